@@ -1,0 +1,270 @@
+//! Registry hosts and the patterns that list them.
+//!
+//! A host is always lower case and carries its port, so `GHCR.IO` and `ghcr.io:443` are one registry and
+//! `reg.example` and `reg.example:5000` are two.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// The port of a host that names none.
+pub const HTTPS_PORT: u16 = 443;
+
+/// A host name or address literal together with a port.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RegistryHost {
+    name: Box<str>,
+    port: u16,
+}
+
+/// Why text is not a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// Not a DNS name or an address literal.
+    #[error("not a host name or address")]
+    Name,
+    /// Not a number from 1 to 65535.
+    #[error("not a port number")]
+    Port,
+    /// A port is required here and none is given.
+    #[error("the port is missing")]
+    PortMissing,
+}
+
+impl RegistryHost {
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`, taking `default_port` where none is named.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, HostError> {
+        let (name, port) = split(text)?;
+        Ok(Self { name: parse_name(name)?, port: port.unwrap_or(default_port) })
+    }
+
+    /// Reads `host:port`, as CONNECT requires it (RFC 9110 section 9.3.6).
+    pub fn parse_with_port(text: &str) -> Result<Self, HostError> {
+        let (name, port) = split(text)?;
+        Ok(Self { name: parse_name(name)?, port: port.ok_or(HostError::PortMissing)? })
+    }
+
+    /// The lower-case name or address, IPv6 without brackets.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The port, named or assumed.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address, where the name is a literal.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.name.parse().ok()
+    }
+
+    /// The same name on another port.
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { name: self.name.clone(), port }
+    }
+
+    /// The form for a Host header or URI: the port only where it is not `default_port`.
+    pub fn authority(&self, default_port: u16) -> String {
+        let name = bracketed(&self.name);
+        if self.port == default_port { name } else { format!("{name}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for RegistryHost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.authority(HTTPS_PORT))
+    }
+}
+
+impl fmt::Debug for RegistryHost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl FromStr for RegistryHost {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Self, HostError> {
+        Self::parse(text, HTTPS_PORT)
+    }
+}
+
+fn bracketed(name: &str) -> String {
+    if name.contains(':') { format!("[{name}]") } else { name.to_owned() }
+}
+
+fn split(text: &str) -> Result<(&str, Option<u16>), HostError> {
+    let (name, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (name, rest) = rest.split_once(']').ok_or(HostError::Name)?;
+        name.parse::<Ipv6Addr>().map_err(|_| HostError::Name)?;
+        match rest {
+            "" => (name, None),
+            _ => (name, Some(rest.strip_prefix(':').ok_or(HostError::Name)?)),
+        }
+    } else if text.parse::<Ipv6Addr>().is_ok() {
+        (text, None)
+    } else {
+        match text.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (text, None),
+        }
+    };
+    Ok((name, port.map(parse_port).transpose()?))
+}
+
+fn parse_port(text: &str) -> Result<u16, HostError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u16>() {
+        Ok(port) if digits && port > 0 => Ok(port),
+        _ => Err(HostError::Port),
+    }
+}
+
+/// Lower-cases a DNS name or address; one trailing dot is the root and is dropped.
+fn parse_name(text: &str) -> Result<Box<str>, HostError> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_string().into());
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    // An all-numeric last label would be read as an address by some resolvers (0x7f.1, 127.1).
+    let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x");
+    let last = name.rsplit('.').next().unwrap_or_default();
+    if name.len() <= 253 && name.split('.').all(label) && !numeric(last) {
+        Ok(name.into())
+    } else {
+        Err(HostError::Name)
+    }
+}
+
+/// A listed registry: `ghcr.io`, `reg.example:5000` or `*.pkg.dev` (any name below, not the name itself).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPattern {
+    wildcard: bool,
+    name: Box<str>,
+    port: Option<u16>,
+}
+
+impl HostPattern {
+    /// Whether `host` is listed. A pattern without a port lists the port that the scheme implies.
+    pub fn matches(&self, host: &RegistryHost, implied_port: u16) -> bool {
+        let name = if self.wildcard {
+            host.name.strip_suffix(&*self.name).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
+        } else {
+            host.name == self.name
+        };
+        name && host.port == self.port.unwrap_or(implied_port)
+    }
+
+    /// The exact host, where this is no wildcard; port 443 where none is named.
+    pub fn exact(&self) -> Option<RegistryHost> {
+        (!self.wildcard).then(|| RegistryHost { name: self.name.clone(), port: self.port.unwrap_or(HTTPS_PORT) })
+    }
+
+    /// The port, where one is named.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Self, HostError> {
+        let (wildcard, rest) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (name, port) = split(rest)?;
+        Ok(Self { wildcard, name: parse_name(name)?, port })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let star = if self.wildcard { "*." } else { "" };
+        write!(formatter, "{star}{}", bracketed(&self.name))?;
+        self.port.map_or(Ok(()), |port| write!(formatter, ":{port}"))
+    }
+}
+
+impl fmt::Debug for HostPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_canonical() {
+        for (text, shown, port) in [
+            ("GHCR.io", "ghcr.io", 443),
+            ("ghcr.io:443", "ghcr.io", 443),
+            ("ghcr.io.", "ghcr.io", 443),
+            ("reg.example:5000", "reg.example:5000", 5000),
+            ("[::1]:5000", "[::1]:5000", 5000),
+            ("[0:0::1]", "[::1]", 443),
+            ("::1", "[::1]", 443),
+            ("10.0.0.1:80", "10.0.0.1:80", 80),
+            ("my_reg", "my_reg", 443),
+        ] {
+            let host: RegistryHost = text.parse().expect(text);
+            assert_eq!((host.to_string().as_str(), host.port()), (shown, port), "{text}");
+        }
+        for bad in [
+            "",
+            ":443",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "a:",
+            "a b",
+            "a/b",
+            "[::1",
+            "[::1]x",
+            "[a]",
+            "127.1",
+            "0x7f.1",
+            "0x7f000001",
+            "2130706433",
+            "a..b",
+            "-a",
+            "a@b",
+            "é.io",
+        ] {
+            assert!(bad.parse::<RegistryHost>().is_err(), "{bad}");
+        }
+        assert_eq!(RegistryHost::parse_with_port("ghcr.io"), Err(HostError::PortMissing));
+    }
+
+    #[test]
+    fn patterns_match_what_they_say() {
+        for (pattern, host, matches) in [
+            ("ghcr.io", "ghcr.io", true),
+            ("ghcr.io", "ghcr.io:5000", false),
+            ("reg.example:5000", "REG.example:5000", true),
+            ("reg.example:5000", "reg.example", false),
+            ("*.pkg.dev", "eu-docker.pkg.dev", true),
+            ("*.pkg.dev", "a.b.pkg.dev", true),
+            ("*.pkg.dev", "pkg.dev", false),
+            ("*.pkg.dev", "evilpkg.dev", false),
+            ("*.pkg.dev", "eu.pkg.dev:444", false),
+            ("*.pkg.dev:444", "eu.pkg.dev:444", true),
+        ] {
+            let pattern: HostPattern = pattern.parse().expect(pattern);
+            let host: RegistryHost = host.parse().expect(host);
+            assert_eq!(pattern.matches(&host, HTTPS_PORT), matches, "{pattern} {host}");
+        }
+        assert_eq!("*.pkg.dev:444".parse::<HostPattern>().map(|p| p.to_string()), Ok("*.pkg.dev:444".into()));
+    }
+}

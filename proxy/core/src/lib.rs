@@ -1,0 +1,11 @@
+//! The grammar and the decisions of entrepot, without input or output.
+//!
+//! Everything here takes bytes or values and returns values: no sockets, files, clocks or threads, so every
+//! rule can be tested by a table. Types exist only in their valid form; a `Digest`, `RepositoryName` or
+//! `RegistryHost` that one holds needs no further check.
+
+pub mod digest;
+pub mod host;
+pub mod name;
+pub mod outcome;
+pub mod quantity;

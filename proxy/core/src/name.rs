@@ -1,0 +1,158 @@
+//! Names inside a registry: repository names, tags and references (OCI Distribution 1.1, "Pulling manifests").
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::digest::Digest;
+
+/// A repository name such as `library/busybox`: components of `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` joined by `/`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryName(Box<str>);
+
+/// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(Box<str>);
+
+/// What a manifest is asked by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Reference {
+    /// A mutable name.
+    Tag(Tag),
+    /// Immutable content.
+    Digest(Digest),
+}
+
+/// Why text is not a name, tag or reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a repository name.
+    #[error("not a repository name")]
+    Repository,
+    /// Not a tag.
+    #[error("not a tag")]
+    Tag,
+    /// Not a supported digest.
+    #[error("not a digest")]
+    Digest,
+}
+
+/// The longest repository name accepted; host and name together may have 255 characters in most clients.
+const REPOSITORY_NAME_MAX_BYTES: usize = 255;
+const TAG_MAX_BYTES: usize = 128;
+
+impl RepositoryName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Tag {
+    /// The tag as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RepositoryName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let valid = text.len() <= REPOSITORY_NAME_MAX_BYTES && text.split('/').all(is_component);
+        valid.then(|| Self(text.into())).ok_or(NameError::Repository)
+    }
+}
+
+fn is_component(component: &str) -> bool {
+    let bytes = component.as_bytes();
+    let alphanumeric = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
+    if !bytes.first().is_some_and(alphanumeric) || !bytes.last().is_some_and(alphanumeric) {
+        return false;
+    }
+    bytes
+        .split(alphanumeric)
+        .all(|separator| matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|byte| *byte == b'-'))
+}
+
+impl FromStr for Tag {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        let mut bytes = text.bytes();
+        let valid = text.len() <= TAG_MAX_BYTES
+            && bytes.next().is_some_and(word)
+            && bytes.all(|byte| word(byte) || matches!(byte, b'.' | b'-'));
+        valid.then(|| Self(text.into())).ok_or(NameError::Tag)
+    }
+}
+
+impl FromStr for Reference {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.contains(':') {
+            text.parse().map(Reference::Digest).map_err(|_| NameError::Digest)
+        } else {
+            text.parse().map(Reference::Tag)
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reference::Tag(tag) => tag.fmt(formatter),
+            Reference::Digest(digest) => digest.fmt(formatter),
+        }
+    }
+}
+
+macro_rules! shown_as_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+shown_as_text!(RepositoryName, Tag);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repository_names() {
+        for good in ["a", "library/busybox", "a/b/c/d/e/f", "a.b_c__d---e/0", "team-x/app.v2"] {
+            assert!(good.parse::<RepositoryName>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(256);
+        for bad in
+            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a/../b", "a b", "é", "a/.b", "a._b", &long]
+        {
+            assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags_and_references() {
+        let longest = "t".repeat(128);
+        for good in ["latest", "v1.0", "_x", "A-b.c_d", longest.as_str()] {
+            assert!(good.parse::<Tag>().is_ok(), "{good}");
+            assert!(matches!(good.parse(), Ok(Reference::Tag(_))));
+        }
+        for bad in ["", ".a", "-a", "a/b", "a b", "a%2f", &"t".repeat(129)] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+        assert_eq!("sha256:zz".parse::<Reference>(), Err(NameError::Digest));
+        let digest = format!("sha256:{}", "0".repeat(64));
+        assert!(matches!(digest.parse(), Ok(Reference::Digest(_))));
+    }
+}

@@ -1,0 +1,3 @@
+//! Configuration: what was typed (file, environment, flags) and what is ready.
+
+pub mod ready;

@@ -1,0 +1,4 @@
+//! entrepot: a caching proxy and registry for container images.
+
+pub mod config;
+pub mod secret;
