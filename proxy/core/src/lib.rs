@@ -5,7 +5,9 @@
 //! `RegistryHost` that one holds needs no further check.
 
 pub mod digest;
+pub mod error;
 pub mod host;
 pub mod name;
 pub mod outcome;
 pub mod quantity;
+pub mod route;
