@@ -7,7 +7,9 @@
 pub mod digest;
 pub mod error;
 pub mod host;
+pub mod media;
 pub mod name;
 pub mod outcome;
 pub mod quantity;
+pub mod range;
 pub mod route;
