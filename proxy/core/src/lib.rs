@@ -4,8 +4,10 @@
 //! rule can be tested by a table. Types exist only in their valid form; a `Digest`, `RepositoryName` or
 //! `RegistryHost` that one holds needs no further check.
 
+pub mod challenge;
 pub mod digest;
 pub mod error;
+pub mod freshness;
 pub mod host;
 pub mod media;
 pub mod name;

@@ -128,7 +128,9 @@ pub struct ContentRangeError;
 impl fmt::Display for ContentRange {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Part { start, end, size: Some(size) } => write!(formatter, "bytes {start}-{}/{size}", end.saturating_sub(1)),
+            Self::Part { start, end, size: Some(size) } => {
+                write!(formatter, "bytes {start}-{}/{size}", end.saturating_sub(1))
+            }
             Self::Part { start, end, size: None } => write!(formatter, "bytes {start}-{}/*", end.saturating_sub(1)),
             Self::Unsatisfied { size } => write!(formatter, "bytes */{size}"),
         }
