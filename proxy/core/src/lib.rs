@@ -7,6 +7,7 @@
 pub mod challenge;
 pub mod digest;
 pub mod error;
+pub mod framing;
 pub mod freshness;
 pub mod host;
 pub mod media;
