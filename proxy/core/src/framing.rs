@@ -100,6 +100,11 @@ impl RequestFraming {
         matches!(self.state, State::Tunnel)
     }
 
+    /// Whether anything is held back.
+    pub fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Takes what is held back: the bytes behind a CONNECT, or an incomplete head.
     pub fn take_held(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)

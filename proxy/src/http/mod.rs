@@ -1,0 +1,3 @@
+//! HTTP towards clients: what lies between an accepted connection and a typed request.
+
+pub mod guard;
