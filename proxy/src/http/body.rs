@@ -7,6 +7,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
 
 use crate::fill::FillError;
 use crate::fill::reader::FlightReader;
@@ -45,6 +47,8 @@ pub enum Producer {
     Through(Through),
     /// Some bytes, then the rest of an upstream body.
     Prefixed(Option<Bytes>, ResponseBody),
+    /// What a task copies to the client and to the disk.
+    Copied(mpsc::Receiver<Result<Bytes, FillError>>),
 }
 
 type Next = Pin<Box<dyn Future<Output = (Box<Producer>, Result<Option<Bytes>, BodyError>)> + Send>>;
@@ -70,13 +74,13 @@ fn produce(mut producer: Box<Producer>) -> Next {
                 Some(prefix) => Ok(Some(prefix)),
                 None => next_data(rest).await,
             },
+            Producer::Copied(receiver) => receiver.recv().await.transpose().map_err(BodyError::from),
         };
         (producer, piece)
     })
 }
 
 async fn next_data(body: &mut ResponseBody) -> Result<Option<Bytes>, BodyError> {
-    use http_body_util::BodyExt;
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {
             return Ok(Some(bytes));

@@ -29,7 +29,7 @@ use http::{HeaderMap, Method};
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
-use crate::config::ready::Config;
+use crate::config::ready::{Config, Scheme};
 use crate::fill::source::Source;
 use crate::fill::table::Flights;
 use crate::http::reply::Reply;
@@ -74,6 +74,8 @@ pub struct Call {
     pub registry: Registry,
     /// As whom.
     pub credential: Credential,
+    /// What the client speaks to us.
+    pub client_scheme: Scheme,
     /// The client's method.
     pub method: Method,
     /// The client's path and query.
@@ -98,11 +100,11 @@ impl Pull {
 
     /// Answers a request that the grammar read as `route`.
     pub async fn answer(self: &Arc<Self>, call: &Call, route: Route, body: Incoming) -> Reply {
-        if !route.allows(&call.method) {
-            return Reply::error(ErrorCode::Unsupported, "").because("method");
-        }
         if route.is_push(&call.method) {
             return self.push(call, &route, body).await;
+        }
+        if !route.allows(&call.method) {
+            return Reply::error(ErrorCode::Unsupported, "").because("method");
         }
         match route {
             Route::Ping => self.ping(call).await,
@@ -131,6 +133,7 @@ impl Call {
             live: self.live.clone(),
             registry: self.registry.clone(),
             credential,
+            client_scheme: self.client_scheme,
             method: self.method.clone(),
             path_and_query: self.path_and_query.clone(),
             headers: self.headers.clone(),
