@@ -1,4 +1,6 @@
 //! entrepot: a caching proxy and registry for container images.
 
 pub mod config;
+pub mod ingress;
 pub mod secret;
+pub mod upstream;
