@@ -200,8 +200,7 @@ mod tests {
         let ((client, inner_client), (upstream, inner_upstream)) = (duplex(16), duplex(16));
         let counters = Arc::new(TunnelCounters::default());
         let counting = Arc::clone(&counters);
-        let running =
-            tokio::spawn(async move { splice(inner_client, inner_upstream, idle_timeout, &counting).await });
+        let running = tokio::spawn(async move { splice(inner_client, inner_upstream, idle_timeout, &counting).await });
         (client, upstream, running, counters)
     }
 
@@ -231,7 +230,8 @@ mod tests {
             assert!(matches!(end.reason, TunnelEndReason::Closed), "{end:?}");
             let expected = if client_first { (8, 100_000) } else { (100_000, 8) };
             assert_eq!((end.sent_bytes, end.received_bytes), expected);
-            let counted = (counters.sent_bytes.load(Ordering::Relaxed), counters.received_bytes.load(Ordering::Relaxed));
+            let counted =
+                (counters.sent_bytes.load(Ordering::Relaxed), counters.received_bytes.load(Ordering::Relaxed));
             assert_eq!(counted, expected);
         }
     }

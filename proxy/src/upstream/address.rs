@@ -243,6 +243,11 @@ mod tests {
     }
 
     #[test]
+    fn purposes_are_listed_in_the_order_of_their_declaration() {
+        assert!(Purpose::ALL.iter().enumerate().all(|(index, purpose)| *purpose as usize == index));
+    }
+
+    #[test]
     fn exceptions_lift_what_they_name_and_nothing_more() {
         let nets = ["127.0.0.0/8", "169.254.1.0/24", "10.0.0.0/8", "0.0.0.0/8", "224.0.0.0/4"];
         let allow = nets.iter().map(|net| net.parse().expect(net)).collect();

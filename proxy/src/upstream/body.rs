@@ -47,9 +47,9 @@ impl Body for TimedBody {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.waiting = false;
-            return Poll::Ready(frame.map(|frame| {
-                frame.map_err(|error| UpstreamError::dig(&error, Stage::Body, &this.host))
-            }));
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| UpstreamError::dig(&error, Stage::Body, &this.host))),
+            );
         }
         // The clock runs only while somebody waits.
         if !this.waiting {
@@ -78,7 +78,7 @@ pub(super) struct WatchedBody {
 /// How far a request has come, as its deadline needs to know.
 pub(super) struct Sending(Mutex<Step>);
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Step {
     /// No connection yet.
     Connecting(Instant),
@@ -86,6 +86,8 @@ enum Step {
     Taken(Instant),
     /// The source has nothing for upstream to take: no fault of upstream's.
     SourceWaits,
+    /// The source failed, for this reason. hyper reports it for HTTP/1.1 only, so it is kept here.
+    SourceFailed(Arc<str>),
     /// Upstream has the whole request.
     Sent(Instant),
 }
@@ -121,22 +123,23 @@ impl Sending {
             // The connector has a deadline of its own that knows its stage; this one stands behind it.
             Step::Connecting(since) => Some((since + 2 * timeouts.connect, Stage::Connect)),
             Step::Taken(at) => Some((at + timeouts.send, Stage::Send)),
-            Step::SourceWaits => None,
+            Step::SourceWaits | Step::SourceFailed(_) => None,
             Step::Sent(at) => Some((at + timeouts.read, Stage::Head)),
         }
     }
 
-    /// The stage that a failure now belongs to.
-    pub(super) fn stage(&self) -> Stage {
+    /// What hyper's `error` means for a request that has come this far.
+    pub(super) fn failure(&self, error: &(dyn std::error::Error + 'static), host: &str) -> UpstreamError {
         match self.step() {
-            Step::Connecting(_) => Stage::Connect,
-            Step::Taken(_) | Step::SourceWaits => Stage::Send,
-            Step::Sent(_) => Stage::Head,
+            Step::Connecting(_) => UpstreamError::dig(error, Stage::Connect, host),
+            Step::Taken(_) | Step::SourceWaits => UpstreamError::dig(error, Stage::Send, host),
+            Step::SourceFailed(why) => UpstreamError::new(Stage::Send, ErrorKind::RequestBody(why.to_string()), host),
+            Step::Sent(_) => UpstreamError::dig(error, Stage::Head, host),
         }
     }
 
     fn step(&self) -> Step {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, step: Step) {
@@ -152,6 +155,7 @@ impl Body for WatchedBody {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let step = match &polled {
             Poll::Pending => Step::SourceWaits,
+            Poll::Ready(Some(Err(error))) => Step::SourceFailed(error.to_string().into()),
             // A body of known length is not polled again after its last frame.
             Poll::Ready(Some(_)) if !self.body.is_end_stream() => Step::Taken(Instant::now()),
             Poll::Ready(_) => Step::Sent(Instant::now()),

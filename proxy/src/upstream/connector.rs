@@ -164,13 +164,11 @@ pub(super) fn origin(uri: &Uri) -> Result<(RegistryHost, bool), UpstreamError> {
         Some("http") => (false, 80),
         _ => return Err(unusable("not an http or https address")),
     };
-    let port = match uri.authority().map(|authority| (authority.port(), authority.port_u16())) {
-        Some((Some(_), None)) => return Err(unusable("not a port number")),
-        Some((_, port)) => port.unwrap_or(default_port),
-        None => default_port,
-    };
-    let host = RegistryHost::parse(uri.host().unwrap_or_default(), port);
-    host.map(|host| (host, tls)).map_err(|error| unusable(&error.to_string()))
+    // Not `Uri::port`, which takes a number that is no port for none at all.
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let target = RegistryHost::parse(host, default_port).map_err(|error| unusable(&error.to_string()))?;
+    Ok((target, tls))
 }
 
 fn tls_failure(error: &io::Error) -> ErrorKind {
@@ -249,5 +247,97 @@ impl AsyncWrite for Conduit {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ready::ParentProxy;
+    use crate::upstream::address::AddressRefusal;
+    use crate::upstream::testing::{assert_untouched, host_of, listener, upstream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn through(parent: SocketAddr) -> Upstream {
+        Upstream { proxy: Some(ParentProxy { host: host_of(parent), authorization: None }), ..upstream() }
+    }
+
+    async fn open(settings: &Upstream, target: &str) -> Result<Opened, UpstreamError> {
+        let target = target.parse().expect(target);
+        let reach = Reach::new(settings, &[], &Ourselves::default());
+        reach.open(&target, Purpose::Tunnel, settings.tunnel_connect_timeout).await
+    }
+
+    #[test]
+    fn origins_come_from_absolute_uris_only() {
+        for (uri, host, tls) in [
+            ("https://GHCR.io/v2/", "ghcr.io", true),
+            ("http://reg.example:5000/v2/", "reg.example:5000", false),
+            ("http://reg.example/", "reg.example:80", false),
+            ("https://user:pw@[::1]:8443/", "[::1]:8443", true),
+        ] {
+            let (target, wants_tls) = origin(&uri.parse().expect(uri)).expect(uri);
+            assert_eq!((target.to_string().as_str(), wants_tls), (host, tls), "{uri}");
+        }
+        for uri in ["/v2/", "ftp://ghcr.io/", "ghcr.io:443", "http://0x7f.1/", "http://127.1/", "https://a:99999/"] {
+            let error = origin(&uri.parse().expect(uri)).expect_err(uri);
+            assert!(matches!(error.kind, ErrorKind::Protocol(_)), "{uri}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_parent_resolves_names_that_we_cannot() {
+        let (server, address) = listener().await;
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.expect("a connection");
+            let mut head = vec![0; 1024];
+            let length = stream.read(&mut head).await.expect("a request");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello").await.expect("sent");
+            head.truncate(length);
+            String::from_utf8(head).expect("text")
+        });
+        let mut opened = open(&through(address), "nowhere.invalid").await.expect("tunnelled");
+        assert_eq!((opened.peer, opened.peer.is_public()), (Peer::Parent, None));
+        let mut rest = String::new();
+        opened.stream.read_to_string(&mut rest).await.expect("the rest");
+        assert_eq!(rest, "hello");
+        assert!(serving.await.expect("no panic").starts_with("CONNECT nowhere.invalid:443 HTTP/1.1\r\n"));
+    }
+
+    #[tokio::test]
+    async fn literals_are_judged_before_the_parent_is_asked() {
+        let (sentinel, address) = listener().await;
+        let settings = Upstream { allow_addresses: Vec::new(), ..through(address) };
+        for target in ["127.0.0.1", "localhost", "x.localhost:80", "169.254.169.254:80", "[::ffff:127.0.0.1]"] {
+            let error = open(&settings, target).await.expect_err(target);
+            assert!(error.is_ours(), "{target}: {error}");
+        }
+        assert_untouched(&sentinel);
+    }
+
+    #[tokio::test]
+    async fn hosts_on_the_list_go_past_the_parent() {
+        let (sentinel, parent) = listener().await;
+        let (_server, address) = listener().await;
+        let networks = vec!["127.0.0.0/8".parse().expect("a net")];
+        let settings = Upstream { no_proxy: NoProxy { networks, ..NoProxy::default() }, ..through(parent) };
+        let opened = open(&settings, &address.to_string()).await.expect("dialled");
+        assert_eq!((opened.peer, opened.peer.is_public()), (Peer::Address(address), Some(false)));
+        assert_untouched(&sentinel);
+    }
+
+    #[tokio::test]
+    async fn a_parent_that_is_ourselves_or_silent_is_named() {
+        let (sentinel, address) = listener().await;
+        let ourselves = Ourselves { sockets: super::super::own::OwnSockets::new([address]), ..Ourselves::default() };
+        let target = "ghcr.io".parse().expect("a host");
+        let reach = Reach::new(&through(address), &[], &ourselves);
+        let error = reach.open(&target, Purpose::Registry, Duration::from_secs(9)).await.expect_err("a loop");
+        assert_eq!(error.kind, ErrorKind::Refused(AddressRefusal::Own));
+        assert!(error.to_string().contains("parent proxy"), "{error}");
+        assert_untouched(&sentinel);
+        let reach = Reach::new(&through(address), &[], &Ourselves::default());
+        let error = reach.open(&target, Purpose::Registry, Duration::from_millis(100)).await.expect_err("silent");
+        assert_eq!((error.stage, error.kind), (Stage::Connect, ErrorKind::TimedOut));
     }
 }

@@ -74,10 +74,9 @@ impl UpstreamError {
         match &self.kind {
             ErrorKind::Unreachable(_) | ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Reset => true,
             ErrorKind::Parent(error) => error.is_retryable(),
-            ErrorKind::Refused(_)
-            | ErrorKind::Certificate(_)
-            | ErrorKind::Protocol(_)
-            | ErrorKind::RequestBody(_) => false,
+            ErrorKind::Refused(_) | ErrorKind::Certificate(_) | ErrorKind::Protocol(_) | ErrorKind::RequestBody(_) => {
+                false
+            }
         }
     }
 
@@ -91,7 +90,6 @@ impl UpstreamError {
         let io = chain().find_map(|error| error.downcast_ref::<io::Error>());
         let innermost = chain().last().unwrap_or(error).to_string();
         let kind = match (hyper, io.map(io::Error::kind)) {
-            (Some(hyper), _) if hyper.is_user() => ErrorKind::RequestBody(innermost),
             (Some(hyper), _) if hyper.is_parse() => ErrorKind::Protocol(innermost),
             (Some(hyper), _) if hyper.is_timeout() => ErrorKind::TimedOut,
             (_, Some(io::ErrorKind::TimedOut)) => ErrorKind::TimedOut,

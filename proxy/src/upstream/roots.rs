@@ -229,3 +229,97 @@ impl ServerCertVerifier for Unverified {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::testing::{Identity, acceptor, names, registry, self_signed, signed, upstream};
+    use tokio::io::duplex;
+    use tokio_rustls::TlsConnector;
+
+    /// Shakes hands with a server that has `identity`.
+    async fn handshake(config: &Arc<ClientConfig>, identity: &Identity, name: &str) -> Result<(), String> {
+        let (near, far) = duplex(64 * 1024);
+        let acceptor = acceptor(identity, &["http/1.1"]);
+        tokio::spawn(async move { acceptor.accept(far).await.map(drop) });
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let shaken = TlsConnector::from(Arc::clone(config)).connect(name, near).await;
+        shaken.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn with_roots(extra: &CertificateDer<'static>) -> Arc<ClientConfig> {
+        Roots::new(Vec::new(), &[]).profile(&[std::slice::from_ref(extra)], true)
+    }
+
+    #[tokio::test]
+    async fn only_configured_roots_are_trusted_besides_the_systems() {
+        let (mine, other) = (signed(), signed());
+        let trusting = with_roots(&mine.root);
+        handshake(&trusting, &mine, "localhost").await.expect("trusted");
+        for (identity, name, said) in [(&other, "localhost", "UnknownIssuer"), (&mine, "ghcr.io", "not valid for name")]
+        {
+            let error = handshake(&trusting, identity, name).await.expect_err(name);
+            assert!(error.contains(said), "{error}");
+        }
+        let nobody = Roots::new(Vec::new(), &[]).profile(&[], true);
+        assert!(handshake(&nobody, &mine, "localhost").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_is_trusted_by_itself_for_its_name_and_time() {
+        let identity = self_signed(names());
+        let trusting = with_roots(&identity.root);
+        handshake(&trusting, &identity, "localhost").await.expect("pinned");
+        let error = handshake(&trusting, &identity, "ghcr.io").await.expect_err("another name");
+        assert!(error.contains("not valid for name"), "{error}");
+        let mut past = names();
+        past.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let expired = self_signed(past);
+        let error = handshake(&with_roots(&expired.root), &expired, "localhost").await.expect_err("expired");
+        assert!(error.contains("xpired"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn our_own_authority_is_trusted_nowhere() {
+        let own = signed();
+        let roots = Roots::new(vec![own.root.clone()], std::slice::from_ref(&own.root));
+        for profile in [roots.profile(&[], true), roots.profile(&[std::slice::from_ref(&own.root)], true)] {
+            assert!(handshake(&profile, &own, "localhost").await.is_err());
+        }
+        let stranger = Roots::new(vec![own.root.clone()], &[]).profile(&[], true);
+        handshake(&stranger, &own, "localhost").await.expect("the system's root counts where it is not ours");
+    }
+
+    #[tokio::test]
+    async fn registries_have_profiles_of_their_own() {
+        let (mine, other) = (signed(), signed());
+        let mut lenient = registry("lenient.example");
+        lenient.verify = false;
+        let mut private = registry("*.private.example:5000");
+        private.extra_roots = vec![mine.root.clone()];
+        let mut settings = upstream();
+        settings.extra_roots = vec![other.root.clone()];
+        let trust = Trust::new(&settings, &[lenient, private, registry("plain.example")], &[]);
+        for (host, trusts_mine, trusts_other) in [
+            ("lenient.example", true, true),
+            ("a.private.example:5000", true, true),
+            ("a.private.example", false, true),
+            ("plain.example", false, true),
+            ("ghcr.io", false, true),
+        ] {
+            let config = trust.for_host(&host.parse().expect(host));
+            assert_eq!(handshake(config, &mine, "localhost").await.is_ok(), trusts_mine, "{host}");
+            assert_eq!(handshake(config, &other, "localhost").await.is_ok(), trusts_other, "{host}");
+        }
+        let plain = trust.for_host(&"plain.example".parse().expect("a host"));
+        assert!(Arc::ptr_eq(plain, &trust.default), "sessions are shared where trust is the same");
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_are_skipped() {
+        let good = signed().root;
+        let roots = Roots::new(vec![CertificateDer::from(vec![1, 2, 3]), good.clone()], &[]);
+        assert_eq!(roots.system.len(), 1);
+        roots.profile(&[&[CertificateDer::from(vec![1, 2, 3])]], true);
+    }
+}

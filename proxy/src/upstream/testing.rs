@@ -1,19 +1,20 @@
 //! What the tests of this room share: settings, sentinels, and small servers on loopback.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::host::RegistryHost;
-use futures_util::FutureExt;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -30,12 +31,14 @@ pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Fails where anybody connected: a connect to loopback is in the queue before it returns to who dialled.
-pub(crate) async fn assert_untouched(sentinel: &TcpListener) {
-    tokio::task::yield_now().await;
-    assert!(sentinel.accept().now_or_never().is_none(), "the sentinel was touched");
+/// Fails where anybody connected. Asks the kernel, because tokio would first wait for news of its reactor; a connect
+/// to loopback is in the queue before it returns to who dialled.
+pub(crate) fn assert_untouched(sentinel: &TcpListener) {
+    let accepted = SockRef::from(sentinel).accept();
+    assert!(accepted.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "the sentinel was touched");
 }
 
+/// `host:port` of an address.
 pub(crate) fn host_of(address: SocketAddr) -> RegistryHost {
     address.to_string().parse().expect("an address is a host")
 }
@@ -81,6 +84,7 @@ pub(crate) fn registry(host: &str) -> RegistryPolicy {
     }
 }
 
+/// A GET without a body.
 pub(crate) fn get(uri: &str) -> http::Request<RequestBody> {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     http::Request::get(uri).body(body).expect("a request")
@@ -93,6 +97,7 @@ pub(crate) struct Identity {
     pub(crate) root: CertificateDer<'static>,
 }
 
+/// What the certificates are for.
 pub(crate) fn names() -> rcgen::CertificateParams {
     rcgen::CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("names")
 }
@@ -100,6 +105,10 @@ pub(crate) fn names() -> rcgen::CertificateParams {
 /// Signed by a root of its own.
 pub(crate) fn signed() -> Identity {
     let mut params = rcgen::CertificateParams::default();
+    // Two roots of one name would be mistaken for one another, and fail differently from strangers.
+    static ROOTS: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("root {}", ROOTS.fetch_add(1, Ordering::Relaxed));
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let root_key = rcgen::KeyPair::generate().expect("a key");
     let root = params.self_signed(&root_key).expect("a root").der().clone();
@@ -134,30 +143,33 @@ pub(crate) fn acceptor(identity: &Identity, protocols: &[&str]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Serves HTTP over TLS, h2 where `protocols` begins with it, and answers with the version it was asked in.
-pub(crate) async fn serve_tls(identity: &Identity, protocols: &[&str]) -> SocketAddr {
+/// Serves HTTP over TLS, h2 where `protocols` begins with it, and answers with the version it was asked in. Counts
+/// the connections.
+pub(crate) async fn serve_tls(identity: &Identity, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
     let (listener, address) = listener().await;
     let acceptor = acceptor(identity, protocols);
     let h2 = protocols.first() == Some(&"h2");
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&accepted);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            counting.fetch_add(1, Ordering::Relaxed);
             let Ok(stream) = acceptor.accept(stream).await else { continue };
             tokio::spawn(serve(TokioIo::new(stream), h2));
         }
     });
-    address
+    (address, accepted)
 }
 
-/// Serves HTTP/1.1 on one accepted connection or more.
-pub(crate) fn serve_plain(listener: TcpListener) -> impl Future<Output = ()> {
-    async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(TokioIo::new(stream), false));
-        }
+/// Serves HTTP/1.1.
+pub(crate) async fn serve_plain(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(serve(TokioIo::new(stream), false));
     }
 }
 
-async fn serve<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(io: I, h2: bool) {
+/// Serves one connection.
+pub(crate) async fn serve<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static>(io: I, h2: bool) {
     let service = service_fn(|request: http::Request<Incoming>| async move {
         let text = format!("{:?} {}", request.version(), request.uri().path());
         Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(text))))
