@@ -1,0 +1,3 @@
+//! The subcommands of `entrepot`.
+
+pub mod ca;
