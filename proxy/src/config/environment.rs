@@ -35,6 +35,13 @@ pub(super) fn apply(raw: &mut Raw, env: &dyn Fn(&str) -> Option<String>) -> Resu
     Ok(layer.additions)
 }
 
+/// Every variable that is looked at.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let parents = PARENT_PROXIES.iter().flat_map(|(name, file)| [Some(*name), *file]).flatten();
+    VARIABLES.iter().map(|(name, _)| *name).chain(parents).chain(TUNNEL_IDLE).chain(AUTHENTICATION)
+}
+
 enum Target {
     Text(fn(&mut Raw) -> &mut Text),
     OffWhenEmpty(fn(&mut Raw) -> &mut Text),
@@ -81,7 +88,7 @@ const VARIABLES: &[(&str, Target)] = &[
 ];
 
 /// The first that is set wins: what was meant for us before what is meant for every program.
-const PARENT_PROXIES: [(&str, Option<&str>); 4] = [
+const PARENT_PROXIES: [(&str, Option<&'static str>); 4] = [
     ("UPSTREAM_PROXY", Some("UPSTREAM_PROXY_FILE")),
     ("upstream_proxy", None),
     ("HTTPS_PROXY", None),
@@ -90,6 +97,10 @@ const PARENT_PROXIES: [(&str, Option<&str>); 4] = [
 
 /// nginx has one idle time for each direction of a tunnel; a tunnel is idle when both are.
 const TUNNEL_IDLE: [&str; 2] = ["PROXY_CONNECT_READ_TIMEOUT", "PROXY_CONNECT_SEND_TIMEOUT"];
+
+/// The accounts, the file that may hold them, and the delimiters of entries and of fields.
+const AUTHENTICATION: [&str; 4] =
+    ["AUTH_REGISTRIES", "AUTH_REGISTRIES_FILE", "AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"];
 
 struct Layer<'a> {
     raw: &'a mut Raw,
@@ -134,14 +145,15 @@ impl Layer<'_> {
     }
 
     fn accounts(&mut self) -> Result<(), ConfigError> {
-        let Some((entries, name)) = self.secret("AUTH_REGISTRIES", Some("AUTH_REGISTRIES_FILE"))? else {
+        let [entries, file, between_entries, between_fields] = AUTHENTICATION;
+        let Some((entries, name)) = self.secret(entries, Some(file))? else {
             return Ok(());
         };
         let delimiter = |name: &str, default: &str| {
             (self.env)(name).filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
         };
-        let between_entries = delimiter("AUTH_REGISTRIES_DELIMITER", " ");
-        let between_fields = delimiter("AUTH_REGISTRY_DELIMITER", ":");
+        let between_entries = delimiter(between_entries, " ");
+        let between_fields = delimiter(between_fields, ":");
         let parsed = auth_registries::parse(&entries, &between_entries, &between_fields, name);
         let (accounts, notices) = parsed.map_err(|refusal| refusal.at(Origin::Environment(name)))?;
         self.additions.accounts = accounts;

@@ -90,7 +90,10 @@ fn check_table(table: &DeTable<'_>, kind: &Kind, path: &str) -> Result<(), Given
             Kind::Named(of) => *of,
             Kind::Table(keys) => match keys.iter().find(|(known, _)| *known == name) {
                 Some((_, of)) => of,
-                None => return Err(Given::new(unknown(name, keys, path), Place::File(key.span().start))),
+                None => {
+                    let refusal = unknown(name, value.get_ref(), keys, path);
+                    return Err(Given::new(refusal, Place::File(key.span().start)));
+                }
             },
             _ => continue,
         };
@@ -116,7 +119,7 @@ fn check_value(value: &Spanned<DeValue<'_>>, kind: &Kind, path: &str) -> Result<
 /// The furthest that a misspelt key may be from the one that was meant.
 const NEAR_EDITS: usize = 2;
 
-fn unknown(name: &str, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
+fn unknown(name: &str, value: &DeValue<'_>, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
     let place = if path.is_empty() { "at the top level".to_owned() } else { format!("in [{path}]") };
     let refusal = Refusal::new(format!("unknown key {name:?} {place}"));
     let nearest = keys.iter().map(|(known, _)| (strsim::damerau_levenshtein(known, name), *known)).min();
@@ -127,7 +130,7 @@ fn unknown(name: &str, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
     }
     let elsewhere = known_keys().into_iter().find_map(|key| {
         let (section, last) = key.rsplit_once('.')?;
-        (last == name).then(|| format!("did you mean {name:?} in [{section}]?"))
+        (last == name && !value.is_table()).then(|| format!("did you mean {name:?} in [{section}]?"))
     });
     refusal.hint(elsewhere.unwrap_or_else(|| {
         format!("known there: {}", keys.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))
