@@ -14,7 +14,7 @@ use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
 use crate::store::Fill;
 use crate::store::extents::Extents;
-use crate::upstream::client::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::CredentialId;
 
 /// A blob on its way.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
 
-use crate::upstream::client::UpstreamError;
+use crate::upstream::error::UpstreamError;
 
 /// The most bytes handed on in one piece, to the disk or to a client.
 const CHUNK_BYTES: usize = 256 * 1024;

@@ -11,7 +11,8 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fill::FillError;
-use crate::upstream::client::{ResponseBody, UpstreamError};
+use crate::upstream::body::TimedBody;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::Credential;
 use crate::upstream::exchange::{Answer, Upstream};
 use crate::upstream::operation::{ByteRange, Operation};
@@ -37,7 +38,7 @@ pub struct Opened {
     /// The first byte that the body holds.
     pub start: u64,
     /// The bytes.
-    pub body: ResponseBody,
+    pub body: TimedBody,
     /// The head's headers.
     pub headers: HeaderMap,
 }

@@ -12,14 +12,14 @@ use http_body_util::BodyExt;
 
 use crate::fill::FillError;
 use crate::fill::source::{OpenError, Opened, Source};
-use crate::upstream::client::ResponseBody;
+use crate::upstream::body::TimedBody;
 use crate::upstream::operation::ByteRange;
 
 /// Bytes `position..limit` of a blob.
 pub struct BlobStream {
     digest: Digest,
     sources: VecDeque<Source>,
-    body: Option<ResponseBody>,
+    body: Option<TimedBody>,
     /// Bytes of the body that come before `position`, because upstream ignored our Range.
     skip: u64,
     position: u64,

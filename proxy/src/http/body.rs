@@ -14,14 +14,15 @@ use crate::fill::FillError;
 use crate::fill::reader::FlightReader;
 use crate::fill::through::Through;
 use crate::pull::stored::StoredReader;
-use crate::upstream::client::{ResponseBody, UpstreamError};
+use crate::upstream::body::TimedBody;
+use crate::upstream::error::UpstreamError;
 
 /// Where an answer's bytes come from.
 pub enum ReplyBody {
     /// Memory.
     Full(Bytes),
     /// Upstream, as it comes.
-    Upstream(ResponseBody),
+    Upstream(TimedBody),
     /// Bytes that are produced one piece after another.
     Pieces(Pieces),
 }
@@ -46,7 +47,7 @@ pub enum Producer {
     /// Straight from upstream, checked.
     Through(Through),
     /// Some bytes, then the rest of an upstream body.
-    Prefixed(Option<Bytes>, ResponseBody),
+    Prefixed(Option<Bytes>, TimedBody),
     /// What a task copies to the client and to the disk.
     Copied(mpsc::Receiver<Result<Bytes, FillError>>),
 }
@@ -80,7 +81,7 @@ fn produce(mut producer: Box<Producer>) -> Next {
     })
 }
 
-async fn next_data(body: &mut ResponseBody) -> Result<Option<Bytes>, BodyError> {
+async fn next_data(body: &mut TimedBody) -> Result<Option<Bytes>, BodyError> {
     while let Some(frame) = body.frame().await {
         if let Ok(bytes) = frame?.into_data() {
             return Ok(Some(bytes));

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::fill::FillError;
 use crate::fill::source::Refusal;
 use crate::http::body::ReplyBody;
-use crate::upstream::client::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
 
 /// An answer and its note for the log.

@@ -23,7 +23,7 @@ use crate::pull::manifests::{Asked, hit};
 use crate::pull::stored::StoredReader;
 use crate::pull::{Call, Pull, offload};
 use crate::store::{ArtefactEntry, Fill, StoreError};
-use crate::upstream::client::ResponseBody;
+use crate::upstream::body::TimedBody;
 use crate::upstream::operation::Operation;
 use entrepot_core::range::{self, ContentRange, RangeAnswer};
 
@@ -133,7 +133,7 @@ struct Copy {
 }
 
 impl Copy {
-    async fn run(mut self, mut body: ResponseBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+    async fn run(mut self, mut body: TimedBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut position = 0;
         while let Some(frame) = body.frame().await {

@@ -18,7 +18,7 @@ use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::{Bypass, RightsOutcome};
 use crate::pull::{Call, Pull, offload};
-use crate::upstream::client::UpstreamError;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
 
@@ -272,7 +272,7 @@ pub(super) enum Asked {
 
 enum Unread {
     Broken(UpstreamError),
-    TooLarge(Bytes, crate::upstream::client::ResponseBody),
+    TooLarge(Bytes, crate::upstream::body::TimedBody),
 }
 
 /// Answers that say nothing about the content: what is cached may stand in.

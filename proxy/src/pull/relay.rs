@@ -16,7 +16,7 @@ use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
 use crate::pull::access::LOCAL_REALM_PATH;
 use crate::pull::{Call, Pull, offload};
-use crate::upstream::client::RequestBody;
+use crate::upstream::body::RequestBody;
 use crate::upstream::operation::Operation;
 
 impl Pull {

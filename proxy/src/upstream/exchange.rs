@@ -22,7 +22,9 @@ use url::Url;
 use crate::config::ready::Scheme as WireScheme;
 use crate::secret::Secret;
 use crate::upstream::address::Purpose;
-use crate::upstream::client::{RequestBody, ResponseBody, UpstreamClient, UpstreamError};
+use crate::upstream::body::{RequestBody, TimedBody};
+use crate::upstream::client::UpstreamClient;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::{Credential, CredentialId, Login, sensitive};
 use crate::upstream::operation::Operation;
 use crate::upstream::quota::Quotas;
@@ -52,7 +54,7 @@ pub struct Answer {
     /// Headers of the last hop.
     pub headers: HeaderMap,
     /// The body of the last hop.
-    pub body: ResponseBody,
+    pub body: TimedBody,
     /// `Docker-Content-Digest`, of the first hop that told one: after a redirect a CDN knows nothing of it.
     pub digest: Option<Digest>,
     /// The host that gave the answer.
