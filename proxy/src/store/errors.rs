@@ -21,7 +21,9 @@ pub enum StoreError {
         needed_bytes: u64,
     },
     /// The file system or its permissions refuse writes.
-    #[error("cannot {doing} {path}: the file system refuses writes ({source}); remount it or correct the owner of data_dir")]
+    #[error(
+        "cannot {doing} {path}: the file system refuses writes ({source}); remount it or correct the owner of data_dir"
+    )]
     ReadOnly {
         /// The step that failed.
         doing: &'static str,
@@ -44,12 +46,14 @@ pub enum StoreError {
     #[error("the content was announced as {expected} but is {actual}; it was not stored, fetch it again")]
     WrongDigest {
         /// The announced name.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What the bytes hash to.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// Content is longer or shorter than announced: whoever sent it is at fault.
-    #[error("the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again")]
+    #[error(
+        "the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again"
+    )]
     WrongSize {
         /// The announced size.
         expected_bytes: u64,

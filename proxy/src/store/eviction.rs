@@ -25,7 +25,9 @@ impl Store {
             let free_bytes = disk::free_bytes(self.paths.root())?;
             let made_room = match self.space.try_reserve(bytes, free_bytes) {
                 Ok(reservation) => return Ok(reservation),
-                Err(Shortfall::Evict(missing)) => self.evict(missing) >= missing || self.paused.drop_oldest(&self.paths),
+                Err(Shortfall::Evict(missing)) => {
+                    self.evict(missing) >= missing || self.paused.drop_oldest(&self.paths)
+                }
                 Err(Shortfall::Impossible) => self.paused.drop_oldest(&self.paths),
             };
             if !made_room {
@@ -37,11 +39,7 @@ impl Store {
 
     /// Runs a step that takes disk space; if the file system has none although the ledger had, evicts `bytes` (at
     /// least something, for its inode) and tries once more.
-    pub(super) fn with_room<T>(
-        &self,
-        bytes: u64,
-        step: impl Fn() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) fn with_room<T>(&self, bytes: u64, step: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let done = match step() {
             Err(error) if error.is_no_space() && self.evict(bytes.max(1)) > 0 => step(),
             done => done,

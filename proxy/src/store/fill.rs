@@ -97,7 +97,7 @@ impl Store {
     pub fn put(self: &Arc<Self>, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         let actual = Digest::of(digest.algorithm(), bytes);
         if actual != *digest {
-            return Err(StoreError::WrongDigest { expected: *digest, actual });
+            return Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) });
         }
         let size_bytes = bytes.len() as u64;
         if std::fs::metadata(self.paths.blob(digest)).is_ok_and(|file| file.len() == size_bytes) {
@@ -176,10 +176,15 @@ impl Fill {
         let (Some(digest), Some(size_bytes)) = (self.name.digest, self.size) else {
             return disk::unlink(&self.path).map(drop);
         };
-        let paused =
-            PausedFill { name: self.name, size_bytes, extents: extents.clone(), reservation, paused_at: SystemTime::now() };
-        let kept = disk::sync(&self.file, &self.path)
-            .and_then(|()| self.store.paused.keep(&self.store.paths, digest, paused));
+        let paused = PausedFill {
+            name: self.name,
+            size_bytes,
+            extents: extents.clone(),
+            reservation,
+            paused_at: SystemTime::now(),
+        };
+        let kept =
+            disk::sync(&self.file, &self.path).and_then(|()| self.store.paused.keep(&self.store.paths, digest, paused));
         kept.inspect_err(|error| self.abandon(error))
     }
 

@@ -56,7 +56,7 @@ fn reconcile_shard(index: &Shared, algorithm: Algorithm, first_byte: u8) -> bool
             None => missing.push(row.digest),
         }
     }
-    let mut found: Vec<_> = 
+    let mut found: Vec<_> =
         files.into_iter().map(|(digest, file)| (file.modified().map_or(0, ms_of), digest)).collect();
     found.sort_unstable();
     enter(index, &found) && forget(index, &missing)

@@ -8,9 +8,7 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 use redb::{Error, ReadTransaction, ReadableTable};
 
-use super::tables::{
-    ARTEFACTS, BLOBS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of,
-};
+use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of};
 use crate::store::names::{ArtefactEntry, TagEntry, TagKey};
 
 impl Tables<'_> {

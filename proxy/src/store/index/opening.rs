@@ -55,6 +55,13 @@ fn try_open(paths: &Paths) -> Result<Opened, Error> {
     Ok(Opened { database, totals, check_from })
 }
 
+/// Closes an index, which may be one that fails.
+pub(super) fn close(database: Database) {
+    if let Err(error) = guarded(|| Ok(database.close()?)) {
+        tracing::warn!(%error, "the cache's index was not closed in good order; it repairs itself");
+    }
+}
+
 /// Keeps a damaged index for examination, and only the last one.
 pub(super) fn set_aside(paths: &Paths) {
     for entry in std::fs::read_dir(paths.root()).into_iter().flatten().flatten() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use redb::{Database, Durability, Error};
 
-use super::opening::{self, Opened, ailment_of, guarded};
+use super::opening::{self, Opened, ailment_of};
 use super::queue::{Ailment, Job};
 use super::tables::{self, Tables, Totals};
 use super::{Shared, write_lock};
@@ -73,7 +73,7 @@ impl Writer {
             let _ = rebuild.join();
         }
         let database = write_lock(&self.shared.database).take();
-        let _ = guarded(|| Ok(drop(database)));
+        database.map(opening::close);
     }
 
     fn wake_at(&self) -> Instant {
@@ -153,7 +153,7 @@ impl Writer {
     fn drop_index(&mut self, ailment: Ailment) {
         let database = write_lock(&self.shared.database).take();
         if let Some(database) = database {
-            let _ = guarded(|| Ok(drop(database)));
+            opening::close(database);
             if ailment == Ailment::Replace {
                 opening::set_aside(&self.shared.paths);
             }

@@ -14,7 +14,9 @@ fn junk_does_not_push_out_the_working_set() {
     let (mut hits, mut asked) = (0, 0);
     for round in 0..20 {
         // Half the cache of blobs that are used once, twenty times over.
-        (0..50).for_each(|number| drop(put(&place.store, 1000 + round * 50 + number, 10 * KIB)));
+        for number in 0..50 {
+            put(&place.store, 1000 + round * 50 + number, 10 * KIB);
+        }
         hits += reread();
         asked += hot.len();
         assert!(place.store.usage().used_bytes <= 1000 * KIB as u64);
@@ -108,7 +110,9 @@ fn many_fills_at_once_stay_within_the_limit() {
 #[test]
 fn lower_limits_are_enforced() {
     let place = Place::new(PLENTY);
-    (0..10).for_each(|seed| drop(put(&place.store, seed, 10)));
+    for seed in 0..10 {
+        put(&place.store, seed, 10);
+    }
     place.store.set_limits(limits(35));
     assert_eq!(place.store.expire_unused(std::time::SystemTime::now()), 0);
     assert_eq!(place.store.usage().used_bytes, 30);

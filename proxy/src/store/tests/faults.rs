@@ -43,9 +43,45 @@ impl Drop for SmallDisk {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
+/// An ext4 that can be told to fail.
+struct FailingDisk {
+    dir: TempDir,
+    device: String,
+}
+
+impl FailingDisk {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let (image, mounted_at) = (dir.path().join("image"), dir.path().join("mounted"));
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        std::fs::create_dir(&mounted_at).unwrap();
+        let (image, mounted_at) = (image.to_str().unwrap(), mounted_at.to_str().unwrap());
+        run("mkfs.ext4", &["-q", "-F", image]);
+        run("mount", &["-o", "loop,errors=remount-ro", image, mounted_at]);
+        let device = run("findmnt", &["-no", "SOURCE", mounted_at]).trim().replace("/dev/", "");
+        Self { dir, device }
+    }
+
+    fn mounted_at(&self) -> std::path::PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn turn_read_only(&self) {
+        std::fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", self.device), "test").unwrap();
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.mounted_at()).status();
+    }
+}
+
+/// What the program printed.
+fn run(program: &str, arguments: &[&str]) -> String {
     let done = Command::new(program).args(arguments).output().unwrap();
     assert!(done.status.success(), "{program} failed, are you root? {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
 }
 
 /// Repeats until it holds; each attempt waits for the store in itself.
@@ -119,31 +155,46 @@ fn without_inodes_eviction_makes_some() {
 }
 
 #[test]
-fn a_read_only_disk_serves_hits() {
+fn a_disk_that_turns_read_only_serves_hits() {
+    let disk = FailingDisk::new();
+    let store = Store::open(&disk.mounted_at(), limits(PLENTY)).unwrap();
+    let (digest, other) = (put(&store, 1, 1000), put(&store, 2, 1000));
+    let (half, bytes) = content(3, 1000);
+    let running = store.begin(&half, Some(1000)).unwrap();
+    running.write_at(0, &bytes).unwrap();
+    disk.turn_read_only();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    assert!(running.publish(None, &[]).is_err());
+    assert!(!store.contains(&half), "what could not be made durable is not visible");
+    let refused = store.put(&half, &bytes);
+    assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
+    assert!(matches!(store.remove(&other), Err(StoreError::ReadOnly { .. })));
+    store.link(&"ghcr.io".parse().unwrap(), &"a/b".parse().unwrap(), &digest);
+    store.flush();
+    assert_eq!(read(&store, &other).unwrap(), content(2, 1000).1);
+    assert!(store.usage().write_errors >= 3);
+}
+
+#[test]
+fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
     let disk = SmallDisk::new("size=24m");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
-    let (digest, other) = (put(&store, 1, 1000), put(&store, 2, 1000));
-    let running = store.begin(&Digest::Sha256([1; 32]), Some(10)).unwrap();
-    drop(running);
-    store.flush();
-    disk.remount("ro");
-    let refused = store.put(&content(3, 10).0, &content(3, 10).1);
-    assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
-    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
-    assert!(matches!(store.remove(&other), Err(StoreError::ReadOnly { .. })));
-    assert!(store.usage().write_errors >= 2);
+    let digest = put(&store, 1, 1000);
     drop(store);
-
+    disk.remount("ro");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
     assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
-    assert!(store.put(&content(3, 10).0, &content(3, 10).1).is_err());
+    let (other, bytes) = content(3, 10);
+    let refused = store.put(&other, &bytes);
+    assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
     disk.remount("rw");
-    eventually("content is stored again", || store.put(&content(3, 10).0, &content(3, 10).1).is_ok());
-    eventually("the index is back", || {
+    eventually("content is stored again", || store.put(&other, &bytes).is_ok());
+    eventually("the index is back and complete", || {
         store.flush();
         store.wait_for_rebuild();
-        store.list(None, 10).is_ok_and(|listed| listed.len() == 3)
+        store.list(None, 10).is_ok_and(|listed| listed.len() == 2)
     });
+    assert_eq!(store.usage().used_bytes, 1010);
 }
 
 #[test]

@@ -45,7 +45,10 @@ fn what_is_not_published_never_happened() {
     let (digest, bytes) = content(1, 1000);
     let fill = place.store.begin(&digest, Some(1000)).unwrap();
     fill.write_at(0, &bytes[..999]).unwrap();
-    assert!(matches!(fill.write_at(999, b"xy"), Err(StoreError::WrongSize { expected_bytes: 1000, actual_bytes: 1001 })));
+    assert!(matches!(
+        fill.write_at(999, b"xy"),
+        Err(StoreError::WrongSize { expected_bytes: 1000, actual_bytes: 1001 })
+    ));
     assert!(matches!(fill.publish(None, &[]), Err(StoreError::WrongSize { expected_bytes: 1000, actual_bytes: 999 })));
     drop(place.store.begin(&digest, Some(1000)).unwrap());
     drop(place.store.begin_unnamed(None).unwrap());

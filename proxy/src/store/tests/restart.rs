@@ -54,6 +54,7 @@ fn a_start_looks_only_at_folders_that_changed() {
     let place = Place::new(PLENTY);
     let paths = Paths::new(place.dir.path());
     put(&place.store, 1, 10);
+    place.store.wait_for_rebuild();
     let Place { store, dir } = place;
     drop(store);
     let (old, new) = (Digest::Sha256([1; 32]), Digest::Sha256([2; 32]));
@@ -73,7 +74,8 @@ fn a_start_looks_only_at_folders_that_changed() {
 
 #[test]
 fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
-    let damages: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
         ("deleted", |index| std::fs::remove_file(index).unwrap()),
         ("emptied", |index| drop(File::create(index).unwrap())),
         ("text", |index| std::fs::write(index, "not an index").unwrap()),
