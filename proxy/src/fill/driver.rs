@@ -12,6 +12,7 @@ use crate::fill::plan::{Action, Stretch, Wanted, next_action};
 use crate::fill::source::{OpenError, Opened};
 use crate::fill::stream::BlobStream;
 use crate::fill::{CHUNK_BYTES, FillError};
+use crate::observe::labels::Bypass;
 use crate::observe::metrics::Metrics;
 use crate::store::{Fill, Store};
 use crate::upstream::operation::ByteRange;
@@ -47,14 +48,14 @@ impl Driver {
             self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened)))));
             return;
         };
-        self.metrics.fill_started();
+        self.metrics.fills_started.inc();
         let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
         let limit = asked_end.or(opened.size).unwrap_or(u64::MAX);
         let headers = Arc::new(opened.headers.clone());
         let size = opened.size;
         self.flight.update(|state| {
             state.size = size;
-            state.extents = fill.extents();
+            state.extents = fill.extents().clone();
             state.file = Some(fill.clone());
         });
         self.flight.set_opening(Opening::Filling(size, headers));
@@ -62,11 +63,11 @@ impl Driver {
         self.fetch(&mut fetchers, start, limit, Some(opened));
         match self.fly(&fill, &mut fetchers).await {
             Ok(Flown::Complete) => self.publish(fill).await,
-            Ok(Flown::Unwanted) => pause(fill).await,
+            Ok(Flown::Unwanted) => self.pause(fill).await,
             Ok(Flown::HandedOver) => {}
             Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
-                self.metrics.fill_failed(error.reason());
+                self.metrics.fills_failed.inc(error.reason());
                 self.flight.update(|state| state.end = Some(FlightEnd::Failed(error)));
             }
         }
@@ -98,7 +99,7 @@ impl Driver {
             Ok(fill) => Some(Arc::new(fill)),
             Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
-                self.metrics.bypass(error.bypass_reason());
+                self.metrics.bypass.inc(error.bypass());
                 None
             }
         }
@@ -117,7 +118,7 @@ impl Driver {
                     Ok(FetchEnd::Done(id)) => flight.update(|state| state.running.retain(|stretch| stretch.id != id)),
                     Ok(FetchEnd::Failed(error)) => break Err(error),
                     Ok(FetchEnd::DiskFailed) => {
-                        self.metrics.bypass("io_error");
+                        self.metrics.bypass.inc(Bypass::IoError);
                         fetchers.abort_all();
                         hand_over(flight, fill).await;
                         break Ok(Flown::HandedOver);
@@ -128,7 +129,7 @@ impl Driver {
                     Ok(Hashed::Right) => break Ok(Flown::Complete),
                     Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got }),
                     Ok(Hashed::Unreadable) | Err(_) => {
-                        self.metrics.bypass("io_error");
+                        self.metrics.bypass.inc(Bypass::IoError);
                         hand_over(flight, fill).await;
                         break Ok(Flown::HandedOver);
                     }
@@ -182,21 +183,30 @@ impl Driver {
         state.closed
     }
 
+    /// Nobody wants the rest: what is there is kept for the next one who does.
+    async fn pause(&self, fill: Arc<Fill>) {
+        let extents = self.flight.state().extents.clone();
+        let paused = spawn_blocking(move || fill.pause(&extents)).await;
+        if let Ok(Err(error)) = paused {
+            tracing::debug!(digest = %self.flight.digest, "a partial fill was not kept: {error}");
+        }
+    }
+
     /// The bytes are right: readers may have the last of them while they are made durable.
     async fn publish(&self, fill: Arc<Fill>) {
         self.flight.update(|state| state.verified = true);
-        let (registry, repository) = self.flight.origin.clone();
-        let (store, digest) = (self.store.clone(), self.flight.digest);
+        let place = self.flight.origin.clone();
         let published = spawn_blocking(move || {
-            fill.publish()?;
-            store.link(&registry, &repository, &digest);
-            Ok::<_, crate::store::StoreError>(())
+            fill.publish(None, std::slice::from_ref(&place))
         });
         match published.await {
-            Ok(Ok(())) => self.metrics.fill_finished(),
+            Ok(Ok(_)) => {
+                self.metrics.fills_finished.inc();
+                self.metrics.stored.inc();
+            }
             Ok(Err(error)) => {
                 tracing::warn!(digest = %self.flight.digest, "served but not stored: {error}");
-                self.metrics.bypass(error.bypass_reason());
+                self.metrics.bypass.inc(error.bypass());
             }
             Err(error) => tracing::error!(digest = %self.flight.digest, "publishing was interrupted: {error}"),
         }
@@ -224,13 +234,6 @@ pub(super) fn abandon(flight: &Flight) {
             state.end = Some(FlightEnd::Failed(interrupted));
         }
     });
-}
-
-async fn pause(fill: Arc<Fill>) {
-    let paused = spawn_blocking(move || fill.pause()).await;
-    if let Ok(Err(error)) = paused {
-        tracing::debug!("a partial fill was not kept: {error}");
-    }
 }
 
 /// The file is as good as it is: everybody goes on from the bytes that could be read back from the start.

@@ -12,8 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::fill::FillError;
 use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
-use crate::store::Fill;
-use crate::store::extents::Extents;
+use crate::store::{Extents, Fill};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::CredentialId;
 

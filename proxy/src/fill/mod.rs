@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
 
+use crate::observe::labels::FillFailure;
 use crate::upstream::error::UpstreamError;
 
 /// The most bytes handed on in one piece, to the disk or to a client.
@@ -89,16 +90,17 @@ pub enum FillError {
 }
 
 impl FillError {
-    /// The label of the failure in the metrics.
-    pub fn reason(&self) -> &'static str {
+    /// The failure's word in metrics and logs.
+    pub fn reason(&self) -> FillFailure {
         match self {
-            FillError::Upstream { .. } => "upstream",
-            FillError::Status { .. } => "status",
-            FillError::WrongDigest { .. } => "wrong_digest",
-            FillError::WrongLength { .. } => "wrong_length",
-            FillError::Encoded { .. } => "encoded",
-            FillError::Read { .. } => "read",
-            FillError::Interrupted { .. } => "interrupted",
+            FillError::Upstream { error, .. } if error.is_timeout() => FillFailure::Timeout,
+            FillError::Upstream { .. } => FillFailure::Broken,
+            FillError::Status { .. } => FillFailure::Refused,
+            FillError::WrongDigest { .. } => FillFailure::WrongDigest,
+            FillError::WrongLength { .. } => FillFailure::WrongLength,
+            FillError::Encoded { .. } => FillFailure::Encoded,
+            FillError::Read { .. } => FillFailure::IoError,
+            FillError::Interrupted { .. } => FillFailure::Interrupted,
         }
     }
 }

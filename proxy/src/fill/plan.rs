@@ -1,6 +1,6 @@
 //! Which bytes a flight fetches next: a pure decision over what is there, what is coming and what is wanted.
 
-use crate::store::extents::Extents;
+use crate::store::Extents;
 
 /// A stretch that a fetcher is at: `position` moves towards `limit`, both exclusive ends of what it has done and does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

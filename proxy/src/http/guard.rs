@@ -13,11 +13,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use entrepot_core::framing::{Pushed, Rejection, RequestFraming};
 use http::{Method, Request, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// What hyper reads in place of a refused head. The name can belong to nobody (RFC 6761).
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: rejected.invalid\r\nConnection: close\r\n\r\n";
@@ -32,6 +34,9 @@ pub struct Guard<IO> {
     /// Checked, and ready for the caller.
     ready: Bytes,
     shared: Arc<Shared>,
+    head_timeout: Duration,
+    /// Runs while a head has begun and is not complete.
+    head_deadline: Option<Pin<Box<Sleep>>>,
 }
 
 /// The service's side of a [`Guard`].
@@ -71,10 +76,13 @@ impl GuardHandle {
 
 impl<IO> Guard<IO> {
     /// Guards a connection of which `prefix` has been read already.
-    pub fn new(io: IO, prefix: Bytes) -> (Self, GuardHandle) {
+    /// A head that has begun must be complete within `head_timeout`.
+    pub fn new(io: IO, prefix: Bytes, head_timeout: Duration) -> (Self, GuardHandle) {
         let shared = Arc::new(Shared::default());
         let handle = GuardHandle { shared: shared.clone() };
-        (Self { io, framing: RequestFraming::default(), prefix, ready: Bytes::new(), shared }, handle)
+        let framing = RequestFraming::default();
+        let guard = Self { io, framing, prefix, ready: Bytes::new(), shared, head_timeout, head_deadline: None };
+        (guard, handle)
     }
 
     /// The connection, and what was read from it but not handed on: behind a CONNECT, the tunnel's first bytes.
@@ -196,7 +204,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 continue;
             }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut guard.io).poll_read(cx, buf))?;
+            if Pin::new(&mut guard.io).poll_read(cx, buf)?.is_pending() {
+                return guard.poll_head_deadline(cx);
+            }
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
@@ -205,6 +215,20 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+impl<IO> Guard<IO> {
+    /// Pending, until a head that has begun has taken too long (a slow loris).
+    fn poll_head_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.framing.has_held() {
+            self.head_deadline = None;
+            return Poll::Pending;
+        }
+        let timeout = self.head_timeout;
+        let deadline = self.head_deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client took too long to send a request's head")))
     }
 }
 
@@ -241,6 +265,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
     use http_body_util::{BodyExt, Full};
     use hyper::body::Incoming;
     use hyper::service::service_fn;
@@ -266,7 +291,7 @@ mod tests {
     }
 
     fn serve(io: DuplexStream, prefix: &'static str) -> tokio::task::JoinHandle<()> {
-        let (guard, handle) = Guard::new(io, Bytes::from_static(prefix.as_bytes()));
+        let (guard, handle) = Guard::new(io, Bytes::from_static(prefix.as_bytes()), HEAD_TIMEOUT);
         let service = service_fn(move |request| {
             let handle = handle.clone();
             async move { Ok::<_, std::convert::Infallible>(answer(handle, request).await) }
@@ -333,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_inside_a_head_is_an_end() {
         let (mut client, server) = duplex(4096);
-        let (mut guard, handle) = Guard::new(server, Bytes::new());
+        let (mut guard, handle) = Guard::new(server, Bytes::new(), HEAD_TIMEOUT);
         client.write_all(b"GET / HTT").await.unwrap();
         drop(client);
         let mut read = Vec::new();
@@ -344,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn reads_of_one_byte_are_enough() {
         let (mut client, server) = duplex(4096);
-        let (mut guard, _handle) = Guard::new(server, Bytes::new());
+        let (mut guard, _handle) = Guard::new(server, Bytes::new(), HEAD_TIMEOUT);
         let stream = [FIRST, SECOND].concat();
         client.write_all(stream.as_bytes()).await.unwrap();
         drop(client);
@@ -359,7 +384,7 @@ mod tests {
     async fn a_tunnel_is_read_only_when_granted() {
         let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
         let (mut client, server) = duplex(4096);
-        let (mut guard, handle) = Guard::new(server, Bytes::new());
+        let (mut guard, handle) = Guard::new(server, Bytes::new(), HEAD_TIMEOUT);
         client.write_all(&[&head[..], b"hello"].concat()).await.unwrap();
         let mut read = vec![0; head.len()];
         guard.read_exact(&mut read).await.unwrap();
@@ -383,7 +408,7 @@ mod tests {
         let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
         let prefix = Bytes::from([&head[..], b"hello"].concat());
         let (_client, server) = duplex(64);
-        let (mut guard, _handle) = Guard::new(server, prefix);
+        let (mut guard, _handle) = Guard::new(server, prefix, HEAD_TIMEOUT);
         let mut read = vec![0; head.len()];
         guard.read_exact(&mut read).await.unwrap();
         assert_eq!(guard.into_inner().1, "hello");

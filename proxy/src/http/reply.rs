@@ -1,7 +1,7 @@
 //! An answer to a client and what the log will say about it. Every status that is ours comes from the one error table
 //! (`entrepot_core::error`); every answer of upstream's is rebuilt from the headers that clients need.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::fill::FillError;
 use crate::fill::source::Refusal;
 use crate::http::body::ReplyBody;
+use crate::observe::labels::Label;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
 
@@ -43,6 +44,8 @@ pub struct Note {
     pub upstream_time: Option<Duration>,
     /// Why it was refused or bypassed.
     pub reason: Option<&'static str>,
+    /// Since when the content is stored here, where it is.
+    pub stored_at: Option<SystemTime>,
 }
 
 impl Default for Note {
@@ -54,6 +57,7 @@ impl Default for Note {
             upstream: None,
             upstream_time: None,
             reason: None,
+            stored_at: None,
         }
     }
 }
@@ -129,7 +133,7 @@ impl Reply {
 
     /// Upstream's bytes were wrong.
     pub fn broken(error: &FillError) -> Self {
-        Self::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason())
+        Self::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason().word())
     }
 
     /// Upstream's own error answer.

@@ -97,10 +97,12 @@ labels! {
         WrongDigest = "wrong_digest",
         /// Shorter or longer than announced.
         WrongLength = "wrong_length",
-        /// No space left.
-        DiskFull = "disk_full",
+        /// Upstream compressed what must not be.
+        Encoded = "encoded",
         /// The disk failed.
         IoError = "io_error",
+        /// The process stopped.
+        Interrupted = "interrupted",
     }
 
     /// Why an answer was passed through without the cache.
@@ -111,10 +113,14 @@ labels! {
         IoError = "io_error",
         /// Larger than what is cached.
         TooLarge = "too_large",
-        /// A redirect or Host led to another registry than the one asked.
+        /// Another registry has the same content, and it is not public there.
         CrossRegistry = "cross_registry",
         /// Upstream said `Cache-Control: no-store`.
         NoStore = "no_store",
+        /// A manifest whose media type is in doubt.
+        Ambiguous = "ambiguous",
+        /// The cache is switched off.
+        CacheOff = "cache_off",
     }
 
     /// Why a connection was closed without an answer.

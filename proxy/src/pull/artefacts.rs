@@ -187,10 +187,11 @@ impl Copy {
     async fn publish(mut self, digest: Digest, (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap)) {
         let Some(fill) = self.fill.take() else { return };
         let (store, size_bytes) = (self.pull.store.clone(), self.length);
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
         let published = offload(move || {
-            fill.publish_as(&digest)?;
-            store.set_artefact(&host, &path, &ArtefactEntry { digest, size_bytes, content_type });
+            fill.publish_as(&digest, None, &[])?;
+            store.set_artefact(&host, &path, ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() });
             Ok::<_, StoreError>(())
         });
         match published.await {
@@ -217,7 +218,7 @@ fn may_store(headers: &HeaderMap) -> bool {
 
 fn entry_headers(entry: &ArtefactEntry) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Some(value) = entry.content_type.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
+    if let Ok(value) = HeaderValue::from_str(&entry.content_type) {
         headers.insert(CONTENT_TYPE, value);
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(entry.size_bytes));

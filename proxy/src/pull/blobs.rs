@@ -221,6 +221,7 @@ impl Pull {
 
     fn stored_reply(&self, blob: &BlobCall<'_>, stored: Arc<Blob>, note: Note) -> Reply {
         let size = stored.size_bytes;
+        let note = Note { stored_at: stored.stored_at(), ..note };
         let answer = range::decide(range_header(&blob.call.headers).filter(|_| !blob.call.is_head()), size);
         let (start, end) = match answer {
             RangeAnswer::Unsatisfiable => return unsatisfiable(size),
@@ -276,7 +277,8 @@ impl Pull {
         let (store, digest, registry) = (self.store.clone(), blob.digest, blob.call.registry.host.clone());
         let shared = offload(move || {
             let places = store.linked_repositories(&digest);
-            places.iter().any(|(host, name)| *host == registry || store.public_since(host, name).is_some())
+            let public = |host, name: &str| name.parse().is_ok_and(|name| store.last_public(host, &name).is_some());
+            places.iter().any(|(host, name)| *host == registry || public(host, name))
         });
         shared.await.unwrap_or(false)
     }
@@ -286,7 +288,7 @@ impl Pull {
             return true;
         }
         let (store, (host, name)) = (self.store.clone(), flight.origin.clone());
-        offload(move || store.public_since(&host, &name).is_some()).await.unwrap_or(false)
+        offload(move || store.last_public(&host, &name).is_some()).await.unwrap_or(false)
     }
 }
 

@@ -44,6 +44,17 @@ impl Pull {
         }
     }
 
+    /// As whom a request outside the registry's grammar is made: the client as it is. The administrator's account has
+    /// no part in it; a token of ours says nothing to others.
+    pub fn passer(&self, registry: &Registry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
+        let Some(header) = header else { return Ok(Credential::None) };
+        match self.issued.local(&registry.host, &header) {
+            Some(Some(token)) => Ok(Credential::Answered(token.login)),
+            Some(None) => Err(TokenIsOver),
+            None => Ok(Credential::Header(header)),
+        }
+    }
+
     /// As whom a write is made. The administrator's account writes for others only where access is shared, as
     /// docker-registry-proxy has it.
     pub fn writer(

@@ -2,6 +2,7 @@
 //! giving it out.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use entrepot_core::digest::{Algorithm, Digest};
@@ -31,6 +32,8 @@ pub struct Manifest {
     pub media_type: String,
     /// The digest it is named by.
     pub digest: Digest,
+    /// Since when it is stored; none for one that was just fetched.
+    pub stored_at: Option<SystemTime>,
 }
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -110,7 +113,7 @@ impl Pull {
                 return None;
             }
             let media_type = store.media_type(&digest).or_else(|| ManifestInfo::inspect(&bytes).ok()?.media_type)?;
-            Some(Manifest { bytes, media_type, digest })
+            Some(Manifest { bytes, media_type, digest, stored_at: blob.stored_at() })
         })
         .await?
     }
@@ -204,7 +207,7 @@ impl Pull {
             self.metrics.bypass.inc(Bypass::Ambiguous);
             return Err(Box::new(ambiguous(&headers, digest, bytes, note)));
         };
-        let manifest = Manifest { bytes, media_type, digest };
+        let manifest = Manifest { bytes, media_type, digest, stored_at: None };
         self.keep_manifest(call, repository, &manifest).await;
         Ok((manifest, note))
     }
@@ -222,13 +225,13 @@ impl Pull {
             Ok::<_, crate::store::StoreError>(())
         });
         match kept.await {
-            Some(Ok(())) => self.metrics.stored.inc(),
+            Some(Ok(())) => drop(self.metrics.stored.inc()),
             Some(Err(error)) => {
                 tracing::warn!("a manifest was served but not stored: {error}");
                 self.metrics.bypass.inc(error.bypass());
             }
-            None => 0,
-        };
+            None => {}
+        }
     }
 
     /// A manifest that was not read to its end: too large to be kept, or broken.
@@ -296,6 +299,7 @@ pub(super) fn manifest_reply(call: &Call, manifest: &Manifest, note: Note) -> Re
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len() as u64));
     let body = ReplyBody::Full(if call.is_head() { Bytes::new() } else { manifest.bytes.clone() });
+    let note = Note { stored_at: manifest.stored_at, ..note };
     Reply { status: StatusCode::OK, headers, body, note }
         .with(DOCKER_CONTENT_DIGEST, &manifest.digest.to_string())
         .with(ETAG, &format!("\"{}\"", manifest.digest))

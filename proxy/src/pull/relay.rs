@@ -8,7 +8,7 @@ use entrepot_core::name::Reference;
 use entrepot_core::route::Route;
 use http::header::LOCATION;
 use http::{Method, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use url::Url;
 
@@ -16,7 +16,7 @@ use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
 use crate::pull::access::LOCAL_REALM_PATH;
 use crate::pull::{Call, Pull, offload};
-use crate::upstream::body::RequestBody;
+use crate::upstream::body::{BoxError, RequestBody};
 use crate::upstream::operation::Operation;
 
 impl Pull {
@@ -33,7 +33,7 @@ impl Pull {
         let repository = route.repository().cloned();
         let path = call.path_and_query.clone();
         let operation = Operation::relay(call.method.clone(), path, &call.headers, repository);
-        let body = request_body(body);
+        let body = request_body(call, body);
         let answer = call.live.upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await;
         let answer = match answer {
             Ok(answer) => answer,
@@ -63,7 +63,7 @@ impl Pull {
                 &Method::DELETE,
             ) => {
                 let digest = *digest;
-                offload(move || store.forget_link(&registry, &repository, &digest)).await;
+                offload(move || store.forget_links(&registry, &repository, &digest)).await;
             }
             _ => {}
         }
@@ -88,6 +88,23 @@ impl Pull {
         }
     }
 
+    /// A request to a host that is not a registry, in plain HTTP: passed on, whatever it is.
+    pub async fn pass(&self, call: &Call, body: Incoming) -> Reply {
+        let path = call.path_and_query.clone();
+        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
+        let upstream = &call.live.upstream;
+        let answer = if operation.follows_redirects {
+            let operation = Operation { follows_redirects: false, ..operation };
+            upstream.execute(&call.registry, &operation, &call.credential).await
+        } else {
+            upstream.execute_with_body(&call.registry, &operation, &call.credential, request_body(call, body)).await
+        };
+        match answer {
+            Ok(answer) => local_location(call, Reply::relayed(answer)),
+            Err(error) => self.unreachable(call, &error),
+        }
+    }
+
     /// A request outside the registry's grammar: tokens, artefacts, pages.
     pub(super) async fn other(self: &Arc<Self>, call: &Call, body: Incoming) -> Reply {
         let path = call.path_and_query.split('?').next().unwrap_or_default();
@@ -100,23 +117,22 @@ impl Pull {
         if self.is_artefact(call, path) {
             return self.artefact(call).await;
         }
-        let path = call.path_and_query.clone();
-        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
-        let upstream = &call.live.upstream;
-        let answer = if operation.follows_redirects {
-            upstream.execute(&call.registry, &operation, &call.credential).await
-        } else {
-            upstream.execute_with_body(&call.registry, &operation, &call.credential, request_body(body)).await
-        };
-        match answer {
-            Ok(answer) => local_location(call, Reply::relayed(answer)),
-            Err(error) => self.unreachable(call, &error),
-        }
+        self.pass(call, body).await
     }
 }
 
-fn request_body(body: Incoming) -> RequestBody {
-    body.map_err(Into::into).boxed_unsync()
+/// A client's body, as it comes; a client that stops in the middle of it is given up.
+fn request_body(call: &Call, body: Incoming) -> RequestBody {
+    let patience = call.live.config.client.body_timeout;
+    let frames = futures_util::stream::try_unfold(body, move |mut body| async move {
+        match tokio::time::timeout(patience, body.frame()).await {
+            Ok(Some(Ok(frame))) => Ok(Some((frame, body))),
+            Ok(Some(Err(error))) => Err(BoxError::from(error)),
+            Ok(None) => Ok(None),
+            Err(_) => Err(BoxError::from("the client stopped sending in the middle of its body")),
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 /// An upload's Location on the registry itself becomes relative: the client goes on by the name, scheme and port that

@@ -82,7 +82,7 @@ impl Pull {
         }
         let store = self.rights.store.clone();
         let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        offload(move || store.public_since(&registry, &repository).is_some()).await.unwrap_or(false)
+        offload(move || store.last_public(&registry, &repository).is_some()).await.unwrap_or(false)
     }
 
     /// Upstream served this repository to the call's credential.

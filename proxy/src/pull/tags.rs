@@ -124,7 +124,7 @@ impl Pull {
             validated_at: SystemTime::now(),
         };
         let store = self.store.clone();
-        offload(move || store.set_tag(&key, &entry)).await;
+        offload(move || store.set_tag(key, entry)).await;
     }
 
     /// Upstream said no to the client's own credential. Where access is shared, the administrator's account is asked.

@@ -3,6 +3,7 @@
 //! unless it says so, and none may fail a pull (DESIGN invariant 7).
 
 use std::io;
+use crate::observe::labels::Bypass;
 use std::path::{Path, PathBuf};
 
 use entrepot_core::digest::Digest;
@@ -75,6 +76,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The word for passing a body through because of this error.
+    pub fn bypass(&self) -> Bypass {
+        match self {
+            StoreError::NoSpace { .. } => Bypass::DiskFull,
+            _ => Bypass::IoError,
+        }
+    }
+
     /// Sorts an I/O error into the classes above.
     pub(super) fn from_io(doing: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();

@@ -64,6 +64,16 @@ impl UpstreamError {
         Self { stage, kind, host: host.to_string().into() }
     }
 
+    /// What `host` answered makes no sense, or leads where this exchange may not go.
+    pub fn protocol(host: impl fmt::Display, why: String) -> Self {
+        Self::new(Stage::Head, ErrorKind::Protocol(why), host)
+    }
+
+    /// Whether a deadline passed; the client gets 504 then.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
+    }
+
     /// Whether our own policy refused; the client gets 403 then, and 502 or 504 else.
     pub fn is_ours(&self) -> bool {
         matches!(self.kind, ErrorKind::Refused(_))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use entrepot_core::challenge::{self, Challenge};
+use entrepot_core::challenge::{Challenge, realm_trusted_for};
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE};
@@ -121,7 +121,7 @@ impl Upstream {
     /// Remembers the challenge in an answer's headers, if there is one, and returns it.
     pub fn learn_challenge(&self, registry: &Registry, headers: &HeaderMap) -> Option<Scheme> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let challenges = challenge::parse(values);
+        let challenges = Challenge::parse(values);
         let bearer = challenges.iter().find_map(|challenge| match challenge {
             Challenge::Bearer { realm, service, .. } => {
                 Some(Scheme::Bearer { realm: realm.clone(), service: service.clone() })
@@ -227,7 +227,7 @@ impl Upstream {
         authorization: Option<&Secret>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
         let https_required = registry.scheme == WireScheme::Https;
-        let trusted = challenge::realm_trusted_for(&registry.host, url, https_required);
+        let trusted = realm_trusted_for(&registry.host, url, https_required);
         if authorization.is_some() && !trusted {
             let realm = host_of(url).map_or_else(|| url.to_string(), |host| host.to_string());
             let why = format!("its token realm {realm} does not belong to it, so no login is sent there");
