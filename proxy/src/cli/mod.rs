@@ -1,1 +1,4 @@
-//! The subcommands.
+//! The subcommands of `entrepot`, one file each, and the exit codes they share.
+
+pub mod cache;
+pub mod exit;
