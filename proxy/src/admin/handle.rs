@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::answers::{BlobPage, BlobState, Done, Failure, VerifyLine};
 use super::gate::{self, Entrance, Refusal};
-use super::routes::{self, Operation, Unrouted};
+use super::routes::{self, Operation, Unrouted, Use};
 use super::{AdminState, Outcome, PowerError};
 
 /// A whole answer, or lines as they come.
@@ -67,7 +67,7 @@ async fn perform(operation: Operation, state: Arc<AdminState>) -> Response<Body>
         // Says that the event loop turns, and asks nobody.
         Operation::Health => reply(StatusCode::OK, TEXT, "ok\n"),
         Operation::Verify => verify(&state),
-        other => match tokio::task::spawn_blocking(move || use_power(other, &state)).await {
+        Operation::Use(power) => match tokio::task::spawn_blocking(move || use_power(power, &state)).await {
             Ok(response) => response,
             Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why"),
         },
@@ -75,30 +75,27 @@ async fn perform(operation: Operation, state: Arc<AdminState>) -> Response<Body>
 }
 
 /// On the blocking pool.
-fn use_power(operation: Operation, state: &AdminState) -> Response<Body> {
+fn use_power(power: Use, state: &AdminState) -> Response<Body> {
     let powers = &state.powers;
-    match operation {
-        Operation::Health | Operation::Verify => reply(StatusCode::OK, TEXT, "ok\n"),
-        Operation::Ready => match (powers.ready)() {
+    match power {
+        Use::Ready => match (powers.ready)() {
             Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
             Err(reason) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },
-        Operation::Metrics => reply(StatusCode::OK, OPEN_METRICS, state.metrics.encode()),
-        Operation::Config => json(StatusCode::OK, &(powers.effective_config)()),
-        Operation::Stats => json(StatusCode::OK, &(powers.stats)()),
-        Operation::Blobs { after, limit } => outcome((powers.list)(after, limit), |blobs| {
-            let next = if blobs.len() < limit { None } else { blobs.last().map(|last| last.digest.clone()) };
+        Use::Metrics => reply(StatusCode::OK, OPEN_METRICS, state.metrics.encode()),
+        Use::Config => json(StatusCode::OK, &(powers.effective_config)()),
+        Use::Stats => json(StatusCode::OK, &(powers.stats)()),
+        Use::List(request) => outcome((powers.list)(request), |blobs| {
+            let next = if blobs.len() < request.limit { None } else { blobs.last().map(|last| last.digest.clone()) };
             json(StatusCode::OK, &BlobPage { blobs, next })
         }),
-        Operation::Clear => outcome((powers.clear)(), done),
-        Operation::Remove(digest) => outcome((powers.remove)(&digest), |freed| match freed {
+        Use::Clear => outcome((powers.clear)(), done),
+        Use::Remove(digest) => outcome((powers.remove)(digest), |freed| match freed {
             Some(freed) => done(freed),
             None => failure(StatusCode::NOT_FOUND, "the cache does not have this blob"),
         }),
-        Operation::ForgetTag { registry, repository, tag } => {
-            outcome((powers.forget_tag)(&registry, &repository, &tag), |()| done(Nothing {}))
-        }
-        Operation::Reload => outcome((powers.reload)(), |()| done(Nothing {})),
+        Use::ForgetTag(name) => outcome((powers.forget_tag)(name), |()| done(Nothing {})),
+        Use::Reload => outcome((powers.reload)(), |()| done(Nothing {})),
     }
 }
 

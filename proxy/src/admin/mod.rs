@@ -7,6 +7,8 @@
 //! socket, whose mode is 0600, or with the token; a browser's page of another origin changes nothing.
 
 pub mod answers;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gate;
 mod handle;
 mod routes;
@@ -34,6 +36,8 @@ pub struct AdminState {
 
 /// A closure that the door calls on the blocking pool.
 pub type Power<T> = Box<dyn Fn() -> T + Send + Sync>;
+/// The same, about something.
+pub type PowerOver<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
 /// What a power came to.
 pub type Outcome<T> = Result<T, PowerError>;
 /// Takes one verified blob; a break ends the verification.
@@ -47,18 +51,38 @@ pub struct Powers {
     pub stats: Power<CacheStats>,
     /// Drops everything that is not pinned or being read.
     pub clear: Power<Outcome<Freed>>,
-    /// Blobs after a digest, in the order of digests, at most so many.
-    pub list: Box<dyn Fn(Option<Digest>, usize) -> Outcome<Vec<BlobEntry>> + Send + Sync>,
+    /// A page of blobs, in the order of their digests.
+    pub list: PowerOver<ListRequest, Outcome<Vec<BlobEntry>>>,
     /// Drops one blob; none where it is not there.
-    pub remove: Box<dyn Fn(&Digest) -> Outcome<Option<Freed>> + Send + Sync>,
+    pub remove: PowerOver<Digest, Outcome<Option<Freed>>>,
     /// Reads every blob and compares it with its digest.
     pub verify: Box<dyn Fn(OnVerified<'_>) -> Outcome<()> + Send + Sync>,
     /// Forgets what a tag pointed to, so that the next pull asks upstream.
-    pub forget_tag: Box<dyn Fn(&RegistryHost, &RepositoryName, &Tag) -> Outcome<()> + Send + Sync>,
+    pub forget_tag: PowerOver<TagName, Outcome<()>>,
     /// Reads the configuration anew; a bad one changes nothing and is [`PowerError::Refused`].
     pub reload: Power<Outcome<()>>,
     /// The configuration in use, secrets masked.
     pub effective_config: Power<serde_json::Value>,
+}
+
+/// Which page of blobs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListRequest {
+    /// Those after this one; from the first where there is none.
+    pub after: Option<Digest>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A tag of a repository of a registry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TagName {
+    /// The registry.
+    pub registry: RegistryHost,
+    /// Its repository.
+    pub repository: RepositoryName,
+    /// The tag there.
+    pub tag: Tag,
 }
 
 /// Why a power did nothing.

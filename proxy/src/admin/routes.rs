@@ -1,24 +1,33 @@
 //! The paths of the admin API: one table, and the reading of what a path or query names.
 
-use entrepot_core::digest::Digest;
-use entrepot_core::host::RegistryHost;
-use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::digest::{Digest, DigestError};
 use http::Method;
 use url::form_urlencoded;
+
+use super::{ListRequest, TagName};
 
 /// A request that was understood.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Operation {
+    /// Answered at once, by nobody else.
     Health,
+    /// Answered line by line.
+    Verify,
+    /// Answered when its power is done.
+    Use(Use),
+}
+
+/// The powers that answer whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Use {
     Ready,
     Metrics,
     Config,
     Stats,
-    Blobs { after: Option<Digest>, limit: usize },
+    List(ListRequest),
     Clear,
     Remove(Digest),
-    Verify,
-    ForgetTag { registry: RegistryHost, repository: RepositoryName, tag: Tag },
+    ForgetTag(TagName),
     Reload,
 }
 
@@ -43,12 +52,12 @@ const PAGE_BLOBS_MAX: usize = 1000;
 
 const ROUTES: [Route; 11] = [
     Route { method: Method::GET, path: "/healthz", read: |_| Ok(Operation::Health) },
-    Route { method: Method::GET, path: "/readyz", read: |_| Ok(Operation::Ready) },
-    Route { method: Method::GET, path: "/metrics", read: |_| Ok(Operation::Metrics) },
-    Route { method: Method::GET, path: "/api/config", read: |_| Ok(Operation::Config) },
-    Route { method: Method::POST, path: "/api/reload", read: |_| Ok(Operation::Reload) },
-    Route { method: Method::DELETE, path: "/api/cache", read: |_| Ok(Operation::Clear) },
-    Route { method: Method::GET, path: "/api/cache/stats", read: |_| Ok(Operation::Stats) },
+    Route { method: Method::GET, path: "/readyz", read: |_| Ok(Operation::Use(Use::Ready)) },
+    Route { method: Method::GET, path: "/metrics", read: |_| Ok(Operation::Use(Use::Metrics)) },
+    Route { method: Method::GET, path: "/api/config", read: |_| Ok(Operation::Use(Use::Config)) },
+    Route { method: Method::POST, path: "/api/reload", read: |_| Ok(Operation::Use(Use::Reload)) },
+    Route { method: Method::DELETE, path: "/api/cache", read: |_| Ok(Operation::Use(Use::Clear)) },
+    Route { method: Method::GET, path: "/api/cache/stats", read: |_| Ok(Operation::Use(Use::Stats)) },
     Route { method: Method::GET, path: "/api/cache/blobs", read: blobs },
     Route { method: Method::DELETE, path: "/api/cache/blobs/", read: remove },
     Route { method: Method::POST, path: "/api/cache/verify", read: |_| Ok(Operation::Verify) },
@@ -104,19 +113,21 @@ impl Asked<'_> {
 fn blobs(asked: &Asked<'_>) -> Result<Operation, String> {
     let after = asked.optional("after", |text| text.parse().ok())?;
     let limit = asked.optional("limit", |text| text.parse::<usize>().ok().filter(|limit| *limit > 0))?;
-    Ok(Operation::Blobs { after, limit: limit.unwrap_or(PAGE_BLOBS).min(PAGE_BLOBS_MAX) })
+    let limit = limit.unwrap_or(PAGE_BLOBS).min(PAGE_BLOBS_MAX);
+    Ok(Operation::Use(Use::List(ListRequest { after, limit })))
 }
 
 fn remove(asked: &Asked<'_>) -> Result<Operation, String> {
-    asked.tail.parse().map(Operation::Remove).map_err(|error: entrepot_core::digest::DigestError| error.to_string())
+    let digest: Result<_, DigestError> = asked.tail.parse();
+    digest.map(|digest| Operation::Use(Use::Remove(digest))).map_err(|error| error.to_string())
 }
 
 fn forget_tag(asked: &Asked<'_>) -> Result<Operation, String> {
-    Ok(Operation::ForgetTag {
+    Ok(Operation::Use(Use::ForgetTag(TagName {
         registry: asked.required("registry", |text| text.parse().ok())?,
         repository: asked.required("repository", |text| text.parse().ok())?,
         tag: asked.required("tag", |text| text.parse().ok())?,
-    })
+    })))
 }
 
 #[cfg(test)]
@@ -131,7 +142,7 @@ mod tests {
     #[test]
     fn paths_and_methods() {
         assert_eq!(understood(Method::GET, "/healthz"), Ok(Operation::Health));
-        assert_eq!(understood(Method::HEAD, "/api/cache/stats"), Ok(Operation::Stats));
+        assert_eq!(understood(Method::HEAD, "/api/cache/stats"), Ok(Operation::Use(Use::Stats)));
         assert_eq!(understood(Method::POST, "/api/cache/verify"), Ok(Operation::Verify));
         for path in ["/", "/healthz/", "/api", "/api/cache/", "/api/cache/blobs/", "/api/cache/blobs/a/b", "//metrics"]
         {
@@ -157,12 +168,18 @@ mod tests {
             (format!("/api/cache/blobs?after={digest}"), 100, Some(digest)),
             (format!("/api/cache/blobs?after={}", digest.to_string().replace(':', "%3A")), 100, Some(digest)),
         ] {
-            assert_eq!(understood(Method::GET, &target), Ok(Operation::Blobs { after, limit }), "{target}");
+            assert_eq!(
+                understood(Method::GET, &target),
+                Ok(Operation::Use(Use::List(ListRequest { after, limit }))),
+                "{target}"
+            );
         }
         let removed = understood(Method::DELETE, &format!("/api/cache/blobs/{digest}"));
-        assert_eq!(removed, Ok(Operation::Remove(digest)));
+        assert_eq!(removed, Ok(Operation::Use(Use::Remove(digest))));
         let forgotten = understood(Method::DELETE, "/api/cache/tags?registry=GHCR.io&repository=a%2Fb&tag=v1");
-        let Ok(Operation::ForgetTag { registry, repository, tag }) = forgotten else { panic!("{forgotten:?}") };
+        let Ok(Operation::Use(Use::ForgetTag(TagName { registry, repository, tag }))) = forgotten else {
+            panic!("{forgotten:?}")
+        };
         assert_eq!((registry.to_string(), repository.as_str(), tag.as_str()), ("ghcr.io".into(), "a/b", "v1"));
     }
 

@@ -84,11 +84,13 @@ impl Source {
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                let part = value.and_then(ContentRange::parse).ok_or_else(|| wrong("206 without a Content-Range"))?;
-                if Some(part.start) != range.map(|range| range.start) {
+                let Some(Ok(ContentRange::Part { start, size, .. })) = value.map(str::parse) else {
+                    return Err(wrong("206 without a Content-Range"));
+                };
+                if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size: part.size, start: part.start, body: answer.body, headers: answer.headers })
+                Ok(Opened { size, start, body: answer.body, headers: answer.headers })
             }
             _ => Err(OpenError::Refused(Refusal::read(answer).await)),
         }

@@ -55,8 +55,8 @@ impl From<&ClientDeadlines> for Deadlines {
 pub async fn serve<IO, Answer, Answering>(io: IO, prefix: Bytes, deadlines: Deadlines, drain: Watch, answer: Answer)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    Answer: Fn(GuardHandle, Request<Incoming>) -> Answering,
-    Answering: Future<Output = Response<LoggedBody>>,
+    Answer: Fn(GuardHandle, Request<Incoming>) -> Answering + Send + Sync,
+    Answering: Future<Output = Response<LoggedBody>> + Send,
 {
     let (guard, handle) = Guard::new(io, prefix, deadlines.head);
     let service = service_fn(|request| {

@@ -4,8 +4,6 @@
 //! account for the registry. Else entrepot is the token server itself, at `/entrepot/token` of the registry's own
 //! name: its tokens stand for the client's login, or for nobody, and never leave this process.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
 use entrepot_core::error::ErrorCode;
@@ -26,7 +24,7 @@ use crate::secret::Secret;
 use crate::upstream::credential::{Credential, CredentialId, Login};
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
-use crate::upstream::registry::{Registry, has_accounts, implied_port};
+use crate::upstream::registry::{has_accounts, implied_port};
 use crate::upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
 /// Where entrepot gives out tokens of its own, on every registry's name.

@@ -45,6 +45,11 @@ impl Blob {
     pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         read_exact_at(&self.file, offset, len, self.size_bytes).inspect_err(|_| count(&self.counters.read_errors))
     }
+
+    /// Since when it is published: the file's time, of which the open file's inode tells without asking the disk.
+    pub fn stored_at(&self) -> Option<SystemTime> {
+        self.file.metadata().ok()?.modified().ok()
+    }
 }
 
 /// Reads `len` bytes, or up to `end`.

@@ -24,6 +24,7 @@ use crate::secret::Secret;
 use crate::upstream::address::Purpose;
 use crate::upstream::body::{RequestBody, TimedBody};
 use crate::upstream::client::UpstreamClient;
+use crate::upstream::connector::Reach;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::{Credential, CredentialId, Login, sensitive};
 use crate::upstream::operation::Operation;
@@ -71,6 +72,11 @@ impl Upstream {
     /// Over `client`, with what earlier configurations learned.
     pub fn new(client: UpstreamClient, memory: Arc<Memory>) -> Self {
         Self { client, memory }
+    }
+
+    /// The way to other hosts, for tunnels.
+    pub fn reach(&self) -> &Reach {
+        self.client.reach()
     }
 
     /// What is remembered about upstreams.
