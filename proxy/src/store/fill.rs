@@ -33,7 +33,8 @@ use super::{Store, disk};
 /// What a fill of unknown size reserves at once.
 const GROW_BYTES: u64 = 4 << 20;
 
-/// A running fill. All methods take `&self`: a leader writes while followers read.
+/// A running fill. All methods take `&self`: a leader writes while followers read. Dropping one that did not end removes
+/// its file, so the last handle is dropped on a blocking thread, too.
 pub struct Fill {
     store: Arc<Store>,
     name: FillName,

@@ -6,9 +6,10 @@
 //! ```
 //!
 //! Read your writes: a change waits until the writer has committed it, so every thread that reads afterwards sees it.
-//! That wait is one in-memory commit (about 0.1 ms), and it is bounded: with a stalled disk the caller goes on after
-//! `PATIENCE`, the change follows later, and until then a reader may not see it, which costs a question to upstream.
-//! An overlay of pending rows would save the wait but would have to be merged into every range query.
+//! That wait is one in-memory commit (about 0.1 ms; an fsync when it meets the durable one of each second), and it is
+//! bounded: with a stalled disk one caller goes on after `PATIENCE` and all others at once, the changes follow later,
+//! and until then a reader may not see them, which costs a question to upstream. An overlay of pending rows would save
+//! the wait but would have to be merged into every range query.
 //!
 //! Invariant: the index never fails a request. What cannot be read is `None`; what cannot be written is dropped and
 //! counted. Whether a blob exists is decided by its file, not here.
@@ -37,7 +38,7 @@ pub(super) use tables::{ms_of, time_of};
 use writer::Writer;
 
 /// How long a caller waits for its change to become visible.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long `flush` waits for the medium.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 

@@ -45,7 +45,7 @@ use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use space::{Counters, Space};
 
-/// The store of one data directory. Shared by `Arc`; dropping the last one commits the index.
+/// The store of one data directory. Shared by `Arc`; dropping the last one commits the index and waits for that.
 pub struct Store {
     paths: Paths,
     space: Arc<Space>,

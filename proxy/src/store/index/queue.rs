@@ -73,6 +73,8 @@ struct State {
     durable_wanted: u64,
     ailment: Option<Ailment>,
     closing: bool,
+    /// Somebody ran out of patience since the thread last got on; nobody else waits until it does.
+    stalled: bool,
 }
 
 impl Queue {
@@ -91,9 +93,13 @@ impl Queue {
         Some(number)
     }
 
-    /// Waits until a job was applied (or given up with a counted failure); false when patience ran out.
+    /// Waits until a job was applied (or given up with a counted failure); false when patience ran out, at once if it
+    /// has already run out for somebody.
     pub(super) fn wait_visible(&self, number: u64, patience: Duration) -> bool {
-        self.wait(lock(&self.state), patience, |state| state.visible >= number).visible >= number
+        let is_over = |state: &State| state.visible >= number || state.stalled;
+        let mut state = self.wait(lock(&self.state), patience, is_over);
+        state.stalled |= state.visible < number;
+        state.visible >= number
     }
 
     /// Waits until everything accepted so far is on the medium (or given up); false when patience ran out.
@@ -149,7 +155,9 @@ impl Queue {
 
     /// For the thread: jobs up to this number are over.
     pub(super) fn set_visible(&self, number: u64) {
-        lock(&self.state).visible = number;
+        let mut state = lock(&self.state);
+        (state.visible, state.stalled) = (number, false);
+        drop(state);
         self.done.notify_all();
     }
 
@@ -200,6 +208,9 @@ mod tests {
         queue.set_visible(first);
         assert!(queue.wait_visible(first, Duration::ZERO));
         assert!(!queue.wait_visible(second, Duration::ZERO));
+        assert!(!queue.wait_visible(second, Duration::from_secs(600)), "one waiter for a stalled disk is enough");
+        queue.set_visible(second);
+        assert!(queue.wait_visible(second, Duration::ZERO));
         assert!(!queue.wait_durable(Duration::ZERO));
         assert!(queue.take(Instant::now()).make_durable, "the wait asked for it");
         queue.set_durable(second);

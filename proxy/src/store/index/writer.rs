@@ -73,7 +73,7 @@ impl Writer {
             let _ = rebuild.join();
         }
         let database = write_lock(&self.shared.database).take();
-        database.map(opening::close);
+        database.into_iter().for_each(opening::close);
     }
 
     fn wake_at(&self) -> Instant {

@@ -45,6 +45,24 @@ fn the_oldest_goes_first_and_what_is_read_stays() {
 }
 
 #[test]
+fn yesterdays_working_set_gives_way_to_newcomers() {
+    let place = Place::new(100);
+    let used_twice = |seed| {
+        let digest = put(&place.store, seed, 10);
+        assert!(place.store.blob(&digest).unwrap().is_some());
+        digest
+    };
+    let old: Vec<Digest> = (0..8).map(used_twice).collect();
+    let junk = put(&place.store, 100, 10);
+    // The protected share is full with the eight: the ninth sends the oldest back to compete with newcomers.
+    let ninth = used_twice(8);
+    let first = put(&place.store, 101, 10);
+    let second = put(&place.store, 102, 10);
+    let left = [junk, old[0], old[1], ninth, first, second].map(|digest| place.store.contains(&digest));
+    assert_eq!(left, [false, false, true, true, true, true]);
+}
+
+#[test]
 fn what_cannot_fit_flushes_nothing() {
     let place = Place::new(100);
     let digest = put(&place.store, 1, 60);

@@ -137,3 +137,17 @@ fn pausing_what_cannot_be_found_again_drops_it() {
     assert_eq!(files_below(&place.dir.path().join("fill")), 0);
     assert_eq!(place.store.usage().reserved_bytes, 0);
 }
+
+#[test]
+fn a_paused_fill_does_not_wait_for_ever() {
+    let place = Place::new(PLENTY);
+    let fill = place.store.begin(&Digest::Sha256([1; 32]), Some(1000)).unwrap();
+    fill.write_at(0, b"abc").unwrap();
+    fill.pause(&Extents::from(vec![(0, 3)])).unwrap();
+    let now = std::time::SystemTime::now();
+    place.store.expire_unused(now);
+    assert_eq!(place.store.usage().reserved_bytes, 1000);
+    place.store.expire_unused(now + Duration::from_secs(4000));
+    assert_eq!(place.store.usage().reserved_bytes, 0);
+    assert_eq!(files_below(&place.dir.path().join("fill")), 0);
+}
