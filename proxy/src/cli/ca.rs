@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use crate::cli::exit;
 use crate::config::ready::CaFiles;
 use crate::secret::Secret;
 use crate::tls::authority::{Authority, rfc3339};
@@ -72,6 +73,17 @@ pub enum CaCommandError {
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+}
+
+impl CaCommandError {
+    /// The exit code, from sysexits.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unconfirmed => exit::USAGE,
+            Self::Output(_) => exit::IO,
+            Self::Ca(_) | Self::Provided { .. } => exit::CONFIGURATION,
+        }
+    }
 }
 
 /// Runs one command; the answer goes to `out`.

@@ -196,9 +196,7 @@ impl Driver {
     async fn publish(&self, fill: Arc<Fill>) {
         self.flight.update(|state| state.verified = true);
         let place = self.flight.origin.clone();
-        let published = spawn_blocking(move || {
-            fill.publish(None, std::slice::from_ref(&place))
-        });
+        let published = spawn_blocking(move || fill.publish(None, std::slice::from_ref(&place)));
         match published.await {
             Ok(Ok(_)) => {
                 self.metrics.fills_finished.inc();

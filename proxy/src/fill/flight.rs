@@ -13,8 +13,8 @@ use crate::fill::FillError;
 use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
 use crate::store::{Extents, Fill};
-use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::CredentialId;
+use crate::upstream::error::UpstreamError;
 
 /// A blob on its way.
 pub struct Flight {

@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Limited};
 
 use crate::fill::FillError;
 use crate::upstream::body::TimedBody;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::credential::Credential;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::{Answer, Upstream};
 use crate::upstream::operation::{ByteRange, Operation};
 use crate::upstream::registry::Registry;

@@ -34,7 +34,14 @@ impl Through {
     }
 
     /// The rest of a blob whose first `prefix` bytes `hasher` has seen, delivered from `deliver_from` on.
-    pub fn rest(digest: Digest, source: Source, prefix: u64, hasher: Hasher, size: Option<u64>, deliver_from: u64) -> Self {
+    pub fn rest(
+        digest: Digest,
+        source: Source,
+        prefix: u64,
+        hasher: Hasher,
+        size: Option<u64>,
+        deliver_from: u64,
+    ) -> Self {
         let stream = BlobStream::new(digest, vec![source], prefix, None, size);
         Self { digest, stream, hasher: Some(hasher), held: None, deliver_from }
     }

@@ -146,11 +146,8 @@ impl Reply {
     /// Upstream's answer as it comes.
     pub fn relayed(answer: Answer) -> Self {
         let headers = relayed_headers(&answer.headers);
-        let note = Note {
-            upstream: Some(answer.host.to_string()),
-            upstream_time: Some(answer.elapsed),
-            ..Note::default()
-        };
+        let note =
+            Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
         Self { status: answer.status, headers, body: ReplyBody::Upstream(answer.body), note }
     }
 
@@ -200,7 +197,8 @@ mod tests {
     #[test]
     fn only_what_clients_need_is_relayed() {
         let mut upstream = HeaderMap::new();
-        for name in ["set-cookie", "connection", "transfer-encoding", "server", "x-amz-id-2", "etag", "ratelimit-limit"] {
+        for name in ["set-cookie", "connection", "transfer-encoding", "server", "x-amz-id-2", "etag", "ratelimit-limit"]
+        {
             upstream.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
         }
         let mut names: Vec<_> = relayed_headers(&upstream).keys().map(|name| name.as_str().to_owned()).collect();

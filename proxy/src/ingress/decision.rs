@@ -99,12 +99,7 @@ mod tests {
             ("[proxy]\ntunnel = \"none\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NoTunnels)),
             ("[proxy]\ntunnel = \"none\"\n", "ghcr.io:443", Scheme::Https, Intercept),
             ("[proxy]\ntunnel = \"registries\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NotARegistry)),
-            (
-                "[proxy]\ntunnel = \"registries\"\ntunnel_ports = [8443]\n",
-                "ghcr.io:8443",
-                Scheme::Https,
-                Pass,
-            ),
+            ("[proxy]\ntunnel = \"registries\"\ntunnel_ports = [8443]\n", "ghcr.io:8443", Scheme::Https, Pass),
             ("[proxy]\nallow = [\"ghcr.io\"]\n", "ghcr.io:443", Scheme::Https, Intercept),
             ("[proxy]\nallow = [\"ghcr.io\"]\n", "quay.io:443", Scheme::Https, Refuse(Refusal::NotAllowed)),
         ];

@@ -37,7 +37,9 @@ const BACKLOG: i32 = 4096;
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match bind_socket(address) {
         // A machine without IPv6: every address means every IPv4 address.
-        Err(error) if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED => {
+        Err(error)
+            if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
             bind_socket(SocketAddr::from(([0, 0, 0, 0], address.port())))
         }
         bound => bound,

@@ -132,8 +132,7 @@ impl Guest {
                 let response = self.established(&request);
                 tokio::spawn(async move {
                     if let Some((client, first)) = upgraded(request).await {
-                        let visit =
-                            Visit { host, client_scheme: Scheme::Https, client: guest.peer.ip(), listed: true };
+                        let visit = Visit { host, client_scheme: Scheme::Https, client: guest.peer.ip(), listed: true };
                         intercept(&guest.door, visit, client, first, guest.drain.clone()).await;
                     }
                     drop(guest);

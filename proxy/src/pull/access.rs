@@ -160,9 +160,11 @@ impl Pull {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
                 match call.live.upstream.execute(registry, &operation, &credential).await {
-                    Ok(answer) if answer.status.is_client_error() => {
-                        Reply::error_with_status(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, "upstream refuses this login")
-                    }
+                    Ok(answer) if answer.status.is_client_error() => Reply::error_with_status(
+                        StatusCode::UNAUTHORIZED,
+                        ErrorCode::Unauthorized,
+                        "upstream refuses this login",
+                    ),
                     _ => self.issue(&registry.host, Some(login)),
                 }
             }
@@ -215,7 +217,10 @@ fn challenge_text(call: &Call, scope: Option<&str>) -> String {
     // A scope comes from upstream: only what a quoted string holds without escapes is repeated.
     let scope = scope.filter(|scope| !scope.contains(['"', '\\'])).map(|scope| format!(",scope=\"{scope}\""));
     let scope = scope.unwrap_or_default();
-    format!("Bearer realm=\"{scheme}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}", call.registry.host.name())
+    format!(
+        "Bearer realm=\"{scheme}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}",
+        call.registry.host.name()
+    )
 }
 
 fn pong() -> Reply {

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -73,7 +75,8 @@ impl Pull {
         };
         let reader = StoredReader::new(blob, self.store.clone(), call.source(place), start, end);
         let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
-        let reply = Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
+        let reply =
+            Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
         match answer {
             RangeAnswer::Part { .. } => {
                 let range = ContentRange::Part { start, end, size: Some(entry.size_bytes) };
@@ -184,7 +187,11 @@ impl Copy {
         self.fill = None;
     }
 
-    async fn publish(mut self, digest: Digest, (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+    async fn publish(
+        mut self,
+        digest: Digest,
+        (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
+    ) {
         let Some(fill) = self.fill.take() else { return };
         let (store, size_bytes) = (self.pull.store.clone(), self.length);
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -96,17 +96,21 @@ impl Pull {
             return self.stored_reply(blob, stored, hit(CacheStatus::Hit));
         }
         match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
-            Asked::Allowed(_) if linked || self.may_share(blob).await => {
+            Asked::Allowed(_) => {
+                if !linked && !self.may_share(blob).await {
+                    return self.read_alone(blob, None, Bypass::CrossRegistry).await;
+                }
                 self.link(blob).await;
                 self.stored_reply(blob, stored, hit(CacheStatus::Revalidated))
             }
-            Asked::Allowed(_) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
             Asked::Refused(reply) => *reply,
-            Asked::Down(_) if linked && self.may_read_offline(blob.call, blob.repository).await => {
+            Asked::Down(reply) => {
+                if !linked || !self.may_read_offline(blob.call, blob.repository).await {
+                    return *reply;
+                }
                 self.metrics.stale_served.inc();
                 self.stored_reply(blob, stored, hit(CacheStatus::Stale))
             }
-            Asked::Down(reply) => *reply,
         }
     }
 
@@ -126,8 +130,13 @@ impl Pull {
             }
         }
         match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
-            Asked::Allowed(_) if same_place || self.may_share_flight(blob, flight).await => self.fly(blob).await,
-            Asked::Allowed(_) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Asked::Allowed(_) => {
+                if same_place || self.may_share_flight(blob, flight).await {
+                    self.fly(blob).await
+                } else {
+                    self.read_alone(blob, None, Bypass::CrossRegistry).await
+                }
+            }
             Asked::Refused(reply) | Asked::Down(reply) => *reply,
         }
     }
@@ -163,7 +172,9 @@ impl Pull {
                 self.read_alone(blob, spare, Bypass::DiskFull).await
             }
             // The refusal was about the leader's credential; a follower with another one asks for itself.
-            Opening::Refused(_) | Opening::Failed(_) | Opening::Broken(_) if !leads && !self.same_asker(blob, &seat) => {
+            Opening::Refused(_) | Opening::Failed(_) | Opening::Broken(_)
+                if !leads && !self.same_asker(blob, &seat) =>
+            {
                 drop(seat);
                 Box::pin(self.get_blob(blob)).await
             }
@@ -209,7 +220,8 @@ impl Pull {
         let status = if leads { CacheStatus::Miss } else { CacheStatus::Updating };
         let source = blob.call.source(blob.repository);
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(range_header(&blob.call.headers), size));
-        let open_ended = matches!(range_header(&blob.call.headers).map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+        let open_ended =
+            matches!(range_header(&blob.call.headers).map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
         let reader = match answer {
             RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
             RangeAnswer::Whole => FlightReader::new(seat, source, 0, None),

@@ -81,12 +81,13 @@ impl Pull {
         match self.ask(call, repository, &operation).await {
             Asked::Allowed(_) => manifest_reply(call, &manifest, hit(CacheStatus::Revalidated)),
             Asked::Refused(reply) => *reply,
-            Asked::Down(reply) if self.may_read_offline(call, repository).await => {
-                tracing::debug!(status = %reply.status, "upstream is down, serving what is cached");
+            Asked::Down(reply) => {
+                if !self.may_read_offline(call, repository).await {
+                    return *reply;
+                }
                 self.metrics.stale_served.inc();
                 manifest_reply(call, &manifest, hit(CacheStatus::Stale))
             }
-            Asked::Down(reply) => *reply,
         }
     }
 
@@ -249,11 +250,8 @@ impl Pull {
 
     /// Upstream's refusal for the client, its challenge made one that the client can answer here where need be.
     pub(super) async fn refused_by_upstream(&self, call: &Call, answer: Answer) -> Reply {
-        let note = Note {
-            upstream: Some(answer.host.to_string()),
-            upstream_time: Some(answer.elapsed),
-            ..Note::default()
-        };
+        let note =
+            Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
         let refusal = self.challenged(call, Refusal::read(answer).await);
         Reply { note, ..Reply::refused(refusal) }
     }

@@ -24,7 +24,8 @@ impl Pull {
     pub(super) async fn push(&self, call: &Call, route: &Route, body: Incoming) -> Reply {
         if !call.live.config.proxy.allow_push {
             self.metrics.rejected_requests.inc(Rejection::PushOff);
-            let message = "entrepot: pushes through this proxy are off; set ALLOW_PUSH=true (proxy.allow_push) to allow them";
+            let message =
+                "entrepot: pushes through this proxy are off; set ALLOW_PUSH=true (proxy.allow_push) to allow them";
             return Reply::error(ErrorCode::Denied, message).because("push_off");
         }
         if !route.allows(&call.method) {

@@ -80,7 +80,9 @@ impl Pull {
             return manifest_reply(call, &manifest, Note { cache_status: status, ..head.note });
         }
         if call.is_head() {
-            return head.with(http::HeaderName::from_static("docker-content-digest"), &digest.to_string()).of(digest)
+            return head
+                .with(http::HeaderName::from_static("docker-content-digest"), &digest.to_string())
+                .of(digest)
                 .noted(RequestType::Unknown, CacheStatus::Miss);
         }
         let _turn = self.manifest_locks.lock(&digest.to_string()).await;

@@ -2,8 +2,8 @@
 //! (`NoSpace`, `ReadOnly`, `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's fault
 //! unless it says so, and none may fail a pull (DESIGN invariant 7).
 
-use std::io;
 use crate::observe::labels::Bypass;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use entrepot_core::digest::Digest;

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use rcgen::KeyPair;
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -69,6 +70,11 @@ impl Authority {
     /// What clients install: the certificates of the file, signer first, never a key.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate.pem
+    }
+
+    /// The same as DER: what must never vouch for an upstream (T17).
+    pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(self.certificate.pem.as_bytes()).filter_map(Result::ok).collect()
     }
 
     /// SHA-256 of the signer's DER in upper-case hex with colons, as `openssl x509 -fingerprint -sha256` prints it.

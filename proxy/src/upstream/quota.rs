@@ -45,10 +45,8 @@ impl Quotas {
     /// Everything known, with when it was told.
     pub fn all(&self) -> Vec<(RegistryHost, CredentialId, Quota, Instant)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = seen
-            .iter()
-            .map(|((host, credential), (quota, at))| (host.clone(), *credential, *quota, *at))
-            .collect();
+        let mut all: Vec<_> =
+            seen.iter().map(|((host, credential), (quota, at))| (host.clone(), *credential, *quota, *at)).collect();
         all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         all
     }

@@ -60,9 +60,10 @@ impl Registry {
 
 /// The administrator's account for a repository of `host`, Docker Hub's several names taken as one.
 pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
-    aliases(host).iter().find_map(|alias| config.account(alias, repository)).map(|account| {
-        Login::new(&account.username, &account.password)
-    })
+    aliases(host)
+        .iter()
+        .find_map(|alias| config.account(alias, repository))
+        .map(|account| Login::new(&account.username, &account.password))
 }
 
 /// Whether the administrator gave any account for `host`.
