@@ -2,7 +2,9 @@
 //! host is pointed here.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
 
 use crate::config::ready::Config;
 use crate::tls::authority::Authority;
@@ -10,9 +12,8 @@ use crate::tls::authority::Authority;
 /// The text for stderr.
 pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAddr]) -> String {
     let port = proxy.first().map_or(3128, SocketAddr::port);
-    let host = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
-    let name = host.map_or_else(|| "<this-host>".to_owned(), |ip| SocketAddr::new(ip, port).to_string());
-    let name = if host.is_some() { name } else { format!("{name}:{port}") };
+    let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
+    let name = SocketAddr::new(bound.or_else(lan_address).unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
     let mut text = format!("entrepot {} is ready\n", env!("CARGO_PKG_VERSION"));
     let mut line = |label: &str, value: String| {
         // Writing to a String does not fail.
@@ -31,4 +32,10 @@ pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAd
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
     text
+}
+
+/// The first IPv4 address by which others may know this machine.
+fn lan_address() -> Option<IpAddr> {
+    let addresses = getifaddrs().ok()?.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    addresses.filter(|ip| !ip.is_loopback() && !ip.is_link_local()).map(IpAddr::from).next()
 }

@@ -127,7 +127,7 @@ impl Driver {
                 },
                 hashed = &mut hashing => match hashed {
                     Ok(Hashed::Right) => break Ok(Flown::Complete),
-                    Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got }),
+                    Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got: Box::new(got) }),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         hand_over(flight, fill).await;

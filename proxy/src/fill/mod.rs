@@ -55,7 +55,7 @@ pub enum FillError {
         /// What was asked for.
         digest: Digest,
         /// What came.
-        got: Digest,
+        got: Box<Digest>,
     },
     /// Upstream's length changed, or was not what it said.
     #[error("upstream's length for {digest} is wrong: {why}")]

@@ -113,7 +113,7 @@ impl FlightReader {
         if size == Some(prefix) {
             let got = hasher.clone().finish();
             if got != digest {
-                return Step::Fail(FillError::WrongDigest { digest, got });
+                return Step::Fail(FillError::WrongDigest { digest, got: Box::new(got) });
             }
         }
         let readable = prefix.min(self.end.unwrap_or(u64::MAX));

@@ -74,7 +74,7 @@ impl Through {
 
     fn check(&mut self) -> Result<(), FillError> {
         match self.hasher.take().map(Hasher::finish) {
-            Some(got) if got != self.digest => Err(FillError::WrongDigest { digest: self.digest, got }),
+            Some(got) if got != self.digest => Err(FillError::WrongDigest { digest: self.digest, got: Box::new(got) }),
             _ => Ok(()),
         }
     }

@@ -84,6 +84,9 @@ impl Body for LoggedBody {
 impl Drop for Entry {
     fn drop(&mut self) {
         let note = &mut self.note;
+        if note.unlogged {
+            return;
+        }
         let metrics = &self.site.pull.metrics;
         metrics.request(note.request_type, note.cache_status, self.status);
         metrics.bytes_to_clients.inc_by(self.bytes_sent);

@@ -46,6 +46,8 @@ pub struct Note {
     pub reason: Option<&'static str>,
     /// Since when the content is stored here, where it is.
     pub stored_at: Option<SystemTime>,
+    /// Not worth a line: a CONNECT that succeeded, whose requests are logged themselves, or a local page.
+    pub unlogged: bool,
 }
 
 impl Default for Note {
@@ -58,6 +60,7 @@ impl Default for Note {
             upstream_time: None,
             reason: None,
             stored_at: None,
+            unlogged: false,
         }
     }
 }

@@ -89,7 +89,7 @@ impl Guest {
             Some(page) => {
                 let (head, body) = page.into_parts();
                 let body = ReplyBody::Full(body);
-                Reply { status: head.status, headers: head.headers, body, note: Note::default() }
+                Reply { status: head.status, headers: head.headers, body, note: unlogged() }
             }
             None => Reply::full(
                 StatusCode::NOT_FOUND,
@@ -186,7 +186,7 @@ impl Guest {
     fn established(&self, request: &Request<Incoming>) -> Response<LoggedBody> {
         let headers = http::HeaderMap::new();
         let body = ReplyBody::Full(Bytes::new());
-        self.finish(Reply { status: StatusCode::OK, headers, body, note: Note::default() }, request)
+        self.finish(Reply { status: StatusCode::OK, headers, body, note: unlogged() }, request)
     }
 
     fn malformed(&self, message: &str) -> Reply {
@@ -206,6 +206,10 @@ impl Guest {
         let now = (SystemTime::now(), Instant::now());
         finish(&self.door.site, reply, false, self.peer.ip(), host, what, now)
     }
+}
+
+fn unlogged() -> Note {
+    Note { unlogged: true, ..Note::default() }
 }
 
 /// The connection behind a CONNECT, with what the client sent ahead of our answer.

@@ -55,7 +55,7 @@ impl Pull {
     async fn head_blob(&self, blob: &BlobCall<'_>) -> Reply {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
         match self.ask(blob.call, blob.repository, &operation).await {
-            Asked::Allowed(answer) => Reply::relayed(answer)
+            Asked::Allowed(answer) => Reply::relayed(*answer)
                 .noted(RequestType::BlobByDigest, CacheStatus::Miss)
                 .without_body()
                 .with(DOCKER_CONTENT_DIGEST, &blob.digest.to_string()),

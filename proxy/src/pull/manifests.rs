@@ -126,7 +126,7 @@ impl Pull {
             Ok(answer) if answer.status.is_success() || answer.status.is_redirection() => {
                 self.metrics.rights_checks.inc(RightsOutcome::Allowed);
                 self.approve(call, repository).await;
-                Asked::Allowed(answer)
+                Asked::Allowed(Box::new(answer))
             }
             Ok(answer) if is_transient(answer.status) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
@@ -158,7 +158,7 @@ impl Pull {
         match self.ask(call, repository, &operation).await {
             Asked::Allowed(answer) => {
                 let digest = answer.digest;
-                let reply = Reply::relayed(answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
+                let reply = Reply::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
                 match digest {
                     Some(digest) => reply.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
                     None => reply,
@@ -179,7 +179,7 @@ impl Pull {
     ) -> Result<(Manifest, Note), Box<Reply>> {
         let operation = Operation::manifest(Method::GET, repository, reference, class);
         let answer = match self.ask(call, repository, &operation).await {
-            Asked::Allowed(answer) => answer,
+            Asked::Allowed(answer) => *answer,
             Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
         };
         if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
@@ -265,7 +265,7 @@ impl Pull {
 
 /// What asking upstream came to.
 pub(super) enum Asked {
-    Allowed(Answer),
+    Allowed(Box<Answer>),
     Refused(Box<Reply>),
     /// It could not be asked, or was not in a state to say.
     Down(Box<Reply>),

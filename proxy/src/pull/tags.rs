@@ -60,8 +60,8 @@ impl Pull {
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
         match self.ask(call, repository, &operation).await {
             Asked::Allowed(answer) if answer.status == StatusCode::OK => match answer.digest {
-                Some(digest) => self.tag_is(tag, digest, Reply::relayed(answer).without_body()).await,
-                None => self.fetch_tag(tag, Some(Reply::relayed(answer).without_body())).await,
+                Some(digest) => self.tag_is(tag, digest, Reply::relayed(*answer).without_body()).await,
+                None => self.fetch_tag(tag, Some(Reply::relayed(*answer).without_body())).await,
             },
             Asked::Allowed(_) => self.fetch_tag(tag, None).await,
             Asked::Refused(reply) if reply.status == StatusCode::METHOD_NOT_ALLOWED => self.fetch_tag(tag, None).await,
