@@ -47,10 +47,10 @@ const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// The configuration file [default: $ENTREPOT_CONFIG, else /etc/entrepot/entrepot.toml where it exists]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Where blobs, index and CA are kept
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Address and port of the proxy, may be repeated
     #[arg(long, value_name = "ADDRESS:PORT")]

@@ -122,6 +122,11 @@ impl Flight {
         self.opening.send_replace(Some(opening));
     }
 
+    /// Whether every byte is here and right.
+    pub fn is_verified(&self) -> bool {
+        self.state().verified
+    }
+
     /// Whether upstream's first answer is there.
     pub(super) fn is_open(&self) -> bool {
         self.opening.borrow().is_some()

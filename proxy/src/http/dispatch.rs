@@ -150,9 +150,7 @@ async fn answer(site: &Arc<Site>, visit: &Visit, request: Request<Incoming>, uri
     let registry = Registry::resolve(&live.config, &visit.host, visit.client_scheme);
     let header = identity::header(request.headers());
     let repository = route.repository();
-    let credential = if route.is_push(request.method()) {
-        site.pull.writer(&live.config, &registry, repository, header)
-    } else if route == Route::Other {
+    let credential = if route == Route::Other {
         site.pull.passer(&registry, header)
     } else {
         site.pull.reader(&live.config, &registry, repository, header)

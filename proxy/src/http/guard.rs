@@ -35,6 +35,8 @@ pub struct Guard<IO> {
     ready: Bytes,
     shared: Arc<Shared>,
     head_timeout: Duration,
+    /// No request came yet: the first one is waited for no longer than for its head.
+    is_fresh: bool,
     /// Runs while a head has begun and is not complete.
     head_deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -81,7 +83,16 @@ impl<IO> Guard<IO> {
         let shared = Arc::new(Shared::default());
         let handle = GuardHandle { shared: shared.clone() };
         let framing = RequestFraming::default();
-        let guard = Self { io, framing, prefix, ready: Bytes::new(), shared, head_timeout, head_deadline: None };
+        let guard = Self {
+            io,
+            framing,
+            prefix,
+            ready: Bytes::new(),
+            shared,
+            head_timeout,
+            is_fresh: true,
+            head_deadline: None,
+        };
         (guard, handle)
     }
 
@@ -211,6 +222,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 return Poll::Ready(Ok(()));
             }
             guard.push_read(buf, before);
+            guard.is_fresh &= guard.ready.is_empty() && buf.filled().len() == before;
             if buf.filled().len() > before {
                 return Poll::Ready(Ok(()));
             }
@@ -221,7 +233,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
 impl<IO> Guard<IO> {
     /// Pending, until a head that has begun has taken too long (a slow loris).
     fn poll_head_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.framing.has_held() {
+        if !self.is_fresh && !self.framing.has_held() {
             self.head_deadline = None;
             return Poll::Pending;
         }

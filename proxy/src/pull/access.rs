@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use url::Url;
 
+use crate::config::ready::{Access, Scheme as Wire};
 use crate::fill::source::Refusal;
 use crate::http::reply::Reply;
 use crate::pull::identity::header;
@@ -24,7 +25,7 @@ use crate::secret::Secret;
 use crate::upstream::credential::{Credential, CredentialId, Login};
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
-use crate::upstream::registry::{has_accounts, implied_port};
+use crate::upstream::registry::{Registry, has_accounts, implied_port};
 use crate::upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
 /// Where entrepot gives out tokens of its own, on every registry's name.
@@ -68,7 +69,7 @@ impl Pull {
             return refusal;
         }
         let scheme = call.live.upstream.learn_challenge(&call.registry, &refusal.headers);
-        if scheme.is_some() && has_accounts(&call.live.config, &call.registry.host) {
+        if scheme.is_some() && shares_accounts(call, &call.registry.host) {
             let values = refusal.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
             let scope = Challenge::parse(values).into_iter().find_map(|challenge| match challenge {
                 Challenge::Bearer { scope, .. } => scope,
@@ -99,7 +100,7 @@ impl Pull {
     pub(super) async fn token(&self, call: &Call, registry: RegistryHost, body: Incoming) -> Reply {
         let sent = header(&call.headers);
         let reads = call.method == Method::GET;
-        if reads && sent.is_none() && has_accounts(&call.live.config, &registry) {
+        if reads && sent.is_none() && shares_accounts(call, &registry) {
             return self.issue(&registry, None);
         }
         let Ok(body) = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect().await.map(|body| body.to_bytes()) else {
@@ -208,11 +209,17 @@ impl Pull {
     }
 }
 
+/// Whether the administrator's account for `host` is there for clients without a login.
+fn shares_accounts(call: &Call, host: &RegistryHost) -> bool {
+    let config = &call.live.config;
+    has_accounts(config, host) && Registry::resolve(config, host, Wire::Https).access == Access::Shared
+}
+
 fn challenge_text(call: &Call, scope: Option<&str>) -> String {
     let authority = call.registry.host.authority(implied_port(call.client_scheme));
     let scheme = match call.client_scheme {
-        crate::config::ready::Scheme::Http => "http",
-        crate::config::ready::Scheme::Https => "https",
+        Wire::Http => "http",
+        Wire::Https => "https",
     };
     // A scope comes from upstream: only what a quoted string holds without escapes is repeated.
     let scope = scope.filter(|scope| !scope.contains(['"', '\\'])).map(|scope| format!(",scope=\"{scope}\""));

@@ -97,7 +97,7 @@ impl Pull {
         }
         match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
             Asked::Allowed(_) => {
-                if !linked && !self.may_share(blob).await {
+                if !linked && !self.may_share(blob, &stored).await {
                     return self.read_alone(blob, None, Bypass::CrossRegistry).await;
                 }
                 self.link(blob).await;
@@ -217,7 +217,12 @@ impl Pull {
     }
 
     fn flight_reply(&self, blob: &BlobCall<'_>, seat: Seat, size: Option<u64>, leads: bool) -> Reply {
-        let status = if leads { CacheStatus::Miss } else { CacheStatus::Updating };
+        let status = match leads {
+            true => CacheStatus::Miss,
+            // Complete and right, only not yet moved to its place.
+            false if seat.flight.is_verified() => CacheStatus::Hit,
+            false => CacheStatus::Updating,
+        };
         let source = blob.call.source(blob.repository);
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(range_header(&blob.call.headers), size));
         let open_ended =
@@ -285,9 +290,13 @@ impl Pull {
 
     /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
     /// public somewhere.
-    async fn may_share(&self, blob: &BlobCall<'_>) -> bool {
+    async fn may_share(&self, blob: &BlobCall<'_>, stored: &Arc<Blob>) -> bool {
         let (store, digest, registry) = (self.store.clone(), blob.digest, blob.call.registry.host.clone());
+        let stored = stored.clone();
         let shared = offload(move || {
+            if stored.first_registry().as_ref() == Some(&registry) {
+                return true;
+            }
             let places = store.linked_repositories(&digest);
             let public = |host, name: &str| name.parse().is_ok_and(|name| store.last_public(host, &name).is_some());
             places.iter().any(|(host, name)| *host == registry || public(host, name))

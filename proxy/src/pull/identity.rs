@@ -20,8 +20,8 @@ pub fn header(headers: &HeaderMap) -> Option<Secret> {
 }
 
 impl Pull {
-    /// As whom a read of `repository` is made: the client's own credential wins, the administrator's account is there
-    /// for those who have none.
+    /// As whom a read of `repository` is made: the client's own credential wins; where access is shared, the
+    /// administrator's account is there for those who have none.
     pub fn reader(
         &self,
         config: &Config,
@@ -29,7 +29,9 @@ impl Pull {
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
     ) -> Result<Credential, TokenIsOver> {
-        let central = || account(config, &registry.host, repository.map(RepositoryName::as_str));
+        let shared = registry.access == Access::Shared;
+        let name = repository.map(RepositoryName::as_str);
+        let central = || if shared { account(config, &registry.host, name) } else { None };
         let Some(header) = header else {
             return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
         };
@@ -52,26 +54,6 @@ impl Pull {
             Some(Some(token)) => Ok(Credential::Answered(token.login)),
             Some(None) => Err(TokenIsOver),
             None => Ok(Credential::Header(header)),
-        }
-    }
-
-    /// As whom a write is made. The administrator's account writes for others only where access is shared, as
-    /// docker-registry-proxy has it.
-    pub fn writer(
-        &self,
-        config: &Config,
-        registry: &Registry,
-        repository: Option<&RepositoryName>,
-        header: Option<Secret>,
-    ) -> Result<Credential, TokenIsOver> {
-        let credential = self.reader(config, registry, repository, header.clone())?;
-        let own = header.as_ref().is_some_and(|header| match self.issued.local(&registry.host, header) {
-            Some(token) => token.is_some_and(|token| token.login.is_some()),
-            None => true,
-        });
-        match credential {
-            Credential::Answered(Some(_)) if !own && registry.access == Access::Strict => Ok(Credential::None),
-            credential => Ok(credential),
         }
     }
 }

@@ -9,7 +9,8 @@ use entrepot_core::freshness::{self, Tier};
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use http::{Method, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::config::ready::{Access, TagMode, TagPolicy};
 use crate::fill::source::Refusal;
@@ -80,6 +81,8 @@ impl Pull {
             return manifest_reply(call, &manifest, Note { cache_status: status, ..head.note });
         }
         if call.is_head() {
+            // The GET by digest that follows brings the manifest; the tag is known from now on.
+            self.keep_told_tag(tag, digest, &head.headers).await;
             return head
                 .with(http::HeaderName::from_static("docker-content-digest"), &digest.to_string())
                 .of(digest)
@@ -92,6 +95,8 @@ impl Pull {
         }
         match self.fetch_manifest(call, repository, &Reference::Digest(digest), tag.class).await {
             Ok(fetched) => self.fetched_tag(tag, fetched).await,
+            // A registry that tells a digest and knows no manifest by it.
+            Err(reply) if reply.status == StatusCode::NOT_FOUND => self.fetch_tag(tag, None).await,
             Err(reply) => self.stale_or(tag, *reply).await,
         }
     }
@@ -114,17 +119,24 @@ impl Pull {
         manifest_reply(tag.call, &manifest, Note { cache_status: status, ..note })
     }
 
+    async fn keep_told_tag(&self, tag: &TagCall<'_>, digest: Digest, headers: &HeaderMap) {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if let (Some(media_type), Some(Ok(size))) = (text(CONTENT_TYPE), text(CONTENT_LENGTH).map(str::parse)) {
+            self.keep_tag_entry(tag, digest, media_type.to_owned(), size).await;
+        }
+    }
+
     async fn keep_tag(&self, tag: &TagCall<'_>, manifest: &Manifest) {
+        let size_bytes = manifest.bytes.len() as u64;
+        self.keep_tag_entry(tag, manifest.digest, manifest.media_type.clone(), size_bytes).await;
+    }
+
+    async fn keep_tag_entry(&self, tag: &TagCall<'_>, digest: Digest, media_type: String, size_bytes: u64) {
         if !tag.call.live.config.cache.enabled {
             return;
         }
         let key = tag_key(tag.call, tag.repository, tag.tag, tag.class);
-        let entry = TagEntry {
-            digest: manifest.digest,
-            media_type: manifest.media_type.clone(),
-            size_bytes: manifest.bytes.len() as u64,
-            validated_at: SystemTime::now(),
-        };
+        let entry = TagEntry { digest, media_type, size_bytes, validated_at: SystemTime::now() };
         let store = self.store.clone();
         offload(move || store.set_tag(key, entry)).await;
     }

@@ -13,12 +13,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
+use entrepot_core::host::RegistryHost;
+use xattr::FileExt as _;
 
 use super::errors::StoreError;
 use super::index::{Job, ms_of, recency};
 use super::space::{Counters, count};
 use super::{Store, disk, lock};
 
+/// Where a file names the registry that gave it.
+const REGISTRY_ATTRIBUTE: &str = "user.entrepot.registry";
 /// Files kept open. More stay open while more are being read.
 const OPEN_MAX: usize = 512;
 /// Uses of an open blob reach the index once in this time.
@@ -46,9 +50,23 @@ impl Blob {
         read_exact_at(&self.file, offset, len, self.size_bytes).inspect_err(|_| count(&self.counters.read_errors))
     }
 
+    /// The registry that gave the bytes, written on the file itself: it outlives the index. None where the file system
+    /// keeps no attributes.
+    pub fn first_registry(&self) -> Option<RegistryHost> {
+        let value = self.file.get_xattr(REGISTRY_ATTRIBUTE).ok()??;
+        std::str::from_utf8(&value).ok()?.parse().ok()
+    }
+
     /// Since when it is published: the file's time, of which the open file's inode tells without asking the disk.
     pub fn stored_at(&self) -> Option<SystemTime> {
         self.file.metadata().ok()?.modified().ok()
+    }
+}
+
+/// Writes on the file which registry gave it. Without it the blob is fetched once more after the index was lost.
+pub(super) fn mark_registry(file: &File, registry: &RegistryHost) {
+    if let Err(error) = file.set_xattr(REGISTRY_ATTRIBUTE, registry.to_string().as_bytes()) {
+        tracing::debug!("the file system keeps no attributes: {error}");
     }
 }
 

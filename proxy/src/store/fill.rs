@@ -21,7 +21,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 
-use super::blobs::{Blob, read_exact_at};
+use super::blobs::{Blob, mark_registry, read_exact_at};
 use super::errors::StoreError;
 use super::extents::Extents;
 use super::index::{Job, ms_of};
@@ -196,6 +196,9 @@ impl Fill {
         links: &[(RegistryHost, RepositoryName)],
     ) -> Result<Arc<Blob>, StoreError> {
         let reservation = self.end()?;
+        if let Some((registry, _)) = links.first() {
+            mark_registry(&self.file, registry);
+        }
         let blob = self.move_into_place(digest).inspect_err(|error| self.abandon(error))?;
         self.store.open_blobs.insert(blob.clone(), None);
         let (digest, size_bytes, at_ms) = (*digest, blob.size_bytes, ms_of(SystemTime::now()));

@@ -79,6 +79,10 @@ impl AddressPolicy {
         }
         let allowed = || self.allow.iter().any(|net| net.contains(&ip) || net.contains(&address.ip()));
         match classify(ip) {
+            // Through a tunnel, what listens on this machine would see a neighbour come from within.
+            Class::Public | Class::Private if purpose == Purpose::Tunnel && self.own.has_address(ip) && !allowed() => {
+                Err(AddressRefusal::Own)
+            }
             Class::Public => Ok(()),
             Class::Unspecified => Err(AddressRefusal::Unspecified),
             Class::Multicast => Err(AddressRefusal::Multicast),

@@ -276,7 +276,11 @@ impl Upstream {
             let headers = self.hop_headers(registry, operation, authorization.filter(|_| !crossed), crossed);
             let body = body.take().unwrap_or_else(empty);
             let request = self.request(&operation.method, &url, headers, body).map_err(&fail)?;
-            let response = self.client.send(request, purpose).await?;
+            let sent = self.client.send(request, purpose).await;
+            // The registry's own address is the client's choice, one that it redirects to is the registry's.
+            let misled =
+                |error: UpstreamError| if crossed && error.is_ours() { fail(error.to_string()) } else { error };
+            let response = sent.map_err(misled)?;
             let (head, body) = response.http.into_parts();
             if !crossed {
                 self.memory.quotas.note(&registry.host, credential, &head.headers);

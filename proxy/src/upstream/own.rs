@@ -52,11 +52,15 @@ impl OwnSockets {
         self.ports.contains(&port)
     }
 
+    /// Whether `ip` is an address of this machine.
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&ip)
+    }
+
     /// Whether a connection to `address` would arrive at one of our doors.
     pub fn contains(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
-        let known = || self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&ip);
-        self.has_port(address.port()) && (ip.is_loopback() || ip.is_unspecified() || known())
+        self.has_port(address.port()) && (ip.is_loopback() || ip.is_unspecified() || self.has_address(ip))
     }
 }
 

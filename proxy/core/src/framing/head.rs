@@ -75,7 +75,7 @@ impl RequestLine {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-                return Err((505, "only HTTP/1.1 and HTTP/1.0 are spoken here"));
+                return Err((505, "only HTTP of version 1.0 or 1.1 is spoken here"));
             }
             _ => return Err((400, "the HTTP version is malformed")),
         };
