@@ -42,7 +42,7 @@ impl Front {
         if let Some(status) = failing {
             return error(status, "UNAVAILABLE");
         }
-        if let Err(refusal) = self.authorise(&request, &path) {
+        if let Some(refusal) = self.refusal(&request, &path) {
             return refusal;
         }
         if kind == Kind::Blob && request.method() == Method::GET {
@@ -56,21 +56,19 @@ impl Front {
         forward(self.port, &path, &host, request, &self.ledger).await
     }
 
-    fn authorise(&self, request: &Request<Incoming>, path: &str) -> Result<(), Response<Body>> {
+    /// Why this request is not served, if so.
+    fn refusal(&self, request: &Request<Incoming>, path: &str) -> Option<Response<Body>> {
         let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let repository = repository_of(path);
         let reading = matches!(*request.method(), Method::GET | Method::HEAD);
         let action = if reading { Action::Pull } else { Action::Push };
         match self.site.auth {
-            Auth::Open => Ok(()),
+            Auth::Open => None,
             Auth::Basic => {
-                let user = header.and_then(|value| value.strip_prefix("Basic ")).map(|b| self.rights.basic_user(b));
-                match (user, repository) {
-                    (None | Some(None), _) => Err(challenge("Basic realm=\"private\"".to_owned())),
-                    (Some(Some(_)), None) => Ok(()),
-                    (Some(user), Some(name)) if self.rights.user_allows(user.as_deref(), name, action) => Ok(()),
-                    _ => Err(error(StatusCode::FORBIDDEN, "DENIED")),
-                }
+                let user = header.and_then(|value| self.rights.basic_user(value.strip_prefix("Basic ")?));
+                let Some(user) = user else { return Some(challenge("Basic realm=\"private\"".to_owned())) };
+                let allowed = repository.is_none_or(|name| self.rights.user_allows(Some(&user), name, action));
+                (!allowed).then(|| error(StatusCode::FORBIDDEN, "DENIED"))
             }
             Auth::Bearer { realm, service } => {
                 let token = header.and_then(|value| value.strip_prefix("Bearer "));
@@ -78,11 +76,9 @@ impl Front {
                     Some(name) => self.rights.token_allows(token, name, action),
                     None => self.rights.knows(token),
                 });
-                let scope = repository
-                    .map(|name| format!(",scope=\"repository:{name}:{}\"", if reading { "pull" } else { "pull,push" }));
-                let scope = scope.unwrap_or_default();
-                let ask = || challenge(format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}"));
-                if allowed { Ok(()) } else { Err(ask()) }
+                let actions = if reading { "pull" } else { "pull,push" };
+                let scope = repository.map(|name| format!(",scope=\"repository:{name}:{actions}\"")).unwrap_or_default();
+                (!allowed).then(|| challenge(format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}")))
             }
         }
     }

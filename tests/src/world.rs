@@ -98,14 +98,15 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
-/// Names for everybody, and state directories of containers/image that no other test shares.
+/// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
     let mut binds = vec![
         Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },
         Bind { source: directory.join("resolv.conf"), target: "/etc/resolv.conf".into() },
     ];
-    for (name, target) in [("lib-containers", "/var/lib/containers"), ("run-containers", "/run/containers")] {
-        let source = directory.join(format!("{namespace}-{name}"));
+    for target in ["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd"] {
+        let name = target.replace('/', "-");
+        let source = directory.join(format!("{namespace}{name}"));
         std::fs::create_dir_all(&source).expect("a directory");
         std::fs::create_dir_all(target).expect("a mount point");
         binds.push(Bind { source, target: target.into() });
