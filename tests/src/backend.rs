@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -62,6 +62,17 @@ impl Backend {
             }
             put_manifest(port, &repository, &tag, LIST, index.manifest).await;
         });
+    }
+
+    /// The digest of a tag.
+    pub(crate) fn digest_of(&self, world: &World, repository: &str, tag: &str) -> String {
+        let (port, path) = (self.port, format!("/v2/{repository}/manifests/{tag}"));
+        world.internet.wait(async move {
+            let head =
+                Request::builder().method(Method::HEAD).uri(path).header(ACCEPT, MANIFEST).body(full(Bytes::new()));
+            let answer = send(port, head.expect("a request")).await.expect("the registry answers");
+            answer.headers()["docker-content-digest"].to_str().expect("text").to_owned()
+        })
     }
 }
 

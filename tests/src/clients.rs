@@ -49,6 +49,7 @@ impl<'w> Client<'w> {
         command
             .env("HOME", self.world.make_directory("home"))
             .env("SSL_CERT_FILE", &self.trust)
+            .env("CURL_CA_BUNDLE", &self.trust)
             .env("SSL_CERT_DIR", self.world.make_directory("no-certificates"))
             .env("TMPDIR", self.world.make_directory("tmp"));
         if let Some(proxy) = &self.proxy {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use crate::clients::{Account, Client, PULL};
 use crate::images::ARCHITECTURE;
@@ -66,12 +67,14 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         self.docker(&["image", "prune", "-af"]).expect_success("docker image prune");
     }
 
-    /// What `docker login` leaves behind; `registry` is `https://index.docker.io/v1/` for Docker Hub.
+    /// What `docker login` leaves behind, or `docker logout`.
     pub fn log_in(&self, registry: &str, account: Account<'_>) {
-        let (user, password) = account.unwrap_or_default();
-        let auth = STANDARD.encode(format!("{user}:{password}"));
-        let config = serde_json::json!({ "auths": { registry: { "auth": auth } } });
-        std::fs::write(self.directory.join("config/config.json"), config.to_string()).expect("docker's configuration");
+        let auths = match account {
+            None => json!({}),
+            Some((user, password)) => json!({ registry: { "auth": STANDARD.encode(format!("{user}:{password}")) } }),
+        };
+        let config = json!({ "auths": auths }).to_string();
+        std::fs::write(self.directory.join("config/config.json"), config).expect("docker's configuration");
     }
 
     /// The daemon itself.

@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::authority::provider;
+use crate::images::sha256;
 use crate::namespace::Namespace;
 use crate::serve::{BoxError, full};
 use crate::tokens::basic;
@@ -237,6 +238,18 @@ impl Reply {
     /// A header's text, empty where there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// What came, in a line: the body's digest if the answer was 2xx and complete, else what it was instead.
+    pub fn content(&self) -> String {
+        match &self.body {
+            Ok(body) if self.status.is_success() => sha256(body),
+            Ok(body) => {
+                let text = String::from_utf8_lossy(&body[..body.len().min(300)]);
+                format!("{} with {} bytes: {text}", self.status, body.len())
+            }
+            Err((body, why)) => format!("{} broken off after {} bytes: {why}", self.status, body.len()),
+        }
     }
 
     /// The body if the answer was 2xx and complete.

@@ -93,6 +93,14 @@ impl<'w> Entrepot<'w> {
         entrepot
     }
 
+    /// Takes over one that the test started in its own way, and returns when it is ready.
+    pub fn adopt(world: &'w World, process: Process) -> Self {
+        let ca = world.path("entrepot-ca.pem");
+        let entrepot = Self { world, settings: Settings::default(), process, ca, was_killed: false };
+        entrepot.wait_ready();
+        entrepot
+    }
+
     /// Starts it again on the same data, after `kill` or `terminate`.
     pub fn restart(&mut self) {
         self.check_output();
@@ -114,11 +122,9 @@ impl<'w> Entrepot<'w> {
         self.process.wait_exit(Duration::from_secs(30))
     }
 
-    /// Writes the configuration file anew and sends SIGHUP; returns when the event log has `needle`.
-    pub fn reload(&self, toml: &str, needle: &str) -> String {
-        std::fs::write(self.world.path("entrepot.toml"), toml).expect("the configuration");
-        self.process.signal(Signal::SIGHUP);
-        self.process.wait_line(needle, READY)
+    /// Writes other settings to the file that the product was started with.
+    pub fn rewrite(&self, settings: &Settings) {
+        std::fs::write(self.world.path("entrepot.toml"), settings.toml(self.world)).expect("the configuration");
     }
 
     /// The process.

@@ -77,7 +77,8 @@ impl Front {
                     None => self.rights.knows(token),
                 });
                 let actions = if reading { "pull" } else { "pull,push" };
-                let scope = repository.map(|name| format!(",scope=\"repository:{name}:{actions}\"")).unwrap_or_default();
+                let scope =
+                    repository.map(|name| format!(",scope=\"repository:{name}:{actions}\"")).unwrap_or_default();
                 (!allowed).then(|| challenge(format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}")))
             }
         }

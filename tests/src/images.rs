@@ -162,6 +162,11 @@ impl Blob {
         }
     }
 
+    /// The digest of a part of it.
+    pub fn digest_of(&self, part: impl std::ops::RangeBounds<usize>) -> String {
+        sha256(&self.bytes().slice(part))
+    }
+
     /// Its bytes piece by piece, also as a body.
     pub fn chunks(&self) -> Chunks {
         Chunks::of(&self.content)

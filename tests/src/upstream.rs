@@ -133,6 +133,11 @@ impl<'w> Upstream<'w> {
         self.name(repository, tag)
     }
 
+    /// The digest that the registry itself has for a tag.
+    pub fn digest_of(&self, repository: &str, tag: &str) -> String {
+        self.backend.digest_of(self.world, repository, tag)
+    }
+
     /// How clients call an image of this registry.
     pub fn name(&self, repository: &str, tag: &str) -> String {
         format!("{}/{repository}:{tag}", self.front.site.prefix)

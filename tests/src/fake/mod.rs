@@ -66,6 +66,16 @@ struct Resource {
     answers: VecDeque<Answer>,
 }
 
+/// What holds the rest of a body back.
+pub struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    /// Opens it, for good.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+}
+
 impl Fake {
     /// Starts one at `host`, port 443.
     pub fn start(world: &World, host: &'static str) -> Self {
@@ -137,9 +147,14 @@ impl Fake {
         format!("https://{}{path}", self.host)
     }
 
+    /// The gate of `Answer::Gate`, for a task.
+    pub fn gate(&self) -> Gate {
+        Gate(self.shared.gate.clone())
+    }
+
     /// Opens the gate of `Answer::Gate`, for good.
     pub fn open_gate(&self) {
-        self.shared.gate.send_replace(true);
+        self.gate().open();
     }
 
     /// Refuses connections.
