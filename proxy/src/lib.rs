@@ -1,4 +1,16 @@
 //! entrepot: a caching proxy and registry for container images.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod fill;
+pub mod http;
+pub mod ingress;
+pub mod observe;
+pub mod pull;
 pub mod secret;
+pub mod setup;
+pub mod store;
+pub mod tls;
+pub mod upstream;

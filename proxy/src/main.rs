@@ -1,2 +1,92 @@
-//! x
-fn main() {}
+//! The command `entrepot`: its subcommands and their exit codes.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use entrepot::app::serve;
+use entrepot::cli::{self, ca, cache, check, exit};
+use entrepot::config::{Flags, HostFacts, Loaded, load};
+
+/// A caching proxy for container images: every Docker host, Kubernetes node and build machine pulls through it,
+/// without changing an image name.
+#[derive(Parser)]
+#[command(name = "entrepot", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy and the admin door
+    Serve {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Validate the configuration and print what is in force, secrets masked
+    Check {
+        #[command(flatten)]
+        flags: Flags,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show, export, import or rotate the certificate authority
+    Ca {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(subcommand)]
+        command: ca::CaCommand,
+    },
+    /// Look at the cache of a running server, and change it
+    Cache {
+        #[command(flatten)]
+        flags: Flags,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: cache::CacheCommand,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            // A closed stdout changes nothing about the outcome.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match arguments.command {
+        Command::Check { flags, json } => check::run(&flags, json),
+        Command::Serve { flags } => with_configuration(&flags.clone(), |loaded| match serve::run(loaded, flags) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, error.exit_code()),
+        }),
+        Command::Ca { flags, command } => {
+            with_configuration(&flags, |loaded| match ca::run(&command, &loaded.config.ca, &mut io::stdout().lock()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, error.exit_code()),
+            })
+        }
+        Command::Cache { flags, json, command } => {
+            with_configuration(&flags, |loaded| cache::run(&command, &loaded.config.admin.socket, json))
+        }
+    }
+}
+
+fn with_configuration(flags: &Flags, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    match load(flags, &cli::environment, &HostFacts::real()) {
+        Ok(loaded) => run(loaded),
+        Err(error) => fail(&error, exit::CONFIGURATION),
+    }
+}
+
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("entrepot: {error}");
+    ExitCode::from(code)
+}

@@ -163,6 +163,11 @@ impl HostPattern {
         name && host.port == self.port.unwrap_or(implied_port)
     }
 
+    /// Whether the name is listed, on whatever port.
+    pub fn names(&self, host: &RegistryHost) -> bool {
+        self.matches(&host.with_port(self.port.unwrap_or(HTTPS_PORT)), HTTPS_PORT)
+    }
+
     /// The exact host, where this is no wildcard; port 443 where none is named.
     pub fn exact(&self) -> Option<RegistryHost> {
         (!self.wildcard).then(|| RegistryHost { name: self.name.clone(), port: self.port.unwrap_or(HTTPS_PORT) })

@@ -4,8 +4,15 @@
 //! rule can be tested by a table. Types exist only in their valid form; a `Digest`, `RepositoryName` or
 //! `RegistryHost` that one holds needs no further check.
 
+pub mod challenge;
 pub mod digest;
+pub mod error;
+pub mod framing;
+pub mod freshness;
 pub mod host;
+pub mod media;
 pub mod name;
 pub mod outcome;
 pub mod quantity;
+pub mod range;
+pub mod route;

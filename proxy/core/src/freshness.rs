@@ -1,0 +1,204 @@
+//! How long an answer holds: the tier of a tag, the life of a token, the life of a verdict about a credential.
+//!
+//! Pure functions of what was read; clocks and configuration stay with the caller.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use regex::Regex;
+use serde::Deserialize;
+
+use crate::name::{Reference, Tag};
+use crate::outcome::RequestType;
+use crate::route::Route;
+
+/// Which of docker-registry-proxy's tiers a tag is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// The first expression matches.
+    Primary,
+    /// The second expression matches.
+    Secondary,
+    /// Neither.
+    Default,
+}
+
+/// The tier of a tag; the expressions are anchored at the tag's start by whoever compiled them.
+pub fn tag_tier(tag: &Tag, primary: Option<&Regex>, secondary: Option<&Regex>) -> Tier {
+    let matches = |tier: Option<&Regex>| tier.is_some_and(|regex| regex.is_match(tag.as_str()));
+    if is_always_revalidated(tag) {
+        Tier::Default
+    } else if matches(primary) {
+        Tier::Primary
+    } else if matches(secondary) {
+        Tier::Secondary
+    } else {
+        Tier::Default
+    }
+}
+
+/// Whether a tag must be asked about each time, in every mode: `sha256-<digest>` with or without a suffix is where
+/// cosign and the fallback of the referrers API add to what is known about an image. Such a tag looks like a version
+/// to docker-registry-proxy's second expression, which would hide a new signature for 60 days.
+pub fn is_always_revalidated(tag: &Tag) -> bool {
+    let Some(rest) = tag.as_str().strip_prefix("sha256-") else {
+        return false;
+    };
+    let (hex, suffix) = rest.split_at_checked(64).unwrap_or((rest, ""));
+    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex && (suffix.is_empty() || suffix.starts_with('.'))
+}
+
+/// The `request_type` of the access log. `tier` is that of the route's tag while the tiers are on, `artefact` tells
+/// that a configured pattern caches the path.
+pub fn request_type(route: &Route, tier: Option<Tier>, artefact: bool) -> RequestType {
+    match route {
+        Route::Blob { .. } => RequestType::BlobByDigest,
+        Route::Uploads { .. } | Route::Upload { .. } => RequestType::BlobMutable,
+        Route::Manifest { reference: Reference::Digest(_), .. } => RequestType::ManifestByDigest,
+        Route::Manifest { reference: Reference::Tag(_), .. } => match tier {
+            Some(Tier::Primary) => RequestType::ManifestPrimary,
+            Some(Tier::Secondary) => RequestType::ManifestSecondary,
+            Some(Tier::Default) => RequestType::ManifestDefault,
+            None => RequestType::ManifestDefaultDisabled,
+        },
+        Route::Other if artefact => RequestType::BlobMutable,
+        Route::Ping
+        | Route::Catalog
+        | Route::Tags { .. }
+        | Route::Referrers { .. }
+        | Route::Extension
+        | Route::Other => RequestType::Unknown,
+    }
+}
+
+/// The longest token that is looked into.
+const TOKEN_MAX_BYTES: usize = 64 << 10;
+
+/// When a token ends by its own words, in seconds since 1970; `None` for an opaque one. The signature is not
+/// checked: the answer only ever shortens a life, and the registry judges the token itself.
+pub fn jwt_expiry(token: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: f64,
+    }
+    if token.len() > TOKEN_MAX_BYTES {
+        return None;
+    }
+    let mut parts = token.split('.');
+    let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let Claims { exp } = serde_json::from_slice(&claims).ok()?;
+    // Saturates: a negative time is long over, an absurd one is bounded by the caller's own limit.
+    Some(exp as u64)
+}
+
+/// Verdicts about credentials that do not end by themselves (T1).
+const VERDICT_TTL_MAX: Duration = Duration::from_secs(300);
+/// An opaque token ends some time; 60 s is the least that token servers give (Docker's specification).
+const VERDICT_TTL_OPAQUE: Duration = Duration::from_secs(60);
+
+/// How long upstream's "this credential may read that repository" is believed: never longer than the token lives.
+pub fn verdict_ttl(token_expiry_in: Option<Duration>, is_bearer: bool) -> Duration {
+    match (token_expiry_in, is_bearer) {
+        (Some(left), _) => left.min(VERDICT_TTL_MAX),
+        (None, true) => VERDICT_TTL_OPAQUE,
+        (None, false) => VERDICT_TTL_MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    #[test]
+    fn tags_fall_into_docker_registry_proxys_tiers() {
+        let primary = Regex::new("^(stable|nightly|production|test)").unwrap();
+        let secondary = Regex::new(r"^(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+").unwrap();
+        let hex = "0".repeat(64);
+        for (tag, tier) in [
+            ("stable", Tier::Primary),
+            ("stable-1.2.3", Tier::Primary),
+            ("unstable", Tier::Default),
+            ("1.2", Tier::Secondary),
+            ("v1.2.3", Tier::Secondary),
+            ("v12", Tier::Default),
+            ("latest", Tier::Default),
+            (&format!("sha256-{hex}"), Tier::Default),
+            (&format!("sha256-{hex}.sig"), Tier::Default),
+            (&format!("sha256-{hex}.att"), Tier::Default),
+            (&format!("sha256-{hex}.sbom"), Tier::Default),
+            (&format!("sha256-{hex}0"), Tier::Secondary),
+            (&format!("sha256-{}", &hex[1..]), Tier::Secondary),
+            (&format!("sha256-{}", hex.replace('0', "A")), Tier::Secondary),
+        ] {
+            let parsed: Tag = tag.parse().unwrap();
+            assert_eq!(tag_tier(&parsed, Some(&primary), Some(&secondary)), tier, "{tag}");
+            assert_eq!(tag_tier(&parsed, None, None), Tier::Default);
+        }
+        assert!(is_always_revalidated(&format!("sha256-{hex}.sig").parse().unwrap()));
+        assert!(!is_always_revalidated(&"sha256-1.2.3".parse().unwrap()));
+    }
+
+    #[test]
+    fn request_types_are_docker_registry_proxys_words() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        for (method, path, tier, artefact, word) in [
+            (Method::GET, "/v2/", None, false, "unknown"),
+            (Method::GET, "/v2/a/tags/list", None, false, "unknown"),
+            (Method::GET, "/token", None, false, "unknown"),
+            (Method::GET, "/pkg.tgz", None, true, "blob-mutable"),
+            (Method::POST, "/v2/a/blobs/uploads/", None, false, "blob-mutable"),
+            (Method::PUT, "/v2/a/blobs/uploads/1", None, false, "blob-mutable"),
+            (Method::GET, &format!("/v2/a/blobs/{digest}"), None, false, "blob-by-digest"),
+            (Method::GET, &format!("/v2/a/manifests/{digest}"), Some(Tier::Primary), false, "manifest-by-digest"),
+            (Method::GET, "/v2/a/manifests/x", Some(Tier::Primary), false, "manifest-primary"),
+            (Method::GET, "/v2/a/manifests/x", Some(Tier::Secondary), false, "manifest-secondary"),
+            (Method::GET, "/v2/a/manifests/x", Some(Tier::Default), false, "manifest-default"),
+            (Method::GET, "/v2/a/manifests/x", None, false, "manifest-default-disabled"),
+        ] {
+            let route = Route::parse(&method, path, None).unwrap();
+            assert_eq!(request_type(&route, tier, artefact).word(), word, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_token_is_read_from_its_claims() {
+        let token = |claims: &str| format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims));
+        for (claims, expiry) in [
+            (r#"{"exp":1700000000,"iat":1}"#, Some(1_700_000_000)),
+            (r#"{"exp":1700000000.9}"#, Some(1_700_000_000)),
+            (r#"{"exp":-5}"#, Some(0)),
+            (r#"{"exp":"soon"}"#, None),
+            (r#"{"iat":1}"#, None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(jwt_expiry(&token(claims)), expiry, "{claims}");
+        }
+        let padded = token(r#"{"exp":17}"#).replace(".sig", "==.sig");
+        assert_eq!(jwt_expiry(&padded), Some(17));
+        for opaque in ["", "opaque", "a.b", "a.b.c", "a.b.c.d", "..", "a.!!.c"] {
+            assert_eq!(jwt_expiry(opaque), None, "{opaque}");
+        }
+        assert_eq!(jwt_expiry(&format!("{}{}", token(r#"{"exp":1}"#), "x".repeat(TOKEN_MAX_BYTES))), None);
+    }
+
+    #[test]
+    fn verdicts_end_with_their_token() {
+        let seconds = Duration::from_secs;
+        for (left, is_bearer, ttl) in [
+            (Some(seconds(10)), true, seconds(10)),
+            (Some(seconds(0)), true, seconds(0)),
+            (Some(seconds(3600)), true, seconds(300)),
+            (None, true, seconds(60)),
+            (None, false, seconds(300)),
+        ] {
+            assert_eq!(verdict_ttl(left, is_bearer), ttl);
+        }
+    }
+}

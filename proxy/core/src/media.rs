@@ -1,0 +1,369 @@
+//! Manifests by their media types: what a client accepts, what a manifest is, and what it refers to.
+//!
+//! A tag's answer depends on the Accept header, but only through the set of manifest types in it; order, weights
+//! and spacing would only split the cache. The bytes of a manifest are never changed, and one whose shape and
+//! announced type disagree is never kept (CVE-2021-41190: one digest, read as two things).
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::digest::Digest;
+
+/// The largest manifest that is kept; larger ones pass through.
+pub const MANIFEST_MAX_BYTES: usize = 4 << 20;
+
+/// The media types of manifests.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ManifestType {
+    /// Docker schema 1, unsigned.
+    Schema1,
+    /// Docker schema 1 with its JSON web signature.
+    Schema1Signed,
+    /// Docker image manifest V2 schema 2.
+    Schema2,
+    /// Docker manifest list.
+    ManifestList,
+    /// OCI image manifest.
+    OciManifest,
+    /// OCI image index.
+    OciIndex,
+}
+
+/// What a manifest is made of, whatever it calls itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shape {
+    Layers,
+    Index,
+    Schema1,
+}
+
+impl ManifestType {
+    /// Every type, in the order of the canonical Accept header.
+    pub const ALL: [Self; 6] =
+        [Self::OciIndex, Self::ManifestList, Self::OciManifest, Self::Schema2, Self::Schema1Signed, Self::Schema1];
+
+    /// The media type as text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Schema1 => "application/vnd.docker.distribution.manifest.v1+json",
+            Self::Schema1Signed => "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            Self::Schema2 => "application/vnd.docker.distribution.manifest.v2+json",
+            Self::ManifestList => "application/vnd.docker.distribution.manifest.list.v2+json",
+            Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
+            Self::OciIndex => "application/vnd.oci.image.index.v1+json",
+        }
+    }
+
+    /// Reads a Content-Type or an element of Accept; parameters do not count.
+    pub fn of(media_type: &str) -> Option<Self> {
+        let essence = essence(media_type);
+        Self::ALL.into_iter().find(|known| essence.eq_ignore_ascii_case(known.name()))
+    }
+
+    fn shape(self) -> Shape {
+        match self {
+            Self::Schema1 | Self::Schema1Signed => Shape::Schema1,
+            Self::Schema2 | Self::OciManifest => Shape::Layers,
+            Self::ManifestList | Self::OciIndex => Shape::Index,
+        }
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// The set of manifest types that an Accept header admits: part of the key of a tag's answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct AcceptClass(u16);
+
+impl AcceptClass {
+    /// No Accept header, a wildcard, or no manifest type at all: the registry chooses.
+    pub const ANY: Self = Self(1 << 15);
+
+    /// Reads all values of the Accept header of a request.
+    pub fn of<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let elements = accept.into_iter().flat_map(|value| value.split(','));
+        let bits = elements.filter(|element| !is_excluded(element)).map(|element| match essence(element) {
+            "*/*" | "application/*" => Self::ANY.0,
+            name => ManifestType::of(name).map_or(0, ManifestType::bit),
+        });
+        match bits.fold(0, |set, bit| set | bit) {
+            0 => Self::ANY,
+            set => Self(set),
+        }
+    }
+
+    /// Whether an answer of this type is one that the client asked for.
+    pub fn admits(self, media_type: &str) -> bool {
+        self.has(Self::ANY.0) || ManifestType::of(media_type).is_some_and(|known| self.has(known.bit()))
+    }
+
+    /// The one Accept header that stands for this class upstream.
+    pub fn header_value(self) -> String {
+        let known = ManifestType::ALL.into_iter().filter(|known| self.has(known.bit())).map(ManifestType::name);
+        let any = self.has(Self::ANY.0).then_some("*/*");
+        known.chain(any).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The set as bits, for keys.
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    fn has(self, bit: u16) -> bool {
+        self.0 & bit != 0
+    }
+}
+
+/// `q=0` means "not this one" (RFC 9110 section 12.4.2).
+fn is_excluded(element: &str) -> bool {
+    element.split(';').skip(1).any(|parameter| {
+        let weight = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+        weight.is_some_and(|(_, value)| value.trim().parse::<f32>() == Ok(0.0))
+    })
+}
+
+/// What a manifest refers to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    /// The content.
+    pub digest: Digest,
+    /// Its length, where the manifest says it (schema 1 does not).
+    pub size: Option<u64>,
+    /// Its type, where the manifest says it.
+    pub media_type: Option<String>,
+}
+
+/// What can be read from a manifest without changing it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ManifestInfo {
+    /// The `mediaType` field, or else what the shape implies.
+    pub media_type: Option<String>,
+    /// Manifests of an index; config and layers of an image. Digests of unknown algorithms are left out.
+    pub children: Vec<Descriptor>,
+    /// The manifest that this one is about.
+    pub subject: Option<Descriptor>,
+    /// It can be read as more than one kind of manifest, or its `mediaType` names another kind than its shape.
+    pub ambiguous: bool,
+}
+
+/// Why bytes are no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// More than [`MANIFEST_MAX_BYTES`].
+    #[error("the manifest is larger than 4 MiB")]
+    TooLarge,
+    /// Not a JSON object.
+    #[error("the manifest is not a JSON object")]
+    NotAnObject,
+    /// Not JSON, or a field is there twice.
+    #[error("the manifest is not JSON with unique fields: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Only what is looked at; each value as it comes, so that an odd one does not make the rest unreadable.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    schema_version: Option<Value>,
+    media_type: Option<Value>,
+    manifests: Option<Value>,
+    config: Option<Value>,
+    layers: Option<Value>,
+    fs_layers: Option<Value>,
+    signatures: Option<Value>,
+    subject: Option<Value>,
+}
+
+impl ManifestInfo {
+    /// Reads a manifest.
+    pub fn inspect(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MANIFEST_MAX_BYTES {
+            return Err(ManifestError::TooLarge);
+        }
+        // Without this, serde would read an array as the fields in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(ManifestError::NotAnObject);
+        }
+        let fields: Fields = serde_json::from_slice(bytes)?;
+        let shapes = fields.shapes();
+        let declared = fields.media_type.as_ref().and_then(Value::as_str);
+        let contradicted = declared.and_then(ManifestType::of).is_some_and(|known| shapes != [known.shape()]);
+        Ok(Self {
+            media_type: declared.map(str::to_owned).or_else(|| fields.implied_type(&shapes)),
+            children: fields.children(),
+            subject: fields.subject.as_ref().and_then(descriptor),
+            ambiguous: shapes.len() > 1 || contradicted,
+        })
+    }
+}
+
+impl Fields {
+    fn shapes(&self) -> Vec<Shape> {
+        let schema1 = self.fs_layers.is_some() || self.schema_version.as_ref().and_then(Value::as_u64) == Some(1);
+        let all = [
+            (self.manifests.is_some(), Shape::Index),
+            (self.config.is_some() || self.layers.is_some(), Shape::Layers),
+            (schema1, Shape::Schema1),
+        ];
+        all.into_iter().filter_map(|(present, shape)| present.then_some(shape)).collect()
+    }
+
+    /// OCI manifests may leave the field out; Docker's schema 2 may not, schema 1 has none.
+    fn implied_type(&self, shapes: &[Shape]) -> Option<String> {
+        let implied = match shapes {
+            [Shape::Index] => ManifestType::OciIndex,
+            [Shape::Layers] => ManifestType::OciManifest,
+            [Shape::Schema1] if self.signatures.is_some() => ManifestType::Schema1Signed,
+            [Shape::Schema1] => ManifestType::Schema1,
+            _ => return None,
+        };
+        Some(implied.name().to_owned())
+    }
+
+    fn children(&self) -> Vec<Descriptor> {
+        let described = self.config.iter().chain(elements(&self.layers)).chain(elements(&self.manifests));
+        let old = elements(&self.fs_layers).iter().filter_map(|layer| digest(layer, "blobSum"));
+        described
+            .filter_map(descriptor)
+            .chain(old.map(|digest| Descriptor { digest, size: None, media_type: None }))
+            .collect()
+    }
+}
+
+fn elements(list: &Option<Value>) -> &[Value] {
+    list.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn descriptor(value: &Value) -> Option<Descriptor> {
+    Some(Descriptor {
+        digest: digest(value, "digest")?,
+        size: value.get("size").and_then(Value::as_u64),
+        media_type: value.get("mediaType").and_then(Value::as_str).map(str::to_owned),
+    })
+}
+
+fn digest(value: &Value, field: &str) -> Option<Digest> {
+    value.get(field)?.as_str()?.parse().ok()
+}
+
+/// Whether a manifest may be kept under this Content-Type: the type it has by its own words, and one shape only.
+pub fn agrees(content_type: &str, info: &ManifestInfo) -> bool {
+    let essence = essence(content_type);
+    !info.ambiguous && info.media_type.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(essence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+    const SCHEMA2: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+
+    fn hex(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    fn inspect(text: &str) -> ManifestInfo {
+        ManifestInfo::inspect(text.as_bytes()).expect(text)
+    }
+
+    #[test]
+    fn accept_headers_are_sets() {
+        let class = |values: &[&str]| AcceptClass::of(values.iter().copied());
+        let both = class(&[SCHEMA2, LIST]);
+        for same in [
+            format!("{LIST}, {SCHEMA2}"),
+            format!("{SCHEMA2};q=0.5,application/json, {LIST};q=1"),
+            format!("{} , {LIST},{IMAGE};q=0", SCHEMA2.to_uppercase()),
+            format!("{LIST},{SCHEMA2},{INDEX}; q=0.000,*/*;q=0"),
+        ] {
+            assert_eq!(class(&[&same]), both, "{same}");
+        }
+        assert!(both.admits(LIST) && both.admits(&format!("{SCHEMA2}; charset=utf-8")));
+        assert!(!both.admits(IMAGE) && !both.admits("application/json") && !both.admits(""));
+        for any in [&[][..], &[""], &["*/*"], &["application/*"], &["application/json"], &["text/html;q=0"]] {
+            assert_eq!(class(any), AcceptClass::ANY, "{any:?}");
+        }
+        assert!(AcceptClass::ANY.admits("application/whatever"));
+        assert_ne!(class(&[SCHEMA2, "*/*"]), class(&[SCHEMA2]));
+    }
+
+    #[test]
+    fn the_canonical_header_means_the_same_class() {
+        for types in 0..1 << ManifestType::ALL.len() {
+            let names = ManifestType::ALL.into_iter().filter(|known| types & known.bit() != 0).map(ManifestType::name);
+            let class = AcceptClass::of(names);
+            assert_eq!(AcceptClass::of([&*class.header_value()]), class);
+        }
+        assert_eq!(AcceptClass::ANY.header_value(), "*/*");
+    }
+
+    #[test]
+    fn manifests_are_read_and_sniffed() {
+        let (config, layer, subject) = (hex('a'), hex('b'), hex('c'));
+        let image = inspect(&format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{config}","size":7,"mediaType":"c"}},
+                "layers":[{{"digest":"{layer}","size":9}},{{"digest":"sha384:00"}},7],"subject":{{"digest":"{subject}"}}}}"#
+        ));
+        assert_eq!(image.media_type.as_deref(), Some(IMAGE));
+        let child = |digest: &str, size, media_type: Option<&str>| Descriptor {
+            digest: digest.parse().unwrap(),
+            size,
+            media_type: media_type.map(str::to_owned),
+        };
+        assert_eq!(image.children, [child(&config, Some(7), Some("c")), child(&layer, Some(9), None)]);
+        assert_eq!(image.subject, Some(child(&subject, None, None)));
+
+        let index = inspect(&format!(r#"{{"manifests":[{{"digest":"{config}","size":1}}]}}"#));
+        assert_eq!((index.media_type.as_deref(), index.children.len()), (Some(INDEX), 1));
+
+        let old = inspect(&format!(r#"{{"schemaVersion":1,"fsLayers":[{{"blobSum":"{layer}"}}],"signatures":[]}}"#));
+        assert_eq!((old.media_type.as_deref(), &old.children[..]), (Some(SIGNED), &[child(&layer, None, None)][..]));
+    }
+
+    #[test]
+    fn types_agree_or_the_manifest_is_not_kept() {
+        let schema2 = format!(r#"{{"mediaType":"{SCHEMA2}","config":{{}},"layers":[]}}"#);
+        for (manifest, content_type, kept) in [
+            (schema2.as_str(), SCHEMA2, true),
+            (&schema2, &format!("{}; charset=utf-8", SCHEMA2.to_uppercase()), true),
+            (&schema2, IMAGE, false),
+            (&schema2, "application/json", false),
+            (&schema2, "", false),
+            (r#"{"config":{},"layers":[]}"#, IMAGE, true),
+            (r#"{"config":{},"layers":[]}"#, INDEX, false),
+            (r#"{"manifests":[]}"#, INDEX, true),
+            (r#"{"manifests":[]}"#, LIST, false),
+            (r#"{"manifests":[],"layers":[]}"#, INDEX, false),
+            (r#"{"manifests":[],"layers":[]}"#, IMAGE, false),
+            (&format!(r#"{{"mediaType":"{INDEX}","manifests":[],"config":{{}}}}"#), INDEX, false),
+            (&format!(r#"{{"mediaType":"{INDEX}","layers":[]}}"#), INDEX, false),
+            (&format!(r#"{{"mediaType":"{IMAGE}"}}"#), IMAGE, false),
+            (r#"{"mediaType":"application/vnd.example+json"}"#, "application/vnd.example+json", true),
+            ("{}", "application/json", false),
+        ] {
+            assert_eq!(agrees(content_type, &inspect(manifest)), kept, "{manifest} as {content_type}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_an_error() {
+        let deep = format!("{{\"layers\":{}", "[".repeat(100_000));
+        for bad in
+            ["", "[]", "[1,2,3,4,5,6,7,8]", "7", "{", r#"{"mediaType":"a","mediaType":"b"}"#, "\u{feff}{}", &deep]
+        {
+            assert!(ManifestInfo::inspect(bad.as_bytes()).is_err());
+        }
+        let large = format!("{{}}{}", " ".repeat(MANIFEST_MAX_BYTES));
+        assert!(matches!(ManifestInfo::inspect(large.as_bytes()), Err(ManifestError::TooLarge)));
+    }
+}

@@ -1,0 +1,188 @@
+//! What the admin API answers, as it stands in JSON. The command line reads the same types.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/cache/stats`. The order is the contract: discobot-proxy's seven fields first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct CacheStats {
+    /// Requests answered from the store.
+    pub hits: u64,
+    /// Requests that upstream's bytes answered.
+    pub misses: u64,
+    /// Blobs and manifests put into the store.
+    pub stores: u64,
+    /// Blobs dropped to make room, or unused for too long.
+    pub evictions: u64,
+    /// Failures of fills, disk and index.
+    pub errors: u64,
+    /// Bytes of blobs and fills.
+    pub current_size: u64,
+    /// Hits by requests, from 0 to 1; see [`hit_rate`].
+    pub hit_rate: f64,
+    /// Blobs in the store.
+    pub blobs: u64,
+    /// The most bytes that may be taken.
+    pub max_size: u64,
+    /// Bytes set aside for running fills.
+    pub reserved: u64,
+    /// What upstream registries said about their limits.
+    pub rate_limits: Vec<RateLimit>,
+    /// Fills under way.
+    pub fills_running: u64,
+}
+
+/// One registry's pull limit for one credential, as it last said.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Which registry.
+    pub registry: String,
+    /// A short name of the credential that is no part of it.
+    pub credential: String,
+    /// Pulls in a window.
+    pub limit: u64,
+    /// Pulls left in this one.
+    pub remaining: u64,
+    /// The window's length.
+    pub window_seconds: u64,
+    /// How old this is.
+    pub seen_seconds_ago: u64,
+}
+
+/// What dropping blobs freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Freed {
+    /// How many blobs.
+    pub freed_blobs: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+}
+
+/// A change was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Done<T> {
+    /// `ok`, as discobot-proxy says it.
+    pub status: String,
+    /// What was done.
+    #[serde(flatten)]
+    pub details: T,
+}
+
+/// One blob of the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BlobEntry {
+    /// Its name.
+    pub digest: String,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was last served or stored.
+    pub last_used_unix_seconds: u64,
+    /// Held by a pushed manifest, or being read.
+    pub pinned: bool,
+    /// Where it was pulled from, as `registry/repository`.
+    pub repositories: Vec<String>,
+}
+
+/// `GET /api/cache/blobs`: one page.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BlobPage {
+    /// In the order of their digests.
+    pub blobs: Vec<BlobEntry>,
+    /// What to ask for as `after` next; none on the last page.
+    pub next: Option<String>,
+}
+
+/// A blob that was read and compared with its name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifiedBlob {
+    /// Its name.
+    pub digest: String,
+    /// Its bytes.
+    pub size: u64,
+    /// What was found.
+    pub state: BlobState,
+}
+
+/// What a verification found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlobState {
+    /// The bytes are what the name says.
+    Ok,
+    /// They are not; the blob was taken out.
+    Corrupt,
+    /// They cannot be read; the blob was taken out.
+    Unreadable,
+}
+
+/// A line of `POST /api/cache/verify`. An answer without `finished` or `failed` at its end was cut off.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum VerifyLine {
+    /// One more blob.
+    Blob(VerifiedBlob),
+    /// All of them.
+    Finished {
+        /// How many were read.
+        checked: u64,
+        /// How many of them were not what they should be.
+        bad: u64,
+        /// Bytes read.
+        bytes: u64,
+    },
+    /// It went no further.
+    Failed {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Anything that is not a success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong and what to do.
+    pub error: String,
+}
+
+/// The share of hits; 0 before the first request.
+pub fn hit_rate(hits: u64, misses: u64) -> f64 {
+    match hits.saturating_add(misses) {
+        0 => 0.0,
+        requests => hits as f64 / requests as f64,
+    }
+}
+
+impl<T> Done<T> {
+    /// What was done, and `ok` in front.
+    pub fn ok(details: T) -> Self {
+        Self { status: "ok".to_owned(), details }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_begin_with_the_seven_fields_in_order() {
+        let stats = CacheStats { hits: 42, misses: 8, hit_rate: hit_rate(42, 8), ..CacheStats::default() };
+        let text = serde_json::to_string(&stats).expect("JSON");
+        let seven = r#"{"hits":42,"misses":8,"stores":0,"evictions":0,"errors":0,"current_size":0,"hit_rate":0.84,"#;
+        assert!(text.starts_with(seven), "{text}");
+    }
+
+    #[test]
+    fn done_and_verify_lines() {
+        let done = Done::ok(Freed { freed_blobs: 2, freed_bytes: 9 });
+        let text = serde_json::to_string(&done).expect("JSON");
+        assert_eq!(text, r#"{"status":"ok","freed_blobs":2,"freed_bytes":9}"#);
+        let line = VerifyLine::Blob(VerifiedBlob { digest: "d".into(), size: 1, state: BlobState::Corrupt });
+        let text = serde_json::to_string(&line).expect("JSON");
+        assert_eq!(text, r#"{"event":"blob","digest":"d","size":1,"state":"corrupt"}"#);
+        assert_eq!(serde_json::from_str::<VerifyLine>(&text).expect("the same"), line);
+    }
+
+    #[test]
+    fn hit_rates() {
+        assert_eq!((hit_rate(0, 0), hit_rate(0, 3), hit_rate(3, 1)), (0.0, 0.0, 0.75));
+    }
+}

@@ -1,0 +1,115 @@
+//! A door with three blobs behind it, for the tests of the server and of the command line.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use entrepot_core::digest::{Algorithm, Digest};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::answers::{BlobEntry, BlobState, CacheStats, Freed, VerifiedBlob, hit_rate};
+use super::server::{serve_tcp, serve_unix};
+use super::socket::AdminSocket;
+use super::{AdminState, PowerError, Powers};
+use crate::observe::metrics::Metrics;
+use crate::secret::Secret;
+
+pub(crate) fn digest(number: u8) -> Digest {
+    Digest::of(Algorithm::Sha256, &[number])
+}
+
+fn blob(number: u8) -> BlobEntry {
+    BlobEntry {
+        digest: digest(number).to_string(),
+        size: u64::from(number),
+        last_used_unix_seconds: 0,
+        pinned: false,
+        repositories: vec!["ghcr.io/a/b".into()],
+    }
+}
+
+/// Powers over three blobs; what was changed is noted.
+pub(crate) fn powers(changes: &Arc<Mutex<Vec<String>>>) -> Powers {
+    let note = |text: String| {
+        let changes = Arc::clone(changes);
+        move || changes.lock().expect("not poisoned").push(text.clone())
+    };
+    let (cleared, removed, forgot) = (note("clear".into()), note("remove".into()), Arc::clone(changes));
+    Powers {
+        ready: Box::new(|| Err("the index is being rebuilt".into())),
+        stats: Box::new(|| CacheStats { hits: 3, misses: 1, hit_rate: hit_rate(3, 1), ..CacheStats::default() }),
+        clear: Box::new(move || {
+            cleared();
+            Ok(Freed { freed_blobs: 3, freed_bytes: 6 })
+        }),
+        list: Box::new(|page| {
+            let mut blobs: Vec<_> = (1..=3).map(blob).collect();
+            blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+            blobs.retain(|blob| page.after.is_none_or(|after| blob.digest > after.to_string()));
+            blobs.truncate(page.limit);
+            Ok(blobs)
+        }),
+        remove: Box::new(move |wanted| {
+            removed();
+            Ok((wanted == digest(1)).then_some(Freed { freed_blobs: 1, freed_bytes: 1 }))
+        }),
+        verify: Box::new(|each| {
+            for (number, state) in [(1, BlobState::Ok), (2, BlobState::Corrupt)] {
+                let verified = VerifiedBlob { digest: digest(number).to_string(), size: u64::from(number), state };
+                if each(verified) == ControlFlow::Break(()) {
+                    break;
+                }
+            }
+            Ok(())
+        }),
+        forget_tag: Box::new(move |name| {
+            let note = format!("{}/{}:{}", name.registry, name.repository, name.tag);
+            forgot.lock().expect("not poisoned").push(note);
+            Ok(())
+        }),
+        reload: Box::new(|| Err(PowerError::Refused("entrepot.toml:3: unknown key".into()))),
+        effective_config: Box::new(|| serde_json::json!({"password": "***"})),
+    }
+}
+
+pub(crate) struct TestDoor {
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) socket: std::path::PathBuf,
+    pub(crate) changes: Arc<Mutex<Vec<String>>>,
+    stop: Vec<oneshot::Sender<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl TestDoor {
+    pub(crate) async fn open(token: Option<&str>) -> Self {
+        let changes = Arc::default();
+        Self::open_with(powers(&changes), changes, token).await
+    }
+
+    pub(crate) async fn open_with(powers: Powers, changes: Arc<Mutex<Vec<String>>>, token: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("admin.sock");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let unix = AdminSocket::bind(&socket).expect("bound");
+        let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), powers));
+        let (stop, stopped): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel::<()>()).unzip();
+        let mut stopped = stopped.into_iter().map(|stopped| async { _ = stopped.await });
+        let (first, second) = (stopped.next().expect("one"), stopped.next().expect("two"));
+        let tasks = vec![
+            tokio::spawn(serve_tcp(listener, Arc::clone(&state), token.map(Secret::new), first)),
+            tokio::spawn(serve_unix(unix, state, second)),
+        ];
+        Self { address, socket, changes, stop, tasks, _folder: folder }
+    }
+
+    pub(crate) async fn close(self) {
+        drop(self.stop);
+        for task in self.tasks {
+            task.await.expect("the door ends in order");
+        }
+        assert!(!self.socket.exists(), "the socket's file is gone");
+    }
+}

@@ -1,0 +1,161 @@
+//! The admin door's two entrances, TCP and the unix socket, in front of the same answers.
+//!
+//! Bounds: connections, the time and size of a head, and the time that open answers get at shutdown.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::AdminState;
+use super::gate::Entrance;
+use super::handle::handle;
+use super::socket::AdminSocket;
+use crate::observe::labels::Door;
+use crate::secret::Secret;
+
+struct Limits {
+    /// Held at once; more wait in the kernel's queue.
+    connections: usize,
+    /// To send a whole head, and idle between requests.
+    header_timeout: Duration,
+    /// A head that is larger is answered 431.
+    head_max_bytes: usize,
+    /// Open answers get this long at shutdown.
+    drain_timeout: Duration,
+    /// Before the next try where no connection can be accepted (out of descriptors).
+    accept_pause: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 128,
+    header_timeout: Duration::from_secs(10),
+    head_max_bytes: 16 * 1024,
+    drain_timeout: Duration::from_secs(1),
+    accept_pause: Duration::from_millis(100),
+};
+
+/// Serves TCP until `shutdown`, then lets open answers end. Changes need `token`; without one there are none.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    state: Arc<AdminState>,
+    token: Option<Secret>,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve(TcpEntrance { listener, token }, &state, shutdown, &LIMITS).await;
+}
+
+/// Serves the unix socket until `shutdown`; its file is gone afterwards.
+pub async fn serve_unix(socket: AdminSocket, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
+    serve(socket, &state, shutdown, &LIMITS).await;
+}
+
+/// Where connections come from, and what coming from there allows.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Entrance)>> + Send;
+}
+
+struct TcpEntrance {
+    listener: TcpListener,
+    token: Option<Secret>,
+}
+
+impl Accept for TcpEntrance {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Entrance)> {
+        let (stream, _) = self.listener.accept().await?;
+        let local = stream.local_addr()?.ip();
+        Ok((stream, Entrance::Tcp { local, token: self.token.clone() }))
+    }
+}
+
+impl Accept for AdminSocket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Entrance)> {
+        Ok((self.listener.accept().await?.0, Entrance::Unix))
+    }
+}
+
+async fn serve(entrance: impl Accept, state: &Arc<AdminState>, shutdown: impl Future<Output = ()>, limits: &Limits) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        while connections.try_join_next().is_some() {}
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>((slot, entrance.accept().await?))
+        };
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((slot, (stream, came_by))) => {
+                let served = connection(stream, came_by, Arc::clone(state), stopping.clone(), limits);
+                connections.spawn(async move {
+                    served.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin door cannot accept a connection");
+                tokio::time::sleep(limits.accept_pause).await;
+            }
+        }
+    }
+    drop(stop);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    // What is left is aborted with the set.
+    let _ = tokio::time::timeout(limits.drain_timeout, drained).await;
+}
+
+/// Requests of one connection, until it closes or the door does.
+fn connection<S>(
+    stream: S,
+    entrance: Entrance,
+    state: Arc<AdminState>,
+    mut stopping: watch::Receiver<()>,
+    limits: &Limits,
+) -> impl Future<Output = ()> + Send + use<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let open = state.metrics.connection(Door::Admin);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.head_max_bytes);
+    async move {
+        let answer = service_fn(|request| {
+            let (state, entrance) = (Arc::clone(&state), entrance.clone());
+            async move { Ok::<_, Infallible>(handle(request, state, &entrance).await) }
+        });
+        let mut served = pin!(http.serve_connection(TokioIo::new(stream), answer));
+        // A client's broken connection is its own affair.
+        tokio::select! {
+            _ = &mut served => {}
+            _ = stopping.changed() => {
+                served.as_mut().graceful_shutdown();
+                let _ = served.await;
+            }
+        }
+        drop(open);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! The door over real sockets: every operation, and what the gates and bounds do.
+
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::super::answers::{BlobState, VerifiedBlob};
+use super::super::fixture::{TestDoor, digest, powers};
+use super::*;
+use crate::observe::metrics::Metrics;
+
+const TOKEN: &str = "canary-admin-token";
+
+impl TestDoor {
+    /// Status and the rest of the answer.
+    async fn tcp(&self, line: &str, headers: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.address).await.expect("connected");
+        ask(stream, line, &format!("Host: localhost\r\n{headers}")).await
+    }
+
+    async fn unix(&self, line: &str) -> (u16, String) {
+        ask(UnixStream::connect(&self.socket).await.expect("connected"), line, "Host: localhost\r\n").await
+    }
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, line: &str, headers: &str) -> (u16, String) {
+    let request = format!("{line} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default();
+    (status, answer)
+}
+
+#[tokio::test]
+async fn reading_is_open_to_this_machine() {
+    let door = TestDoor::open(None).await;
+    for (path, status, part) in [
+        ("/healthz", 200, "\r\n\r\nok\n"),
+        ("/readyz", 503, "the index is being rebuilt"),
+        ("/metrics", 200, "entrepot_connections_open{door=\"admin\"} 1"),
+        ("/metrics", 200, "content-type: application/openmetrics-text; version=1.0.0"),
+        ("/api/config", 200, r#"{"password":"***"}"#),
+        (
+            "/api/cache/stats",
+            200,
+            r#"{"hits":3,"misses":1,"stores":0,"evictions":0,"errors":0,"current_size":0,"hit_rate":0.75,"#,
+        ),
+        ("/api/cache/blobs?limit=5", 200, r#""next":null"#),
+        ("/api/cache/blobs?limit=x", 400, "limit"),
+        ("/nothing", 404, r#"{"error":"#),
+    ] {
+        let (found, answer) = door.tcp(&format!("GET {path}"), "").await;
+        assert!(found == status && answer.contains(part), "{path}: {answer}");
+    }
+    let (status, answer) = door.tcp("PUT /metrics", "").await;
+    assert!(status == 405 && answer.contains("allow: GET, HEAD"), "{answer}");
+    let (status, answer) = door.tcp("HEAD /healthz", "").await;
+    assert!(status == 200 && answer.ends_with("\r\n\r\n"), "{answer}");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn pages_of_blobs_follow_each_other() {
+    let door = TestDoor::open(None).await;
+    let (mut seen, mut target) = (Vec::new(), "/api/cache/blobs?limit=2".to_owned());
+    loop {
+        let (_, answer) = door.unix(&format!("GET {target}")).await;
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        let page: super::super::answers::BlobPage = serde_json::from_str(body).expect("a page");
+        seen.extend(page.blobs.into_iter().map(|blob| blob.size));
+        let Some(next) = page.next else { break };
+        target = format!("/api/cache/blobs?limit=2&after={next}");
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn changes_over_tcp_need_the_token() {
+    let clear = "DELETE /api/cache";
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let door = TestDoor::open(Some(TOKEN)).await;
+    let tokenless = TestDoor::open(None).await;
+    let foreign = format!("{token}Origin: http://evil.example\r\n");
+    for (door, headers, how) in [
+        (&door, "", "Authorization: Bearer"),
+        (&door, "Authorization: Bearer wrong\r\n", "unix socket"),
+        (&door, &foreign, "origin"),
+        (&tokenless, token.as_str(), "admin.token_file"),
+    ] {
+        let (status, answer) = door.tcp(clear, headers).await;
+        assert!(status == 403 && answer.contains(how) && !answer.contains(TOKEN), "{answer}");
+        assert!(door.changes.lock().expect("not poisoned").is_empty(), "nothing was changed");
+    }
+    let (status, answer) = door.tcp(clear, &token).await;
+    assert!(status == 200 && answer.contains(r#"{"status":"ok","freed_blobs":3,"freed_bytes":6}"#), "{answer}");
+    assert_eq!(*door.changes.lock().expect("not poisoned"), ["clear"]);
+    door.close().await;
+    tokenless.close().await;
+}
+
+#[tokio::test]
+async fn changes_by_the_socket() {
+    let door = TestDoor::open(None).await;
+    let (present, absent) = (digest(1), digest(9));
+    for (line, status, part) in [
+        ("DELETE /api/cache".to_owned(), 200, r#"{"status":"ok","freed_blobs":3"#),
+        (format!("DELETE /api/cache/blobs/{present}"), 200, r#"{"status":"ok","freed_blobs":1"#),
+        (format!("DELETE /api/cache/blobs/{absent}"), 404, "does not have this blob"),
+        ("DELETE /api/cache/tags?registry=ghcr.io&repository=a/b&tag=v1".into(), 200, r#"{"status":"ok"}"#),
+        ("POST /api/reload".into(), 409, "entrepot.toml:3: unknown key"),
+    ] {
+        let (found, answer) = door.unix(&line).await;
+        assert!(found == status && answer.contains(part), "{line}: {answer}");
+    }
+    assert_eq!(*door.changes.lock().expect("not poisoned"), ["clear", "remove", "remove", "ghcr.io/a/b:v1"]);
+    door.close().await;
+}
+
+#[tokio::test]
+async fn another_host_is_misdirected() {
+    let door = TestDoor::open(Some(TOKEN)).await;
+    for host in ["Host: rebound.example\r\n", ""] {
+        let stream = TcpStream::connect(door.address).await.expect("connected");
+        let (status, answer) = ask(stream, "GET /api/config", host).await;
+        assert!(status == 421 && !answer.contains("password"), "{answer}");
+    }
+    door.close().await;
+}
+
+#[tokio::test]
+async fn verification_streams_a_line_a_blob() {
+    let door = TestDoor::open(None).await;
+    let (status, answer) = door.unix("POST /api/cache/verify").await;
+    assert_eq!(status, 200);
+    for part in [r#""state":"ok"}"#, r#""state":"corrupt"}"#, r#"{"event":"finished","checked":2,"bad":1,"bytes":3}"#] {
+        assert!(answer.contains(part), "{answer}");
+    }
+    door.close().await;
+}
+
+/// A client that leaves must not keep the store being read, and a second verification waits for its turn.
+#[tokio::test]
+async fn verification_ends_with_its_client_and_runs_once() {
+    let (ended, wait_for_end) = oneshot::channel::<()>();
+    let ended = Mutex::new(Some(ended));
+    let changes = Arc::default();
+    let mut powers = powers(&changes);
+    powers.verify = Box::new(move |each| {
+        let verified = || VerifiedBlob { digest: "x".repeat(4096), size: 1, state: BlobState::Ok };
+        while each(verified()) == ControlFlow::Continue(()) {}
+        drop(ended.lock().expect("not poisoned").take());
+        Ok(())
+    });
+    let door = TestDoor::open_with(powers, changes, None).await;
+    let mut reader = UnixStream::connect(&door.socket).await.expect("connected");
+    reader.write_all(b"POST /api/cache/verify HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    let mut more_than_a_head = [0; 4096];
+    reader.read_exact(&mut more_than_a_head).await.expect("lines come while it runs");
+    let (status, answer) = door.unix("POST /api/cache/verify").await;
+    assert!(status == 409 && answer.contains("already running"), "{answer}");
+    drop(reader);
+    let _ = tokio::time::timeout(Duration::from_secs(10), wait_for_end).await.expect("it ended");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_power_is_an_answer() {
+    let changes = Arc::default();
+    let mut powers = powers(&changes);
+    powers.stats = Box::new(|| panic!("a bug"));
+    let door = TestDoor::open_with(powers, changes, None).await;
+    assert_eq!(door.unix("GET /api/cache/stats").await.0, 500);
+    assert_eq!(door.unix("GET /healthz").await.0, 200);
+    door.close().await;
+}
+
+async fn small_door(limits: Limits) -> (std::net::SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), powers(&Arc::default())));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        let entrance = TcpEntrance { listener, token: None };
+        serve(entrance, &state, async { _ = stopped.await }, &limits).await;
+    });
+    (address, stop, task)
+}
+
+#[tokio::test]
+async fn slow_and_large_heads_end() {
+    let (address, _stop, _task) = small_door(Limits { header_timeout: Duration::from_millis(50), ..LIMITS }).await;
+    let mut slow = TcpStream::connect(address).await.expect("connected");
+    slow.write_all(b"GET /healthz HT").await.expect("sent");
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "a head that does not come ends the connection");
+
+    let mut idle = TcpStream::connect(address).await.expect("connected");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    let closed = tokio::time::timeout(Duration::from_secs(10), idle.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok() && rest.ends_with(b"ok\n"), "a connection is not kept idle for ever");
+
+    let large = format!("Host: localhost\r\nX-Large: {}\r\n", "x".repeat(LIMITS.head_max_bytes));
+    let (status, _) = ask(TcpStream::connect(address).await.expect("connected"), "GET /healthz", &large).await;
+    assert_eq!(status, 431);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait() {
+    let (address, _stop, _task) = small_door(Limits { connections: 1, ..LIMITS }).await;
+    let holder = TcpStream::connect(address).await.expect("connected");
+    let waiting = tokio::spawn(async move {
+        ask(TcpStream::connect(address).await.expect("connected"), "GET /healthz", "Host: localhost\r\n").await.0
+    });
+    let (mut held, mut sink) = holder.into_split();
+    sink.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    let mut first = [0; 12];
+    held.read_exact(&mut first).await.expect("the first is served");
+    assert!(!waiting.is_finished(), "the second is not accepted while the first is open");
+    drop((held, sink));
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("served").expect("asked"), 200);
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_nobody_idle() {
+    let (address, stop, task) = small_door(LIMITS).await;
+    let mut idle = TcpStream::connect(address).await.expect("connected");
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.expect("served");
+    drop(stop);
+    let ended = tokio::time::timeout(Duration::from_secs(10), task).await;
+    assert!(ended.is_ok_and(|ended| ended.is_ok()), "an idle connection does not hold the shutdown");
+}

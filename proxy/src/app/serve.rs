@@ -1,0 +1,302 @@
+//! A server's life: build, bind, serve, drain.
+//!
+//! Every listener is bound before anything is served, and nothing is bound before the configuration, the CA and the
+//! store are in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rand;
+use http::HeaderValue;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+
+use crate::admin::socket::{AdminSocket, SocketError};
+use crate::admin::{AdminState, server};
+use crate::app::greeting::greeting;
+use crate::app::live::{Reloader, live};
+use crate::app::powers::powers;
+use crate::cli::exit;
+use crate::config::{Flags, Loaded};
+use crate::http::dispatch::Site;
+use crate::ingress::drain::{self, Trigger, Watch};
+use crate::ingress::listener::{self, Bounds};
+use crate::ingress::proxy::ProxyDoor;
+use crate::observe::access_log::{AccessLog, AccessLogError};
+use crate::observe::events::{self, EventsError};
+use crate::observe::metrics::{Metrics, Scraped};
+use crate::pull::Pull;
+use crate::setup::CaPage;
+use crate::store::{Limits, Store, StoreError};
+use crate::tls::authority::Authority;
+use crate::tls::error::CaError;
+use crate::tls::leaf::LeafStore;
+use crate::upstream::exchange::Memory;
+use crate::upstream::own::{Ourselves, OwnSockets};
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Logging.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// The certificate authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A listening address.
+    #[error("cannot listen on {address}: {source}; {hint}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The admin socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The data directory.
+    #[error("cannot create {path}: {source}; choose another place with --data-dir", path = path.display())]
+    DataDir {
+        /// Which one.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Threads, signals, randomness.
+    #[error("the system gives no {what}: {source}")]
+    System {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit code, from sysexits.
+    pub fn exit_code(&self) -> u8 {
+        let io = match self {
+            Self::Events(_) | Self::Ca(_) => return exit::CONFIGURATION,
+            Self::Store(StoreError::Locked { .. }) => return exit::UNAVAILABLE,
+            Self::Bind { source, .. } | Self::DataDir { source, .. } => source.kind(),
+            _ => return exit::IO,
+        };
+        match io {
+            io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            io::ErrorKind::AddrInUse => exit::UNAVAILABLE,
+            _ => exit::IO,
+        }
+    }
+}
+
+/// How often unused entries are dropped and our own addresses are looked up again.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// After the drain: what is left of fills is put aside.
+const LANDING: Duration = Duration::from_secs(5);
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Everything that was built.
+struct Server {
+    reloader: Arc<Reloader>,
+    door: Arc<ProxyDoor>,
+    pull: Arc<Pull>,
+    proxy_listeners: Vec<TcpListener>,
+    admin_listener: Option<TcpListener>,
+    admin_socket: AdminSocket,
+    /// Set when the process stops, for `/readyz`.
+    stopping: Arc<AtomicBool>,
+}
+
+/// Serves until a signal ends it.
+pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
+    let logging = &loaded.config.logging;
+    let events = events::init(&logging.level, logging.format)?;
+    for notice in &loaded.notices {
+        tracing::info!("{notice}");
+    }
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| StartError::System { what: "threads", source })?;
+    let (trigger, watch) = drain::channel();
+    let server = build(&runtime, loaded, flags, events)?;
+    let reloader = server.reloader.clone();
+    let outcome = runtime.block_on(server.serve(trigger, watch));
+    runtime.shutdown_timeout(LAST_LINES);
+    reloader.store.flush();
+    reloader.site.access_log.flush(LAST_LINES);
+    reloader.events.flush(LAST_LINES);
+    outcome
+}
+
+fn build(runtime: &Runtime, loaded: Loaded, flags: Flags, events: events::EventsHandle) -> Result<Server, StartError> {
+    let Loaded { config, effective, .. } = loaded;
+    let path = config.data_dir.clone();
+    std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
+    let authority = Arc::new(Authority::open_or_create(&config.ca)?);
+    let store = Store::open(&config.data_dir, Limits::from(&config.cache))?;
+    let access_log = AccessLog::start(config.logging.format, config.logging.file.as_deref())?;
+    let instance = instance()?;
+    let _inside = runtime.enter();
+    let proxy_listeners = config.proxy.listen.iter().copied().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let admin_listener = config.admin.listen.map(bind).transpose()?;
+    let admin_socket = AdminSocket::bind(&config.admin.socket)?;
+    let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let own = listening.iter().copied().chain(config.admin.listen);
+    let ourselves = Ourselves {
+        sockets: OwnSockets::new(own),
+        instance: instance.clone().into(),
+        authorities: authority.certificates(),
+    };
+    let via =
+        HeaderValue::from_str(&format!("1.1 entrepot-{instance}")).unwrap_or(HeaderValue::from_static("1.1 entrepot"));
+    let memory = Arc::new(Memory { tokens: Default::default(), quotas: Default::default(), via });
+    let metrics = Arc::new(Metrics::new());
+    let pull = Pull::new(store.clone(), metrics.clone());
+    let greeting = greeting(&config, &authority, &listening);
+    let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);
+    let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
+    let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+    let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
+    let effective = Mutex::new(effective);
+    let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
+    let stopping = Arc::default();
+    eprint!("{greeting}");
+    let server = Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, stopping };
+    Ok(server)
+}
+
+impl Server {
+    async fn serve(self, trigger: Trigger, watch: Watch) -> Result<(), StartError> {
+        let signals = |kind| signal(kind).map_err(|source| StartError::System { what: "signals", source });
+        let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
+        let mut hang_up = signals(SignalKind::hangup())?;
+        let site = self.reloader.site.clone();
+        let config = site.live();
+        self.scrape();
+        let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
+        for listener in self.proxy_listeners {
+            let (door, drain) = (self.door.clone(), watch.clone());
+            let serve = move |stream, peer, place| {
+                tokio::spawn(door.clone().serve(stream, peer, place, drain.clone()));
+            };
+            tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
+        }
+        let (admin_trigger, admin_watch) = drain::channel();
+        let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
+        let state = Arc::new(state);
+        if let Some(listener) = self.admin_listener {
+            let token = config.config.admin.token.clone();
+            tokio::spawn(server::serve_tcp(listener, state.clone(), token, ended(admin_watch.clone())));
+        }
+        tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
+        let housekeeping = tokio::spawn(housekeeping(self.reloader.clone()));
+        let deadline = config.config.proxy.drain_timeout;
+        drop(config);
+        loop {
+            tokio::select! {
+                _ = hang_up.recv() => {
+                    let reloader = self.reloader.clone();
+                    // Its outcome is in the log.
+                    let _ = spawn_blocking(move || reloader.reload()).await;
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.stopping.store(true, Ordering::Relaxed);
+        tracing::info!("stopping: running answers have {} s to end", deadline.as_secs());
+        drop(watch);
+        drop(self.door);
+        if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
+            tracing::warn!("some answers were still running at the deadline and are cut off");
+        }
+        if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
+            tracing::warn!("some fills were still running and are given up");
+        }
+        housekeeping.abort();
+        // The admin door was open to the last, for whoever watches the drain.
+        if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
+            tracing::debug!("an admin request was still running");
+        }
+        Ok(())
+    }
+
+    fn scrape(&self) {
+        let reloader = Arc::downgrade(&self.reloader);
+        self.pull.metrics.scrape_from(move || {
+            let Some(reloader) = reloader.upgrade() else { return Scraped::default() };
+            let usage = reloader.store.usage();
+            Scraped {
+                store_size_bytes: usage.used_bytes,
+                store_max_size_bytes: reloader.site.live().config.cache.max_size.0,
+                store_blobs: usage.blobs,
+                store_evictions: usage.evictions,
+                store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
+                access_log_dropped: reloader.site.access_log.dropped(),
+            }
+        });
+    }
+}
+
+async fn ended(mut watch: Watch) {
+    watch.draining().await;
+}
+
+async fn housekeeping(reloader: Arc<Reloader>) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        ticks.tick().await;
+        let reloader = reloader.clone();
+        let done = spawn_blocking(move || {
+            reloader.ourselves.sockets.refresh();
+            reloader.store.expire_unused(SystemTime::now())
+        });
+        if let Ok(dropped @ 1..) = done.await {
+            tracing::info!("dropped {dropped} unused entries");
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|source| {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            _ => "check that this machine has the address",
+        };
+        StartError::Bind { address, source, hint }
+    })
+}
+
+/// A name for this process that no other has: by it a request that comes back is known.
+fn instance() -> Result<String, StartError> {
+    let mut random = [0u8; 8];
+    rand::fill(&mut random)
+        .map_err(|_| StartError::System { what: "randomness", source: io::ErrorKind::Other.into() })?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Each pull takes several file descriptors, and the usual soft limit is 1024.
+fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!("the limit of open files stays at {soft}: {error}");
+    }
+}

@@ -1,0 +1,301 @@
+//! `entrepot cache`: look at the cache of a running server, and change it, by its admin unix socket.
+//!
+//! Neighbours: `admin::answers` are the types that come back; `client` speaks HTTP over the socket; `show` makes tables.
+//! Tables go to stdout for people, `--json` gives the server's own answers; progress and questions go to stderr.
+
+mod client;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::Subcommand;
+use entrepot_core::digest::Digest;
+use entrepot_core::name::RepositoryName;
+use http::Method;
+use url::form_urlencoded;
+
+use super::exit;
+use crate::admin::TagName;
+use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, VerifyLine};
+use client::{Client, ClientError};
+
+/// What to do with the cache.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Show hits, size and what upstream registries still allow
+    Stats,
+    /// List the blobs; with --json one object a line
+    Ls,
+    /// Drop blobs, or forget what tags point to
+    Rm {
+        /// Blobs by digest, tags as registry/repository:tag (Docker Hub is docker.io)
+        #[arg(required = true, value_name = "DIGEST|REGISTRY/REPO:TAG")]
+        targets: Vec<Target>,
+    },
+    /// Drop everything that is neither pinned nor being read
+    Clear {
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Read every blob and compare it with its digest; with --json one object a line
+    Verify,
+}
+
+/// Something that `rm` takes away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A blob's bytes.
+    Blob(Digest),
+    /// What a tag points to; its bytes stay until they are unused.
+    Tag(TagName),
+}
+
+/// Why text is not a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither a digest (sha256:…) nor registry/repository:tag, as in docker.io/library/busybox:latest")]
+pub struct TargetError;
+
+/// Where a command writes and asks.
+struct Console<'a> {
+    out: &'a mut dyn Write,
+    /// None where nobody looks.
+    progress: Option<&'a mut dyn Write>,
+    /// Puts a question; none where nobody can be asked.
+    confirm: &'a mut dyn FnMut(&str) -> Option<bool>,
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CacheError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("this would clear the cache; say --yes where nobody can be asked")]
+    Unconfirmed,
+    #[error("nothing was cleared")]
+    Declined,
+    #[error("{0} of the blobs were bad; the server takes them out, and fetches them anew when they are asked for")]
+    Bad(u64),
+    #[error("the verification stopped: {0}")]
+    Stopped(String),
+}
+
+/// sysexits' EX_DATAERR: the cache held bad bytes.
+const BAD_DATA: u8 = 65;
+
+/// Runs one command against the server behind `socket`; says on stderr what failed.
+pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("entrepot: cannot start: {error}");
+            return ExitCode::from(exit::IO);
+        }
+    };
+    let (mut out, mut progress) = (io::stdout().lock(), io::stderr());
+    let watched = progress.is_terminal();
+    let mut console = Console {
+        out: &mut out,
+        progress: watched.then_some(&mut progress as &mut dyn Write),
+        confirm: &mut ask_terminal,
+        json,
+    };
+    match runtime.block_on(execute(command, &Client::new(socket), &mut console)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A reader that has seen enough (`| head`) needs no word about it.
+            if !matches!(&error, CacheError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
+                eprintln!("entrepot: {error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn ask_terminal(question: &str) -> Option<bool> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return None;
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).ok()?;
+    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+async fn execute(command: &CacheCommand, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    match command {
+        CacheCommand::Stats => {
+            let stats: CacheStats = client.get("/api/cache/stats").await?;
+            console.print(&stats, show::stats)
+        }
+        CacheCommand::Ls => list(client, console).await,
+        CacheCommand::Rm { targets } => remove(targets, client, console).await,
+        CacheCommand::Clear { yes } => clear(*yes, client, console).await,
+        CacheCommand::Verify => verify(client, console).await,
+    }
+}
+
+impl Console<'_> {
+    /// The server's answer itself with `--json`, else as people read it.
+    fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> Result<(), CacheError> {
+        if self.json {
+            serde_json::to_writer(&mut self.out, answer).map_err(io::Error::from)?;
+            writeln!(self.out)?;
+        } else {
+            self.out.write_all(show(answer).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    if !console.json {
+        console.out.write_all(show::blob_header().as_bytes())?;
+    }
+    let mut target = "/api/cache/blobs?limit=1000".to_owned();
+    loop {
+        let page: BlobPage = client.get(&target).await?;
+        for blob in &page.blobs {
+            console.print(blob, |blob| show::blob(blob, show::now_unix_seconds()))?;
+        }
+        let Some(next) = page.next else { return Ok(()) };
+        target = format!("/api/cache/blobs?limit=1000&after={next}");
+    }
+}
+
+/// Tries every target; the first failure is the command's.
+async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    let mut first_failure = None;
+    for target in targets {
+        let removed = match target {
+            Target::Blob(digest) => remove_blob(digest, client, console).await,
+            Target::Tag(name) => forget_tag(name, client, console).await,
+        };
+        match removed {
+            Err(CacheError::Client(error @ ClientError::Refused { .. })) => {
+                first_failure.get_or_insert(CacheError::Client(error.about(&target.to_string())));
+            }
+            other => other?,
+        }
+    }
+    first_failure.map_or(Ok(()), Err)
+}
+
+async fn remove_blob(digest: &Digest, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    let done: Done<Freed> = client.change(Method::DELETE, &format!("/api/cache/blobs/{digest}")).await?;
+    console.print(&done, |done| show::removed(digest, &done.details))
+}
+
+async fn forget_tag(name: &TagName, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("registry", &name.registry.to_string())
+        .append_pair("repository", name.repository.as_str())
+        .append_pair("tag", name.tag.as_str())
+        .finish();
+    let done: serde_json::Value = client.change(Method::DELETE, &format!("/api/cache/tags?{query}")).await?;
+    console.print(&done, |_| format!("forgot {}\n", Target::Tag(name.clone())))
+}
+
+async fn clear(yes: bool, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    if !yes {
+        let stats: CacheStats = client.get("/api/cache/stats").await?;
+        match (console.confirm)(&show::clear_question(&stats)) {
+            None => return Err(CacheError::Unconfirmed),
+            Some(false) => return Err(CacheError::Declined),
+            Some(true) => {}
+        }
+    }
+    let done: Done<Freed> = client.change(Method::DELETE, "/api/cache").await?;
+    console.print(&done, |done| show::cleared(&done.details))
+}
+
+async fn verify(client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+    let stats: CacheStats = client.get("/api/cache/stats").await?;
+    let mut lines = client.lines(Method::POST, "/api/cache/verify").await?;
+    let mut checked = 0;
+    while let Some(line) = lines.next::<VerifyLine>().await? {
+        if console.json {
+            console.print(&line, |_| String::new())?;
+        }
+        match line {
+            VerifyLine::Blob(blob) => {
+                checked += 1;
+                if let Some(progress) = &mut console.progress {
+                    write!(progress, "\rverifying {checked} of {}", stats.blobs.max(checked))?;
+                    progress.flush()?;
+                }
+                if blob.state != BlobState::Ok && !console.json {
+                    console.out.write_all(show::bad_blob(&blob).as_bytes())?;
+                }
+            }
+            VerifyLine::Finished { checked, bad, bytes } => {
+                if let Some(progress) = &mut console.progress {
+                    writeln!(progress)?;
+                }
+                if !console.json {
+                    console.out.write_all(show::verified(checked, bad, bytes).as_bytes())?;
+                }
+                return if bad == 0 { Ok(()) } else { Err(CacheError::Bad(bad)) };
+            }
+            VerifyLine::Failed { error } => return Err(CacheError::Stopped(error)),
+        }
+    }
+    Err(CacheError::Client(ClientError::BrokenOff("the answer ended early".into())))
+}
+
+impl CacheError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(error) => error.exit_code(),
+            Self::Output(_) | Self::Stopped(_) => exit::IO,
+            Self::Unconfirmed | Self::Declined => exit::USAGE,
+            Self::Bad(_) => BAD_DATA,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blob(digest) => write!(formatter, "{digest}"),
+            Self::Tag(TagName { registry, repository, tag }) => write!(formatter, "{registry}/{repository}:{tag}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        if let Ok(digest) = text.parse() {
+            return Ok(Self::Blob(digest));
+        }
+        let (registry, rest) = text.split_once('/').ok_or(TargetError)?;
+        let (repository, tag) = rest.rsplit_once(':').ok_or(TargetError)?;
+        // As in image names, the first part is a registry only where it looks like a host.
+        if !registry.contains(['.', ':']) && registry != "localhost" {
+            return Err(TargetError);
+        }
+        let (registry, repository) = match registry {
+            "docker.io" | "index.docker.io" => ("registry-1.docker.io", official(repository)?),
+            _ => (registry, repository.parse().map_err(|_| TargetError)?),
+        };
+        let registry = registry.parse().map_err(|_| TargetError)?;
+        let tag = tag.parse().map_err(|_| TargetError)?;
+        Ok(Self::Tag(TagName { registry, repository, tag }))
+    }
+}
+
+/// Docker Hub's repositories of one part are below `library/`.
+fn official(repository: &str) -> Result<RepositoryName, TargetError> {
+    let full = if repository.contains('/') { repository.to_owned() } else { format!("library/{repository}") };
+    full.parse().map_err(|_| TargetError)
+}

@@ -1,0 +1,180 @@
+//! HTTP/1.1 over the admin unix socket: one connection a request, JSON or lines of JSON back.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use http::header::HOST;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::admin::answers::Failure;
+use crate::cli::exit;
+
+/// Asks one server.
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer, or not the wanted one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error("no entrepot server answers on {socket} ({source}); start one with `entrepot serve`, or see admin.socket")]
+    NotRunning { socket: PathBuf, source: io::Error },
+    #[error("you may not open {socket}; run this as root or as the user that runs the server")]
+    Permission { socket: PathBuf },
+    #[error("the server broke off: {0}")]
+    BrokenOff(String),
+    #[error("{error}")]
+    Refused { status: StatusCode, error: String },
+    #[error("the server's answer is not understood ({0}); are it and this command of the same version?")]
+    NotUnderstood(#[from] serde_json::Error),
+}
+
+/// sysexits' EX_NOINPUT: what was named is not there.
+const NOT_FOUND: u8 = 66;
+/// The longest answer that is read whole, and the longest line.
+const ANSWER_MAX_BYTES: usize = 64 << 20;
+
+impl ClientError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotRunning { .. } | Self::BrokenOff(_) => exit::UNAVAILABLE,
+            Self::Permission { .. } => exit::PERMISSION,
+            Self::NotUnderstood(_) => exit::BUG,
+            Self::Refused { status, .. } => match *status {
+                StatusCode::NOT_FOUND => NOT_FOUND,
+                StatusCode::FORBIDDEN => exit::PERMISSION,
+                StatusCode::BAD_REQUEST => exit::USAGE,
+                StatusCode::CONFLICT => exit::UNAVAILABLE,
+                _ => exit::IO,
+            },
+        }
+    }
+
+    /// The same refusal, saying what it is about.
+    pub(super) fn about(self, what: &str) -> Self {
+        match self {
+            Self::Refused { status, error } => Self::Refused { status, error: format!("{what}: {error}") },
+            other => other,
+        }
+    }
+
+    fn connecting(socket: &Path, source: io::Error) -> Self {
+        let socket = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Self::Permission { socket },
+            _ => Self::NotRunning { socket, source },
+        }
+    }
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        Self::BrokenOff(error.to_string())
+    }
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        self.change(Method::GET, target).await
+    }
+
+    pub(super) async fn change<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {
+        let body = whole(self.ask(method, target).await?).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// An answer that comes line by line.
+    pub(super) async fn lines(&self, method: Method, target: &str) -> Result<Lines, ClientError> {
+        let body = self.ask(method, target).await?.into_body();
+        Ok(Lines { body, pending: BytesMut::new() })
+    }
+
+    /// Any answer but a success is an error.
+    async fn ask(&self, method: Method, target: &str) -> Result<Response<Incoming>, ClientError> {
+        let connected = UnixStream::connect(&self.socket).await;
+        let stream = connected.map_err(|source| ClientError::connecting(&self.socket, source))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Ends with the answer; its errors come up in the answer too.
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::BrokenOff(error.to_string()))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let failure: Failure = serde_json::from_slice(&whole(response).await?)?;
+        Err(ClientError::Refused { status, error: failure.error })
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| ClientError::BrokenOff(error.to_string()))
+}
+
+/// Lines of JSON as they come.
+pub(super) struct Lines {
+    body: Incoming,
+    pending: BytesMut,
+}
+
+impl Lines {
+    /// The next line; none at the end of the answer.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = newline(&self.pending) {
+                let line = self.pending.split_to(end + 1);
+                return Ok(Some(serde_json::from_slice(&line)?));
+            }
+            if self.pending.len() > ANSWER_MAX_BYTES {
+                return Err(ClientError::BrokenOff("a line of the answer has no end".into()));
+            }
+            match self.body.frame().await {
+                Some(frame) => self.pending.extend_from_slice(&frame?.into_data().unwrap_or_default()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn newline(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_say_whose_fault_it_is() {
+        let socket = Path::new("/run/entrepot/admin.sock");
+        let connecting = |kind: io::ErrorKind| ClientError::connecting(socket, kind.into());
+        let refused = |status| ClientError::Refused { status, error: String::new() };
+        for (error, code) in [
+            (connecting(io::ErrorKind::NotFound), 69),
+            (connecting(io::ErrorKind::ConnectionRefused), 69),
+            (connecting(io::ErrorKind::PermissionDenied), 77),
+            (ClientError::BrokenOff(String::new()), 69),
+            (refused(StatusCode::NOT_FOUND), 66),
+            (refused(StatusCode::FORBIDDEN), 77),
+            (refused(StatusCode::BAD_REQUEST), 64),
+            (refused(StatusCode::INTERNAL_SERVER_ERROR), 74),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error:?}");
+        }
+        let named = connecting(io::ErrorKind::NotFound).to_string();
+        assert!(named.contains("/run/entrepot/admin.sock"), "{named}");
+    }
+}

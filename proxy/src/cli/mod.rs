@@ -1,0 +1,12 @@
+//! The subcommands of `entrepot`, one file each, and what they share: exit codes and the way to the environment.
+
+pub mod ca;
+pub mod cache;
+pub mod check;
+pub mod exit;
+
+/// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,
+/// so that its parser refuses it by name.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}

@@ -1,0 +1,148 @@
+//! Where a setting came from, and what is said when it cannot be used.
+//!
+//! [`Place`] is what the layers record while they read (a byte offset is all the file's parser knows); [`Source`] turns
+//! it into an [`Origin`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the value of a knob comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The configuration file.
+    File {
+        /// As the administrator named it.
+        path: Arc<Path>,
+        /// Counted from 1; none where the file as a whole is meant.
+        line: Option<usize>,
+    },
+    /// An environment variable.
+    Environment(&'static str),
+    /// A flag of the command.
+    Flag(&'static str),
+}
+
+/// Why the configuration cannot be used: where, what, and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub struct ConfigError {
+    /// Where the mistake is.
+    pub origin: Origin,
+    /// What is wrong with it.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+/// A value as it was typed, with the place it was typed at.
+#[derive(Clone)]
+pub(super) struct Given<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// A place inside one of the layers above the defaults.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// Byte offset in the configuration file.
+    File(usize),
+    Environment(&'static str),
+    Flag(&'static str),
+}
+
+/// Why one value is refused, before it is known where the value stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+/// The configuration file that was read; without a path where there is none.
+pub(super) struct Source {
+    pub(super) path: Arc<Path>,
+    pub(super) text: String,
+}
+
+impl Source {
+    pub(super) fn new(path: PathBuf, text: String) -> Self {
+        Self { path: path.into(), text }
+    }
+
+    /// The origin of `place`.
+    pub(super) fn origin(&self, place: Place) -> Origin {
+        match place {
+            Place::File(offset) => Origin::File { path: self.path.clone(), line: Some(self.line(offset)) },
+            Place::Environment(name) => Origin::Environment(name),
+            Place::Flag(name) => Origin::Flag(name),
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+    }
+}
+
+impl<T> Given<T> {
+    pub(super) fn new(value: T, place: Place) -> Self {
+        Self { value, place }
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(super) fn at(self, origin: Origin) -> ConfigError {
+        ConfigError { origin, message: self.message, hint: self.hint }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File { path, line: Some(line) } => write!(formatter, "{}:{line}", path.display()),
+            Self::File { path, line: None } => write!(formatter, "{}", path.display()),
+            Self::Environment(name) => write!(formatter, "environment variable {name}"),
+            Self::Flag(name) => write!(formatter, "flag {name}"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    /// One line, whatever the message quotes.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let text = format!("{}: {}{hint}", self.origin, self.message);
+        formatter.write_str(&text.replace(char::is_control, " "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_becomes_a_line() {
+        let source = Source::new("entrepot.toml".into(), "a = 1\nb = 2\n\nc = 3".to_owned());
+        for (offset, shown) in
+            [(0, "entrepot.toml:1"), (5, "entrepot.toml:1"), (6, "entrepot.toml:2"), (13, "entrepot.toml:4")]
+        {
+            assert_eq!(source.origin(Place::File(offset)).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        let error = Refusal::new("a\nb").hint("c\r\nd").at(Origin::Environment("X"));
+        assert_eq!(error.to_string(), "environment variable X: a b; c  d");
+    }
+}

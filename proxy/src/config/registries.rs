@@ -1,0 +1,237 @@
+//! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: which hosts are intercepted, and what is special about them.
+//!
+//! A host that is named in any of the three is intercepted; anything else in its settings would have no effect.
+
+use std::collections::HashMap;
+
+use entrepot_core::host::{HTTPS_PORT, HostPattern};
+use http::{HeaderName, HeaderValue, header};
+
+use super::effective::MASK;
+use super::origin::{ConfigError, Given, Origin, Place, Refusal};
+use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
+use super::ready::{Access, Account, RegistryPolicy, Scheme};
+use super::resolver::Resolver;
+use super::values;
+
+/// Docker Hub's own hosts.
+pub(super) const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io"];
+
+/// Intercepted besides Docker Hub without being asked for.
+const BUILT_IN: [&str; 10] = [
+    "registry.k8s.io",
+    "k8s.gcr.io",
+    "gcr.io",
+    "quay.io",
+    "ghcr.io",
+    "mcr.microsoft.com",
+    "public.ecr.aws",
+    "nvcr.io",
+    "lscr.io",
+    "*.pkg.dev",
+];
+
+/// Headers that entrepot sets itself, or that belong to one connection.
+const RESERVED_HEADERS: [HeaderName; 10] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::PROXY_AUTHORIZATION,
+    header::ACCEPT_ENCODING,
+    header::RANGE,
+];
+
+/// A listed host with the place that listed it.
+pub(super) type Listed = (HostPattern, Place);
+
+/// The hosts of `[intercept]`, of the environment (`added`), and those that other sections `imply`.
+pub(super) fn intercept(
+    resolver: &mut Resolver,
+    given: Texts,
+    added: &[Given<String>],
+    implied: Vec<Listed>,
+) -> Result<Vec<HostPattern>, ConfigError> {
+    const KEY: &str = "intercept.registries";
+    let built_in: Vec<&str> = DOCKER_HUB.into_iter().chain(BUILT_IN).collect();
+    let mut hosts = resolver.texts(KEY, None, &built_in, values::host_pattern)?;
+    if let Some(given) = given.filter(|given| !given.value.is_empty()) {
+        let places: Vec<Place> = given.value.iter().map(|item| item.place).collect();
+        let listed = resolver.texts(KEY, Some(given), &[], values::host_pattern)?;
+        let listed: Vec<Listed> = listed.into_iter().zip(places).collect();
+        refuse_duplicates(resolver, KEY, listed.iter())?;
+        hosts.extend(listed.into_iter().map(|(host, _)| host));
+    }
+    let mut more = Vec::new();
+    for Given { value, place } in added {
+        let host = values::host_pattern(value).map_err(|refusal| resolver.refuse(KEY, *place, refusal))?;
+        more.push((host, *place));
+    }
+    for (host, place) in more.into_iter().chain(implied) {
+        if !hosts.contains(&host) {
+            let origin = resolver.origin(place);
+            resolver.effective.record(KEY, vec![host.to_string()], origin);
+            hosts.push(host);
+        }
+    }
+    let mut seen = Vec::new();
+    hosts.retain(|host| {
+        !seen.contains(host) && {
+            seen.push(host.clone());
+            true
+        }
+    });
+    Ok(hosts)
+}
+
+/// The accounts, those for some repositories before those for a whole host: the first that matches wins.
+pub(super) fn accounts(
+    resolver: &mut Resolver,
+    mut raw: Vec<Given<RawAccount>>,
+) -> Result<(Vec<Account>, Vec<Listed>), ConfigError> {
+    raw.sort_by_key(|account| !is_set(&account.value.repository));
+    let (mut accounts, mut listed) = (Vec::new(), Vec::new());
+    for (number, Given { value, place }) in raw.into_iter().enumerate() {
+        let account = account(resolver, &format!("credentials.{}", number + 1), value, place)?;
+        listed.push((account.registry.clone(), place));
+        accounts.push(account);
+    }
+    Ok((accounts, listed))
+}
+
+fn account(resolver: &mut Resolver, key: &str, raw: RawAccount, place: Place) -> Result<Account, ConfigError> {
+    let missing = |what: &str| {
+        let refusal = Refusal::new(format!("the entry has no {what}"));
+        resolver.refuse(
+            "credentials",
+            place,
+            refusal.hint("it needs registry, username, and password or password_file"),
+        )
+    };
+    if !is_set(&raw.registry) {
+        return Err(missing("registry"));
+    }
+    if !is_set(&raw.username) {
+        return Err(missing("username"));
+    }
+    let password = raw.password.filter(|password| !password.value.0.expose().is_empty());
+    if password.is_none() && !is_set(&raw.password_file) {
+        return Err(missing("password"));
+    }
+    if let (Some(_), Some(file)) = (&password, raw.password_file.as_ref().filter(|file| !file.value.is_empty())) {
+        return Err(resolver.refuse("credentials", file.place, Refusal::new("give either password or password_file")));
+    }
+    let registry = resolver.text(&format!("{key}.registry"), raw.registry, "", values::host_pattern)?;
+    let repository = resolver
+        .optional(&format!("{key}.repository"), raw.repository, |text| values::repository_globs(&[text.to_owned()]))?;
+    let username = resolver.text(&format!("{key}.username"), raw.username, "", username)?;
+    let password = match password {
+        Some(Given { value: HiddenText(secret), place }) => {
+            let origin = resolver.origin(place);
+            resolver.effective.record(format!("{key}.password"), MASK, origin);
+            secret
+        }
+        None => resolver.text(&format!("{key}.password_file"), raw.password_file, "", values::secret_file)?,
+    };
+    Ok(Account { registry, repository, username, password })
+}
+
+fn is_set(text: &Text) -> bool {
+    text.as_ref().is_some_and(|text| !text.value.is_empty())
+}
+
+/// Basic authentication ends the name at its first colon (RFC 7617).
+fn username(text: &str) -> Result<String, Refusal> {
+    if text.contains(':') { Err(Refusal::new(format!("{text:?} has a colon"))) } else { Ok(text.to_owned()) }
+}
+
+/// The exceptions, in the order of the file. `verify` is what holds where a registry says nothing.
+pub(super) fn policies(
+    resolver: &mut Resolver,
+    raw: Named<RawRegistry>,
+    verify: bool,
+) -> Result<(Vec<RegistryPolicy>, Vec<Listed>), ConfigError> {
+    let (mut policies, mut listed) = (Vec::new(), Vec::new());
+    for (name, registry) in raw.0 {
+        let host =
+            values::host_pattern(&name.value).map_err(|refusal| resolver.refuse("registries", name.place, refusal))?;
+        listed.push((host.clone(), name.place));
+        policies.push(policy(resolver, host, registry, verify)?);
+    }
+    refuse_duplicates(resolver, "registries", listed.iter())?;
+    Ok((policies, listed))
+}
+
+fn policy(
+    resolver: &mut Resolver,
+    host: HostPattern,
+    raw: RawRegistry,
+    verify: bool,
+) -> Result<RegistryPolicy, ConfigError> {
+    const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
+    const ACCESS: &[(&str, Access)] = &[("strict", Access::Strict), ("shared", Access::Shared)];
+    let key = |name: &str| format!("registries.\"{host}\".{name}");
+    Ok(RegistryPolicy {
+        scheme: resolver.text(&key("scheme"), raw.scheme, "https", |text| values::choice(text, SCHEMES))?,
+        extra_roots: resolver.optional(&key("ca_file"), raw.ca_file, values::certificates)?.unwrap_or_default(),
+        verify: resolver.switch(&key("verify"), raw.verify, verify),
+        access: resolver.optional(&key("access"), raw.access, |text| values::choice(text, ACCESS))?,
+        headers: headers(resolver, &key("headers"), raw.headers)?,
+        host,
+    })
+}
+
+fn headers(
+    resolver: &mut Resolver,
+    key: &str,
+    raw: Named<Given<HiddenText>>,
+) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
+    let mut headers = Vec::new();
+    for (name, Given { value, place }) in raw.0 {
+        let header = header_name(&name.value).map_err(|refusal| resolver.refuse(key, name.place, refusal))?;
+        let mut value = HeaderValue::from_str(value.0.expose()).map_err(|_| {
+            let refusal = Refusal::new(format!("the value of {header} has characters that no header may have"));
+            resolver.refuse(key, place, refusal)
+        })?;
+        // Most injected headers are keys of some kind.
+        value.set_sensitive(true);
+        let origin = resolver.origin(place);
+        resolver.effective.record(format!("{key}.{header}"), MASK, origin);
+        headers.push((header, value));
+    }
+    Ok(headers)
+}
+
+fn header_name(text: &str) -> Result<HeaderName, Refusal> {
+    let name: HeaderName = text.parse().map_err(|_| Refusal::new(format!("{text:?} is not a header's name")))?;
+    if RESERVED_HEADERS.contains(&name) {
+        return Err(Refusal::new(format!("{text:?} cannot be injected")).hint("entrepot sets this header itself"));
+    }
+    Ok(name)
+}
+
+/// One host twice in one list, however it is spelt, is a mistake: the second would have no effect.
+fn refuse_duplicates<'a>(
+    resolver: &Resolver,
+    key: &str,
+    listed: impl Iterator<Item = &'a Listed>,
+) -> Result<(), ConfigError> {
+    let mut seen: HashMap<String, Place> = HashMap::new();
+    for (host, place) in listed {
+        let text = host.to_string();
+        let implied = format!(":{HTTPS_PORT}");
+        let canonical = text.strip_suffix(&implied).unwrap_or(&text).to_owned();
+        if let Some(first) = seen.insert(canonical, *place) {
+            let refusal = Refusal::new(format!("duplicate registry {text:?}"));
+            let hint = match resolver.origin(first) {
+                Origin::File { line: Some(line), .. } => format!("line {line} has it already"),
+                other => format!("{other} has it already"),
+            };
+            return Err(resolver.refuse(key, *place, refusal.hint(hint)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! Runs one flight from its first request to its end: opens it upstream, reserves the file, keeps fetchers at work
+//! where readers wait, has the bytes hashed in order, publishes.
+
+use std::sync::{Arc, Mutex};
+
+use entrepot_core::digest::{Digest, Hasher};
+use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::fill::fetcher::{self, FetchEnd};
+use crate::fill::flight::{Flight, FlightEnd, Opening};
+use crate::fill::plan::{Action, Stretch, Wanted, next_action};
+use crate::fill::source::{OpenError, Opened};
+use crate::fill::stream::BlobStream;
+use crate::fill::{CHUNK_BYTES, FillError};
+use crate::observe::labels::Bypass;
+use crate::observe::metrics::Metrics;
+use crate::store::{Fill, Store};
+use crate::upstream::operation::ByteRange;
+
+pub(super) struct Driver {
+    pub(super) flight: Arc<Flight>,
+    pub(super) store: Arc<Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) complete_up_to_bytes: u64,
+}
+
+/// How a flight's time in the air ended, where it did not fail.
+enum Flown {
+    /// Every byte is there and right.
+    Complete,
+    /// Nobody wants the rest.
+    Unwanted,
+    /// The disk failed, the readers go on without it.
+    HandedOver,
+}
+
+/// How the hashing of a file ended.
+enum Hashed {
+    Right,
+    Wrong(Digest),
+    Unreadable,
+}
+
+impl Driver {
+    pub(super) async fn run(self, range: Option<ByteRange>) {
+        let Some((opened, start)) = self.open(range).await else { return };
+        let Some(fill) = self.reserve(opened.size).await else {
+            self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened)))));
+            return;
+        };
+        self.metrics.fills_started.inc();
+        let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
+        let limit = asked_end.or(opened.size).unwrap_or(u64::MAX);
+        let headers = Arc::new(opened.headers.clone());
+        let size = opened.size;
+        self.flight.update(|state| {
+            state.size = size;
+            state.extents = fill.extents().clone();
+            state.file = Some(fill.clone());
+        });
+        self.flight.set_opening(Opening::Filling(size, headers));
+        let mut fetchers = JoinSet::new();
+        self.fetch(&mut fetchers, start, limit, Some(opened));
+        match self.fly(&fill, &mut fetchers).await {
+            Ok(Flown::Complete) => self.publish(fill).await,
+            Ok(Flown::Unwanted) => self.pause(fill).await,
+            Ok(Flown::HandedOver) => {}
+            Err(error) => {
+                tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
+                self.metrics.fills_failed.inc(error.reason());
+                self.flight.update(|state| state.end = Some(FlightEnd::Failed(error)));
+            }
+        }
+    }
+
+    async fn open(&self, range: Option<ByteRange>) -> Option<(Opened, u64)> {
+        let source = self.flight.state().sources.first().cloned()?;
+        match source.open(&self.flight.digest, range).await {
+            // Where upstream ignored the range the body begins at the first byte, which is as good a start.
+            Ok(opened) => {
+                let start = opened.start;
+                Some((opened, start))
+            }
+            Err(error) => {
+                self.flight.set_opening(match error {
+                    OpenError::Refused(refusal) => Opening::Refused(refusal),
+                    OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
+                    OpenError::Broken(error) => Opening::Broken(error),
+                });
+                None
+            }
+        }
+    }
+
+    async fn reserve(&self, size: Option<u64>) -> Option<Arc<Fill>> {
+        let (store, digest) = (self.store.clone(), self.flight.digest);
+        let fill = spawn_blocking(move || store.begin(&digest, size)).await.ok()?;
+        match fill {
+            Ok(fill) => Some(Arc::new(fill)),
+            Err(error) => {
+                tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
+                self.metrics.bypass.inc(error.bypass());
+                None
+            }
+        }
+    }
+
+    async fn fly(&self, fill: &Arc<Fill>, fetchers: &mut JoinSet<FetchEnd>) -> Result<Flown, FillError> {
+        let flight = &self.flight;
+        let mut hashing = tokio::spawn(hash_in_order(flight.clone(), fill.clone()));
+        let result = loop {
+            self.plan(fetchers);
+            if self.close_if_unwanted() {
+                break Ok(Flown::Unwanted);
+            }
+            tokio::select! {
+                Some(ended) = fetchers.join_next() => match ended {
+                    Ok(FetchEnd::Done(id)) => flight.update(|state| state.running.retain(|stretch| stretch.id != id)),
+                    Ok(FetchEnd::Failed(error)) => break Err(error),
+                    Ok(FetchEnd::DiskFailed) => {
+                        self.metrics.bypass.inc(Bypass::IoError);
+                        fetchers.abort_all();
+                        hand_over(flight, fill).await;
+                        break Ok(Flown::HandedOver);
+                    }
+                    Err(_) => break Err(FillError::Interrupted { digest: flight.digest }),
+                },
+                hashed = &mut hashing => match hashed {
+                    Ok(Hashed::Right) => break Ok(Flown::Complete),
+                    Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got: Box::new(got) }),
+                    Ok(Hashed::Unreadable) | Err(_) => {
+                        self.metrics.bypass.inc(Bypass::IoError);
+                        hand_over(flight, fill).await;
+                        break Ok(Flown::HandedOver);
+                    }
+                },
+                () = flight.wake.notified() => {}
+            }
+        };
+        hashing.abort();
+        fetchers.abort_all();
+        result
+    }
+
+    fn plan(&self, fetchers: &mut JoinSet<FetchEnd>) {
+        loop {
+            let mut state = self.flight.state();
+            let Some(size) = state.size else { return };
+            let complete = state.wants_whole || size <= self.complete_up_to_bytes;
+            let demands = state.demands();
+            let wanted = Wanted { demands: &demands, complete };
+            match next_action(size, &state.extents, &state.running, &wanted) {
+                None => return,
+                Some(Action::Shorten { index, limit }) => state.running[index].limit = limit,
+                Some(Action::Fetch { start, limit }) => {
+                    drop(state);
+                    self.fetch(fetchers, start, limit, None);
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, fetchers: &mut JoinSet<FetchEnd>, start: u64, limit: u64, opened: Option<Opened>) {
+        let flight = self.flight.clone();
+        let mut state = flight.state();
+        let id = state.next_id();
+        state.running.push(Stretch { id, position: start, limit });
+        let until = (limit != u64::MAX).then_some(limit);
+        let stream = BlobStream::new(flight.digest, state.sources.clone(), start, until, state.size);
+        drop(state);
+        let stream = match opened {
+            Some(opened) => stream.with_opened(opened),
+            None => stream,
+        };
+        fetchers.spawn(fetcher::run(flight, id, stream, self.metrics.clone()));
+    }
+
+    /// Decides under the lock that readers take to join, so that nobody joins a flight that has just ended.
+    fn close_if_unwanted(&self) -> bool {
+        let mut state = self.flight.state();
+        let complete = state.wants_whole || state.size.is_none_or(|size| size <= self.complete_up_to_bytes);
+        state.closed = state.end.is_some() || (state.readers == 0 && !complete && state.running.is_empty());
+        state.closed
+    }
+
+    /// Nobody wants the rest: what is there is kept for the next one who does.
+    async fn pause(&self, fill: Arc<Fill>) {
+        let extents = self.flight.state().extents.clone();
+        let paused = spawn_blocking(move || fill.pause(&extents)).await;
+        if let Ok(Err(error)) = paused {
+            tracing::debug!(digest = %self.flight.digest, "a partial fill was not kept: {error}");
+        }
+    }
+
+    /// The bytes are right: readers may have the last of them while they are made durable.
+    async fn publish(&self, fill: Arc<Fill>) {
+        self.flight.update(|state| state.verified = true);
+        let place = self.flight.origin.clone();
+        let published = spawn_blocking(move || fill.publish(None, std::slice::from_ref(&place)));
+        match published.await {
+            Ok(Ok(_)) => {
+                self.metrics.fills_finished.inc();
+                self.metrics.stored.inc();
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(digest = %self.flight.digest, "served but not stored: {error}");
+                self.metrics.bypass.inc(error.bypass());
+            }
+            Err(error) => tracing::error!(digest = %self.flight.digest, "publishing was interrupted: {error}"),
+        }
+    }
+}
+
+/// Stops a flight that nobody waits for any more, so that the process can end; its bytes are kept.
+pub(super) fn interrupt(flight: &Flight) {
+    let mut state = flight.state();
+    if state.readers == 0 && flight.is_open() && !state.verified && state.end.is_none() {
+        state.end = Some(FlightEnd::Failed(FillError::Interrupted { digest: flight.digest }));
+        drop(state);
+        flight.wake.notify_one();
+    }
+}
+
+/// Called when the driver is gone: whoever still waits is told.
+pub(super) fn abandon(flight: &Flight) {
+    let interrupted = FillError::Interrupted { digest: flight.digest };
+    if !flight.is_open() {
+        flight.set_opening(Opening::Broken(interrupted.clone()));
+    }
+    flight.update(|state| {
+        if !state.verified && state.end.is_none() {
+            state.end = Some(FlightEnd::Failed(interrupted));
+        }
+    });
+}
+
+/// The file is as good as it is: everybody goes on from the bytes that could be read back from the start.
+async fn hand_over(flight: &Arc<Flight>, fill: &Arc<Fill>) {
+    let covered = flight.state().extents.covered(0);
+    let (fill, digest) = (fill.clone(), flight.digest);
+    let hashed = spawn_blocking(move || {
+        let mut hasher = Hasher::new(digest.algorithm());
+        let prefix = hash_file(&fill, &mut hasher, 0, covered);
+        (prefix, hasher)
+    });
+    let (prefix, hasher) = hashed.await.unwrap_or_else(|_| (0, Hasher::new(digest.algorithm())));
+    tracing::warn!(digest = %digest, prefix, "the disk took no more, clients go on without it");
+    flight.update(|state| state.end = Some(FlightEnd::HandedOver { prefix, hasher }));
+}
+
+/// Hashes `from..to` of the file, and returns how far it could be read.
+fn hash_file(fill: &Fill, hasher: &mut Hasher, from: u64, to: u64) -> u64 {
+    let mut position = from;
+    while position < to {
+        let length = (to - position).min(CHUNK_BYTES as u64) as usize;
+        match fill.read_at(position, length) {
+            Ok(bytes) if !bytes.is_empty() => {
+                hasher.update(&bytes);
+                position += bytes.len() as u64;
+            }
+            _ => return position,
+        }
+    }
+    position
+}
+
+/// Follows the growing file and hashes it, off the event loop, in order.
+async fn hash_in_order(flight: Arc<Flight>, fill: Arc<Fill>) -> Hashed {
+    let mut changes = flight.changes();
+    let mut hasher = Hasher::new(flight.digest.algorithm());
+    let mut position = 0;
+    loop {
+        changes.mark_unchanged();
+        let (covered, size) = {
+            let state = flight.state();
+            (state.extents.covered(0), state.size)
+        };
+        if size == Some(position) && covered == position {
+            let got = hasher.finish();
+            return if got == flight.digest { Hashed::Right } else { Hashed::Wrong(got) };
+        }
+        if covered <= position {
+            if changes.changed().await.is_err() {
+                return Hashed::Unreadable;
+            }
+            continue;
+        }
+        let file = fill.clone();
+        let hashed = spawn_blocking(move || {
+            let reached = hash_file(&file, &mut hasher, position, covered);
+            (reached, hasher)
+        });
+        let Ok((reached, returned)) = hashed.await else { return Hashed::Unreadable };
+        if reached < covered {
+            return Hashed::Unreadable;
+        }
+        (position, hasher) = (reached, returned);
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a blob can be had: a registry, a repository and a credential that upstream served it to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::name::RepositoryName;
+use entrepot_core::range::ContentRange;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+
+use crate::fill::FillError;
+use crate::upstream::body::TimedBody;
+use crate::upstream::credential::Credential;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::exchange::{Answer, Upstream};
+use crate::upstream::operation::{ByteRange, Operation};
+use crate::upstream::registry::Registry;
+
+/// Who to ask for a blob, and as whom.
+#[derive(Clone)]
+pub struct Source {
+    /// The way out.
+    pub upstream: Arc<Upstream>,
+    /// The registry.
+    pub registry: Registry,
+    /// The repository in it.
+    pub repository: RepositoryName,
+    /// The credential that may read it.
+    pub credential: Credential,
+}
+
+/// A blob's bytes as upstream began to send them.
+pub struct Opened {
+    /// The whole blob's length, where told.
+    pub size: Option<u64>,
+    /// The first byte that the body holds.
+    pub start: u64,
+    /// The bytes.
+    pub body: TimedBody,
+    /// The head's headers.
+    pub headers: HeaderMap,
+}
+
+/// Upstream answered, but not with the blob.
+#[derive(Clone)]
+pub struct Refusal {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The start of its body: an error text.
+    pub body: Bytes,
+}
+
+/// Why a blob could not be opened.
+pub enum OpenError {
+    /// Upstream said no; the client gets its words.
+    Refused(Refusal),
+    /// Upstream could not be asked.
+    Failed(UpstreamError),
+    /// Upstream's answer makes no sense.
+    Broken(FillError),
+}
+
+/// The most that is read of an error body.
+const REFUSAL_MAX_BYTES: usize = 64 * 1024;
+
+impl Source {
+    /// Asks for the blob, from `range` where given.
+    pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
+        let operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
+        let answer = answer.map_err(OpenError::Failed)?;
+        if let Some(encoding) = encoding(&answer.headers) {
+            return Err(OpenError::Broken(FillError::Encoded { digest: *digest, encoding }));
+        }
+        let wrong = |why| OpenError::Broken(FillError::WrongLength { digest: *digest, why });
+        match answer.status {
+            StatusCode::OK => {
+                let size = header_number(&answer.headers);
+                Ok(Opened { size, start: 0, body: answer.body, headers: answer.headers })
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let Some(Ok(ContentRange::Part { start, size, .. })) = value.map(str::parse) else {
+                    return Err(wrong("206 without a Content-Range"));
+                };
+                if Some(start) != range.map(|range| range.start) {
+                    return Err(wrong("206 for another range than asked"));
+                }
+                Ok(Opened { size, start, body: answer.body, headers: answer.headers })
+            }
+            _ => Err(OpenError::Refused(Refusal::read(answer).await)),
+        }
+    }
+}
+
+impl Refusal {
+    /// Reads an error answer into memory.
+    pub async fn read(answer: Answer) -> Self {
+        let body = Limited::new(answer.body, REFUSAL_MAX_BYTES).collect().await;
+        let body = body.map(|collected| collected.to_bytes()).unwrap_or_default();
+        Self { status: answer.status, headers: answer.headers, body }
+    }
+}
+
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let value = String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).to_ascii_lowercase();
+    (!matches!(value.as_str(), "" | "identity")).then_some(value)
+}
+
+fn header_number(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

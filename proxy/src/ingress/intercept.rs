@@ -1,0 +1,73 @@
+//! A connection to a listed registry: TLS is ended with a leaf of our own for exactly that name, and what is inside is
+//! served. A client that speaks plain HTTP through CONNECT is served as well.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::config::ready::Scheme;
+use crate::http::dispatch::Visit;
+use crate::http::serve::serve_visit;
+use crate::ingress::drain::Watch;
+use crate::ingress::proxy::{Client, ProxyDoor};
+use crate::ingress::rewind::Rewind;
+use crate::observe::labels::{ConnectionRefusal, Handshake};
+use crate::tls::handshake::{HandshakeError, accept};
+
+/// The first byte of a TLS handshake record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Serves `client`, of whom `first` was read already.
+pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, first: Bytes, mut drain: Watch) {
+    let metrics = &door.site.pull.metrics;
+    let timeout = door.site.live().config.client.header_timeout;
+    let opening = tokio::select! {
+        opening = tokio::time::timeout(timeout, first_byte(&client, &first)) => opening,
+        () = drain.draining() => return,
+    };
+    match opening {
+        Ok(Some(TLS_HANDSHAKE)) => {}
+        Ok(Some(_)) => {
+            let visit = Visit { client_scheme: Scheme::Http, ..visit };
+            return serve_visit(door.site.clone(), visit, client, first, drain).await;
+        }
+        Ok(None) => return,
+        Err(_) => {
+            metrics.connections_refused.inc(ConnectionRefusal::Timeout);
+            return;
+        }
+    }
+    let config = match door.leaves.server_config(&visit.host).await {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(host = %visit.host, "no certificate can be made: {error}");
+            return;
+        }
+    };
+    match accept(Rewind { prefix: first, io: client }, config, timeout).await {
+        Ok(stream) => {
+            metrics.tls_handshakes.inc(Handshake::Ok);
+            serve_visit(door.site.clone(), visit, stream, Bytes::new(), drain).await;
+        }
+        Err(error) => {
+            tracing::info!(host = %visit.host, client = %visit.client, "{error}");
+            metrics.tls_handshakes.inc(match error {
+                HandshakeError::Timeout { .. } => Handshake::Timeout,
+                HandshakeError::Untrusted { .. } => Handshake::ClientRefused,
+                HandshakeError::NoCommonProtocol | HandshakeError::Other(_) => Handshake::Failed,
+            });
+        }
+    }
+}
+
+/// The client's first byte, left where it is; none when the client is gone.
+async fn first_byte(client: &Client, first: &Bytes) -> Option<u8> {
+    if let Some(byte) = first.first() {
+        return Some(*byte);
+    }
+    let mut byte = [0];
+    match client.get_ref().peek(&mut byte).await {
+        Ok(1) => Some(byte[0]),
+        _ => None,
+    }
+}

@@ -1,0 +1,222 @@
+//! The door on 3128: CONNECT, absolute-form http, and the local pages.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
+use http::header::CONNECTION;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::config::ready::Scheme;
+use crate::http::body::ReplyBody;
+use crate::http::deadline::Paced;
+use crate::http::dispatch::{Site, Visit, dispatch, finish, framing_reply};
+use crate::http::guard::{Guard, GuardHandle};
+use crate::http::log::LoggedBody;
+use crate::http::reply::{Note, Reply};
+use crate::http::serve::{Deadlines, serve};
+use crate::ingress::decision::{Decision, decide};
+use crate::ingress::drain::Watch;
+use crate::ingress::intercept::intercept;
+use crate::ingress::listener::Place;
+use crate::ingress::tunnel::{TunnelCounters, splice};
+use crate::observe::labels::{Direction, Rejection};
+use crate::setup::{self, CaPage};
+use crate::tls::leaf::LeafStore;
+use crate::upstream::address::Purpose;
+
+/// A client's connection as this door holds it.
+pub type Client = Paced<TcpStream>;
+
+/// What the door knows.
+pub struct ProxyDoor {
+    /// What answers requests.
+    pub site: Arc<Site>,
+    /// Certificates for intercepted names.
+    pub leaves: Arc<LeafStore>,
+    /// What the local pages say.
+    pub ca_page: RwLock<Arc<CaPage>>,
+}
+
+/// One connection to the door. Its place is shared with what it becomes after a CONNECT.
+#[derive(Clone)]
+struct Guest {
+    door: Arc<ProxyDoor>,
+    peer: SocketAddr,
+    place: Arc<Place>,
+    drain: Watch,
+}
+
+impl ProxyDoor {
+    /// Serves one connection until it ends.
+    pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place, drain: Watch) {
+        let live = self.site.live();
+        // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
+        let _ = stream.set_nodelay(true);
+        let client = Paced::new(stream, live.config.client.send_timeout);
+        let deadlines = Deadlines::from(&live.config.client);
+        drop(live);
+        let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };
+        let answer = move |handle, request| {
+            let guest = guest.clone();
+            async move { guest.answer(handle, request).await }
+        };
+        serve(client, Bytes::new(), deadlines, drain, answer).await;
+    }
+}
+
+impl Guest {
+    async fn answer(&self, handle: GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+        if let Some(rejection) = handle.rejection_of(&request) {
+            return self.finish(framing_reply(&self.door.site, rejection), &request);
+        }
+        if request.method() == Method::CONNECT {
+            return self.connect(&handle, request).await;
+        }
+        if request.uri().authority().is_some() {
+            return self.absolute(&handle, request).await;
+        }
+        let page = self.door.ca_page.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let reply = match setup::page(request.method(), request.uri().path(), request.headers(), &page) {
+            Some(page) => {
+                let (head, body) = page.into_parts();
+                let body = ReplyBody::Full(body);
+                Reply { status: head.status, headers: head.headers, body, note: unlogged() }
+            }
+            None => Reply::full(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and /setup/systemd.\n",
+            ),
+        };
+        self.finish(reply, &request)
+    }
+
+    /// `GET http://host/path`: a plain registry is answered from the cache, anything else passes.
+    async fn absolute(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+        let uri = request.uri();
+        let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
+        let host = RegistryHost::parse(&authority, 80);
+        let (Ok(host), Some("http")) = (host, uri.scheme_str()) else {
+            return self.finish(self.malformed("a request through this proxy names http://host[:port]/path"), &request);
+        };
+        let live = self.door.site.live();
+        let listed = match decide(&live.config, &host, Scheme::Http) {
+            Decision::Intercept => true,
+            Decision::Pass => false,
+            Decision::Refuse(refusal) => return self.finish(self.forbidden(refusal.message()), &request),
+        };
+        let visit = Visit { host, client_scheme: Scheme::Http, client: self.peer.ip(), listed };
+        dispatch(&self.door.site, &visit, handle, request).await
+    }
+
+    async fn connect(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let Ok(host) = RegistryHost::parse_with_port(authority) else {
+            return self.finish(self.malformed("CONNECT names host:port"), &request);
+        };
+        let live = self.door.site.live();
+        match decide(&live.config, &host, Scheme::Https) {
+            Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
+            Decision::Intercept => {
+                let guest = self.clone();
+                handle.open_tunnel();
+                let response = self.established(&request);
+                tokio::spawn(async move {
+                    if let Some((client, first)) = upgraded(request).await {
+                        let visit = Visit { host, client_scheme: Scheme::Https, client: guest.peer.ip(), listed: true };
+                        intercept(&guest.door, visit, client, first, guest.drain.clone()).await;
+                    }
+                    drop(guest);
+                });
+                response
+            }
+            Decision::Pass => {
+                let timeout = live.config.upstream.tunnel_connect_timeout;
+                let opened = live.upstream.reach().open(&host, Purpose::Tunnel, timeout).await;
+                let upstream = match opened {
+                    Ok(opened) => opened.stream,
+                    Err(error) => {
+                        tracing::info!(%host, client = %self.peer.ip(), "no tunnel: {error}");
+                        if error.is_ours() {
+                            self.door.site.pull.metrics.rejected_requests.inc(Rejection::Address);
+                        }
+                        let reply = Reply::unreachable(&error).with(CONNECTION, "close");
+                        return self.finish(reply, &request);
+                    }
+                };
+                handle.open_tunnel();
+                let response = self.established(&request);
+                tokio::spawn(self.clone().tunnel(host, request, upstream, live.config.upstream.tunnel_idle_timeout));
+                response
+            }
+        }
+    }
+
+    /// Bytes both ways, sealed. The door's place is kept until the end.
+    async fn tunnel(
+        self,
+        host: RegistryHost,
+        request: Request<Incoming>,
+        mut upstream: TcpStream,
+        idle: std::time::Duration,
+    ) {
+        use tokio::io::AsyncWriteExt;
+        let Some((client, first)) = upgraded(request).await else { return };
+        if upstream.write_all(&first).await.is_err() {
+            return;
+        }
+        let metrics = &self.door.site.pull.metrics;
+        metrics.tunnels.inc();
+        let counters = TunnelCounters::default();
+        let end = splice(client, upstream, idle, &counters).await;
+        metrics.tunnel_bytes.add(Direction::Up, counters.sent_bytes.load(Ordering::Relaxed));
+        metrics.tunnel_bytes.add(Direction::Down, counters.received_bytes.load(Ordering::Relaxed));
+        tracing::debug!(%host, client = %self.peer.ip(), place = ?Arc::strong_count(&self.place), "tunnel ended: {end:?}");
+    }
+
+    fn established(&self, request: &Request<Incoming>) -> Response<LoggedBody> {
+        let headers = http::HeaderMap::new();
+        let body = ReplyBody::Full(Bytes::new());
+        self.finish(Reply { status: StatusCode::OK, headers, body, note: unlogged() }, request)
+    }
+
+    fn malformed(&self, message: &str) -> Reply {
+        self.door.site.pull.metrics.rejected_requests.inc(Rejection::Malformed);
+        Reply::full(StatusCode::BAD_REQUEST, "text/plain", format!("{message}\n")).with(CONNECTION, "close")
+    }
+
+    fn forbidden(&self, message: &str) -> Reply {
+        self.door.site.pull.metrics.rejected_requests.inc(Rejection::Policy);
+        Reply::error(ErrorCode::Denied, &format!("entrepot: {message}")).with(CONNECTION, "close").because("policy")
+    }
+
+    fn finish(&self, reply: Reply, request: &Request<Incoming>) -> Response<LoggedBody> {
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let uri = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        let what = (request.method().clone(), uri);
+        let now = (SystemTime::now(), Instant::now());
+        finish(&self.door.site, reply, false, self.peer.ip(), host, what, now)
+    }
+}
+
+fn unlogged() -> Note {
+    Note { unlogged: true, ..Note::default() }
+}
+
+/// The connection behind a CONNECT, with what the client sent ahead of our answer.
+async fn upgraded(request: Request<Incoming>) -> Option<(Client, Bytes)> {
+    let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<Guard<Client>>>().ok()?;
+    let (client, unread) = parts.io.into_inner().into_inner();
+    let first = if unread.is_empty() { parts.read_buf } else { Bytes::from([&parts.read_buf[..], &unread].concat()) };
+    Some((client, first))
+}

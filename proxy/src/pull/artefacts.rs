@@ -1,0 +1,234 @@
+//! Other immutable content of intercepted hosts, by the path patterns of the configuration (`cache.patterns`): an npm
+//! tarball, a chart. Stored under the digest that it turns out to have, found again by host, path and query.
+//!
+//! No digest tells beforehand what it must be, so only a complete 200 with a length is stored, and `Cache-Control:
+//! no-store` or `private` is obeyed. Rights are as for a repository of one path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_core::name::RepositoryName;
+use entrepot_core::outcome::{CacheStatus, RequestType};
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use crate::fill::FillError;
+use crate::http::body::{Producer, ReplyBody};
+use crate::http::reply::{Note, Reply, relayed_headers};
+use crate::observe::labels::Bypass;
+use crate::pull::manifests::{Asked, hit};
+use crate::pull::stored::StoredReader;
+use crate::pull::{Call, Pull, offload};
+use crate::store::{ArtefactEntry, Fill, StoreError};
+use crate::upstream::body::TimedBody;
+use crate::upstream::operation::Operation;
+use entrepot_core::range::{self, ContentRange, RangeAnswer};
+
+/// Pieces on their way to the client while the same pieces go to the disk.
+const PIECES_IN_FLIGHT: usize = 8;
+
+impl Pull {
+    pub(super) fn is_artefact(&self, call: &Call, path: &str) -> bool {
+        let cache = &call.live.config.cache;
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
+        cache.enabled && reads && cache.patterns.iter().any(|pattern| pattern.is_match(path))
+    }
+
+    pub(super) async fn artefact(self: &Arc<Self>, call: &Call) -> Reply {
+        let Some(place) = place(&call.path_and_query) else { return self.fetch_artefact(call, None).await };
+        let (store, host, path) = (self.store.clone(), call.registry.host.clone(), call.path_and_query.clone());
+        let entry = offload(move || store.artefact(&host, &path)).await.flatten();
+        let reply = match entry {
+            Some(entry) => self.known_artefact(call, &place, entry).await,
+            None => self.fetch_artefact(call, Some(&place)).await,
+        };
+        let status = reply.note.cache_status;
+        reply.noted(RequestType::BlobMutable, status)
+    }
+
+    async fn known_artefact(self: &Arc<Self>, call: &Call, place: &RepositoryName, entry: ArtefactEntry) -> Reply {
+        let status = if self.may_read(call, place) {
+            CacheStatus::Hit
+        } else {
+            let path = call.path_and_query.clone();
+            let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
+            match self.ask(call, place, &Operation { follows_redirects: false, ..probe }).await {
+                Asked::Allowed(_) => CacheStatus::Revalidated,
+                Asked::Refused(reply) => return *reply,
+                Asked::Down(_) if self.may_read_offline(call, place).await => CacheStatus::Stale,
+                Asked::Down(reply) => return *reply,
+            }
+        };
+        let (store, digest) = (self.store.clone(), entry.digest);
+        let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
+            return self.fetch_artefact(call, Some(place)).await;
+        };
+        let answer = range::decide(call.headers.get(RANGE).and_then(|value| value.to_str().ok()), blob.size_bytes);
+        let (start, end) = match answer {
+            RangeAnswer::Part { start, end } => (start, end),
+            _ => (0, blob.size_bytes),
+        };
+        let reader = StoredReader::new(blob, self.store.clone(), call.source(place), start, end);
+        let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
+        let reply =
+            Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
+        match answer {
+            RangeAnswer::Part { .. } => {
+                let range = ContentRange::Part { start, end, size: Some(entry.size_bytes) };
+                let mut reply = reply.with(CONTENT_RANGE, &range.to_string());
+                reply.status = StatusCode::PARTIAL_CONTENT;
+                reply.with(CONTENT_LENGTH, &(end - start).to_string())
+            }
+            _ => reply,
+        }
+    }
+
+    async fn fetch_artefact(self: &Arc<Self>, call: &Call, place: Option<&RepositoryName>) -> Reply {
+        let path = call.path_and_query.clone();
+        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
+        let answer = match call.live.upstream.execute(&call.registry, &operation, &call.credential).await {
+            Ok(answer) => answer,
+            Err(error) => return self.unreachable(call, &error),
+        };
+        if let Some(place) = place.filter(|_| answer.status.is_success()) {
+            self.approve(call, place).await;
+        }
+        let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
+            return Reply::relayed(answer);
+        };
+        if !may_store(&answer.headers) {
+            self.metrics.bypass.inc(Bypass::NoStore);
+            return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
+        }
+        let store = self.store.clone();
+        let fill = match offload(move || store.begin_unnamed(Some(length))).await {
+            Some(Ok(fill)) => fill,
+            Some(Err(error)) => {
+                self.metrics.bypass.inc(error.bypass());
+                return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
+            }
+            None => return Reply::relayed(answer),
+        };
+        let note = Note { upstream: Some(answer.host.to_string()), ..hit(CacheStatus::Miss) };
+        let headers = relayed_headers(&answer.headers);
+        let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
+        let copy = Copy { pull: self.clone(), fill: Some(Arc::new(fill)), sender, length };
+        let key = (call.registry.host.clone(), call.path_and_query.clone(), headers.clone());
+        tokio::spawn(copy.run(answer.body, key));
+        Reply { status: StatusCode::OK, headers, body: Producer::Copied(receiver).into(), note }
+    }
+}
+
+/// An artefact on its way to one client and to the disk. The client's pace is the pace; a client that leaves does not
+/// stop the rest.
+struct Copy {
+    pull: Arc<Pull>,
+    /// None once the disk has failed.
+    fill: Option<Arc<Fill>>,
+    sender: mpsc::Sender<Result<Bytes, FillError>>,
+    length: u64,
+}
+
+impl Copy {
+    async fn run(mut self, mut body: TimedBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut position = 0;
+        while let Some(frame) = body.frame().await {
+            let bytes = match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(_)) => continue,
+                Err(error) => {
+                    let digest = hasher.finish();
+                    let error = FillError::Upstream { digest, error: Arc::new(error) };
+                    // A client that left needs no error.
+                    let _ = self.sender.send(Err(error)).await;
+                    return;
+                }
+            };
+            hasher = self.write(position, bytes.clone(), hasher).await;
+            position += bytes.len() as u64;
+            // A client that left does not stop the copy.
+            let _ = self.sender.send(Ok(bytes)).await;
+        }
+        if position == self.length {
+            self.publish(hasher.finish(), key).await;
+        }
+    }
+
+    async fn write(&mut self, position: u64, bytes: Bytes, mut hasher: Hasher) -> Hasher {
+        let fill = self.fill.clone();
+        let written = offload(move || {
+            hasher.update(&bytes);
+            let written = fill.map_or(Ok(()), |fill| fill.write_at(position, &bytes));
+            (hasher, written)
+        });
+        match written.await {
+            Some((hasher, Ok(()))) => hasher,
+            Some((hasher, Err(error))) => {
+                self.give_up(&error);
+                hasher
+            }
+            None => {
+                self.fill = None;
+                Hasher::new(Algorithm::Sha256)
+            }
+        }
+    }
+
+    fn give_up(&mut self, error: &StoreError) {
+        tracing::warn!("an artefact is passed on without being stored: {error}");
+        self.pull.metrics.bypass.inc(error.bypass());
+        self.fill = None;
+    }
+
+    async fn publish(
+        mut self,
+        digest: Digest,
+        (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
+    ) {
+        let Some(fill) = self.fill.take() else { return };
+        let (store, size_bytes) = (self.pull.store.clone(), self.length);
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+        let published = offload(move || {
+            fill.publish_as(&digest, None, &[])?;
+            store.set_artefact(&host, &path, ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() });
+            Ok::<_, StoreError>(())
+        });
+        match published.await {
+            Some(Ok(())) => drop(self.pull.metrics.stored.inc()),
+            Some(Err(error)) => self.give_up(&error),
+            None => {}
+        }
+    }
+}
+
+/// A repository name that stands for one path in the rights table.
+fn place(path_and_query: &str) -> Option<RepositoryName> {
+    format!("artefact/{}", Digest::of(Algorithm::Sha256, path_and_query.as_bytes()).hex()).parse().ok()
+}
+
+fn may_store(headers: &HeaderMap) -> bool {
+    let control = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let forbidden = |value: &str| {
+        let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
+        directives.any(|directive| directive == "no-store" || directive == "private")
+    };
+    !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
+}
+
+fn entry_headers(entry: &ArtefactEntry) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&entry.content_type) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(entry.size_bytes));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+}

@@ -1,0 +1,77 @@
+//! From a client's `Authorization` header to the credential that upstream is asked with.
+
+use entrepot_core::name::RepositoryName;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+
+use crate::config::ready::{Access, Config};
+use crate::pull::Pull;
+use crate::secret::Secret;
+use crate::upstream::credential::{Credential, CredentialId};
+use crate::upstream::registry::{Registry, account};
+
+/// A token of ours that is over: the client has to ask for another one.
+pub struct TokenIsOver;
+
+/// The client's header, where it sent one that is text.
+pub fn header(headers: &HeaderMap) -> Option<Secret> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
+    (!value.is_empty()).then(|| Secret::new(value))
+}
+
+impl Pull {
+    /// As whom a read of `repository` is made: the client's own credential wins, the administrator's account is there
+    /// for those who have none.
+    pub fn reader(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        repository: Option<&RepositoryName>,
+        header: Option<Secret>,
+    ) -> Result<Credential, TokenIsOver> {
+        let central = || account(config, &registry.host, repository.map(RepositoryName::as_str));
+        let Some(header) = header else {
+            return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
+        };
+        match self.issued.local(&registry.host, &header) {
+            Some(None) => Err(TokenIsOver),
+            Some(Some(token)) => Ok(Credential::Answered(token.login.or_else(central))),
+            None if self.issued.seen(&header).is_some_and(|token| token.principal == CredentialId::ANONYMOUS) => {
+                let anonymous = Credential::Header(header);
+                Ok(central().map_or(anonymous, |login| Credential::Answered(Some(login))))
+            }
+            None => Ok(Credential::Header(header)),
+        }
+    }
+
+    /// As whom a request outside the registry's grammar is made: the client as it is. The administrator's account has
+    /// no part in it; a token of ours says nothing to others.
+    pub fn passer(&self, registry: &Registry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
+        let Some(header) = header else { return Ok(Credential::None) };
+        match self.issued.local(&registry.host, &header) {
+            Some(Some(token)) => Ok(Credential::Answered(token.login)),
+            Some(None) => Err(TokenIsOver),
+            None => Ok(Credential::Header(header)),
+        }
+    }
+
+    /// As whom a write is made. The administrator's account writes for others only where access is shared, as
+    /// docker-registry-proxy has it.
+    pub fn writer(
+        &self,
+        config: &Config,
+        registry: &Registry,
+        repository: Option<&RepositoryName>,
+        header: Option<Secret>,
+    ) -> Result<Credential, TokenIsOver> {
+        let credential = self.reader(config, registry, repository, header.clone())?;
+        let own = header.as_ref().is_some_and(|header| match self.issued.local(&registry.host, header) {
+            Some(token) => token.is_some_and(|token| token.login.is_some()),
+            None => true,
+        });
+        match credential {
+            Credential::Answered(Some(_)) if !own && registry.access == Access::Strict => Ok(Credential::None),
+            credential => Ok(credential),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Manifests by digest, and what manifests by tag share with them: reading one from upstream, checking it, storing it,
+//! giving it out.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::error::ErrorCode;
+use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
+use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::outcome::{CacheStatus, RequestType};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+
+use crate::fill::source::Refusal;
+use crate::http::body::{Producer, ReplyBody};
+use crate::http::reply::{Note, Reply, relayed_headers};
+use crate::observe::labels::{Bypass, RightsOutcome};
+use crate::pull::{Call, Pull, offload};
+use crate::upstream::error::UpstreamError;
+use crate::upstream::exchange::Answer;
+use crate::upstream::operation::Operation;
+
+/// A manifest in memory.
+#[derive(Clone)]
+pub struct Manifest {
+    /// Its bytes, verbatim.
+    pub bytes: Bytes,
+    /// Its media type.
+    pub media_type: String,
+    /// The digest it is named by.
+    pub digest: Digest,
+    /// Since when it is stored; none for one that was just fetched.
+    pub stored_at: Option<SystemTime>,
+}
+
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+impl Pull {
+    /// `GET` or `HEAD /v2/<name>/manifests/<reference>`.
+    pub async fn manifest(self: &Arc<Self>, call: &Call, repository: &RepositoryName, reference: &Reference) -> Reply {
+        match reference {
+            Reference::Tag(tag) => self.tag(call, repository, tag).await,
+            Reference::Digest(digest) => {
+                let reply = self.manifest_by_digest(call, repository, digest).await;
+                let status = reply.note.cache_status;
+                reply.noted(RequestType::ManifestByDigest, status).of(*digest)
+            }
+        }
+    }
+
+    async fn manifest_by_digest(self: &Arc<Self>, call: &Call, repository: &RepositoryName, digest: &Digest) -> Reply {
+        let reference = Reference::Digest(*digest);
+        if let Some(manifest) = self.stored_manifest(call, repository, digest).await {
+            return self.known_manifest(call, repository, manifest).await;
+        }
+        if call.is_head() {
+            return self.head_upstream(call, repository, &reference, accept_class(&call.headers)).await;
+        }
+        // One at a time for each digest: who waited finds it stored, and then needs only the right to it.
+        let _turn = self.manifest_locks.lock(&digest.to_string()).await;
+        if let Some(manifest) = self.stored_manifest(call, repository, digest).await {
+            return self.known_manifest(call, repository, manifest).await;
+        }
+        match self.fetch_manifest(call, repository, &reference, accept_class(&call.headers)).await {
+            Ok((manifest, note)) => manifest_reply(call, &manifest, note),
+            Err(reply) => *reply,
+        }
+    }
+
+    /// A manifest that is stored and known to be in this repository: only the right to it is in question.
+    async fn known_manifest(&self, call: &Call, repository: &RepositoryName, manifest: Manifest) -> Reply {
+        if self.may_read(call, repository) {
+            self.metrics.rights_checks.inc(RightsOutcome::Remembered);
+            return manifest_reply(call, &manifest, hit(CacheStatus::Hit));
+        }
+        let reference = Reference::Digest(manifest.digest);
+        let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
+        match self.ask(call, repository, &operation).await {
+            Asked::Allowed(_) => manifest_reply(call, &manifest, hit(CacheStatus::Revalidated)),
+            Asked::Refused(reply) => *reply,
+            Asked::Down(reply) => {
+                if !self.may_read_offline(call, repository).await {
+                    return *reply;
+                }
+                self.metrics.stale_served.inc();
+                manifest_reply(call, &manifest, hit(CacheStatus::Stale))
+            }
+        }
+    }
+
+    /// The stored manifest, if this repository is known to have it.
+    pub(super) async fn stored_manifest(
+        &self,
+        call: &Call,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Manifest> {
+        let (store, digest) = (self.store.clone(), *digest);
+        let (registry, repository) = (call.registry.host.clone(), repository.clone());
+        offload(move || {
+            if !store.linked(&registry, &repository, &digest) {
+                return None;
+            }
+            let blob = store.blob(&digest).ok()??;
+            if blob.size_bytes > MANIFEST_MAX_BYTES as u64 {
+                return None;
+            }
+            let bytes = blob.read_at(0, blob.size_bytes as usize).ok()?;
+            if bytes.len() as u64 != blob.size_bytes || Digest::of(digest.algorithm(), &bytes) != digest {
+                store.quarantine(&digest);
+                return None;
+            }
+            let media_type = store.media_type(&digest).or_else(|| ManifestInfo::inspect(&bytes).ok()?.media_type)?;
+            Some(Manifest { bytes, media_type, digest, stored_at: blob.stored_at() })
+        })
+        .await?
+    }
+
+    /// Asks upstream with a HEAD, and remembers what its answer says about the right to the repository.
+    pub(super) async fn ask(&self, call: &Call, repository: &RepositoryName, operation: &Operation) -> Asked {
+        let answer = call.live.upstream.execute(&call.registry, operation, &call.credential).await;
+        match answer {
+            Ok(answer) if answer.status.is_success() || answer.status.is_redirection() => {
+                self.metrics.rights_checks.inc(RightsOutcome::Allowed);
+                self.approve(call, repository).await;
+                Asked::Allowed(Box::new(answer))
+            }
+            Ok(answer) if is_transient(answer.status) => {
+                self.metrics.rights_checks.inc(RightsOutcome::Unknown);
+                Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await)))
+            }
+            Ok(answer) => {
+                self.metrics.rights_checks.inc(RightsOutcome::Denied);
+                if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                    self.deny(call, repository).await;
+                }
+                Asked::Refused(Box::new(self.refused_by_upstream(call, answer).await))
+            }
+            Err(error) => {
+                self.metrics.rights_checks.inc(RightsOutcome::Unknown);
+                Asked::Down(Box::new(self.unreachable(call, &error)))
+            }
+        }
+    }
+
+    /// HEAD stays HEAD: nothing is fetched, upstream's head is the answer.
+    pub(super) async fn head_upstream(
+        &self,
+        call: &Call,
+        repository: &RepositoryName,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> Reply {
+        let operation = Operation::manifest(Method::HEAD, repository, reference, class);
+        match self.ask(call, repository, &operation).await {
+            Asked::Allowed(answer) => {
+                let digest = answer.digest;
+                let reply = Reply::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
+                match digest {
+                    Some(digest) => reply.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
+                    None => reply,
+                }
+            }
+            Asked::Refused(reply) | Asked::Down(reply) => *reply,
+        }
+    }
+
+    /// Reads a manifest from upstream, checks it against its digest, stores it and notes that the repository has it.
+    /// What cannot be cached comes back as the reply that passes it through.
+    pub(super) async fn fetch_manifest(
+        &self,
+        call: &Call,
+        repository: &RepositoryName,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> Result<(Manifest, Note), Box<Reply>> {
+        let operation = Operation::manifest(Method::GET, repository, reference, class);
+        let answer = match self.ask(call, repository, &operation).await {
+            Asked::Allowed(answer) => *answer,
+            Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
+        };
+        if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
+            let message = "entrepot: upstream answered a manifest in a form that was not asked for";
+            return Err(Box::new(Reply::error(ErrorCode::BadGateway, message).because("encoded")));
+        }
+        let note = Note {
+            upstream: Some(answer.host.to_string()),
+            upstream_time: Some(answer.elapsed),
+            cache_status: CacheStatus::Miss,
+            ..Note::default()
+        };
+        let (told, headers) = (answer.digest, answer.headers.clone());
+        let bytes = read_manifest(answer).await.map_err(|unread| Box::new(self.unread(unread, &headers)))?;
+        let expected = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => told,
+        };
+        let digest = Digest::of(expected.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
+        if expected.is_some_and(|expected| expected != digest) {
+            let message = format!("entrepot: upstream's manifest has the digest {digest}, not the one it is named by");
+            tracing::warn!(registry = %call.registry.host, %repository, %reference, "{message}");
+            return Err(Box::new(Reply::error(ErrorCode::BadGateway, &message).because("wrong_digest")));
+        }
+        let Some(media_type) = agreed_media_type(&headers, &bytes) else {
+            self.metrics.bypass.inc(Bypass::Ambiguous);
+            return Err(Box::new(ambiguous(&headers, digest, bytes, note)));
+        };
+        let manifest = Manifest { bytes, media_type, digest, stored_at: None };
+        self.keep_manifest(call, repository, &manifest).await;
+        Ok((manifest, note))
+    }
+
+    async fn keep_manifest(&self, call: &Call, repository: &RepositoryName, manifest: &Manifest) {
+        if !call.live.config.cache.enabled {
+            return;
+        }
+        let (store, manifest) = (self.store.clone(), manifest.clone());
+        let (registry, repository) = (call.registry.host.clone(), repository.clone());
+        let kept = offload(move || {
+            store.put(&manifest.digest, &manifest.bytes)?;
+            store.set_media_type(&manifest.digest, &manifest.media_type);
+            store.link(&registry, &repository, &manifest.digest);
+            Ok::<_, crate::store::StoreError>(())
+        });
+        match kept.await {
+            Some(Ok(())) => drop(self.metrics.stored.inc()),
+            Some(Err(error)) => {
+                tracing::warn!("a manifest was served but not stored: {error}");
+                self.metrics.bypass.inc(error.bypass());
+            }
+            None => {}
+        }
+    }
+
+    /// A manifest that was not read to its end: too large to be kept, or broken.
+    fn unread(&self, unread: Unread, headers: &HeaderMap) -> Reply {
+        match unread {
+            Unread::Broken(error) => Reply::unreachable(&error),
+            Unread::TooLarge(start, rest) => {
+                self.metrics.bypass.inc(Bypass::TooLarge);
+                let body = ReplyBody::from(Producer::Prefixed(Some(start), rest));
+                let note = Note { cache_status: CacheStatus::Bypass, reason: Some("too_large"), ..Note::default() };
+                Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, note }
+            }
+        }
+    }
+
+    /// Upstream's refusal for the client, its challenge made one that the client can answer here where need be.
+    pub(super) async fn refused_by_upstream(&self, call: &Call, answer: Answer) -> Reply {
+        let note =
+            Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
+        let refusal = self.challenged(call, Refusal::read(answer).await);
+        Reply { note, ..Reply::refused(refusal) }
+    }
+
+    /// Upstream could not be asked; said once for each request, with whose fault it is.
+    pub(super) fn unreachable(&self, call: &Call, error: &UpstreamError) -> Reply {
+        tracing::warn!(registry = %call.registry.host, path = %call.path_and_query, "{error}");
+        Reply::unreachable(error)
+    }
+}
+
+/// What asking upstream came to.
+pub(super) enum Asked {
+    Allowed(Box<Answer>),
+    Refused(Box<Reply>),
+    /// It could not be asked, or was not in a state to say.
+    Down(Box<Reply>),
+}
+
+enum Unread {
+    Broken(UpstreamError),
+    TooLarge(Bytes, crate::upstream::body::TimedBody),
+}
+
+/// Answers that say nothing about the content: what is cached may stand in.
+pub(super) fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// The manifest types that the client takes, as a set.
+pub(super) fn accept_class(headers: &HeaderMap) -> AcceptClass {
+    AcceptClass::of(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()))
+}
+
+pub(super) fn hit(cache_status: CacheStatus) -> Note {
+    Note { cache_status, ..Note::default() }
+}
+
+pub(super) fn manifest_reply(call: &Call, manifest: &Manifest, note: Note) -> Reply {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&manifest.media_type) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len() as u64));
+    let body = ReplyBody::Full(if call.is_head() { Bytes::new() } else { manifest.bytes.clone() });
+    let note = Note { stored_at: manifest.stored_at, ..note };
+    Reply { status: StatusCode::OK, headers, body, note }
+        .with(DOCKER_CONTENT_DIGEST, &manifest.digest.to_string())
+        .with(ETAG, &format!("\"{}\"", manifest.digest))
+        .of(manifest.digest)
+}
+
+async fn read_manifest(answer: Answer) -> Result<Bytes, Unread> {
+    let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let mut body = answer.body;
+    let mut bytes = BytesMut::with_capacity(told.unwrap_or(8192).min(MANIFEST_MAX_BYTES));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(Unread::Broken)?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > MANIFEST_MAX_BYTES {
+            return Err(Unread::TooLarge(bytes.freeze(), body));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The one media type that Content-Type and the manifest itself agree on (T12). A CDN behind a redirect knows no
+/// manifest types; then the manifest's own word counts.
+fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
+    let info = ManifestInfo::inspect(bytes).ok()?;
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match ManifestType::of(content_type) {
+        Some(_) if media::agrees(content_type, &info) => Some(content_type.to_owned()),
+        Some(_) => None,
+        None if !info.ambiguous => info.media_type,
+        None => None,
+    }
+}
+
+/// A manifest whose type is in doubt is passed on as it came, and not kept.
+fn ambiguous(headers: &HeaderMap, digest: Digest, bytes: Bytes, note: Note) -> Reply {
+    let mut headers = relayed_headers(headers);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len() as u64));
+    let note = Note { cache_status: CacheStatus::Bypass, reason: Some("ambiguous"), ..note };
+    Reply { status: StatusCode::OK, headers, body: ReplyBody::Full(bytes), note }
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+}

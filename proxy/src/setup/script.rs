@@ -1,0 +1,130 @@
+//! The shell script of `/setup/systemd`.
+//!
+//! Contract (compatibility page, section 2): users pipe it through `sed s/docker\.service/containerd\.service/g` (the
+//! shell eats the backslash, so the dot matches anything) and `sed '/Environment/ s/$/ "NO_PROXY=…"/'` into bash.
+//! So one line only has that second word, it ends in `"`, and the unit's name stands where it is meant and nowhere
+//! else. `script_runs` runs it through both.
+
+use entrepot_core::host::RegistryHost;
+
+/// The script for a client that reaches this proxy as `host`, pinning the CA's fingerprint (lower-case hex).
+pub(super) fn systemd(host: &RegistryHost, fingerprint: &str) -> String {
+    // A RegistryHost has letters, digits, `.-_:[]` only, and a fingerprint hex digits; both stand in double quotes.
+    // No host has port 0, so the port is always written.
+    TEMPLATE.replace("@PROXY@", &host.authority(0)).replace("@FINGERPRINT@", fingerprint)
+}
+
+/// In a function, so that a download cut short runs nothing, and with its own standard input, so that no command
+/// can eat the rest of a script that is piped into the shell.
+///
+/// The drop-in is taken away again if the CA cannot be trusted: without trust every pull would fail.
+const TEMPLATE: &str = r##"#!/bin/sh
+# Makes this machine's container engine pull through the caching proxy http://@PROXY@/
+set -e
+
+proxy="http://@PROXY@/"
+fingerprint="@FINGERPRINT@"
+
+# Prints the SHA-256 of the first certificate in the file.
+fingerprint_of() {
+    sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' "$1" | sed '/END CERTIFICATE/q' | sed '/-----/d' |
+        base64 -d | sha256sum | cut -d ' ' -f 1
+}
+
+# Fetches the CA certificate into the file, and refuses any other than the one this script was made for.
+fetch_ca() {
+    mkdir -p "$(dirname "$1")"
+    curl -fgsS --noproxy '*' -o "$1.new" "${proxy}ca.crt"
+    if [ "$(fingerprint_of "$1.new")" != "$fingerprint" ]; then
+        rm -f "$1.new"
+        echo "The certificate at ${proxy}ca.crt does not have the fingerprint $fingerprint" >&2
+        exit 1
+    fi
+    mv -f "$1.new" "$1"
+}
+
+trust_ca() {
+    if [ -f /etc/ca-certificates.conf ] && command -v update-ca-certificates >/dev/null; then
+        # Debian, Ubuntu, Alpine
+        fetch_ca /usr/share/ca-certificates/docker_registry_proxy.crt
+        if grep -qxF docker_registry_proxy.crt /etc/ca-certificates.conf; then
+            echo "certificate refreshed"
+        else
+            # The last line may lack its newline.
+            [ -z "$(tail -c 1 /etc/ca-certificates.conf)" ] || echo >>/etc/ca-certificates.conf
+            echo docker_registry_proxy.crt >>/etc/ca-certificates.conf
+        fi
+        update-ca-certificates --fresh
+    elif [ -d /etc/pki/trust/anchors ] && command -v update-ca-certificates >/dev/null; then
+        # SUSE
+        fetch_ca /etc/pki/trust/anchors/docker_registry_proxy.crt
+        update-ca-certificates --fresh
+    elif [ -d /etc/pki/ca-trust/source/anchors ] && command -v update-ca-trust >/dev/null; then
+        # Fedora and Enterprise Linux
+        fetch_ca /etc/pki/ca-trust/source/anchors/docker_registry_proxy.crt
+        update-ca-trust extract
+    elif command -v trust >/dev/null; then
+        # Arch
+        fetch_ca /etc/ca-certificates/docker_registry_proxy.crt
+        trust anchor --store /etc/ca-certificates/docker_registry_proxy.crt
+    else
+        echo "No known trust store; install ca-certificates and run this again" >&2
+        exit 1
+    fi
+}
+
+main() {
+    if [ ! -d /etc/systemd ]; then
+        echo "Not a systemd system"
+        exit 1
+    fi
+
+    mkdir -p /etc/systemd/system/docker.service.d
+    trap 'rm -f /etc/systemd/system/docker.service.d/http-proxy.conf' EXIT
+    cat >/etc/systemd/system/docker.service.d/http-proxy.conf <<EOD
+[Service]
+Environment="HTTPS_PROXY=http://@PROXY@/"
+EOD
+    trust_ca
+    trap - EXIT
+
+    systemctl daemon-reload
+    systemctl restart docker.service
+    echo "Configured to pull through $proxy (CA fingerprint, SHA-256: $fingerprint)"
+}
+
+main </dev/null
+"##;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn script(host: &str) -> String {
+        systemd(&RegistryHost::parse(host, 80).expect("a host"), "abcdef")
+    }
+
+    #[test]
+    fn keeps_what_the_sed_lines_rely_on() {
+        let script = script("192.168.66.72:3128");
+        let marked: Vec<&str> = script.lines().filter(|line| line.contains("Environment")).collect();
+        assert_eq!(marked, [r#"Environment="HTTPS_PROXY=http://192.168.66.72:3128/""#]);
+        let units: Vec<&str> = script.lines().map(str::trim).filter(|line| line.contains("docker.service")).collect();
+        assert!(units.contains(&"mkdir -p /etc/systemd/system/docker.service.d"), "{units:?}");
+        assert!(units.contains(&"systemctl restart docker.service"), "{units:?}");
+        let loose = regex::Regex::new("docker.service").expect("a regex");
+        assert_eq!(loose.find_iter(&script).count(), script.matches("docker.service").count(), "sed sees no more");
+        assert!(!script.contains('@'), "every placeholder is filled");
+    }
+
+    #[test]
+    fn the_host_is_as_the_client_wrote_it_with_a_port() {
+        for (host, written) in [
+            ("proxy.lan:3128", "http://proxy.lan:3128/"),
+            ("PROXY.lan", "http://proxy.lan:80/"),
+            ("[::1]:3128", "http://[::1]:3128/"),
+        ] {
+            assert!(script(host).contains(&format!("Environment=\"HTTPS_PROXY={written}\"\n")), "{host}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. Kept in one place,
+//! and blocking, so that a later data plane can move them to its disk threads without touching the store's logic.
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use entrepot_core::digest::{Algorithm, Digest};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::statvfs::statvfs;
+
+use super::errors::StoreError;
+use super::paths::{Paths, digest_of_file};
+
+/// Makes a folder that only we may enter; false where it exists, which stays as it is.
+pub(super) fn make_dir(path: &Path) -> Result<bool, StoreError> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map(|()| true).map_err(|error| StoreError::from_io("create the directory", path, error))
+}
+
+/// The published files of one folder. A folder that cannot be read has none.
+pub(super) fn blobs_in(paths: &Paths, algorithm: Algorithm, first_byte: u8) -> Vec<(Digest, Metadata)> {
+    let entries = std::fs::read_dir(paths.shard(algorithm, first_byte)).into_iter().flatten().flatten();
+    let blobs = entries.filter_map(|entry| {
+        let digest = digest_of_file(algorithm, first_byte, entry.file_name().to_str()?)?;
+        entry.metadata().ok().filter(Metadata::is_file).map(|file| (digest, file))
+    });
+    blobs.collect()
+}
+
+/// Makes a file that did not exist.
+pub(super) fn create(path: &Path) -> Result<File, StoreError> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    file.map_err(|error| StoreError::from_io("create", path, error))
+}
+
+/// Opens a file for reading; `None` where there is none. A link is never followed out of the store.
+pub(super) fn open(path: &Path) -> Result<Option<File>, StoreError> {
+    match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::from_io("open", path, error)),
+    }
+}
+
+/// Opens a file that must be there for reading.
+pub(super) fn open_existing(path: &Path) -> Result<File, StoreError> {
+    open(path)?.ok_or_else(|| StoreError::from_io("open", path, io::ErrorKind::NotFound.into()))
+}
+
+/// Opens a paused fill for more.
+pub(super) fn reopen(path: &Path) -> Result<File, StoreError> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
+    file.map_err(|error| StoreError::from_io("open", path, error))
+}
+
+/// Takes blocks for `len` bytes from `offset` on without changing the file's length. False where the file system
+/// cannot; its writes may then run out of space later.
+pub(super) fn allocate(file: &File, path: &Path, offset: u64, len: u64) -> Result<bool, StoreError> {
+    let (Ok(start), Ok(length)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return Err(StoreError::NoSpace { needed_bytes: len });
+    };
+    if length == 0 {
+        return Ok(true);
+    }
+    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length) {
+        Ok(()) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        Err(Errno::EFBIG) => Err(StoreError::NoSpace { needed_bytes: len }),
+        Err(errno) => Err(StoreError::from_io("allocate", path, errno.into()).needing(len)),
+    }
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    let written = file.write_all_at(bytes, offset);
+    written.map_err(|error| StoreError::from_io("write", path, error).needing(bytes.len() as u64))
+}
+
+/// Gives blocks beyond `len` back and fixes the length.
+pub(super) fn truncate(file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
+    file.set_len(len).map_err(|error| StoreError::from_io("truncate", path, error))
+}
+
+/// The file's content is on the medium when this returns.
+pub(super) fn sync(file: &File, path: &Path) -> Result<(), StoreError> {
+    file.sync_data().map_err(|error| StoreError::from_io("sync", path, error))
+}
+
+/// The folder's entries are on the medium when this returns.
+pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    let synced = File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| StoreError::from_io("sync the directory", path, error))
+}
+
+/// Gives a file its final name, replacing what had it.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(|error| StoreError::from_io("rename", from, error))
+}
+
+/// Removes a file; false where there was none.
+pub(super) fn unlink(path: &Path) -> Result<bool, StoreError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::from_io("remove", path, error)),
+    }
+}
+
+/// What unprivileged writers may still use of the file system.
+pub(super) fn free_bytes(path: &Path) -> Result<u64, StoreError> {
+    match statvfs(path) {
+        // The fields' widths differ between architectures.
+        #[allow(clippy::unnecessary_cast)]
+        Ok(stat) => Ok((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64)),
+        Err(errno) => Err(StoreError::from_io("ask for the free space of", path, errno.into())),
+    }
+}

@@ -1,0 +1,142 @@
+//! The store: every byte that was verified, once per digest, and what is known about it.
+//!
+//! ```text
+//! mod       Store, its opening and its figures     blobs     hits: open files, reads, uses
+//! paths     where things lie (the only builder)     fill      one fill: write, read, publish, pause
+//! disk      the calls that change content on disk   paused    fills that wait, clean-up at start
+//! extents   which bytes of a fill are there         eviction  making room      space  the ledger
+//! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify, expire
+//! ```
+//!
+//! Everything here blocks; callers are on blocking threads. Files are the truth and the index follows: a hit needs only
+//! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
+
+mod blobs;
+mod disk;
+mod errors;
+mod eviction;
+mod extents;
+mod fill;
+mod index;
+mod names;
+mod paths;
+mod paused;
+mod rebuild;
+mod removal;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use blobs::Blob;
+pub use errors::StoreError;
+pub use extents::Extents;
+pub use fill::Fill;
+pub use names::{ArtefactEntry, TagEntry, TagKey};
+pub use removal::{BlobEntry, Cleared, Verified};
+pub use space::Limits;
+
+use blobs::OpenBlobs;
+use index::Index;
+use paths::{ALGORITHMS, Paths};
+use paused::Paused;
+use space::{Counters, Space};
+
+/// The store of one data directory. Shared by `Arc`; dropping the last one commits the index and waits for that.
+pub struct Store {
+    paths: Paths,
+    space: Arc<Space>,
+    counters: Arc<Counters>,
+    index: Index,
+    open_blobs: OpenBlobs,
+    paused: Paused,
+    evicting: Mutex<()>,
+}
+
+/// The store's figures; none of them is found by walking.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Usage {
+    /// Bytes of published content.
+    pub used_bytes: u64,
+    /// Bytes promised to running and paused fills.
+    pub reserved_bytes: u64,
+    /// Published blobs, manifests included.
+    pub blobs: u64,
+    /// Blobs that made room for others.
+    pub evictions: u64,
+    /// Fills and removals that failed for lack of room or because the disk refused.
+    pub write_errors: u64,
+    /// Reads that the disk refused.
+    pub read_errors: u64,
+    /// Blobs that were found bad and thrown away.
+    pub quarantined: u64,
+    /// Changes that the index could not take.
+    pub index_dropped: u64,
+    /// Whether the index is being compared with the files; the first three figures are not final then.
+    pub rebuilding: bool,
+}
+
+impl Store {
+    /// Opens the store of a directory, making it where it does not exist. Deletes partial fills that were not paused
+    /// in good order. A damaged index is set aside, and a new one is filled from the files in the background.
+    pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
+        let paths = Paths::new(data_dir);
+        disk::make_dir(&paths.fills())?;
+        for algorithm in ALGORITHMS {
+            disk::make_dir(&paths.algorithm(algorithm))?;
+        }
+        let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
+        let index = Index::open(paths.clone(), space.clone(), counters.clone())?;
+        // After the index, whose lock says that no other process fills here.
+        let paused = Paused::load(&paths, &space);
+        Ok(Arc::new(Self {
+            paths,
+            space,
+            counters,
+            index,
+            open_blobs: OpenBlobs::default(),
+            paused,
+            evicting: Mutex::new(()),
+        }))
+    }
+
+    /// Takes over limits after a reload. Lower ones are enforced with the next fill or [`Store::expire_unused`].
+    pub fn set_limits(&self, limits: Limits) {
+        self.space.set_limits(limits);
+    }
+
+    /// The figures.
+    pub fn usage(&self) -> Usage {
+        let ledger = self.space.ledger();
+        let counted = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Usage {
+            used_bytes: ledger.used_bytes,
+            reserved_bytes: ledger.reserved_bytes,
+            blobs: ledger.blobs,
+            evictions: counted(&self.counters.evictions),
+            write_errors: counted(&self.counters.write_errors),
+            read_errors: counted(&self.counters.read_errors),
+            quarantined: counted(&self.counters.quarantined),
+            index_dropped: counted(&self.counters.index_dropped),
+            rebuilding: self.index.is_rebuilding(),
+        }
+    }
+
+    /// Waits until everything that was noted is on the medium; false when the disk does not get there in time.
+    pub fn flush(&self) -> bool {
+        self.index.flush()
+    }
+
+    /// Waits until the index knows every file, so that listings and figures are complete.
+    pub fn wait_for_rebuild(&self) {
+        self.index.wait_for_rebuild();
+    }
+}
+
+/// Locks, whoever panicked while holding it: what the store's locks guard is consistent after every statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

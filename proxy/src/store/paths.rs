@@ -1,0 +1,186 @@
+//! Where everything lies on disk. The only module that builds paths, and it builds them from re-encoded digests and
+//! random numbers only, so that nothing a client or an upstream wrote becomes part of a file name (threat T11).
+//!
+//! ```text
+//! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
+//! <data>/blobs/sha512/cd/cdef01…            likewise
+//! <data>/fill/sha256-abcdef….<random>       a fill that runs, or one that was paused
+//! <data>/fill/sha256-abcdef….<random>.extents   what a paused fill has on disk; without it the fill is dropped at start
+//! <data>/fill/unnamed.<random>              a fill whose digest is known only at its end
+//! <data>/index.redb                         the index, which can be rebuilt from blobs/
+//! <data>/index.redb.broken-<unix time>      an index that could not be read, kept for examination (the last one)
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use entrepot_core::digest::{Algorithm, Digest};
+
+/// The algorithms that have a folder.
+pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+
+const SIDECAR: &str = ".extents";
+const UNNAMED: &str = "unnamed";
+const BROKEN: &str = "index.redb.broken-";
+
+/// Builds the paths of one store.
+#[derive(Clone, Debug)]
+pub(super) struct Paths {
+    root: PathBuf,
+}
+
+/// The name of a partial fill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FillName {
+    /// What it will become; none until its end is known.
+    pub(super) digest: Option<Digest>,
+    /// Tells two fills of one digest apart.
+    pub(super) random: u64,
+}
+
+impl Paths {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        Self { root: data_dir.to_owned() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// The folder of all blobs of one algorithm.
+    pub(super) fn algorithm(&self, algorithm: Algorithm) -> PathBuf {
+        self.blobs().join(algorithm.name())
+    }
+
+    /// The folder of the blobs that share their first byte.
+    pub(super) fn shard(&self, algorithm: Algorithm, first_byte: u8) -> PathBuf {
+        self.algorithm(algorithm).join(format!("{first_byte:02x}"))
+    }
+
+    /// The folder that a blob lies in.
+    pub(super) fn shard_of(&self, digest: &Digest) -> PathBuf {
+        self.shard(digest.algorithm(), digest.bytes()[0])
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.shard_of(digest).join(digest.hex())
+    }
+
+    pub(super) fn fills(&self) -> PathBuf {
+        self.root.join("fill")
+    }
+
+    pub(super) fn fill(&self, name: FillName) -> PathBuf {
+        self.fills().join(name.text())
+    }
+
+    pub(super) fn sidecar(&self, name: FillName) -> PathBuf {
+        self.fills().join(name.text() + SIDECAR)
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.root.join("index.redb")
+    }
+
+    pub(super) fn broken_index(&self, unix_time_s: u64) -> PathBuf {
+        self.root.join(format!("{BROKEN}{unix_time_s}"))
+    }
+
+    /// Whether a file beside the index is an earlier index that was set aside.
+    pub(super) fn is_broken_index(file_name: &str) -> bool {
+        file_name.strip_prefix(BROKEN).is_some_and(|time| time.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
+impl FillName {
+    fn text(self) -> String {
+        match self.digest {
+            Some(digest) => format!("{}-{}.{:016x}", digest.algorithm().name(), digest.hex(), self.random),
+            None => format!("{UNNAMED}.{:016x}", self.random),
+        }
+    }
+
+    /// Reads the name of a fill of a digest; sidecars, unnamed fills and foreign files are `None`.
+    pub(super) fn parse(file_name: &str) -> Option<Self> {
+        let (head, random) = file_name.split_once('.')?;
+        let digest = head.replacen('-', ":", 1).parse().ok()?;
+        let name = Self { digest: Some(digest), random: u64::from_str_radix(random, 16).ok()? };
+        (name.text() == file_name).then_some(name)
+    }
+}
+
+/// The digest of a published file, from the folder it was found in and its name; `None` for foreign files.
+pub(super) fn digest_of_file(algorithm: Algorithm, first_byte: u8, file_name: &str) -> Option<Digest> {
+    let digest: Digest = format!("{}:{file_name}", algorithm.name()).parse().ok()?;
+    (digest.bytes()[0] == first_byte).then_some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_layout_is_the_drawn_one() {
+        let paths = Paths::new(Path::new("/data"));
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(paths.blob(&digest), Path::new(&format!("/data/blobs/sha256/e3/{hex}")));
+        let name = FillName { digest: Some(digest), random: 0xabc };
+        assert_eq!(paths.fill(name), Path::new(&format!("/data/fill/sha256-{hex}.0000000000000abc")));
+        assert_eq!(paths.sidecar(name), Path::new(&format!("/data/fill/sha256-{hex}.0000000000000abc.extents")));
+        let unnamed = FillName { digest: None, random: 1 };
+        assert_eq!(paths.fill(unnamed), Path::new("/data/fill/unnamed.0000000000000001"));
+        assert_eq!(paths.broken_index(7), Path::new("/data/index.redb.broken-7"));
+        assert!(Paths::is_broken_index("index.redb.broken-7") && !Paths::is_broken_index("index.redb.broken-../7"));
+    }
+
+    #[test]
+    fn foreign_file_names_are_nobodys() {
+        let hex = Digest::of(Algorithm::Sha256, b"").hex();
+        for foreign in [
+            "",
+            ".",
+            "..",
+            "unnamed.0000000000000001",
+            &format!("sha256-{hex}"),
+            &format!("sha256-{hex}.1"),
+            &format!("sha256-{hex}.0000000000000abc.extents"),
+            &format!("sha256-{hex}.0000000000000ABC"),
+            &format!("sha256-{}.0000000000000abc", &hex[1..]),
+        ] {
+            assert_eq!(FillName::parse(foreign), None, "{foreign}");
+        }
+        assert_eq!(digest_of_file(Algorithm::Sha256, 0xe4, &hex), None, "in the wrong folder");
+        assert_eq!(digest_of_file(Algorithm::Sha512, 0xe3, &hex), None, "of another length");
+        assert!(digest_of_file(Algorithm::Sha256, 0xe3, &hex).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_digest_leaves_the_root(bytes in any::<[u8; 32]>(), more in any::<[u8; 32]>(), random in any::<u64>()) {
+            let long: Vec<u8> = [bytes, more].concat();
+            let long = Digest::from_bytes(Algorithm::Sha512, &long).unwrap();
+            for digest in [Digest::Sha256(bytes), long] {
+                let paths = Paths::new(Path::new("/data"));
+                let blob = paths.blob(&digest);
+                let name = FillName { digest: Some(digest), random };
+                let plain = |path: &Path| path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
+                prop_assert!(plain(&blob) && plain(&paths.fill(name)) && blob.starts_with("/data/blobs"));
+                let file_name = blob.file_name().unwrap().to_str().unwrap();
+                prop_assert_eq!(digest_of_file(digest.algorithm(), digest.bytes()[0], file_name), Some(digest));
+                prop_assert_eq!(FillName::parse(&name.text()), Some(name));
+            }
+        }
+
+        #[test]
+        fn any_text_parses_to_itself_or_nothing(text in "\\PC{0,90}") {
+            if let Some(name) = FillName::parse(&text) {
+                prop_assert_eq!(name.text(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Fills that were paused in good order, and the clean-up of `fill/` at start.
+//!
+//! A paused fill is its file and a sidecar that says which bytes of it are on the medium. The sidecar is written after
+//! the bytes were synced and removed before any more are written, so a sidecar that reads well is right; a file without
+//! one is of unknown content and is deleted. The digest is checked over the whole at the end in any case.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use entrepot_core::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::errors::StoreError;
+use super::extents::Extents;
+use super::paths::{FillName, Paths};
+use super::space::{Reservation, Space};
+use super::{disk, lock};
+
+/// A longer sidecar is none of ours.
+const SIDECAR_MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sidecar {
+    size: u64,
+    extents: Extents,
+}
+
+/// A fill that can go on.
+pub(super) struct PausedFill {
+    pub(super) name: FillName,
+    pub(super) size_bytes: u64,
+    pub(super) extents: Extents,
+    /// Its blocks are allocated, so its whole size counts.
+    pub(super) reservation: Reservation,
+    pub(super) paused_at: SystemTime,
+}
+
+/// The paused fills, one a digest.
+pub(super) struct Paused {
+    fills: Mutex<HashMap<Digest, PausedFill>>,
+}
+
+impl Paused {
+    /// Finds the paused fills of an earlier run and deletes everything else in `fill/`.
+    pub(super) fn load(paths: &Paths, space: &Arc<Space>) -> Self {
+        let entries: Vec<_> = std::fs::read_dir(paths.fills()).into_iter().flatten().flatten().collect();
+        let mut fills: HashMap<Digest, PausedFill> = HashMap::new();
+        for entry in &entries {
+            let name = entry.file_name().to_str().and_then(FillName::parse);
+            if let Some((digest, fill)) = name.and_then(|name| read(paths, space, name))
+                && fills.get(&digest).is_none_or(|other| other.extents.total() < fill.extents.total())
+            {
+                fills.insert(digest, fill);
+            }
+        }
+        let kept: HashSet<_> =
+            fills.values().flat_map(|fill| [paths.fill(fill.name), paths.sidecar(fill.name)]).collect();
+        for path in entries.iter().map(|entry| entry.path()).filter(|path| !kept.contains(path)) {
+            if let Err(error) = disk::unlink(&path) {
+                tracing::warn!(%error, "a leftover of an earlier run could not be removed");
+            }
+        }
+        Self { fills: Mutex::new(fills) }
+    }
+
+    /// Takes the fill of a digest out, to go on with it. The sidecar goes first. One of another size is deleted.
+    pub(super) fn take(&self, paths: &Paths, digest: &Digest, size: Option<u64>) -> Option<PausedFill> {
+        let fill = lock(&self.fills).remove(digest)?;
+        if size == Some(fill.size_bytes) && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
+            return Some(fill);
+        }
+        delete(paths, fill);
+        None
+    }
+
+    /// Keeps a fill whose bytes are synced: writes its sidecar. After an error its files are still to be removed.
+    pub(super) fn keep(&self, paths: &Paths, digest: Digest, fill: PausedFill) -> Result<(), StoreError> {
+        let path = paths.sidecar(fill.name);
+        let sidecar = Sidecar { size: fill.size_bytes, extents: fill.extents.clone() };
+        let text = serde_json::to_vec(&sidecar)
+            .map_err(|error| StoreError::from_io("describe the paused fill", &path, error.into()))?;
+        let file = disk::create(&path)?;
+        let written = disk::write_at(&file, &path, 0, &text)
+            .and_then(|()| disk::sync(&file, &path))
+            .and_then(|()| disk::sync_dir(&paths.fills()));
+        if written.is_err() {
+            let _ = disk::unlink(&path);
+        }
+        written?;
+        if let Some(earlier) = lock(&self.fills).insert(digest, fill) {
+            delete(paths, earlier);
+        }
+        Ok(())
+    }
+
+    /// Deletes the one that was paused longest ago, to make room; false when there is none.
+    pub(super) fn drop_oldest(&self, paths: &Paths) -> bool {
+        let mut fills = lock(&self.fills);
+        let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(digest, _)| *digest);
+        let dropped = oldest.and_then(|digest| fills.remove(&digest));
+        dropped.map(|fill| delete(paths, fill)).is_some()
+    }
+
+    /// Deletes those that were paused before a time.
+    pub(super) fn expire(&self, paths: &Paths, before: SystemTime) {
+        for (_, fill) in lock(&self.fills).extract_if(|_, fill| fill.paused_at < before) {
+            delete(paths, fill);
+        }
+    }
+
+    /// Deletes all.
+    pub(super) fn clear(&self, paths: &Paths) {
+        for (_, fill) in lock(&self.fills).drain() {
+            delete(paths, fill);
+        }
+    }
+}
+
+/// Reads what a sidecar says about a fill and checks it against the file.
+fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(Digest, PausedFill)> {
+    let mut text = Vec::new();
+    File::open(paths.sidecar(name)).ok()?.take(SIDECAR_MAX_BYTES).read_to_end(&mut text).ok()?;
+    let Sidecar { size, extents } = serde_json::from_slice(&text).ok()?;
+    let file = std::fs::symlink_metadata(paths.fill(name)).ok().filter(|file| file.is_file())?;
+    let sound = extents.end() <= size && extents.end() <= file.len() && file.len() <= size;
+    let paused_at = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    sound.then_some(())?;
+    Some((name.digest?, PausedFill { name, size_bytes: size, extents, reservation: space.adopt(size), paused_at }))
+}
+
+/// Removes the files and gives the reservation back.
+fn delete(paths: &Paths, fill: PausedFill) {
+    for path in [paths.sidecar(fill.name), paths.fill(fill.name)] {
+        if let Err(error) = disk::unlink(&path) {
+            tracing::warn!(%error, "a paused fill could not be removed");
+        }
+    }
+}

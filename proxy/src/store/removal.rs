@@ -1,0 +1,181 @@
+//! Taking content away: by the administrator, because it is bad, or because it was not used. Listing and checking it.
+//!
+//! Order: close, unlink, close again (it may have been opened in between), then the index. Readers that have the file
+//! open finish. A crash in between leaves a row without a file, which the next start or use removes.
+
+use std::time::SystemTime;
+
+use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::host::RegistryHost;
+
+use super::blobs::Blob;
+use super::errors::StoreError;
+use super::index::{Job, ms_of, names, recency, time_of};
+use super::names::LINKED_MAX;
+use super::paths::ALGORITHMS;
+use super::space::count;
+use super::{Store, disk};
+
+/// Read at once while checking.
+const VERIFY_CHUNK_BYTES: usize = 1 << 20;
+/// Most entries that one call of `list` gives.
+const LIST_MAX: usize = 1000;
+/// Blobs that one round of expiry looks up.
+const EXPIRE_BATCH: usize = 1000;
+
+/// One line of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlobEntry {
+    /// Its name.
+    pub digest: Digest,
+    /// Its length.
+    pub size_bytes: u64,
+    /// The last use that was noted, to about a minute.
+    pub last_use: SystemTime,
+    /// Uses that were noted.
+    pub uses: u32,
+    /// Its type, where it is a manifest.
+    pub media_type: Option<String>,
+    /// The repositories that have it, the first 64.
+    pub repositories: Vec<(RegistryHost, String)>,
+}
+
+/// What [`Store::clear`] removed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Cleared {
+    /// How many blobs.
+    pub blobs: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verified {
+    /// The content has the digest that it is named by.
+    Good,
+    /// It has not, or cannot be read; it was thrown away and will be fetched again.
+    Bad,
+    /// There is none of that name.
+    Missing,
+}
+
+impl Store {
+    /// Throws away content that was found bad. Failures are logged: there is nothing the caller could do.
+    pub fn quarantine(&self, digest: &Digest) {
+        count(&self.counters.quarantined);
+        if let Err(error) = self.remove(digest) {
+            tracing::error!(%digest, %error, "bad content could not be removed from the cache");
+        }
+    }
+
+    /// Removes content; false where there was none.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let removed = self.unlink_blob(digest)?;
+        let digest = *digest;
+        self.index.change(Job::new(move |tables| tables.removed(&digest)));
+        Ok(removed)
+    }
+
+    /// Removes all content, paused fills, tags and artefacts. Goes by the files, so it also works without an index.
+    pub fn clear(&self) -> Result<Cleared, StoreError> {
+        self.paused.clear(&self.paths);
+        let mut cleared = Cleared::default();
+        for algorithm in ALGORITHMS {
+            for first_byte in 0..=u8::MAX {
+                let mut digests = Vec::new();
+                for (digest, file) in disk::blobs_in(&self.paths, algorithm, first_byte) {
+                    if self.unlink_blob(&digest)? {
+                        cleared.blobs += 1;
+                        cleared.bytes += file.len();
+                    }
+                    digests.push(digest);
+                }
+                self.drop_rows(digests);
+            }
+        }
+        self.index.change(Job::new(|tables| tables.forget_names()));
+        Ok(cleared)
+    }
+
+    /// Content in the order of its digests, after one of them; at most 1000 entries.
+    pub fn list(&self, after: Option<Digest>, limit: usize) -> Result<Vec<BlobEntry>, StoreError> {
+        let listed = self.index.read(|index| {
+            let rows = recency::list(index, after.as_ref(), limit.min(LIST_MAX))?;
+            let entries = rows.into_iter().map(|row| {
+                Ok(BlobEntry {
+                    digest: row.digest,
+                    size_bytes: row.size_bytes,
+                    last_use: time_of(row.last_use_ms),
+                    uses: row.uses,
+                    media_type: names::media_type(index, &row.digest)?,
+                    repositories: names::linked_repositories(index, &row.digest, LINKED_MAX)?,
+                })
+            });
+            entries.collect()
+        });
+        listed.ok_or(StoreError::IndexUnavailable)
+    }
+
+    /// Reads content and compares it with its name; not a use.
+    pub fn verify(&self, digest: &Digest) -> Result<Verified, StoreError> {
+        let path = self.paths.blob(digest);
+        let Some(file) = disk::open(&path)? else { return Ok(Verified::Missing) };
+        let size_bytes = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
+        let blob = Blob::new(*digest, size_bytes, file, self.counters.clone());
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut offset = 0;
+        while offset < size_bytes {
+            let Ok(bytes) = blob.read_at(offset, VERIFY_CHUNK_BYTES) else { break };
+            hasher.update(&bytes);
+            offset += bytes.len() as u64;
+        }
+        if offset == size_bytes && hasher.finish() == *digest {
+            return Ok(Verified::Good);
+        }
+        self.quarantine(digest);
+        Ok(Verified::Bad)
+    }
+
+    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, and
+    /// comes back under limits that were lowered; the number of blobs dropped.
+    pub fn expire_unused(&self, now: SystemTime) -> usize {
+        let inactive = self.space.ledger().limits.inactive;
+        let before = now.checked_sub(inactive).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before_ms = ms_of(before);
+        self.paused.expire(&self.paths, before);
+        let mut dropped = 0;
+        loop {
+            let unused = self.index.read(|index| recency::unused_since(index, before_ms, EXPIRE_BATCH));
+            let unused = unused.unwrap_or_default().into_iter().map(|row| row.digest);
+            let gone: Vec<_> = unused.filter(|digest| self.unlink_idle_blob(digest).unwrap_or(false)).collect();
+            dropped += gone.len();
+            if gone.is_empty() || !self.drop_rows(gone) {
+                break;
+            }
+        }
+        let orphans = self.index.read(|index| names::orphan_links(index, before_ms, EXPIRE_BATCH)).unwrap_or_default();
+        self.drop_rows(orphans);
+        self.index.change(Job::new(move |tables| tables.forget_stale_names(before_ms)));
+        self.return_under_limits();
+        dropped
+    }
+
+    /// Removes the file of a blob that nobody reads; false when somebody does. A file that is gone already is removed.
+    pub(super) fn unlink_idle_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.open_blobs.forget_idle(digest) && self.unlink_blob(digest).map(|_| true)?)
+    }
+
+    /// Drops the rows of removed blobs; false when it is not certain that the index followed.
+    pub(super) fn drop_rows(&self, digests: Vec<Digest>) -> bool {
+        digests.is_empty()
+            || self.index.change(Job::new(move |tables| digests.iter().try_for_each(|digest| tables.removed(digest))))
+    }
+
+    fn unlink_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.open_blobs.forget(digest);
+        let unlinked = disk::unlink(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.write_errors));
+        self.open_blobs.forget(digest);
+        unlinked
+    }
+}

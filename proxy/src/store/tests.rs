@@ -1,0 +1,80 @@
+//! The store as a whole, in temporary directories: fills, restarts, eviction, and faults of the disk.
+
+mod eviction;
+mod faults;
+mod fills;
+mod names;
+mod restart;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use entrepot_core::digest::{Algorithm, Digest};
+use tempfile::TempDir;
+
+use super::{Limits, Store, StoreError};
+
+const PLENTY: u64 = 1 << 40;
+
+fn limits(max_size_bytes: u64) -> Limits {
+    Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) }
+}
+
+/// A store in a directory of its own.
+struct Place {
+    store: Arc<Store>,
+    dir: TempDir,
+}
+
+impl Place {
+    fn new(max_size_bytes: u64) -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Store::open(dir.path(), limits(max_size_bytes)).unwrap();
+        Self { store, dir }
+    }
+
+    /// Ends in good order and starts again.
+    fn restarted(self) -> Self {
+        let Self { store, dir } = self;
+        drop(store);
+        let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+        Self { store, dir }
+    }
+
+    /// What kill -9 would leave at this moment, in another directory, not yet opened. Times of files are kept.
+    fn wreck(&self) -> TempDir {
+        let copy = TempDir::new().unwrap();
+        let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(copy.path()).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+}
+
+/// Content that nobody else has.
+fn content(seed: u64, len: usize) -> (Digest, Vec<u8>) {
+    let mut bytes: Vec<u8> = seed.to_le_bytes().iter().copied().cycle().take(len).collect();
+    bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = byte.wrapping_add(at as u8));
+    (Digest::of(Algorithm::Sha256, &bytes), bytes)
+}
+
+fn put(store: &Arc<Store>, seed: u64, len: usize) -> Digest {
+    let (digest, bytes) = content(seed, len);
+    store.put(&digest, &bytes).unwrap();
+    digest
+}
+
+fn read(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
+    let blob = store.blob(digest).unwrap()?;
+    Some(blob.read_at(0, usize::MAX).unwrap().to_vec())
+}
+
+fn files_below(path: &Path) -> usize {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| if entry.path().is_dir() { files_below(&entry.path()) } else { 1 }).sum()
+}
+
+fn is_no_space<T>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::NoSpace { .. }))
+}

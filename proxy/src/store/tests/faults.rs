@@ -1,0 +1,207 @@
+//! A disk that is full or read-only, on small file systems of their own. These need root and fail without it.
+
+use std::time::Instant;
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+/// A mounted tmpfs.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(options: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", dir.path().to_str().unwrap()]);
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, option: &str) {
+        run("mount", &["-o", &format!("remount,{option}"), self.path().to_str().unwrap()]);
+    }
+
+    /// Leaves not one free block.
+    fn fill_up(&self) {
+        let path = self.path().join("junk");
+        let mut junk = std::fs::File::create(path).unwrap();
+        let block = vec![1; 4096];
+        while std::io::Write::write_all(&mut junk, &block).is_ok() {}
+    }
+
+    fn free_again(&self) {
+        std::fs::remove_file(self.path().join("junk")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+/// An ext4 that can be told to fail.
+struct FailingDisk {
+    dir: TempDir,
+    device: String,
+}
+
+impl FailingDisk {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let (image, mounted_at) = (dir.path().join("image"), dir.path().join("mounted"));
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        std::fs::create_dir(&mounted_at).unwrap();
+        let (image, mounted_at) = (image.to_str().unwrap(), mounted_at.to_str().unwrap());
+        run("mkfs.ext4", &["-q", "-F", image]);
+        run("mount", &["-o", "loop,errors=remount-ro", image, mounted_at]);
+        let device = run("findmnt", &["-no", "SOURCE", mounted_at]).trim().replace("/dev/", "");
+        Self { dir, device }
+    }
+
+    fn mounted_at(&self) -> std::path::PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn turn_read_only(&self) {
+        std::fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", self.device), "test").unwrap();
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.mounted_at()).status();
+    }
+}
+
+/// What the program printed.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let done = Command::new(program).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{program} failed, are you root? {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Repeats until it holds; each attempt waits for the store in itself.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+    }
+}
+
+#[test]
+fn a_small_disk_is_shared_by_eviction() {
+    let disk = SmallDisk::new("size=24m");
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    for seed in 0..20 {
+        let digest = put(&store, seed, 4 * MIB);
+        assert!(store.contains(&digest));
+    }
+    assert!(store.usage().evictions >= 14, "{:?}", store.usage());
+    assert!(is_no_space(store.begin(&Digest::Sha256([1; 32]), Some(25 * MIB as u64))));
+}
+
+#[test]
+fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
+    let disk = SmallDisk::new("size=24m");
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    let digest = put(&store, 1, MIB);
+    let running = store.begin_unnamed(None).unwrap();
+    disk.fill_up();
+    assert_eq!(read(&store, &digest).unwrap().len(), MIB);
+    let (other, bytes) = content(2, 8 * MIB);
+    assert!(is_no_space(store.put(&other, &bytes)), "others filled the disk: emptying the cache would not help");
+    assert!(is_no_space(running.write_at(0, &bytes)));
+    assert!(store.contains(&digest) && !store.contains(&other));
+    let registry = "ghcr.io".parse().unwrap();
+    let repository = "a/b".parse().unwrap();
+    for number in 0..2000_u32 {
+        store.link(&registry, &repository, &Digest::of(Algorithm::Sha512, &number.to_le_bytes()));
+    }
+    store.flush();
+    assert_eq!(read(&store, &digest).unwrap().len(), MIB);
+    drop(running);
+
+    disk.free_again();
+    eventually("content is stored again", || store.put(&other, &bytes).is_ok());
+    eventually("links are kept again", || {
+        store.link(&registry, &repository, &other);
+        store.linked(&registry, &repository, &other)
+    });
+    store.wait_for_rebuild();
+    let mut listed: Vec<Digest> = Vec::new();
+    eventually("the index knows every file", || store.list(None, 10).is_ok_and(|entries| entries.len() == 2));
+    listed.extend(store.list(None, 10).unwrap().iter().map(|entry| entry.digest));
+    assert!(listed.contains(&digest) && listed.contains(&other));
+    assert_eq!(store.usage().used_bytes, 9 * MIB as u64);
+    assert_eq!(files_below(&disk.path().join("fill")), 0);
+}
+
+#[test]
+fn without_inodes_eviction_makes_some() {
+    let disk = SmallDisk::new("size=64m,nr_inodes=60");
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    let mut stored = 0;
+    for seed in 0..200 {
+        let (digest, bytes) = content(seed, 10);
+        stored += usize::from(store.put(&digest, &bytes).is_ok());
+    }
+    assert!(stored > 30 && store.usage().evictions > 0, "{stored} {:?}", store.usage());
+    assert_eq!(files_below(&disk.path().join("fill")), 0);
+    assert_eq!(store.usage().reserved_bytes, 0);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_serves_hits() {
+    let disk = FailingDisk::new();
+    let store = Store::open(&disk.mounted_at(), limits(PLENTY)).unwrap();
+    let (digest, other) = (put(&store, 1, 1000), put(&store, 2, 1000));
+    let (half, bytes) = content(3, 1000);
+    let running = store.begin(&half, Some(1000)).unwrap();
+    running.write_at(0, &bytes).unwrap();
+    disk.turn_read_only();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    assert!(running.publish(None, &[]).is_err());
+    assert!(!store.contains(&half), "what could not be made durable is not visible");
+    let refused = store.put(&half, &bytes);
+    assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
+    assert!(matches!(store.remove(&other), Err(StoreError::ReadOnly { .. })));
+    store.link(&"ghcr.io".parse().unwrap(), &"a/b".parse().unwrap(), &digest);
+    store.flush();
+    assert_eq!(read(&store, &other).unwrap(), content(2, 1000).1);
+    assert!(store.usage().write_errors >= 3);
+}
+
+#[test]
+fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
+    let disk = SmallDisk::new("size=24m");
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    let digest = put(&store, 1, 1000);
+    drop(store);
+    disk.remount("ro");
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    let (other, bytes) = content(3, 10);
+    let refused = store.put(&other, &bytes);
+    assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
+    disk.remount("rw");
+    eventually("content is stored again", || store.put(&other, &bytes).is_ok());
+    eventually("the index is back and complete", || {
+        store.flush();
+        store.wait_for_rebuild();
+        store.list(None, 10).is_ok_and(|listed| listed.len() == 2)
+    });
+    assert_eq!(store.usage().used_bytes, 1010);
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_of_ours() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let opened = Store::open(&dir.path().join("file/store"), limits(PLENTY));
+    let error = opened.err().unwrap().to_string();
+    assert!(error.starts_with("cannot create the directory"), "{error}");
+}

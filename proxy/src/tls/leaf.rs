@@ -1,0 +1,254 @@
+//! The leaves: one certificate for exactly each name that is asked for, minted on demand and kept.
+//!
+//! Neighbours: ingress asks [`LeafStore::server_config`] with the name of the CONNECT; `authority` signs, `server` makes
+//! the configuration. Invariants: at most [`NAMES_MAX`] names are kept; a name is minted by one thread at a time, and
+//! at most a few threads mint, however many clients ask; nothing is signed on the event loop.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use entrepot_core::host::RegistryHost;
+use rcgen::KeyPair;
+use rustls::ServerConfig;
+use rustls_pki_types::PrivateKeyDer;
+
+use super::authority::{Authority, rfc3339};
+use super::error::CaError;
+use super::issue::{BACKDATE, Validity};
+use super::server::Template;
+
+/// Names that are kept; beyond it the one unused for longest goes.
+pub const NAMES_MAX: usize = 1024;
+/// No leaf is valid for longer, the backdated day included.
+pub const LIFETIME_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Threads that mint at once.
+const MINTERS: usize = 4;
+
+/// Where the time is read; tests turn it.
+pub type Clock = fn() -> SystemTime;
+
+/// Mints and keeps the leaves of one authority, with one key that lives as long as the process.
+pub struct LeafStore {
+    authority: Arc<Authority>,
+    lifetime: Duration,
+    clock: Clock,
+    key: KeyPair,
+    template: Template,
+    kept: Mutex<Kept>,
+    /// A name always takes the same of these, so that its second asker waits and then finds it kept.
+    minters: [Arc<tokio::sync::Mutex<()>>; MINTERS],
+}
+
+impl LeafStore {
+    /// Prepares the store; `lifetime` is cut to [`LIFETIME_MAX`].
+    pub fn new(authority: Arc<Authority>, lifetime: Duration, clock: Clock) -> Result<Self, CaError> {
+        let failed = |reason: String| CaError::Issue { subject: "the leaves' key".to_owned(), reason };
+        let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
+        let template = Template::new(PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self {
+            authority,
+            lifetime: lifetime.min(LIFETIME_MAX),
+            clock,
+            key,
+            template,
+            kept: Mutex::default(),
+            minters: Default::default(),
+        })
+    }
+
+    /// The authority behind the leaves.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
+    }
+
+    /// The configuration for `host`, kept or newly minted on a blocking thread.
+    pub async fn server_config(self: &Arc<Self>, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
+        if let Some(config) = self.config_for(host) {
+            return Ok(config);
+        }
+        let turn = Arc::clone(&self.minters[stripe(host.name())]).lock_owned().await;
+        if let Some(config) = self.config_for(host) {
+            return Ok(config);
+        }
+        let (store, host) = (Arc::clone(self), host.clone());
+        let subject = host.name().to_owned();
+        // The turn goes along: a client that leaves does not let a second thread mint the same name.
+        let minted = tokio::task::spawn_blocking(move || {
+            let minted = store.mint(&host);
+            drop(turn);
+            minted
+        });
+        minted.await.unwrap_or_else(|error| Err(CaError::Issue { subject, reason: error.to_string() }))
+    }
+
+    /// The configuration for `host` where one is kept and fresh. Never blocks.
+    pub fn config_for(&self, host: &RegistryHost) -> Option<Arc<ServerConfig>> {
+        self.kept().fresh(host.name(), (self.clock)())
+    }
+
+    /// Mints, keeps and returns the configuration for `host`. Blocks for the signature: call it off the event loop.
+    pub fn mint(&self, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
+        let (validity, renew_at) = self.schedule((self.clock)())?;
+        let chain = self.authority.sign_leaf(host.name(), validity, &self.key)?;
+        let config = self
+            .template
+            .config(chain)
+            .map_err(|error| CaError::Issue { subject: host.name().to_owned(), reason: error.to_string() })?;
+        tracing::debug!(host = host.name(), not_after = %rfc3339(validity.not_after), "minted a leaf");
+        let leaf = Leaf { config: Arc::clone(&config), from: validity.not_before, renew_at, last_use: 0 };
+        self.kept().put(host.name(), leaf);
+        Ok(config)
+    }
+
+    /// When a leaf minted `now` holds, and when it is to be replaced: with a third of its life left, except where the
+    /// CA's own end cuts it short and a new one would be no better.
+    fn schedule(&self, now: SystemTime) -> Result<(Validity, SystemTime), CaError> {
+        let ca_end = self.authority.not_after();
+        if ca_end <= now {
+            return Err(CaError::Outlived { subject: self.authority.subject().to_owned(), not_after: rfc3339(ca_end) });
+        }
+        let not_before = now - BACKDATE;
+        let wanted = (now + self.lifetime).min(not_before + LIFETIME_MAX);
+        let not_after = wanted.min(ca_end);
+        let renew_at = if not_after < wanted { not_after } else { not_after - self.lifetime / 3 };
+        Ok((Validity { not_before, not_after }, renew_at))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Each change under the lock is complete before anything can panic, so a poisoned map is still right.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stripe(name: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    (hasher.finish() % MINTERS as u64) as usize
+}
+
+struct Leaf {
+    config: Arc<ServerConfig>,
+    from: SystemTime,
+    renew_at: SystemTime,
+    last_use: u64,
+}
+
+/// The names that are kept, least recently used first to go.
+#[derive(Default)]
+struct Kept {
+    leaves: HashMap<Box<str>, Leaf>,
+    uses: u64,
+}
+
+impl Kept {
+    fn fresh(&mut self, name: &str, now: SystemTime) -> Option<Arc<ServerConfig>> {
+        let leaf = self.leaves.get_mut(name)?;
+        // A clock that was set back can leave us before the leaf's first moment.
+        if !(leaf.from <= now && now < leaf.renew_at) {
+            return None;
+        }
+        self.uses += 1;
+        leaf.last_use = self.uses;
+        Some(Arc::clone(&leaf.config))
+    }
+
+    fn put(&mut self, name: &str, leaf: Leaf) {
+        if self.leaves.len() >= NAMES_MAX && !self.leaves.contains_key(name) {
+            // A walk over the names beside a signature costs nothing worth a second structure.
+            let oldest = self.leaves.iter().min_by_key(|(_, leaf)| leaf.last_use).map(|(name, _)| name.clone());
+            oldest.and_then(|oldest| self.leaves.remove(&oldest));
+        }
+        self.uses += 1;
+        self.leaves.insert(name.into(), Leaf { last_use: self.uses, ..leaf });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testdata::ca_files;
+    use super::*;
+
+    fn store(lifetime: Duration) -> Arc<LeafStore> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let authority = Authority::open_or_create(&ca_files(folder.path())).expect("a CA");
+        Arc::new(LeafStore::new(Arc::new(authority), lifetime, SystemTime::now).expect("a store"))
+    }
+
+    fn host(text: &str) -> RegistryHost {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn a_leaf_lives_as_long_as_configured_and_never_beyond_seven_days() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        for (lifetime, ahead, renewed_after) in [
+            (hours(24), hours(24), hours(16)),
+            (hours(144), hours(144), hours(96)),
+            // The backdated day counts.
+            (hours(168), hours(144), hours(88)),
+            (hours(9999), hours(144), hours(88)),
+        ] {
+            let store = store(lifetime);
+            let now = SystemTime::now();
+            let (validity, renew_at) = store.schedule(now).expect("a schedule");
+            assert_eq!(validity, Validity { not_before: now - hours(24), not_after: now + ahead });
+            assert_eq!(renew_at, now + renewed_after);
+        }
+    }
+
+    #[test]
+    fn near_the_end_of_the_ca_a_leaf_is_kept_to_the_end() {
+        let store = store(LIFETIME_MAX);
+        let end = store.authority.not_after();
+        let (validity, renew_at) = store.schedule(end - Duration::from_secs(60)).expect("a schedule");
+        assert_eq!((validity.not_after, renew_at), (end, end));
+        assert!(matches!(store.schedule(end), Err(CaError::Outlived { .. })));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_crowd_asking_for_one_name_gets_one_leaf() {
+        let store = store(LIFETIME_MAX);
+        let ask = |name: &str| {
+            let (store, host) = (Arc::clone(&store), host(name));
+            tokio::spawn(async move { store.server_config(&host).await.expect("a leaf") })
+        };
+        let crowd: Vec<_> = (0..64).map(|_| ask("ghcr.io")).collect();
+        let first = store.server_config(&host("GHCR.io:8443")).await.expect("a leaf");
+        for one in crowd {
+            assert!(Arc::ptr_eq(&one.await.expect("no panic"), &first));
+        }
+        assert!(!Arc::ptr_eq(&ask("quay.io").await.expect("no panic"), &first));
+    }
+
+    #[tokio::test]
+    async fn an_asker_that_leaves_harms_nobody() {
+        let store = store(LIFETIME_MAX);
+        let ghcr = host("ghcr.io");
+        // Polled once, which starts the minting, then dropped.
+        tokio::select! {
+            biased;
+            _ = store.server_config(&ghcr) => (),
+            () = std::future::ready(()) => (),
+        }
+        let minted = store.server_config(&ghcr).await.expect("a leaf");
+        assert!(store.config_for(&ghcr).is_some_and(|kept| Arc::ptr_eq(&kept, &minted)));
+    }
+
+    #[test]
+    fn names_are_bounded_and_those_in_use_stay() {
+        let store = store(LIFETIME_MAX);
+        let config = store.mint(&host("hot.example")).expect("a leaf");
+        let now = SystemTime::now();
+        let mut kept = Kept::default();
+        for number in 0..NAMES_MAX * 2 {
+            let leaf = Leaf { config: Arc::clone(&config), from: now, renew_at: now + BACKDATE, last_use: 0 };
+            kept.put(&format!("n{number}"), leaf);
+            assert!(kept.fresh("n0", now).is_some(), "used all the time");
+            assert!(kept.leaves.len() <= NAMES_MAX);
+        }
+        assert!(kept.fresh("n1", now).is_none() && kept.fresh(&format!("n{}", NAMES_MAX * 2 - 1), now).is_some());
+    }
+}

@@ -1,0 +1,63 @@
+//! The `rustls::ServerConfig` of a name: everything that is the same for all names, and that name's certificate.
+//!
+//! Neighbour: `leaf` keeps the results. Tickets and the session cache are shared by all names on purpose: rustls resumes
+//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled, and
+//! no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{CipherSuite, ServerConfig, version};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Sessions of clients that know no tickets; each entry is a few hundred bytes.
+const SESSIONS_MAX: usize = 4096;
+
+/// AES-128-GCM does 10 rounds where AES-256 does 14, and the cache's TLS bandwidth is this cipher's. Everything else
+/// keeps rustls' order behind these.
+const PREFERRED: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
+
+/// What all names share.
+pub(super) struct Template {
+    provider: Arc<CryptoProvider>,
+    ticketer: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+    leaf_key: Arc<dyn SigningKey>,
+}
+
+impl Template {
+    /// Prepares the shared parts; `leaf_key` is the one key of all leaves.
+    pub(super) fn new(leaf_key: PrivateKeyDer<'static>) -> Result<Self, rustls::Error> {
+        let mut provider = default_provider();
+        provider.cipher_suites.sort_by_key(|suite| !PREFERRED.contains(&suite.suite()));
+        Ok(Self {
+            provider: Arc::new(provider),
+            ticketer: Ticketer::new()?,
+            sessions: ServerSessionMemoryCache::new(SESSIONS_MAX),
+            leaf_key: aws_lc_rs::sign::any_supported_type(&leaf_key)?,
+        })
+    }
+
+    /// The configuration that shows `chain`, whatever SNI says: the name that was dialled has decided already.
+    pub(super) fn config(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let certified = CertifiedKey::new(chain, Arc::clone(&self.leaf_key));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.ignore_client_order = true;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ticketer = Arc::clone(&self.ticketer);
+        config.session_storage = Arc::clone(&self.sessions);
+        // Early data can be replayed by anybody on the path; a push must not happen twice.
+        config.max_early_data_size = 0;
+        Ok(Arc::new(config))
+    }
+}

@@ -1,0 +1,174 @@
+//! Bodies that are watched: an answer's body that errs when it stalls, a request's body that shows how far it came.
+//!
+//! Deadlines here are about progress: a body of any size may take any time as long as bytes keep coming, and a
+//! reader that pauses is never taken for an upstream that does.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::error::{ErrorKind, Stage, UpstreamError};
+
+/// Any error, as request bodies may fail with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What requests carry.
+pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The body of an answer. Fails as `Stalled` when it was asked for more and nothing came in time.
+pub struct TimedBody {
+    incoming: Incoming,
+    host: Box<str>,
+    read_timeout: Duration,
+    deadline: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl TimedBody {
+    pub(super) fn new(incoming: Incoming, host: Box<str>, read_timeout: Duration) -> Self {
+        let deadline = Box::pin(sleep_until(Instant::now() + read_timeout));
+        Self { incoming, host, read_timeout, deadline, waiting: false }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let this = self.get_mut();
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            this.waiting = false;
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| UpstreamError::dig(&error, Stage::Body, &this.host))),
+            );
+        }
+        // The clock runs only while somebody waits.
+        if !this.waiting {
+            this.waiting = true;
+            this.deadline.as_mut().reset(Instant::now() + this.read_timeout);
+        }
+        ready!(this.deadline.as_mut().poll(cx));
+        Poll::Ready(Some(Err(UpstreamError::new(Stage::Body, ErrorKind::Stalled, &this.host))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// A request's body that notes each step in a [`Sending`].
+pub(super) struct WatchedBody {
+    body: RequestBody,
+    sending: Arc<Sending>,
+}
+
+/// How far a request has come, as its deadline needs to know.
+pub(super) struct Sending(Mutex<Step>);
+
+#[derive(Clone)]
+enum Step {
+    /// No connection yet.
+    Connecting(Instant),
+    /// Upstream last took a part of the request.
+    Taken(Instant),
+    /// The source has nothing for upstream to take: no fault of upstream's.
+    SourceWaits,
+    /// The source failed, for this reason. hyper reports it for HTTP/1.1 only, so it is kept here.
+    SourceFailed(Arc<str>),
+    /// Upstream has the whole request.
+    Sent(Instant),
+}
+
+/// How long each step may take without progress.
+#[derive(Clone, Copy)]
+pub(super) struct StepTimeouts {
+    pub(super) connect: Duration,
+    pub(super) send: Duration,
+    pub(super) read: Duration,
+}
+
+impl WatchedBody {
+    pub(super) fn new(body: RequestBody) -> (Self, Arc<Sending>) {
+        let sending = Arc::new(Sending(Mutex::new(Step::Connecting(Instant::now()))));
+        (Self { body, sending: Arc::clone(&sending) }, sending)
+    }
+}
+
+impl Sending {
+    /// A connection was found and the request is written to it.
+    pub(super) fn begin(&self, without_body: bool) {
+        let now = Instant::now();
+        let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*step, Step::Connecting(_)) {
+            *step = if without_body { Step::Sent(now) } else { Step::Taken(now) };
+        }
+    }
+
+    /// When the current step is overdue, and what it is; none while upstream is not to blame.
+    pub(super) fn due(&self, timeouts: StepTimeouts) -> Option<(Instant, Stage)> {
+        match self.step() {
+            // The connector has a deadline of its own that knows its stage; this one stands behind it.
+            Step::Connecting(since) => Some((since + 2 * timeouts.connect, Stage::Connect)),
+            Step::Taken(at) => Some((at + timeouts.send, Stage::Send)),
+            Step::SourceWaits | Step::SourceFailed(_) => None,
+            Step::Sent(at) => Some((at + timeouts.read, Stage::Head)),
+        }
+    }
+
+    /// What hyper's `error` means for a request that has come this far.
+    pub(super) fn failure(&self, error: &(dyn std::error::Error + 'static), host: &str) -> UpstreamError {
+        match self.step() {
+            Step::Connecting(_) => UpstreamError::dig(error, Stage::Connect, host),
+            Step::Taken(_) | Step::SourceWaits => UpstreamError::dig(error, Stage::Send, host),
+            Step::SourceFailed(why) => UpstreamError::new(Stage::Send, ErrorKind::RequestBody(why.to_string()), host),
+            Step::Sent(_) => UpstreamError::dig(error, Stage::Head, host),
+        }
+    }
+
+    fn step(&self) -> Step {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, step: Step) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+}
+
+impl Body for WatchedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let step = match &polled {
+            Poll::Pending => Step::SourceWaits,
+            Poll::Ready(Some(Err(error))) => Step::SourceFailed(error.to_string().into()),
+            // A body of known length is not polled again after its last frame.
+            Poll::Ready(Some(_)) if !self.body.is_end_stream() => Step::Taken(Instant::now()),
+            Poll::Ready(_) => Step::Sent(Instant::now()),
+        };
+        self.sending.set(step);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

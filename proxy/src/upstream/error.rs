@@ -1,0 +1,206 @@
+//! What failed on the way to another host: whose fault it is, in which stage, and whether a retry may help.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use super::address::AddressRefusal;
+use super::parent::ParentError;
+
+/// How far a request had come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stage {
+    /// Resolving the name.
+    Dns,
+    /// Connecting, through the parent proxy too.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// Sending the request.
+    Send,
+    /// Waiting for the head of the answer.
+    Head,
+    /// Receiving the body of the answer.
+    Body,
+}
+
+/// What went wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ErrorKind {
+    /// Our own policy: the address may not be dialled.
+    Refused(AddressRefusal),
+    /// Not reachable: no such name, nothing listens, no route.
+    Unreachable(String),
+    /// The stage's deadline passed.
+    TimedOut,
+    /// The body began and then nothing more came in time.
+    Stalled,
+    /// The certificate is not trusted.
+    Certificate(String),
+    /// The connection broke.
+    Reset,
+    /// The other side does not speak the protocol, or the request names no valid origin.
+    Protocol(String),
+    /// The parent proxy did not let us through.
+    Parent(ParentError),
+    /// The body that we were sending failed at its source: the client's fault, not upstream's.
+    RequestBody(String),
+}
+
+/// A request, or the body of its answer, failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UpstreamError {
+    /// How far it had come.
+    pub stage: Stage,
+    /// What went wrong.
+    pub kind: ErrorKind,
+    /// Which host it was about.
+    pub host: Box<str>,
+}
+
+impl UpstreamError {
+    /// Something failed at `host`.
+    pub fn new(stage: Stage, kind: ErrorKind, host: impl fmt::Display) -> Self {
+        Self { stage, kind, host: host.to_string().into() }
+    }
+
+    /// What `host` answered makes no sense, or leads where this exchange may not go.
+    pub fn protocol(host: impl fmt::Display, why: String) -> Self {
+        Self::new(Stage::Head, ErrorKind::Protocol(why), host)
+    }
+
+    /// Whether a deadline passed; the client gets 504 then.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
+    }
+
+    /// Whether our own policy refused; the client gets 403 then, and 502 or 504 else.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.kind, ErrorKind::Refused(_))
+    }
+
+    /// Whether the same request may succeed a moment later.
+    pub fn is_retryable(&self) -> bool {
+        match &self.kind {
+            ErrorKind::Unreachable(_) | ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Reset => true,
+            ErrorKind::Parent(error) => error.is_retryable(),
+            ErrorKind::Refused(_) | ErrorKind::Certificate(_) | ErrorKind::Protocol(_) | ErrorKind::RequestBody(_) => {
+                false
+            }
+        }
+    }
+
+    /// Reads what hyper reports: our own error where one lies underneath, else what hyper's error means.
+    pub(super) fn dig(error: &(dyn StdError + 'static), stage: Stage, host: &str) -> Self {
+        let chain = || std::iter::successors(Some(error), |error| beneath(*error));
+        if let Some(own) = chain().find_map(|error| error.downcast_ref::<Self>()) {
+            return own.clone();
+        }
+        let hyper = chain().find_map(|error| error.downcast_ref::<hyper::Error>());
+        let io = chain().find_map(|error| error.downcast_ref::<io::Error>());
+        let innermost = chain().last().unwrap_or(error).to_string();
+        let kind = match (hyper, io.map(io::Error::kind)) {
+            (Some(hyper), _) if hyper.is_parse() => ErrorKind::Protocol(innermost),
+            (Some(hyper), _) if hyper.is_timeout() => ErrorKind::TimedOut,
+            (_, Some(io::ErrorKind::TimedOut)) => ErrorKind::TimedOut,
+            (_, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) => ErrorKind::Protocol(innermost),
+            (None, None) => ErrorKind::Protocol(innermost),
+            _ => ErrorKind::Reset,
+        };
+        Self { stage, kind, host: host.into() }
+    }
+}
+
+/// The next error down. An `io::Error` skips the error that it wraps in `source`, so that one is taken by hand.
+fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, doing) = (&self.host, self.stage.doing());
+        match &self.kind {
+            ErrorKind::Refused(AddressRefusal::Own) => {
+                write!(formatter, "entrepot refuses {host}: it is entrepot itself; name the host that was meant")
+            }
+            ErrorKind::Refused(reason) => write!(
+                formatter,
+                "entrepot refuses {host}: it is {reason}; list it in upstream.allow_addresses where it is meant"
+            ),
+            ErrorKind::Unreachable(why) => {
+                write!(formatter, "upstream {host} is unreachable ({doing}): {why}; check its name, DNS and network")
+            }
+            ErrorKind::TimedOut => {
+                write!(formatter, "upstream {host} took too long ({doing}); try again, or raise upstream's timeouts")
+            }
+            ErrorKind::Stalled => write!(formatter, "upstream {host} stalled ({doing}); the download can be resumed"),
+            ErrorKind::Certificate(why) => write!(
+                formatter,
+                "upstream {host} has a certificate that is not trusted: {why}; \
+                 add ca_file or verify = false for this registry"
+            ),
+            ErrorKind::Reset => write!(formatter, "upstream {host} broke the connection ({doing}); try again"),
+            ErrorKind::Protocol(why) => write!(
+                formatter,
+                "upstream {host} does not speak the protocol ({doing}): {why}; check its port and its scheme"
+            ),
+            ErrorKind::Parent(why) => write!(formatter, "the parent proxy did not connect to {host}: {why}"),
+            ErrorKind::RequestBody(why) => {
+                write!(formatter, "the client's body for {host} broke off: {why}; the client has to send it again")
+            }
+        }
+    }
+}
+
+impl StdError for UpstreamError {}
+
+impl Stage {
+    fn doing(self) -> &'static str {
+        match self {
+            Stage::Dns => "resolving its name",
+            Stage::Connect => "connecting",
+            Stage::Tls => "in the TLS handshake",
+            Stage::Send => "sending the request",
+            Stage::Head => "waiting for its answer",
+            Stage::Body => "receiving the body",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_whose_fault_and_what_next_in_one_line() {
+        for (kind, ours, retryable, said) in [
+            (ErrorKind::Refused(AddressRefusal::Own), true, false, "entrepot itself"),
+            (ErrorKind::Refused(AddressRefusal::Loopback), true, false, "upstream.allow_addresses"),
+            (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
+            (ErrorKind::TimedOut, false, true, "receiving the body"),
+            (ErrorKind::Stalled, false, true, "resumed"),
+            (ErrorKind::Certificate("expired".into()), false, false, "add ca_file or verify = false for this registry"),
+            (ErrorKind::Reset, false, true, "broke"),
+            (ErrorKind::Protocol("not HTTP".into()), false, false, "not HTTP"),
+            (ErrorKind::Parent(ParentError::Closed), false, true, "parent proxy"),
+            (ErrorKind::RequestBody("gone".into()), false, false, "client"),
+        ] {
+            let error = UpstreamError::new(Stage::Body, kind, "reg.example");
+            let text = error.to_string();
+            assert!(text.contains("reg.example") && text.contains(said) && !text.contains('\n'), "{text}");
+            assert_eq!((error.is_ours(), error.is_retryable()), (ours, retryable), "{text}");
+        }
+    }
+
+    #[test]
+    fn our_own_error_is_found_under_others() {
+        let own = UpstreamError::new(Stage::Tls, ErrorKind::TimedOut, "reg.example");
+        let wrapped = io::Error::other(io::Error::other(own.clone()));
+        assert_eq!(UpstreamError::dig(&wrapped, Stage::Head, "other"), own);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(UpstreamError::dig(&reset, Stage::Body, "h").kind, ErrorKind::Reset);
+    }
+}

@@ -1,0 +1,86 @@
+//! What is ourselves: the sockets we listen on, the name we give in `Via`, the authorities that we sign with.
+//!
+//! Whoever connects asks here first, so that entrepot never becomes its own client, and never trusts upstream
+//! certificates that it could have made.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls_pki_types::CertificateDer;
+
+/// Everything that tells us from others.
+#[derive(Clone, Default)]
+pub struct Ourselves {
+    /// What we listen on.
+    pub sockets: OwnSockets,
+    /// Names this process in `Via: 1.1 entrepot-<instance>`.
+    pub instance: Arc<str>,
+    /// Our certificate authority, and earlier ones: never trusted upstream, even where the system trusts them.
+    pub authorities: Vec<CertificateDer<'static>>,
+}
+
+/// The ports we listen on and the addresses of this machine. Clones share the addresses.
+#[derive(Clone, Default)]
+pub struct OwnSockets {
+    ports: Arc<[u16]>,
+    addresses: Arc<RwLock<Vec<IpAddr>>>,
+}
+
+impl OwnSockets {
+    /// Takes the bound addresses of all doors and reads the addresses of this machine.
+    pub fn new(listening: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let ports = listening.into_iter().map(|address| address.port()).collect();
+        let own = Self { ports, addresses: Arc::default() };
+        own.refresh();
+        own
+    }
+
+    /// Reads the addresses of this machine anew (a netlink dump: call it off the event loop). Where that fails, the
+    /// list that was known stays.
+    pub fn refresh(&self) {
+        let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return };
+        let found = interfaces.filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        });
+        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = found.collect();
+    }
+
+    /// Whether a door listens on `port` at all. Only then do the addresses matter.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.ports.contains(&port)
+    }
+
+    /// Whether a connection to `address` would arrive at one of our doors.
+    pub fn contains(&self, address: SocketAddr) -> bool {
+        let ip = address.ip();
+        let known = || self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&ip);
+        self.has_port(address.port()) && (ip.is_loopback() || ip.is_unspecified() || known())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_own_by_address_and_port() {
+        let own = OwnSockets::new(["0.0.0.0:3128".parse().expect("an address")]);
+        for (text, expected) in [
+            ("127.0.0.1:3128", true),
+            ("[::1]:3128", true),
+            ("[::]:3128", true),
+            ("127.0.0.1:3129", false),
+            ("192.0.2.7:3128", false),
+        ] {
+            assert_eq!(own.contains(text.parse().expect(text)), expected, "{text}");
+        }
+        own.addresses.write().expect("no panic").push([192, 0, 2, 7].into());
+        assert!(own.contains("192.0.2.7:3128".parse().expect("an address")));
+        own.refresh();
+        assert!(!own.contains("192.0.2.7:3128".parse().expect("an address")), "a refresh forgets what is gone");
+        let addresses = own.addresses.read().expect("no panic");
+        assert!(addresses.contains(&[127, 0, 0, 1].into()), "the interfaces were read: {addresses:?}");
+    }
+}

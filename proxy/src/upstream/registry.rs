@@ -1,0 +1,94 @@
+//! One upstream registry as a request sees it: where it is, how it is reached, who may read what it gave us.
+
+use entrepot_core::host::RegistryHost;
+use http::{HeaderName, HeaderValue};
+use url::Url;
+
+use crate::config::ready::{Access, Config, Scheme};
+use crate::upstream::credential::Login;
+
+/// The registry of one request, with the configuration's word on it.
+#[derive(Clone)]
+pub struct Registry {
+    /// Its name and port, which is its identity in the index and in the rights table.
+    pub host: RegistryHost,
+    /// How upstream is spoken to.
+    pub scheme: Scheme,
+    /// Who a cached image is given to.
+    pub access: Access,
+    /// Headers that the administrator adds.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The names under which administrators give credentials for Docker Hub.
+const DOCKER_HUB: [&str; 4] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io", "docker.io"];
+
+impl Registry {
+    /// The registry that `host` names; `client_scheme` is what the client speaks, and what upstream speaks too
+    /// unless the configuration says otherwise.
+    pub fn resolve(config: &Config, host: &RegistryHost, client_scheme: Scheme) -> Self {
+        let policy = config.registry(host);
+        let default_access = if has_accounts(config, host) { Access::Shared } else { Access::Strict };
+        Self {
+            host: host.clone(),
+            scheme: policy.map_or(client_scheme, |policy| policy.scheme),
+            access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
+            headers: policy.map(|policy| policy.headers.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The port that the scheme implies.
+    pub fn implied_port(&self) -> u16 {
+        implied_port(self.scheme)
+    }
+
+    /// The base of every URL of this registry.
+    pub fn url(&self, path_and_query: &str) -> Option<Url> {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        Url::parse(&format!("{scheme}://{}{path_and_query}", self.host.authority(self.implied_port()))).ok()
+    }
+
+    /// Whether the administrator's headers identify somebody: then an answer to a client that sent nothing is not
+    /// public.
+    pub fn injects_authorization(&self) -> bool {
+        self.headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION)
+    }
+}
+
+/// The administrator's account for a repository of `host`, Docker Hub's several names taken as one.
+pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
+    aliases(host)
+        .iter()
+        .find_map(|alias| config.account(alias, repository))
+        .map(|account| Login::new(&account.username, &account.password))
+}
+
+/// Whether the administrator gave any account for `host`.
+pub fn has_accounts(config: &Config, host: &RegistryHost) -> bool {
+    aliases(host).iter().any(|alias| config.account(alias, None).is_some())
+}
+
+fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
+    if DOCKER_HUB.contains(&host.name()) {
+        DOCKER_HUB.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
+    } else {
+        vec![host.clone()]
+    }
+}
+
+/// The port that a scheme implies.
+pub fn implied_port(scheme: Scheme) -> u16 {
+    match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    }
+}
+
+/// The host and port that a URL leads to.
+pub fn host_of(url: &Url) -> Option<RegistryHost> {
+    let port = url.port_or_known_default()?;
+    RegistryHost::parse(url.host_str()?, port).ok()
+}
