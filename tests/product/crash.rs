@@ -64,6 +64,7 @@ fn what_was_cached_before_the_kill_is_cached_after_it() {
     let name = ghcr.publish(&images::random(1, 5, 50_000), "team/app", "1");
     let mut entrepot = Entrepot::start(&world, Settings::new());
     entrepot.client().skopeo_pull(&name, None).expect_success("cold");
+    entrepot.wait_stored(6);
     entrepot.kill();
     entrepot.restart();
     ghcr.ledger.reset();
@@ -78,6 +79,7 @@ fn a_lost_or_broken_index_is_made_again() {
     let name = ghcr.publish(&images::random(2, 5, 50_000), "team/app", "1");
     let mut entrepot = Entrepot::start(&world, Settings::new());
     entrepot.client().skopeo_pull(&name, None).expect_success("cold");
+    entrepot.wait_stored(6);
     let index = world.path("data/index.redb");
     for damage in ["removed", "emptied", "garbled"] {
         entrepot.kill();

@@ -126,7 +126,7 @@ fn loops_and_nonsense_end_in_an_honest_error() {
         fake.put(&path, "text/html", Bytes::new(), &[Answer::Redirect(307, location.to_owned())]);
         fake.ledger.reset();
         let reply = door.get(&fake.url(&path), &[]);
-        assert_eq!(reply.status, 502, "Location {location:?}");
+        assert!([502, 403].contains(&reply.status.as_u16()), "Location {location:?}: {}", reply.status);
         assert!(fake.ledger.all().len() <= 24, "Location {location:?} was asked {} times", fake.ledger.all().len());
     }
 }

@@ -38,7 +38,7 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         let option = |name: &str, file: &str| format!("--{name}={}", directory.join(file).display());
         command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
         command.arg(format!("--host=unix://{}", directory.join("sock").display()));
-        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--max-download-attempts=1"]);
         for registry in client.insecure_registries() {
             command.arg(format!("--insecure-registry={registry}"));
         }

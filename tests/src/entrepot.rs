@@ -159,6 +159,23 @@ impl<'w> Entrepot<'w> {
         self.stats()[name].as_u64().unwrap_or_else(|| panic!("{name} is a number in {}", self.stats()))
     }
 
+    /// Waits until so many blobs are stored: a client has its last byte before the disk has.
+    pub fn wait_stored(&self, blobs: u64) {
+        let stored = self.world.proxy.wait(timeout(READY, async move {
+            let mut ticks = interval(Duration::from_millis(5));
+            loop {
+                ticks.tick().await;
+                let stream = TcpStream::connect(ADMIN).await.expect("the administrator's port");
+                let (_, stats) = ask(stream, Method::GET, "/api/cache/stats").await.expect("the stats");
+                let stats: Value = serde_json::from_str(&stats).expect("JSON");
+                if stats["stores"].as_u64().is_some_and(|stores| stores >= blobs) {
+                    return;
+                }
+            }
+        }));
+        assert!(stored.is_ok(), "{blobs} blobs stored: {}", self.stats());
+    }
+
     /// One request to the administrator's unix socket.
     pub fn admin(&self, method: Method, path: &str) -> (u16, String) {
         let (socket, path) = (socket(self.world), path.to_owned());
@@ -253,7 +270,7 @@ fn command(world: &World, settings: &Settings, arguments: &[&str]) -> Command {
     let file = world.path("entrepot.toml");
     std::fs::write(&file, settings.toml(world)).expect("the configuration");
     let mut command = Command::new(binary());
-    command.args(arguments).arg("--config").arg(file);
+    command.args(&arguments[..1]).arg("--config").arg(file).args(&arguments[1..]);
     command.env("SSL_CERT_FILE", world.internet_ca()).env("HOME", world.path(""));
     for (name, value) in &settings.environment {
         command.env(name, value);
