@@ -1,1 +1,23 @@
-//! x
+//! The harness: everything that the tests of the product from outside stand on.
+//!
+//! A [`world::World`] is three network namespaces: the internet with real registries behind fronts
+//! ([`upstream`]), the proxy's host with the product in it ([`entrepot`]), and a client host with real container
+//! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
+
+pub mod authority;
+mod backend;
+pub mod clients;
+pub mod daemons;
+pub mod door;
+pub mod entrepot;
+pub mod fake;
+mod front;
+pub mod images;
+pub mod ledger;
+pub mod namespace;
+pub mod process;
+pub mod root;
+pub mod serve;
+pub mod tokens;
+pub mod upstream;
+pub mod world;

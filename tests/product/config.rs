@@ -1,0 +1,97 @@
+//! Configuration from outside: bad ones are refused in one clear line before any port is bound, `check` shows what is in
+//! force, and SIGHUP takes over good ones only.
+
+use std::time::Duration;
+
+use entrepot_tests::entrepot::{Entrepot, Settings, run};
+use entrepot_tests::upstream::{GHCR, Upstream};
+use entrepot_tests::world::World;
+use http::Method;
+use nix::sys::signal::Signal;
+
+#[test]
+fn bad_configurations_are_refused_in_one_line() {
+    let world = World::new();
+    std::fs::write(world.path("no-ca.pem"), "no certificate").expect("a file");
+    let no_ca = format!("cert = {:?}\nkey = {:?}", world.path("no-ca.pem"), world.path("missing.pem"));
+    let cases = [
+        ("an unknown key", Settings::new().set("proxy", "tunel = \"any\""), "tunnel"),
+        ("an unknown section", Settings::new().set("proxi", "listen = []"), "proxy"),
+        ("a bad expression", Settings::new().set("cache", "patterns = [\"(\"]"), "patterns"),
+        ("a bad size", Settings::new().set("cache", "max_size = \"many\""), "max_size"),
+        ("a bad duration", Settings::new().set("cache", "inactive = \"soon\""), "inactive"),
+        ("a bad word", Settings::new().set("proxy", "tunnel = \"maybe\""), "tunnel"),
+        ("an unusable registry", Settings::new().set("registries.\"https://x/\"", "verify = false"), "https://x/"),
+        ("a CA that is none", Settings::new().set("ca", &no_ca), "no-ca.pem"),
+        ("no TOML", Settings::new().set("cache", "max_size ="), "entrepot.toml"),
+    ];
+    for (what, settings, hint) in cases {
+        for command in ["check", "serve"] {
+            let refused = run(&world, &settings, &[command]);
+            assert_eq!(refused.status.code(), Some(78), "{what}, {command}: {}{}", refused.stdout, refused.stderr);
+            assert_eq!(refused.stderr.trim_end().lines().count(), 1, "{what}, {command}: {}", refused.stderr);
+            assert!(refused.stderr.contains(hint), "{what}, {command}: {}", refused.stderr);
+        }
+    }
+    let misspelt = run(&world, &Settings::new().set("proxy", "tunel = \"any\""), &["check"]);
+    let toml = Settings::new().set("proxy", "tunel = \"any\"").toml(&world);
+    let line = 1 + toml.lines().position(|line| line.starts_with("tunel")).expect("in the file");
+    assert!(misspelt.stderr.contains(&format!("entrepot.toml:{line}")), "file and line: {}", misspelt.stderr);
+}
+
+#[test]
+fn bad_environments_are_refused_too() {
+    let world = World::new();
+    for (name, value) in [("CACHE_MAX_SIZE", "lots"), ("MANIFEST_CACHE_PRIMARY_REGEX", "("), ("ALLOW_PUSH", "maybe")] {
+        let settings = Settings::new().env("ENABLE_MANIFEST_CACHE", "true").env(name, value);
+        let refused = run(&world, &settings, &["check"]);
+        assert_eq!(refused.status.code(), Some(78), "{name}: {}{}", refused.stdout, refused.stderr);
+        assert!(refused.stderr.contains(name), "{name} is named: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn check_shows_values_and_where_they_come_from() {
+    let world = World::new();
+    let settings = Settings::new().set("cache", "inactive = \"7d\"").env("CACHE_MAX_SIZE", "5g");
+    let checked = run(&world, &settings, &["check"]).expect_success("entrepot check");
+    let line = |key: &str| {
+        let found = checked.stdout.lines().find(|line| line.contains(key));
+        found.unwrap_or_else(|| panic!("{key} in {}", checked.stdout)).to_owned()
+    };
+    assert!(line("max_size").contains("5g") && line("max_size").contains("CACHE_MAX_SIZE"), "{}", line("max_size"));
+    assert!(line("inactive").contains("7d") && line("inactive").contains("entrepot.toml"), "{}", line("inactive"));
+}
+
+#[test]
+fn a_wrong_word_on_the_command_line_is_a_usage_error() {
+    let world = World::new();
+    assert_eq!(run(&world, &Settings::new(), &["serv"]).status.code(), Some(64));
+}
+
+#[test]
+fn reloading_takes_good_files_and_keeps_the_old_for_bad_ones() {
+    let world = World::new();
+    let _ghcr = Upstream::start(&world, GHCR);
+    let open = Settings::new();
+    let closed = Settings::new().set("proxy", "allow = [\"quay.io\"]");
+    let entrepot = Entrepot::start(&world, open.clone());
+    let door = entrepot.door();
+    assert_eq!(door.connect("ghcr.io:443"), Ok(()));
+
+    entrepot.rewrite(&closed);
+    assert_eq!(entrepot.admin(Method::POST, "/api/reload").0, 200);
+    assert!(door.connect("ghcr.io:443").is_err(), "the new list holds");
+
+    entrepot.rewrite(&open.clone().set("proxy", "tunel = \"any\""));
+    entrepot.process().signal(Signal::SIGHUP);
+    let said = entrepot.process().wait_line("tunel", Duration::from_secs(5));
+    assert!(said.contains("entrepot.toml"), "{said}");
+    let (status, why) = entrepot.admin(Method::POST, "/api/reload");
+    assert!(status == 409 && why.contains("tunel"), "{status} {why}");
+    assert!(door.connect("ghcr.io:443").is_err(), "the last good list holds");
+
+    entrepot.rewrite(&open);
+    assert_eq!(entrepot.admin(Method::POST, "/api/reload").0, 200);
+    assert_eq!(door.connect("ghcr.io:443"), Ok(()), "a good file after a bad one");
+}

@@ -1,0 +1,116 @@
+//! Real clients that need no daemon: skopeo, podman, curl. A [`Client`] is where they run, through which proxy, and
+//! whose certificates they trust; the daemons of [`crate::daemons`] are started from one too.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::namespace::Namespace;
+use crate::process::{Finished, finish};
+use crate::world::World;
+
+/// A pull ends within this time.
+pub const PULL: Duration = Duration::from_secs(180);
+
+/// A user's name and password.
+pub type Account<'a> = Option<(&'a str, &'a str)>;
+
+/// Where and how clients run.
+pub struct Client<'w> {
+    pub(crate) world: &'w World,
+    pub(crate) namespace: &'w Namespace,
+    proxy: Option<String>,
+    trust: PathBuf,
+    insecure: Vec<String>,
+}
+
+impl<'w> Client<'w> {
+    /// On the client's host, through `proxy`, trusting only `trust`.
+    pub fn behind(world: &'w World, proxy: &str, trust: PathBuf) -> Self {
+        Self { world, namespace: &world.client, proxy: Some(proxy.to_owned()), trust, insecure: Vec::new() }
+    }
+
+    /// In the internet itself, with no proxy: proves the harness and nothing else.
+    pub fn direct(world: &'w World) -> Self {
+        let (namespace, trust) = (&world.internet, world.internet_ca());
+        Self { world, namespace, proxy: None, trust, insecure: Vec::new() }
+    }
+
+    /// Also talks to this registry without TLS.
+    pub fn insecure(mut self, registry: &str) -> Self {
+        self.insecure.push(registry.to_owned());
+        self
+    }
+
+    /// A command with the client's environment.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("HOME", self.world.make_directory("home"))
+            .env("SSL_CERT_FILE", &self.trust)
+            .env("CURL_CA_BUNDLE", &self.trust)
+            .env("SSL_CERT_DIR", self.world.make_directory("no-certificates"))
+            .env("TMPDIR", self.world.make_directory("tmp"));
+        if let Some(proxy) = &self.proxy {
+            for name in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
+                command.env(name, proxy);
+            }
+        }
+        command
+    }
+
+    /// `skopeo copy` into a fresh directory.
+    pub fn skopeo_pull(&self, image: &str, account: Account<'_>) -> Finished {
+        let mut command = self.command("skopeo");
+        command.args(["copy", "--insecure-policy", &format!("--src-tls-verify={}", self.verifies(image))]);
+        if let Some((user, password)) = account {
+            command.args(["--src-creds", &format!("{user}:{password}")]);
+        }
+        command.arg(format!("docker://{image}")).arg(format!("dir:{}", self.fresh("skopeo").display()));
+        finish(self.namespace, command, PULL)
+    }
+
+    /// `podman pull`, and everything removed again after it.
+    pub fn podman_pull(&self, image: &str, account: Account<'_>) -> Finished {
+        let (root, run) = (self.fresh("podman"), self.fresh("podman-run"));
+        let podman = || {
+            let mut command = self.command("podman");
+            command.arg("--root").arg(&root).arg("--runroot").arg(&run);
+            command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+            command
+        };
+        let mut pull = podman();
+        pull.args(["pull", "-q", &format!("--tls-verify={}", self.verifies(image))]);
+        if let Some((user, password)) = account {
+            pull.args(["--creds", &format!("{user}:{password}")]);
+        }
+        pull.arg(image);
+        let pulled = finish(self.namespace, pull, PULL);
+        let mut remove = podman();
+        remove.args(["rmi", "-af"]);
+        finish(self.namespace, remove, PULL);
+        pulled
+    }
+
+    /// `curl`, silent, at most 30 s.
+    pub fn curl(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.command("curl");
+        command.args(["-sS", "--max-time", "30"]).args(arguments);
+        finish(self.namespace, command, Duration::from_secs(35))
+    }
+
+    pub(crate) fn insecure_registries(&self) -> &[String] {
+        &self.insecure
+    }
+
+    pub(crate) fn verifies(&self, image: &str) -> bool {
+        !self.insecure.iter().any(|registry| image.starts_with(&format!("{registry}/")))
+    }
+
+    /// A directory that nothing has used.
+    pub(crate) fn fresh(&self, name: &str) -> PathBuf {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        self.world.make_directory(&format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))
+    }
+}

@@ -1,0 +1,131 @@
+//! Real clients that are daemons: dockerd and containerd, each with a private root, socket and process namespace, so
+//! whatever they start dies with them.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::clients::{Account, Client, PULL};
+use crate::images::ARCHITECTURE;
+use crate::process::{Finished, Process, finish};
+
+const START: Duration = Duration::from_secs(60);
+
+/// A dockerd of its own.
+pub struct Dockerd<'c, 'w> {
+    client: &'c Client<'w>,
+    directory: PathBuf,
+    process: Process,
+}
+
+/// A containerd of its own.
+pub struct Containerd<'c, 'w> {
+    client: &'c Client<'w>,
+    directory: PathBuf,
+    _process: Process,
+}
+
+impl<'c, 'w> Dockerd<'c, 'w> {
+    /// Starts one; returns when its socket answers.
+    pub fn start(client: &'c Client<'w>) -> Self {
+        let directory = client.fresh("docker");
+        std::fs::create_dir_all(directory.join("config")).expect("a directory");
+        let mut command = client.command("dockerd");
+        let option = |name: &str, file: &str| format!("--{name}={}", directory.join(file).display());
+        command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
+        command.arg(format!("--host=unix://{}", directory.join("sock").display()));
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--max-download-attempts=1"]);
+        for registry in client.insecure_registries() {
+            command.arg(format!("--insecure-registry={registry}"));
+        }
+        let process = Process::start_with_children(client.namespace, command);
+        process.wait_line("API listen on", START);
+        Self { client, directory, process }
+    }
+
+    /// `docker` with these arguments.
+    pub fn docker(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new("docker");
+        command.env("HOME", &self.directory);
+        command.arg("--config").arg(self.directory.join("config"));
+        command.arg("--host").arg(format!("unix://{}", self.directory.join("sock").display()));
+        command.args(arguments);
+        finish(self.client.namespace, command, PULL)
+    }
+
+    /// `docker pull`.
+    pub fn pull(&self, image: &str) -> Finished {
+        self.docker(&["pull", "-q", image])
+    }
+
+    /// Removes every image, so the next pull fetches everything.
+    pub fn forget(&self) {
+        self.docker(&["image", "prune", "-af"]).expect_success("docker image prune");
+    }
+
+    /// What `docker login` leaves behind, or `docker logout`.
+    pub fn log_in(&self, registry: &str, account: Account<'_>) {
+        let auths = match account {
+            None => json!({}),
+            Some((user, password)) => json!({ registry: { "auth": STANDARD.encode(format!("{user}:{password}")) } }),
+        };
+        let config = json!({ "auths": auths }).to_string();
+        std::fs::write(self.directory.join("config/config.json"), config).expect("docker's configuration");
+    }
+
+    /// The daemon itself.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl<'c, 'w> Containerd<'c, 'w> {
+    /// Starts one; returns when it has booted.
+    pub fn start(client: &'c Client<'w>) -> Self {
+        let directory = client.fresh("containerd");
+        let at = |name: &str| directory.join(name).display().to_string();
+        let (root, state, socket) = (at("root"), at("state"), at("sock"));
+        let config = format!(
+            "version = 2\nroot = {root:?}\nstate = {state:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {socket:?}\n"
+        );
+        std::fs::write(directory.join("config.toml"), config).expect("containerd's configuration");
+        let mut command = client.command("containerd");
+        command.arg("--config").arg(directory.join("config.toml"));
+        let process = Process::start_with_children(client.namespace, command);
+        process.wait_line("containerd successfully booted", START);
+        Self { client, directory, _process: process }
+    }
+
+    /// `ctr` with these arguments and the client's environment: it pulls by itself.
+    pub fn ctr(&self, arguments: &[&str]) -> Finished {
+        let mut command = self.client.command("ctr");
+        command.arg("--address").arg(self.directory.join("sock")).args(arguments);
+        finish(self.client.namespace, command, PULL)
+    }
+
+    /// `ctr images pull` for this machine's platform.
+    pub fn pull(&self, image: &str, account: Account<'_>) -> Finished {
+        let platform = format!("linux/{ARCHITECTURE}");
+        let mut arguments = vec!["images", "pull", "--platform", &platform];
+        let user = account.map(|(user, password)| format!("{user}:{password}"));
+        if let Some(user) = &user {
+            arguments.extend(["--user", user]);
+        }
+        if !self.client.verifies(image) {
+            arguments.push("--plain-http");
+        }
+        arguments.push(image);
+        self.ctr(&arguments)
+    }
+
+    /// Removes an image and its content, so the next pull fetches everything.
+    pub fn forget(&self, image: &str) {
+        self.ctr(&["images", "rm", "--sync", image]).expect_success("ctr images rm");
+        self.ctr(&["content", "prune", "references"]);
+    }
+}

@@ -1,0 +1,132 @@
+//! A test world: three network namespaces in a row.
+//!
+//! ```text
+//! client 10.90.1.2 ──── 10.90.1.1 proxy 10.90.2.1 ──── 10.90.2.11 … internet
+//! ```
+//!
+//! The client has no route to the internet and no name server, so a pull that works went through the proxy. No address
+//! is in 127/8, where dockerd would not check certificates.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::authority::Authority;
+use crate::namespace::{Bind, Namespace};
+
+/// Where the proxy's clients find it.
+pub const PROXY_ADDRESS: &str = "10.90.1.1";
+
+/// The names of this internet, each with an address of its own.
+pub const HOSTS: &[(&str, &str)] = &[
+    ("registry-1.docker.io", "10.90.2.11"),
+    ("auth.docker.io", "10.90.2.12"),
+    ("ghcr.io", "10.90.2.13"),
+    ("quay.io", "10.90.2.14"),
+    ("reg.private.test", "10.90.2.15"),
+    ("plain.test", "10.90.2.16"),
+    ("cdn.test", "10.90.2.17"),
+    ("fake.test", "10.90.2.18"),
+    ("outside.test", "10.90.2.19"),
+    ("cdn2.test", "10.90.2.20"),
+    ("auth.hijack.test", "10.90.2.21"),
+    ("eu.pkg.dev", "10.90.2.22"),
+    ("index.docker.io", "10.90.2.11"),
+];
+
+/// Names that resolve to where nobody may be sent: the proxy itself, loopback, link-local.
+const TRAPS: &[(&str, &str)] =
+    &[("self.test", "10.90.2.1"), ("loopback.test", "127.0.0.1"), ("linklocal.test", "169.254.1.1")];
+
+/// The three namespaces, the authority that the internet's servers have their certificates from, and a directory that
+/// goes when the world goes.
+pub struct World {
+    /// Container runtimes and other clients.
+    pub client: Namespace,
+    /// The product.
+    pub proxy: Namespace,
+    /// Registries, token servers, a CDN.
+    pub internet: Namespace,
+    /// Whom the proxy is to trust towards the internet.
+    pub authority: Authority,
+    directory: TempDir,
+}
+
+impl World {
+    /// A fresh world, nothing running in it.
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and need root: run tests/run");
+        let directory = tempfile::Builder::new().prefix("ent-").tempdir_in("/tmp").expect("a directory");
+        let names = HOSTS.iter().chain(TRAPS).map(|(name, address)| format!("{address} {name}\n"));
+        let names = names.fold("127.0.0.1 localhost\n".to_owned(), |all, line| all + &line);
+        std::fs::write(directory.path().join("hosts"), names).expect("hosts");
+        std::fs::write(directory.path().join("resolv.conf"), "nameserver 127.0.0.1\n").expect("resolv.conf");
+        let make = |name| Namespace::new(name, binds(directory.path(), name));
+        let (client, proxy, internet) = (make("client"), make("proxy"), make("internet"));
+        connect(&client, &proxy, &internet);
+        let authority = Authority::new("Test Internet CA");
+        std::fs::write(directory.path().join("internet-ca.pem"), authority.certificate_pem()).expect("CA file");
+        Self { client, proxy, internet, authority, directory }
+    }
+
+    /// A path in the world's directory; its parent exists.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A fresh directory in the world's directory.
+    pub fn make_directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).expect("a directory");
+        path
+    }
+
+    /// The authority of the internet's servers as a PEM file.
+    pub fn internet_ca(&self) -> PathBuf {
+        self.path("internet-ca.pem")
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The address of a name in this internet.
+pub fn address_of(host: &str) -> &'static str {
+    HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
+}
+
+/// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
+fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
+    let mut binds = vec![
+        Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },
+        Bind { source: directory.join("resolv.conf"), target: "/etc/resolv.conf".into() },
+    ];
+    for target in ["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd"] {
+        let name = target.replace('/', "-");
+        let source = directory.join(format!("{namespace}{name}"));
+        std::fs::create_dir_all(&source).expect("a directory");
+        std::fs::create_dir_all(target).expect("a mount point");
+        binds.push(Bind { source, target: target.into() });
+    }
+    binds
+}
+
+fn connect(client: &Namespace, proxy: &Namespace, internet: &Namespace) {
+    let (to_client, to_internet) = (client.net_path().display(), internet.net_path().display());
+    proxy.ip(&format!(
+        "link add down0 type veth peer name eth0 netns {to_client}\n\
+         link add up0 type veth peer name eth0 netns {to_internet}\n\
+         addr add 10.90.1.1/24 dev down0\n\
+         addr add 10.90.2.1/24 dev up0\n\
+         addr add fd90:1::1/64 dev down0 nodad\n\
+         addr add fd90:2::1/64 dev up0 nodad\n\
+         link set down0 up\n\
+         link set up0 up\n"
+    ));
+    client.ip("addr add 10.90.1.2/24 dev eth0\naddr add fd90:1::2/64 dev eth0 nodad\nlink set eth0 up\n");
+    let addresses = (11..40).map(|last| format!("addr add 10.90.2.{last}/24 dev eth0\n")).collect::<String>();
+    internet.ip(&format!("{addresses}addr add fd90:2::11/64 dev eth0 nodad\nlink set eth0 up\n"));
+}
