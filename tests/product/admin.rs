@@ -80,6 +80,6 @@ fn the_cache_commands_work_on_a_running_product() {
     command(&["cache", "verify"]);
     command(&["cache", "rm", layer]);
     assert!(!command(&["cache", "ls"]).contains(layer.as_str()), "removed");
-    command(&["cache", "clear"]);
+    command(&["cache", "clear", "--yes"]);
     assert_eq!(entrepot.stat("current_size"), 0);
 }

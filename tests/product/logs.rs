@@ -62,7 +62,7 @@ fn a_line_a_request_with_the_eleven_fields_first() {
         assert!(value.as_object().expect("an object").values().all(serde_json::Value::is_string), "strings: {line}");
         assert_eq!((value["method"].as_str(), value["status"].as_str()), (Some("GET"), Some("200")), "{line}");
         assert_eq!(value["request_type"], "blob-by-digest", "{line}");
-        assert_eq!(value["proxy_host"], "ghcr.io", "{line}");
+        assert_eq!(value["host"], "ghcr.io", "{line}");
         let time = value["access_time"].as_str().unwrap_or_default();
         let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
         assert!(shape.starts_with("99/") && shape.ends_with("/9999:99:99:99 +9999"), "{time}");

@@ -2,7 +2,6 @@
 //! through its doors, and killed. When one that ran is dropped, everything that it said is searched for panics and for
 //! the passwords of the tests.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -21,19 +20,13 @@ use crate::clients::Client;
 use crate::door::Door;
 use crate::process::{Finished, Process, Stream, finish};
 use crate::serve::{BoxError, full};
+pub use crate::settings::Settings;
 use crate::world::{PROXY_ADDRESS, World};
 
 /// Every password of the tests has this in it; none may appear in any output.
 pub const CANARY: &str = "canary-";
-const ADMIN: &str = "127.0.0.1:3130";
+pub(crate) const ADMIN: &str = "127.0.0.1:3130";
 const READY: Duration = Duration::from_secs(10);
-
-/// A configuration: lines for sections of `entrepot.toml`, and environment variables.
-#[derive(Clone, Default)]
-pub struct Settings {
-    sections: BTreeMap<String, String>,
-    environment: Vec<(String, String)>,
-}
 
 /// A running entrepot.
 pub struct Entrepot<'w> {
@@ -42,46 +35,6 @@ pub struct Entrepot<'w> {
     process: Process,
     ca: PathBuf,
     was_killed: bool,
-}
-
-impl Settings {
-    /// What every test has: data in the world's directory, the internet's authority trusted, and the tests' registries
-    /// intercepted.
-    pub fn new() -> Self {
-        Self::default()
-            .set("proxy", "listen = [\"0.0.0.0:3128\"]")
-            .set("intercept", r#"registries = ["reg.private.test:5000", "plain.test:5001", "fake.test"]"#)
-            .set(r#"registries."plain.test:5001""#, "scheme = \"http\"")
-    }
-
-    /// Adds a line to a section; `[[credentials]]` and the like are sections of that name, brackets included.
-    pub fn set(mut self, section: &str, line: &str) -> Self {
-        let lines = self.sections.entry(section.to_owned()).or_default();
-        lines.push_str(line);
-        lines.push('\n');
-        self
-    }
-
-    /// Adds an environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// The file's text.
-    pub fn toml(&self, world: &World) -> String {
-        let data = world.path("data");
-        let mut text = String::new();
-        let mut sections = self.sections.clone();
-        text.push_str(&sections.remove("").unwrap_or_else(|| format!("data_dir = {data:?}\n")));
-        let socket = socket(world);
-        sections.entry("admin".to_owned()).or_default().push_str(&format!("listen = {ADMIN:?}\nsocket = {socket:?}\n"));
-        for (name, lines) in sections {
-            let header = if name.starts_with('[') { name } else { format!("[{name}]") };
-            text.push_str(&format!("{header}\n{lines}"));
-        }
-        text
-    }
 }
 
 impl<'w> Entrepot<'w> {
@@ -161,7 +114,7 @@ impl<'w> Entrepot<'w> {
 
     /// Waits until so many blobs are stored: a client has its last byte before the disk has.
     pub fn wait_stored(&self, blobs: u64) {
-        let stored = self.world.proxy.wait(timeout(READY, async move {
+        let asking = async move {
             let mut ticks = interval(Duration::from_millis(5));
             loop {
                 ticks.tick().await;
@@ -172,7 +125,8 @@ impl<'w> Entrepot<'w> {
                     return;
                 }
             }
-        }));
+        };
+        let stored = self.world.proxy.wait(async move { timeout(READY, asking).await });
         assert!(stored.is_ok(), "{blobs} blobs stored: {}", self.stats());
     }
 
@@ -272,13 +226,13 @@ fn command(world: &World, settings: &Settings, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(&arguments[..1]).arg("--config").arg(file).args(&arguments[1..]);
     command.env("SSL_CERT_FILE", world.internet_ca()).env("HOME", world.path(""));
-    for (name, value) in &settings.environment {
+    for (name, value) in settings.environment() {
         command.env(name, value);
     }
     command
 }
 
-fn socket(world: &World) -> PathBuf {
+pub(crate) fn socket(world: &World) -> PathBuf {
     world.path("admin.sock")
 }
 

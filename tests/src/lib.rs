@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod process;
 pub mod root;
 pub mod serve;
+pub mod settings;
 pub mod tokens;
 pub mod upstream;
 pub mod world;

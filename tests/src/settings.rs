@@ -1,0 +1,59 @@
+//! The product's configuration as a test wants it: lines for sections of `entrepot.toml`, and environment variables, on
+//! top of what every test has.
+
+use std::collections::BTreeMap;
+
+use crate::entrepot::{ADMIN, socket};
+use crate::world::World;
+
+/// A configuration: lines for sections of `entrepot.toml`, and environment variables.
+#[derive(Clone, Default)]
+pub struct Settings {
+    sections: BTreeMap<String, String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// What every test has: data in the world's directory, the internet's authority trusted, and the tests' registries
+    /// intercepted.
+    pub fn new() -> Self {
+        Self::default()
+            .set("proxy", "listen = [\"0.0.0.0:3128\"]")
+            .set("intercept", r#"registries = ["reg.private.test:5000", "plain.test:5001", "fake.test"]"#)
+            .set(r#"registries."plain.test:5001""#, "scheme = \"http\"")
+    }
+
+    /// Adds a line to a section; `[[credentials]]` and the like are sections of that name, brackets included.
+    pub fn set(mut self, section: &str, line: &str) -> Self {
+        let lines = self.sections.entry(section.to_owned()).or_default();
+        lines.push_str(line);
+        lines.push('\n');
+        self
+    }
+
+    /// Adds an environment variable.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The file's text.
+    pub fn toml(&self, world: &World) -> String {
+        let data = world.path("data");
+        let mut text = String::new();
+        let mut sections = self.sections.clone();
+        text.push_str(&sections.remove("").unwrap_or_else(|| format!("data_dir = {data:?}\n")));
+        let socket = socket(world);
+        sections.entry("admin".to_owned()).or_default().push_str(&format!("listen = {ADMIN:?}\nsocket = {socket:?}\n"));
+        for (name, lines) in sections {
+            let header = if name.starts_with('[') { name } else { format!("[{name}]") };
+            text.push_str(&format!("{header}\n{lines}"));
+        }
+        text
+    }
+
+    /// The environment variables.
+    pub(crate) fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+}
