@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
+use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ContentRange;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fill::FillError;
@@ -80,6 +81,11 @@ impl Source {
         match answer.status {
             StatusCode::OK => {
                 let size = header_number(&answer.headers);
+                let nothing = Digest::of(digest.algorithm(), b"");
+                if size == Some(0) && *digest != nothing {
+                    // An empty body is complete with its head: there is no last byte to hold back.
+                    return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+                }
                 Ok(Opened { size, start: 0, body: answer.body, headers: answer.headers })
             }
             StatusCode::PARTIAL_CONTENT => {
@@ -103,6 +109,24 @@ impl Refusal {
         let body = Limited::new(answer.body, REFUSAL_MAX_BYTES).collect().await;
         let body = body.map(|collected| collected.to_bytes()).unwrap_or_default();
         Self { status: answer.status, headers: answer.headers, body }
+    }
+
+    /// Puts the error table's words where upstream left the body empty.
+    #[must_use]
+    pub fn worded(mut self, unknown: ErrorCode) -> Self {
+        let code = match self.status {
+            StatusCode::NOT_FOUND => unknown,
+            StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+            StatusCode::FORBIDDEN => ErrorCode::Denied,
+            StatusCode::TOO_MANY_REQUESTS => ErrorCode::TooManyRequests,
+            status if status.is_server_error() => ErrorCode::BadGateway,
+            _ => return self,
+        };
+        if self.body.is_empty() {
+            self.body = error::body(code, code.message(), None).into();
+            self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self
     }
 }
 

@@ -49,7 +49,7 @@ impl Pull {
         match call.live.upstream.execute(&call.registry, &operation, &credential).await {
             Ok(answer) if !is_transient(answer.status) => {
                 if answer.status == StatusCode::UNAUTHORIZED {
-                    return self.refused_by_upstream(call, answer).await;
+                    return self.refused_by_upstream(call, answer, ErrorCode::NameUnknown).await;
                 }
                 Reply::relayed(answer)
             }

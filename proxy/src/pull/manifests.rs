@@ -130,14 +130,14 @@ impl Pull {
             }
             Ok(answer) if is_transient(answer.status) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
-                Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await)))
+                Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await.worded(operation.unknown))))
             }
             Ok(answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Denied);
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     self.deny(call, repository).await;
                 }
-                Asked::Refused(Box::new(self.refused_by_upstream(call, answer).await))
+                Asked::Refused(Box::new(self.refused_by_upstream(call, answer, operation.unknown).await))
             }
             Err(error) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
@@ -249,10 +249,10 @@ impl Pull {
     }
 
     /// Upstream's refusal for the client, its challenge made one that the client can answer here where need be.
-    pub(super) async fn refused_by_upstream(&self, call: &Call, answer: Answer) -> Reply {
+    pub(super) async fn refused_by_upstream(&self, call: &Call, answer: Answer, unknown: ErrorCode) -> Reply {
         let note =
             Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
-        let refusal = self.challenged(call, Refusal::read(answer).await);
+        let refusal = self.challenged(call, Refusal::read(answer).await.worded(unknown));
         Reply { note, ..Reply::refused(refusal) }
     }
 

@@ -41,7 +41,7 @@ impl Pull {
             Err(error) => return self.unreachable(call, &error),
         };
         if answer.status == StatusCode::UNAUTHORIZED {
-            return self.refused_by_upstream(call, answer).await;
+            return self.refused_by_upstream(call, answer, operation.unknown).await;
         }
         if answer.status.is_success() {
             self.forget_changed(call, route).await;
@@ -81,7 +81,7 @@ impl Pull {
                     self.approve(call, &repository).await;
                 }
                 if answer.status == StatusCode::UNAUTHORIZED {
-                    return self.refused_by_upstream(call, answer).await;
+                    return self.refused_by_upstream(call, answer, operation.unknown).await;
                 }
                 local_location(call, Reply::relayed(answer))
             }

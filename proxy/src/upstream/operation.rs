@@ -2,6 +2,7 @@
 //! head travels further (threat T8), except the few end-to-end headers that a relayed operation names.
 
 use entrepot_core::digest::Digest;
+use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, USER_AGENT};
@@ -23,6 +24,8 @@ pub struct Operation {
     /// Whether redirects are followed here. A push's are the client's own to follow, and to a probe of rights the
     /// redirect itself is the answer: upstream gave the address away.
     pub follows_redirects: bool,
+    /// What upstream's 404 means, for answers that it leaves without words (every HEAD's).
+    pub unknown: ErrorCode,
 }
 
 /// Bytes of a blob, end exclusive; no end means up to the last byte.
@@ -61,6 +64,7 @@ impl Operation {
             repository: Some(repository.clone()),
             verified_by_digest: matches!(reference, Reference::Digest(_)),
             follows_redirects: true,
+            unknown: ErrorCode::ManifestUnknown,
         }
     }
 
@@ -80,6 +84,7 @@ impl Operation {
             repository: Some(repository.clone()),
             verified_by_digest: true,
             follows_redirects: true,
+            unknown: ErrorCode::BlobUnknown,
         }
     }
 
@@ -97,7 +102,15 @@ impl Operation {
             }
         }
         let follows_redirects = matches!(method, Method::GET | Method::HEAD);
-        Self { method, path, headers, repository, verified_by_digest: false, follows_redirects }
+        Self {
+            method,
+            path,
+            headers,
+            repository,
+            verified_by_digest: false,
+            follows_redirects,
+            unknown: ErrorCode::NameUnknown,
+        }
     }
 
     /// The scope to ask a token for (Docker token authentication, "Requesting a Token").
