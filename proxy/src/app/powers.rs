@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
+use tokio::runtime::Handle;
+
 use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
 use crate::admin::{ListRequest, OnVerified, Outcome, PowerError, Powers};
 use crate::app::live::Reloader;
@@ -14,17 +16,20 @@ use crate::store::{self, Store, StoreError, Verified};
 /// Blobs asked of the index at a time.
 const PAGE: usize = 1000;
 
-/// Everything the door may do; `draining` tells that the process stops.
+/// Everything the door may do; `draining` tells that the process stops. Called on the runtime.
 pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> Powers {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
     let (clear_store, tag_store) = (store(), store());
+    let (clear_flights, runtime) = (pull.flights.clone(), Handle::current());
     let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
     let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
     Powers {
         ready: Box::new(move || ready(&ready_store, &draining)),
         stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
         clear: Box::new(move || {
+            // What a client has read to its end is in the cache, as far as anybody can tell.
+            runtime.block_on(clear_flights.settle());
             let cleared = clear_store.clear().map_err(failed)?;
             Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
         }),

@@ -90,6 +90,19 @@ impl Flights {
         self.lock().len()
     }
 
+    /// Returns once every blob that clients could finish reading is published, or has failed to be.
+    pub async fn settle(&self) {
+        loop {
+            let landed = self.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            if !self.lock().values().any(|flight| flight.is_verified()) {
+                return;
+            }
+            landed.await;
+        }
+    }
+
     /// Pauses what nobody waits for and returns once nothing is under way. The caller has a deadline.
     pub async fn drain(&self) {
         loop {
