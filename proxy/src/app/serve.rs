@@ -40,6 +40,8 @@ use crate::tls::error::CaError;
 use crate::tls::leaf::LeafStore;
 use crate::upstream::exchange::Memory;
 use crate::upstream::own::{Ourselves, OwnSockets};
+use crate::upstream::quota::Quotas;
+use crate::upstream::token::Tokens;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +166,9 @@ fn build(runtime: &Runtime, loaded: Loaded, flags: Flags, events: events::Events
     };
     let via =
         HeaderValue::from_str(&format!("1.1 entrepot-{instance}")).unwrap_or(HeaderValue::from_static("1.1 entrepot"));
-    let memory = Arc::new(Memory { tokens: Default::default(), quotas: Default::default(), via });
     let metrics = Arc::new(Metrics::new());
+    let (tokens, quotas) = (Tokens::default(), Quotas::default());
+    let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via });
     let pull = Pull::new(store.clone(), metrics.clone());
     let greeting = greeting(&config, &authority, &listening);
     let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);

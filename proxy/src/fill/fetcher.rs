@@ -30,6 +30,7 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, mut stream: BlobStream, me
             Err(error) => return FetchEnd::Failed(error),
         };
         let piece = buffer.split().freeze();
+        metrics.fills_resumed.inc_by(stream.take_resumed());
         metrics.bytes_from_upstream.inc_by(piece.len() as u64);
         let length = piece.len() as u64;
         if length > 0 && write(&flight, start, piece).await.is_err() {

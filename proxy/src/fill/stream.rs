@@ -27,6 +27,7 @@ pub struct BlobStream {
     size: Option<u64>,
     /// Failures since the last byte.
     failures: u32,
+    resumed: u64,
 }
 
 /// Failures without one byte of progress after which a fill gives up.
@@ -38,7 +39,7 @@ impl BlobStream {
     /// From `position` up to `limit` (or the blob's end), of which nothing is open yet.
     pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
         let sources = sources.into();
-        Self { digest, sources, body: None, skip: 0, position, limit, size, failures: 0 }
+        Self { digest, sources, body: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
     }
 
     /// The same, with the answer that opened the blob.
@@ -59,9 +60,9 @@ impl BlobStream {
         self.position
     }
 
-    /// How often upstream broke off since the last byte.
-    pub fn failures(&self) -> u32 {
-        self.failures
+    /// How often it went on after a break since this was asked last.
+    pub fn take_resumed(&mut self) -> u64 {
+        std::mem::take(&mut self.resumed)
     }
 
     /// The next bytes; `None` after the last. Safe to drop and call again.
@@ -158,6 +159,7 @@ impl BlobStream {
         {
             return Err(FillError::WrongLength { digest: self.digest, why: "it changed between two answers" });
         }
+        self.resumed += u64::from(self.failures > 0);
         self.size = self.size.or(opened.size);
         self.skip = self.position - opened.start;
         self.body = Some(opened.body);

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use entrepot_core::outcome::CacheStatus;
 use http::Method;
 use http_body::{Body, Frame, SizeHint};
 
@@ -91,6 +92,8 @@ impl Drop for Entry {
         metrics.request(note.request_type, note.cache_status, self.status);
         metrics.bytes_to_clients.inc_by(self.bytes_sent);
         let upstream = note.upstream.take().unwrap_or_default();
+        // As nginx has it: the registry that was or would have been asked, on a hit as well.
+        let answered = !upstream.is_empty() || note.cache_status != CacheStatus::None;
         self.site.access_log.write(&AccessRecord {
             access_time: self.started.0,
             cache_status: note.cache_status,
@@ -101,7 +104,7 @@ impl Drop for Entry {
             bytes_sent: self.bytes_sent,
             upstream_response_time: note.upstream_time,
             host: self.host.clone(),
-            proxy_host: if upstream.is_empty() { String::new() } else { std::mem::take(&mut self.host) },
+            proxy_host: if answered { std::mem::take(&mut self.host) } else { String::new() },
             upstream,
             client: self.client,
             digest: note.digest,

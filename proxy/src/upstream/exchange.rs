@@ -20,13 +20,15 @@ use http_body_util::{BodyExt, Empty, Limited};
 use url::Url;
 
 use crate::config::ready::Scheme as WireScheme;
+use crate::observe::labels::{UpstreamMethod, UpstreamOutcome};
+use crate::observe::metrics::Metrics;
 use crate::secret::Secret;
 use crate::upstream::address::Purpose;
 use crate::upstream::body::{RequestBody, TimedBody};
-use crate::upstream::client::UpstreamClient;
+use crate::upstream::client::{Response, UpstreamClient};
 use crate::upstream::connector::Reach;
 use crate::upstream::credential::{Credential, CredentialId, Login, sensitive};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::error::{Stage, UpstreamError};
 use crate::upstream::operation::Operation;
 use crate::upstream::quota::Quotas;
 use crate::upstream::registry::{Registry, host_of};
@@ -44,6 +46,8 @@ pub struct Memory {
     pub tokens: Tokens,
     /// Pull quotas told by upstreams.
     pub quotas: Quotas,
+    /// What was asked of upstreams, and what came of it.
+    pub metrics: Arc<Metrics>,
     /// `1.1 entrepot-<random>`: sent with every request, refused when it comes back (a loop).
     pub via: HeaderValue,
 }
@@ -245,7 +249,8 @@ impl Upstream {
             headers.insert(AUTHORIZATION, value);
         }
         let request = self.request(&Method::GET, url, headers, empty());
-        let response = self.client.send(request.map_err(|why| bad_url(&registry.host, &why))?, purpose).await?;
+        let request = request.map_err(|why| bad_url(&registry.host, &why))?;
+        let response = self.send(UpstreamMethod::Token, request, purpose).await?;
         let (head, body) = response.http.into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
         let body = body.map_err(|error| UpstreamError::protocol(&registry.host, format!("token answer: {error}")))?;
@@ -276,7 +281,7 @@ impl Upstream {
             let headers = self.hop_headers(registry, operation, authorization.filter(|_| !crossed), crossed);
             let body = body.take().unwrap_or_else(empty);
             let request = self.request(&operation.method, &url, headers, body).map_err(&fail)?;
-            let sent = self.client.send(request, purpose).await;
+            let sent = self.send(kind_of(&operation.method), request, purpose).await;
             // The registry's own address is the client's choice, one that it redirects to is the registry's.
             let misled =
                 |error: UpstreamError| if crossed && error.is_ours() { fail(error.to_string()) } else { error };
@@ -299,6 +304,23 @@ impl Upstream {
             }
             url = next;
         }
+    }
+
+    /// Sends one request and counts what comes of it.
+    async fn send(
+        &self,
+        kind: UpstreamMethod,
+        request: Request<RequestBody>,
+        purpose: Purpose,
+    ) -> Result<Response, UpstreamError> {
+        let started = Instant::now();
+        let sent = self.client.send(request, purpose).await;
+        let (outcome, head_after) = match &sent {
+            Ok(response) => (outcome_of(response.http.status()), Some(started.elapsed())),
+            Err(error) => (failure_of(error), None),
+        };
+        self.memory.metrics.upstream_request(kind, outcome, head_after);
+        sent
     }
 
     fn hop_headers(
@@ -337,6 +359,34 @@ impl Upstream {
         headers.insert(VIA, self.memory.via.clone());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("entrepot/", env!("CARGO_PKG_VERSION"))));
         Ok(request)
+    }
+}
+
+fn kind_of(method: &Method) -> UpstreamMethod {
+    match *method {
+        Method::GET => UpstreamMethod::Get,
+        Method::HEAD => UpstreamMethod::Head,
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => UpstreamMethod::Push,
+        _ => UpstreamMethod::Other,
+    }
+}
+
+fn outcome_of(status: StatusCode) -> UpstreamOutcome {
+    match status.as_u16() {
+        401 | 403 => UpstreamOutcome::Denied,
+        404 | 410 => UpstreamOutcome::NotFound,
+        429 => UpstreamOutcome::RateLimited,
+        400..=499 => UpstreamOutcome::ClientError,
+        500..=599 => UpstreamOutcome::ServerError,
+        _ => UpstreamOutcome::Ok,
+    }
+}
+
+fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
+    match error.stage {
+        _ if error.is_timeout() => UpstreamOutcome::Timeout,
+        Stage::Dns | Stage::Connect | Stage::Tls => UpstreamOutcome::Unreachable,
+        Stage::Send | Stage::Head | Stage::Body => UpstreamOutcome::Broken,
     }
 }
 
