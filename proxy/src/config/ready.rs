@@ -292,7 +292,7 @@ impl Config {
     /// The administrator's account for a repository of `host`; `None` as repository asks for any of the host.
     pub fn account(&self, host: &RegistryHost, repository: Option<&str>) -> Option<&Account> {
         self.credentials.iter().find(|account| {
-            account.registry.matches(host, HTTPS_PORT)
+            (account.registry.matches(host, HTTPS_PORT) || account.registry.matches(host, 80))
                 && match (&account.repository, repository) {
                     (Some(globs), Some(repository)) => globs.is_match(repository),
                     _ => true,

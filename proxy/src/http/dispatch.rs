@@ -147,13 +147,16 @@ async fn answer(site: &Arc<Site>, visit: &Visit, request: Request<Incoming>, uri
             return Reply::error(error.code, "").because("grammar");
         }
     };
-    let registry = Registry::resolve(&live.config, &visit.host, visit.client_scheme);
+    let registry = match visit.listed {
+        true => live.registry(&visit.host),
+        false => Registry::unlisted(&visit.host),
+    };
     let header = identity::header(request.headers());
     let repository = route.repository();
-    let credential = if route == Route::Other {
+    let credential = if route == Route::Other || !visit.listed {
         site.pull.passer(&registry, header)
     } else {
-        site.pull.reader(&live.config, &registry, repository, header)
+        site.pull.reader(&live, &registry, repository, header)
     };
     let (head, body) = request.into_parts();
     let mut call = Call {

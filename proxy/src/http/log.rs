@@ -65,7 +65,8 @@ impl Body for LoggedBody {
                 self.entry.bytes_sent += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
             }
             Poll::Ready(Some(Err(error))) => {
-                tracing::warn!(host = %self.entry.host, uri = %self.entry.uri, "the answer was cut off: {error}");
+                let path = self.entry.uri.split('?').next().unwrap_or_default();
+                tracing::warn!(host = %self.entry.host, path, "the answer was cut off: {error}");
                 self.entry.note.reason = Some("cut_off");
             }
             _ => {}

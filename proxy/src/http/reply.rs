@@ -7,7 +7,7 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::fill::FillError;
@@ -16,6 +16,7 @@ use crate::http::body::ReplyBody;
 use crate::observe::labels::Label;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
+use crate::upstream::operation::is_of_the_hop;
 
 /// An answer and its note for the log.
 pub struct Reply {
@@ -152,6 +153,22 @@ impl Reply {
         let note =
             Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
         Self { status: answer.status, headers, body: ReplyBody::Upstream(answer.body), note }
+    }
+
+    /// An answer that has nothing to do with a registry: all of it but the hop's own headers.
+    pub fn passed(answer: Answer) -> Self {
+        let all = answer.headers.clone();
+        let mut reply = Self::relayed(answer);
+        let named = all.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<_> =
+            named.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+        for name in all.keys() {
+            let of_the_hop = is_of_the_hop(name) || named.iter().any(|hop| hop == name.as_str());
+            if !of_the_hop && !reply.headers.contains_key(name) {
+                reply.headers.extend(all.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+            }
+        }
+        reply
     }
 
     /// The same answer without its body, as HEAD wants it; the headers stay.

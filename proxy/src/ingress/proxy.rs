@@ -200,7 +200,9 @@ impl Guest {
     }
 
     fn finish(&self, reply: Reply, request: &Request<Incoming>) -> Response<LoggedBody> {
-        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+        // A user and password in front of the host are nobody's business.
+        let host = authority.rsplit('@').next().unwrap_or_default().to_owned();
         let uri = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
         let what = (request.method().clone(), uri);
         let now = (SystemTime::now(), Instant::now());

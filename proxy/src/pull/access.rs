@@ -25,7 +25,7 @@ use crate::secret::Secret;
 use crate::upstream::credential::{Credential, CredentialId, Login};
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
-use crate::upstream::registry::{Registry, has_accounts, implied_port};
+use crate::upstream::registry::implied_port;
 use crate::upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
 /// Where entrepot gives out tokens of its own, on every registry's name.
@@ -68,8 +68,13 @@ impl Pull {
         if refusal.status != StatusCode::UNAUTHORIZED {
             return refusal;
         }
-        let scheme = call.live.upstream.learn_challenge(&call.registry, &refusal.headers);
-        if scheme.is_some() && shares_accounts(call, &call.registry.host) {
+        let usable = match call.live.upstream.learn_challenge(&call.registry, &refusal.headers) {
+            Some(Scheme::Basic) => true,
+            // A client's login may go where it would go without us, but not through us to a realm that we do not know.
+            Some(Scheme::Bearer { realm, .. }) => call.live.upstream.trusts(&call.registry, &realm),
+            None => false,
+        };
+        if usable && shares_accounts(call, &call.registry.host) {
             let values = refusal.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
             let scope = Challenge::parse(values).into_iter().find_map(|challenge| match challenge {
                 Challenge::Bearer { scope, .. } => scope,
@@ -93,7 +98,8 @@ impl Pull {
         if call.registry.host.name() == host && path == realm_path {
             return registry.parse().ok();
         }
-        call.live.upstream.memory().tokens.registry_of_realm(&call.registry.host, path)
+        let service = query_value(&call.path_and_query, "service");
+        call.live.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
     }
 
     /// A token request to a realm that is intercepted: passed on, and what the answer stands for remembered.
@@ -103,10 +109,13 @@ impl Pull {
         if reads && sent.is_none() && shares_accounts(call, &registry) {
             return self.issue(&registry, None);
         }
-        let Ok(body) = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect().await.map(|body| body.to_bytes()) else {
+        let body = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect();
+        let body = tokio::time::timeout(call.live.config.client.body_timeout, body).await;
+        let Ok(Ok(body)) = body.map(|body| body.map(|body| body.to_bytes())) else {
             return Reply::error(ErrorCode::BadRequest, "the token request's body is too large or broken");
         };
-        let principal = principal(sent.as_ref(), &body, reads);
+        let identified = call.registry.injects_headers();
+        let principal = principal(sent.as_ref(), &body, reads).filter(|_| !identified);
         let login = sent.as_ref().and_then(Login::from_basic);
         let credential = sent.map_or(Credential::None, Credential::Header);
         let operation = Operation::relay(call.method.clone(), call.path_and_query.clone(), &call.headers, None);
@@ -203,16 +212,16 @@ impl Pull {
         let Some(token) = self.issued.issue(registry, login) else {
             return Reply::error(ErrorCode::Unavailable, "entrepot: no token can be given out at the moment");
         };
-        let (token, lifetime) = (token.expose(), LOCAL_LIFETIME.as_secs());
+        // A tenth less than it holds: an anonymous one may have been given to others before.
+        let (token, lifetime) = (token.expose(), LOCAL_LIFETIME.as_secs() * 9 / 10);
         let body = format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":{lifetime}}}"#);
         Reply::full(StatusCode::OK, "application/json", body)
     }
 }
 
-/// Whether the administrator's account for `host` is there for clients without a login.
+/// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
 fn shares_accounts(call: &Call, host: &RegistryHost) -> bool {
-    let config = &call.live.config;
-    has_accounts(config, host) && Registry::resolve(config, host, Wire::Https).access == Access::Shared
+    call.live.account(host, None).is_some() && call.live.registry(host).access == Access::Shared
 }
 
 fn challenge_text(call: &Call, scope: Option<&str>) -> String {

@@ -57,8 +57,15 @@ impl Pull {
         } else {
             let path = call.path_and_query.clone();
             let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
-            match self.ask(call, place, &Operation { follows_redirects: false, ..probe }).await {
-                Asked::Allowed(_) => CacheStatus::Revalidated,
+            match self.ask(call, place, &probe).await {
+                Asked::Allowed(answer) | Asked::Unproven(answer) => {
+                    // The page that asks for a login is not the artefact.
+                    if content_length(&answer.headers) != Some(entry.size_bytes) || !answer.status.is_success() {
+                        return self.fetch_artefact(call, None).await;
+                    }
+                    self.approve(call, place).await;
+                    CacheStatus::Revalidated
+                }
                 Asked::Refused(reply) => return *reply,
                 Asked::Down(_) if self.may_read_offline(call, place).await => CacheStatus::Stale,
                 Asked::Down(reply) => return *reply,
@@ -95,16 +102,16 @@ impl Pull {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
         };
-        if let Some(place) = place.filter(|_| answer.status.is_success()) {
-            self.approve(call, place).await;
-        }
-        let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let length = content_length(&answer.headers).filter(|_| place.is_some());
         let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
             return Reply::relayed(answer);
         };
         if !may_store(&answer.headers) {
             self.metrics.bypass.inc(Bypass::NoStore);
             return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
+        }
+        if let Some(place) = place {
+            self.approve(call, place).await;
         }
         let store = self.store.clone();
         let fill = match offload(move || store.begin_unnamed(Some(length))).await {
@@ -214,13 +221,20 @@ fn place(path_and_query: &str) -> Option<RepositoryName> {
     format!("artefact/{}", Digest::of(Algorithm::Sha256, path_and_query.as_bytes()).hex()).parse().ok()
 }
 
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 fn may_store(headers: &HeaderMap) -> bool {
     let control = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let forbidden = |value: &str| {
         let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
         directives.any(|directive| directive == "no-store" || directive == "private")
     };
-    !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // A page in an artefact's place is a login or an error, whatever its status says.
+    let is_page = content_type.trim_start().to_ascii_lowercase().starts_with("text/html");
+    !is_page && !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
 }
 
 fn entry_headers(entry: &ArtefactEntry) -> HeaderMap {

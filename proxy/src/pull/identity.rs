@@ -4,11 +4,11 @@ use entrepot_core::name::RepositoryName;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::config::ready::{Access, Config};
-use crate::pull::Pull;
+use crate::config::ready::Access;
+use crate::pull::{Live, Pull};
 use crate::secret::Secret;
 use crate::upstream::credential::{Credential, CredentialId};
-use crate::upstream::registry::{Registry, account};
+use crate::upstream::registry::Registry;
 
 /// A token of ours that is over: the client has to ask for another one.
 pub struct TokenIsOver;
@@ -24,14 +24,13 @@ impl Pull {
     /// administrator's account is there for those who have none.
     pub fn reader(
         &self,
-        config: &Config,
+        live: &Live,
         registry: &Registry,
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
     ) -> Result<Credential, TokenIsOver> {
         let shared = registry.access == Access::Shared;
-        let name = repository.map(RepositoryName::as_str);
-        let central = || if shared { account(config, &registry.host, name) } else { None };
+        let central = || if shared { live.account(&registry.host, repository) } else { None };
         let Some(header) = header else {
             return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
         };

@@ -37,6 +37,8 @@ pub struct LocalToken {
 #[derive(Default)]
 pub struct IssuedTokens {
     seen: Mutex<HashMap<CredentialId, SeenToken>>,
+    /// The token of ours that every anonymous client of a registry gets, so that asking often costs nothing.
+    anonymous: Mutex<HashMap<RegistryHost, (Secret, Instant)>>,
     local: Mutex<HashMap<CredentialId, LocalToken>>,
 }
 
@@ -68,6 +70,21 @@ impl IssuedTokens {
 
     /// Gives out a token of ours. `None` only where the system has no randomness.
     pub fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
+        if login.is_some() {
+            return self.issue_fresh(registry, login);
+        }
+        let mut anonymous = self.anonymous.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = anonymous.get(registry).filter(|(_, issued)| issued.elapsed() < LOCAL_LIFETIME / 10);
+        if let Some((token, _)) = young {
+            return Some(token.clone());
+        }
+        anonymous.retain(|_, (_, issued)| issued.elapsed() < LOCAL_LIFETIME);
+        let token = self.issue_fresh(registry, None)?;
+        anonymous.insert(registry.clone(), (token.clone(), Instant::now()));
+        Some(token)
+    }
+
+    fn issue_fresh(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
         let mut random = [0u8; 16];
         rand::fill(&mut random).ok()?;
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -114,7 +131,10 @@ mod tests {
         assert!(issued.local(&quay, &header).is_some_and(|known| known.is_none()));
         assert!(issued.local(&ghcr, &Secret::new("Bearer entrepot.00")).is_some_and(|known| known.is_none()));
         assert!(issued.local(&ghcr, &Secret::new("Bearer other")).is_none());
-        assert_ne!(token.expose(), issued.issue(&ghcr, None).expect("random").expose());
+        assert_eq!(token.expose(), issued.issue(&ghcr, None).expect("random").expose());
+        let login = Login::new("alice", &Secret::new("pw"));
+        let own = issued.issue(&ghcr, Some(login.clone())).expect("random");
+        assert_ne!(own.expose(), issued.issue(&ghcr, Some(login)).expect("random").expose());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Pull {
             return self.head_upstream(call, repository, &reference, accept_class(&call.headers)).await;
         }
         // One at a time for each digest: who waited finds it stored, and then needs only the right to it.
-        let _turn = self.manifest_locks.lock(&digest.to_string()).await;
+        let _turn = self.manifest_locks.lock(&place_of(call, repository, digest)).await;
         if let Some(manifest) = self.stored_manifest(call, repository, digest).await {
             return self.known_manifest(call, repository, manifest).await;
         }
@@ -80,6 +80,10 @@ impl Pull {
         let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
         match self.ask(call, repository, &operation).await {
             Asked::Allowed(_) => manifest_reply(call, &manifest, hit(CacheStatus::Revalidated)),
+            Asked::Unproven(_) => match self.fetch_manifest(call, repository, &reference, AcceptClass::ANY).await {
+                Ok((manifest, note)) => manifest_reply(call, &manifest, note),
+                Err(reply) => *reply,
+            },
             Asked::Refused(reply) => *reply,
             Asked::Down(reply) => {
                 if !self.may_read_offline(call, repository).await {
@@ -123,18 +127,19 @@ impl Pull {
     pub(super) async fn ask(&self, call: &Call, repository: &RepositoryName, operation: &Operation) -> Asked {
         let answer = call.live.upstream.execute(&call.registry, operation, &call.credential).await;
         match answer {
-            Ok(answer) if answer.status.is_success() || answer.status.is_redirection() => {
+            Ok(answer) if proves_access(&answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Allowed);
                 self.approve(call, repository).await;
                 Asked::Allowed(Box::new(answer))
             }
+            Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
             Ok(answer) if is_transient(answer.status) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
                 Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await.worded(operation.unknown))))
             }
             Ok(answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Denied);
-                if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                if !answer.crossed && matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     self.deny(call, repository).await;
                 }
                 Asked::Refused(Box::new(self.refused_by_upstream(call, answer, operation.unknown).await))
@@ -156,7 +161,7 @@ impl Pull {
     ) -> Reply {
         let operation = Operation::manifest(Method::HEAD, repository, reference, class);
         match self.ask(call, repository, &operation).await {
-            Asked::Allowed(answer) => {
+            Asked::Allowed(answer) | Asked::Unproven(answer) => {
                 let digest = answer.digest;
                 let reply = Reply::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
                 match digest {
@@ -179,7 +184,7 @@ impl Pull {
     ) -> Result<(Manifest, Note), Box<Reply>> {
         let operation = Operation::manifest(Method::GET, repository, reference, class);
         let answer = match self.ask(call, repository, &operation).await {
-            Asked::Allowed(answer) => *answer,
+            Asked::Allowed(answer) | Asked::Unproven(answer) => *answer,
             Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
         };
         if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
@@ -208,6 +213,8 @@ impl Pull {
             self.metrics.bypass.inc(Bypass::Ambiguous);
             return Err(Box::new(ambiguous(&headers, digest, bytes, note)));
         };
+        // A manifest, and the one that was named: whatever way it came, the registry led there.
+        self.approve(call, repository).await;
         let manifest = Manifest { bytes, media_type, digest, stored_at: None };
         self.keep_manifest(call, repository, &manifest).await;
         Ok((manifest, note))
@@ -250,6 +257,10 @@ impl Pull {
 
     /// Upstream's refusal for the client, its challenge made one that the client can answer here where need be.
     pub(super) async fn refused_by_upstream(&self, call: &Call, answer: Answer, unknown: ErrorCode) -> Reply {
+        if answer.crossed {
+            let message = format!("entrepot: {}, where the registry led to, answered {}", answer.host, answer.status);
+            return Reply::error(ErrorCode::BadGateway, &message).because("redirect_target");
+        }
         let note =
             Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
         let refusal = self.challenged(call, Refusal::read(answer).await.worded(unknown));
@@ -258,14 +269,19 @@ impl Pull {
 
     /// Upstream could not be asked; said once for each request, with whose fault it is.
     pub(super) fn unreachable(&self, call: &Call, error: &UpstreamError) -> Reply {
-        tracing::warn!(registry = %call.registry.host, path = %call.path_and_query, "{error}");
+        // Without the query, where tokens and signatures are.
+        let path = call.path_and_query.split('?').next().unwrap_or_default();
+        tracing::warn!(registry = %call.registry.host, path, "{error}");
         Reply::unreachable(error)
     }
 }
 
 /// What asking upstream came to.
 pub(super) enum Asked {
+    /// Upstream serves it to this credential.
     Allowed(Box<Answer>),
+    /// It led elsewhere, or takes no HEAD: only the content itself can tell.
+    Unproven(Box<Answer>),
     Refused(Box<Reply>),
     /// It could not be asked, or was not in a state to say.
     Down(Box<Reply>),
@@ -276,9 +292,27 @@ enum Unread {
     TooLarge(Bytes, crate::upstream::body::TimedBody),
 }
 
+/// Whether the registry itself said that this credential gets the content. A redirect proves nothing: a login page is
+/// one too.
+fn proves_access(answer: &Answer) -> bool {
+    answer.status.is_success() && (!answer.crossed || answer.digest.is_some())
+}
+
+fn is_open_question(answer: &Answer) -> bool {
+    answer.status.is_success()
+        || answer.status.is_redirection()
+        || matches!(answer.status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+        || (answer.crossed && answer.status.is_client_error())
+}
+
 /// Answers that say nothing about the content: what is cached may stand in.
 pub(super) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// The name of a manifest's lock: another registry's slowness is not ours to wait for.
+pub(super) fn place_of(call: &Call, repository: &RepositoryName, digest: &Digest) -> String {
+    format!("{}/{repository}@{digest}", call.registry.host)
 }
 
 /// The manifest types that the client takes, as a set.

@@ -23,6 +23,7 @@ pub mod tags;
 use std::sync::Arc;
 
 use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
 use http::{HeaderMap, Method};
@@ -38,9 +39,9 @@ use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 use crate::pull::rights::Rights;
 use crate::store::Store;
-use crate::upstream::credential::Credential;
+use crate::upstream::credential::{Credential, Login};
 use crate::upstream::exchange::Upstream;
-use crate::upstream::registry::Registry;
+use crate::upstream::registry::{Registry, account};
 
 /// What pulling remembers, for as long as the process lives.
 pub struct Pull {
@@ -113,6 +114,21 @@ impl Pull {
             Route::Other => self.other(call, body).await,
             route => self.read_through(call, &route).await,
         }
+    }
+}
+
+impl Live {
+    /// The registry that `host` names, under this configuration and with what it has told about its token server.
+    pub fn registry(&self, host: &RegistryHost) -> Registry {
+        let realm = self.upstream.memory().tokens.realm_host(host);
+        Registry::resolve(&self.config, host, realm.as_ref())
+    }
+
+    /// The administrator's account for a repository, given to the registry or to its token server.
+    pub fn account(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Option<Login> {
+        let name = repository.map(RepositoryName::as_str);
+        account(&self.config, host, name)
+            .or_else(|| account(&self.config, &self.upstream.memory().tokens.realm_host(host)?, name))
     }
 }
 

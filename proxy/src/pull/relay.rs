@@ -17,6 +17,7 @@ use crate::observe::labels::Rejection;
 use crate::pull::access::LOCAL_REALM_PATH;
 use crate::pull::{Call, Pull, offload};
 use crate::upstream::body::{BoxError, RequestBody};
+use crate::upstream::exchange::empty;
 use crate::upstream::operation::Operation;
 
 impl Pull {
@@ -40,7 +41,7 @@ impl Pull {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
         };
-        if answer.status == StatusCode::UNAUTHORIZED {
+        if answer.status == StatusCode::UNAUTHORIZED && !answer.crossed {
             return self.refused_by_upstream(call, answer, operation.unknown).await;
         }
         if answer.status.is_success() {
@@ -74,13 +75,10 @@ impl Pull {
     pub(super) async fn read_through(&self, call: &Call, route: &Route) -> Reply {
         let repository = route.repository().cloned();
         let path = call.path_and_query.clone();
-        let operation = Operation::relay(call.method.clone(), path, &call.headers, repository.clone());
+        let operation = Operation::relay(call.method.clone(), path, &call.headers, repository);
         match call.live.upstream.execute(&call.registry, &operation, &call.credential).await {
             Ok(answer) => {
-                if let Some(repository) = repository.filter(|_| answer.status.is_success()) {
-                    self.approve(call, &repository).await;
-                }
-                if answer.status == StatusCode::UNAUTHORIZED {
+                if answer.status == StatusCode::UNAUTHORIZED && !answer.crossed {
                     return self.refused_by_upstream(call, answer, operation.unknown).await;
                 }
                 local_location(call, Reply::relayed(answer))
@@ -89,19 +87,14 @@ impl Pull {
         }
     }
 
-    /// A request to a host that is not a registry, in plain HTTP: passed on, whatever it is.
+    /// A request that has nothing to do with a registry, in plain HTTP or on a registry's host: passed on as it is.
     pub async fn pass(&self, call: &Call, body: Incoming) -> Reply {
-        let path = call.path_and_query.clone();
-        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
+        let operation = Operation::pass(call.method.clone(), call.path_and_query.clone(), &call.headers);
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
+        let body = if reads { empty() } else { request_body(call, body) };
         let upstream = &call.live.upstream;
-        let answer = if operation.follows_redirects {
-            let operation = Operation { follows_redirects: false, ..operation };
-            upstream.execute(&call.registry, &operation, &call.credential).await
-        } else {
-            upstream.execute_with_body(&call.registry, &operation, &call.credential, request_body(call, body)).await
-        };
-        match answer {
-            Ok(answer) => local_location(call, Reply::relayed(answer)),
+        match upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await {
+            Ok(answer) => local_location(call, Reply::passed(answer)),
             Err(error) => self.unreachable(call, &error),
         }
     }

@@ -16,7 +16,7 @@ use crate::config::ready::Access;
 use crate::pull::{Call, Pull, offload};
 use crate::store::Store;
 use crate::upstream::credential::{Credential, CredentialId};
-use crate::upstream::registry::account;
+use crate::upstream::token::Scheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
 
@@ -71,15 +71,16 @@ impl Pull {
         self.is_current(&call.credential) && holds(call.credential.id())
             || holds(CredentialId::ANONYMOUS)
             || (call.registry.access == Access::Shared
-                && account(&call.live.config, registry, Some(repository.as_str()))
-                    .is_some_and(|login| holds(login.id())))
+                && call.live.account(registry, Some(repository)).is_some_and(|login| holds(login.id())))
     }
 
     /// The same while upstream cannot be asked: what was public stays so, however long ago upstream said it.
     pub async fn may_read_offline(&self, call: &Call, repository: &RepositoryName) -> bool {
-        if self.may_read(call, repository) {
-            return true;
-        }
+        self.may_read(call, repository) || self.is_public(call, repository).await
+    }
+
+    /// Whether upstream has ever given this repository to everybody, and not taken it back since.
+    pub async fn is_public(&self, call: &Call, repository: &RepositoryName) -> bool {
         let store = self.rights.store.clone();
         let (registry, repository) = (call.registry.host.clone(), repository.clone());
         offload(move || store.last_public(&registry, &repository).is_some()).await.unwrap_or(false)
@@ -93,13 +94,13 @@ impl Pull {
         self.rights.note(registry, repository, call.credential.id(), time);
         let principal = self.principal(&call.credential);
         if principal != call.credential.id() {
-            self.rights.note(registry, repository, principal, verdict_ttl(None, false));
+            self.rights.note(registry, repository, principal, time);
         }
-        let public = principal == CredentialId::ANONYMOUS && !call.registry.injects_authorization();
+        let public = principal == CredentialId::ANONYMOUS && !call.registry.injects_headers();
         if !public || marked {
             return;
         }
-        self.rights.note(registry, repository, CredentialId::ANONYMOUS, verdict_ttl(None, false));
+        self.rights.note(registry, repository, CredentialId::ANONYMOUS, time);
         let store = self.rights.store.clone();
         let (registry, repository) = (registry.clone(), repository.clone());
         offload(move || store.mark_public(&registry, &repository, SystemTime::now())).await;
@@ -107,8 +108,10 @@ impl Pull {
 
     /// Upstream refused this repository to the call's credential.
     pub async fn deny(&self, call: &Call, repository: &RepositoryName) {
-        // A client that has answered no challenge yet is always refused at first; that says nothing.
-        if matches!(call.credential, Credential::None) {
+        // A client that has answered no challenge yet is refused at first where tokens are asked; that says nothing.
+        // Where a login is asked, it says that the repository is not public.
+        let scheme = || call.live.upstream.memory().tokens.scheme(&call.registry.host);
+        if matches!(call.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
             return;
         }
         let registry = &call.registry.host;

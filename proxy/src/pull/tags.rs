@@ -15,12 +15,11 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::config::ready::{Access, TagMode, TagPolicy};
 use crate::fill::source::Refusal;
 use crate::http::reply::{Note, Reply};
-use crate::pull::manifests::{Asked, Manifest, accept_class, hit, manifest_reply};
+use crate::pull::manifests::{Asked, Manifest, accept_class, hit, manifest_reply, place_of};
 use crate::pull::{Call, Pull, offload};
 use crate::store::{TagEntry, TagKey};
 use crate::upstream::credential::Credential;
 use crate::upstream::operation::Operation;
-use crate::upstream::registry::account;
 
 /// A tag in the middle of being answered.
 struct TagCall<'a> {
@@ -65,7 +64,13 @@ impl Pull {
                 None => self.fetch_tag(tag, Some(Reply::relayed(*answer).without_body())).await,
             },
             Asked::Allowed(_) => self.fetch_tag(tag, None).await,
-            Asked::Refused(reply) if reply.status == StatusCode::METHOD_NOT_ALLOWED => self.fetch_tag(tag, None).await,
+            Asked::Unproven(answer) if call.is_head() => Reply::relayed(*answer).without_body(),
+            Asked::Unproven(_) => self.fetch_tag(tag, None).await,
+            Asked::Refused(reply)
+                if reply.status == StatusCode::FORBIDDEN && self.is_public(call, repository).await =>
+            {
+                self.stale_tag(tag, *reply).await
+            }
             Asked::Refused(reply) => self.refused_tag(tag, *reply).await,
             Asked::Down(reply) => self.stale_tag(tag, *reply).await,
         }
@@ -81,14 +86,15 @@ impl Pull {
             return manifest_reply(call, &manifest, Note { cache_status: status, ..head.note });
         }
         if call.is_head() {
-            // The GET by digest that follows brings the manifest; the tag is known from now on.
+            // The GET by digest that follows brings the manifest; the tag is known from now on. What is known already
+            // stays until then: it is what can be served should upstream go away.
             self.keep_told_tag(tag, digest, &head.headers).await;
             return head
                 .with(http::HeaderName::from_static("docker-content-digest"), &digest.to_string())
                 .of(digest)
                 .noted(RequestType::Unknown, CacheStatus::Miss);
         }
-        let _turn = self.manifest_locks.lock(&digest.to_string()).await;
+        let _turn = self.manifest_locks.lock(&place_of(call, repository, &digest)).await;
         if let Some(manifest) = self.stored_manifest(call, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
             return manifest_reply(call, &manifest, Note { cache_status: CacheStatus::Updating, ..head.note });
@@ -121,6 +127,9 @@ impl Pull {
 
     async fn keep_told_tag(&self, tag: &TagCall<'_>, digest: Digest, headers: &HeaderMap) {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if tag.entry.is_some() {
+            return;
+        }
         if let (Some(media_type), Some(Ok(size))) = (text(CONTENT_TYPE), text(CONTENT_LENGTH).map(str::parse)) {
             self.keep_tag_entry(tag, digest, media_type.to_owned(), size).await;
         }
@@ -195,7 +204,7 @@ impl TagCall<'_> {
 /// The same request with the administrator's account, where access is shared and the client's own was refused.
 pub(super) fn shared_call(call: &Call, repository: &RepositoryName) -> Option<Call> {
     let own = matches!(call.credential, Credential::Header(_));
-    let login = account(&call.live.config, &call.registry.host, Some(repository.as_str()))?;
+    let login = call.live.account(&call.registry.host, Some(repository))?;
     (own && call.registry.access == Access::Shared).then(|| call.with_credential(Credential::Answered(Some(login))))
 }
 

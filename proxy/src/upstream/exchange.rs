@@ -14,8 +14,9 @@ use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use url::Url;
 
@@ -28,7 +29,7 @@ use crate::upstream::body::{RequestBody, TimedBody};
 use crate::upstream::client::{Response, UpstreamClient};
 use crate::upstream::connector::Reach;
 use crate::upstream::credential::{Credential, CredentialId, Login, sensitive};
-use crate::upstream::error::{Stage, UpstreamError};
+use crate::upstream::error::{ErrorKind, Stage, UpstreamError};
 use crate::upstream::operation::Operation;
 use crate::upstream::quota::Quotas;
 use crate::upstream::registry::{Registry, host_of};
@@ -64,6 +65,8 @@ pub struct Answer {
     pub digest: Option<Digest>,
     /// The host that gave the answer.
     pub host: RegistryHost,
+    /// Whether that is another origin than the registry, after a redirect. Its refusals are not the registry's.
+    pub crossed: bool,
     /// Until the head was there.
     pub elapsed: Duration,
 }
@@ -98,7 +101,7 @@ impl Upstream {
         let authorization = self.authorization(registry, operation, credential).await?;
         let answer = self.follow(registry, operation, credential.id(), authorization.as_ref(), empty()).await?;
         let Credential::Answered(login) = credential else { return Ok(answer) };
-        if answer.status != StatusCode::UNAUTHORIZED {
+        if answer.status != StatusCode::UNAUTHORIZED || answer.crossed {
             return Ok(answer);
         }
         match self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await? {
@@ -125,7 +128,14 @@ impl Upstream {
             self.learn_challenge(registry, &answer.headers);
         }
         let authorization = self.authorization(registry, operation, credential).await?;
-        self.follow(registry, operation, credential.id(), authorization.as_ref(), body).await
+        let answer = self.follow(registry, operation, credential.id(), authorization.as_ref(), body).await?;
+        if let Credential::Answered(login) = credential
+            && answer.status == StatusCode::UNAUTHORIZED
+        {
+            // The body is gone, but the next try finds a token that is good.
+            self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await?;
+        }
+        Ok(answer)
     }
 
     /// Remembers the challenge in an answer's headers, if there is one, and returns it.
@@ -185,6 +195,10 @@ impl Upstream {
     ) -> Result<Option<Secret>, UpstreamError> {
         match scheme {
             Scheme::Basic => Ok(login.map(|login| login.basic().clone())),
+            Scheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
+                tracing::warn!(registry = %registry.host, %realm, "this registry's token realm is not known to belong to it, so its account is not sent there; give the account to the realm's host if it is meant");
+                Ok(None)
+            }
             Scheme::Bearer { realm, service } => {
                 let key = TokenKey {
                     realm: realm.to_string(),
@@ -219,6 +233,10 @@ impl Upstream {
         let Some(url) = token::request_url(key) else { return Ok(None) };
         let login = login.map(Login::basic);
         let (status, _, body) = self.ask_realm(registry, &url, login).await?;
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            let why = format!("its token server answered {status}");
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), &registry.host));
+        }
         if !status.is_success() {
             tracing::warn!(registry = %registry.host, realm = %key.realm, %status, "the token realm refused; check the credentials configured for this registry");
             return Ok(None);
@@ -226,6 +244,14 @@ impl Upstream {
         let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
         *slot = Some((token.clone(), token::renew_at(asked_at, lifetime)));
         Ok(Some(token))
+    }
+
+    /// Whether a login for the registry may go to this realm: it belongs to the registry, or the administrator gave an
+    /// account to the realm's own host and so named it.
+    pub fn trusts(&self, registry: &Registry, realm: &Url) -> bool {
+        let https_required = registry.scheme == WireScheme::Https;
+        let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
+        realm_trusted_for(&registry.host, realm, https_required) || named()
     }
 
     /// GETs a token realm. A login is sent only where the realm belongs to the registry; anonymous requests go
@@ -236,8 +262,7 @@ impl Upstream {
         url: &Url,
         authorization: Option<&Secret>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
-        let https_required = registry.scheme == WireScheme::Https;
-        let trusted = realm_trusted_for(&registry.host, url, https_required);
+        let trusted = self.trusts(registry, url);
         if authorization.is_some() && !trusted {
             let realm = host_of(url).map_or_else(|| url.to_string(), |host| host.to_string());
             let why = format!("its token realm {realm} does not belong to it, so no login is sent there");
@@ -295,7 +320,7 @@ impl Upstream {
             let Some(location) = location else {
                 let host = host_of(&url).unwrap_or_else(|| registry.host.clone());
                 let elapsed = started.elapsed();
-                return Ok(Answer { status: head.status, headers: head.headers, body, digest, host, elapsed });
+                return Ok(Answer { status: head.status, headers: head.headers, body, digest, host, crossed, elapsed });
             };
             let next = url.join(&location).map_err(|_| fail("a redirect to an address that is no URL".into()))?;
             check_redirect(&url, &next, operation).map_err(&fail)?;
@@ -353,10 +378,13 @@ impl Upstream {
         *request.method_mut() = method.clone();
         *request.uri_mut() = url.as_str().parse().map_err(|_| "an address that is no URI".to_owned())?;
         *request.headers_mut() = headers;
+        if request.body().is_end_stream() && matches!(*method, Method::GET | Method::HEAD) {
+            request.headers_mut().remove(CONTENT_LENGTH);
+        }
         let headers = request.headers_mut();
         // Blobs are always identity (T25): a compressed body has another digest.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(VIA, self.memory.via.clone());
+        headers.append(VIA, self.memory.via.clone());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("entrepot/", env!("CARGO_PKG_VERSION"))));
         Ok(request)
     }
@@ -415,11 +443,12 @@ fn check_redirect(from: &Url, to: &Url, operation: &Operation) -> Result<(), Str
     Ok(())
 }
 
-/// Once a public address has redirected, private addresses stay out of reach (T5).
+/// Once a public address has redirected, private addresses stay out of reach (T5). Behind a parent proxy nobody here
+/// knows the address, and it counts as public.
 fn purpose_after(purpose: Purpose, peer_public: Option<bool>) -> Purpose {
     match (purpose, peer_public) {
-        (Purpose::RedirectFromPublic, _) | (_, Some(true)) => Purpose::RedirectFromPublic,
-        _ => Purpose::RedirectFromPrivate,
+        (Purpose::RedirectFromPublic, _) | (_, Some(true) | None) => Purpose::RedirectFromPublic,
+        (_, Some(false)) => Purpose::RedirectFromPrivate,
     }
 }
 

@@ -5,7 +5,10 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST,
+    RANGE, USER_AGENT, VIA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 /// A request to a registry, without origin and credential.
@@ -38,17 +41,38 @@ pub struct ByteRange {
 }
 
 /// Request headers that a relayed operation may carry on; `Authorization` goes through the credential.
-const RELAYED: [HeaderName; 9] = [
+const RELAYED: [HeaderName; 5] = [
     ACCEPT,
-    CONTENT_TYPE,
-    CONTENT_LENGTH,
-    CONTENT_RANGE,
-    CONTENT_ENCODING,
     RANGE,
     USER_AGENT,
     HeaderName::from_static("docker-distribution-api-version"),
     HeaderName::from_static("oci-chunk-min-length"),
 ];
+
+/// What describes a request's body; carried on only where there is one, since a length without a body would swallow
+/// the start of the next request on the connection.
+const OF_THE_BODY: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_ENCODING];
+
+/// Headers of one hop (RFC 9110 section 7.6.1).
+const OF_THE_HOP: [&str; 9] = [
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether a header is about one connection and never passed on.
+pub fn is_of_the_hop(name: &HeaderName) -> bool {
+    OF_THE_HOP.contains(&name.as_str())
+}
+
+/// Request headers that are made anew for the next hop, or go through the credential.
+const MADE_ANEW: [HeaderName; 5] = [EXPECT, HOST, VIA, AUTHORIZATION, CONTENT_LENGTH];
 
 impl Operation {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`.
@@ -96,12 +120,14 @@ impl Operation {
     /// Anything else, with the headers of `client` that are safe to carry on.
     pub fn relay(method: Method, path: String, client: &HeaderMap, repository: Option<RepositoryName>) -> Self {
         let mut headers = HeaderMap::new();
-        for name in RELAYED {
-            for value in client.get_all(&name) {
+        let reads = matches!(method, Method::GET | Method::HEAD);
+        let of_the_body = if reads { &[] } else { OF_THE_BODY.as_slice() };
+        for name in RELAYED.iter().chain(of_the_body) {
+            for value in client.get_all(name) {
                 headers.append(name.clone(), value.clone());
             }
         }
-        let follows_redirects = matches!(method, Method::GET | Method::HEAD);
+        let follows_redirects = reads;
         Self {
             method,
             path,
@@ -111,6 +137,22 @@ impl Operation {
             follows_redirects,
             unknown: ErrorCode::NameUnknown,
         }
+    }
+
+    /// A request to a host that is no registry: everything end-to-end goes on as it is.
+    pub fn pass(method: Method, path: String, client: &HeaderMap) -> Self {
+        let mut operation = Self::relay(method, path, client, None);
+        let named = client.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<_> =
+            named.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+        for name in client.keys() {
+            let of_the_hop =
+                is_of_the_hop(name) || MADE_ANEW.contains(name) || named.iter().any(|hop| hop == name.as_str());
+            if !of_the_hop && !operation.headers.contains_key(name) {
+                operation.headers.extend(client.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+            }
+        }
+        Self { follows_redirects: false, ..operation }
     }
 
     /// The scope to ask a token for (Docker token authentication, "Requesting a Token").
@@ -152,5 +194,27 @@ mod tests {
         }
         let relay = Operation::relay(Method::POST, "/token".into(), &client, None);
         assert_eq!(relay.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn a_read_has_no_body_and_says_so() {
+        let mut client = HeaderMap::new();
+        client.insert(CONTENT_LENGTH, HeaderValue::from_static("40"));
+        client.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        assert!(Operation::relay(Method::GET, "/v2/a/tags/list".into(), &client, None).headers.is_empty());
+        assert!(!Operation::pass(Method::GET, "/".into(), &client).headers.contains_key(CONTENT_LENGTH));
+        assert_eq!(Operation::relay(Method::PUT, "/x".into(), &client, None).headers.len(), 2);
+    }
+
+    #[test]
+    fn what_passes_keeps_all_but_the_hop() {
+        let mut client = HeaderMap::new();
+        for name in ["cookie", "x-api-key", "if-none-match", "connection", "keep-alive", "x-hop", "te", "host"] {
+            client.insert(HeaderName::from_static(name), HeaderValue::from_static("x-hop"));
+        }
+        let passed = Operation::pass(Method::GET, "/".into(), &client).headers;
+        let mut names: Vec<_> = passed.keys().map(HeaderName::as_str).collect();
+        names.sort();
+        assert_eq!(names, ["cookie", "if-none-match", "x-api-key"]);
     }
 }

@@ -18,23 +18,35 @@ pub struct Registry {
     pub access: Access,
     /// Headers that the administrator adds.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Hosts that the administrator gave accounts to: where one of them is a token realm, it was named on purpose.
+    pub realms: Vec<RegistryHost>,
 }
 
 /// The names under which administrators give credentials for Docker Hub.
 const DOCKER_HUB: [&str; 4] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io", "docker.io"];
 
 impl Registry {
-    /// The registry that `host` names; `client_scheme` is what the client speaks, and what upstream speaks too
-    /// unless the configuration says otherwise.
-    pub fn resolve(config: &Config, host: &RegistryHost, client_scheme: Scheme) -> Self {
+    /// The registry that `host` names. Its scheme is the configuration's word, and else its port's: 80 is plain, any
+    /// other is TLS. A client has no say in it, because rights and bytes are known by host and port alone.
+    /// `realm` is the host of its token server, where known: an account may be given to either.
+    pub fn resolve(config: &Config, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
         let policy = config.registry(host);
-        let default_access = if has_accounts(config, host) { Access::Shared } else { Access::Strict };
+        let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
+        let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
+        let default_access = if given { Access::Shared } else { Access::Strict };
         Self {
             host: host.clone(),
-            scheme: policy.map_or(client_scheme, |policy| policy.scheme),
+            scheme: policy.map_or(by_port, |policy| policy.scheme),
             access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
             headers: policy.map(|policy| policy.headers.clone()).unwrap_or_default(),
+            realms: config.credentials.iter().filter_map(|account| account.registry.exact()).collect(),
         }
+    }
+
+    /// A host that is no registry and is only passed on to, in plain HTTP.
+    pub fn unlisted(host: &RegistryHost) -> Self {
+        let (headers, realms) = (Vec::new(), Vec::new());
+        Self { host: host.clone(), scheme: Scheme::Http, access: Access::Strict, headers, realms }
     }
 
     /// The port that the scheme implies.
@@ -51,10 +63,10 @@ impl Registry {
         Url::parse(&format!("{scheme}://{}{path_and_query}", self.host.authority(self.implied_port()))).ok()
     }
 
-    /// Whether the administrator's headers identify somebody: then an answer to a client that sent nothing is not
+    /// Whether the administrator's headers may identify somebody: then an answer to a client that sent nothing is not
     /// public.
-    pub fn injects_authorization(&self) -> bool {
-        self.headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION)
+    pub fn injects_headers(&self) -> bool {
+        !self.headers.is_empty()
     }
 }
 

@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::secret::Secret;
 use crate::upstream::credential::CredentialId;
+use crate::upstream::registry::host_of;
 
 /// How a registry asks for authentication.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,16 +87,26 @@ impl Tokens {
         schemes.insert(registry.clone(), scheme);
     }
 
-    /// The registry that sends its clients to this token endpoint, where one did.
-    pub fn registry_of_realm(&self, host: &RegistryHost, path: &str) -> Option<RegistryHost> {
+    /// The host of the registry's token realm, where it has told one.
+    pub fn realm_host(&self, registry: &RegistryHost) -> Option<RegistryHost> {
+        match self.scheme(registry)? {
+            Scheme::Bearer { realm, .. } => host_of(&realm),
+            Scheme::Basic => None,
+        }
+    }
+
+    /// The registry that sends its clients to this token endpoint, where one did. Of several, the one that calls
+    /// itself `service`, and among those the endpoint's own host.
+    pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
         let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
-        schemes.iter().find_map(|(registry, scheme)| match scheme {
-            Scheme::Bearer { realm, .. } => {
-                let same = realm.path() == path && crate::upstream::registry::host_of(realm).as_ref() == Some(host);
-                same.then(|| registry.clone())
+        let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
+            Scheme::Bearer { realm, service: own } => {
+                let same = realm.path() == path && host_of(realm).as_ref() == Some(host);
+                same.then(|| (own.as_deref() == service, registry == host, registry))
             }
             Scheme::Basic => None,
-        })
+        });
+        candidates.max().map(|(_, _, registry)| registry.clone())
     }
 }
 
@@ -162,7 +173,13 @@ mod tests {
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
         tokens.learn_scheme(&registry, Scheme::Bearer { realm, service: None });
         let auth: RegistryHost = "auth.docker.io".parse().expect("host");
-        assert_eq!(tokens.registry_of_realm(&auth, "/token"), Some(registry));
-        assert_eq!(tokens.registry_of_realm(&auth, "/other"), None);
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+        assert_eq!(tokens.registry_of_realm(&auth, "/other", None), None);
+        let other: RegistryHost = "mirror.example".parse().expect("host");
+        let realm = Url::parse("https://auth.docker.io/token").expect("url");
+        tokens.learn_scheme(&other, Scheme::Bearer { realm, service: Some("mirror".into()) });
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+        assert_eq!(tokens.realm_host(&registry), Some(auth));
     }
 }
