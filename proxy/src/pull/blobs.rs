@@ -108,7 +108,6 @@ impl Pull {
                 if !linked || !self.may_read_offline(blob.call, blob.repository).await {
                     return *reply;
                 }
-                self.metrics.stale_served.inc();
                 self.stored_reply(blob, stored, hit(CacheStatus::Stale))
             }
         }

@@ -160,7 +160,6 @@ impl Pull {
         }
         match self.stored_manifest(tag.call, tag.repository, &entry.digest).await {
             Some(manifest) => {
-                self.metrics.stale_served.inc();
                 manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
                     .with(http::header::WARNING, "110 entrepot \"Response is Stale\"")
             }
