@@ -129,14 +129,14 @@ impl Pull {
             }
             Ok(answer) if is_transient(answer.status) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
-                Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await)))
+                Asked::Down(Box::new(in_words(operation, Reply::refused(Refusal::read(answer).await))))
             }
             Ok(answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Denied);
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     self.deny(call, repository).await;
                 }
-                Asked::Refused(Box::new(self.refused_by_upstream(call, answer).await))
+                Asked::Refused(Box::new(in_words(operation, self.refused_by_upstream(call, answer).await)))
             }
             Err(error) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
@@ -268,6 +268,27 @@ pub(super) enum Asked {
     Refused(Box<Reply>),
     /// It could not be asked, or was not in a state to say.
     Down(Box<Reply>),
+}
+
+/// A refusal of a HEAD came without a body; the client, which may have sent GET, gets the error table's words.
+fn in_words(operation: &Operation, reply: Reply) -> Reply {
+    let is_mute = matches!(&reply.body, ReplyBody::Full(body) if body.is_empty());
+    let code = match reply.status {
+        StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+        StatusCode::FORBIDDEN => ErrorCode::Denied,
+        StatusCode::NOT_FOUND if operation.path.contains("/manifests/") => ErrorCode::ManifestUnknown,
+        StatusCode::NOT_FOUND => ErrorCode::BlobUnknown,
+        StatusCode::TOO_MANY_REQUESTS => ErrorCode::TooManyRequests,
+        status if status.is_server_error() => ErrorCode::BadGateway,
+        _ => return reply,
+    };
+    if operation.method != Method::HEAD || !is_mute {
+        return reply;
+    }
+    let Reply { headers, body, .. } = Reply::error_with_status(reply.status, code, "");
+    let mut merged = reply.headers;
+    merged.extend(headers);
+    Reply { headers: merged, body, ..reply }
 }
 
 enum Unread {
