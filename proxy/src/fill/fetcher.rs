@@ -25,7 +25,9 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, mut stream: BlobStream, me
     let mut start = stream.position();
     let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
     loop {
-        let ended = match gather(&mut stream, &mut buffer).await {
+        let gathered = gather(&mut stream, &mut buffer).await;
+        metrics.fills_resumed.inc_by(stream.take_resumed());
+        let ended = match gathered {
             Ok(ended) => ended,
             Err(error) => return FetchEnd::Failed(error),
         };

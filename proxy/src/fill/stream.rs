@@ -27,6 +27,8 @@ pub struct BlobStream {
     size: Option<u64>,
     /// Failures since the last byte.
     failures: u32,
+    /// Answers that went on after a failure, not yet reported.
+    resumed: u64,
 }
 
 /// Failures without one byte of progress after which a fill gives up.
@@ -38,7 +40,7 @@ impl BlobStream {
     /// From `position` up to `limit` (or the blob's end), of which nothing is open yet.
     pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
         let sources = sources.into();
-        Self { digest, sources, body: None, skip: 0, position, limit, size, failures: 0 }
+        Self { digest, sources, body: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
     }
 
     /// The same, with the answer that opened the blob.
@@ -59,9 +61,14 @@ impl BlobStream {
         self.position
     }
 
-    /// How often upstream broke off since the last byte.
-    pub fn failures(&self) -> u32 {
-        self.failures
+    /// How often it went on after a break, since this was asked last.
+    pub fn take_resumed(&mut self) -> u64 {
+        std::mem::take(&mut self.resumed)
+    }
+
+    /// Where it ends, as far as known: a limit may lie behind the blob's end, as clients ask.
+    fn end(&self) -> Option<u64> {
+        self.limit.into_iter().chain(self.size).min()
     }
 
     /// The next bytes; `None` after the last. Safe to drop and call again.
@@ -160,6 +167,7 @@ impl BlobStream {
         }
         self.size = self.size.or(opened.size);
         self.skip = self.position - opened.start;
+        self.resumed += u64::from(self.failures > 0);
         self.body = Some(opened.body);
         Ok(())
     }
