@@ -74,7 +74,7 @@ impl BlobStream {
     /// The next bytes; `None` after the last. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
-            if self.limit.or(self.size).is_some_and(|end| self.position >= end) {
+            if self.end().is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
             let Some(body) = &mut self.body else {
@@ -107,7 +107,7 @@ impl BlobStream {
             bytes = bytes.slice(skipped as usize..);
             self.skip -= skipped;
         }
-        if let Some(end) = self.limit.or(self.size) {
+        if let Some(end) = self.end() {
             let left = end.saturating_sub(self.position);
             if bytes.len() as u64 > left {
                 bytes.truncate(left as usize);
