@@ -61,7 +61,10 @@ impl Driver {
         });
         self.flight.set_opening(Opening::Filling(size, headers));
         let mut fetchers = JoinSet::new();
-        self.fetch(&mut fetchers, start, limit, Some(opened));
+        // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
+        if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
+            self.fetch(&mut fetchers, start, gap.end, Some(opened));
+        }
         match self.fly(&fill, &mut fetchers).await {
             Ok(Flown::Complete) => self.publish(fill).await,
             Ok(Flown::Unwanted) => self.pause(fill).await,
