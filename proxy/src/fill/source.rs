@@ -80,6 +80,11 @@ impl Source {
         match answer.status {
             StatusCode::OK => {
                 let size = header_number(&answer.headers);
+                let nothing = Digest::of(digest.algorithm(), b"");
+                // Of a body without bytes no part could be held back until the digest is known to be wrong.
+                if size == Some(0) && nothing != *digest {
+                    return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+                }
                 Ok(Opened { size, start: 0, body: answer.body, headers: answer.headers })
             }
             StatusCode::PARTIAL_CONTENT => {
