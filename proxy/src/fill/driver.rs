@@ -89,7 +89,11 @@ impl Driver {
                 self.flight.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
                     OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
-                    OpenError::Broken(error) => Opening::Broken(error),
+                    OpenError::Broken(error) => {
+                        self.metrics.fills_started.inc();
+                        self.metrics.fills_failed.inc(error.reason());
+                        Opening::Broken(error)
+                    }
                 });
                 None
             }
