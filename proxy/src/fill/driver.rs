@@ -72,7 +72,11 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
                 self.metrics.fills_failed.inc(error.reason());
-                self.flight.update(|state| state.end = Some(FlightEnd::Failed(error)));
+                self.flight.update(|state| {
+                    state.end = Some(FlightEnd::Failed(error));
+                    // Who comes now must not be given this failure, but a flight of its own.
+                    state.closed = true;
+                });
             }
         }
     }
@@ -89,6 +93,8 @@ impl Driver {
                 self.flight.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
                     OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
+                // Who comes after this answer asks anew.
+                self.flight.state().closed = true;
                     OpenError::Broken(error) => {
                         self.metrics.fills_started.inc();
                         self.metrics.fills_failed.inc(error.reason());
