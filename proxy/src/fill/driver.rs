@@ -44,9 +44,12 @@ enum Hashed {
 impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
         let Some((opened, start)) = self.open(range).await else { return };
-        let Some(fill) = self.reserve(opened.size).await else {
-            self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened)))));
-            return;
+        let fill = match self.reserve(opened.size).await {
+            Ok(fill) => fill,
+            Err(reason) => {
+                self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
+                return;
+            }
         };
         self.metrics.fills_started.inc();
         let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
@@ -106,7 +109,8 @@ impl Driver {
         }
     }
 
-    async fn reserve(&self, size: Option<u64>) -> Option<Arc<Fill>> {
+    /// The file, or why there is none.
+    async fn reserve(&self, size: Option<u64>) -> Result<Arc<Fill>, Bypass> {
         let (store, digest) = (self.store.clone(), self.flight.digest);
         let fill = spawn_blocking(move || store.begin(&digest, size)).await.ok()?;
         match fill {

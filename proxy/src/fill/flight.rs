@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::fill::FillError;
 use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
+use crate::observe::labels::Bypass;
 use crate::store::{Extents, Fill};
 use crate::upstream::credential::CredentialId;
 use crate::upstream::error::UpstreamError;
@@ -42,8 +43,9 @@ pub struct Seat {
 pub enum Opening {
     /// The blob comes; its headers, and its length where upstream told one.
     Filling(Option<u64>, Arc<HeaderMap>),
-    /// The blob can be had but not stored; who wants it fetches it alone. One may take the answer that is open.
-    NotStored(Arc<Mutex<Option<Opened>>>),
+    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
+    /// that is open.
+    NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
     Refused(Refusal),
     /// Upstream could not be asked.

@@ -162,7 +162,7 @@ impl Pull {
                 self.link(blob).await;
                 self.flight_reply(blob, seat, size, leads)
             }
-            Opening::NotStored(spare) => {
+            Opening::NotStored(spare, reason) => {
                 if leads {
                     self.approve(blob.call, blob.repository).await;
                 }
