@@ -125,7 +125,7 @@ impl Flight {
     }
 
     /// Whether upstream's first answer is there.
-    pub(super) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.opening.borrow().is_some()
     }
 

@@ -124,7 +124,10 @@ impl Pull {
         let same_place = flight.origin.0 == blob.call.registry.host && flight.origin.1 == *blob.repository;
         if same_place {
             flight.opened().await;
-            if self.may_read(blob.call, blob.repository) {
+            // Who waits for the leader's answer with the leader's credential has the leader's answer.
+            let alike = !flight.is_open()
+                && flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
+            if alike || self.may_read(blob.call, blob.repository) {
                 return self.fly(blob).await;
             }
         }
