@@ -44,23 +44,29 @@ enum Hashed {
 impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
         let Some((opened, start)) = self.open(range).await else { return };
-        let Some(fill) = self.reserve(opened.size).await else {
-            self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened)))));
-            return;
+        let fill = match self.reserve(opened.size).await {
+            Ok(fill) => fill,
+            Err(reason) => {
+                self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
+                return;
+            }
         };
         self.metrics.fills_started.inc();
         let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
-        let limit = asked_end.or(opened.size).unwrap_or(u64::MAX);
-        let headers = Arc::new(opened.headers.clone());
-        let size = opened.size;
+        // Without a length nobody can tell what is left behind a limit, so there is none.
+        let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
+        let (size, crossed) = (opened.size, opened.crossed);
         self.flight.update(|state| {
             state.size = size;
             state.extents = fill.extents().clone();
             state.file = Some(fill.clone());
         });
-        self.flight.set_opening(Opening::Filling(size, headers));
+        self.flight.set_opening(Opening::Filling { size, crossed });
         let mut fetchers = JoinSet::new();
-        self.fetch(&mut fetchers, start, limit, Some(opened));
+        // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
+        if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
+            self.fetch(&mut fetchers, start, gap.end, Some(opened));
+        }
         match self.fly(&fill, &mut fetchers).await {
             Ok(Flown::Complete) => self.publish(fill).await,
             Ok(Flown::Unwanted) => self.pause(fill).await,
@@ -68,7 +74,19 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
                 self.metrics.fills_failed.inc(error.reason());
-                self.flight.update(|state| state.end = Some(FlightEnd::Failed(error)));
+                let is_sound = matches!(
+                    error,
+                    FillError::Upstream { .. } | FillError::Status { .. } | FillError::Interrupted { .. }
+                );
+                self.flight.update(|state| {
+                    state.end = Some(FlightEnd::Failed(error));
+                    // Who comes now must not be given this failure, but a flight of its own.
+                    state.closed = true;
+                });
+                if is_sound {
+                    // What came is as good as upstream is; the next pull goes on from it, and the hash decides.
+                    self.pause(fill).await;
+                }
             }
         }
     }
@@ -82,27 +100,30 @@ impl Driver {
                 Some((opened, start))
             }
             Err(error) => {
+                // Who comes after this answer asks anew.
+                self.flight.state().closed = true;
                 self.flight.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
                     OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
-                    OpenError::Broken(error) => Opening::Broken(error),
+                    OpenError::Broken(error) => {
+                        self.metrics.fills_started.inc();
+                        self.metrics.fills_failed.inc(error.reason());
+                        Opening::Broken(error)
+                    }
                 });
                 None
             }
         }
     }
 
-    async fn reserve(&self, size: Option<u64>) -> Option<Arc<Fill>> {
+    /// The file, or why there is none.
+    async fn reserve(&self, size: Option<u64>) -> Result<Arc<Fill>, Bypass> {
         let (store, digest) = (self.store.clone(), self.flight.digest);
-        let fill = spawn_blocking(move || store.begin(&digest, size)).await.ok()?;
-        match fill {
-            Ok(fill) => Some(Arc::new(fill)),
-            Err(error) => {
-                tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
-                self.metrics.bypass.inc(error.bypass());
-                None
-            }
-        }
+        let fill = spawn_blocking(move || store.begin(&digest, size)).await.map_err(|_| Bypass::IoError)?;
+        fill.map(Arc::new).map_err(|error| {
+            tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
+            error.bypass()
+        })
     }
 
     async fn fly(&self, fill: &Arc<Fill>, fetchers: &mut JoinSet<FetchEnd>) -> Result<Flown, FillError> {

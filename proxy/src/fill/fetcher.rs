@@ -25,12 +25,17 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, mut stream: BlobStream, me
     let mut start = stream.position();
     let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
     loop {
-        let ended = match gather(&mut stream, &mut buffer).await {
+        let gathered = gather(&mut stream, &mut buffer).await;
+        metrics.fills_resumed.inc_by(stream.take_resumed());
+        let ended = match gathered {
             Ok(ended) => ended,
             Err(error) => return FetchEnd::Failed(error),
         };
-        let piece = buffer.split().freeze();
-        metrics.fills_resumed.inc_by(stream.take_resumed());
+        let mut piece = buffer.split().freeze();
+        // Another fetcher may have taken over from some offset on. Not one byte is written past it: what was hashed
+        // is what stays. It is always further ahead than a piece is long, so nothing of it is written yet.
+        let limit = flight.limit_of(id);
+        piece.truncate(usize::try_from(limit.saturating_sub(start)).unwrap_or(usize::MAX));
         metrics.bytes_from_upstream.inc_by(piece.len() as u64);
         let length = piece.len() as u64;
         if length > 0 && write(&flight, start, piece).await.is_err() {

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
-use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 
 use crate::fill::FillError;
 use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
+use crate::observe::labels::Bypass;
 use crate::store::{Extents, Fill};
 use crate::upstream::credential::CredentialId;
 use crate::upstream::error::UpstreamError;
@@ -40,10 +40,16 @@ pub struct Seat {
 /// What became of the first request to upstream.
 #[derive(Clone)]
 pub enum Opening {
-    /// The blob comes; its headers, and its length where upstream told one.
-    Filling(Option<u64>, Arc<HeaderMap>),
-    /// The blob can be had but not stored; who wants it fetches it alone. One may take the answer that is open.
-    NotStored(Arc<Mutex<Option<Opened>>>),
+    /// The blob comes.
+    Filling {
+        /// Its length, where upstream told one.
+        size: Option<u64>,
+        /// Whether it comes by a redirect to another origin: then only the digest will show that it is the blob.
+        crossed: bool,
+    },
+    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
+    /// that is open.
+    NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
     Refused(Refusal),
     /// Upstream could not be asked.
@@ -118,8 +124,34 @@ impl Flight {
         opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
     }
 
+    /// Waits until the bytes are known to be right; an error where they are not.
+    pub async fn judged(&self) -> Result<(), FillError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            {
+                let state = self.state();
+                match &state.end {
+                    _ if state.verified => return Ok(()),
+                    Some(FlightEnd::Failed(error)) => return Err(error.clone()),
+                    // Who goes on alone judges alone.
+                    Some(FlightEnd::HandedOver { .. }) => return Ok(()),
+                    None => {}
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Err(FillError::Interrupted { digest: self.digest });
+            }
+        }
+    }
+
     pub(super) fn set_opening(&self, opening: Opening) {
         self.opening.send_replace(Some(opening));
+    }
+
+    /// The blob's length, once known.
+    pub fn size(&self) -> Option<u64> {
+        self.state().size
     }
 
     /// Whether every byte is here and right.
@@ -127,8 +159,14 @@ impl Flight {
         self.state().verified
     }
 
+    /// Whether the blob's end was asked for as part of the whole: it is completed whoever leaves.
+    pub(super) fn want_whole(&self) {
+        self.state().wants_whole = true;
+        self.wake.notify_one();
+    }
+
     /// Whether upstream's first answer is there.
-    pub(super) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.opening.borrow().is_some()
     }
 
@@ -147,7 +185,7 @@ impl Flight {
     }
 
     /// A seat for one more reader, unless the flight is ending; `whole` when the reader needs the blob to its end.
-    pub(super) fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Seat> {
+    pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Seat> {
         let mut state = self.state();
         if state.closed {
             return None;
@@ -165,6 +203,12 @@ impl Flight {
         drop(state);
         self.wake.notify_one();
         Some(Seat { flight: self.clone(), id })
+    }
+
+    /// Where the fetcher `id` has to stop.
+    pub(super) fn limit_of(&self, id: u64) -> u64 {
+        let state = self.state();
+        state.running.iter().find(|stretch| stretch.id == id).map_or(u64::MAX, |stretch| stretch.limit)
     }
 
     /// Says that `reader` waits for `offset..end`.

@@ -34,6 +34,9 @@ enum Step {
 impl FlightReader {
     /// A reader of `start..end`; no end means up to the blob's, which is then held back until the digest is right.
     pub fn new(seat: Seat, source: Source, start: u64, end: Option<u64>) -> Self {
+        if end.is_none() {
+            seat.flight.want_whole();
+        }
         let changes = seat.flight.changes();
         Self { seat, changes, position: start, end, source, alone: None }
     }
@@ -46,7 +49,10 @@ impl FlightReader {
             }
             self.changes.mark_unchanged();
             match self.step() {
-                Step::Read(offset, length) => return self.read(offset, length).await.map(Some),
+                Step::Read(offset, length) => match self.read(offset, length).await {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(error) => self.go_on_without_the_file(&error),
+                },
                 Step::Finished => return Ok(None),
                 Step::Fail(error) => return Err(error),
                 Step::GoOnAlone(prefix, hasher, size) => self.go_on_alone(prefix, hasher, size),
@@ -122,6 +128,17 @@ impl FlightReader {
             return Step::Read(self.position, length as usize);
         }
         Step::GoOnAlone(prefix, hasher.clone(), size)
+    }
+
+    /// The file cannot be read, so everything comes from upstream once more, and what the client has is not repeated.
+    fn go_on_without_the_file(&mut self, error: &FillError) {
+        let (digest, source) = (self.seat.flight.digest, self.source.clone());
+        tracing::warn!(%digest, offset = self.position, "a client goes on from upstream: {error}");
+        let size = self.seat.flight.state().size;
+        self.alone = Some(match self.end {
+            Some(end) => Through::part(digest, source, self.position, end, size),
+            None => Through::whole(digest, source, None, self.position),
+        });
     }
 
     fn go_on_alone(&mut self, prefix: u64, hasher: Hasher, size: Option<u64>) {

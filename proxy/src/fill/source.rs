@@ -40,8 +40,8 @@ pub struct Opened {
     pub start: u64,
     /// The bytes.
     pub body: TimedBody,
-    /// The head's headers.
-    pub headers: HeaderMap,
+    /// Whether it comes from another origin than the registry, after a redirect.
+    pub crossed: bool,
 }
 
 /// Upstream answered, but not with the blob.
@@ -86,17 +86,22 @@ impl Source {
                     // An empty body is complete with its head: there is no last byte to hold back.
                     return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
-                Ok(Opened { size, start: 0, body: answer.body, headers: answer.headers })
+                Ok(Opened { size, start: 0, body: answer.body, crossed: answer.crossed })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                let Some(Ok(ContentRange::Part { start, size, .. })) = value.map(str::parse) else {
-                    return Err(wrong("206 without a Content-Range"));
+                let Some(Ok(ContentRange::Part { start, size: Some(size), .. })) = value.map(str::parse) else {
+                    return Err(wrong("206 without a Content-Range that tells the whole length"));
                 };
+                let size = Some(size);
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, body: answer.body, headers: answer.headers })
+                Ok(Opened { size, start, body: answer.body, crossed: answer.crossed })
+            }
+            status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
+                // The registry's word counts, and it was a redirect: this is a failure on the way.
+                Err(OpenError::Broken(FillError::Status { digest: *digest, status: status.as_u16() }))
             }
             _ => Err(OpenError::Refused(Refusal::read(answer).await)),
         }

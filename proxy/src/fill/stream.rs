@@ -27,6 +27,7 @@ pub struct BlobStream {
     size: Option<u64>,
     /// Failures since the last byte.
     failures: u32,
+    /// Answers that went on after a failure, not yet reported.
     resumed: u64,
 }
 
@@ -60,15 +61,20 @@ impl BlobStream {
         self.position
     }
 
-    /// How often it went on after a break since this was asked last.
+    /// How often it went on after a break, since this was asked last.
     pub fn take_resumed(&mut self) -> u64 {
         std::mem::take(&mut self.resumed)
+    }
+
+    /// Where it ends, as far as known: a limit may lie behind the blob's end, as clients ask.
+    fn end(&self) -> Option<u64> {
+        self.limit.into_iter().chain(self.size).min()
     }
 
     /// The next bytes; `None` after the last. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
-            if self.limit.or(self.size).is_some_and(|end| self.position >= end) {
+            if self.end().is_some_and(|end| self.position >= end) {
                 return Ok(None);
             }
             let Some(body) = &mut self.body else {
@@ -101,7 +107,7 @@ impl BlobStream {
             bytes = bytes.slice(skipped as usize..);
             self.skip -= skipped;
         }
-        if let Some(end) = self.limit.or(self.size) {
+        if let Some(end) = self.end() {
             let left = end.saturating_sub(self.position);
             if bytes.len() as u64 > left {
                 bytes.truncate(left as usize);
@@ -135,6 +141,8 @@ impl BlobStream {
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
         match source.open(&self.digest, range).await {
             Ok(opened) => self.resume(opened),
+            // A redirect's target refused; the next try gets a fresh redirect.
+            Err(OpenError::Broken(error @ FillError::Status { .. })) => self.broke(Some(error)).await,
             Err(OpenError::Broken(error)) => Err(error),
             Err(OpenError::Failed(error)) => {
                 let error = FillError::Upstream { digest: self.digest, error: Arc::new(error) };
@@ -159,9 +167,9 @@ impl BlobStream {
         {
             return Err(FillError::WrongLength { digest: self.digest, why: "it changed between two answers" });
         }
-        self.resumed += u64::from(self.failures > 0);
         self.size = self.size.or(opened.size);
         self.skip = self.position - opened.start;
+        self.resumed += u64::from(self.failures > 0);
         self.body = Some(opened.body);
         Ok(())
     }

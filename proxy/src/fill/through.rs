@@ -20,6 +20,8 @@ pub struct Through {
     held: Option<Bytes>,
     /// Bytes before this offset are hashed, not delivered.
     deliver_from: u64,
+    /// What to do once the digest was right.
+    proven: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Through {
@@ -30,7 +32,7 @@ impl Through {
             Some(opened) => stream.with_opened(opened),
             None => stream,
         };
-        Self { digest, stream, hasher: Some(Hasher::new(digest.algorithm())), held: None, deliver_from }
+        Self { digest, stream, hasher: Some(Hasher::new(digest.algorithm())), held: None, deliver_from, proven: None }
     }
 
     /// The rest of a blob whose first `prefix` bytes `hasher` has seen, delivered from `deliver_from` on.
@@ -43,13 +45,27 @@ impl Through {
         deliver_from: u64,
     ) -> Self {
         let stream = BlobStream::new(digest, vec![source], prefix, None, size);
-        Self { digest, stream, hasher: Some(hasher), held: None, deliver_from }
+        Self { digest, stream, hasher: Some(hasher), held: None, deliver_from, proven: None }
+    }
+
+    /// With the answer that is open already.
+    #[must_use]
+    pub fn with_opened(mut self, opened: Opened) -> Self {
+        self.stream = self.stream.with_opened(opened);
+        self
+    }
+
+    /// Runs `proven` once upstream has shown every byte of the digest.
+    #[must_use]
+    pub fn and_then(mut self, proven: impl FnOnce() + Send + 'static) -> Self {
+        self.proven = Some(Box::new(proven));
+        self
     }
 
     /// A part, unchecked.
     pub fn part(digest: Digest, source: Source, start: u64, end: u64, size: Option<u64>) -> Self {
         let stream = BlobStream::new(digest, vec![source], start, Some(end), size);
-        Self { digest, stream, hasher: None, held: None, deliver_from: start }
+        Self { digest, stream, hasher: None, held: None, deliver_from: start, proven: None }
     }
 
     /// The next bytes for the client, `None` after the last.
@@ -75,7 +91,13 @@ impl Through {
     fn check(&mut self) -> Result<(), FillError> {
         match self.hasher.take().map(Hasher::finish) {
             Some(got) if got != self.digest => Err(FillError::WrongDigest { digest: self.digest, got: Box::new(got) }),
-            _ => Ok(()),
+            Some(_) => {
+                if let Some(proven) = self.proven.take() {
+                    proven();
+                }
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 }

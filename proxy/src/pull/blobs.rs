@@ -1,40 +1,46 @@
-//! Blobs: from the store, from a fill that runs, or by starting one; whole or a single range.
+//! Blobs: from the store, from a fill that runs, or by starting one.
 //!
-//! Another registry's copy stands in only where it is public there: an upstream that claims to have somebody's private
-//! blob must show the bytes (T1, T9).
+//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to
+//! this credential in this repository: by a verdict that lives and a blob that is known to be there, or by an answer
+//! of its own. Another registry's copy stands in only where it is public there: an upstream that merely claims to have
+//! somebody's private blob must show the bytes (T1, T9). `blob_reply.rs` dresses the answers.
 
 use std::sync::{Arc, PoisonError};
 
 use entrepot_core::digest::Digest;
-use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use entrepot_core::range::{self, ByteSpec, RangeHeader};
+use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode};
 
 use crate::fill::flight::{Flight, Opening, Seat};
-use crate::fill::reader::FlightReader;
-use crate::fill::source::Opened;
+use crate::fill::source::{OpenError, Opened, Refusal};
 use crate::fill::table::Wish;
-use crate::fill::through::Through;
-use crate::http::body::{Producer, ReplyBody};
-use crate::http::reply::{Note, Reply};
+use crate::http::reply::Reply;
 use crate::observe::labels::{Bypass, RightsOutcome};
+use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, hit};
-use crate::pull::stored::StoredReader;
 use crate::pull::tags::shared_call;
 use crate::pull::{Call, Pull, offload};
 use crate::store::Blob;
 use crate::upstream::operation::{ByteRange, Operation};
 
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-
 /// One request for one blob.
-struct BlobCall<'a> {
-    call: &'a Call,
-    repository: &'a RepositoryName,
-    digest: Digest,
+pub(super) struct BlobCall<'a> {
+    pub(super) call: &'a Call,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) digest: Digest,
+}
+
+/// What the client's own registry says about a blob that is here already.
+enum Probed {
+    /// It serves it to this credential, of the same length.
+    Serves,
+    /// It may; only its bytes will tell.
+    Unclear,
+    Refused(Box<Reply>),
+    Down(Box<Reply>),
 }
 
 impl Pull {
@@ -42,8 +48,9 @@ impl Pull {
     pub async fn blob(self: &Arc<Self>, call: &Call, repository: &RepositoryName, digest: &Digest) -> Reply {
         let blob = BlobCall { call, repository, digest: *digest };
         let mut reply = if call.is_head() { self.head_blob(&blob).await } else { self.get_blob(&blob).await };
-        let refused = matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
-        if refused && let Some(shared) = shared_call(call, repository) {
+        if is_refusal(reply.status)
+            && let Some(shared) = shared_call(call, repository)
+        {
             reply = Box::pin(self.blob(&shared, repository, digest)).await;
         }
         let status = reply.note.cache_status;
@@ -55,7 +62,7 @@ impl Pull {
     async fn head_blob(&self, blob: &BlobCall<'_>) -> Reply {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
         match self.ask(blob.call, blob.repository, &operation).await {
-            Asked::Allowed(answer) => Reply::relayed(*answer)
+            Asked::Allowed(answer) | Asked::Unproven(answer) => Reply::relayed(*answer)
                 .noted(RequestType::BlobByDigest, CacheStatus::Miss)
                 .without_body()
                 .with(DOCKER_CONTENT_DIGEST, &blob.digest.to_string()),
@@ -71,22 +78,14 @@ impl Pull {
         if !blob.call.live.config.cache.enabled {
             return self.read_alone(blob, None, Bypass::CacheOff).await;
         }
-        if let Some(stored) = self.stored_blob(blob).await {
-            return self.give_stored(blob, stored).await;
-        }
+        // The flight first: one that lands between the two looks is found in the store.
         if let Some(flight) = self.flights.find(&blob.digest) {
             return self.join_flight(blob, &flight).await;
         }
-        self.fly(blob).await
-    }
-
-    async fn stored_blob(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let found = offload(move || store.blob(&digest)).await?;
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%digest, "the store cannot be read, asking upstream: {error}");
-            None
-        })
+        match self.stored_blob(blob).await {
+            Some(stored) => self.give_stored(blob, stored).await,
+            None => self.lead_or_join(blob).await,
+        }
     }
 
     async fn give_stored(self: &Arc<Self>, blob: &BlobCall<'_>, stored: Arc<Blob>) -> Reply {
@@ -95,54 +94,92 @@ impl Pull {
             self.metrics.rights_checks.inc(RightsOutcome::Remembered);
             return self.stored_reply(blob, stored, hit(CacheStatus::Hit));
         }
-        match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
-            Asked::Allowed(_) => {
+        match self.probe(blob, Some(stored.size_bytes)).await {
+            Probed::Serves => {
                 if !linked && !self.may_share(blob, &stored).await {
                     return self.read_alone(blob, None, Bypass::CrossRegistry).await;
                 }
                 self.link(blob).await;
                 self.stored_reply(blob, stored, hit(CacheStatus::Revalidated))
             }
-            Asked::Refused(reply) => *reply,
-            Asked::Down(reply) => {
+            Probed::Unclear => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Probed::Refused(reply) => *reply,
+            Probed::Down(reply) => {
                 if !linked || !self.may_read_offline(blob.call, blob.repository).await {
                     return *reply;
                 }
-                self.metrics.stale_served.inc();
                 self.stored_reply(blob, stored, hit(CacheStatus::Stale))
             }
         }
     }
 
-    async fn offline_copy(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
-        let permitted = self.is_linked(blob).await && self.may_read_offline(blob.call, blob.repository).await;
-        if permitted { self.stored_blob(blob).await } else { None }
+    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
+    /// asks for a login has another length than the blob.
+    async fn probe(&self, blob: &BlobCall<'_>, size: Option<u64>) -> Probed {
+        match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
+            Asked::Allowed(answer) => {
+                let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+                if told.is_none() || size.is_none() || told == size { Probed::Serves } else { Probed::Unclear }
+            }
+            Asked::Unproven(_) => {
+                let first_byte = ByteRange { start: 0, end: Some(1) };
+                match blob.call.source(blob.repository).open(&blob.digest, Some(first_byte)).await {
+                    Ok(opened) if opened.size.is_some() && opened.size == size => {
+                        self.approve(blob.call, blob.repository).await;
+                        Probed::Serves
+                    }
+                    Ok(_) | Err(OpenError::Broken(_)) => Probed::Unclear,
+                    Err(OpenError::Refused(refusal)) => Probed::Refused(Box::new(self.refusal(blob, refusal))),
+                    Err(OpenError::Failed(error)) => Probed::Down(Box::new(self.unreachable(blob.call, &error))),
+                }
+            }
+            Asked::Refused(reply) => Probed::Refused(reply),
+            Asked::Down(reply) => Probed::Down(reply),
+        }
     }
 
     /// Somebody else's fill runs. In the same repository the leader's answer is awaited, since it proves that the blob
     /// is there; elsewhere this client's own registry is asked first.
     async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, flight: &Arc<Flight>) -> Reply {
-        let same_place = flight.origin.0 == blob.call.registry.host && flight.origin.1 == *blob.repository;
-        if same_place {
-            flight.opened().await;
-            if self.may_read(blob.call, blob.repository) {
-                return self.fly(blob).await;
+        let same_registry = flight.origin.0 == blob.call.registry.host;
+        let same_place = same_registry && flight.origin.1 == *blob.repository;
+        let alike = flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
+        let was_open = flight.is_open();
+        let opening = flight.opened().await;
+        match &opening {
+            Opening::Filling { .. } | Opening::NotStored(..) => {}
+            // Who waited for the leader's answer with the leader's credential has the leader's answer.
+            Opening::Refused(refusal) if alike && is_refusal(refusal.status) => {
+                return self.refusal(blob, refusal.clone());
             }
+            Opening::Failed(error) if same_registry => return self.unreachable(blob.call, error),
+            Opening::Broken(error) if alike => return Reply::broken(error),
+            _ => return Box::pin(self.get_blob(blob)).await,
         }
-        match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
-            Asked::Allowed(_) => {
-                if same_place || self.may_share_flight(blob, flight).await {
-                    self.fly(blob).await
-                } else {
-                    self.read_alone(blob, None, Bypass::CrossRegistry).await
+        let waited = alike && !was_open;
+        let allowed = same_place && (waited || self.may_read(blob.call, blob.repository));
+        let probed = match allowed {
+            true => Probed::Serves,
+            false => self.probe(blob, flight.size()).await,
+        };
+        match probed {
+            Probed::Serves if allowed || self.may_share_flight(blob, flight).await => {
+                match flight.join(Some(blob.call.source(blob.repository)), false) {
+                    Some(seat) => {
+                        self.metrics.followers_joined.inc();
+                        self.ride(blob, seat, opening, false).await
+                    }
+                    None => Box::pin(self.get_blob(blob)).await,
                 }
             }
-            Asked::Refused(reply) | Asked::Down(reply) => *reply,
+            Probed::Serves | Probed::Unclear => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Probed::Refused(reply) | Probed::Down(reply) => *reply,
         }
     }
 
-    /// Takes a seat in the blob's flight, which starts with this client's credential if there is none.
-    async fn fly(self: &Arc<Self>, blob: &BlobCall<'_>) -> Reply {
+    /// Starts the blob's flight with this client's credential, unless somebody was faster: then the right to that
+    /// flight is asked like to any other.
+    async fn lead_or_join(self: &Arc<Self>, blob: &BlobCall<'_>) -> Reply {
         let asked = match self.asked_part(blob).await {
             Ok(asked) => asked,
             Err(reply) => return *reply,
@@ -153,44 +190,36 @@ impl Pull {
         let wish = Wish { range, whole, complete_up_to_bytes };
         let (seat, leads) = self.flights.board(&blob.digest, &blob.call.source(blob.repository), &wish).await;
         if !leads {
-            self.metrics.followers_joined.inc();
+            let flight = seat.flight.clone();
+            drop(seat);
+            return Box::pin(self.join_flight(blob, &flight)).await;
         }
-        match seat.flight.opened().await {
-            Opening::Filling(size, _) => {
-                if leads {
-                    self.approve(blob.call, blob.repository).await;
-                }
-                self.link(blob).await;
-                self.flight_reply(blob, seat, size, leads)
-            }
-            Opening::NotStored(spare) => {
-                if leads {
-                    self.approve(blob.call, blob.repository).await;
-                }
+        let opening = seat.flight.opened().await;
+        if let Opening::Filling { crossed: false, .. } = opening {
+            self.approve(blob.call, blob.repository).await;
+        }
+        self.ride(blob, seat, opening, true).await
+    }
+
+    /// Answers from a flight that this client has the right to. That the repository has the blob is noted when the
+    /// flight has landed, with the digest proven.
+    async fn ride(self: &Arc<Self>, blob: &BlobCall<'_>, seat: Seat, opening: Opening, leads: bool) -> Reply {
+        match opening {
+            Opening::Filling { size, .. } => self.flight_reply(blob, seat, size, leads),
+            Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 drop(seat);
-                self.read_alone(blob, spare, Bypass::DiskFull).await
-            }
-            // The refusal was about the leader's credential; a follower with another one asks for itself.
-            Opening::Refused(_) | Opening::Failed(_) | Opening::Broken(_)
-                if !leads && !self.same_asker(blob, &seat) =>
-            {
-                drop(seat);
-                Box::pin(self.get_blob(blob)).await
+                self.read_alone(blob, spare, reason).await
             }
             Opening::Refused(refusal) => {
                 if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                     self.deny(blob.call, blob.repository).await;
                 }
-                Reply::refused(self.challenged(blob.call, refusal))
+                self.refusal(blob, refusal)
             }
             Opening::Failed(error) => self.unreachable(blob.call, &error),
             Opening::Broken(error) => Reply::broken(&error),
         }
-    }
-
-    fn same_asker(&self, blob: &BlobCall<'_>, seat: &Seat) -> bool {
-        seat.flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id())
     }
 
     /// The range of a blob that is not here yet. A suffix needs the length, which upstream's HEAD tells.
@@ -203,7 +232,7 @@ impl Pull {
             ByteSpec::Suffix(_) => {
                 let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
                 let answer = match self.ask(blob.call, blob.repository, &operation).await {
-                    Asked::Allowed(answer) => answer,
+                    Asked::Allowed(answer) | Asked::Unproven(answer) => answer,
                     Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
                 };
                 let size = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -216,64 +245,50 @@ impl Pull {
         }
     }
 
-    fn flight_reply(&self, blob: &BlobCall<'_>, seat: Seat, size: Option<u64>, leads: bool) -> Reply {
-        let status = match leads {
-            true => CacheStatus::Miss,
-            // Complete and right, only not yet moved to its place.
-            false if seat.flight.is_verified() => CacheStatus::Hit,
-            false => CacheStatus::Updating,
-        };
-        let source = blob.call.source(blob.repository);
-        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(range_header(&blob.call.headers), size));
-        let open_ended =
-            matches!(range_header(&blob.call.headers).map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
-        let reader = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
-            RangeAnswer::Whole => FlightReader::new(seat, source, 0, None),
-            RangeAnswer::Part { start, end } => FlightReader::new(seat, source, start, (!open_ended).then_some(end)),
-        };
-        let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };
-        blob_reply(blob, answer, size, Producer::Flight(reader).into(), note)
-    }
-
-    fn stored_reply(&self, blob: &BlobCall<'_>, stored: Arc<Blob>, note: Note) -> Reply {
-        let size = stored.size_bytes;
-        let note = Note { stored_at: stored.stored_at(), ..note };
-        let answer = range::decide(range_header(&blob.call.headers).filter(|_| !blob.call.is_head()), size);
-        let (start, end) = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(size),
-            RangeAnswer::Whole => (0, size),
-            RangeAnswer::Part { start, end } => (start, end),
-        };
-        if blob.call.is_head() {
-            return blob_reply(blob, answer, Some(size), ReplyBody::Full(bytes::Bytes::new()), note);
-        }
-        let source = blob.call.source(blob.repository);
-        let reader = StoredReader::new(stored, self.store.clone(), source, start, end);
-        blob_reply(blob, answer, Some(size), Producer::Stored(reader).into(), note)
-    }
-
-    /// Past the store: the client gets upstream's bytes, checked. A range is answered with the whole, as RFC 9110 allows.
+    /// Past the store: the client gets upstream's bytes, and whole ones checked.
     async fn read_alone(&self, blob: &BlobCall<'_>, spare: Option<Opened>, reason: Bypass) -> Reply {
-        use crate::fill::source::OpenError;
         self.metrics.bypass.inc(reason);
-        let source = blob.call.source(blob.repository);
-        let spare = spare.filter(|opened| opened.start == 0);
+        let part = match range_header(&blob.call.headers).map(range::parse) {
+            Some(RangeHeader::Single(ByteSpec::FromTo(start, last))) => {
+                last.checked_add(1).map(|end| ByteRange { start, end: Some(end) })
+            }
+            _ => None,
+        };
+        let spare = spare.filter(|opened| opened.start == 0 && part.is_none());
         let opened = match spare {
             Some(opened) => Ok(opened),
-            None => source.open(&blob.digest, None).await,
+            None => blob.call.source(blob.repository).open(&blob.digest, part).await,
         };
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(OpenError::Refused(refusal)) => return Reply::refused(self.challenged(blob.call, refusal)),
-            Err(OpenError::Failed(error)) => return self.unreachable(blob.call, &error),
-            Err(OpenError::Broken(error)) => return Reply::broken(&error),
-        };
-        self.approve(blob.call, blob.repository).await;
-        let size = opened.size;
-        let through = Through::whole(blob.digest, source, Some(opened), 0);
-        let note = Note { reason: Some(crate::observe::labels::Label::word(reason)), ..hit(CacheStatus::Bypass) };
-        blob_reply(blob, RangeAnswer::Whole, size, Producer::Through(through).into(), note)
+        match opened {
+            Ok(opened) => {
+                if !opened.crossed {
+                    self.approve(blob.call, blob.repository).await;
+                }
+                self.alone_reply(blob, opened, reason)
+            }
+            Err(OpenError::Refused(refusal)) => self.refusal(blob, refusal),
+            Err(OpenError::Failed(error)) => self.unreachable(blob.call, &error),
+            Err(OpenError::Broken(error)) => Reply::broken(&error),
+        }
+    }
+
+    fn refusal(&self, blob: &BlobCall<'_>, refusal: Refusal) -> Reply {
+        let unknown = entrepot_core::error::ErrorCode::BlobUnknown;
+        Reply::refused(self.challenged(blob.call, refusal.worded(unknown)))
+    }
+
+    async fn stored_blob(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
+        let (store, digest) = (self.store.clone(), blob.digest);
+        let found = offload(move || store.blob(&digest)).await?;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%digest, "the store cannot be read, asking upstream: {error}");
+            None
+        })
+    }
+
+    async fn offline_copy(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
+        let permitted = self.is_linked(blob).await && self.may_read_offline(blob.call, blob.repository).await;
+        if permitted { self.stored_blob(blob).await } else { None }
     }
 
     async fn is_linked(&self, blob: &BlobCall<'_>) -> bool {
@@ -313,32 +328,7 @@ impl Pull {
     }
 }
 
-fn range_header(headers: &HeaderMap) -> Option<&str> {
-    headers.get(RANGE)?.to_str().ok()
-}
-
-fn blob_reply(blob: &BlobCall<'_>, answer: RangeAnswer, size: Option<u64>, body: ReplyBody, note: Note) -> Reply {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let (status, length) = match (answer, size) {
-        (RangeAnswer::Part { start, end }, _) => (StatusCode::PARTIAL_CONTENT, Some(end - start)),
-        (_, size) => (StatusCode::OK, size),
-    };
-    if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    let reply = Reply { status, headers, body, note }
-        .with(DOCKER_CONTENT_DIGEST, &blob.digest.to_string())
-        .with(ETAG, &format!("\"{}\"", blob.digest));
-    match answer {
-        RangeAnswer::Part { start, end } => {
-            reply.with(CONTENT_RANGE, &ContentRange::Part { start, end, size }.to_string())
-        }
-        _ => reply,
-    }
-}
-
-fn unsatisfiable(size: u64) -> Reply {
-    Reply::error(ErrorCode::RangeInvalid, "").with(CONTENT_RANGE, &ContentRange::Unsatisfied { size }.to_string())
+/// Upstream's no to this credential, as opposed to a request that nobody could answer.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
 }

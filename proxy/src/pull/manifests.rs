@@ -89,7 +89,6 @@ impl Pull {
                 if !self.may_read_offline(call, repository).await {
                     return *reply;
                 }
-                self.metrics.stale_served.inc();
                 manifest_reply(call, &manifest, hit(CacheStatus::Stale))
             }
         }

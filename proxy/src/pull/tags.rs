@@ -66,12 +66,11 @@ impl Pull {
             Asked::Allowed(_) => self.fetch_tag(tag, None).await,
             Asked::Unproven(answer) if call.is_head() => Reply::relayed(*answer).without_body(),
             Asked::Unproven(_) => self.fetch_tag(tag, None).await,
-            Asked::Refused(reply)
-                if reply.status == StatusCode::FORBIDDEN && self.is_public(call, repository).await =>
-            {
-                self.stale_tag(tag, *reply).await
+            Asked::Refused(reply) => {
+                // Blocked, not refused: what everybody may have is still given.
+                let blocked = reply.status == StatusCode::FORBIDDEN && self.is_public(call, repository).await;
+                if blocked { self.stale_tag(tag, *reply).await } else { self.refused_tag(tag, *reply).await }
             }
-            Asked::Refused(reply) => self.refused_tag(tag, *reply).await,
             Asked::Down(reply) => self.stale_tag(tag, *reply).await,
         }
     }
@@ -180,11 +179,8 @@ impl Pull {
             return reply;
         }
         match self.stored_manifest(tag.call, tag.repository, &entry.digest).await {
-            Some(manifest) => {
-                self.metrics.stale_served.inc();
-                manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
-                    .with(http::header::WARNING, "110 entrepot \"Response is Stale\"")
-            }
+            Some(manifest) => manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
+                .with(http::header::WARNING, "110 entrepot \"Response is Stale\""),
             None => reply,
         }
     }

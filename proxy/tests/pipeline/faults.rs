@@ -1,0 +1,180 @@
+//! Upstreams that send something else than the digest says: no client completes, nothing is stored, and the next pull
+//! is clean.
+
+use bytes::Bytes;
+use entrepot::observe::labels::FillFailure;
+use entrepot_core::digest::Digest;
+use futures_util::future::join_all;
+
+use crate::harness::{Answer, Proxy, Upstream, bytes, digest_of};
+
+fn path(digest: &Digest) -> String {
+    format!("/v2/team/app/blobs/{digest}")
+}
+
+fn flipped(content: &Bytes, at: usize) -> Bytes {
+    let mut wrong = content.to_vec();
+    wrong[at] ^= 1;
+    wrong.into()
+}
+
+/// Pulls the blob while upstream answers `bad`, then while it is honest.
+async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> FillFailure {
+    use entrepot::observe::labels::Label;
+    let upstream = Upstream::start().await;
+    let digest = digest_of(content);
+    upstream.blob_as("team/app", &digest, bad);
+    let proxy = Proxy::before(&[&upstream]).await;
+    let clients = (0..5).map(|_| proxy.get(&upstream, &path(&digest)).try_send());
+    for outcome in join_all(clients).await {
+        if let Ok(reply) = outcome {
+            assert_ne!(reply.status, 200, "{name}: a client took it for complete");
+            assert_eq!(reply.status, 502, "{name}");
+        }
+    }
+    proxy.holds_nothing().await;
+    let failures = FillFailure::ALL.iter().copied().find(|failure| proxy.pull.metrics.fills_failed.get(*failure) > 0);
+    upstream.blob("team/app", content);
+    proxy.get(&upstream, &path(&digest)).send().await.is_whole(content);
+    proxy.landed().await;
+    assert!(proxy.has(&digest), "{name}");
+    failures.unwrap_or_else(|| panic!("{name}: not counted"))
+}
+
+#[tokio::test]
+async fn wrong_bytes() {
+    // Around the bytes that are held back, and in blobs smaller than those.
+    for size in [1, 1000, 64 * 1024, 64 * 1024 + 1, 300_000] {
+        let content = bytes(1, size);
+        for at in [0, size / 2, size - 1] {
+            let bad = Answer::content(flipped(&content, at));
+            let failure = is_refused_then_clean(&format!("bit at {at} of {size}"), &content, bad).await;
+            assert_eq!(failure, FillFailure::WrongDigest);
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_bytes_without_a_length() {
+    let content = bytes(2, 300_000);
+    for bad in [
+        Answer::content(flipped(&content, 299_999)).chunked(),
+        Answer::content(flipped(&content, 0)).until_close(),
+        Answer::content(content.slice(..299_999)).chunked(),
+        Answer::content(content.slice(..299_999)).until_close(),
+        Answer::content([&content[..], b"x"].concat()).chunked(),
+        Answer::content([&content[..], b"x"].concat()).until_close(),
+    ] {
+        let failure = is_refused_then_clean("no length", &content, bad).await;
+        assert_eq!(failure, FillFailure::WrongDigest);
+    }
+}
+
+#[tokio::test]
+async fn one_byte_short_or_long_with_a_length_that_fits() {
+    let content = bytes(3, 300_000);
+    for bad in [content.slice(..299_999), [&content[..], b"x"].concat().into()] {
+        let failure = is_refused_then_clean("another length", &content, Answer::content(bad)).await;
+        assert_eq!(failure, FillFailure::WrongDigest);
+    }
+}
+
+#[tokio::test]
+async fn nothing_at_all_in_place_of_something() {
+    let content = bytes(4, 300_000);
+    let failure = is_refused_then_clean("empty", &content, Answer::content(Bytes::new())).await;
+    assert_eq!(failure, FillFailure::WrongDigest);
+}
+
+#[tokio::test]
+async fn less_than_the_length_says() {
+    let content = bytes(5, 300_000);
+    let bad = Answer::content(content.slice(..200_000)).ignoring_range().saying_length(300_000);
+    let failure = is_refused_then_clean("less than announced", &content, bad).await;
+    assert!(matches!(failure, FillFailure::Broken | FillFailure::WrongLength), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_length_that_changes_between_two_answers() {
+    let content = bytes(6, 300_000);
+    let upstream = Upstream::start().await;
+    let digest = digest_of(&content);
+    let (whole, longer) = (content.clone(), [&content[..], &content[..]].concat());
+    upstream.on(&path(&digest), move |seen| match seen.header("range") {
+        "" => Answer::content(whole.clone()).reset_after(200_000),
+        _ => Answer::content(longer.clone()),
+    });
+    let proxy = Proxy::before(&[&upstream]).await;
+    proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
+    assert_eq!(proxy.pull.metrics.fills_failed.get(FillFailure::WrongLength), 1);
+    proxy.holds_nothing().await;
+}
+
+#[tokio::test]
+async fn an_honest_blob_without_a_length_is_stored() {
+    for (seed, size) in [(7, 0), (8, 10), (9, 300_000), (10, 5 << 20)] {
+        for until_close in [false, true] {
+            let upstream = Upstream::start().await;
+            let content = bytes(seed, size);
+            let digest = digest_of(&content);
+            let answer = Answer::content(content.clone());
+            let answer = if until_close { answer.until_close() } else { answer.chunked() };
+            upstream.blob_as("team/app", &digest, answer);
+            let proxy = Proxy::before(&[&upstream]).await;
+            for _ in 0..2 {
+                proxy.get(&upstream, &path(&digest)).send().await.is_whole(&content);
+                proxy.landed().await;
+            }
+            assert_eq!(upstream.seen().len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encoded_blob_is_refused() {
+    let upstream = Upstream::start().await;
+    let content = bytes(11, 1000);
+    let digest = digest_of(&content);
+    // Even where the bytes would be right: what a client does with the header is another matter.
+    upstream.blob_as("team/app", &digest, Answer::content(content.clone()).header("content-encoding", "gzip"));
+    let proxy = Proxy::before(&[&upstream]).await;
+    proxy.get(&upstream, &path(&digest)).send().await.is_error(502, "BAD_GATEWAY");
+    assert_eq!(upstream.seen()[0].header("accept-encoding"), "identity");
+    proxy.holds_nothing().await;
+    upstream.blob("team/app", &content);
+    proxy.get(&upstream, &path(&digest)).send().await.is_whole(&content);
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_the_one_asked_for_is_refused() {
+    let upstream = Upstream::start().await;
+    let content = bytes(12, 300_000);
+    let digest = digest_of(&content);
+    for (range, part) in [
+        ("bytes 0-999/300000", content.slice(..1000)),
+        ("bytes 2000-2999/300000", content.slice(2000..3000)),
+        ("nonsense", content.slice(1000..2000)),
+    ] {
+        let answer = Answer { ..Answer::json(206, part) }.header("content-range", range);
+        upstream.blob_as("team/app", &digest, answer);
+        let proxy = Proxy::before(&[&upstream]).await;
+        proxy.get(&upstream, &path(&digest)).range("1000-1999").send().await.is_error(502, "BAD_GATEWAY");
+        proxy.holds_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_part_poisons_nothing() {
+    let upstream = Upstream::start().await;
+    let content = bytes(13, 300_000);
+    let digest = digest_of(&content);
+    upstream.blob_as("team/app", &digest, Answer::content(flipped(&content, 150_000)));
+    let proxy = Proxy::before(&[&upstream]).await;
+    // A part in the middle cannot be checked before it is given; it must not outlive its client.
+    proxy.get(&upstream, &path(&digest)).range("1000-1999").send().await;
+    for whole in ["0-", "0-299999", "-300000", "0-999999"] {
+        let outcome = proxy.get(&upstream, &path(&digest)).range(whole).try_send().await;
+        assert!(outcome.is_err(), "bytes={whole} was completed with wrong bytes");
+    }
+    proxy.holds_nothing().await;
+}

@@ -1,0 +1,195 @@
+//! A client of the proxy: single requests on connections of their own, or many on one.
+
+use std::net::SocketAddr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::in_time;
+
+/// A request in the making.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    door: SocketAddr,
+    method: Method,
+    host: String,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// A complete answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// An answer that is being read.
+pub(crate) struct Reading {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    /// Lives as long as the connection is to live.
+    _session: Session,
+}
+
+/// A connection.
+pub(crate) struct Session {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Ask {
+    pub(super) fn new(door: SocketAddr, method: Method, host: &str, path: &str) -> Self {
+        let (host, path) = (host.to_owned(), path.to_owned());
+        Self { door, method, host, path, headers: HeaderMap::new(), body: Bytes::new() }.header("accept", "*/*")
+    }
+
+    /// Sets a header.
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        let name: HeaderName = name.parse().expect("a header's name");
+        self.headers.insert(name, HeaderValue::from_str(value).expect("a header's value"));
+        self
+    }
+
+    pub(crate) fn range(self, range: &str) -> Self {
+        self.header("range", &format!("bytes={range}"))
+    }
+
+    pub(crate) fn basic(self, user: &str, password: &str) -> Self {
+        let pair = STANDARD.encode(format!("{user}:{password}"));
+        self.header("authorization", &format!("Basic {pair}"))
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn body(self, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
+    /// The complete answer; a broken one fails the test.
+    pub(crate) async fn send(self) -> Reply {
+        let what = format!("{} {}", self.method, self.path);
+        self.try_send().await.unwrap_or_else(|error| panic!("{what}: {error}"))
+    }
+
+    /// The complete answer, or how it broke.
+    pub(crate) async fn try_send(self) -> Result<Reply, hyper::Error> {
+        in_time("an answer", self.start()).await.rest().await
+    }
+
+    /// The answer's head; the body is read by the test.
+    pub(crate) async fn start(self) -> Reading {
+        let mut session = Session::to(self.door).await;
+        let response = session.send(self.into_request(true)).await.expect("an answer's head");
+        Reading::new(response, session)
+    }
+
+    /// The same over a connection that is inside the registry's name already.
+    pub(crate) async fn start_over(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Reading {
+        let mut session = Session::over(io).await;
+        let response = session.send(self.into_request(false)).await.expect("an answer's head");
+        Reading::new(response, session)
+    }
+
+    fn into_request(self, absolute: bool) -> Request<Full<Bytes>> {
+        let uri = if absolute { format!("http://{}{}", self.host, self.path) } else { self.path };
+        let mut request =
+            Request::builder().method(self.method).uri(uri).body(Full::new(self.body)).expect("a request");
+        let host = HeaderValue::from_str(&self.host).expect("a host");
+        *request.headers_mut() = self.headers;
+        request.headers_mut().entry("host").or_insert(host);
+        request
+    }
+}
+
+impl Session {
+    /// Keeps one connection to the door for many requests.
+    pub(crate) async fn to(door: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(door).await.expect("the door is open")).await
+    }
+
+    async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(io)).await.expect("a connection");
+        // It ends with its sender; how, is told with the answer.
+        tokio::spawn(connection);
+        Self { sender }
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        self.sender.send_request(request).await
+    }
+
+    /// One request of many.
+    pub(crate) async fn ask(&mut self, ask: Ask) -> Reply {
+        in_time("the connection is free", self.sender.ready()).await.expect("the connection is kept");
+        let response = in_time("an answer", self.send(ask.into_request(true))).await.expect("an answer");
+        let (head, body) = response.into_parts();
+        let body = in_time("a body", body.collect()).await.expect("a whole body").to_bytes();
+        Reply { status: head.status.as_u16(), headers: head.headers, body }
+    }
+}
+
+impl Reading {
+    fn new(response: Response<Incoming>, session: Session) -> Self {
+        let (head, body) = response.into_parts();
+        Self { status: head.status, headers: head.headers, body, _session: session }
+    }
+
+    /// Reads until at least `length` bytes are there.
+    pub(crate) async fn read(&mut self, length: usize) -> Bytes {
+        let mut bytes = BytesMut::new();
+        while bytes.len() < length {
+            let frame = in_time("more of the body", self.body.frame()).await.expect("the body goes on");
+            bytes.extend_from_slice(&frame.expect("the body is whole").into_data().unwrap_or_default());
+        }
+        bytes.freeze()
+    }
+
+    /// The rest of it, or how it broke.
+    pub(crate) async fn rest(self) -> Result<Reply, hyper::Error> {
+        let body = in_time("the rest of the body", self.body.collect()).await?.to_bytes();
+        Ok(Reply { status: self.status.as_u16(), headers: self.headers, body })
+    }
+}
+
+impl Reply {
+    /// A header as text, empty where there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The cache's part in it.
+    pub(crate) fn cache(&self) -> &str {
+        self.header("x-cache")
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Asserts that it is an OCI error of this status and code.
+    pub(crate) fn is_error(&self, status: u16, code: &str) {
+        assert_eq!((self.status, self.header("content-type")), (status, "application/json"), "{}", self.text());
+        let json: serde_json::Value = serde_json::from_slice(&self.body).expect("JSON");
+        assert_eq!(json["errors"][0]["code"], code, "{json}");
+    }
+
+    /// Asserts that it is the whole of `content`.
+    pub(crate) fn is_whole(&self, content: &[u8]) {
+        assert_eq!(self.status, 200, "{}", self.text());
+        assert_eq!(self.body.len(), content.len());
+        assert!(self.body == content, "other bytes");
+    }
+}

@@ -1,0 +1,208 @@
+//! entrepot in process: its real configuration, store, pipeline and proxy door, on loopback.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::SystemTime;
+
+use entrepot::config::ready::{Config, Scheme};
+use entrepot::config::{Flags, Found, HostFacts, load};
+use entrepot::http::dispatch::{Site, Visit};
+use entrepot::http::serve::serve_visit;
+use entrepot::ingress::drain::{self, Trigger, Watch};
+use entrepot::ingress::listener::{self, Bounds};
+use entrepot::ingress::proxy::ProxyDoor;
+use entrepot::observe::access_log::AccessLog;
+use entrepot::pull::{Live, Pull};
+use entrepot::setup::CaPage;
+use entrepot::store::{Limits, Store};
+use entrepot::tls::authority::Authority;
+use entrepot::tls::leaf::LeafStore;
+use entrepot::upstream::client::UpstreamClient;
+use entrepot::upstream::exchange::{Memory, Upstream as WayOut};
+use entrepot::upstream::own::Ourselves;
+use entrepot_core::digest::Digest;
+use http::{HeaderValue, Method};
+use tempfile::TempDir;
+use tokio::io::DuplexStream;
+
+use super::{Ask, Upstream, eventually};
+
+/// What the instance calls itself in `Via`.
+pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
+
+/// The text of an `entrepot.toml`, section by section.
+pub(crate) struct Setup {
+    sections: BTreeMap<String, String>,
+}
+
+impl Setup {
+    /// Every `upstream` is a plain registry; a tag is asked about each time.
+    pub(crate) fn of(upstreams: &[&Upstream]) -> Self {
+        let mut setup = Self { sections: BTreeMap::new() }
+            .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
+            .set("cache", "min_free = \"1m\"")
+            .set("cache.tags", "revalidate_interval = \"0s\"");
+        for upstream in upstreams {
+            setup = setup.set(&Self::registry(upstream), "scheme = \"http\"");
+        }
+        setup
+    }
+
+    /// The section of one registry.
+    pub(crate) fn registry(upstream: &Upstream) -> String {
+        format!("registries.\"{}\"", upstream.host())
+    }
+
+    /// Adds a line to a section; a key that the section has already takes the new value.
+    pub(crate) fn set(mut self, section: &str, line: &str) -> Self {
+        let text = self.sections.entry(section.to_owned()).or_default();
+        let key = line.split('=').next().unwrap_or_default().to_owned() + "=";
+        let kept = text.lines().filter(|known| !known.starts_with(&key)).map(|known| format!("{known}\n"));
+        *text = kept.collect::<String>() + line + "\n";
+        self
+    }
+
+    /// Adds an account of the administrator's.
+    pub(crate) fn account(self, upstream: &Upstream, user: &str, password: &str) -> Self {
+        let host = upstream.host();
+        self.set("[credentials]", &format!("registry = \"{host}\""))
+            .set("[credentials]", &format!("username = \"{user}\""))
+            .set("[credentials]", &format!("password = \"{password}\""))
+    }
+
+    fn load(&self, folder: &TempDir) -> Config {
+        let mut text = String::new();
+        for (section, lines) in &self.sections {
+            write!(text, "[{section}]\n{lines}").expect("text");
+        }
+        let file = folder.path().join("entrepot.toml");
+        std::fs::write(&file, text).expect("a file");
+        let flags = Flags { config: Some(file), data_dir: Some(folder.path().join("data")), listen: Vec::new() };
+        // A host with nothing on it.
+        let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
+        load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
+    }
+
+    /// Starts entrepot so.
+    pub(crate) async fn start(self) -> Proxy {
+        Proxy::start(&self).await
+    }
+}
+
+/// A running entrepot.
+pub(crate) struct Proxy {
+    pub(crate) door: SocketAddr,
+    pub(crate) pull: Arc<Pull>,
+    site: Arc<Site>,
+    watch: Watch,
+    _trigger: Trigger,
+    folder: TempDir,
+}
+
+impl Proxy {
+    /// One registry or several, nothing special.
+    pub(crate) async fn before(upstreams: &[&Upstream]) -> Self {
+        Setup::of(upstreams).start().await
+    }
+
+    async fn start(setup: &Setup) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = setup.load(&folder);
+        std::fs::create_dir_all(&config.data_dir).expect("a folder");
+        let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
+        let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
+        let store = Store::open(&config.data_dir, Limits::from(&config.cache)).expect("a store");
+        let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
+        let pull = Pull::new(store, Arc::default());
+        let site = Site::new(pull.clone(), log, live(config));
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+        let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
+        let (trigger, watch) = drain::channel();
+        let address = open(Arc::new(door), &pull, &watch);
+        Self { door: address, pull, site, watch, _trigger: trigger, folder }
+    }
+
+    /// Puts another configuration in force, as a reload does; what is remembered stays.
+    pub(crate) fn reconfigure(&self, setup: &Setup) {
+        self.site.set_live(live(setup.load(&self.folder)));
+    }
+
+    /// A request through the proxy door, in absolute form.
+    pub(crate) fn ask(&self, method: Method, upstream: &Upstream, path: &str) -> Ask {
+        Ask::new(self.door, method, &upstream.host(), path)
+    }
+
+    pub(crate) fn get(&self, upstream: &Upstream, path: &str) -> Ask {
+        self.ask(Method::GET, upstream, path)
+    }
+
+    pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
+        self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A connection that is already inside a registry's name, with room for so many bytes on the way.
+    pub(crate) fn visit(&self, upstream: &Upstream, room_bytes: usize) -> DuplexStream {
+        let host = upstream.host().parse().expect("a host");
+        let client = [192, 0, 2, 1].into();
+        let visit = Visit { host, client_scheme: Scheme::Https, client, listed: true };
+        let (client, server) = tokio::io::duplex(room_bytes);
+        tokio::spawn(serve_visit(self.site.clone(), visit, server, Default::default(), self.watch.clone()));
+        client
+    }
+
+    /// Waits until no fill runs any more.
+    pub(crate) async fn landed(&self) {
+        eventually("every fill has ended", || self.pull.flights.count() == 0).await;
+    }
+
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.pull.store.contains(digest)
+    }
+
+    /// Asserts that the store has neither content nor the beginnings of it.
+    pub(crate) async fn holds_nothing(&self) {
+        self.landed().await;
+        eventually("partial files are removed", || self.files("fill").is_empty()).await;
+        assert_eq!(self.files("blobs"), Vec::<PathBuf>::new());
+    }
+
+    /// Where a published blob lies.
+    pub(crate) fn file_of(&self, digest: &Digest) -> PathBuf {
+        let found = self.files("blobs").into_iter().find(|path| path.ends_with(digest.hex()));
+        found.expect("the blob is stored")
+    }
+
+    fn files(&self, below: &str) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.folder.path().join("data").join(below)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files
+    }
+}
+
+fn open(door: Arc<ProxyDoor>, pull: &Arc<Pull>, watch: &Watch) -> SocketAddr {
+    let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let drain = watch.clone();
+    let serve = move |stream, peer, place| {
+        tokio::spawn(door.clone().serve(stream, peer, place, drain.clone()));
+    };
+    tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
+    address
+}
+
+fn live(config: Config) -> Arc<Live> {
+    let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
+    let via = HeaderValue::from_static(VIA);
+    let metrics = Arc::new(Metrics::new());
+    let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    Arc::new(Live { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
+}
