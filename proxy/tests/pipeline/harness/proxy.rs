@@ -15,6 +15,7 @@ use entrepot::ingress::drain::{self, Trigger, Watch};
 use entrepot::ingress::listener::{self, Bounds};
 use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::observe::access_log::AccessLog;
+use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
 use entrepot::setup::CaPage;
 use entrepot::store::{Limits, Store};
