@@ -44,9 +44,12 @@ enum Hashed {
 impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
         let Some((opened, start)) = self.open(range).await else { return };
-        let Some(fill) = self.reserve(opened.size).await else {
-            self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened)))));
-            return;
+        let fill = match self.reserve(opened.size).await {
+            Ok(fill) => fill,
+            Err(reason) => {
+                self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
+                return;
+            }
         };
         self.metrics.fills_started.inc();
         let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
@@ -72,7 +75,11 @@ impl Driver {
             Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
                 self.metrics.fills_failed.inc(error.reason());
-                self.flight.update(|state| state.end = Some(FlightEnd::Failed(error)));
+                self.flight.update(|state| {
+                    state.end = Some(FlightEnd::Failed(error));
+                    // Who comes now must not be given this failure, but a flight of its own.
+                    state.closed = true;
+                });
             }
         }
     }
@@ -86,6 +93,8 @@ impl Driver {
                 Some((opened, start))
             }
             Err(error) => {
+                // Who comes after this answer asks anew.
+                self.flight.state().closed = true;
                 self.flight.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
                     OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
@@ -100,17 +109,14 @@ impl Driver {
         }
     }
 
-    async fn reserve(&self, size: Option<u64>) -> Option<Arc<Fill>> {
+    /// The file, or why there is none.
+    async fn reserve(&self, size: Option<u64>) -> Result<Arc<Fill>, Bypass> {
         let (store, digest) = (self.store.clone(), self.flight.digest);
-        let fill = spawn_blocking(move || store.begin(&digest, size)).await.ok()?;
-        match fill {
-            Ok(fill) => Some(Arc::new(fill)),
-            Err(error) => {
-                tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
-                self.metrics.bypass.inc(error.bypass());
-                None
-            }
-        }
+        let fill = spawn_blocking(move || store.begin(&digest, size)).await.map_err(|_| Bypass::IoError)?;
+        fill.map(Arc::new).map_err(|error| {
+            tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
+            error.bypass()
+        })
     }
 
     async fn fly(&self, fill: &Arc<Fill>, fetchers: &mut JoinSet<FetchEnd>) -> Result<Flown, FillError> {

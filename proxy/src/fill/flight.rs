@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::fill::FillError;
 use crate::fill::plan::{Stretch, is_coming};
 use crate::fill::source::{Opened, Refusal, Source};
+use crate::observe::labels::Bypass;
 use crate::store::{Extents, Fill};
 use crate::upstream::credential::CredentialId;
 use crate::upstream::error::UpstreamError;
@@ -42,8 +43,9 @@ pub struct Seat {
 pub enum Opening {
     /// The blob comes; its headers, and its length where upstream told one.
     Filling(Option<u64>, Arc<HeaderMap>),
-    /// The blob can be had but not stored; who wants it fetches it alone. One may take the answer that is open.
-    NotStored(Arc<Mutex<Option<Opened>>>),
+    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
+    /// that is open.
+    NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
     Refused(Refusal),
     /// Upstream could not be asked.
@@ -118,12 +120,33 @@ impl Flight {
         opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
     }
 
+    /// Waits until the bytes are known to be right; an error where they are not.
+    pub async fn judged(&self) -> Result<(), FillError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            {
+                let state = self.state();
+                match &state.end {
+                    _ if state.verified => return Ok(()),
+                    Some(FlightEnd::Failed(error)) => return Err(error.clone()),
+                    // Who goes on alone judges alone.
+                    Some(FlightEnd::HandedOver { .. }) => return Ok(()),
+                    None => {}
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Err(FillError::Interrupted { digest: self.digest });
+            }
+        }
+    }
+
     pub(super) fn set_opening(&self, opening: Opening) {
         self.opening.send_replace(Some(opening));
     }
 
     /// Whether upstream's first answer is there.
-    pub(super) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.opening.borrow().is_some()
     }
 

@@ -28,7 +28,7 @@ use crate::upstream::error::UpstreamError;
 /// The most bytes handed on in one piece, to the disk or to a client.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How many bytes at a blob's end wait for the digest to be right.
-const HELD_BACK_BYTES: u64 = 64 * 1024;
+pub const HELD_BACK_BYTES: u64 = 64 * 1024;
 
 /// Why a blob could not be completed. Cloned to everybody who waited for it.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeade
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::fill::HELD_BACK_BYTES;
 use crate::fill::flight::{Flight, Opening, Seat};
 use crate::fill::reader::FlightReader;
 use crate::fill::source::Opened;
@@ -123,8 +124,11 @@ impl Pull {
     async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, flight: &Arc<Flight>) -> Reply {
         let same_place = flight.origin.0 == blob.call.registry.host && flight.origin.1 == *blob.repository;
         if same_place {
+            // Who waits for the leader's answer with the leader's credential has the leader's answer.
+            let alike = !flight.is_open()
+                && flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
             flight.opened().await;
-            if self.may_read(blob.call, blob.repository) {
+            if alike || self.may_read(blob.call, blob.repository) {
                 return self.fly(blob).await;
             }
         }
@@ -160,15 +164,21 @@ impl Pull {
                     self.approve(blob.call, blob.repository).await;
                 }
                 self.link(blob).await;
+                // All of a small blob is held back until it is right: then an error can still be told as one.
+                if whole && size.is_some_and(|size| size <= HELD_BACK_BYTES)
+                    && let Err(error) = seat.flight.judged().await
+                {
+                    return Reply::broken(&error);
+                }
                 self.flight_reply(blob, seat, size, leads)
             }
-            Opening::NotStored(spare) => {
+            Opening::NotStored(spare, reason) => {
                 if leads {
                     self.approve(blob.call, blob.repository).await;
                 }
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 drop(seat);
-                self.read_alone(blob, spare, Bypass::DiskFull).await
+                self.read_alone(blob, spare, reason).await
             }
             // The refusal was about the leader's credential; a follower with another one asks for itself.
             Opening::Refused(_) | Opening::Failed(_) | Opening::Broken(_)
@@ -221,10 +231,14 @@ impl Pull {
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(range_header(&blob.call.headers), size));
         let open_ended =
             matches!(range_header(&blob.call.headers).map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+        // A part that is the whole is held back like the whole.
+        let is_all = |start, end| start == 0 && Some(end) == size;
         let reader = match answer {
             RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
             RangeAnswer::Whole => FlightReader::new(seat, source, 0, None),
-            RangeAnswer::Part { start, end } => FlightReader::new(seat, source, start, (!open_ended).then_some(end)),
+            RangeAnswer::Part { start, end } => {
+                FlightReader::new(seat, source, start, (!open_ended && !is_all(start, end)).then_some(end))
+            }
         };
         let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };
         blob_reply(blob, answer, size, Producer::Flight(reader).into(), note)
