@@ -155,7 +155,7 @@ async fn a_part_that_is_not_the_one_asked_for_is_refused() {
         ("bytes 2000-2999/300000", content.slice(2000..3000)),
         ("nonsense", content.slice(1000..2000)),
     ] {
-        let answer = Answer { ..Answer::json(206, part) }.header("content-range", range);
+        let answer = Answer::json(206, part).header("content-range", range);
         upstream.blob_as("team/app", &digest, answer);
         let proxy = Proxy::before(&[&upstream]).await;
         proxy.get(&upstream, &path(&digest)).range("1000-1999").send().await.is_error(502, "BAD_GATEWAY");

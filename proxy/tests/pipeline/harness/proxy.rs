@@ -180,9 +180,14 @@ impl Proxy {
         found.expect("the blob is stored")
     }
 
+    /// The data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     fn files(&self, below: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut folders = vec![self.folder.path().join("data").join(below)];
+        let mut folders = vec![self.data().join(below)];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
                 let path = entry.path();
