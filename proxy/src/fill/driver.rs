@@ -52,7 +52,7 @@ impl Driver {
             }
         };
         self.metrics.fills_started.inc();
-        let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
+        let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
         // Without a length nobody can tell what is left behind a limit, so there is none.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let headers = Arc::new(opened.headers.clone());

@@ -127,7 +127,7 @@ impl FlightReader {
     fn go_on_alone(&mut self, prefix: u64, hasher: Hasher, size: Option<u64>) {
         let (digest, source) = (self.seat.flight.digest, self.source.clone());
         self.alone = Some(match self.end {
-            Some(end) => Through::part(digest, source, self.position, end, size),
+            Some(end) => Through::part(digest, source, None, self.position, end, size),
             None => Through::rest(digest, source, prefix, hasher, size, self.position),
         });
     }

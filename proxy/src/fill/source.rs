@@ -29,6 +29,8 @@ pub struct Source {
     pub repository: RepositoryName,
     /// The credential that may read it.
     pub credential: Credential,
+    /// Path and query of the bytes, where they are not among the repository's blobs.
+    pub elsewhere: Option<Box<str>>,
 }
 
 /// A blob's bytes as upstream began to send them.
@@ -37,6 +39,8 @@ pub struct Opened {
     pub size: Option<u64>,
     /// The first byte that the body holds.
     pub start: u64,
+    /// Whether the body ends where the range that was asked for ends, rather than with the blob.
+    pub is_part: bool,
     /// The bytes.
     pub body: TimedBody,
     /// The head's headers.
@@ -70,7 +74,10 @@ const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 impl Source {
     /// Asks for the blob, from `range` where given.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
-        let operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        if let Some(path) = &self.elsewhere {
+            operation = Operation { path: path.to_string(), repository: None, ..operation };
+        }
         let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
         let answer = answer.map_err(OpenError::Failed)?;
         if let Some(encoding) = encoding(&answer.headers) {
@@ -85,7 +92,7 @@ impl Source {
                 if size == Some(0) && nothing != *digest {
                     return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
-                Ok(Opened { size, start: 0, body: answer.body, headers: answer.headers })
+                Ok(Opened { size, start: 0, is_part: false, body: answer.body, headers: answer.headers })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
@@ -95,7 +102,7 @@ impl Source {
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, body: answer.body, headers: answer.headers })
+                Ok(Opened { size, start, is_part: true, body: answer.body, headers: answer.headers })
             }
             _ => Err(OpenError::Refused(Refusal::read(answer).await)),
         }

@@ -47,8 +47,19 @@ impl Through {
     }
 
     /// A part, unchecked.
-    pub fn part(digest: Digest, source: Source, start: u64, end: u64, size: Option<u64>) -> Self {
+    pub fn part(
+        digest: Digest,
+        source: Source,
+        opened: Option<Opened>,
+        start: u64,
+        end: u64,
+        size: Option<u64>,
+    ) -> Self {
         let stream = BlobStream::new(digest, vec![source], start, Some(end), size);
+        let stream = match opened {
+            Some(opened) => stream.with_opened(opened),
+            None => stream,
+        };
         Self { digest, stream, hasher: None, held: None, deliver_from: start }
     }
 

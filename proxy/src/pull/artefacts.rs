@@ -18,9 +18,11 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::fill::FillError;
+use crate::fill::source::Source;
 use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::Bypass;
+use crate::pull::blobs::unsatisfiable;
 use crate::pull::manifests::{Asked, hit};
 use crate::pull::stored::StoredReader;
 use crate::pull::{Call, Pull, offload};
@@ -68,12 +70,15 @@ impl Pull {
         let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
             return self.fetch_artefact(call, Some(place)).await;
         };
-        let answer = range::decide(call.headers.get(RANGE).and_then(|value| value.to_str().ok()), blob.size_bytes);
+        let asked = call.headers.get(RANGE).filter(|_| !call.is_head()).and_then(|value| value.to_str().ok());
+        let answer = range::decide(asked, blob.size_bytes);
         let (start, end) = match answer {
+            RangeAnswer::Unsatisfiable => return unsatisfiable(blob.size_bytes),
             RangeAnswer::Part { start, end } => (start, end),
-            _ => (0, blob.size_bytes),
+            RangeAnswer::Whole => (0, blob.size_bytes),
         };
-        let reader = StoredReader::new(blob, self.store.clone(), call.source(place), start, end);
+        let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
+        let reader = StoredReader::new(blob, self.store.clone(), source, start, end);
         let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
         let reply =
             Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);

@@ -261,15 +261,27 @@ impl Pull {
         blob_reply(blob, answer, Some(size), Producer::Stored(reader).into(), note)
     }
 
-    /// Past the store: the client gets upstream's bytes, checked. A range is answered with the whole, as RFC 9110 allows.
+    /// Past the store: the client gets upstream's bytes, checked. Of a part with an end of its own only the part is
+    /// fetched, and cannot be checked; any other part ends with the blob, which is read from its first byte then.
     async fn read_alone(&self, blob: &BlobCall<'_>, spare: Option<Opened>, reason: Bypass) -> Reply {
         use crate::fill::source::OpenError;
         self.metrics.bypass.inc(reason);
+        let asked = match self.asked_part(blob).await {
+            Ok(asked) => asked,
+            Err(reply) => return *reply,
+        };
+        let part = asked.and_then(|(start, end)| Some(ByteRange { start, end: Some(end?) }));
         let source = blob.call.source(blob.repository);
-        let spare = spare.filter(|opened| opened.start == 0);
+        // The leader's answer is of use where it holds what this client wants.
+        let spare = spare.filter(|opened| !opened.is_part || part.is_some_and(|part| part.start == opened.start));
         let opened = match spare {
             Some(opened) => Ok(opened),
-            None => source.open(&blob.digest, None).await,
+            None => source.open(&blob.digest, part).await,
+        };
+        // Where nobody tells the length, a part has no Content-Range that clients understand.
+        let opened = match opened {
+            Ok(Opened { size: None, is_part: true, .. }) => source.open(&blob.digest, None).await,
+            opened => opened,
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -279,9 +291,17 @@ impl Pull {
         };
         self.approve(blob.call, blob.repository).await;
         let size = opened.size;
-        let through = Through::whole(blob.digest, source, Some(opened), 0);
+        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(range_header(&blob.call.headers), size));
+        let through = match answer {
+            RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
+            RangeAnswer::Whole => Through::whole(blob.digest, source, Some(opened), 0),
+            RangeAnswer::Part { start, end } if part.is_some() && (start > 0 || Some(end) != size) => {
+                Through::part(blob.digest, source, Some(opened), start, end, size)
+            }
+            RangeAnswer::Part { start, .. } => Through::whole(blob.digest, source, Some(opened), start),
+        };
         let note = Note { reason: Some(crate::observe::labels::Label::word(reason)), ..hit(CacheStatus::Bypass) };
-        blob_reply(blob, RangeAnswer::Whole, size, Producer::Through(through).into(), note)
+        blob_reply(blob, answer, size, Producer::Through(through).into(), note)
     }
 
     async fn is_linked(&self, blob: &BlobCall<'_>) -> bool {
@@ -343,6 +363,6 @@ fn blob_reply(blob: &BlobCall<'_>, answer: RangeAnswer, size: Option<u64>, body:
     }
 }
 
-fn unsatisfiable(size: u64) -> Reply {
+pub(super) fn unsatisfiable(size: u64) -> Reply {
     Reply::error(ErrorCode::RangeInvalid, "").with(CONTENT_RANGE, &ContentRange::Unsatisfied { size }.to_string())
 }

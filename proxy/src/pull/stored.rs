@@ -63,7 +63,7 @@ impl StoredReader {
         self.instead = Some(if self.end == size {
             Through::whole(digest, source, None, self.position)
         } else {
-            Through::part(digest, source, self.position, self.end, Some(size))
+            Through::part(digest, source, None, self.position, self.end, Some(size))
         });
     }
 }
