@@ -165,7 +165,8 @@ impl Pull {
                 }
                 self.link(blob).await;
                 // All of a small blob is held back until it is right: then an error can still be told as one.
-                if whole && size.is_some_and(|size| size <= HELD_BACK_BYTES)
+                if whole
+                    && size.is_some_and(|size| size <= HELD_BACK_BYTES)
                     && let Err(error) = seat.flight.judged().await
                 {
                     return Reply::broken(&error);
@@ -189,7 +190,7 @@ impl Pull {
             }
             Opening::Refused(refusal) => {
                 if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    self.deny(blob.call, blob.repository).await;
+                    self.deny(blob.call, blob.repository, &refusal.headers).await;
                 }
                 Reply::refused(self.challenged(blob.call, refusal))
             }

@@ -134,7 +134,7 @@ impl Pull {
             Ok(answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Denied);
                 if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    self.deny(call, repository).await;
+                    self.deny(call, repository, &answer.headers).await;
                 }
                 Asked::Refused(Box::new(in_words(operation, self.refused_by_upstream(call, answer).await)))
             }

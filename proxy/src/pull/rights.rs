@@ -8,9 +8,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use entrepot_core::challenge::Challenge;
 use entrepot_core::freshness::{jwt_expiry, verdict_ttl};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
 
 use crate::config::ready::Access;
 use crate::pull::{Call, Pull, offload};
@@ -105,10 +108,11 @@ impl Pull {
         offload(move || store.mark_public(&registry, &repository, SystemTime::now())).await;
     }
 
-    /// Upstream refused this repository to the call's credential.
-    pub async fn deny(&self, call: &Call, repository: &RepositoryName) {
-        // A client that has answered no challenge yet is always refused at first; that says nothing.
-        if matches!(call.credential, Credential::None) {
+    /// Upstream refused this repository to the call's credential, with these headers.
+    pub async fn deny(&self, call: &Call, repository: &RepositoryName, refusal: &HeaderMap) {
+        // Where tokens are in use, a client without one is always refused at first; that says nothing. Anywhere else
+        // it says that the repository is not public any more.
+        if matches!(call.credential, Credential::None) && asks_for_token(refusal) {
             return;
         }
         let registry = &call.registry.host;
@@ -143,6 +147,11 @@ impl Pull {
         let told = jwt_expiry(token).map(|expiry| Duration::from_secs(expiry.saturating_sub(now)));
         verdict_ttl([seen, told].into_iter().flatten().min(), true)
     }
+}
+
+fn asks_for_token(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    Challenge::parse(values).iter().any(|challenge| matches!(challenge, Challenge::Bearer { .. }))
 }
 
 fn bearer(header: &str) -> Option<&str> {

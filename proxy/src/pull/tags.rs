@@ -159,10 +159,8 @@ impl Pull {
             return reply;
         }
         match self.stored_manifest(tag.call, tag.repository, &entry.digest).await {
-            Some(manifest) => {
-                manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
-                    .with(http::header::WARNING, "110 entrepot \"Response is Stale\"")
-            }
+            Some(manifest) => manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
+                .with(http::header::WARNING, "110 entrepot \"Response is Stale\""),
             None => reply,
         }
     }

@@ -90,10 +90,8 @@ async fn a_blob_whose_length_nobody_told_outgrows_the_cache() {
     let digest = digest_of(&content);
     upstream.blob_as("team/app", &digest, Answer::content(content.clone()).chunked());
     let proxy = Setup::of(&[&upstream]).set("cache", "max_size = \"6m\"").start().await;
-    let (one, two) = tokio::join!(
-        proxy.get(&upstream, &path(&digest)).send(),
-        proxy.get(&upstream, &path(&digest)).send()
-    );
+    let (one, two) =
+        tokio::join!(proxy.get(&upstream, &path(&digest)).send(), proxy.get(&upstream, &path(&digest)).send());
     one.is_whole(&content);
     two.is_whole(&content);
     assert!(!proxy.has(&digest));

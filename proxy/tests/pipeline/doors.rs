@@ -5,7 +5,7 @@ use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Image, Proxy, Upstream, VIA, in_time};
+use crate::harness::{Answer, Image, Proxy, Upstream, VIA, in_time};
 
 #[tokio::test]
 async fn another_host_than_the_connections_is_misdirected() {
@@ -18,7 +18,12 @@ async fn another_host_than_the_connections_is_misdirected() {
         let reply = proxy.get(&upstream, &image.tag_path("1")).header("host", &host).send().await;
         reply.is_error(421, "MISDIRECTED");
         let ask = proxy.get(&upstream, &image.tag_path("1")).header("host", &host);
-        ask.start_over(proxy.visit(&upstream, 4096)).await.rest().await.expect("an answer").is_error(421, "MISDIRECTED");
+        ask.start_over(proxy.visit(&upstream, 4096))
+            .await
+            .rest()
+            .await
+            .expect("an answer")
+            .is_error(421, "MISDIRECTED");
     }
     assert!(upstream.seen().is_empty() && other.seen().is_empty());
     let own = proxy.get(&upstream, &image.tag_path("1")).start_over(proxy.visit(&upstream, 4096)).await;
@@ -138,7 +143,6 @@ async fn only_named_headers_travel_on() {
             .header("set-cookie", "session=1")
             .header("link", "</v2/team/app/tags/list?n=1&last=1>; rel=\"next\"")
     });
-    use crate::harness::Answer;
     let proxy = Proxy::before(&[&upstream]).await;
     for path in [image.tag_path("1"), image.layer_path(), "/v2/team/app/tags/list?n=1".into()] {
         let ask = proxy.get(&upstream, &path).header("cookie", "a=b").header("x-forwarded-for", "10.0.0.1");

@@ -4,12 +4,18 @@ use entrepot_core::digest::Digest;
 use futures_util::future::join_all;
 use http::Method;
 
-use crate::harness::{Answer, Gate, Proxy, Session, Setup, Upstream, bytes, digest_of, eventually, in_time};
+use crate::harness::{Answer, Gate, Proxy, Seen, Session, Setup, Upstream, bytes, digest_of, eventually, in_time};
 
 const SIZE: usize = 1 << 20;
 
 fn path(digest: &Digest) -> String {
     format!("/v2/team/app/blobs/{digest}")
+}
+
+/// The first byte that a request asks for.
+fn start_of(seen: &Seen) -> u64 {
+    let range = seen.header("range").strip_prefix("bytes=").unwrap_or("0-");
+    range.split('-').next().and_then(|first| first.parse().ok()).expect("a first byte")
 }
 
 /// 5 % more than the blob, and the blob itself.
@@ -165,14 +171,22 @@ async fn four_parallel_ranges_cost_one_blob() {
     let upstream = Upstream::start().await;
     let size = 16 << 20;
     let content = bytes(7, size);
-    let digest = upstream.blob("team/app", &content);
+    let (digest, gate) = (digest_of(&content), Gate::closed());
+    // No part ends before all are asked: who comes late finds other bytes under way.
+    let (whole, held) = (Answer::content(content.clone()), gate.clone());
+    upstream.on(&path(&digest), move |seen| whole.clone().gated_at(start_of(seen) + 1, &held));
     let proxy = Proxy::before(&[&upstream]).await;
     let quarter = size / 4;
     let parts = (0..4).map(|part| {
         let range = format!("{}-{}", part * quarter, (part + 1) * quarter - 1);
         tokio::spawn(proxy.get(&upstream, &path(&digest)).range(&range).send())
     });
-    let parts = in_time("four parts", join_all(parts.collect::<Vec<_>>())).await;
+    let parts = join_all(parts.collect::<Vec<_>>());
+    let opener = async {
+        eventually("all are fetched at once", || upstream.seen().len() == 4).await;
+        gate.open();
+    };
+    let (parts, ()) = in_time("four parts", futures_util::future::join(parts, opener)).await;
     for (number, reply) in parts.into_iter().enumerate() {
         let reply = reply.expect("no panic");
         assert!(reply.status == 206 && reply.body == content[number * quarter..(number + 1) * quarter]);

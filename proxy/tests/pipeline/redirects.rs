@@ -15,7 +15,8 @@ async fn each_code_leads_to_the_blob() {
         let answer = Answer::content(image.layer.clone()).header("content-type", "binary/odd");
         cdn.on(&target, move |_| answer.clone());
         let location = format!("{}?signature=a%2Fb", cdn.url(&target));
-        let redirect = Answer::redirect(code, &location).header("docker-content-digest", &image.layer_digest.to_string());
+        let redirect =
+            Answer::redirect(code, &location).header("docker-content-digest", &image.layer_digest.to_string());
         registry.on(&path, move |_| redirect.clone());
         let proxy = Proxy::before(&[&registry]).await;
         let reply = proxy.get(&registry, &path).basic("alice", "secret").send().await;
@@ -38,8 +39,8 @@ async fn a_manifest_behind_a_redirect_keeps_its_type_and_digest() {
     let image = Image::new("team/app", 1);
     let answer = Answer::content(image.manifest.clone());
     cdn.on("/m", move |_| answer.clone());
-    let redirect = Answer::redirect(307, &cdn.url("/m"))
-        .header("docker-content-digest", &image.manifest_digest.to_string());
+    let redirect =
+        Answer::redirect(307, &cdn.url("/m")).header("docker-content-digest", &image.manifest_digest.to_string());
     for path in [image.tag_path("1"), image.manifest_path()] {
         let redirect = redirect.clone();
         registry.on(&path, move |_| redirect.clone());
@@ -119,10 +120,8 @@ async fn credentials_do_not_leave_the_origin_and_do_not_come_back() {
         let answer = Answer::content(image.layer.clone());
         registry.on("/back", move |_| answer.clone());
         let section = Setup::registry(&registry);
-        let proxy = Setup::of(&[&registry])
-            .set(&section, "headers = { X-Api-Key = \"the-administrators\" }")
-            .start()
-            .await;
+        let proxy =
+            Setup::of(&[&registry]).set(&section, "headers = { X-Api-Key = \"the-administrators\" }").start().await;
         registry.forget();
         other.forget();
         proxy.get(&registry, &image.layer_path()).bearer("the-clients").send().await.is_whole(&image.layer);

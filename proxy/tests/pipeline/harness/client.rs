@@ -109,7 +109,8 @@ impl Ask {
 
     fn into_request(self, absolute: bool) -> Request<Full<Bytes>> {
         let uri = if absolute { format!("http://{}{}", self.host, self.path) } else { self.path };
-        let mut request = Request::builder().method(self.method).uri(uri).body(Full::new(self.body)).expect("a request");
+        let mut request =
+            Request::builder().method(self.method).uri(uri).body(Full::new(self.body)).expect("a request");
         let host = HeaderValue::from_str(&self.host).expect("a host");
         *request.headers_mut() = self.headers;
         request.headers_mut().entry("host").or_insert(host);

@@ -80,8 +80,7 @@ impl Setup {
         }
         let file = folder.path().join("entrepot.toml");
         std::fs::write(&file, text).expect("a file");
-        let flags =
-            Flags { config: Some(file), data_dir: Some(folder.path().join("data")), listen: Vec::new() };
+        let flags = Flags { config: Some(file), data_dir: Some(folder.path().join("data")), listen: Vec::new() };
         // A host with nothing on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
@@ -120,19 +119,10 @@ impl Proxy {
         let pull = Pull::new(store, Arc::default());
         let site = Site::new(pull.clone(), log, live(config));
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
-        let door = ProxyDoor {
-            site: site.clone(),
-            leaves: Arc::new(leaves),
-            ca_page: RwLock::new(Arc::new(page)),
-        };
+        let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
         let address = open(Arc::new(door), &pull, &watch);
         Self { door: address, pull, site, watch, _trigger: trigger, folder }
-    }
-
-    /// Puts another configuration in force, as a reload does; what is remembered stays.
-    pub(crate) fn reconfigure(&self, setup: &Setup) {
-        self.site.set_live(live(setup.load(&self.folder)));
     }
 
     /// A request through the proxy door, in absolute form.
