@@ -30,6 +30,8 @@ pub struct Source {
     pub repository: RepositoryName,
     /// The credential that may read it.
     pub credential: Credential,
+    /// Path and query of the bytes, where they are not among the repository's blobs.
+    pub elsewhere: Option<Box<str>>,
 }
 
 /// A blob's bytes as upstream began to send them.
@@ -71,7 +73,10 @@ const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 impl Source {
     /// Asks for the blob, from `range` where given.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
-        let operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        if let Some(path) = &self.elsewhere {
+            operation = Operation { path: path.to_string(), repository: None, ..operation };
+        }
         let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
         let answer = answer.map_err(OpenError::Failed)?;
         if let Some(encoding) = encoding(&answer.headers) {

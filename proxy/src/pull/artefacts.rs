@@ -11,16 +11,18 @@ use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::fill::FillError;
+use crate::fill::source::Source;
 use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::Bypass;
+use crate::pull::blob_reply::{range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, hit};
 use crate::pull::stored::StoredReader;
 use crate::pull::{Call, Pull, offload};
@@ -75,12 +77,14 @@ impl Pull {
         let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
             return self.fetch_artefact(call, Some(place)).await;
         };
-        let answer = range::decide(call.headers.get(RANGE).and_then(|value| value.to_str().ok()), blob.size_bytes);
+        let answer = range::decide(range_header(&call.headers).filter(|_| !call.is_head()), blob.size_bytes);
         let (start, end) = match answer {
+            RangeAnswer::Unsatisfiable => return unsatisfiable(blob.size_bytes),
             RangeAnswer::Part { start, end } => (start, end),
-            _ => (0, blob.size_bytes),
+            RangeAnswer::Whole => (0, blob.size_bytes),
         };
-        let reader = StoredReader::new(blob, self.store.clone(), call.source(place), start, end);
+        let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
+        let reader = StoredReader::new(blob, self.store.clone(), source, start, end);
         let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
         let reply =
             Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);

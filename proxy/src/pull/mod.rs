@@ -141,6 +141,7 @@ impl Call {
             registry: self.registry.clone(),
             repository: repository.clone(),
             credential: self.credential.clone(),
+            elsewhere: None,
         }
     }
 

@@ -26,11 +26,8 @@ async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> Fill
     upstream.blob_as("team/app", &digest, bad);
     let proxy = Proxy::before(&[&upstream]).await;
     let clients = (0..5).map(|_| proxy.get(&upstream, &path(&digest)).try_send());
-    for outcome in join_all(clients).await {
-        if let Ok(reply) = outcome {
-            assert_ne!(reply.status, 200, "{name}: a client took it for complete");
-            assert_eq!(reply.status, 502, "{name}");
-        }
+    for reply in join_all(clients).await.into_iter().flatten() {
+        assert_eq!(reply.status, 502, "{name}: a client took it for complete");
     }
     proxy.holds_nothing().await;
     let failures = FillFailure::ALL.iter().copied().find(|failure| proxy.pull.metrics.fills_failed.get(*failure) > 0);
@@ -155,7 +152,7 @@ async fn a_part_that_is_not_the_one_asked_for_is_refused() {
         ("bytes 2000-2999/300000", content.slice(2000..3000)),
         ("nonsense", content.slice(1000..2000)),
     ] {
-        let answer = Answer { ..Answer::json(206, part) }.header("content-range", range);
+        let answer = Answer::json(206, part).header("content-range", range);
         upstream.blob_as("team/app", &digest, answer);
         let proxy = Proxy::before(&[&upstream]).await;
         proxy.get(&upstream, &path(&digest)).range("1000-1999").send().await.is_error(502, "BAD_GATEWAY");

@@ -64,15 +64,6 @@ impl Answer {
         self
     }
 
-    pub(crate) fn without_header(mut self, name: &str) -> Self {
-        self.headers.retain(|(known, _)| known != name);
-        self
-    }
-
-    pub(crate) fn with_body(self, body: impl Into<Bytes>) -> Self {
-        Self { body: body.into(), ..self }
-    }
-
     pub(crate) fn chunked(self) -> Self {
         Self { length: Length::Chunked, ..self }
     }

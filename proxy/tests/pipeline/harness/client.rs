@@ -86,14 +86,18 @@ impl Ask {
 
     /// The complete answer, or how it broke.
     pub(crate) async fn try_send(self) -> Result<Reply, hyper::Error> {
-        in_time("an answer", self.start()).await.rest().await
+        in_time("an answer", self.try_start()).await?.rest().await
     }
 
     /// The answer's head; the body is read by the test.
     pub(crate) async fn start(self) -> Reading {
+        self.try_start().await.expect("an answer's head")
+    }
+
+    async fn try_start(self) -> Result<Reading, hyper::Error> {
         let mut session = Session::to(self.door).await;
-        let response = session.send(self.into_request(true)).await.expect("an answer's head");
-        Reading::new(response, session)
+        let response = session.send(self.into_request(true)).await?;
+        Ok(Reading::new(response, session))
     }
 
     /// The same over a connection that is inside the registry's name already.

@@ -13,8 +13,8 @@ pub(crate) use answer::Answer;
 pub(crate) use client::{Ask, Reply, Session};
 pub(crate) use gate::Gate;
 pub(crate) use image::{Image, MANIFEST_TYPE, bytes, digest_of};
-pub(crate) use proxy::{Proxy, Setup};
-pub(crate) use tokens::TokenServer;
+pub(crate) use proxy::{Proxy, Setup, VIA};
+pub(crate) use tokens::{NOBODY, TokenServer};
 pub(crate) use upstream::{Seen, Upstream};
 
 use std::time::Duration;

@@ -126,11 +126,6 @@ impl Proxy {
         Self { door: address, pull, site, watch, _trigger: trigger, folder }
     }
 
-    /// Puts another configuration in force, as a reload does; what is remembered stays.
-    pub(crate) fn reconfigure(&self, setup: &Setup) {
-        self.site.set_live(live(setup.load(&self.folder)));
-    }
-
     /// A request through the proxy door, in absolute form.
     pub(crate) fn ask(&self, method: Method, upstream: &Upstream, path: &str) -> Ask {
         Ask::new(self.door, method, &upstream.host(), path)
@@ -176,9 +171,14 @@ impl Proxy {
         found.expect("the blob is stored")
     }
 
+    /// The data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     fn files(&self, below: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut folders = vec![self.folder.path().join("data").join(below)];
+        let mut folders = vec![self.data().join(below)];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
                 let path = entry.path();

@@ -167,7 +167,9 @@ fn head_text(status: u16, part: &Range<u64>, size: u64, answer: &Answer) -> Stri
     for (name, value) in &answer.headers {
         write!(head, "{name}: {value}\r\n").expect("text");
     }
+    let told = answer.headers.iter().any(|(name, _)| name == "content-range");
     match status {
+        _ if told => {}
         206 => write!(head, "content-range: bytes {}-{}/{size}\r\n", part.start, part.end - 1).expect("text"),
         416 => write!(head, "content-range: bytes */{size}\r\n").expect("text"),
         _ => {}
