@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use entrepot_core::digest::{Digest, Hasher};
+use http::StatusCode;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::fill::fetcher::{self, FetchEnd};
@@ -43,7 +44,8 @@ enum Hashed {
 
 impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
-        let Some((opened, start)) = self.open(range).await else { return };
+        let Some(opened) = self.open(range).await else { return };
+        let start = opened.start;
         let fill = match self.reserve(opened.size).await {
             Ok(fill) => fill,
             Err(reason) => {
@@ -52,7 +54,7 @@ impl Driver {
             }
         };
         self.metrics.fills_started.inc();
-        let asked_end = range.filter(|range| range.start == start).and_then(|range| range.end);
+        let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
         // Without a length nobody can tell what is left behind a limit, so there is none.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let (size, crossed) = (opened.size, opened.crossed);
@@ -91,14 +93,22 @@ impl Driver {
         }
     }
 
-    async fn open(&self, range: Option<ByteRange>) -> Option<(Opened, u64)> {
+    /// The first answer. Where upstream ignored the range the body begins at the first byte, which is as good a start.
+    async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
         let source = self.flight.state().sources.first().cloned()?;
-        match source.open(&self.flight.digest, range).await {
-            // Where upstream ignored the range the body begins at the first byte, which is as good a start.
-            Ok(opened) => {
-                let start = opened.start;
-                Some((opened, start))
+        let digest = &self.flight.digest;
+        let missing = self.missing_part(range);
+        let opened = match source.open(digest, missing).await {
+            // What was kept may be longer than the blob that upstream has now.
+            Err(OpenError::Refused(refusal))
+                if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing != range =>
+            {
+                source.open(digest, range).await
             }
+            opened => opened,
+        };
+        match opened {
+            Ok(opened) => Some(opened),
             Err(error) => {
                 // Who comes after this answer asks anew.
                 self.flight.state().closed = true;
@@ -114,6 +124,14 @@ impl Driver {
                 None
             }
         }
+    }
+
+    /// What is asked for of `range`, after what a paused fill has of it.
+    fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
+        let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
+        let start = self.store.first_missing(&self.flight.digest, asked_start);
+        let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
+        if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
     /// The file, or why there is none.

@@ -40,6 +40,8 @@ pub struct Opened {
     pub size: Option<u64>,
     /// The first byte that the body holds.
     pub start: u64,
+    /// Whether the body ends where the range that was asked for ends, rather than with the blob.
+    pub is_part: bool,
     /// The bytes.
     pub body: TimedBody,
     /// Whether it comes from another origin than the registry, after a redirect.
@@ -91,7 +93,7 @@ impl Source {
                     // An empty body is complete with its head: there is no last byte to hold back.
                     return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
-                Ok(Opened { size, start: 0, body: answer.body, crossed: answer.crossed })
+                Ok(Opened { size, start: 0, is_part: false, body: answer.body, crossed: answer.crossed })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
@@ -102,7 +104,7 @@ impl Source {
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, body: answer.body, crossed: answer.crossed })
+                Ok(Opened { size, start, is_part: true, body: answer.body, crossed: answer.crossed })
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The registry's word counts, and it was a redirect: this is a failure on the way.

@@ -10,9 +10,7 @@ use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;

@@ -254,7 +254,7 @@ impl Pull {
             }
             _ => None,
         };
-        let spare = spare.filter(|opened| opened.start == 0 && part.is_none());
+        let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => Ok(opened),
             None => blob.call.source(blob.repository).open(&blob.digest, part).await,

@@ -56,6 +56,11 @@ impl Store {
         }
     }
 
+    /// From where on a fill that goes on with a paused one has to fetch, to have everything from `from` on.
+    pub fn first_missing(&self, digest: &Digest, from: u64) -> u64 {
+        self.paused.first_missing(digest, from).unwrap_or(from)
+    }
+
     /// Starts to fill content whose digest is known only at its end ([`Fill::publish_as`]).
     pub fn begin_unnamed(self: &Arc<Self>, size: Option<u64>) -> Result<Fill, StoreError> {
         self.begin_new(None, size)

@@ -67,6 +67,13 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
+    /// The first byte from `from` on that the paused fill of a digest lacks; `None` where there is no such fill.
+    pub(super) fn first_missing(&self, digest: &Digest, from: u64) -> Option<u64> {
+        let fills = lock(&self.fills);
+        let fill = fills.get(digest)?;
+        fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
+    }
+
     /// Takes the fill of a digest out, to go on with it. The sidecar goes first. One of another size is deleted.
     pub(super) fn take(&self, paths: &Paths, digest: &Digest, size: Option<u64>) -> Option<PausedFill> {
         let fill = lock(&self.fills).remove(digest)?;

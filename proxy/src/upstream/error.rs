@@ -143,10 +143,9 @@ impl fmt::Display for UpstreamError {
                  add ca_file or verify = false for this registry"
             ),
             ErrorKind::Reset => write!(formatter, "upstream {host} broke the connection ({doing}); try again"),
-            ErrorKind::Protocol(why) => write!(
-                formatter,
-                "upstream {host} does not speak the protocol ({doing}): {why}; check its port and its scheme"
-            ),
+            ErrorKind::Protocol(why) => {
+                write!(formatter, "upstream {host} makes no sense ({doing}): {why}; check its address, port and scheme")
+            }
             ErrorKind::Parent(why) => write!(formatter, "the parent proxy did not connect to {host}: {why}"),
             ErrorKind::RequestBody(why) => {
                 write!(formatter, "the client's body for {host} broke off: {why}; the client has to send it again")

@@ -228,10 +228,13 @@ async fn an_upstream_that_never_stops_breaking_is_given_up() {
     });
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
-    proxy.holds_nothing().await;
+    proxy.publishes_nothing().await;
     assert_eq!(proxy.pull.metrics.fills_failed.total(), 1);
     upstream.blob("team/app", &content);
+    upstream.forget();
     proxy.get(&upstream, &path(&digest)).send().await.is_whole(&content);
+    let seen = upstream.seen();
+    assert!(seen.len() == 1 && start_of(&seen[0]) > 0, "what came the first time is not fetched again");
 }
 
 #[tokio::test]
@@ -247,5 +250,5 @@ async fn a_resume_that_is_refused_is_no_whole_body() {
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
     assert_eq!(proxy.pull.metrics.fills_failed.get(FillFailure::Refused), 1);
-    proxy.holds_nothing().await;
+    proxy.publishes_nothing().await;
 }

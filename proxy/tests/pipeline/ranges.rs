@@ -129,7 +129,7 @@ async fn a_range_where_upstream_takes_none() {
         }
         proxy.landed().await;
         assert!(proxy.has(&digest));
-        assert_eq!(upstream.body_bytes(), SIZE as u64);
+        assert_eq!(upstream.body_bytes(), SIZE as u64, "chunked: {chunked}, from {start}");
     }
 }
 

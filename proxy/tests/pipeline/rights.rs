@@ -244,34 +244,34 @@ async fn a_digest_grants_nothing_in_another_repository() {
 #[tokio::test]
 async fn another_registry_must_show_the_bytes_of_a_private_blob() {
     let (upstream, _server, image) = private_image().await;
-    let other = Upstream::start().await;
-    let proxy = Proxy::before(&[&upstream, &other]).await;
+    let (other, third) = (Upstream::start().await, Upstream::start().await);
+    let proxy = Proxy::before(&[&upstream, &other, &third]).await;
     pull_all(&proxy, &upstream, &image, |ask| ask.bearer("token-of-alice")).await;
-    // An honest one has them.
+    // One only claims to have them.
+    let liar = Image { repository: "liar/app".into(), ..image.clone() };
+    let (layer, manifest) = (liar.layer_digest.to_string(), liar.manifest_digest.to_string());
+    let garbage = bytes(99, 70_000);
+    let lie = Answer::content(garbage.clone()).header("docker-content-digest", &layer);
+    third.on(&liar.layer_path(), move |_| lie.clone());
+    for path in [liar.tag_path("1"), liar.manifest_path()] {
+        let lie = Answer::content(garbage.clone()).header("content-type", MANIFEST_TYPE);
+        let lie = lie.header("docker-content-digest", &manifest);
+        third.on(&path, move |_| lie.clone());
+    }
+    for path in [liar.layer_path(), liar.tag_path("1"), liar.manifest_path()] {
+        if let Ok(reply) = proxy.get(&third, &path).try_send().await {
+            assert_eq!(reply.status, 502, "{path}");
+        }
+    }
+    // An honest one has them, and gives them to everybody: from now on they are public.
     let copy = Image { repository: "mirror/app".into(), ..image.clone() };
     copy.publish(&other, "1");
     let reply = proxy.get(&other, &copy.layer_path()).send().await;
     reply.is_whole(&copy.layer);
     assert_eq!((reply.cache(), other.count(&Method::GET, &copy.layer_path())), ("BYPASS", 1));
-    assert_eq!(proxy.pull.metrics.bypass.get(Bypass::CrossRegistry), 1);
+    assert_eq!(proxy.pull.metrics.bypass.get(Bypass::CrossRegistry), 2);
     proxy.get(&other, &copy.tag_path("1")).send().await.is_whole(&copy.manifest);
     assert_eq!(other.count(&Method::GET, &copy.manifest_path()), 1);
-    // Another one only claims to.
-    let liar = Image { repository: "liar/app".into(), ..image.clone() };
-    let (layer, manifest) = (liar.layer_digest.to_string(), liar.manifest_digest.to_string());
-    let garbage = bytes(99, 70_000);
-    let lie = Answer::content(garbage.clone()).header("docker-content-digest", &layer);
-    other.on(&liar.layer_path(), move |_| lie.clone());
-    for path in [liar.tag_path("1"), liar.manifest_path()] {
-        let lie = Answer::content(garbage.clone()).header("content-type", MANIFEST_TYPE);
-        let lie = lie.header("docker-content-digest", &manifest);
-        other.on(&path, move |_| lie.clone());
-    }
-    for path in [liar.layer_path(), liar.tag_path("1"), liar.manifest_path()] {
-        if let Ok(reply) = proxy.get(&other, &path).try_send().await {
-            assert_eq!(reply.status, 502, "{path}");
-        }
-    }
 }
 
 #[tokio::test]
