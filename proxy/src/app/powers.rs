@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 
@@ -13,6 +13,8 @@ use crate::app::live::Reloader;
 use crate::pull::Pull;
 use crate::store::{self, Store, StoreError, Verified};
 
+/// The longest that a blob which is complete may take to be published.
+const SETTLING: Duration = Duration::from_secs(30);
 /// Blobs asked of the index at a time.
 const PAGE: usize = 1000;
 
@@ -29,7 +31,10 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
         stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
         clear: Box::new(move || {
             // What a client has read to its end is in the cache, as far as anybody can tell.
-            runtime.block_on(clear_flights.settle());
+            let settled = async { tokio::time::timeout(SETTLING, clear_flights.settle()).await };
+            if runtime.block_on(settled).is_err() {
+                tracing::warn!("clearing the cache although a blob is still being published");
+            }
             let cleared = clear_store.clear().map_err(failed)?;
             Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
         }),

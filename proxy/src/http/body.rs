@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::fill::FillError;
 use crate::fill::reader::FlightReader;
 use crate::fill::through::Through;
+use crate::pull::oversize::Oversize;
 use crate::pull::stored::StoredReader;
 use crate::upstream::body::TimedBody;
 use crate::upstream::error::UpstreamError;
@@ -46,8 +46,8 @@ pub enum Producer {
     Flight(FlightReader),
     /// Straight from upstream, checked.
     Through(Through),
-    /// Some bytes, then the rest of an upstream body.
-    Prefixed(Option<Bytes>, TimedBody),
+    /// A manifest that is too large to be kept.
+    Oversize(Oversize),
     /// What a task copies to the client and to the disk.
     Copied(mpsc::Receiver<Result<Bytes, FillError>>),
 }
@@ -71,23 +71,11 @@ fn produce(mut producer: Box<Producer>) -> Next {
             Producer::Stored(reader) => reader.next().await.map_err(BodyError::from),
             Producer::Flight(reader) => reader.next().await.map_err(BodyError::from),
             Producer::Through(reader) => reader.next().await.map_err(BodyError::from),
-            Producer::Prefixed(prefix, rest) => match prefix.take() {
-                Some(prefix) => Ok(Some(prefix)),
-                None => next_data(rest).await,
-            },
+            Producer::Oversize(manifest) => manifest.next().await,
             Producer::Copied(receiver) => receiver.recv().await.transpose().map_err(BodyError::from),
         };
         (producer, piece)
     })
-}
-
-async fn next_data(body: &mut TimedBody) -> Result<Option<Bytes>, BodyError> {
-    while let Some(frame) = body.frame().await {
-        if let Ok(bytes) = frame?.into_data() {
-            return Ok(Some(bytes));
-        }
-    }
-    Ok(None)
 }
 
 impl Body for ReplyBody {

@@ -8,7 +8,7 @@ use entrepot_core::error::ErrorCode;
 use entrepot_core::framing::Rejection as FramingRejection;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::route::Route;
-use http::header::{CONNECTION, HOST, VIA};
+use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
@@ -19,6 +19,7 @@ use crate::http::reply::Reply;
 use crate::observe::access_log::AccessLog;
 use crate::observe::labels::Rejection;
 use crate::pull::{Call, Live, Pull, identity};
+use crate::upstream::own::has_passed;
 use crate::upstream::registry::{Registry, implied_port};
 
 /// What every connection shares.
@@ -151,6 +152,7 @@ async fn answer(site: &Arc<Site>, visit: &Visit, request: Request<Incoming>, uri
         true => live.registry(&visit.host),
         false => Registry::unlisted(&visit.host),
     };
+    let registry = registry.heard_of_by(request.headers());
     let header = identity::header(request.headers());
     let repository = route.repository();
     let credential = if route == Route::Other || !visit.listed {
@@ -178,9 +180,7 @@ async fn answer(site: &Arc<Site>, visit: &Visit, request: Request<Incoming>, uri
 /// The request must be for the registry that the connection is for (T7), and not have been here before (T6).
 fn check_target(site: &Site, visit: &Visit, request: &Request<Incoming>, live: &Live) -> Result<(), Box<Reply>> {
     let metrics = &site.pull.metrics;
-    let via = request.headers().get_all(VIA).iter();
-    let own = live.upstream.memory().via.as_bytes();
-    if via.into_iter().any(|value| value.as_bytes().windows(own.len()).any(|window| window == own)) {
+    if has_passed(request.headers(), &live.upstream.memory().via) {
         metrics.rejected_requests.inc(Rejection::Loop);
         return Err(Box::new(Reply::error(ErrorCode::Loop, "").because("loop")));
     }

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, VIA};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -31,7 +31,7 @@ use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
 use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
-use crate::upstream::address::Purpose;
+use crate::upstream::own::has_passed;
 
 /// A client's connection as this door holds it.
 pub type Client = Paced<TcpStream>;
@@ -124,6 +124,11 @@ impl Guest {
             return self.finish(self.malformed("CONNECT names host:port"), &request);
         };
         let live = self.door.site.live();
+        if has_passed(request.headers(), &live.upstream.memory().via) {
+            self.door.site.pull.metrics.rejected_requests.inc(Rejection::Loop);
+            let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
+            return self.finish(reply, &request);
+        }
         match decide(&live.config, &host, Scheme::Https) {
             Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
             Decision::Intercept => {
@@ -141,7 +146,8 @@ impl Guest {
             }
             Decision::Pass => {
                 let timeout = live.config.upstream.tunnel_connect_timeout;
-                let opened = live.upstream.reach().open(&host, Purpose::Tunnel, timeout).await;
+                let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
+                let opened = live.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {
@@ -177,7 +183,8 @@ impl Guest {
         let metrics = &self.door.site.pull.metrics;
         metrics.tunnels.inc();
         let counters = TunnelCounters::default();
-        let end = splice(client, upstream, idle, &counters).await;
+        let mut drain = self.drain.clone();
+        let end = splice(client, upstream, idle, drain.draining(), &counters).await;
         metrics.tunnel_bytes.add(Direction::Up, counters.sent_bytes.load(Ordering::Relaxed));
         metrics.tunnel_bytes.add(Direction::Down, counters.received_bytes.load(Ordering::Relaxed));
         tracing::debug!(%host, client = %self.peer.ip(), place = ?Arc::strong_count(&self.place), "tunnel ended: {end:?}");

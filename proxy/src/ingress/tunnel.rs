@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
@@ -55,12 +56,16 @@ thread_local! {
     static SPARE_BUFFERS: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Copies between `client` and `upstream` until both have ended, one fails, or nothing moves for `idle_timeout`.
-/// Both are dropped, and so closed, when it returns.
+/// Once the process is to stop, a tunnel that rests so long has nothing left to do.
+const IDLE_WHILE_DRAINING: Duration = Duration::from_secs(1);
+
+/// Copies between `client` and `upstream` until both have ended, one fails, or nothing moves for `idle_timeout`, which
+/// is short once `draining` is ready. Both are dropped, and so closed, when it returns.
 pub async fn splice<A, B>(
     mut client: A,
     mut upstream: B,
-    idle_timeout: Duration,
+    mut idle_timeout: Duration,
+    draining: impl Future<Output = ()>,
     counters: &TunnelCounters,
 ) -> TunnelEnd
 where
@@ -70,6 +75,7 @@ where
     let mut sent = Flow::new(&counters.sent_bytes);
     let mut received = Flow::new(&counters.received_bytes);
     let mut idle = pin!(sleep_until(Instant::now() + idle_timeout));
+    let mut draining = pin!(draining.fuse());
     let reason = poll_fn(|cx| {
         let moved_before = sent.bytes + received.bytes;
         let sending = sent.poll(cx, Pin::new(&mut client), Pin::new(&mut upstream));
@@ -80,7 +86,11 @@ where
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(TunnelEndReason::Closed),
             _ => {}
         }
-        if sent.bytes + received.bytes > moved_before {
+        let hurried = draining.as_mut().poll(cx).is_ready();
+        if hurried {
+            idle_timeout = idle_timeout.min(IDLE_WHILE_DRAINING);
+        }
+        if hurried || sent.bytes + received.bytes > moved_before {
             idle.as_mut().reset(Instant::now() + idle_timeout);
         }
         idle.as_mut().poll(cx).map(|()| TunnelEndReason::Idle)
@@ -188,6 +198,7 @@ fn give_back(buffer: Box<[u8]>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::pending;
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::{TcpListener, TcpStream};
@@ -200,7 +211,8 @@ mod tests {
         let ((client, inner_client), (upstream, inner_upstream)) = (duplex(16), duplex(16));
         let counters = Arc::new(TunnelCounters::default());
         let counting = Arc::clone(&counters);
-        let running = tokio::spawn(async move { splice(inner_client, inner_upstream, idle_timeout, &counting).await });
+        let running =
+            tokio::spawn(async move { splice(inner_client, inner_upstream, idle_timeout, pending(), &counting).await });
         (client, upstream, running, counters)
     }
 
@@ -254,6 +266,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_what_rests_and_lets_the_rest_move_on() {
+        let ((mut client, inner_client), (mut upstream, inner_upstream)) = (duplex(16), duplex(16));
+        let draining = tokio::time::sleep(Duration::from_secs(5));
+        let running = tokio::spawn(async move {
+            splice(inner_client, inner_upstream, LONG, draining, &TunnelCounters::default()).await
+        });
+        let began = Instant::now();
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            upstream.write_all(b"x").await.expect("still open");
+            client.read_u8().await.expect("a byte");
+        }
+        assert!(matches!(running.await.expect("no panic").reason, TunnelEndReason::Idle));
+        assert_eq!(began.elapsed().as_secs(), 19);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_idle_too() {
         let (mut client, _upstream, running, _) = tunnel(Duration::from_secs(10));
         let writing = tokio::spawn(async move { client.write_all(&[0; 1000]).await });
@@ -269,7 +298,7 @@ mod tests {
         let (peer, _) = listener.accept().await.expect("accepted");
         peer.set_zero_linger().expect("an option");
         drop(peer);
-        let end = splice(inner_client, upstream, LONG, &TunnelCounters::default()).await;
+        let end = splice(inner_client, upstream, LONG, pending(), &TunnelCounters::default()).await;
         assert!(matches!(end.reason, TunnelEndReason::ReceiveFailed(_)), "{end:?}");
         assert_eq!(client.read(&mut [0]).await.expect("closed"), 0);
     }

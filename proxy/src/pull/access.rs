@@ -98,7 +98,7 @@ impl Pull {
         if call.registry.host.name() == host && path == realm_path {
             return registry.parse().ok();
         }
-        let service = query_value(&call.path_and_query, "service");
+        let service = query_values(&call.path_and_query, "service").pop();
         call.live.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
     }
 
@@ -162,19 +162,21 @@ impl Pull {
         };
         match self.scheme_of(call).await {
             Some(Scheme::Bearer { realm, service }) => {
-                let scope = query_value(&call.path_and_query, "scope");
-                let key = TokenKey { realm: realm.to_string(), service, scope, credential: login.id() };
+                let scopes = query_values(&call.path_and_query, "scope");
+                let key = TokenKey { realm: realm.to_string(), service, scopes, credential: login.id() };
                 self.realm_token(call, &key, login).await
             }
             Some(Scheme::Basic) => {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
                 match call.live.upstream.execute(registry, &operation, &credential).await {
-                    Ok(answer) if answer.status.is_client_error() => Reply::error_with_status(
-                        StatusCode::UNAUTHORIZED,
-                        ErrorCode::Unauthorized,
-                        "upstream refuses this login",
-                    ),
+                    Ok(answer) if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                        Reply::error_with_status(
+                            StatusCode::UNAUTHORIZED,
+                            ErrorCode::Unauthorized,
+                            "upstream refuses this login",
+                        )
+                    }
                     _ => self.issue(&registry.host, Some(login)),
                 }
             }
@@ -262,9 +264,9 @@ fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<Crede
     field("refresh_token").map(|token| CredentialId::of(&format!("refresh {token}")))
 }
 
-fn query_value(path_and_query: &str, name: &str) -> Option<String> {
-    let url = Url::parse("http://local").ok()?.join(path_and_query).ok()?;
-    url.query_pairs().find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+fn query_values(path_and_query: &str, name: &str) -> Vec<String> {
+    let Ok(url) = Url::parse("http://local").and_then(|base| base.join(path_and_query)) else { return Vec::new() };
+    url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -285,8 +287,9 @@ mod tests {
 
     #[test]
     fn query_values_are_decoded() {
-        let path = "/entrepot/token?service=x&scope=repository%3Aa%2Fb%3Apull";
-        assert_eq!(query_value(path, "scope").as_deref(), Some("repository:a/b:pull"));
-        assert_eq!(query_value("/t", "scope"), None);
+        // As dockerd asks before it mounts a layer from another repository.
+        let path = "/entrepot/token?service=x&scope=repository%3Aa%2Fb%3Apull&scope=repository:c:pull,push";
+        assert_eq!(query_values(path, "scope"), ["repository:a/b:pull", "repository:c:pull,push"]);
+        assert!(query_values("/t", "scope").is_empty());
     }
 }

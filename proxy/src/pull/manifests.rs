@@ -18,6 +18,7 @@ use crate::fill::source::Refusal;
 use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::{Bypass, RightsOutcome};
+use crate::pull::oversize::Oversize;
 use crate::pull::{Call, Pull, offload};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
@@ -197,11 +198,11 @@ impl Pull {
             ..Note::default()
         };
         let (told, headers) = (answer.digest, answer.headers.clone());
-        let bytes = read_manifest(answer).await.map_err(|unread| Box::new(self.unread(unread, &headers)))?;
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => told,
         };
+        let bytes = read_manifest(answer).await.map_err(|unread| Box::new(self.unread(unread, &headers, expected)))?;
         let digest = Digest::of(expected.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
         if expected.is_some_and(|expected| expected != digest) {
             let message = format!("entrepot: upstream's manifest has the digest {digest}, not the one it is named by");
@@ -242,12 +243,12 @@ impl Pull {
     }
 
     /// A manifest that was not read to its end: too large to be kept, or broken.
-    fn unread(&self, unread: Unread, headers: &HeaderMap) -> Reply {
+    fn unread(&self, unread: Unread, headers: &HeaderMap, named: Option<Digest>) -> Reply {
         match unread {
             Unread::Broken(error) => Reply::unreachable(&error),
             Unread::TooLarge(start, rest) => {
                 self.metrics.bypass.inc(Bypass::TooLarge);
-                let body = ReplyBody::from(Producer::Prefixed(Some(start), rest));
+                let body = ReplyBody::from(Producer::Oversize(Oversize::new(start, rest, named)));
                 let note = Note { cache_status: CacheStatus::Bypass, reason: Some("too_large"), ..Note::default() };
                 Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, note }
             }

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod issued;
 pub mod manifests;
 pub mod memory;
+pub mod oversize;
 pub mod relay;
 pub mod rights;
 pub mod stored;

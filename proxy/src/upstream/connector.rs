@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
-use http::Uri;
+use http::{HeaderValue, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -78,24 +78,25 @@ impl Reach {
         }
     }
 
-    /// Opens a connection to `target` within `timeout`.
-    pub async fn open(
+    /// Opens a connection to `target` within `timeout`, for a tunnel that was asked for by the hops `heard_via`.
+    pub async fn open_tunnel(
         &self,
         target: &RegistryHost,
-        purpose: Purpose,
+        heard_via: &[HeaderValue],
         timeout: Duration,
     ) -> Result<Opened, UpstreamError> {
-        self.open_until(target, purpose, Instant::now() + timeout).await
+        self.open_until(target, Purpose::Tunnel, heard_via, Instant::now() + timeout).await
     }
 
     async fn open_until(
         &self,
         target: &RegistryHost,
         purpose: Purpose,
+        heard_via: &[HeaderValue],
         deadline: Instant,
     ) -> Result<Opened, UpstreamError> {
         match self.parent.as_ref().filter(|_| !bypasses(&self.no_proxy, target)) {
-            Some(parent) => self.open_through(parent, target, purpose, deadline).await,
+            Some(parent) => self.open_through(parent, target, purpose, heard_via, deadline).await,
             None => {
                 let dialled = dial_until(target, purpose, &self.dial, deadline).await;
                 let dialled = dialled.map_err(|error| error.into_upstream(target))?;
@@ -109,6 +110,7 @@ impl Reach {
         parent: &Parent,
         target: &RegistryHost,
         purpose: Purpose,
+        heard_via: &[HeaderValue],
         deadline: Instant,
     ) -> Result<Opened, UpstreamError> {
         let failed = |kind| UpstreamError::new(Stage::Connect, kind, target);
@@ -118,7 +120,7 @@ impl Reach {
         let dialled = dial_until(&parent.host, Purpose::Parent, &self.dial, deadline).await;
         let mut stream =
             dialled.map_err(|error| error.into_upstream(format_args!("parent proxy {}", parent.host)))?.stream;
-        timeout_at(deadline, parent.tunnel(&mut stream, target))
+        timeout_at(deadline, parent.tunnel(&mut stream, target, heard_via))
             .await
             .map_err(|_| failed(ErrorKind::TimedOut))?
             .map_err(|error| failed(ErrorKind::Parent(error)))?;
@@ -128,7 +130,7 @@ impl Reach {
     async fn connect(&self, uri: &Uri, purpose: Purpose) -> Result<Conduit, UpstreamError> {
         let (target, tls) = origin(uri)?;
         let deadline = Instant::now() + self.dial.connect_timeout;
-        let Opened { stream, peer } = self.open_until(&target, purpose, deadline).await?;
+        let Opened { stream, peer } = self.open_until(&target, purpose, &[], deadline).await?;
         if !tls {
             return Ok(Conduit { io: Box::new(stream), peer, h2: false });
         }
@@ -265,7 +267,7 @@ mod tests {
     async fn open(settings: &Upstream, target: &str) -> Result<Opened, UpstreamError> {
         let target = target.parse().expect(target);
         let reach = Reach::new(settings, &[], &Ourselves::default());
-        reach.open(&target, Purpose::Tunnel, settings.tunnel_connect_timeout).await
+        reach.open_tunnel(&target, &[], settings.tunnel_connect_timeout).await
     }
 
     #[test]
@@ -332,12 +334,12 @@ mod tests {
         let ourselves = Ourselves { sockets: super::super::own::OwnSockets::new([address]), ..Ourselves::default() };
         let target = "ghcr.io".parse().expect("a host");
         let reach = Reach::new(&through(address), &[], &ourselves);
-        let error = reach.open(&target, Purpose::Registry, Duration::from_secs(9)).await.expect_err("a loop");
+        let error = reach.open_tunnel(&target, &[], Duration::from_secs(9)).await.expect_err("a loop");
         assert_eq!(error.kind, ErrorKind::Refused(AddressRefusal::Own));
         assert!(error.to_string().contains("parent proxy"), "{error}");
         assert_untouched(&sentinel);
         let reach = Reach::new(&through(address), &[], &Ourselves::default());
-        let error = reach.open(&target, Purpose::Registry, Duration::from_millis(100)).await.expect_err("silent");
+        let error = reach.open_tunnel(&target, &[], Duration::from_millis(100)).await.expect_err("silent");
         assert_eq!((error.stage, error.kind), (Stage::Connect, ErrorKind::TimedOut));
     }
 }

@@ -203,7 +203,7 @@ impl Upstream {
                 let key = TokenKey {
                     realm: realm.to_string(),
                     service: service.clone(),
-                    scope: operation.scope(),
+                    scopes: operation.scope().into_iter().collect(),
                     credential: login.map_or(CredentialId::ANONYMOUS, Login::id),
                 };
                 let token = self.token(registry, &key, login, refused).await?;
@@ -364,6 +364,7 @@ impl Upstream {
         if let Some(value) = authorization.and_then(sensitive) {
             headers.insert(AUTHORIZATION, value);
         }
+        headers.extend(registry.heard_via.iter().map(|value| (VIA, value.clone())));
         headers
     }
 

@@ -6,7 +6,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use http::header::VIA;
+use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::CertificateDer;
+
+/// Whether a request was here before (threat T6): one of its `Via` values is `own`.
+pub fn has_passed(headers: &HeaderMap, own: &HeaderValue) -> bool {
+    let own = own.as_bytes();
+    headers.get_all(VIA).iter().any(|value| value.as_bytes().windows(own.len()).any(|window| window == own))
+}
 
 /// Everything that tells us from others.
 #[derive(Clone, Default)]

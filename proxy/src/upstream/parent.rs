@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use entrepot_core::host::RegistryHost;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -71,9 +71,15 @@ impl Parent {
         Self { host: configured.host.clone(), authorization: configured.authorization.clone(), instance }
     }
 
-    /// Asks the parent, over a fresh connection to it, for a tunnel to `target`.
-    pub async fn tunnel(&self, stream: &mut TcpStream, target: &RegistryHost) -> Result<(), ParentError> {
-        stream.write_all(self.request(target).as_bytes()).await?;
+    /// Asks the parent, over a fresh connection to it, for a tunnel to `target`, on behalf of a request that came by
+    /// the hops `heard_via`.
+    pub async fn tunnel(
+        &self,
+        stream: &mut TcpStream,
+        target: &RegistryHost,
+        heard_via: &[HeaderValue],
+    ) -> Result<(), ParentError> {
+        stream.write_all(self.request(target, heard_via).as_bytes()).await?;
         match read_status(stream).await? {
             status if status.is_success() => Ok(()),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(ParentError::Unauthorized),
@@ -81,10 +87,13 @@ impl Parent {
         }
     }
 
-    fn request(&self, target: &RegistryHost) -> String {
+    fn request(&self, target: &RegistryHost, heard_via: &[HeaderValue]) -> String {
         // No host has port 0, so the authority always carries its port, as CONNECT wants it.
         let authority = target.authority(0);
         let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+        for hop in heard_via.iter().filter_map(|hop| hop.to_str().ok()) {
+            let _ = write!(head, "Via: {hop}\r\n");
+        }
         // Writing to a String does not fail.
         let _ = write!(head, "Via: 1.1 entrepot-{}\r\n", self.instance);
         if let Some(authorization) = &self.authorization {
@@ -155,7 +164,8 @@ mod tests {
         let answering = tokio::spawn(answer_once(server, answer));
         let mut stream = TcpStream::connect(address).await.expect("connected");
         let target = "[2606::1]:443".parse().expect("a host");
-        let outcome = parent(host_of(address)).tunnel(&mut stream, &target).await;
+        let outcome =
+            parent(host_of(address)).tunnel(&mut stream, &target, &[HeaderValue::from_static("1.0 before")]).await;
         (outcome, stream, answering.await.expect("no panic"))
     }
 
@@ -179,7 +189,7 @@ mod tests {
         assert_eq!(outcome, Ok(()));
         assert_eq!(
             request,
-            "CONNECT [2606::1]:443 HTTP/1.1\r\nHost: [2606::1]:443\r\nVia: 1.1 entrepot-i1\r\n\
+            "CONNECT [2606::1]:443 HTTP/1.1\r\nHost: [2606::1]:443\r\nVia: 1.0 before\r\nVia: 1.1 entrepot-i1\r\n\
              Proxy-Authorization: Basic dTpw\r\n\r\n"
         );
         let mut rest = String::new();

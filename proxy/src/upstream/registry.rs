@@ -1,7 +1,8 @@
 //! One upstream registry as a request sees it: where it is, how it is reached, who may read what it gave us.
 
 use entrepot_core::host::RegistryHost;
-use http::{HeaderName, HeaderValue};
+use http::header::VIA;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use crate::config::ready::{Access, Config, Scheme};
@@ -20,6 +21,9 @@ pub struct Registry {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Hosts that the administrator gave accounts to: where one of them is a token realm, it was named on purpose.
     pub realms: Vec<RegistryHost>,
+    /// The hops that the client's request came by. Upstream hears of them, so that a loop over several proxies ends
+    /// where it closes.
+    pub heard_via: Vec<HeaderValue>,
 }
 
 /// The names under which administrators give credentials for Docker Hub.
@@ -40,13 +44,20 @@ impl Registry {
             access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
             headers: policy.map(|policy| policy.headers.clone()).unwrap_or_default(),
             realms: config.credentials.iter().filter_map(|account| account.registry.exact()).collect(),
+            heard_via: Vec::new(),
         }
     }
 
     /// A host that is no registry and is only passed on to, in plain HTTP.
     pub fn unlisted(host: &RegistryHost) -> Self {
-        let (headers, realms) = (Vec::new(), Vec::new());
-        Self { host: host.clone(), scheme: Scheme::Http, access: Access::Strict, headers, realms }
+        let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
+        Self { host: host.clone(), scheme: Scheme::Http, access: Access::Strict, headers, realms, heard_via }
+    }
+
+    /// With the `Via` of the request that asks for it.
+    #[must_use]
+    pub fn heard_of_by(self, request: &HeaderMap) -> Self {
+        Self { heard_via: request.get_all(VIA).iter().cloned().collect(), ..self }
     }
 
     /// The port that the scheme implies.

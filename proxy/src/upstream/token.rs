@@ -36,8 +36,8 @@ pub struct TokenKey {
     pub realm: String,
     /// The service.
     pub service: Option<String>,
-    /// `repository:NAME:ACTIONS`.
-    pub scope: Option<String>,
+    /// `repository:NAME:ACTIONS`, several where content is mounted from another repository.
+    pub scopes: Vec<String>,
     /// For whom.
     pub credential: CredentialId,
 }
@@ -133,7 +133,7 @@ pub fn request_url(key: &TokenKey) -> Option<Url> {
         if let Some(service) = &key.service {
             query.append_pair("service", service);
         }
-        if let Some(scope) = &key.scope {
+        for scope in &key.scopes {
             query.append_pair("scope", scope);
         }
     }
@@ -159,7 +159,7 @@ mod tests {
         let key = TokenKey {
             realm: "https://auth.example/token?x=1".into(),
             service: Some("reg example".into()),
-            scope: Some("repository:a/b:pull".into()),
+            scopes: vec!["repository:a/b:pull".into()],
             credential: CredentialId::ANONYMOUS,
         };
         let url = request_url(&key).expect("url");

@@ -83,6 +83,11 @@ async fn an_oversize_manifest_passes_and_is_not_kept() {
         assert_eq!((reply.cache(), reply.header("content-type")), ("BYPASS", MANIFEST_TYPE));
         assert_eq!(proxy.pull.metrics.bypass.get(Bypass::TooLarge), 1 + count as u64);
     }
+    let mut wrong = manifest.to_vec();
+    wrong[5 << 20] ^= 1;
+    let lie = Answer::content(wrong).header("content-type", MANIFEST_TYPE);
+    upstream.on(&path, move |_| lie.clone());
+    proxy.get(&upstream, &path).try_send().await.expect_err("no end for wrong bytes");
     proxy.holds_nothing().await;
 }
 
