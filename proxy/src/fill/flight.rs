@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::host::RegistryHost;
@@ -59,6 +60,7 @@ pub enum Opening {
 }
 
 pub(super) struct State {
+    opened_at: Option<Instant>,
     /// Length, once known.
     pub(super) size: Option<u64>,
     /// What can be read from `file`.
@@ -94,6 +96,7 @@ impl Flight {
         let origin = (source.registry.host.clone(), source.repository.clone());
         let leader = source.credential.id();
         let state = State {
+            opened_at: None,
             size: None,
             extents: Extents::default(),
             file: None,
@@ -146,6 +149,7 @@ impl Flight {
     }
 
     pub(super) fn set_opening(&self, opening: Opening) {
+        self.state().opened_at = Some(Instant::now());
         self.opening.send_replace(Some(opening));
     }
 
@@ -166,8 +170,13 @@ impl Flight {
     }
 
     /// Whether upstream's first answer is there.
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.opening.borrow().is_some()
+    }
+
+    /// For how long upstream's first answer has been there.
+    pub fn opened_for(&self) -> Option<Duration> {
+        self.state().opened_at.map(|at| at.elapsed())
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

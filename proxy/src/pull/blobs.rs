@@ -6,6 +6,7 @@
 //! somebody's private blob must show the bytes (T1, T9). `blob_reply.rs` dresses the answers.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::RepositoryName;
@@ -25,6 +26,9 @@ use crate::pull::tags::shared_call;
 use crate::pull::{Call, Pull, offload};
 use crate::store::Blob;
 use crate::upstream::operation::{ByteRange, Operation};
+
+/// How long after upstream's answer its verdict may still be on its way into the table of rights.
+const VERDICT_LAG: Duration = Duration::from_secs(3);
 
 /// One request for one blob.
 pub(super) struct BlobCall<'a> {
@@ -144,11 +148,11 @@ impl Pull {
         let same_registry = flight.origin.0 == blob.call.registry.host;
         let same_place = same_registry && flight.origin.1 == *blob.repository;
         let alike = flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
-        let was_open = flight.is_open();
+        let was_open = flight.opened_for();
         let opening = flight.opened().await;
         match &opening {
             Opening::Filling { .. } | Opening::NotStored(..) => {}
-            // Who waited for the leader's answer with the leader's credential has the leader's answer.
+            // Who comes with the leader's credential has the leader's answer.
             Opening::Refused(refusal) if alike && is_refusal(refusal.status) => {
                 return self.refusal(blob, refusal.clone());
             }
@@ -156,8 +160,8 @@ impl Pull {
             Opening::Broken(error) if alike => return Reply::broken(error),
             _ => return Box::pin(self.get_blob(blob)).await,
         }
-        let waited = alike && !was_open;
-        let allowed = same_place && (waited || self.may_read(blob.call, blob.repository));
+        let just_served = alike && was_open.is_none_or(|time| time < VERDICT_LAG);
+        let allowed = same_place && (just_served || self.may_read(blob.call, blob.repository));
         let probed = match allowed {
             true => Probed::Serves,
             false => self.probe(blob, flight.size()).await,
