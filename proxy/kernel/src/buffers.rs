@@ -33,14 +33,10 @@ pub struct Buffer {
 impl Buffer {
     /// Room for `length` bytes.
     pub(crate) fn new(length: usize) -> Self {
-        let spare = if length > SMALL_WINDOW_BYTES && length <= WINDOW_BYTES {
-            SPARE.with_borrow_mut(Vec::pop)
-        } else {
-            None
-        };
-        let memory = spare.unwrap_or_else(|| {
-            vec![0; if length > SMALL_WINDOW_BYTES { length.max(WINDOW_BYTES) } else { length }]
-        });
+        let spare =
+            if length > SMALL_WINDOW_BYTES && length <= WINDOW_BYTES { SPARE.with_borrow_mut(Vec::pop) } else { None };
+        let memory = spare
+            .unwrap_or_else(|| vec![0; if length > SMALL_WINDOW_BYTES { length.max(WINDOW_BYTES) } else { length }]);
         IN_USE_BYTES.fetch_add(memory.len(), Ordering::Relaxed);
         Self { memory, filled_bytes: 0 }
     }

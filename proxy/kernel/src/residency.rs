@@ -85,9 +85,8 @@ fn read_nowait(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: `IoSliceMut` has the layout of `iovec` (std guarantees it), the slice is borrowed until the call returns,
     // and the kernel keeps nothing of it.
-    let read = unsafe {
-        libc::preadv2(file.as_fd().as_raw_fd(), slices.as_mut_ptr().cast(), 1, offset, libc::RWF_NOWAIT)
-    };
+    let read =
+        unsafe { libc::preadv2(file.as_fd().as_raw_fd(), slices.as_mut_ptr().cast(), 1, offset, libc::RWF_NOWAIT) };
     Ok(usize::try_from(Errno::result(read)?).unwrap_or(0))
 }
 

@@ -52,7 +52,8 @@ pub fn start() -> io::Result<impl Future<Output = ()>> {
     let uring = IoUring::new(ENTRIES)?;
     // SAFETY: the ring is open, and the borrow ends with the duplicate.
     let descriptor = unsafe { BorrowedFd::borrow_raw(uring.as_raw_fd()) }.try_clone_to_owned()?;
-    let ready = AsyncFd::register_with_interest(descriptor, Interest::READABLE)?;
+    // SAFETY: an `OwnedFd` always names the same descriptor, and keeps it open until the `AsyncFd` is dropped.
+    let ready = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE)? };
     let operations = (0..ENTRIES).map(|_| None).collect();
     RING.set(Some(Ring { uring, operations, free: (0..ENTRIES as usize).collect() }));
     Ok(complete(ready))
