@@ -6,6 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -65,6 +66,13 @@ fn cached_pages(file: &File, offset: u64, length: u64) -> Option<u64> {
         }
         Err(_) => Some(0),
     }
+}
+
+/// The bytes, if they can be had without waiting for a disk; fewer than `length` are none.
+pub fn read_now(file: &File, offset: u64, length: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; length];
+    let read = read_nowait(file, offset, &mut bytes).ok()?;
+    (read == length).then(|| Bytes::from(bytes))
 }
 
 fn can_read_now(file: &File, offset: u64, length: usize) -> bool {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use entrepot_core::digest::Digest;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::fill::driver;
@@ -19,6 +20,8 @@ pub struct Flights {
     landed: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    /// Fills outlive the connections that begin them.
+    runtime: Handle,
 }
 
 /// What a request wants of a flight.
@@ -32,9 +35,9 @@ pub struct Wish {
 }
 
 impl Flights {
-    /// No flights yet.
+    /// No flights yet; they will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { running: Mutex::default(), landed: Notify::new(), store, metrics })
+        Arc::new(Self { running: Mutex::default(), landed: Notify::new(), store, metrics, runtime: Handle::current() })
     }
 
     /// The flight of `digest`, if one is under way.
@@ -79,7 +82,7 @@ impl Flights {
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             driver.run(range).await;
             drop(landing);
         });

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_kernel::read::{self, Reading};
 
 use super::blobs::{Blob, mark_registry, read_exact_at};
 use super::errors::StoreError;
@@ -144,6 +145,11 @@ impl Fill {
         let len = bytes.len() as u64;
         let written = self.store.with_room(len, || disk::write_at(&self.file, &self.path, offset, bytes));
         written.inspect_err(|_| count(&self.store.counters.write_errors))
+    }
+
+    /// Begins to read bytes that were written, without blocking this thread.
+    pub fn start_reading(&self, offset: u64, length: usize) -> Reading {
+        read::start(&self.file, offset, length)
     }
 
     /// Reads bytes that were written. Works on after the end too: who follows a fill keeps its file.
