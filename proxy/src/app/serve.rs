@@ -146,8 +146,9 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     server.pull.metrics.show_cold_reads(ladder.cold_reads.word());
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
-    workers.stop(LAST_LINES);
+    let worker_runtimes = workers.stop(LAST_LINES);
     runtime.shutdown_timeout(LAST_LINES);
+    worker_runtimes.into_iter().for_each(Runtime::shutdown_background);
     reloader.store.flush();
     reloader.site.access_log.flush(LAST_LINES);
     reloader.events.flush(LAST_LINES);

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entrepot_kernel::{major_faults_of_this_thread, ring};
-use tokio::runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -24,8 +24,8 @@ type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 /// All serving threads.
 pub struct Workers {
     workers: Vec<Worker>,
-    /// Ends when all threads have ended.
-    ended: Mutex<Receiver<()>>,
+    /// Gets the runtime of each thread that has ended.
+    ended: Mutex<Receiver<Runtime>>,
 }
 
 struct Worker {
@@ -44,8 +44,8 @@ const BLOCKING_THREADS_MAX: usize = 64;
 impl Workers {
     /// Starts `count` threads, with rings where `with_ring`.
     pub fn start(count: usize, with_ring: bool) -> io::Result<Self> {
-        let (alive, ended) = std::sync::mpsc::channel();
-        let workers = (0..count.max(1)).map(|number| Worker::start(number, with_ring, alive.clone()));
+        let (sender, ended) = std::sync::mpsc::channel();
+        let workers = (0..count.max(1)).map(|number| Worker::start(number, with_ring, sender.clone()));
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, ended: Mutex::new(ended) })
     }
 
@@ -68,20 +68,22 @@ impl Workers {
         self.workers.iter().map(|worker| worker.major_faults.load(Ordering::Relaxed)).collect()
     }
 
-    /// Ends the threads, and waits up to `patience` for them. What they still serve is cut off.
-    pub fn stop(&self, patience: Duration) {
+    /// Ends the threads, and waits up to `patience` for them. What they still serve is cut off. Their runtimes come
+    /// back: timers that were set there may tick in the main runtime's tasks, so they must outlive those.
+    pub fn stop(&self, patience: Duration) -> Vec<Runtime> {
         for worker in &self.workers {
             // One that has ended needs no word.
             let _ = worker.tasks.send(None);
         }
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent: the channel ends with the last thread.
-        let _ = ended.recv_timeout(patience);
+        let deadline = Instant::now() + patience;
+        let next = || ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
+        (0..self.workers.len()).map_while(|_| next()).collect()
     }
 }
 
 impl Worker {
-    fn start(number: usize, with_ring: bool, alive: Sender<()>) -> io::Result<Self> {
+    fn start(number: usize, with_ring: bool, ended: Sender<Runtime>) -> io::Result<Self> {
         let (tasks, received) = mpsc::unbounded_channel();
         let (load, major_faults) = (Arc::new(Load::default()), Arc::new(AtomicU64::new(0)));
         let runtime = runtime::Builder::new_current_thread()
@@ -95,8 +97,8 @@ impl Worker {
             let local = LocalSet::new();
             local.block_on(&runtime, run(received, own_faults, with_ring));
             drop(local);
-            runtime.shutdown_background();
-            drop(alive);
+            // Who waits for it no more lets it go.
+            let _ = ended.send(runtime);
         })?;
         Ok(Self { tasks, load, major_faults })
     }
