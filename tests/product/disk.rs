@@ -78,6 +78,8 @@ fn a_pull_completes_when_the_disk_turns_read_only() {
     let entrepot = Entrepot::start(&world, settings);
     let client = entrepot.client();
     client.skopeo_pull(&cached, None).expect_success("before");
+    // The manifest, the configuration and two layers; the client may be done before the disk is.
+    entrepot.wait_stored(4);
     // Forced, as an I/O error would: writers are not asked to let go.
     on_the_proxy(&world, "mount", &["-o", "remount,abort", &data.display().to_string()]);
     client.skopeo_pull(&fresh, None).expect_success("an uncached image on a read-only disk");

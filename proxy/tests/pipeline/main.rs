@@ -12,6 +12,7 @@ mod disk;
 mod doors;
 mod faults;
 mod fills;
+mod ladder;
 mod manifests;
 mod offline;
 mod pushes;

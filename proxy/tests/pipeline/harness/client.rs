@@ -1,6 +1,7 @@
 //! A client of the proxy: single requests on connections of their own, or many on one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,8 +11,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::in_time;
 
@@ -46,6 +50,8 @@ pub(crate) struct Reading {
 /// A connection.
 pub(crate) struct Session {
     sender: SendRequest<Full<Bytes>>,
+    /// Whether requests name only the path: the connection is inside the registry's name.
+    is_origin: bool,
 }
 
 impl Ask {
@@ -124,21 +130,48 @@ impl Session {
         Self::over(TcpStream::connect(door).await.expect("the door is open")).await
     }
 
+    /// The same inside TLS, behind a CONNECT; requests are in origin form there.
+    pub(super) async fn sealed(door: SocketAddr, host: &str, roots: RootCertStore) -> Self {
+        let mut stream = TcpStream::connect(door).await.expect("the door is open");
+        let connect = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        stream.write_all(connect.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(in_time("an answer to CONNECT", stream.read_u8()).await.expect("an answer"));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned();
+        let name = ServerName::try_from(name).expect("a name");
+        let sealed = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake");
+        Self { is_origin: true, ..Self::over(sealed).await }
+    }
+
     async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.expect("a connection");
         // It ends with its sender; how, is told with the answer.
         tokio::spawn(connection);
-        Self { sender }
+        Self { sender, is_origin: false }
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
         self.sender.send_request(request).await
     }
 
+    /// The head of an answer; the body is read by the test, and the connection ends with it.
+    pub(crate) async fn start(mut self, ask: Ask) -> Reading {
+        let request = ask.into_request(!self.is_origin);
+        let response = in_time("an answer", self.send(request)).await.expect("an answer's head");
+        Reading::new(response, self)
+    }
+
     /// One request of many.
     pub(crate) async fn ask(&mut self, ask: Ask) -> Reply {
+        let is_origin = self.is_origin;
         in_time("the connection is free", self.sender.ready()).await.expect("the connection is kept");
-        let response = in_time("an answer", self.send(ask.into_request(true))).await.expect("an answer");
+        let response = in_time("an answer", self.send(ask.into_request(!is_origin))).await.expect("an answer");
         let (head, body) = response.into_parts();
         let body = in_time("a body", body.collect()).await.expect("a whole body").to_bytes();
         Reply { status: head.status.as_u16(), headers: head.headers, body }

@@ -17,6 +17,7 @@ use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
+use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
 use entrepot::store::{Limits, Store};
 use entrepot::tls::authority::Authority;
@@ -29,7 +30,7 @@ use http::{HeaderValue, Method};
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
 
-use super::{Ask, Upstream, eventually};
+use super::{Ask, Session, Upstream, eventually};
 
 /// What the instance calls itself in `Via`.
 pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
@@ -37,12 +38,13 @@ pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
 /// The text of an `entrepot.toml`, section by section.
 pub(crate) struct Setup {
     sections: BTreeMap<String, String>,
+    with_ring: bool,
 }
 
 impl Setup {
     /// Every `upstream` is a plain registry; a tag is asked about each time.
     pub(crate) fn of(upstreams: &[&Upstream]) -> Self {
-        let mut setup = Self { sections: BTreeMap::new() }
+        let mut setup = Self { sections: BTreeMap::new(), with_ring: true }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
             .set("cache.tags", "revalidate_interval = \"0s\"");
@@ -64,6 +66,11 @@ impl Setup {
         let kept = text.lines().filter(|known| !known.starts_with(&key)).map(|known| format!("{known}\n"));
         *text = kept.collect::<String>() + line + "\n";
         self
+    }
+
+    /// As on a kernel that gives no io_uring.
+    pub(crate) fn without_ring(self) -> Self {
+        Self { with_ring: false, ..self }
     }
 
     /// Adds an account of the administrator's.
@@ -100,6 +107,7 @@ pub(crate) struct Proxy {
     site: Arc<Site>,
     watch: Watch,
     _trigger: Trigger,
+    authority: Arc<Authority>,
     folder: TempDir,
 }
 
@@ -122,8 +130,9 @@ impl Proxy {
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
-        let address = open(Arc::new(door), &pull, &watch);
-        Self { door: address, pull, site, watch, _trigger: trigger, folder }
+        let workers = Workers::start(1, setup.with_ring).expect("a serving thread");
+        let address = open(Arc::new(door), workers, &pull, &watch);
+        Self { authority, door: address, pull, site, watch, _trigger: trigger, folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -137,6 +146,15 @@ impl Proxy {
 
     pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
         self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A connection of a client that trusts the CA, sealed, to a registry behind CONNECT.
+    pub(crate) async fn sealed(&self, upstream: &Upstream) -> Session {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in self.authority.certificates() {
+            roots.add(certificate).expect("a certificate");
+        }
+        Session::sealed(self.door, &upstream.host(), roots).await
     }
 
     /// A connection that is already inside a registry's name, with room for so many bytes on the way.
@@ -194,12 +212,13 @@ impl Proxy {
     }
 }
 
-fn open(door: Arc<ProxyDoor>, pull: &Arc<Pull>, watch: &Watch) -> SocketAddr {
+fn open(door: Arc<ProxyDoor>, workers: Workers, pull: &Arc<Pull>, watch: &Watch) -> SocketAddr {
     let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr().expect("an address");
     let drain = watch.clone();
     let serve = move |stream, peer, place| {
-        tokio::spawn(door.clone().serve(stream, peer, place, drain.clone()));
+        let (door, drain) = (door.clone(), drain.clone());
+        workers.hand(move || door.serve(stream, peer, place, drain));
     };
     tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
     address
