@@ -5,7 +5,9 @@
 //! paths     where things lie (the only builder)     fill      one fill: write, read, publish, pause
 //! disk      the calls that change content on disk   paused    fills that wait, clean-up at start
 //! extents   which bytes of a fill are there         eviction  making room      space  the ledger
-//! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify, expire
+//! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify
+//! hot       small manifests, links, tags in memory   manifests asks both         expiry   what was not used
+//! seed      rows for benchmarks
 //! ```
 //!
 //! Everything here blocks; callers are on blocking threads. Files are the truth and the index follows: a hit needs only
@@ -15,14 +17,18 @@ mod blobs;
 mod disk;
 mod errors;
 mod eviction;
+mod expiry;
 mod extents;
 mod fill;
+mod hot;
 mod index;
+mod manifests;
 mod names;
 mod paths;
 mod paused;
 mod rebuild;
 mod removal;
+pub mod seed;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -35,12 +41,15 @@ pub use blobs::Blob;
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use fill::Fill;
+pub use hot::StoredManifest;
 pub use names::{ArtefactEntry, TagEntry, TagKey};
 pub use removal::{BlobEntry, Cleared, Verified};
 pub use space::Limits;
 
 use blobs::OpenBlobs;
+use hot::Hot;
 use index::Index;
+use index::sweep::Places;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use space::{Counters, Space};
@@ -51,9 +60,11 @@ pub struct Store {
     space: Arc<Space>,
     counters: Arc<Counters>,
     index: Index,
+    hot: Arc<Hot>,
     open_blobs: OpenBlobs,
     paused: Paused,
     evicting: Mutex<()>,
+    sweep_places: Mutex<Places>,
 }
 
 /// The store's figures; none of them is found by walking.
@@ -89,7 +100,8 @@ impl Store {
             disk::make_dir(&paths.algorithm(algorithm))?;
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
-        let index = Index::open(paths.clone(), space.clone(), counters.clone())?;
+        let hot = Arc::<Hot>::default();
+        let index = Index::open(paths.clone(), space.clone(), counters.clone(), hot.clone())?;
         // After the index, whose lock says that no other process fills here.
         let paused = Paused::load(&paths, &space);
         Ok(Arc::new(Self {
@@ -97,9 +109,11 @@ impl Store {
             space,
             counters,
             index,
+            hot,
             open_blobs: OpenBlobs::default(),
             paused,
             evicting: Mutex::new(()),
+            sweep_places: Mutex::default(),
         }))
     }
 
