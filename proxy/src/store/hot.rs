@@ -12,6 +12,8 @@
 //! by bytes, whatever the sizes and numbers of entries.
 
 mod bounded;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};

@@ -16,7 +16,7 @@ use entrepot_core::digest::{Algorithm, Digest};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::{AcceptClass, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
-use redb::{Database, Durability, Error};
+use redb::{Database, Error};
 
 use super::errors::StoreError;
 use super::index::tables::{self, Tables};
@@ -133,8 +133,9 @@ fn fill(paths: &Paths, count: u64) -> Result<u64, Error> {
         let mut rows: Vec<_> =
             (start..count.min(start + CHUNK)).map(|number| (digest_of_row(number), number)).collect();
         rows.sort_unstable();
+        // Durable each, as only that frees the pages that the one before has replaced.
         let mut transaction = database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
+        transaction.set_quick_repair(true);
         let mut tables = Tables::open(&transaction, paths, 0)?;
         rows.iter().try_for_each(|(digest, number)| add_row(&mut tables, digest, *number, now_ms))?;
         tables.finish()?;
