@@ -160,7 +160,7 @@ fn add_row(tables: &mut Tables<'_>, digest: &Digest, number: u64, now_ms: u64) -
     let size_bytes = 512 + number % 1024;
     tables.published(digest, size_bytes, now_ms)?;
     tables.link(&registry, &repository, digest, now_ms)?;
-    if number % IMAGE_BLOBS == 0 {
+    if number.is_multiple_of(IMAGE_BLOBS) {
         let media_type = ManifestType::OciManifest.name().to_owned();
         tables.set_media_type(digest, &media_type)?;
         let [accept_class, _] = accept_classes();

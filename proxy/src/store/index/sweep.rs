@@ -155,6 +155,8 @@ fn owned_name((registry, name): (&str, &str)) -> NamePlace {
     (registry.to_owned(), name.to_owned())
 }
 
+type Row<K, V> = (AccessGuard<'static, K>, AccessGuard<'static, V>);
+
 /// The rows of one look.
 struct Rows<K: RowKey + 'static, V: RowValue + 'static> {
     range: Range<'static, K, V>,
@@ -166,7 +168,7 @@ impl<K: RowKey, V: RowValue> Rows<K, V> {
         Self { range, left: ROWS_MAX }
     }
 
-    fn next(&mut self) -> Result<Option<(AccessGuard<'static, K>, AccessGuard<'static, V>)>, Error> {
+    fn next(&mut self) -> Result<Option<Row<K, V>>, Error> {
         if self.left == 0 {
             return Ok(None);
         }
