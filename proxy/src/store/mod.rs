@@ -1,17 +1,19 @@
 //! The store: every byte that was verified, once per digest, and what is known about it.
 //!
 //! ```text
-//! mod       Store, its opening and its figures     blobs     hits: open files, reads, uses
-//! paths     where things lie (the only builder)     fill      one fill: write, read, publish, pause
-//! disk      the calls that change content on disk   paused    fills that wait, clean-up at start
-//! extents   which bytes of a fill are there         eviction  making room      space  the ledger
-//! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify
-//! hot       small manifests, links, tags in memory   manifests asks both         expiry   what was not used
-//! seed      rows for benchmarks
+//! mod       Store, its opening and its figures       paused    fills that wait, clean-up at start
+//! paths     where things lie (the only builder)       eviction  making room      space    the ledger
+//! disk      the calls that change content on disk     removal   rm, clear, verify
+//! extents   which bytes of a fill are there           expiry    dropping what was not used
+//! blobs     hits: open files, reads, uses             index/    redb: recency, links, tags, verdicts
+//! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
+//! names     links, tags, marks, artefacts             rebuild   the index from the files
+//! fill      one fill: write, read, publish, pause     seed      a great many rows, for benchmarks
 //! ```
 //!
-//! Everything here blocks; callers are on blocking threads. Files are the truth and the index follows: a hit needs only
-//! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
+//! Everything here blocks but the look-ups named `*_now`; callers are on blocking threads. Files are the truth and the
+//! index follows: a hit needs only the file, a lost index is rebuilt while serving, and no trouble with it fails a
+//! request.
 
 mod blobs;
 mod disk;
