@@ -99,7 +99,7 @@ fn publish_image(data_dir: &Path) -> Result<Seeded, StoreError> {
     Ok(Seeded { registry, repository, tag, manifest, layer, blobs: 2 })
 }
 
-/// A manifest with twelve layers, of which the first is the real one: 1.5 KiB, as most are.
+/// A manifest with eight layers, of which the first is the real one: about 1.5 KiB, as most are.
 fn manifest_text(layer: &Digest, layer_bytes: usize) -> String {
     let descriptor = |media_type: &str, digest: &Digest, size_bytes: usize| {
         format!(r#"{{"mediaType":"application/vnd.oci.image.{media_type}","digest":"{digest}","size":{size_bytes}}}"#)
