@@ -296,6 +296,9 @@ impl Pull {
     }
 
     async fn is_linked(&self, blob: &BlobCall<'_>) -> bool {
+        if self.store.linked_now(&blob.call.registry.host, blob.repository, &blob.digest) {
+            return true;
+        }
         let (store, digest) = (self.store.clone(), blob.digest);
         let (registry, repository) = (blob.call.registry.host.clone(), blob.repository.clone());
         offload(move || store.linked(&registry, &repository, &digest)).await.unwrap_or(false)

@@ -20,6 +20,7 @@ use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::{Bypass, RightsOutcome};
 use crate::pull::oversize::Oversize;
 use crate::pull::{Call, Pull, offload};
+use crate::store::StoredManifest;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
@@ -35,6 +36,13 @@ pub struct Manifest {
     pub digest: Digest,
     /// Since when it is stored; none for one that was just fetched.
     pub stored_at: Option<SystemTime>,
+}
+
+impl From<StoredManifest> for Manifest {
+    fn from(stored: StoredManifest) -> Self {
+        let StoredManifest { digest, bytes, media_type, stored_at } = stored;
+        Self { bytes, media_type: media_type.as_ref().to_owned(), digest, stored_at }
+    }
 }
 
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -102,25 +110,13 @@ impl Pull {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Option<Manifest> {
+        // In memory on the spot; only else is a thread taken that may wait for the disk.
+        if let Some(stored) = self.store.manifest_now(&call.registry.host, repository, digest) {
+            return Some(stored.into());
+        }
         let (store, digest) = (self.store.clone(), *digest);
         let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        offload(move || {
-            if !store.linked(&registry, &repository, &digest) {
-                return None;
-            }
-            let blob = store.blob(&digest).ok()??;
-            if blob.size_bytes > MANIFEST_MAX_BYTES as u64 {
-                return None;
-            }
-            let bytes = blob.read_at(0, blob.size_bytes as usize).ok()?;
-            if bytes.len() as u64 != blob.size_bytes || Digest::of(digest.algorithm(), &bytes) != digest {
-                store.quarantine(&digest);
-                return None;
-            }
-            let media_type = store.media_type(&digest).or_else(|| ManifestInfo::inspect(&bytes).ok()?.media_type)?;
-            Some(Manifest { bytes, media_type, digest, stored_at: blob.stored_at() })
-        })
-        .await?
+        offload(move || store.manifest(&registry, &repository, &digest)).await?.map(Manifest::from)
     }
 
     /// Asks upstream with a HEAD, and remembers what its answer says about the right to the repository.

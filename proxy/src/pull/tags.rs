@@ -36,8 +36,13 @@ impl Pull {
         let policy = &call.live.config.tags;
         let class = accept_class(&call.headers);
         let key = tag_key(call, repository, tag, class);
-        let store = self.store.clone();
-        let entry = offload(move || store.tag(&key)).await.flatten();
+        let entry = match self.store.tag_now(&key) {
+            Some(entry) => Some(entry),
+            None => {
+                let store = self.store.clone();
+                offload(move || store.tag(&key)).await.flatten()
+            }
+        };
         let tier = tier(policy, tag);
         let tag_call = TagCall { call, repository, tag, class, entry };
         let reply = self.answer_tag(&tag_call, tag_time(policy, tag, tier)).await;

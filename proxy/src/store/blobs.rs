@@ -119,7 +119,8 @@ impl Store {
         self.open_blobs.contains(digest) || self.paths.blob(digest).is_file()
     }
 
-    fn touch(&self, digest: &Digest) {
+    /// Tells the index of a use.
+    pub(super) fn touch(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
         self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)));
     }

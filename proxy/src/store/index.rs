@@ -15,10 +15,11 @@
 //! counted. Whether a blob exists is decided by its file, not here.
 
 pub(super) mod names;
-mod opening;
+pub(super) mod opening;
 mod queue;
 pub(super) mod recency;
-mod tables;
+pub(super) mod sweep;
+pub(super) mod tables;
 mod writer;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockWriteGuard};
@@ -28,6 +29,7 @@ use std::time::Duration;
 use redb::{Database, Error, ReadTransaction, ReadableDatabase};
 
 use super::errors::StoreError;
+use super::hot::Hot;
 use super::lock;
 use super::paths::Paths;
 use super::space::{Counters, Space, count};
@@ -53,6 +55,7 @@ pub(super) struct Shared {
     pub(super) paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
+    hot: Arc<Hot>,
     queue: Queue,
     /// None while it cannot be opened. Only the writer takes the write lock, to replace it.
     database: RwLock<Option<Database>>,
@@ -69,12 +72,18 @@ struct Rebuild {
 
 impl Index {
     /// Opens the index, or a new one, and starts its thread. Only a second process on the same store is an error.
-    pub(super) fn open(paths: Paths, space: Arc<Space>, counters: Arc<Counters>) -> Result<Self, StoreError> {
+    pub(super) fn open(
+        paths: Paths,
+        space: Arc<Space>,
+        counters: Arc<Counters>,
+        hot: Arc<Hot>,
+    ) -> Result<Self, StoreError> {
         let opened = opening::open(&paths)?;
         let shared = Arc::new(Shared {
             paths,
             space,
             counters,
+            hot,
             queue: Queue::default(),
             database: RwLock::new(None),
             rebuild: Mutex::default(),

@@ -1,28 +1,36 @@
 //! The store: every byte that was verified, once per digest, and what is known about it.
 //!
 //! ```text
-//! mod       Store, its opening and its figures     blobs     hits: open files, reads, uses
-//! paths     where things lie (the only builder)     fill      one fill: write, read, publish, pause
-//! disk      the calls that change content on disk   paused    fills that wait, clean-up at start
-//! extents   which bytes of a fill are there         eviction  making room      space  the ledger
-//! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify, expire
+//! mod       Store, its opening and its figures       paused    fills that wait, clean-up at start
+//! paths     where things lie (the only builder)       eviction  making room      space    the ledger
+//! disk      the calls that change content on disk     removal   rm, clear, verify
+//! extents   which bytes of a fill are there           expiry    dropping what was not used
+//! blobs     hits: open files, reads, uses             index/    redb: recency, links, tags, verdicts
+//! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
+//! names     links, tags, marks, artefacts             rebuild   the index from the files
+//! fill      one fill: write, read, publish, pause     seed      a great many rows, for benchmarks
 //! ```
 //!
-//! Everything here blocks; callers are on blocking threads. Files are the truth and the index follows: a hit needs only
-//! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
+//! Everything here blocks but the look-ups named `*_now`; callers are on blocking threads. Files are the truth and the
+//! index follows: a hit needs only the file, a lost index is rebuilt while serving, and no trouble with it fails a
+//! request.
 
 mod blobs;
 mod disk;
 mod errors;
 mod eviction;
+mod expiry;
 mod extents;
 mod fill;
+mod hot;
 mod index;
+mod manifests;
 mod names;
 mod paths;
 mod paused;
 mod rebuild;
 mod removal;
+pub mod seed;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -36,13 +44,16 @@ pub use blobs::Blob;
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use fill::Fill;
+pub use hot::StoredManifest;
 pub use names::{ArtefactEntry, TagEntry, TagKey};
 pub use removal::{BlobEntry, Cleared, Verified};
 pub use space::Limits;
 pub use window::Window;
 
 use blobs::OpenBlobs;
+use hot::Hot;
 use index::Index;
+use index::sweep::Places;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use space::{Counters, Space};
@@ -53,9 +64,11 @@ pub struct Store {
     space: Arc<Space>,
     counters: Arc<Counters>,
     index: Index,
+    hot: Arc<Hot>,
     open_blobs: OpenBlobs,
     paused: Paused,
     evicting: Mutex<()>,
+    sweep_places: Mutex<Places>,
 }
 
 /// The store's figures; none of them is found by walking.
@@ -91,7 +104,8 @@ impl Store {
             disk::make_dir(&paths.algorithm(algorithm))?;
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
-        let index = Index::open(paths.clone(), space.clone(), counters.clone())?;
+        let hot = Arc::<Hot>::default();
+        let index = Index::open(paths.clone(), space.clone(), counters.clone(), hot.clone())?;
         // After the index, whose lock says that no other process fills here.
         let paused = Paused::load(&paths, &space);
         Ok(Arc::new(Self {
@@ -99,9 +113,11 @@ impl Store {
             space,
             counters,
             index,
+            hot,
             open_blobs: OpenBlobs::default(),
             paused,
             evicting: Mutex::new(()),
+            sweep_places: Mutex::default(),
         }))
     }
 

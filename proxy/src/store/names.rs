@@ -64,7 +64,15 @@ impl Store {
 
     /// Whether the repository is known to have the content.
     pub fn linked(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.index.read(|index| rows::linked(index, registry, repository, digest)).unwrap_or(false)
+        if self.linked_now(registry, repository, digest) {
+            return true;
+        }
+        let since = self.hot.epoch();
+        let linked = self.index.read(|index| rows::linked(index, registry, repository, digest)).unwrap_or(false);
+        if linked {
+            self.hot.remember_link(since, registry, repository, digest);
+        }
+        linked
     }
 
     /// The repositories known to have the content, the first 64.
@@ -80,7 +88,13 @@ impl Store {
 
     /// What the tag pointed to when it was last asked.
     pub fn tag(&self, key: &TagKey) -> Option<TagEntry> {
-        self.index.read(|index| rows::tag(index, key)).flatten()
+        if let Some(entry) = self.tag_now(key) {
+            return Some(entry);
+        }
+        let since = self.hot.epoch();
+        let entry = self.index.read(|index| rows::tag(index, key)).flatten()?;
+        self.hot.remember_tag(since, key, &entry);
+        Some(entry)
     }
 
     /// Notes what a tag points to.

@@ -1,4 +1,5 @@
-//! Taking content away: by the administrator, because it is bad, or because it was not used. Listing and checking it.
+//! Taking content away, by the administrator or because it is bad; listing and checking it. What was not used goes in
+//! `expiry`.
 //!
 //! Order: close, unlink, close again (it may have been opened in between), then the index. Readers that have the file
 //! open finish. A crash in between leaves a row without a file, which the next start or use removes.
@@ -10,7 +11,7 @@ use entrepot_core::host::RegistryHost;
 
 use super::blobs::Blob;
 use super::errors::StoreError;
-use super::index::{Job, ms_of, names, recency, time_of};
+use super::index::{Job, names, recency, time_of};
 use super::names::LINKED_MAX;
 use super::paths::ALGORITHMS;
 use super::space::count;
@@ -20,8 +21,6 @@ use super::{Store, disk};
 const VERIFY_CHUNK_BYTES: usize = 1 << 20;
 /// Most entries that one call of `list` gives.
 const LIST_MAX: usize = 1000;
-/// Blobs that one round of expiry looks up.
-const EXPIRE_BATCH: usize = 1000;
 
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -137,30 +136,6 @@ impl Store {
         Ok(Verified::Bad)
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, and
-    /// comes back under limits that were lowered; the number of blobs dropped.
-    pub fn expire_unused(&self, now: SystemTime) -> usize {
-        let inactive = self.space.ledger().limits.inactive;
-        let before = now.checked_sub(inactive).unwrap_or(SystemTime::UNIX_EPOCH);
-        let before_ms = ms_of(before);
-        self.paused.expire(&self.paths, before);
-        let mut dropped = 0;
-        loop {
-            let unused = self.index.read(|index| recency::unused_since(index, before_ms, EXPIRE_BATCH));
-            let unused = unused.unwrap_or_default().into_iter().map(|row| row.digest);
-            let gone: Vec<_> = unused.filter(|digest| self.unlink_idle_blob(digest).unwrap_or(false)).collect();
-            dropped += gone.len();
-            if gone.is_empty() || !self.drop_rows(gone) {
-                break;
-            }
-        }
-        let orphans = self.index.read(|index| names::orphan_links(index, before_ms, EXPIRE_BATCH)).unwrap_or_default();
-        self.drop_rows(orphans);
-        self.index.change(Job::new(move |tables| tables.forget_stale_names(before_ms)));
-        self.return_under_limits();
-        dropped
-    }
-
     /// Removes the file of a blob that nobody reads; false when somebody does. A file that is gone already is removed.
     pub(super) fn unlink_idle_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         Ok(self.open_blobs.forget_idle(digest) && self.unlink_blob(digest).map(|_| true)?)
@@ -176,6 +151,7 @@ impl Store {
         self.open_blobs.forget(digest);
         let unlinked = disk::unlink(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.write_errors));
         self.open_blobs.forget(digest);
+        self.hot.forget_content(digest);
         unlinked
     }
 }

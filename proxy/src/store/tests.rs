@@ -3,6 +3,7 @@
 mod eviction;
 mod faults;
 mod fills;
+mod memory;
 mod names;
 mod restart;
 

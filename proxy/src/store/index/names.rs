@@ -1,14 +1,13 @@
 //! Rows that say which names lead to which content: links, tags, artefacts, media types, and the marks of repositories
 //! that were seen public. All of them are answers of upstream that may be asked for again.
 
-use std::collections::HashSet;
-
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
-use redb::{Error, ReadTransaction, ReadableTable};
+use redb::{Error, ReadTransaction};
 
-use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of};
+use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of};
+use crate::store::hot::Stale;
 use crate::store::names::{ArtefactEntry, TagEntry, TagKey};
 
 impl Tables<'_> {
@@ -29,16 +28,19 @@ impl Tables<'_> {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), Error> {
+        self.stale.push(Stale::Link(registry.clone(), repository.clone(), *digest));
         self.links.remove((Key::of(digest).as_slice(), &*registry.to_string(), repository.as_str()))?;
         Ok(())
     }
 
     pub(in crate::store) fn set_media_type(&mut self, digest: &Digest, media_type: &str) -> Result<(), Error> {
+        self.stale.push(Stale::MediaType(*digest));
         self.media_types.insert(Key::of(digest).as_slice(), media_type)?;
         Ok(())
     }
 
     pub(in crate::store) fn set_tag(&mut self, key: &TagKey, entry: &TagEntry) -> Result<(), Error> {
+        self.stale.push(Stale::Tag(key.clone()));
         let digest = Key::of(&entry.digest);
         let row = (digest.as_slice(), entry.media_type.as_str(), entry.size_bytes, ms_of(entry.validated_at));
         let registry = key.registry.to_string();
@@ -53,6 +55,7 @@ impl Tables<'_> {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<(), Error> {
+        self.stale.push(Stale::TagName(registry.clone(), repository.clone(), tag.clone()));
         let registry = registry.to_string();
         let class = |class: u16| (&*registry, repository.as_str(), tag.as_str(), class);
         self.tags.retain_in(class(0)..=class(u16::MAX), |_, _| false)?;
@@ -90,24 +93,9 @@ impl Tables<'_> {
 
     /// Forgets every tag and artefact.
     pub(in crate::store) fn forget_names(&mut self) -> Result<(), Error> {
+        self.stale.push(Stale::Tags);
         self.tags.retain(|_, _| false)?;
         self.artefacts.retain(|_, _| false)?;
-        Ok(())
-    }
-
-    /// Drops what was last confirmed before a time, and artefacts whose content is gone.
-    pub(in crate::store) fn forget_stale_names(&mut self, before_ms: u64) -> Result<(), Error> {
-        self.tags.retain(|_, (_, _, _, validated_at_ms)| validated_at_ms >= before_ms)?;
-        self.public.retain(|_, at_ms| at_ms >= before_ms)?;
-        let mut kept = HashSet::new();
-        for row in self.artefacts.iter()? {
-            let (_, row) = row?;
-            let digest = digest_of(row.value().0)?;
-            if self.blobs.get(Key::of(&digest).as_slice())?.is_some() {
-                kept.insert(digest);
-            }
-        }
-        self.artefacts.retain(|_, (key, _, _, _)| digest_of(key).is_ok_and(|digest| kept.contains(&digest)))?;
         Ok(())
     }
 }
@@ -140,28 +128,6 @@ pub(in crate::store) fn linked_repositories(
         let registry = registry.parse().map_err(|_| Error::Corrupted("a link names no registry".to_owned()))?;
         found.push((registry, repository.to_owned()));
     }
-    Ok(found)
-}
-
-/// Links older than a time whose content is not there, at most `limit`: made for fills that never ended well.
-pub(in crate::store) fn orphan_links(
-    transaction: &ReadTransaction,
-    before_ms: u64,
-    limit: usize,
-) -> Result<Vec<Digest>, Error> {
-    let blobs = transaction.open_table(BLOBS)?;
-    let mut found = Vec::new();
-    for row in transaction.open_table(LINKS)?.iter()? {
-        let (key, at_ms) = row?;
-        let key = key.value().0;
-        if at_ms.value() < before_ms && blobs.get(key)?.is_none() {
-            found.push(digest_of(key)?);
-        }
-        if found.len() >= limit {
-            break;
-        }
-    }
-    found.dedup();
     Ok(found)
 }
 

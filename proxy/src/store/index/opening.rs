@@ -11,12 +11,13 @@ use super::tables::{self, Totals};
 use crate::store::errors::StoreError;
 use crate::store::paths::Paths;
 
-/// Memory for pages of the index; a million blobs take about 200 MB of file, of which the upper levels are hot.
-const PAGE_CACHE_BYTES: usize = 64 << 20;
+/// Memory for pages of the index, about a fifth less than what they take of the heap. The upper levels of all tables
+/// fit with a million blobs; leaves that are not here are in the kernel's page cache, one read away.
+const PAGE_CACHE_BYTES: usize = 16 << 20;
 
 /// An index that can be used.
-pub(super) struct Opened {
-    pub(super) database: Database,
+pub(in crate::store) struct Opened {
+    pub(in crate::store) database: Database,
     pub(super) totals: Totals,
     /// Folders changed since may hold files that it does not know; all of them where it is new.
     pub(super) check_from: Option<SystemTime>,
@@ -40,7 +41,12 @@ pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
 }
 
 fn try_open(paths: &Paths) -> Result<Opened, Error> {
-    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(paths.index());
+    open_with_cache(paths, PAGE_CACHE_BYTES)
+}
+
+/// Opens the index with so much memory for its pages.
+pub(in crate::store) fn open_with_cache(paths: &Paths, page_cache_bytes: usize) -> Result<Opened, Error> {
+    let database = Database::builder().set_cache_size(page_cache_bytes).create(paths.index());
     let database = database.map_err(|error| match error {
         // A file shorter than its header says is damage, not the disk's refusal.
         DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {

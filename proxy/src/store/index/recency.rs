@@ -13,6 +13,7 @@ use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableTable};
 
 use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
+use crate::store::hot::Stale;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
@@ -91,6 +92,7 @@ impl Tables<'_> {
     /// A blob was removed: its row, links and media type go. Who may read what is asked upstream again.
     pub(in crate::store) fn removed(&mut self, digest: &Digest) -> Result<(), Error> {
         let key = Key::of(digest);
+        self.stale.push(Stale::Removed(*digest));
         self.take_out(&key)?;
         self.media_types.remove(key.as_slice())?;
         let names = (key.as_slice(), "", "")..(key.as_slice(), AFTER_ALL_NAMES, "");
@@ -182,7 +184,7 @@ pub(in crate::store) fn list(
 ) -> Result<Vec<Row>, Error> {
     let after = after.map(Key::of);
     let start = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
-    rows_in(transaction, (start, Bound::Unbounded), limit, |_| true)
+    rows_in(transaction, (start, Bound::Unbounded), limit)
 }
 
 /// Blobs of one folder.
@@ -194,32 +196,19 @@ pub(in crate::store) fn shard(
     let algorithm = algorithm_byte(algorithm);
     let first = [algorithm, first_byte];
     let next = first_byte.checked_add(1).map_or([algorithm + 1, 0], |next| [algorithm, next]);
-    rows_in(transaction, (Bound::Included(&first), Bound::Excluded(&next)), usize::MAX, |_| true)
-}
-
-/// At most `limit` blobs that were not used since.
-pub(in crate::store) fn unused_since(
-    transaction: &ReadTransaction,
-    before_ms: u64,
-    limit: usize,
-) -> Result<Vec<Row>, Error> {
-    rows_in(transaction, (Bound::Unbounded, Bound::Unbounded), limit, |row| row.last_use_ms < before_ms)
+    rows_in(transaction, (Bound::Included(&first), Bound::Excluded(&next)), usize::MAX)
 }
 
 fn rows_in(
     transaction: &ReadTransaction,
     range: (Bound<&[u8]>, Bound<&[u8]>),
     limit: usize,
-    wanted: impl Fn(&Row) -> bool,
 ) -> Result<Vec<Row>, Error> {
     let mut found = Vec::new();
     for row in transaction.open_table(BLOBS)?.range::<&[u8]>(range)? {
         let (key, row) = row?;
         let (size_bytes, _, _, last_use_ms, uses) = row.value();
-        let row = Row { digest: digest_of(key.value())?, size_bytes, last_use_ms, uses };
-        if wanted(&row) {
-            found.push(row);
-        }
+        found.push(Row { digest: digest_of(key.value())?, size_bytes, last_use_ms, uses });
         if found.len() >= limit {
             break;
         }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
+use crate::store::hot::Stale;
 use crate::store::paths::Paths;
 
 /// digest → (size, segment, rank, last use in ms, uses).
@@ -40,9 +41,9 @@ pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static s
 
 /// Sums that are kept with every change, so that nothing is ever counted by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Totals {
+pub(in crate::store) struct Totals {
     pub(super) used_bytes: u64,
-    pub(super) blobs: u64,
+    pub(in crate::store) blobs: u64,
     pub(super) protected_bytes: u64,
     /// A clock that ticks with every use; unlike the wall clock it never steps back or stands still.
     pub(super) rank: u64,
@@ -61,11 +62,13 @@ pub(in crate::store) struct Tables<'t> {
     pub(super) totals: Totals,
     pub(super) paths: &'t Paths,
     pub(super) protected_max_bytes: u64,
+    /// What is untrue in memory once this is committed.
+    pub(super) stale: Vec<Stale>,
 }
 
 impl<'t> Tables<'t> {
     /// Opens all tables, making those that do not exist.
-    pub(super) fn open(
+    pub(in crate::store) fn open(
         transaction: &'t WriteTransaction,
         paths: &'t Paths,
         protected_max_bytes: u64,
@@ -84,14 +87,15 @@ impl<'t> Tables<'t> {
             totals,
             paths,
             protected_max_bytes,
+            stale: Vec::new(),
         })
     }
 
-    /// Writes the sums back; the last thing before a commit.
-    pub(super) fn finish(mut self) -> Result<Totals, Error> {
+    /// Writes the sums back; the last thing before a commit. Tells what to forget after it.
+    pub(in crate::store) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
         let Totals { used_bytes, blobs, protected_bytes, rank } = self.totals;
         self.totals_table.insert((), (used_bytes, blobs, protected_bytes, rank))?;
-        Ok(self.totals)
+        Ok((self.totals, self.stale))
     }
 }
 
@@ -130,7 +134,7 @@ pub(super) fn is_new(database: &redb::Database) -> Result<bool, Error> {
 }
 
 /// Remembers from when on folders are to be looked at after a crash.
-pub(super) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
+pub(in crate::store) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
     transaction.open_table(CHECK_FROM)?.insert((), ms_of(time))?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use redb::{Database, Durability, Error};
 
 use super::opening::{self, Opened, ailment_of};
 use super::queue::{Ailment, Job};
-use super::tables::{self, Tables, Totals};
+use super::tables::{self, Tables};
 use super::{Shared, write_lock};
 use crate::store::rebuild;
 
@@ -107,7 +107,8 @@ impl Writer {
             })
         });
         match committed {
-            Some(Ok(totals)) => {
+            Some(Ok((totals, stale))) => {
+                self.shared.hot.forget(&stale);
                 self.shared.space.set_used(totals.used_bytes, totals.blobs);
                 self.dirty_since.get_or_insert_with(Instant::now);
             }
@@ -158,6 +159,8 @@ impl Writer {
                 opening::set_aside(&self.shared.paths);
             }
         }
+        // Changes that were visible may be lost with it.
+        self.shared.hot.clear();
         self.dirty_since = None;
     }
 
@@ -194,13 +197,13 @@ impl Writer {
 }
 
 /// One transaction that readers see at once and that becomes durable with the next durable one.
-fn commit(
+fn commit<T>(
     database: &Database,
-    change: impl FnOnce(&redb::WriteTransaction) -> Result<Totals, Error>,
-) -> Result<Totals, Error> {
+    change: impl FnOnce(&redb::WriteTransaction) -> Result<T, Error>,
+) -> Result<T, Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::None)?;
-    let totals = change(&transaction)?;
+    let changed = change(&transaction)?;
     transaction.commit()?;
-    Ok(totals)
+    Ok(changed)
 }

@@ -1,0 +1,231 @@
+//! What hits ask for again and again, in memory: small manifests that were verified, links, tags. A look-up is one
+//! short lock and never waits for a disk, so it is made on the serving threads themselves.
+//!
+//! ```text
+//! hit ─► *_now ─ found ─► answer             reads of the index and of files ─► remember, if nothing was
+//!            └─ not found ─► a blocking thread ─┘                                 forgotten meanwhile (`Epoch`)
+//! the index's writer, after each commit ─► forget        unlinking a file ─► forget_content
+//! ```
+//!
+//! Invariants: only what is there is remembered, never that something is not. What was changed or removed in the index
+//! is forgotten before the change counts as visible, and what was read before that is not remembered after it. Bounded
+//! by bytes, whatever the sizes and numbers of entries.
+
+mod bounded;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::name::{RepositoryName, Tag};
+
+use super::lock;
+use super::names::{TagEntry, TagKey};
+use bounded::Bounded;
+
+/// Larger manifests are read from their files each time.
+const MANIFEST_MAX_BYTES: usize = 64 << 10;
+const MANIFESTS_BYTES: usize = 12 << 20;
+const LINKS_BYTES: usize = 2 << 20;
+const TAGS_BYTES: usize = 2 << 20;
+/// Repositories remembered for one digest; base layers are in a great many.
+const REPOSITORIES_MAX: usize = 16;
+/// Uses of a manifest reach the index once in this time.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A stored manifest whose bytes were compared with its digest. Cloning it copies no content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredManifest {
+    /// Its name.
+    pub digest: Digest,
+    /// Its bytes, verbatim.
+    pub bytes: Bytes,
+    /// Its type.
+    pub media_type: Arc<str>,
+    /// Since when it is stored.
+    pub stored_at: Option<SystemTime>,
+}
+
+/// What a change of the index makes untrue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Stale {
+    /// The content is gone, with its type and its links.
+    Removed(Digest),
+    /// It has another type.
+    MediaType(Digest),
+    /// This repository no longer has it.
+    Link(RegistryHost, RepositoryName, Digest),
+    /// The tag points elsewhere, or nowhere, for one class of Accept.
+    Tag(TagKey),
+    /// The tag is forgotten for all of them.
+    TagName(RegistryHost, RepositoryName, Tag),
+    /// Every tag was forgotten.
+    Tags,
+}
+
+/// The moment before something was read. It may be remembered only as long as nothing was forgotten since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Epoch(u64);
+
+pub(super) struct Hot {
+    state: Mutex<State>,
+}
+
+struct State {
+    epoch: u64,
+    manifests: Bounded<Digest, Known>,
+    /// Who has a digest.
+    links: Bounded<Digest, Vec<(RegistryHost, RepositoryName)>>,
+    tags: Bounded<Arc<TagKey>, TagEntry>,
+}
+
+struct Known {
+    manifest: StoredManifest,
+    touched: Instant,
+}
+
+impl Default for Hot {
+    fn default() -> Self {
+        let state = State {
+            epoch: 0,
+            manifests: Bounded::new(MANIFESTS_BYTES),
+            links: Bounded::new(LINKS_BYTES),
+            tags: Bounded::new(TAGS_BYTES),
+        };
+        Self { state: Mutex::new(state) }
+    }
+}
+
+impl Hot {
+    /// To be asked before reading what is to be remembered.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(lock(&self.state).epoch)
+    }
+
+    /// A manifest that the repository has, and whether the index is to hear of this use.
+    pub(super) fn manifest(
+        &self,
+        registry: &RegistryHost,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<(StoredManifest, bool)> {
+        let mut state = lock(&self.state);
+        if !state.linked(registry, repository, digest) {
+            return None;
+        }
+        let known = state.manifests.get(digest)?;
+        let touch = known.touched.elapsed() >= TOUCH_INTERVAL;
+        if touch {
+            known.touched = Instant::now();
+        }
+        Some((known.manifest.clone(), touch))
+    }
+
+    /// Whether the repository is known to have the content; false says nothing.
+    pub(super) fn linked(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
+        lock(&self.state).linked(registry, repository, digest)
+    }
+
+    pub(super) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
+        lock(&self.state).tags.get(key).cloned()
+    }
+
+    /// Remembers a manifest whose use the index was just told.
+    pub(super) fn remember_manifest(&self, since: Epoch, manifest: StoredManifest) {
+        if manifest.bytes.len() > MANIFEST_MAX_BYTES {
+            return;
+        }
+        let heap_bytes = manifest.bytes.len() + manifest.media_type.len();
+        let known = Known { manifest, touched: Instant::now() };
+        self.remember(since, |state| state.manifests.insert(known.manifest.digest, known, heap_bytes));
+    }
+
+    pub(super) fn remember_link(
+        &self,
+        since: Epoch,
+        registry: &RegistryHost,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) {
+        self.remember(since, |state| {
+            if state.linked(registry, repository, digest) {
+                return;
+            }
+            let mut places = state.links.remove(digest).unwrap_or_default();
+            if places.len() >= REPOSITORIES_MAX {
+                places.remove(0);
+            }
+            places.push((registry.clone(), repository.clone()));
+            let text_bytes = places.iter().map(|(host, name)| host.name().len() + name.as_str().len()).sum::<usize>();
+            let heap_bytes = text_bytes + places.capacity() * size_of::<(RegistryHost, RepositoryName)>();
+            state.links.insert(*digest, places, heap_bytes);
+        });
+    }
+
+    pub(super) fn remember_tag(&self, since: Epoch, key: &TagKey, entry: &TagEntry) {
+        let names_bytes = key.registry.name().len() + key.repository.as_str().len() + key.tag.as_str().len();
+        let heap_bytes = size_of::<TagKey>() + names_bytes + entry.media_type.len();
+        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry.clone(), heap_bytes));
+    }
+
+    /// Forgets what changes of the index made untrue.
+    pub(super) fn forget(&self, stale: &[Stale]) {
+        if stale.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        stale.iter().for_each(|stale| state.forget(stale));
+    }
+
+    /// Forgets the bytes of a digest, whose file goes.
+    pub(super) fn forget_content(&self, digest: &Digest) {
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        state.manifests.remove(digest);
+    }
+
+    /// Forgets everything, with an index that is closed.
+    pub(super) fn clear(&self) {
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        state.manifests.clear();
+        state.links.clear();
+        state.tags.clear();
+    }
+
+    fn remember(&self, since: Epoch, remember: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        if Epoch(state.epoch) == since {
+            remember(&mut state);
+        }
+    }
+}
+
+impl State {
+    fn linked(&mut self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
+        let places = self.links.get(digest);
+        places.is_some_and(|places| places.iter().any(|(host, name)| name == repository && host == registry))
+    }
+
+    fn forget(&mut self, stale: &Stale) {
+        match stale {
+            Stale::Removed(digest) => {
+                self.manifests.remove(digest);
+                self.links.remove(digest);
+            }
+            Stale::MediaType(digest) => drop(self.manifests.remove(digest)),
+            // The other repositories of the digest are soon read again.
+            Stale::Link(_, _, digest) => drop(self.links.remove(digest)),
+            Stale::Tag(key) => drop(self.tags.remove(key)),
+            Stale::TagName(registry, repository, tag) => {
+                self.tags.retain(|key| key.tag != *tag || key.repository != *repository || key.registry != *registry)
+            }
+            Stale::Tags => self.tags.clear(),
+        }
+    }
+}
