@@ -282,6 +282,9 @@ impl Pull {
     }
 
     async fn stored_blob(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
+        if let Some(open) = self.store.open_blob(&blob.digest) {
+            return Some(open);
+        }
         let (store, digest) = (self.store.clone(), blob.digest);
         let found = offload(move || store.blob(&digest)).await?;
         found.unwrap_or_else(|error| {

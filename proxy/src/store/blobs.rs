@@ -84,12 +84,18 @@ pub(super) fn read_exact_at(file: &File, offset: u64, len: usize, end: u64) -> i
 }
 
 impl Store {
+    /// A blob that is open already, without a wait; counts as a use.
+    pub fn open_blob(&self, digest: &Digest) -> Option<Arc<Blob>> {
+        let (blob, touch) = self.open_blobs.get(digest)?;
+        if touch {
+            self.touch(digest);
+        }
+        Some(blob)
+    }
+
     /// The published content of that name, if it is there; counts as a use.
     pub fn blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
-        if let Some((blob, touch)) = self.open_blobs.get(digest) {
-            if touch {
-                self.touch(digest);
-            }
+        if let Some(blob) = self.open_blob(digest) {
             return Ok(Some(blob));
         }
         let opened = disk::open(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.read_errors))?;
