@@ -10,6 +10,7 @@
 
 mod auth_registries;
 mod cache;
+mod data_plane;
 mod doors;
 mod effective;
 mod environment;
@@ -133,6 +134,7 @@ fn resolve(
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
     let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
     let client = upstream::client(&mut resolver, raw.client)?;
+    let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
     let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
@@ -152,6 +154,7 @@ fn resolve(
         registries: policies,
         upstream,
         client,
+        data_plane,
         logging,
     };
     Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })

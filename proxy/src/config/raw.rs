@@ -54,6 +54,7 @@ section! {
         registries: Named<RawRegistry>,
         upstream: RawUpstream,
         client: RawClient,
+        data_plane: RawDataPlane,
         logging: RawLogging,
     }
 }
@@ -153,6 +154,11 @@ section! {
 section! {
     /// `[client]`
     RawClient { header_timeout: Text, body_timeout: Text, send_timeout: Text, keepalive_timeout: Text, }
+}
+
+section! {
+    /// `[data_plane]`
+    RawDataPlane { disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
 }
 
 section! {

@@ -39,6 +39,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Deadlines towards clients.
     pub client: ClientDeadlines,
+    /// How bytes are moved.
+    pub data_plane: DataPlane,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -248,6 +250,18 @@ pub struct ClientDeadlines {
     pub send_timeout: Duration,
     /// Idle between requests.
     pub keepalive_timeout: Duration,
+}
+
+/// `[data_plane]`
+pub struct DataPlane {
+    /// Threads that write to the disk.
+    pub disk_threads: usize,
+    /// How long the disk may take before clients go on without it.
+    pub disk_timeout: Duration,
+    /// Memory for bytes on their way from upstream to the disk.
+    pub disk_buffers: Size,
+    /// Whether io_uring is used where the kernel has it.
+    pub io_uring: bool,
 }
 
 /// `[logging]`

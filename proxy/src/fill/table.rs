@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::fill::driver;
 use crate::fill::flight::{Flight, Seat};
+use crate::fill::hashing::HashThreads;
 use crate::fill::source::Source;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
@@ -19,6 +20,7 @@ pub struct Flights {
     landed: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    hash_threads: Arc<HashThreads>,
 }
 
 /// What a request wants of a flight.
@@ -34,7 +36,13 @@ pub struct Wish {
 impl Flights {
     /// No flights yet.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { running: Mutex::default(), landed: Notify::new(), store, metrics })
+        Arc::new(Self {
+            running: Mutex::default(),
+            landed: Notify::new(),
+            store,
+            metrics,
+            hash_threads: Arc::default(),
+        })
     }
 
     /// The flight of `digest`, if one is under way.
@@ -76,6 +84,7 @@ impl Flights {
             flight,
             store: self.store.clone(),
             metrics: self.metrics.clone(),
+            hash_threads: self.hash_threads.clone(),
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;

@@ -4,15 +4,17 @@
 //! mod       Store, its opening and its figures     blobs     hits: open files, reads, uses
 //! paths     where things lie (the only builder)     fill      one fill: write, read, publish, pause
 //! disk      the calls that change content on disk   paused    fills that wait, clean-up at start
+//! disk_threads/  who makes these calls for fills, by io_uring where there is one; buffers on the way to them
 //! extents   which bytes of a fill are there         eviction  making room      space  the ledger
 //! index/    redb: recency, links, tags, verdicts    rebuild   index from files removal  rm, clear, verify, expire
 //! ```
 //!
-//! Everything here blocks; callers are on blocking threads. Files are the truth and the index follows: a hit needs only
+//! What is not async here blocks; its callers are on blocking threads. What is async waits for a disk thread. Files are the truth and the index follows: a hit needs only
 //! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
 
 mod blobs;
 mod disk;
+mod disk_threads;
 mod errors;
 mod eviction;
 mod extents;
@@ -30,8 +32,13 @@ mod tests;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::observe::labels::DiskLadder;
 
 pub use blobs::Blob;
+pub use disk_threads::DiskSettings;
+pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use fill::Fill;
@@ -40,6 +47,7 @@ pub use removal::{BlobEntry, Cleared, Verified};
 pub use space::Limits;
 
 use blobs::OpenBlobs;
+use disk_threads::DiskThreads;
 use index::Index;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
@@ -54,6 +62,8 @@ pub struct Store {
     open_blobs: OpenBlobs,
     paused: Paused,
     evicting: Mutex<()>,
+    disk: DiskThreads,
+    buffers: Buffers,
 }
 
 /// The store's figures; none of them is found by walking.
@@ -83,6 +93,12 @@ impl Store {
     /// Opens the store of a directory, making it where it does not exist. Deletes partial fills that were not paused
     /// in good order. A damaged index is set aside, and a new one is filled from the files in the background.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(data_dir, limits, DiskSettings::default())
+    }
+
+    /// The same with a say in how the disk is worked with. The disk threads start with the first fill, or by
+    /// [`Store::start_disk_threads`].
+    pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
         disk::make_dir(&paths.fills())?;
         for algorithm in ALGORITHMS {
@@ -100,7 +116,24 @@ impl Store {
             open_blobs: OpenBlobs::default(),
             paused,
             evicting: Mutex::new(()),
+            disk: DiskThreads::new(disk),
+            buffers: Buffers::new(disk.buffers_bytes, disk.timeout),
         }))
+    }
+
+    /// Starts the disk threads where they do not run yet, and says how they make their calls.
+    pub fn start_disk_threads(&self) -> DiskLadder {
+        self.disk.start()
+    }
+
+    /// The memory for bytes on their way to the disk.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    /// How long the disk may take before clients go on without it.
+    pub fn disk_timeout(&self) -> Duration {
+        self.disk.timeout()
     }
 
     /// Takes over limits after a reload. Lower ones are enforced with the next fill or [`Store::expire_unused`].

@@ -8,6 +8,7 @@ mod harness;
 
 mod artefacts;
 mod blobs;
+mod cold;
 mod disk;
 mod doors;
 mod faults;

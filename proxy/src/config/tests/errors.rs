@@ -15,11 +15,11 @@ const IN_FILE: &[(&str, &str)] = &[
     ("\n[chache]\n", "entrepot.toml:2: unknown key \"chache\" at the top level; did you mean \"cache\"?"),
     ("[ca]\ncolour = 1\n", "entrepot.toml:2: unknown key \"colour\" in [ca]; known there: cert, key, passphrase_file, leaf_lifetime"),
     ("[transparent]\n", "entrepot.toml:1: unknown key \"transparent\" at the top level; known there: data_dir, proxy, admin, \
-        ca, cache, intercept, credentials, registries, upstream, client, logging"),
+        ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[registry]\nhttp = []\n", "entrepot.toml:1: unknown key \"registry\" at the top level; known there: data_dir, proxy, \
-        admin, ca, cache, intercept, credentials, registries, upstream, client, logging"),
+        admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, admin, ca, cache, \
-        intercept, credentials, registries, upstream, client, logging"),
+        intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
@@ -48,6 +48,10 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[cache.tags.primary]\nregex = '(?=a)'\n", "entrepot.toml:2: cache.tags.primary.regex: \"(?=a)\" is not a regular \
         expression: look-around, including look-ahead and look-behind, is not supported"),
     ("[cache.tags]\nnegative_time = \"11s\"\n", "entrepot.toml:2: cache.tags.negative_time: \"11s\" is more than 10s"),
+    ("[data_plane]\ndisk_threads = 0\n", "entrepot.toml:2: data_plane.disk_threads: 0 is not between 1 and 64"),
+    ("[data_plane]\ndisk_timeout = \"0s\"\n", "entrepot.toml:2: data_plane.disk_timeout: \"0s\" must be more than 0"),
+    ("[data_plane]\ndisk_buffers = \"64k\"\n", "entrepot.toml:2: data_plane.disk_buffers: \"64k\" is less than 1m"),
+    ("[data_plane]\nio_uring = \"on\"\n", "entrepot.toml:2: data_plane.io_uring: \"on\" is not one of auto, off"),
     ("[cache.tags]\nmode = \"never\"\n", "entrepot.toml:2: cache.tags.mode: \"never\" is not one of revalidate, ttl"),
     ("[proxy]\ntunnel = \"some\"\n", "entrepot.toml:2: proxy.tunnel: \"some\" is not one of any, registries, none"),
     ("[proxy]\nlisten = [\"3128\"]\n", "entrepot.toml:2: proxy.listen: \"3128\" is not an address with a port; \

@@ -18,7 +18,7 @@ use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
 use entrepot::setup::CaPage;
-use entrepot::store::{Limits, Store};
+use entrepot::store::{DiskSettings, Limits, Store};
 use entrepot::tls::authority::Authority;
 use entrepot::tls::leaf::LeafStore;
 use entrepot::upstream::client::UpstreamClient;
@@ -46,6 +46,10 @@ impl Setup {
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
             .set("cache.tags", "revalidate_interval = \"0s\"");
+        // For a run of all tests on the other rung of the disk threads' ladder.
+        if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
+            setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
+        }
         for upstream in upstreams {
             setup = setup.set(&Self::registry(upstream), "scheme = \"http\"");
         }
@@ -115,7 +119,8 @@ impl Proxy {
         std::fs::create_dir_all(&config.data_dir).expect("a folder");
         let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
         let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
-        let store = Store::open(&config.data_dir, Limits::from(&config.cache)).expect("a store");
+        let disk = DiskSettings::from(&config.data_plane);
+        let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
         let site = Site::new(pull.clone(), log, live(config));
