@@ -1,14 +1,16 @@
 //! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, says how far.
 //!
 //! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
-//! their order. Memory comes from the store's bounded buffers: where none is free, upstream waits.
+//! their order. A piece is handed on when it is full, or when upstream pauses and the disk has nothing of this stretch to
+//! do: followers of a slow upstream wait for nothing, and a fast one makes no small pieces. Memory comes from the store's
+//! bounded buffers: where none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::watch;
 
 use crate::fill::FillError;
 use crate::fill::flight::Flight;
@@ -38,8 +40,8 @@ struct Gatherer {
     file: Arc<Fill>,
     /// What upstream gave and no buffer has taken yet.
     rest: Bytes,
-    /// What comes after `rest`.
-    failed: Option<FillError>,
+    /// How many pieces are being written.
+    writing: watch::Receiver<usize>,
 }
 
 /// What a gatherer brings.
@@ -56,7 +58,8 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
     let Some(file) = flight.state().file.clone() else { return FetchEnd::DiskFailed };
     let mut start = stream.position();
     let mut writing = FuturesOrdered::new();
-    let gatherer = Gatherer { stream, file: file.clone(), rest: Bytes::new(), failed: None };
+    let (count, counted) = watch::channel(0);
+    let gatherer = Gatherer { stream, file: file.clone(), rest: Bytes::new(), writing: counted };
     // Never dropped half-way: a request to upstream may be in it.
     let gathering = gatherer.next();
     tokio::pin!(gathering);
@@ -65,7 +68,10 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
         tokio::select! {
             biased;
             Some(written) = writing.next(), if !writing.is_empty() => match written {
-                Ok((start, piece)) => commit(&flight, id, start, piece),
+                Ok((start, piece)) => {
+                    commit(&flight, id, start, piece);
+                    count.send_replace(writing.len());
+                }
                 Err(error) => return disk_failed(&flight, &error),
             },
             (mut gatherer, gathered) = &mut gathering, if is_gathering && writing.len() < WRITING_MAX => {
@@ -83,6 +89,7 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
                         is_gathering = length < left;
                         if length > 0 {
                             writing.push_back(write(file.clone(), start, piece));
+                            count.send_replace(writing.len());
                             start += length;
                         }
                         gathering.set(gatherer.next());
@@ -123,13 +130,9 @@ fn commit(flight: &Flight, id: u64, start: u64, piece: Bytes) {
 }
 
 impl Gatherer {
-    /// The next piece: full, or what is there when upstream pauses, so that followers get it. Nothing is waited for
-    /// while a buffer is held.
+    /// The next piece. With a buffer in hand nothing is waited for but the writes before it, which end by themselves.
     async fn next(mut self) -> (Self, Gathered) {
         if self.rest.is_empty() {
-            if let Some(error) = self.failed.take() {
-                return (self, Gathered::Failed(error));
-            }
             match self.stream.next().await {
                 Ok(Some(bytes)) => self.rest = bytes,
                 Ok(None) => return (self, Gathered::End),
@@ -145,14 +148,13 @@ impl Gatherer {
             if buffer.is_full() {
                 break;
             }
-            match self.stream.next().now_or_never() {
-                Some(Ok(Some(bytes))) => self.rest = bytes,
-                Some(Err(error)) => {
-                    self.failed = Some(error);
-                    break;
-                }
-                // The end is told again.
-                Some(Ok(None)) | None => break,
+            tokio::select! {
+                biased;
+                more = self.stream.more() => match more {
+                    Some(bytes) => self.rest = bytes,
+                    None => break,
+                },
+                _ = self.writing.wait_for(|count| *count == 0) => break,
             }
         }
         (self, Gathered::Piece(buffer.freeze()))

@@ -5,6 +5,7 @@ mod faults;
 mod fills;
 mod names;
 mod restart;
+mod threaded;
 
 use std::path::Path;
 use std::process::Command;

@@ -37,12 +37,13 @@ pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
 /// The text of an `entrepot.toml`, section by section.
 pub(crate) struct Setup {
     sections: BTreeMap<String, String>,
+    data: Option<PathBuf>,
 }
 
 impl Setup {
     /// Every `upstream` is a plain registry; a tag is asked about each time.
     pub(crate) fn of(upstreams: &[&Upstream]) -> Self {
-        let mut setup = Self { sections: BTreeMap::new() }
+        let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
             .set("cache.tags", "revalidate_interval = \"0s\"");
@@ -70,6 +71,11 @@ impl Setup {
         self
     }
 
+    /// Has the data elsewhere than in a folder of its own.
+    pub(crate) fn at(self, data: PathBuf) -> Self {
+        Self { data: Some(data), ..self }
+    }
+
     /// Adds an account of the administrator's.
     pub(crate) fn account(self, upstream: &Upstream, user: &str, password: &str) -> Self {
         let host = upstream.host();
@@ -79,13 +85,14 @@ impl Setup {
     }
 
     fn load(&self, folder: &TempDir) -> Config {
+        let data = self.data.clone().unwrap_or_else(|| folder.path().join("data"));
         let mut text = String::new();
         for (section, lines) in &self.sections {
             write!(text, "[{section}]\n{lines}").expect("text");
         }
         let file = folder.path().join("entrepot.toml");
         std::fs::write(&file, text).expect("a file");
-        let flags = Flags { config: Some(file), data_dir: Some(folder.path().join("data")), listen: Vec::new() };
+        let flags = Flags { config: Some(file), data_dir: Some(data), listen: Vec::new() };
         // A host with nothing on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
@@ -104,7 +111,8 @@ pub(crate) struct Proxy {
     site: Arc<Site>,
     watch: Watch,
     _trigger: Trigger,
-    folder: TempDir,
+    data: PathBuf,
+    _folder: TempDir,
 }
 
 impl Proxy {
@@ -117,6 +125,7 @@ impl Proxy {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
         std::fs::create_dir_all(&config.data_dir).expect("a folder");
+        let data = config.data_dir.clone();
         let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
         let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
         let disk = DiskSettings::from(&config.data_plane);
@@ -128,7 +137,7 @@ impl Proxy {
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
         let address = open(Arc::new(door), &pull, &watch);
-        Self { door: address, pull, site, watch, _trigger: trigger, folder }
+        Self { door: address, pull, site, watch, _trigger: trigger, data, _folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -183,10 +192,10 @@ impl Proxy {
 
     /// The data directory.
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
-    fn files(&self, below: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, below: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut folders = vec![self.data().join(below)];
         while let Some(folder) = folders.pop() {
