@@ -8,7 +8,6 @@ mod harness;
 
 mod artefacts;
 mod blobs;
-mod cold;
 mod disk;
 mod doors;
 mod faults;
