@@ -10,6 +10,7 @@ pub mod ingress;
 pub mod observe;
 pub mod pull;
 pub mod secret;
+pub mod serving;
 pub mod setup;
 pub mod store;
 pub mod tls;

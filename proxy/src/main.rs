@@ -8,6 +8,11 @@ use entrepot::app::serve;
 use entrepot::cli::{self, ca, cache, check, exit};
 use entrepot::config::{Flags, HostFacts, Loaded, load};
 
+/// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to
+/// the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A caching proxy for container images: every Docker host, Kubernetes node and build machine pulls through it,
 /// without changing an image name.
 #[derive(Parser)]

@@ -34,6 +34,8 @@ use crate::observe::events::{self, EventsError};
 use crate::observe::labels::Label;
 use crate::observe::metrics::{Metrics, Scraped};
 use crate::pull::Pull;
+use crate::serving::ladder::{ColdReads, Ladder};
+use crate::serving::workers::Workers;
 use crate::setup::CaPage;
 use crate::store::{DiskSettings, Limits, Store, StoreError};
 use crate::tls::authority::Authority;
@@ -123,6 +125,7 @@ struct Server {
     admin_socket: AdminSocket,
     /// Set when the process stops, for `/readyz`.
     stopping: Arc<AtomicBool>,
+    workers: Arc<Workers>,
 }
 
 /// Serves until a signal ends it.
@@ -133,20 +136,33 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
         tracing::info!("{notice}");
     }
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| StartError::System { what: "threads", source })?;
+    let threads = |source| StartError::System { what: "threads", source };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
+    let ladder = Ladder::climb(loaded.config.data_plane.workers, loaded.config.data_plane.io_uring);
+    let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
+    tracing::info!("data plane: {ladder}");
     let (trigger, watch) = drain::channel();
-    let server = build(&runtime, loaded, flags, events)?;
+    let workers = Arc::new(workers);
+    let server = build(&runtime, loaded, flags, events, workers.clone())?;
+    server.pull.metrics.show_cold_reads(ladder.cold_reads.word());
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
+    let worker_runtimes = workers.stop(LAST_LINES);
     runtime.shutdown_timeout(LAST_LINES);
+    worker_runtimes.into_iter().for_each(Runtime::shutdown_background);
     reloader.store.flush();
     reloader.site.access_log.flush(LAST_LINES);
     reloader.events.flush(LAST_LINES);
     outcome
 }
 
-fn build(runtime: &Runtime, loaded: Loaded, flags: Flags, events: events::EventsHandle) -> Result<Server, StartError> {
+fn build(
+    runtime: &Runtime,
+    loaded: Loaded,
+    flags: Flags,
+    events: events::EventsHandle,
+    workers: Arc<Workers>,
+) -> Result<Server, StartError> {
     let Loaded { config, effective, .. } = loaded;
     let path = config.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
@@ -184,7 +200,7 @@ fn build(runtime: &Runtime, loaded: Loaded, flags: Flags, events: events::Events
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
-    let server = Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, stopping };
+    let server = Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, stopping, workers };
     Ok(server)
 }
 
@@ -199,8 +215,10 @@ impl Server {
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
         for listener in self.proxy_listeners {
             let (door, drain) = (self.door.clone(), watch.clone());
+            let workers = self.workers.clone();
             let serve = move |stream, peer, place| {
-                tokio::spawn(door.clone().serve(stream, peer, place, drain.clone()));
+                let (door, drain) = (door.clone(), drain.clone());
+                workers.hand(move || door.serve(stream, peer, place, drain));
             };
             tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
         }
@@ -245,7 +263,7 @@ impl Server {
     }
 
     fn scrape(&self) {
-        let reloader = Arc::downgrade(&self.reloader);
+        let (reloader, workers) = (Arc::downgrade(&self.reloader), self.workers.clone());
         self.pull.metrics.scrape_from(move || {
             let Some(reloader) = reloader.upgrade() else { return Scraped::default() };
             let usage = reloader.store.usage();
@@ -256,6 +274,7 @@ impl Server {
                 store_evictions: usage.evictions,
                 store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
                 access_log_dropped: reloader.site.access_log.dropped(),
+                worker_major_faults: workers.major_faults(),
             }
         });
     }

@@ -254,6 +254,8 @@ pub struct ClientDeadlines {
 
 /// `[data_plane]`
 pub struct DataPlane {
+    /// Threads that serve clients; zero is one a core.
+    pub workers: usize,
     /// Threads that write to the disk.
     pub disk_threads: usize,
     /// How long the disk may take before clients go on without it.

@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use entrepot_core::digest::Hasher;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 
 use crate::fill::flight::{FlightEnd, Seat};
 use crate::fill::source::Source;
@@ -101,8 +100,8 @@ impl FlightReader {
         let digest = self.seat.flight.digest;
         let file = self.seat.flight.state().file.clone();
         let interrupted = FillError::Interrupted { digest };
-        let file = file.ok_or_else(|| interrupted.clone())?;
-        let read = spawn_blocking(move || file.read_at(offset, length)).await.map_err(|_| interrupted)?;
+        let file = file.ok_or(interrupted)?;
+        let read = file.start_reading(offset, length).finish().await;
         let failed = |error: std::io::Error| FillError::Read { digest, error: std::sync::Arc::new(error) };
         let bytes = read.map_err(failed)?;
         if bytes.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use entrepot_core::digest::Digest;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::fill::driver;
@@ -21,6 +22,8 @@ pub struct Flights {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     hash_threads: Arc<HashThreads>,
+    /// Fills outlive the connections that begin them.
+    runtime: Handle,
 }
 
 /// What a request wants of a flight.
@@ -34,7 +37,7 @@ pub struct Wish {
 }
 
 impl Flights {
-    /// No flights yet.
+    /// No flights yet; they will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
@@ -42,6 +45,7 @@ impl Flights {
             store,
             metrics,
             hash_threads: Arc::default(),
+            runtime: Handle::current(),
         })
     }
 
@@ -88,7 +92,7 @@ impl Flights {
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             driver.run(range).await;
             drop(landing);
         });

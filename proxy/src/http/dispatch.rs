@@ -8,7 +8,7 @@ use entrepot_core::error::ErrorCode;
 use entrepot_core::framing::Rejection as FramingRejection;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::route::Route;
-use http::header::{CONNECTION, HOST};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
@@ -111,9 +111,10 @@ pub fn finish(
         headers.entry(API_VERSION).or_insert(HeaderValue::from_static("registry/2.0"));
     }
     let status_number = status.as_u16();
+    let size_bytes = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let site = site.clone();
     let entry = Entry { site, started, method, uri, status: status_number, host, client, note, bytes_sent: 0 };
-    let mut response = Response::new(LoggedBody::new(body, entry));
+    let mut response = Response::new(LoggedBody::new(body, size_bytes, entry));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response

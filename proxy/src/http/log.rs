@@ -15,11 +15,13 @@ use crate::http::body::{BodyError, ReplyBody};
 use crate::http::dispatch::Site;
 use crate::http::reply::Note;
 use crate::observe::access_record::AccessRecord;
+use crate::serving::load::InFlight;
 
 /// A body that reports how it ended.
 pub struct LoggedBody {
     body: ReplyBody,
     entry: Entry,
+    in_flight: InFlight,
 }
 
 /// What will be logged.
@@ -45,9 +47,9 @@ pub struct Entry {
 }
 
 impl LoggedBody {
-    /// `body`, logged as `entry` when it ends.
-    pub fn new(body: ReplyBody, entry: Entry) -> Self {
-        Self { body, entry }
+    /// `body`, of so many bytes where that is known, logged as `entry` when it ends.
+    pub fn new(body: ReplyBody, size_bytes: Option<u64>, entry: Entry) -> Self {
+        Self { body, entry, in_flight: InFlight::begin(size_bytes.unwrap_or(0)) }
     }
 }
 
@@ -62,7 +64,9 @@ impl Body for LoggedBody {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
-                self.entry.bytes_sent += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                let bytes = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                self.entry.bytes_sent += bytes;
+                self.in_flight.sent(bytes);
             }
             Poll::Ready(Some(Err(error))) => {
                 let path = self.entry.uri.split('?').next().unwrap_or_default();

@@ -12,6 +12,7 @@ use crate::ingress::drain::Watch;
 use crate::ingress::proxy::{Client, ProxyDoor};
 use crate::ingress::rewind::Rewind;
 use crate::observe::labels::{ConnectionRefusal, Handshake};
+use crate::serving::sealed::Sealed;
 use crate::tls::handshake::{HandshakeError, accept};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
@@ -47,7 +48,7 @@ pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, firs
     match accept(Rewind { prefix: first, io: client }, config, timeout).await {
         Ok(stream) => {
             metrics.tls_handshakes.inc(Handshake::Ok);
-            serve_visit(door.site.clone(), visit, stream, Bytes::new(), drain).await;
+            serve_visit(door.site.clone(), visit, Sealed::new(stream), Bytes::new(), drain).await;
         }
         Err(error) => {
             tracing::info!(host = %visit.host, client = %visit.client, "{error}");
@@ -66,7 +67,7 @@ async fn first_byte(client: &Client, first: &Bytes) -> Option<u8> {
         return Some(*byte);
     }
     let mut byte = [0];
-    match client.get_ref().peek(&mut byte).await {
+    match client.get_ref().get_ref().peek(&mut byte).await {
         Ok(1) => Some(byte[0]),
         _ => None,
     }

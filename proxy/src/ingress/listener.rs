@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ingress::drain::Watch;
@@ -58,6 +58,12 @@ fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// One connection, of no runtime yet: the thread that will serve it takes it into its own.
+async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream.into_std()?, peer))
+}
+
 impl Bounds {
     /// At most `total_max` connections at once, `per_client_max` of them from one address.
     pub fn new(total_max: usize, per_client_max: usize) -> Arc<Self> {
@@ -101,7 +107,7 @@ pub async fn accept(
         // The place comes first: who finds none waits in the kernel's queue.
         let next = async {
             let place = bounds.places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            (place, accept_one(&listener).await)
         };
         let (place, accepted) = tokio::select! {
             next = next => next,

@@ -29,12 +29,13 @@ use crate::ingress::intercept::intercept;
 use crate::ingress::listener::Place;
 use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
+use crate::serving::outlet::Outlet;
 use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
 
 /// A client's connection as this door holds it.
-pub type Client = Paced<TcpStream>;
+pub type Client = Paced<Outlet>;
 
 /// What the door knows.
 pub struct ProxyDoor {
@@ -56,12 +57,19 @@ struct Guest {
 }
 
 impl ProxyDoor {
-    /// Serves one connection until it ends.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, place: Place, drain: Watch) {
+    /// Serves one connection on this thread until it ends.
+    pub async fn serve(self: Arc<Self>, stream: std::net::TcpStream, peer: SocketAddr, place: Place, drain: Watch) {
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!("a connection cannot be watched and is closed: {error}");
+                return;
+            }
+        };
         let live = self.site.live();
         // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
         let _ = stream.set_nodelay(true);
-        let client = Paced::new(stream, live.config.client.send_timeout);
+        let client = Paced::new(Outlet::new(stream), live.config.client.send_timeout);
         let deadlines = Deadlines::from(&live.config.client);
         drop(live);
         let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };

@@ -53,6 +53,7 @@ pub struct Metrics {
     pub bypass: By<Bypass>,
     /// Tags answered from the cache because upstream failed.
     pub stale_served: Counter,
+    data_plane: Family<[(&'static str, &'static str); 1], Gauge>,
     connections_open: Family<[(&'static str, Door); 1], Gauge>,
     connections: By<Door>,
     /// Connections closed without an answer.
@@ -71,7 +72,7 @@ pub struct Metrics {
 }
 
 /// What others know and is asked for at each scrape.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Scraped {
     /// Bytes of blobs and fills.
     pub store_size_bytes: u64,
@@ -85,6 +86,8 @@ pub struct Scraped {
     pub store_errors: u64,
     /// Lines that the access log lost.
     pub access_log_dropped: u64,
+    /// Page faults that each serving thread waited for.
+    pub worker_major_faults: Vec<u64>,
 }
 
 /// A counter for each word of one label.
@@ -139,6 +142,7 @@ impl Metrics {
             stored: list.counter("stored", "Blobs and manifests put into the store"),
             bypass: list.by("bypass", "Answers passed through without the cache", "reason"),
             stale_served: list.counter("stale_served", "Tags answered from the cache because upstream failed"),
+            data_plane: list.family("data_plane", "1 for the way that bytes take on this machine"),
             connections_open: list.family("connections_open", "Connections of clients"),
             connections: list.by("connections", "Connections accepted", "door"),
             connections_refused: list.by("connections_refused", "Connections closed without an answer", "reason"),
@@ -156,6 +160,11 @@ impl Metrics {
     /// the scraping thread and must not block long.
     pub fn scrape_from(&self, source: impl Fn() -> Scraped + Send + Sync + 'static) {
         let _ = self.scrape.0.set(Box::new(source));
+    }
+
+    /// Says how cold bytes are read here.
+    pub fn show_cold_reads(&self, word: &'static str) {
+        self.data_plane.get_or_create(&[("cold_reads", word)]).set(1);
     }
 
     /// One request answered.
@@ -341,6 +350,11 @@ impl Collector for Scrape {
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let help = "Page faults that a serving thread waited for";
+        let mut faults = encoder.encode_descriptor("worker_major_faults", help, None, MetricType::Counter)?;
+        for (worker, count) in now.worker_major_faults.iter().enumerate() {
+            ConstCounter::new(*count).encode(faults.encode_family(&[("worker", worker)])?)?;
         }
         Ok(())
     }

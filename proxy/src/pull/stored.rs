@@ -1,6 +1,7 @@
-//! A published blob for one client, read in pieces off the event loop. When the disk fails in the middle, the client
+//! A published blob for one client, handed out in windows, mapped where the page cache has them. When the disk fails in the middle, the client
 //! goes on from upstream at the same offset, and the entry is put aside.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::task::spawn_blocking;
 use crate::fill::FillError;
 use crate::fill::source::Source;
 use crate::fill::through::Through;
-use crate::store::{Blob, Store};
+use crate::store::{Blob, Store, Window};
 
 /// Bytes `position..end` of a stored blob.
 pub struct StoredReader {
@@ -18,16 +19,15 @@ pub struct StoredReader {
     source: Source,
     position: u64,
     end: u64,
+    /// The window at `position`, where it was begun ahead of its time.
+    ahead: Option<Window>,
     instead: Option<Through>,
 }
-
-/// One piece: large enough that a read costs little, small enough that many readers fit in memory.
-const PIECE_BYTES: u64 = 256 * 1024;
 
 impl StoredReader {
     /// A reader of `start..end`; `source` is asked where the disk fails.
     pub fn new(blob: Arc<Blob>, store: Arc<Store>, source: Source, start: u64, end: u64) -> Self {
-        Self { blob, store, source, position: start, end, instead: None }
+        Self { blob, store, source, position: start, end, ahead: None, instead: None }
     }
 
     /// The next piece, `None` after the last.
@@ -39,21 +39,22 @@ impl StoredReader {
             if self.position >= self.end {
                 return Ok(None);
             }
-            let (blob, position) = (self.blob.clone(), self.position);
-            let length = (self.end - position).min(PIECE_BYTES) as usize;
-            match spawn_blocking(move || blob.read_at(position, length)).await {
-                Ok(Ok(bytes)) if !bytes.is_empty() => {
+            let mut window = self.ahead.take().unwrap_or_else(|| self.blob.window(self.position, self.end));
+            match self.blob.finish(&mut window).await {
+                Ok(bytes) => {
                     self.position += bytes.len() as u64;
+                    if matches!(window, Window::Coming(_)) && self.position < self.end {
+                        // Where one window was cold the next one may be: it is read while this one is sent.
+                        self.ahead = Some(self.blob.window(self.position, self.end));
+                    }
                     return Ok(Some(bytes));
                 }
-                Ok(Ok(_)) => self.fail_over("it is shorter than it was").await,
-                Ok(Err(error)) => self.fail_over(&error.to_string()).await,
-                Err(_) => return Err(FillError::Interrupted { digest: self.blob.digest }),
+                Err(error) => self.fail_over(&error).await,
             }
         }
     }
 
-    async fn fail_over(&mut self, why: &str) {
+    async fn fail_over(&mut self, why: &io::Error) {
         let (digest, size) = (self.blob.digest, self.blob.size_bytes);
         tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside, the client goes on from upstream");
         let store = self.store.clone();

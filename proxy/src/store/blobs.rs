@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
+use entrepot_kernel::mapping::MappedFile;
 use xattr::FileExt as _;
 
 use super::errors::StoreError;
@@ -36,12 +37,15 @@ pub struct Blob {
     pub size_bytes: u64,
     /// The open file. It stays readable after the blob was evicted.
     pub file: Arc<File>,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
+    /// Made when it is first asked for; none where the file cannot be mapped.
+    pub(super) mapped: OnceLock<Option<Arc<MappedFile>>>,
 }
 
 impl Blob {
     pub(super) fn new(digest: Digest, size_bytes: u64, file: File, counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { digest, size_bytes, file: Arc::new(file), counters })
+        let (file, mapped) = (Arc::new(file), OnceLock::new());
+        Arc::new(Self { digest, size_bytes, file, counters, mapped })
     }
 
     /// Reads up to `len` bytes from `offset` on; fewer only at the end of the blob. A file that is shorter than the
@@ -230,7 +234,13 @@ mod tests {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let make = |number: u32| {
             let digest = Digest::of(entrepot_core::digest::Algorithm::Sha256, &number.to_le_bytes());
-            Arc::new(Blob { digest, size_bytes: 0, file: file.clone(), counters: Arc::default() })
+            Arc::new(Blob {
+                digest,
+                size_bytes: 0,
+                file: file.clone(),
+                counters: Arc::default(),
+                mapped: OnceLock::new(),
+            })
         };
         let read = make(0);
         open.insert(read.clone(), None);

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_kernel::read::{self, Reading};
 use tokio::sync::RwLock;
 
 use super::blobs::{Blob, mark_registry, read_exact_at};
@@ -170,6 +171,11 @@ impl Fill {
     /// caller's to track.
     pub fn extents(&self) -> &Extents {
         &self.extents
+    }
+
+    /// Begins to read bytes that were written, without blocking this thread.
+    pub fn start_reading(&self, offset: u64, length: usize) -> Reading {
+        read::start(&self.file, offset, length)
     }
 
     /// Reads bytes that were written. Works on after the end too: who follows a fill keeps its file.

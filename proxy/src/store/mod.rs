@@ -28,6 +28,7 @@ mod removal;
 mod space;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -45,6 +46,7 @@ pub use fill::Fill;
 pub use names::{ArtefactEntry, TagEntry, TagKey};
 pub use removal::{BlobEntry, Cleared, Verified};
 pub use space::Limits;
+pub use window::Window;
 
 use blobs::OpenBlobs;
 use disk_threads::DiskThreads;

@@ -10,9 +10,11 @@ use std::time::Duration;
 use http::{Request, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{Client, ResponseFuture};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
 use super::address::Purpose;
@@ -22,8 +24,8 @@ use super::error::{ErrorKind, UpstreamError};
 use super::own::Ourselves;
 use crate::config::ready::{RegistryPolicy, Upstream};
 
-/// The pools. A reload makes a new client; requests that run keep the old one alive. A connection is driven by the
-/// runtime that opened it, whichever runtime uses it later: where workers share a client, they end together.
+/// The pools. A reload makes a new client; requests that run keep the old one alive. Connections are opened and driven
+/// by the runtime that the client was made on, whichever serving thread uses them.
 pub struct UpstreamClient {
     reach: Arc<Reach>,
     pools: [Client<Connector, WatchedBody>; Purpose::ALL.len()],
@@ -48,10 +50,16 @@ const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 impl UpstreamClient {
-    /// From the configuration. Reads the system's roots from disk: call it off the event loop.
+    /// From the configuration, on the current runtime. Reads the system's roots from disk: call it off the event loop.
     pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
         let reach = Arc::new(Reach::new(upstream, registries, ourselves));
-        let pools = Purpose::ALL.map(|purpose| pool(Connector { reach: Arc::clone(&reach), purpose }));
+        let runtime = Handle::current();
+        let pools = Purpose::ALL.map(|purpose| {
+            pool(
+                Connector { reach: Arc::clone(&reach), purpose, runtime: runtime.clone() },
+                Background(runtime.clone()),
+            )
+        });
         let timeouts = StepTimeouts {
             connect: upstream.connect_timeout,
             send: upstream.send_timeout,
@@ -116,8 +124,18 @@ impl UpstreamClient {
     }
 }
 
-fn pool(connector: Connector) -> Client<Connector, WatchedBody> {
-    Client::builder(TokioExecutor::new())
+/// Runs connections on one runtime.
+#[derive(Clone)]
+struct Background(Handle);
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Background {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+fn pool(connector: Connector, background: Background) -> Client<Connector, WatchedBody> {
+    Client::builder(background)
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)

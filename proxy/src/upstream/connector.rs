@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -186,6 +187,8 @@ fn tls_failure(error: &io::Error) -> ErrorKind {
 pub(super) struct Connector {
     pub(super) reach: Arc<Reach>,
     pub(super) purpose: Purpose,
+    /// Whose reactor the connection belongs to.
+    pub(super) runtime: Handle,
 }
 
 impl Service<Uri> for Connector {
@@ -198,8 +201,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { reach, purpose } = self.clone();
-        Box::pin(async move { reach.connect(&uri, purpose).await.map(TokioIo::new) })
+        let Self { reach, purpose, runtime } = self.clone();
+        Box::pin(async move {
+            let target = uri.host().unwrap_or_default().to_owned();
+            let connecting = runtime.spawn(async move { reach.connect(&uri, purpose).await.map(TokioIo::new) });
+            // Only a runtime that ends leaves it unfinished.
+            connecting.await.unwrap_or_else(|_| Err(UpstreamError::new(Stage::Connect, ErrorKind::Reset, target)))
+        })
     }
 }
 

@@ -1,0 +1,137 @@
+//! Whether a window of a file is in the page cache: `cachestat(2)` where the kernel has it (6.5), `preadv2(2)` with
+//! `RWF_NOWAIT` else. An answer is a hint: pages may leave the cache the moment after.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::libc;
+
+/// x86-64 and arm64 share the number.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Set once the kernel has said that it has no cachestat.
+static IS_OLD: AtomicBool = AtomicBool::new(false);
+
+#[repr(C)]
+struct Range {
+    offset: u64,
+    length: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Counts {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// Whether reading `length` bytes at `offset` would wait for no disk. False where nobody can tell.
+pub fn is_resident(file: &File, offset: u64, length: usize) -> bool {
+    if length == 0 {
+        return true;
+    }
+    let first_page = offset / PAGE_BYTES;
+    let last_page = (offset + length as u64 - 1) / PAGE_BYTES;
+    let all_cached = match cached_pages(file, first_page * PAGE_BYTES, (last_page - first_page + 1) * PAGE_BYTES) {
+        Some(cached) => cached > last_page - first_page,
+        None => return can_read_now(file, offset, length),
+    };
+    // A page that is still being read counts as cached; the last of a window is the last to arrive.
+    all_cached && can_read_now(file, offset + length as u64 - 1, 1)
+}
+
+const PAGE_BYTES: u64 = 4096;
+
+/// How many pages of the window are cached; `None` where the kernel does not tell.
+fn cached_pages(file: &File, offset: u64, length: u64) -> Option<u64> {
+    if IS_OLD.load(Ordering::Relaxed) {
+        return None;
+    }
+    let (range, mut counts) = (Range { offset, length }, Counts::default());
+    // SAFETY: both structures live on this stack until the call returns, have the kernel's layout (`struct
+    // cachestat_range`, `struct cachestat`), and the kernel keeps neither. The descriptor is open as `file` is borrowed.
+    let answer = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut counts, 0u32) };
+    match Errno::result(answer) {
+        Ok(_) => Some(counts.cached),
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EOPNOTSUPP) => {
+            IS_OLD.store(true, Ordering::Relaxed);
+            None
+        }
+        Err(_) => Some(0),
+    }
+}
+
+/// The bytes, if they can be had without waiting for a disk; fewer than `length` are none.
+pub fn read_now(file: &File, offset: u64, length: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; length];
+    let read = read_nowait(file, offset, &mut bytes).ok()?;
+    (read == length).then(|| Bytes::from(bytes))
+}
+
+fn can_read_now(file: &File, offset: u64, length: usize) -> bool {
+    thread_local! {
+        static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < length {
+            scratch.resize(length, 0);
+        }
+        read_nowait(file, offset, &mut scratch[..length]).is_ok_and(|read| read == length)
+    })
+}
+
+/// Reads what is in the page cache, and `WouldBlock` where nothing is.
+fn read_nowait(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut slices = [IoSliceMut::new(into)];
+    let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `IoSliceMut` has the layout of `iovec` (std guarantees it), the slice is borrowed until the call returns,
+    // and the kernel keeps nothing of it.
+    let read =
+        unsafe { libc::preadv2(file.as_fd().as_raw_fd(), slices.as_mut_ptr().cast(), 1, offset, libc::RWF_NOWAIT) };
+    Ok(usize::try_from(Errno::result(read)?).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Content on a disk: what a memory file system holds is always resident.
+    fn on_disk(pages: usize) -> File {
+        let folder = std::env::current_dir().expect("a folder");
+        let mut file = tempfile::tempfile_in(folder).expect("a file");
+        file.write_all(&vec![7; pages * 4096]).expect("written");
+        file.sync_all().expect("synced");
+        file
+    }
+
+    fn drop_cache(file: &File) {
+        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+        posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
+    }
+
+    #[test]
+    fn what_was_just_written_is_there_and_what_was_dropped_is_not() {
+        let file = on_disk(64);
+        for old in [false, true] {
+            IS_OLD.store(old, Ordering::Relaxed);
+            let mut byte = [0];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 64 * 4096], 0).expect("read");
+            assert!(is_resident(&file, 0, 64 * 4096), "old: {old}");
+            assert!(is_resident(&file, 5000, 10_000) && is_resident(&file, 0, 0));
+            drop_cache(&file);
+            assert!(!is_resident(&file, 0, 64 * 4096), "old: {old}");
+            assert!(!is_resident(&file, 63 * 4096, 4096));
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 0).expect("read");
+        }
+        IS_OLD.store(false, Ordering::Relaxed);
+        assert!(!is_resident(&file, 64 * 4096, 1), "past the end is nothing to read");
+    }
+}

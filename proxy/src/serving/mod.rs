@@ -1,0 +1,16 @@
+//! The data plane towards clients: serving threads, and what turns a cached body into bytes on a socket.
+//!
+//! ```text
+//! acceptor ─► workers (a thread a core, the one with the fewest bytes in flight next)
+//!                └ hyper ─► guard ─► outlet   plain: a body's slices of a mapped file leave by sendfile(2)
+//!                                  └ sealed   TLS:   they are sealed straight from the mapping
+//! ```
+//!
+//! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
+//! slice and what is read first; the kernel work itself is in the crate `entrepot-kernel`.
+
+pub mod ladder;
+pub mod load;
+pub mod outlet;
+pub mod sealed;
+pub mod workers;
