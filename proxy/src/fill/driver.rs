@@ -80,7 +80,7 @@ impl Driver {
                     FillError::Upstream { .. } | FillError::Status { .. } | FillError::Interrupted { .. }
                 );
                 self.flight.update(|state| {
-                    state.end_as(FlightEnd::Failed(error));
+                    state.end = Some(FlightEnd::Failed(error));
                     // Who comes now must not be given this failure, but a flight of its own.
                     state.closed = true;
                 });
@@ -256,7 +256,7 @@ impl Driver {
 pub(super) fn interrupt(flight: &Flight) {
     let mut state = flight.state();
     if state.readers == 0 && flight.is_open() && !state.verified && state.end.is_none() {
-        state.end_as(FlightEnd::Failed(FillError::Interrupted { digest: flight.digest }));
+        state.end = Some(FlightEnd::Failed(FillError::Interrupted { digest: flight.digest }));
         drop(state);
         flight.wake.notify_one();
     }
@@ -270,7 +270,7 @@ pub(super) fn abandon(flight: &Flight) {
     }
     flight.update(|state| {
         if !state.verified && state.end.is_none() {
-            state.end_as(FlightEnd::Failed(interrupted));
+            state.end = Some(FlightEnd::Failed(interrupted));
         }
     });
 }
@@ -279,5 +279,5 @@ pub(super) fn abandon(flight: &Flight) {
 fn hand_over(flight: &Flight, progress: &Progress) {
     let (prefix, hasher) = progress.reached();
     tracing::warn!(digest = %flight.digest, prefix, "the disk took no more, clients go on without it");
-    flight.update(|state| state.end_as(FlightEnd::HandedOver { prefix, hasher }));
+    flight.update(|state| state.end = Some(FlightEnd::HandedOver { prefix, hasher }));
 }

@@ -68,8 +68,8 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
         tokio::select! {
             biased;
             Some(written) = writing.next(), if !writing.is_empty() => match written {
-                Ok((start, piece)) => {
-                    commit(&flight, id, start, piece);
+                Ok(piece) => {
+                    commit(&flight, id, piece);
                     count.send_replace(writing.len());
                 }
                 Err(error) => return disk_failed(&flight, &error),
@@ -107,9 +107,10 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
     end
 }
 
-async fn write(file: Arc<Fill>, start: u64, piece: Bytes) -> Result<(u64, Bytes), StoreError> {
-    file.write_in_time(start, piece.clone()).await?;
-    Ok((start, piece))
+async fn write(file: Arc<Fill>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
+    let range = start..start + piece.len() as u64;
+    file.write_in_time(start, piece).await?;
+    Ok(range)
 }
 
 fn disk_failed(flight: &Flight, error: &StoreError) -> FetchEnd {
@@ -118,14 +119,12 @@ fn disk_failed(flight: &Flight, error: &StoreError) -> FetchEnd {
 }
 
 /// Makes the piece readable and moves this fetcher's stretch on.
-fn commit(flight: &Flight, id: u64, start: u64, piece: Bytes) {
-    let range: Range<u64> = start..start + piece.len() as u64;
+fn commit(flight: &Flight, id: u64, piece: Range<u64>) {
     flight.update(|state| {
         if let Some(stretch) = state.running.iter_mut().find(|stretch| stretch.id == id) {
-            stretch.position = range.end;
+            stretch.position = piece.end;
         }
-        state.keep_fresh(start, piece);
-        state.extents.insert(range);
+        state.extents.insert(piece);
     });
 }
 

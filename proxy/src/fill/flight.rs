@@ -1,10 +1,9 @@
 //! The state of one blob's fetch, shared by its driver, its fetchers and its readers. No I/O happens here.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
@@ -67,8 +66,6 @@ pub(super) struct State {
     /// What can be read from `file`.
     pub(super) extents: Extents,
     pub(super) file: Option<Arc<Fill>>,
-    /// Pieces of what is there from the first byte on that are still in memory, in order, for the hash.
-    fresh: VecDeque<(u64, Bytes)>,
     pub(super) running: Vec<Stretch>,
     demands: HashMap<u64, (u64, u64)>,
     next_id: u64,
@@ -91,8 +88,6 @@ pub(super) enum FlightEnd {
     HandedOver { prefix: u64, hasher: Hasher },
 }
 
-/// Pieces that are kept for the hash; what comes when it is further behind is read back from the file.
-const FRESH_MAX: usize = 8;
 /// Followers whose credentials are kept for the case that the leader's runs out.
 const SOURCES_MAX: usize = 16;
 
@@ -105,7 +100,6 @@ impl Flight {
             size: None,
             extents: Extents::default(),
             file: None,
-            fresh: VecDeque::new(),
             running: Vec::new(),
             demands: HashMap::new(),
             next_id: 0,
@@ -253,39 +247,6 @@ impl Drop for Seat {
 }
 
 impl State {
-    /// Keeps a piece that was written for the hash, where it prolongs what is there from the first byte on. Before it
-    /// is added to the extents.
-    pub(super) fn keep_fresh(&mut self, start: u64, piece: Bytes) {
-        if self.end.is_none() && self.fresh.len() < FRESH_MAX && self.extents.covered(0) == start {
-            self.fresh.push_back((start, piece));
-        }
-    }
-
-    /// The pieces that lie in memory from `position` on, one behind the other, and where the next one that is there
-    /// begins.
-    pub(super) fn take_fresh(&mut self, position: u64) -> (Vec<Bytes>, u64) {
-        let (mut pieces, mut next) = (Vec::new(), position);
-        while let Some((start, _)) = self.fresh.front() {
-            if *start > next {
-                break;
-            }
-            let piece = self.fresh.pop_front();
-            if let Some((start, piece)) = piece
-                && start == next
-            {
-                next += piece.len() as u64;
-                pieces.push(piece);
-            }
-        }
-        (pieces, self.fresh.front().map_or(u64::MAX, |(start, _)| *start))
-    }
-
-    /// Ends the flight other than by publishing it.
-    pub(super) fn end_as(&mut self, end: FlightEnd) {
-        self.end = Some(end);
-        self.fresh.clear();
-    }
-
     /// A number for a fetcher.
     pub(super) fn next_id(&mut self) -> u64 {
         self.next_id += 1;

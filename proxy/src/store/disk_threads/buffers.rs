@@ -1,13 +1,13 @@
 //! The memory between upstream and disk: a bounded number of buffers for the whole process. A fetcher takes one, gathers
-//! a piece into it and freezes it; the disk and the hash threads share the frozen piece, and the buffer is free again
-//! when the last of them lets go. Where none is free the fetcher waits, and with it upstream: that is the back-pressure.
+//! a piece into it and freezes it for the disk; the buffer is free again when the last share of the piece is dropped.
+//! Where none is free the fetcher waits, and with it upstream: that is the back-pressure.
 //!
 //! No deadlock: a fetcher takes a buffer only when bytes are there to be put into it, and hands it on when it is full or
 //! when none of its earlier pieces is with the disk any more; it never waits for a second buffer, nor for upstream alone,
-//! while it holds an unfinished one. So every buffer that is out is with the disk, with a hash thread, or waits for one
-//! that is. Those need no buffer to be done with theirs: hashing ends by itself, and what the disk never ends is cut off
-//! for everybody by a deadline, that of [`Buffers::take`] included. A fetcher has one unfinished buffer and at most
-//! `fetcher::WRITING_MAX` with the disk, a flight has four fetchers and keeps `flight::FRESH_MAX` for its hash.
+//! while it holds an unfinished one. So every buffer that is out is with the disk, or waits for one that is. The disk
+//! needs no buffer to be done with one, and what it never ends is cut off for everybody by a deadline, that of
+//! [`Buffers::take`] included. A fetcher has one unfinished buffer and at most `fetcher::WRITING_MAX` with the disk; a
+//! flight has at most four fetchers.
 //!
 //! Buffers come from the allocator and are kept while any is in use; at rest only a few are. They are not aligned:
 //! content goes through the page cache, which does not ask for it.
