@@ -275,7 +275,7 @@ pub(super) fn abandon(flight: &Flight) {
     });
 }
 
-/// The file takes no more: everybody goes on from where the hash has come, up to where the file has the bytes.
+/// The file takes no more: everybody has what was hashed from the file, and goes on alone from there.
 fn hand_over(flight: &Flight, progress: &Progress) {
     let (prefix, hasher) = progress.reached();
     tracing::warn!(digest = %flight.digest, prefix, "the disk took no more, clients go on without it");
