@@ -17,7 +17,7 @@
 //! ones on a small blocking pool of the thread's. Either way the disk never blocks a disk thread itself.
 //!
 //! Content is not pushed out by `sync_file_range` along the way: neither nix nor tokio-uring offers it, and it would
-//! save little: the final `fdatasync` took 0.1 to 0.3 s a GiB here (virtual disk, ext4), while no client waits for it.
+//! save little: publishing took 0 to 0.6 s a GiB here (virtual disk, ext4), its `fdatasync` included; no client waits.
 //!
 //! Bounds: so many jobs wait for a thread, so many run on its ring; who asks waits beyond that, never longer than the
 //! deadline. A disk that hangs costs the jobs that are at it, which stay with the kernel until it answers.
