@@ -31,12 +31,13 @@ use crate::ingress::listener::{self, Bounds};
 use crate::ingress::proxy::ProxyDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::events::{self, EventsError};
+use crate::observe::labels::Label;
 use crate::observe::metrics::{Metrics, Scraped};
 use crate::pull::Pull;
 use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
-use crate::store::{Limits, Store, StoreError};
+use crate::store::{DiskSettings, Limits, Store, StoreError};
 use crate::tls::authority::Authority;
 use crate::tls::error::CaError;
 use crate::tls::leaf::LeafStore;
@@ -166,7 +167,9 @@ fn build(
     let path = config.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
     let authority = Arc::new(Authority::open_or_create(&config.ca)?);
-    let store = Store::open(&config.data_dir, Limits::from(&config.cache))?;
+    let store =
+        Store::open_with(&config.data_dir, Limits::from(&config.cache), DiskSettings::from(&config.data_plane))?;
+    let disk_ladder = store.start_disk_threads();
     let access_log = AccessLog::start(config.logging.format, config.logging.file.as_deref())?;
     let instance = instance()?;
     let _inside = runtime.enter();
@@ -183,6 +186,8 @@ fn build(
     let via =
         HeaderValue::from_str(&format!("1.1 entrepot-{instance}")).unwrap_or(HeaderValue::from_static("1.1 entrepot"));
     let metrics = Arc::new(Metrics::new());
+    metrics.set_disk_ladder(disk_ladder);
+    tracing::info!(threads = config.data_plane.disk_threads, by = disk_ladder.word(), "disk threads run");
     let (tokens, quotas) = (Tokens::default(), Quotas::default());
     let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via });
     let pull = Pull::new(store.clone(), metrics.clone());

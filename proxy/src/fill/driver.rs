@@ -2,17 +2,19 @@
 //! where readers wait, has the bytes hashed in order, publishes.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use entrepot_core::digest::{Digest, Hasher};
 use http::StatusCode;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
+use crate::fill::FillError;
 use crate::fill::fetcher::{self, FetchEnd};
 use crate::fill::flight::{Flight, FlightEnd, Opening};
+use crate::fill::hashing::{HashThreads, Hashed, Progress, hash_in_order};
 use crate::fill::plan::{Action, Stretch, Wanted, next_action};
 use crate::fill::source::{OpenError, Opened};
 use crate::fill::stream::BlobStream;
-use crate::fill::{CHUNK_BYTES, FillError};
 use crate::observe::labels::Bypass;
 use crate::observe::metrics::Metrics;
 use crate::store::{Fill, Store};
@@ -22,6 +24,7 @@ pub(super) struct Driver {
     pub(super) flight: Arc<Flight>,
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) hash_threads: Arc<HashThreads>,
     pub(super) complete_up_to_bytes: u64,
 }
 
@@ -35,12 +38,8 @@ enum Flown {
     HandedOver,
 }
 
-/// How the hashing of a file ended.
-enum Hashed {
-    Right,
-    Wrong(Digest),
-    Unreadable,
-}
+/// How long the hash is given to catch up with a file that takes no more. What it does not reach is fetched again.
+const CATCHING_UP: Duration = Duration::from_secs(2);
 
 impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
@@ -136,8 +135,7 @@ impl Driver {
 
     /// The file, or why there is none.
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<Fill>, Bypass> {
-        let (store, digest) = (self.store.clone(), self.flight.digest);
-        let fill = spawn_blocking(move || store.begin(&digest, size)).await.map_err(|_| Bypass::IoError)?;
+        let fill = self.store.begin_in_time(&self.flight.digest, size).await;
         fill.map(Arc::new).map_err(|error| {
             tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
             error.bypass()
@@ -146,7 +144,9 @@ impl Driver {
 
     async fn fly(&self, fill: &Arc<Fill>, fetchers: &mut JoinSet<FetchEnd>) -> Result<Flown, FillError> {
         let flight = &self.flight;
-        let mut hashing = tokio::spawn(hash_in_order(flight.clone(), fill.clone()));
+        let progress = Progress::new(&flight.digest);
+        let in_order = hash_in_order(self.hash_threads.clone(), flight.clone(), fill.clone(), progress.clone());
+        let mut hashing = tokio::spawn(in_order);
         let result = loop {
             self.plan(fetchers);
             if self.close_if_unwanted() {
@@ -159,7 +159,13 @@ impl Driver {
                     Ok(FetchEnd::DiskFailed) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         fetchers.abort_all();
-                        hand_over(flight, fill).await;
+                        let written = flight.state().extents.covered(0);
+                        tokio::select! {
+                            () = progress.past(written) => {}
+                            _ = &mut hashing => {}
+                            () = sleep(CATCHING_UP) => {}
+                        }
+                        hand_over(flight, &progress);
                         break Ok(Flown::HandedOver);
                     }
                     Err(_) => break Err(FillError::Interrupted { digest: flight.digest }),
@@ -169,7 +175,7 @@ impl Driver {
                     Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got: Box::new(got) }),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
-                        hand_over(flight, fill).await;
+                        hand_over(flight, &progress);
                         break Ok(Flown::HandedOver);
                     }
                 },
@@ -225,8 +231,7 @@ impl Driver {
     /// Nobody wants the rest: what is there is kept for the next one who does.
     async fn pause(&self, fill: Arc<Fill>) {
         let extents = self.flight.state().extents.clone();
-        let paused = spawn_blocking(move || fill.pause(&extents)).await;
-        if let Ok(Err(error)) = paused {
+        if let Err(error) = fill.pause_in_time(&extents).await {
             tracing::debug!(digest = %self.flight.digest, "a partial fill was not kept: {error}");
         }
     }
@@ -234,18 +239,15 @@ impl Driver {
     /// The bytes are right: readers may have the last of them while they are made durable.
     async fn publish(&self, fill: Arc<Fill>) {
         self.flight.update(|state| state.verified = true);
-        let place = self.flight.origin.clone();
-        let published = spawn_blocking(move || fill.publish(None, std::slice::from_ref(&place)));
-        match published.await {
-            Ok(Ok(_)) => {
+        match fill.publish_from(None, std::slice::from_ref(&self.flight.origin)).await {
+            Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::warn!(digest = %self.flight.digest, "served but not stored: {error}");
                 self.metrics.bypass.inc(error.bypass());
             }
-            Err(error) => tracing::error!(digest = %self.flight.digest, "publishing was interrupted: {error}"),
         }
     }
 }
@@ -273,66 +275,9 @@ pub(super) fn abandon(flight: &Flight) {
     });
 }
 
-/// The file is as good as it is: everybody goes on from the bytes that could be read back from the start.
-async fn hand_over(flight: &Arc<Flight>, fill: &Arc<Fill>) {
-    let covered = flight.state().extents.covered(0);
-    let (fill, digest) = (fill.clone(), flight.digest);
-    let hashed = spawn_blocking(move || {
-        let mut hasher = Hasher::new(digest.algorithm());
-        let prefix = hash_file(&fill, &mut hasher, 0, covered);
-        (prefix, hasher)
-    });
-    let (prefix, hasher) = hashed.await.unwrap_or_else(|_| (0, Hasher::new(digest.algorithm())));
-    tracing::warn!(digest = %digest, prefix, "the disk took no more, clients go on without it");
+/// The file takes no more: everybody has what was hashed from the file, and goes on alone from there.
+fn hand_over(flight: &Flight, progress: &Progress) {
+    let (prefix, hasher) = progress.reached();
+    tracing::warn!(digest = %flight.digest, prefix, "the disk took no more, clients go on without it");
     flight.update(|state| state.end = Some(FlightEnd::HandedOver { prefix, hasher }));
-}
-
-/// Hashes `from..to` of the file, and returns how far it could be read.
-fn hash_file(fill: &Fill, hasher: &mut Hasher, from: u64, to: u64) -> u64 {
-    let mut position = from;
-    while position < to {
-        let length = (to - position).min(CHUNK_BYTES as u64) as usize;
-        match fill.read_at(position, length) {
-            Ok(bytes) if !bytes.is_empty() => {
-                hasher.update(&bytes);
-                position += bytes.len() as u64;
-            }
-            _ => return position,
-        }
-    }
-    position
-}
-
-/// Follows the growing file and hashes it, off the event loop, in order.
-async fn hash_in_order(flight: Arc<Flight>, fill: Arc<Fill>) -> Hashed {
-    let mut changes = flight.changes();
-    let mut hasher = Hasher::new(flight.digest.algorithm());
-    let mut position = 0;
-    loop {
-        changes.mark_unchanged();
-        let (covered, size) = {
-            let state = flight.state();
-            (state.extents.covered(0), state.size)
-        };
-        if size == Some(position) && covered == position {
-            let got = hasher.finish();
-            return if got == flight.digest { Hashed::Right } else { Hashed::Wrong(got) };
-        }
-        if covered <= position {
-            if changes.changed().await.is_err() {
-                return Hashed::Unreadable;
-            }
-            continue;
-        }
-        let file = fill.clone();
-        let hashed = spawn_blocking(move || {
-            let reached = hash_file(&file, &mut hasher, position, covered);
-            (reached, hasher)
-        });
-        let Ok((reached, returned)) = hashed.await else { return Hashed::Unreadable };
-        if reached < covered {
-            return Hashed::Unreadable;
-        }
-        (position, hasher) = (reached, returned);
-    }
 }

@@ -1,15 +1,28 @@
-//! Fetches one stretch of a blob into the file: reads upstream, writes in pieces off the event loop, says how far.
+//! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, says how far.
+//!
+//! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
+//! their order. A piece is handed on when it is full, or when upstream pauses and the disk has nothing of this stretch to
+//! do: followers of a slow upstream wait for nothing, and a fast one makes no small pieces. Memory comes from the store's
+//! bounded buffers: where none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use tokio::task::spawn_blocking;
+use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::watch;
 
+use crate::fill::FillError;
 use crate::fill::flight::Flight;
+use crate::fill::plan::NEAR_BYTES;
 use crate::fill::stream::BlobStream;
-use crate::fill::{CHUNK_BYTES, FillError};
 use crate::observe::metrics::Metrics;
+use crate::store::{Fill, PIECE_BYTES, StoreError};
+
+/// Pieces of one stretch on their way to the disk.
+const WRITING_MAX: usize = 4;
+// Another fetcher takes over further ahead than this one can have bytes under way: see `run`.
+const _: () = assert!(((WRITING_MAX + 1) * PIECE_BYTES) as u64 <= NEAR_BYTES / 2);
 
 /// How a fetcher ended.
 pub(super) enum FetchEnd {
@@ -21,73 +34,128 @@ pub(super) enum FetchEnd {
     DiskFailed,
 }
 
-pub(super) async fn run(flight: Arc<Flight>, id: u64, mut stream: BlobStream, metrics: Arc<Metrics>) -> FetchEnd {
-    let mut start = stream.position();
-    let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
-    loop {
-        let gathered = gather(&mut stream, &mut buffer).await;
-        metrics.fills_resumed.inc_by(stream.take_resumed());
-        let ended = match gathered {
-            Ok(ended) => ended,
-            Err(error) => return FetchEnd::Failed(error),
-        };
-        let mut piece = buffer.split().freeze();
-        // Another fetcher may have taken over from some offset on. Not one byte is written past it: what was hashed
-        // is what stays. It is always further ahead than a piece is long, so nothing of it is written yet.
-        let limit = flight.limit_of(id);
-        piece.truncate(usize::try_from(limit.saturating_sub(start)).unwrap_or(usize::MAX));
-        metrics.bytes_from_upstream.inc_by(piece.len() as u64);
-        let length = piece.len() as u64;
-        if length > 0 && write(&flight, start, piece).await.is_err() {
-            return FetchEnd::DiskFailed;
-        }
-        let limit = commit(&flight, id, start..start + length, &stream);
-        start += length;
-        if ended || limit.is_some_and(|limit| start >= limit) {
-            return FetchEnd::Done(id);
-        }
-    }
+/// Bytes from upstream on their way into buffers.
+struct Gatherer {
+    stream: BlobStream,
+    file: Arc<Fill>,
+    /// What upstream gave and no buffer has taken yet.
+    rest: Bytes,
+    /// How many pieces are being written.
+    writing: watch::Receiver<usize>,
 }
 
-/// Reads until a piece is full or upstream pauses; true at the end of the stretch.
-async fn gather(stream: &mut BlobStream, buffer: &mut BytesMut) -> Result<bool, FillError> {
-    while buffer.len() < CHUNK_BYTES {
+/// What a gatherer brings.
+enum Gathered {
+    Piece(Bytes),
+    /// Nothing more comes.
+    End,
+    Failed(FillError),
+    /// The disk does not give buffers back.
+    NoBuffer(StoreError),
+}
+
+pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metrics: Arc<Metrics>) -> FetchEnd {
+    let Some(file) = flight.state().file.clone() else { return FetchEnd::DiskFailed };
+    let mut start = stream.position();
+    let mut writing = FuturesOrdered::new();
+    let (count, counted) = watch::channel(0);
+    let gatherer = Gatherer { stream, file: file.clone(), rest: Bytes::new(), writing: counted };
+    // Never dropped half-way: a request to upstream may be in it.
+    let gathering = gatherer.next();
+    tokio::pin!(gathering);
+    let (mut is_gathering, mut end, mut size) = (true, FetchEnd::Done(id), None);
+    while is_gathering || !writing.is_empty() {
         tokio::select! {
             biased;
-            next = stream.next() => match next? {
-                Some(bytes) => buffer.extend_from_slice(&bytes),
-                None => return Ok(true),
+            Some(written) = writing.next(), if !writing.is_empty() => match written {
+                Ok(piece) => {
+                    commit(&flight, id, piece);
+                    count.send_replace(writing.len());
+                }
+                Err(error) => return disk_failed(&flight, &error),
             },
-            // Upstream has nothing at the moment: followers get what is there rather than wait for a full piece.
-            () = std::future::ready(()), if !buffer.is_empty() => return Ok(false),
+            (mut gatherer, gathered) = &mut gathering, if is_gathering && writing.len() < WRITING_MAX => {
+                metrics.fills_resumed.inc_by(gatherer.stream.take_resumed());
+                size = gatherer.stream.size();
+                match gathered {
+                    Gathered::Piece(mut piece) => {
+                        // Another fetcher may have taken over from some offset on. Not one byte is written past it:
+                        // what was hashed is what stays. It is always further ahead of what this one has committed
+                        // than it has under way, so nothing of it is written yet.
+                        let left = flight.limit_of(id).saturating_sub(start);
+                        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                        let length = piece.len() as u64;
+                        metrics.bytes_from_upstream.inc_by(length);
+                        is_gathering = length < left;
+                        if length > 0 {
+                            writing.push_back(write(file.clone(), start, piece));
+                            count.send_replace(writing.len());
+                            start += length;
+                        }
+                        gathering.set(gatherer.next());
+                    }
+                    Gathered::End => is_gathering = false,
+                    // What came before it is kept.
+                    Gathered::Failed(error) => (is_gathering, end) = (false, FetchEnd::Failed(error)),
+                    Gathered::NoBuffer(error) => return disk_failed(&flight, &error),
+                }
+            }
         }
     }
-    Ok(false)
+    // At the end of a body without a length, the length is known.
+    flight.update(|state| state.size = state.size.or(size));
+    end
 }
 
-async fn write(flight: &Flight, start: u64, piece: Bytes) -> Result<(), ()> {
-    let Some(file) = flight.state().file.clone() else { return Err(()) };
-    match spawn_blocking(move || file.write_at(start, &piece)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            tracing::warn!(digest = %flight.digest, "the store takes no more: {error}");
-            Err(())
-        }
-        Err(_) => Err(()),
-    }
+async fn write(file: Arc<Fill>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
+    let range = start..start + piece.len() as u64;
+    file.write_in_time(start, piece).await?;
+    Ok(range)
 }
 
-/// Makes the piece readable and moves this fetcher's stretch on; returns the stretch's limit, which may have been
-/// shortened meanwhile. At the end of a body without a length, the length is known.
-fn commit(flight: &Flight, id: u64, piece: Range<u64>, stream: &BlobStream) -> Option<u64> {
-    let mut limit = None;
+fn disk_failed(flight: &Flight, error: &StoreError) -> FetchEnd {
+    tracing::warn!(digest = %flight.digest, "the store takes no more: {error}");
+    FetchEnd::DiskFailed
+}
+
+/// Makes the piece readable and moves this fetcher's stretch on.
+fn commit(flight: &Flight, id: u64, piece: Range<u64>) {
     flight.update(|state| {
-        state.extents.insert(piece.clone());
         if let Some(stretch) = state.running.iter_mut().find(|stretch| stretch.id == id) {
             stretch.position = piece.end;
-            limit = Some(stretch.limit);
         }
-        state.size = state.size.or(stream.size());
+        state.extents.insert(piece);
     });
-    limit
+}
+
+impl Gatherer {
+    /// The next piece. With a buffer in hand nothing is waited for but the writes before it, which end by themselves.
+    async fn next(mut self) -> (Self, Gathered) {
+        if self.rest.is_empty() {
+            match self.stream.next().await {
+                Ok(Some(bytes)) => self.rest = bytes,
+                Ok(None) => return (self, Gathered::End),
+                Err(error) => return (self, Gathered::Failed(error)),
+            }
+        }
+        let mut buffer = match self.file.store().buffers().take().await {
+            Ok(buffer) => buffer,
+            Err(error) => return (self, Gathered::NoBuffer(error)),
+        };
+        loop {
+            buffer.fill_from(&mut self.rest);
+            if buffer.is_full() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                more = self.stream.more() => match more {
+                    Some(bytes) => self.rest = bytes,
+                    None => break,
+                },
+                _ = self.writing.wait_for(|count| *count == 0) => break,
+            }
+        }
+        (self, Gathered::Piece(buffer.freeze()))
+    }
 }

@@ -1,7 +1,7 @@
 //! One fetch per missing digest: a flight fills a file, everybody who wants the blob reads the file as it grows.
 //!
 //! `table.rs` finds or starts the flight of a digest; `driver.rs` runs it, with `plan.rs` deciding which bytes to
-//! fetch next and `fetcher.rs` fetching them; `reader.rs` is a client's view of it. `stream.rs` is a blob's bytes from
+//! fetch next, `fetcher.rs` fetching them and `hashing.rs` hashing them; `reader.rs` is a client's view of it. `stream.rs` is a blob's bytes from
 //! upstream with breaks mended by Range, and `through.rs` gives them to one client without the store, for the times
 //! when the disk does not take them.
 //!
@@ -11,6 +11,7 @@
 mod driver;
 mod fetcher;
 pub mod flight;
+mod hashing;
 mod plan;
 pub mod reader;
 pub mod source;
@@ -25,7 +26,7 @@ use entrepot_core::digest::Digest;
 use crate::observe::labels::FillFailure;
 use crate::upstream::error::UpstreamError;
 
-/// The most bytes handed on in one piece, to the disk or to a client.
+/// The most bytes handed on in one piece to a client, and read at once by a hash thread.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How many bytes at a blob's end wait for the digest to be right.
 pub const HELD_BACK_BYTES: u64 = 64 * 1024;

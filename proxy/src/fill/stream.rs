@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use crate::fill::FillError;
 use crate::fill::source::{OpenError, Opened, Source};
 use crate::upstream::body::TimedBody;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::operation::ByteRange;
 
 /// Bytes `position..limit` of a blob.
@@ -20,6 +21,8 @@ pub struct BlobStream {
     digest: Digest,
     sources: VecDeque<Source>,
     body: Option<TimedBody>,
+    /// How the body ended, where nothing was done about it yet: cleanly, or with an error.
+    ended: Option<Option<UpstreamError>>,
     /// Bytes of the body that come before `position`, because upstream ignored our Range.
     skip: u64,
     position: u64,
@@ -40,7 +43,7 @@ impl BlobStream {
     /// From `position` up to `limit` (or the blob's end), of which nothing is open yet.
     pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
         let sources = sources.into();
-        Self { digest, sources, body: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
+        Self { digest, sources, body: None, ended: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
     }
 
     /// The same, with the answer that opened the blob.
@@ -74,30 +77,50 @@ impl BlobStream {
     /// The next bytes; `None` after the last. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
-            if self.end().is_some_and(|end| self.position >= end) {
+            if self.is_at_end() {
                 return Ok(None);
             }
-            let Some(body) = &mut self.body else {
-                self.reopen().await?;
-                continue;
-            };
-            match body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Some(bytes) = frame.into_data().ok().and_then(|bytes| self.take(bytes)) {
-                        return Ok(Some(bytes));
-                    }
-                }
-                None if self.size.is_none() => {
+            match self.ended.take() {
+                Some(None) if self.size.is_none() => {
                     // Without a length the end is where upstream says; the digest is the judge.
                     self.size = Some(self.position);
+                    continue;
                 }
-                None => self.broke(None).await?,
-                Some(Err(error)) => {
-                    let error = FillError::Upstream { digest: self.digest, error: Arc::new(error) };
-                    self.broke(Some(error)).await?;
+                Some(error) => {
+                    let in_full = |error| FillError::Upstream { digest: self.digest, error: Arc::new(error) };
+                    let error = error.map(in_full);
+                    self.broke(error).await?;
                 }
+                None => {}
+            }
+            if self.body.is_none() {
+                self.reopen().await?;
+            }
+            if let Some(bytes) = self.more().await {
+                return Ok(Some(bytes));
             }
         }
+    }
+
+    /// The next bytes of the answer that is open; `None` where it gives no more, of which [`BlobStream::next`] makes the
+    /// end or another answer. Never asks upstream for anything, so it is cheap to drop and call again.
+    pub async fn more(&mut self) -> Option<Bytes> {
+        while !self.is_at_end() && self.ended.is_none() {
+            match self.body.as_mut()?.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.into_data().ok().and_then(|bytes| self.take(bytes)) {
+                        return Some(bytes);
+                    }
+                }
+                Some(Err(error)) => self.ended = Some(Some(error)),
+                None => self.ended = Some(None),
+            }
+        }
+        None
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.end().is_some_and(|end| self.position >= end)
     }
 
     /// Cuts off what was not asked for at either end.

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::fill::driver;
 use crate::fill::flight::{Flight, Seat};
+use crate::fill::hashing::HashThreads;
 use crate::fill::source::Source;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
@@ -20,6 +21,7 @@ pub struct Flights {
     landed: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    hash_threads: Arc<HashThreads>,
     /// Fills outlive the connections that begin them.
     runtime: Handle,
 }
@@ -37,7 +39,14 @@ pub struct Wish {
 impl Flights {
     /// No flights yet; they will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { running: Mutex::default(), landed: Notify::new(), store, metrics, runtime: Handle::current() })
+        Arc::new(Self {
+            running: Mutex::default(),
+            landed: Notify::new(),
+            store,
+            metrics,
+            hash_threads: Arc::default(),
+            runtime: Handle::current(),
+        })
     }
 
     /// The flight of `digest`, if one is under way.
@@ -79,6 +88,7 @@ impl Flights {
             flight,
             store: self.store.clone(),
             metrics: self.metrics.clone(),
+            hash_threads: self.hash_threads.clone(),
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;

@@ -175,6 +175,14 @@ labels! {
         Unknown = "unknown",
     }
 
+    /// How the disk threads make their calls.
+    DiskLadder {
+        /// By io_uring.
+        Uring = "io_uring",
+        /// By system calls that block the thread.
+        Threads = "threads",
+    }
+
     /// Which way tunnelled bytes went.
     Direction {
         /// From the client.
@@ -202,5 +210,6 @@ mod tests {
         check::<Bypass>();
         check::<Rejection>();
         check::<RightsOutcome>();
+        check::<DiskLadder>();
     }
 }

@@ -19,7 +19,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{
-    Bypass, ConnectionRefusal, Direction, Door, FillFailure, Handshake, Label, Rejection, RightsOutcome,
+    Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FillFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
 
@@ -68,6 +68,7 @@ pub struct Metrics {
     pub rejected_requests: By<Rejection>,
     /// Whether clients may have what is cached.
     pub rights_checks: By<RightsOutcome>,
+    disk_ladder: Family<[(&'static str, DiskLadder); 1], Gauge>,
 }
 
 /// What others know and is asked for at each scrape.
@@ -150,6 +151,7 @@ impl Metrics {
             tls_handshakes: list.by("tls_handshakes", "TLS handshakes with clients", "outcome"),
             rejected_requests: list.by("rejected_requests", "Requests refused without asking anybody", "reason"),
             rights_checks: list.by("rights_checks", "Whether clients may have what is cached", "outcome"),
+            disk_ladder: list.family("disk_ladder", "How the disk threads make their calls: 1 for what is in use"),
             registry: list.0,
         }
     }
@@ -197,6 +199,13 @@ impl Metrics {
         let gauge = self.connections_open.get_or_create_owned(&[("door", door)]);
         gauge.inc();
         OpenConnection(gauge)
+    }
+
+    /// Says how the disk threads make their calls.
+    pub fn set_disk_ladder(&self, in_use: DiskLadder) {
+        for rung in DiskLadder::ALL {
+            self.disk_ladder.get_or_create(&[("rung", *rung)]).set(i64::from(*rung == in_use));
+        }
     }
 
     /// Requests answered from the store.
@@ -401,6 +410,15 @@ mod tests {
         metrics.fills_failed.add(FillFailure::WrongDigest, 2);
         has(&metrics, r#"entrepot_bypass_total{reason="disk_full"} 1"#);
         assert_eq!((metrics.bypass.total(), metrics.errors()), (2, 3));
+    }
+
+    #[test]
+    fn one_rung_of_the_ladder_is_in_use() {
+        let metrics = Metrics::new();
+        metrics.set_disk_ladder(DiskLadder::Uring);
+        metrics.set_disk_ladder(DiskLadder::Threads);
+        has(&metrics, r#"entrepot_disk_ladder{rung="io_uring"} 0"#);
+        has(&metrics, r#"entrepot_disk_ladder{rung="threads"} 1"#);
     }
 
     #[test]

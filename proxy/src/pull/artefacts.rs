@@ -115,14 +115,12 @@ impl Pull {
         if let Some(place) = place {
             self.approve(call, place).await;
         }
-        let store = self.store.clone();
-        let fill = match offload(move || store.begin_unnamed(Some(length))).await {
-            Some(Ok(fill)) => fill,
-            Some(Err(error)) => {
+        let fill = match self.store.begin_unnamed_in_time(Some(length)).await {
+            Ok(fill) => fill,
+            Err(error) => {
                 self.metrics.bypass.inc(error.bypass());
                 return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
             }
-            None => return Reply::relayed(answer),
         };
         let note = Note { upstream: Some(answer.host.to_string()), ..hit(CacheStatus::Miss) };
         let headers = relayed_headers(&answer.headers);
@@ -170,24 +168,27 @@ impl Copy {
         }
     }
 
+    /// The disk and the hash take the same bytes at the same time.
     async fn write(&mut self, position: u64, bytes: Bytes, mut hasher: Hasher) -> Hasher {
-        let fill = self.fill.clone();
-        let written = offload(move || {
+        let (fill, piece) = (self.fill.clone(), bytes.clone());
+        let writing = async move {
+            match fill {
+                Some(fill) => fill.write_in_time(position, piece).await,
+                None => Ok(()),
+            }
+        };
+        let hashing = offload(move || {
             hasher.update(&bytes);
-            let written = fill.map_or(Ok(()), |fill| fill.write_at(position, &bytes));
-            (hasher, written)
+            hasher
         });
-        match written.await {
-            Some((hasher, Ok(()))) => hasher,
-            Some((hasher, Err(error))) => {
-                self.give_up(&error);
-                hasher
-            }
-            None => {
-                self.fill = None;
-                Hasher::new(Algorithm::Sha256)
-            }
+        let (written, hasher) = tokio::join!(writing, hashing);
+        if let Err(error) = written {
+            self.give_up(&error);
         }
+        hasher.unwrap_or_else(|| {
+            self.fill = None;
+            Hasher::new(Algorithm::Sha256)
+        })
     }
 
     fn give_up(&mut self, error: &StoreError) {
@@ -205,16 +206,12 @@ impl Copy {
         let (store, size_bytes) = (self.pull.store.clone(), self.length);
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
-        let published = offload(move || {
-            fill.publish_as(&digest, None, &[])?;
-            store.set_artefact(&host, &path, ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() });
-            Ok::<_, StoreError>(())
-        });
-        match published.await {
-            Some(Ok(())) => drop(self.pull.metrics.stored.inc()),
-            Some(Err(error)) => self.give_up(&error),
-            None => {}
+        if let Err(error) = fill.publish_from(Some(&digest), &[]).await {
+            return self.give_up(&error);
         }
+        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
+        offload(move || store.set_artefact(&host, &path, entry)).await;
+        self.pull.metrics.stored.inc();
     }
 }
 

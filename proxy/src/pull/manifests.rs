@@ -222,19 +222,16 @@ impl Pull {
         }
         let (store, manifest) = (self.store.clone(), manifest.clone());
         let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        let kept = offload(move || {
-            store.put(&manifest.digest, &manifest.bytes)?;
+        if let Err(error) = store.put_in_time(&manifest.digest, manifest.bytes).await {
+            tracing::warn!("a manifest was served but not stored: {error}");
+            return self.metrics.bypass.inc(error.bypass());
+        }
+        let noted = offload(move || {
             store.set_media_type(&manifest.digest, &manifest.media_type);
             store.link(&registry, &repository, &manifest.digest);
-            Ok::<_, crate::store::StoreError>(())
         });
-        match kept.await {
-            Some(Ok(())) => drop(self.metrics.stored.inc()),
-            Some(Err(error)) => {
-                tracing::warn!("a manifest was served but not stored: {error}");
-                self.metrics.bypass.inc(error.bypass());
-            }
-            None => {}
+        if noted.await.is_some() {
+            self.metrics.stored.inc();
         }
     }
 

@@ -1,5 +1,5 @@
-//! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. Kept in one place,
-//! and blocking, so that a later data plane can move them to its disk threads without touching the store's logic.
+//! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. All of them block;
+//! `disk_threads::calls` makes those of a fill by io_uring where there is one.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -68,7 +68,12 @@ pub(super) fn allocate(file: &File, path: &Path, offset: u64, len: u64) -> Resul
     if length == 0 {
         return Ok(true);
     }
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length) {
+    allocated(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length), path, len)
+}
+
+/// What the kernel's answer to such a call means.
+pub(super) fn allocated(answer: Result<(), Errno>, path: &Path, len: u64) -> Result<bool, StoreError> {
+    match answer {
         Ok(()) => Ok(true),
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
         Err(Errno::EFBIG) => Err(StoreError::NoSpace { needed_bytes: len }),
@@ -105,7 +110,12 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// Removes a file; false where there was none.
 pub(super) fn unlink(path: &Path) -> Result<bool, StoreError> {
-    match std::fs::remove_file(path) {
+    unlinked(std::fs::remove_file(path), path)
+}
+
+/// What the kernel's answer to such a call means.
+pub(super) fn unlinked(answer: io::Result<()>, path: &Path) -> Result<bool, StoreError> {
+    match answer {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(StoreError::from_io("remove", path, error)),

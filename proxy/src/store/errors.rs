@@ -67,6 +67,15 @@ pub enum StoreError {
     /// The index does not answer, so there is nothing to list.
     #[error("the cache's index is unavailable; it repairs itself, try again in a few seconds")]
     IndexUnavailable,
+    /// The disk takes too long; what was asked of it may still happen.
+    #[error("the disk did not answer within {seconds} s; see the kernel log, or raise data_plane.disk_timeout")]
+    Stalled {
+        /// How long it was waited for.
+        seconds: f32,
+    },
+    /// A disk thread could not be started, or a job on it panicked.
+    #[error("no disk thread did the work; the log says why, report it if it is not a lack of threads")]
+    DiskThreadGone,
     /// Another process has the same store open.
     #[error("{path} is in use by another process; stop the other entrepot or choose another data_dir")]
     Locked {

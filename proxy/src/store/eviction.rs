@@ -4,8 +4,10 @@
 //! bounded: a request evicts what it misses, looks at a limited number of candidates, and gives up (`NoSpace`, the
 //! caller passes the body through) rather than flush the cache for something that cannot fit.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::disk_threads::calls::Calls;
 use super::errors::StoreError;
 use super::index::recency::{self, Place, Victim};
 use super::space::{Reservation, Shortfall};
@@ -39,11 +41,19 @@ impl Store {
 
     /// Runs a step that takes disk space; if the file system has none although the ledger had, evicts `bytes` (at
     /// least something, for its inode) and tries once more.
-    pub(super) fn with_room<T>(&self, bytes: u64, step: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let done = match step() {
-            Err(error) if error.is_no_space() && self.evict(bytes.max(1)) > 0 => step(),
-            done => done,
-        };
+    pub(super) async fn with_room<T>(
+        self: &Arc<Self>,
+        calls: Calls,
+        bytes: u64,
+        step: impl AsyncFn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut done = step().await;
+        if done.as_ref().is_err_and(StoreError::is_no_space) {
+            let store = self.clone();
+            if calls.aside(move || store.evict(bytes.max(1))).await > 0 {
+                done = step().await;
+            }
+        }
         done.map_err(|error| error.needing(bytes))
     }
 

@@ -1,19 +1,26 @@
 //! One fill: a partial file that is written at any offsets, read while it grows, and ends in one of three ways.
 //!
 //! ```text
-//! begin ─► write_at … read_at … ─► publish   sync file, rename into blobs/, sync folder, then the index
-//!                                ├► pause     sync file, sidecar; a later begin of the same digest and size goes on
-//!                                └► drop      the file is gone, it never happened
+//! begin ─► write … read_at … ─► publish   sync file, rename into blobs/, sync folder, then the index
+//!                            ├► pause     sync file, sidecar; a later begin of the same digest and size goes on
+//!                            └► drop      the file is gone, it never happened
 //! ```
 //!
-//! Invariants: nothing is written after the end began (content under a digest is immutable); nothing is visible before
-//! it is durable; whatever fails, the file is removed and the reservation given back. Who fills has hashed the bytes:
-//! `publish` checks the length, not the digest again.
+//! The steps are here, written once over [`Calls`]. `threaded` runs them on the disk threads with deadlines, for what
+//! clients wait for; `blocking` runs them on the caller's thread.
+//!
+//! Invariants: nothing is written after the end began (content under a digest is immutable), and the end waits for
+//! writes that run; nothing is visible before it is durable; whatever fails, the file is removed and the reservation
+//! given back. Who fills has hashed the bytes: `publish` checks the length, not the digest again.
+
+mod blocking;
+mod threaded;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -21,8 +28,11 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_kernel::read::{self, Reading};
+use tokio::sync::RwLock;
 
 use super::blobs::{Blob, mark_registry, read_exact_at};
+use super::disk_threads::Lane;
+use super::disk_threads::calls::Calls;
 use super::errors::StoreError;
 use super::extents::Extents;
 use super::index::{Job, ms_of};
@@ -35,7 +45,7 @@ use super::{Store, disk};
 const GROW_BYTES: u64 = 4 << 20;
 
 /// A running fill. All methods take `&self`: a leader writes while followers read. Dropping one that did not end removes
-/// its file, so the last handle is dropped on a blocking thread, too.
+/// its file.
 pub struct Fill {
     store: Arc<Store>,
     name: FillName,
@@ -43,31 +53,42 @@ pub struct Fill {
     file: Arc<File>,
     size: Option<u64>,
     extents: Extents,
-    /// None once the end began.
+    /// None once the end began. Held for reading while writing.
     reservation: RwLock<Option<Reservation>>,
 }
 
-impl Store {
-    /// Starts to fill a digest, or goes on where a paused fill of the same size ended ([`Fill::extents`]). Makes room
-    /// first; `NoSpace` when there is none to be made.
-    pub fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<Fill, StoreError> {
-        match self.paused.take(&self.paths, digest, size).and_then(|paused| self.resume(paused)) {
-            Some(fill) => Ok(fill),
-            None => self.begin_new(Some(*digest), size),
-        }
-    }
+/// What content is published with.
+pub(super) struct Published {
+    digest: Digest,
+    media_type: Option<String>,
+    links: Vec<(RegistryHost, RepositoryName)>,
+}
 
+impl Store {
     /// From where on a fill that goes on with a paused one has to fetch, to have everything from `from` on.
     pub fn first_missing(&self, digest: &Digest, from: u64) -> u64 {
         self.paused.first_missing(digest, from).unwrap_or(from)
     }
 
-    /// Starts to fill content whose digest is known only at its end ([`Fill::publish_as`]).
-    pub fn begin_unnamed(self: &Arc<Self>, size: Option<u64>) -> Result<Fill, StoreError> {
-        self.begin_new(None, size)
+    async fn begin_with(
+        self: &Arc<Self>,
+        calls: Calls,
+        digest: Option<Digest>,
+        size: Option<u64>,
+    ) -> Result<Fill, StoreError> {
+        if let Some(digest) = digest {
+            let store = self.clone();
+            if let Some(fill) = calls.aside(move || store.resume(&digest, size)).await {
+                return Ok(fill);
+            }
+        }
+        let started = self.begin_new(calls, digest, size).await;
+        started.inspect_err(|_| count(&self.counters.write_errors))
     }
 
-    fn resume(self: &Arc<Self>, paused: PausedFill) -> Option<Fill> {
+    /// Goes on with the paused fill of a digest, where there is one of that size.
+    fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Fill> {
+        let paused = self.paused.take(&self.paths, digest, size)?;
         let path = self.paths.fill(paused.name);
         let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
         Some(Fill {
@@ -81,39 +102,58 @@ impl Store {
         })
     }
 
-    fn begin_new(self: &Arc<Self>, digest: Option<Digest>, size: Option<u64>) -> Result<Fill, StoreError> {
-        let started = self.try_begin_new(digest, size);
-        started.inspect_err(|_| count(&self.counters.write_errors))
-    }
-
-    fn try_begin_new(self: &Arc<Self>, digest: Option<Digest>, size: Option<u64>) -> Result<Fill, StoreError> {
+    async fn begin_new(
+        self: &Arc<Self>,
+        calls: Calls,
+        digest: Option<Digest>,
+        size: Option<u64>,
+    ) -> Result<Fill, StoreError> {
         let size_bytes = size.unwrap_or(0);
-        let mut reservation = self.reserve(size_bytes)?;
+        let store = self.clone();
+        let mut reservation = calls.aside(move || store.reserve(size_bytes)).await?;
         let name = FillName { digest, random: random() };
         let path = self.paths.fill(name);
-        let file = Arc::new(self.with_room(0, || disk::create(&path))?);
-        let allocated = self.with_room(size_bytes, || disk::allocate(&file, &path, 0, size_bytes));
-        if allocated.inspect_err(|_| drop(disk::unlink(&path)))? {
-            reservation.set_allocated();
+        let create = async || {
+            let path = path.clone();
+            calls.aside(move || disk::create(&path)).await
+        };
+        let file = Arc::new(self.with_room(calls, 0, create).await?);
+        let allocate = async || calls.allocate(&file, &path, 0, size_bytes).await;
+        match self.with_room(calls, size_bytes, allocate).await {
+            Ok(true) => reservation.set_allocated(),
+            Ok(false) => {}
+            Err(error) => {
+                // It has no content yet; what cannot be removed now is at the next start.
+                let _ = calls.unlink(&path).await;
+                return Err(error);
+            }
         }
         let (store, extents) = (self.clone(), Extents::new());
         Ok(Fill { store, name, path, file, size, extents, reservation: RwLock::new(Some(reservation)) })
     }
 
-    /// Stores small content at once, durably; its digest is checked. Content that is there already stays.
-    pub fn put(self: &Arc<Self>, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        let actual = Digest::of(digest.algorithm(), bytes);
-        if actual != *digest {
-            return Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) });
-        }
+    /// Stores small content whose digest is right.
+    async fn put_with(self: &Arc<Self>, calls: Calls, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
         let size_bytes = bytes.len() as u64;
-        if std::fs::metadata(self.paths.blob(digest)).is_ok_and(|file| file.len() == size_bytes) {
+        let path = self.paths.blob(&digest);
+        let is_there = move || std::fs::metadata(path).is_ok_and(|file| file.len() == size_bytes);
+        if calls.aside(is_there).await {
             return Ok(());
         }
-        let fill = self.begin_new(Some(*digest), Some(size_bytes))?;
-        fill.write_at(0, bytes)?;
-        fill.publish(None, &[]).map(drop)
+        let fill = self.begin_new(calls, Some(digest), Some(size_bytes)).await;
+        let fill = fill.inspect_err(|_| count(&self.counters.write_errors))?;
+        fill.write_with(calls, 0, &bytes).await?;
+        fill.publish_with(calls, Published { digest, media_type: None, links: Vec::new() }).await.map(drop)
     }
+}
+
+/// Content that is announced under a digest has it.
+fn check_digest(digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    let actual = Digest::of(digest.algorithm(), bytes);
+    if actual == *digest {
+        return Ok(());
+    }
+    Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) })
 }
 
 impl Fill {
@@ -122,29 +162,15 @@ impl Fill {
         self.size
     }
 
+    /// The store that it is in.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
     /// What was on disk when the fill began: nothing, or what a paused fill had. What is written later is the
     /// caller's to track.
     pub fn extents(&self) -> &Extents {
         &self.extents
-    }
-
-    /// Writes bytes at an offset. Two writes may run at once where they do not overlap.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let end = offset.saturating_add(bytes.len() as u64);
-        if let Some(size) = self.size.filter(|size| end > *size) {
-            return Err(StoreError::WrongSize { expected_bytes: size, actual_bytes: end });
-        }
-        if self.size.is_none() {
-            self.grow(end).inspect_err(|_| count(&self.store.counters.write_errors))?;
-        }
-        // Held while writing, so that the end waits for writes that run.
-        let running = self.reservation.read().unwrap_or_else(PoisonError::into_inner);
-        if running.is_none() {
-            return Err(StoreError::FillState);
-        }
-        let len = bytes.len() as u64;
-        let written = self.store.with_room(len, || disk::write_at(&self.file, &self.path, offset, bytes));
-        written.inspect_err(|_| count(&self.store.counters.write_errors))
     }
 
     /// Begins to read bytes that were written, without blocking this thread.
@@ -158,62 +184,92 @@ impl Fill {
         read.inspect_err(|_| count(&self.store.counters.read_errors))
     }
 
-    /// Publishes the content under the digest that the fill began with; the caller has checked it. On an error the
-    /// fill is over, its file gone and nothing visible.
-    pub fn publish(
-        &self,
-        media_type: Option<&str>,
-        links: &[(RegistryHost, RepositoryName)],
-    ) -> Result<Arc<Blob>, StoreError> {
-        self.end_as(&self.name.digest.ok_or(StoreError::FillState)?, media_type, links)
+    /// The same into a buffer, which is filled.
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset).inspect_err(|_| count(&self.store.counters.read_errors))
     }
 
-    /// Publishes the content of a fill that began without a digest; the caller has hashed it.
-    pub fn publish_as(
-        &self,
-        digest: &Digest,
-        media_type: Option<&str>,
-        links: &[(RegistryHost, RepositoryName)],
-    ) -> Result<Arc<Blob>, StoreError> {
-        if self.name.digest.is_some_and(|own| own != *digest) {
+    /// The name to publish under: its own, or the one that the caller found at the end.
+    fn name_as(&self, digest: Option<&Digest>) -> Result<Digest, StoreError> {
+        match (self.name.digest, digest) {
+            (Some(own), None) => Ok(own),
+            (own, Some(digest)) if own.is_none_or(|own| own == *digest) => Ok(*digest),
+            _ => Err(StoreError::FillState),
+        }
+    }
+
+    async fn write_with(&self, calls: Calls, offset: u64, bytes: &Bytes) -> Result<(), StoreError> {
+        let len = bytes.len() as u64;
+        let end = offset.saturating_add(len);
+        if let Some(size) = self.size.filter(|size| end > *size) {
+            return Err(StoreError::WrongSize { expected_bytes: size, actual_bytes: end });
+        }
+        if self.size.is_none() {
+            self.grow(calls, end).await.inspect_err(|_| count(&self.store.counters.write_errors))?;
+        }
+        // Held while writing, so that the end waits for writes that run.
+        let running = self.reservation.read().await;
+        if running.is_none() {
             return Err(StoreError::FillState);
         }
-        self.end_as(digest, media_type, links)
+        let write = async || calls.write_at(&self.file, &self.path, offset, bytes).await;
+        let written = self.store.with_room(calls, len, write).await;
+        written.inspect_err(|_| count(&self.store.counters.write_errors))
     }
 
-    /// Keeps what is there for a later `begin`; `extents` are the bytes that were written. A fill without a digest or
-    /// size cannot be found again and is dropped.
-    pub fn pause(&self, extents: &Extents) -> Result<(), StoreError> {
-        let reservation = self.end()?;
-        let (Some(digest), Some(size_bytes)) = (self.name.digest, self.size) else {
-            return disk::unlink(&self.path).map(drop);
-        };
-        let paused = PausedFill {
-            name: self.name,
-            size_bytes,
-            extents: extents.clone(),
-            reservation,
-            paused_at: SystemTime::now(),
-        };
-        let kept =
-            disk::sync(&self.file, &self.path).and_then(|()| self.store.paused.keep(&self.store.paths, digest, paused));
-        kept.inspect_err(|error| self.abandon(error))
-    }
-
-    fn end_as(
-        &self,
-        digest: &Digest,
-        media_type: Option<&str>,
-        links: &[(RegistryHost, RepositoryName)],
-    ) -> Result<Arc<Blob>, StoreError> {
-        let reservation = self.end()?;
-        if let Some((registry, _)) = links.first() {
-            mark_registry(&self.file, registry);
+    async fn grow(&self, calls: Calls, end: u64) -> Result<(), StoreError> {
+        let mut running = self.reservation.write().await;
+        let Some(reservation) = running.as_mut() else { return Err(StoreError::FillState) };
+        let have = reservation.bytes();
+        if end <= have {
+            return Ok(());
         }
-        let blob = self.move_into_place(digest).inspect_err(|error| self.abandon(error))?;
-        self.store.open_blobs.insert(blob.clone(), None);
-        let (digest, size_bytes, at_ms) = (*digest, blob.size_bytes, ms_of(SystemTime::now()));
-        let (media_type, links) = (media_type.map(str::to_owned), links.to_vec());
+        let (store, missing) = (self.store.clone(), end - have);
+        let reserve = move || store.reserve(GROW_BYTES.max(missing)).or_else(|_| store.reserve(missing));
+        let mut grown = calls.aside(reserve).await?;
+        if calls.allocate(&self.file, &self.path, have, grown.bytes()).await? {
+            grown.set_allocated();
+        }
+        reservation.absorb(grown);
+        Ok(())
+    }
+
+    async fn pause_with(&self, calls: Calls, extents: &Extents) -> Result<(), StoreError> {
+        let reservation = self.end().await?;
+        let (Some(digest), Some(size_bytes)) = (self.name.digest, self.size) else {
+            return calls.unlink(&self.path).await.map(drop);
+        };
+        let (name, extents, paused_at) = (self.name, extents.clone(), SystemTime::now());
+        let paused = PausedFill { name, size_bytes, extents, reservation, paused_at };
+        let kept = match calls.sync(&self.file, &self.path).await {
+            Ok(()) => {
+                let store = self.store.clone();
+                calls.aside(move || store.paused.keep(&store.paths, digest, paused)).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &kept {
+            self.abandon(calls, error).await;
+        }
+        kept
+    }
+
+    async fn publish_with(&self, calls: Calls, published: Published) -> Result<Arc<Blob>, StoreError> {
+        let reservation = self.end().await?;
+        let Published { digest, media_type, links } = published;
+        if let Some((registry, _)) = links.first().cloned() {
+            let file = self.file.clone();
+            calls.aside(move || mark_registry(&file, &registry)).await;
+        }
+        let blob = match self.move_into_place(calls, &digest).await {
+            Ok(blob) => blob,
+            Err(error) => {
+                self.abandon(calls, &error).await;
+                return Err(error);
+            }
+        };
+        let (store, size_bytes, at_ms) = (self.store.clone(), blob.size_bytes, ms_of(SystemTime::now()));
+        store.open_blobs.insert(blob.clone(), None);
         let job = Job::new(move |tables| {
             tables.published(&digest, size_bytes, at_ms)?;
             if let Some(media_type) = media_type {
@@ -221,17 +277,17 @@ impl Fill {
             }
             links.iter().try_for_each(|(registry, repository)| tables.link(registry, repository, &digest, at_ms))
         });
-        self.store.index.change(job.holding(reservation));
+        calls.aside(move || store.index.change(job.holding(reservation))).await;
         Ok(blob)
     }
 
     /// Waits for writes that run and allows no more.
-    fn end(&self) -> Result<Reservation, StoreError> {
-        let mut running = self.reservation.write().unwrap_or_else(PoisonError::into_inner);
-        running.take().ok_or(StoreError::FillState)
+    async fn end(&self) -> Result<Reservation, StoreError> {
+        self.reservation.write().await.take().ok_or(StoreError::FillState)
     }
 
-    fn move_into_place(&self, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
+    /// Each step is done before the next begins (DESIGN invariant 6).
+    async fn move_into_place(&self, calls: Calls, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
         let paths = &self.store.paths;
         let measured = self.file.metadata().map_err(|error| StoreError::from_io("measure", &self.path, error));
         let size_bytes = measured?.len();
@@ -240,52 +296,49 @@ impl Fill {
                 return Err(StoreError::WrongSize { expected_bytes: size, actual_bytes: size_bytes });
             }
             Some(_) => {}
-            None => disk::truncate(&self.file, &self.path, size_bytes)?,
+            None => {
+                let (file, path) = (self.file.clone(), self.path.clone());
+                calls.aside(move || disk::truncate(&file, &path, size_bytes)).await?;
+            }
         }
-        disk::sync(&self.file, &self.path)?;
-        let folder = paths.shard_of(digest);
-        if disk::make_dir(&folder)? {
-            disk::sync_dir(&paths.algorithm(digest.algorithm()))?;
+        calls.sync(&self.file, &self.path).await?;
+        let (folder, path) = (paths.shard_of(digest), self.path.clone());
+        let made = {
+            let folder = folder.clone();
+            calls.aside(move || disk::make_dir(&folder)).await?
+        };
+        if made {
+            calls.sync_dir(&paths.algorithm(digest.algorithm())).await?;
         }
-        let file = disk::open_existing(&self.path)?;
-        let target = paths.blob(digest);
-        disk::rename(&self.path, &target)?;
-        disk::sync_dir(&folder).inspect_err(|_| drop(self.store.remove(digest)))?;
+        let file = calls.aside(move || disk::open_existing(&path)).await?;
+        calls.rename(&self.path, &paths.blob(digest)).await?;
+        if let Err(error) = calls.sync_dir(&folder).await {
+            let (store, digest) = (self.store.clone(), *digest);
+            // It may be there or not after a crash; now it is not.
+            calls.aside(move || drop(store.remove(&digest))).await;
+            return Err(error);
+        }
         Ok(Blob::new(*digest, size_bytes, file, self.store.counters.clone()))
     }
 
-    fn grow(&self, end: u64) -> Result<(), StoreError> {
-        let mut running = self.reservation.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(reservation) = running.as_mut() else { return Err(StoreError::FillState) };
-        let have = reservation.bytes();
-        if end <= have {
-            return Ok(());
-        }
-        let more = GROW_BYTES.max(end - have);
-        let mut grown = self.store.reserve(more).or_else(|_| self.store.reserve(end - have))?;
-        if disk::allocate(&self.file, &self.path, have, grown.bytes())? {
-            grown.set_allocated();
-        }
-        reservation.absorb(grown);
-        Ok(())
-    }
-
-    fn abandon(&self, why: &StoreError) {
+    async fn abandon(&self, calls: Calls, why: &StoreError) {
         if !matches!(why, StoreError::WrongSize { .. }) {
             count(&self.store.counters.write_errors);
         }
-        if let Err(error) = disk::unlink(&self.path) {
+        if let Err(error) = calls.unlink(&self.path).await {
             tracing::warn!(%error, "a failed fill could not be removed; the next start does");
         }
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::of(self.name.digest.as_ref(), self.name.random)
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        if self.end().is_ok()
-            && let Err(error) = disk::unlink(&self.path)
-        {
-            tracing::warn!(%error, "a dropped fill could not be removed; the next start does");
+        if let Some(reservation) = self.reservation.get_mut().take() {
+            self.store.disk.discard(self.lane(), self.path.clone(), self.file.clone(), reservation);
         }
     }
 }

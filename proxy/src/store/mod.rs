@@ -9,14 +9,16 @@
 //! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
 //! names     links, tags, marks, artefacts             rebuild   the index from the files
 //! fill      one fill: write, read, publish, pause     seed      a great many rows, for benchmarks
+//! window    a blob's bytes for a client               disk_threads/  who writes, by io_uring where there is one
 //! ```
 //!
-//! Everything here blocks but the look-ups named `*_now`; callers are on blocking threads. Files are the truth and the
-//! index follows: a hit needs only the file, a lost index is rebuilt while serving, and no trouble with it fails a
-//! request.
+//! What is not async here blocks, but for the look-ups named `*_now`, `open_blob` and windows; its callers are on
+//! blocking threads. What is async waits for a disk thread. Files are the truth and the index follows: a hit needs only
+//! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
 
 mod blobs;
 mod disk;
+mod disk_threads;
 mod errors;
 mod eviction;
 mod expiry;
@@ -39,8 +41,13 @@ mod window;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::observe::labels::DiskLadder;
 
 pub use blobs::Blob;
+pub use disk_threads::DiskSettings;
+pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use fill::Fill;
@@ -51,6 +58,7 @@ pub use space::Limits;
 pub use window::Window;
 
 use blobs::OpenBlobs;
+use disk_threads::DiskThreads;
 use hot::Hot;
 use index::Index;
 use index::sweep::Places;
@@ -69,6 +77,8 @@ pub struct Store {
     paused: Paused,
     evicting: Mutex<()>,
     sweep_places: Mutex<Places>,
+    disk: DiskThreads,
+    buffers: Buffers,
 }
 
 /// The store's figures; none of them is found by walking.
@@ -98,6 +108,12 @@ impl Store {
     /// Opens the store of a directory, making it where it does not exist. Deletes partial fills that were not paused
     /// in good order. A damaged index is set aside, and a new one is filled from the files in the background.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(data_dir, limits, DiskSettings::default())
+    }
+
+    /// The same with a say in how the disk is worked with. The disk threads start with the first fill, or by
+    /// [`Store::start_disk_threads`].
+    pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
         disk::make_dir(&paths.fills())?;
         for algorithm in ALGORITHMS {
@@ -118,7 +134,24 @@ impl Store {
             paused,
             evicting: Mutex::new(()),
             sweep_places: Mutex::default(),
+            disk: DiskThreads::new(disk),
+            buffers: Buffers::new(disk.buffers_bytes, disk.timeout),
         }))
+    }
+
+    /// Starts the disk threads where they do not run yet, and says how they make their calls.
+    pub fn start_disk_threads(&self) -> DiskLadder {
+        self.disk.start()
+    }
+
+    /// The memory for bytes on their way to the disk.
+    pub fn buffers(&self) -> &Buffers {
+        &self.buffers
+    }
+
+    /// How long the disk may take before clients go on without it.
+    pub fn disk_timeout(&self) -> Duration {
+        self.disk.timeout()
     }
 
     /// Takes over limits after a reload. Lower ones are enforced with the next fill or [`Store::expire_unused`].

@@ -6,6 +6,7 @@ mod fills;
 mod memory;
 mod names;
 mod restart;
+mod threaded;
 
 use std::path::Path;
 use std::process::Command;

@@ -1,10 +1,14 @@
 //! Trouble with the disk is ours, never the client's.
 
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
 use entrepot::observe::labels::Bypass;
 use entrepot_core::digest::Digest;
 use http::Method;
 
-use crate::harness::{Answer, Image, Proxy, Setup, Upstream, bytes, digest_of};
+use crate::harness::{Answer, Gate, Image, Proxy, Setup, Upstream, bytes, digest_of, eventually};
 
 fn path(digest: &Digest) -> String {
     format!("/v2/team/app/blobs/{digest}")
@@ -169,4 +173,102 @@ async fn a_fill_folder_that_vanished_is_a_disk_that_fails() {
     proxy.get(&upstream, &image.layer_path()).send().await.is_whole(&image.layer);
     proxy.landed().await;
     assert!(proxy.has(&image.layer_digest));
+}
+
+/// An ext4 of its own that can be made to hang. Needs root.
+struct FrozenDisk {
+    folder: tempfile::TempDir,
+}
+
+impl FrozenDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Self { folder };
+        let image = disk.folder.path().join("image");
+        std::fs::File::create(&image).and_then(|file| file.set_len(128 << 20)).expect("an image");
+        std::fs::create_dir(disk.path()).expect("a folder");
+        let image = image.to_string_lossy();
+        disk.run("mkfs.ext4", &["-q", "-F", &image]);
+        disk.run("mount", &["-o", "loop", &image, &disk.path().to_string_lossy()]);
+        disk
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+
+    /// From now on every change waits.
+    fn freeze(&self) {
+        self.run("fsfreeze", &["-f", &self.path().to_string_lossy()]);
+    }
+
+    fn thaw(&self) {
+        self.run("fsfreeze", &["-u", &self.path().to_string_lossy()]);
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let done = Command::new(program).args(arguments).output().expect(program);
+        assert!(done.status.success(), "{program}, are you root? {}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
+impl Drop for FrozenDisk {
+    fn drop(&mut self) {
+        let path = self.path();
+        // It is thawed already where the test went well.
+        let _ = Command::new("fsfreeze").arg("-u").arg(&path).output();
+        let _ = Command::new("umount").arg("-l").arg(&path).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_stalls_nobody() {
+    for rung in ["auto", "off"] {
+        let (upstream, disk) = (Upstream::start().await, FrozenDisk::new());
+        let stored = bytes(7, 1 << 20);
+        let stored_digest = upstream.blob("team/app", &stored);
+        let content = bytes(8, 16 << 20);
+        let (digest, gate) = (digest_of(&content), Gate::closed());
+        let answer = Answer::content(content.clone());
+        let gated = answer.clone().gated_at(4 << 20, &gate);
+        let ranges: Arc<Mutex<Vec<String>>> = Arc::default();
+        let asked = ranges.clone();
+        upstream.on(&path(&digest), move |seen| {
+            let range = seen.header("range");
+            asked.lock().expect("no panic").push(range.to_owned());
+            if range.is_empty() { gated.clone() } else { answer.clone() }
+        });
+        let setup = Setup::of(&[&upstream]).at(disk.path());
+        let setup =
+            setup.set("data_plane", &format!("io_uring = \"{rung}\"")).set("data_plane", "disk_timeout = \"1s\"");
+        let proxy = setup.start().await;
+        proxy.get(&upstream, &path(&stored_digest)).send().await.is_whole(&stored);
+        proxy.landed().await;
+        let mut reading = proxy.get(&upstream, &path(&digest)).start().await;
+        let begun = reading.read(1 << 20).await;
+        gate.reached().await;
+
+        disk.freeze();
+        gate.open();
+        // A hit, a fill that begins, and the one that was under way.
+        proxy.get(&upstream, &path(&stored_digest)).send().await.is_whole(&stored);
+        let fresh = bytes(9, 3 << 20);
+        let fresh_digest = upstream.blob("team/app", &fresh);
+        proxy.get(&upstream, &path(&fresh_digest)).send().await.is_whole(&fresh);
+        let rest = reading.rest().await.expect("whole");
+        assert!([&begun[..], &rest.body].concat() == content[..]);
+        assert!(proxy.pull.metrics.bypass.get(Bypass::IoError) >= 2, "counted as what it is");
+        let ranges = ranges.lock().expect("no panic").clone();
+        let from =
+            ranges[1].trim_start_matches("bytes=").trim_end_matches('-').parse::<usize>().expect("an open range");
+        assert!((begun.len()..=4 << 20).contains(&from), "what the file has is not fetched again: {ranges:?}");
+
+        disk.thaw();
+        proxy.landed().await;
+        assert!(!proxy.has(&digest) && !proxy.has(&fresh_digest));
+        proxy.get(&upstream, &path(&fresh_digest)).send().await.is_whole(&fresh);
+        proxy.landed().await;
+        assert!(proxy.has(&fresh_digest), "and stored again");
+        eventually("partial files are removed", || proxy.files("fill").is_empty()).await;
+    }
 }

@@ -19,7 +19,7 @@ use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
 use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
-use entrepot::store::{Limits, Store};
+use entrepot::store::{DiskSettings, Limits, Store};
 use entrepot::tls::authority::Authority;
 use entrepot::tls::leaf::LeafStore;
 use entrepot::upstream::client::UpstreamClient;
@@ -38,16 +38,20 @@ pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
 /// The text of an `entrepot.toml`, section by section.
 pub(crate) struct Setup {
     sections: BTreeMap<String, String>,
-    with_ring: bool,
+    data: Option<PathBuf>,
 }
 
 impl Setup {
     /// Every `upstream` is a plain registry; a tag is asked about each time.
     pub(crate) fn of(upstreams: &[&Upstream]) -> Self {
-        let mut setup = Self { sections: BTreeMap::new(), with_ring: true }
+        let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
             .set("cache.tags", "revalidate_interval = \"0s\"");
+        // For a run of all tests on the other rung of the disk threads' ladder.
+        if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
+            setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
+        }
         for upstream in upstreams {
             setup = setup.set(&Self::registry(upstream), "scheme = \"http\"");
         }
@@ -70,7 +74,12 @@ impl Setup {
 
     /// As on a kernel that gives no io_uring.
     pub(crate) fn without_ring(self) -> Self {
-        Self { with_ring: false, ..self }
+        self.set("data_plane", "io_uring = \"off\"")
+    }
+
+    /// Has the data elsewhere than in a folder of its own.
+    pub(crate) fn at(self, data: PathBuf) -> Self {
+        Self { data: Some(data), ..self }
     }
 
     /// Adds an account of the administrator's.
@@ -82,13 +91,14 @@ impl Setup {
     }
 
     fn load(&self, folder: &TempDir) -> Config {
+        let data = self.data.clone().unwrap_or_else(|| folder.path().join("data"));
         let mut text = String::new();
         for (section, lines) in &self.sections {
             write!(text, "[{section}]\n{lines}").expect("text");
         }
         let file = folder.path().join("entrepot.toml");
         std::fs::write(&file, text).expect("a file");
-        let flags = Flags { config: Some(file), data_dir: Some(folder.path().join("data")), listen: Vec::new() };
+        let flags = Flags { config: Some(file), data_dir: Some(data), listen: Vec::new() };
         // A host with nothing on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
@@ -108,7 +118,8 @@ pub(crate) struct Proxy {
     watch: Watch,
     _trigger: Trigger,
     authority: Arc<Authority>,
-    folder: TempDir,
+    data: PathBuf,
+    _folder: TempDir,
 }
 
 impl Proxy {
@@ -121,18 +132,21 @@ impl Proxy {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
         std::fs::create_dir_all(&config.data_dir).expect("a folder");
+        let data = config.data_dir.clone();
         let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
         let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
-        let store = Store::open(&config.data_dir, Limits::from(&config.cache)).expect("a store");
+        let with_ring = config.data_plane.io_uring;
+        let disk = DiskSettings::from(&config.data_plane);
+        let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
         let site = Site::new(pull.clone(), log, live(config));
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
-        let workers = Workers::start(1, setup.with_ring).expect("a serving thread");
+        let workers = Workers::start(1, with_ring).expect("a serving thread");
         let address = open(Arc::new(door), workers, &pull, &watch);
-        Self { authority, door: address, pull, site, watch, _trigger: trigger, folder }
+        Self { authority, door: address, pull, site, watch, _trigger: trigger, data, _folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -196,10 +210,10 @@ impl Proxy {
 
     /// The data directory.
     pub(crate) fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
-    fn files(&self, below: &str) -> Vec<PathBuf> {
+    pub(crate) fn files(&self, below: &str) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut folders = vec![self.data().join(below)];
         while let Some(folder) = folders.pop() {
