@@ -103,6 +103,19 @@ impl Flights {
         self.lock().len()
     }
 
+    /// Returns when this flight is under way no more.
+    pub async fn gone(&self, flight: &Arc<Flight>) {
+        loop {
+            let landed = self.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            if !self.find(&flight.digest).is_some_and(|running| Arc::ptr_eq(&running, flight)) {
+                return;
+            }
+            landed.await;
+        }
+    }
+
     /// Returns once every blob that clients could finish reading is published, or has failed to be.
     pub async fn settle(&self) {
         loop {

@@ -37,6 +37,19 @@ pub(super) struct BlobCall<'a> {
     pub(super) digest: Digest,
 }
 
+/// What came of the wish to join a flight.
+enum Boarding {
+    Answered(Box<Reply>),
+    /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
+    TooLate(Arc<Flight>),
+}
+
+impl From<Reply> for Boarding {
+    fn from(reply: Reply) -> Self {
+        Self::Answered(Box::new(reply))
+    }
+}
+
 /// What the client's own registry says about a blob that is here already.
 enum Probed {
     /// It serves it to this credential, of the same length.
@@ -82,13 +95,19 @@ impl Pull {
         if !blob.call.live.config.cache.enabled {
             return self.read_alone(blob, None, Bypass::CacheOff).await;
         }
-        // The flight first: one that lands between the two looks is found in the store.
-        if let Some(flight) = self.flights.find(&blob.digest) {
-            return self.join_flight(blob, &flight).await;
-        }
-        match self.stored_blob(blob).await {
-            Some(stored) => self.give_stored(blob, stored).await,
-            None => self.lead_or_join(blob).await,
+        loop {
+            // The flight first: one that lands between the two looks is found in the store.
+            let boarding = match self.flights.find(&blob.digest) {
+                Some(flight) => self.join_flight(blob, &flight).await,
+                None => match self.stored_blob(blob).await {
+                    Some(stored) => return self.give_stored(blob, stored).await,
+                    None => self.lead_or_join(blob).await,
+                },
+            };
+            match boarding {
+                Boarding::Answered(reply) => return *reply,
+                Boarding::TooLate(flight) => self.flights.gone(&flight).await,
+            }
         }
     }
 
@@ -144,7 +163,7 @@ impl Pull {
 
     /// Somebody else's fill runs. In the same repository the leader's answer is awaited, since it proves that the blob
     /// is there; elsewhere this client's own registry is asked first.
-    async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, flight: &Arc<Flight>) -> Reply {
+    async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, flight: &Arc<Flight>) -> Boarding {
         let same_registry = flight.origin.0 == blob.call.registry.host;
         let same_place = same_registry && flight.origin.1 == *blob.repository;
         let alike = flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
@@ -154,11 +173,11 @@ impl Pull {
             Opening::Filling { .. } | Opening::NotStored(..) => {}
             // Who comes with the leader's credential has the leader's answer.
             Opening::Refused(refusal) if alike && is_refusal(refusal.status) => {
-                return self.refusal(blob, refusal.clone());
+                return self.refusal(blob, refusal.clone()).into();
             }
-            Opening::Failed(error) if same_registry => return self.unreachable(blob.call, error),
-            Opening::Broken(error) if alike => return Reply::broken(error),
-            _ => return Box::pin(self.get_blob(blob)).await,
+            Opening::Failed(error) if same_registry => return self.unreachable(blob.call, error).into(),
+            Opening::Broken(error) if alike => return Reply::broken(error).into(),
+            _ => return Boarding::TooLate(flight.clone()),
         }
         let just_served = alike && was_open.is_none_or(|time| time < VERDICT_LAG);
         let allowed = same_place && (just_served || self.may_read(blob.call, blob.repository));
@@ -171,22 +190,22 @@ impl Pull {
                 match flight.join(Some(blob.call.source(blob.repository)), false) {
                     Some(seat) => {
                         self.metrics.followers_joined.inc();
-                        self.ride(blob, seat, opening, false).await
+                        self.ride(blob, seat, opening, false).await.into()
                     }
-                    None => Box::pin(self.get_blob(blob)).await,
+                    None => Boarding::TooLate(flight.clone()),
                 }
             }
-            Probed::Serves | Probed::Unclear => self.read_alone(blob, None, Bypass::CrossRegistry).await,
-            Probed::Refused(reply) | Probed::Down(reply) => *reply,
+            Probed::Serves | Probed::Unclear => self.read_alone(blob, None, Bypass::CrossRegistry).await.into(),
+            Probed::Refused(reply) | Probed::Down(reply) => Boarding::Answered(reply),
         }
     }
 
     /// Starts the blob's flight with this client's credential, unless somebody was faster: then the right to that
     /// flight is asked like to any other.
-    async fn lead_or_join(self: &Arc<Self>, blob: &BlobCall<'_>) -> Reply {
+    async fn lead_or_join(self: &Arc<Self>, blob: &BlobCall<'_>) -> Boarding {
         let asked = match self.asked_part(blob).await {
             Ok(asked) => asked,
-            Err(reply) => return *reply,
+            Err(reply) => return Boarding::Answered(reply),
         };
         let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
         let whole = range.is_none_or(|range| range.end.is_none());
@@ -196,13 +215,13 @@ impl Pull {
         if !leads {
             let flight = seat.flight.clone();
             drop(seat);
-            return Box::pin(self.join_flight(blob, &flight)).await;
+            return self.join_flight(blob, &flight).await;
         }
         let opening = seat.flight.opened().await;
         if let Opening::Filling { crossed: false, .. } = opening {
             self.approve(blob.call, blob.repository).await;
         }
-        self.ride(blob, seat, opening, true).await
+        self.ride(blob, seat, opening, true).await.into()
     }
 
     /// Answers from a flight that this client has the right to. That the repository has the blob is noted when the
