@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
 use crate::BoxError;
@@ -49,6 +51,13 @@ pub(crate) fn cpu_seconds(root: u32) -> Result<f64, BoxError> {
     };
     let sum: u64 = ticks.iter().filter(|(pid, _)| is_descendant(**pid)).map(|(_, ticks)| ticks).sum();
     Ok(sum as f64 / TICKS_PER_SECOND)
+}
+
+/// User and system time of this process alone, the registry's threads included.
+pub(crate) fn own_cpu_seconds() -> Result<f64, BoxError> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
 /// A process's resident memory now.

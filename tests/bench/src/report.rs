@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::BoxError;
 use crate::figures::{GOALS, Goal, Samples, number};
+use crate::sections::SECTIONS;
 
 /// The figures of one section's run.
 #[derive(Default)]
@@ -85,7 +86,11 @@ impl Report {
             let row = self.row(goal);
             let _ = writeln!(page, "| {} | {} | {row} |", goal.figure, goal.target());
         }
-        for (name, section) in &self.results {
+        // Why what was missed was missed, and what was tried: written by people.
+        if let Ok(notes) = fs::read_to_string(self.directory.join("NOTES.md")) {
+            let _ = write!(page, "\n{notes}");
+        }
+        for (name, section) in SECTIONS.iter().filter_map(|(name, _)| Some((name, self.results.get(*name)?))) {
             let _ = write!(page, "\n## {name}\n\n{}\n", circumstances(&section["circumstances"]));
             let readings = section["readings"].as_array().map(Vec::as_slice).unwrap_or_default();
             if !readings.is_empty() {

@@ -13,8 +13,6 @@ use crate::sink::Sink;
 
 pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let size_bytes = lab.either(512 * MIB, 64 * MIB);
-    let [nginx, entrepot] = lab.both().await?;
-    let ways = [("direct", &lab.direct.0), ("nginx", &nginx.tls), ("entrepot", &entrepot.tls)];
     let mut measured = Measured::default();
     let passes = [
         ("cold-limited", "at 50 MB/s", Some(RATE_BYTES_PER_SECOND), true),
@@ -22,6 +20,9 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
         ("", "unlimited, to a sink", None, false),
     ];
     for (goal, name, limit, is_checked) in passes {
+        // Afresh for each pass, so that the disk never holds more than one.
+        let [nginx, entrepot] = lab.both().await?;
+        let ways = [("direct", &lab.direct.0), ("nginx", &nginx.tls), ("entrepot", &entrepot.tls)];
         let mut seconds: [Samples; 3] = Default::default();
         let mut cpu = Samples::default();
         for _ in 0..lab.options.rounds {

@@ -4,6 +4,7 @@ use crate::BoxError;
 use crate::client::Target;
 use crate::figures::Samples;
 use crate::lab::{GIB, Lab, MIB, blob_path, pull_together, rows, warm};
+use crate::machine::own_cpu_seconds;
 use crate::report::Measured;
 use crate::servers::Server;
 
@@ -39,11 +40,12 @@ async fn run(lab: &Lab, kind: &Kind) -> Result<Measured, BoxError> {
     // By number of clients, then by server.
     let mut cpu: [[Samples; 2]; 3] = Default::default();
     let mut throughput: [[Samples; 2]; 3] = Default::default();
+    let mut client = rows();
     for _ in 0..lab.options.rounds {
         for (column, server) in servers.iter().enumerate() {
             for (row, clients) in CLIENTS.into_iter().enumerate() {
                 let times = if clients == 1 { PULLS } else { 1 };
-                let before = server.cpu_seconds()?;
+                let (before, own_before) = (server.cpu_seconds()?, own_cpu_seconds()?);
                 let mut seconds = 0.0;
                 for _ in 0..times {
                     seconds += pull_together((kind.target)(server), &path, blob.size_bytes, clients).await?;
@@ -51,6 +53,7 @@ async fn run(lab: &Lab, kind: &Kind) -> Result<Measured, BoxError> {
                 let pulled_gib = gib * (clients * times) as f64;
                 cpu[row][column].push((server.cpu_seconds()? - before) / pulled_gib);
                 throughput[row][column].push(pulled_gib / seconds);
+                client[column].push((own_cpu_seconds()? - own_before) / pulled_gib);
             }
         }
     }
@@ -71,6 +74,9 @@ async fn run(lab: &Lab, kind: &Kind) -> Result<Measured, BoxError> {
         ratios[1] = throughput[row][1].over(&throughput[row][0]);
         measured.reading(&format!("{} server CPU, {clients} clients, ratio", kind.name), "×", &ratios[0]);
         measured.reading(&format!("{} throughput, {clients} clients, ratio", kind.name), "×", &ratios[1]);
+    }
+    for (column, server) in servers.iter().enumerate() {
+        measured.reading(&format!("{} client's own CPU, at {}", kind.name, server.name), "s/GiB", &client[column]);
     }
     Ok(measured)
 }

@@ -6,6 +6,7 @@ use crate::BoxError;
 use crate::figures::Samples;
 use crate::lab::{Lab, MIB, manifest_path, rows, warm};
 use crate::load::Question;
+use crate::machine::own_cpu_seconds;
 use crate::report::Measured;
 
 /// With these the manifest has about 1.5 KiB.
@@ -22,7 +23,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
         for server in &servers {
             warm(&server.tls, &path, &image.manifest).await?;
         }
-        let (mut rate, mut p50, mut p99, mut cpu) = (rows(), rows(), rows(), rows());
+        let [mut rate, mut p50, mut p99, mut cpu, mut client] = [rows(), rows(), rows(), rows(), rows()];
         for _ in 0..lab.options.rounds {
             for (column, server) in servers.iter().enumerate() {
                 let question = Question {
@@ -32,10 +33,11 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
                     connections: CONNECTIONS,
                     duration,
                 };
-                let before = server.cpu_seconds()?;
+                let (before, own_before) = (server.cpu_seconds()?, own_cpu_seconds()?);
                 let load = question.ask_at_once().await?;
                 let requests = load.latencies_ms.0.len() as f64;
                 cpu[column].push((server.cpu_seconds()? - before) / requests * 1e6);
+                client[column].push((own_cpu_seconds()? - own_before) / requests * 1e6);
                 rate[column].push(load.requests_per_second);
                 p50[column].push(load.latencies_ms.quantile(0.5));
                 p99[column].push(load.latencies_ms.quantile(0.99));
@@ -56,6 +58,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
             measured.reading(&format!("p50 {kind}, {name}"), "ms", &p50[column]);
             measured.reading(&format!("p99 {kind}, {name}"), "ms", &p99[column]);
             measured.reading(&format!("server CPU {kind}, {name}"), "µs/request", &cpu[column]);
+            measured.reading(&format!("client's own CPU {kind}, {name}"), "µs/request", &client[column]);
         }
     }
     Ok(measured)

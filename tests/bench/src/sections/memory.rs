@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const CONNECTIONS_PER_ADDRESS: usize = 250;
 pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let mut measured = Measured::default();
     let folder = lab.folder("entrepot")?;
-    let seeded = seed(lab, &folder).await;
+    let seeded = seed(lab, &folder);
     let image = lab.image(8, MIB, "memory");
     let path = manifest_path(&image.manifest.digest);
     let server = lab.entrepot(&folder).await?;
@@ -35,10 +36,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     server.process.terminate().await?;
 
     idle(lab, &folder, &path, &image.manifest, seeded, &mut measured).await?;
-    let server = lab.entrepot(&folder).await?;
-    first_hit(&server.tls, &path, &image.manifest).await?;
-    connections(lab, &server, &path, &image.manifest, &mut measured).await?;
-    server.process.terminate().await?;
+    connections(lab, &folder, &path, &image.manifest, &mut measured).await?;
     let server = lab.entrepot(&folder).await?;
     streams(lab, &server, &mut measured).await?;
     server.process.terminate().await?;
@@ -47,7 +45,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
 
 async fn idle(
     lab: &Lab,
-    folder: &std::path::Path,
+    folder: &Path,
     path: &str,
     manifest: &Blob,
     seeded: Result<(), BoxError>,
@@ -119,29 +117,33 @@ fn watch(pid: u32) -> Rc<Cell<Memory>> {
 
 async fn connections(
     lab: &Lab,
-    server: &Server,
+    folder: &Path,
     path: &str,
     manifest: &Blob,
     measured: &mut Measured,
 ) -> Result<(), BoxError> {
     let count = lab.either(5000, 1000);
-    // The first hundred bring up what is there once and not for each.
-    let first = hold(server, path, manifest, 0, 100).await?;
-    tokio::time::sleep(SETTLE).await;
-    let before = memory(server.process.pid())?.own_mib;
-    let held = hold(server, path, manifest, first.len(), count).await?;
-    tokio::time::sleep(SETTLE).await;
-    let after = memory(server.process.pid())?.own_mib;
-    measured.goal("idle-connection", &Samples(vec![(after - before) * 1024.0 / held.len() as f64]));
-    measured.reading(
-        &format!("RSS with {} idle TLS connections", first.len() + held.len()),
-        "MiB",
-        &Samples(vec![after]),
-    );
-    drop((first, held));
-    tokio::time::sleep(SETTLE).await;
-    let left = memory(server.process.pid())?.own_mib;
-    measured.reading("RSS after they left", "MiB", &Samples(vec![left]));
+    let [mut each_kib, mut all, mut left]: [Samples; 3] = Default::default();
+    for _ in 0..lab.options.rounds {
+        let server = lab.entrepot(folder).await?;
+        first_hit(&server.tls, path, manifest).await?;
+        // The first hundred bring up what is there once and not for each.
+        let first = hold(&server, path, manifest, 0, 100).await?;
+        tokio::time::sleep(SETTLE).await;
+        let before = memory(server.process.pid())?.own_mib;
+        let held = hold(&server, path, manifest, first.len(), count).await?;
+        tokio::time::sleep(SETTLE).await;
+        let after = memory(server.process.pid())?.own_mib;
+        each_kib.push((after - before) * 1024.0 / held.len() as f64);
+        all.push(after);
+        drop((first, held));
+        tokio::time::sleep(SETTLE).await;
+        left.push(memory(server.process.pid())?.own_mib);
+        server.process.terminate().await?;
+    }
+    measured.goal("idle-connection", &each_kib);
+    measured.reading(&format!("RSS with {} idle TLS connections", count + 100), "MiB", &all);
+    measured.reading("RSS after they left", "MiB", &left);
     Ok(())
 }
 
