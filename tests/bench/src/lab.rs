@@ -139,6 +139,20 @@ pub(crate) async fn pull_together(
     Ok(begin.elapsed().as_secs_f64())
 }
 
+/// Runs a client on another thread with a runtime of its own, so that it waits for the server and not for the sinks of
+/// this one.
+pub(crate) async fn on_a_thread<T, Running>(client: impl FnOnce() -> Running + Send + 'static) -> Result<T, BoxError>
+where
+    T: Send + 'static,
+    Running: Future<Output = Result<T, BoxError>>,
+{
+    let running = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        tokio::task::LocalSet::new().block_on(&runtime, client())
+    });
+    running.await?
+}
+
 /// Where a blob is.
 pub(crate) fn blob_path(blob: &Blob) -> String {
     format!("/v2/{REPOSITORY}/blobs/{}", blob.digest)

@@ -1,6 +1,5 @@
 //! Manifest hits at a steady rate, first with nothing else going on, then while clients stream files that are pushed out
-//! of the page cache all the time. The asker has a thread of its own, so that it waits for the server and not for the
-//! sinks.
+//! of the page cache all the time.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::manifests::{CONNECTIONS, LAYERS};
 use crate::BoxError;
 use crate::content::Blob;
-use crate::lab::{GIB, Lab, MIB, blob_path, manifest_path, rows, warm};
+use crate::lab::{GIB, Lab, MIB, blob_path, manifest_path, on_a_thread, rows, warm};
 use crate::load::{Load, Question};
 use crate::machine::forget_pages;
 use crate::report::Measured;
@@ -18,6 +17,8 @@ use crate::sink::Sink;
 
 const REQUESTS_PER_SECOND: f64 = 1000.0;
 const STREAMS: usize = 4;
+/// Each stream goes round these: small enough that it ends soon after the asking.
+const FILES_PER_STREAM: usize = 4;
 const FORGET_EVERY: Duration = Duration::from_millis(200);
 /// Only files of streams are pushed out, never the manifests.
 const FORGET_FROM_BYTES: u64 = MIB;
@@ -25,7 +26,7 @@ const FORGET_FROM_BYTES: u64 = MIB;
 pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let image = lab.image(LAYERS, 1024, "streams");
     let path = manifest_path(&image.manifest.digest);
-    let blobs: Vec<_> = (0..STREAMS).map(|_| lab.blob(lab.either(GIB, 256 * MIB))).collect();
+    let blobs: Vec<_> = (0..STREAMS * FILES_PER_STREAM).map(|_| lab.blob(lab.either(256 * MIB, 64 * MIB))).collect();
     let servers = lab.both().await?;
     for server in &servers {
         warm(&server.tls, &path, &image.manifest).await?;
@@ -43,7 +44,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
                 connections: CONNECTIONS,
                 duration: Duration::from_secs(lab.either(4, 2)),
             };
-            let alone = on_a_thread(question.clone()).await?.latencies_ms.quantile(0.99);
+            let alone = ask(question.clone()).await?.latencies_ms.quantile(0.99);
             let (load, gib_per_second) = under_streams(server, &blobs, question).await?;
             let pressed = load.latencies_ms.quantile(0.99);
             idle[column].push(alone);
@@ -68,13 +69,16 @@ async fn under_streams(server: &Server, blobs: &[Blob], question: Question) -> R
     let stopped = Rc::new(Cell::new(false));
     let deadline = Instant::now() + question.duration * 4;
     let begin = Instant::now();
-    let streams = blobs.iter().map(|blob| {
-        let (target, blob, stopped) = (server.tls.clone(), blob.clone(), stopped.clone());
+    let streams = blobs.chunks(FILES_PER_STREAM).map(|blobs| {
+        let (target, blobs, stopped) = (server.tls.clone(), blobs.to_vec(), stopped.clone());
         tokio::task::spawn_local(async move {
             let mut bytes = 0;
-            while !stopped.get() && Instant::now() < deadline {
+            for blob in blobs.iter().cycle() {
+                if stopped.get() || Instant::now() > deadline {
+                    break;
+                }
                 let mut sink = Sink::open(&target, None).await?;
-                sink.fetch(&target, &blob_path(&blob), blob.size_bytes).await?;
+                sink.fetch(&target, &blob_path(blob), blob.size_bytes).await?;
                 bytes += blob.size_bytes;
             }
             Ok::<_, BoxError>((bytes, begin.elapsed()))
@@ -97,7 +101,7 @@ async fn under_streams(server: &Server, blobs: &[Blob], question: Question) -> R
             Ok::<_, BoxError>(())
         })
     };
-    let load = on_a_thread(question).await;
+    let load = ask(question).await;
     stopped.set(true);
     let mut gib_per_second = 0.0;
     for stream in streams {
@@ -108,14 +112,6 @@ async fn under_streams(server: &Server, blobs: &[Blob], question: Question) -> R
     Ok((load?, gib_per_second))
 }
 
-/// Asks from another thread with a runtime of its own.
-async fn on_a_thread(question: Question) -> Result<Load, BoxError> {
-    let asking = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let asking = async { question.ask_at_rate(REQUESTS_PER_SECOND).await };
-        tokio::task::LocalSet::new()
-            .block_on(&runtime, asking)
-            .map_err(|error| std::io::Error::other(error.to_string()))
-    });
-    Ok(asking.await??)
+async fn ask(question: Question) -> Result<Load, BoxError> {
+    on_a_thread(move || async move { question.ask_at_rate(REQUESTS_PER_SECOND).await }).await
 }

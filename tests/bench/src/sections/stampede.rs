@@ -7,7 +7,7 @@ use crate::BoxError;
 use crate::client::Target;
 use crate::content::Blob;
 use crate::figures::Samples;
-use crate::lab::{Lab, MIB, blob_path};
+use crate::lab::{Lab, MIB, blob_path, on_a_thread};
 use crate::report::Measured;
 use crate::sink::{Fetched, Sink};
 
@@ -55,28 +55,34 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
 async fn stampede(target: &Target, blob: &Blob, half: Duration) -> Result<(f64, f64, f64), BoxError> {
     let path = blob_path(blob);
     let mut sinks = Vec::new();
-    for _ in 0..=CLIENTS {
+    for _ in 0..CLIENTS {
         sinks.push(Sink::open(target, None).await?);
     }
     let begin = Instant::now();
-    let pulls = sinks.into_iter().enumerate().map(|(number, mut sink)| {
+    let joiner = tokio::task::spawn_local(join_late(target.clone(), path.clone(), blob.size_bytes, begin + half));
+    let pulls = sinks.into_iter().map(|mut sink| {
         let (target, path, size_bytes) = (target.clone(), path.clone(), blob.size_bytes);
-        tokio::task::spawn_local(async move {
-            if number == CLIENTS {
-                tokio::time::sleep(half).await;
-            }
-            let asked = Instant::now();
-            Ok::<_, BoxError>((asked, sink.fetch(&target, &path, size_bytes).await?))
-        })
+        tokio::task::spawn_local(async move { sink.fetch(&target, &path, size_bytes).await })
     });
-    let mut fetched: Vec<(Instant, Fetched)> = Vec::new();
+    let mut fetched: Vec<Fetched> = Vec::new();
     for pull in pulls.collect::<Vec<_>>() {
         fetched.push(pull.await??);
     }
-    let (asked, joiner) = fetched.pop().ok_or("the joiner came back")?;
-    let joiner_ms = (joiner.first_byte - asked).as_secs_f64() * 1e3;
-    let latest = |of: fn(&Fetched) -> Instant| fetched.iter().map(|(_, fetched)| of(fetched)).max().unwrap_or(begin);
+    let joiner_ms = joiner.await??;
+    let latest = |of: fn(&Fetched) -> Instant| fetched.iter().map(of).max().unwrap_or(begin);
     let seconds = (latest(|fetched| fetched.last_byte) - begin).as_secs_f64();
     let first_byte_ms = (latest(|fetched| fetched.first_byte) - begin).as_secs_f64() * 1e3;
     Ok((seconds, first_byte_ms, joiner_ms))
+}
+
+/// Connects at once, asks when it is time; ms from the question to the first byte.
+async fn join_late(target: Target, path: String, size_bytes: u64, when: Instant) -> Result<f64, BoxError> {
+    on_a_thread(move || async move {
+        let mut sink = Sink::open(&target, None).await?;
+        tokio::time::sleep_until(when.into()).await;
+        let asked = Instant::now();
+        let fetched = sink.fetch(&target, &path, size_bytes).await?;
+        Ok((fetched.first_byte - asked).as_secs_f64() * 1e3)
+    })
+    .await
 }
