@@ -36,14 +36,15 @@ impl Authority {
         self.certificate.der().clone()
     }
 
+    /// A leaf for `names` and its key, PEM, for servers that read files.
+    pub fn leaf_pem(&self, names: &[&str]) -> (String, String) {
+        let (leaf, key) = self.leaf(names);
+        (leaf.pem(), key.serialize_pem())
+    }
+
     /// A server's side of TLS for `names`, offering `alpn`.
     pub fn server(&self, names: &[&str], alpn: &[&str]) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
-            .expect("names of servers");
-        params.distinguished_name.push(DnType::CommonName, names[0]);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = params.signed_by(&key, &self.issuer).expect("a leaf");
+        let (leaf, key) = self.leaf(names);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -53,6 +54,15 @@ impl Authority {
             .expect("a certificate and its key");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+
+    fn leaf(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+            .expect("names of servers");
+        params.distinguished_name.push(DnType::CommonName, names[0]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        (params.signed_by(&key, &self.issuer).expect("a leaf"), key)
     }
 }
 
