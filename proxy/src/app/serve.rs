@@ -218,7 +218,7 @@ impl Server {
             let workers = self.workers.clone();
             let serve = move |stream, peer, place| {
                 let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move || door.serve(stream, peer, place, drain));
+                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
             };
             tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
         }

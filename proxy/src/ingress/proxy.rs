@@ -29,6 +29,7 @@ use crate::ingress::intercept::intercept;
 use crate::ingress::listener::Place;
 use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
+use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
 use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
@@ -52,13 +53,20 @@ pub struct ProxyDoor {
 struct Guest {
     door: Arc<ProxyDoor>,
     peer: SocketAddr,
-    place: Arc<Place>,
+    place: Arc<(Place, Connected)>,
     drain: Watch,
 }
 
 impl ProxyDoor {
-    /// Serves one connection on this thread until it ends.
-    pub async fn serve(self: Arc<Self>, stream: std::net::TcpStream, peer: SocketAddr, place: Place, drain: Watch) {
+    /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
+    /// as long, tunnels and intercepted connections included.
+    pub async fn serve(
+        self: Arc<Self>,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        place: (Place, Connected),
+        drain: Watch,
+    ) {
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {

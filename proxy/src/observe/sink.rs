@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const QUEUE_LINES: usize = 4096;
 /// Waiting lines are joined into writes of about this size.
 const BATCH_BYTES: usize = 64 * 1024;
+/// How long the writer rests after a batch.
+const GATHERING: Duration = Duration::from_millis(3);
 
 /// A bounded, lossy way out for lines.
 pub struct Sink {
@@ -145,6 +147,8 @@ impl Writer {
             }
             self.write(&batch, lines);
             batch.clear();
+            // Whoever logs does not have to wake this thread for each line: some gather meanwhile.
+            thread::park_timeout(GATHERING);
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
-use super::load::Load;
+use super::load::{Connected, Load};
 
 /// A connection's task, made on the thread that will run it.
 type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -49,16 +49,15 @@ impl Workers {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, ended: Mutex::new(ended) })
     }
 
-    /// Has the connection that `serve` makes a task of served by the thread with the fewest bytes in flight.
-    pub fn hand<Serving: Future<Output = ()> + 'static>(&self, serve: impl FnOnce() -> Serving + Send + 'static) {
+    /// Has the connection that `serve` makes a task of served by the thread with the fewest bytes in flight. It counts
+    /// there until what `serve` is given is dropped.
+    pub fn hand<Serving>(&self, serve: impl FnOnce(Connected) -> Serving + Send + 'static)
+    where
+        Serving: Future<Output = ()> + 'static,
+    {
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.rank()) else { return };
         let connected = worker.load.connect();
-        let task: Task = Box::new(move || {
-            Box::pin(async move {
-                serve().await;
-                drop(connected);
-            })
-        });
+        let task: Task = Box::new(move || Box::pin(serve(connected)));
         // A thread that is gone serves nobody; the connection closes with its task.
         let _ = worker.tasks.send(Some(task));
     }

@@ -232,7 +232,7 @@ fn open(door: Arc<ProxyDoor>, workers: Workers, pull: &Arc<Pull>, watch: &Watch)
     let drain = watch.clone();
     let serve = move |stream, peer, place| {
         let (door, drain) = (door.clone(), drain.clone());
-        workers.hand(move || door.serve(stream, peer, place, drain));
+        workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
     };
     tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
     address
