@@ -1,16 +1,18 @@
 //! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, says how far.
 //!
 //! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
-//! their order. A piece is handed on when it is full, or when upstream pauses and the disk has nothing of this stretch to
-//! do: followers of a slow upstream wait for nothing, and a fast one makes no small pieces. Memory comes from the store's
-//! bounded buffers: where none is free, upstream waits.
+//! their order. A piece is handed on when it is full, or some milliseconds old with nothing of this stretch at the disk:
+//! followers of a slow upstream wait for next to nothing, and each step between threads is taken for many of upstream's
+//! small packets at once. Memory comes from the store's bounded buffers: where none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use crate::fill::FillError;
 use crate::fill::flight::Flight;
@@ -19,6 +21,8 @@ use crate::fill::stream::BlobStream;
 use crate::observe::metrics::Metrics;
 use crate::store::{Fill, PIECE_BYTES, StoreError};
 
+/// How long a piece that is not full waits for more.
+const GATHERING: Duration = Duration::from_millis(4);
 /// Pieces of one stretch on their way to the disk.
 const WRITING_MAX: usize = 4;
 // Another fetcher takes over further ahead than this one can have bytes under way: see `run`.
@@ -142,6 +146,7 @@ impl Gatherer {
             Ok(buffer) => buffer,
             Err(error) => return (self, Gathered::NoBuffer(error)),
         };
+        let ripe = Instant::now() + GATHERING;
         loop {
             buffer.fill_from(&mut self.rest);
             if buffer.is_full() {
@@ -153,7 +158,11 @@ impl Gatherer {
                     Some(bytes) => self.rest = bytes,
                     None => break,
                 },
-                _ = self.writing.wait_for(|count| *count == 0) => break,
+                () = async {
+                    sleep_until(ripe).await;
+                    // A fetcher that is gone waits for no piece.
+                    let _ = self.writing.wait_for(|count| *count == 0).await;
+                } => break,
             }
         }
         (self, Gathered::Piece(buffer.freeze()))

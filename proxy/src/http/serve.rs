@@ -60,7 +60,8 @@ where
 {
     let (guard, handle) = Guard::new(io, prefix, deadlines.head);
     let service = service_fn(|request| {
-        let answering = answer(handle.clone(), request);
+        // On the heap, so that a connection that waits for its next request does not hold room for an answer's making.
+        let answering = Box::pin(answer(handle.clone(), request));
         async move { Ok::<_, Infallible>(answering.await) }
     });
     // hyper's timer runs from the end of the last answer, so it is the idle deadline; the guard times begun heads.

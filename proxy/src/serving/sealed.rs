@@ -28,14 +28,15 @@ const SLICES_MAX: usize = 64;
 
 /// A connection with a client that has shaken hands.
 pub struct Sealed<IO> {
-    stream: TlsStream<IO>,
+    /// On the heap: it is large, and each layer above that it moves through would hold room for it.
+    stream: Box<TlsStream<IO>>,
 }
 
 impl<IO> Sealed<IO> {
     /// Over this connection.
     pub fn new(mut stream: TlsStream<IO>) -> Self {
         stream.get_mut().1.set_buffer_limit(Some(SEAL_BYTES));
-        Self { stream }
+        Self { stream: Box::new(stream) }
     }
 }
 
