@@ -1,5 +1,5 @@
 //! A TLS connection to a client, written in large pieces: everything that hyper has is sealed at once, up to
-//! [`SEAL_BYTES`], straight from where it lies (a mapped file's pages included), and goes out in one writev.
+//! `SEAL_BYTES`, straight from where it lies (a mapped file's pages included), and goes out in one writev.
 //!
 //! tokio-rustls drives handshake, reading, flushing and closing; only writing is done here. Before mapped bytes are
 //! touched their pages are populated, so that a file that lost bytes or a broken disk is an error of this connection.
