@@ -15,4 +15,5 @@ pub mod name;
 pub mod outcome;
 pub mod quantity;
 pub mod range;
+pub mod referrer;
 pub mod route;

@@ -26,11 +26,13 @@ pub(super) struct Reloader {
 }
 
 /// Keys that are read once: what is bound or opened with them stays as it is.
-const READ_AT_START: [&str; 9] = [
+const READ_AT_START: [&str; 11] = [
     "data_dir",
     "proxy.listen",
     "proxy.max_connections",
     "proxy.max_connections_per_client",
+    "registry.http",
+    "registry.https",
     "admin.",
     "ca.",
     "logging.file",

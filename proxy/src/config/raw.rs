@@ -46,6 +46,7 @@ section! {
     Raw {
         data_dir: Text,
         proxy: RawProxy,
+        registry: RawRegistryDoor,
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
@@ -70,6 +71,20 @@ section! {
         max_connections_per_client: Number,
         allow_push: Switch,
         drain_timeout: Text,
+    }
+}
+
+section! {
+    /// `[registry]`
+    RawRegistryDoor {
+        hostname: Text,
+        http: Texts,
+        https: Texts,
+        docker_hub_mirror: Switch,
+        max_uploads: Number,
+        upload_expiry: Text,
+        grace: Text,
+        gc_interval: Text,
     }
 }
 
