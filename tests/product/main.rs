@@ -12,6 +12,7 @@ mod isolation;
 mod logs;
 mod pulls;
 mod push;
+mod push_crash;
 mod ranges;
 mod redirects;
 mod registry;
