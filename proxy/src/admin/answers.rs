@@ -29,6 +29,9 @@ pub struct CacheStats {
     pub rate_limits: Vec<RateLimit>,
     /// Fills under way.
     pub fills_running: u64,
+    /// Bytes that were pushed to the registry here; the cache has no part in them.
+    #[serde(default)]
+    pub pushed_size: u64,
 }
 
 /// One registry's pull limit for one credential, as it last said.

@@ -98,6 +98,7 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
         reserved: usage.reserved_bytes,
         rate_limits: rate_limits.collect(),
         fills_running: metrics.fills_running(),
+        pushed_size: usage.pinned_bytes,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
 use http::header::{EXPECT, HOST, USER_AGENT, WWW_AUTHENTICATE};
 use http::request::Parts;
@@ -122,6 +123,9 @@ async fn answer_ours(
 ) -> Reply {
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
+        Err(_) if is_reading(&head.method) && names_no_tag(head.uri.path()) => {
+            return Reply::error(ErrorCode::ManifestUnknown, "").because("grammar");
+        }
         Err(error) => {
             site.pull.metrics.rejected_requests.inc(Rejection::Malformed);
             return Reply::error(error.code, "").because("grammar");
@@ -159,6 +163,16 @@ async fn answer_ours(
         let _ = tokio::time::timeout(UNWANTED_TIMEOUT, Limited::new(body, UNWANTED_MAX_BYTES).collect()).await;
     }
     reply
+}
+
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// A manifest by a name that no tag can have: whoever asks for it is told that there is none.
+fn names_no_tag(path: &str) -> bool {
+    let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
+    parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
@@ -233,7 +247,7 @@ fn challenge(site: &Arc<Site>, arrival: &Arrival, head: &Parts, wish: &Wish<'_>)
 
 impl Request {
     async fn answer(&self, route: &Route, body: &mut Incoming) -> Reply {
-        let reads = matches!(self.method, Method::GET | Method::HEAD);
+        let reads = is_reading(&self.method);
         match route {
             Route::Ping => Reply::full(StatusCode::OK, "application/json", "{}"),
             Route::Catalog => self.catalog().await,

@@ -127,7 +127,9 @@ impl Store {
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
         for folder in [paths.fills(), paths.uploads(), paths.pushed()] {
-            disk::make_dir(&folder)?;
+            if disk::make_dir(&folder)? {
+                disk::sync_dir(paths.root())?;
+            }
         }
         for algorithm in ALGORITHMS {
             disk::make_dir(&paths.algorithm(algorithm))?;

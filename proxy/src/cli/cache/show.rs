@@ -18,6 +18,7 @@ pub(super) fn stats(stats: &CacheStats) -> String {
         ("errors", stats.errors.to_string()),
         ("blobs", stats.blobs.to_string()),
         ("size", format!("{} of {}", size(stats.current_size), size(stats.max_size))),
+        ("pushed here", size(stats.pushed_size)),
         ("fills running", format!("{} ({} reserved)", stats.fills_running, size(stats.reserved))),
     ];
     for (name, value) in rows {

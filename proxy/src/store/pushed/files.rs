@@ -32,14 +32,19 @@ pub(super) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 
 /// Makes an empty file, or renews the time of the one that is there.
 pub(super) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
-    if touch(path)? {
-        return Ok(());
+    if !touch(path)? {
+        make(folder, path)?;
     }
+    // Whoever made it may not have come to this yet.
+    disk::sync_dir(folder)
+}
+
+/// Makes an empty file, which is durable once its folder is synced.
+pub(super) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
     make_folder(folder)?;
     match disk::create(path) {
-        Ok(_) => disk::sync_dir(folder),
-        Err(_) if path.exists() => touch(path).map(drop),
-        Err(error) => Err(error),
+        Err(error) if !path.exists() => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use entrepot_core::digest::Digest;
 
 use super::super::errors::StoreError;
 use super::super::index::{Job, ms_of};
-use super::super::{Store, lock};
+use super::super::{Store, disk, lock};
 use super::files;
 
 /// What a collection must leave alone although it finds no link to it.
@@ -58,17 +58,22 @@ impl Store {
 
     /// Keeps content from eviction from now on; false where it is not here.
     pub(in crate::store) fn pin(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let path = self.paths.pin(digest);
-        {
+        let (path, folder) = (self.paths.pin(digest), self.paths.pins(digest.algorithm(), digest.bytes()[0]));
+        let is_new = {
             let mut pins = lock(&self.pushed.pins);
             if let Some(pinned) = &mut pins.since_sweep {
                 pinned.insert(*digest);
             }
-            if !path.exists() {
-                files::mark(&self.paths.pins(digest.algorithm(), digest.bytes()[0]), &path)?;
-                drop(pins);
-                self.pinning_changed(digest);
+            let is_new = !path.exists();
+            if is_new {
+                files::make(&folder, &path)?;
             }
+            is_new
+        };
+        // Not under the lock, and also for a pin that somebody else has just made.
+        disk::sync_dir(&folder)?;
+        if is_new {
+            self.pinning_changed(digest);
         }
         Ok(self.paths.blob(digest).is_file())
     }
@@ -90,7 +95,8 @@ impl Store {
         if is_new || pins.held.contains_key(digest) {
             return Ok(false);
         }
-        let unpinned = files::remove(&self.paths.pin(digest))?;
+        // A pin that a power cut brings back is found by the next collection.
+        let unpinned = disk::unlink(&self.paths.pin(digest))?;
         drop(pins);
         self.pinning_changed(digest);
         Ok(unpinned)

@@ -4,9 +4,9 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{RepositoryName, Tag};
 
-use super::super::Store;
 use super::super::errors::StoreError;
 use super::super::paths::{Kept, digest_of_link};
+use super::super::{Store, disk};
 use super::files;
 
 impl Store {
@@ -47,9 +47,10 @@ impl Store {
         for digest in self.pushed_manifests(repository)? {
             self.remove_manifest_now(repository, &digest)?;
         }
+        // Nothing names these any more; those that a power cut brings back are found by the next collection.
         for name in files::names(&self.paths.kept(repository, Kept::Blobs))? {
             if let Some(digest) = digest_of_link(&name) {
-                files::remove(&self.paths.pushed_blob(repository, &digest))?;
+                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
             }
         }
         self.remove_empty_folders(repository);

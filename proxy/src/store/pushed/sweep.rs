@@ -20,7 +20,7 @@ use entrepot_core::name::{RepositoryName, Tag};
 use super::super::errors::StoreError;
 use super::super::index::recency;
 use super::super::paths::{ALGORITHMS, Kept, digest_of_link};
-use super::super::{Store, lock};
+use super::super::{Store, disk, lock};
 use super::files;
 
 /// Links that are held in memory at once while pins are compared with them.
@@ -228,7 +228,8 @@ impl Sweeper<'_> {
             if self.sweep.dry_run {
                 self.would_go.insert((repository.clone(), digest));
             } else {
-                files::remove(&path)?;
+                // One that a power cut brings back is found by the next collection.
+                disk::unlink(&path)?;
             }
         }
         if !self.sweep.dry_run {

@@ -206,3 +206,20 @@ async fn mounts_need_the_source_and_fall_back_to_an_upload() {
     mount("mount=sha256:00&from=source".into()).await.is_error(400, "DIGEST_INVALID");
     assert_eq!(proxy.files("blobs").len(), 1, "its bytes are there once");
 }
+
+#[tokio::test]
+async fn a_full_disk_is_a_clean_507_and_nothing_is_kept() {
+    let proxy = Setup::of(&[]).set("cache", "min_free = \"4096t\"").start().await;
+    let content = bytes(8, 100_000);
+    let digest = digest_of(&content);
+    let place = begin(&proxy, "app").await;
+    for _ in 0..2 {
+        let put = proxy.registry(Method::PUT, &format!("{place}?digest={digest}")).body(content.clone()).send().await;
+        put.is_error(507, "DENIED");
+        assert_eq!(get(&proxy, &place).await.header("range"), "0-0", "the session is as it was");
+    }
+    let manifest = super::put_manifest(&proxy, "app", "v1", "{\"layers\":[]}").await;
+    manifest.is_error(507, "DENIED");
+    assert!(proxy.files("blobs").is_empty());
+    assert_eq!(status(&proxy, Method::GET, "/v2/app/manifests/v1").await, 404);
+}
