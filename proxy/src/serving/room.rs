@@ -44,7 +44,7 @@ impl Room {
 
     /// The memory from the first byte on whose address is `at` modulo a page's size. What is sealed there is said by
     /// [`Room::sealed`].
-    pub(super) fn from_page_offset(&mut self, at: usize) -> &mut [u8] {
+    pub(super) fn beginning_at(&mut self, at: usize) -> &mut [u8] {
         let address = self.memory.as_ptr() as usize;
         self.start = (at + PAGE_BYTES - address % PAGE_BYTES) % PAGE_BYTES;
         self.end = self.start;
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn bytes_leave_in_order_whatever_the_socket_takes() {
         let mut room = Room::new();
-        let memory = room.from_page_offset(2053);
+        let memory = room.beginning_at(2053);
         assert_eq!(memory.as_ptr() as usize % PAGE_BYTES, 2053);
         assert!(memory.len() >= 16 * RECORD_ROOM_BYTES);
         memory[..40_000].iter_mut().enumerate().for_each(|(at, byte)| *byte = at as u8);

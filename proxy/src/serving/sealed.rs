@@ -75,7 +75,7 @@ impl<IO> Sealed<IO> {
         let (prefix, suffix) = (sealer.prefix_bytes(), sealer.suffix_bytes());
         let stride = prefix + RECORD_MAX_BYTES + suffix;
         let mut room = Room::new();
-        let memory = room.from_page_offset(page_offset(slices).wrapping_sub(prefix) % super::room::PAGE_BYTES);
+        let memory = room.beginning_at(page_offset(slices).wrapping_sub(prefix) % super::room::PAGE_BYTES);
         let gathered = gather(slices, memory, stride, prefix)?;
         if let (0, Some((located, length))) = (gathered.filled_bytes, &gathered.missing) {
             self.late = Some(Late::read(slices, located, *length));

@@ -260,12 +260,13 @@ async fn a_silent_client_is_dropped_in_time() {
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(prefix).await.expect("written");
-        let error = accept(far, Arc::clone(&config), Duration::from_millis(30)).await.err().expect("too slow");
+        let error =
+            accept(far, Arc::clone(&config), Duration::from_millis(30)).await.map(|_| ()).expect_err("too slow");
         assert!(matches!(error, HandshakeError::Timeout { timeout_ms: 30 }), "{error:?}");
     }
     let (mut near, far) = tokio::io::duplex(64);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
-    let error = accept(far, config, PATIENCE).await.err().expect("no TLS");
+    let error = accept(far, config, PATIENCE).await.map(|_| ()).expect_err("no TLS");
     assert!(matches!(error, HandshakeError::Other(_)), "{error:?}");
 }
 

@@ -24,7 +24,7 @@ async fn shaken(suite: SupportedCipherSuite) -> (ClientConnection, Session) {
     let name = ServerName::try_from("ghcr.io").expect("a name");
     let (served, connected) = tokio::join!(accept(far, config, PATIENCE), client.connect(name, near));
     let (mut near, mut client) = connected.expect("connected").into_inner();
-    let secured = served.ok().expect("accepted");
+    let secured = served.expect("accepted");
     drop(secured.io);
     // Tickets that the client has not read yet.
     let mut left = Vec::new();
