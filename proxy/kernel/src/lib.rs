@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `ktls` | the kernel as the sending half of a TLS connection |
 //! | `mapping` | immutable files mapped read-only; slices that know which file they came from |
 //! | `residency` | whether a window of a file is in the page cache |
 //! | `ring` | a thread's io_uring, and what owns buffers and files while the kernel has them |
@@ -12,6 +13,7 @@
 //! Nothing here knows of registries or HTTP.
 
 pub mod buffers;
+pub mod ktls;
 pub mod mapping;
 pub mod read;
 pub mod residency;

@@ -138,13 +138,13 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     raise_file_limit();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
-    let ladder = Ladder::climb(loaded.config.data_plane.workers, loaded.config.data_plane.io_uring);
+    let ladder = Ladder::climb(&loaded.config.data_plane);
     let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
     tracing::info!("data plane: {ladder}");
     let (trigger, watch) = drain::channel();
     let workers = Arc::new(workers);
     let server = build(&runtime, loaded, flags, events, workers.clone())?;
-    server.pull.metrics.show_cold_reads(ladder.cold_reads.word());
+    server.pull.metrics.show_ladder(&ladder);
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
     let worker_runtimes = workers.stop(LAST_LINES);

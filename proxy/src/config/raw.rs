@@ -158,7 +158,7 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
+    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
 }
 
 section! {

@@ -264,6 +264,8 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+    /// Whether the kernel seals TLS records where it can.
+    pub ktls: bool,
 }
 
 /// `[logging]`

@@ -51,6 +51,7 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[data_plane]\ndisk_threads = 0\n", "entrepot.toml:2: data_plane.disk_threads: 0 is not between 1 and 64"),
     ("[data_plane]\ndisk_timeout = \"0s\"\n", "entrepot.toml:2: data_plane.disk_timeout: \"0s\" must be more than 0"),
     ("[data_plane]\ndisk_buffers = \"64k\"\n", "entrepot.toml:2: data_plane.disk_buffers: \"64k\" is less than 1m"),
+    ("[data_plane]\nktls = \"on\"\n", "entrepot.toml:2: data_plane.ktls: \"on\" is not one of auto, off"),
     ("[data_plane]\nio_uring = \"on\"\n", "entrepot.toml:2: data_plane.io_uring: \"on\" is not one of auto, off"),
     ("[cache.tags]\nmode = \"never\"\n", "entrepot.toml:2: cache.tags.mode: \"never\" is not one of revalidate, ttl"),
     ("[proxy]\ntunnel = \"some\"\n", "entrepot.toml:2: proxy.tunnel: \"some\" is not one of any, registries, none"),
