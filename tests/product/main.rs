@@ -13,6 +13,7 @@ mod logs;
 mod pulls;
 mod push;
 mod ranges;
+mod redirect_host;
 mod redirects;
 mod setup;
 mod sharing;

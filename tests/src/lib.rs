@@ -4,6 +4,7 @@
 //! ([`upstream`]), the proxy's host with the product in it ([`entrepot`]), and a client host with real container
 //! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
 
+pub mod agent;
 pub mod authority;
 mod backend;
 pub mod clients;
