@@ -35,14 +35,14 @@ struct Segment {
     flags: u8,
 }
 
-/// One packet that arrived at an interface.
+/// One packet that arrived at an interface; whether it was given to the door.
 #[inline(always)]
-pub fn packet(context: &TcContext) {
+pub fn packet(context: &TcContext) -> bool {
     let skb = context.skb.skb;
-    let Some(settings) = maps::settings() else { return };
-    let Some(segment) = segment(skb) else { return };
+    let Some(settings) = maps::settings() else { return false };
+    let Some(segment) = segment(skb) else { return false };
     if !settings.has_port(segment.destination.port) {
-        return;
+        return false;
     }
     // A connection that the door has keeps it, whatever was learned or forgotten since.
     let found = lookup(skb, &segment.source, &segment.destination);
@@ -50,20 +50,20 @@ pub fn packet(context: &TcContext) {
         // SAFETY: the socket is not null and is given back once.
         unsafe {
             if (*found).state != LISTEN {
-                assign(skb, found, settings);
-                return;
+                return assign(skb, found, settings);
             }
             bpf_sk_release(found.cast());
         }
     }
     if segment.flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN {
-        return;
+        return false;
     }
     let mut outcome = decide(settings, &segment.destination, &Passing);
     if outcome as u32 == Outcome::Redirected as u32 {
         outcome = to_listener(skb, settings, &segment);
     }
     maps::count(outcome);
+    outcome as u32 == Outcome::Redirected as u32
 }
 
 /// Gives a new connection to the door's listening socket.

@@ -14,7 +14,7 @@ mod observe;
 mod original;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext};
 
@@ -73,15 +73,14 @@ pub fn observe_host(context: SkBuffContext) -> i32 {
 /// A packet arrives at an interface of the gateway.
 #[classifier]
 pub fn gateway_in(context: TcContext) -> i32 {
-    gateway::packet(&context);
-    TC_ACT_OK
+    if gateway::packet(&context) { TC_ACT_OK } else { TC_ACT_UNSPEC }
 }
 
 /// A packet leaves by an interface of the gateway, towards its clients.
 #[classifier]
 pub fn observe_gateway(context: TcContext) -> i32 {
     observe::frame(&context);
-    TC_ACT_OK
+    TC_ACT_UNSPEC
 }
 
 /// Nothing panics here: what could is not compiled in. The compiler wants to know all the same.

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -19,6 +20,47 @@ pub struct Agent<'w> {
     namespace: &'w Namespace,
     file: PathBuf,
     process: Process,
+}
+
+/// A control group of a test's own, below the root of the unified hierarchy; removed when it is dropped.
+pub struct ControlGroup {
+    name: String,
+    path: PathBuf,
+}
+
+impl ControlGroup {
+    /// A fresh one.
+    pub fn new(purpose: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let root = mount.and_then(|line| line.split(' ').nth(1)).expect("these tests need a cgroup2 mount");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("entrepot-test-{purpose}-{}-{number}", std::process::id());
+        let path = PathBuf::from(root).join(&name);
+        std::fs::create_dir(&path).expect("a control group; these tests need root");
+        Self { name, path }
+    }
+
+    /// Its path below the root.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that takes processes.
+    pub fn processes(&self) -> String {
+        self.path.join("cgroup.procs").display().to_string()
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        // Its last process may be ending still.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::remove_dir(&self.path).is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// The verifier reads a program of many thousand steps; on a busy machine that takes its time.

@@ -14,7 +14,7 @@ use crate::config::Loaded;
 use crate::observe::events;
 use crate::redirect::plan::Mode;
 use crate::redirect::report::Report;
-use crate::redirect::{RedirectError, agent};
+use crate::redirect::{RedirectError, agent, pins};
 
 /// What to do about redirection.
 #[derive(Debug, Subcommand)]
@@ -34,6 +34,17 @@ pub enum RedirectCommand {
         #[arg(long = "exempt-cgroup", value_name = "PATH")]
         exempt_cgroups: Vec<PathBuf>,
     },
+    /// Redirect the connections that are routed through this machine, in the foreground
+    Gateway {
+        /// Ports and networks
+        #[command(flatten)]
+        what: What,
+        /// An interface towards the clients, may be repeated
+        #[arg(long = "interface", value_name = "NAME")]
+        interfaces: Vec<String>,
+    },
+    /// Remove what an agent has left: programs that it enforced, rules and routes
+    Off,
     /// Show whether the agent redirects, since when, what it has learned and counted
     Status {
         /// Print JSON
@@ -51,6 +62,9 @@ pub struct What {
     /// A network that is a registry's, may be repeated
     #[arg(long = "prefix", value_name = "NETWORK")]
     prefixes: Vec<IpNet>,
+    /// Redirect even where the door does not answer, and go on when this agent is gone, until `redirect off`
+    #[arg(long)]
+    enforce: bool,
 }
 
 /// The port of a door, where an appliance is named without one.
@@ -74,6 +88,15 @@ pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
             }
             finish(run_agent(Mode::Host, &loaded))
         }
+        RedirectCommand::Gateway { what, interfaces } => {
+            let mut loaded = loaded;
+            what.add_to(&mut loaded.config.redirect);
+            loaded.config.redirect.interfaces.extend(interfaces);
+            finish(run_agent(Mode::Gateway, &loaded))
+        }
+        RedirectCommand::Off => finish(agent::off(&loaded.config).map(|removed| {
+            println!("{removed} pinned links removed, and rules and routes where there were any");
+        })),
         RedirectCommand::Status { json } => status(&loaded.config.redirect.socket, json),
     }
 }
@@ -82,6 +105,7 @@ impl What {
     fn add_to(self, redirect: &mut crate::config::ready::Redirect) {
         redirect.ports.extend(self.ports);
         redirect.prefixes.extend(self.prefixes);
+        redirect.enforce |= self.enforce;
     }
 }
 
@@ -119,7 +143,13 @@ fn status(socket: &Path, json: bool) -> ExitCode {
     let report = match report {
         Ok(report) => report,
         Err(ClientError::NotRunning { .. }) => {
-            eprintln!("entrepot: no agent answers on {}; start `entrepot redirect host`", socket.display());
+            let pinned = match pins::count() {
+                0 => "nothing is redirected".to_owned(),
+                count => {
+                    format!("{count} programs that it enforced still redirect: `entrepot redirect off` removes them")
+                }
+            };
+            eprintln!("entrepot: no agent answers on {}; {pinned}", socket.display());
             return ExitCode::from(exit::UNAVAILABLE);
         }
         Err(error) => {

@@ -16,22 +16,28 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::RedirectError;
 use super::health::{Doors, INTERVAL, Probe, VALIDITY, monotonic_ns};
+use super::pins::{self, Pins};
 use super::plan::{DoorPlace, Mode, Plan};
 use super::programs::{Programs, endpoint};
 use super::report::{Counted, Learned, Report};
-use super::{preflight, seed, server};
+use super::routing::{self, ROUTE_MARK};
+use super::{attach, preflight, seed, server};
 use crate::admin::socket::AdminSocket;
 use crate::config::ready::Config;
 use crate::upstream::dial::OWN_MARK;
 
-/// The mark of packets that the gateway gives to its door, for one routing rule.
-const ROUTE_MARK: u32 = 0xe8;
+/// Where the programs are, and what has to be taken away besides their links.
+struct Attached {
+    places: Vec<String>,
+    /// Interfaces that got a queueing discipline for it.
+    disciplined: Vec<String>,
+}
 
 /// A running agent.
 struct Agent {
     plan: Plan,
     programs: Arc<Mutex<Programs>>,
-    attached: Vec<String>,
+    attached: Attached,
     doors: Mutex<Doors>,
     since: SystemTime,
 }
@@ -51,7 +57,9 @@ pub fn run(mode: Mode, config: &Config) -> Result<(), RedirectError> {
             None => None,
             Some(address) => Some(listen(address).await?),
         };
-        Agent::start(plan)?.live(socket, listener).await
+        let agent = Agent::start(plan).await?;
+        let outcome = agent.clone().live(socket, listener).await;
+        agent.take_down().await.and(outcome)
     });
     // A lookup that hangs in the resolver must not hold the end up.
     runtime.shutdown_background();
@@ -65,7 +73,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RedirectError> {
 
 impl Agent {
     /// Everything is in place when this returns, and nothing is redirected before a door has answered.
-    fn start(plan: Plan) -> Result<Arc<Self>, RedirectError> {
+    async fn start(plan: Plan) -> Result<Arc<Self>, RedirectError> {
         let mut programs = Programs::load()?;
         programs.set_settings(&settings(&plan, Doors::default()))?;
         for (hash, flags) in &plan.names {
@@ -74,7 +82,14 @@ impl Agent {
         for prefix in &plan.prefixes {
             programs.add_prefix(*prefix)?;
         }
-        let attached = attach(&mut programs, &plan)?;
+        let pins = if plan.enforce { Some(Pins::new()?) } else { None };
+        let attached = match plan.mode {
+            Mode::Host => attach_host(&mut programs, &plan, pins.as_ref())?,
+            Mode::Gateway => attach_gateway(&mut programs, &plan, pins.as_ref()).await?,
+        };
+        if let Some(pins) = pins {
+            pins.replace_others()?;
+        }
         let programs = Arc::new(Mutex::new(programs));
         Ok(Arc::new(Self { plan, programs, attached, doors: Mutex::default(), since: SystemTime::now() }))
     }
@@ -88,7 +103,7 @@ impl Agent {
         };
         tracing::info!(
             mode = self.plan.mode.word(),
-            attached = self.attached.join(", "),
+            attached = self.attached.places.join(", "),
             "redirect programs are attached"
         );
         let serving = server::serve_unix(socket, reporter.clone());
@@ -133,6 +148,18 @@ impl Agent {
         }
     }
 
+    /// Links go with the programs; what the gateway put beside them does not.
+    async fn take_down(&self) -> Result<(), RedirectError> {
+        if self.plan.mode == Mode::Host || self.plan.enforce {
+            return Ok(());
+        }
+        lock(&self.programs).detach_gateway();
+        for interface in &self.attached.disciplined {
+            routing::remove_discipline(interface).await?;
+        }
+        routing::remove().await
+    }
+
     fn report(&self) -> Report {
         let programs = lock(&self.programs);
         let now_ns = monotonic_ns();
@@ -147,7 +174,7 @@ impl Agent {
         Report {
             mode: self.plan.mode.word().to_owned(),
             since_unix_seconds: self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            attached: self.attached.clone(),
+            attached: self.attached.places.clone(),
             door: match &self.plan.door {
                 DoorPlace::Local(_) => "this machine".to_owned(),
                 DoorPlace::Appliance(appliance) => appliance.to_string(),
@@ -167,8 +194,34 @@ impl Agent {
     }
 }
 
-/// Attaches what the mode needs; returns where, for people.
-fn attach(programs: &mut Programs, plan: &Plan) -> Result<Vec<String>, RedirectError> {
+/// Removes what agents of this network namespace have left: pinned links, rules and routes, filters.
+pub fn off(config: &Config) -> Result<usize, RedirectError> {
+    let socket = &config.redirect.socket;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(RedirectError::Running { socket: socket.clone() });
+    }
+    let removed = pins::remove_all()?;
+    attach::remove_filters(&config.redirect.interfaces);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| RedirectError::System { what: "threads", source })?;
+    runtime.block_on(routing::remove())?;
+    Ok(removed)
+}
+
+async fn attach_gateway(programs: &mut Programs, plan: &Plan, pins: Option<&Pins>) -> Result<Attached, RedirectError> {
+    for family in routing::forwarding_off() {
+        tracing::warn!(
+            "{family} forwarding is off on this machine, so no {family} connection passes through it; \
+            switch it on: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+        );
+    }
+    attach::remove_filters(&plan.interfaces);
+    routing::install().await?;
+    let disciplined = programs.attach_gateway(&plan.interfaces, pins)?;
+    Ok(Attached { places: plan.interfaces.clone(), disciplined })
+}
+
+fn attach_host(programs: &mut Programs, plan: &Plan, pins: Option<&Pins>) -> Result<Attached, RedirectError> {
     let root = preflight::cgroup_root()?;
     for cgroup in preflight::cgroup_paths(&root, &plan.exempt_cgroups) {
         programs.exempt(&cgroup, &root)?;
@@ -177,8 +230,9 @@ fn attach(programs: &mut Programs, plan: &Plan) -> Result<Vec<String>, RedirectE
         true => vec![root.clone()],
         false => preflight::cgroup_paths(&root, &plan.cgroups),
     };
-    programs.attach_host(&root, &scopes)?;
-    Ok(scopes.iter().map(|scope| scope.display().to_string()).collect())
+    programs.attach_host(&root, &scopes, pins)?;
+    let places = scopes.iter().map(|scope| scope.display().to_string()).collect();
+    Ok(Attached { places, disciplined: Vec::new() })
 }
 
 fn settings(plan: &Plan, doors: Doors) -> Settings {

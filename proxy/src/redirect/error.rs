@@ -34,6 +34,26 @@ pub enum RedirectError {
         "no cgroup2 file system is mounted, and the programs are attached there; mount one: mount -t cgroup2 none /sys/fs/cgroup"
     )]
     NoCgroups,
+    /// Enforcing needs a place that outlives the process.
+    #[error("{path} is no bpf file system, and enforcing keeps the programs there; mount one: mount -t bpf bpf {path}", path = path.display())]
+    NoPins {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// An agent runs already, or still.
+    #[error("an agent runs and answers on {socket}; stop it first", socket = socket.display())]
+    Running {
+        /// Its socket.
+        socket: PathBuf,
+    },
+    /// Rules and routes.
+    #[error("cannot {what}: {reason}")]
+    Routing {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        reason: String,
+    },
     /// A control group that was named is not there.
     #[error("the control group {path} cannot be opened: {source}; name one below {root}", path = path.display(), root = root.display())]
     Cgroup {
@@ -89,9 +109,11 @@ impl RedirectError {
         match self {
             Self::Plan(_) | Self::Cgroup { .. } => exit::CONFIGURATION,
             Self::Permission { .. } => exit::PERMISSION,
-            Self::Kernel { .. } | Self::NoCgroups => exit::UNAVAILABLE,
+            Self::Kernel { .. } | Self::NoCgroups | Self::NoPins { .. } | Self::Running { .. } => exit::UNAVAILABLE,
             Self::Load { .. } => exit::BUG,
-            Self::Attach { .. } | Self::Map { .. } | Self::System { .. } | Self::Socket(_) => exit::IO,
+            Self::Attach { .. } | Self::Routing { .. } | Self::Map { .. } | Self::System { .. } | Self::Socket(_) => {
+                exit::IO
+            }
         }
     }
 }

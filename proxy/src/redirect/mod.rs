@@ -12,12 +12,15 @@
 //! it on; nothing is redirected before a door has answered.
 
 pub mod agent;
+mod attach;
 pub mod error;
 mod health;
+pub mod pins;
 pub mod plan;
 mod preflight;
 mod programs;
 pub mod report;
+mod routing;
 mod seed;
 mod server;
 

@@ -16,6 +16,8 @@ const CAP_BPF: u32 = 39;
 /// listen, with routing by mark.
 const HOST_KERNEL: (u32, u32) = (5, 10);
 const GATEWAY_KERNEL: (u32, u32) = (5, 15);
+/// As aya has it, which attaches by links from here on.
+const TCX_KERNEL: (u32, u32) = (6, 6);
 
 /// Checks rights and kernel.
 pub(super) fn check(mode: Mode) -> Result<(), RedirectError> {
@@ -23,7 +25,7 @@ pub(super) fn check(mode: Mode) -> Result<(), RedirectError> {
     if let Some(what) = missing_capability(&status) {
         return Err(RedirectError::Permission { what });
     }
-    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release = release();
     let (needed, shown) = match mode {
         Mode::Host => (HOST_KERNEL, "5.10"),
         Mode::Gateway => (GATEWAY_KERNEL, "5.15"),
@@ -32,6 +34,11 @@ pub(super) fn check(mode: Mode) -> Result<(), RedirectError> {
         Some(found) if found < needed => Err(RedirectError::Kernel { release, mode: mode.word(), needed: shown }),
         _ => Ok(()),
     }
+}
+
+/// Whether programs are attached to interfaces by links (TCX), which go with the process.
+pub(super) fn kernel_has_links_for_interfaces() -> bool {
+    version(&release()).is_some_and(|found| found >= TCX_KERNEL)
 }
 
 /// Where the unified control group hierarchy is mounted.
@@ -47,6 +54,10 @@ pub(super) fn cgroup_paths(root: &Path, given: &[PathBuf]) -> Vec<PathBuf> {
 
 fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
+}
+
+fn release() -> String {
+    uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn missing_capability(status: &str) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 //! The programs in the kernel: loaded, attached, and the maps by which they are told and asked.
 //!
-//! The object is built by ebpf/build and committed. The links belong to `Ebpf` and go when it is dropped, or with the
-//! process, unless they are pinned.
+//! The object is built by ebpf/build and committed. `attach.rs` attaches; the links belong to `Ebpf` and go when it is
+//! dropped, or with the process, unless they are pinned.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +10,6 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
-use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, CgroupSockopt, ProgramError, SockOps,
-};
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::outcome::Outcome;
@@ -35,9 +32,6 @@ pub(super) struct Programs {
     counters: PerCpuArray<MapData, u64>,
 }
 
-/// The programs on `connect` and `getpeername`.
-const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
-
 impl Programs {
     /// Loads the object; nothing is attached yet.
     pub(super) fn load() -> Result<Self, RedirectError> {
@@ -52,38 +46,6 @@ impl Programs {
             counters: taken(&mut ebpf, "COUNTERS")?,
             ebpf,
         })
-    }
-
-    /// Attaches what redirects the processes of these control groups (`scopes`), and, to `root`, what has to see every
-    /// process: answers of DNS reach whoever resolves for others, and the door may be in any group.
-    pub(super) fn attach_host(&mut self, root: &Path, scopes: &[std::path::PathBuf]) -> Result<(), RedirectError> {
-        let mode = CgroupAttachMode::Single;
-        let whole = open_cgroup(root, root)?;
-        let place = root.display().to_string();
-        let observer: &mut CgroupSkb = self.program("observe_host")?;
-        observer.load().map_err(|error| load_program("observe_host", &error))?;
-        observer
-            .attach(&whole, CgroupSkbAttachType::Ingress, mode)
-            .map_err(|error| attach_error("observe_host", &place, &error))?;
-        let answer: &mut CgroupSockopt = self.program("answer_original")?;
-        answer.load().map_err(|error| load_program("answer_original", &error))?;
-        answer.attach(&whole, mode).map_err(|error| attach_error("answer_original", &place, &error))?;
-        let note: &mut SockOps = self.program("note_client")?;
-        note.load().map_err(|error| load_program("note_client", &error))?;
-        for name in SOCK_ADDR {
-            let program: &mut CgroupSockAddr = self.program(name)?;
-            program.load().map_err(|error| load_program(name, &error))?;
-        }
-        for scope in scopes {
-            let (cgroup, place) = (open_cgroup(scope, root)?, scope.display().to_string());
-            let note: &mut SockOps = self.program("note_client")?;
-            note.attach(&cgroup, mode).map_err(|error| attach_error("note_client", &place, &error))?;
-            for name in SOCK_ADDR {
-                let program: &mut CgroupSockAddr = self.program(name)?;
-                program.attach(&cgroup, mode).map_err(|error| attach_error(name, &place, &error))?;
-            }
-        }
-        Ok(())
     }
 
     /// Says where the door is and what is redirected.
@@ -135,7 +97,8 @@ impl Programs {
         entries.map(|(address, until_ns)| (IpAddr::from(address).to_canonical(), until_ns)).collect()
     }
 
-    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, RedirectError>
+    /// A program of the object, by the name that it has there.
+    pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, RedirectError>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program>,
     {
@@ -156,7 +119,7 @@ fn octets(address: IpAddr) -> Address {
     }
 }
 
-fn open_cgroup(path: &Path, root: &Path) -> Result<File, RedirectError> {
+pub(super) fn open_cgroup(path: &Path, root: &Path) -> Result<File, RedirectError> {
     File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), root: root.to_owned(), source })
 }
 
@@ -173,20 +136,12 @@ fn map_error(map: &'static str, error: &aya::maps::MapError) -> RedirectError {
     RedirectError::Map { map, reason: chain(error) }
 }
 
-fn load_program(program: &'static str, error: &ProgramError) -> RedirectError {
-    RedirectError::Load { program, reason: chain(error) }
-}
-
 fn load_error(program: &'static str, error: &EbpfError) -> RedirectError {
     RedirectError::Load { program, reason: chain(error) }
 }
 
-fn attach_error(program: &'static str, place: &str, error: &ProgramError) -> RedirectError {
-    RedirectError::Attach { program, place: place.to_owned(), reason: chain(error) }
-}
-
 /// An error with everything behind it: aya says the system call, the system call says why.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
