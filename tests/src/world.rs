@@ -76,8 +76,8 @@ impl World {
                 std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("forwarding");
             }
         });
-        self.client.ip("route add default via 10.90.1.1\n-6 route add default via fd90:1::1\n");
-        self.internet.ip("route add 10.90.1.0/24 via 10.90.2.1\n-6 route add fd90:1::/64 via fd90:2::1\n");
+        self.client.ip("route add default via 10.90.1.1\nroute add default via fd90:1::1\n");
+        self.internet.ip("route add 10.90.1.0/24 via 10.90.2.1\nroute add fd90:1::/64 via fd90:2::1\n");
     }
 
     /// A path in the world's directory; its parent exists.

@@ -28,7 +28,7 @@ use crate::cli::exit;
 use crate::config::{Flags, Loaded};
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
-use crate::ingress::listener::{self, Bounds};
+use crate::ingress::listener::{self, Bounds, Place};
 use crate::ingress::proxy::ProxyDoor;
 use crate::ingress::transparent::TransparentDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
@@ -37,6 +37,7 @@ use crate::observe::labels::{Door, Label};
 use crate::observe::metrics::{Metrics, Scraped};
 use crate::pull::Pull;
 use crate::serving::ladder::{ColdReads, Ladder};
+use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
 use crate::store::{DiskSettings, Limits, Store, StoreError};
@@ -228,28 +229,20 @@ impl Server {
         let config = site.live();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
+        let ports = self.transparent_listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port()));
+        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports.collect()));
+        let common = (bounds, self.pull.metrics.clone(), self.workers.clone());
         for listener in self.proxy_listeners {
-            let (door, drain) = (self.door.clone(), watch.clone());
-            let workers = self.workers.clone();
-            let serve = move |stream, peer, place| {
-                let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-            };
-            let counted = (self.pull.metrics.clone(), Door::Proxy);
-            tokio::spawn(listener::accept(listener, bounds.clone(), counted, watch.clone(), serve));
+            let door = self.door.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Proxy, &common, &watch, serve);
         }
-        let transparent = Arc::new(TransparentDoor::new(self.door.clone()));
         for listener in self.transparent_listeners {
-            let (door, drain) = (transparent.clone(), watch.clone());
-            let workers = self.workers.clone();
-            let serve = move |stream, peer, place| {
-                let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-            };
-            let counted = (self.pull.metrics.clone(), Door::Transparent);
-            tokio::spawn(listener::accept(listener, bounds.clone(), counted, watch.clone(), serve));
+            let door = transparent.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Transparent, &common, &watch, serve);
         }
-        drop(transparent);
+        drop((transparent, common));
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -306,6 +299,24 @@ impl Server {
             }
         });
     }
+}
+
+/// Accepts on `listener` until the drain begins; each connection goes to the serving thread with the least to do.
+fn open_door<Serving>(
+    listener: TcpListener,
+    door: Door,
+    (bounds, metrics, workers): &(Arc<Bounds>, Arc<Metrics>, Arc<Workers>),
+    watch: &Watch,
+    serve: impl Fn(std::net::TcpStream, SocketAddr, (Place, Connected), Watch) -> Serving + Clone + Send + Sync + 'static,
+) where
+    Serving: Future<Output = ()> + 'static,
+{
+    let (drain, workers) = (watch.clone(), workers.clone());
+    let hand = move |stream, peer, place| {
+        let (serve, drain) = (serve.clone(), drain.clone());
+        workers.hand(move |connected| serve(stream, peer, (place, connected), drain));
+    };
+    tokio::spawn(listener::accept(listener, bounds.clone(), (metrics.clone(), door), watch.clone(), hand));
 }
 
 async fn ended(mut watch: Watch) {

@@ -8,10 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The destination that the client dialled, where it is another than the door itself: the agent on this machine and
-/// netfilter's REDIRECT answer SO_ORIGINAL_DST; what a gateway leads here has it as its own address.
-pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+/// The destination that the client dialled, where it is another than the door itself, which listens on `door_ports`: what
+/// a gateway leads here has it as its own address; the agent on this machine and netfilter's REDIRECT answer
+/// SO_ORIGINAL_DST.
+pub fn original_destination(stream: &TcpStream, door_ports: &[u16]) -> Option<SocketAddr> {
     let (local, peer) = (canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?));
+    if !door_ports.contains(&local.port()) {
+        return Some(local);
+    }
     let socket = SockRef::from(stream);
     let told = if peer.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     let told = told.ok().and_then(|address| address.as_socket()).map(canonical);
@@ -64,7 +68,8 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("connected");
         let (served, peer) = listener.accept().await.expect("accepted");
-        assert_eq!(original_destination(&served), None);
+        assert_eq!(original_destination(&served, &[address.port()]), None);
+        assert_eq!(original_destination(&served, &[3129]), Some(address), "as behind a gateway");
         let outgoing = Outgoing::default();
         assert!(!outgoing.contains(peer));
         let known = outgoing.remember(&client).expect("an address");

@@ -32,6 +32,8 @@ use crate::serving::outlet::Outlet;
 /// What the door knows.
 pub struct TransparentDoor {
     proxy: Arc<ProxyDoor>,
+    /// Where it listens.
+    ports: Vec<u16>,
     outgoing: Outgoing,
 }
 
@@ -58,9 +60,9 @@ enum Gone {
 }
 
 impl TransparentDoor {
-    /// A door to what `proxy` serves.
-    pub fn new(proxy: Arc<ProxyDoor>) -> Self {
-        Self { proxy, outgoing: Outgoing::default() }
+    /// A door on `ports` to what `proxy` serves.
+    pub fn new(proxy: Arc<ProxyDoor>, ports: Vec<u16>) -> Self {
+        Self { proxy, ports, outgoing: Outgoing::default() }
     }
 
     /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
@@ -81,7 +83,7 @@ impl TransparentDoor {
         };
         // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
         let _ = stream.set_nodelay(true);
-        let original = original_destination(&stream);
+        let original = original_destination(&stream, &self.ports);
         let live = self.proxy.site.live();
         let client = Paced::new(Outlet::new(stream), live.config.client.send_timeout);
         let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
