@@ -249,6 +249,7 @@ async fn upgraded(request: Request<Incoming>) -> Option<(Client, Bytes)> {
     let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<Guard<Client>>>().ok()?;
     let (client, unread) = parts.io.into_inner().into_inner();
-    let first = if unread.is_empty() { parts.read_buf } else { Bytes::from([&parts.read_buf[..], &unread].concat()) };
+    // A copy of what are few bytes, as a rule none: hyper's buffer would live as long as the connection.
+    let first = Bytes::from([&parts.read_buf[..], &unread].concat());
     Some((client, first))
 }

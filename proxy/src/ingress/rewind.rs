@@ -21,6 +21,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -6,15 +6,12 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use entrepot_kernel::mapping::{Located, locate};
+use entrepot_kernel::mapping::locate;
 use entrepot_kernel::send::send_file;
 use nix::libc::MSG_MORE;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-
-/// Below this a copy costs less than finding out.
-const FILE_MIN_BYTES: usize = 16 * 1024;
 
 /// A client's connection.
 pub struct Outlet {
@@ -49,11 +46,6 @@ impl Outlet {
     }
 }
 
-/// The mapped file behind a slice, where it is worth asking.
-pub(super) fn mapped(slice: &[u8]) -> Option<Located> {
-    if slice.len() < FILE_MIN_BYTES { None } else { locate(slice) }
-}
-
 impl AsyncRead for Outlet {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buf)
@@ -70,11 +62,12 @@ impl AsyncWrite for Outlet {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let found = slices.iter().enumerate().find_map(|(at, slice)| Some((at, mapped(slice)?)));
+        let found = slices.iter().enumerate().find_map(|(at, slice)| Some((at, locate(slice)?)));
         match found {
             None => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
-            Some((0, located)) => self
-                .poll_now(context, |stream| send_file(stream.as_fd(), located.file(), located.offset, slices[0].len())),
+            Some((0, located)) => self.poll_now(context, |stream| {
+                send_file(stream.as_fd(), located.file().as_fd(), located.offset, slices[0].len())
+            }),
             Some((before, _)) => self.poll_now(context, |stream| {
                 SockRef::from(stream).send_vectored_with_flags(&slices[..before], MSG_MORE)
             }),
