@@ -100,6 +100,14 @@ impl<'w> Entrepot<'w> {
         self.ca.clone()
     }
 
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (status, text) = self.admin(Method::GET, "/metrics");
+        assert_eq!(status, 200, "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
+    }
+
     /// `GET /api/cache/stats`
     pub fn stats(&self) -> Value {
         let (status, body) = self.admin(Method::GET, "/api/cache/stats");

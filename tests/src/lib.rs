@@ -4,6 +4,7 @@
 //! ([`upstream`]), the proxy's host with the product in it ([`entrepot`]), and a client host with real container
 //! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
 
+pub mod agent;
 pub mod authority;
 mod backend;
 pub mod clients;
@@ -14,7 +15,9 @@ pub mod fake;
 mod front;
 pub mod images;
 pub mod ledger;
+pub mod names;
 pub mod namespace;
+pub mod probe;
 pub mod process;
 pub mod root;
 pub mod serve;

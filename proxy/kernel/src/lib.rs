@@ -9,12 +9,14 @@
 //! | `read` | reading a window without blocking the thread: by its ring, else by the blocking pool |
 //! | `buffers` | the buffers of those reads, reused |
 //! | `send` | sendfile from a mapped slice's file |
+//! | `namespace` | which network namespace this process is in |
 //!
 //! Nothing here knows of registries or HTTP.
 
 pub mod buffers;
 pub mod ktls;
 pub mod mapping;
+pub mod namespace;
 pub mod read;
 pub mod residency;
 pub mod ring;

@@ -18,6 +18,7 @@ mod origin;
 mod places;
 mod raw;
 pub mod ready;
+mod redirect;
 mod registries;
 mod resolver;
 mod schema;
@@ -129,12 +130,14 @@ fn resolve(
     let mut resolver = Resolver::new(source, additions.notices);
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
+    let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
     let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
     let client = upstream::client(&mut resolver, raw.client)?;
     let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
+    let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
     let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
@@ -145,6 +148,7 @@ fn resolve(
     let config = Config {
         data_dir,
         proxy,
+        transparent,
         admin,
         ca,
         cache,
@@ -155,6 +159,7 @@ fn resolve(
         upstream,
         client,
         data_plane,
+        redirect,
         logging,
     };
     Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })

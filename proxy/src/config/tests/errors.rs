@@ -14,12 +14,13 @@ const IN_FILE: &[(&str, &str)] = &[
     ("max_size = \"1g\"\n", "entrepot.toml:1: unknown key \"max_size\" at the top level; did you mean \"max_size\" in [cache]?"),
     ("\n[chache]\n", "entrepot.toml:2: unknown key \"chache\" at the top level; did you mean \"cache\"?"),
     ("[ca]\ncolour = 1\n", "entrepot.toml:2: unknown key \"colour\" in [ca]; known there: cert, key, passphrase_file, leaf_lifetime"),
-    ("[transparent]\n", "entrepot.toml:1: unknown key \"transparent\" at the top level; known there: data_dir, proxy, admin, \
-        ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
-    ("[registry]\nhttp = []\n", "entrepot.toml:1: unknown key \"registry\" at the top level; known there: data_dir, proxy, \
-        admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
-    ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, admin, ca, cache, \
-        intercept, credentials, registries, upstream, client, data_plane, logging"),
+    ("[transparent]\nproxy_protocol_from = [\"ten\"]\n", "entrepot.toml:2: transparent.proxy_protocol_from: \"ten\" is not an \
+     address or a network; write for example 10.0.0.0/8 or ::1"),
+    ("[redirect]\ninterfaces = [\"a/b\"]\n", "entrepot.toml:2: redirect.interfaces: \"a/b\" is no name of an interface"),
+    ("[registry]\nhttp = []\n", "entrepot.toml:1: unknown key \"registry\" at the top level; known there: data_dir, proxy, transparent, \
+        admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, redirect, logging"),
+    ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, transparent, admin, ca, cache, \
+        intercept, credentials, registries, upstream, client, data_plane, redirect, logging"),
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
