@@ -4,6 +4,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod discovery;
 pub mod fill;
 pub mod http;
 pub mod ingress;

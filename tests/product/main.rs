@@ -6,6 +6,7 @@ mod bad_input;
 mod config;
 mod crash;
 mod direct;
+mod discovery;
 mod disk;
 mod faults;
 mod isolation;

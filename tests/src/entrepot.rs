@@ -12,12 +12,15 @@ use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{interval, timeout};
 
 use crate::clients::Client;
 use crate::door::Door;
+use crate::images::sha256;
 use crate::process::{Finished, Process, Stream, finish};
 use crate::serve::{BoxError, full};
 pub use crate::settings::Settings;
@@ -98,6 +101,12 @@ impl<'w> Entrepot<'w> {
     /// The CA file that clients trust.
     pub fn ca(&self) -> PathBuf {
         self.ca.clone()
+    }
+
+    /// SHA-256 of the CA's certificate, lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        let pem = std::fs::read(&self.ca).expect("the CA");
+        sha256(&CertificateDer::from_pem_slice(&pem).expect("a certificate")).trim_start_matches("sha256:").to_owned()
     }
 
     /// `GET /api/cache/stats`

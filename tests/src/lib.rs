@@ -5,6 +5,7 @@
 //! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
 
 pub mod authority;
+pub mod avahi;
 mod backend;
 pub mod clients;
 pub mod daemons;

@@ -8,10 +8,12 @@
 //! | `read` | reading a window without blocking the thread: by its ring, else by the blocking pool |
 //! | `buffers` | the buffers of those reads, reused |
 //! | `send` | sendfile from a mapped slice's file |
+//! | `link_only` | a filter on datagram sockets that another crate opened: nothing that passed a router |
 //!
 //! Nothing here knows of registries or HTTP.
 
 pub mod buffers;
+pub mod link_only;
 pub mod mapping;
 pub mod read;
 pub mod residency;

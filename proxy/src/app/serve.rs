@@ -20,11 +20,13 @@ use tokio::task::spawn_blocking;
 
 use crate::admin::socket::{AdminSocket, SocketError};
 use crate::admin::{AdminState, server};
+use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded};
+use crate::discovery::announce::Announcer;
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
 use crate::ingress::listener::{self, Bounds};
@@ -123,6 +125,7 @@ struct Server {
     proxy_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
+    announcer: Option<Announcer>,
     /// Set when the process stops, for `/readyz`.
     stopping: Arc<AtomicBool>,
     workers: Arc<Workers>,
@@ -193,15 +196,18 @@ fn build(
     let pull = Pull::new(store.clone(), metrics.clone());
     let greeting = greeting(&config, &authority, &listening);
     let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);
+    let announced = (config.mdns.clone(), listening.clone());
     let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
-    let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+    let facts = facts(&listening, &authority);
+    let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone());
     let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
-    let server = Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, stopping, workers };
-    Ok(server)
+    // Everything is bound: whoever hears of this server finds its doors open.
+    let announcer = announce(&announced.0, facts, &announced.1);
+    Ok(Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, announcer, stopping, workers })
 }
 
 impl Server {
@@ -245,6 +251,10 @@ impl Server {
             }
         }
         self.stopping.store(true, Ordering::Relaxed);
+        if let Some(announcer) = self.announcer {
+            // A goodbye that is still on its way keeps nobody waiting.
+            spawn_blocking(move || announcer.stop());
+        }
         tracing::info!("stopping: running answers have {} s to end", deadline.as_secs());
         drop(watch);
         drop(self.door);

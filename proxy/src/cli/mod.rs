@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod cache;
 pub mod check;
+pub mod discover;
 pub mod exit;
 
 /// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,

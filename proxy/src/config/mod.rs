@@ -14,6 +14,7 @@ mod data_plane;
 mod doors;
 mod effective;
 mod environment;
+mod mdns;
 mod origin;
 mod places;
 mod raw;
@@ -135,6 +136,7 @@ fn resolve(
     let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
     let client = upstream::client(&mut resolver, raw.client)?;
     let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
+    let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
     let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
@@ -155,6 +157,7 @@ fn resolve(
         upstream,
         client,
         data_plane,
+        mdns,
         logging,
     };
     Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })

@@ -55,6 +55,7 @@ section! {
         upstream: RawUpstream,
         client: RawClient,
         data_plane: RawDataPlane,
+        mdns: RawMdns,
         logging: RawLogging,
     }
 }
@@ -159,6 +160,11 @@ section! {
 section! {
     /// `[data_plane]`
     RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
+}
+
+section! {
+    /// `[mdns]`
+    RawMdns { enabled: Switch, hostname: Text, interfaces: Texts, }
 }
 
 section! {

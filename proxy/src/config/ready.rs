@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
+use crate::discovery::MdnsName;
 use crate::secret::Secret;
 
 /// Everything that can be configured.
@@ -41,6 +42,8 @@ pub struct Config {
     pub client: ClientDeadlines,
     /// How bytes are moved.
     pub data_plane: DataPlane,
+    /// Being found on the local network.
+    pub mdns: Mdns,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -264,6 +267,17 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for; where another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on; none named: every one of the local network.
+    pub interfaces: Vec<String>,
 }
 
 /// `[logging]`

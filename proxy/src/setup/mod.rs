@@ -13,10 +13,12 @@ use entrepot_core::host::RegistryHost;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-/// What the pages say about the certificate authority. Made once; made anew when the CA rotates.
+use crate::discovery::facts::Facts;
+
+/// What the pages say about the appliance and its certificate authority. Made once; made anew when the CA rotates.
 pub struct CaPage {
     pem: Bytes,
-    fingerprint: String,
+    facts: Facts,
     etag: HeaderValue,
 }
 
@@ -24,16 +26,23 @@ pub struct CaPage {
 const BANNER: &str = "docker-registry-proxy: The docker caching proxy is working!";
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CERTIFICATE: HeaderValue = HeaderValue::from_static("application/x-x509-ca-cert");
+
+/// Makes a page's answer to GET.
+type Content = fn(&HeaderMap, &CaPage) -> Response<Bytes>;
+
+/// Every page.
+const PAGES: &[(&str, Content)] = &[
+    ("/", |_, _| answer(StatusCode::OK, PLAIN, Bytes::from_static(BANNER.as_bytes()))),
+    ("/ca.crt", certificate),
+    ("/setup/appliance", appliance),
+    ("/setup/systemd", systemd),
+];
 
 /// The page at `path`, or `None` where there is none.
 pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Option<Response<Bytes>> {
-    let content: fn(&HeaderMap, &CaPage) -> Response<Bytes> = match path {
-        "/" => |_, _| answer(StatusCode::OK, PLAIN, Bytes::from_static(BANNER.as_bytes())),
-        "/ca.crt" => certificate,
-        "/setup/systemd" => systemd,
-        _ => return None,
-    };
+    let (_, content) = PAGES.iter().find(|(known, _)| *known == path)?;
     Some(match *method {
         Method::GET => content(headers, ca),
         // The length of what GET would send stays in the head.
@@ -47,12 +56,11 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Op
 }
 
 impl CaPage {
-    /// `fingerprint` is the SHA-256 of the first certificate's DER; hex, with or without colons.
-    pub fn new(pem: Bytes, fingerprint: &str) -> Self {
-        let hex: String = fingerprint.chars().filter(char::is_ascii_hexdigit).collect();
+    /// The certificate, and what clients are told.
+    pub fn new(pem: Bytes, facts: Facts) -> Self {
         let tag: String = digest(&SHA256, &pem).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let etag = HeaderValue::try_from(format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("\"ca\""));
-        Self { pem, fingerprint: hex.to_ascii_lowercase(), etag }
+        Self { pem, facts, etag }
     }
 }
 
@@ -77,6 +85,12 @@ fn names(headers: &HeaderMap, etag: &HeaderValue) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
 }
 
+/// For `entrepot discover` and `entrepot client`.
+fn appliance(_: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    let json = serde_json::to_vec(&ca.facts).unwrap_or_default();
+    answer(StatusCode::OK, JSON, json.into())
+}
+
 fn systemd(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     let mut named = headers.get_all(HOST).iter();
     let host = match (named.next().map(HeaderValue::to_str), named.next()) {
@@ -84,7 +98,7 @@ fn systemd(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
         _ => None,
     };
     match host {
-        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.fingerprint).into()),
+        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.facts.ca_sha256).into()),
         None => plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n"),
     }
 }
@@ -112,7 +126,7 @@ mod tests {
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
     fn ca() -> CaPage {
-        CaPage::new(Bytes::from_static(PEM.as_bytes()), "AB:CD:EF")
+        CaPage::new(Bytes::from_static(PEM.as_bytes()), Facts::new(3128, "AB:CD:EF"))
     }
 
     fn headers(pairs: &[(http::HeaderName, &str)]) -> HeaderMap {
@@ -145,7 +159,7 @@ mod tests {
             assert_eq!(again.headers()[ETAG], etag.as_str());
             assert_eq!(again.body().is_empty(), status == 304);
         }
-        let other = CaPage::new(Bytes::from_static(b"another"), "00");
+        let other = CaPage::new(Bytes::from_static(b"another"), Facts::new(3128, "00"));
         assert_ne!(other.etag, etag.as_str(), "a rotated CA has another tag");
     }
 
