@@ -3,6 +3,7 @@
 
 mod admin;
 mod bad_input;
+mod client;
 mod config;
 mod crash;
 mod direct;

@@ -1,10 +1,12 @@
 //! What this server tells on the local network, and whether it is announced there.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::config::ready::Mdns;
 use crate::discovery::announce::{Announcement, Announcer};
 use crate::discovery::facts::Facts;
+use crate::discovery::identity::Identity;
 use crate::tls::authority::Authority;
 
 /// What clients need to know of the doors that are open.
@@ -13,7 +15,7 @@ pub(super) fn facts(proxy: &[SocketAddr], authority: &Authority) -> Facts {
 }
 
 /// Announces this server, where that is wanted and others could reach it.
-pub(super) fn announce(mdns: &Mdns, facts: Facts, proxy: &[SocketAddr]) -> Option<Announcer> {
+pub(super) fn announce(mdns: &Mdns, facts: Facts, proxy: &[SocketAddr], identity: Arc<Identity>) -> Option<Announcer> {
     if !mdns.enabled {
         return None;
     }
@@ -22,7 +24,7 @@ pub(super) fn announce(mdns: &Mdns, facts: Facts, proxy: &[SocketAddr]) -> Optio
         return None;
     }
     let announcement = Announcement { name: mdns.hostname.clone(), interfaces: mdns.interfaces.clone(), facts };
-    match Announcer::start(announcement) {
+    match Announcer::start(announcement, identity) {
         Ok(announcer) => Some(announcer),
         Err(error) => {
             tracing::warn!("not announced on the local network: no thread: {error}");

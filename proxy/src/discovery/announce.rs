@@ -10,6 +10,7 @@ use std::time::Duration;
 use mdns_sd::{DaemonEvent, RRType, ServiceDaemon, ServiceInfo};
 
 use super::facts::Facts;
+use super::identity::Identity;
 use super::interfaces::excluded;
 use super::{MDNS_PORT, MdnsName, SERVICE, WEB_SERVICE};
 
@@ -67,11 +68,12 @@ enum Trouble {
 }
 
 impl Announcer {
-    /// Begins to announce. What goes wrong is logged and tried again.
-    pub fn start(announcement: Announcement) -> std::io::Result<Self> {
+    /// Begins to announce, and keeps the name of `identity` true. What goes wrong is logged and tried again.
+    pub fn start(announcement: Announcement, identity: Arc<Identity>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let seen = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("mdns".to_owned()).spawn(move || run(&announcement, &seen))?;
+        let work = move || run(&announcement, &identity, &seen);
+        let thread = std::thread::Builder::new().name("mdns".to_owned()).spawn(work)?;
         Ok(Self { shared, thread })
     }
 
@@ -99,10 +101,10 @@ impl Shared {
     }
 }
 
-fn run(announcement: &Announcement, shared: &Shared) {
+fn run(announcement: &Announcement, identity: &Identity, shared: &Shared) {
     let mut said = String::new();
     loop {
-        let Err(trouble) = session(announcement, shared);
+        let Err(trouble) = session(announcement, identity, shared);
         let mut state = shared.lock();
         state.daemon = None;
         if state.stopping {
@@ -122,7 +124,11 @@ fn run(announcement: &Announcement, shared: &Shared) {
 }
 
 /// Announces until something is wrong, or the library was told to stop.
-fn session(announcement: &Announcement, shared: &Shared) -> Result<std::convert::Infallible, Trouble> {
+fn session(
+    announcement: &Announcement,
+    identity: &Identity,
+    shared: &Shared,
+) -> Result<std::convert::Infallible, Trouble> {
     let daemon = ServiceDaemon::new()?;
     let events = daemon.monitor()?;
     // Its sockets are open when it answers.
@@ -145,10 +151,11 @@ fn session(announcement: &Announcement, shared: &Shared) -> Result<std::convert:
         }
         state.daemon = Some(daemon.clone());
     }
+    identity.set_host(announcement.name.host());
     tracing::info!("announcing {} on the local network", announcement.name.host());
     loop {
         match events.recv_timeout(QUIET) {
-            Ok(event) => tell(&event),
+            Ok(event) => tell(&event, identity),
             Err(_) if events.is_disconnected() => return Err(Trouble::Ended),
             Err(_) => is_alive(&daemon)?,
         }
@@ -172,14 +179,18 @@ fn services(announcement: &Announcement) -> Result<[ServiceInfo; 2], mdns_sd::Er
     Ok([service(SERVICE, registry)?, service(WEB_SERVICE, facts.web_port())?])
 }
 
-fn tell(event: &DaemonEvent) {
+fn tell(event: &DaemonEvent, identity: &Identity) {
     match event {
-        DaemonEvent::NameChange(change) if matches!(change.rr_type, RRType::A | RRType::AAAA) => tracing::warn!(
-            "another machine on {} has the name {}; this one is {} there: use that name, or set mdns.hostname",
-            change.intf_name,
-            change.original.trim_end_matches('.'),
-            change.new_name.trim_end_matches('.'),
-        ),
+        DaemonEvent::NameChange(change) if matches!(change.rr_type, RRType::A | RRType::AAAA) => {
+            let (asked, given) = (change.original.trim_end_matches('.'), change.new_name.trim_end_matches('.'));
+            tracing::warn!(
+                "another machine on {} has the name {asked}; this one is {given} there: use that name, or set \
+                 mdns.hostname",
+                change.intf_name
+            );
+            identity.set_host(given.to_owned());
+        }
+        DaemonEvent::IpDel(address) | DaemonEvent::IpAdd(address) if address.is_loopback() => {}
         DaemonEvent::IpAdd(address) => tracing::info!("mDNS: this machine has a new address, {address}"),
         DaemonEvent::IpDel(address) => tracing::info!("mDNS: this machine no longer has the address {address}"),
         DaemonEvent::Error(error) => tracing::warn!("mDNS: {error}"),

@@ -12,7 +12,8 @@ pub(super) fn excluded(named: &[String]) -> IfKind {
     IfKind::Predicate(IfPredicate::new(move |interface| !is_chosen(&interface.name, interface.is_loopback(), &named)))
 }
 
-fn is_chosen(name: &str, is_loopback: bool, named: &[String]) -> bool {
+/// Whether an interface is one of the named, or of the local network where none is named.
+pub(super) fn is_chosen(name: &str, is_loopback: bool, named: &[String]) -> bool {
     if named.is_empty() {
         !is_loopback && !CONTAINER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     } else {

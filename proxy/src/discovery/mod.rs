@@ -13,6 +13,7 @@
 pub mod announce;
 pub mod browse;
 pub mod facts;
+pub mod identity;
 mod interfaces;
 pub mod probe;
 

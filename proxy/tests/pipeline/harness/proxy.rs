@@ -143,7 +143,7 @@ impl Proxy {
         let pull = Pull::new(store, Arc::default());
         let site = Site::new(pull.clone(), log, live(config));
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
-        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts);
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
         let workers = Workers::start(1, with_ring).expect("a serving thread");
