@@ -206,6 +206,81 @@ pull || fail "no pull through the appliance"
     machine.run(script, &variables).expect_success("podman");
 }
 
+#[test]
+fn a_person_is_shown_the_fingerprint_and_asked() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+snapshot before
+line="entrepot client setup --runtime podman --appliance 10.90.1.1 --verify-image $IMAGE"
+echo n | script -qec "$line" /dev/null >/out/declined && fail "no is no"
+snapshot after
+echo y | script -qec "$line" /dev/null >/out/accepted
+"#;
+    machine.run(script, &[("IMAGE", &image)]).expect_success("both answers");
+    let fingerprint = entrepot.fingerprint();
+    for name in ["declined", "accepted"] {
+        assert!(machine.read(name).contains(&fingerprint), "{}", machine.read(name));
+    }
+    assert!(machine.read("accepted").contains("pulled    the manifest of"), "{}", machine.read("accepted"));
+    machine.assert_as_before("declined");
+}
+
+#[test]
+fn undo_follows_a_set_up_that_was_killed() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+snapshot before
+touch /out/deadly
+entrepot client setup --runtime docker --ca-sha256 "$SHA256" --verify-image "$IMAGE" && fail "was to be killed"
+[ -e /etc/systemd/system/docker.service.d/entrepot.conf ] || fail "killed too early"
+entrepot client undo && fail "was to be killed too"
+rm /out/deadly
+entrepot client undo
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("killed twice");
+    machine.assert_as_before("killed twice");
+}
+
+/// The script that goes into Kind's nodes runs here in the place of one.
+#[test]
+fn kinds_nodes_get_the_script_and_lose_it() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+cat >/out/bin/docker <<'EOF'
+#!/bin/sh
+case $1 in
+    ps) echo kind-control-plane ;;
+    exec) echo "$2" >>/out/nodes; shift 2; exec "$@" ;;
+esac
+EOF
+chmod +x /out/bin/docker
+snapshot before
+entrepot client setup --runtime kind --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+cp /etc/systemd/system/containerd.service.d/entrepot.conf /out/drop-in
+entrepot client undo --runtime kind
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("kind");
+    assert_eq!(machine.read("nodes"), "kind-control-plane\n".repeat(2));
+    assert!(machine.read("drop-in").contains("HTTPS_PROXY=http://10.90.1.1:3128/"));
+    machine.assert_as_before("kind");
+}
+
 /// Each bad input: its words, its exit code, and what the one line tells. Nothing may be changed.
 #[test]
 fn bad_input_is_one_line_and_changes_nothing() {

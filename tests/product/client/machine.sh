@@ -15,6 +15,8 @@ prepare() {
     cat >/out/bin/systemctl <<'EOF'
 #!/bin/bash
 echo "$@" >>/out/systemctl
+# The power fails here, as far as whoever called can tell.
+[ ! -e /out/deadly ] || kill -9 $PPID
 if [ "$*" = "try-restart docker.service" ] && [ -e /out/dockerd.pid ]; then
     . /out/functions
     stop_dockerd
