@@ -3,7 +3,9 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod discovery;
 pub mod fill;
 pub mod http;
 pub mod ingress;

@@ -3,9 +3,11 @@
 
 mod admin;
 mod bad_input;
+mod client;
 mod config;
 mod crash;
 mod direct;
+mod discovery;
 mod disk;
 mod faults;
 mod isolation;

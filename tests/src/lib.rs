@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod avahi;
 mod backend;
 pub mod clients;
 pub mod daemons;

@@ -109,13 +109,17 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
+/// Where daemons keep what there is one of on a machine.
+const FIXED_PLACES: &[&str] =
+    &["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd", "/run/dbus", "/run/avahi-daemon"];
+
 /// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
     let mut binds = vec![
         Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },
         Bind { source: directory.join("resolv.conf"), target: "/etc/resolv.conf".into() },
     ];
-    for target in ["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd"] {
+    for target in FIXED_PLACES {
         let name = target.replace('/', "-");
         let source = directory.join(format!("{namespace}{name}"));
         std::fs::create_dir_all(&source).expect("a directory");

@@ -26,13 +26,14 @@ pub(super) struct Reloader {
 }
 
 /// Keys that are read once: what is bound or opened with them stays as it is.
-const READ_AT_START: [&str; 9] = [
+const READ_AT_START: [&str; 10] = [
     "data_dir",
     "proxy.listen",
     "proxy.max_connections",
     "proxy.max_connections_per_client",
     "admin.",
     "ca.",
+    "mdns.",
     "logging.file",
     "logging.format",
     "proxy.drain_timeout",

@@ -21,11 +21,14 @@ use tokio::task::spawn_blocking;
 
 use crate::admin::socket::{AdminSocket, SocketError};
 use crate::admin::{AdminState, server};
+use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded};
+use crate::discovery::announce::Announcer;
+use crate::discovery::identity::Identity;
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
 use crate::ingress::listener::{self, Bounds, Place};
@@ -127,6 +130,8 @@ struct Server {
     transparent_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
+    announcer: Option<Announcer>,
+    identity: Arc<Identity>,
     /// Set when the process stops, for `/readyz`.
     stopping: Arc<AtomicBool>,
     workers: Arc<Workers>,
@@ -198,15 +203,21 @@ fn build(
     let (tokens, quotas) = (Tokens::default(), Quotas::default());
     let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via });
     let pull = Pull::new(store.clone(), metrics.clone());
-    let greeting = greeting(&config, &authority, &listening);
     let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);
+    let mdns = config.mdns.clone();
+    let identity = Arc::new(Identity::default());
+    identity.refresh(&mdns.interfaces);
+    let greeting = greeting(&config, &authority, &listening, &identity.addresses());
     let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
-    let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+    let facts = facts(&listening, &authority);
+    let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
     let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
+    // Everything is bound: whoever hears of this server finds its doors open.
+    let announcer = announce(&mdns, facts, &listening, identity.clone());
     Ok(Server {
         reloader,
         door,
@@ -215,6 +226,8 @@ fn build(
         transparent_listeners,
         admin_listener,
         admin_socket,
+        announcer,
+        identity,
         stopping,
         workers,
     })
@@ -251,7 +264,7 @@ impl Server {
             tokio::spawn(server::serve_tcp(listener, state.clone(), token, ended(admin_watch.clone())));
         }
         tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
-        let housekeeping = tokio::spawn(housekeeping(self.reloader.clone()));
+        let housekeeping = tokio::spawn(housekeeping(self.reloader.clone(), self.identity));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
         loop {
@@ -266,6 +279,10 @@ impl Server {
             }
         }
         self.stopping.store(true, Ordering::Relaxed);
+        if let Some(announcer) = self.announcer {
+            // A goodbye that is still on its way keeps nobody waiting.
+            spawn_blocking(move || announcer.stop());
+        }
         tracing::info!("stopping: running answers have {} s to end", deadline.as_secs());
         drop(watch);
         drop(self.door);
@@ -323,13 +340,14 @@ async fn ended(mut watch: Watch) {
     watch.draining().await;
 }
 
-async fn housekeeping(reloader: Arc<Reloader>) {
+async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     loop {
         ticks.tick().await;
-        let reloader = reloader.clone();
+        let (reloader, identity) = (reloader.clone(), identity.clone());
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
+            identity.refresh(&reloader.site.live().config.mdns.interfaces);
             reloader.store.expire_unused(SystemTime::now())
         });
         if let Ok(dropped @ 1..) = done.await {

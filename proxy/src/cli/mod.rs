@@ -3,6 +3,8 @@
 pub mod ca;
 pub mod cache;
 pub mod check;
+pub mod client;
+pub mod discover;
 pub mod exit;
 pub mod redirect;
 

@@ -14,6 +14,7 @@ mod data_plane;
 mod doors;
 mod effective;
 mod environment;
+mod mdns;
 mod origin;
 mod places;
 mod raw;
@@ -138,6 +139,7 @@ fn resolve(
     let client = upstream::client(&mut resolver, raw.client)?;
     let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
     let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
+    let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
     let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
@@ -160,6 +162,7 @@ fn resolve(
         client,
         data_plane,
         redirect,
+        mdns,
         logging,
     };
     Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })

@@ -57,6 +57,7 @@ section! {
         client: RawClient,
         data_plane: RawDataPlane,
         redirect: RawRedirect,
+        mdns: RawMdns,
         logging: RawLogging,
     }
 }
@@ -182,6 +183,11 @@ section! {
         socket: Text,
         listen: Text,
     }
+}
+
+section! {
+    /// `[mdns]`
+    RawMdns { enabled: Switch, hostname: Text, interfaces: Texts, }
 }
 
 section! {

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
+use crate::discovery::MdnsName;
 use crate::secret::Secret;
 
 /// Everything that can be configured.
@@ -45,6 +46,8 @@ pub struct Config {
     pub data_plane: DataPlane,
     /// The agent that redirects connections.
     pub redirect: Redirect,
+    /// Being found on the local network.
+    pub mdns: Mdns,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -302,6 +305,17 @@ pub struct Redirect {
     pub socket: PathBuf,
     /// A TCP address for its metrics.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for; where another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on; none named: every one of the local network.
+    pub interfaces: Vec<String>,
 }
 
 /// `[logging]`

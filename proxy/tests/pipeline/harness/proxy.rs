@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use entrepot::config::ready::{Config, Scheme};
 use entrepot::config::{Flags, Found, HostFacts, load};
+use entrepot::discovery::facts::Facts;
 use entrepot::http::dispatch::{Site, Visit};
 use entrepot::http::serve::serve_visit;
 use entrepot::ingress::drain::{self, Trigger, Watch};
@@ -142,7 +143,8 @@ impl Proxy {
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
         let site = Site::new(pull.clone(), log, live(config));
-        let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+        let facts = Facts::new(3128, &authority.fingerprint_sha256());
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();
         let workers = Workers::start(1, with_ring).expect("a serving thread");
