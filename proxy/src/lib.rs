@@ -9,6 +9,7 @@ pub mod http;
 pub mod ingress;
 pub mod observe;
 pub mod pull;
+pub mod registry;
 pub mod secret;
 pub mod serving;
 pub mod setup;

@@ -1,6 +1,8 @@
 //! The configuration as the product uses it: parsed, compiled, defaults filled in. Built only by `config::load`;
 //! nothing here can be wrong, so nothing that takes a `Config` validates again.
 
+pub mod rights;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

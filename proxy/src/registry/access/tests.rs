@@ -1,0 +1,233 @@
+//! Who may, from the headers of a request to the decision.
+
+use std::fs;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, StatusCode};
+use tempfile::TempDir;
+
+use super::policy::tests::{open, rule};
+use super::users::tests::write;
+use super::*;
+use crate::http::body::ReplyBody;
+use crate::http::reply::Reply;
+
+struct Place {
+    folder: TempDir,
+    access: Access,
+}
+
+/// Alice and Bob have accounts; `change` says what the configuration has beside them.
+fn place(change: impl FnOnce(&mut Rights)) -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("htpasswd");
+    write(&path, &[("alice", "canary-a"), ("bob", "canary-b")]);
+    let mut rights = Rights { htpasswd: Some(path), ..open() };
+    change(&mut rights);
+    let keys = Keys::open_or_create(folder.path()).unwrap();
+    Place { access: Access::new(Arc::new(rights), keys, None), folder }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn with(authorization: &str) -> HeaderMap {
+    HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_str(authorization).unwrap())])
+}
+
+fn basic(account: &str, password: &str) -> HeaderMap {
+    with(&format!("Basic {}", STANDARD.encode(format!("{account}:{password}"))))
+}
+
+fn json(reply: &Reply) -> serde_json::Value {
+    let ReplyBody::Full(body) = &reply.body else { panic!("a whole body") };
+    serde_json::from_slice(body).unwrap()
+}
+
+impl Place {
+    async fn bearer(&self, headers: &HeaderMap, query: &str) -> HeaderMap {
+        let reply = self.access.token(&Method::GET, Some(query), headers, b"").await;
+        assert_eq!(reply.status, StatusCode::OK);
+        with(&format!("Bearer {}", json(&reply)["token"].as_str().unwrap()))
+    }
+
+    /// What comes of an action, in one word.
+    async fn outcome(&self, headers: &HeaderMap, action: Action, repository: &str) -> &'static str {
+        let decided = match self.access.caller(headers).await {
+            Ok(caller) => self.access.may(&caller, action, &name(repository)),
+            Err(refusal) => Err(refusal),
+        };
+        match decided {
+            Ok(()) => "yes",
+            Err(Refusal::Unauthenticated { .. }) => "login",
+            Err(Refusal::WrongCredentials { .. }) => "wrong",
+            Err(Refusal::InsufficientScope { .. }) => "scope",
+            Err(Refusal::Denied { .. }) => "denied",
+            Err(Refusal::ReadOnly) => "read-only",
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Threat T14: every kind of caller × action × repository.
+#[tokio::test]
+async fn callers_actions_and_repositories() {
+    let place = place(|rights| {
+        rights.anonymous = Action::Pull.into();
+        rights.rules = vec![
+            rule("team/*", &["alice"], "pull,push"),
+            rule("team/*", &["bob"], "pull"),
+            rule("secret", &["alice"], "*"),
+        ];
+    });
+    let (nobody, alice, bob) = (HeaderMap::new(), basic("alice", "canary-a"), basic("bob", "canary-b"));
+    let anonymous_token = place.bearer(&nobody, "scope=repository:free:pull,push").await;
+    let alices_token = place.bearer(&alice, "service=entrepot&scope=repository:team/app:pull,push").await;
+    let bobs_token = place.bearer(&bob, "scope=repository:team/app:pull,push").await;
+    let (wrong, unknown) = (basic("alice", "canary-b"), basic("carol", "canary-a"));
+    let forged = with("Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.AAAA");
+    for (who, headers, expected) in [
+        // pull, push and delete of: free, team/app, secret
+        ("nobody", &nobody, "yes login login | login login login | login login login"),
+        ("alice", &alice, "yes yes yes | yes yes denied | yes yes yes"),
+        ("bob", &bob, "yes yes yes | yes denied denied | denied denied denied"),
+        ("anonymous token", &anonymous_token, "yes login login | login login login | login login login"),
+        ("alice's token", &alices_token, "scope scope scope | yes yes denied | scope scope scope"),
+        ("bob's token", &bobs_token, "scope scope scope | yes denied denied | denied denied denied"),
+        ("wrong", &wrong, "wrong wrong wrong | wrong wrong wrong | wrong wrong wrong"),
+        ("unknown", &unknown, "wrong wrong wrong | wrong wrong wrong | wrong wrong wrong"),
+        ("forged", &forged, "wrong wrong wrong | wrong wrong wrong | wrong wrong wrong"),
+    ] {
+        let mut rows = Vec::new();
+        for repository in ["free", "team/app", "secret"] {
+            let mut words = Vec::new();
+            for action in Action::ALL {
+                words.push(place.outcome(headers, action, repository).await);
+            }
+            rows.push(words.join(" "));
+        }
+        assert_eq!(rows.join(" | "), expected, "{who}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_question_tells_whether_to_log_in() {
+    let nobody = HeaderMap::new();
+    for (anonymous, without, with_token) in [
+        (Actions::ALL, "yes", Some("yes")),
+        (Action::Pull.into(), "login", Some("yes")),
+        (Actions::NONE, "login", None),
+    ] {
+        let place = place(|rights| rights.anonymous = anonymous);
+        let pinged = |caller: Result<Visitor, Refusal>| match caller.and_then(|caller| place.access.may_ping(&caller)) {
+            Ok(()) => "yes",
+            Err(Refusal::Unauthenticated { scope: None }) => "login",
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(pinged(place.access.caller(&nobody).await), without, "{anonymous}");
+        let given = place.access.token(&Method::GET, None, &nobody, b"").await;
+        assert_eq!(given.status == StatusCode::OK, with_token.is_some(), "{anonymous}");
+        if let Some(expected) = with_token {
+            let token = place.bearer(&nobody, "").await;
+            assert_eq!(pinged(place.access.caller(&token).await), expected, "{anonymous}");
+        }
+        assert_eq!(pinged(place.access.caller(&basic("bob", "canary-b")).await), "yes");
+    }
+}
+
+#[tokio::test]
+async fn without_accounts_logins_are_not_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = Keys::open_or_create(folder.path()).unwrap();
+    let access = Access::new(Arc::new(Rights { anonymous: Action::Pull.into(), ..open() }), keys, None);
+    for headers in [HeaderMap::new(), basic("alice", "canary-a"), with("Bearer x"), with("Digest x")] {
+        let caller = access.caller(&headers).await.unwrap();
+        assert_eq!(caller, Visitor::anonymous());
+        assert!(access.may_ping(&caller).is_ok() && access.may(&caller, Action::Pull, &name("a")).is_ok());
+        let denied = access.may(&caller, Action::Push, &name("a"));
+        assert!(matches!(denied, Err(Refusal::Denied { .. })), "nobody could log in");
+    }
+}
+
+#[tokio::test]
+async fn a_token_never_gives_more_than_the_account_has_now() {
+    let mut place = place(|rights| rights.anonymous = Actions::NONE);
+    let token = place.bearer(&basic("bob", "canary-b"), "scope=repository:team/app:*").await;
+    assert_eq!(place.outcome(&token, Action::Push, "team/app").await, "yes");
+    let path = place.access.rights.htpasswd.clone();
+    let stricter = Rights {
+        anonymous: Actions::NONE,
+        htpasswd: path.clone(),
+        rules: vec![rule("team/*", &["alice"], "*")],
+        ..open()
+    };
+    place.access = Access::new(Arc::new(stricter), place.access.keys.clone(), Some(&place.access));
+    assert_eq!(place.outcome(&token, Action::Push, "team/app").await, "denied", "the rules changed");
+    write(&path.unwrap(), &[("alice", "canary-a")]);
+    place.access.users.as_ref().unwrap().look_now();
+    assert_eq!(place.outcome(&token, Action::Pull, "team/app").await, "wrong", "the account is gone");
+    assert!(fs::metadata(place.folder.path().join("registry-token.key")).is_ok());
+}
+
+#[tokio::test]
+async fn read_only_is_for_everybody() {
+    let place = place(|rights| rights.read_only = true);
+    let alice = basic("alice", "canary-a");
+    for (action, expected) in [(Action::Pull, "yes"), (Action::Push, "read-only"), (Action::Delete, "read-only")] {
+        assert_eq!(place.outcome(&alice, action, "a").await, expected);
+        assert_eq!(place.outcome(&HeaderMap::new(), action, "a").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn lists_need_a_scope_and_hide_what_is_not_readable() {
+    let place = place(|rights| rights.rules = vec![rule("secret", &["alice"], "pull")]);
+    let bob = basic("bob", "canary-b");
+    let caller = place.access.caller(&bob).await.unwrap();
+    assert!(place.access.may_list(&caller).is_ok());
+    assert!(place.access.may_see(&caller, &name("a")) && !place.access.may_see(&caller, &name("secret")));
+    let narrow = place.access.caller(&place.bearer(&bob, "scope=repository:a:pull").await).await.unwrap();
+    assert_eq!(place.access.may_list(&narrow), Err(Refusal::InsufficientScope { scope: Scope::Catalog }));
+    let wide = place.access.caller(&place.bearer(&bob, "scope=registry:catalog:*").await).await.unwrap();
+    assert!(place.access.may_list(&wide).is_ok());
+}
+
+#[tokio::test]
+async fn tokens_by_form() {
+    let place = place(|rights| rights.token_lifetime = Duration::from_secs(120));
+    let nobody = HeaderMap::new();
+    let ask = |form: &'static str| place.access.token(&Method::POST, None, &nobody, form.as_bytes());
+    let good = ask("grant_type=password&username=alice&password=canary-a&scope=repository%3Aa%3Apull").await;
+    assert_eq!((good.status, &json(&good)["expires_in"]), (StatusCode::OK, &serde_json::json!(120)));
+    assert_eq!(good.headers["cache-control"], "no-store");
+    for (form, status) in [
+        ("grant_type=password&username=alice&password=canary-b", 401),
+        ("grant_type=password&username=alice", 401),
+        ("grant_type=refresh_token&refresh_token=x", 400),
+        ("", 400),
+    ] {
+        assert_eq!(ask(form).await.status, status, "{form}");
+    }
+    let many = format!("scope={}", "repository:a:pull%20".repeat(100));
+    let refused = place.access.token(&Method::GET, Some(&many), &HeaderMap::new(), b"").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let put = place.access.token(&Method::PUT, None, &HeaderMap::new(), b"").await;
+    assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
+    let wrong = place.access.token(&Method::GET, None, &basic("alice", "x"), b"").await;
+    assert_eq!(
+        (wrong.status, wrong.headers["www-authenticate"].to_str().unwrap()),
+        (StatusCode::UNAUTHORIZED, "Basic realm=\"entrepot\"")
+    );
+}
+
+#[test]
+fn logins_are_read_strictly() {
+    let mut appended = with("Basic YTpi");
+    appended.append(AUTHORIZATION, HeaderValue::from_static("Basic YTpj"));
+    for headers in [appended, with("Basic"), with("Basic %%%"), with("Basic YQ=="), with("Digest YTpi"), with("YTpi")] {
+        assert!(matches!(credentials(&headers), Credentials::Unreadable), "{headers:?}");
+    }
+    let Credentials::Basic { name, password } = credentials(&with("bAsIc YTpiOmM=")) else { panic!("a login") };
+    assert_eq!((name.as_str(), password.expose()), ("a", "b:c"));
+}

@@ -1,0 +1,3 @@
+//! The push registry.
+
+pub mod access;
