@@ -1,4 +1,4 @@
-//! `/v2/token`: where clients get tokens (distribution's token specification, and its OAuth2 form by POST).
+//! `/token`: where clients get tokens (distribution's token specification, and its OAuth2 form by POST).
 //!
 //! A token is given for what was asked for as far as the policy allows it, as the specification has it: a client that
 //! asked for more than it may is refused when it uses the token, with the reason.
@@ -9,19 +9,22 @@ use bytes::Bytes;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::scope::{Actions, Scope};
 use http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
+use super::Access;
+use super::login::Login;
 use super::policy::{Principal, actions, something_for_anonymous};
 use super::refusal::Refusal;
 use super::token::{GRANTS_MAX, SERVICE, Ticket};
-use super::{Access, Credentials, credentials};
 use crate::http::reply::Reply;
 use crate::secret::Secret;
 
+/// Where it is, beside `/v2/`.
+pub const TOKEN_PATH: &str = "/token";
 /// The longest form that is read.
 pub const FORM_MAX_BYTES: usize = 64 * 1024;
 
@@ -44,7 +47,7 @@ struct Asked {
 
 impl Access {
     /// Answers a request for a token. `form` is the body of a POST, read up to [`FORM_MAX_BYTES`].
-    pub async fn token(&self, method: &Method, query: Option<&str>, headers: &HeaderMap, form: &[u8]) -> Reply {
+    pub async fn token(&self, method: &Method, query: Option<&str>, login: Option<&Secret>, form: &[u8]) -> Reply {
         let (parameters, is_form) = match *method {
             Method::GET | Method::HEAD => (query.unwrap_or_default().as_bytes(), false),
             Method::POST => (form, true),
@@ -60,29 +63,29 @@ impl Access {
                 return Reply::full(StatusCode::BAD_REQUEST, "application/json", body).because("grant_type");
             }
             true => self.recognise(asked.username.as_deref().unwrap_or_default(), asked.password.as_ref()).await,
-            false => match credentials(headers) {
-                Credentials::None => Ok(Principal::Anonymous),
-                Credentials::Basic { name, password } => self.recognise(&name, Some(&password)).await,
-                Credentials::Bearer(_) | Credentials::Unreadable => Err(Refusal::WrongCredentials { scope: None }),
+            false => match Login::read(login) {
+                Login::None => Ok(Principal::Anonymous),
+                Login::Basic { name, password } => self.recognise(&name, Some(&password)).await,
+                Login::Bearer(_) | Login::Unreadable => Err(Refusal::WrongLogin),
             },
         };
         match recognised {
             Ok(Principal::Anonymous) if !something_for_anonymous(&self.rights) => {
                 refused(&Refusal::Unauthenticated { scope: None })
             }
-            Ok(subject) => self.give(subject, asked.scopes),
+            Ok(principal) => self.give(principal, asked.scopes),
             Err(refusal) => refused(&refusal),
         }
     }
 
-    fn give(&self, subject: Principal, scopes: Vec<Scope>) -> Reply {
+    fn give(&self, principal: Principal, scopes: Vec<Scope>) -> Reply {
         let now = SystemTime::now();
-        let mut ticket = Ticket::new(subject);
+        let mut ticket = Ticket::new(principal);
         for scope in scopes {
             match scope {
                 Scope::Catalog => ticket.catalog = true,
                 Scope::Repository { name, actions: wanted } => {
-                    let granted = actions(&self.rights, &ticket.subject, &name).and(wanted);
+                    let granted = actions(&self.rights, &ticket.principal, &name).and(wanted);
                     let before = ticket.grants.get(&name).copied().unwrap_or(Actions::NONE);
                     ticket.grants.insert(name, before.or(granted));
                 }

@@ -1,20 +1,19 @@
-//! The decisions, without I/O: what a subject may do with a repository, which tags stay as they are, and how much
+//! The decisions, without I/O: what somebody may do with a repository, which tags stay as they are, and how much
 //! room there is. Everything is asked here and nowhere else.
 
 use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Action, Actions};
-use std::sync::Arc;
 
 use crate::config::ready::rights::{Rights, Rule, RuleSubject};
 
-/// Who asks.
+/// Who asks. Upload sessions belong to one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Principal {
     /// Somebody without a login.
     Anonymous,
     /// An account whose password was right.
-    Account(Arc<str>),
+    User(Box<str>),
 }
 
 /// Bytes that are held already.
@@ -36,29 +35,29 @@ pub enum Overdrawn {
 }
 
 impl Principal {
-    /// The account's name; empty for nobody.
-    pub fn name(&self) -> &str {
+    /// The account's name, where it is one.
+    pub fn user(&self) -> Option<&str> {
         match self {
-            Self::Anonymous => "",
-            Self::Account(name) => name,
+            Self::Anonymous => None,
+            Self::User(name) => Some(name),
         }
     }
 }
 
-/// What a subject may do with a repository: what the rules that name the repository give it, and where none does, what
+/// What somebody may do with a repository: what the rules that name the repository give them, and where none does, what
 /// everybody has.
-pub fn actions(rights: &Rights, subject: &Principal, repository: &RepositoryName) -> Actions {
+pub fn actions(rights: &Rights, principal: &Principal, repository: &RepositoryName) -> Actions {
     let mut naming = rights.rules.iter().filter(|rule| rule.repositories.is_match(repository.as_str())).peekable();
-    let given = match (naming.peek(), subject) {
-        (Some(_), _) => naming.filter(|rule| is_about(rule, subject)).map(|rule| rule.actions).collect(),
+    let given = match (naming.peek(), principal) {
+        (Some(_), _) => naming.filter(|rule| is_about(rule, principal)).map(|rule| rule.actions).collect(),
         (None, Principal::Anonymous) => rights.anonymous,
         (None, Principal::User(_)) => Actions::ALL,
     };
     if rights.read_only { given.and(Action::Pull.into()) } else { given }
 }
 
-fn is_about(rule: &Rule, subject: &Principal) -> bool {
-    rule.subjects.iter().any(|about| match (about, subject) {
+fn is_about(rule: &Rule, principal: &Principal) -> bool {
+    rule.subjects.iter().any(|about| match (about, principal) {
         (RuleSubject::Anonymous, Principal::Anonymous) | (RuleSubject::AnyAccount, Principal::User(_)) => true,
         (RuleSubject::Account(name), Principal::User(account)) => **name == **account,
         _ => false,
@@ -82,6 +81,11 @@ pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> 
         let here = pattern.repositories.as_ref().is_none_or(|globs| globs.is_match(repository.as_str()));
         here && pattern.tags.is_match(tag.as_str())
     })
+}
+
+/// Whether anything limits what a repository holds.
+pub fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
+    rights.max_size.is_some() || rights.quotas.iter().any(|quota| quota.repositories.is_match(repository.as_str()))
 }
 
 /// Whether `adding_bytes` more may come into a repository.
@@ -139,8 +143,8 @@ pub(super) mod tests {
         text.parse().unwrap()
     }
 
-    fn may(rights: &Rights, subject: &Principal, repository: &str) -> String {
-        actions(rights, subject, &name(repository)).to_string()
+    fn may(rights: &Rights, principal: &Principal, repository: &str) -> String {
+        actions(rights, principal, &name(repository)).to_string()
     }
 
     #[test]
@@ -166,7 +170,7 @@ pub(super) mod tests {
             rule("public/*", &["*"], "pull,push"),
         ];
         let rights = Rights { anonymous: Actions::NONE, rules, ..open() };
-        for (subject, repository, expected) in [
+        for (principal, repository, expected) in [
             (account("alice"), "team/app", "pull,push"),
             (account("bob"), "team/app", "pull,delete"),
             (account("carol"), "team/app/deep", "pull"),
@@ -176,7 +180,7 @@ pub(super) mod tests {
             (Principal::Anonymous, "public/x", "pull"),
             (Principal::Anonymous, "other", ""),
         ] {
-            assert_eq!(may(&rights, &subject, repository), expected, "{subject:?} {repository}");
+            assert_eq!(may(&rights, &principal, repository), expected, "{principal:?} {repository}");
         }
         assert!(something_for_anonymous(&rights));
         let closed = Rights { rules: vec![rule("*", &["*"], "pull")], ..rights };

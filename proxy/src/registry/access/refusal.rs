@@ -1,15 +1,14 @@
 //! Why somebody may not, as the client is told: a row of the one error table, and what would help.
 
 use entrepot_core::error::ErrorCode;
-use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::scope::{Action, Scope};
 use http::StatusCode;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 
+use super::endpoint::TOKEN_PATH;
 use super::policy::Overdrawn;
 use super::token::SERVICE;
-use crate::config::ready::Scheme;
 use crate::config::ready::rights::AuthMethod;
 use crate::http::reply::Reply;
 
@@ -24,10 +23,7 @@ pub enum Refusal {
     },
     /// Name, password or token are wrong, or the token's time is over.
     #[error("the name, password or token is wrong, or the token has expired; log in again")]
-    WrongCredentials {
-        /// What a token would have to be for.
-        scope: Option<Scope>,
-    },
+    WrongLogin,
     /// A token that is good, but not for this.
     #[error("the token is not for this; ask for one with the scope {scope}")]
     InsufficientScope {
@@ -35,10 +31,10 @@ pub enum Refusal {
         scope: Scope,
     },
     /// The account may not.
-    #[error("{subject} may not {action} {repository}; the administrator's rules ([[registry.rules]]) say who may", action = action.word())]
+    #[error("{who} may not {action} {repository}; the administrator's rules ([[registry.rules]]) say who may", action = action.word())]
     Denied {
         /// Who.
-        subject: String,
+        who: String,
         /// What.
         action: Action,
         /// Where.
@@ -61,20 +57,6 @@ pub enum Refusal {
     Busy,
 }
 
-/// How a client reached the registry: what it is told to log in at must be reached the same way.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reached {
-    /// What it speaks.
-    pub scheme: Scheme,
-    /// By which name.
-    pub host: RegistryHost,
-    /// How it may log in.
-    pub auth: AuthMethod,
-}
-
-/// Where tokens are had.
-pub const TOKEN_PATH: &str = "/v2/token";
-
 fn overdrawn(limit: &Overdrawn) -> String {
     match limit {
         Overdrawn::Repository(limit) => {
@@ -89,13 +71,14 @@ fn overdrawn(limit: &Overdrawn) -> String {
 }
 
 impl Refusal {
-    /// The answer.
-    pub fn reply(&self, reached: &Reached) -> Reply {
+    /// The answer. `base` is the door as the client reached it, such as `https://host:5443`: what it is told to log in
+    /// at is reached the same way.
+    pub fn reply(&self, base: &str, auth: AuthMethod) -> Reply {
         let (status, code, reason) = self.row();
         let reply = Reply::error_with_status(status, code, &self.to_string()).because(reason);
         match self {
             Self::Busy => reply.with(RETRY_AFTER, "1"),
-            _ => match self.challenge(reached) {
+            _ => match self.challenge(base, auth) {
                 Some(challenge) => reply.with(WWW_AUTHENTICATE, &challenge),
                 None => reply,
             },
@@ -106,7 +89,7 @@ impl Refusal {
         let usual = |code: ErrorCode, reason| (code.status(), code, reason);
         match self {
             Self::Unauthenticated { .. } => usual(ErrorCode::Unauthorized, "unauthenticated"),
-            Self::WrongCredentials { .. } => usual(ErrorCode::Unauthorized, "wrong_credentials"),
+            Self::WrongLogin => usual(ErrorCode::Unauthorized, "wrong_login"),
             Self::InsufficientScope { .. } => usual(ErrorCode::Unauthorized, "insufficient_scope"),
             Self::Denied { .. } => usual(ErrorCode::Denied, "denied"),
             Self::ReadOnly => usual(ErrorCode::Unsupported, "read_only"),
@@ -121,23 +104,18 @@ impl Refusal {
         }
     }
 
-    fn challenge(&self, reached: &Reached) -> Option<String> {
+    fn challenge(&self, base: &str, auth: AuthMethod) -> Option<String> {
         let (scope, error) = match self {
             Self::Unauthenticated { scope } => (scope.as_ref(), None),
-            Self::WrongCredentials { scope } => (scope.as_ref(), Some("invalid_token")),
+            Self::WrongLogin => (None, Some("invalid_token")),
             Self::InsufficientScope { scope } => (Some(scope), Some("insufficient_scope")),
             _ => return None,
         };
-        if reached.auth == AuthMethod::Basic {
+        if auth == AuthMethod::Basic {
             return Some(format!("Basic realm=\"{SERVICE}\""));
         }
-        let (scheme, default_port) = match reached.scheme {
-            Scheme::Http => ("http", 80),
-            Scheme::Https => ("https", 443),
-        };
-        let host = reached.host.authority(default_port);
-        let mut challenge = format!("Bearer realm=\"{scheme}://{host}{TOKEN_PATH}\",service=\"{SERVICE}\"");
-        // Names, hosts and scopes are of grammars without quotes.
+        // Hosts and scopes are of grammars without quotes.
+        let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{SERVICE}\"");
         challenge += &scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
         challenge += &error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
         Some(challenge)
@@ -151,10 +129,6 @@ mod tests {
     use entrepot_core::quantity::Size;
     use entrepot_core::scope::Actions;
 
-    fn reached(scheme: Scheme, host: &str, auth: AuthMethod) -> Reached {
-        Reached { scheme, host: RegistryHost::parse(host, 443).unwrap(), auth }
-    }
-
     fn scope() -> Scope {
         Scope::Repository { name: "a/b".parse().unwrap(), actions: Actions::ALL }
     }
@@ -162,10 +136,10 @@ mod tests {
     #[test]
     fn statuses_are_the_tables_but_for_quotas() {
         let tag = || "v1".parse().unwrap();
-        let denied = Refusal::Denied { subject: "bob".into(), action: Action::Push, repository: "a".parse().unwrap() };
+        let denied = Refusal::Denied { who: "bob".into(), action: Action::Push, repository: "a".parse().unwrap() };
         for (refusal, status, part) in [
             (Refusal::Unauthenticated { scope: None }, 401, "docker login"),
-            (Refusal::WrongCredentials { scope: None }, 401, "wrong"),
+            (Refusal::WrongLogin, 401, "wrong"),
             (Refusal::InsufficientScope { scope: scope() }, 401, "repository:a/b"),
             (denied, 403, "bob may not push a;"),
             (Refusal::ReadOnly, 405, "read-only"),
@@ -174,7 +148,7 @@ mod tests {
             (Refusal::Overdrawn(Overdrawn::Total(Size(1 << 30))), 507, "more than 1g"),
             (Refusal::Busy, 429, "again"),
         ] {
-            let reply = refusal.reply(&reached(Scheme::Https, "reg.example", AuthMethod::Token));
+            let reply = refusal.reply("https://reg.example", AuthMethod::Token);
             assert_eq!(reply.status, status, "{refusal}");
             assert!(refusal.to_string().contains(part), "{refusal}");
             assert_eq!(reply.headers.contains_key(WWW_AUTHENTICATE), status == 401, "{refusal}");
@@ -185,19 +159,14 @@ mod tests {
     #[test]
     fn challenges_lead_back_to_where_the_client_came_in() {
         let refusal = Refusal::InsufficientScope { scope: scope() };
-        for (scheme, host, realm) in [
-            (Scheme::Http, "docker-registry.local:80", "http://docker-registry.local/v2/token"),
-            (Scheme::Http, "localhost:5000", "http://localhost:5000/v2/token"),
-            (Scheme::Https, "docker-registry.local", "https://docker-registry.local/v2/token"),
-            (Scheme::Https, "[fd00::1]:5443", "https://[fd00::1]:5443/v2/token"),
-        ] {
-            let text = refusal.challenge(&reached(scheme, host, AuthMethod::Token)).unwrap();
+        for base in ["http://docker-registry.local", "http://localhost:5000", "https://[fd00::1]:5443"] {
+            let text = refusal.challenge(base, AuthMethod::Token).unwrap();
             let [Challenge::Bearer { realm: found, service, scope }] = &Challenge::parse([&*text])[..] else {
                 panic!("{text}")
             };
-            assert_eq!((found.as_str(), service.as_deref()), (realm, Some("entrepot")), "{text}");
+            assert_eq!((found.as_str(), service.as_deref()), (&*format!("{base}/token"), Some("entrepot")), "{text}");
             assert_eq!(scope.as_deref(), Some("repository:a/b:pull,push,delete"));
-            let basic = refusal.challenge(&reached(scheme, host, AuthMethod::Basic));
+            let basic = refusal.challenge(base, AuthMethod::Basic);
             assert_eq!(basic.as_deref(), Some("Basic realm=\"entrepot\""));
         }
     }

@@ -1,7 +1,7 @@
 //! Tokens of our own making: short-lived, for one account and some scopes, signed with a key that only this appliance
 //! has (a JWT with HMAC-SHA256; who signs also reads, so nobody else needs a key). Clients take them as they come.
 //!
-//! A token narrows what its subject may do, and never widens it: `policy` is asked as well, on every request.
+//! A token narrows what its account may do, and never widens it: `policy` is asked as well, on every request.
 
 use std::collections::HashMap;
 use std::fs;
@@ -41,7 +41,7 @@ pub struct Signer {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ticket {
     /// For whom.
-    pub subject: Principal,
+    pub principal: Principal,
     /// For which repositories, and what there.
     pub grants: HashMap<RepositoryName, Actions>,
     /// For the list of repositories.
@@ -110,7 +110,7 @@ impl Signer {
         let claims = Claims {
             iss: SERVICE.to_owned(),
             aud: SERVICE.to_owned(),
-            sub: ticket.subject.name().to_owned(),
+            sub: ticket.principal.user().unwrap_or_default().to_owned(),
             iat: issued_s,
             exp: issued_s + lifetime.as_secs(),
             access: repositories.chain(catalog).collect(),
@@ -147,8 +147,8 @@ impl Signer {
 
 impl Ticket {
     /// For nothing yet.
-    pub fn new(subject: Principal) -> Self {
-        Self { subject, grants: HashMap::new(), catalog: false }
+    pub fn new(principal: Principal) -> Self {
+        Self { principal, grants: HashMap::new(), catalog: false }
     }
 
     /// Whether it is for all of `scope`.
@@ -163,8 +163,8 @@ impl Ticket {
 }
 
 fn ticket(claims: Claims) -> Ticket {
-    let subject = if claims.sub.is_empty() { Principal::Anonymous } else { Principal::User(claims.sub.into()) };
-    let mut ticket = Ticket::new(subject);
+    let principal = if claims.sub.is_empty() { Principal::Anonymous } else { Principal::User(claims.sub.into()) };
+    let mut ticket = Ticket::new(principal);
     for Grant { kind, name, actions } in claims.access {
         match (&*kind, name.parse()) {
             ("repository", Ok(name)) => {
