@@ -52,6 +52,8 @@ impl Action {
 impl Actions {
     /// Nothing.
     pub const NONE: Self = Self(0);
+    /// Reading only.
+    pub const PULL: Self = Self(Action::Pull as u8);
     /// Everything.
     pub const ALL: Self = Self(Action::Pull as u8 | Action::Push as u8 | Action::Delete as u8);
 

@@ -19,6 +19,7 @@ mod places;
 mod raw;
 pub mod ready;
 mod registries;
+mod registry_access;
 mod resolver;
 mod schema;
 mod upstream;
@@ -129,6 +130,7 @@ fn resolve(
     let mut resolver = Resolver::new(source, additions.notices);
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
+    let registry = registry_access::registry(&mut resolver, raw.registry)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
@@ -145,6 +147,7 @@ fn resolve(
     let config = Config {
         data_dir,
         proxy,
+        registry,
         admin,
         ca,
         cache,

@@ -49,6 +49,8 @@ section! {
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
+        // Behind `cache`, which more people mean by a misplaced `max_size`.
+        registry: RawRegistryDoor,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,
         registries: Named<RawRegistry>,
@@ -71,6 +73,37 @@ section! {
         allow_push: Switch,
         drain_timeout: Text,
     }
+}
+
+section! {
+    /// `[registry]`
+    RawRegistryDoor {
+        anonymous: Text,
+        htpasswd: Text,
+        auth: Text,
+        token_lifetime: Text,
+        rules: Vec<Given<RawRule>>,
+        read_only: Switch,
+        immutable_tags: Texts,
+        max_size: Text,
+        quotas: Vec<Given<RawQuota>>,
+        notifications: Vec<Given<RawNotification>>,
+    }
+}
+
+section! {
+    /// `[[registry.rules]]`
+    RawRule { repository: Text, users: Texts, actions: Texts, }
+}
+
+section! {
+    /// `[[registry.quotas]]`
+    RawQuota { repository: Text, max_size: Text, }
+}
+
+section! {
+    /// `[[registry.notifications]]`
+    RawNotification { url: Hidden, headers: Named<Given<HiddenText>>, timeout: Text, retry_for: Text, queue: Number, }
 }
 
 section! {

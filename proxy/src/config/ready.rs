@@ -5,6 +5,7 @@ pub mod rights;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
@@ -16,6 +17,7 @@ use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
 use crate::secret::Secret;
+use rights::{Notification, Rights};
 
 /// Everything that can be configured.
 pub struct Config {
@@ -23,6 +25,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The explicit proxy on 3128.
     pub proxy: ProxyDoor,
+    /// The push registry.
+    pub registry: RegistryDoor,
     /// The administrator's door.
     pub admin: AdminDoor,
     /// Where the certificate authority is kept.
@@ -76,6 +80,14 @@ pub enum TunnelPolicy {
     Registries,
     /// Refused.
     None,
+}
+
+/// `[registry]`
+pub struct RegistryDoor {
+    /// Who may do what.
+    pub rights: Arc<Rights>,
+    /// Who hears of pushes and deletions.
+    pub notifications: Vec<Notification>,
 }
 
 /// `[admin]`

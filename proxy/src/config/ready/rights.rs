@@ -6,7 +6,9 @@ use std::time::Duration;
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::Actions;
 use globset::GlobSet;
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
+
+use crate::secret::Secret;
 
 /// Who may do what.
 pub struct Rights {
@@ -78,14 +80,16 @@ pub struct Quota {
 
 /// `[[registry.notifications]]`
 pub struct Notification {
-    /// Where events are posted to.
-    pub url: Uri,
+    /// Where events are posted to, http or https; often a secret in itself.
+    pub url: Secret,
+    /// The same as far as it may be told: scheme, host and port.
+    pub name: String,
     /// Sent along; secrets are usual here.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// For one try.
     pub timeout: Duration,
-    /// Events that wait for the receiver; beyond it the oldest are dropped.
-    pub queue: usize,
     /// How long an event is tried again.
     pub retry_for: Duration,
+    /// Events that wait for the receiver at most.
+    pub queue: usize,
 }
