@@ -79,6 +79,7 @@ pub struct Quota {
 }
 
 /// `[[registry.notifications]]`
+#[derive(Clone, PartialEq, Eq)]
 pub struct Notification {
     /// Where events are posted to, http or https; often a secret in itself.
     pub url: Secret,
