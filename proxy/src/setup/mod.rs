@@ -3,6 +3,7 @@
 //! A pure function from a request's head to an answer; the proxy door calls it for origin-form requests before anything
 //! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
 
+pub mod mirror;
 mod script;
 #[cfg(test)]
 mod script_runs;
