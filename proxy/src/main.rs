@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
-use entrepot::cli::{self, ca, cache, check, exit};
+use entrepot::cli::{self, ca, cache, check, exit, registry};
 use entrepot::config::{Flags, HostFacts, Loaded, load};
 
 /// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to
@@ -54,6 +54,18 @@ enum Command {
         #[command(subcommand)]
         command: cache::CacheCommand,
     },
+    /// Look at the push registry of a running server, and change it
+    Registry {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        server: registry::Server,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: registry::RegistryCommand,
+    },
 }
 
 fn main() -> ExitCode {
@@ -80,6 +92,9 @@ fn main() -> ExitCode {
         }
         Command::Cache { flags, json, command } => {
             with_configuration(&flags, |loaded| cache::run(&command, &loaded.config.admin.socket, json))
+        }
+        Command::Registry { flags, server, json, command } => {
+            with_configuration(&flags, |loaded| registry::run(&command, &server, &loaded.config.admin.socket, json))
         }
     }
 }

@@ -136,7 +136,7 @@ mod tests {
         let registries: Vec<RegistryHost> = registries.iter().map(|name| name.parse().unwrap()).collect();
         let file: toml::Table = toml::from_str(&podman(&plain(), &registries)).unwrap();
         let text = |value: &toml::Value, key: &str| value[key].as_str().unwrap().to_owned();
-        let rows: Vec<_> = file["registry"].as_array().unwrap().iter().map(|row| {
+        let rows = file["registry"].as_array().unwrap().iter().map(|row| {
             let mirror = &row["mirror"][0];
             assert_eq!((text(row, "prefix"), mirror["insecure"].as_bool()), (text(row, "location"), Some(true)));
             (text(row, "location"), text(mirror, "location"))

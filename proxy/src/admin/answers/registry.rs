@@ -58,6 +58,8 @@ pub struct Removed {
 /// What a collection took away, or would.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Collected {
+    /// Repositories that were looked at.
+    pub repositories: u64,
     /// Manifests that no tag leads to.
     pub manifests: u64,
     /// Blobs that a repository had and none of its manifests needs.
@@ -70,6 +72,8 @@ pub struct Collected {
     pub kept_by_cache: u64,
     /// What is not needed, but younger than the grace period.
     pub waiting: u64,
+    /// Repositories that were left alone because a manifest of theirs cannot be read.
+    pub skipped: u64,
 }
 
 /// A line of `POST /api/registry/gc`. An answer without `finished` or `failed` at its end was cut off.
