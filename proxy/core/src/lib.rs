@@ -16,5 +16,6 @@ pub mod name;
 pub mod outcome;
 pub mod quantity;
 pub mod range;
+pub mod referrer;
 pub mod route;
 pub mod scope;

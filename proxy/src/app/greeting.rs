@@ -7,10 +7,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use nix::ifaddrs::getifaddrs;
 
 use crate::config::ready::Config;
+use crate::registry::access::Access;
 use crate::tls::authority::Authority;
 
 /// The text for stderr.
-pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAddr]) -> String {
+pub(super) fn greeting(
+    config: &Config,
+    authority: &Authority,
+    proxy: &[SocketAddr],
+    registry: &[SocketAddr],
+    access: &Access,
+) -> String {
     let port = proxy.first().map_or(3128, SocketAddr::port);
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let name = SocketAddr::new(bound.or_else(lan_address).unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
@@ -21,6 +28,11 @@ pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAd
     };
     let listening: Vec<_> = proxy.iter().map(ToString::to_string).collect();
     line("proxy", listening.join(", "));
+    if !registry.is_empty() {
+        let listening: Vec<_> = registry.iter().map(ToString::to_string).collect();
+        let name = config.registry.hostname.name();
+        line("registry", format!("{} ({name}); {}", listening.join(", "), access.told()));
+    }
     if let Some(admin) = config.admin.listen {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", config.admin.socket.display()));
     }

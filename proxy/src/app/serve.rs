@@ -24,16 +24,20 @@ use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
 use crate::cli::exit;
-use crate::config::{Flags, Loaded};
+use crate::config::{Flags, Loaded, ready};
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
-use crate::ingress::listener::{self, Bounds};
+use crate::ingress::listener::{self, Bounds, accept_at};
 use crate::ingress::proxy::ProxyDoor;
+use crate::ingress::registry::RegistryDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::events::{self, EventsError};
-use crate::observe::labels::Label;
+use crate::observe::labels::{Door, Label};
 use crate::observe::metrics::{Metrics, Scraped};
-use crate::pull::Pull;
+use crate::pull::{Live, Pull};
+use crate::registry::LocalRegistry;
+use crate::registry::access::Access;
+use crate::registry::events::{Events, Source};
 use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
@@ -82,6 +86,14 @@ pub enum StartError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The key of the registry's tokens.
+    #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
+    TokenKey {
+        /// The data directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Threads, signals, randomness.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -121,6 +133,7 @@ struct Server {
     door: Arc<ProxyDoor>,
     pull: Arc<Pull>,
     proxy_listeners: Vec<TcpListener>,
+    registry_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
     /// Set when the process stops, for `/readyz`.
@@ -174,10 +187,12 @@ fn build(
     let instance = instance()?;
     let _inside = runtime.enter();
     let proxy_listeners = config.proxy.listen.iter().copied().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let registry_listeners = bind_registry(&config.registry)?;
     let admin_listener = config.admin.listen.map(bind).transpose()?;
     let admin_socket = AdminSocket::bind(&config.admin.socket)?;
     let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let own = listening.iter().copied().chain(config.admin.listen);
+    let registry: Vec<_> = registry_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let own = listening.iter().chain(&registry).copied().chain(config.admin.listen);
     let ourselves = Ourselves {
         sockets: OwnSockets::new(own),
         instance: instance.clone().into(),
@@ -191,17 +206,46 @@ fn build(
     let (tokens, quotas) = (Tokens::default(), Quotas::default());
     let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via });
     let pull = Pull::new(store.clone(), metrics.clone());
-    let greeting = greeting(&config, &authority, &listening);
+    let access = Access::open(config.registry.rights.clone(), &config.data_dir)
+        .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
+    let greeting = greeting(&config, &authority, &listening, &registry, &access);
     let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);
-    let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
+    let live = live(config, &ourselves, memory.clone());
+    let registry = local_registry(&live, &pull, access, &registry, instance);
+    let site = Site::new(pull.clone(), registry, access_log, live);
     let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
     let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
-    let server = Server { reloader, door, pull, proxy_listeners, admin_listener, admin_socket, stopping, workers };
-    Ok(server)
+    Ok(Server {
+        reloader,
+        door,
+        pull,
+        proxy_listeners,
+        registry_listeners,
+        admin_listener,
+        admin_socket,
+        stopping,
+        workers,
+    })
+}
+
+/// Our registry, with those who hear of it.
+fn local_registry(
+    live: &Arc<Live>,
+    pull: &Arc<Pull>,
+    access: Access,
+    listening: &[SocketAddr],
+    instance: String,
+) -> Arc<LocalRegistry> {
+    let door = &live.config.registry;
+    let port = listening.first().map_or(0, SocketAddr::port);
+    let source = Source { address: format!("{}:{port}", door.hostname.name()), instance };
+    let events = Events::new(source, live.upstream.clone());
+    events.set_receivers(&door.notifications);
+    LocalRegistry::open(pull.store.clone(), door, access, events)
 }
 
 impl Server {
@@ -222,6 +266,18 @@ impl Server {
             };
             tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
         }
+        let own = Arc::new(RegistryDoor { site: site.clone(), leaves: self.door.leaves.clone() });
+        for listener in self.registry_listeners {
+            let (door, drain) = (own.clone(), watch.clone());
+            let workers = self.workers.clone();
+            let serve = move |stream, peer, place| {
+                let (door, drain) = (door.clone(), drain.clone());
+                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+            };
+            let metrics = self.pull.metrics.clone();
+            tokio::spawn(accept_at(Door::Registry, listener, bounds.clone(), metrics, watch.clone(), serve));
+        }
+        drop(own);
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -253,6 +309,9 @@ impl Server {
         }
         if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
+        }
+        if tokio::time::timeout(LANDING, self.reloader.site.registry.events.close()).await.is_err() {
+            tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
         }
         housekeeping.abort();
         // The admin door was open to the last, for whoever watches the drain.
@@ -291,12 +350,41 @@ async fn housekeeping(reloader: Arc<Reloader>) {
         let reloader = reloader.clone();
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
-            reloader.store.expire_unused(SystemTime::now())
+            let (registry, live) = (&reloader.site.registry, reloader.site.live());
+            registry.refresh_names(&live.config.registry);
+            let expired = registry.expire_uploads(live.config.registry.upload_expiry);
+            (reloader.store.expire_unused(SystemTime::now()), expired)
         });
-        if let Ok(dropped @ 1..) = done.await {
+        let (dropped, expired) = done.await.unwrap_or_default();
+        if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");
         }
+        if expired > 0 {
+            tracing::info!("dropped {expired} uploads that nobody went on with");
+        }
     }
+}
+
+/// The registry's ports. One that nobody asked for and that is taken does not stop a proxy from starting, which may have
+/// been installed beside a registry.
+fn bind_registry(door: &ready::RegistryDoor) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for listen in [&door.http, &door.https] {
+        for address in &listen.addresses {
+            match bind(*address) {
+                Ok(listener) => listeners.push(listener),
+                Err(StartError::Bind { source, .. })
+                    if listen.is_default && source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    tracing::warn!(
+                        "{address} is in use, so the registry does not listen there; set registry.http and registry.https"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(listeners)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

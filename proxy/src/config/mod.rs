@@ -20,6 +20,7 @@ mod raw;
 pub mod ready;
 mod registries;
 mod registry_access;
+mod registry_door;
 mod resolver;
 mod schema;
 mod upstream;
@@ -130,7 +131,7 @@ fn resolve(
     let mut resolver = Resolver::new(source, additions.notices);
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
-    let registry = registry_access::registry(&mut resolver, raw.registry)?;
+    let registry = registry_door::registry(&mut resolver, raw.registry)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;

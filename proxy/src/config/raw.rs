@@ -78,6 +78,14 @@ section! {
 section! {
     /// `[registry]`
     RawRegistryDoor {
+        hostname: Text,
+        http: Texts,
+        https: Texts,
+        docker_hub_mirror: Switch,
+        max_uploads: Number,
+        upload_expiry: Text,
+        grace: Text,
+        gc_interval: Text,
         anonymous: Text,
         htpasswd: Text,
         auth: Text,

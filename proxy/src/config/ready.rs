@@ -25,7 +25,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The explicit proxy on 3128.
     pub proxy: ProxyDoor,
-    /// The push registry.
+    /// Our own registry.
     pub registry: RegistryDoor,
     /// The administrator's door.
     pub admin: AdminDoor,
@@ -84,10 +84,35 @@ pub enum TunnelPolicy {
 
 /// `[registry]`
 pub struct RegistryDoor {
+    /// What clients on the network call it.
+    pub hostname: RegistryHost,
+    /// Plain HTTP.
+    pub http: Listen,
+    /// TLS, with certificates of our authority.
+    pub https: Listen,
+    /// Whether what is not here, and is asked for as Docker asks its mirror, comes from Docker Hub.
+    pub docker_hub_mirror: bool,
+    /// Uploads that run at once.
+    pub max_uploads: usize,
+    /// An upload that nobody adds to for so long is dropped.
+    pub upload_expiry: Duration,
+    /// How long pushed blobs wait for a manifest before a collection takes them.
+    pub grace: Duration,
+    /// Between two collections that nobody asked for; zero: none.
+    pub gc_interval: Duration,
     /// Who may do what.
     pub rights: Arc<Rights>,
     /// Who hears of pushes and deletions.
     pub notifications: Vec<Notification>,
+}
+
+/// Where a door listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// Addresses and ports; none switches it off.
+    pub addresses: Vec<SocketAddr>,
+    /// Nobody named them: where something else listens there already, the door stays shut.
+    pub is_default: bool,
 }
 
 /// `[admin]`
@@ -297,6 +322,15 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+impl RegistryDoor {
+    /// Whether a host that a client names is our registry: its name, on a port that leads to it or on a default one.
+    pub fn is_named(&self, host: &RegistryHost) -> bool {
+        let ports = self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port);
+        let is_on = !self.http.addresses.is_empty() || !self.https.addresses.is_empty();
+        is_on && host.name() == self.hostname.name() && ports.chain([80, HTTPS_PORT]).any(|port| port == host.port())
+    }
 }
 
 impl Config {

@@ -9,7 +9,6 @@ use globset::GlobSet;
 use super::effective::MASK;
 use super::origin::{ConfigError, Given, Place, Refusal};
 use super::raw::{RawNotification, RawQuota, RawRegistryDoor, RawRule, Text};
-use super::ready::RegistryDoor;
 use super::ready::rights::{AuthMethod, Notification, Quota, Rights, Rule, RuleSubject, TagPattern};
 use super::registries::headers;
 use super::resolver::Resolver;
@@ -20,24 +19,30 @@ use crate::secret::Secret;
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(60);
 const QUEUE_MAX: i64 = 100_000;
 
-pub(super) fn registry(resolver: &mut Resolver, raw: RawRegistryDoor) -> Result<RegistryDoor, ConfigError> {
+/// Takes its own keys out of the section.
+pub(super) fn access(
+    resolver: &mut Resolver,
+    raw: &mut RawRegistryDoor,
+) -> Result<(Arc<Rights>, Vec<Notification>), ConfigError> {
     const LEVELS: &[(&str, Actions)] = &[("push", Actions::ALL), ("pull", Actions::PULL), ("none", Actions::NONE)];
     const METHODS: &[(&str, AuthMethod)] = &[("token", AuthMethod::Token), ("basic", AuthMethod::Basic)];
     let (anonymous_at, auth_at) = (place(&raw.anonymous), place(&raw.auth));
     let rights = Rights {
-        anonymous: resolver.text("registry.anonymous", raw.anonymous, "push", |text| values::choice(text, LEVELS))?,
-        htpasswd: resolver.optional("registry.htpasswd", raw.htpasswd, values::htpasswd)?,
-        auth: resolver.text("registry.auth", raw.auth, "token", |text| values::choice(text, METHODS))?,
-        token_lifetime: resolver.text("registry.token_lifetime", raw.token_lifetime, "5m", token_lifetime)?,
-        read_only: resolver.switch("registry.read_only", raw.read_only, false),
-        immutable_tags: resolver.texts("registry.immutable_tags", raw.immutable_tags, &[], tag_pattern)?,
-        max_size: resolver.optional("registry.max_size", raw.max_size, values::size_above_zero)?,
-        rules: numbered(resolver, "registry.rules", raw.rules, rule)?,
-        quotas: numbered(resolver, "registry.quotas", raw.quotas, quota)?,
+        anonymous: resolver
+            .text("registry.anonymous", raw.anonymous.take(), "push", |text| values::choice(text, LEVELS))?,
+        htpasswd: resolver.optional("registry.htpasswd", raw.htpasswd.take(), values::htpasswd)?,
+        auth: resolver.text("registry.auth", raw.auth.take(), "token", |text| values::choice(text, METHODS))?,
+        token_lifetime: resolver.text("registry.token_lifetime", raw.token_lifetime.take(), "5m", token_lifetime)?,
+        read_only: resolver.switch("registry.read_only", raw.read_only.take(), false),
+        immutable_tags: resolver.texts("registry.immutable_tags", raw.immutable_tags.take(), &[], tag_pattern)?,
+        max_size: resolver.optional("registry.max_size", raw.max_size.take(), values::size_above_zero)?,
+        rules: numbered(resolver, "registry.rules", std::mem::take(&mut raw.rules), rule)?,
+        quotas: numbered(resolver, "registry.quotas", std::mem::take(&mut raw.quotas), quota)?,
     };
-    let notifications = numbered(resolver, "registry.notifications", raw.notifications, notification)?;
+    let notifications =
+        numbered(resolver, "registry.notifications", std::mem::take(&mut raw.notifications), notification)?;
     check_ways_in(resolver, &rights, anonymous_at, auth_at)?;
-    Ok(RegistryDoor { rights: Arc::new(rights), notifications })
+    Ok((Arc::new(rights), notifications))
 }
 
 /// A configuration that lets nobody in, or in another way than it says, is a mistake.

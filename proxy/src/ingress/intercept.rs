@@ -12,11 +12,12 @@ use crate::ingress::drain::Watch;
 use crate::ingress::proxy::{Client, ProxyDoor};
 use crate::ingress::rewind::Rewind;
 use crate::observe::labels::{ConnectionRefusal, Handshake};
+use crate::observe::metrics::Metrics;
 use crate::serving::sealed::Sealed;
 use crate::tls::handshake::{HandshakeError, accept};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Serves `client`, of whom `first` was read already.
 pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, first: Bytes, mut drain: Watch) {
@@ -52,17 +53,22 @@ pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, firs
         }
         Err(error) => {
             tracing::info!(host = %visit.host, client = %visit.client, "{error}");
-            metrics.tls_handshakes.inc(match error {
-                HandshakeError::Timeout { .. } => Handshake::Timeout,
-                HandshakeError::Untrusted { .. } => Handshake::ClientRefused,
-                HandshakeError::NoCommonProtocol | HandshakeError::Other(_) => Handshake::Failed,
-            });
+            note_failed(metrics, &error);
         }
     }
 }
 
+/// Counts a handshake that came to nothing.
+pub(super) fn note_failed(metrics: &Metrics, error: &HandshakeError) {
+    metrics.tls_handshakes.inc(match error {
+        HandshakeError::Timeout { .. } => Handshake::Timeout,
+        HandshakeError::Untrusted { .. } => Handshake::ClientRefused,
+        HandshakeError::NoCommonProtocol | HandshakeError::Other(_) => Handshake::Failed,
+    });
+}
+
 /// The client's first byte, left where it is; none when the client is gone.
-async fn first_byte(client: &Client, first: &Bytes) -> Option<u8> {
+pub(super) async fn first_byte(client: &Client, first: &Bytes) -> Option<u8> {
     if let Some(byte) = first.first() {
         return Some(*byte);
     }

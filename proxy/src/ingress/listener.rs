@@ -95,8 +95,20 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until the drain begins, and hands each connection with its place to `serve`, which spawns.
+/// Accepts at the proxy's door until the drain begins, and hands each connection with its place to `serve`, which spawns.
 pub async fn accept(
+    listener: TcpListener,
+    bounds: Arc<Bounds>,
+    metrics: Arc<Metrics>,
+    drain: Watch,
+    serve: impl Fn(TcpStream, SocketAddr, Place),
+) {
+    accept_at(Door::Proxy, listener, bounds, metrics, drain, serve).await;
+}
+
+/// The same at any door.
+pub async fn accept_at(
+    door: Door,
     listener: TcpListener,
     bounds: Arc<Bounds>,
     metrics: Arc<Metrics>,
@@ -115,7 +127,7 @@ pub async fn accept(
         };
         let Ok(place) = place else { return };
         match accepted {
-            Ok((stream, peer)) => match bounds.admit(peer.ip(), place, metrics.connection(Door::Proxy)) {
+            Ok((stream, peer)) => match bounds.admit(peer.ip(), place, metrics.connection(door)) {
                 Some(place) => serve(stream, peer, place),
                 None => metrics.connections_refused.inc(ConnectionRefusal::ClientLimit),
             },

@@ -1,6 +1,6 @@
 //! The doors: what clients connect to, and how a connection finds its way from there.
 //!
-//! `listener.rs` accepts within bounds; `proxy.rs` is the door on 3128; `decision.rs` decides what becomes of a host;
+//! `listener.rs` accepts within bounds; `proxy.rs` is the door on 3128, `registry.rs` our registry's; `decision.rs` decides what becomes of a host;
 //! `intercept.rs` takes TLS apart where a registry is listed, `tunnel.rs` leaves everything else sealed; `drain.rs`
 //! ends it all in peace.
 
@@ -9,5 +9,6 @@ pub mod drain;
 pub mod intercept;
 pub mod listener;
 pub mod proxy;
+pub mod registry;
 mod rewind;
 pub mod tunnel;

@@ -27,8 +27,10 @@ use crate::ingress::decision::{Decision, decide};
 use crate::ingress::drain::Watch;
 use crate::ingress::intercept::intercept;
 use crate::ingress::listener::Place;
+use crate::ingress::registry::RegistryDoor;
 use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
+use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
 use crate::setup::{self, CaPage};
@@ -126,6 +128,10 @@ impl Guest {
         };
         let live = self.door.site.live();
         let listed = match decide(&live.config, &host, Scheme::Http) {
+            Decision::Own => {
+                let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
+                return door::answer(&self.door.site, &arrival, handle, request).await;
+            }
             Decision::Intercept => true,
             Decision::Pass => false,
             Decision::Refuse(refusal) => return self.finish(self.forbidden(refusal.message()), &request),
@@ -147,6 +153,19 @@ impl Guest {
         }
         match decide(&live.config, &host, Scheme::Https) {
             Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
+            Decision::Own => {
+                let guest = self.clone();
+                handle.open_tunnel();
+                let response = self.established(&request);
+                tokio::spawn(async move {
+                    if let Some((client, first)) = upgraded(request).await {
+                        let own = RegistryDoor { site: guest.door.site.clone(), leaves: guest.door.leaves.clone() };
+                        own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
+                    }
+                    drop(guest);
+                });
+                response
+            }
             Decision::Intercept => {
                 let guest = self.clone();
                 handle.open_tunnel();

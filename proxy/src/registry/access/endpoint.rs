@@ -91,7 +91,7 @@ impl Access {
                 }
             }
         }
-        let token = self.keys.signer.issue(&ticket, now, self.rights.token_lifetime);
+        let token = self.signer.issue(&ticket, now, self.rights.token_lifetime);
         let answer = Answer {
             token: token.expose(),
             access_token: token.expose(),

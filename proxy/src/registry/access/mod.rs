@@ -32,23 +32,21 @@ pub use entrepot_core::scope::Action;
 pub use policy::{Held, Principal};
 pub use refusal::Refusal;
 
-use crate::config::ready::rights::Rights;
+use crate::config::ready::rights::{AuthMethod, Rights};
 use crate::secret::Secret;
 use login::Login;
 use policy::{actions, login_matters, something_for_anonymous};
 use token::{Signer, Ticket};
 use users::{NotRecognised, Users};
 
+/// In the data directory.
+const TOKEN_KEY: &str = "registry-token.key";
+
 /// Who may, as one configuration has it.
 pub struct Access {
     rights: Arc<Rights>,
-    keys: Arc<Keys>,
+    signer: Arc<Signer>,
     users: Option<Arc<Users>>,
-}
-
-/// What outlives a reload of the configuration.
-pub struct Keys {
-    signer: Signer,
 }
 
 /// A client as the door knows it after its `Authorization` was looked at.
@@ -71,23 +69,28 @@ pub enum Wish<'a> {
     In(&'a RepositoryName, Action),
 }
 
-impl Keys {
-    /// Those of a data directory; made where they are missing. Works with files: not for the event loop.
-    pub fn open_or_create(data_dir: &Path) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { signer: Signer::open_or_create(&data_dir.join("registry-token.key"))? }))
-    }
-}
-
 impl Access {
-    /// Reads the htpasswd file, where there is one: not for the event loop. Who was recognised under the configuration
-    /// `before` stays so, where the file is the same.
-    pub fn new(rights: Arc<Rights>, keys: Arc<Keys>, before: Option<&Self>) -> Self {
-        let kept = before.and_then(|before| before.users.clone());
-        let users = rights.htpasswd.as_deref().map(|path| match kept {
-            Some(kept) if kept.path() == path => kept,
+    /// With the accounts of the htpasswd file, where there is one, and the key of the data directory, which is made where
+    /// it is missing. Works with files: not for the event loop.
+    pub fn open(rights: Arc<Rights>, data_dir: &Path) -> io::Result<Self> {
+        let signer = Arc::new(Signer::open_or_create(&data_dir.join(TOKEN_KEY))?);
+        let users = rights.htpasswd.as_deref().map(Users::open);
+        Ok(Self { rights, signer, users })
+    }
+
+    /// The same under another configuration: tokens that are out hold on, and so does who was recognised, where the
+    /// htpasswd file is the same. Works with files.
+    pub fn renewed(&self, rights: Arc<Rights>) -> Self {
+        let users = rights.htpasswd.as_deref().map(|path| match &self.users {
+            Some(kept) if kept.path() == path => kept.clone(),
             _ => Users::open(path),
         });
-        Self { rights, keys, users }
+        Self { rights, signer: self.signer.clone(), users }
+    }
+
+    /// How clients are asked to log in.
+    pub fn auth(&self) -> AuthMethod {
+        self.rights.auth
     }
 
     /// Who sent a request with this `Authorization`. A login that is wrong is refused, also where none is needed.
@@ -101,7 +104,7 @@ impl Access {
                 Ok(Visitor { principal, ticket: None })
             }
             Login::Bearer(token) => {
-                let ticket = self.keys.signer.read(token.expose(), SystemTime::now());
+                let ticket = self.signer.read(token.expose(), SystemTime::now());
                 let ticket = ticket.map_err(|_| Refusal::WrongLogin)?;
                 match &ticket.principal {
                     Principal::User(name) if !users.has(name).await => Err(Refusal::WrongLogin),
@@ -139,9 +142,14 @@ impl Access {
         policy::has_quota(&self.rights, repository)
     }
 
-    /// Whether there is room for more bytes in a repository.
-    pub fn room(&self, repository: &RepositoryName, held: Held, adding_bytes: u64) -> Result<(), Refusal> {
-        policy::room(&self.rights, repository, held, adding_bytes).map_err(Refusal::Overdrawn)
+    /// Whether all pushed content together has a quota.
+    pub fn has_total_quota(&self) -> bool {
+        self.rights.max_size.is_some()
+    }
+
+    /// Whether so much may be held.
+    pub fn room(&self, repository: &RepositoryName, after: Held) -> Result<(), Refusal> {
+        policy::room(&self.rights, repository, after).map_err(Refusal::Overdrawn)
     }
 
     /// What a person reads at start: who may what.

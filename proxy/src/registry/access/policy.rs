@@ -16,10 +16,10 @@ pub enum Principal {
     User(Box<str>),
 }
 
-/// Bytes that are held already.
+/// Bytes that would be held.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Held {
-    /// By the repository that more is pushed to.
+    /// By the repository that is pushed to.
     pub repository_bytes: u64,
     /// By all pushed content; what repositories share counts once.
     pub total_bytes: u64,
@@ -88,13 +88,12 @@ pub fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
     rights.max_size.is_some() || rights.quotas.iter().any(|quota| quota.repositories.is_match(repository.as_str()))
 }
 
-/// Whether `adding_bytes` more may come into a repository.
-pub fn room(rights: &Rights, repository: &RepositoryName, held: Held, adding_bytes: u64) -> Result<(), Overdrawn> {
+/// Whether so much may be held.
+pub fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
     let quota = rights.quotas.iter().find(|quota| quota.repositories.is_match(repository.as_str()));
-    let over = |held_bytes: u64, limit: Size| held_bytes.saturating_add(adding_bytes) > limit.0;
     match (quota.map(|quota| quota.max_size), rights.max_size) {
-        (Some(limit), _) if over(held.repository_bytes, limit) => Err(Overdrawn::Repository(limit)),
-        (_, Some(limit)) if over(held.total_bytes, limit) => Err(Overdrawn::Total(limit)),
+        (Some(limit), _) if after.repository_bytes > limit.0 => Err(Overdrawn::Repository(limit)),
+        (_, Some(limit)) if after.total_bytes > limit.0 => Err(Overdrawn::Total(limit)),
         _ => Ok(()),
     }
 }
@@ -220,16 +219,18 @@ pub(super) mod tests {
         ];
         let rights = Rights { quotas, max_size: Some(Size(1000)), ..open() };
         let held = |repository_bytes, total_bytes| Held { repository_bytes, total_bytes };
-        for (repository, held, adding, expected) in [
-            ("team/a", held(4, 50), 6, Ok(())),
-            ("team/a", held(4, 50), 7, Err(Overdrawn::Repository(Size(10)))),
-            ("team/big", held(4, 50), 96, Ok(())),
-            ("free", held(900, 950), 50, Ok(())),
-            ("free", held(900, 950), 51, Err(Overdrawn::Total(Size(1000)))),
-            ("free", held(0, 1), u64::MAX, Err(Overdrawn::Total(Size(1000)))),
+        for (repository, after, expected) in [
+            ("team/a", held(10, 50), Ok(())),
+            ("team/a", held(11, 50), Err(Overdrawn::Repository(Size(10)))),
+            ("team/big", held(100, 150), Ok(())),
+            ("free", held(950, 1000), Ok(())),
+            ("free", held(950, 1001), Err(Overdrawn::Total(Size(1000)))),
+            ("free", held(0, u64::MAX), Err(Overdrawn::Total(Size(1000)))),
         ] {
-            assert_eq!(room(&rights, &name(repository), held, adding), expected, "{repository} {held:?} {adding}");
+            assert_eq!(room(&rights, &name(repository), after), expected, "{repository} {after:?}");
+            assert!(has_quota(&rights, &name(repository)));
         }
-        assert_eq!(room(&open(), &name("a"), held(u64::MAX, u64::MAX), u64::MAX), Ok(()));
+        assert!(!has_quota(&open(), &name("a")));
+        assert_eq!(room(&open(), &name("a"), held(u64::MAX, u64::MAX)), Ok(()));
     }
 }

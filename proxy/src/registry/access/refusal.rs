@@ -74,15 +74,17 @@ impl Refusal {
     /// The answer. `base` is the door as the client reached it, such as `https://host:5443`: what it is told to log in
     /// at is reached the same way.
     pub fn reply(&self, base: &str, auth: AuthMethod) -> Reply {
+        match self.challenge(base, auth) {
+            Some(challenge) => self.plain().with(WWW_AUTHENTICATE, &challenge),
+            None => self.plain(),
+        }
+    }
+
+    /// The same where no login would help.
+    pub fn plain(&self) -> Reply {
         let (status, code, reason) = self.row();
         let reply = Reply::error_with_status(status, code, &self.to_string()).because(reason);
-        match self {
-            Self::Busy => reply.with(RETRY_AFTER, "1"),
-            _ => match self.challenge(base, auth) {
-                Some(challenge) => reply.with(WWW_AUTHENTICATE, &challenge),
-                None => reply,
-            },
-        }
+        if *self == Self::Busy { reply.with(RETRY_AFTER, "1") } else { reply }
     }
 
     fn row(&self) -> (StatusCode, ErrorCode, &'static str) {

@@ -26,8 +26,7 @@ fn place(change: impl FnOnce(&mut Rights)) -> Place {
     write(&path, &[("alice", "canary-a"), ("bob", "canary-b")]);
     let mut rights = Rights { htpasswd: Some(path), ..open() };
     change(&mut rights);
-    let keys = Keys::open_or_create(folder.path()).unwrap();
-    Place { access: Access::new(Arc::new(rights), keys, None), folder }
+    Place { access: Access::open(Arc::new(rights), folder.path()).unwrap(), folder }
 }
 
 fn name(text: &str) -> RepositoryName {
@@ -145,8 +144,7 @@ async fn the_first_question_tells_whether_to_log_in() {
 #[tokio::test]
 async fn without_accounts_logins_are_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
-    let keys = Keys::open_or_create(folder.path()).unwrap();
-    let access = Access::new(Arc::new(Rights { anonymous: Action::Pull.into(), ..open() }), keys, None);
+    let access = Access::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
     for sent in [None, basic("alice", "canary-a"), with("Bearer x"), with("Digest x")] {
         let visitor = access.identify(sent.as_ref()).await.unwrap();
         assert_eq!(visitor, Visitor::anonymous());
@@ -171,7 +169,7 @@ async fn a_token_never_gives_more_than_the_account_has_now() {
         rules: vec![rule("team/*", &["alice"], "*")],
         ..open()
     };
-    place.access = Access::new(Arc::new(stricter), place.access.keys.clone(), Some(&place.access));
+    place.access = place.access.renewed(Arc::new(stricter));
     assert_eq!(place.outcome(&token, Action::Push, "team/app").await, "denied", "the rules changed");
     write(&path.unwrap(), &[("alice", "canary-a")]);
     place.access.users.as_ref().unwrap().look_now();

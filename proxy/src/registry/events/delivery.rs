@@ -1,6 +1,6 @@
 //! One receiver's events, one after the other: each is tried until it is taken, refused for good, or too old.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,7 +97,7 @@ impl Delivery {
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static(envelope::MEDIA_TYPE)).body(body);
         let Ok(request) = request else { return Outcome::NotNow("the address cannot be asked".to_owned()) };
-        let upstream = (self.way_out)();
+        let upstream = self.way_out.read().unwrap_or_else(PoisonError::into_inner).clone();
         match timeout(self.settings.timeout, upstream.notify(request)).await {
             Ok(Ok(status)) => judge(status),
             Ok(Err(error)) => Outcome::NotNow(error.to_string()),

@@ -80,7 +80,7 @@ pub struct EventRequest {
 }
 
 /// The way out that holds now.
-pub type WayOut = Arc<dyn Fn() -> Arc<Upstream> + Send + Sync>;
+type WayOut = Arc<RwLock<Arc<Upstream>>>;
 
 /// Where events go. Cloned freely; telling never waits.
 #[derive(Clone)]
@@ -106,14 +106,20 @@ struct Receiver {
 
 impl Events {
     /// To nobody yet; deliveries run on the current runtime.
-    pub fn new(source: Source, way_out: WayOut) -> Self {
+    pub fn new(source: Source, way_out: Arc<Upstream>) -> Self {
         Self::with_pace(source, way_out, Pace::default())
     }
 
-    fn with_pace(source: Source, way_out: WayOut, pace: Pace) -> Self {
+    fn with_pace(source: Source, way_out: Arc<Upstream>, pace: Pace) -> Self {
+        let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
         let inner = Inner { source: Arc::new(source), way_out, runtime: Handle::current(), pace, receivers, running };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes this way out from now on.
+    pub fn set_way_out(&self, way_out: Arc<Upstream>) {
+        *self.inner.way_out.write().unwrap_or_else(PoisonError::into_inner) = way_out;
     }
 
     /// Tells these receivers from now on. One that was told before keeps its queue; one that is gone gets what it was

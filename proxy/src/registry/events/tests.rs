@@ -82,7 +82,7 @@ fn events(settings: ready::Upstream) -> Events {
     let client = UpstreamClient::new(&settings, &[], &Ourselves::default());
     let upstream = Arc::new(Upstream::new(client, Arc::new(memory)));
     let pace = Pace { first: Duration::from_millis(1), most: Duration::from_millis(4) };
-    Events::with_pace(source(), Arc::new(move || upstream.clone()), pace)
+    Events::with_pace(source(), upstream, pace)
 }
 
 async fn next_tag(gets: &mut UnboundedReceiver<Got>) -> String {

@@ -17,6 +17,9 @@ use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
+use entrepot::registry::LocalRegistry;
+use entrepot::registry::access::Access;
+use entrepot::registry::events::{Events, Source};
 use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
 use entrepot::store::{DiskSettings, Limits, Store};
@@ -140,7 +143,13 @@ impl Proxy {
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
-        let site = Site::new(pull.clone(), log, live(config));
+        let live = live(config);
+        let door = &live.config.registry;
+        let access = Access::open(door.rights.clone(), &data).expect("a key");
+        let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
+        let registry =
+            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
+        let site = Site::new(pull.clone(), registry, log, live);
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
         let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
         let (trigger, watch) = drain::channel();

@@ -1,0 +1,1 @@
+//! What was pushed, against the files it lies in.
