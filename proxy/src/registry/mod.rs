@@ -15,6 +15,7 @@ mod blobs;
 pub mod door;
 pub mod events;
 mod failure;
+pub mod import;
 mod lists;
 mod manifests;
 mod mirror;

@@ -21,17 +21,10 @@ const LINK_MIN_BYTES: u64 = 64 << 10;
 impl Import<'_> {
     /// Brings a blob and gives it to a repository; false where it could not be had, which was told.
     pub(super) fn blob(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<bool, ImportError> {
-        let what = format!("{repository}@{digest}");
-        loop {
-            if !self.bring(&what, digest)? {
-                return Ok(false);
-            }
-            // Content that nobody has may make room for other content before it is linked.
-            if self.store.link_pushed(repository, digest)? {
-                return Ok(true);
-            }
-            self.seen.remove(digest);
-        }
+        // So that it does not make room for other content before it is linked.
+        let _hold = self.store.hold(digest)?;
+        let brought = self.bring(&format!("{repository}@{digest}"), digest)?;
+        Ok(brought && self.store.link_pushed(repository, digest)?)
     }
 
     /// Brings the bytes of a digest, which is news once.
@@ -104,6 +97,6 @@ fn bring(store: &Arc<Store>, digest: &Digest, source: &Path) -> Result<Brought, 
     if actual != *digest {
         return Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) }.into());
     }
-    fill.publish(None, None, &[])?;
+    fill.publish(None, &[])?;
     Ok(Brought::Copied)
 }

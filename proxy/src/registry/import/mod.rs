@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
-use entrepot_core::media::ManifestInfo;
+use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
 
 use crate::admin::answers::{ImportLine, Imported};
@@ -136,6 +136,7 @@ impl Import<'_> {
     /// A manifest's bytes are brought like a blob's; whether it is one is seen then.
     fn read_manifest(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Found>, ImportError> {
         let what = format!("{repository}@{digest}");
+        let _hold = self.store.hold(digest)?;
         if !self.bring(&what, digest)? {
             return Ok(None);
         }
@@ -195,4 +196,4 @@ impl Import<'_> {
 }
 
 /// One byte more than a manifest may have, so that a larger one is seen to be larger.
-const MANIFEST_READ_MAX_BYTES: usize = entrepot_core::media::MANIFEST_MAX_BYTES + 1;
+const MANIFEST_READ_MAX_BYTES: usize = MANIFEST_MAX_BYTES + 1;

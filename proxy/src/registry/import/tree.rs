@@ -202,7 +202,10 @@ pub(super) mod tests {
 
         pub(crate) fn layer(&self, repository: &str, content: &[u8]) -> Digest {
             let digest = self.data(content);
-            self.file(&format!("repositories/{repository}/_layers/sha256/{}/link", digest.hex()), digest.to_string().as_bytes());
+            self.file(
+                &format!("repositories/{repository}/_layers/sha256/{}/link", digest.hex()),
+                digest.to_string().as_bytes(),
+            );
             digest
         }
 
@@ -245,7 +248,11 @@ pub(super) mod tests {
     fn the_tree_is_found_from_any_folder_on_the_way() {
         let written = Written::new();
         for below in ["", "docker", "docker/registry", "docker/registry/v2"] {
-            assert_eq!(Tree::open(&written.folder.path().join(below)).unwrap().root, written.root().join(""), "{below}");
+            assert_eq!(
+                Tree::open(&written.folder.path().join(below)).unwrap().root,
+                written.root().join(""),
+                "{below}"
+            );
         }
         let error = Tree::open(&written.root().join("blobs")).err().unwrap().to_string();
         assert!(error.contains("docker/registry/v2"), "{error}");
