@@ -14,6 +14,7 @@ mod pulls;
 mod push;
 mod ranges;
 mod redirects;
+mod registry;
 mod setup;
 mod sharing;
 mod stale;

@@ -324,15 +324,6 @@ pub enum LogFormat {
     Text,
 }
 
-impl RegistryDoor {
-    /// Whether a host that a client names is our registry: its name, on a port that leads to it or on a default one.
-    pub fn is_named(&self, host: &RegistryHost) -> bool {
-        let ports = self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port);
-        let is_on = !self.http.addresses.is_empty() || !self.https.addresses.is_empty();
-        is_on && host.name() == self.hostname.name() && ports.chain([80, HTTPS_PORT]).any(|port| port == host.port())
-    }
-}
-
 impl Config {
     /// Whether TLS to `host` is intercepted.
     pub fn intercepts_tls(&self, host: &RegistryHost) -> bool {

@@ -7,8 +7,6 @@ use crate::config::ready::{Config, Scheme, TunnelPolicy};
 /// What becomes of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
-    /// Our own registry.
-    Own,
     /// A listed registry: answered here.
     Intercept,
     /// Anything else that may pass, sealed (or, in plain HTTP, as it is).
@@ -33,9 +31,6 @@ pub enum Refusal {
 /// Decides for a client that speaks `scheme` to `host`.
 pub fn decide(config: &Config, host: &RegistryHost, scheme: Scheme) -> Decision {
     let proxy = &config.proxy;
-    if config.registry.is_named(host) {
-        return Decision::Own;
-    }
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
         return Decision::Refuse(Refusal::NotAllowed);
     }
@@ -88,14 +83,9 @@ mod tests {
 
     #[test]
     fn each_policy_decides_as_it_says() {
-        use Decision::{Intercept, Own, Pass, Refuse};
+        use Decision::{Intercept, Pass, Refuse};
         let any = "[intercept]\nregistries = [\"plain.test:5001\"]\n";
         let cases = [
-            (any, "docker-registry.local:443", Scheme::Https, Own),
-            (any, "Docker-Registry.local:5443", Scheme::Https, Own),
-            (any, "docker-registry.local:5000", Scheme::Http, Own),
-            (any, "docker-registry.local:9999", Scheme::Https, Refuse(Refusal::Port)),
-            ("[proxy]\ntunnel = \"none\"\n", "docker-registry.local:80", Scheme::Http, Own),
             (any, "ghcr.io:443", Scheme::Https, Intercept),
             (any, "GHCR.io:443", Scheme::Https, Intercept),
             (any, "eu-docker.pkg.dev:443", Scheme::Https, Intercept),

@@ -127,11 +127,11 @@ impl Guest {
             return self.finish(self.malformed("a request through this proxy names http://host[:port]/path"), &request);
         };
         let live = self.door.site.live();
+        if self.door.site.registry.is_named(&live.config.registry, &host) {
+            let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
+            return door::answer(&self.door.site, &arrival, handle, request).await;
+        }
         let listed = match decide(&live.config, &host, Scheme::Http) {
-            Decision::Own => {
-                let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
-                return door::answer(&self.door.site, &arrival, handle, request).await;
-            }
             Decision::Intercept => true,
             Decision::Pass => false,
             Decision::Refuse(refusal) => return self.finish(self.forbidden(refusal.message()), &request),
@@ -151,21 +151,11 @@ impl Guest {
             let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
             return self.finish(reply, &request);
         }
+        if self.door.site.registry.is_named(&live.config.registry, &host) {
+            return self.enter_registry(handle, request);
+        }
         match decide(&live.config, &host, Scheme::Https) {
             Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
-            Decision::Own => {
-                let guest = self.clone();
-                handle.open_tunnel();
-                let response = self.established(&request);
-                tokio::spawn(async move {
-                    if let Some((client, first)) = upgraded(request).await {
-                        let own = RegistryDoor { site: guest.door.site.clone(), leaves: guest.door.leaves.clone() };
-                        own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
-                    }
-                    drop(guest);
-                });
-                response
-            }
             Decision::Intercept => {
                 let guest = self.clone();
                 handle.open_tunnel();
@@ -200,6 +190,21 @@ impl Guest {
                 response
             }
         }
+    }
+
+    /// What is behind this CONNECT is our own registry.
+    fn enter_registry(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+        let guest = self.clone();
+        handle.open_tunnel();
+        let response = self.established(&request);
+        tokio::spawn(async move {
+            if let Some((client, first)) = upgraded(request).await {
+                let own = RegistryDoor { site: guest.door.site.clone(), leaves: guest.door.leaves.clone() };
+                own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
+            }
+            drop(guest);
+        });
+        response
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.

@@ -80,7 +80,7 @@ async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<
     let live = site.live();
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
-    let meant = meant(&live.config, path, query, |host| live.config.registry.is_named(host));
+    let meant = meant(&live.config, path, query, |host| site.registry.is_named(&live.config.registry, host));
     if meant == Meant::Stranger {
         site.pull.metrics.rejected_requests.inc(Rejection::Policy);
         let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";

@@ -29,6 +29,7 @@ mod uploads;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use http::StatusCode;
 
 use crate::config::ready::RegistryDoor;
@@ -82,6 +83,19 @@ impl LocalRegistry {
     /// The names and addresses that its certificate is for.
     pub fn names(&self) -> Arc<[Box<str>]> {
         self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or address
+    /// of this machine on a port of the door.
+    pub fn is_named(&self, door: &RegistryDoor, host: &RegistryHost) -> bool {
+        let mut addresses = door.http.addresses.iter().chain(&door.https.addresses).peekable();
+        if addresses.peek().is_none() {
+            return false;
+        }
+        let is_known = || self.names().iter().any(|name| **name == *host.name());
+        let is_configured = host.name() == door.hostname.name();
+        let on_its_port = addresses.any(|address| address.port() == host.port());
+        (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
     }
 
     /// Looks at this machine's name and addresses again. Blocks.
