@@ -1,6 +1,7 @@
 //! The product from outside. Each module is a promise; each test has a world of its own, so one that fails leaves the
 //! others alone.
 
+mod access;
 mod admin;
 mod bad_input;
 mod config;
@@ -10,6 +11,7 @@ mod disk;
 mod faults;
 mod isolation;
 mod logs;
+mod notifications;
 mod pulls;
 mod push;
 mod ranges;

@@ -16,6 +16,7 @@ pub mod images;
 pub mod ledger;
 pub mod namespace;
 pub mod process;
+pub mod pushes;
 pub mod root;
 pub mod serve;
 pub mod settings;
