@@ -13,6 +13,7 @@ use crate::world::World;
 pub struct Podman<'c, 'w> {
     client: &'c Client<'w>,
     root: PathBuf,
+    registries: Option<String>,
 }
 
 /// An htpasswd file with these accounts, made by Apache's own tool.
@@ -38,7 +39,8 @@ impl<'w> Client<'w> {
             std::fs::write(directory.join(name), blob.bytes()).expect("a file");
         }
         let mut command = self.command("skopeo");
-        command.args(["copy", "--insecure-policy", &format!("--dest-tls-verify={}", self.verifies(to))]);
+        command.args(["copy", "--insecure-policy", "--preserve-digests"]);
+        command.arg(format!("--dest-tls-verify={}", self.verifies(to)));
         if let Some((user, password)) = account {
             command.args(["--dest-creds", &format!("{user}:{password}")]);
         }
@@ -57,13 +59,21 @@ impl<'w> Client<'w> {
 impl<'c, 'w> Podman<'c, 'w> {
     /// One that has nothing and is logged in nowhere.
     pub fn new(client: &'c Client<'w>) -> Self {
-        Self { client, root: client.fresh("podman") }
+        Self { client, root: client.fresh("podman"), registries: None }
+    }
+
+    /// The same with this `registries.conf`.
+    pub fn configured(self, registries: &str) -> Self {
+        Self { registries: Some(registries.to_owned()), ..self }
     }
 
     /// `podman` with these arguments.
     pub fn run(&self, arguments: &[&str]) -> Finished {
         let mut command = self.client.command("podman");
         command.env("REGISTRY_AUTH_FILE", self.root.join("auth.json"));
+        if let Some(registries) = &self.registries {
+            command.env("CONTAINERS_REGISTRIES_CONF", registries);
+        }
         command.arg("--root").arg(self.root.join("root")).arg("--runroot").arg(self.root.join("run"));
         command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
         command.args(arguments);

@@ -1,12 +1,10 @@
 //! What the admin API answers, as it stands in JSON. The command line reads the same types.
 
-mod registry;
+mod import;
 
 use serde::{Deserialize, Serialize};
 
-pub use registry::{
-    Brought, Collected, GcLine, ImportLine, Imported, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagList,
-};
+pub use import::{Brought, ImportLine, Imported};
 
 /// `GET /api/cache/stats`. The order is the contract: discobot-proxy's seven fields first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -26,7 +26,8 @@ use url::form_urlencoded;
 use super::address::Address;
 use super::cache::client::{Client, ClientError};
 use super::exit;
-use crate::admin::answers::{Done, GcLine, ImportLine, Removed, RepositoryPage, TagList};
+use crate::admin::answers::{Done, ImportLine};
+use crate::admin::registry::{GcLine, Removed, RepositoryPage, TagPage};
 use crate::secret::Secret;
 
 /// Which server.
@@ -170,7 +171,7 @@ async fn execute(
         RegistryCommand::Gc { dry_run, untagged, grace } => {
             let mut query = vec![("dry_run", dry_run.to_string()), ("untagged", untagged.to_string())];
             query.extend(grace.map(|grace| ("grace", format!("{}s", grace.as_secs()))));
-            collect(&target("gc", &query), *dry_run, client, console).await
+            collect(&target("gc", &query), client, console).await
         }
         RegistryCommand::Import { directory } => {
             // The server's working directory is another than ours.
@@ -195,6 +196,12 @@ impl Console<'_> {
         let out = &mut self.out;
         self.bar.suspend(|| out.write_all(text.as_bytes()))
     }
+
+    fn progress(&self, what: &'static str, done: u64, total: u64) {
+        self.bar.set_message(what);
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
 }
 
 async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
@@ -213,7 +220,7 @@ async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Registry
 }
 
 async fn tags(repository: &RepositoryName, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
-    let list: TagList = client.get(&target("tags", &[("repository", repository.to_string())])).await?;
+    let list: TagPage = client.get(&target("tags", &[("repository", repository.to_string())])).await?;
     if !console.json {
         console.out.write_all(show::tag_header().as_bytes())?;
     }
@@ -244,22 +251,18 @@ async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) 
     first_failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-async fn collect(target: &str, dry_run: bool, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
-    console.bar.set_style(style("collecting {bar:30} {percent:>3} %"));
+async fn collect(target: &str, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    console.bar.set_style(style("collecting: {msg} {bar:30} {pos} of {len}"));
     let mut lines = client.lines(Method::POST, target).await?;
     while let Some(line) = lines.next::<GcLine>().await? {
         if console.json {
             console.print(&line, |_| String::new())?;
         }
         match line {
-            GcLine::Progress { done, total } => {
-                console.bar.set_length(total);
-                console.bar.set_position(done);
-            }
-            GcLine::Finished(collected) if console.json => return done(collected),
-            GcLine::Finished(collected) => {
-                return Ok(console.print(&collected, |collected| show::collected(collected, dry_run))?);
-            }
+            GcLine::Repositories { done, total } => console.progress("repositories", done, total),
+            GcLine::Content { done, total } => console.progress("content", done, total),
+            GcLine::Finished(_) if console.json => return Ok(()),
+            GcLine::Finished(collection) => return Ok(console.print(&collection, show::collected)?),
             GcLine::Failed { error } => return Err(RegistryError::Collection(error)),
         }
     }
@@ -291,10 +294,6 @@ async fn import(target: &str, client: &Client, console: &mut Console<'_>) -> Res
         }
     }
     Err(cut_off())
-}
-
-fn done<T>(_: T) -> Result<(), RegistryError> {
-    Ok(())
 }
 
 fn cut_off() -> RegistryError {

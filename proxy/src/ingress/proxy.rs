@@ -103,7 +103,9 @@ impl Guest {
             return self.absolute(&handle, request).await;
         }
         let page = self.door.ca_page.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let reply = match setup::page(request.method(), request.uri().path(), request.headers(), &page) {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let mirrors = || setup::mirror_pages::page(method, path, headers, &self.door.site.live().config);
+        let reply = match setup::page(method, path, headers, &page).or_else(mirrors) {
             Some(page) => {
                 let (head, body) = page.into_parts();
                 let body = ReplyBody::Full(body);

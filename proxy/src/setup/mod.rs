@@ -4,6 +4,7 @@
 //! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
 
 pub mod mirror;
+pub mod mirror_pages;
 mod script;
 #[cfg(test)]
 mod script_runs;
@@ -79,15 +80,23 @@ fn names(headers: &HeaderMap, etag: &HeaderValue) -> bool {
 }
 
 fn systemd(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    match named_host(headers) {
+        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.fingerprint).into()),
+        None => no_host(),
+    }
+}
+
+/// The host that the client asked, where the Host header names one, once.
+fn named_host(headers: &HeaderMap) -> Option<RegistryHost> {
     let mut named = headers.get_all(HOST).iter();
-    let host = match (named.next().map(HeaderValue::to_str), named.next()) {
+    match (named.next().map(HeaderValue::to_str), named.next()) {
         (Some(Ok(text)), None) => RegistryHost::parse(text, HTTP_PORT).ok(),
         _ => None,
-    };
-    match host {
-        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.fingerprint).into()),
-        None => plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n"),
     }
+}
+
+fn no_host() -> Response<Bytes> {
+    plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n")
 }
 
 /// What a client means that asked a URL without a port.

@@ -1,7 +1,8 @@
 //! The registry as people read it.
 
 use super::Target;
-use crate::admin::answers::{Collected, ImportLine, Imported, Removed, RepositoryEntry, TagEntry};
+use crate::admin::answers::{ImportLine, Imported};
+use crate::admin::registry::{Collection, Removed, RepositoryEntry, TagEntry};
 use crate::observe::human::size;
 
 pub(super) fn repository_header() -> String {
@@ -21,17 +22,18 @@ pub(super) fn tag(entry: &TagEntry) -> String {
 }
 
 pub(super) fn removed(what: &Target, removed: &Removed) -> String {
-    format!("removed {what} ({}, {})\n", count(removed.tags, "tag"), count(removed.manifests, "manifest"))
+    let (tags, manifests) = (removed.tags.len() as u64, removed.manifests.len() as u64);
+    format!("removed {what} ({}, {})\n", count(tags, "tag"), count(manifests, "manifest"))
 }
 
-pub(super) fn collected(collected: &Collected, dry_run: bool) -> String {
-    let freed = if dry_run { "would free" } else { "freed" };
-    let mut text = format!("{freed} {}: {}", size(collected.bytes), count(collected.blobs, "blob"));
+pub(super) fn collected(collection: &Collection) -> String {
+    let freed = if collection.dry_run { "would free" } else { "freed" };
+    let mut text = format!("{freed} {}: {}", size(collection.freed_bytes), count(collection.freed_blobs, "blob"));
     for (number, what) in [
-        (collected.manifests, "manifest without a tag"),
-        (collected.kept_by_cache, "blob that the cache keeps"),
-        (collected.waiting, "blob still in the grace period"),
-        (collected.skipped, "repository that could not be read"),
+        (collection.manifests, "manifest without a tag"),
+        (collection.kept_by_cache, "blob that the cache keeps"),
+        (collection.waiting, "blob still in the grace period"),
+        (collection.skipped, "repository that could not be read"),
     ] {
         if number > 0 {
             text += &format!(", {}", count(number, what));
@@ -93,8 +95,8 @@ mod tests {
 
     #[test]
     fn a_collection_tells_what_it_freed_or_would() {
-        let found = Collected { blobs: 1, bytes: 2048, waiting: 2, ..Collected::default() };
-        assert_eq!(collected(&found, false), "freed 2.0 KiB: 1 blob, 2 blobs still in the grace period\n");
-        assert_eq!(collected(&Collected::default(), true), "would free 0 B: 0 blobs\n");
+        let found = Collection { freed_blobs: 1, freed_bytes: 2048, waiting: 2, ..Collection::default() };
+        assert_eq!(collected(&found), "freed 2.0 KiB: 1 blob, 2 blobs still in the grace period\n");
+        assert_eq!(collected(&Collection { dry_run: true, ..Collection::default() }), "would free 0 B: 0 blobs\n");
     }
 }

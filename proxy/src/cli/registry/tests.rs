@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
+use crate::admin::registry::Collection;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -90,7 +91,7 @@ async fn tags_are_listed() {
 #[tokio::test]
 async fn each_target_is_removed_by_its_own_path() {
     let targets = ["a:v1", &format!("a@{DIGEST}"), "team/app", "gone"].map(|text| text.parse().expect("a target"));
-    let done = r#"200 {"status":"ok","tags":1,"manifests":1}"#;
+    let done = r#"200 {"status":"ok","tags":["v1"],"manifests":["sha256:0"]}"#;
     let answers = [done, done, done, r#"404 {"error":"no such repository"}"#];
     let ran = ran(RegistryCommand::Rm { targets: targets.to_vec() }, false, &answers).await;
     assert_eq!(
@@ -108,18 +109,22 @@ async fn each_target_is_removed_by_its_own_path() {
 
 #[tokio::test]
 async fn a_collection_is_followed_to_its_end() {
-    let finished = r#"{"event":"finished","repositories":1,"manifests":0,"links":1,"blobs":2,"bytes":1024,"kept_by_cache":0,"waiting":0,"skipped":0}"#;
-    let answer = format!("200 {{\"event\":\"progress\",\"done\":1,\"total\":2}}\n{finished}\n");
+    let finished = |dry_run| {
+        let collection = Collection { dry_run, freed_blobs: 2, freed_bytes: 1024, ..Collection::default() };
+        serde_json::to_string(&GcLine::Finished(collection)).expect("JSON")
+    };
+    let step = r#"{"event":"repositories","done":1,"total":2}"#;
+    let answer = |dry_run| format!("200 {step}\n{}\n", finished(dry_run));
     let command = |dry_run| RegistryCommand::Gc { dry_run, untagged: false, grace: Some(Duration::from_secs(3600)) };
-    let real = ran(command(false), false, &[&answer]).await;
+    let real = ran(command(false), false, &[&answer(false)]).await;
     assert_eq!((real.out.as_str(), real.code), ("freed 1.0 KiB: 2 blobs\n", 0));
     assert_eq!(real.asked, ["POST /api/registry/gc?dry_run=false&untagged=false&grace=3600s HTTP/1.1"]);
-    assert_eq!(ran(command(true), false, &[&answer]).await.out, "would free 1.0 KiB: 2 blobs\n");
-    let json = ran(command(false), true, &[&answer]).await.out;
-    assert_eq!(json.lines().last(), Some(finished));
+    assert_eq!(ran(command(true), false, &[&answer(true)]).await.out, "would free 1.0 KiB: 2 blobs\n");
+    let json = ran(command(false), true, &[&answer(false)]).await.out;
+    assert_eq!(json.lines().last(), Some(&*finished(false)));
     let failed = ran(command(false), false, &["200 {\"event\":\"failed\",\"error\":\"the disk\"}\n"]).await;
     assert_eq!((failed.code, failed.message.as_str()), (74, "the collection stopped: the disk"));
-    let cut_off = ran(command(false), false, &["200 {\"event\":\"progress\",\"done\":1,\"total\":2}\n"]).await;
+    let cut_off = ran(command(false), false, &[&format!("200 {step}\n")]).await;
     assert_eq!(cut_off.code, 69);
 }
 

@@ -94,7 +94,7 @@ impl Deed {
 /// The body of a POST. `id` names the event, in each try the same.
 pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
     let request = event.request.as_ref().map(|request| Request {
-        addr: Some(request.client.to_string()),
+        addr: Some(request.client.to_canonical().to_string()),
         host: Some(&request.host),
         method: Some(request.method.as_str()),
         useragent: Some(&request.user_agent),
@@ -156,7 +156,7 @@ pub(super) mod tests {
             from: None,
             actor: Principal::User("alice".into()),
             request: Some(EventRequest {
-                client: "192.0.2.7".parse().unwrap(),
+                client: "::ffff:192.0.2.7".parse().unwrap(),
                 host: "docker-registry.local".into(),
                 method: Method::PUT,
                 user_agent: "docker/28.5".into(),
