@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
 use crate::admin::{ListRequest, OnVerified, Outcome, PowerError, Powers};
 use crate::app::live::Reloader;
+use crate::app::registry_powers::registry_powers;
 use crate::pull::Pull;
 use crate::store::{self, Removal, Store, StoreError, Verified};
 
@@ -57,6 +58,7 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
             tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
             Ok(())
         }),
+        registry: registry_powers(&reloader.site),
         reload: Box::new(move || reload.reload().map_err(PowerError::Refused)),
         effective_config: Box::new(move || shown.effective()),
     }

@@ -23,6 +23,7 @@ use crate::admin::{AdminState, server};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
+use crate::app::registry_powers::collect_quietly;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded, ready};
 use crate::http::dispatch::Site;
@@ -287,6 +288,7 @@ impl Server {
         }
         tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
         let housekeeping = tokio::spawn(housekeeping(self.reloader.clone()));
+        let collecting = tokio::spawn(collecting(site));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
         loop {
@@ -314,6 +316,7 @@ impl Server {
             tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
         }
         housekeeping.abort();
+        collecting.abort();
         // The admin door was open to the last, for whoever watches the drain.
         if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
             tracing::debug!("an admin request was still running");
@@ -361,6 +364,20 @@ async fn housekeeping(reloader: Arc<Reloader>) {
         }
         if expired > 0 {
             tracing::info!("dropped {expired} uploads that nobody went on with");
+        }
+    }
+}
+
+/// Collects in the registry, as often as the configuration says.
+async fn collecting(site: Arc<Site>) {
+    loop {
+        let interval = site.live().config.registry.gc_interval;
+        // What is switched off may be switched on by a reload.
+        tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
+        if !interval.is_zero() {
+            let site = site.clone();
+            // Its outcome is in the log.
+            let _ = spawn_blocking(move || collect_quietly(&site)).await;
         }
     }
 }
