@@ -59,7 +59,9 @@ impl<'w> Client<'w> {
 impl<'c, 'w> Podman<'c, 'w> {
     /// One that has nothing and is logged in nowhere.
     pub fn new(client: &'c Client<'w>) -> Self {
-        Self { client, root: client.fresh("podman"), registries: None }
+        let root = client.fresh("podman");
+        std::fs::write(root.join("auth.json"), "{}").expect("podman's logins");
+        Self { client, root, registries: None }
     }
 
     /// The same with this `registries.conf`.
