@@ -312,9 +312,7 @@ impl Server {
         if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
         }
-        if tokio::time::timeout(LANDING, self.reloader.site.registry.events.close()).await.is_err() {
-            tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
-        }
+        self.reloader.site.registry.close(LANDING).await;
         housekeeping.abort();
         collecting.abort();
         // The admin door was open to the last, for whoever watches the drain.

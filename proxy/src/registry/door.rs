@@ -160,6 +160,7 @@ async fn answer_ours(
         live: live.clone(),
         visitor,
         client: arrival.client,
+        scheme: arrival.scheme,
         method: head.method.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),

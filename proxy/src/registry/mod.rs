@@ -80,6 +80,13 @@ impl LocalRegistry {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 
+    /// Tells the last events, as long as the deadline lets it.
+    pub async fn close(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.events.close()).await.is_err() {
+            tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
+        }
+    }
+
     /// The names and addresses that its certificate is for.
     pub fn names(&self) -> Arc<[Box<str>]> {
         self.names.read().unwrap_or_else(PoisonError::into_inner).clone()

@@ -29,6 +29,9 @@ use crate::store::{Fill, StoreError};
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// Of a blob in events, whatever manifests call it.
+const BLOB_TYPE: &str = "application/octet-stream";
+
 /// Where a session stood before a request, to be set back to where the request comes to nothing.
 struct Mark {
     length: u64,
@@ -146,7 +149,9 @@ impl Request {
         match mounted.await? {
             Ok(Some(Err(refusal))) => Some(refusal.plain()),
             Ok(Some(Ok(from))) => {
-                self.tell(Deed::Mount, repository, |event| Event { digest: Some(digest), from: Some(from), ..event });
+                let media_type = Some(BLOB_TYPE.to_owned());
+                let about = |event| Event { digest: Some(digest), from: Some(from), media_type, ..event };
+                self.tell(Deed::Mount, repository, about);
                 Some(created(&blob_location(repository, &digest), &digest))
             }
             Ok(None) => None,
@@ -271,7 +276,8 @@ impl Request {
         match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
             Ok(Some(refusal)) => refusal.plain(),
             Ok(None) => {
-                let about = |event| Event { digest: Some(digest), size_bytes: Some(length), ..event };
+                let media_type = Some(BLOB_TYPE.to_owned());
+                let about = |event| Event { digest: Some(digest), size_bytes: Some(length), media_type, ..event };
                 self.tell(Deed::Push, &repository, about);
                 created(&blob_location(&repository, &digest), &digest)
             }

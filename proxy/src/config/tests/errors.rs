@@ -15,10 +15,10 @@ const IN_FILE: &[(&str, &str)] = &[
     ("\n[chache]\n", "entrepot.toml:2: unknown key \"chache\" at the top level; did you mean \"cache\"?"),
     ("[ca]\ncolour = 1\n", "entrepot.toml:2: unknown key \"colour\" in [ca]; known there: cert, key, passphrase_file, leaf_lifetime"),
     ("[transparent]\n", "entrepot.toml:1: unknown key \"transparent\" at the top level; known there: data_dir, proxy, \
-        registry, admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
+        admin, ca, cache, registry, intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[registry]\nhostname = \"a/b\"\n", "entrepot.toml:2: registry.hostname: \"a/b\" is not a host name; without a port"),
-    ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, registry, admin, \
-        ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
+    ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, admin, \
+        ca, cache, registry, intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",

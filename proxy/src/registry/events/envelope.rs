@@ -3,11 +3,13 @@
 use std::time::SystemTime;
 
 use aws_lc_rs::rand;
+use entrepot_core::media::ManifestType;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Deed, Event};
+use crate::config::ready::Scheme;
 
 /// The media type of an envelope.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v1+json";
@@ -52,6 +54,8 @@ struct Target<'a> {
     repository: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     from_repository: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'a str>,
 }
@@ -110,6 +114,7 @@ pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
             length: event.size_bytes,
             repository: event.repository.as_str(),
             from_repository: event.from.as_ref().map(|name| name.as_str()),
+            url: url(event),
             tag: event.tag.as_ref().map(|tag| tag.as_str()),
         },
         request: request.unwrap_or_default(),
@@ -118,6 +123,21 @@ pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
     };
     // Texts and numbers serialise without fail.
     serde_json::to_vec(&Envelope { events: [told] }).unwrap_or_default()
+}
+
+/// Where the content is had, by the way that it came; nowhere, where it was deleted.
+fn url(event: &Event) -> Option<String> {
+    if event.deed == Deed::Delete {
+        return None;
+    }
+    let (request, digest) = (event.request.as_ref()?, event.digest?);
+    let scheme = match request.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    let is_manifest = event.media_type.as_deref().is_some_and(|name| ManifestType::of(name).is_some());
+    let kind = if is_manifest { "manifests" } else { "blobs" };
+    Some(format!("{scheme}://{}/v2/{}/{kind}/{digest}", request.host, event.repository))
 }
 
 /// A random UUID (RFC 9562, version 4).
@@ -157,6 +177,7 @@ pub(super) mod tests {
             actor: Principal::User("alice".into()),
             request: Some(EventRequest {
                 client: "::ffff:192.0.2.7".parse().unwrap(),
+                scheme: Scheme::Https,
                 host: "docker-registry.local".into(),
                 method: Method::PUT,
                 user_agent: "docker/28.5".into(),
@@ -176,7 +197,10 @@ pub(super) mod tests {
             r#"{"events":[{"id":"1-2","timestamp":"2023-11-14T22:13:20.125Z","action":"push","target":{"#,
             r#""mediaType":"application/vnd.oci.image.manifest.v1+json","digest":""#,
             digest,
-            r#"","size":708,"length":708,"repository":"team/app","tag":"v1"},"#,
+            r#"","size":708,"length":708,"repository":"team/app","#,
+            r#""url":"https://docker-registry.local/v2/team/app/manifests/"#,
+            digest,
+            r#"","tag":"v1"},"#,
             r#""request":{"addr":"192.0.2.7","host":"docker-registry.local","method":"PUT","useragent":"docker/28.5"},"#,
             r#""actor":{"name":"alice"},"source":{"addr":"docker-registry.local:5000","instanceID":"0123"}}]}"#,
         ];

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::access::Principal;
+use crate::config::ready::Scheme;
 use crate::config::ready::rights::Notification;
 use crate::upstream::exchange::Upstream;
 use delivery::{Delivery, Pace};
@@ -71,6 +72,8 @@ pub struct Event {
 pub struct EventRequest {
     /// From where.
     pub client: IpAddr,
+    /// What the client speaks.
+    pub scheme: Scheme,
     /// The door's name as the client wrote it.
     pub host: String,
     /// The method.
