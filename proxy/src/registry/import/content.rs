@@ -6,7 +6,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::name::RepositoryName;
 
@@ -90,7 +89,7 @@ fn bring(store: &Arc<Store>, digest: &Digest, source: &Path) -> Result<Brought, 
         }
         piece.truncate(length);
         hasher.update(&piece);
-        fill.write_at(offset, &Bytes::from(piece))?;
+        fill.write_at(offset, &piece)?;
         offset += length as u64;
     }
     let actual = hasher.finish();

@@ -72,6 +72,12 @@ struct Found {
     info: ManifestInfo,
 }
 
+impl Found {
+    fn is_index(&self) -> bool {
+        ManifestType::of(&self.manifest.media_type).is_some_and(ManifestType::is_index)
+    }
+}
+
 impl Import<'_> {
     fn say(&mut self, line: ImportLine) -> Result<(), ImportError> {
         match (self.tell)(line) {
@@ -102,16 +108,19 @@ impl Import<'_> {
         for digest in self.tree.layers(repository)? {
             self.blob(repository, &digest)?;
         }
-        let mut waiting = Vec::new();
-        for digest in self.tree.manifests(repository)? {
-            waiting.extend(self.read_manifest(repository, &digest)?);
-        }
         let mut tags: HashMap<Digest, Vec<Tag>> = HashMap::new();
         for (tag, digest) in self.tree.tags(repository)? {
             tags.entry(digest).or_default().push(tag);
         }
-        let before = self.done;
-        // What is referred to comes first.
+        let (before, mut waiting) = (self.done, Vec::new());
+        for digest in self.tree.manifests(repository)? {
+            match self.read_manifest(repository, &digest)? {
+                Some(found) if found.is_index() => waiting.push(found),
+                Some(found) => self.manifest(repository, &found, tags.remove(&digest).unwrap_or_default())?,
+                None => {}
+            }
+        }
+        // Of indexes, what is referred to comes first.
         while !waiting.is_empty() {
             let others: HashSet<Digest> = waiting.iter().map(|found| found.manifest.digest).collect();
             let refers = |found: &Found| found.info.children.iter().any(|child| others.contains(&child.digest));
@@ -164,7 +173,7 @@ impl Import<'_> {
     /// tree, since the others are of use.
     fn manifest(&mut self, repository: &RepositoryName, found: &Found, tags: Vec<Tag>) -> Result<(), ImportError> {
         let digest = found.manifest.digest;
-        let is_index = ManifestType::of(&found.manifest.media_type).is_some_and(ManifestType::is_index);
+        let is_index = found.is_index();
         for child in found.info.children.iter().filter(|child| !child.is_foreign) {
             let here = self.store.has_pushed(repository, &child.digest);
             if here || (!is_index && self.blob(repository, &child.digest)?) {

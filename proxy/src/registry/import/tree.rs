@@ -72,9 +72,10 @@ impl Tree {
         if depth > DEPTH_MAX {
             return Ok(());
         }
+        let mut is_repository = false;
         for (component, path) in folders(folder)? {
             match component.as_str() {
-                "_manifests" | "_layers" => found.extend(name.parse().ok().filter(|name| !found.contains(name))),
+                "_manifests" | "_layers" => is_repository = true,
                 _ if component.starts_with('_') => {}
                 _ => {
                     let name = if name.is_empty() { component } else { format!("{name}/{component}") };
@@ -82,6 +83,7 @@ impl Tree {
                 }
             }
         }
+        found.extend(name.parse().ok().filter(|_| is_repository));
         Ok(())
     }
 
