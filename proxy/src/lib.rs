@@ -12,6 +12,7 @@ pub mod ingress;
 pub mod observe;
 pub mod pull;
 pub mod redirect;
+pub mod registry;
 pub mod secret;
 pub mod serving;
 pub mod setup;

@@ -93,6 +93,11 @@ impl<'w> Entrepot<'w> {
         Client::behind(self.world, &format!("http://{PROXY_ADDRESS}:3128"), self.ca.clone())
     }
 
+    /// Real clients on the same network that know no proxy, trusting its certificates only.
+    pub fn neighbour(&self) -> Client<'w> {
+        Client::beside(self.world, self.ca.clone())
+    }
+
     /// A bare client of the proxy's door.
     pub fn door(&self) -> Door {
         Door::new(&self.world.client, proxy_address(), &self.ca)

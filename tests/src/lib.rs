@@ -20,6 +20,7 @@ pub mod names;
 pub mod namespace;
 pub mod probe;
 pub mod process;
+pub mod pushes;
 pub mod root;
 pub mod serve;
 pub mod settings;

@@ -17,6 +17,9 @@ use crate::namespace::{Bind, Namespace};
 /// Where the proxy's clients find it.
 pub const PROXY_ADDRESS: &str = "10.90.1.1";
 
+/// What clients on the network call the product's own registry.
+pub const REGISTRY: &str = "docker-registry.local";
+
 /// The names of this internet, each with an address of its own.
 pub const HOSTS: &[(&str, &str)] = &[
     ("registry-1.docker.io", "10.90.2.11"),
@@ -58,7 +61,8 @@ impl World {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and need root: run tests/run");
         let directory = tempfile::Builder::new().prefix("ent-").tempdir_in("/tmp").expect("a directory");
         let names = HOSTS.iter().chain(TRAPS).map(|(name, address)| format!("{address} {name}\n"));
-        let names = names.fold("127.0.0.1 localhost\n".to_owned(), |all, line| all + &line);
+        let own = format!("127.0.0.1 localhost\n{PROXY_ADDRESS} {REGISTRY}\n");
+        let names = names.fold(own, |all, line| all + &line);
         std::fs::write(directory.path().join("hosts"), names).expect("hosts");
         std::fs::write(directory.path().join("resolv.conf"), "nameserver 127.0.0.1\n").expect("resolv.conf");
         let make = |name| Namespace::new(name, binds(directory.path(), name));

@@ -6,11 +6,18 @@ use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::config::ready::Config;
+use crate::registry::access::Access;
 use crate::setup::{link, terminal_code};
 use crate::tls::authority::Authority;
 
 /// The text for stderr. `addresses` are those by which others may know this machine.
-pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAddr], addresses: &[IpAddr]) -> String {
+pub(super) fn greeting(
+    config: &Config,
+    authority: &Authority,
+    (proxy, registry): (&[SocketAddr], &[SocketAddr]),
+    access: &Access,
+    addresses: &[IpAddr],
+) -> String {
     let port = proxy.first().map_or(3128, SocketAddr::port);
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let first = bound.or_else(|| addresses.first().copied()).unwrap_or(Ipv4Addr::LOCALHOST.into());
@@ -23,6 +30,11 @@ pub(super) fn greeting(config: &Config, authority: &Authority, proxy: &[SocketAd
     };
     let listening: Vec<_> = proxy.iter().map(ToString::to_string).collect();
     line("proxy", listening.join(", "));
+    if !registry.is_empty() {
+        let listening: Vec<_> = registry.iter().map(ToString::to_string).collect();
+        let name = config.registry.hostname.name();
+        line("registry", format!("{} ({name}); {}", listening.join(", "), access.told()));
+    }
     if let Some(admin) = config.admin.listen {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", config.admin.socket.display()));
     }

@@ -25,20 +25,25 @@ use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
+use crate::app::registry_powers::collect_quietly;
 use crate::cli::exit;
-use crate::config::{Flags, Loaded};
+use crate::config::{Flags, Loaded, ready};
 use crate::discovery::announce::Announcer;
 use crate::discovery::identity::Identity;
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
 use crate::ingress::listener::{self, Bounds, Place};
 use crate::ingress::proxy::ProxyDoor;
+use crate::ingress::registry::RegistryDoor;
 use crate::ingress::transparent::TransparentDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::events::{self, EventsError};
 use crate::observe::labels::{Door, Label};
 use crate::observe::metrics::{Metrics, Scraped};
-use crate::pull::Pull;
+use crate::pull::{Live, Pull};
+use crate::registry::LocalRegistry;
+use crate::registry::access::Access;
+use crate::registry::events::{Events, Source};
 use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
@@ -88,6 +93,14 @@ pub enum StartError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The key of the registry's tokens.
+    #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
+    TokenKey {
+        /// The data directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Threads, signals, randomness.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -128,6 +141,7 @@ struct Server {
     pull: Arc<Pull>,
     proxy_listeners: Vec<TcpListener>,
     transparent_listeners: Vec<TcpListener>,
+    registry_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
     announcer: Option<Announcer>,
@@ -189,7 +203,9 @@ fn build(
     let admin_socket = AdminSocket::bind(&config.admin.socket)?;
     let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let transparent = transparent_listeners.iter().filter_map(|listener| listener.local_addr().ok());
-    let own = listening.iter().copied().chain(transparent).chain(config.admin.listen);
+    let registry_listeners = bind_registry(&config.registry)?;
+    let registry: Vec<_> = registry_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let own = listening.iter().chain(&registry).copied().chain(transparent).chain(config.admin.listen);
     let ourselves = Ourselves {
         sockets: OwnSockets::new(own),
         instance: instance.clone().into(),
@@ -207,10 +223,14 @@ fn build(
     let mdns = config.mdns.clone();
     let identity = Arc::new(Identity::default());
     identity.refresh(&mdns.interfaces);
-    let greeting = greeting(&config, &authority, &listening, &identity.addresses());
-    let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
     let facts = facts(&listening, &authority);
     let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
+    let access = Access::open(config.registry.rights.clone(), &config.data_dir)
+        .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
+    let greeting = greeting(&config, &authority, (&listening, &registry), &access, &identity.addresses());
+    let live = live(config, &ourselves, memory.clone());
+    let registry = local_registry(&live, &pull, access, &registry, instance);
+    let site = Site::new(pull.clone(), registry, access_log, live);
     let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
@@ -224,6 +244,7 @@ fn build(
         pull,
         proxy_listeners,
         transparent_listeners,
+        registry_listeners,
         admin_listener,
         admin_socket,
         announcer,
@@ -231,6 +252,22 @@ fn build(
         stopping,
         workers,
     })
+}
+
+/// Our registry, with those who hear of it.
+fn local_registry(
+    live: &Arc<Live>,
+    pull: &Arc<Pull>,
+    access: Access,
+    listening: &[SocketAddr],
+    instance: String,
+) -> Arc<LocalRegistry> {
+    let door = &live.config.registry;
+    let port = listening.first().map_or(0, SocketAddr::port);
+    let source = Source { address: format!("{}:{port}", door.hostname.name()), instance };
+    let events = Events::new(source, live.upstream.clone());
+    events.set_receivers(&door.notifications);
+    LocalRegistry::open(pull.store.clone(), door, access, events)
 }
 
 impl Server {
@@ -255,7 +292,13 @@ impl Server {
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Transparent, &common, &watch, serve);
         }
-        drop((transparent, common));
+        let own = Arc::new(RegistryDoor { site: site.clone(), leaves: self.door.leaves.clone() });
+        for listener in self.registry_listeners {
+            let door = own.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Registry, &common, &watch, serve);
+        }
+        drop((transparent, own, common));
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -265,6 +308,7 @@ impl Server {
         }
         tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
         let housekeeping = tokio::spawn(housekeeping(self.reloader.clone(), self.identity));
+        let collecting = tokio::spawn(collecting(site));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
         loop {
@@ -292,7 +336,9 @@ impl Server {
         if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
         }
+        self.reloader.site.registry.close(LANDING).await;
         housekeeping.abort();
+        collecting.abort();
         // The admin door was open to the last, for whoever watches the drain.
         if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
             tracing::debug!("an admin request was still running");
@@ -348,12 +394,55 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
             identity.refresh(&reloader.site.live().config.mdns.interfaces);
-            reloader.store.expire_unused(SystemTime::now())
+            let (registry, live) = (&reloader.site.registry, reloader.site.live());
+            registry.refresh_names(&live.config.registry);
+            let expired = registry.expire_uploads(live.config.registry.upload_expiry);
+            (reloader.store.expire_unused(SystemTime::now()), expired)
         });
-        if let Ok(dropped @ 1..) = done.await {
+        let (dropped, expired) = done.await.unwrap_or_default();
+        if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");
         }
+        if expired > 0 {
+            tracing::info!("dropped {expired} uploads that nobody went on with");
+        }
     }
+}
+
+/// Collects in the registry, as often as the configuration says.
+async fn collecting(site: Arc<Site>) {
+    loop {
+        let interval = site.live().config.registry.gc_interval;
+        // What is switched off may be switched on by a reload.
+        tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
+        if !interval.is_zero() {
+            let site = site.clone();
+            // Its outcome is in the log.
+            let _ = spawn_blocking(move || collect_quietly(&site)).await;
+        }
+    }
+}
+
+/// The registry's ports. One that nobody asked for and that is taken does not stop a proxy from starting, which may have
+/// been installed beside a registry.
+fn bind_registry(door: &ready::RegistryDoor) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for listen in [&door.http, &door.https] {
+        for address in &listen.addresses {
+            match bind(*address) {
+                Ok(listener) => listeners.push(listener),
+                Err(StartError::Bind { source, .. })
+                    if listen.is_default && source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    tracing::warn!(
+                        "{address} is in use, so the registry does not listen there; set registry.http and registry.https"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(listeners)
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -21,6 +21,8 @@ mod raw;
 pub mod ready;
 mod redirect;
 mod registries;
+mod registry_access;
+mod registry_door;
 mod resolver;
 mod schema;
 mod upstream;
@@ -132,6 +134,7 @@ fn resolve(
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
     let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
+    let registry = registry_door::registry(&mut resolver, raw.registry)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
@@ -151,6 +154,7 @@ fn resolve(
         data_dir,
         proxy,
         transparent,
+        registry,
         admin,
         ca,
         cache,

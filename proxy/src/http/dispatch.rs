@@ -19,6 +19,7 @@ use crate::http::reply::Reply;
 use crate::observe::access_log::AccessLog;
 use crate::observe::labels::Rejection;
 use crate::pull::{Call, Live, Pull, identity};
+use crate::registry::LocalRegistry;
 use crate::upstream::own::has_passed;
 use crate::upstream::registry::{Registry, implied_port};
 
@@ -26,6 +27,8 @@ use crate::upstream::registry::{Registry, implied_port};
 pub struct Site {
     /// Pulling, with all its memories.
     pub pull: Arc<Pull>,
+    /// Our own registry.
+    pub registry: Arc<LocalRegistry>,
     /// Where requests are logged.
     pub access_log: AccessLog,
     live: RwLock<Arc<Live>>,
@@ -52,8 +55,8 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 
 impl Site {
     /// With the configuration that holds now.
-    pub fn new(pull: Arc<Pull>, access_log: AccessLog, live: Arc<Live>) -> Arc<Self> {
-        Arc::new(Self { pull, access_log, live: RwLock::new(live) })
+    pub fn new(pull: Arc<Pull>, registry: Arc<LocalRegistry>, access_log: AccessLog, live: Arc<Live>) -> Arc<Self> {
+        Arc::new(Self { pull, registry, access_log, live: RwLock::new(live) })
     }
 
     /// The configuration that holds now. A request keeps the one that it began with.

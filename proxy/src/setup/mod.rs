@@ -4,6 +4,8 @@
 //! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
 
 mod landing;
+pub mod mirror;
+pub mod mirror_pages;
 mod script;
 #[cfg(test)]
 mod script_runs;

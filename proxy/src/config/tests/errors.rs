@@ -17,8 +17,7 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[transparent]\nproxy_protocol_from = [\"ten\"]\n", "entrepot.toml:2: transparent.proxy_protocol_from: \"ten\" is not an \
      address or a network; write for example 10.0.0.0/8 or ::1"),
     ("[redirect]\ninterfaces = [\"a/b\"]\n", "entrepot.toml:2: redirect.interfaces: \"a/b\" is no name of an interface"),
-    ("[registry]\nhttp = []\n", "entrepot.toml:1: unknown key \"registry\" at the top level; known there: data_dir, proxy, transparent, \
-        admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, redirect, mdns, logging"),
+    ("[registry]\nhostname = \"a/b\"\n", "entrepot.toml:2: registry.hostname: \"a/b\" is not a host name; without a port"),
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
