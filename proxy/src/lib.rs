@@ -11,6 +11,7 @@ pub mod http;
 pub mod ingress;
 pub mod observe;
 pub mod pull;
+pub mod redirect;
 pub mod secret;
 pub mod serving;
 pub mod setup;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
-use entrepot::cli::{self, ca, cache, check, client, discover, exit};
+use entrepot::cli::{self, ca, cache, check, client, discover, exit, redirect};
 use entrepot::config::{Flags, HostFacts, Loaded, load};
 
 /// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to
@@ -36,6 +36,13 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Redirect connections to registries by eBPF, so that no client needs a proxy setting
+    Redirect {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(subcommand)]
+        command: redirect::RedirectCommand,
     },
     /// Show, export, import or rotate the certificate authority
     Ca {
@@ -84,6 +91,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_code()),
         }),
+        Command::Redirect { flags, command } => with_configuration(&flags, |loaded| redirect::run(command, loaded)),
         Command::Ca { flags, command } => {
             with_configuration(&flags, |loaded| match ca::run(&command, &loaded.config.ca, &mut io::stdout().lock()) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -103,6 +103,14 @@ impl<'w> Entrepot<'w> {
         self.ca.clone()
     }
 
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (status, text) = self.admin(Method::GET, "/metrics");
+        assert_eq!(status, 200, "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
+    }
+
     /// SHA-256 of the CA's certificate, lower-case hex.
     pub fn fingerprint(&self) -> String {
         let pem = std::fs::read(&self.ca).expect("the CA");

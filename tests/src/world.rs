@@ -69,6 +69,17 @@ impl World {
         Self { client, proxy, internet, authority, directory }
     }
 
+    /// Makes the proxy's host the router of the client's network: from now on the client reaches the internet.
+    pub fn route_clients(&self) {
+        self.proxy.run(|| {
+            for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("forwarding");
+            }
+        });
+        self.client.ip("route add default via 10.90.1.1\nroute add default via fd90:1::1\n");
+        self.internet.ip("route add 10.90.1.0/24 via 10.90.2.1\nroute add fd90:1::/64 via fd90:2::1\n");
+    }
+
     /// A path in the world's directory; its parent exists.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::rand;
 use http::HeaderValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,14 +31,16 @@ use crate::discovery::announce::Announcer;
 use crate::discovery::identity::Identity;
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
-use crate::ingress::listener::{self, Bounds};
+use crate::ingress::listener::{self, Bounds, Place};
 use crate::ingress::proxy::ProxyDoor;
+use crate::ingress::transparent::TransparentDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::events::{self, EventsError};
-use crate::observe::labels::Label;
+use crate::observe::labels::{Door, Label};
 use crate::observe::metrics::{Metrics, Scraped};
 use crate::pull::Pull;
 use crate::serving::ladder::{ColdReads, Ladder};
+use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
 use crate::store::{DiskSettings, Limits, Store, StoreError};
@@ -124,6 +127,7 @@ struct Server {
     door: Arc<ProxyDoor>,
     pull: Arc<Pull>,
     proxy_listeners: Vec<TcpListener>,
+    transparent_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
     announcer: Option<Announcer>,
@@ -143,13 +147,13 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     raise_file_limit();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
-    let ladder = Ladder::climb(loaded.config.data_plane.workers, loaded.config.data_plane.io_uring);
+    let ladder = Ladder::climb(&loaded.config.data_plane);
     let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
     tracing::info!("data plane: {ladder}");
     let (trigger, watch) = drain::channel();
     let workers = Arc::new(workers);
     let server = build(&runtime, loaded, flags, events, workers.clone())?;
-    server.pull.metrics.show_cold_reads(ladder.cold_reads.word());
+    server.pull.metrics.show_ladder(&ladder);
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
     let worker_runtimes = workers.stop(LAST_LINES);
@@ -179,10 +183,13 @@ fn build(
     let instance = instance()?;
     let _inside = runtime.enter();
     let proxy_listeners = config.proxy.listen.iter().copied().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let transparent_listeners =
+        config.transparent.listen.iter().copied().map(bind_transparent).collect::<Result<Vec<_>, _>>()?;
     let admin_listener = config.admin.listen.map(bind).transpose()?;
     let admin_socket = AdminSocket::bind(&config.admin.socket)?;
     let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let own = listening.iter().copied().chain(config.admin.listen);
+    let transparent = transparent_listeners.iter().filter_map(|listener| listener.local_addr().ok());
+    let own = listening.iter().copied().chain(transparent).chain(config.admin.listen);
     let ourselves = Ourselves {
         sockets: OwnSockets::new(own),
         instance: instance.clone().into(),
@@ -216,6 +223,7 @@ fn build(
         door,
         pull,
         proxy_listeners,
+        transparent_listeners,
         admin_listener,
         admin_socket,
         announcer,
@@ -234,15 +242,20 @@ impl Server {
         let config = site.live();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
+        let ports = self.transparent_listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port()));
+        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports.collect()));
+        let common = (bounds, self.pull.metrics.clone(), self.workers.clone());
         for listener in self.proxy_listeners {
-            let (door, drain) = (self.door.clone(), watch.clone());
-            let workers = self.workers.clone();
-            let serve = move |stream, peer, place| {
-                let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-            };
-            tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
+            let door = self.door.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Proxy, &common, &watch, serve);
         }
+        for listener in self.transparent_listeners {
+            let door = transparent.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Transparent, &common, &watch, serve);
+        }
+        drop((transparent, common));
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -305,6 +318,24 @@ impl Server {
     }
 }
 
+/// Accepts on `listener` until the drain begins; each connection goes to the serving thread with the least to do.
+fn open_door<Serving>(
+    listener: TcpListener,
+    door: Door,
+    (bounds, metrics, workers): &(Arc<Bounds>, Arc<Metrics>, Arc<Workers>),
+    watch: &Watch,
+    serve: impl Fn(std::net::TcpStream, SocketAddr, (Place, Connected), Watch) -> Serving + Clone + Send + Sync + 'static,
+) where
+    Serving: Future<Output = ()> + 'static,
+{
+    let (drain, workers) = (watch.clone(), workers.clone());
+    let hand = move |stream, peer, place| {
+        let (serve, drain) = (serve.clone(), drain.clone());
+        workers.hand(move |connected| serve(stream, peer, (place, connected), drain));
+    };
+    tokio::spawn(listener::accept(listener, bounds.clone(), (metrics.clone(), door), watch.clone(), hand));
+}
+
 async fn ended(mut watch: Watch) {
     watch.draining().await;
 }
@@ -334,6 +365,15 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         };
         StartError::Bind { address, source, hint }
     })
+}
+
+/// The transparent door takes connections to addresses that are not its own, where it may: a gateway leads them here.
+fn bind_transparent(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = bind(address)?;
+    if let Err(error) = SockRef::from(&listener).set_ip_transparent_v4(true) {
+        tracing::debug!(%address, "not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");
+    }
+    Ok(listener)
 }
 
 /// A name for this process that no other has: by it a request that comes back is known.

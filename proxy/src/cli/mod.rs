@@ -6,6 +6,7 @@ pub mod check;
 pub mod client;
 pub mod discover;
 pub mod exit;
+pub mod redirect;
 
 /// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,
 /// so that its parser refuses it by name.

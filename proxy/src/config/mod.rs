@@ -19,6 +19,7 @@ mod origin;
 mod places;
 mod raw;
 pub mod ready;
+mod redirect;
 mod registries;
 mod resolver;
 mod schema;
@@ -130,12 +131,14 @@ fn resolve(
     let mut resolver = Resolver::new(source, additions.notices);
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
+    let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
     let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
     let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
     let client = upstream::client(&mut resolver, raw.client)?;
     let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
+    let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
     let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
@@ -147,6 +150,7 @@ fn resolve(
     let config = Config {
         data_dir,
         proxy,
+        transparent,
         admin,
         ca,
         cache,
@@ -157,6 +161,7 @@ fn resolve(
         upstream,
         client,
         data_plane,
+        redirect,
         mdns,
         logging,
     };

@@ -22,6 +22,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The explicit proxy on 3128.
     pub proxy: ProxyDoor,
+    /// The door for redirected connections on 3129.
+    pub transparent: TransparentDoor,
     /// The administrator's door.
     pub admin: AdminDoor,
     /// Where the certificate authority is kept.
@@ -42,6 +44,8 @@ pub struct Config {
     pub client: ClientDeadlines,
     /// How bytes are moved.
     pub data_plane: DataPlane,
+    /// The agent that redirects connections.
+    pub redirect: Redirect,
     /// Being found on the local network.
     pub mdns: Mdns,
     /// Events and the access log.
@@ -77,6 +81,14 @@ pub enum TunnelPolicy {
     Registries,
     /// Refused.
     None,
+}
+
+/// `[transparent]`
+pub struct TransparentDoor {
+    /// Addresses to listen on; none: there is no such door.
+    pub listen: Vec<SocketAddr>,
+    /// Networks whose PROXY protocol headers are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// `[admin]`
@@ -267,6 +279,32 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+    /// Whether the kernel seals TLS records where it can.
+    pub ktls: bool,
+}
+
+/// `[redirect]`
+pub struct Redirect {
+    /// The appliance whose door connections are led to; none: the door of this machine.
+    pub appliance: Option<RegistryHost>,
+    /// Ports that are redirected, besides those that the listed registries name.
+    pub ports: Vec<u16>,
+    /// Networks that are registries', besides the addresses that are learned.
+    pub prefixes: Vec<IpNet>,
+    /// Control groups whose processes are redirected; none: all.
+    pub cgroups: Vec<PathBuf>,
+    /// Control groups whose processes are left alone.
+    pub exempt_cgroups: Vec<PathBuf>,
+    /// The gateway's interfaces towards its clients.
+    pub interfaces: Vec<String>,
+    /// How often the listed names are resolved by the agent itself.
+    pub seed_interval: Duration,
+    /// Whether connections are redirected even where the door does not answer.
+    pub enforce: bool,
+    /// The agent's unix socket, for its status.
+    pub socket: PathBuf,
+    /// A TCP address for its metrics.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[mdns]`

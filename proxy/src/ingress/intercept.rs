@@ -12,7 +12,7 @@ use crate::ingress::drain::Watch;
 use crate::ingress::proxy::{Client, ProxyDoor};
 use crate::ingress::rewind::Rewind;
 use crate::observe::labels::{ConnectionRefusal, Handshake};
-use crate::serving::sealed::Sealed;
+use crate::serving::secure::Secure;
 use crate::tls::handshake::{HandshakeError, accept};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
@@ -46,9 +46,12 @@ pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, firs
         }
     };
     match accept(Rewind { prefix: first, io: client }, config, timeout).await {
-        Ok(stream) => {
+        Ok(secured) => {
             metrics.tls_handshakes.inc(Handshake::Ok);
-            serve_visit(door.site.clone(), visit, Sealed::new(stream), Bytes::new(), drain).await;
+            match Secure::new(secured, door.site.live().config.data_plane.ktls) {
+                Ok(stream) => serve_visit(door.site.clone(), visit, stream, Bytes::new(), drain).await,
+                Err(error) => tracing::error!(host = %visit.host, "a TLS connection cannot go on: {error}"),
+            }
         }
         Err(error) => {
             tracing::info!(host = %visit.host, client = %visit.client, "{error}");

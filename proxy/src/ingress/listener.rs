@@ -99,7 +99,7 @@ impl Drop for Place {
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,
-    metrics: Arc<Metrics>,
+    (metrics, door): (Arc<Metrics>, Door),
     mut drain: Watch,
     serve: impl Fn(TcpStream, SocketAddr, Place),
 ) {
@@ -115,7 +115,7 @@ pub async fn accept(
         };
         let Ok(place) = place else { return };
         match accepted {
-            Ok((stream, peer)) => match bounds.admit(peer.ip(), place, metrics.connection(Door::Proxy)) {
+            Ok((stream, peer)) => match bounds.admit(peer.ip(), place, metrics.connection(door)) {
                 Some(place) => serve(stream, peer, place),
                 None => metrics.connections_refused.inc(ConnectionRefusal::ClientLimit),
             },

@@ -96,7 +96,7 @@ async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &st
     let (near, far) = (tokio::io::join(from_server, to_server), tokio::io::join(from_client, to_client));
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let served = async {
-        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?);
+        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?).expect("keys");
         // A client that left after the handshake shows on its own side.
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {

@@ -17,13 +17,13 @@ use crate::admin::answers::Failure;
 use crate::cli::exit;
 
 /// Asks one server.
-pub(super) struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
 }
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     #[error("no entrepot server answers on {socket} ({source}); start one with `entrepot serve`, or see admin.socket")]
     NotRunning { socket: PathBuf, source: io::Error },
     #[error("you may not open {socket}; run this as root or as the user that runs the server")]
@@ -42,7 +42,7 @@ const NOT_FOUND: u8 = 66;
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
 impl ClientError {
-    pub(super) fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::NotRunning { .. } | Self::BrokenOff(_) => exit::UNAVAILABLE,
             Self::Permission { .. } => exit::PERMISSION,
@@ -81,11 +81,11 @@ impl From<hyper::Error> for ClientError {
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.change(Method::GET, target).await
     }
 

@@ -16,6 +16,7 @@ use entrepot::ingress::drain::{self, Trigger, Watch};
 use entrepot::ingress::listener::{self, Bounds};
 use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::observe::access_log::AccessLog;
+use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
 use entrepot::serving::workers::Workers;
@@ -236,7 +237,13 @@ fn open(door: Arc<ProxyDoor>, workers: Workers, pull: &Arc<Pull>, watch: &Watch)
         let (door, drain) = (door.clone(), drain.clone());
         workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
     };
-    tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
+    tokio::spawn(listener::accept(
+        listener,
+        Bounds::new(10_000, 10_000),
+        (pull.metrics.clone(), Door::Proxy),
+        watch.clone(),
+        serve,
+    ));
     address
 }
 
