@@ -281,62 +281,75 @@ snapshot after
     machine.assert_as_before("kind");
 }
 
-/// Each bad input: its words, its exit code, and what the one line tells. Nothing may be changed.
+/// Bad inputs: what is done to the machine first, the command, its exit code, what the line must tell.
+fn bad_inputs<'a>(image: &str, found: &'a str, wrong: &'a str) -> Vec<(&'a str, String, i32, Vec<&'a str>)> {
+    let docker = "entrepot client setup --runtime docker --appliance 10.90.1.1";
+    let foreign = "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=HTTPS_PROXY=http://other:1/\\n' \
+                   >/etc/systemd/system/docker.service.d/http-proxy.conf";
+    vec![
+        ("true", "entrepot client setup --runtime rocket".to_owned(), 64, vec!["rocket", "docker"]),
+        ("true", format!("{docker} --mode magic"), 64, vec!["magic", "proxy"]),
+        ("true", format!("{docker} --ca-sha256 {wrong} --verify-image {image}"), 77, vec![found, wrong]),
+        ("true", format!("{docker} --ca-sha256 abc"), 64, vec!["abc", "64 hex digits"]),
+        ("true", docker.to_owned(), 64, vec!["--ca-sha256", found]),
+        ("true", format!("{docker} --ca-sha256 {found} --verify-image busybox"), 64, vec!["busybox"]),
+        ("true", format!("{docker} --ca-sha256 {found} --mode mirror"), 78, vec!["registry door"]),
+        (
+            "true",
+            format!("{docker} --ca-sha256 {found} --verify-image outside.test/a:b"),
+            69,
+            vec!["10.90.1.1:3128", "--no-verify"],
+        ),
+        (
+            "true",
+            "entrepot client setup --runtime docker --appliance 10.90.1.77".to_owned(),
+            69,
+            vec!["10.90.1.77:3128"],
+        ),
+        ("true", "entrepot client setup --runtime docker --appliance 'a b'".to_owned(), 64, vec!["a b"]),
+        (
+            "true",
+            "entrepot client setup --runtime docker --appliance nobody.test".to_owned(),
+            69,
+            vec!["nobody.test", "address"],
+        ),
+        (
+            "true",
+            format!("setpriv --reuid 65534 --clear-groups {docker} --ca-sha256 {found}"),
+            77,
+            vec!["root", "sudo"],
+        ),
+        ("true", "setpriv --reuid 65534 --clear-groups entrepot client undo".to_owned(), 77, vec!["root"]),
+        (foreign, format!("{docker} --ca-sha256 {found} --no-verify"), 78, vec!["http-proxy.conf", "docker.service"]),
+        (foreign, "curl -fsS http://10.90.1.1:3128/setup/docker | sh".to_owned(), 78, vec!["http-proxy.conf"]),
+        ("true", "curl -fsS http://10.90.1.1:3128/setup/docker | sh -s -- --mode magic".to_owned(), 64, vec!["magic"]),
+        (
+            "true",
+            "curl -fsS http://10.90.1.1:3128/setup/docker | setpriv --reuid 65534 --clear-groups sh".to_owned(),
+            77,
+            vec!["root"],
+        ),
+        (
+            "true",
+            format!("curl -fsS http://10.90.1.1:3128/setup/docker | sed 's/^fingerprint=.*/fingerprint={wrong}/' | sh"),
+            77,
+            vec![found, wrong],
+        ),
+        (
+            "rm /usr/sbin/update-ca-certificates",
+            format!("{docker} --ca-sha256 {found} --verify-image {image}"),
+            78,
+            vec!["ca-certificates"],
+        ),
+    ]
+}
+
 #[test]
 fn bad_input_is_one_line_and_changes_nothing() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
     let machine = Machine::new(&world);
     let (found, wrong) = (entrepot.fingerprint(), "00".repeat(32));
-    let docker = "entrepot client setup --runtime docker --appliance 10.90.1.1";
-    let foreign = "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=HTTPS_PROXY=http://other:1/\\n' \
-                   >/etc/systemd/system/docker.service.d/http-proxy.conf";
-    let cases: &[(&str, String, i32, &[&str])] = &[
-        ("true", "entrepot client setup --runtime rocket".to_owned(), 64, &["rocket", "docker"]),
-        ("true", format!("{docker} --mode magic"), 64, &["magic", "proxy"]),
-        ("true", format!("{docker} --ca-sha256 {wrong} --verify-image {image}"), 77, &[&found, &wrong]),
-        ("true", format!("{docker} --ca-sha256 abc"), 64, &["abc", "64 hex digits"]),
-        ("true", docker.to_owned(), 64, &["--ca-sha256", &found]),
-        ("true", format!("{docker} --ca-sha256 {found} --verify-image busybox"), 64, &["busybox"]),
-        ("true", format!("{docker} --ca-sha256 {found} --mode mirror"), 78, &["registry door"]),
-        (
-            "true",
-            format!("{docker} --ca-sha256 {found} --verify-image outside.test/a:b"),
-            69,
-            &["10.90.1.1:3128", "--no-verify"],
-        ),
-        ("true", "entrepot client setup --runtime docker --appliance 10.90.1.77".to_owned(), 69, &["10.90.1.77:3128"]),
-        ("true", "entrepot client setup --runtime docker --appliance 'a b'".to_owned(), 64, &["a b"]),
-        (
-            "true",
-            "entrepot client setup --runtime docker --appliance nobody.test".to_owned(),
-            69,
-            &["nobody.test", "address"],
-        ),
-        ("true", format!("setpriv --reuid 65534 --clear-groups {docker} --ca-sha256 {found}"), 77, &["root", "sudo"]),
-        ("true", "setpriv --reuid 65534 --clear-groups entrepot client undo".to_owned(), 77, &["root"]),
-        (foreign, format!("{docker} --ca-sha256 {found} --no-verify"), 78, &["http-proxy.conf", "docker.service"]),
-        (foreign, "curl -fsS http://10.90.1.1:3128/setup/docker | sh".to_owned(), 78, &["http-proxy.conf"]),
-        ("true", "curl -fsS http://10.90.1.1:3128/setup/docker | sh -s -- --mode magic".to_owned(), 64, &["magic"]),
-        (
-            "true",
-            "curl -fsS http://10.90.1.1:3128/setup/docker | setpriv --reuid 65534 --clear-groups sh".to_owned(),
-            77,
-            &["root"],
-        ),
-        (
-            "true",
-            format!("curl -fsS http://10.90.1.1:3128/setup/docker | sed 's/^fingerprint=.*/fingerprint={wrong}/' | sh"),
-            77,
-            &[&found, &wrong],
-        ),
-        (
-            "rm /usr/sbin/update-ca-certificates",
-            format!("{docker} --ca-sha256 {found} --verify-image {image}"),
-            78,
-            &["ca-certificates"],
-        ),
-    ];
     let script = r#"
 prepare
 eval "$PREPARE"
@@ -346,16 +359,16 @@ bash -o pipefail -c "$COMMAND" </dev/null >/out/stdout 2>/out/stderr || status=$
 snapshot after
 echo $status >/out/code
 "#;
-    for (prepare, command, code, parts) in cases {
-        machine.run(script, &[("PREPARE", prepare), ("COMMAND", command)]).expect_success(command);
+    for (prepare, command, code, parts) in bad_inputs(&image, &found, &wrong) {
+        machine.run(script, &[("PREPARE", prepare), ("COMMAND", &command)]).expect_success(&command);
         let (said, stderr) = (machine.read("stdout"), machine.read("stderr"));
         assert_eq!(machine.read("code").trim(), code.to_string(), "{command}:\n{said}{stderr}");
         let usage = stderr.starts_with("error: ");
         assert!(usage || stderr.lines().count() == 1, "{command}: one line, not\n{stderr}");
-        for part in *parts {
+        for part in parts {
             assert!(stderr.contains(part), "{command}: {part} is missing in\n{stderr}");
         }
-        machine.assert_as_before(command);
+        machine.assert_as_before(&command);
     }
     assert_eq!(address_of("outside.test"), "10.90.2.19", "the host that is no registry");
 }

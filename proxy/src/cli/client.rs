@@ -214,6 +214,9 @@ fn tell(step: Step<'_>) {
 impl ClientError {
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Journal(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                exit::PERMISSION
+            }
             Self::NotRoot | Self::Appliance(ApplianceError::WrongFingerprint { .. }) => exit::PERMISSION,
             Self::Appliance(ApplianceError::Name(_) | ApplianceError::Several(_))
             | Self::Fingerprint(_)

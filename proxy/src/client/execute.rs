@@ -216,9 +216,11 @@ fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal])
         (None, Some((_, entry))) => entry.before.clone(),
         (None, None) => {
             let path = host.at(&file.path);
+            // A link to nowhere would be lost without a trace.
+            let dangles = path.is_symlink() && !path.exists();
             let before = Before::of(&path).map_err(|source| ExecuteError::Write { path, source })?;
             let differs = before.as_ref().is_some_and(|before| before.content() != file.content);
-            if differs && !file.extends {
+            if dangles || (differs && !file.extends) {
                 return Err(ExecuteError::Foreign(file.path.clone()));
             }
             before

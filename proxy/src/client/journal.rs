@@ -71,8 +71,8 @@ pub struct Before {
 /// Why the journals cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The disk.
-    #[error("{path}: {source}", path = path.display())]
+    /// The disk, or somebody who may not.
+    #[error("{path}: {source}; what is set up is noted there, for root only", path = path.display())]
     Io {
         /// Where.
         path: PathBuf,

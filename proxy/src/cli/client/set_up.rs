@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
+use nix::sys::stat::{Mode as FileMode, umask};
+
 use super::{ClientError, SetupOptions, require_root, run_command, tell};
 use crate::client::appliance::{Appliance, ask, find};
 use crate::client::execute::{apply, shown, undo};
@@ -42,6 +44,8 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
         let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
         accept(verdict, &appliance, &image, false)?;
     }
+    // What is made is for every program of this machine to read.
+    umask(FileMode::S_IWGRP | FileMode::S_IWOTH);
     println!("setting up {} with {} ({})", options.runtime.word(), appliance.host, options.mode.word());
     let journal = Journal::new(options.runtime, options.mode, &target.host, target.proxy_port, &appliance.ca.sha256);
     apply(host, &plan, journal, mine.first(), &others, &mut run_command, &mut tell)?;

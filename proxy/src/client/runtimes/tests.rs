@@ -297,6 +297,23 @@ fn what_somebody_wrote_is_never_replaced() {
 }
 
 #[test]
+fn links_are_followed_and_links_to_nowhere_are_somebodys() {
+    let mut machine = Machine::new();
+    machine.put("srv/daemon.json", "{}");
+    let link = machine.folder.path().join("etc/docker/daemon.json");
+    fs::remove_file(&link).expect("removed");
+    std::os::unix::fs::symlink("../../srv/daemon.json", &link).expect("a link");
+    let before = machine.tree();
+    machine.set_up(Runtime::Docker, Mode::Mirror).expect("set up");
+    assert!(link.is_symlink() && machine.text("srv/daemon.json").is_some_and(|text| text.contains("registry-mirrors")));
+    machine.undo(Runtime::Docker);
+    assert_eq!(differences(&before, &machine.tree()), NONE);
+    fs::remove_file(machine.folder.path().join("srv/daemon.json")).expect("removed");
+    let refused = machine.set_up(Runtime::Docker, Mode::Mirror);
+    assert!(matches!(refused, Err(Refused::Execute(ExecuteError::Foreign(_)))), "{refused:?}");
+}
+
+#[test]
 fn what_is_not_there_is_said() {
     let bare = tempfile::tempdir().expect("a folder");
     let on = |runtime, mode, target: &Target| plan(runtime, mode, &Host::new(bare.path()), target, &[]);

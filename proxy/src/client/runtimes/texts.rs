@@ -57,9 +57,11 @@ pub(crate) fn registries_conf(mirror: &Mirror, registries: &[String]) -> String 
     text
 }
 
-/// k3s's `registries.yaml`: every registry by way of the mirror.
+/// k3s's `registries.yaml`: every registry by way of the mirror. k3s has a default of its own for Docker Hub, so that
+/// is named too.
 pub(crate) fn registries_yaml(mirror: &Mirror) -> String {
-    format!("mirrors:\n  \"*\":\n    endpoint:\n      - \"{}\"\n", mirror.url())
+    let entry = |name: &str| format!("  {name}:\n    endpoint:\n      - \"{}\"\n", mirror.url());
+    format!("mirrors:\n{}{}", entry("\"*\""), entry("docker.io"))
 }
 
 /// Tables for buildkitd: each registry by way of the mirror.

@@ -2,6 +2,7 @@
 #   files    checksum, size and path of each file that was written
 #   folders  folders that were made, the uppermost first
 #   units    services to restart
+umask 022
 state=/var/lib/entrepot-client/script
 work=
 
