@@ -3,15 +3,26 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::ready::Mdns;
+use crate::config::ready::{Listen, Mdns, RegistryDoor};
 use crate::discovery::announce::{Announcement, Announcer};
 use crate::discovery::facts::Facts;
 use crate::discovery::identity::Identity;
 use crate::tls::authority::Authority;
 
 /// What clients need to know of the doors that are open.
-pub(super) fn facts(proxy: &[SocketAddr], authority: &Authority) -> Facts {
-    Facts::new(proxy.first().map_or(3128, SocketAddr::port), &authority.fingerprint_sha256())
+pub(super) fn facts(
+    proxy: &[SocketAddr],
+    registry: &[SocketAddr],
+    door: &RegistryDoor,
+    authority: &Authority,
+) -> Facts {
+    let facts = Facts::new(proxy.first().map_or(3128, SocketAddr::port), &authority.fingerprint_sha256());
+    // Only what is open: a default port that something else has is not told.
+    let open = |listen: &Listen| {
+        registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
+    };
+    let port = |listen| open(listen).map(SocketAddr::port);
+    Facts { registry_http_port: port(&door.http), registry_https_port: port(&door.https), ..facts }
 }
 
 /// Announces this server, where that is wanted and others could reach it.

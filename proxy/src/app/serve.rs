@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
@@ -223,15 +223,15 @@ fn build(
     let mdns = config.mdns.clone();
     let identity = Arc::new(Identity::default());
     identity.refresh(&mdns.interfaces);
-    let facts = facts(&listening, &authority);
+    let facts = facts(&listening, &registry, &config.registry, &authority);
     let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
     let access = Access::open(config.registry.rights.clone(), &config.data_dir)
         .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
     let greeting = greeting(&config, &authority, (&listening, &registry), &access, &identity.addresses());
     let live = live(config, &ourselves, memory.clone());
     let registry = local_registry(&live, &pull, access, &registry, instance);
-    let site = Site::new(pull.clone(), registry, access_log, live);
-    let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
+    let site = Site::new(pull.clone(), registry, access_log, page, live);
+    let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();

@@ -1,8 +1,8 @@
 //! The door on 3128: CONNECT, absolute-form http, and the local pages.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -34,7 +34,6 @@ use crate::observe::labels::{Direction, Rejection};
 use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
-use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
 
@@ -47,8 +46,6 @@ pub struct ProxyDoor {
     pub site: Arc<Site>,
     /// Certificates for intercepted names.
     pub leaves: Arc<LeafStore>,
-    /// What the local pages say.
-    pub ca_page: RwLock<Arc<CaPage>>,
 }
 
 /// One connection to the door. Its place is shared with what it becomes after a CONNECT.
@@ -103,21 +100,10 @@ impl Guest {
         if request.uri().authority().is_some() {
             return self.absolute(&handle, request).await;
         }
-        let page = self.door.ca_page.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let mirrors = || setup::mirror_pages::page(method, path, headers, &self.door.site.live().config);
-        let reply = match setup::page(method, path, headers, &page).or_else(mirrors) {
-            Some(page) => {
-                let (head, body) = page.into_parts();
-                let body = ReplyBody::Full(body);
-                Reply { status: head.status, headers: head.headers, body, note: unlogged() }
-            }
-            None => Reply::full(
-                StatusCode::NOT_FOUND,
-                "text/plain",
-                "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and /setup/systemd.\n",
-            ),
-        };
+        let reply = self.door.site.page(&request).unwrap_or_else(|| {
+            let text = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
+            Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
+        });
         self.finish(reply, &request)
     }
 

@@ -17,14 +17,12 @@ use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant};
 use super::request::Request;
 use crate::config::ready::Scheme;
-use crate::http::body::ReplyBody;
 use crate::http::dispatch::{Site, finish, framing_reply};
 use crate::http::guard::GuardHandle;
 use crate::http::log::LoggedBody;
-use crate::http::reply::{Note, Reply};
+use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
 use crate::pull::{Live, identity};
-use crate::setup::mirror_pages;
 use crate::upstream::registry::implied_port;
 
 /// A connection's standing at the door.
@@ -57,7 +55,7 @@ pub async fn answer(
         Some(rejection) => framing_reply(site, rejection),
         None if is_oci => Box::pin(answer_oci(site, arrival, request, &uri)).await,
         None if request.uri().path() == TOKEN_PATH => Box::pin(token(site, request)).await,
-        None => page(site, &request).unwrap_or_else(nothing_here),
+        None => site.page(&request).unwrap_or_else(nothing_here),
     };
     finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
 }
@@ -71,14 +69,6 @@ async fn token(site: &Arc<Site>, request: http::Request<Incoming>) -> Reply {
     };
     let login = identity::header(&head.headers);
     site.registry.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
-}
-
-/// Ready files for clients that are to come here as to a mirror.
-fn page<B>(site: &Site, request: &http::Request<B>) -> Option<Reply> {
-    let live = site.live();
-    let page = mirror_pages::page(request.method(), request.uri().path(), request.headers(), &live.config)?;
-    let (head, body) = page.into_parts();
-    Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note: Note::default() })
 }
 
 fn nothing_here() -> Reply {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot::config::ready::{Config, Scheme};
@@ -156,10 +156,10 @@ impl Proxy {
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
         let registry =
             LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
-        let site = Site::new(pull.clone(), registry, log, live);
+        let site = Site::new(pull.clone(), registry, log, page, live);
         let leaves = Arc::new(leaves);
         let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
+        let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
