@@ -75,7 +75,11 @@ fn read(directory: &Path, name: &str) -> String {
 
 /// An appliance and an image upstream.
 fn stock(world: &World) -> (Entrepot<'_>, Upstream<'_>, String) {
-    let entrepot = Entrepot::start(world, Settings::new());
+    stock_of(world, Settings::new())
+}
+
+fn stock_of(world: &World, settings: Settings) -> (Entrepot<'_>, Upstream<'_>, String) {
+    let entrepot = Entrepot::start(world, settings);
     let upstream = Upstream::start(world, GHCR);
     let image = upstream.publish(&images::random(90, 2, 40_000), "team/app", "1.0");
     (entrepot, upstream, image)
@@ -188,22 +192,33 @@ snapshot after
 }
 
 #[test]
-fn podman_pulls_by_its_drop_in() {
+fn podman_pulls_by_its_drop_ins() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
     let machine = Machine::new(&world);
     let script = r#"
 prepare
+settle_trust
+# A root of its own each time: whatever is pulled is pulled anew.
 pull() {
-    podman --root /out/podman --runroot /out/podman-run --storage-driver vfs --cgroup-manager cgroupfs \
+    podman --root "/out/$1" --runroot "/out/$1-run" --storage-driver vfs --cgroup-manager cgroupfs \
         --events-backend none pull -q "$IMAGE"
 }
-pull && fail "there is a way without the appliance"
-entrepot client setup --runtime podman --ca-sha256 "$SHA256" --verify-image "$IMAGE"
-pull || fail "no pull through the appliance"
+pull none && fail "there is a way without the appliance"
+for mode in proxy mirror; do
+    entrepot client setup --runtime podman --mode $mode --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+    pull $mode || fail "no pull through the appliance by $mode"
+done
+cp /etc/containers/registries.conf.d/50-entrepot.conf /out/registries.conf
+entrepot client undo
+pull undone && fail "undo left a way"
+curl -fsS http://10.90.1.1:3128/setup/podman | sh -s -- --mode mirror
+pull script || fail "no pull through the appliance by the script"
+cmp /etc/containers/registries.conf.d/50-entrepot.conf /out/registries.conf
 "#;
     let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
     machine.run(script, &variables).expect_success("podman");
+    assert!(machine.read("registries.conf").contains("location = \"10.90.1.1:5443/ghcr.io\""));
 }
 
 #[test]
@@ -347,7 +362,8 @@ fn bad_inputs<'a>(image: &str, found: &'a str, wrong: &'a str) -> Vec<(&'a str, 
 #[test]
 fn bad_input_is_one_line_and_changes_nothing() {
     let world = World::new();
-    let (entrepot, _upstream, image) = stock(&world);
+    let doorless = Settings::new().set("registry", "http = []\nhttps = []");
+    let (entrepot, _upstream, image) = stock_of(&world, doorless);
     let machine = Machine::new(&world);
     let (found, wrong) = (entrepot.fingerprint(), "00".repeat(32));
     let script = r#"

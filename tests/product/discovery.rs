@@ -34,12 +34,12 @@ fn avahi_finds_the_host_and_its_services_until_it_says_goodbye() {
     assert!(avahi.resolve("-6", NAME).is_some_and(|address| address.contains("::")));
     let fingerprint = entrepot.fingerprint();
     let services = avahi.browse(SERVICE);
-    let line = services.wait_line(";10.90.1.1;3128;", SOON);
-    for told in [NAME, &format!("ca-sha256={fingerprint}"), "proxy=3128", "version="] {
+    let line = services.wait_line(";10.90.1.1;5000;", SOON);
+    for told in [NAME, &format!("ca-sha256={fingerprint}"), "proxy=3128", "registry-https=5443", "version="] {
         assert!(line.contains(told), "{told} is missing: {line}");
     }
     let web = avahi.browse("_http._tcp");
-    web.wait_line(";10.90.1.1;3128;", SOON);
+    web.wait_line(";10.90.1.1;5000;", SOON);
     assert!(entrepot.terminate().success());
     services.wait_line("-;eth0;IPv4;docker-registry", SOON);
     web.wait_line("-;eth0;IPv4;docker-registry", SOON);
@@ -99,7 +99,7 @@ fn two_responders_share_a_machine() {
     let entrepot = Entrepot::start(&world, Settings::new());
     let avahi = Avahi::start(&world, &world.client, "lan-client");
     let services = avahi.browse(SERVICE);
-    services.wait_line(";10.90.1.1;3128;", SOON);
+    services.wait_line(";10.90.1.1;5000;", SOON);
     avahi.wait_resolved(NAME, Some("10.90.1.1"), SOON);
     let said = entrepot.process().lines(entrepot_tests::process::Stream::Stderr).join("\n");
     assert!(!said.contains("docker-registry-2"), "one machine, one name: {said}");
@@ -194,7 +194,7 @@ fn a_thousand_malformed_packets_are_survived() {
     });
     assert!(answers(&world.client), "still answering");
     let services = avahi.browse("_http._tcp");
-    services.wait_line(";10.90.1.1;3128;", SOON);
+    services.wait_line(";10.90.1.1;5000;", SOON);
     let page = entrepot.client().curl(&["--noproxy", "*", "-f", "http://10.90.1.1:3128/"]);
     page.expect_success("the proxy's page");
 }
