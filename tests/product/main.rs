@@ -15,6 +15,7 @@ mod mirror_files;
 mod notifications;
 mod pulls;
 mod push;
+mod push_crash;
 mod ranges;
 mod redirects;
 mod registry;
