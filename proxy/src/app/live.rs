@@ -26,7 +26,7 @@ pub(super) struct Reloader {
 }
 
 /// Keys that are read once: what is bound or opened with them stays as it is.
-const READ_AT_START: [&str; 11] = [
+const READ_AT_START: [&str; 12] = [
     "data_dir",
     "proxy.listen",
     "proxy.max_connections",
@@ -35,6 +35,7 @@ const READ_AT_START: [&str; 11] = [
     "registry.https",
     "admin.",
     "ca.",
+    "mdns.",
     "logging.file",
     "logging.format",
     "proxy.drain_timeout",

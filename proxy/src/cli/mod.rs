@@ -4,7 +4,10 @@ pub mod address;
 pub mod ca;
 pub mod cache;
 pub mod check;
+pub mod client;
+pub mod discover;
 pub mod exit;
+pub mod redirect;
 pub mod registry;
 
 /// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,

@@ -46,6 +46,7 @@ section! {
     Raw {
         data_dir: Text,
         proxy: RawProxy,
+        transparent: RawTransparent,
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
@@ -57,6 +58,8 @@ section! {
         upstream: RawUpstream,
         client: RawClient,
         data_plane: RawDataPlane,
+        redirect: RawRedirect,
+        mdns: RawMdns,
         logging: RawLogging,
     }
 }
@@ -73,6 +76,11 @@ section! {
         allow_push: Switch,
         drain_timeout: Text,
     }
+}
+
+section! {
+    /// `[transparent]`
+    RawTransparent { listen: Texts, proxy_protocol_from: Texts, }
 }
 
 section! {
@@ -199,7 +207,28 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
+    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
+}
+
+section! {
+    /// `[redirect]`
+    RawRedirect {
+        appliance: Text,
+        ports: Numbers,
+        prefixes: Texts,
+        cgroups: Texts,
+        exempt_cgroups: Texts,
+        interfaces: Texts,
+        seed_interval: Text,
+        enforce: Switch,
+        socket: Text,
+        listen: Text,
+    }
+}
+
+section! {
+    /// `[mdns]`
+    RawMdns { enabled: Switch, hostname: Text, interfaces: Texts, }
 }
 
 section! {

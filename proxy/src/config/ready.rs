@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
+use crate::discovery::MdnsName;
 use crate::secret::Secret;
 use rights::{Notification, Rights};
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The explicit proxy on 3128.
     pub proxy: ProxyDoor,
+    /// The door for redirected connections on 3129.
+    pub transparent: TransparentDoor,
     /// Our own registry.
     pub registry: RegistryDoor,
     /// The administrator's door.
@@ -47,6 +50,10 @@ pub struct Config {
     pub client: ClientDeadlines,
     /// How bytes are moved.
     pub data_plane: DataPlane,
+    /// The agent that redirects connections.
+    pub redirect: Redirect,
+    /// Being found on the local network.
+    pub mdns: Mdns,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -80,6 +87,14 @@ pub enum TunnelPolicy {
     Registries,
     /// Refused.
     None,
+}
+
+/// `[transparent]`
+pub struct TransparentDoor {
+    /// Addresses to listen on; none: there is no such door.
+    pub listen: Vec<SocketAddr>,
+    /// Networks whose PROXY protocol headers are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// `[registry]`
@@ -303,6 +318,43 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+    /// Whether the kernel seals TLS records where it can.
+    pub ktls: bool,
+}
+
+/// `[redirect]`
+pub struct Redirect {
+    /// The appliance whose door connections are led to; none: the door of this machine.
+    pub appliance: Option<RegistryHost>,
+    /// Ports that are redirected, besides those that the listed registries name.
+    pub ports: Vec<u16>,
+    /// Networks that are registries', besides the addresses that are learned.
+    pub prefixes: Vec<IpNet>,
+    /// Control groups whose processes are redirected; none: all.
+    pub cgroups: Vec<PathBuf>,
+    /// Control groups whose processes are left alone.
+    pub exempt_cgroups: Vec<PathBuf>,
+    /// The gateway's interfaces towards its clients.
+    pub interfaces: Vec<String>,
+    /// How often the listed names are resolved by the agent itself.
+    pub seed_interval: Duration,
+    /// Whether connections are redirected even where the door does not answer.
+    pub enforce: bool,
+    /// The agent's unix socket, for its status.
+    pub socket: PathBuf,
+    /// A TCP address for its metrics.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for; where another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on; none named: every one of the local network.
+    pub interfaces: Vec<String>,
 }
 
 /// `[logging]`

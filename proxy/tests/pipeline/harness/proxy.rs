@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use entrepot::config::ready::{Config, Scheme};
 use entrepot::config::{Flags, Found, HostFacts, load};
+use entrepot::discovery::facts::Facts;
 use entrepot::http::dispatch::{Site, Visit};
 use entrepot::http::serve::serve_visit;
 use entrepot::ingress::drain::{self, Trigger, Watch};
@@ -16,6 +17,7 @@ use entrepot::ingress::listener::{self, Bounds, Place};
 use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::ingress::registry::RegistryDoor;
 use entrepot::observe::access_log::AccessLog;
+use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
 use entrepot::registry::LocalRegistry;
@@ -146,6 +148,8 @@ impl Proxy {
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
+        let facts = Facts::new(3128, &authority.fingerprint_sha256());
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let live = live(config);
         let door = &live.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
@@ -153,7 +157,6 @@ impl Proxy {
         let registry =
             LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
         let site = Site::new(pull.clone(), registry, log, live);
-        let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
         let leaves = Arc::new(leaves);
         let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
         let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
@@ -270,7 +273,13 @@ fn open(
 ) -> SocketAddr {
     let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
+    tokio::spawn(listener::accept(
+        listener,
+        Bounds::new(10_000, 10_000),
+        (pull.metrics.clone(), Door::Proxy),
+        watch.clone(),
+        serve,
+    ));
     address
 }
 
