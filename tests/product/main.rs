@@ -17,6 +17,7 @@ mod mirror_files;
 mod notifications;
 mod pulls;
 mod push;
+mod push_crash;
 mod ranges;
 mod redirect_failures;
 mod redirect_gateway;

@@ -93,24 +93,30 @@ impl<'w> Client<'w> {
 
     /// `podman pull`, and everything removed again after it.
     pub fn podman_pull(&self, image: &str, account: Account<'_>) -> Finished {
-        let (root, run) = (self.fresh("podman"), self.fresh("podman-run"));
-        let podman = || {
-            let mut command = self.command("podman");
-            command.arg("--root").arg(&root).arg("--runroot").arg(&run);
-            command.args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
-            command
-        };
-        let mut pull = podman();
-        pull.args(["pull", "-q", &format!("--tls-verify={}", self.verifies(image))]);
-        if let Some((user, password)) = account {
-            pull.args(["--creds", &format!("{user}:{password}")]);
+        let podman = self.storage("podman");
+        let verify = format!("--tls-verify={}", self.verifies(image));
+        let user = account.map(|(user, password)| format!("{user}:{password}"));
+        let mut arguments = vec!["pull", "-q", &verify];
+        if let Some(user) = &user {
+            arguments.extend(["--creds", user]);
         }
-        pull.arg(image);
-        let pulled = finish(self.namespace, pull, PULL);
-        let mut remove = podman();
-        remove.args(["rmi", "-af"]);
-        finish(self.namespace, remove, PULL);
+        arguments.push(image);
+        let pulled = podman(&arguments);
+        podman(&["rmi", "-af"]);
         pulled
+    }
+
+    /// `podman` or `buildah` with a storage that nothing has used.
+    pub fn storage(&self, program: &'static str) -> impl Fn(&[&str]) -> Finished {
+        let (root, run) = (self.fresh(program), self.fresh(&format!("{program}-run")));
+        let cgroups: &[&str] =
+            if program == "podman" { &["--cgroup-manager", "cgroupfs", "--events-backend", "none"] } else { &[] };
+        move |arguments| {
+            let mut command = self.command(program);
+            command.arg("--root").arg(&root).arg("--runroot").arg(&run).args(["--storage-driver", "overlay"]);
+            command.args(cgroups).args(arguments);
+            finish(self.namespace, command, PULL)
+        }
     }
 
     /// `curl`, silent, at most 30 s.

@@ -1,7 +1,7 @@
 //! Real clients that are daemons: dockerd and containerd, each with a private root, socket and process namespace, so
 //! whatever they start dies with them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         Self::start_with(client, &[])
     }
 
-    /// The same with further options.
+    /// The same with further options of the daemon.
     pub fn start_with(client: &'c Client<'w>, options: &[&str]) -> Self {
         let directory = client.fresh("docker");
         std::fs::create_dir_all(directory.join("config")).expect("a directory");
@@ -44,10 +44,10 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         command.args([option("data-root", "data"), option("exec-root", "exec"), option("pidfile", "pid")]);
         command.arg(format!("--host=unix://{}", directory.join("sock").display()));
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--max-download-attempts=1"]);
+        command.args(options);
         for registry in client.insecure_registries() {
             command.arg(format!("--insecure-registry={registry}"));
         }
-        command.args(options);
         let process = Process::start_with_children(client.namespace, command);
         process.wait_line("API listen on", START);
         Self { client, directory, process }
@@ -127,6 +127,12 @@ impl<'c, 'w> Containerd<'c, 'w> {
         }
         arguments.push(image);
         self.ctr(&arguments)
+    }
+
+    /// `ctr images pull` with a directory of `hosts.toml` files.
+    pub fn pull_by_hosts(&self, image: &str, hosts: &Path) -> Finished {
+        let (platform, hosts) = (format!("linux/{ARCHITECTURE}"), hosts.display().to_string());
+        self.ctr(&["images", "pull", "--platform", &platform, "--hosts-dir", &hosts, image])
     }
 
     /// Removes an image and its content, so the next pull fetches everything.

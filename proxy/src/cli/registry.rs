@@ -33,8 +33,8 @@ use crate::secret::Secret;
 /// Which server.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The admin door's address, such as http://appliance.lan:3130 [default: the unix socket of this machine's server]
-    #[arg(long, global = true)]
+    /// The admin door's http or https address [default: the unix socket of this machine's server]
+    #[arg(long, global = true, value_name = "URL")]
     url: Option<Address>,
     /// A file with the token that changes need at that address (admin.token_file)
     #[arg(long, value_name = "FILE", global = true, requires = "url")]

@@ -111,9 +111,12 @@ impl Store {
         let mut cleared = Cleared::default();
         for algorithm in ALGORITHMS {
             for first_byte in 0..=u8::MAX {
-                let mut digests = Vec::new();
+                let (mut digests, mut pinned) = (Vec::new(), Vec::new());
                 for (digest, file) in disk::blobs_in(&self.paths, algorithm, first_byte) {
-                    let Some(removed) = self.unless_pinned(&digest, || self.unlink_blob(&digest))? else { continue };
+                    let Some(removed) = self.unless_pinned(&digest, || self.unlink_blob(&digest))? else {
+                        pinned.push(digest);
+                        continue;
+                    };
                     if removed {
                         cleared.blobs += 1;
                         cleared.bytes += file.len();
@@ -121,6 +124,12 @@ impl Store {
                     digests.push(digest);
                 }
                 self.drop_rows(digests);
+                if !pinned.is_empty() {
+                    // The cache has no use for it any more; whoever pushed it has.
+                    let forget =
+                        Job::new(move |tables| pinned.iter().try_for_each(|digest| tables.forget_cached(digest)));
+                    self.index.change(forget);
+                }
             }
         }
         self.index.change(Job::new(|tables| tables.forget_names()));

@@ -118,8 +118,14 @@ impl Tables<'_> {
     /// A blob was removed: its row, links and media type go. Who may read what is asked upstream again.
     pub(in crate::store) fn removed(&mut self, digest: &Digest) -> Result<(), Error> {
         let key = Key::of(digest);
-        self.stale.push(Stale::Removed(*digest));
         self.take_out(&key)?;
+        self.forget_cached(digest)
+    }
+
+    /// What the cache knows of a blob goes: who has it, and its type.
+    pub(in crate::store) fn forget_cached(&mut self, digest: &Digest) -> Result<(), Error> {
+        let key = Key::of(digest);
+        self.stale.push(Stale::Removed(*digest));
         self.media_types.remove(key.as_slice())?;
         let names = (key.as_slice(), "", "")..(key.as_slice(), AFTER_ALL_NAMES, "");
         self.links.retain_in(names, |_, _| false)?;
