@@ -1,15 +1,20 @@
 //! The product from outside. Each module is a promise; each test has a world of its own, so one that fails leaves the
 //! others alone.
 
+mod access;
 mod admin;
 mod bad_input;
+mod client;
 mod config;
 mod crash;
 mod direct;
+mod discovery;
 mod disk;
 mod faults;
 mod isolation;
 mod logs;
+mod mirror_files;
+mod notifications;
 mod pulls;
 mod push;
 mod ranges;
@@ -17,6 +22,8 @@ mod redirect_failures;
 mod redirect_gateway;
 mod redirect_host;
 mod redirects;
+mod registry;
+mod registry_cli;
 mod setup;
 mod sharing;
 mod stale;

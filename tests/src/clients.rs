@@ -31,6 +31,11 @@ impl<'w> Client<'w> {
         Self { world, namespace: &world.client, proxy: Some(proxy.to_owned()), trust, insecure: Vec::new() }
     }
 
+    /// On the client's host, without a proxy, trusting only `trust`.
+    pub fn beside(world: &'w World, trust: PathBuf) -> Self {
+        Self { world, namespace: &world.client, proxy: None, trust, insecure: Vec::new() }
+    }
+
     /// In the internet itself, with no proxy: proves the harness and nothing else.
     pub fn direct(world: &'w World) -> Self {
         let (namespace, trust) = (&world.internet, world.internet_ca());
@@ -73,6 +78,16 @@ impl<'w> Client<'w> {
             command.args(["--src-creds", &format!("{user}:{password}")]);
         }
         command.arg(format!("docker://{image}")).arg(format!("dir:{}", self.fresh("skopeo").display()));
+        finish(self.namespace, command, PULL)
+    }
+
+    /// `skopeo copy` from registry to registry, with further options.
+    pub fn skopeo_copy(&self, from: &str, to: &str, options: &[&str]) -> Finished {
+        let mut command = self.command("skopeo");
+        command.args(["copy", "--insecure-policy"]).args(options);
+        command.arg(format!("--src-tls-verify={}", self.verifies(from)));
+        command.arg(format!("--dest-tls-verify={}", self.verifies(to)));
+        command.args([format!("docker://{from}"), format!("docker://{to}")]);
         finish(self.namespace, command, PULL)
     }
 

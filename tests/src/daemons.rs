@@ -32,6 +32,11 @@ pub struct Containerd<'c, 'w> {
 impl<'c, 'w> Dockerd<'c, 'w> {
     /// Starts one; returns when its socket answers.
     pub fn start(client: &'c Client<'w>) -> Self {
+        Self::start_with(client, &[])
+    }
+
+    /// The same with further options.
+    pub fn start_with(client: &'c Client<'w>, options: &[&str]) -> Self {
         let directory = client.fresh("docker");
         std::fs::create_dir_all(directory.join("config")).expect("a directory");
         let mut command = client.command("dockerd");
@@ -42,6 +47,7 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         for registry in client.insecure_registries() {
             command.arg(format!("--insecure-registry={registry}"));
         }
+        command.args(options);
         let process = Process::start_with_children(client.namespace, command);
         process.wait_line("API listen on", START);
         Self { client, directory, process }

@@ -12,12 +12,15 @@ use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{interval, timeout};
 
 use crate::clients::Client;
 use crate::door::Door;
+use crate::images::sha256;
 use crate::process::{Finished, Process, Stream, finish};
 use crate::serve::{BoxError, full};
 pub use crate::settings::Settings;
@@ -90,6 +93,11 @@ impl<'w> Entrepot<'w> {
         Client::behind(self.world, &format!("http://{PROXY_ADDRESS}:3128"), self.ca.clone())
     }
 
+    /// Real clients on the same network that know no proxy, trusting its certificates only.
+    pub fn neighbour(&self) -> Client<'w> {
+        Client::beside(self.world, self.ca.clone())
+    }
+
     /// A bare client of the proxy's door.
     pub fn door(&self) -> Door {
         Door::new(&self.world.client, proxy_address(), &self.ca)
@@ -106,6 +114,12 @@ impl<'w> Entrepot<'w> {
         assert_eq!(status, 200, "/metrics");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
+    }
+
+    /// SHA-256 of the CA's certificate, lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        let pem = std::fs::read(&self.ca).expect("the CA");
+        sha256(&CertificateDer::from_pem_slice(&pem).expect("a certificate")).trim_start_matches("sha256:").to_owned()
     }
 
     /// `GET /api/cache/stats`

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod avahi;
 mod backend;
 pub mod clients;
 pub mod daemons;
@@ -19,6 +20,7 @@ pub mod names;
 pub mod namespace;
 pub mod probe;
 pub mod process;
+pub mod pushes;
 pub mod root;
 pub mod serve;
 pub mod settings;

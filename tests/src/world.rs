@@ -17,6 +17,9 @@ use crate::namespace::{Bind, Namespace};
 /// Where the proxy's clients find it.
 pub const PROXY_ADDRESS: &str = "10.90.1.1";
 
+/// What clients on the network call the product's own registry.
+pub const REGISTRY: &str = "docker-registry.local";
+
 /// The names of this internet, each with an address of its own.
 pub const HOSTS: &[(&str, &str)] = &[
     ("registry-1.docker.io", "10.90.2.11"),
@@ -58,7 +61,8 @@ impl World {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and need root: run tests/run");
         let directory = tempfile::Builder::new().prefix("ent-").tempdir_in("/tmp").expect("a directory");
         let names = HOSTS.iter().chain(TRAPS).map(|(name, address)| format!("{address} {name}\n"));
-        let names = names.fold("127.0.0.1 localhost\n".to_owned(), |all, line| all + &line);
+        let own = format!("127.0.0.1 localhost\n{PROXY_ADDRESS} {REGISTRY}\n");
+        let names = names.fold(own, |all, line| all + &line);
         std::fs::write(directory.path().join("hosts"), names).expect("hosts");
         std::fs::write(directory.path().join("resolv.conf"), "nameserver 127.0.0.1\n").expect("resolv.conf");
         let make = |name| Namespace::new(name, binds(directory.path(), name));
@@ -109,13 +113,17 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
+/// Where daemons keep what there is one of on a machine.
+const FIXED_PLACES: &[&str] =
+    &["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd", "/run/dbus", "/run/avahi-daemon"];
+
 /// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
     let mut binds = vec![
         Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },
         Bind { source: directory.join("resolv.conf"), target: "/etc/resolv.conf".into() },
     ];
-    for target in ["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd"] {
+    for target in FIXED_PLACES {
         let name = target.replace('/', "-");
         let source = directory.join(format!("{namespace}{name}"));
         std::fs::create_dir_all(&source).expect("a directory");

@@ -60,6 +60,11 @@ impl ManifestType {
         Self::ALL.into_iter().find(|known| essence.eq_ignore_ascii_case(known.name()))
     }
 
+    /// Whether it lists other manifests.
+    pub fn is_index(self) -> bool {
+        self.shape() == Shape::Index
+    }
+
     fn shape(self) -> Shape {
         match self {
             Self::Schema1 | Self::Schema1Signed => Shape::Schema1,
@@ -137,6 +142,8 @@ pub struct Descriptor {
     pub size: Option<u64>,
     /// Its type, where the manifest says it.
     pub media_type: Option<String>,
+    /// It lies elsewhere, by its own words, and registries need not have it: `urls`, or a type that may not be passed on.
+    pub is_foreign: bool,
 }
 
 /// What can be read from a manifest without changing it.
@@ -231,7 +238,7 @@ impl Fields {
         let old = elements(&self.fs_layers).iter().filter_map(|layer| digest(layer, "blobSum"));
         described
             .filter_map(descriptor)
-            .chain(old.map(|digest| Descriptor { digest, size: None, media_type: None }))
+            .chain(old.map(|digest| Descriptor { digest, size: None, media_type: None, is_foreign: false }))
             .collect()
     }
 }
@@ -241,11 +248,20 @@ fn elements(list: &Option<Value>) -> &[Value] {
 }
 
 fn descriptor(value: &Value) -> Option<Descriptor> {
+    let media_type = value.get("mediaType").and_then(Value::as_str).map(str::to_owned);
+    let has_urls = value.get("urls").and_then(Value::as_array).is_some_and(|urls| !urls.is_empty());
     Some(Descriptor {
         digest: digest(value, "digest")?,
         size: value.get("size").and_then(Value::as_u64),
-        media_type: value.get("mediaType").and_then(Value::as_str).map(str::to_owned),
+        is_foreign: has_urls || media_type.as_deref().is_some_and(is_restricted),
+        media_type,
     })
+}
+
+/// Layers that registries are not to pass on: Docker's foreign ones and OCI's, which are no longer made.
+fn is_restricted(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.")
+        || media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
 }
 
 fn digest(value: &Value, field: &str) -> Option<Digest> {
@@ -319,6 +335,7 @@ mod tests {
             digest: digest.parse().unwrap(),
             size,
             media_type: media_type.map(str::to_owned),
+            is_foreign: false,
         };
         assert_eq!(image.children, [child(&config, Some(7), Some("c")), child(&layer, Some(9), None)]);
         assert_eq!(image.subject, Some(child(&subject, None, None)));
@@ -328,6 +345,24 @@ mod tests {
 
         let old = inspect(&format!(r#"{{"schemaVersion":1,"fsLayers":[{{"blobSum":"{layer}"}}],"signatures":[]}}"#));
         assert_eq!((old.media_type.as_deref(), &old.children[..]), (Some(SIGNED), &[child(&layer, None, None)][..]));
+    }
+
+    #[test]
+    fn layers_that_lie_elsewhere_are_known() {
+        let layer = |more: &str| {
+            let text = format!(r#"{{"layers":[{{"digest":"{}"{more}}}]}}"#, hex('a'));
+            inspect(&text).children[0].is_foreign
+        };
+        for (more, foreign) in [
+            ("", false),
+            (r#","urls":[]"#, false),
+            (r#","urls":["https://example.com/a"]"#, true),
+            (r#","mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip""#, true),
+            (r#","mediaType":"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip""#, true),
+            (r#","mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip""#, false),
+        ] {
+            assert_eq!(layer(more), foreign, "{more}");
+        }
     }
 
     #[test]

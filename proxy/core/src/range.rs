@@ -120,6 +120,36 @@ pub enum ContentRange {
     },
 }
 
+/// The Content-Range of a chunk that is uploaded: `first-last`, both included (OCI Distribution 1.1, "Pushing a blob in
+/// chunks"). HTTP's form with its unit and whole length is taken as well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChunkRange {
+    /// The first byte.
+    pub first: u64,
+    last: u64,
+}
+
+impl ChunkRange {
+    /// How many bytes that are.
+    pub fn length(&self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+}
+
+impl FromStr for ChunkRange {
+    type Err = ContentRangeError;
+
+    fn from_str(text: &str) -> Result<Self, ContentRangeError> {
+        let text = text.trim();
+        let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
+        let text = text.split_once('/').map_or(text, |(range, _)| range);
+        match parse_spec(text) {
+            Some(ByteSpec::FromTo(first, last)) => Ok(Self { first, last }),
+            _ => Err(ContentRangeError),
+        }
+    }
+}
+
 /// Why text is not a Content-Range of bytes that fits itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a Content-Range of bytes")]
@@ -207,6 +237,26 @@ mod tests {
         assert_eq!(decide(None, 1000), RangeAnswer::Whole);
         assert_eq!(decide(Some("bytes=0-"), 0), RangeAnswer::Unsatisfiable);
         assert_eq!(decide(Some("bytes=-1"), 0), RangeAnswer::Unsatisfiable);
+    }
+
+    #[test]
+    fn chunks_say_where_they_belong() {
+        for (text, expected) in [
+            ("0-0", Some((0, 1))),
+            ("5-9", Some((5, 5))),
+            ("bytes 5-9/10", Some((5, 5))),
+            ("bytes=5-9", Some((5, 5))),
+            ("0-18446744073709551615", Some((0, u64::MAX))),
+            ("9-5", None),
+            ("5-", None),
+            ("-5", None),
+            ("", None),
+            ("a-b", None),
+            ("1-2-3", None),
+        ] {
+            let parsed = text.parse::<ChunkRange>().ok();
+            assert_eq!(parsed.map(|range| (range.first, range.length())), expected, "{text}");
+        }
     }
 
     #[test]

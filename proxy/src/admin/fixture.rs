@@ -8,7 +8,10 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::answers::{BlobEntry, BlobState, CacheStats, Freed, VerifiedBlob, hit_rate};
+use super::answers::{BlobEntry, BlobState, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
+use super::registry::{
+    Collection, GcLine, RegistryPowers, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
+};
 use super::server::{serve_tcp, serve_unix};
 use super::socket::AdminSocket;
 use super::{AdminState, PowerError, Powers};
@@ -68,8 +71,44 @@ pub(crate) fn powers(changes: &Arc<Mutex<Vec<String>>>) -> Powers {
             forgot.lock().expect("not poisoned").push(note);
             Ok(())
         }),
+        registry: registry(changes),
         reload: Box::new(|| Err(PowerError::Refused("entrepot.toml:3: unknown key".into()))),
         effective_config: Box::new(|| serde_json::json!({"password": "***"})),
+    }
+}
+
+/// A registry with one repository, of one tag.
+fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryPowers {
+    let changes = Arc::clone(changes);
+    let entry = || RepositoryEntry { name: "a/b".into(), tags: 1, manifests: 1, size: 7 };
+    let tag = || TagEntry {
+        tag: "v1".into(),
+        digest: digest(1).to_string(),
+        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+        size: 7,
+    };
+    RegistryPowers {
+        repositories: Box::new(move |_| Ok(RepositoryPage { repositories: vec![entry()], next: None })),
+        tags: Box::new(move |name| {
+            let known = name.as_str() == "a/b";
+            Ok(known.then(|| TagPage { name: name.to_string(), tags: vec![tag()] }))
+        }),
+        remove: Box::new(move |request| {
+            changes.lock().expect("not poisoned").push(format!("{request:?}"));
+            let known = matches!(request, RemoveRequest::Tag(_, tag) if tag.as_str() == "v1");
+            Ok(known.then(|| Removed { tags: vec!["v1".into()], manifests: Vec::new() }))
+        }),
+        import: Box::new(|directory, each| match directory.ends_with("tree") {
+            true => {
+                let _ = each(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 });
+                Ok(Imported { repositories: 1, ..Imported::default() })
+            }
+            false => Err(PowerError::Failed("no tree".into())),
+        }),
+        collect: Box::new(|request, each| {
+            let _ = each(GcLine::Repositories { done: 1, total: 1 });
+            Ok(Collection { dry_run: request.dry_run, repositories: 1, freed_blobs: 2, ..Collection::default() })
+        }),
     }
 }
 

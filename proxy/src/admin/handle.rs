@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,8 +16,9 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::answers::{BlobPage, BlobState, Done, Failure, VerifyLine};
+use super::answers::{BlobPage, BlobState, Done, Failure, ImportLine, VerifyLine};
 use super::gate::{self, Entrance, Refusal};
+use super::registry::{CollectRequest, GcLine};
 use super::routes::{self, Operation, Unrouted, Use};
 use super::{AdminState, Outcome, PowerError};
 
@@ -28,8 +30,8 @@ const JSON: &str = "application/json";
 const JSON_LINES: &str = "application/x-ndjson";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Lines of a verification that wait for a slow reader; the verification waits with them.
-const VERIFY_QUEUE_LINES: usize = 64;
+/// Lines that wait for a slow reader; what tells them waits with them.
+const QUEUED_LINES: usize = 64;
 
 /// Answers one request. The body, if any, is not read.
 pub(super) async fn handle<B>(request: Request<B>, state: Arc<AdminState>, entrance: &Entrance) -> Response<Body> {
@@ -67,6 +69,8 @@ async fn perform(operation: Operation, state: Arc<AdminState>) -> Response<Body>
         // Says that the event loop turns, and asks nobody.
         Operation::Health => reply(StatusCode::OK, TEXT, "ok\n"),
         Operation::Verify => verify(&state),
+        Operation::Collect(request) => collect(&state, request),
+        Operation::Import(directory) => import(&state, directory),
         Operation::Use(power) => match tokio::task::spawn_blocking(move || use_power(power, &state)).await {
             Ok(response) => response,
             Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why"),
@@ -95,6 +99,17 @@ fn use_power(power: Use, state: &AdminState) -> Response<Body> {
             None => failure(StatusCode::NOT_FOUND, "the cache does not have this blob"),
         }),
         Use::ForgetTag(name) => outcome((powers.forget_tag)(name), |()| done(Nothing {})),
+        Use::Repositories(request) => {
+            outcome((powers.registry.repositories)(request), |page| json(StatusCode::OK, &page))
+        }
+        Use::RegistryTags(repository) => outcome((powers.registry.tags)(repository), |tags| match tags {
+            Some(tags) => json(StatusCode::OK, &tags),
+            None => failure(StatusCode::NOT_FOUND, "the registry has no such repository"),
+        }),
+        Use::RegistryRemove(request) => outcome((powers.registry.remove)(request), |removed| match removed {
+            Some(removed) => done(removed),
+            None => failure(StatusCode::NOT_FOUND, "the registry does not have this"),
+        }),
         Use::Reload => outcome((powers.reload)(), |()| done(Nothing {})),
     }
 }
@@ -107,14 +122,54 @@ fn verify(state: &Arc<AdminState>) -> Response<Body> {
     let Some(turn) = Turn::take(&state.verifying) else {
         return failure(StatusCode::CONFLICT, "a verification is already running");
     };
-    let (lines, mut read) = mpsc::channel::<Bytes>(VERIFY_QUEUE_LINES);
     let state = Arc::clone(state);
-    tokio::task::spawn_blocking(move || {
+    lines_of(move |lines| {
         let _turn = turn;
-        verify_all(&state, &lines);
-    });
+        verify_all(&state, lines);
+    })
+}
+
+/// Streams the steps of a collection. A client that leaves does not stop it.
+fn collect(state: &Arc<AdminState>, request: CollectRequest) -> Response<Body> {
+    let state = Arc::clone(state);
+    lines_of(move |lines| {
+        let collected = (state.powers.registry.collect)(request, &mut |step| tell(lines, &step));
+        let last = match collected {
+            Ok(collection) => GcLine::Finished(collection),
+            Err(error) => GcLine::Failed { error: error.to_string() },
+        };
+        // Nobody left to tell is no failure.
+        let _ = tell(lines, &last);
+    })
+}
+
+/// Streams an import. A client that leaves ends it; the next one goes on with it.
+fn import(state: &Arc<AdminState>, directory: PathBuf) -> Response<Body> {
+    let state = Arc::clone(state);
+    lines_of(move |lines| {
+        let imported = (state.powers.registry.import)(&directory, &mut |line| tell(lines, &line));
+        let last = match imported {
+            Ok(imported) => ImportLine::Finished(imported),
+            Err(error) => ImportLine::Failed { error: error.to_string() },
+        };
+        // Nobody left to tell is no failure.
+        let _ = tell(lines, &last);
+    })
+}
+
+/// Answers with the lines that `run` tells on the blocking pool.
+fn lines_of(run: impl FnOnce(&mpsc::Sender<Bytes>) + Send + 'static) -> Response<Body> {
+    let (lines, mut read) = mpsc::channel::<Bytes>(QUEUED_LINES);
+    tokio::task::spawn_blocking(move || run(&lines));
     let frames = stream::poll_fn(move |context| read.poll_recv(context)).map(|line| Ok(Frame::data(line)));
     response(StatusCode::OK, JSON_LINES, StreamBody::new(frames).boxed_unsync())
+}
+
+fn tell<T: Serialize>(lines: &mpsc::Sender<Bytes>, line: &T) -> ControlFlow<()> {
+    match lines.blocking_send(json_line(line)) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
 }
 
 fn verify_all(state: &AdminState, lines: &mpsc::Sender<Bytes>) {
@@ -123,17 +178,14 @@ fn verify_all(state: &AdminState, lines: &mpsc::Sender<Bytes>) {
         checked += 1;
         bytes += blob.size;
         bad += u64::from(blob.state != BlobState::Ok);
-        match lines.blocking_send(json_line(&VerifyLine::Blob(blob))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        tell(lines, &VerifyLine::Blob(blob))
     });
     let last = match result {
         Ok(()) => VerifyLine::Finished { checked, bad, bytes },
         Err(error) => VerifyLine::Failed { error: error.to_string() },
     };
     // Nobody left to tell is no failure.
-    let _ = lines.blocking_send(json_line(&last));
+    let _ = tell(lines, &last);
 }
 
 /// The right to verify, given back when dropped, by a panic too.

@@ -11,6 +11,7 @@ pub mod answers;
 pub(crate) mod fixture;
 mod gate;
 mod handle;
+pub mod registry;
 mod routes;
 pub mod server;
 pub mod socket;
@@ -25,6 +26,7 @@ use entrepot_core::name::{RepositoryName, Tag};
 
 use crate::observe::metrics::Metrics;
 use answers::{BlobEntry, CacheStats, Freed, VerifiedBlob};
+use registry::RegistryPowers;
 
 /// What both entrances of the door share.
 pub struct AdminState {
@@ -59,6 +61,8 @@ pub struct Powers {
     pub verify: Box<dyn Fn(OnVerified<'_>) -> Outcome<()> + Send + Sync>,
     /// Forgets what a tag pointed to, so that the next pull asks upstream.
     pub forget_tag: PowerOver<TagName, Outcome<()>>,
+    /// What can be done about our own registry.
+    pub registry: RegistryPowers,
     /// Reads the configuration anew; a bad one changes nothing and is [`PowerError::Refused`].
     pub reload: Power<Outcome<()>>,
     /// The configuration in use, secrets masked.

@@ -1,9 +1,14 @@
 //! The paths of the admin API: one table, and the reading of what a path or query names.
 
+use std::path::PathBuf;
+
 use entrepot_core::digest::{Digest, DigestError};
+use entrepot_core::name::RepositoryName;
+use entrepot_core::quantity;
 use http::Method;
 use url::form_urlencoded;
 
+use super::registry::{CollectRequest, RemoveRequest, RepositoriesRequest};
 use super::{ListRequest, TagName};
 
 /// A request that was understood.
@@ -13,6 +18,10 @@ pub(super) enum Operation {
     Health,
     /// Answered line by line.
     Verify,
+    /// Likewise.
+    Collect(CollectRequest),
+    /// Likewise.
+    Import(PathBuf),
     /// Answered when its power is done.
     Use(Use),
 }
@@ -28,6 +37,9 @@ pub(super) enum Use {
     Clear,
     Remove(Digest),
     ForgetTag(TagName),
+    Repositories(RepositoriesRequest),
+    RegistryTags(RepositoryName),
+    RegistryRemove(RemoveRequest),
     Reload,
 }
 
@@ -49,8 +61,10 @@ pub(super) enum Unrouted {
 
 const PAGE_BLOBS: usize = 100;
 const PAGE_BLOBS_MAX: usize = 1000;
+const PAGE_REPOSITORIES: usize = 100;
+const PAGE_REPOSITORIES_MAX: usize = 1000;
 
-const ROUTES: [Route; 11] = [
+const ROUTES: [Route; 18] = [
     Route { method: Method::GET, path: "/healthz", read: |_| Ok(Operation::Health) },
     Route { method: Method::GET, path: "/readyz", read: |_| Ok(Operation::Use(Use::Ready)) },
     Route { method: Method::GET, path: "/metrics", read: |_| Ok(Operation::Use(Use::Metrics)) },
@@ -62,11 +76,18 @@ const ROUTES: [Route; 11] = [
     Route { method: Method::DELETE, path: "/api/cache/blobs/", read: remove },
     Route { method: Method::POST, path: "/api/cache/verify", read: |_| Ok(Operation::Verify) },
     Route { method: Method::DELETE, path: "/api/cache/tags", read: forget_tag },
+    Route { method: Method::GET, path: "/api/registry/repositories", read: repositories },
+    Route { method: Method::DELETE, path: "/api/registry/repositories", read: remove_repository },
+    Route { method: Method::GET, path: "/api/registry/tags", read: registry_tags },
+    Route { method: Method::DELETE, path: "/api/registry/tags", read: remove_tag },
+    Route { method: Method::DELETE, path: "/api/registry/manifests", read: remove_manifest },
+    Route { method: Method::POST, path: "/api/registry/gc", read: collect },
+    Route { method: Method::POST, path: "/api/registry/import", read: import },
 ];
 
 /// The route of a request. HEAD goes where GET goes.
 pub(super) fn find(method: &Method, path: &str) -> Result<&'static Route, Unrouted> {
-    static TABLE: [Route; 11] = ROUTES;
+    static TABLE: [Route; 18] = ROUTES;
     let here: Vec<&Route> = TABLE.iter().filter(|route| route.tail(path).is_some()).collect();
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
     if let Some(route) = here.iter().find(|route| route.method == wanted) {
@@ -130,8 +151,50 @@ fn forget_tag(asked: &Asked<'_>) -> Result<Operation, String> {
     })))
 }
 
+fn repositories(asked: &Asked<'_>) -> Result<Operation, String> {
+    let after = asked.optional("after", |text| Some(text.to_owned()))?;
+    let limit = asked.optional("limit", |text| text.parse::<usize>().ok().filter(|limit| *limit > 0))?;
+    let limit = limit.unwrap_or(PAGE_REPOSITORIES).min(PAGE_REPOSITORIES_MAX);
+    Ok(Operation::Use(Use::Repositories(RepositoriesRequest { after, limit })))
+}
+
+fn repository(asked: &Asked<'_>) -> Result<RepositoryName, String> {
+    asked.required("repository", |text| text.parse().ok())
+}
+
+fn registry_tags(asked: &Asked<'_>) -> Result<Operation, String> {
+    Ok(Operation::Use(Use::RegistryTags(repository(asked)?)))
+}
+
+fn remove_repository(asked: &Asked<'_>) -> Result<Operation, String> {
+    Ok(Operation::Use(Use::RegistryRemove(RemoveRequest::Repository(repository(asked)?))))
+}
+
+fn remove_tag(asked: &Asked<'_>) -> Result<Operation, String> {
+    let tag = asked.required("tag", |text| text.parse().ok())?;
+    Ok(Operation::Use(Use::RegistryRemove(RemoveRequest::Tag(repository(asked)?, tag))))
+}
+
+fn remove_manifest(asked: &Asked<'_>) -> Result<Operation, String> {
+    let digest = asked.required("digest", |text| text.parse().ok())?;
+    Ok(Operation::Use(Use::RegistryRemove(RemoveRequest::Manifest(repository(asked)?, digest))))
+}
+
+fn collect(asked: &Asked<'_>) -> Result<Operation, String> {
+    let switch = |name| asked.optional(name, |text| text.parse::<bool>().ok()).map(Option::unwrap_or_default);
+    let grace = asked.optional("grace", |text| quantity::parse_duration(text).ok())?;
+    Ok(Operation::Collect(CollectRequest { dry_run: switch("dry_run")?, untagged: switch("untagged")?, grace }))
+}
+
+fn import(asked: &Asked<'_>) -> Result<Operation, String> {
+    let absolute = |text: &str| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+    asked.required("directory", absolute).map(Operation::Import)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn understood(method: Method, target: &str) -> Result<Operation, String> {
@@ -184,8 +247,40 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_the_registry() {
+        let name: RepositoryName = "a/b".parse().expect("a name");
+        let digest = Digest::of(entrepot_core::digest::Algorithm::Sha256, b"x");
+        let remove = |request| Ok(Operation::Use(Use::RegistryRemove(request)));
+        for (target, expected) in [
+            ("/api/registry/repositories?repository=a%2Fb".to_owned(), RemoveRequest::Repository(name.clone())),
+            (
+                "/api/registry/tags?repository=a/b&tag=v1".to_owned(),
+                RemoveRequest::Tag(name.clone(), "v1".parse().expect("a tag")),
+            ),
+            (format!("/api/registry/manifests?repository=a/b&digest={digest}"), RemoveRequest::Manifest(name, digest)),
+        ] {
+            assert_eq!(understood(Method::DELETE, &target), remove(expected), "{target}");
+        }
+        let collect = |dry_run, untagged, grace_s: Option<u64>| {
+            Ok(Operation::Collect(CollectRequest { dry_run, untagged, grace: grace_s.map(Duration::from_secs) }))
+        };
+        for (target, expected) in [
+            ("/api/registry/gc", collect(false, false, None)),
+            ("/api/registry/gc?dry_run=true&untagged=true&grace=90m", collect(true, true, Some(5400))),
+            ("/api/registry/gc?grace=0s", collect(false, false, Some(0))),
+        ] {
+            assert_eq!(understood(Method::POST, target), expected, "{target}");
+        }
+    }
+
+    #[test]
     fn bad_parameters_are_named() {
         for (method, target, named) in [
+            (Method::POST, "/api/registry/gc?dry_run=perhaps", "dry_run"),
+            (Method::POST, "/api/registry/gc?grace=soon", "grace"),
+            (Method::POST, "/api/registry/import", "directory is missing"),
+            (Method::POST, "/api/registry/import?directory=here", "directory"),
+            (Method::DELETE, "/api/registry/tags?repository=a", "tag is missing"),
             (Method::GET, "/api/cache/blobs?limit=0", "limit"),
             (Method::GET, "/api/cache/blobs?limit=-1", "limit"),
             (Method::GET, "/api/cache/blobs?after=sha256:..", "after"),

@@ -10,11 +10,14 @@ use tokio::runtime::Handle;
 use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
 use crate::admin::{ListRequest, OnVerified, Outcome, PowerError, Powers};
 use crate::app::live::Reloader;
+use crate::app::registry_powers::registry_powers;
 use crate::pull::Pull;
-use crate::store::{self, Store, StoreError, Verified};
+use crate::store::{self, Removal, Store, StoreError, Verified};
 
 /// The longest that a blob which is complete may take to be published.
 const SETTLING: Duration = Duration::from_secs(30);
+/// What who wants to remove pushed content from the cache is told.
+const PUSHED: &str = "this blob was pushed to the registry here; delete what needs it there, then collect";
 /// Blobs asked of the index at a time.
 const PAGE: usize = 1000;
 
@@ -44,14 +47,18 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
         }),
         remove: Box::new(move |digest| {
             let size = remove_store.blob(&digest).map_err(failed)?.map(|blob| blob.size_bytes);
-            let removed = remove_store.remove(&digest).map_err(failed)?;
-            Ok(size.filter(|_| removed).map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes }))
+            match remove_store.remove_cached(&digest).map_err(failed)? {
+                Removal::Removed => Ok(size.map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes })),
+                Removal::Missing => Ok(None),
+                Removal::Pinned => Err(PowerError::Refused(PUSHED.to_owned())),
+            }
         }),
         verify: Box::new(move |on_verified| verify(&verify_store, on_verified)),
         forget_tag: Box::new(move |name| {
             tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
             Ok(())
         }),
+        registry: registry_powers(&reloader.site),
         reload: Box::new(move || reload.reload().map_err(PowerError::Refused)),
         effective_config: Box::new(move || shown.effective()),
     }
@@ -100,7 +107,7 @@ fn entry(blob: store::BlobEntry) -> BlobEntry {
         digest: blob.digest.to_string(),
         size: blob.size_bytes,
         last_used_unix_seconds: last_use.as_secs(),
-        pinned: false,
+        pinned: blob.is_pinned,
         repositories: blob.repositories.iter().map(|(registry, name)| format!("{registry}/{name}")).collect(),
     }
 }

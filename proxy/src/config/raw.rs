@@ -50,6 +50,8 @@ section! {
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
+        // Behind `cache`, which more people mean by a misplaced `max_size`.
+        registry: RawRegistryDoor,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,
         registries: Named<RawRegistry>,
@@ -57,6 +59,7 @@ section! {
         client: RawClient,
         data_plane: RawDataPlane,
         redirect: RawRedirect,
+        mdns: RawMdns,
         logging: RawLogging,
     }
 }
@@ -78,6 +81,45 @@ section! {
 section! {
     /// `[transparent]`
     RawTransparent { listen: Texts, proxy_protocol_from: Texts, }
+}
+
+section! {
+    /// `[registry]`
+    RawRegistryDoor {
+        hostname: Text,
+        http: Texts,
+        https: Texts,
+        docker_hub_mirror: Switch,
+        max_uploads: Number,
+        upload_expiry: Text,
+        grace: Text,
+        gc_interval: Text,
+        anonymous: Text,
+        htpasswd: Text,
+        auth: Text,
+        token_lifetime: Text,
+        rules: Vec<Given<RawRule>>,
+        read_only: Switch,
+        immutable_tags: Texts,
+        max_size: Text,
+        quotas: Vec<Given<RawQuota>>,
+        notifications: Vec<Given<RawNotification>>,
+    }
+}
+
+section! {
+    /// `[[registry.rules]]`
+    RawRule { repository: Text, users: Texts, actions: Texts, }
+}
+
+section! {
+    /// `[[registry.quotas]]`
+    RawQuota { repository: Text, max_size: Text, }
+}
+
+section! {
+    /// `[[registry.notifications]]`
+    RawNotification { url: Hidden, headers: Named<Given<HiddenText>>, timeout: Text, retry_for: Text, queue: Number, }
 }
 
 section! {
@@ -165,7 +207,7 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
+    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
 }
 
 section! {
@@ -182,6 +224,11 @@ section! {
         socket: Text,
         listen: Text,
     }
+}
+
+section! {
+    /// `[mdns]`
+    RawMdns { enabled: Switch, hostname: Text, interfaces: Texts, }
 }
 
 section! {

@@ -1,8 +1,11 @@
 //! The configuration as the product uses it: parsed, compiled, defaults filled in. Built only by `config::load`;
 //! nothing here can be wrong, so nothing that takes a `Config` validates again.
 
+pub mod rights;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
@@ -13,7 +16,9 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
+use crate::discovery::MdnsName;
 use crate::secret::Secret;
+use rights::{Notification, Rights};
 
 /// Everything that can be configured.
 pub struct Config {
@@ -23,6 +28,8 @@ pub struct Config {
     pub proxy: ProxyDoor,
     /// The door for redirected connections on 3129.
     pub transparent: TransparentDoor,
+    /// Our own registry.
+    pub registry: RegistryDoor,
     /// The administrator's door.
     pub admin: AdminDoor,
     /// Where the certificate authority is kept.
@@ -45,6 +52,8 @@ pub struct Config {
     pub data_plane: DataPlane,
     /// The agent that redirects connections.
     pub redirect: Redirect,
+    /// Being found on the local network.
+    pub mdns: Mdns,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -89,6 +98,39 @@ pub struct TransparentDoor {
     pub listen: Vec<SocketAddr>,
     /// Networks whose PROXY protocol headers are believed.
     pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// `[registry]`
+pub struct RegistryDoor {
+    /// What clients on the network call it.
+    pub hostname: RegistryHost,
+    /// Plain HTTP.
+    pub http: Listen,
+    /// TLS, with certificates of our authority.
+    pub https: Listen,
+    /// Whether what is not here, and is asked for as Docker asks its mirror, comes from Docker Hub.
+    pub docker_hub_mirror: bool,
+    /// Uploads that run at once.
+    pub max_uploads: usize,
+    /// An upload that nobody adds to for so long is dropped.
+    pub upload_expiry: Duration,
+    /// How long pushed blobs wait for a manifest before a collection takes them.
+    pub grace: Duration,
+    /// Between two collections that nobody asked for; zero: none.
+    pub gc_interval: Duration,
+    /// Who may do what.
+    pub rights: Arc<Rights>,
+    /// Who hears of pushes and deletions.
+    pub notifications: Vec<Notification>,
+}
+
+/// Where a door listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// Addresses and ports; none switches it off.
+    pub addresses: Vec<SocketAddr>,
+    /// Nobody named them: where something else listens there already, the door stays shut.
+    pub is_default: bool,
 }
 
 /// `[admin]`
@@ -279,6 +321,8 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+    /// Whether the kernel seals TLS records where it can.
+    pub ktls: bool,
 }
 
 /// `[redirect]`
@@ -303,6 +347,17 @@ pub struct Redirect {
     pub socket: PathBuf,
     /// A TCP address for its metrics.
     pub listen: Option<SocketAddr>,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for; where another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on; none named: every one of the local network.
+    pub interfaces: Vec<String>,
 }
 
 /// `[logging]`

@@ -95,7 +95,7 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until the drain begins, and hands each connection with its place to `serve`, which spawns.
+/// Accepts at the proxy's door until the drain begins, and hands each connection with its place to `serve`, which spawns.
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,

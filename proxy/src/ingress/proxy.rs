@@ -1,8 +1,8 @@
 //! The door on 3128: CONNECT, absolute-form http, and the local pages.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -28,11 +28,12 @@ use crate::ingress::decision::{Decision, decide};
 use crate::ingress::drain::Watch;
 use crate::ingress::intercept::intercept;
 use crate::ingress::listener::Place;
+use crate::ingress::registry::RegistryDoor;
 use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
+use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
-use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
 
@@ -45,8 +46,6 @@ pub struct ProxyDoor {
     pub site: Arc<Site>,
     /// Certificates for intercepted names.
     pub leaves: Arc<LeafStore>,
-    /// What the local pages say.
-    pub ca_page: RwLock<Arc<CaPage>>,
 }
 
 /// One connection to the door. Its place is shared with what it becomes after a CONNECT.
@@ -101,19 +100,10 @@ impl Guest {
         if request.uri().authority().is_some() {
             return self.absolute(&handle, request).await;
         }
-        let page = self.door.ca_page.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let reply = match setup::page(request.method(), request.uri().path(), request.headers(), &page) {
-            Some(page) => {
-                let (head, body) = page.into_parts();
-                let body = ReplyBody::Full(body);
-                Reply { status: head.status, headers: head.headers, body, note: unlogged() }
-            }
-            None => Reply::full(
-                StatusCode::NOT_FOUND,
-                "text/plain",
-                "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and /setup/systemd.\n",
-            ),
-        };
+        let reply = self.door.site.page(&request).unwrap_or_else(|| {
+            let text = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
+            Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
+        });
         self.finish(reply, &request)
     }
 
@@ -126,6 +116,10 @@ impl Guest {
             return self.finish(self.malformed("a request through this proxy names http://host[:port]/path"), &request);
         };
         let live = self.door.site.live();
+        if self.door.site.registry.is_named(&live.config.registry, &host) {
+            let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
+            return door::answer(&self.door.site, &arrival, handle, request).await;
+        }
         let listed = match decide(&live.config, &host, Scheme::Http) {
             Decision::Intercept => true,
             Decision::Pass => false,
@@ -145,6 +139,9 @@ impl Guest {
             self.door.site.pull.metrics.rejected_requests.inc(Rejection::Loop);
             let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
             return self.finish(reply, &request);
+        }
+        if self.door.site.registry.is_named(&live.config.registry, &host) {
+            return self.enter_registry(handle, request);
         }
         match decide(&live.config, &host, Scheme::Https) {
             Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
@@ -182,6 +179,21 @@ impl Guest {
                 response
             }
         }
+    }
+
+    /// What is behind this CONNECT is our own registry.
+    fn enter_registry(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+        let guest = self.clone();
+        handle.open_tunnel();
+        let response = self.established(&request);
+        tokio::spawn(async move {
+            if let Some((client, first)) = upgraded(request).await {
+                let own = RegistryDoor { site: guest.door.site.clone(), leaves: guest.door.leaves.clone() };
+                own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
+            }
+            drop(guest);
+        });
+        response
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.

@@ -47,6 +47,8 @@ labels! {
         Proxy = "proxy",
         /// 3129.
         Transparent = "transparent",
+        /// Our registry's ports.
+        Registry = "registry",
         /// 3130 and the unix socket.
         Admin = "admin",
     }

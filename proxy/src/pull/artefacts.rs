@@ -82,7 +82,7 @@ impl Pull {
             RangeAnswer::Whole => (0, blob.size_bytes),
         };
         let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
-        let reader = StoredReader::new(blob, self.store.clone(), source, start, end);
+        let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
         let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
         let reply =
             Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);

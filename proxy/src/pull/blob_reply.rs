@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::outcome::CacheStatus;
 use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
@@ -13,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use crate::fill::flight::Seat;
 use crate::fill::reader::FlightReader;
 use crate::fill::source::Opened;
+use crate::fill::source::Source;
 use crate::fill::through::Through;
 use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply};
@@ -21,7 +23,7 @@ use crate::pull::Pull;
 use crate::pull::blobs::BlobCall;
 use crate::pull::manifests::hit;
 use crate::pull::stored::StoredReader;
-use crate::store::Blob;
+use crate::store::{Blob, Store};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -47,27 +49,17 @@ impl Pull {
             }
         };
         let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };
-        blob_reply(blob, answer, size, Producer::Flight(reader).into(), note)
+        blob_reply(&blob.digest, answer, size, Producer::Flight(reader).into(), note)
     }
 
     pub(super) fn stored_reply(&self, blob: &BlobCall<'_>, stored: Arc<Blob>, note: Note) -> Reply {
         if note.cache_status == CacheStatus::Stale {
             self.metrics.stale_served.inc();
         }
-        let size = stored.size_bytes;
         let note = Note { stored_at: stored.stored_at(), ..note };
-        let answer = range::decide(range_header(&blob.call.headers).filter(|_| !blob.call.is_head()), size);
-        let (start, end) = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(size),
-            RangeAnswer::Whole => (0, size),
-            RangeAnswer::Part { start, end } => (start, end),
-        };
-        if blob.call.is_head() {
-            return blob_reply(blob, answer, Some(size), ReplyBody::Full(Bytes::new()), note);
-        }
-        let source = blob.call.source(blob.repository);
-        let reader = StoredReader::new(stored, self.store.clone(), source, start, end);
-        blob_reply(blob, answer, Some(size), Producer::Stored(reader).into(), note)
+        let range = range_header(&blob.call.headers).filter(|_| !blob.call.is_head());
+        let source = || Some(blob.call.source(blob.repository));
+        stored_reply(&self.store, stored, range, blob.call.is_head(), source, note)
     }
 
     /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
@@ -89,19 +81,45 @@ impl Pull {
         let through = through.and_then(move || {
             tokio::task::spawn_blocking(move || store.link(&registry, &repository, &digest));
         });
-        blob_reply(blob, answer, size, Producer::Through(through).into(), note)
+        blob_reply(&blob.digest, answer, size, Producer::Through(through).into(), note)
     }
 }
 
-pub(super) fn range_header(headers: &HeaderMap) -> Option<&str> {
+/// A published blob, or the range of it; only its head where that was asked. `source` is where the bytes can be had when
+/// the disk fails.
+pub fn stored_reply(
+    store: &Arc<Store>,
+    stored: Arc<Blob>,
+    range: Option<&str>,
+    is_head: bool,
+    source: impl FnOnce() -> Option<Source>,
+    note: Note,
+) -> Reply {
+    let (digest, size) = (stored.digest, stored.size_bytes);
+    let answer = range::decide(range, size);
+    let (start, end) = match answer {
+        RangeAnswer::Unsatisfiable => return unsatisfiable(size),
+        RangeAnswer::Whole => (0, size),
+        RangeAnswer::Part { start, end } => (start, end),
+    };
+    let body = match is_head {
+        true => ReplyBody::Full(Bytes::new()),
+        false => Producer::Stored(StoredReader::new(stored, store.clone(), source(), start, end)).into(),
+    };
+    blob_reply(&digest, answer, Some(size), body, note)
+}
+
+/// The request's Range, where it is text.
+pub fn range_header(headers: &HeaderMap) -> Option<&str> {
     headers.get(RANGE)?.to_str().ok()
 }
 
-pub(super) fn unsatisfiable(size: u64) -> Reply {
+/// 416
+pub fn unsatisfiable(size: u64) -> Reply {
     Reply::error(ErrorCode::RangeInvalid, "").with(CONTENT_RANGE, &ContentRange::Unsatisfied { size }.to_string())
 }
 
-fn blob_reply(blob: &BlobCall<'_>, answer: RangeAnswer, size: Option<u64>, body: ReplyBody, note: Note) -> Reply {
+fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody, note: Note) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -113,8 +131,8 @@ fn blob_reply(blob: &BlobCall<'_>, answer: RangeAnswer, size: Option<u64>, body:
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let reply = Reply { status, headers, body, note }
-        .with(DOCKER_CONTENT_DIGEST, &blob.digest.to_string())
-        .with(ETAG, &format!("\"{}\"", blob.digest));
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+        .with(ETAG, &format!("\"{digest}\""));
     match answer {
         RangeAnswer::Part { start, end } => {
             reply.with(CONTENT_RANGE, &ContentRange::Part { start, end, size }.to_string())

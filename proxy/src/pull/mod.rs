@@ -10,7 +10,7 @@
 
 pub mod access;
 pub mod artefacts;
-mod blob_reply;
+pub mod blob_reply;
 pub mod blobs;
 pub mod identity;
 pub mod issued;

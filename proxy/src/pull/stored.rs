@@ -16,7 +16,7 @@ use crate::store::{Blob, Store, Window};
 pub struct StoredReader {
     blob: Arc<Blob>,
     store: Arc<Store>,
-    source: Source,
+    source: Option<Source>,
     position: u64,
     end: u64,
     /// The window at `position`, where it was begun ahead of its time.
@@ -25,8 +25,8 @@ pub struct StoredReader {
 }
 
 impl StoredReader {
-    /// A reader of `start..end`; `source` is asked where the disk fails.
-    pub fn new(blob: Arc<Blob>, store: Arc<Store>, source: Source, start: u64, end: u64) -> Self {
+    /// A reader of `start..end`; `source` is asked where the disk fails, and without one the client is cut off there.
+    pub fn new(blob: Arc<Blob>, store: Arc<Store>, source: Option<Source>, start: u64, end: u64) -> Self {
         Self { blob, store, source, position: start, end, ahead: None, instead: None }
     }
 
@@ -49,22 +49,25 @@ impl StoredReader {
                     }
                     return Ok(Some(bytes));
                 }
-                Err(error) => self.fail_over(&error).await,
+                Err(error) => self.fail_over(error).await?,
             }
         }
     }
 
-    async fn fail_over(&mut self, why: &io::Error) {
+    async fn fail_over(&mut self, why: io::Error) -> Result<(), FillError> {
         let (digest, size) = (self.blob.digest, self.blob.size_bytes);
-        tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside, the client goes on from upstream");
+        tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside");
         let store = self.store.clone();
         // Its outcome changes nothing for this client.
-        let _ = spawn_blocking(move || store.quarantine(&digest)).await;
-        let source = self.source.clone();
+        let _ = spawn_blocking(move || store.unreadable(&digest)).await;
+        let Some(source) = self.source.clone() else {
+            return Err(FillError::Read { digest, error: Arc::new(why) });
+        };
         self.instead = Some(if self.end == size {
             Through::whole(digest, source, None, self.position)
         } else {
             Through::part(digest, source, self.position, self.end, Some(size))
         });
+        Ok(())
     }
 }

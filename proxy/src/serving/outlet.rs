@@ -6,12 +6,15 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use entrepot_kernel::ktls::{self, TransmitKey};
 use entrepot_kernel::mapping::locate;
 use entrepot_kernel::send::send_file;
 use nix::libc::MSG_MORE;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::handed::Wire;
 
 /// A client's connection.
 pub struct Outlet {
@@ -43,6 +46,21 @@ impl Outlet {
                 written => return Poll::Ready(written),
             }
         }
+    }
+}
+
+impl Wire for Outlet {
+    fn take_over(&self, key: &TransmitKey) -> io::Result<()> {
+        ktls::take_over(self.stream.as_fd(), key)
+    }
+
+    fn change_key(&self, key: &TransmitKey) -> io::Result<()> {
+        ktls::change_key(self.stream.as_fd(), key)
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>> {
+        let sent = self.poll_now(context, |stream| ktls::send_record(stream.as_fd(), kind, content).map(|()| 0));
+        sent.map_ok(|_| ())
     }
 }
 

@@ -48,24 +48,25 @@ struct Late {
 
 impl<IO> Sealed<IO> {
     /// Over this connection.
-    pub fn new(secured: Secured<IO>) -> Self {
-        Self {
+    pub fn new(secured: Secured<IO>) -> Result<Self, RecordError> {
+        Ok(Self {
             io: secured.io,
-            session: Box::new(secured.session),
+            session: Box::new(Session::new(secured.extracted, secured.secrets)?),
             incoming: Incoming::new(secured.plain, &secured.records),
             outgoing: Room::default(),
             reply_bytes: 0,
             late: None,
             hears_no_more: secured.is_closed,
             says_no_more: false,
-        }
+        })
     }
 
     /// Puts the session's own records behind those that wait.
-    fn queue_reply(&mut self) {
-        let reply = self.session.take_reply();
-        self.reply_bytes += reply.len();
-        self.outgoing.append(reply);
+    fn queue_replies(&mut self) {
+        for reply in self.session.take_replies() {
+            self.reply_bytes += reply.bytes.len();
+            self.outgoing.append(reply.bytes);
+        }
     }
 
     /// Seals the beginning of `slices` into an empty room; how many bytes of them that were. None where the next bytes
@@ -157,7 +158,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<IO> {
                 ready!(this.poll_outgoing(context))?;
             }
             let received = this.incoming.open(&mut this.session);
-            this.queue_reply();
+            this.queue_replies();
             if this.reply_bytes > 0 {
                 this.send_some(context)?;
             }
@@ -194,7 +195,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
         }
         // A worn key is changed first; the client hears of it before what the next key seals.
         this.session.sealer().map_err(broken)?;
-        this.queue_reply();
+        this.queue_replies();
         ready!(this.poll_outgoing(context))?;
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
@@ -227,14 +228,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
             this.says_no_more = true;
             // A connection whose key can seal no more ends without the word.
             let _ = this.session.close();
-            this.queue_reply();
+            this.queue_replies();
         }
         ready!(this.poll_outgoing(context))?;
         Pin::new(&mut this.io).poll_shutdown(context)
     }
 }
 
-fn broken(error: RecordError) -> io::Error {
+pub(super) fn broken(error: RecordError) -> io::Error {
     let kind = match error {
         RecordError::Broken { .. } => io::ErrorKind::InvalidData,
         RecordError::Alert(_) | RecordError::WornOut => io::ErrorKind::ConnectionAborted,

@@ -125,6 +125,11 @@ impl Store {
         self.open_blobs.contains(digest) || self.paths.blob(digest).is_file()
     }
 
+    /// Whether the content is there in this length; not a use.
+    pub fn has_content(&self, digest: &Digest, size_bytes: u64) -> bool {
+        std::fs::metadata(self.paths.blob(digest)).is_ok_and(|file| file.is_file() && file.len() == size_bytes)
+    }
+
     /// Tells the index of a use.
     pub(super) fn touch(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));

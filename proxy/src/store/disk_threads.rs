@@ -95,7 +95,7 @@ struct Running {
 
 /// Which thread has the jobs of a fill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Lane(u64);
+pub(super) struct Lane(pub(super) u64);
 
 impl Lane {
     /// A digest's; a fill without one has the lane of its random number.

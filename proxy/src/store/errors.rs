@@ -67,6 +67,12 @@ pub enum StoreError {
     /// The index does not answer, so there is nothing to list.
     #[error("the cache's index is unavailable; it repairs itself, try again in a few seconds")]
     IndexUnavailable,
+    /// A manifest that was pushed is gone or bad.
+    #[error("the pushed manifest {digest} cannot be read; push it again, or delete it")]
+    ManifestLost {
+        /// Which one.
+        digest: Box<Digest>,
+    },
     /// The disk takes too long; what was asked of it may still happen.
     #[error("the disk did not answer within {seconds} s; see the kernel log, or raise data_plane.disk_timeout")]
     Stalled {

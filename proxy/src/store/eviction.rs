@@ -1,6 +1,6 @@
 //! Making room: reservations that evict first, and the choice of what goes.
 //!
-//! Victims come from the index in its order (see `index::recency`); blobs that are being read are skipped. Work is
+//! Victims come from the index in its order (see `index::recency`); blobs that are read or pinned are skipped. Work is
 //! bounded: a request evicts what it misses, looks at a limited number of candidates, and gives up (`NoSpace`, the
 //! caller passes the body through) rather than flush the cache for something that cannot fit.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::disk_threads::calls::Calls;
 use super::errors::StoreError;
 use super::index::recency::{self, Place, Victim};
-use super::space::{Reservation, Shortfall};
+use super::space::{Purpose, Reservation, Shortfall};
 use super::{Store, disk, lock};
 
 /// Candidates read from the index at once.
@@ -21,11 +21,11 @@ const BATCHES_MAX: usize = 256;
 const ATTEMPTS: usize = 4;
 
 impl Store {
-    /// Promises `bytes` to a fill, evicting for it where necessary.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+    /// Promises `bytes`, evicting for them where necessary.
+    pub(super) fn reserve(&self, bytes: u64, purpose: Purpose) -> Result<Reservation, StoreError> {
         for _ in 0..ATTEMPTS {
             let free_bytes = disk::free_bytes(self.paths.root())?;
-            let made_room = match self.space.try_reserve(bytes, free_bytes) {
+            let made_room = match self.space.try_reserve(bytes, purpose, free_bytes) {
                 Ok(reservation) => return Ok(reservation),
                 Err(Shortfall::Evict(missing)) => {
                     self.evict(missing) >= missing || self.paused.drop_oldest(&self.paths)
@@ -61,7 +61,7 @@ impl Store {
     pub(super) fn return_under_limits(&self) {
         let Ok(free_bytes) = disk::free_bytes(self.paths.root()) else { return };
         // Where others filled the disk, emptying the cache would not help.
-        if let Some(Shortfall::Evict(missing)) = self.space.ledger().shortfall(0, free_bytes) {
+        if let Some(Shortfall::Evict(missing)) = self.space.ledger().shortfall(0, Purpose::Cache, free_bytes) {
             self.evict(missing);
         }
     }

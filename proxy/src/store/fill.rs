@@ -38,7 +38,7 @@ use super::extents::Extents;
 use super::index::{Job, ms_of};
 use super::paths::FillName;
 use super::paused::PausedFill;
-use super::space::{Reservation, count};
+use super::space::{Purpose, Reservation, count};
 use super::{Store, disk};
 
 /// What a fill of unknown size reserves at once.
@@ -47,21 +47,26 @@ const GROW_BYTES: u64 = 4 << 20;
 /// A running fill. All methods take `&self`: a leader writes while followers read. Dropping one that did not end removes
 /// its file.
 pub struct Fill {
-    store: Arc<Store>,
-    name: FillName,
-    path: PathBuf,
-    file: Arc<File>,
-    size: Option<u64>,
-    extents: Extents,
+    pub(super) store: Arc<Store>,
+    pub(super) name: FillName,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    pub(super) size: Option<u64>,
+    pub(super) extents: Extents,
+    pub(super) purpose: Purpose,
+    /// It is an upload's: its file stays when this is dropped.
+    pub(super) outlives_requests: bool,
     /// None once the end began. Held for reading while writing.
-    reservation: RwLock<Option<Reservation>>,
+    pub(super) reservation: RwLock<Option<Reservation>>,
 }
 
 /// What content is published with.
 pub(super) struct Published {
-    digest: Digest,
-    media_type: Option<String>,
-    links: Vec<(RegistryHost, RepositoryName)>,
+    pub(super) digest: Digest,
+    /// The length of content that was not announced with one; else all that was written.
+    pub(super) length: Option<u64>,
+    pub(super) media_type: Option<String>,
+    pub(super) links: Vec<(RegistryHost, RepositoryName)>,
 }
 
 impl Store {
@@ -82,7 +87,7 @@ impl Store {
                 return Ok(fill);
             }
         }
-        let started = self.begin_new(calls, digest, size).await;
+        let started = self.begin_new(calls, digest, size, Purpose::Cache).await;
         started.inspect_err(|_| count(&self.counters.write_errors))
     }
 
@@ -98,19 +103,22 @@ impl Store {
             file: Arc::new(file),
             size: Some(paused.size_bytes),
             extents: paused.extents,
+            purpose: Purpose::Cache,
+            outlives_requests: false,
             reservation: RwLock::new(Some(paused.reservation)),
         })
     }
 
-    async fn begin_new(
+    pub(super) async fn begin_new(
         self: &Arc<Self>,
         calls: Calls,
         digest: Option<Digest>,
         size: Option<u64>,
+        purpose: Purpose,
     ) -> Result<Fill, StoreError> {
         let size_bytes = size.unwrap_or(0);
         let store = self.clone();
-        let mut reservation = calls.aside(move || store.reserve(size_bytes)).await?;
+        let mut reservation = calls.aside(move || store.reserve(size_bytes, purpose)).await?;
         let name = FillName { digest, random: random() };
         let path = self.paths.fill(name);
         let create = async || {
@@ -129,21 +137,30 @@ impl Store {
             }
         }
         let (store, extents) = (self.clone(), Extents::new());
-        Ok(Fill { store, name, path, file, size, extents, reservation: RwLock::new(Some(reservation)) })
+        let (outlives_requests, reservation) = (false, RwLock::new(Some(reservation)));
+        Ok(Fill { store, name, path, file, size, extents, purpose, outlives_requests, reservation })
     }
 
     /// Stores small content whose digest is right.
-    async fn put_with(self: &Arc<Self>, calls: Calls, digest: Digest, bytes: Bytes) -> Result<(), StoreError> {
+    async fn put_with(
+        self: &Arc<Self>,
+        calls: Calls,
+        digest: Digest,
+        bytes: Bytes,
+        purpose: Purpose,
+    ) -> Result<(), StoreError> {
         let size_bytes = bytes.len() as u64;
         let path = self.paths.blob(&digest);
         let is_there = move || std::fs::metadata(path).is_ok_and(|file| file.len() == size_bytes);
         if calls.aside(is_there).await {
             return Ok(());
         }
-        let fill = self.begin_new(calls, Some(digest), Some(size_bytes)).await;
+        let fill = self.begin_new(calls, Some(digest), Some(size_bytes), purpose).await;
         let fill = fill.inspect_err(|_| count(&self.counters.write_errors))?;
         fill.write_with(calls, 0, &bytes).await?;
-        fill.publish_with(calls, Published { digest, media_type: None, links: Vec::new() }).await.map(drop)
+        fill.publish_with(calls, Published { digest, length: None, media_type: None, links: Vec::new() })
+            .await
+            .map(drop)
     }
 }
 
@@ -224,8 +241,9 @@ impl Fill {
         if end <= have {
             return Ok(());
         }
-        let (store, missing) = (self.store.clone(), end - have);
-        let reserve = move || store.reserve(GROW_BYTES.max(missing)).or_else(|_| store.reserve(missing));
+        let (store, missing, purpose) = (self.store.clone(), end - have, self.purpose);
+        let reserve =
+            move || store.reserve(GROW_BYTES.max(missing), purpose).or_else(|_| store.reserve(missing, purpose));
         let mut grown = calls.aside(reserve).await?;
         if calls.allocate(&self.file, &self.path, have, grown.bytes()).await? {
             grown.set_allocated();
@@ -254,14 +272,14 @@ impl Fill {
         kept
     }
 
-    async fn publish_with(&self, calls: Calls, published: Published) -> Result<Arc<Blob>, StoreError> {
+    pub(super) async fn publish_with(&self, calls: Calls, published: Published) -> Result<Arc<Blob>, StoreError> {
         let reservation = self.end().await?;
-        let Published { digest, media_type, links } = published;
+        let Published { digest, length, media_type, links } = published;
         if let Some((registry, _)) = links.first().cloned() {
             let file = self.file.clone();
             calls.aside(move || mark_registry(&file, &registry)).await;
         }
-        let blob = match self.move_into_place(calls, &digest).await {
+        let blob = match self.move_into_place(calls, &digest, length).await {
             Ok(blob) => blob,
             Err(error) => {
                 self.abandon(calls, &error).await;
@@ -287,19 +305,23 @@ impl Fill {
     }
 
     /// Each step is done before the next begins (DESIGN invariant 6).
-    async fn move_into_place(&self, calls: Calls, digest: &Digest) -> Result<Arc<Blob>, StoreError> {
+    async fn move_into_place(
+        &self,
+        calls: Calls,
+        digest: &Digest,
+        length: Option<u64>,
+    ) -> Result<Arc<Blob>, StoreError> {
         let paths = &self.store.paths;
         let measured = self.file.metadata().map_err(|error| StoreError::from_io("measure", &self.path, error));
-        let size_bytes = measured?.len();
-        match self.size {
-            Some(size) if size != size_bytes => {
-                return Err(StoreError::WrongSize { expected_bytes: size, actual_bytes: size_bytes });
-            }
-            Some(_) => {}
-            None => {
-                let (file, path) = (self.file.clone(), self.path.clone());
-                calls.aside(move || disk::truncate(&file, &path, size_bytes)).await?;
-            }
+        let measured_bytes = measured?.len();
+        let size_bytes = self.size.or(length).unwrap_or(measured_bytes);
+        if size_bytes > measured_bytes || (self.size.is_some() && size_bytes < measured_bytes) {
+            return Err(StoreError::WrongSize { expected_bytes: size_bytes, actual_bytes: measured_bytes });
+        }
+        if self.size.is_none() {
+            // Gives back what was set aside, and what a request that came to nothing wrote.
+            let (file, path) = (self.file.clone(), self.path.clone());
+            calls.aside(move || disk::truncate(&file, &path, size_bytes)).await?;
         }
         calls.sync(&self.file, &self.path).await?;
         let (folder, path) = (paths.shard_of(digest), self.path.clone());
@@ -330,21 +352,22 @@ impl Fill {
         }
     }
 
-    fn lane(&self) -> Lane {
+    pub(super) fn lane(&self) -> Lane {
         Lane::of(self.name.digest.as_ref(), self.name.random)
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.get_mut().take() {
+        // An upload goes on with its next request, after a restart too.
+        if let Some(reservation) = self.reservation.get_mut().take_if(|_| !self.outlives_requests) {
             self.store.disk.discard(self.lane(), self.path.clone(), self.file.clone(), reservation);
         }
     }
 }
 
 /// Tells two fills of one digest apart. Not a secret; `create` refuses a name that is taken.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now())
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo};
@@ -61,7 +62,23 @@ impl Store {
         Some(manifest)
     }
 
+    /// The manifest as content of this type, whoever has it; counts as a use.
+    pub(super) fn manifest_as(&self, digest: &Digest, media_type: &str) -> Option<StoredManifest> {
+        let blob = self.blob(digest).ok()??;
+        let bytes = self.checked_bytes(&blob)?;
+        Some(StoredManifest { digest: *digest, media_type: media_type.into(), stored_at: blob.stored_at(), bytes })
+    }
+
     fn read_manifest(&self, blob: &Blob) -> Option<StoredManifest> {
+        let digest = blob.digest;
+        let bytes = self.checked_bytes(blob)?;
+        let told = || ManifestInfo::inspect(&bytes).ok()?.media_type;
+        let media_type = Arc::from(self.media_type(&digest).or_else(told)?);
+        Some(StoredManifest { digest, media_type, stored_at: blob.stored_at(), bytes })
+    }
+
+    /// A manifest's bytes, compared with their digest.
+    fn checked_bytes(&self, blob: &Blob) -> Option<Bytes> {
         let digest = blob.digest;
         if blob.size_bytes > MANIFEST_MAX_BYTES as u64 {
             return None;
@@ -71,8 +88,6 @@ impl Store {
             self.quarantine(&digest);
             return None;
         }
-        let told = || ManifestInfo::inspect(&bytes).ok()?.media_type;
-        let media_type = Arc::from(self.media_type(&digest).or_else(told)?);
-        Some(StoredManifest { digest, media_type, stored_at: blob.stored_at(), bytes })
+        Some(bytes)
     }
 }

@@ -4,6 +4,8 @@
 //! mod       Store, its opening and its figures       paused    fills that wait, clean-up at start
 //! paths     where things lie (the only builder)       eviction  making room      space    the ledger
 //! disk      the calls that change content on disk     removal   rm, clear, verify
+//! pushed/   what was pushed: links, tags, pins        uploads   partial files of pushes
+//! adopt     content by clone or link of a file
 //! extents   which bytes of a fill are there           expiry    dropping what was not used
 //! blobs     hits: open files, reads, uses             index/    redb: recency, links, tags, verdicts
 //! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
@@ -16,6 +18,7 @@
 //! blocking threads. What is async waits for a disk thread. Files are the truth and the index follows: a hit needs only
 //! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
 
+mod adopt;
 mod blobs;
 mod disk;
 mod disk_threads;
@@ -30,12 +33,14 @@ mod manifests;
 mod names;
 mod paths;
 mod paused;
+mod pushed;
 mod rebuild;
 mod removal;
 pub mod seed;
 mod space;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod window;
 
 use std::path::Path;
@@ -45,6 +50,7 @@ use std::time::Duration;
 
 use crate::observe::labels::DiskLadder;
 
+pub use adopt::Adopted;
 pub use blobs::Blob;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
@@ -53,8 +59,10 @@ pub use extents::Extents;
 pub use fill::Fill;
 pub use hot::StoredManifest;
 pub use names::{ArtefactEntry, TagEntry, TagKey};
-pub use removal::{BlobEntry, Cleared, Verified};
+pub use pushed::{Collected, Hold, PushedManifest, Step, Sweep, Tagged};
+pub use removal::{BlobEntry, Cleared, Removal, Verified};
 pub use space::Limits;
+pub use uploads::{FoundUpload, UploadId};
 pub use window::Window;
 
 use blobs::OpenBlobs;
@@ -64,6 +72,7 @@ use index::Index;
 use index::sweep::Places;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
+use pushed::Pushed;
 use space::{Counters, Space};
 
 /// The store of one data directory. Shared by `Arc`; dropping the last one commits the index and waits for that.
@@ -75,6 +84,7 @@ pub struct Store {
     hot: Arc<Hot>,
     open_blobs: OpenBlobs,
     paused: Paused,
+    pushed: Pushed,
     evicting: Mutex<()>,
     sweep_places: Mutex<Places>,
     disk: DiskThreads,
@@ -84,10 +94,14 @@ pub struct Store {
 /// The store's figures; none of them is found by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Usage {
-    /// Bytes of published content.
+    /// Bytes of the cache's content.
     pub used_bytes: u64,
+    /// Bytes of pushed content.
+    pub pinned_bytes: u64,
     /// Bytes promised to running and paused fills.
     pub reserved_bytes: u64,
+    /// Bytes promised to uploads.
+    pub uploading_bytes: u64,
     /// Published blobs, manifests included.
     pub blobs: u64,
     /// Blobs that made room for others.
@@ -115,7 +129,9 @@ impl Store {
     /// [`Store::start_disk_threads`].
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
-        disk::make_dir(&paths.fills())?;
+        for folder in [paths.fills(), paths.uploads(), paths.pushed()] {
+            disk::make_dir(&folder)?;
+        }
         for algorithm in ALGORITHMS {
             disk::make_dir(&paths.algorithm(algorithm))?;
         }
@@ -132,6 +148,7 @@ impl Store {
             hot,
             open_blobs: OpenBlobs::default(),
             paused,
+            pushed: Pushed::default(),
             evicting: Mutex::new(()),
             sweep_places: Mutex::default(),
             disk: DiskThreads::new(disk),
@@ -164,9 +181,11 @@ impl Store {
         let ledger = self.space.ledger();
         let counted = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Usage {
-            used_bytes: ledger.used_bytes,
+            used_bytes: ledger.held.used_bytes,
+            pinned_bytes: ledger.held.pinned_bytes,
             reserved_bytes: ledger.reserved_bytes,
-            blobs: ledger.blobs,
+            uploading_bytes: ledger.uploading_bytes,
+            blobs: ledger.held.blobs,
             evictions: counted(&self.counters.evictions),
             write_errors: counted(&self.counters.write_errors),
             read_errors: counted(&self.counters.read_errors),

@@ -1,5 +1,7 @@
-//! Where everything lies on disk. The only module that builds paths, and it builds them from re-encoded digests and
-//! random numbers only, so that nothing a client or an upstream wrote becomes part of a file name (threat T11).
+//! Where everything lies on disk. The only module that builds paths, and it builds them from re-encoded digests, random
+//! numbers and, below `pushed/`, from parsed names: a [`RepositoryName`] with its slashes replaced is one component that
+//! begins with a letter or digit, a [`Tag`] one that begins with neither a dot nor a dash. Nothing else that a client or
+//! an upstream wrote becomes part of a file name (threat T11).
 //!
 //! ```text
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
@@ -7,6 +9,12 @@
 //! <data>/fill/sha256-abcdef….<random>       a fill that runs, or one that was paused
 //! <data>/fill/sha256-abcdef….<random>.extents   what a paused fill has on disk; without it the fill is dropped at start
 //! <data>/fill/unnamed.<random>              a fill whose digest is known only at its end
+//! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: last asked for by a push
+//! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
+//! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   what refers to a subject; holds the list's entry
+//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to
+//! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
+//! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session says whose it is
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
 //! <data>/index.redb.broken-<unix time>      an index that could not be read, kept for examination (the last one)
 //! ```
@@ -14,6 +22,9 @@
 use std::path::{Path, PathBuf};
 
 use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::name::{RepositoryName, Tag};
+
+use super::uploads::UploadId;
 
 /// The algorithms that have a folder.
 pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
@@ -21,6 +32,18 @@ pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha
 const SIDECAR: &str = ".extents";
 const UNNAMED: &str = "unnamed";
 const BROKEN: &str = "index.redb.broken-";
+const SESSION: &str = ".session";
+/// Stands for the slash in a repository's name, which cannot have it otherwise.
+const SLASH: &str = "+";
+
+/// The folders of a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    Blobs,
+    Manifests,
+    Referrers,
+    Tags,
+}
 
 /// Builds the paths of one store.
 #[derive(Clone, Debug)]
@@ -81,6 +104,67 @@ impl Paths {
         self.fills().join(name.text() + SIDECAR)
     }
 
+    /// The folder of all repositories that were pushed to.
+    pub(super) fn pushed(&self) -> PathBuf {
+        self.root.join("pushed")
+    }
+
+    pub(super) fn repository(&self, repository: &RepositoryName) -> PathBuf {
+        self.pushed().join(repository.as_str().replace('/', SLASH))
+    }
+
+    pub(super) fn kept(&self, repository: &RepositoryName, kept: Kept) -> PathBuf {
+        let folder = match kept {
+            Kept::Blobs => "blobs",
+            Kept::Manifests => "manifests",
+            Kept::Referrers => "referrers",
+            Kept::Tags => "tags",
+        };
+        self.repository(repository).join(folder)
+    }
+
+    pub(super) fn pushed_blob(&self, repository: &RepositoryName, digest: &Digest) -> PathBuf {
+        self.kept(repository, Kept::Blobs).join(digest_file(digest))
+    }
+
+    pub(super) fn pushed_manifest(&self, repository: &RepositoryName, digest: &Digest) -> PathBuf {
+        self.kept(repository, Kept::Manifests).join(digest_file(digest))
+    }
+
+    /// The folder of what refers to a subject.
+    pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> PathBuf {
+        self.kept(repository, Kept::Referrers).join(digest_file(subject))
+    }
+
+    pub(super) fn referrer(&self, repository: &RepositoryName, subject: &Digest, digest: &Digest) -> PathBuf {
+        self.referrers(repository, subject).join(digest_file(digest))
+    }
+
+    pub(super) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> PathBuf {
+        self.kept(repository, Kept::Tags).join(tag.as_str())
+    }
+
+    /// The folder of the pins that share their first byte.
+    pub(super) fn pins(&self, algorithm: Algorithm, first_byte: u8) -> PathBuf {
+        self.root.join("pins").join(algorithm.name()).join(format!("{first_byte:02x}"))
+    }
+
+    pub(super) fn pin(&self, digest: &Digest) -> PathBuf {
+        self.pins(digest.algorithm(), digest.bytes()[0]).join(digest.hex())
+    }
+
+    pub(super) fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    pub(super) fn upload(&self, id: UploadId) -> PathBuf {
+        self.uploads().join(id.to_string())
+    }
+
+    pub(super) fn session(&self, id: UploadId) -> PathBuf {
+        self.uploads().join(format!("{id}{SESSION}"))
+    }
+
     pub(super) fn index(&self) -> PathBuf {
         self.root.join("index.redb")
     }
@@ -112,6 +196,27 @@ impl FillName {
     }
 }
 
+/// A digest as one component.
+fn digest_file(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().name(), digest.hex())
+}
+
+/// The digest of a file below `pushed/`; `None` for foreign files, and for those that are being written.
+pub(super) fn digest_of_link(file_name: &str) -> Option<Digest> {
+    let digest: Digest = file_name.replacen('-', ":", 1).parse().ok()?;
+    (digest_file(&digest) == file_name).then_some(digest)
+}
+
+/// The repository of a folder below `pushed/`.
+pub(super) fn repository_of_folder(folder_name: &str) -> Option<RepositoryName> {
+    folder_name.replace(SLASH, "/").parse().ok()
+}
+
+/// The upload of a session's file.
+pub(super) fn upload_of_session(file_name: &str) -> Option<UploadId> {
+    file_name.strip_suffix(SESSION)?.parse().ok()
+}
+
 /// The digest of a published file, from the folder it was found in and its name; `None` for foreign files.
 pub(super) fn digest_of_file(algorithm: Algorithm, first_byte: u8, file_name: &str) -> Option<Digest> {
     let digest: Digest = format!("{}:{file_name}", algorithm.name()).parse().ok()?;
@@ -134,6 +239,12 @@ mod tests {
         assert_eq!(paths.sidecar(name), Path::new(&format!("/data/fill/sha256-{hex}.0000000000000abc.extents")));
         let unnamed = FillName { digest: None, random: 1 };
         assert_eq!(paths.fill(unnamed), Path::new("/data/fill/unnamed.0000000000000001"));
+        let repository: RepositoryName = "team/app.x".parse().unwrap();
+        let below = format!("/data/pushed/team+app.x/referrers/sha256-{hex}/sha256-{hex}");
+        assert_eq!(paths.referrer(&repository, &digest, &digest), Path::new(&below));
+        assert_eq!(paths.tag(&repository, &"v1".parse().unwrap()), Path::new("/data/pushed/team+app.x/tags/v1"));
+        assert_eq!(paths.pin(&digest), Path::new(&format!("/data/pins/sha256/e3/{hex}")));
+        assert_eq!(repository_of_folder("team+app.x"), Some(repository));
         assert_eq!(paths.broken_index(7), Path::new("/data/index.redb.broken-7"));
         assert!(Paths::is_broken_index("index.redb.broken-7") && !Paths::is_broken_index("index.redb.broken-../7"));
     }
@@ -153,6 +264,12 @@ mod tests {
             &format!("sha256-{}.0000000000000abc", &hex[1..]),
         ] {
             assert_eq!(FillName::parse(foreign), None, "{foreign}");
+        }
+        for foreign in ["", ".tmp", "sha256", &hex, &format!("sha256-{}", &hex[1..]), &format!("sha256:{hex}")] {
+            assert_eq!(digest_of_link(foreign), None, "{foreign}");
+        }
+        for foreign in ["", ".", "..", "A", "a++b", "+a"] {
+            assert_eq!(repository_of_folder(foreign), None, "{foreign}");
         }
         assert_eq!(digest_of_file(Algorithm::Sha256, 0xe4, &hex), None, "in the wrong folder");
         assert_eq!(digest_of_file(Algorithm::Sha512, 0xe3, &hex), None, "of another length");
@@ -174,6 +291,21 @@ mod tests {
                 prop_assert_eq!(digest_of_file(digest.algorithm(), digest.bytes()[0], file_name), Some(digest));
                 prop_assert_eq!(FillName::parse(&name.text()), Some(name));
             }
+        }
+
+        #[test]
+        fn no_name_leaves_its_folder(
+            repository in "[a-z0-9]{1,3}((\\.|_|__|-{1,3}|/)[a-z0-9]{1,3}){0,5}",
+            tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}",
+        ) {
+            let paths = Paths::new(Path::new("/data"));
+            let repository: RepositoryName = repository.parse().unwrap();
+            let path = paths.tag(&repository, &tag.parse().unwrap());
+            let parts: Vec<_> = path.components().skip(1).collect();
+            prop_assert!(parts.iter().all(|part| matches!(part, std::path::Component::Normal(_))));
+            prop_assert_eq!(parts.len(), 5);
+            let folder = paths.repository(&repository);
+            prop_assert_eq!(repository_of_folder(folder.file_name().unwrap().to_str().unwrap()), Some(repository));
         }
 
         #[test]

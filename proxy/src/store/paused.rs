@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::errors::StoreError;
 use super::extents::Extents;
 use super::paths::{FillName, Paths};
-use super::space::{Reservation, Space};
+use super::space::{Purpose, Reservation, Space};
 use super::{disk, lock};
 
 /// A longer sidecar is none of ours.
@@ -136,7 +136,10 @@ fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(Digest, Pa
     let sound = extents.end() <= size && extents.end() <= file.len() && file.len() <= size;
     let paused_at = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     sound.then_some(())?;
-    Some((name.digest?, PausedFill { name, size_bytes: size, extents, reservation: space.adopt(size), paused_at }))
+    Some((
+        name.digest?,
+        PausedFill { name, size_bytes: size, extents, reservation: space.adopt(size, Purpose::Cache), paused_at },
+    ))
 }
 
 /// Removes the files and gives the reservation back.

@@ -37,6 +37,8 @@ pub struct BlobEntry {
     pub media_type: Option<String>,
     /// The repositories that have it, the first 64.
     pub repositories: Vec<(RegistryHost, String)>,
+    /// It was pushed here, and is never evicted.
+    pub is_pinned: bool,
 }
 
 /// What [`Store::clear`] removed.
@@ -46,6 +48,17 @@ pub struct Cleared {
     pub blobs: u64,
     /// How many bytes.
     pub bytes: u64,
+}
+
+/// What became of the wish to remove cached content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// It stays: it was pushed here.
+    Pinned,
+    /// There was none.
+    Missing,
 }
 
 /// What a check found.
@@ -68,15 +81,31 @@ impl Store {
         }
     }
 
-    /// Removes content; false where there was none.
-    pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+    /// Throws away content that the disk does not give, where it can be fetched again. What was pushed stays: the disk may
+    /// give it another time.
+    pub fn unreadable(&self, digest: &Digest) {
+        if !self.is_pinned(digest) {
+            self.quarantine(digest);
+        }
+    }
+
+    /// Removes content, pushed or not; false where there was none. For what is bad or not durable.
+    pub(super) fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
         let removed = self.unlink_blob(digest)?;
-        let digest = *digest;
-        self.index.change(Job::new(move |tables| tables.removed(&digest)));
+        self.drop_rows(vec![*digest]);
         Ok(removed)
     }
 
-    /// Removes all content, paused fills, tags and artefacts. Goes by the files, so it also works without an index.
+    /// Removes cached content.
+    pub fn remove_cached(&self, digest: &Digest) -> Result<Removal, StoreError> {
+        let Some(removed) = self.unless_pinned(digest, || self.unlink_blob(digest))? else {
+            return Ok(Removal::Pinned);
+        };
+        self.drop_rows(vec![*digest]);
+        Ok(if removed { Removal::Removed } else { Removal::Missing })
+    }
+
+    /// Removes all cached content, paused fills, tags and artefacts. Goes by the files, so it also works without an index.
     pub fn clear(&self) -> Result<Cleared, StoreError> {
         self.paused.clear(&self.paths);
         let mut cleared = Cleared::default();
@@ -84,7 +113,8 @@ impl Store {
             for first_byte in 0..=u8::MAX {
                 let mut digests = Vec::new();
                 for (digest, file) in disk::blobs_in(&self.paths, algorithm, first_byte) {
-                    if self.unlink_blob(&digest)? {
+                    let Some(removed) = self.unless_pinned(&digest, || self.unlink_blob(&digest))? else { continue };
+                    if removed {
                         cleared.blobs += 1;
                         cleared.bytes += file.len();
                     }
@@ -109,6 +139,7 @@ impl Store {
                     uses: row.uses,
                     media_type: names::media_type(index, &row.digest)?,
                     repositories: names::linked_repositories(index, &row.digest, LINKED_MAX)?,
+                    is_pinned: self.is_pinned(&row.digest),
                 })
             });
             entries.collect()
@@ -129,16 +160,26 @@ impl Store {
             hasher.update(&bytes);
             offset += bytes.len() as u64;
         }
-        if offset == size_bytes && hasher.finish() == *digest {
+        if offset < size_bytes {
+            self.unreadable(digest);
+            return Ok(Verified::Bad);
+        }
+        if hasher.finish() == *digest {
             return Ok(Verified::Good);
         }
         self.quarantine(digest);
         Ok(Verified::Bad)
     }
 
-    /// Removes the file of a blob that nobody reads; false when somebody does. A file that is gone already is removed.
+    /// Removes the file of a blob that nobody reads and nobody pushed; false else. A file that is gone already is removed.
     pub(super) fn unlink_idle_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(self.open_blobs.forget_idle(digest) && self.unlink_blob(digest).map(|_| true)?)
+        let unlink = || Ok(self.open_blobs.forget_idle(digest) && self.unlink_blob(digest).map(|_| true)?);
+        let unlinked = self.unless_pinned(digest, unlink)?;
+        if unlinked.is_none() {
+            // The index did not hear of the pin, or this would be no candidate.
+            self.pinning_changed(digest);
+        }
+        Ok(unlinked.unwrap_or(false))
     }
 
     /// Drops the rows of removed blobs; false when it is not certain that the index followed.
@@ -147,7 +188,7 @@ impl Store {
             || self.index.change(Job::new(move |tables| digests.iter().try_for_each(|digest| tables.removed(digest))))
     }
 
-    fn unlink_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+    pub(super) fn unlink_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.open_blobs.forget(digest);
         let unlinked = disk::unlink(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.write_errors));
         self.open_blobs.forget(digest);

@@ -102,15 +102,15 @@ impl Authority {
         self.certificate.not_after
     }
 
-    /// A certificate for exactly `host`, with the chain to send after it. Blocks: RSA takes milliseconds.
+    /// A certificate for exactly these names, with the chain to send after it. Blocks: RSA takes milliseconds.
     pub(super) fn sign_leaf(
         &self,
-        host: &str,
+        names: &[&str],
         validity: Validity,
         leaf_key: &KeyPair,
     ) -> Result<Vec<CertificateDer<'static>>, CaError> {
-        let leaf = issue::leaf(host, validity, leaf_key, &self.certificate, &self.key)
-            .map_err(|error| issue_failed(host, &error))?;
+        let leaf = issue::leaf(names, validity, leaf_key, &self.certificate, &self.key)
+            .map_err(|error| issue_failed(&names.join(", "), &error))?;
         Ok(std::iter::once(leaf).chain(self.certificate.sent_with_leaves.iter().cloned()).collect())
     }
 

@@ -1,19 +1,18 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
-//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; what comes of it is a [`Session`] of `record`,
-//! which `serving::sealed` drives. rustls does the handshake and nothing else. A failed handshake's alert is sent before
+//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; what comes of it becomes a session of `record`,
+//! which `serving` drives. rustls does the handshake and nothing else. A failed handshake's alert is sent before
 //! the error comes back, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-use super::record::Session;
 
 /// Why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +52,10 @@ const UNTRUSTED: [(AlertDescription, &str); 3] = [
 pub struct Secured<IO> {
     /// The connection.
     pub io: IO,
-    /// Its keys.
-    pub session: Session,
+    /// Its keys as they are now.
+    pub extracted: ExtractedSecrets,
+    /// What derives the keys that follow.
+    pub secrets: KernelConnection<ServerConnectionData>,
     /// What the client has sent beyond the handshake, already opened.
     pub plain: Vec<u8>,
     /// What it has sent of a record that is not whole yet.
@@ -110,8 +111,7 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<Serve
         }
     }
     let (extracted, secrets) = connection.dangerous_into_kernel_connection().map_err(io::Error::other)?;
-    let session = Session::new(extracted, secrets).map_err(io::Error::other)?;
-    Ok(Secured { io, session, plain, records: incoming, is_closed })
+    Ok(Secured { io, extracted, secrets, plain, records: incoming, is_closed })
 }
 
 /// What the handshake needs next.

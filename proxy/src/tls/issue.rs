@@ -66,21 +66,20 @@ pub(super) struct Validity {
     pub(super) not_after: SystemTime,
 }
 
-/// A server certificate for exactly `host` (a DNS name or an address), signed by the CA.
+/// A server certificate for exactly these names (DNS names or addresses), the first of which is its subject, signed by
+/// the CA.
 pub(super) fn leaf(
-    host: &str,
+    names: &[&str],
     validity: Validity,
     leaf_key: &KeyPair,
     ca: &CaCertificate,
     ca_key: &CaKey,
 ) -> Result<CertificateDer<'static>, IssueError> {
     let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![match host.parse::<IpAddr>() {
-        Ok(address) => SanType::IpAddress(address),
-        Err(_) => SanType::DnsName(host.try_into()?),
-    }];
-    let fits = host.len() <= COMMON_NAME_MAX;
-    params.distinguished_name = if fits { common_name(host.to_owned()) } else { DistinguishedName::new() };
+    let alternatives: Result<_, IssueError> = names.iter().map(|name| alternative(name)).collect();
+    params.subject_alt_names = alternatives?;
+    let subject = names.first().filter(|name| name.len() <= COMMON_NAME_MAX);
+    params.distinguished_name = subject.map_or_else(DistinguishedName::new, |name| common_name((*name).to_owned()));
     params.serial_number = Some(serial()?);
     params.not_before = OffsetDateTime::from(validity.not_before);
     params.not_after = OffsetDateTime::from(validity.not_after);
@@ -94,6 +93,13 @@ pub(super) fn leaf(
     }
     let unsigned = params.signed_by(leaf_key, &Issuer::from_params(&issuer, Unsigned(ca_key.pair())))?;
     sign_as(&ca.subject_der, unsigned.der(), ca_key.pair())
+}
+
+fn alternative(name: &str) -> Result<SanType, IssueError> {
+    Ok(match name.parse::<IpAddr>() {
+        Ok(address) => SanType::IpAddress(address),
+        Err(_) => SanType::DnsName(name.try_into()?),
+    })
 }
 
 /// Puts `issuer` into a certificate in place of the name there, and signs the result.
@@ -194,7 +200,7 @@ mod tests {
                 ("10.1.2.3", GeneralName::IPAddress(&[10, 1, 2, 3])),
                 ("::1", GeneralName::IPAddress(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])),
             ] {
-                let der = leaf(name, validity, &leaf_key, &ca, &ca_key).expect("a leaf");
+                let der = leaf(&[name], validity, &leaf_key, &ca, &ca_key).expect("a leaf");
                 let (rest, leaf) = parse_x509_certificate(&der).expect("X.509");
                 assert!(rest.is_empty());
                 assert_eq!(leaf.issuer().as_raw(), ca.subject_der);
@@ -216,6 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_of_several_names_has_them_all() {
+        let (ca, ca_key) = authorities().remove(0);
+        let leaf_key = KeyPair::generate().expect("a key");
+        let now = SystemTime::now();
+        let validity = Validity { not_before: now, not_after: now + BACKDATE };
+        let der = leaf(&["a.local", "b", "10.0.0.1"], validity, &leaf_key, &ca, &ca_key).expect("a leaf");
+        let (_, leaf) = parse_x509_certificate(&der).expect("X.509");
+        let names = leaf.subject_alternative_name().expect("readable").expect("there").value;
+        let expected =
+            [GeneralName::DNSName("a.local"), GeneralName::DNSName("b"), GeneralName::IPAddress(&[10, 0, 0, 1])];
+        assert_eq!(names.general_names, expected);
+        assert!(leaf.subject().to_string().contains("a.local"));
+    }
+
+    #[test]
     fn serials_differ() {
         let (ca, ca_key) = authorities().remove(0);
         let leaf_key = KeyPair::generate().expect("a key");
@@ -223,7 +244,7 @@ mod tests {
         let validity = Validity { not_before: now, not_after: now + BACKDATE };
         let serials: std::collections::HashSet<_> = (0..32)
             .map(|_| {
-                let der = leaf("ghcr.io", validity, &leaf_key, &ca, &ca_key).expect("a leaf");
+                let der = leaf(&["ghcr.io"], validity, &leaf_key, &ca, &ca_key).expect("a leaf");
                 parse_x509_certificate(&der).expect("X.509").1.serial.to_bytes_be()
             })
             .collect();

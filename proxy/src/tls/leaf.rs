@@ -66,40 +66,47 @@ impl LeafStore {
 
     /// The configuration for `host`, kept or newly minted on a blocking thread.
     pub async fn server_config(self: &Arc<Self>, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
-        if let Some(config) = self.config_for(host) {
+        self.config_of([host.name().into()].into()).await
+    }
+
+    /// The configuration for a server that has several names and addresses: one certificate for exactly these.
+    pub async fn config_of(self: &Arc<Self>, names: Arc<[Box<str>]>) -> Result<Arc<ServerConfig>, CaError> {
+        let subject = names.join(" ");
+        if let Some(config) = self.fresh(&subject) {
             return Ok(config);
         }
-        let turn = Arc::clone(&self.minters[stripe(host.name())]).lock_owned().await;
-        if let Some(config) = self.config_for(host) {
+        let turn = Arc::clone(&self.minters[stripe(&subject)]).lock_owned().await;
+        if let Some(config) = self.fresh(&subject) {
             return Ok(config);
         }
-        let (store, host) = (Arc::clone(self), host.clone());
-        let subject = host.name().to_owned();
-        // The turn goes along: a client that leaves does not let a second thread mint the same name.
+        let store = Arc::clone(self);
+        let asked = subject.clone();
+        // The turn goes along: a client that leaves does not let a second thread mint the same names.
         let minted = tokio::task::spawn_blocking(move || {
-            let minted = store.mint(&host);
+            let minted = store.mint(&names, &asked);
             drop(turn);
             minted
         });
         minted.await.unwrap_or_else(|error| Err(CaError::Issue { subject, reason: error.to_string() }))
     }
 
-    /// The configuration for `host` where one is kept and fresh. Never blocks.
-    pub fn config_for(&self, host: &RegistryHost) -> Option<Arc<ServerConfig>> {
-        self.kept().fresh(host.name(), (self.clock)())
+    /// The configuration that is kept for these names, where it is fresh. Never blocks.
+    pub(super) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
+        self.kept().fresh(subject, (self.clock)())
     }
 
-    /// Mints, keeps and returns the configuration for `host`. Blocks for the signature: call it off the event loop.
-    pub fn mint(&self, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
+    /// Mints, keeps and returns a configuration. Blocks for the signature.
+    pub(super) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
         let (validity, renew_at) = self.schedule((self.clock)())?;
-        let chain = self.authority.sign_leaf(host.name(), validity, &self.key)?;
+        let texts: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        let chain = self.authority.sign_leaf(&texts, validity, &self.key)?;
         let config = self
             .template
             .config(chain)
-            .map_err(|error| CaError::Issue { subject: host.name().to_owned(), reason: error.to_string() })?;
-        tracing::debug!(host = host.name(), not_after = %rfc3339(validity.not_after), "minted a leaf");
+            .map_err(|error| CaError::Issue { subject: subject.to_owned(), reason: error.to_string() })?;
+        tracing::debug!(names = subject, not_after = %rfc3339(validity.not_after), "minted a leaf");
         let leaf = Leaf { config: Arc::clone(&config), from: validity.not_before, renew_at, last_use: 0 };
-        self.kept().put(host.name(), leaf);
+        self.kept().put(subject, leaf);
         Ok(config)
     }
 
@@ -234,13 +241,13 @@ mod tests {
             () = std::future::ready(()) => (),
         }
         let minted = store.server_config(&ghcr).await.expect("a leaf");
-        assert!(store.config_for(&ghcr).is_some_and(|kept| Arc::ptr_eq(&kept, &minted)));
+        assert!(store.fresh(ghcr.name()).is_some_and(|kept| Arc::ptr_eq(&kept, &minted)));
     }
 
     #[test]
     fn names_are_bounded_and_those_in_use_stay() {
         let store = store(LIFETIME_MAX);
-        let config = store.mint(&host("hot.example")).expect("a leaf");
+        let config = store.mint(&["hot.example".into()], "hot.example").expect("a leaf");
         let now = SystemTime::now();
         let mut kept = Kept::default();
         for number in 0..NAMES_MAX * 2 {

@@ -96,7 +96,7 @@ async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &st
     let (near, far) = (tokio::io::join(from_server, to_server), tokio::io::join(from_client, to_client));
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let served = async {
-        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?);
+        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?).expect("keys");
         // A client that left after the handshake shows on its own side.
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {
@@ -256,7 +256,7 @@ async fn a_hello_in_any_pieces_is_understood() {
 #[tokio::test]
 async fn a_silent_client_is_dropped_in_time() {
     let store = store();
-    let config = store.mint(&host("ghcr.io")).expect("a leaf");
+    let config = store.mint(&["ghcr.io".into()], "ghcr.io").expect("a leaf");
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(prefix).await.expect("written");
@@ -345,7 +345,7 @@ async fn leaves_are_renewed_while_running() {
         (3651 * day, false),
     ] {
         CLOCK_OFFSET_S.store(offset_s, Ordering::SeqCst);
-        assert_eq!(store.config_for(&ghcr).is_some(), same, "at {offset_s}");
+        assert_eq!(store.fresh(ghcr.name()).is_some(), same, "at {offset_s}");
         let config = store.server_config(&ghcr).await.expect("a leaf");
         assert_eq!(kept.is_some_and(|kept| Arc::ptr_eq(&kept, &config)), same, "at {offset_s}");
         let outcome = connect(Arc::clone(&config), turned_client(), "ghcr.io", 16_384).await;

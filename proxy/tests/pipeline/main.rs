@@ -18,6 +18,7 @@ mod offline;
 mod pushes;
 mod ranges;
 mod redirects;
+mod registry;
 mod rights;
 mod shared;
 mod tags;

@@ -29,7 +29,7 @@ async fn pair(
     let connector = TlsConnector::from(Arc::new(client));
     let name = ServerName::try_from("ghcr.io").expect("a name");
     let (served, client) = tokio::join!(accept(far, config, PATIENCE), connector.connect(name, near));
-    (Sealed::new(served.expect("accepted")), client.expect("connected"))
+    (Sealed::new(served.expect("accepted")).expect("keys"), client.expect("connected"))
 }
 
 /// A file on a disk: what a memory file system holds is never cold.

@@ -10,6 +10,7 @@ use entrepot_core::name::RepositoryName;
 use super::{Fill, Published, check_digest};
 use crate::store::disk_threads::calls::Calls;
 use crate::store::disk_threads::wait;
+use crate::store::space::Purpose;
 use crate::store::{Blob, Extents, Store, StoreError};
 
 impl Store {
@@ -27,7 +28,7 @@ impl Store {
     /// Stores small content at once, durably; its digest is checked. Content that is there already stays.
     pub fn put(self: &Arc<Self>, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
         check_digest(digest, bytes)?;
-        wait(self.put_with(Calls::Inline, *digest, Bytes::copy_from_slice(bytes)))
+        wait(self.put_with(Calls::Inline, *digest, Bytes::copy_from_slice(bytes), Purpose::Cache))
     }
 }
 
@@ -71,6 +72,6 @@ impl Fill {
     ) -> Result<Arc<Blob>, StoreError> {
         let digest = self.name_as(digest)?;
         let (media_type, links) = (media_type.map(str::to_owned), links.to_vec());
-        wait(self.publish_with(Calls::Inline, Published { digest, media_type, links }))
+        wait(self.publish_with(Calls::Inline, Published { digest, length: None, media_type, links }))
     }
 }

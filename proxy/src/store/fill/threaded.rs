@@ -11,6 +11,7 @@ use entrepot_core::name::RepositoryName;
 
 use super::{Fill, Published, check_digest, random};
 use crate::store::disk_threads::Lane;
+use crate::store::space::Purpose;
 use crate::store::{Blob, Extents, Store, StoreError};
 
 impl Store {
@@ -32,10 +33,19 @@ impl Store {
 
     /// [`Store::put`], within the deadline. The digest is checked here, on the caller's thread: content is small.
     pub async fn put_in_time(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.put_for(digest, bytes, Purpose::Cache).await
+    }
+
+    /// The same for content that is pushed, and pinned already.
+    pub async fn put_pushed_in_time(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.put_for(digest, bytes, Purpose::Upload).await
+    }
+
+    async fn put_for(self: &Arc<Self>, digest: &Digest, bytes: Bytes, purpose: Purpose) -> Result<(), StoreError> {
         check_digest(digest, &bytes)?;
         let (store, digest) = (self.clone(), *digest);
         let put = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
-            store.put_with(calls, digest, bytes).await
+            store.put_with(calls, digest, bytes, purpose).await
         });
         put.await?
     }
@@ -59,7 +69,8 @@ impl Fill {
         digest: Option<&Digest>,
         links: &[(RegistryHost, RepositoryName)],
     ) -> Result<Arc<Blob>, StoreError> {
-        let published = Published { digest: self.name_as(digest)?, media_type: None, links: links.to_vec() };
+        let published =
+            Published { digest: self.name_as(digest)?, length: None, media_type: None, links: links.to_vec() };
         let fill = self.clone();
         let job =
             self.store.disk.run(self.lane(), move |calls| async move { fill.publish_with(calls, published).await });

@@ -5,6 +5,9 @@
 //! then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used once, never
 //! the working set (threat T24).
 //!
+//! What was pushed is in a third segment, which has no victims and is in nobody's limit: `pushed/pins.rs` tells which
+//! that is, and a row that is entered looks there.
+//!
 //! Invariant: `BLOBS` and `ORDER` have the same blobs, and the totals are their sums.
 
 use std::ops::Bound;
@@ -17,6 +20,7 @@ use crate::store::hot::Stale;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
+pub(super) const PINNED: u8 = 2;
 
 /// A protected blob's further uses are noted once in this time.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
@@ -36,7 +40,7 @@ pub(in crate::store) struct Row {
 /// The place of a blob in the order of eviction.
 pub(in crate::store) type Place = (u8, u64);
 
-/// A blob that may be evicted.
+/// A blob in the order of eviction.
 pub(in crate::store) struct Victim {
     pub(in crate::store) place: Place,
     pub(in crate::store) digest: Digest,
@@ -49,12 +53,13 @@ impl Tables<'_> {
         let key = Key::of(digest);
         let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
         match known {
+            Some((size, PINNED, ..)) if size == size_bytes => Ok(()),
             Some(row) if row.0 == size_bytes => self.promote(key.as_slice(), row, at_ms),
             Some(_) => {
                 self.take_out(&key)?;
-                self.enter(&key, size_bytes, at_ms)
+                self.enter(digest, size_bytes, at_ms)
             }
-            None => self.enter(&key, size_bytes, at_ms),
+            None => self.enter(digest, size_bytes, at_ms),
         }
     }
 
@@ -66,7 +71,7 @@ impl Tables<'_> {
         match file {
             Some(file) if known != Some(file.len()) => {
                 self.take_out(&key)?;
-                self.enter(&key, file.len(), at_ms)
+                self.enter(digest, file.len(), at_ms)
             }
             _ => Ok(()),
         }
@@ -78,9 +83,30 @@ impl Tables<'_> {
         let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
         match known {
             None => self.found(digest, at_ms),
+            Some((_, PINNED, ..)) => Ok(()),
             Some((_, PROTECTED, _, last_use_ms, _)) if at_ms < last_use_ms.saturating_add(TOUCH_INTERVAL_MS) => Ok(()),
             Some(row) => self.promote(key.as_slice(), row, at_ms),
         }
+    }
+
+    /// Content was pinned, or is so no more: its row goes where it now belongs.
+    pub(in crate::store) fn pinning_changed(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        match known {
+            Some((_, PINNED, ..)) if self.is_pinned(digest) => Ok(()),
+            Some((size_bytes, segment, _, last_use_ms, _)) if segment == PINNED || self.is_pinned(digest) => {
+                self.take_out(&key)?;
+                self.enter(digest, size_bytes, last_use_ms)
+            }
+            Some(_) => Ok(()),
+            None => self.found(digest, at_ms),
+        }
+    }
+
+    fn is_pinned(&self, digest: &Digest) -> bool {
+        // Where the disk cannot tell, it stays.
+        self.paths.pin(digest).try_exists().unwrap_or(true)
     }
 
     /// A blob's row is dropped if its file is gone, with all that hangs on it.
@@ -100,17 +126,23 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn enter(&mut self, key: &Key, size_bytes: u64, at_ms: u64) -> Result<(), Error> {
-        self.totals.used_bytes += size_bytes;
+    fn enter(&mut self, digest: &Digest, size_bytes: u64, at_ms: u64) -> Result<(), Error> {
+        let segment = if self.is_pinned(digest) { PINNED } else { PROBATION };
+        *self.sum_of(segment) += size_bytes;
         self.totals.blobs += 1;
-        self.put(key.as_slice(), (size_bytes, PROBATION, 0, at_ms, 1))
+        self.put(Key::of(digest).as_slice(), (size_bytes, segment, 0, at_ms, 1))
+    }
+
+    fn sum_of(&mut self, segment: u8) -> &mut u64 {
+        if segment == PINNED { &mut self.totals.pinned_bytes } else { &mut self.totals.used_bytes }
     }
 
     fn take_out(&mut self, key: &Key) -> Result<(), Error> {
         let known = self.blobs.remove(key.as_slice())?.map(|row| row.value());
         let Some((size_bytes, segment, rank, _, _)) = known else { return Ok(()) };
         self.order.remove((segment, rank))?;
-        self.totals.used_bytes = self.totals.used_bytes.saturating_sub(size_bytes);
+        let sum = self.sum_of(segment);
+        *sum = sum.saturating_sub(size_bytes);
         self.totals.blobs = self.totals.blobs.saturating_sub(1);
         if segment == PROTECTED {
             self.totals.protected_bytes = self.totals.protected_bytes.saturating_sub(size_bytes);
@@ -131,7 +163,7 @@ impl Tables<'_> {
 
     /// Sends the oldest protected blob back to probation; false when there is none.
     fn demote_oldest(&mut self) -> Result<bool, Error> {
-        let oldest = self.order.range((PROTECTED, 0)..)?.next().transpose()?;
+        let oldest = self.order.range((PROTECTED, 0)..(PINNED, 0))?.next().transpose()?;
         let Some((place, key)) = oldest.map(|(place, row)| (place.value(), row.value().0.to_vec())) else {
             self.totals.protected_bytes = 0;
             return Ok(false);
@@ -166,8 +198,26 @@ pub(in crate::store) fn victims(
     limit: usize,
 ) -> Result<Vec<Victim>, Error> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    in_order(transaction, (start, Bound::Excluded((PINNED, 0))), limit)
+}
+
+/// The next pinned blobs after a place.
+pub(in crate::store) fn pinned(
+    transaction: &ReadTransaction,
+    after: Option<Place>,
+    limit: usize,
+) -> Result<Vec<Victim>, Error> {
+    let start = after.map_or(Bound::Included((PINNED, 0)), Bound::Excluded);
+    in_order(transaction, (start, Bound::Unbounded), limit)
+}
+
+fn in_order(
+    transaction: &ReadTransaction,
+    range: (Bound<Place>, Bound<Place>),
+    limit: usize,
+) -> Result<Vec<Victim>, Error> {
     let order = transaction.open_table(ORDER)?;
-    let rows = order.range::<Place>((start, Bound::Unbounded))?.take(limit);
+    let rows = order.range::<Place>(range)?.take(limit);
     rows.map(|row| {
         let (place, row) = row?;
         let (key, size_bytes) = row.value();

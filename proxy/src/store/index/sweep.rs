@@ -6,6 +6,7 @@
 use entrepot_core::digest::Digest;
 use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTable, Value as RowValue};
 
+use super::recency::PINNED;
 use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PUBLIC, TAGS, Tables, digest_of};
 use crate::store::hot::Stale;
 use crate::store::names::TagKey;
@@ -70,8 +71,8 @@ fn unused_blobs(
     let start = place.take().unwrap_or_default();
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(BLOBS)?.range(start.as_slice()..)?));
     while let Some((key, row)) = rows.next()? {
-        let (_, _, _, last_use_ms, _) = row.value();
-        if last_use_ms < before_ms {
+        let (_, segment, _, last_use_ms, _) = row.value();
+        if last_use_ms < before_ms && segment != PINNED {
             found.push(digest_of(key.value())?);
         }
     }

@@ -11,6 +11,7 @@ use redb::{Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, Table
 
 use crate::store::hot::Stale;
 use crate::store::paths::Paths;
+use crate::store::space::Held;
 
 /// digest → (size, segment, rank, last use in ms, uses).
 pub(super) const BLOBS: TableDefinition<'static, &'static [u8], BlobRow> = TableDefinition::new("blobs");
@@ -28,11 +29,12 @@ pub(super) const PUBLIC: TableDefinition<'static, (&'static str, &'static str), 
 /// (registry, path and query) → (digest, size, content type, headers).
 pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str), ArtefactRow> =
     TableDefinition::new("artefacts");
-/// () → totals.
-const TOTALS: TableDefinition<'static, (), (u64, u64, u64, u64)> = TableDefinition::new("totals");
+/// () → totals, see [`Totals`].
+const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
 /// () → folders changed since this time, in ms, may hold files that the index does not know.
 const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
 
+type TotalsRow = (u64, u64, u64, u64, u64);
 pub(super) type BlobRow = (u64, u8, u64, u64, u32);
 pub(super) type LinkKey = (&'static [u8], &'static str, &'static str);
 pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
@@ -42,8 +44,10 @@ pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static s
 /// Sums that are kept with every change, so that nothing is ever counted by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(in crate::store) struct Totals {
+    /// Of the cache: what is pinned is not among it.
     pub(super) used_bytes: u64,
     pub(in crate::store) blobs: u64,
+    pub(super) pinned_bytes: u64,
     pub(super) protected_bytes: u64,
     /// A clock that ticks with every use; unlike the wall clock it never steps back or stands still.
     pub(super) rank: u64,
@@ -58,7 +62,7 @@ pub(in crate::store) struct Tables<'t> {
     pub(super) tags: Table<'t, TagRowKey, TagRow>,
     pub(super) public: Table<'t, (&'static str, &'static str), u64>,
     pub(super) artefacts: Table<'t, (&'static str, &'static str), ArtefactRow>,
-    totals_table: Table<'t, (), (u64, u64, u64, u64)>,
+    totals_table: Table<'t, (), TotalsRow>,
     pub(super) totals: Totals,
     pub(super) paths: &'t Paths,
     pub(super) protected_max_bytes: u64,
@@ -93,15 +97,20 @@ impl<'t> Tables<'t> {
 
     /// Writes the sums back; the last thing before a commit. Tells what to forget after it.
     pub(in crate::store) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
-        let Totals { used_bytes, blobs, protected_bytes, rank } = self.totals;
-        self.totals_table.insert((), (used_bytes, blobs, protected_bytes, rank))?;
+        let Totals { used_bytes, blobs, pinned_bytes, protected_bytes, rank } = self.totals;
+        self.totals_table.insert((), (used_bytes, blobs, pinned_bytes, protected_bytes, rank))?;
         Ok((self.totals, self.stale))
     }
 }
 
 impl Totals {
-    fn from_row((used_bytes, blobs, protected_bytes, rank): (u64, u64, u64, u64)) -> Self {
-        Self { used_bytes, blobs, protected_bytes, rank }
+    /// What the ledger is told.
+    pub(super) fn held(&self) -> Held {
+        Held { used_bytes: self.used_bytes, pinned_bytes: self.pinned_bytes, blobs: self.blobs }
+    }
+
+    fn from_row((used_bytes, blobs, pinned_bytes, protected_bytes, rank): TotalsRow) -> Self {
+        Self { used_bytes, blobs, pinned_bytes, protected_bytes, rank }
     }
 }
 

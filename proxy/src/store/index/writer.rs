@@ -109,7 +109,7 @@ impl Writer {
         match committed {
             Some(Ok((totals, stale))) => {
                 self.shared.hot.forget(&stale);
-                self.shared.space.set_used(totals.used_bytes, totals.blobs);
+                self.shared.space.set_used(totals.held());
                 self.dirty_since.get_or_insert_with(Instant::now);
             }
             Some(Err(error)) => {
@@ -177,7 +177,7 @@ impl Writer {
         if let Some(earlier) = self.rebuild.take() {
             let _ = earlier.join();
         }
-        self.shared.space.set_used(opened.totals.used_bytes, opened.totals.blobs);
+        self.shared.space.set_used(opened.totals.held());
         *write_lock(&self.shared.database) = Some(opened.database);
         self.shared.start_rebuilding();
         let shared = self.shared.clone();

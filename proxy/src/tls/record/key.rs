@@ -51,7 +51,7 @@ pub(super) struct Key {
 
 /// AES-GCM's bound on records under one key, 2^24.5 (RFC 8446 section 5.5), rounded down. ChaCha20-Poly1305's is beyond
 /// what sequence numbers count; one bound for all is simpler, and 256 GiB of one connection are far away.
-const RECORDS_MAX: u64 = 1 << 24;
+pub(super) const RECORDS_MAX: u64 = 1 << 24;
 
 impl Key {
     /// The key of `secrets`, which has protected `sequence` records already.

@@ -24,7 +24,7 @@ mod tests;
 use rustls::AlertDescription;
 
 pub use seal::Sealer;
-pub use session::{Received, Session};
+pub use session::{Received, Reply, Session};
 
 /// The most plaintext in one record (RFC 8446 section 5.1).
 pub const RECORD_MAX_BYTES: usize = 16 * 1024;

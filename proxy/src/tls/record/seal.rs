@@ -64,12 +64,12 @@ impl Sealer {
         Ok(())
     }
 
-    /// Appends a record with this content to `out`.
-    pub(super) fn append(&mut self, kind: ContentType, content: &[u8], out: &mut Vec<u8>) -> Result<(), RecordError> {
-        let start = out.len();
-        out.resize(start + self.prefix_bytes(), 0);
-        out.extend_from_slice(content);
-        out.resize(out.len() + self.suffix_bytes(), 0);
-        self.seal(kind, &mut out[start..])
+    /// A record with this content.
+    pub(super) fn record(&mut self, kind: ContentType, content: &[u8]) -> Result<Vec<u8>, RecordError> {
+        let mut record = vec![0; self.prefix_bytes()];
+        record.extend_from_slice(content);
+        record.resize(record.len() + self.suffix_bytes(), 0);
+        self.seal(kind, &mut record)?;
+        Ok(record)
     }
 }

@@ -1,15 +1,20 @@
 //! Both directions of a connection, and what its records mean. The session keeps no bytes but the few that answer the
-//! client's own control messages; who drives it sends [`Session::take_reply`] before anything sealed later.
+//! client's own control messages; who drives it sends [`Session::take_replies`] before anything sealed later.
+//!
+//! Our direction is protected here, or by the kernel (`serving::handed`): then replies are contents rather than records.
 
 use std::ops::Range;
 
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
-use rustls::{AlertDescription, ContentType, ExtractedSecrets, HandshakeType, ProtocolVersion};
+use rustls::{
+    AlertDescription, ConnectionTrafficSecrets, ContentType, ExtractedSecrets, HandshakeType, ProtocolVersion,
+};
 
-use super::RecordError;
+use super::key::RECORDS_MAX;
 use super::open::Opener;
 use super::seal::Sealer;
+use super::{RECORD_MAX_BYTES, RecordError};
 
 /// Records in a row that may bring nothing: empty ones, warnings, key updates. No honest client sends more than a few.
 const IDLE_RECORDS_MAX: u8 = 32;
@@ -25,14 +30,33 @@ pub enum Received {
     Closed,
 }
 
+/// A control message to the client.
+pub struct Reply {
+    /// What kind of record it is.
+    pub kind: ContentType,
+    /// The sealed record; the content alone where the kernel seals.
+    pub bytes: Vec<u8>,
+    /// The key that follows it, where the kernel seals.
+    pub next_key: Option<(u64, ConnectionTrafficSecrets)>,
+}
+
+/// Who protects what we send.
+enum Transmit {
+    Own(Sealer),
+    /// The kernel, which has made so many records under this key.
+    Kernel {
+        records: u64,
+    },
+}
+
 /// A TLS connection whose handshake is over.
 pub struct Session {
-    sealer: Sealer,
+    transmit: Transmit,
     opener: Opener,
     /// Derives the keys that follow (TLS 1.3).
     secrets: KernelConnection<ServerConnectionData>,
     idle_records: u8,
-    reply: Vec<u8>,
+    replies: Vec<Reply>,
 }
 
 impl Session {
@@ -41,27 +65,54 @@ impl Session {
         extracted: ExtractedSecrets,
         secrets: KernelConnection<ServerConnectionData>,
     ) -> Result<Self, RecordError> {
-        let version = secrets.protocol_version();
-        Ok(Self {
-            sealer: Sealer::new(version, extracted.tx)?,
-            opener: Opener::new(version, extracted.rx)?,
-            secrets,
-            idle_records: 0,
-            reply: Vec::new(),
-        })
+        let sealer = Sealer::new(secrets.protocol_version(), extracted.tx)?;
+        Self::with(Transmit::Own(sealer), extracted.rx, secrets)
+    }
+
+    /// Goes on where rustls has stopped, with the kernel as the one who seals. The key for it comes back.
+    pub fn with_kernel(
+        extracted: ExtractedSecrets,
+        secrets: KernelConnection<ServerConnectionData>,
+    ) -> Result<(Self, (u64, ConnectionTrafficSecrets)), RecordError> {
+        let session = Self::with(Transmit::Kernel { records: extracted.tx.0 }, extracted.rx, secrets)?;
+        Ok((session, extracted.tx))
+    }
+
+    fn with(
+        transmit: Transmit,
+        receive: (u64, ConnectionTrafficSecrets),
+        secrets: KernelConnection<ServerConnectionData>,
+    ) -> Result<Self, RecordError> {
+        let opener = Opener::new(secrets.protocol_version(), receive)?;
+        Ok(Self { transmit, opener, secrets, idle_records: 0, replies: Vec::new() })
     }
 
     /// What protects our direction, with a key that may be used for as many records as one write makes.
     pub fn sealer(&mut self) -> Result<&mut Sealer, RecordError> {
-        if self.sealer.is_worn() {
+        if matches!(&self.transmit, Transmit::Own(sealer) if sealer.is_worn()) {
             self.change_key()?;
         }
-        Ok(&mut self.sealer)
+        match &mut self.transmit {
+            Transmit::Own(sealer) => Ok(sealer),
+            Transmit::Kernel { .. } => Err(RecordError::Sealing),
+        }
     }
 
-    /// Sealed records that have to go out before what is sealed from now on.
-    pub fn take_reply(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.reply)
+    /// The kernel has sealed so many bytes more, in one go; a key that is worn by that is changed.
+    pub fn kernel_sealed(&mut self, bytes: usize) -> Result<(), RecordError> {
+        if let Transmit::Kernel { records } = &mut self.transmit {
+            // What was begun with one write may be ended by the next: one record more than the bytes fill.
+            *records += (bytes / RECORD_MAX_BYTES) as u64 + 2;
+            if *records >= RECORDS_MAX {
+                self.change_key()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has to go out before what is sealed from now on.
+    pub fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
     }
 
     /// Opens a whole record of the client's. After an error nothing more may be received; the alert is in the reply.
@@ -127,20 +178,42 @@ impl Session {
         if self.secrets.protocol_version() != ProtocolVersion::TLSv1_3 {
             return Err(RecordError::WornOut);
         }
-        let message = [u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0];
-        self.sealer.append(ContentType::Handshake, &message, &mut self.reply)?;
+        self.reply(ContentType::Handshake, &[u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0])?;
         let secrets = self.secrets.update_tx_secret().map_err(|_| RecordError::Sealing)?;
-        self.sealer = Sealer::new(ProtocolVersion::TLSv1_3, secrets)?;
+        match &mut self.transmit {
+            Transmit::Own(sealer) => *sealer = Sealer::new(ProtocolVersion::TLSv1_3, secrets)?,
+            Transmit::Kernel { records } => {
+                *records = secrets.0;
+                if let Some(reply) = self.replies.last_mut() {
+                    reply.next_key = Some(secrets);
+                }
+            }
+        }
         Ok(())
     }
 
     fn alert(&mut self, level: u8, description: AlertDescription) -> Result<(), RecordError> {
-        self.sealer.append(ContentType::Alert, &[level, u8::from(description)], &mut self.reply)
+        self.reply(ContentType::Alert, &[level, u8::from(description)])
+    }
+
+    fn reply(&mut self, kind: ContentType, content: &[u8]) -> Result<(), RecordError> {
+        let bytes = match &mut self.transmit {
+            Transmit::Own(sealer) => sealer.record(kind, content)?,
+            Transmit::Kernel { records } => {
+                *records += 1;
+                content.to_vec()
+            }
+        };
+        self.replies.push(Reply { kind, bytes, next_key: None });
+        Ok(())
     }
 
     #[cfg(test)]
-    pub(super) fn wear_out(&mut self) {
-        self.sealer.wear_out();
+    pub(crate) fn wear_out(&mut self) {
+        match &mut self.transmit {
+            Transmit::Own(sealer) => sealer.wear_out(),
+            Transmit::Kernel { records } => *records = RECORDS_MAX,
+        }
     }
 }
 

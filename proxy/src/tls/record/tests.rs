@@ -30,7 +30,7 @@ async fn shaken(suite: SupportedCipherSuite) -> (ClientConnection, Session) {
     let mut left = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut near, &mut left).await.expect("read");
     take(&mut client, &left);
-    (client, secured.session)
+    (client, Session::new(secured.extracted, secured.secrets).expect("a session"))
 }
 
 fn version(suite: SupportedCipherSuite) -> &'static SupportedProtocolVersion {
@@ -75,9 +75,11 @@ fn sealed(session: &mut Session, content: &[u8]) -> Vec<u8> {
     record.extend_from_slice(content);
     record.resize(record.len() + sealer.suffix_bytes(), 0);
     sealer.seal(ContentType::ApplicationData, &mut record).expect("sealed");
-    let mut bytes = session.take_reply();
-    bytes.extend(record);
-    bytes
+    [replied(session), record].concat()
+}
+
+fn replied(session: &mut Session) -> Vec<u8> {
+    session.take_replies().into_iter().flat_map(|reply| reply.bytes).collect()
 }
 
 fn said(session: &mut Session, client: &mut ClientConnection, content: &[u8]) {
@@ -97,7 +99,7 @@ fn heard(session: &mut Session, client: &mut ClientConnection, content: &[u8]) {
         }
     }
     assert!(read == content);
-    take(client, &session.take_reply());
+    take(client, &replied(session));
 }
 
 #[tokio::test]
@@ -111,7 +113,7 @@ async fn every_suite_of_both_versions_carries_both_directions() {
             heard(&mut session, &mut client, &content);
         }
         session.close().expect("closed");
-        take(&mut client, &session.take_reply());
+        take(&mut client, &replied(&mut session));
         assert_eq!(client.reader().read(&mut [0]).expect("a clean end"), 0);
         client.send_close_notify();
         let mut close = records(&mut client).pop().expect("a record");
@@ -153,7 +155,8 @@ async fn a_changed_record_is_refused_wherever_it_was_changed() {
             let error = session.receive(&mut record).expect_err("changed");
             let RecordError::Broken { alert, .. } = error else { panic!("{error}") };
             // The client learns why.
-            let mut reply = &session.take_reply()[..];
+            let reply = replied(&mut session);
+            let mut reply = &reply[..];
             client.read_tls(&mut reply).expect("room");
             let told = client.process_new_packets().expect_err("a fatal alert");
             assert_eq!(told, rustls::Error::AlertReceived(alert), "{suite:?} at {at}");
@@ -212,7 +215,7 @@ async fn a_client_that_only_keeps_us_busy_is_ended() {
             Ok(received) => assert_eq!(received, Received::Nothing),
             Err(error) => break error,
         }
-        take(&mut client, &session.take_reply());
+        take(&mut client, &replied(&mut session));
         updates += 1;
         assert!(updates < 100, "for ever");
     };

@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot::config::ready::{Config, Scheme};
 use entrepot::config::{Flags, Found, HostFacts, load};
+use entrepot::discovery::facts::Facts;
 use entrepot::http::dispatch::{Site, Visit};
 use entrepot::http::serve::serve_visit;
 use entrepot::ingress::drain::{self, Trigger, Watch};
-use entrepot::ingress::listener::{self, Bounds};
+use entrepot::ingress::listener::{self, Bounds, Place};
 use entrepot::ingress::proxy::ProxyDoor;
+use entrepot::ingress::registry::RegistryDoor;
 use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
+use entrepot::registry::LocalRegistry;
+use entrepot::registry::access::Access;
+use entrepot::registry::events::{Events, Source};
 use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
 use entrepot::store::{DiskSettings, Limits, Store};
@@ -114,6 +119,8 @@ impl Setup {
 /// A running entrepot.
 pub(crate) struct Proxy {
     pub(crate) door: SocketAddr,
+    /// Our own registry's.
+    pub(crate) registry_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     site: Arc<Site>,
     watch: Watch,
@@ -141,13 +148,35 @@ impl Proxy {
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
-        let site = Site::new(pull.clone(), log, live(config));
-        let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
-        let door = ProxyDoor { site: site.clone(), leaves: Arc::new(leaves), ca_page: RwLock::new(Arc::new(page)) };
+        let facts = Facts::new(3128, &authority.fingerprint_sha256());
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
+        let live = live(config);
+        let door = &live.config.registry;
+        let access = Access::open(door.rights.clone(), &data).expect("a key");
+        let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
+        let registry =
+            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
+        let site = Site::new(pull.clone(), registry, log, page, live);
+        let leaves = Arc::new(leaves);
+        let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
+        let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
         let (trigger, watch) = drain::channel();
-        let workers = Workers::start(1, with_ring).expect("a serving thread");
-        let address = open(Arc::new(door), workers, &pull, &watch);
-        Self { authority, door: address, pull, site, watch, _trigger: trigger, data, _folder: folder }
+        let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
+        let serve = {
+            let (workers, watch) = (workers.clone(), watch.clone());
+            move |stream, peer, place| {
+                let (door, drain) = (door.clone(), watch.clone());
+                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+            }
+        };
+        let address = open(serve, &pull, &watch);
+        let drain = watch.clone();
+        let serve = move |stream, peer, place| {
+            let (door, drain) = (registry.clone(), drain.clone());
+            workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+        };
+        let registry_door = open(serve, &pull, &watch);
+        Self { authority, door: address, registry_door, pull, site, watch, _trigger: trigger, data, _folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -161,6 +190,11 @@ impl Proxy {
 
     pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
         self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A request to our own registry.
+    pub(crate) fn registry(&self, method: Method, path: &str) -> Ask {
+        Ask::new(self.registry_door, method, "docker-registry.local:5000", path)
     }
 
     /// A connection of a client that trusts the CA, sealed, to a registry behind CONNECT.
@@ -180,6 +214,11 @@ impl Proxy {
         let (client, server) = tokio::io::duplex(room_bytes);
         tokio::spawn(serve_visit(self.site.clone(), visit, server, Default::default(), self.watch.clone()));
         client
+    }
+
+    /// What every connection shares.
+    pub(crate) fn site(&self) -> &Arc<Site> {
+        &self.site
     }
 
     /// Waits until no fill runs any more.
@@ -227,14 +266,13 @@ impl Proxy {
     }
 }
 
-fn open(door: Arc<ProxyDoor>, workers: Workers, pull: &Arc<Pull>, watch: &Watch) -> SocketAddr {
+fn open(
+    serve: impl Fn(std::net::TcpStream, SocketAddr, Place) + Send + 'static,
+    pull: &Arc<Pull>,
+    watch: &Watch,
+) -> SocketAddr {
     let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let drain = watch.clone();
-    let serve = move |stream, peer, place| {
-        let (door, drain) = (door.clone(), drain.clone());
-        workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-    };
     tokio::spawn(listener::accept(
         listener,
         Bounds::new(10_000, 10_000),

@@ -1,0 +1,115 @@
+//! Referrers: what a manifest says about itself to those who look for what is about its subject (OCI Distribution 1.1,
+//! "Listing Referrers").
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+
+/// The media type of a list of referrers.
+pub const REFERRERS_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+
+/// One entry of a list of referrers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    /// The manifest's type.
+    pub media_type: String,
+    /// Its length.
+    pub size: u64,
+    /// Its name.
+    pub digest: String,
+    /// What kind of artifact it is, as far as it says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub artifact_type: Option<String>,
+    /// What it says besides.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub annotations: Option<Map<String, Value>>,
+}
+
+/// A list of referrers.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'a> {
+    schema_version: u8,
+    media_type: &'static str,
+    manifests: &'a [Referrer],
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields {
+    artifact_type: Option<Value>,
+    annotations: Option<Value>,
+    config: Option<Value>,
+}
+
+impl Referrer {
+    /// The entry of a manifest that is JSON.
+    pub fn of(manifest: &[u8], media_type: &str, digest: &Digest) -> Option<Self> {
+        let fields: Fields = serde_json::from_slice(manifest).ok()?;
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let own = fields.artifact_type.as_ref().and_then(text);
+        let by_config = || fields.config.as_ref()?.get("mediaType").and_then(text);
+        let annotations = fields.annotations.and_then(|value| match value {
+            Value::Object(map) if !map.is_empty() => Some(map),
+            _ => None,
+        });
+        Some(Self {
+            media_type: media_type.to_owned(),
+            size: manifest.len() as u64,
+            digest: digest.to_string(),
+            artifact_type: own.or_else(by_config),
+            annotations,
+        })
+    }
+}
+
+/// The index that lists `referrers`.
+pub fn list(referrers: &[Referrer]) -> Vec<u8> {
+    let list = List { schema_version: 2, media_type: REFERRERS_TYPE, manifests: referrers };
+    // Maps with text keys always serialise; an empty body is no index, and is seen as none.
+    serde_json::to_vec(&list).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+
+    const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+    fn referrer(manifest: &str) -> Referrer {
+        let digest = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+        Referrer::of(manifest.as_bytes(), IMAGE, &digest).expect(manifest)
+    }
+
+    #[test]
+    fn the_artifact_type_is_its_own_or_its_configs() {
+        for (manifest, expected) in [
+            (r#"{"artifactType":"a/b","config":{"mediaType":"c/d"}}"#, Some("a/b")),
+            (r#"{"artifactType":"","config":{"mediaType":"c/d"}}"#, Some("c/d")),
+            (r#"{"config":{"mediaType":"c/d"}}"#, Some("c/d")),
+            (r#"{"manifests":[]}"#, None),
+            (r#"{"artifactType":7}"#, None),
+        ] {
+            assert_eq!(referrer(manifest).artifact_type.as_deref(), expected, "{manifest}");
+        }
+    }
+
+    #[test]
+    fn lists_are_indexes() {
+        let one = referrer(r#"{"artifactType":"a/b","annotations":{"k":"v"}}"#);
+        let listed: Value = serde_json::from_slice(&list(std::slice::from_ref(&one))).expect("JSON");
+        assert_eq!(listed["schemaVersion"], 2);
+        assert_eq!(listed["mediaType"], REFERRERS_TYPE);
+        assert_eq!(listed["manifests"][0]["digest"], one.digest);
+        assert_eq!(listed["manifests"][0]["annotations"]["k"], "v");
+        assert_eq!(
+            list(&[]),
+            format!(r#"{{"schemaVersion":2,"mediaType":"{REFERRERS_TYPE}","manifests":[]}}"#).as_bytes()
+        );
+        let again: Referrer = serde_json::from_slice(&serde_json::to_vec(&one).expect("JSON")).expect("the same");
+        assert_eq!(again, one);
+    }
+}

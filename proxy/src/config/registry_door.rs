@@ -1,0 +1,38 @@
+//! `[registry]`: our own registry, where it listens and what it keeps.
+
+use entrepot_core::host::RegistryHost;
+
+use super::origin::{ConfigError, Refusal};
+use super::raw::{RawRegistryDoor, Texts};
+use super::ready::{Listen, RegistryDoor};
+use super::registry_access;
+use super::resolver::Resolver;
+use super::values;
+
+const UPLOADS_MAX: i64 = 1_000_000;
+
+pub(super) fn registry(resolver: &mut Resolver, mut raw: RawRegistryDoor) -> Result<RegistryDoor, ConfigError> {
+    let (rights, notifications) = registry_access::access(resolver, &mut raw)?;
+    Ok(RegistryDoor {
+        hostname: resolver.text("registry.hostname", raw.hostname, "docker-registry.local", hostname)?,
+        http: listen(resolver, "registry.http", raw.http, "[::]:5000")?,
+        https: listen(resolver, "registry.https", raw.https, "[::]:5443")?,
+        docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", raw.docker_hub_mirror, true),
+        max_uploads: resolver.number("registry.max_uploads", raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+        upload_expiry: resolver.text("registry.upload_expiry", raw.upload_expiry, "24h", values::duration)?,
+        grace: resolver.text("registry.grace", raw.grace, "1h", values::duration)?,
+        gc_interval: resolver.text("registry.gc_interval", raw.gc_interval, "6h", values::duration)?,
+        rights,
+        notifications,
+    })
+}
+
+fn listen(resolver: &mut Resolver, key: &str, given: Texts, default: &str) -> Result<Listen, ConfigError> {
+    let is_default = given.is_none();
+    Ok(Listen { addresses: resolver.texts(key, given, &[default], values::listen_address)?, is_default })
+}
+
+fn hostname(text: &str) -> Result<RegistryHost, Refusal> {
+    let host = text.parse::<RegistryHost>().ok().filter(|host| host.name().eq_ignore_ascii_case(text));
+    host.ok_or_else(|| Refusal::new(format!("{text:?} is not a host name")).hint("without a port"))
+}

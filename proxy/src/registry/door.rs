@@ -1,0 +1,268 @@
+//! One request at our registry's door: whose place it names, who asks, whether he may, and who answers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::route::Route;
+use http::header::{EXPECT, HOST, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderName, Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
+use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant};
+use super::request::Request;
+use crate::config::ready::Scheme;
+use crate::http::dispatch::{Site, finish, framing_reply};
+use crate::http::guard::GuardHandle;
+use crate::http::log::LoggedBody;
+use crate::http::reply::Reply;
+use crate::observe::labels::Rejection;
+use crate::pull::{Live, identity};
+use crate::upstream::registry::implied_port;
+
+/// A connection's standing at the door.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Who it is.
+    pub client: IpAddr,
+    /// What the client speaks.
+    pub scheme: Scheme,
+}
+
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+/// What is read of a body that nobody wants, so that its sender comes to read the answer.
+const UNWANTED_MAX_BYTES: usize = 1 << 20;
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers one request.
+pub async fn answer(
+    site: &Arc<Site>,
+    arrival: &Arrival,
+    guard: &GuardHandle,
+    request: http::Request<Incoming>,
+) -> Response<LoggedBody> {
+    let started = (SystemTime::now(), Instant::now());
+    let (method, uri) = (request.method().clone(), request.uri().path_and_query().map(ToString::to_string));
+    let uri = uri.unwrap_or_else(|| "/".to_owned());
+    let is_oci = uri == "/v2" || uri.starts_with("/v2/");
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let reply = match guard.rejection_of(&request) {
+        Some(rejection) => framing_reply(site, rejection),
+        None if is_oci => Box::pin(answer_oci(site, arrival, request, &uri)).await,
+        None if request.uri().path() == TOKEN_PATH => Box::pin(token(site, request)).await,
+        None => site.page(&request).unwrap_or_else(nothing_here),
+    };
+    finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
+}
+
+/// Tokens have a place of their own, which challenges name.
+async fn token(site: &Arc<Site>, request: http::Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let read = Limited::new(body, FORM_MAX_BYTES).collect();
+    let Ok(Ok(form)) = tokio::time::timeout(site.live().config.client.body_timeout, read).await else {
+        return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
+    };
+    let login = identity::header(&head.headers);
+    site.registry.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
+}
+
+fn nothing_here() -> Reply {
+    let text = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
+    Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
+}
+
+async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<Incoming>, uri: &str) -> Reply {
+    let live = site.live();
+    let (head, body) = request.into_parts();
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let meant = meant(&live.config, path, query, |host| site.registry.is_named(&live.config.registry, host));
+    if meant == Meant::Stranger {
+        site.pull.metrics.rejected_requests.inc(Rejection::Policy);
+        let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
+        return Reply::error(ErrorCode::Denied, message).because("policy");
+    }
+    let access = site.registry.access();
+    let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
+        Ok(visitor) => visitor,
+        Err(refusal) => return refused(site, arrival, &head, &refusal),
+    };
+    match meant {
+        Meant::Upstream(host, place) => {
+            let prefixed = format!(
+                "{host}/{}",
+                Route::parse(&Method::GET, path_of(&place), None)
+                    .ok()
+                    .as_ref()
+                    .and_then(Route::repository)
+                    .map_or("", |name| name.as_str())
+            );
+            let repository = prefixed.parse().ok();
+            let wish = repository.as_ref().map_or(Wish::Ping, |repository| Wish::In(repository, Action::Pull));
+            if let Err(reply) = check(site, arrival, &head, &visitor, &wish) {
+                return *reply;
+            }
+            let namespace = host.to_string();
+            let reply = mirrored(live, host, place, arrival, head).answer(site, body).await;
+            reply.with(NAMESPACE, &namespace)
+        }
+        _ => answer_ours(site, live, arrival, visitor, head, body, uri).await,
+    }
+}
+
+fn path_of(place: &str) -> &str {
+    place.split('?').next().unwrap_or_default()
+}
+
+fn mirrored(live: Arc<Live>, host: RegistryHost, place: String, arrival: &Arrival, head: Parts) -> Mirrored {
+    let (method, headers) = (head.method, head.headers);
+    Mirrored { live, host, client_scheme: arrival.scheme, method, path_and_query: place, headers }
+}
+
+async fn answer_ours(
+    site: &Arc<Site>,
+    live: Arc<Live>,
+    arrival: &Arrival,
+    visitor: Visitor,
+    head: Parts,
+    mut body: Incoming,
+    uri: &str,
+) -> Reply {
+    let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
+        Ok(route) => route,
+        Err(error) => {
+            site.pull.metrics.rejected_requests.inc(Rejection::Malformed);
+            return Reply::error(error.code, "").because("grammar");
+        }
+    };
+    let Some(wish) = wish_of(&route, &head.method) else {
+        return Reply::error(ErrorCode::Unsupported, "").because("method");
+    };
+    let refused = check(site, arrival, &head, &visitor, &wish).err();
+    let wants_continue = head.headers.contains_key(EXPECT);
+    let hub = is_for_docker_hub(&live.config, &head.method, &route, user_agent(&head));
+    let request = Request {
+        registry: site.registry.clone(),
+        live: live.clone(),
+        visitor,
+        client: arrival.client,
+        scheme: arrival.scheme,
+        method: head.method.clone(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers.clone(),
+    };
+    let reply = match refused {
+        Some(refused) => *refused,
+        None => request.answer(&route, &mut body).await,
+    };
+    if reply.status == StatusCode::NOT_FOUND
+        && hub
+        && let Some(mirrored) = from_docker_hub(site, &route, live, arrival, head, uri)
+    {
+        let instead = mirrored.answer(site, body).await;
+        site.registry.heard_of_docker_hub(instead.status);
+        return if instead.status.is_success() { instead } else { reply };
+    }
+    if reply.status.is_client_error() && !wants_continue && !body.is_end_stream() {
+        // However that ends, the answer is given.
+        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, Limited::new(body, UNWANTED_MAX_BYTES).collect()).await;
+    }
+    reply
+}
+
+/// The same asked of Docker Hub, for a repository that was never pushed here.
+fn from_docker_hub(
+    site: &Arc<Site>,
+    route: &Route,
+    live: Arc<Live>,
+    arrival: &Arrival,
+    head: Parts,
+    uri: &str,
+) -> Option<Mirrored> {
+    let repository = route.repository()?;
+    let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
+    let ours = site.registry.store.has_repository(repository);
+    (!ours && !site.registry.is_docker_hub_down()).then(|| mirrored(live, host, uri.to_owned(), arrival, head))
+}
+
+fn user_agent(head: &Parts) -> Option<&str> {
+    head.headers.get(USER_AGENT)?.to_str().ok()
+}
+
+/// What a request wants; none where the route has no such method.
+fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
+    if !route.allows(method) {
+        return None;
+    }
+    let action = |read: Action| match *method {
+        Method::GET | Method::HEAD => read,
+        Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    };
+    match route {
+        Route::Ping => Some(Wish::Ping),
+        Route::Catalog => Some(Wish::Catalog),
+        Route::Manifest { repository, .. } | Route::Blob { repository, .. } => {
+            Some(Wish::In(repository, action(Action::Pull)))
+        }
+        Route::Tags { repository } | Route::Referrers { repository, .. } => Some(Wish::In(repository, Action::Pull)),
+        Route::Uploads { repository } | Route::Upload { repository, .. } => Some(Wish::In(repository, Action::Push)),
+        Route::Extension | Route::Other => Some(Wish::Ping),
+    }
+}
+
+fn check(
+    site: &Arc<Site>,
+    arrival: &Arrival,
+    head: &Parts,
+    visitor: &Visitor,
+    wish: &Wish<'_>,
+) -> Result<(), Box<Reply>> {
+    let may = site.registry.access().may(visitor, wish);
+    may.map_err(|refusal| Box::new(refused(site, arrival, head, &refusal)))
+}
+
+/// The refusal with the way to a login, where one would help.
+fn refused(site: &Arc<Site>, arrival: &Arrival, head: &Parts, refusal: &Refusal) -> Reply {
+    let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // What a client wrote comes back to it only as the host that it is.
+    let port = implied_port(arrival.scheme);
+    let live = site.live();
+    let host = RegistryHost::parse(text, port).unwrap_or(live.config.registry.hostname.with_port(port));
+    let scheme = match arrival.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    refusal.reply(&format!("{scheme}://{}", host.authority(port)), site.registry.access().auth())
+}
+
+impl Request {
+    async fn answer(&self, route: &Route, body: &mut Incoming) -> Reply {
+        let reads = matches!(self.method, Method::GET | Method::HEAD);
+        match route {
+            Route::Ping => Reply::full(StatusCode::OK, "application/json", "{}"),
+            Route::Catalog => self.catalog().await,
+            Route::Tags { repository } => self.tags(repository).await,
+            Route::Referrers { repository, digest } => self.referrers(repository, digest).await,
+            Route::Manifest { repository, reference } if reads => self.manifest(repository, reference).await,
+            Route::Manifest { repository, reference } if self.method == Method::DELETE => {
+                self.delete_manifest(repository, reference).await
+            }
+            Route::Manifest { repository, reference } => self.put_manifest(repository, reference, body).await,
+            Route::Blob { repository, digest } if reads => self.blob(repository, digest).await,
+            Route::Blob { repository, digest } => self.delete_blob(repository, digest).await,
+            Route::Uploads { repository } => self.begin_upload(repository, body).await,
+            Route::Upload { repository, session } => match self.method {
+                Method::PATCH => self.add_to_upload(repository, session.id(), body).await,
+                Method::PUT => self.end_upload(repository, session.id(), body).await,
+                Method::DELETE => self.cancel_upload(repository, session.id()).await,
+                _ => self.upload_status(repository, session.id()).await,
+            },
+            Route::Extension | Route::Other => Reply::error(ErrorCode::NameUnknown, "there is nothing at this path"),
+        }
+    }
+}

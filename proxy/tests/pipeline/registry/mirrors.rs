@@ -1,0 +1,126 @@
+//! Other registries by mirror names: the same cache and the same rights as through the proxy.
+
+use bytes::Bytes;
+use http::Method;
+
+use super::{get, push, put_manifest};
+use crate::harness::{Answer, Image, NOBODY, Setup, TokenServer, Upstream, VIA, bytes};
+
+#[tokio::test]
+async fn a_mirror_by_namespace_or_path_fills_the_cache_that_the_proxy_serves_from() {
+    let upstream = Upstream::start().await;
+    let image = Image::new("team/app", 1);
+    image.publish(&upstream, "1");
+    let proxy = Setup::of(&[&upstream]).start().await;
+    let ns = format!("ns={}", upstream.host());
+    let by_tag = get(&proxy, &format!("{}?{ns}", image.tag_path("1"))).await;
+    by_tag.is_whole(&image.manifest);
+    assert_eq!((by_tag.cache(), by_tag.header("oci-namespace")), ("MISS", &*upstream.host()));
+    get(&proxy, &format!("{}?{ns}", image.layer_path())).await.is_whole(&image.layer);
+    proxy.landed().await;
+    upstream.forget();
+    let prefixed = |path: String| path.replace("/v2/", &format!("/v2/{}/", upstream.host()));
+    let warm = get(&proxy, &prefixed(image.layer_path())).await;
+    warm.is_whole(&image.layer);
+    assert_eq!(warm.cache(), "HIT");
+    get(&proxy, &prefixed(image.manifest_path())).await.is_whole(&image.manifest);
+    proxy.get(&upstream, &image.layer_path()).send().await.is_whole(&image.layer);
+    assert!(upstream.seen().iter().all(|seen| seen.method != Method::GET), "nothing was fetched twice");
+    assert!(upstream.seen().iter().all(|seen| !seen.query.contains("ns=")), "upstream hears nothing of it");
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_listed_is_no_target() {
+    let (listed, stranger) = (Upstream::start().await, Upstream::start().await);
+    let image = Image::new("team/app", 2);
+    image.publish(&stranger, "1");
+    let proxy = Setup::of(&[&listed]).start().await;
+    for ns in [stranger.host(), "169.254.169.254".into(), "127.0.0.1:1".into(), "http://a/".into(), String::new()] {
+        let reply = get(&proxy, &format!("{}?ns={ns}", image.tag_path("1"))).await;
+        reply.is_error(403, "DENIED");
+    }
+    let by_path = get(&proxy, &image.tag_path("1").replace("/v2/", &format!("/v2/{}/", stranger.host()))).await;
+    assert_eq!(by_path.status, 400, "no repository's name either");
+    assert!(stranger.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_takes_no_pushes_and_no_login() {
+    let upstream = Upstream::start().await;
+    let image = Image::new("team/app", 3);
+    image.publish(&upstream, "1");
+    let proxy = Setup::of(&[&upstream]).set("proxy", "allow_push = true").start().await;
+    let ns = upstream.host();
+    for (method, path) in [
+        (Method::PUT, format!("/v2/team/app/manifests/2?ns={ns}")),
+        (Method::POST, format!("/v2/{ns}/team/app/blobs/uploads/")),
+        (Method::DELETE, format!("/v2/{ns}/team/app/manifests/1")),
+    ] {
+        let reply = proxy.registry(method.clone(), &path).body(image.manifest.clone()).send().await;
+        reply.is_error(403, "DENIED");
+    }
+    let path = format!("{}?ns={ns}", image.tag_path("1"));
+    proxy.registry(Method::GET, &path).basic("user", "for our own door").send().await.is_whole(&image.manifest);
+    assert!(upstream.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+    proxy.registry(Method::GET, &path).header("via", VIA).send().await.is_error(508, "LOOP");
+}
+
+#[tokio::test]
+async fn a_private_image_that_the_proxy_cached_is_not_given_by_the_mirror() {
+    let upstream = Upstream::start().await;
+    let tokens = TokenServer::protect(&upstream);
+    let (image, public) = (Image::new("team/secret", 4), Image::new("team/public", 5));
+    image.publish(&upstream, "1");
+    public.publish(&upstream, "1");
+    tokens.allow("alice", "team/secret");
+    tokens.allow(NOBODY, "team/public");
+    let proxy = Setup::of(&[&upstream]).start().await;
+    for path in [image.tag_path("1"), image.layer_path()] {
+        assert_eq!(proxy.get(&upstream, &path).bearer("token-of-alice").send().await.status, 200);
+    }
+    proxy.landed().await;
+    for path in [image.tag_path("1"), image.manifest_path(), image.layer_path()] {
+        for name in
+            [format!("{path}?ns={}", upstream.host()), path.replace("/v2/", &format!("/v2/{}/", upstream.host()))]
+        {
+            let reply = get(&proxy, &name).await;
+            reply.is_error(403, "DENIED");
+            assert_eq!(reply.header("www-authenticate"), "", "no challenge that cannot be answered here");
+        }
+    }
+    let ns = format!("?ns={}", upstream.host());
+    get(&proxy, &(public.tag_path("1") + &ns)).await.is_whole(&public.manifest);
+    get(&proxy, &(public.layer_path() + &ns)).await.is_whole(&public.layer);
+}
+
+#[tokio::test]
+async fn a_push_and_the_cache_share_bytes_and_neither_gives_away_the_others() {
+    let upstream = Upstream::start().await;
+    let image = Image::new("team/app", 5);
+    image.publish(&upstream, "1");
+    let proxy = Setup::of(&[&upstream]).start().await;
+    let ns = format!("ns={}", upstream.host());
+    get(&proxy, &format!("{}?{ns}", image.layer_path())).await.is_whole(&image.layer);
+    proxy.landed().await;
+    let own = get(&proxy, &image.layer_path()).await;
+    assert_eq!(own.status, 404, "the cache's content is not the registry's");
+    push(&proxy, &image, "1").await;
+    assert_eq!(proxy.files("blobs").len(), 2, "the layer once, and the manifest");
+    // What was only pushed is upstream's to show before it is served under upstream's name.
+    let secret = Image::new("team/app", 6);
+    push(&proxy, &secret, "2").await;
+    let asked = get(&proxy, &format!("{}?{ns}", secret.layer_path())).await;
+    assert_eq!(asked.status, 404);
+    let changed = bytes(7, 100);
+    upstream.on(&secret.layer_path(), move |_| Answer::content(changed.clone()));
+    let claimed = proxy.registry(Method::GET, &format!("{}?{ns}", secret.layer_path())).try_send().await;
+    assert!(claimed.is_err() || claimed.is_ok_and(|reply| reply.status != 200), "a claim is no proof");
+}
+
+#[tokio::test]
+async fn names_of_mirrors_cannot_be_pushed_to() {
+    let upstream = Upstream::start().await;
+    let proxy = Setup::of(&[&upstream]).start().await;
+    let put = put_manifest(&proxy, "ghcr.io/team/app", "1", Bytes::from_static(b"{\"layers\":[]}")).await;
+    put.is_error(403, "DENIED");
+}
