@@ -40,10 +40,7 @@ struct Segment {
 pub fn packet(context: &TcContext) -> bool {
     let skb = context.skb.skb;
     let Some(settings) = maps::settings() else { return false };
-    let Some(segment) = segment(skb) else { return false };
-    if !settings.has_port(segment.destination.port) {
-        return false;
-    }
+    let Some(segment) = segment(skb, settings) else { return false };
     // A connection that the door has keeps it, whatever was learned or forgotten since.
     let found = lookup(skb, &segment.source, &segment.destination);
     if !found.is_null() {
@@ -122,32 +119,44 @@ fn lookup(skb: *mut __sk_buff, source: &Endpoint, destination: &Endpoint) -> *mu
     }
 }
 
-/// The TCP header of a frame that has one: no VLAN, no fragment but the first, no extension headers of IPv6.
+/// The segment in a frame that has one for a port that is redirected: no VLAN, no fragment but the first, no extension
+/// headers of IPv6. Every packet of the interface comes by, so the rest is read for the few that go on.
 #[inline(always)]
-fn segment(skb: *mut __sk_buff) -> Option<Segment> {
+fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
     let ip = ETHERNET_BYTES;
-    let (source, destination, tcp) = match u16::from_be_bytes(load(skb, 12)?) {
+    let ethertype = u16::from_be_bytes(load(skb, 12)?);
+    let tcp = match ethertype {
         ETHERTYPE_V4 => {
             let first: u8 = load(skb, ip)?;
             let fragment = u16::from_be_bytes(load(skb, ip + 6)?);
             if load::<u8>(skb, ip + 9)? != TCP || fragment & 0x1fff != 0 {
                 return None;
             }
-            let (from, to): ([u8; 4], [u8; 4]) = (load(skb, ip + 12)?, load(skb, ip + 16)?);
-            (mapped(from), mapped(to), ip + u32::from(first & 0x0f) * 4)
+            ip + u32::from(first & 0x0f) * 4
         }
         ETHERTYPE_V6 => {
             if load::<u8>(skb, ip + 6)? != TCP {
                 return None;
             }
-            (load(skb, ip + 8)?, load(skb, ip + 24)?, ip + 40)
+            ip + 40
         }
         _ => return None,
     };
-    let port = |bytes| u16::from_be_bytes(bytes);
+    let [source_port, port]: [u16; 2] = load(skb, tcp)?;
+    let (source_port, port) = (u16::from_be(source_port), u16::from_be(port));
+    if !settings.has_port(port) {
+        return None;
+    }
+    let (source, destination) = if ethertype == ETHERTYPE_V4 {
+        let [from, to]: [[u8; 4]; 2] = load(skb, ip + 12)?;
+        (mapped(from), mapped(to))
+    } else {
+        let [from, to]: [Address; 2] = load(skb, ip + 8)?;
+        (from, to)
+    };
     Some(Segment {
-        source: Endpoint::new(source, port(load(skb, tcp)?)),
-        destination: Endpoint::new(destination, port(load(skb, tcp + 2)?)),
+        source: Endpoint::new(source, source_port),
+        destination: Endpoint::new(destination, port),
         flags: load(skb, tcp + 13)?,
     })
 }

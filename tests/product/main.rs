@@ -29,6 +29,7 @@ mod setup;
 mod sharing;
 mod stale;
 mod takeover;
+mod transparent;
 mod tunnel;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::cache::client::{Client, ClientError};
 use super::exit;
 use crate::config::Loaded;
+use crate::config::ready::TRANSPARENT_PORT;
 use crate::observe::events;
 use crate::redirect::plan::Mode;
 use crate::redirect::report::Report;
@@ -67,9 +68,6 @@ pub struct What {
     enforce: bool,
 }
 
-/// The port of a door, where an appliance is named without one.
-const DOOR_PORT: u16 = 3129;
-
 /// Runs the command; says on stderr what failed.
 pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
     match command {
@@ -79,7 +77,7 @@ pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
             what.add_to(redirect);
             redirect.cgroups.extend(cgroups);
             redirect.exempt_cgroups.extend(exempt_cgroups);
-            match appliance.map(|text| RegistryHost::parse(&text, DOOR_PORT)).transpose() {
+            match appliance.map(|text| RegistryHost::parse(&text, TRANSPARENT_PORT)).transpose() {
                 Ok(appliance) => redirect.appliance = appliance.or(redirect.appliance.take()),
                 Err(error) => {
                     eprintln!("entrepot: --appliance: {error}");

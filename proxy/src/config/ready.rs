@@ -89,6 +89,9 @@ pub enum TunnelPolicy {
     None,
 }
 
+/// The port of the transparent door, where none is named.
+pub const TRANSPARENT_PORT: u16 = 3129;
+
 /// `[transparent]`
 pub struct TransparentDoor {
     /// Addresses to listen on; none: there is no such door.

@@ -7,12 +7,10 @@ use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRedirect, RawTransparent};
-use super::ready::{Redirect, TransparentDoor};
+use super::ready::{Redirect, TRANSPARENT_PORT, TransparentDoor};
 use super::resolver::Resolver;
 use super::values;
 
-/// The transparent door's port, where an appliance is named without one.
-const DOOR_PORT: u16 = 3129;
 const PORT_MAX: i64 = 65_535;
 
 pub(super) fn transparent(resolver: &mut Resolver, raw: RawTransparent) -> Result<TransparentDoor, ConfigError> {
@@ -45,7 +43,7 @@ pub(super) fn redirect(resolver: &mut Resolver, raw: RawRedirect, data_dir: &Pat
 
 /// A name or address, with the door's port where none is given.
 fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
-    RegistryHost::parse(text, DOOR_PORT).map_err(|error| {
+    RegistryHost::parse(text, TRANSPARENT_PORT).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable appliance: {error}"))
             .hint("write for example docker-registry.local or 192.0.2.7:3129")
     })

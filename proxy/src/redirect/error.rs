@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::admin::socket::SocketError;
 use crate::cli::exit;
 
 /// Why the agent does not start, or stopped.
@@ -99,8 +100,17 @@ pub enum RedirectError {
         source: io::Error,
     },
     /// The socket for the status.
-    #[error(transparent)]
-    Socket(#[from] crate::admin::socket::SocketError),
+    #[error("no place for the agent's status, redirect.socket: {0}")]
+    Socket(#[source] SocketError),
+}
+
+impl From<SocketError> for RedirectError {
+    fn from(error: SocketError) -> Self {
+        match error {
+            SocketError::InUse(socket) => Self::Running { socket },
+            other => Self::Socket(other),
+        }
+    }
 }
 
 impl RedirectError {

@@ -15,11 +15,12 @@ use rtnetlink::packet_route::tc::TcHandle;
 use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
 use super::RedirectError;
+use crate::config::ready::TRANSPARENT_PORT;
 
 /// The mark of packets that belong to the door.
 pub(super) const ROUTE_MARK: u32 = 0xe8;
 /// The table of the one route; it is the door's port, to be recognized.
-const TABLE: u32 = 3129;
+const TABLE: u32 = TRANSPARENT_PORT as u32;
 /// The loopback interface has this number in every namespace.
 const LOOPBACK: u32 = 1;
 
