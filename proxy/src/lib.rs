@@ -3,12 +3,15 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod client;
 pub mod config;
+pub mod discovery;
 pub mod fill;
 pub mod http;
 pub mod ingress;
 pub mod observe;
 pub mod pull;
+pub mod redirect;
 pub mod registry;
 pub mod secret;
 pub mod serving;

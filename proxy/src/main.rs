@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
-use entrepot::cli::{self, ca, cache, check, exit};
+use entrepot::cli::{self, ca, cache, check, client, discover, exit, redirect, registry};
 use entrepot::config::{Flags, HostFacts, Loaded, load};
 
 /// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to
@@ -37,6 +37,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Redirect connections to registries by eBPF, so that no client needs a proxy setting
+    Redirect {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(subcommand)]
+        command: redirect::RedirectCommand,
+    },
     /// Show, export, import or rotate the certificate authority
     Ca {
         #[command(flatten)]
@@ -54,6 +61,28 @@ enum Command {
         #[command(subcommand)]
         command: cache::CacheCommand,
     },
+    /// Point a container runtime of this machine at an appliance, and back
+    Client {
+        #[command(subcommand)]
+        command: client::ClientCommand,
+    },
+    /// List the appliances of this local network
+    Discover {
+        #[command(flatten)]
+        options: discover::DiscoverOptions,
+    },
+    /// Look at the push registry of a running server, and change it
+    Registry {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        server: registry::Server,
+        /// Print JSON
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: registry::RegistryCommand,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,10 +97,13 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Check { flags, json } => check::run(&flags, json),
+        Command::Client { command } => client::run(&command),
+        Command::Discover { options } => discover::run(&options),
         Command::Serve { flags } => with_configuration(&flags.clone(), |loaded| match serve::run(loaded, flags) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_code()),
         }),
+        Command::Redirect { flags, command } => with_configuration(&flags, |loaded| redirect::run(command, loaded)),
         Command::Ca { flags, command } => {
             with_configuration(&flags, |loaded| match ca::run(&command, &loaded.config.ca, &mut io::stdout().lock()) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -80,6 +112,9 @@ fn main() -> ExitCode {
         }
         Command::Cache { flags, json, command } => {
             with_configuration(&flags, |loaded| cache::run(&command, &loaded.config.admin.socket, json))
+        }
+        Command::Registry { flags, server, json, command } => {
+            with_configuration(&flags, |loaded| registry::run(&command, &server, &loaded.config.admin.socket, json))
         }
     }
 }

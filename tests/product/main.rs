@@ -1,25 +1,35 @@
 //! The product from outside. Each module is a promise; each test has a world of its own, so one that fails leaves the
 //! others alone.
 
+mod access;
 mod admin;
 mod bad_input;
+mod client;
 mod config;
 mod crash;
 mod direct;
+mod discovery;
 mod disk;
 mod faults;
 mod isolation;
 mod logs;
+mod mirror_files;
+mod notifications;
 mod pulls;
 mod push;
 mod push_crash;
 mod ranges;
+mod redirect_failures;
+mod redirect_gateway;
+mod redirect_host;
 mod redirects;
 mod registry;
+mod registry_cli;
 mod setup;
 mod sharing;
 mod stale;
 mod takeover;
+mod transparent;
 mod tunnel;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,3 +52,24 @@ const ACCEPT: (&str, &str) = (
     "accept",
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json",
 );
+
+/// Asks the internet's name server for a name that nobody asked for before, and connects as soon as it has answered.
+/// Whether somebody took the connection: there is nobody at such an address. Blocks; for a thread of a namespace.
+fn ask_and_connect(number: u16) -> bool {
+    use entrepot_tests::names;
+    use std::net::{SocketAddr, TcpStream, UdpSocket};
+    use std::time::Duration;
+    let asking = || -> std::io::Result<bool> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect(names::NAME_SERVER)?;
+        socket.send(&names::query(number, &names::burst_name(number)))?;
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer)?;
+        let Some(address) = names::address_in(&answer[..length]) else { return Ok(false) };
+        let address = SocketAddr::from((address, 443));
+        TcpStream::connect_timeout(&address, Duration::from_secs(5))
+            .map(|stream| stream.peer_addr().ok() == Some(address))
+    };
+    asking().unwrap_or(false)
+}

@@ -42,6 +42,11 @@ impl<'w> Client<'w> {
         Self { world, namespace, proxy: None, trust, insecure: Vec::new() }
     }
 
+    /// In `namespace`, with no proxy setting at all, trusting only `trust`.
+    pub fn without_proxy(world: &'w World, namespace: &'w Namespace, trust: PathBuf) -> Self {
+        Self { world, namespace, proxy: None, trust, insecure: Vec::new() }
+    }
+
     /// Also talks to this registry without TLS.
     pub fn insecure(mut self, registry: &str) -> Self {
         self.insecure.push(registry.to_owned());

@@ -12,12 +12,15 @@ use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::Signal;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{interval, timeout};
 
 use crate::clients::Client;
 use crate::door::Door;
+use crate::images::sha256;
 use crate::process::{Finished, Process, Stream, finish};
 use crate::serve::{BoxError, full};
 pub use crate::settings::Settings;
@@ -103,6 +106,20 @@ impl<'w> Entrepot<'w> {
     /// The CA file that clients trust.
     pub fn ca(&self) -> PathBuf {
         self.ca.clone()
+    }
+
+    /// The value of a metric without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (status, text) = self.admin(Method::GET, "/metrics");
+        assert_eq!(status, 200, "/metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
+    }
+
+    /// SHA-256 of the CA's certificate, lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        let pem = std::fs::read(&self.ca).expect("the CA");
+        sha256(&CertificateDer::from_pem_slice(&pem).expect("a certificate")).trim_start_matches("sha256:").to_owned()
     }
 
     /// `GET /api/cache/stats`

@@ -4,7 +4,9 @@
 //! ([`upstream`]), the proxy's host with the product in it ([`entrepot`]), and a client host with real container
 //! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
 
+pub mod agent;
 pub mod authority;
+pub mod avahi;
 mod backend;
 pub mod clients;
 pub mod daemons;
@@ -14,8 +16,11 @@ pub mod fake;
 mod front;
 pub mod images;
 pub mod ledger;
+pub mod names;
 pub mod namespace;
+pub mod probe;
 pub mod process;
+pub mod pushes;
 pub mod root;
 pub mod serve;
 pub mod settings;

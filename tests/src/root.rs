@@ -1,4 +1,4 @@
-//! A root directory of its own for one command: the machine's files, with `/etc` and `/usr` writable without touching
+//! A root directory of its own for one command: the machine's files, with `/etc`, `/usr` and `/var` writable without touching
 //! the machine's, and directories that the machine does not have, such as `/ca`.
 
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ for entry in /*; do
   elif [ -d "$entry" ]; then
     mkdir "$place"
     case $entry in
-      /etc | /usr)
+      /etc | /usr | /var)
         mkdir -p "$layers$entry/upper" "$layers$entry/work"
         mount -t overlay none -o "lowerdir=$entry,upperdir=$layers$entry/upper,workdir=$layers$entry/work" "$place" ;;
       *) mount --rbind "$entry" "$place" ;;

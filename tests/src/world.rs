@@ -73,6 +73,17 @@ impl World {
         Self { client, proxy, internet, authority, directory }
     }
 
+    /// Makes the proxy's host the router of the client's network: from now on the client reaches the internet.
+    pub fn route_clients(&self) {
+        self.proxy.run(|| {
+            for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("forwarding");
+            }
+        });
+        self.client.ip("route add default via 10.90.1.1\nroute add default via fd90:1::1\n");
+        self.internet.ip("route add 10.90.1.0/24 via 10.90.2.1\nroute add fd90:1::/64 via fd90:2::1\n");
+    }
+
     /// A path in the world's directory; its parent exists.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -102,13 +113,17 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
+/// Where daemons keep what there is one of on a machine.
+const FIXED_PLACES: &[&str] =
+    &["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd", "/run/dbus", "/run/avahi-daemon"];
+
 /// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
     let mut binds = vec![
         Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },
         Bind { source: directory.join("resolv.conf"), target: "/etc/resolv.conf".into() },
     ];
-    for target in ["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd"] {
+    for target in FIXED_PLACES {
         let name = target.replace('/', "-");
         let source = directory.join(format!("{namespace}{name}"));
         std::fs::create_dir_all(&source).expect("a directory");

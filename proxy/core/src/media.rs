@@ -60,6 +60,11 @@ impl ManifestType {
         Self::ALL.into_iter().find(|known| essence.eq_ignore_ascii_case(known.name()))
     }
 
+    /// Whether it lists other manifests.
+    pub fn is_index(self) -> bool {
+        self.shape() == Shape::Index
+    }
+
     fn shape(self) -> Shape {
         match self {
             Self::Schema1 | Self::Schema1Signed => Shape::Schema1,

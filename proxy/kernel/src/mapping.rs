@@ -1,5 +1,7 @@
 //! Immutable files mapped read-only. A slice of a mapping is an ordinary [`Bytes`]; whoever writes it out may ask by
-//! its address which file it came from ([`locate`]), and have the kernel send the file instead of the memory.
+//! its address which file it came from ([`locate`]), and send or read the file instead of touching the memory. Everybody
+//! in this product does: a page that a failing disk or another hand took away is an error to who reads the file, and
+//! SIGBUS to the whole process for who touches the mapping.
 //!
 //! Invariants: only published content is mapped, which nobody writes to or truncates; a mapping's entry in the table is
 //! there for as long as any slice of it lives, so an address that is found names an open file.
@@ -7,11 +9,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Mmap, MmapOptions};
 
 /// A mapped file.
 pub struct MappedFile {
@@ -43,8 +44,8 @@ impl MappedFile {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: the mapping is shared and read-only. Memory that Rust calls immutable must not change: the caller
-        // vouches that the file is published content, which nothing writes to. A file that is truncated all the same
-        // raises SIGBUS on access; `populate`, called right before, turns that into an error.
+        // vouches that the file is published content, which nothing writes to. Its bytes are an address to everybody
+        // (`locate`), and are read from the file.
         let map = unsafe { MmapOptions::new().len(length).map(&*file)? };
         let mapped = Arc::new(Self { map, file });
         let start = mapped.map.as_ptr() as usize;
@@ -99,16 +100,9 @@ pub fn locate(bytes: &[u8]) -> Option<Located> {
 }
 
 impl Located {
-    /// The file, for as long as this is held.
-    pub fn file(&self) -> BorrowedFd<'_> {
-        self.mapped.file.as_fd()
-    }
-
-    /// Brings the pages of `length` bytes into this process's tables, so that touching them faults no more. A file that
-    /// lost them, or a disk that fails, is an error here and no signal later. Where the kernel is too old to be asked
-    /// (before 5.14), that is an error as well.
-    pub fn populate(&self, length: usize) -> io::Result<()> {
-        self.mapped.map.advise_range(Advice::PopulateRead, self.offset as usize, length)
+    /// The file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.mapped.file
     }
 }
 
@@ -134,7 +128,6 @@ mod tests {
         let part = &slice[1000..];
         let located = locate(part).expect("mapped");
         assert_eq!(located.offset, 6000);
-        located.populate(part.len()).expect("there");
         assert!(locate(&content).is_none());
         let address = (slice.as_ptr(), slice.len());
         drop(located);
@@ -142,17 +135,6 @@ mod tests {
         // The table is asked by numbers only: nothing is read at the address.
         let table = TABLE.read().expect("table");
         assert!(!table.iter().any(|(start, end, _)| (*start..*end).contains(&(address.0 as usize))));
-    }
-
-    #[test]
-    fn what_is_truncated_is_an_error_and_no_signal() {
-        let file = file(&[7; 300_000]);
-        let mapped = MappedFile::new(file.clone(), 300_000).expect("mapped");
-        let slice = mapped.slice(0..300_000);
-        file.set_len(8192).expect("cut");
-        let located = locate(&slice).expect("mapped");
-        located.populate(slice.len()).expect_err("bytes that are not there");
-        located.populate(8192).expect("what is left");
     }
 
     #[test]

@@ -89,13 +89,23 @@ fn can_read_now(file: &File, offset: u64, length: usize) -> bool {
 
 /// Reads what is in the page cache, and `WouldBlock` where nothing is.
 fn read_nowait(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-    let mut slices = [IoSliceMut::new(into)];
+    read_scattered_now(file, offset, &mut [IoSliceMut::new(into)])
+}
+
+/// Fills `slices` one after the other with what the page cache has from `offset` on: fewer bytes than there is room for
+/// where it has no more, none at the file's end, and `WouldBlock` where it has nothing, or cannot be asked.
+pub fn read_scattered_now(file: &File, offset: u64, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: `IoSliceMut` has the layout of `iovec` (std guarantees it), the slice is borrowed until the call returns,
-    // and the kernel keeps nothing of it.
+    let count = libc::c_int::try_from(slices.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `IoSliceMut` has the layout of `iovec` (std guarantees it), the slices are borrowed until the call
+    // returns, and the kernel keeps nothing of them.
     let read =
-        unsafe { libc::preadv2(file.as_fd().as_raw_fd(), slices.as_mut_ptr().cast(), 1, offset, libc::RWF_NOWAIT) };
-    Ok(usize::try_from(Errno::result(read)?).unwrap_or(0))
+        unsafe { libc::preadv2(file.as_fd().as_raw_fd(), slices.as_mut_ptr().cast(), count, offset, libc::RWF_NOWAIT) };
+    match Errno::result(read) {
+        Ok(read) => Ok(usize::try_from(read).unwrap_or(0)),
+        Err(Errno::EOPNOTSUPP) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -115,6 +125,20 @@ mod tests {
     fn drop_cache(file: &File) {
         use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
         posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
+    }
+
+    #[test]
+    fn scattered_reads_give_what_is_there_and_say_what_is_missing() {
+        let file = on_disk(4);
+        let (mut first, mut second) = ([0; 5000], [0; 20_000]);
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 4 * 4096], 0).expect("read");
+        let mut slices = [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
+        assert_eq!(read_scattered_now(&file, 100, &mut slices).expect("cached"), 4 * 4096 - 100);
+        assert_eq!((first[4999], second[4 * 4096 - 5101], second[4 * 4096 - 5100]), (7, 7, 0));
+        assert_eq!(read_scattered_now(&file, 4 * 4096, &mut [IoSliceMut::new(&mut second)]).expect("the end"), 0);
+        drop_cache(&file);
+        let missing = read_scattered_now(&file, 0, &mut [IoSliceMut::new(&mut second)]).expect_err("on disk only");
+        assert_eq!(missing.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

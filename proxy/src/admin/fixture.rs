@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::answers::{BlobEntry, BlobState, CacheStats, Freed, VerifiedBlob, hit_rate};
+use super::answers::{BlobEntry, BlobState, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
 use super::registry::{
     Collection, GcLine, RegistryPowers, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
 };
@@ -97,6 +97,13 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryPowers {
             changes.lock().expect("not poisoned").push(format!("{request:?}"));
             let known = matches!(request, RemoveRequest::Tag(_, tag) if tag.as_str() == "v1");
             Ok(known.then(|| Removed { tags: vec!["v1".into()], manifests: Vec::new() }))
+        }),
+        import: Box::new(|directory, each| match directory.ends_with("tree") {
+            true => {
+                let _ = each(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 });
+                Ok(Imported { repositories: 1, ..Imported::default() })
+            }
+            false => Err(PowerError::Failed("no tree".into())),
         }),
         collect: Box::new(|request, each| {
             let _ = each(GcLine::Repositories { done: 1, total: 1 });

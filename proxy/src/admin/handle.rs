@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +16,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::answers::{BlobPage, BlobState, Done, Failure, VerifyLine};
+use super::answers::{BlobPage, BlobState, Done, Failure, ImportLine, VerifyLine};
 use super::gate::{self, Entrance, Refusal};
 use super::registry::{CollectRequest, GcLine};
 use super::routes::{self, Operation, Unrouted, Use};
@@ -69,6 +70,7 @@ async fn perform(operation: Operation, state: Arc<AdminState>) -> Response<Body>
         Operation::Health => reply(StatusCode::OK, TEXT, "ok\n"),
         Operation::Verify => verify(&state),
         Operation::Collect(request) => collect(&state, request),
+        Operation::Import(directory) => import(&state, directory),
         Operation::Use(power) => match tokio::task::spawn_blocking(move || use_power(power, &state)).await {
             Ok(response) => response,
             Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why"),
@@ -135,6 +137,20 @@ fn collect(state: &Arc<AdminState>, request: CollectRequest) -> Response<Body> {
         let last = match collected {
             Ok(collection) => GcLine::Finished(collection),
             Err(error) => GcLine::Failed { error: error.to_string() },
+        };
+        // Nobody left to tell is no failure.
+        let _ = tell(lines, &last);
+    })
+}
+
+/// Streams an import. A client that leaves ends it; the next one goes on with it.
+fn import(state: &Arc<AdminState>, directory: PathBuf) -> Response<Body> {
+    let state = Arc::clone(state);
+    lines_of(move |lines| {
+        let imported = (state.powers.registry.import)(&directory, &mut |line| tell(lines, &line));
+        let last = match imported {
+            Ok(imported) => ImportLine::Finished(imported),
+            Err(error) => ImportLine::Failed { error: error.to_string() },
         };
         // Nobody left to tell is no failure.
         let _ = tell(lines, &last);

@@ -2,12 +2,14 @@
 //! same types.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
+use super::answers::{ImportLine, Imported};
 use super::{Outcome, PowerOver};
 
 /// Takes one step of a collection; a break only ends the telling.
@@ -15,6 +17,12 @@ pub type OnStep<'a> = &'a mut dyn FnMut(GcLine) -> ControlFlow<()>;
 
 /// A collection, told step by step.
 pub type Collect = dyn Fn(CollectRequest, OnStep<'_>) -> Outcome<Collection> + Send + Sync;
+
+/// Takes one line of an import; a break ends it.
+pub type OnImported<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
+
+/// An import of the tree in a directory, told line by line.
+pub type Import = dyn Fn(&Path, OnImported<'_>) -> Outcome<Imported> + Send + Sync;
 
 /// The powers over the registry.
 pub struct RegistryPowers {
@@ -26,6 +34,8 @@ pub struct RegistryPowers {
     pub remove: PowerOver<RemoveRequest, Outcome<Option<Removed>>>,
     /// Collects what nothing needs.
     pub collect: Box<Collect>,
+    /// Takes over a tree of Docker's registry.
+    pub import: Box<Import>,
 }
 
 /// Which page of repositories.

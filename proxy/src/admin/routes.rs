@@ -1,5 +1,7 @@
 //! The paths of the admin API: one table, and the reading of what a path or query names.
 
+use std::path::PathBuf;
+
 use entrepot_core::digest::{Digest, DigestError};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::quantity;
@@ -18,6 +20,8 @@ pub(super) enum Operation {
     Verify,
     /// Likewise.
     Collect(CollectRequest),
+    /// Likewise.
+    Import(PathBuf),
     /// Answered when its power is done.
     Use(Use),
 }
@@ -60,7 +64,7 @@ const PAGE_BLOBS_MAX: usize = 1000;
 const PAGE_REPOSITORIES: usize = 100;
 const PAGE_REPOSITORIES_MAX: usize = 1000;
 
-const ROUTES: [Route; 17] = [
+const ROUTES: [Route; 18] = [
     Route { method: Method::GET, path: "/healthz", read: |_| Ok(Operation::Health) },
     Route { method: Method::GET, path: "/readyz", read: |_| Ok(Operation::Use(Use::Ready)) },
     Route { method: Method::GET, path: "/metrics", read: |_| Ok(Operation::Use(Use::Metrics)) },
@@ -78,11 +82,12 @@ const ROUTES: [Route; 17] = [
     Route { method: Method::DELETE, path: "/api/registry/tags", read: remove_tag },
     Route { method: Method::DELETE, path: "/api/registry/manifests", read: remove_manifest },
     Route { method: Method::POST, path: "/api/registry/gc", read: collect },
+    Route { method: Method::POST, path: "/api/registry/import", read: import },
 ];
 
 /// The route of a request. HEAD goes where GET goes.
 pub(super) fn find(method: &Method, path: &str) -> Result<&'static Route, Unrouted> {
-    static TABLE: [Route; 17] = ROUTES;
+    static TABLE: [Route; 18] = ROUTES;
     let here: Vec<&Route> = TABLE.iter().filter(|route| route.tail(path).is_some()).collect();
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
     if let Some(route) = here.iter().find(|route| route.method == wanted) {
@@ -181,6 +186,11 @@ fn collect(asked: &Asked<'_>) -> Result<Operation, String> {
     Ok(Operation::Collect(CollectRequest { dry_run: switch("dry_run")?, untagged: switch("untagged")?, grace }))
 }
 
+fn import(asked: &Asked<'_>) -> Result<Operation, String> {
+    let absolute = |text: &str| Some(PathBuf::from(text)).filter(|path| path.is_absolute());
+    asked.required("directory", absolute).map(Operation::Import)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -268,6 +278,8 @@ mod tests {
         for (method, target, named) in [
             (Method::POST, "/api/registry/gc?dry_run=perhaps", "dry_run"),
             (Method::POST, "/api/registry/gc?grace=soon", "grace"),
+            (Method::POST, "/api/registry/import", "directory is missing"),
+            (Method::POST, "/api/registry/import?directory=here", "directory"),
             (Method::DELETE, "/api/registry/tags?repository=a", "tag is missing"),
             (Method::GET, "/api/cache/blobs?limit=0", "limit"),
             (Method::GET, "/api/cache/blobs?limit=-1", "limit"),

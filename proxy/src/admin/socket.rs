@@ -11,7 +11,7 @@ use tokio::net::UnixListener;
 
 /// A bound socket; its file is removed when this is dropped, unless a successor has put its own there.
 pub struct AdminSocket {
-    pub(super) listener: UnixListener,
+    pub(crate) listener: UnixListener,
     path: PathBuf,
     file: (u64, u64),
 }

@@ -2,23 +2,27 @@
 //! host is pointed here.
 
 use std::fmt::Write;
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use nix::ifaddrs::getifaddrs;
-
 use crate::config::ready::Config;
+use crate::registry::access::Access;
+use crate::setup::{link, terminal_code};
 use crate::tls::authority::Authority;
 
-/// The text for stderr.
+/// The text for stderr. `addresses` are those by which others may know this machine.
 pub(super) fn greeting(
     config: &Config,
     authority: &Authority,
-    proxy: &[SocketAddr],
-    registry: &[SocketAddr],
+    (proxy, registry): (&[SocketAddr], &[SocketAddr]),
+    access: &Access,
+    addresses: &[IpAddr],
 ) -> String {
     let port = proxy.first().map_or(3128, SocketAddr::port);
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
-    let name = SocketAddr::new(bound.or_else(lan_address).unwrap_or(Ipv4Addr::LOCALHOST.into()), port);
+    let first = bound.or_else(|| addresses.first().copied()).unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let name = SocketAddr::new(first, port);
+    let fingerprint = authority.fingerprint_sha256();
     let mut text = format!("entrepot {} is ready\n", env!("CARGO_PKG_VERSION"));
     let mut line = |label: &str, value: String| {
         // Writing to a String does not fail.
@@ -29,23 +33,26 @@ pub(super) fn greeting(
     if !registry.is_empty() {
         let listening: Vec<_> = registry.iter().map(ToString::to_string).collect();
         let name = config.registry.hostname.name();
-        line("registry", format!("{} ({name}); anybody who reaches it may pull and push", listening.join(", ")));
+        line("registry", format!("{} ({name}); {}", listening.join(", "), access.told()));
     }
     if let Some(admin) = config.admin.listen {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", config.admin.socket.display()));
     }
+    if config.mdns.enabled && !addresses.is_empty() {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        line("network", format!("{} ({})", config.mdns.hostname.host(), addresses.join(", ")));
+    }
     line("cache", format!("{} at most, in {}", config.cache.max_size, config.data_dir.display()));
     line("CA", config.ca.certificate.display().to_string());
-    line("sha256", authority.fingerprint_sha256());
+    line("sha256", fingerprint.clone());
     text.push_str("\nPoint a Docker host at it:\n");
-    let _ = writeln!(text, "  curl -fsS http://{name}/setup/systemd | sudo bash");
+    let _ = writeln!(text, "  curl -fsS http://{name}/setup/docker | sudo sh");
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
+    // A journal has no use for pictures.
+    if io::stderr().is_terminal() {
+        let code = terminal_code(&link(&format!("http://{name}/"), &fingerprint.replace(':', "").to_lowercase()));
+        let _ = writeln!(text, "\nThe same as a page, with the fingerprint to compare:\n{code}");
+    }
     text
-}
-
-/// The first IPv4 address by which others may know this machine.
-fn lan_address() -> Option<IpAddr> {
-    let addresses = getifaddrs().ok()?.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
-    addresses.filter(|ip| !ip.is_loopback() && !ip.is_link_local()).map(IpAddr::from).next()
 }

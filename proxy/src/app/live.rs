@@ -26,7 +26,7 @@ pub(super) struct Reloader {
 }
 
 /// Keys that are read once: what is bound or opened with them stays as it is.
-const READ_AT_START: [&str; 11] = [
+const READ_AT_START: [&str; 12] = [
     "data_dir",
     "proxy.listen",
     "proxy.max_connections",
@@ -35,6 +35,7 @@ const READ_AT_START: [&str; 11] = [
     "registry.https",
     "admin.",
     "ca.",
+    "mdns.",
     "logging.file",
     "logging.format",
     "proxy.drain_timeout",
@@ -82,7 +83,12 @@ impl Reloader {
             }
         }
         self.store.set_limits(Limits::from(&loaded.config.cache));
-        self.site.set_live(live(loaded.config, &self.ourselves, self.memory.clone()));
+        let live = live(loaded.config, &self.ourselves, self.memory.clone());
+        let (registry, door) = (&self.site.registry, &live.config.registry);
+        registry.set_access(registry.access().renewed(door.rights.clone()));
+        registry.events.set_way_out(live.upstream.clone());
+        registry.events.set_receivers(&door.notifications);
+        self.site.set_live(live);
         Ok(loaded.effective)
     }
 

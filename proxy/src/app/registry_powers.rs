@@ -11,9 +11,9 @@ use crate::admin::registry::{
 };
 use crate::admin::{Outcome, PowerError};
 use crate::http::dispatch::Site;
-use crate::registry::LocalRegistry;
 use crate::registry::access::Principal;
 use crate::registry::events::{Deed, Event};
+use crate::registry::{LocalRegistry, import};
 use crate::store::{Collected, Step, Store, StoreError, Sweep};
 
 /// Who did it, in events.
@@ -23,12 +23,16 @@ const ADMINISTRATOR: &str = "administrator";
 pub(super) fn registry_powers(site: &Arc<Site>) -> RegistryPowers {
     let store = || site.registry.store.clone();
     let (list_store, tags_store) = (store(), store());
+    let import_store = store();
     let (remove_registry, collect_site) = (site.registry.clone(), site.clone());
     RegistryPowers {
         repositories: Box::new(move |request| repositories(&list_store, &request).map_err(failed)),
         tags: Box::new(move |repository| tags(&tags_store, &repository).map_err(failed)),
         remove: Box::new(move |request| remove(&remove_registry, &request).map_err(failed)),
         collect: Box::new(move |request, on_step| collect(&collect_site, request, on_step)),
+        import: Box::new(move |directory, on_imported| {
+            import::import(&import_store, directory, on_imported).map_err(|error| PowerError::Failed(error.to_string()))
+        }),
     }
 }
 

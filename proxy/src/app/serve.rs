@@ -7,12 +7,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
 use http::HeaderValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,23 +21,31 @@ use tokio::task::spawn_blocking;
 
 use crate::admin::socket::{AdminSocket, SocketError};
 use crate::admin::{AdminState, server};
+use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
 use crate::app::registry_powers::collect_quietly;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded, ready};
+use crate::discovery::announce::Announcer;
+use crate::discovery::identity::Identity;
 use crate::http::dispatch::Site;
 use crate::ingress::drain::{self, Trigger, Watch};
-use crate::ingress::listener::{self, Bounds, accept_at};
+use crate::ingress::listener::{self, Bounds, Place};
 use crate::ingress::proxy::ProxyDoor;
 use crate::ingress::registry::RegistryDoor;
+use crate::ingress::transparent::TransparentDoor;
 use crate::observe::access_log::{AccessLog, AccessLogError};
 use crate::observe::events::{self, EventsError};
 use crate::observe::labels::{Door, Label};
 use crate::observe::metrics::{Metrics, Scraped};
-use crate::pull::Pull;
+use crate::pull::{Live, Pull};
+use crate::registry::LocalRegistry;
+use crate::registry::access::Access;
+use crate::registry::events::{Events, Source};
 use crate::serving::ladder::{ColdReads, Ladder};
+use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
 use crate::store::{DiskSettings, Limits, Store, StoreError};
@@ -84,6 +93,14 @@ pub enum StartError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The key of the registry's tokens.
+    #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
+    TokenKey {
+        /// The data directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Threads, signals, randomness.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -123,9 +140,12 @@ struct Server {
     door: Arc<ProxyDoor>,
     pull: Arc<Pull>,
     proxy_listeners: Vec<TcpListener>,
+    transparent_listeners: Vec<TcpListener>,
     registry_listeners: Vec<TcpListener>,
     admin_listener: Option<TcpListener>,
     admin_socket: AdminSocket,
+    announcer: Option<Announcer>,
+    identity: Arc<Identity>,
     /// Set when the process stops, for `/readyz`.
     stopping: Arc<AtomicBool>,
     workers: Arc<Workers>,
@@ -141,13 +161,13 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     raise_file_limit();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
-    let ladder = Ladder::climb(loaded.config.data_plane.workers, loaded.config.data_plane.io_uring);
+    let ladder = Ladder::climb(&loaded.config.data_plane);
     let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
     tracing::info!("data plane: {ladder}");
     let (trigger, watch) = drain::channel();
     let workers = Arc::new(workers);
     let server = build(&runtime, loaded, flags, events, workers.clone())?;
-    server.pull.metrics.show_cold_reads(ladder.cold_reads.word());
+    server.pull.metrics.show_ladder(&ladder);
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
     let worker_runtimes = workers.stop(LAST_LINES);
@@ -177,12 +197,15 @@ fn build(
     let instance = instance()?;
     let _inside = runtime.enter();
     let proxy_listeners = config.proxy.listen.iter().copied().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let registry_listeners = bind_registry(&config.registry)?;
+    let transparent_listeners =
+        config.transparent.listen.iter().copied().map(bind_transparent).collect::<Result<Vec<_>, _>>()?;
     let admin_listener = config.admin.listen.map(bind).transpose()?;
     let admin_socket = AdminSocket::bind(&config.admin.socket)?;
     let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let transparent = transparent_listeners.iter().filter_map(|listener| listener.local_addr().ok());
+    let registry_listeners = bind_registry(&config.registry)?;
     let registry: Vec<_> = registry_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let own = listening.iter().chain(&registry).copied().chain(config.admin.listen);
+    let own = listening.iter().chain(&registry).copied().chain(transparent).chain(config.admin.listen);
     let ourselves = Ourselves {
         sockets: OwnSockets::new(own),
         instance: instance.clone().into(),
@@ -196,26 +219,55 @@ fn build(
     let (tokens, quotas) = (Tokens::default(), Quotas::default());
     let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via });
     let pull = Pull::new(store.clone(), metrics.clone());
-    let greeting = greeting(&config, &authority, &listening, &registry);
     let leaves = Arc::new(LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now)?);
-    let site = Site::new(pull.clone(), access_log, live(config, &ourselves, memory.clone()));
-    let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
-    let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
+    let mdns = config.mdns.clone();
+    let identity = Arc::new(Identity::default());
+    identity.refresh(&mdns.interfaces);
+    let facts = facts(&listening, &registry, &config.registry, &authority);
+    let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
+    let access = Access::open(config.registry.rights.clone(), &config.data_dir)
+        .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
+    let greeting = greeting(&config, &authority, (&listening, &registry), &access, &identity.addresses());
+    let live = live(config, &ourselves, memory.clone());
+    let registry = local_registry(&live, &pull, access, &registry, instance);
+    let site = Site::new(pull.clone(), registry, access_log, page, live);
+    let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
+    // Everything is bound: whoever hears of this server finds its doors open.
+    let announcer = announce(&mdns, facts, &listening, identity.clone());
     Ok(Server {
         reloader,
         door,
         pull,
         proxy_listeners,
+        transparent_listeners,
         registry_listeners,
         admin_listener,
         admin_socket,
+        announcer,
+        identity,
         stopping,
         workers,
     })
+}
+
+/// Our registry, with those who hear of it.
+fn local_registry(
+    live: &Arc<Live>,
+    pull: &Arc<Pull>,
+    access: Access,
+    listening: &[SocketAddr],
+    instance: String,
+) -> Arc<LocalRegistry> {
+    let door = &live.config.registry;
+    let port = listening.first().map_or(0, SocketAddr::port);
+    let source = Source { address: format!("{}:{port}", door.hostname.name()), instance };
+    let events = Events::new(source, live.upstream.clone());
+    events.set_receivers(&door.notifications);
+    LocalRegistry::open(pull.store.clone(), door, access, events)
 }
 
 impl Server {
@@ -227,27 +279,26 @@ impl Server {
         let config = site.live();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
+        let ports = self.transparent_listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port()));
+        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports.collect()));
+        let common = (bounds, self.pull.metrics.clone(), self.workers.clone());
         for listener in self.proxy_listeners {
-            let (door, drain) = (self.door.clone(), watch.clone());
-            let workers = self.workers.clone();
-            let serve = move |stream, peer, place| {
-                let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-            };
-            tokio::spawn(listener::accept(listener, bounds.clone(), self.pull.metrics.clone(), watch.clone(), serve));
+            let door = self.door.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Proxy, &common, &watch, serve);
+        }
+        for listener in self.transparent_listeners {
+            let door = transparent.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Transparent, &common, &watch, serve);
         }
         let own = Arc::new(RegistryDoor { site: site.clone(), leaves: self.door.leaves.clone() });
         for listener in self.registry_listeners {
-            let (door, drain) = (own.clone(), watch.clone());
-            let workers = self.workers.clone();
-            let serve = move |stream, peer, place| {
-                let (door, drain) = (door.clone(), drain.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
-            };
-            let metrics = self.pull.metrics.clone();
-            tokio::spawn(accept_at(Door::Registry, listener, bounds.clone(), metrics, watch.clone(), serve));
+            let door = own.clone();
+            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            open_door(listener, Door::Registry, &common, &watch, serve);
         }
-        drop(own);
+        drop((transparent, own, common));
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -256,7 +307,7 @@ impl Server {
             tokio::spawn(server::serve_tcp(listener, state.clone(), token, ended(admin_watch.clone())));
         }
         tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
-        let housekeeping = tokio::spawn(housekeeping(self.reloader.clone()));
+        let housekeeping = tokio::spawn(housekeeping(self.reloader.clone(), self.identity));
         let collecting = tokio::spawn(collecting(site));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
@@ -272,6 +323,10 @@ impl Server {
             }
         }
         self.stopping.store(true, Ordering::Relaxed);
+        if let Some(announcer) = self.announcer {
+            // A goodbye that is still on its way keeps nobody waiting.
+            spawn_blocking(move || announcer.stop());
+        }
         tracing::info!("stopping: running answers have {} s to end", deadline.as_secs());
         drop(watch);
         drop(self.door);
@@ -281,6 +336,7 @@ impl Server {
         if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
         }
+        self.reloader.site.registry.close(LANDING).await;
         housekeeping.abort();
         collecting.abort();
         // The admin door was open to the last, for whoever watches the drain.
@@ -308,17 +364,36 @@ impl Server {
     }
 }
 
+/// Accepts on `listener` until the drain begins; each connection goes to the serving thread with the least to do.
+fn open_door<Serving>(
+    listener: TcpListener,
+    door: Door,
+    (bounds, metrics, workers): &(Arc<Bounds>, Arc<Metrics>, Arc<Workers>),
+    watch: &Watch,
+    serve: impl Fn(std::net::TcpStream, SocketAddr, (Place, Connected), Watch) -> Serving + Clone + Send + Sync + 'static,
+) where
+    Serving: Future<Output = ()> + 'static,
+{
+    let (drain, workers) = (watch.clone(), workers.clone());
+    let hand = move |stream, peer, place| {
+        let (serve, drain) = (serve.clone(), drain.clone());
+        workers.hand(move |connected| serve(stream, peer, (place, connected), drain));
+    };
+    tokio::spawn(listener::accept(listener, bounds.clone(), (metrics.clone(), door), watch.clone(), hand));
+}
+
 async fn ended(mut watch: Watch) {
     watch.draining().await;
 }
 
-async fn housekeeping(reloader: Arc<Reloader>) {
+async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     loop {
         ticks.tick().await;
-        let reloader = reloader.clone();
+        let (reloader, identity) = (reloader.clone(), identity.clone());
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
+            identity.refresh(&reloader.site.live().config.mdns.interfaces);
             let (registry, live) = (&reloader.site.registry, reloader.site.live());
             registry.refresh_names(&live.config.registry);
             let expired = registry.expire_uploads(live.config.registry.upload_expiry);
@@ -379,6 +454,15 @@ fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         };
         StartError::Bind { address, source, hint }
     })
+}
+
+/// The transparent door takes connections to addresses that are not its own, where it may: a gateway leads them here.
+fn bind_transparent(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listener = bind(address)?;
+    if let Err(error) = SockRef::from(&listener).set_ip_transparent_v4(true) {
+        tracing::debug!(%address, "not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");
+    }
+    Ok(listener)
 }
 
 /// A name for this process that no other has: by it a request that comes back is known.

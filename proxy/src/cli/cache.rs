@@ -3,7 +3,7 @@
 //! Neighbours: `admin::answers` are the types that come back; `client` speaks HTTP over the socket; `show` makes tables.
 //! Tables go to stdout for people, `--json` gives the server's own answers; progress and questions go to stderr.
 
-mod client;
+pub(crate) mod client;
 mod show;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,14 @@
 //! The subcommands of `entrepot`, one file each, and what they share: exit codes and the way to the environment.
 
+pub mod address;
 pub mod ca;
 pub mod cache;
 pub mod check;
+pub mod client;
+pub mod discover;
 pub mod exit;
+pub mod redirect;
+pub mod registry;
 
 /// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,
 /// so that its parser refuses it by name.

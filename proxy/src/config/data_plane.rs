@@ -14,13 +14,14 @@ const DISK_THREADS_MAX: i64 = 64;
 const DISK_BUFFERS_MIN: Size = Size(1 << 20);
 
 pub(super) fn data_plane(resolver: &mut Resolver, raw: RawDataPlane) -> Result<DataPlane, ConfigError> {
-    const IO_URING: &[(&str, bool)] = &[("auto", true), ("off", false)];
+    const RUNG: &[(&str, bool)] = &[("auto", true), ("off", false)];
     Ok(DataPlane {
         workers: resolver.number("data_plane.workers", raw.workers, 0, 0..=WORKERS_MAX)?,
         disk_threads: resolver.number("data_plane.disk_threads", raw.disk_threads, 2, 1..=DISK_THREADS_MAX)?,
         disk_timeout: resolver.text("data_plane.disk_timeout", raw.disk_timeout, "30s", values::deadline)?,
         disk_buffers: resolver.text("data_plane.disk_buffers", raw.disk_buffers, "32m", buffers)?,
-        io_uring: resolver.text("data_plane.io_uring", raw.io_uring, "auto", |text| values::choice(text, IO_URING))?,
+        io_uring: resolver.text("data_plane.io_uring", raw.io_uring, "auto", |text| values::choice(text, RUNG))?,
+        ktls: resolver.text("data_plane.ktls", raw.ktls, "off", |text| values::choice(text, RUNG))?,
     })
 }
 

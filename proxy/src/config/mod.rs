@@ -14,11 +14,14 @@ mod data_plane;
 mod doors;
 mod effective;
 mod environment;
+mod mdns;
 mod origin;
 mod places;
 mod raw;
 pub mod ready;
+mod redirect;
 mod registries;
+mod registry_access;
 mod registry_door;
 mod resolver;
 mod schema;
@@ -130,6 +133,7 @@ fn resolve(
     let mut resolver = Resolver::new(source, additions.notices);
     let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
     let proxy = doors::proxy(&mut resolver, raw.proxy)?;
+    let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
     let registry = registry_door::registry(&mut resolver, raw.registry)?;
     let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
     let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
@@ -137,6 +141,8 @@ fn resolve(
     let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
     let client = upstream::client(&mut resolver, raw.client)?;
     let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
+    let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
+    let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
     let logging = doors::logging(&mut resolver, raw.logging)?;
     // The environment's accounts come first among equals.
     let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
@@ -147,6 +153,7 @@ fn resolve(
     let config = Config {
         data_dir,
         proxy,
+        transparent,
         registry,
         admin,
         ca,
@@ -158,6 +165,8 @@ fn resolve(
         upstream,
         client,
         data_plane,
+        redirect,
+        mdns,
         logging,
     };
     Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })

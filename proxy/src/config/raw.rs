@@ -46,16 +46,20 @@ section! {
     Raw {
         data_dir: Text,
         proxy: RawProxy,
-        registry: RawRegistryDoor,
+        transparent: RawTransparent,
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
+        // Behind `cache`, which more people mean by a misplaced `max_size`.
+        registry: RawRegistryDoor,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,
         registries: Named<RawRegistry>,
         upstream: RawUpstream,
         client: RawClient,
         data_plane: RawDataPlane,
+        redirect: RawRedirect,
+        mdns: RawMdns,
         logging: RawLogging,
     }
 }
@@ -75,6 +79,11 @@ section! {
 }
 
 section! {
+    /// `[transparent]`
+    RawTransparent { listen: Texts, proxy_protocol_from: Texts, }
+}
+
+section! {
     /// `[registry]`
     RawRegistryDoor {
         hostname: Text,
@@ -85,7 +94,32 @@ section! {
         upload_expiry: Text,
         grace: Text,
         gc_interval: Text,
+        anonymous: Text,
+        htpasswd: Text,
+        auth: Text,
+        token_lifetime: Text,
+        rules: Vec<Given<RawRule>>,
+        read_only: Switch,
+        immutable_tags: Texts,
+        max_size: Text,
+        quotas: Vec<Given<RawQuota>>,
+        notifications: Vec<Given<RawNotification>>,
     }
+}
+
+section! {
+    /// `[[registry.rules]]`
+    RawRule { repository: Text, users: Texts, actions: Texts, }
+}
+
+section! {
+    /// `[[registry.quotas]]`
+    RawQuota { repository: Text, max_size: Text, }
+}
+
+section! {
+    /// `[[registry.notifications]]`
+    RawNotification { url: Hidden, headers: Named<Given<HiddenText>>, timeout: Text, retry_for: Text, queue: Number, }
 }
 
 section! {
@@ -173,7 +207,28 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, }
+    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
+}
+
+section! {
+    /// `[redirect]`
+    RawRedirect {
+        appliance: Text,
+        ports: Numbers,
+        prefixes: Texts,
+        cgroups: Texts,
+        exempt_cgroups: Texts,
+        interfaces: Texts,
+        seed_interval: Text,
+        enforce: Switch,
+        socket: Text,
+        listen: Text,
+    }
+}
+
+section! {
+    /// `[mdns]`
+    RawMdns { enabled: Switch, hostname: Text, interfaces: Texts, }
 }
 
 section! {

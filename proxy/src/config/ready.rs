@@ -1,8 +1,11 @@
 //! The configuration as the product uses it: parsed, compiled, defaults filled in. Built only by `config::load`;
 //! nothing here can be wrong, so nothing that takes a `Config` validates again.
 
+pub mod rights;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
@@ -13,7 +16,9 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
+use crate::discovery::MdnsName;
 use crate::secret::Secret;
+use rights::{Notification, Rights};
 
 /// Everything that can be configured.
 pub struct Config {
@@ -21,6 +26,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The explicit proxy on 3128.
     pub proxy: ProxyDoor,
+    /// The door for redirected connections on 3129.
+    pub transparent: TransparentDoor,
     /// Our own registry.
     pub registry: RegistryDoor,
     /// The administrator's door.
@@ -43,6 +50,10 @@ pub struct Config {
     pub client: ClientDeadlines,
     /// How bytes are moved.
     pub data_plane: DataPlane,
+    /// The agent that redirects connections.
+    pub redirect: Redirect,
+    /// Being found on the local network.
+    pub mdns: Mdns,
     /// Events and the access log.
     pub logging: Logging,
 }
@@ -78,6 +89,17 @@ pub enum TunnelPolicy {
     None,
 }
 
+/// The port of the transparent door, where none is named.
+pub const TRANSPARENT_PORT: u16 = 3129;
+
+/// `[transparent]`
+pub struct TransparentDoor {
+    /// Addresses to listen on; none: there is no such door.
+    pub listen: Vec<SocketAddr>,
+    /// Networks whose PROXY protocol headers are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
 /// `[registry]`
 pub struct RegistryDoor {
     /// What clients on the network call it.
@@ -96,6 +118,10 @@ pub struct RegistryDoor {
     pub grace: Duration,
     /// Between two collections that nobody asked for; zero: none.
     pub gc_interval: Duration,
+    /// Who may do what.
+    pub rights: Arc<Rights>,
+    /// Who hears of pushes and deletions.
+    pub notifications: Vec<Notification>,
 }
 
 /// Where a door listens.
@@ -295,6 +321,43 @@ pub struct DataPlane {
     pub disk_buffers: Size,
     /// Whether io_uring is used where the kernel has it.
     pub io_uring: bool,
+    /// Whether the kernel seals TLS records where it can.
+    pub ktls: bool,
+}
+
+/// `[redirect]`
+pub struct Redirect {
+    /// The appliance whose door connections are led to; none: the door of this machine.
+    pub appliance: Option<RegistryHost>,
+    /// Ports that are redirected, besides those that the listed registries name.
+    pub ports: Vec<u16>,
+    /// Networks that are registries', besides the addresses that are learned.
+    pub prefixes: Vec<IpNet>,
+    /// Control groups whose processes are redirected; none: all.
+    pub cgroups: Vec<PathBuf>,
+    /// Control groups whose processes are left alone.
+    pub exempt_cgroups: Vec<PathBuf>,
+    /// The gateway's interfaces towards its clients.
+    pub interfaces: Vec<String>,
+    /// How often the listed names are resolved by the agent itself.
+    pub seed_interval: Duration,
+    /// Whether connections are redirected even where the door does not answer.
+    pub enforce: bool,
+    /// The agent's unix socket, for its status.
+    pub socket: PathBuf,
+    /// A TCP address for its metrics.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for; where another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on; none named: every one of the local network.
+    pub interfaces: Vec<String>,
 }
 
 /// `[logging]`

@@ -184,7 +184,8 @@ fn policy(
     })
 }
 
-fn headers(
+/// Headers to send, as secret as keys are.
+pub(super) fn headers(
     resolver: &mut Resolver,
     key: &str,
     raw: Named<Given<HiddenText>>,

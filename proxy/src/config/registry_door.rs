@@ -5,12 +5,14 @@ use entrepot_core::host::RegistryHost;
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
 use super::ready::{Listen, RegistryDoor};
+use super::registry_access;
 use super::resolver::Resolver;
 use super::values;
 
 const UPLOADS_MAX: i64 = 1_000_000;
 
-pub(super) fn registry(resolver: &mut Resolver, raw: RawRegistryDoor) -> Result<RegistryDoor, ConfigError> {
+pub(super) fn registry(resolver: &mut Resolver, mut raw: RawRegistryDoor) -> Result<RegistryDoor, ConfigError> {
+    let (rights, notifications) = registry_access::access(resolver, &mut raw)?;
     Ok(RegistryDoor {
         hostname: resolver.text("registry.hostname", raw.hostname, "docker-registry.local", hostname)?,
         http: listen(resolver, "registry.http", raw.http, "[::]:5000")?,
@@ -20,6 +22,8 @@ pub(super) fn registry(resolver: &mut Resolver, raw: RawRegistryDoor) -> Result<
         upload_expiry: resolver.text("registry.upload_expiry", raw.upload_expiry, "24h", values::duration)?,
         grace: resolver.text("registry.grace", raw.grace, "1h", values::duration)?,
         gc_interval: resolver.text("registry.gc_interval", raw.gc_interval, "6h", values::duration)?,
+        rights,
+        notifications,
     })
 }
 

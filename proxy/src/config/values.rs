@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use entrepot_core::host::HostPattern;
+use entrepot_core::htpasswd::Accounts;
 use entrepot_core::quantity::{self, Size};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
@@ -15,6 +16,7 @@ use regex::Regex;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use super::origin::Refusal;
 use crate::secret::Secret;
@@ -182,6 +184,26 @@ pub(super) fn secret_file(text: &str) -> Result<Secret, Refusal> {
     let content = String::from_utf8(read(Path::new(text))?).map_err(|_| refusal("is not UTF-8"))?;
     let secret = content.trim_end_matches(['\r', '\n']);
     if secret.is_empty() { Err(refusal("is empty")) } else { Ok(Secret::new(secret)) }
+}
+
+/// A file of accounts in the form of `htpasswd -B`.
+pub(super) fn htpasswd(text: &str) -> Result<PathBuf, Refusal> {
+    let content =
+        String::from_utf8(read(Path::new(text))?).map_err(|_| Refusal::new(format!("{text:?} is not UTF-8")))?;
+    match Accounts::parse(&content) {
+        Ok(_) => Ok(PathBuf::from(text)),
+        Err(error) => Err(Refusal::new(format!("{text:?} is not usable: {error}"))),
+    }
+}
+
+/// An address that can be posted to. Userinfo would be shown in logs by many a receiver; headers are for that.
+pub(super) fn webhook(text: &str) -> Result<Url, Refusal> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or_else(|| Refusal::new("not an http or https address"))?;
+    match url.username().is_empty() && url.password().is_none() {
+        true => Ok(url),
+        false => Err(Refusal::new("an address with a user in it").hint("send an Authorization in headers instead")),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {

@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use entrepot_kernel::ktls::TransmitKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use crate::serving::handed::Wire;
 
 /// A connection whose writes must progress.
 pub struct Paced<IO> {
@@ -39,6 +42,21 @@ impl<IO> Paced<IO> {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl<IO: Wire> Wire for Paced<IO> {
+    fn take_over(&self, key: &TransmitKey) -> io::Result<()> {
+        self.io.take_over(key)
+    }
+
+    fn change_key(&self, key: &TransmitKey) -> io::Result<()> {
+        self.io.change_key(key)
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>> {
+        let progress = self.io.poll_record(context, kind, content);
+        self.watch(context, progress)
     }
 }
 

@@ -13,13 +13,15 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::config::ready::Scheme;
+use crate::http::body::ReplyBody;
 use crate::http::guard::GuardHandle;
 use crate::http::log::{Entry, LoggedBody};
-use crate::http::reply::Reply;
+use crate::http::reply::{Note, Reply};
 use crate::observe::access_log::AccessLog;
 use crate::observe::labels::Rejection;
 use crate::pull::{Call, Live, Pull, identity};
 use crate::registry::LocalRegistry;
+use crate::setup::{self, CaPage};
 use crate::upstream::own::has_passed;
 use crate::upstream::registry::{Registry, implied_port};
 
@@ -31,6 +33,8 @@ pub struct Site {
     pub registry: Arc<LocalRegistry>,
     /// Where requests are logged.
     pub access_log: AccessLog,
+    /// What the local pages say.
+    pub ca_page: CaPage,
     live: RwLock<Arc<Live>>,
 }
 
@@ -54,10 +58,24 @@ const X_CACHE_DATE: HeaderName = HeaderName::from_static("x-cache-date");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 impl Site {
-    /// With the configuration that holds now. Reads the disk, for the uploads that an earlier process left.
-    pub fn new(pull: Arc<Pull>, access_log: AccessLog, live: Arc<Live>) -> Arc<Self> {
-        let registry = LocalRegistry::open(pull.store.clone(), &live.config.registry);
-        Arc::new(Self { pull, registry, access_log, live: RwLock::new(live) })
+    /// With the configuration that holds now.
+    pub fn new(
+        pull: Arc<Pull>,
+        registry: Arc<LocalRegistry>,
+        access_log: AccessLog,
+        ca_page: CaPage,
+        live: Arc<Live>,
+    ) -> Arc<Self> {
+        Arc::new(Self { pull, registry, access_log, ca_page, live: RwLock::new(live) })
+    }
+
+    /// The local page that is asked for, if it is one.
+    pub fn page<B>(&self, request: &Request<B>) -> Option<Reply> {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let mirrors = || setup::mirror_pages::page(method, path, headers, &self.live().config);
+        let (head, body) = setup::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
+        let note = Note { unlogged: true, ..Note::default() };
+        Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note })
     }
 
     /// The configuration that holds now. A request keeps the one that it began with.

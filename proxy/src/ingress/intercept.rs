@@ -4,16 +4,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 
 use crate::config::ready::Scheme;
-use crate::http::dispatch::Visit;
+use crate::http::dispatch::{Site, Visit};
 use crate::http::serve::serve_visit;
 use crate::ingress::drain::Watch;
 use crate::ingress::proxy::{Client, ProxyDoor};
 use crate::ingress::rewind::Rewind;
 use crate::observe::labels::{ConnectionRefusal, Handshake};
-use crate::observe::metrics::Metrics;
-use crate::serving::sealed::Sealed;
+use crate::serving::secure::Secure;
 use crate::tls::handshake::{HandshakeError, accept};
 
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
@@ -46,25 +46,41 @@ pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, firs
             return;
         }
     };
-    match accept(Rewind { prefix: first, io: client }, config, timeout).await {
-        Ok(stream) => {
-            metrics.tls_handshakes.inc(Handshake::Ok);
-            serve_visit(door.site.clone(), visit, Sealed::new(stream), Bytes::new(), drain).await;
-        }
-        Err(error) => {
-            tracing::info!(host = %visit.host, client = %visit.client, "{error}");
-            note_failed(metrics, &error);
-        }
+    if let Some(stream) = shake(&door.site, config, client, first, &visit.host.to_string()).await {
+        serve_visit(door.site.clone(), visit, stream, Bytes::new(), drain).await;
     }
 }
 
-/// Counts a handshake that came to nothing.
-pub(super) fn note_failed(metrics: &Metrics, error: &HandshakeError) {
-    metrics.tls_handshakes.inc(match error {
-        HandshakeError::Timeout { .. } => Handshake::Timeout,
-        HandshakeError::Untrusted { .. } => Handshake::ClientRefused,
-        HandshakeError::NoCommonProtocol | HandshakeError::Other(_) => Handshake::Failed,
-    });
+/// Shakes hands with a client that wants `host`; none where that came to nothing, which is logged and counted.
+pub(super) async fn shake(
+    site: &Site,
+    config: Arc<ServerConfig>,
+    client: Client,
+    first: Bytes,
+    host: &str,
+) -> Option<Secure<Rewind<Client>>> {
+    let live = site.live();
+    let (timeout, ktls) = (live.config.client.header_timeout, live.config.data_plane.ktls);
+    drop(live);
+    let peer = client.get_ref().get_ref().peer_addr();
+    let handshakes = &site.pull.metrics.tls_handshakes;
+    match accept(Rewind { prefix: first, io: client }, config, timeout).await {
+        Ok(secured) => {
+            handshakes.inc(Handshake::Ok);
+            let secure = Secure::new(secured, ktls);
+            secure.inspect_err(|error| tracing::error!(%host, "a TLS connection cannot go on: {error}")).ok()
+        }
+        Err(error) => {
+            let client = peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default();
+            tracing::info!(%host, %client, "{error}");
+            handshakes.inc(match error {
+                HandshakeError::Timeout { .. } => Handshake::Timeout,
+                HandshakeError::Untrusted { .. } => Handshake::ClientRefused,
+                HandshakeError::NoCommonProtocol | HandshakeError::Other(_) => Handshake::Failed,
+            });
+            None
+        }
+    }
 }
 
 /// The client's first byte, left where it is; none when the client is gone.

@@ -99,19 +99,7 @@ impl Drop for Place {
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,
-    metrics: Arc<Metrics>,
-    drain: Watch,
-    serve: impl Fn(TcpStream, SocketAddr, Place),
-) {
-    accept_at(Door::Proxy, listener, bounds, metrics, drain, serve).await;
-}
-
-/// The same at any door.
-pub async fn accept_at(
-    door: Door,
-    listener: TcpListener,
-    bounds: Arc<Bounds>,
-    metrics: Arc<Metrics>,
+    (metrics, door): (Arc<Metrics>, Door),
     mut drain: Watch,
     serve: impl Fn(TcpStream, SocketAddr, Place),
 ) {

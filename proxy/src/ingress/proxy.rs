@@ -1,9 +1,9 @@
 //! The door on 3128: CONNECT, absolute-form http, and the local pages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::error::ErrorCode;
@@ -13,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::config::ready::Scheme;
@@ -33,7 +34,6 @@ use crate::observe::labels::{Direction, Rejection};
 use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
-use crate::setup::{self, CaPage};
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
 
@@ -46,8 +46,6 @@ pub struct ProxyDoor {
     pub site: Arc<Site>,
     /// Certificates for intercepted names.
     pub leaves: Arc<LeafStore>,
-    /// What the local pages say.
-    pub ca_page: RwLock<Arc<CaPage>>,
 }
 
 /// One connection to the door. Its place is shared with what it becomes after a CONNECT.
@@ -102,19 +100,10 @@ impl Guest {
         if request.uri().authority().is_some() {
             return self.absolute(&handle, request).await;
         }
-        let page = self.door.ca_page.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let reply = match setup::page(request.method(), request.uri().path(), request.headers(), &page) {
-            Some(page) => {
-                let (head, body) = page.into_parts();
-                let body = ReplyBody::Full(body);
-                Reply { status: head.status, headers: head.headers, body, note: unlogged() }
-            }
-            None => Reply::full(
-                StatusCode::NOT_FOUND,
-                "text/plain",
-                "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and /setup/systemd.\n",
-            ),
-        };
+        let reply = self.door.site.page(&request).unwrap_or_else(|| {
+            let text = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
+            Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
+        });
         self.finish(reply, &request)
     }
 
@@ -208,26 +197,11 @@ impl Guest {
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.
-    async fn tunnel(
-        self,
-        host: RegistryHost,
-        request: Request<Incoming>,
-        mut upstream: TcpStream,
-        idle: std::time::Duration,
-    ) {
-        use tokio::io::AsyncWriteExt;
+    async fn tunnel(self, host: RegistryHost, request: Request<Incoming>, upstream: TcpStream, idle: Duration) {
         let Some((client, first)) = upgraded(request).await else { return };
-        if upstream.write_all(&first).await.is_err() {
-            return;
-        }
-        let metrics = &self.door.site.pull.metrics;
-        metrics.tunnels.inc();
-        let counters = TunnelCounters::default();
-        let mut drain = self.drain.clone();
-        let end = splice(client, upstream, idle, drain.draining(), &counters).await;
-        metrics.tunnel_bytes.add(Direction::Up, counters.sent_bytes.load(Ordering::Relaxed));
-        metrics.tunnel_bytes.add(Direction::Down, counters.received_bytes.load(Ordering::Relaxed));
-        tracing::debug!(%host, client = %self.peer.ip(), place = ?Arc::strong_count(&self.place), "tunnel ended: {end:?}");
+        let who = (&host, self.peer.ip());
+        carry(&self.door.site, (client, upstream), first, idle, self.drain.clone(), who).await;
+        drop(self.place);
     }
 
     fn established(&self, request: &Request<Incoming>) -> Response<LoggedBody> {
@@ -261,11 +235,33 @@ fn unlogged() -> Note {
     Note { unlogged: true, ..Note::default() }
 }
 
+/// Carries bytes both ways, sealed, after what was read of the client already; counts them.
+pub(super) async fn carry(
+    site: &Site,
+    (client, mut upstream): (Client, TcpStream),
+    first: Bytes,
+    idle: Duration,
+    mut drain: Watch,
+    (host, peer): (&RegistryHost, IpAddr),
+) {
+    if upstream.write_all(&first).await.is_err() {
+        return;
+    }
+    let metrics = &site.pull.metrics;
+    metrics.tunnels.inc();
+    let counters = TunnelCounters::default();
+    let end = splice(client, upstream, idle, drain.draining(), &counters).await;
+    metrics.tunnel_bytes.add(Direction::Up, counters.sent_bytes.load(Ordering::Relaxed));
+    metrics.tunnel_bytes.add(Direction::Down, counters.received_bytes.load(Ordering::Relaxed));
+    tracing::debug!(%host, client = %peer, "tunnel ended: {end:?}");
+}
+
 /// The connection behind a CONNECT, with what the client sent ahead of our answer.
 async fn upgraded(request: Request<Incoming>) -> Option<(Client, Bytes)> {
     let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<Guard<Client>>>().ok()?;
     let (client, unread) = parts.io.into_inner().into_inner();
-    let first = if unread.is_empty() { parts.read_buf } else { Bytes::from([&parts.read_buf[..], &unread].concat()) };
+    // A copy of what are few bytes, as a rule none: hyper's buffer would live as long as the connection.
+    let first = Bytes::from([&parts.read_buf[..], &unread].concat());
     Some((client, first))
 }

@@ -13,16 +13,13 @@ use crate::http::deadline::Paced;
 use crate::http::dispatch::Site;
 use crate::http::serve::{Deadlines, serve};
 use crate::ingress::drain::Watch;
-use crate::ingress::intercept::{TLS_HANDSHAKE, first_byte, note_failed};
+use crate::ingress::intercept::{TLS_HANDSHAKE, first_byte, shake};
 use crate::ingress::listener::Place;
 use crate::ingress::proxy::Client;
-use crate::ingress::rewind::Rewind;
-use crate::observe::labels::{ConnectionRefusal, Handshake};
+use crate::observe::labels::ConnectionRefusal;
 use crate::registry::door::{Arrival, answer};
 use crate::serving::load::Connected;
 use crate::serving::outlet::Outlet;
-use crate::serving::sealed::Sealed;
-use crate::tls::handshake::accept;
 use crate::tls::leaf::LeafStore;
 
 /// What the door knows.
@@ -74,15 +71,9 @@ impl RegistryDoor {
             Ok(config) => config,
             Err(error) => return tracing::error!("no certificate can be made for the registry: {error}"),
         };
-        match accept(Rewind { prefix: first, io: client }, config, timeout).await {
-            Ok(stream) => {
-                metrics.tls_handshakes.inc(Handshake::Ok);
-                self.serve_http(Sealed::new(stream), Bytes::new(), ip, Scheme::Https, drain).await;
-            }
-            Err(error) => {
-                tracing::info!(client = %ip, "at the registry's door: {error}");
-                note_failed(metrics, &error);
-            }
+        let host = self.site.live().config.registry.hostname.to_string();
+        if let Some(stream) = shake(&self.site, config, client, first, &host).await {
+            self.serve_http(stream, Bytes::new(), ip, Scheme::Https, drain).await;
         }
     }
 

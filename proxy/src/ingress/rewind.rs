@@ -5,12 +5,29 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use entrepot_kernel::ktls::TransmitKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::serving::handed::Wire;
 
 /// `prefix`, then the connection.
 pub(super) struct Rewind<IO> {
     pub(super) prefix: Bytes,
     pub(super) io: IO,
+}
+
+impl<IO: Wire> Wire for Rewind<IO> {
+    fn take_over(&self, key: &TransmitKey) -> io::Result<()> {
+        self.io.take_over(key)
+    }
+
+    fn change_key(&self, key: &TransmitKey) -> io::Result<()> {
+        self.io.change_key(key)
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>> {
+        self.io.poll_record(context, kind, content)
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
@@ -21,6 +38,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

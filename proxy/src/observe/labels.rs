@@ -45,6 +45,8 @@ labels! {
     Door {
         /// 3128.
         Proxy = "proxy",
+        /// 3129.
+        Transparent = "transparent",
         /// Our registry's ports.
         Registry = "registry",
         /// 3130 and the unix socket.

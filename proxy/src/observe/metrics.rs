@@ -22,6 +22,7 @@ use super::labels::{
     Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FillFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
+use crate::serving::ladder::Ladder;
 
 /// Every metric.
 pub struct Metrics {
@@ -162,9 +163,11 @@ impl Metrics {
         let _ = self.scrape.0.set(Box::new(source));
     }
 
-    /// Says how cold bytes are read here.
-    pub fn show_cold_reads(&self, word: &'static str) {
-        self.data_plane.get_or_create(&[("cold_reads", word)]).set(1);
+    /// Says which ways bytes take here.
+    pub fn show_ladder(&self, ladder: &Ladder) {
+        self.data_plane.get_or_create(&[("cold_reads", ladder.cold_reads.word())]).set(1);
+        let sealing = if ladder.kernel_seals { "kernel" } else { "own" };
+        self.data_plane.get_or_create(&[("sealing", sealing)]).set(1);
     }
 
     /// One request answered.

@@ -8,13 +8,13 @@ use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
-use http::header::{EXPECT, HOST, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{EXPECT, HOST, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderName, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
-use super::access::{Action, Verdict, Visitor, Wish};
+use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant};
 use super::request::Request;
 use crate::config::ready::Scheme;
@@ -55,9 +55,21 @@ pub async fn answer(
     let reply = match guard.rejection_of(&request) {
         Some(rejection) => framing_reply(site, rejection),
         None if is_oci => Box::pin(answer_oci(site, arrival, request, &uri)).await,
-        None => nothing_here(),
+        None if request.uri().path() == TOKEN_PATH => Box::pin(token(site, request)).await,
+        None => site.page(&request).unwrap_or_else(nothing_here),
     };
     finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
+}
+
+/// Tokens have a place of their own, which challenges name.
+async fn token(site: &Arc<Site>, request: http::Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let read = Limited::new(body, FORM_MAX_BYTES).collect();
+    let Ok(Ok(form)) = tokio::time::timeout(site.live().config.client.body_timeout, read).await else {
+        return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
+    };
+    let login = identity::header(&head.headers);
+    site.registry.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
 }
 
 fn nothing_here() -> Reply {
@@ -78,7 +90,7 @@ async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<
     let access = site.registry.access();
     let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
         Ok(visitor) => visitor,
-        Err(_) => return challenge(site, arrival, &head, &Wish::Ping),
+        Err(refusal) => return refused(site, arrival, &head, &refusal),
     };
     match meant {
         Meant::Upstream(host, place) => {
@@ -142,6 +154,7 @@ async fn answer_ours(
         live: live.clone(),
         visitor,
         client: arrival.client,
+        scheme: arrival.scheme,
         method: head.method.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
@@ -223,15 +236,12 @@ fn check(
     visitor: &Visitor,
     wish: &Wish<'_>,
 ) -> Result<(), Box<Reply>> {
-    match site.registry.access().may(visitor, wish) {
-        Verdict::Allowed => Ok(()),
-        Verdict::Challenge => Err(Box::new(challenge(site, arrival, head, wish))),
-        Verdict::Denied(reason) => Err(Box::new(Reply::error(ErrorCode::Denied, reason).because("access"))),
-    }
+    let may = site.registry.access().may(visitor, wish);
+    may.map_err(|refusal| Box::new(refused(site, arrival, head, &refusal)))
 }
 
-/// 401, with the way to a login.
-fn challenge(site: &Arc<Site>, arrival: &Arrival, head: &Parts, wish: &Wish<'_>) -> Reply {
+/// The refusal with the way to a login, where one would help.
+fn refused(site: &Arc<Site>, arrival: &Arrival, head: &Parts, refusal: &Refusal) -> Reply {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // What a client wrote comes back to it only as the host that it is.
     let port = implied_port(arrival.scheme);
@@ -241,8 +251,7 @@ fn challenge(site: &Arc<Site>, arrival: &Arrival, head: &Parts, wish: &Wish<'_>)
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let value = site.registry.access().challenge(&format!("{scheme}://{}", host.authority(port)), wish);
-    Reply::error(ErrorCode::Unauthorized, "").with(WWW_AUTHENTICATE, &value).because("access")
+    refusal.reply(&format!("{scheme}://{}", host.authority(port)), site.registry.access().auth())
 }
 
 impl Request {

@@ -66,7 +66,9 @@ impl Request {
             Err(reply) => return *reply,
         };
         let (store, after, limit) = (self.registry.store.clone(), page.after.clone(), page.limit);
-        match offload(move || store.repositories(after.as_deref(), limit)).await {
+        let (access, visitor) = (self.registry.access(), self.visitor.clone());
+        let seen = move |name: &RepositoryName| access.may_see(&visitor, name);
+        match offload(move || store.repositories_where(after.as_deref(), limit, seen)).await {
             Some(Ok((found, more))) => {
                 let reply = json(&Catalog { repositories: found.iter().map(RepositoryName::as_str).collect() });
                 page.linked(reply, "/v2/_catalog", found.last().map(RepositoryName::as_str), more)

@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::access::Access;
+use super::LocalRegistry;
+use super::access::{Access, Refusal};
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unavailable, unknown};
 use super::request::Request;
@@ -32,8 +33,8 @@ const TAGS_MAX: usize = 100;
 enum Objection {
     /// It names what the repository has not.
     Missing(Digest),
-    /// This tag stays where it is.
-    Immutable(Tag),
+    /// A tag of it stays where it is, or there is no room.
+    Refused(Refusal),
 }
 
 /// A manifest that may be taken, with where it is to go.
@@ -73,21 +74,19 @@ impl Request {
             Ok(arrived) => arrived,
             Err(reply) => return *reply,
         };
-        let (store, access) = (self.registry.store.clone(), self.registry.access());
-        let (named, tags, digest) = (repository.clone(), arrived.tags.clone(), arrived.digest);
+        let (registry, named) = (self.registry.clone(), repository.clone());
+        let (tags, digest) = (arrived.tags.clone(), arrived.digest);
         let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
-        let kept = tokio::spawn(async move { keep(store, access, named, arrived).await });
+        let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
         match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
             Ok(None) => {}
             Ok(Some(Objection::Missing(missing))) => {
                 let message = format!("the repository has not {missing}, which the manifest names");
                 return Reply::error(ErrorCode::ManifestBlobUnknown, &message);
             }
-            Ok(Some(Objection::Immutable(tag))) => {
-                return Reply::error(ErrorCode::Denied, &format!("the tag {tag} is immutable")).because("immutable");
-            }
+            Ok(Some(Objection::Refused(refusal))) => return refusal.plain(),
             Err(error) => return store_failed(&error),
         }
         let about = |event| Event {
@@ -118,8 +117,8 @@ impl Request {
         let (named, wanted) = (repository.clone(), reference.clone());
         let removed = offload(move || {
             let kept = kept_tags(&store, &access, &named, &wanted)?;
-            if let Some(tag) = kept {
-                return Ok(Err(Some(tag)));
+            if let Some(refusal) = kept {
+                return Ok(Err(Some(refusal)));
             }
             let removed = match &wanted {
                 Reference::Tag(tag) => store.remove_pushed_tag(&named, tag)?,
@@ -136,9 +135,7 @@ impl Request {
                 self.tell(Deed::Delete, repository, about);
                 empty(StatusCode::ACCEPTED)
             }
-            Some(Ok(Err(Some(tag)))) => {
-                Reply::error(ErrorCode::Denied, &format!("the tag {tag} is immutable")).because("immutable")
-            }
+            Some(Ok(Err(Some(refusal)))) => refusal.plain(),
             Some(Ok(Err(None))) => {
                 let (store, named) = (self.registry.store.clone(), repository.clone());
                 let has_repository = offload(move || store.has_repository(&named)).await.unwrap_or(false);
@@ -210,15 +207,23 @@ impl Request {
 
 /// Makes it content, then the repository's manifest, then what its tags point to.
 async fn keep(
-    store: Arc<Store>,
-    access: Arc<Access>,
+    registry: &Arc<LocalRegistry>,
     repository: RepositoryName,
     arrived: Arrived,
 ) -> Result<Option<Objection>, StoreError> {
     let Arrived { bytes, media_type, digest, info, tags } = arrived;
     let lost = || StoreError::DiskThreadGone;
-    let holding = store.clone();
-    let hold = offload(move || holding.hold(&digest)).await.ok_or_else(lost)??;
+    let _turn = registry.turn(&repository).await;
+    let (counting, named, size_bytes) = (registry.clone(), repository.clone(), bytes.len() as u64);
+    let held = offload(move || match counting.overdrawn(&named, Some(&digest), size_bytes)? {
+        Some(refusal) => Ok(Err(refusal)),
+        None => counting.store.hold(&digest).map(Ok),
+    });
+    let hold = match held.await.ok_or_else(lost)?? {
+        Ok(hold) => hold,
+        Err(refusal) => return Ok(Some(Objection::Refused(refusal))),
+    };
+    let (store, access) = (registry.store.clone(), registry.access());
     store.put_pushed_in_time(&digest, bytes.clone()).await?;
     let put = offload(move || {
         let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
@@ -243,17 +248,17 @@ fn objection(
         return Some(Objection::Missing(missing));
     }
     let is_elsewhere = |tag: &Tag| store.pushed_tag(repository, tag).ok().flatten().is_some_and(|at| at != *digest);
-    let fixed = tags.iter().find(|tag| is_elsewhere(tag) && !access.may_move(repository, tag));
-    fixed.cloned().map(Objection::Immutable)
+    let mut moved = tags.iter().filter(|tag| is_elsewhere(tag));
+    moved.find_map(|tag| access.may_move(repository, tag).err()).map(Objection::Refused)
 }
 
-/// The first immutable tag that would go.
+/// Why a tag that would go stays.
 fn kept_tags(
     store: &Store,
     access: &Access,
     repository: &RepositoryName,
     reference: &Reference,
-) -> Result<Option<Tag>, StoreError> {
+) -> Result<Option<Refusal>, StoreError> {
     let would_go = match reference {
         Reference::Tag(tag) => store.pushed_tag(repository, tag)?.map(|_| tag.clone()).into_iter().collect(),
         Reference::Digest(digest) => {
@@ -261,7 +266,7 @@ fn kept_tags(
             tagged.map(|tagged| tagged.tag).collect::<Vec<_>>()
         }
     };
-    Ok(would_go.into_iter().find(|tag| !access.may_move(repository, tag)))
+    Ok(would_go.iter().find_map(|tag| access.may_move(repository, tag).err()))
 }
 
 fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {

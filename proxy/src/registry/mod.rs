@@ -15,12 +15,14 @@ mod blobs;
 pub mod door;
 pub mod events;
 mod failure;
+pub mod import;
 mod lists;
 mod manifests;
 mod mirror;
 mod names;
 mod receive;
 mod request;
+mod room;
 mod sessions;
 mod uploads;
 
@@ -44,6 +46,8 @@ pub struct LocalRegistry {
     pub events: Events,
     sessions: Sessions,
     access: RwLock<Arc<Access>>,
+    /// Held while it is counted whether something has room, until it is there.
+    counting: tokio::sync::Mutex<()>,
     names: RwLock<Arc<[Box<str>]>>,
     /// Docker Hub could not be reached; it is not asked before.
     docker_hub_down_until: Mutex<Option<Instant>>,
@@ -54,11 +58,16 @@ const DOCKER_HUB_PAUSE: Duration = Duration::from_secs(30);
 
 impl LocalRegistry {
     /// Over a store, with the uploads that an earlier process left. Blocks.
-    pub fn open(store: Arc<Store>, door: &RegistryDoor) -> Arc<Self> {
-        let sessions = Sessions::load(store.clone());
-        let (events, access) = (Events::default(), RwLock::default());
-        let names = RwLock::new(names::own_names(door));
-        Arc::new(Self { store, events, sessions, access, names, docker_hub_down_until: Mutex::default() })
+    pub fn open(store: Arc<Store>, door: &RegistryDoor, access: Access, events: Events) -> Arc<Self> {
+        Arc::new(Self {
+            sessions: Sessions::load(store.clone()),
+            store,
+            events,
+            access: RwLock::new(Arc::new(access)),
+            counting: tokio::sync::Mutex::default(),
+            names: RwLock::new(names::own_names(door)),
+            docker_hub_down_until: Mutex::default(),
+        })
     }
 
     /// The rules that hold now.
@@ -67,8 +76,15 @@ impl LocalRegistry {
     }
 
     /// Puts other rules in force.
-    pub fn set_access(&self, access: Arc<Access>) {
-        *self.access.write().unwrap_or_else(PoisonError::into_inner) = access;
+    pub fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
+
+    /// Tells the last events, as long as the deadline lets it.
+    pub async fn close(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.events.close()).await.is_err() {
+            tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
+        }
     }
 
     /// The names and addresses that its certificate is for.

@@ -12,6 +12,7 @@ use url::form_urlencoded;
 use super::LocalRegistry;
 use super::access::Visitor;
 use super::events::{Deed, Event, EventRequest};
+use crate::config::ready::Scheme;
 use crate::pull::Live;
 
 /// A request.
@@ -20,6 +21,7 @@ pub(super) struct Request {
     pub(super) live: Arc<Live>,
     pub(super) visitor: Visitor,
     pub(super) client: IpAddr,
+    pub(super) scheme: Scheme,
     pub(super) method: Method,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
@@ -51,6 +53,7 @@ impl Request {
         let text = |name: HeaderName| self.header(&name).unwrap_or_default().to_owned();
         let request = EventRequest {
             client: self.client,
+            scheme: self.scheme,
             host: text(HOST),
             method: self.method.clone(),
             user_agent: text(USER_AGENT),

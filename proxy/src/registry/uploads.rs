@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use super::LocalRegistry;
-use super::access::{Action, Verdict, Wish};
+use super::access::{Action, Refusal, Wish};
 use super::events::{Deed, Event};
 use super::failure::{no_room, store_failed, unavailable};
 use super::receive::{Interrupted, digest, receive};
@@ -28,6 +28,9 @@ use crate::store::{Fill, StoreError};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Of a blob in events, whatever manifests call it.
+const BLOB_TYPE: &str = "application/octet-stream";
 
 /// Where a session stood before a request, to be set back to where the request comes to nothing.
 struct Mark {
@@ -128,20 +131,27 @@ impl Request {
         };
         let (registry, access, visitor) = (self.registry.clone(), self.registry.access(), self.visitor.clone());
         let (to, digest) = (repository.clone(), *digest);
+        let _turn = self.registry.turn(repository).await;
         let mounted = offload(move || {
-            let readable =
-                |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)) == Verdict::Allowed;
+            let readable = |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
             let store = &registry.store;
             let from = match from {
                 Some(from) => Some(from).filter(|from| readable(from) && store.has_pushed_blob(from, &digest)),
                 None => store.pushed_holder(&digest, readable)?,
             };
             let Some(from) = from else { return Ok::<_, StoreError>(None) };
-            Ok(store.link_pushed(&to, &digest)?.then_some(from))
+            let size_bytes = store.blob(&digest)?.map_or(0, |blob| blob.size_bytes);
+            if let Some(refusal) = registry.overdrawn(&to, Some(&digest), size_bytes)? {
+                return Ok(Some(Err(refusal)));
+            }
+            Ok(store.link_pushed(&to, &digest)?.then_some(Ok(from)))
         });
         match mounted.await? {
-            Ok(Some(from)) => {
-                self.tell(Deed::Mount, repository, |event| Event { digest: Some(digest), from: Some(from), ..event });
+            Ok(Some(Err(refusal))) => Some(refusal.plain()),
+            Ok(Some(Ok(from))) => {
+                let media_type = Some(BLOB_TYPE.to_owned());
+                let about = |event| Event { digest: Some(digest), from: Some(from), media_type, ..event };
+                self.tell(Deed::Mount, repository, about);
                 Some(created(&blob_location(repository, &digest), &digest))
             }
             Ok(None) => None,
@@ -186,6 +196,11 @@ impl Request {
         {
             return Err(Box::new(wrong_size()));
         }
+        if let Some(refusal) =
+            self.no_room_for(&session.repository, state.length.saturating_add(told.unwrap_or(0))).await
+        {
+            return Err(refusal);
+        }
         let fill = self.registry.store.open_upload(session.id).await.map_err(|error| Box::new(store_failed(&error)))?;
         let fill = Arc::new(fill);
         let mark = Mark::of(state);
@@ -207,6 +222,18 @@ impl Request {
                     store_failed(&error)
                 }))
             }
+        }
+    }
+
+    /// The refusal of an upload that would pass a quota by its length alone: better before its bytes than after them.
+    async fn no_room_for(&self, repository: &RepositoryName, length: u64) -> Option<Box<Reply>> {
+        if !self.registry.access().has_quota(repository) {
+            return None;
+        }
+        let (registry, repository) = (self.registry.clone(), repository.clone());
+        match offload(move || registry.overdrawn(&repository, None, length)).await? {
+            Ok(refusal) => Some(Box::new(refusal?.plain())),
+            Err(error) => Some(Box::new(store_failed(&error))),
         }
     }
 
@@ -247,8 +274,10 @@ impl Request {
             kept
         });
         match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
-            Ok(()) => {
-                let about = |event| Event { digest: Some(digest), size_bytes: Some(length), ..event };
+            Ok(Some(refusal)) => refusal.plain(),
+            Ok(None) => {
+                let media_type = Some(BLOB_TYPE.to_owned());
+                let about = |event| Event { digest: Some(digest), size_bytes: Some(length), media_type, ..event };
                 self.tell(Deed::Push, &repository, about);
                 created(&blob_location(&repository, &digest), &digest)
             }
@@ -262,22 +291,29 @@ async fn end(registry: &Arc<LocalRegistry>, session: &Session) {
     offload(move || registry.sessions.end(id)).await;
 }
 
-/// Makes the bytes of an upload content of the repository.
+/// Makes the bytes of an upload content of the repository, if that has room for them.
 async fn keep(
     registry: &Arc<LocalRegistry>,
     repository: &RepositoryName,
     fill: &Arc<Fill>,
     digest: &Digest,
     length: u64,
-) -> Result<(), StoreError> {
+) -> Result<Option<Refusal>, StoreError> {
     let lost = || StoreError::DiskThreadGone;
-    let (store, named) = (registry.store.clone(), *digest);
-    // Pinned before it is there, so that no collection and no eviction comes in between.
+    let _turn = registry.turn(repository).await;
+    let (counting, into, named) = (registry.clone(), repository.clone(), *digest);
     let held = offload(move || {
-        let hold = store.hold(&named)?;
-        Ok((hold, store.has_content(&named, length)))
+        if let Some(refusal) = counting.overdrawn(&into, Some(&named), length)? {
+            return Ok(Err(refusal));
+        }
+        // Pinned before it is there, so that no collection and no eviction comes in between.
+        let hold = counting.store.hold(&named)?;
+        Ok(Ok((hold, counting.store.has_content(&named, length))))
     });
-    let (hold, is_there) = held.await.ok_or_else(lost)??;
+    let (hold, is_there) = match held.await.ok_or_else(lost)?? {
+        Ok(held) => held,
+        Err(refusal) => return Ok(Some(refusal)),
+    };
     if !is_there {
         fill.publish_upload(digest, length).await?;
     }
@@ -287,7 +323,7 @@ async fn keep(
         drop(hold);
         linked
     });
-    if linked.await.ok_or_else(lost)?? { Ok(()) } else { Err(lost()) }
+    if linked.await.ok_or_else(lost)?? { Ok(None) } else { Err(lost()) }
 }
 
 impl Mark {

@@ -4,6 +4,9 @@ use std::fmt;
 
 use entrepot_kernel::ring;
 
+use super::secure::kernel_seals;
+use crate::config::ready::DataPlane;
+
 /// The rungs in use.
 #[derive(Clone, Debug)]
 pub struct Ladder {
@@ -11,6 +14,8 @@ pub struct Ladder {
     pub workers: usize,
     /// How cold bytes are read.
     pub cold_reads: ColdReads,
+    /// Whether the kernel seals TLS records.
+    pub kernel_seals: bool,
 }
 
 /// How bytes that are not in the page cache are read.
@@ -23,11 +28,11 @@ pub enum ColdReads {
 }
 
 impl Ladder {
-    /// Asks the kernel. `workers` and `io_uring` are what the configuration says; zero workers is one a core.
-    pub fn climb(workers: usize, io_uring: bool) -> Self {
+    /// Asks the kernel for what the configuration wants; zero workers is one a core.
+    pub fn climb(wanted: &DataPlane) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cold_reads = match ring::probe() {
-            _ if !io_uring => ColdReads::Pool,
+            _ if !wanted.io_uring => ColdReads::Pool,
             Ok(()) => ColdReads::Ring,
             Err(error) => {
                 tracing::warn!(
@@ -37,7 +42,8 @@ impl Ladder {
                 ColdReads::Pool
             }
         };
-        Self { workers: if workers == 0 { cores } else { workers }, cold_reads }
+        let workers = if wanted.workers == 0 { cores } else { wanted.workers };
+        Self { workers, cold_reads, kernel_seals: kernel_seals(wanted.ktls) }
     }
 }
 
@@ -54,10 +60,11 @@ impl ColdReads {
 impl fmt::Display for Ladder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (workers, cold) = (self.workers, self.cold_reads.word());
+        let sealing = if self.kernel_seals { "the kernel" } else { "us" };
         write!(
             formatter,
-            "{workers} serving threads; cached bodies leave by sendfile, under TLS sealed from the mapping; cold reads \
-             by {cold}"
+            "{workers} serving threads; cached bodies leave by sendfile, under TLS sealed by {sealing}; cold reads by \
+             {cold}"
         )
     }
 }

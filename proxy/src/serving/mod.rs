@@ -3,14 +3,20 @@
 //! ```text
 //! acceptor ─► workers (a thread a core, the one with the fewest bytes in flight next)
 //!                └ hyper ─► guard ─► outlet   plain: a body's slices of a mapped file leave by sendfile(2)
-//!                                  └ sealed   TLS:   they are sealed straight from the mapping
+//!                                  └ secure   TLS:   sealed  they are read straight into the records that leave, and sealed there
+//!                                                    handed  the kernel seals what the outlet is given (`data_plane.ktls`)
 //! ```
 //!
 //! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
 //! slice and what is read first; the kernel work itself is in the crate `entrepot-kernel`.
 
+mod gather;
+pub mod handed;
+mod incoming;
 pub mod ladder;
 pub mod load;
 pub mod outlet;
+mod room;
 pub mod sealed;
+pub mod secure;
 pub mod workers;

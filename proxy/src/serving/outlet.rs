@@ -6,15 +6,15 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use entrepot_kernel::mapping::{Located, locate};
+use entrepot_kernel::ktls::{self, TransmitKey};
+use entrepot_kernel::mapping::locate;
 use entrepot_kernel::send::send_file;
 use nix::libc::MSG_MORE;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Below this a copy costs less than finding out.
-const FILE_MIN_BYTES: usize = 16 * 1024;
+use super::handed::Wire;
 
 /// A client's connection.
 pub struct Outlet {
@@ -49,9 +49,19 @@ impl Outlet {
     }
 }
 
-/// The mapped file behind a slice, where it is worth asking.
-pub(super) fn mapped(slice: &[u8]) -> Option<Located> {
-    if slice.len() < FILE_MIN_BYTES { None } else { locate(slice) }
+impl Wire for Outlet {
+    fn take_over(&self, key: &TransmitKey) -> io::Result<()> {
+        ktls::take_over(self.stream.as_fd(), key)
+    }
+
+    fn change_key(&self, key: &TransmitKey) -> io::Result<()> {
+        ktls::change_key(self.stream.as_fd(), key)
+    }
+
+    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>> {
+        let sent = self.poll_now(context, |stream| ktls::send_record(stream.as_fd(), kind, content).map(|()| 0));
+        sent.map_ok(|_| ())
+    }
 }
 
 impl AsyncRead for Outlet {
@@ -70,11 +80,12 @@ impl AsyncWrite for Outlet {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let found = slices.iter().enumerate().find_map(|(at, slice)| Some((at, mapped(slice)?)));
+        let found = slices.iter().enumerate().find_map(|(at, slice)| Some((at, locate(slice)?)));
         match found {
             None => Pin::new(&mut self.stream).poll_write_vectored(context, slices),
-            Some((0, located)) => self
-                .poll_now(context, |stream| send_file(stream.as_fd(), located.file(), located.offset, slices[0].len())),
+            Some((0, located)) => self.poll_now(context, |stream| {
+                send_file(stream.as_fd(), located.file().as_fd(), located.offset, slices[0].len())
+            }),
             Some((before, _)) => self.poll_now(context, |stream| {
                 SockRef::from(stream).send_vectored_with_flags(&slices[..before], MSG_MORE)
             }),

@@ -1,48 +1,181 @@
-//! A TLS connection to a client, written in large pieces: everything that hyper has is sealed at once, up to
-//! `SEAL_BYTES`, straight from where it lies (a mapped file's pages included), and goes out in one writev.
+//! A TLS connection with a client, behind its handshake: what hyper writes is laid out as records of one large piece,
+//! sealed there, and goes out in one write. A mapped file's bytes are read straight into the records they leave in.
 //!
-//! tokio-rustls drives handshake, reading, flushing and closing; only writing is done here. Before mapped bytes are
-//! touched their pages are populated, so that a file that lost bytes or a broken disk is an error of this connection.
+//! Neighbours: `tls::record` has the protocol; `gather` lays out, `room` has the memory, `incoming` the other direction.
+//! Invariants: records leave in the order in which they were sealed, so nothing is sealed while anything waits; an idle
+//! connection holds no buffer; a file that lost bytes or a broken disk is an error of this connection and no more.
 
-use std::io::{self, IoSlice, Write};
+use std::future::Future;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::Writer;
+use bytes::Bytes;
+use entrepot_kernel::mapping::Located;
+use entrepot_kernel::{buffers, read};
+use rustls::ContentType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
 
-use super::outlet::mapped;
+use super::gather::{gather, page_offset};
+use super::incoming::Incoming;
+use super::room::Room;
+use crate::tls::handshake::Secured;
+use crate::tls::record::{RECORD_MAX_BYTES, Received, RecordError, Session};
 
-/// The most that one TLS record carries (RFC 8446 section 5.1).
-const RECORD_BYTES: usize = 16 * 1024;
-/// What is sealed in one go, and so the most that waits sealed for a slow client.
-const SEAL_BYTES: usize = 128 * 1024;
-/// rustls copies each record's bytes to the fifth byte of a block, and blocks begin with a page here. On Zen 4 `rep movsb`,
-/// which glibc copies with, is five times slower where source and target lie so close in their pages (0.33 against
-/// 0.06 s/GiB). Bytes that begin with a page are therefore sealed in two goes, of which the first is this short.
-const OFF_THE_PAGE_BYTES: usize = 2048;
-const PAGE_BYTES: usize = 4096;
-/// hyper never hands on more slices than this.
-const SLICES_MAX: usize = 64;
+/// A client may cause so many bytes of answers to its control messages before it has to take some.
+const REPLIES_MAX_BYTES: usize = 4096;
 
 /// A connection with a client that has shaken hands.
 pub struct Sealed<IO> {
+    io: IO,
     /// On the heap: it is large, and each layer above that it moves through would hold room for it.
-    stream: Box<TlsStream<IO>>,
+    session: Box<Session>,
+    incoming: Incoming,
+    outgoing: Room,
+    /// Answers to control messages in `outgoing`.
+    reply_bytes: usize,
+    late: Option<Late>,
+    hears_no_more: bool,
+    says_no_more: bool,
+}
+
+/// Bytes of a file that had left the page cache, on their way.
+struct Late {
+    /// Where hyper has them.
+    address: usize,
+    read: Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>,
 }
 
 impl<IO> Sealed<IO> {
     /// Over this connection.
-    pub fn new(mut stream: TlsStream<IO>) -> Self {
-        stream.get_mut().1.set_buffer_limit(Some(SEAL_BYTES));
-        Self { stream: Box::new(stream) }
+    pub fn new(secured: Secured<IO>) -> Result<Self, RecordError> {
+        Ok(Self {
+            io: secured.io,
+            session: Box::new(Session::new(secured.extracted, secured.secrets)?),
+            incoming: Incoming::new(secured.plain, &secured.records),
+            outgoing: Room::default(),
+            reply_bytes: 0,
+            late: None,
+            hears_no_more: secured.is_closed,
+            says_no_more: false,
+        })
+    }
+
+    /// Puts the session's own records behind those that wait.
+    fn queue_replies(&mut self) {
+        for reply in self.session.take_replies() {
+            self.reply_bytes += reply.bytes.len();
+            self.outgoing.append(reply.bytes);
+        }
+    }
+
+    /// Seals the beginning of `slices` into an empty room; how many bytes of them that were. None where the next bytes
+    /// are no longer in the page cache: then they are being read.
+    fn seal(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        let sealer = self.session.sealer().map_err(broken)?;
+        let (prefix, suffix) = (sealer.prefix_bytes(), sealer.suffix_bytes());
+        let stride = prefix + RECORD_MAX_BYTES + suffix;
+        let mut room = Room::new();
+        let memory = room.beginning_at(page_offset(slices).wrapping_sub(prefix) % super::room::PAGE_BYTES);
+        let gathered = gather(slices, memory, stride, prefix)?;
+        if let (0, Some((located, length))) = (gathered.filled_bytes, &gathered.missing) {
+            self.late = Some(Late::read(slices, located, *length));
+            return Ok(None);
+        }
+        let mut sealed_bytes = 0;
+        let mut left = gathered.filled_bytes;
+        while left > 0 {
+            let length = left.min(RECORD_MAX_BYTES);
+            let record = &mut memory[sealed_bytes..sealed_bytes + prefix + length + suffix];
+            sealer.seal(ContentType::ApplicationData, record).map_err(broken)?;
+            sealed_bytes += record.len();
+            left -= length;
+        }
+        room.sealed(sealed_bytes);
+        self.outgoing = room;
+        Ok(Some(gathered.filled_bytes))
+    }
+}
+
+impl Late {
+    fn read(slices: &[IoSlice<'_>], located: &Located, length: usize) -> Self {
+        let mut reading = read::start(located.file(), located.offset, length.min(buffers::window_bytes()));
+        Self { address: first_address(slices), read: Box::pin(async move { reading.finish().await }) }
+    }
+}
+
+fn first_address(slices: &[IoSlice<'_>]) -> usize {
+    slices.iter().find(|slice| !slice.is_empty()).map_or(0, |slice| slice.as_ptr() as usize)
+}
+
+impl<IO: AsyncWrite + Unpin> Sealed<IO> {
+    /// Sends what waits.
+    fn poll_outgoing(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.left().is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(context, self.outgoing.left()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.outgoing.sent(sent),
+            }
+        }
+        self.reply_bytes = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what waits as far as the socket takes it now; the rest goes with the next call, which this one's waker asks
+    /// for.
+    fn send_some(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.poll_outgoing(context) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Seals bytes that were read late, once they are there.
+    fn poll_late(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<Option<usize>>> {
+        let Some(late) = &mut self.late else { return Poll::Ready(Ok(None)) };
+        let bytes = ready!(late.read.as_mut().poll(context));
+        let is_wanted = late.address == first_address(slices);
+        self.late = None;
+        let bytes = bytes?;
+        if !is_wanted {
+            return Poll::Ready(Ok(None));
+        }
+        if bytes.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(self.seal(&[IoSlice::new(&bytes)]))
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buf)
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
+                return Poll::Ready(Ok(()));
+            }
+            if this.reply_bytes > REPLIES_MAX_BYTES {
+                ready!(this.poll_outgoing(context))?;
+            }
+            let received = this.incoming.open(&mut this.session);
+            this.queue_replies();
+            if this.reply_bytes > 0 {
+                this.send_some(context)?;
+            }
+            match received {
+                Ok(Some(Received::Closed)) => this.hears_no_more = true,
+                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
+                Ok(None) => {
+                    if !ready!(this.incoming.poll_more(Pin::new(&mut this.io), context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Err(error) => {
+                    (this.hears_no_more, this.says_no_more) = (true, true);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
+        }
     }
 }
 
@@ -52,29 +185,30 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // What is sealed already goes first, so there is room for a whole piece afterwards.
-        if self.stream.get_ref().1.wants_write() {
-            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        let this = self.get_mut();
+        if this.says_no_more {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let mut piece = [IoSlice::new(&[]); SLICES_MAX];
-        let (count, total) = cut(slices, &mut piece);
-        if total == 0 {
+        // A worn key is changed first; the client hears of it before what the next key seals.
+        this.session.sealer().map_err(broken)?;
+        this.queue_replies();
+        ready!(this.poll_outgoing(context))?;
+        if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        for slice in &piece[..count] {
-            if let Some(located) = mapped(slice) {
-                located.populate(slice.len())?;
+        let sealed = loop {
+            if let Some(sealed) = ready!(this.poll_late(context, slices))? {
+                break sealed;
             }
-        }
-        let sealed = seal(&mut self.stream.get_mut().1.writer(), &piece[..count])?;
-        // What the socket does not take now goes with the next write or flush, which this one's waker asks for.
-        if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(context) {
-            flushed?;
-        }
+            if let Some(sealed) = this.seal(slices)? {
+                break sealed;
+            }
+        };
+        this.send_some(context)?;
         Poll::Ready(Ok(sealed))
     }
 
@@ -82,46 +216,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_outgoing(context))?;
+        Pin::new(&mut this.io).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// Seals what there is room for; how much that was.
-fn seal(writer: &mut Writer<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let first_large = slices.iter().position(|slice| slice.len() > RECORD_BYTES);
-    let Some(large) = first_large.filter(|at| slices[*at].as_ptr() as usize % PAGE_BYTES < 64) else {
-        return writer.write_vectored(slices);
-    };
-    // What comes before it, a head as a rule, shares the short record.
-    let (short, rest) = slices[large].split_at(OFF_THE_PAGE_BYTES);
-    let mut first: Vec<_> = slices[..large].iter().map(|slice| IoSlice::new(slice)).collect();
-    first.push(IoSlice::new(short));
-    let wanted: usize = first.iter().map(|slice| slice.len()).sum();
-    let sealed = writer.write_vectored(&first)?;
-    if sealed < wanted {
-        return Ok(sealed);
-    }
-    let mut second = vec![IoSlice::new(rest)];
-    second.extend(slices[large + 1..].iter().map(|slice| IoSlice::new(slice)));
-    Ok(sealed + writer.write_vectored(&second)?)
-}
-
-/// Takes the first [`SEAL_BYTES`] of `slices`; how many slices, and how many bytes.
-fn cut<'a>(slices: &'a [IoSlice<'_>], piece: &mut [IoSlice<'a>; SLICES_MAX]) -> (usize, usize) {
-    let (mut count, mut total) = (0, 0);
-    for slice in slices.iter().filter(|slice| !slice.is_empty()).take(SLICES_MAX) {
-        let taken = slice.len().min(SEAL_BYTES - total);
-        piece[count] = IoSlice::new(&slice[..taken]);
-        count += 1;
-        total += taken;
-        if total == SEAL_BYTES {
-            break;
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.says_no_more {
+            this.says_no_more = true;
+            // A connection whose key can seal no more ends without the word.
+            let _ = this.session.close();
+            this.queue_replies();
         }
+        ready!(this.poll_outgoing(context))?;
+        Pin::new(&mut this.io).poll_shutdown(context)
     }
-    (count, total)
 }
+
+pub(super) fn broken(error: RecordError) -> io::Error {
+    let kind = match error {
+        RecordError::Broken { .. } => io::ErrorKind::InvalidData,
+        RecordError::Alert(_) | RecordError::WornOut => io::ErrorKind::ConnectionAborted,
+        RecordError::Sealing => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,36 @@
 //! A pure function from a request's head to an answer; the proxy door calls it for origin-form requests before anything
 //! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
 
+mod landing;
+pub mod mirror;
+pub mod mirror_pages;
 mod script;
 #[cfg(test)]
 mod script_runs;
+pub mod scripts;
+
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use entrepot_core::host::RegistryHost;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
+use http::header::{
+    ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, VARY,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-/// What the pages say about the certificate authority. Made once; made anew when the CA rotates.
+use crate::client::plan::Target;
+use crate::discovery::facts::Facts;
+use crate::discovery::identity::Identity;
+use landing::View;
+pub(crate) use landing::{link, terminal_code};
+use scripts::Script;
+
+/// What the pages say about the appliance and its certificate authority. Made once; made anew when the CA rotates.
 pub struct CaPage {
     pem: Bytes,
-    fingerprint: String,
+    facts: Facts,
+    identity: Arc<Identity>,
     etag: HeaderValue,
 }
 
@@ -24,16 +40,35 @@ pub struct CaPage {
 const BANNER: &str = "docker-registry-proxy: The docker caching proxy is working!";
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+/// Nothing is run or fetched, whatever came into the page.
+const PLAIN_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+const MAC: &str = include_str!("docker-desktop-mac.txt");
+const WINDOWS: &str = include_str!("docker-desktop-windows.txt");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CERTIFICATE: HeaderValue = HeaderValue::from_static("application/x-x509-ca-cert");
+
+/// Makes a page's answer to GET.
+type Content = fn(&HeaderMap, &CaPage) -> Response<Bytes>;
+
+/// Every page.
+const PAGES: &[(&str, Content)] = &[
+    ("/", front),
+    ("/ca.crt", certificate),
+    ("/setup/appliance", appliance),
+    ("/setup/systemd", systemd),
+    ("/setup/docker", |headers, ca| set_up(Script::Docker, headers, ca)),
+    ("/setup/containerd", |headers, ca| set_up(Script::Containerd, headers, ca)),
+    ("/setup/podman", |headers, ca| set_up(Script::Podman, headers, ca)),
+    ("/setup/k3s", |headers, ca| set_up(Script::K3s, headers, ca)),
+    ("/setup/docker-desktop-mac", |headers, ca| desktop(MAC, headers, ca)),
+    ("/setup/docker-desktop-windows", |headers, ca| desktop(WINDOWS, headers, ca)),
+    ("/setup/undo", |_, _| answer(StatusCode::OK, PLAIN, scripts::undo().into())),
+];
 
 /// The page at `path`, or `None` where there is none.
 pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Option<Response<Bytes>> {
-    let content: fn(&HeaderMap, &CaPage) -> Response<Bytes> = match path {
-        "/" => |_, _| answer(StatusCode::OK, PLAIN, Bytes::from_static(BANNER.as_bytes())),
-        "/ca.crt" => certificate,
-        "/setup/systemd" => systemd,
-        _ => return None,
-    };
+    let (_, content) = PAGES.iter().find(|(known, _)| *known == path)?;
     Some(match *method {
         Method::GET => content(headers, ca),
         // The length of what GET would send stays in the head.
@@ -47,12 +82,11 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Op
 }
 
 impl CaPage {
-    /// `fingerprint` is the SHA-256 of the first certificate's DER; hex, with or without colons.
-    pub fn new(pem: Bytes, fingerprint: &str) -> Self {
-        let hex: String = fingerprint.chars().filter(char::is_ascii_hexdigit).collect();
+    /// The certificate, what clients are told, and what people are.
+    pub fn new(pem: Bytes, facts: Facts, identity: Arc<Identity>) -> Self {
         let tag: String = digest(&SHA256, &pem).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let etag = HeaderValue::try_from(format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("\"ca\""));
-        Self { pem, fingerprint: hex.to_ascii_lowercase(), etag }
+        Self { pem, facts, identity, etag }
     }
 }
 
@@ -77,16 +111,81 @@ fn names(headers: &HeaderMap, etag: &HeaderValue) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
 }
 
+/// Health probes get the banner; a browser, which says that it reads HTML, gets a page.
+fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let host = named_host(headers).filter(|_| accepted.into_iter().any(|value| value.contains("text/html")));
+    let mut response = match host {
+        Some(host) => {
+            let target = target(&host, ca);
+            let addresses = ca.identity.addresses().iter().map(ToString::to_string).collect();
+            let view = View { target: &target, host: ca.identity.host(), addresses, version: &ca.facts.version };
+            let mut page = answer(StatusCode::OK, HTML, landing::html(&view).into());
+            page.headers_mut().insert(CONTENT_SECURITY_POLICY, PLAIN_PAGE);
+            page
+        }
+        None => answer(StatusCode::OK, PLAIN, Bytes::from_static(BANNER.as_bytes())),
+    };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// Instructions for where no script of ours runs.
+fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    let Some(host) = named_host(headers) else { return no_host() };
+    let target = target(&host, ca);
+    let values = [("@PROXY@", target.proxy_url()), ("@HOST@", target.host), ("@FINGERPRINT@", target.ca_sha256)];
+    let text = values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
+    answer(StatusCode::OK, PLAIN, text.into())
+}
+
+/// For `entrepot discover` and `entrepot client`.
+fn appliance(_: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    let json = serde_json::to_vec(&ca.facts).unwrap_or_default();
+    answer(StatusCode::OK, JSON, json.into())
+}
+
 fn systemd(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    match named_host(headers) {
+        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.facts.ca_sha256).into()),
+        None => no_host(),
+    }
+}
+
+fn set_up(script: Script, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
+    match named_host(headers) {
+        Some(host) => answer(StatusCode::OK, PLAIN, script.for_target(&target(&host, ca)).into()),
+        None => no_host(),
+    }
+}
+
+/// This appliance as the client that asked names it. The port is the one that it came by, which may be mapped, unless
+/// that is another door's.
+fn target(host: &RegistryHost, ca: &CaPage) -> Target {
+    let facts = &ca.facts;
+    let of_registry = [facts.registry_http_port, facts.registry_https_port].contains(&Some(host.port()));
+    Target {
+        host: host.name().trim_matches(['[', ']']).to_owned(),
+        proxy_port: if of_registry { facts.proxy_port } else { host.port() },
+        registry_http_port: facts.registry_http_port,
+        registry_https_port: facts.registry_https_port,
+        ca_pem: String::from_utf8_lossy(&ca.pem).into_owned(),
+        ca_sha256: facts.ca_sha256.clone(),
+        registries: Vec::new(),
+    }
+}
+
+/// The host that the client asked, where the Host header names one, once.
+fn named_host(headers: &HeaderMap) -> Option<RegistryHost> {
     let mut named = headers.get_all(HOST).iter();
-    let host = match (named.next().map(HeaderValue::to_str), named.next()) {
+    match (named.next().map(HeaderValue::to_str), named.next()) {
         (Some(Ok(text)), None) => RegistryHost::parse(text, HTTP_PORT).ok(),
         _ => None,
-    };
-    match host {
-        Some(host) => answer(StatusCode::OK, PLAIN, script::systemd(&host, &ca.fingerprint).into()),
-        None => plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n"),
     }
+}
+
+fn no_host() -> Response<Bytes> {
+    plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n")
 }
 
 /// What a client means that asked a URL without a port.
@@ -112,7 +211,7 @@ mod tests {
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
     fn ca() -> CaPage {
-        CaPage::new(Bytes::from_static(PEM.as_bytes()), "AB:CD:EF")
+        CaPage::new(Bytes::from_static(PEM.as_bytes()), Facts::new(3128, "AB:CD:EF"), Arc::default())
     }
 
     fn headers(pairs: &[(http::HeaderName, &str)]) -> HeaderMap {
@@ -132,6 +231,29 @@ mod tests {
     }
 
     #[test]
+    fn browsers_get_a_page_and_probes_the_banner() {
+        let html = (ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8");
+        let page = get("/", &[(HOST, "docker-registry.local"), html.clone()]);
+        assert_eq!(page.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+        assert!(page.headers()[CONTENT_SECURITY_POLICY].to_str().expect("text").contains("'none'"));
+        let text = String::from_utf8_lossy(page.body());
+        assert!(text.contains("curl -fsS http://docker-registry.local:80/setup/docker | sudo sh"), "{text}");
+        for pairs in [&[(HOST, "proxy:3128"), (ACCEPT, "*/*")][..], &[(HOST, "<b>"), html]] {
+            assert_eq!(get("/", pairs).body(), BANNER);
+        }
+    }
+
+    #[test]
+    fn a_registry_door_is_told_apart_from_a_mapped_port() {
+        let facts = Facts { registry_http_port: Some(80), ..Facts::new(3128, "AB") };
+        let ca = CaPage::new(Bytes::new(), facts, Arc::default());
+        for (asked, proxy) in [("a.local", 3128), ("a.local:8080", 8080), ("a.local:3128", 3128)] {
+            let host = RegistryHost::parse(asked, HTTP_PORT).expect("a host");
+            assert_eq!(target(&host, &ca).proxy_port, proxy, "{asked}");
+        }
+    }
+
+    #[test]
     fn the_certificate_has_its_type_and_tag() {
         let full = get("/ca.crt", &[]);
         assert_eq!(full.body(), PEM);
@@ -145,13 +267,13 @@ mod tests {
             assert_eq!(again.headers()[ETAG], etag.as_str());
             assert_eq!(again.body().is_empty(), status == 304);
         }
-        let other = CaPage::new(Bytes::from_static(b"another"), "00");
+        let other = CaPage::new(Bytes::from_static(b"another"), Facts::new(3128, "00"), Arc::default());
         assert_ne!(other.etag, etag.as_str(), "a rotated CA has another tag");
     }
 
     #[test]
     fn head_has_the_head_of_get() {
-        for path in ["/", "/ca.crt", "/setup/systemd"] {
+        for (path, _) in PAGES {
             let asked = headers(&[(HOST, "proxy:3128")]);
             let got = page(&Method::GET, path, &asked, &ca()).expect("a page");
             let head = page(&Method::HEAD, path, &asked, &ca()).expect("a page");
@@ -184,8 +306,10 @@ mod tests {
             &[(HOST, "a'b")],
             &[(HOST, "`id`:80")],
         ];
-        for pairs in bad {
-            assert_eq!(get("/setup/systemd", pairs).status(), StatusCode::BAD_REQUEST, "{pairs:?}");
+        for path in ["/setup/systemd", "/setup/docker", "/setup/k3s", "/setup/docker-desktop-mac"] {
+            for pairs in bad {
+                assert_eq!(get(path, pairs).status(), StatusCode::BAD_REQUEST, "{path} {pairs:?}");
+            }
         }
         let mut twice = headers(&[(HOST, "proxy:3128")]);
         twice.append(HOST, HeaderValue::from_static("other:3128"));

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use tempfile::TempDir;
 
 use super::{CaPage, page};
+use crate::discovery::facts::Facts;
 
 /// The lines of the recipe that users have.
 const KIND_RECIPE: &str = r#"curl http://docker-registry-proxy:3128/setup/systemd \
@@ -44,7 +46,11 @@ impl Machine {
         let key = rcgen::generate_simple_self_signed(["entrepot".to_owned()]).expect("a certificate");
         let fingerprint = entrepot_core::digest::Digest::of(entrepot_core::digest::Algorithm::Sha256, key.cert.der());
         fs::write(root.join("ca.crt"), key.cert.pem()).expect("written");
-        let ca = CaPage::new(Bytes::from(key.cert.pem()), pinned.unwrap_or(&fingerprint.hex()));
+        let ca = CaPage::new(
+            Bytes::from(key.cert.pem()),
+            Facts::new(3128, pinned.unwrap_or(&fingerprint.hex())),
+            Arc::default(),
+        );
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("docker-registry-proxy:3128"))]);
         let script = page(&Method::GET, "/setup/systemd", &headers, &ca).expect("a script");
         fs::write(root.join("systemd"), script.body()).expect("written");

@@ -109,7 +109,7 @@ impl Store {
         })
     }
 
-    async fn begin_new(
+    pub(super) async fn begin_new(
         self: &Arc<Self>,
         calls: Calls,
         digest: Option<Digest>,
@@ -367,7 +367,7 @@ impl Drop for Fill {
 }
 
 /// Tells two fills of one digest apart. Not a secret; `create` refuses a name that is taken.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now())
 }

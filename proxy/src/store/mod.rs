@@ -5,6 +5,7 @@
 //! paths     where things lie (the only builder)       eviction  making room      space    the ledger
 //! disk      the calls that change content on disk     removal   rm, clear, verify
 //! pushed/   what was pushed: links, tags, pins        uploads   partial files of pushes
+//! adopt     content by clone or link of a file
 //! extents   which bytes of a fill are there           expiry    dropping what was not used
 //! blobs     hits: open files, reads, uses             index/    redb: recency, links, tags, verdicts
 //! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
@@ -17,6 +18,7 @@
 //! blocking threads. What is async waits for a disk thread. Files are the truth and the index follows: a hit needs only
 //! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
 
+mod adopt;
 mod blobs;
 mod disk;
 mod disk_threads;
@@ -48,6 +50,7 @@ use std::time::Duration;
 
 use crate::observe::labels::DiskLadder;
 
+pub use adopt::Adopted;
 pub use blobs::Blob;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};

@@ -1,16 +1,18 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
-//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`. A failed handshake's alert is sent before
+//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; what comes of it becomes a session of `record`,
+//! which `serving` drives. rustls does the handshake and nothing else. A failed handshake's alert is sent before
 //! the error comes back, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{AlertDescription, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use rustls::kernel::KernelConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +48,139 @@ const UNTRUSTED: [(AlertDescription, &str); 3] = [
     (AlertDescription::CertificateUnknown, "certificate_unknown"),
 ];
 
+/// A connection whose handshake is over.
+pub struct Secured<IO> {
+    /// The connection.
+    pub io: IO,
+    /// Its keys as they are now.
+    pub extracted: ExtractedSecrets,
+    /// What derives the keys that follow.
+    pub secrets: KernelConnection<ServerConnectionData>,
+    /// What the client has sent beyond the handshake, already opened.
+    pub plain: Vec<u8>,
+    /// What it has sent of a record that is not whole yet.
+    pub records: Vec<u8>,
+    /// Whether it has said that no more will come.
+    pub is_closed: bool,
+}
+
+/// Room for what one read brings; a client's whole flight is smaller as a rule.
+const READ_BYTES: usize = 4096;
+/// More than this is never kept of a client that has not finished its handshake: a message may have 64 KiB, in records.
+const INCOMING_MAX_BYTES: usize = 128 * 1024;
+
 /// Shakes hands with the client behind `io`.
-pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>, timeout: Duration) -> Result<TlsStream<IO>, HandshakeError>
+pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>, timeout: Duration) -> Result<Secured<IO>, HandshakeError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    match tokio::time::timeout(timeout, TlsAcceptor::from(config).accept(io)).await {
+    match tokio::time::timeout(timeout, shake(io, config)).await {
         Ok(done) => done.map_err(classify),
         Err(_) => Err(HandshakeError::Timeout { timeout_ms: timeout.as_millis() }),
     }
+}
+
+async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<ServerConfig>) -> io::Result<Secured<IO>> {
+    // On the heap, as it is large and lives for a moment.
+    let mut connection = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
+    let (mut incoming, mut outgoing, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+    let mut is_closed = false;
+    loop {
+        match step(&mut connection, &mut incoming, &mut outgoing, &mut plain) {
+            Ok(Step::Go) => {}
+            Ok(Step::Send) => {
+                io.write_all(&outgoing).await?;
+                io.flush().await?;
+                outgoing.clear();
+            }
+            Ok(Step::Closed) => is_closed = true,
+            Ok(Step::Receive) => {
+                if incoming.len() > INCOMING_MAX_BYTES {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's handshake is too long"));
+                }
+                incoming.reserve(READ_BYTES);
+                if io.read_buf(&mut incoming).await? == 0 {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client left during the handshake"));
+                }
+            }
+            Ok(Step::Done) => break,
+            Err(error) => {
+                tell(&mut connection, &mut io).await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+    let (extracted, secrets) = connection.dangerous_into_kernel_connection().map_err(io::Error::other)?;
+    Ok(Secured { io, extracted, secrets, plain, records: incoming, is_closed })
+}
+
+/// What the handshake needs next.
+enum Step {
+    Go,
+    Send,
+    Receive,
+    Closed,
+    Done,
+}
+
+/// Has rustls take what is in `incoming`, and put into `outgoing` what is to be sent.
+fn step(
+    connection: &mut UnbufferedServerConnection,
+    incoming: &mut Vec<u8>,
+    outgoing: &mut Vec<u8>,
+    plain: &mut Vec<u8>,
+) -> Result<Step, rustls::Error> {
+    let UnbufferedStatus { mut discard, state } = connection.process_tls_records(incoming);
+    let step = match state? {
+        ConnectionState::EncodeTlsData(data) => {
+            encode(data, outgoing)?;
+            Step::Go
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Step::Send
+        }
+        ConnectionState::BlockedHandshake => Step::Receive,
+        // A client may send its first request right behind its last handshake message.
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                let record = record?;
+                discard += record.discard;
+                plain.extend_from_slice(record.payload);
+            }
+            Step::Go
+        }
+        ConnectionState::PeerClosed => Step::Closed,
+        ConnectionState::WriteTraffic(_) | ConnectionState::Closed => Step::Done,
+        // Early data are switched off (`server`), and nothing else is known.
+        _ => return Err(rustls::Error::HandshakeNotComplete),
+    };
+    incoming.drain(..discard);
+    Ok(step)
+}
+
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    let start = outgoing.len();
+    let needed = match data.encode(&mut []) {
+        Err(EncodeError::InsufficientSize(needed)) => needed.required_size,
+        Err(EncodeError::AlreadyEncoded) | Ok(_) => return Ok(()),
+    };
+    outgoing.resize(start + needed, 0);
+    let encoded = data.encode(&mut outgoing[start..]).map_err(|error| rustls::Error::General(error.to_string()))?;
+    outgoing.truncate(start + encoded);
+    Ok(())
+}
+
+/// Sends the alert that rustls has ready after an error. Who is gone is not told.
+async fn tell<IO: AsyncWrite + Unpin>(connection: &mut UnbufferedServerConnection, io: &mut IO) {
+    let mut alert = Vec::new();
+    while let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(&mut []).state {
+        if encode(data, &mut alert).is_err() {
+            break;
+        }
+    }
+    let _ = io.write_all(&alert).await;
+    let _ = io.flush().await;
 }
 
 fn classify(error: io::Error) -> HandshakeError {

@@ -22,11 +22,12 @@ use super::handshake::{HandshakeError, accept};
 use super::key::{CaKey, encode};
 use super::leaf::{Clock, LeafStore};
 use super::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
+use crate::serving::sealed::Sealed;
 
 const DAY: Duration = Duration::from_secs(86_400);
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-fn host(text: &str) -> RegistryHost {
+pub(crate) fn host(text: &str) -> RegistryHost {
     text.parse().expect(text)
 }
 
@@ -44,12 +45,12 @@ fn store_of(authority: Authority, lifetime: Duration, clock: Clock) -> Arc<LeafS
     Arc::new(LeafStore::new(Arc::new(authority), lifetime, clock).expect("a store"))
 }
 
-fn store() -> Arc<LeafStore> {
+pub(crate) fn store() -> Arc<LeafStore> {
     store_of(authority("", ""), 7 * DAY, SystemTime::now)
 }
 
 /// A client that trusts the last certificate of the CA's file, which is the root.
-fn roots(store: &LeafStore) -> RootCertStore {
+pub(crate) fn roots(store: &LeafStore) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let blocks = pem::parse_many(store.authority().certificate_pem()).expect("PEM");
     let root = blocks.last().expect("a root").contents().to_vec();
@@ -57,11 +58,11 @@ fn roots(store: &LeafStore) -> RootCertStore {
     roots
 }
 
-fn client(store: &LeafStore, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+pub(crate) fn client(store: &LeafStore, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     client_with(aws_lc_rs::default_provider(), roots(store), versions)
 }
 
-fn client_with(
+pub(crate) fn client_with(
     provider: CryptoProvider,
     roots: RootCertStore,
     versions: &[&'static SupportedProtocolVersion],
@@ -95,7 +96,7 @@ async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &st
     let (near, far) = (tokio::io::join(from_server, to_server), tokio::io::join(from_client, to_client));
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let served = async {
-        let mut stream = accept(far, server, PATIENCE).await?;
+        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?).expect("keys");
         // A client that left after the handshake shows on its own side.
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {
@@ -259,12 +260,13 @@ async fn a_silent_client_is_dropped_in_time() {
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(prefix).await.expect("written");
-        let error = accept(far, Arc::clone(&config), Duration::from_millis(30)).await.expect_err("too slow");
+        let error =
+            accept(far, Arc::clone(&config), Duration::from_millis(30)).await.map(|_| ()).expect_err("too slow");
         assert!(matches!(error, HandshakeError::Timeout { timeout_ms: 30 }), "{error:?}");
     }
     let (mut near, far) = tokio::io::duplex(64);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
-    let error = accept(far, config, PATIENCE).await.expect_err("no TLS");
+    let error = accept(far, config, PATIENCE).await.map(|_| ()).expect_err("no TLS");
     assert!(matches!(error, HandshakeError::Other(_)), "{error:?}");
 }
 

@@ -22,6 +22,9 @@ pub enum Purpose {
     Tunnel,
     /// The parent proxy, which the administrator named: loopback is common there.
     Parent,
+    /// Who is told of pushes: private addresses are fine; loopback and link-local are for `allow_addresses` to lift, as
+    /// what listens there takes us for a neighbour.
+    Webhook,
 }
 
 /// Why an address is not dialled.
@@ -49,8 +52,14 @@ pub enum AddressRefusal {
 
 impl Purpose {
     /// Every purpose, in the order of their declaration.
-    pub const ALL: [Self; 5] =
-        [Self::Registry, Self::RedirectFromPublic, Self::RedirectFromPrivate, Self::Tunnel, Self::Parent];
+    pub const ALL: [Self; 6] = [
+        Self::Registry,
+        Self::RedirectFromPublic,
+        Self::RedirectFromPrivate,
+        Self::Tunnel,
+        Self::Parent,
+        Self::Webhook,
+    ];
 }
 
 /// The rules, with the administrator's exceptions and the sockets that are ourselves.
@@ -239,6 +248,7 @@ mod tests {
                 let verdict = |purpose| policy.check(purpose, address(text)).err();
                 assert_eq!(verdict(Purpose::Tunnel), tunnel, "{text}");
                 assert_eq!(verdict(Purpose::Registry), tunnel, "{text}");
+                assert_eq!(verdict(Purpose::Webhook), tunnel, "{text}");
                 assert_eq!(verdict(Purpose::RedirectFromPrivate), tunnel, "{text}");
                 assert_eq!(verdict(Purpose::RedirectFromPublic), redirect, "{text}");
                 assert_eq!(is_public(address(text).ip()), redirect.is_none(), "{text}");

@@ -66,6 +66,10 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
+/// The mark (SO_MARK) of connections that entrepot itself makes to other hosts. It stays clear of the bits that container
+/// networks use for themselves.
+pub const OWN_MARK: u32 = 0xe7;
+
 impl DialSettings {
     /// Settings with a bound of their own on resolutions.
     pub fn new(policy: AddressPolicy, ipv6: bool, connect_timeout: Duration) -> Self {
@@ -195,6 +199,8 @@ async fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    // An agent on this machine leaves marked connections alone; without the right to mark, it is told of our cgroup.
+    let _ = SockRef::from(&socket).set_mark(OWN_MARK);
     socket.connect(peer).await
 }
 

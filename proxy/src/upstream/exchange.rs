@@ -91,6 +91,12 @@ impl Upstream {
         &self.memory
     }
 
+    /// Sends a message to a receiver of the administrator's: no login, no redirects, no second try. What it answers
+    /// beside its status is not read.
+    pub async fn notify(&self, request: http::Request<RequestBody>) -> Result<StatusCode, UpstreamError> {
+        Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
+    }
+
     /// Runs an operation without a body.
     pub async fn execute(
         &self,

@@ -68,6 +68,24 @@ pub(crate) const GOALS: &[Goal] = &[
         2.0,
         "×",
     ),
+    goal(
+        "redirect-connect-other",
+        "redirect",
+        "connect() elsewhere, host agent attached, more at the median",
+        AtMost,
+        5.0,
+        "µs",
+    ),
+    goal("redirect-connect-listed", "redirect", "connect() that is redirected, more at the median", AtMost, 5.0, "µs"),
+    goal(
+        "redirect-gateway-bulk",
+        "redirect",
+        "routed bulk throughput, gateway attached against not",
+        AtLeast,
+        0.97,
+        "×",
+    ),
+    goal("redirect-idle", "redirect", "processor time of the idle agent", AtMost, 0.1, "%"),
 ];
 
 /// Figures of one kind, one per round.

@@ -238,3 +238,17 @@ async fn shutdown_waits_for_nobody_idle() {
     let ended = tokio::time::timeout(Duration::from_secs(10), task).await;
     assert!(ended.is_ok_and(|ended| ended.is_ok()), "an idle connection does not hold the shutdown");
 }
+
+#[tokio::test]
+async fn an_import_is_told_line_by_line() {
+    let door = TestDoor::open(None).await;
+    let (status, answer) = door.unix("POST /api/registry/import?directory=%2Fold%2Ftree").await;
+    let lines: Vec<&str> = answer.lines().filter(|line| line.starts_with('{')).collect();
+    assert_eq!((status, lines.len()), (200, 2), "{answer}");
+    assert!(lines[0].starts_with(r#"{"event":"planned","#) && lines[1].starts_with(r#"{"event":"finished","#));
+    let (_, answer) = door.unix("POST /api/registry/import?directory=/elsewhere").await;
+    assert!(answer.contains(r#"{"event":"failed","error":"no tree"}"#), "{answer}");
+    let (status, _) = door.tcp("POST /api/registry/import?directory=/old/tree", "").await;
+    assert_eq!(status, 403, "a change");
+    door.close().await;
+}

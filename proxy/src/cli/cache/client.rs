@@ -1,10 +1,10 @@
-//! HTTP/1.1 over the admin unix socket: one connection a request, JSON or lines of JSON back.
+//! HTTP/1.1 to the admin door, by its unix socket or a URL: one connection a request, JSON or lines of JSON back.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
@@ -14,20 +14,32 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::admin::answers::Failure;
+use crate::cli::address::{Address, Stream};
 use crate::cli::exit;
+use crate::secret::Secret;
 
 /// Asks one server.
-pub(super) struct Client {
-    socket: PathBuf,
+pub(crate) struct Client {
+    door: Door,
+}
+
+/// The way to the server.
+enum Door {
+    /// The unix socket on this machine.
+    Socket(PathBuf),
+    /// TCP, and the token that changes need there.
+    Url(Address, Option<Secret>),
 }
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     #[error("no entrepot server answers on {socket} ({source}); start one with `entrepot serve`, or see admin.socket")]
     NotRunning { socket: PathBuf, source: io::Error },
     #[error("you may not open {socket}; run this as root or as the user that runs the server")]
     Permission { socket: PathBuf },
+    #[error("{url} cannot be reached: {source}; is it the admin door's address (admin.listen)?")]
+    Unreachable { url: String, source: io::Error },
     #[error("the server broke off: {0}")]
     BrokenOff(String),
     #[error("{error}")]
@@ -42,9 +54,9 @@ const NOT_FOUND: u8 = 66;
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
 impl ClientError {
-    pub(super) fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NotRunning { .. } | Self::BrokenOff(_) => exit::UNAVAILABLE,
+            Self::NotRunning { .. } | Self::Unreachable { .. } | Self::BrokenOff(_) => exit::UNAVAILABLE,
             Self::Permission { .. } => exit::PERMISSION,
             Self::NotUnderstood(_) => exit::BUG,
             Self::Refused { status, .. } => match *status {
@@ -58,7 +70,7 @@ impl ClientError {
     }
 
     /// The same refusal, saying what it is about.
-    pub(super) fn about(self, what: &str) -> Self {
+    pub(crate) fn about(self, what: &str) -> Self {
         match self {
             Self::Refused { status, error } => Self::Refused { status, error: format!("{what}: {error}") },
             other => other,
@@ -81,33 +93,50 @@ impl From<hyper::Error> for ClientError {
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { door: Door::Socket(socket.to_owned()) }
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+    pub(crate) fn at(address: Address, token: Option<Secret>) -> Self {
+        Self { door: Door::Url(address, token) }
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         self.change(Method::GET, target).await
     }
 
-    pub(super) async fn change<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {
+    pub(crate) async fn change<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {
         let body = whole(self.ask(method, target).await?).await?;
         Ok(serde_json::from_slice(&body)?)
     }
 
     /// An answer that comes line by line.
-    pub(super) async fn lines(&self, method: Method, target: &str) -> Result<Lines, ClientError> {
+    pub(crate) async fn lines(&self, method: Method, target: &str) -> Result<Lines, ClientError> {
         let body = self.ask(method, target).await?.into_body();
         Ok(Lines { body, pending: BytesMut::new() })
     }
 
     /// Any answer but a success is an error.
     async fn ask(&self, method: Method, target: &str) -> Result<Response<Incoming>, ClientError> {
-        let connected = UnixStream::connect(&self.socket).await;
-        let stream = connected.map_err(|source| ClientError::connecting(&self.socket, source))?;
+        let mut request = Request::builder().method(method).uri(target);
+        let stream: Box<dyn Stream> = match &self.door {
+            Door::Socket(socket) => {
+                let connected = UnixStream::connect(socket).await;
+                request = request.header(HOST, "localhost");
+                Box::new(connected.map_err(|source| ClientError::connecting(socket, source))?)
+            }
+            Door::Url(address, token) => {
+                let unreachable = |source| ClientError::Unreachable { url: address.to_string(), source };
+                request = request.header(HOST, address.host());
+                if let Some(token) = token {
+                    request = request.header(AUTHORIZATION, format!("Bearer {}", token.expose()));
+                }
+                address.connect().await.map_err(unreachable)?
+            }
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the answer; its errors come up in the answer too.
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| ClientError::BrokenOff(error.to_string()))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
@@ -125,14 +154,14 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, ClientError> {
 }
 
 /// Lines of JSON as they come.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     body: Incoming,
     pending: BytesMut,
 }
 
 impl Lines {
     /// The next line; none at the end of the answer.
-    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = newline(&self.pending) {
                 let line = self.pending.split_to(end + 1);

@@ -14,11 +14,10 @@ const IN_FILE: &[(&str, &str)] = &[
     ("max_size = \"1g\"\n", "entrepot.toml:1: unknown key \"max_size\" at the top level; did you mean \"max_size\" in [cache]?"),
     ("\n[chache]\n", "entrepot.toml:2: unknown key \"chache\" at the top level; did you mean \"cache\"?"),
     ("[ca]\ncolour = 1\n", "entrepot.toml:2: unknown key \"colour\" in [ca]; known there: cert, key, passphrase_file, leaf_lifetime"),
-    ("[transparent]\n", "entrepot.toml:1: unknown key \"transparent\" at the top level; known there: data_dir, proxy, \
-        registry, admin, ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
+    ("[transparent]\nproxy_protocol_from = [\"ten\"]\n", "entrepot.toml:2: transparent.proxy_protocol_from: \"ten\" is not an \
+     address or a network; write for example 10.0.0.0/8 or ::1"),
+    ("[redirect]\ninterfaces = [\"a/b\"]\n", "entrepot.toml:2: redirect.interfaces: \"a/b\" is no name of an interface"),
     ("[registry]\nhostname = \"a/b\"\n", "entrepot.toml:2: registry.hostname: \"a/b\" is not a host name; without a port"),
-    ("[mdns]\n", "entrepot.toml:1: unknown key \"mdns\" at the top level; known there: data_dir, proxy, registry, admin, \
-        ca, cache, intercept, credentials, registries, upstream, client, data_plane, logging"),
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
@@ -50,7 +49,13 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[data_plane]\ndisk_threads = 0\n", "entrepot.toml:2: data_plane.disk_threads: 0 is not between 1 and 64"),
     ("[data_plane]\ndisk_timeout = \"0s\"\n", "entrepot.toml:2: data_plane.disk_timeout: \"0s\" must be more than 0"),
     ("[data_plane]\ndisk_buffers = \"64k\"\n", "entrepot.toml:2: data_plane.disk_buffers: \"64k\" is less than 1m"),
+    ("[data_plane]\nktls = \"on\"\n", "entrepot.toml:2: data_plane.ktls: \"on\" is not one of auto, off"),
     ("[data_plane]\nio_uring = \"on\"\n", "entrepot.toml:2: data_plane.io_uring: \"on\" is not one of auto, off"),
+    ("[mdns]\nname = \"a\"\n", "entrepot.toml:2: unknown key \"name\" in [mdns]; known there: enabled, hostname, interfaces"),
+    ("[mdns]\nhostname = \"a.b\"\n", "entrepot.toml:2: mdns.hostname: \"a.b\" is not a host name under .local; \
+        write one word of letters, digits and hyphens, for example docker-registry"),
+    ("[mdns]\ninterfaces = [\"eth0\",\n\"a/b\"]\n", "entrepot.toml:3: mdns.interfaces: \"a/b\" is not the name of an \
+        interface; `ip link` shows them, for example eth0"),
     ("[cache.tags]\nmode = \"never\"\n", "entrepot.toml:2: cache.tags.mode: \"never\" is not one of revalidate, ttl"),
     ("[proxy]\ntunnel = \"some\"\n", "entrepot.toml:2: proxy.tunnel: \"some\" is not one of any, registries, none"),
     ("[proxy]\nlisten = [\"3128\"]\n", "entrepot.toml:2: proxy.listen: \"3128\" is not an address with a port; \

@@ -1,6 +1,7 @@
 //! Tests of all layers together. Each file is written to a directory of its own and named `entrepot.toml` in messages.
 
 mod errors;
+mod registry;
 mod sample;
 mod variables;
 

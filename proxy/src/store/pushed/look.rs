@@ -147,7 +147,17 @@ impl Store {
 
     /// Up to `limit` repositories that have a manifest, in their order, after one of them, and whether there are more.
     pub fn repositories(&self, after: Option<&str>, limit: usize) -> Result<(Vec<RepositoryName>, bool), StoreError> {
-        let found = self.all_repositories()?.into_iter().filter(|repository| {
+        self.repositories_where(after, limit, |_| true)
+    }
+
+    /// The same of those that are wanted.
+    pub fn repositories_where(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&RepositoryName) -> bool,
+    ) -> Result<(Vec<RepositoryName>, bool), StoreError> {
+        let found = self.all_repositories()?.into_iter().filter(|name| is_wanted(name)).filter(|repository| {
             let folder = self.paths.kept(repository, Kept::Manifests);
             files::names(&folder).is_ok_and(|names| !names.is_empty())
         });

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot::config::ready::{Config, Scheme};
 use entrepot::config::{Flags, Found, HostFacts, load};
+use entrepot::discovery::facts::Facts;
 use entrepot::http::dispatch::{Site, Visit};
 use entrepot::http::serve::serve_visit;
 use entrepot::ingress::drain::{self, Trigger, Watch};
@@ -16,8 +17,12 @@ use entrepot::ingress::listener::{self, Bounds, Place};
 use entrepot::ingress::proxy::ProxyDoor;
 use entrepot::ingress::registry::RegistryDoor;
 use entrepot::observe::access_log::AccessLog;
+use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
 use entrepot::pull::{Live, Pull};
+use entrepot::registry::LocalRegistry;
+use entrepot::registry::access::Access;
+use entrepot::registry::events::{Events, Source};
 use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
 use entrepot::store::{DiskSettings, Limits, Store};
@@ -143,11 +148,18 @@ impl Proxy {
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let pull = Pull::new(store, Arc::default());
-        let site = Site::new(pull.clone(), log, live(config));
-        let page = CaPage::new(authority.certificate_pem().to_owned().into(), &authority.fingerprint_sha256());
+        let facts = Facts::new(3128, &authority.fingerprint_sha256());
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
+        let live = live(config);
+        let door = &live.config.registry;
+        let access = Access::open(door.rights.clone(), &data).expect("a key");
+        let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
+        let registry =
+            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
+        let site = Site::new(pull.clone(), registry, log, page, live);
         let leaves = Arc::new(leaves);
         let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { site: site.clone(), leaves, ca_page: RwLock::new(Arc::new(page)) });
+        let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
@@ -261,7 +273,13 @@ fn open(
 ) -> SocketAddr {
     let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr().expect("an address");
-    tokio::spawn(listener::accept(listener, Bounds::new(10_000, 10_000), pull.metrics.clone(), watch.clone(), serve));
+    tokio::spawn(listener::accept(
+        listener,
+        Bounds::new(10_000, 10_000),
+        (pull.metrics.clone(), Door::Proxy),
+        watch.clone(),
+        serve,
+    ));
     address
 }
 

@@ -1,6 +1,7 @@
 //! Our own registry in process: OCI Distribution 1.1 as tables of requests and answers, uploads through faults and
 //! restarts, many clients against a model, and other registries by mirror names.
 
+mod access;
 mod mirrors;
 mod model;
 mod peers;

@@ -5,6 +5,7 @@ mod cold_streams;
 mod hits;
 mod manifests;
 mod memory;
+mod redirect;
 mod skopeo;
 mod stampede;
 mod start;
@@ -24,6 +25,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("memory", "idle, under 16 streams, and of 5,000 idle TLS connections"),
     ("cold-streams", "p99 of manifest hits while files outside the page cache are streamed"),
     ("skopeo", "one real client, one warm image"),
+    ("redirect", "connect() and routed throughput with the eBPF programs attached against without"),
 ];
 
 /// Runs one section.
@@ -38,6 +40,7 @@ pub(crate) async fn run(name: &str, lab: &Lab) -> Result<Measured, BoxError> {
         "memory" => memory::run(lab).await,
         "cold-streams" => cold_streams::run(lab).await,
         "skopeo" => skopeo::run(lab).await,
+        "redirect" => redirect::run(lab).await,
         _ => Err(format!("there is no section {name:?}; tests/bench/run --list shows them").into()),
     }
 }

@@ -1,0 +1,65 @@
+//! Addresses as the maps know them: always 16 bytes, IPv4 in its mapped form, so that one map serves both families.
+
+/// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
+pub type Address = [u8; 16];
+
+/// An address and a port, in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// The port; zero where there is no such endpoint.
+    pub port: u16,
+    /// Keeps the size a multiple of four, with every byte defined: the kernel compares keys byte by byte.
+    pub padding: u16,
+}
+
+/// Where IPv4 addresses are found in IPv6 (RFC 4291 section 2.5.5.2).
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// The mapped form of an IPv4 address.
+#[inline(always)]
+pub const fn mapped([a, b, c, d]: [u8; 4]) -> Address {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// The IPv4 address inside a mapped one.
+#[inline(always)]
+pub fn unmapped(address: &Address) -> Option<[u8; 4]> {
+    let [prefix @ .., a, b, c, d] = *address;
+    if prefix == MAPPED { Some([a, b, c, d]) } else { None }
+}
+
+impl Endpoint {
+    /// No endpoint.
+    pub const NONE: Self = Self { address: [0; 16], port: 0, padding: 0 };
+
+    /// This address and port.
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self { address, port, padding: 0 }
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    pub const fn exists(&self) -> bool {
+        self.port != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn mapped_addresses_are_those_of_the_standard_library() {
+        for address in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::new(192, 0, 2, 255)] {
+            assert_eq!(mapped(address.octets()), address.to_ipv6_mapped().octets());
+            assert_eq!(unmapped(&mapped(address.octets())), Some(address.octets()));
+        }
+        assert_eq!(unmapped(&[0; 16]), None);
+        assert_eq!(unmapped(&std::net::Ipv6Addr::LOCALHOST.octets()), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! What the loader tells the programs once: where the door is, what is redirected.
+
+use core::mem::offset_of;
+
+use crate::address::{Address, Endpoint};
+
+/// Ports that can be redirected at once.
+pub const PORTS_MAX: usize = 16;
+
+/// The one entry of the map `SETTINGS`. The layout is that of the kernel's memory: [`Settings::to_bytes`] writes it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The network namespace that the agent and its clients live in; zero for the machine's first one.
+    pub netns_cookie: u64,
+    /// The door for IPv4.
+    pub door_v4: Endpoint,
+    /// The door for IPv6.
+    pub door_v6: Endpoint,
+    /// The mark of entrepot's own sockets.
+    pub own_mark: u32,
+    /// The mark that the gateway's routing rule looks for.
+    pub route_mark: u32,
+    /// The ports that are redirected; zeros at the end.
+    pub ports: [u16; PORTS_MAX],
+    /// One where the door is on this machine, so that its listening socket can be looked up.
+    pub is_local: u32,
+    /// One where connections are redirected whether or not the door answers.
+    pub enforce: u32,
+}
+
+impl Settings {
+    /// How many bytes it has.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// Whether `port` is redirected.
+    #[inline(always)]
+    pub fn has_port(&self, port: u16) -> bool {
+        let mut index = 0;
+        while index < PORTS_MAX {
+            if self.ports[index] == port {
+                return port != 0;
+            }
+            index += 1;
+        }
+        false
+    }
+
+    /// As the programs read it.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
+        put(offset_of!(Self, netns_cookie), &self.netns_cookie.to_ne_bytes());
+        for (offset, door) in [(offset_of!(Self, door_v4), &self.door_v4), (offset_of!(Self, door_v6), &self.door_v6)] {
+            put(offset + offset_of!(Endpoint, address), &door.address);
+            put(offset + offset_of!(Endpoint, port), &door.port.to_ne_bytes());
+        }
+        put(offset_of!(Self, own_mark), &self.own_mark.to_ne_bytes());
+        put(offset_of!(Self, route_mark), &self.route_mark.to_ne_bytes());
+        for (index, port) in self.ports.iter().enumerate() {
+            put(offset_of!(Self, ports) + index * size_of::<u16>(), &port.to_ne_bytes());
+        }
+        put(offset_of!(Self, is_local), &self.is_local.to_ne_bytes());
+        put(offset_of!(Self, enforce), &self.enforce.to_ne_bytes());
+        bytes
+    }
+
+    /// The door for a destination of this family.
+    #[inline(always)]
+    pub fn door_for(&self, destination: &Address) -> &Endpoint {
+        if crate::address::unmapped(destination).is_some() { &self.door_v4 } else { &self.door_v6 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::mapped;
+
+    #[test]
+    fn every_byte_is_a_field() {
+        let fields = 8 + 2 * size_of::<Endpoint>() + 4 + 4 + 2 * PORTS_MAX + 4 + 4;
+        assert_eq!((Settings::SIZE, size_of::<Endpoint>()), (fields, 20), "no padding between");
+        let mut ports = [0; PORTS_MAX];
+        ports[..2].copy_from_slice(&[443, 5000]);
+        let settings = Settings {
+            netns_cookie: 0x0102_0304_0506_0708,
+            door_v4: Endpoint::new(mapped([127, 0, 0, 1]), 3129),
+            door_v6: Endpoint::NONE,
+            own_mark: 7,
+            route_mark: 9,
+            ports,
+            is_local: 1,
+            enforce: 0,
+        };
+        let bytes = settings.to_bytes();
+        assert_eq!(bytes[..8], settings.netns_cookie.to_ne_bytes());
+        assert_eq!(bytes[8..24], mapped([127, 0, 0, 1]));
+        assert_eq!(bytes[24..26], 3129u16.to_ne_bytes());
+        assert_eq!(bytes[Settings::SIZE - 8..Settings::SIZE - 4], 1u32.to_ne_bytes());
+        assert!(settings.has_port(443) && settings.has_port(5000) && !settings.has_port(80) && !settings.has_port(0));
+        assert!(settings.door_for(&mapped([8, 8, 8, 8])).exists() && !settings.door_for(&[1; 16]).exists());
+    }
+}

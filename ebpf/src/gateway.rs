@@ -1,0 +1,197 @@
+//! Packets that pass through this machine: a new connection to a listed address is given to the door's listening socket,
+//! and everything that belongs to a connection of the door stays with it.
+//!
+//! The listening socket is transparent (IP_TRANSPARENT), so its connections have the original destination as their own
+//! address. The mark has the packet delivered here rather than forwarded, by the agent's routing rule.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::programs::TcContext;
+use entrepot_ebpf_common::address::{Address, Endpoint, mapped, unmapped};
+use entrepot_ebpf_common::decision::{Surroundings, decide};
+use entrepot_ebpf_common::outcome::Outcome;
+use entrepot_ebpf_common::settings::Settings;
+
+use crate::maps;
+use crate::observe::load;
+
+const TCP: u8 = 6;
+const ETHERNET_BYTES: u32 = 14;
+const ETHERTYPE_V4: u16 = 0x0800;
+const ETHERTYPE_V6: u16 = 0x86dd;
+/// `BPF_F_CURRENT_NETNS`: the namespace of the interface.
+const CURRENT_NAMESPACE: u64 = u64::MAX;
+/// The states of a socket (`BPF_TCP_LISTEN`).
+const LISTEN: u32 = 10;
+const FLAG_SYN: u8 = 0x02;
+const FLAG_ACK: u8 = 0x10;
+
+/// A TCP segment's ends and flags.
+struct Segment {
+    source: Endpoint,
+    destination: Endpoint,
+    flags: u8,
+}
+
+/// One packet that arrived at an interface; whether it was given to the door.
+#[inline(always)]
+pub fn packet(context: &TcContext) -> bool {
+    let skb = context.skb.skb;
+    let Some(settings) = maps::settings() else { return false };
+    let Some(segment) = segment(skb, settings) else { return false };
+    // A connection that the door has keeps it, whatever was learned or forgotten since.
+    let found = lookup(skb, &segment.source, &segment.destination);
+    if !found.is_null() {
+        // SAFETY: the socket is not null and is given back once.
+        unsafe {
+            if (*found).state != LISTEN {
+                return assign(skb, found, settings);
+            }
+            bpf_sk_release(found.cast());
+        }
+    }
+    if segment.flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN {
+        return false;
+    }
+    let mut outcome = decide(settings, &segment.destination, &Passing);
+    if outcome as u32 == Outcome::Redirected as u32 {
+        outcome = to_listener(skb, settings, &segment);
+    }
+    maps::count(outcome);
+    outcome as u32 == Outcome::Redirected as u32
+}
+
+/// Gives a new connection to the door's listening socket.
+#[inline(always)]
+fn to_listener(skb: *mut __sk_buff, settings: &Settings, segment: &Segment) -> Outcome {
+    let door = settings.door_for(&segment.destination.address);
+    let listener = lookup(skb, &segment.source, door);
+    if listener.is_null() {
+        return Outcome::NoListener;
+    }
+    // SAFETY: the socket is not null and is given back once.
+    unsafe {
+        if (*listener).state != LISTEN {
+            bpf_sk_release(listener.cast());
+            return Outcome::NoListener;
+        }
+        if assign(skb, listener, settings) { Outcome::Redirected } else { Outcome::Failed }
+    }
+}
+
+/// Gives the packet to a socket, and the socket back.
+#[inline(always)]
+unsafe fn assign(skb: *mut __sk_buff, socket: *mut bpf_sock, settings: &Settings) -> bool {
+    // SAFETY: the caller's: both pointers are valid.
+    unsafe {
+        let assigned = bpf_sk_assign(skb.cast(), socket.cast(), 0) == 0;
+        bpf_sk_release(socket.cast());
+        if assigned {
+            (*skb).mark = settings.route_mark;
+        }
+        assigned
+    }
+}
+
+#[inline(always)]
+fn lookup(skb: *mut __sk_buff, source: &Endpoint, destination: &Endpoint) -> *mut bpf_sock {
+    // SAFETY: all zeros are a tuple; sixteen bytes are an address either way; the tuple lives as long as the call.
+    unsafe {
+        let mut tuple: bpf_sock_tuple = core::mem::zeroed();
+        let size = match (unmapped(&source.address), unmapped(&destination.address)) {
+            (Some(from), Some(to)) => {
+                let v4 = &mut tuple.__bindgen_anon_1.ipv4;
+                (v4.saddr, v4.daddr) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+                (v4.sport, v4.dport) = (source.port.to_be(), destination.port.to_be());
+                12
+            }
+            _ => {
+                let v6 = &mut tuple.__bindgen_anon_1.ipv6;
+                v6.saddr = core::mem::transmute::<Address, [u32; 4]>(source.address);
+                v6.daddr = core::mem::transmute::<Address, [u32; 4]>(destination.address);
+                (v6.sport, v6.dport) = (source.port.to_be(), destination.port.to_be());
+                36
+            }
+        };
+        bpf_skc_lookup_tcp(skb.cast::<c_void>(), &mut tuple, size, CURRENT_NAMESPACE, 0)
+    }
+}
+
+/// The segment in a frame that has one for a port that is redirected: no VLAN, no fragment but the first, no extension
+/// headers of IPv6. Every packet of the interface comes by, so the rest is read for the few that go on.
+#[inline(always)]
+fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
+    let ip = ETHERNET_BYTES;
+    let ethertype = u16::from_be_bytes(load(skb, 12)?);
+    let tcp = match ethertype {
+        ETHERTYPE_V4 => {
+            let first: u8 = load(skb, ip)?;
+            let fragment = u16::from_be_bytes(load(skb, ip + 6)?);
+            if load::<u8>(skb, ip + 9)? != TCP || fragment & 0x1fff != 0 {
+                return None;
+            }
+            ip + u32::from(first & 0x0f) * 4
+        }
+        ETHERTYPE_V6 => {
+            if load::<u8>(skb, ip + 6)? != TCP {
+                return None;
+            }
+            ip + 40
+        }
+        _ => return None,
+    };
+    let [source_port, port]: [u16; 2] = load(skb, tcp)?;
+    let (source_port, port) = (u16::from_be(source_port), u16::from_be(port));
+    if !settings.has_port(port) {
+        return None;
+    }
+    let (source, destination) = if ethertype == ETHERTYPE_V4 {
+        let [from, to]: [[u8; 4]; 2] = load(skb, ip + 12)?;
+        (mapped(from), mapped(to))
+    } else {
+        let [from, to]: [Address; 2] = load(skb, ip + 8)?;
+        (from, to)
+    };
+    Some(Segment {
+        source: Endpoint::new(source, source_port),
+        destination: Endpoint::new(destination, port),
+        flags: load(skb, tcp + 13)?,
+    })
+}
+
+/// What surrounds a packet: the interface is the agent's, and entrepot's own packets do not arrive here.
+struct Passing;
+
+impl Surroundings for Passing {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        maps::now_ns()
+    }
+
+    #[inline(always)]
+    fn healthy_until_ns(&self) -> u64 {
+        maps::healthy_until_ns()
+    }
+
+    #[inline(always)]
+    fn listed_until_ns(&self, address: &Address) -> u64 {
+        maps::listed_until_ns(address)
+    }
+
+    #[inline(always)]
+    fn is_own(&self, _: &Settings) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_in_namespace(&self, _: &Settings) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn door_listens(&self, _: &Endpoint) -> bool {
+        true
+    }
+}

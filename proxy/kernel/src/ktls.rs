@@ -1,0 +1,155 @@
+//! Kernel TLS, the sending half: the kernel makes records of what a socket is given, sendfile's bytes included.
+//!
+//! Only TLS 1.3: a TLS 1.2 key's nonces would go on from where the kernel counts, not from where the handshake did.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
+
+/// The key of the sending half, as the handshake left it.
+pub struct TransmitKey {
+    /// The cipher's key: 16 bytes are AES-128-GCM, 32 with `is_chacha` ChaCha20-Poly1305, else AES-256-GCM.
+    pub key: Vec<u8>,
+    /// Whether the cipher is ChaCha20-Poly1305.
+    pub is_chacha: bool,
+    /// The nonces' common part.
+    pub iv: [u8; 12],
+    /// Records that were sent under it.
+    pub sequence: u64,
+}
+
+/// Whether the kernel does TLS (`CONFIG_TLS`, on Debian the module `tls`); the error says why not.
+pub fn probe() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (_far, _) = listener.accept()?;
+    let key = TransmitKey { key: vec![0; 16], is_chacha: false, iv: [0; 12], sequence: 0 };
+    take_over(near.as_fd(), &key)
+}
+
+/// From now on the kernel protects what `socket` sends. All that was sealed before must have been written.
+pub fn take_over(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
+    setsockopt(&socket, TcpUlp::default(), b"tls")?;
+    change_key(socket, key)
+}
+
+/// The kernel goes on with another key (since Linux 6.14).
+pub fn change_key(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
+    let info = key.info().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(setsockopt(&socket, TcpTlsTx, &info)?)
+}
+
+/// Sends `content` as a record of another type than application data (RFC 8446 section 5.1): all of it or, with
+/// `WouldBlock`, nothing.
+pub fn send_record(socket: BorrowedFd<'_>, kind: u8, content: &[u8]) -> io::Result<()> {
+    let mut slice = libc::iovec { iov_base: content.as_ptr().cast_mut().cast(), iov_len: content.len() };
+    let mut control = Control { header: cmsghdr(), kind, _pad: [0; 7] };
+    // SAFETY: all zeroes is a message without name, content or control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: message, slice, control data and content live until the call returns, and the kernel keeps none of them;
+    // the content is only read.
+    let sent = Errno::result(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })?;
+    if usize::try_from(sent).is_ok_and(|sent| sent == content.len()) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// One control message that carries one byte, padded as `CMSG_SPACE(1)` is.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    kind: u8,
+    _pad: [u8; 7],
+}
+
+fn cmsghdr() -> libc::cmsghdr {
+    // SAFETY: all zeroes is a header of nothing; the fields that count are set below.
+    let mut header: libc::cmsghdr = unsafe { std::mem::zeroed() };
+    header.cmsg_len = (size_of::<libc::cmsghdr>() + 1) as _;
+    header.cmsg_level = libc::SOL_TLS;
+    header.cmsg_type = libc::TLS_SET_RECORD_TYPE;
+    header
+}
+
+impl TransmitKey {
+    /// The kernel's form: the nonces' common part is its salt and its iv.
+    fn info(&self) -> Option<TlsCryptoInfo> {
+        let header = |cipher_type| libc::tls_crypto_info { version: libc::TLS_1_3_VERSION, cipher_type };
+        let rec_seq = self.sequence.to_be_bytes();
+        let (salt, iv) = self.iv.split_first_chunk::<4>()?;
+        let (salt, iv) = (*salt, iv.try_into().ok()?);
+        Some(match (self.key.len(), self.is_chacha) {
+            (16, false) => TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
+                info: header(libc::TLS_CIPHER_AES_GCM_128),
+                iv,
+                key: self.key.as_slice().try_into().ok()?,
+                salt,
+                rec_seq,
+            }),
+            (32, false) => TlsCryptoInfo::Aes256Gcm(libc::tls12_crypto_info_aes_gcm_256 {
+                info: header(libc::TLS_CIPHER_AES_GCM_256),
+                iv,
+                key: self.key.as_slice().try_into().ok()?,
+                salt,
+                rec_seq,
+            }),
+            (32, true) => TlsCryptoInfo::Chacha20Poly1305(libc::tls12_crypto_info_chacha20_poly1305 {
+                info: header(libc::TLS_CIPHER_CHACHA20_POLY1305),
+                iv: self.iv,
+                key: self.key.as_slice().try_into().ok()?,
+                salt: [],
+                rec_seq,
+            }),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_in_the_kernels_form() {
+        let iv = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        let key = TransmitKey { key: vec![7; 16], is_chacha: false, iv, sequence: 0x0102 };
+        let Some(TlsCryptoInfo::Aes128Gcm(info)) = key.info() else { panic!("AES-128") };
+        assert_eq!((info.info.version, info.info.cipher_type), (0x0304, libc::TLS_CIPHER_AES_GCM_128));
+        assert_eq!((info.salt, info.iv), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]));
+        assert_eq!((info.key, info.rec_seq), ([7; 16], [0, 0, 0, 0, 0, 0, 1, 2]));
+        let key = TransmitKey { key: vec![7; 32], is_chacha: true, iv, sequence: 0 };
+        assert!(matches!(key.info(), Some(TlsCryptoInfo::Chacha20Poly1305(info)) if info.iv == iv));
+        let key = TransmitKey { key: vec![7; 32], is_chacha: false, iv, sequence: 0 };
+        assert!(matches!(key.info(), Some(TlsCryptoInfo::Aes256Gcm(_))));
+        assert!(TransmitKey { key: vec![7; 24], is_chacha: false, iv, sequence: 0 }.info().is_none());
+    }
+
+    #[test]
+    fn a_kernel_without_tls_says_so_and_a_socket_goes_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut near = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        if let Err(error) = probe() {
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+            use std::io::{Read, Write};
+            let key = TransmitKey { key: vec![0; 16], is_chacha: false, iv: [0; 12], sequence: 0 };
+            take_over(near.as_fd(), &key).expect_err("no TLS here either");
+            near.write_all(b"plain").expect("written");
+            let mut heard = [0; 5];
+            far.read_exact(&mut heard).expect("read");
+            assert_eq!(&heard, b"plain");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `entrepot client setup`, in order: who, is it the one, may we, does it work, then the change and the same again.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use nix::sys::stat::{Mode as FileMode, umask};
+
+use super::{ClientError, SetupOptions, require_root, run_command, tell};
+use crate::client::appliance::{Appliance, ask, find};
+use crate::client::execute::{apply, shown, undo};
+use crate::client::host::Host;
+use crate::client::journal::{Journal, before};
+use crate::client::plan::{Plan, Target};
+use crate::client::verify::{Image, Trust, Verdict, verify};
+use crate::client::{Mode, Runtime, runtimes};
+use crate::discovery::facts::normal_fingerprint;
+
+/// Sets up one runtime. Where anything fails, the machine is as it was.
+pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), ClientError> {
+    let expected = options.ca_sha256.as_deref().map(fingerprint).transpose()?;
+    let image = Image::parse(&options.verify_image).ok_or_else(|| ClientError::Image(options.verify_image.clone()))?;
+    if !options.dry_run {
+        require_root()?;
+    }
+    let (name, proxy) = find(options.appliance.as_deref())?;
+    let appliance = ask(name, proxy).await?;
+    match &expected {
+        Some(expected) => appliance.expect(expected)?,
+        None if options.dry_run => println!("the appliance's CA has SHA-256 {}", appliance.ca.sha256),
+        None => confirm(&appliance)?,
+    }
+    let target = target(options, &appliance);
+    let journals = Journal::all(host)?;
+    let (mine, others): (Vec<Journal>, Vec<Journal>) =
+        journals.into_iter().partition(|journal| journal.runtime == options.runtime);
+    let nodes = if options.runtime == Runtime::Kind { kind_nodes() } else { Vec::new() };
+    let as_it_was = host.before(before(&mine));
+    let plan = runtimes::plan(options.runtime, options.mode, &as_it_was, &target, &nodes)?;
+    if options.dry_run {
+        show(&plan);
+        return Ok(());
+    }
+    // Where connections are led there by others, there is nothing to try before this machine trusts the certificate.
+    if !options.no_verify && options.mode != Mode::Redirect {
+        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
+        accept(verdict, &appliance, &image, false)?;
+    }
+    // What is made is for every program of this machine to read.
+    umask(FileMode::S_IWGRP | FileMode::S_IWOTH);
+    println!("setting up {} with {} ({})", options.runtime.word(), appliance.host, options.mode.word());
+    let journal = Journal::new(options.runtime, options.mode, &target.host, target.proxy_port, &appliance.ca.sha256);
+    apply(host, &plan, journal, mine.first(), &others, &mut run_command, &mut tell)?;
+    if !options.no_verify && options.runtime != Runtime::Kind {
+        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Machine).await?;
+        if let Err(error) = accept(verdict, &appliance, &image, true) {
+            for journal in Journal::all(host)?.iter().filter(|journal| journal.runtime == options.runtime) {
+                undo(host, journal, &others, &mut run_command, &mut tell)?;
+            }
+            return Err(error);
+        }
+    }
+    plan.notes.iter().for_each(|note| println!("note: {note}"));
+    println!("back again: entrepot client undo --runtime {}", options.runtime.word());
+    Ok(())
+}
+
+fn fingerprint(text: &str) -> Result<String, ClientError> {
+    normal_fingerprint(text).ok_or_else(|| ClientError::Fingerprint(text.to_owned()))
+}
+
+fn target(options: &SetupOptions, appliance: &Appliance) -> Target {
+    Target {
+        host: appliance.host.clone(),
+        // Where it was reached: a mapped port is another than it knows of.
+        proxy_port: appliance.proxy.port(),
+        registry_http_port: appliance.facts.registry_http_port,
+        registry_https_port: appliance.facts.registry_https_port,
+        ca_pem: appliance.ca.pem.clone(),
+        ca_sha256: appliance.ca.sha256.clone(),
+        registries: options.registry.clone(),
+    }
+}
+
+fn confirm(appliance: &Appliance) -> Result<(), ClientError> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(ClientError::Unconfirmed(appliance.ca.sha256.clone()));
+    }
+    eprintln!("{} has a CA certificate with SHA-256", appliance.proxy);
+    eprintln!("  {}", appliance.ca.sha256);
+    eprint!("The appliance's console shows the same? This machine will trust it for every name. [y/N] ");
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(ClientError::Declined) }
+}
+
+/// Says what came of the manifest; an error where the way does not work.
+fn accept(verdict: Verdict, appliance: &Appliance, image: &Image, tell: bool) -> Result<(), ClientError> {
+    let reason = match verdict {
+        Verdict::Pulled => {
+            if tell {
+                println!("  pulled    the manifest of {image} through {}", appliance.proxy);
+            }
+            return Ok(());
+        }
+        Verdict::Answered(status) => {
+            if tell {
+                println!("  asked     for {image} through {}; upstream's answer was {status}", appliance.proxy);
+            }
+            return Ok(());
+        }
+        Verdict::Bypassed => "the answer came by another way".to_owned(),
+        Verdict::Failed(reason) => reason,
+    };
+    Err(ClientError::Unverified { proxy: appliance.proxy, reason })
+}
+
+fn show(plan: &Plan) {
+    for file in &plan.files {
+        println!("would write {}:", file.path);
+        String::from_utf8_lossy(&file.content).lines().for_each(|line| println!("    {line}"));
+    }
+    for command in &plan.commands {
+        println!("would run   {}", shown(command));
+    }
+    plan.notes.iter().for_each(|note| println!("note: {note}"));
+}
+
+/// The containers of Kind's clusters; none where Docker is not here.
+fn kind_nodes() -> Vec<String> {
+    let listed = std::process::Command::new("docker")
+        .args(["ps", "--filter", "label=io.x-k8s.kind.cluster", "--format", "{{.Names}}"])
+        .output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let plain = |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    text.lines().map(str::trim).filter(|name| !name.is_empty()).filter(plain).map(str::to_owned).collect()
+}

@@ -1,0 +1,118 @@
+//! `entrepot discover`: the appliances of this local network, by mDNS, and how each of them is.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::exit;
+use crate::discovery::browse::{Found, browse};
+use crate::discovery::probe::{self, ProbeError};
+
+/// How to look.
+#[derive(Debug, Args)]
+pub struct DiscoverOptions {
+    /// How long to wait for answers, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub wait: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An appliance as it is shown.
+#[derive(Serialize)]
+struct Seen {
+    name: String,
+    addresses: Vec<IpAddr>,
+    proxy_port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry_http_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry_https_port: Option<u16>,
+    ca_sha256: String,
+    version: String,
+    /// `ok`, or what is wrong.
+    health: String,
+}
+
+/// Looks around and prints; exit code 69 where nobody is there.
+pub fn run(options: &DiscoverOptions) -> ExitCode {
+    let found = match browse(Duration::from_secs(options.wait), |_| false) {
+        Ok(found) => found,
+        Err(error) => return failed(&error, exit::UNAVAILABLE),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error, exit::IO),
+    };
+    let seen: Vec<Seen> = runtime.block_on(futures_util::future::join_all(found.into_iter().map(look_at)));
+    let mut out = io::stdout().lock();
+    let written = if options.json { print_json(&seen, &mut out) } else { print(&seen, &mut out) };
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&error, exit::IO),
+        _ if seen.is_empty() => {
+            eprintln!(
+                "entrepot: no appliance answered; it is on another network, or multicast does not pass: its address works"
+            );
+            ExitCode::from(exit::UNAVAILABLE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("entrepot: {error}");
+    ExitCode::from(code)
+}
+
+async fn look_at(found: Found) -> Seen {
+    let health = health(&found).await;
+    let Found { host, addresses, facts } = found;
+    Seen {
+        name: host,
+        addresses,
+        proxy_port: facts.proxy_port,
+        registry_http_port: facts.registry_http_port,
+        registry_https_port: facts.registry_https_port,
+        ca_sha256: facts.ca_sha256,
+        version: facts.version,
+        health,
+    }
+}
+
+async fn health(found: &Found) -> String {
+    let Some(proxy) = found.proxy() else { return "only link-local addresses are known".to_owned() };
+    match probe::ca_certificate(proxy).await {
+        Ok(ca) if ca.sha256 == found.facts.ca_sha256 => "ok".to_owned(),
+        Ok(ca) => format!("its certificate is another one than it announces: SHA-256 {}", ca.sha256),
+        Err(error @ (ProbeError::Unreachable(..) | ProbeError::Foreign(..))) => error.to_string(),
+    }
+}
+
+fn print_json(seen: &[Seen], out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, seen)?;
+    writeln!(out)
+}
+
+fn print(seen: &[Seen], out: &mut impl Write) -> io::Result<()> {
+    for appliance in seen {
+        let addresses: Vec<String> = appliance.addresses.iter().map(ToString::to_string).collect();
+        writeln!(out, "{}", appliance.name)?;
+        writeln!(out, "  addresses    {}", addresses.join(", "))?;
+        writeln!(out, "  proxy        port {}", appliance.proxy_port)?;
+        let doors = [("http", appliance.registry_http_port), ("https", appliance.registry_https_port)];
+        let doors: Vec<_> =
+            doors.iter().filter_map(|(scheme, port)| Some(format!("{scheme} port {}", (*port)?))).collect();
+        if !doors.is_empty() {
+            writeln!(out, "  registry     {}", doors.join(", "))?;
+        }
+        writeln!(out, "  CA SHA-256   {}", appliance.ca_sha256)?;
+        writeln!(out, "  version      {}", appliance.version)?;
+        writeln!(out, "  health       {}", appliance.health)?;
+    }
+    Ok(())
+}

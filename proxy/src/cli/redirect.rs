@@ -1,0 +1,163 @@
+//! `entrepot redirect`: the agent in the foreground, and questions to one that runs.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use entrepot_core::host::RegistryHost;
+use ipnet::IpNet;
+
+use super::cache::client::{Client, ClientError};
+use super::exit;
+use crate::config::Loaded;
+use crate::config::ready::TRANSPARENT_PORT;
+use crate::observe::events;
+use crate::redirect::plan::Mode;
+use crate::redirect::report::Report;
+use crate::redirect::{RedirectError, agent, pins};
+
+/// What to do about redirection.
+#[derive(Debug, Subcommand)]
+pub enum RedirectCommand {
+    /// Redirect the connections of this machine's processes, in the foreground
+    Host {
+        /// Ports and networks
+        #[command(flatten)]
+        what: What,
+        /// The appliance to redirect to, by name or address [default: the transparent door of this machine]
+        #[arg(long, value_name = "HOST[:PORT]")]
+        appliance: Option<String>,
+        /// A control group whose processes are redirected, may be repeated [default: all]
+        #[arg(long = "cgroup", value_name = "PATH")]
+        cgroups: Vec<PathBuf>,
+        /// A control group whose processes are left alone, may be repeated
+        #[arg(long = "exempt-cgroup", value_name = "PATH")]
+        exempt_cgroups: Vec<PathBuf>,
+    },
+    /// Redirect the connections that are routed through this machine, in the foreground
+    Gateway {
+        /// Ports and networks
+        #[command(flatten)]
+        what: What,
+        /// An interface towards the clients, may be repeated
+        #[arg(long = "interface", value_name = "NAME")]
+        interfaces: Vec<String>,
+    },
+    /// Remove what an agent has left: programs that it enforced, rules and routes
+    Off,
+    /// Show whether the agent redirects, since when, what it has learned and counted
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What both forms redirect.
+#[derive(Debug, Args)]
+pub struct What {
+    /// Another port that is redirected, may be repeated
+    #[arg(long = "port", value_name = "PORT")]
+    ports: Vec<u16>,
+    /// A network that is a registry's, may be repeated
+    #[arg(long = "prefix", value_name = "NETWORK")]
+    prefixes: Vec<IpNet>,
+    /// Redirect even where the door does not answer, and go on when this agent is gone, until `redirect off`
+    #[arg(long)]
+    enforce: bool,
+}
+
+/// Runs the command; says on stderr what failed.
+pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
+    match command {
+        RedirectCommand::Host { what, appliance, cgroups, exempt_cgroups } => {
+            let mut loaded = loaded;
+            let redirect = &mut loaded.config.redirect;
+            what.add_to(redirect);
+            redirect.cgroups.extend(cgroups);
+            redirect.exempt_cgroups.extend(exempt_cgroups);
+            match appliance.map(|text| RegistryHost::parse(&text, TRANSPARENT_PORT)).transpose() {
+                Ok(appliance) => redirect.appliance = appliance.or(redirect.appliance.take()),
+                Err(error) => {
+                    eprintln!("entrepot: --appliance: {error}");
+                    return ExitCode::from(exit::USAGE);
+                }
+            }
+            finish(run_agent(Mode::Host, &loaded))
+        }
+        RedirectCommand::Gateway { what, interfaces } => {
+            let mut loaded = loaded;
+            what.add_to(&mut loaded.config.redirect);
+            loaded.config.redirect.interfaces.extend(interfaces);
+            finish(run_agent(Mode::Gateway, &loaded))
+        }
+        RedirectCommand::Off => finish(agent::off(&loaded.config).map(|removed| {
+            println!("{removed} pinned links removed, and rules and routes where there were any");
+        })),
+        RedirectCommand::Status { json } => status(&loaded.config.redirect.socket, json),
+    }
+}
+
+impl What {
+    fn add_to(self, redirect: &mut crate::config::ready::Redirect) {
+        redirect.ports.extend(self.ports);
+        redirect.prefixes.extend(self.prefixes);
+        redirect.enforce |= self.enforce;
+    }
+}
+
+fn run_agent(mode: Mode, loaded: &Loaded) -> Result<(), RedirectError> {
+    let logging = &loaded.config.logging;
+    let events = events::init(&logging.level, logging.format);
+    let events = events.map_err(|error| RedirectError::Plan(error.to_string()))?;
+    let outcome = agent::run(mode, &loaded.config);
+    events.flush(LAST_LINES);
+    outcome
+}
+
+/// How long the last events may take to be written.
+const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn finish(outcome: Result<(), RedirectError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("entrepot: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn status(socket: &Path, json: bool) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("entrepot: cannot start: {error}");
+            return ExitCode::from(exit::IO);
+        }
+    };
+    let report: Result<Report, ClientError> = runtime.block_on(Client::new(socket).get("/status"));
+    let report = match report {
+        Ok(report) => report,
+        Err(ClientError::NotRunning { .. }) => {
+            let pinned = match pins::count() {
+                0 => "nothing is redirected".to_owned(),
+                count => {
+                    format!("{count} programs that it enforced still redirect: `entrepot redirect off` removes them")
+                }
+            };
+            eprintln!("entrepot: no agent answers on {}; {pinned}", socket.display());
+            return ExitCode::from(exit::UNAVAILABLE);
+        }
+        Err(error) => {
+            eprintln!("entrepot: {error}");
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    let text = if json { serde_json::to_string_pretty(&report).unwrap_or_default() + "\n" } else { report.to_string() };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(exit::IO),
+    }
+}

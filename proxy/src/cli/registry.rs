@@ -1,0 +1,354 @@
+//! `entrepot registry`: the push registry of a running server, by its admin unix socket or by the admin door's URL.
+//!
+//! Neighbours: `admin::answers` are the types that come back; `cache::client` speaks HTTP; `show` makes tables. Tables go
+//! to stdout for people, `--json` gives the server's own answers, lists one object a line; progress goes to stderr, where
+//! somebody looks.
+
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use entrepot_core::digest::Digest;
+use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::quantity::parse_duration;
+use http::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use url::form_urlencoded;
+
+use super::address::Address;
+use super::cache::client::{Client, ClientError};
+use super::exit;
+use crate::admin::answers::{Done, ImportLine};
+use crate::admin::registry::{GcLine, Removed, RepositoryPage, TagPage};
+use crate::secret::Secret;
+
+/// Which server.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The admin door's http or https address [default: the unix socket of this machine's server]
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<Address>,
+    /// A file with the token that changes need at that address (admin.token_file)
+    #[arg(long, value_name = "FILE", global = true, requires = "url")]
+    token_file: Option<PathBuf>,
+}
+
+/// What to do with the registry.
+#[derive(Debug, Subcommand)]
+pub enum RegistryCommand {
+    /// List the repositories; with --json one object a line
+    Ls,
+    /// List the tags of a repository; with --json one object a line
+    Tags {
+        /// The repository, such as team/app
+        repository: RepositoryName,
+    },
+    /// Take away a tag, a manifest, or a whole repository; the next collection frees what nobody needs then
+    Rm {
+        /// A tag as repository:tag, a manifest as repository@digest, or a repository
+        #[arg(required = true, value_name = "REPO[:TAG|@DIGEST]")]
+        targets: Vec<Target>,
+    },
+    /// Collect what nothing needs any more, while pushes and pulls go on; with --json one object a line
+    Gc {
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Take manifests away too that no tag leads to
+        #[arg(long)]
+        untagged: bool,
+        /// What was pushed more recently stays [default: registry.grace]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        grace: Option<Duration>,
+    },
+    /// Take over the data of Docker's registry, from a directory on the server's machine; with --json one object a line
+    Import {
+        /// The directory that has docker/registry/v2 in it
+        directory: PathBuf,
+    },
+}
+
+/// Something that `rm` takes away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// All of it.
+    Repository(RepositoryName),
+    /// One name; its manifest goes where no other leads to it.
+    Tag(RepositoryName, Tag),
+    /// One manifest, and the tags that lead to it.
+    Manifest(RepositoryName, Digest),
+}
+
+/// Why text is not a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not repository:tag, repository@digest or a repository, as in team/app:v1")]
+pub struct TargetError;
+
+/// Where a command writes.
+struct Console<'a> {
+    out: &'a mut dyn Write,
+    bar: ProgressBar,
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RegistryError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("cannot read the token in {path}: {source}", path = path.display())]
+    Token { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be found: {source}", path = path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("the collection stopped: {0}")]
+    Collection(String),
+    #[error("the import stopped: {0}")]
+    Import(String),
+    #[error("{0} things could not be taken over; they are named above, and the rest is here")]
+    Skipped(u64),
+}
+
+/// sysexits' EX_DATAERR and EX_NOINPUT.
+const BAD_DATA: u8 = 65;
+const NO_INPUT: u8 = 66;
+
+/// Runs one command against the server behind `socket`, or at a URL; says on stderr what failed.
+pub fn run(command: &RegistryCommand, server: &Server, socket: &Path, json: bool) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("entrepot: cannot start: {error}");
+            return ExitCode::from(exit::IO);
+        }
+    };
+    let mut out = io::stdout().lock();
+    // Draws nothing where stderr is no terminal.
+    let mut console = Console { out: &mut out, bar: ProgressBar::no_length(), json };
+    let outcome = client(server, socket)
+        .and_then(|client| runtime.block_on(execute(command, &client, server.url.is_none(), &mut console)));
+    console.bar.finish_and_clear();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A reader that has seen enough (`| head`) needs no word about it.
+            if !matches!(&error, RegistryError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
+                eprintln!("entrepot: {error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn client(server: &Server, socket: &Path) -> Result<Client, RegistryError> {
+    let Some(url) = &server.url else { return Ok(Client::new(socket)) };
+    let read = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|source| RegistryError::Token { path: path.clone(), source })?;
+        Ok::<_, RegistryError>(Secret::new(text.trim_end_matches(['\r', '\n'])))
+    };
+    Ok(Client::at(url.clone(), server.token_file.as_ref().map(read).transpose()?))
+}
+
+async fn execute(
+    command: &RegistryCommand,
+    client: &Client,
+    is_here: bool,
+    console: &mut Console<'_>,
+) -> Result<(), RegistryError> {
+    match command {
+        RegistryCommand::Ls => list(client, console).await,
+        RegistryCommand::Tags { repository } => tags(repository, client, console).await,
+        RegistryCommand::Rm { targets } => remove(targets, client, console).await,
+        RegistryCommand::Gc { dry_run, untagged, grace } => {
+            let mut query = vec![("dry_run", dry_run.to_string()), ("untagged", untagged.to_string())];
+            query.extend(grace.map(|grace| ("grace", format!("{}s", grace.as_secs()))));
+            collect(&target("gc", &query), client, console).await
+        }
+        RegistryCommand::Import { directory } => {
+            // The server's working directory is another than ours.
+            let found = if is_here { directory.canonicalize() } else { Ok(directory.clone()) };
+            let found = found.map_err(|source| RegistryError::Directory { path: directory.clone(), source })?;
+            import(&target("import", &[("directory", found.to_string_lossy().into_owned())]), client, console).await
+        }
+    }
+}
+
+/// A path of the API with its query.
+fn target(path: &str, query: &[(&str, String)]) -> String {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
+    format!("/api/registry/{path}?{query}")
+}
+
+impl Console<'_> {
+    /// The server's answer itself with `--json`, else as people read it.
+    fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> io::Result<()> {
+        let text = if self.json { serde_json::to_string(answer)? + "\n" } else { show(answer) };
+        // The bar is on the same screen.
+        let out = &mut self.out;
+        self.bar.suspend(|| out.write_all(text.as_bytes()))
+    }
+
+    fn progress(&self, what: &'static str, done: u64, total: u64) {
+        self.bar.set_message(what);
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+}
+
+async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    if !console.json {
+        console.out.write_all(show::repository_header().as_bytes())?;
+    }
+    let mut after = Vec::new();
+    loop {
+        let page: RepositoryPage = client.get(&target("repositories", &after)).await?;
+        for repository in &page.repositories {
+            console.print(repository, show::repository)?;
+        }
+        let Some(next) = page.next else { return Ok(()) };
+        after = vec![("after", next)];
+    }
+}
+
+async fn tags(repository: &RepositoryName, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    let list: TagPage = client.get(&target("tags", &[("repository", repository.to_string())])).await?;
+    if !console.json {
+        console.out.write_all(show::tag_header().as_bytes())?;
+    }
+    for tag in &list.tags {
+        console.print(tag, show::tag)?;
+    }
+    Ok(())
+}
+
+/// Tries every target; the first failure is the command's.
+async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    let mut first_failure = None;
+    for wanted in targets {
+        let (path, more) = match wanted {
+            Target::Repository(_) => ("repositories", None),
+            Target::Tag(_, tag) => ("tags", Some(("tag", tag.to_string()))),
+            Target::Manifest(_, digest) => ("manifests", Some(("digest", digest.to_string()))),
+        };
+        let query: Vec<_> = [("repository", wanted.repository().to_string())].into_iter().chain(more).collect();
+        match client.change::<Done<Removed>>(Method::DELETE, &target(path, &query)).await {
+            Ok(done) => console.print(&done, |done| show::removed(wanted, &done.details))?,
+            Err(error @ ClientError::Refused { .. }) => {
+                first_failure.get_or_insert(error.about(&wanted.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    first_failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn collect(target: &str, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    console.bar.set_style(style("collecting: {msg} {bar:30} {pos} of {len}"));
+    let mut lines = client.lines(Method::POST, target).await?;
+    while let Some(line) = lines.next::<GcLine>().await? {
+        if console.json {
+            console.print(&line, |_| String::new())?;
+        }
+        match line {
+            GcLine::Repositories { done, total } => console.progress("repositories", done, total),
+            GcLine::Content { done, total } => console.progress("content", done, total),
+            GcLine::Finished(_) if console.json => return Ok(()),
+            GcLine::Finished(collection) => return Ok(console.print(&collection, show::collected)?),
+            GcLine::Failed { error } => return Err(RegistryError::Collection(error)),
+        }
+    }
+    Err(cut_off())
+}
+
+async fn import(target: &str, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+    console.bar.set_style(style("{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"));
+    let mut lines = client.lines(Method::POST, target).await?;
+    while let Some(line) = lines.next::<ImportLine>().await? {
+        if console.json {
+            console.print(&line, |_| String::new())?;
+        }
+        match line {
+            ImportLine::Planned { repositories, blobs, bytes } => {
+                console.bar.set_length(bytes);
+                console.bar.set_message(format!("{repositories} repositories, {blobs} blobs"));
+            }
+            ImportLine::Blob { size, .. } => console.bar.inc(size),
+            ImportLine::Finished(imported) => {
+                if !console.json {
+                    console.print(&imported, show::imported)?;
+                }
+                return if imported.skipped == 0 { Ok(()) } else { Err(RegistryError::Skipped(imported.skipped)) };
+            }
+            ImportLine::Failed { error } => return Err(RegistryError::Import(error)),
+            news if !console.json => console.print(&news, show::news)?,
+            _ => {}
+        }
+    }
+    Err(cut_off())
+}
+
+fn cut_off() -> RegistryError {
+    ClientError::BrokenOff("the answer ended early; the server's log says why".into()).into()
+}
+
+/// Our own templates are well formed; a bar without its style is one all the same.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+impl RegistryError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(error) => error.exit_code(),
+            Self::Output(_) | Self::Collection(_) | Self::Import(_) => exit::IO,
+            Self::Token { .. } | Self::Directory { .. } => NO_INPUT,
+            Self::Skipped(_) => BAD_DATA,
+        }
+    }
+}
+
+impl Target {
+    fn repository(&self) -> &RepositoryName {
+        match self {
+            Self::Repository(repository) | Self::Tag(repository, _) | Self::Manifest(repository, _) => repository,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repository(repository) => write!(formatter, "{repository}"),
+            Self::Tag(repository, tag) => write!(formatter, "{repository}:{tag}"),
+            Self::Manifest(repository, digest) => write!(formatter, "{repository}@{digest}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let repository = |text: &str| text.parse::<RepositoryName>().map_err(|_| TargetError);
+        if let Some((name, digest)) = text.split_once('@') {
+            return Ok(Self::Manifest(repository(name)?, digest.parse().map_err(|_| TargetError)?));
+        }
+        match text.rsplit_once(':') {
+            Some((name, tag)) => Ok(Self::Tag(repository(name)?, tag.parse().map_err(|_| TargetError)?)),
+            None => repository(text).map(Self::Repository),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What each runtime needs: pure functions from the machine's files and the appliance to a [`Plan`].
+
+mod additions;
+mod buildkit;
+mod containerd;
+mod docker;
+mod k3s;
+mod kind;
+mod podman;
+mod registries_conf;
+mod service;
+#[cfg(test)]
+mod tests;
+pub(crate) mod texts;
+
+use super::host::Host;
+use super::plan::{Plan, PlanError, Target};
+use super::{Mode, Runtime, trust};
+use service::Service;
+
+/// Registries that a mirror stands in for where the format wants them named.
+pub(crate) const MIRRORED: [&str; 10] = [
+    "docker.io",
+    "registry.k8s.io",
+    "k8s.gcr.io",
+    "gcr.io",
+    "quay.io",
+    "ghcr.io",
+    "mcr.microsoft.com",
+    "public.ecr.aws",
+    "nvcr.io",
+    "lscr.io",
+];
+
+/// The plan, or the reason against it. `kind_nodes` are the containers of Kind clusters that run here.
+pub fn plan(
+    runtime: Runtime,
+    mode: Mode,
+    host: &Host,
+    target: &Target,
+    kind_nodes: &[String],
+) -> Result<Plan, PlanError> {
+    if runtime == Runtime::Kind {
+        return kind::plan(mode, target, kind_nodes);
+    }
+    let mut plan = Plan::default();
+    let service = service::of(runtime, host)?;
+    trust::trust(host, &target.ca_pem, &mut plan)?;
+    match mode {
+        Mode::Proxy => proxy(runtime, service.as_ref(), host, target, &mut plan)?,
+        Mode::Mirror => mirror(runtime, host, target, &mut plan)?,
+        Mode::Redirect => plan.notes.push(
+            "this machine trusts the appliance now; its connections come there where the appliance is its gateway, or \
+             where `entrepot redirect host` runs here"
+                .to_owned(),
+        ),
+    }
+    if let Some(service) = &service {
+        service.restart(host, mode == Mode::Proxy, &mut plan);
+    }
+    Ok(plan)
+}
+
+fn proxy(
+    runtime: Runtime,
+    service: Option<&Service>,
+    host: &Host,
+    target: &Target,
+    plan: &mut Plan,
+) -> Result<(), PlanError> {
+    if runtime == Runtime::Docker {
+        docker::refuse_proxies(host)?;
+    }
+    match service {
+        Some(service) => service.proxy(host, target, plan),
+        None => podman::proxy(host, target, plan),
+    }
+}
+
+fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
+    let mirror = target.mirror()?;
+    match runtime {
+        Runtime::Docker => docker::mirror(host, &mirror, plan),
+        Runtime::Containerd => containerd::mirror(host, &mirror, plan),
+        Runtime::Podman | Runtime::Crio => registries_conf::mirror(host, &mirror, &registries(target), plan),
+        Runtime::K3s => k3s::mirror(&mirror, plan),
+        Runtime::Buildkit => buildkit::mirror(host, &mirror, &registries(target), plan),
+        Runtime::Kind => Ok(()),
+    }
+}
+
+fn registries(target: &Target) -> Vec<String> {
+    let given = target.registries.iter().map(String::as_str);
+    let mut all: Vec<String> = MIRRORED.into_iter().chain(given).map(str::to_owned).collect();
+    all.dedup();
+    all
+}

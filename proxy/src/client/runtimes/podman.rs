@@ -1,0 +1,28 @@
+//! Podman, Buildah and Skopeo have no daemon: the proxy stands in a drop-in of `containers.conf`.
+
+use super::super::host::Host;
+use super::super::plan::{Plan, PlanError, Target};
+use super::texts;
+
+const OWN: &str = "/etc/containers/containers.conf.d/50-entrepot.conf";
+
+/// The engine's environment. The list is one setting: where somebody has set it, adding would take theirs away.
+pub(super) fn proxy(host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
+    let files = ["/etc/containers/containers.conf".to_owned()];
+    let files = files.into_iter().chain(host.files("/etc/containers/containers.conf.d", ".conf"));
+    for path in files.filter(|path| path != OWN) {
+        let Some(text) = host.text(&path)? else { continue };
+        let foreign = |what: &str| PlanError::Foreign {
+            path: path.clone(),
+            what: what.to_owned(),
+            hint: format!("add \"HTTPS_PROXY={}\" to env in its [engine] yourself", target.proxy_url()),
+        };
+        let config: toml::Table = toml::from_str(&text).map_err(|_| foreign("is not TOML"))?;
+        if config.get("engine").and_then(|engine| engine.get("env")).is_some() {
+            return Err(foreign("sets the engine's env already"));
+        }
+    }
+    plan.write(OWN, texts::containers_conf(target));
+    plan.notes.push("skopeo and buildah read HTTPS_PROXY from their own environment only".to_owned());
+    Ok(())
+}

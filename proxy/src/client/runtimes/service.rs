@@ -1,0 +1,94 @@
+//! Runtimes that are systemd services: a drop-in with the proxy in their environment, and their restart.
+
+use super::super::Runtime;
+use super::super::host::{Host, UNIT_FOLDERS};
+use super::super::plan::{Plan, PlanError, Target};
+use super::texts;
+
+/// A runtime's service on this machine.
+pub(super) struct Service {
+    unit: &'static str,
+    /// In front of HTTPS_PROXY and NO_PROXY.
+    prefix: &'static str,
+    /// Files of variables that distributions let the unit read.
+    environment_files: &'static [&'static str],
+}
+
+/// What is known of the services: units by preference.
+fn known(runtime: Runtime) -> Option<(&'static [&'static str], &'static str, &'static [&'static str])> {
+    Some(match runtime {
+        Runtime::Docker => (&["docker.service"], "", &["/etc/default/docker", "/etc/sysconfig/docker"]),
+        Runtime::Containerd => (&["containerd.service"], "", &["/etc/default/containerd"]),
+        Runtime::Crio => (&["crio.service", "cri-o.service"], "", &["/etc/default/crio", "/etc/sysconfig/crio"]),
+        // Only for the containerd inside: k3s itself talks to the cluster.
+        Runtime::K3s => (
+            &["k3s.service", "k3s-agent.service"],
+            "CONTAINERD_",
+            &["/etc/systemd/system/k3s.service.env", "/etc/systemd/system/k3s-agent.service.env"],
+        ),
+        Runtime::Buildkit => (&["buildkit.service", "buildkitd.service"], "", &[]),
+        Runtime::Podman | Runtime::Kind => return None,
+    })
+}
+
+/// The runtime's service; none for one that is no service.
+pub(super) fn of(runtime: Runtime, host: &Host) -> Result<Option<Service>, PlanError> {
+    let Some((units, prefix, environment_files)) = known(runtime) else {
+        let missing = || PlanError::NotInstalled { runtime, missing: "/etc/containers".to_owned() };
+        return if host.exists("/etc/containers") { Ok(None) } else { Err(missing()) };
+    };
+    let missing = || PlanError::NotInstalled { runtime, missing: units.join(" or ") };
+    let unit = host.unit(units).ok_or_else(missing)?;
+    Ok(Some(Service { unit, prefix, environment_files }))
+}
+
+impl Service {
+    /// The drop-in, unless somebody has given the unit a proxy already.
+    pub(super) fn proxy(&self, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
+        let own = format!("/etc/systemd/system/{}.d/entrepot.conf", self.unit);
+        if let Some(path) = self.foreign_proxy(host, &own)? {
+            return Err(PlanError::Foreign {
+                path,
+                what: format!("gives {} a proxy already", self.unit),
+                hint: "take that away first, where this appliance is to be used".to_owned(),
+            });
+        }
+        plan.write(own, texts::drop_in(self.prefix, target));
+        Ok(())
+    }
+
+    /// Restarts it where it runs, so that it reads its environment and the trust store again.
+    pub(super) fn restart(&self, host: &Host, has_drop_in: bool, plan: &mut Plan) {
+        if !host.runs_systemd() {
+            plan.notes.push(format!("systemd does not run here: start {} anew yourself", self.unit));
+            return;
+        }
+        if has_drop_in {
+            plan.run_both_ways(&["systemctl", "daemon-reload"]);
+        }
+        plan.run_both_ways(&["systemctl", "try-restart", self.unit]);
+    }
+
+    fn foreign_proxy(&self, host: &Host, own: &str) -> Result<Option<String>, PlanError> {
+        let variable = format!("{}https_proxy=", self.prefix.to_ascii_lowercase());
+        let mut files: Vec<String> = self.environment_files.iter().map(|path| (*path).to_owned()).collect();
+        for folder in UNIT_FOLDERS {
+            files.push(format!("{folder}/{}", self.unit));
+            files.extend(host.files(&format!("{folder}/{}.d", self.unit), ".conf"));
+        }
+        for path in files.into_iter().filter(|path| path != own) {
+            let text = host.text(&path)?.unwrap_or_default().to_ascii_lowercase();
+            let mut lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with(['#', ';']));
+            if lines.any(|line| sets(line, &variable)) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the line gives the variable, and not one whose name ends like it.
+fn sets(line: &str, variable: &str) -> bool {
+    line.match_indices(variable)
+        .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_'))
+}

@@ -1,0 +1,128 @@
+//! What an appliance tells about itself, as TXT records and as JSON at `/setup/appliance`: the one list of keys.
+
+use serde::{Deserialize, Serialize};
+
+/// What an appliance tells; everything that a client needs to be set up with it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// The program's version.
+    pub version: String,
+    /// The port of the explicit proxy.
+    pub proxy_port: u16,
+    /// The registry door's port for plain http, where it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_http_port: Option<u16>,
+    /// The registry door's port for https, where it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_https_port: Option<u16>,
+    /// SHA-256 of the CA certificate, lower-case hex without colons.
+    pub ca_sha256: String,
+}
+
+const VERSION: &str = "version";
+const PROXY: &str = "proxy";
+const REGISTRY_HTTP: &str = "registry-http";
+const REGISTRY_HTTPS: &str = "registry-https";
+const CA_SHA256: &str = "ca-sha256";
+
+impl Facts {
+    /// Of this program: its proxy's port and its CA's fingerprint, with or without colons.
+    pub fn new(proxy_port: u16, ca_fingerprint: &str) -> Self {
+        let (registry_http_port, registry_https_port) = (None, None);
+        let ca_sha256 = ca_fingerprint.replace(':', "").to_ascii_lowercase();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, proxy_port, registry_http_port, registry_https_port, ca_sha256 }
+    }
+
+    /// The TXT record's pairs.
+    pub fn txt(&self) -> Vec<(&'static str, String)> {
+        let ports = [(REGISTRY_HTTP, self.registry_http_port), (REGISTRY_HTTPS, self.registry_https_port)];
+        let ports = ports.into_iter().filter_map(|(key, port)| Some((key, port?.to_string())));
+        let first = [(VERSION, self.version.clone()), (PROXY, self.proxy_port.to_string())];
+        first.into_iter().chain(ports).chain([(CA_SHA256, self.ca_sha256.clone())]).collect()
+    }
+
+    /// From a TXT record; none where it is not one of ours.
+    pub fn from_txt<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        let port = |key| value(key).and_then(|text| text.parse::<u16>().ok()).filter(|port| *port != 0);
+        Some(Self {
+            version: value(VERSION).filter(|text| is_plain(text))?.to_owned(),
+            proxy_port: port(PROXY)?,
+            registry_http_port: port(REGISTRY_HTTP),
+            registry_https_port: port(REGISTRY_HTTPS),
+            ca_sha256: normal_fingerprint(value(CA_SHA256)?)?,
+        })
+    }
+
+    /// From the JSON of another appliance; none where it is not usable.
+    pub fn from_json(text: &[u8]) -> Option<Self> {
+        let facts: Self = serde_json::from_slice(text).ok()?;
+        let ca_sha256 = normal_fingerprint(&facts.ca_sha256)?;
+        (is_plain(&facts.version) && facts.proxy_port != 0).then_some(Self { ca_sha256, ..facts })
+    }
+
+    /// The port that a browser opens: the registry's web page, else the proxy's own page.
+    pub fn web_port(&self) -> u16 {
+        self.registry_http_port.unwrap_or(self.proxy_port)
+    }
+}
+
+/// A SHA-256 fingerprint in lower-case hex without colons; none where it is not one.
+pub fn normal_fingerprint(text: &str) -> Option<String> {
+    let hex: String = text.trim().chars().filter(|character| *character != ':').collect();
+    (hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| hex.to_ascii_lowercase())
+}
+
+/// Printable and short: it came over the network and goes to a terminal.
+fn is_plain(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(registry_http_port: Option<u16>) -> Facts {
+        Facts { registry_http_port, ..Facts::new(3128, &"ab".repeat(32)) }
+    }
+
+    #[test]
+    fn both_forms_come_back() {
+        for sent in [facts(None), facts(Some(80))] {
+            let txt = sent.txt();
+            let value = |key: &str| txt.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
+            assert_eq!(Facts::from_txt(value), Some(sent.clone()));
+            assert_eq!(Facts::from_json(&serde_json::to_vec(&sent).expect("JSON")), Some(sent));
+        }
+        assert_eq!((facts(None).web_port(), facts(Some(80)).web_port()), (3128, 80));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_nothing() {
+        let bad = |key: &'static str, bad: &'static str| {
+            let txt = facts(None).txt();
+            Facts::from_txt(|asked: &str| match asked == key {
+                true => (!bad.is_empty()).then_some(bad),
+                false => txt.iter().find(|(known, _)| *known == asked).map(|(_, value)| value.as_str()).map(|v| {
+                    // The closure's answers live as long as the test.
+                    Box::leak(v.to_owned().into_boxed_str()) as &str
+                }),
+            })
+        };
+        for (key, text) in
+            [("version", ""), ("version", "\u{1b}[2J"), ("proxy", "0"), ("proxy", "x"), ("ca-sha256", "abc")]
+        {
+            assert_eq!(bad(key, text), None, "{key}={text}");
+        }
+        assert_eq!(Facts::from_json(b"{}"), None);
+    }
+
+    #[test]
+    fn fingerprints_are_read_as_people_copy_them() {
+        let colons = vec!["AB"; 32].join(":");
+        assert_eq!(normal_fingerprint(&format!(" {colons}\n")), Some("ab".repeat(32)));
+        for bad in ["", "ab", &"gg".repeat(32), &"ab".repeat(33)] {
+            assert_eq!(normal_fingerprint(bad), None);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a connection that nobody introduced is for: its own first bytes, and where it meant to go, decide. Pure.
+//!
+//! A name that is listed is answered here, whatever address it was looked up at. Everything else goes, sealed, to where
+//! it meant to go; only where that is unknown does the name decide by the rules of CONNECT. What a name claims is never
+//! fetched from the original address.
+
+use std::net::SocketAddr;
+
+use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+use entrepot_core::opening::Opening;
+
+use crate::config::ready::{Config, Scheme};
+use crate::ingress::decision::{Decision, Refusal, decide};
+
+/// Whom the agent asks for when it wants to know whether the door works. The name can belong to nobody (RFC 6761).
+pub const HEALTH_HOST: &str = "health.entrepot.invalid";
+
+/// What becomes of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Errand {
+    /// A listed registry: answered here.
+    Answer(RegistryHost, Scheme),
+    /// Sealed, to this host.
+    Tunnel(RegistryHost),
+    /// The agent's question after our health.
+    Health,
+    /// By the rules for hosts that are not listed.
+    Refuse(RegistryHost, Refusal),
+    /// No name and no destination.
+    Nowhere,
+}
+
+/// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known.
+pub fn errand(config: &Config, opening: &Opening, original: Option<SocketAddr>) -> Errand {
+    let (named, scheme) = match opening {
+        Opening::Http(Some(host)) if host == HEALTH_HOST => return Errand::Health,
+        Opening::Tls(name) => (name, Scheme::Https),
+        Opening::Http(name) => (name, Scheme::Http),
+        Opening::NeedMore | Opening::Other => (&None, Scheme::Https),
+    };
+    let implied_port = match scheme {
+        Scheme::Https => HTTPS_PORT,
+        Scheme::Http => 80,
+    };
+    let port = original.map_or(implied_port, |original| original.port());
+    // An address is no name: who gives one means the address that the connection goes to.
+    let host = named.as_ref().and_then(|name| RegistryHost::parse(name, port).ok());
+    let Some(host) = host else { return original.map_or(Errand::Nowhere, to_original) };
+    match (decide(config, &host, scheme), original) {
+        (Decision::Intercept, _) => Errand::Answer(host, scheme),
+        (_, Some(original)) => to_original(original),
+        (Decision::Pass, None) => Errand::Tunnel(host),
+        (Decision::Refuse(refusal), None) => Errand::Refuse(host, refusal),
+    }
+}
+
+fn to_original(original: SocketAddr) -> Errand {
+    RegistryHost::parse_with_port(&original.to_string()).map_or(Errand::Nowhere, Errand::Tunnel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Flags, HostFacts, load};
+
+    fn config(toml: &str) -> Config {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("entrepot.toml");
+        std::fs::write(&file, toml).expect("file");
+        let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), ..Flags::default() };
+        load(&flags, &|_| None, &HostFacts::real()).expect("configuration").config
+    }
+
+    fn tls(name: &str) -> Opening {
+        Opening::Tls(Some(name.to_owned()))
+    }
+
+    fn http(host: &str) -> Opening {
+        Opening::Http(Some(host.to_owned()))
+    }
+
+    #[test]
+    fn names_and_destinations_decide_together() {
+        let config = config("[intercept]\nregistries = [\"reg.test:5000\"]\n");
+        let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
+        let answer = |text: &str, scheme| Errand::Answer(host(text), scheme);
+        let tunnel = |text: &str| Errand::Tunnel(host(text));
+        let (https, plain) = (Scheme::Https, Scheme::Http);
+        let cases = [
+            (tls("GHCR.io"), None, answer("ghcr.io", https)),
+            (tls("ghcr.io"), Some("192.0.2.1:443"), answer("ghcr.io", https)),
+            (tls("ghcr.io"), Some("192.0.2.1:8443"), tunnel("192.0.2.1:8443")),
+            (tls("reg.test"), Some("192.0.2.1:5000"), answer("reg.test:5000", https)),
+            (tls("reg.test"), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
+            (tls("shop.test"), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
+            (tls("shop.test"), Some("[2001:db8::1]:443"), tunnel("[2001:db8::1]:443")),
+            (tls("shop.test"), None, tunnel("shop.test")),
+            (tls("not a name"), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
+            (tls("not a name"), None, Errand::Nowhere),
+            (Opening::Tls(None), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
+            (Opening::Tls(None), None, Errand::Nowhere),
+            (Opening::Other, Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
+            (Opening::Other, None, Errand::Nowhere),
+            (http("ghcr.io"), Some("192.0.2.1:80"), answer("ghcr.io:80", plain)),
+            (http("reg.test:5000"), Some("192.0.2.1:5000"), answer("reg.test:5000", plain)),
+            (http("reg.test:5000"), None, answer("reg.test:5000", plain)),
+            (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
+            (http("shop.test"), None, tunnel("shop.test:80")),
+            (http("shop.test:22"), None, Errand::Refuse(host("shop.test:22"), Refusal::Port)),
+            (http(HEALTH_HOST), None, Errand::Health),
+            (Opening::Http(None), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
+        ];
+        for (opening, original, expected) in cases {
+            let original = original.map(|text: &str| text.parse().expect(text));
+            assert_eq!(errand(&config, &opening, original), expected, "{opening:?} {original:?}");
+        }
+    }
+
+    #[test]
+    fn policies_for_strangers_hold_where_only_the_name_is_known() {
+        let config = config("[proxy]\ntunnel = \"none\"\n");
+        let stranger = "shop.test".parse().expect("a host");
+        assert_eq!(errand(&config, &tls("shop.test"), None), Errand::Refuse(stranger, Refusal::NoTunnels));
+        let original = "192.0.2.1:443".parse().expect("an address");
+        let tunnel = Errand::Tunnel("192.0.2.1".parse().expect("a host"));
+        assert_eq!(errand(&config, &tls("shop.test"), Some(original)), tunnel, "it would have gone there by itself");
+    }
+}

@@ -1,0 +1,155 @@
+//! The programs in the kernel: loaded, attached, and the maps by which they are told and asked.
+//!
+//! The object is built by ebpf/build and committed. `attach.rs` attaches; the links belong to `Ebpf` and go when it is
+//! dropped, or with the process, unless they are pinned.
+
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use entrepot_ebpf_common::address::{Address, Endpoint};
+use entrepot_ebpf_common::outcome::Outcome;
+use entrepot_ebpf_common::settings::Settings;
+use ipnet::IpNet;
+
+use super::RedirectError;
+
+static OBJECT: &[u8] = include_bytes_aligned!("../../../ebpf/prebuilt/entrepot.bpf.o");
+
+/// The programs and their maps.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    settings: Array<MapData, [u8; Settings::SIZE]>,
+    healthy_until: Array<MapData, u64>,
+    addresses: HashMap<MapData, Address, u64>,
+    prefixes: LpmTrie<MapData, Address, u32>,
+    names: HashMap<MapData, u64, u32>,
+    exempt: HashMap<MapData, u64, u32>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Programs {
+    /// Loads the object; nothing is attached yet.
+    pub(super) fn load() -> Result<Self, RedirectError> {
+        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| load_error("object", &error))?;
+        Ok(Self {
+            settings: taken(&mut ebpf, "SETTINGS")?,
+            healthy_until: taken(&mut ebpf, "HEALTHY_UNTIL")?,
+            addresses: taken(&mut ebpf, "ADDRESSES")?,
+            prefixes: taken(&mut ebpf, "PREFIXES")?,
+            names: taken(&mut ebpf, "NAMES")?,
+            exempt: taken(&mut ebpf, "EXEMPT")?,
+            counters: taken(&mut ebpf, "COUNTERS")?,
+            ebpf,
+        })
+    }
+
+    /// Says where the door is and what is redirected.
+    pub(super) fn set_settings(&mut self, settings: &Settings) -> Result<(), RedirectError> {
+        self.settings.set(0, settings.to_bytes(), 0).map_err(|error| map_error("SETTINGS", &error))
+    }
+
+    /// Says until when everything is in order, by the monotonic clock; zero: it is not.
+    pub(super) fn set_healthy_until(&mut self, until_ns: u64) -> Result<(), RedirectError> {
+        self.healthy_until.set(0, until_ns, 0).map_err(|error| map_error("HEALTHY_UNTIL", &error))
+    }
+
+    /// An address of a listed name holds at least until then.
+    pub(super) fn learn(&mut self, address: IpAddr, until_ns: u64) -> Result<(), RedirectError> {
+        let key = octets(address);
+        let known_ns = self.addresses.get(&key, 0).unwrap_or(0);
+        self.addresses.insert(key, until_ns.max(known_ns), 0).map_err(|error| map_error("ADDRESSES", &error))
+    }
+
+    /// A network is registries'.
+    pub(super) fn add_prefix(&mut self, network: IpNet) -> Result<(), RedirectError> {
+        let mapped_bits = if network.addr().is_ipv4() { 96 } else { 0 };
+        let key = Key::new(mapped_bits + u32::from(network.prefix_len()), octets(network.network()));
+        self.prefixes.insert(&key, 1, 0).map_err(|error| map_error("PREFIXES", &error))
+    }
+
+    /// A name is listed.
+    pub(super) fn add_name(&mut self, hash: u64, flags: u32) -> Result<(), RedirectError> {
+        self.names.insert(hash, flags, 0).map_err(|error| map_error("NAMES", &error))
+    }
+
+    /// A control group's processes are left alone.
+    pub(super) fn exempt(&mut self, cgroup: &Path, root: &Path) -> Result<(), RedirectError> {
+        // The kernel's id of a control group is the number of its directory.
+        let metadata = open_cgroup(cgroup, root)?.metadata();
+        let id = metadata.map_err(|source| RedirectError::System { what: "control group's number", source })?.ino();
+        self.exempt.insert(id, 1, 0).map_err(|error| map_error("EXEMPT", &error))
+    }
+
+    /// What became of connections so far, in the order of [`Outcome::ALL`].
+    pub(super) fn counters(&self) -> Vec<(Outcome, u64)> {
+        let sum = |index: u32| self.counters.get(&index, 0).map_or(0, |values| values.iter().sum());
+        Outcome::ALL.iter().map(|outcome| (*outcome, sum(*outcome as u32))).collect()
+    }
+
+    /// The addresses that were learned, and until when they hold by the monotonic clock.
+    pub(super) fn addresses(&self) -> Vec<(IpAddr, u64)> {
+        let entries = self.addresses.iter().filter_map(Result::ok);
+        entries.map(|(address, until_ns)| (IpAddr::from(address).to_canonical(), until_ns)).collect()
+    }
+
+    /// A program of the object, by the name that it has there.
+    pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, RedirectError>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    {
+        let found = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+        found.ok_or_else(|| RedirectError::Load { program: name, reason: "the object does not have it".to_owned() })
+    }
+}
+
+/// A door as the programs know it.
+pub(super) fn endpoint(door: Option<SocketAddr>) -> Endpoint {
+    door.map_or(Endpoint::NONE, |door| Endpoint::new(octets(door.ip()), door.port()))
+}
+
+fn octets(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+pub(super) fn open_cgroup(path: &Path, root: &Path) -> Result<File, RedirectError> {
+    File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), root: root.to_owned(), source })
+}
+
+fn taken<M: TryFrom<Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, RedirectError> {
+    let map =
+        ebpf.take_map(name).ok_or_else(|| RedirectError::Map { map: name, reason: "it is missing".to_owned() })?;
+    M::try_from(map).map_err(|error| map_error(name, &error))
+}
+
+fn map_error(map: &'static str, error: &aya::maps::MapError) -> RedirectError {
+    RedirectError::Map { map, reason: chain(error) }
+}
+
+fn load_error(program: &'static str, error: &EbpfError) -> RedirectError {
+    RedirectError::Load { program, reason: chain(error) }
+}
+
+/// An error with everything behind it: aya says the system call, the system call says why.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        source = error.source();
+    }
+    text
+}

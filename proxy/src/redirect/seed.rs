@@ -1,0 +1,52 @@
+//! The listed names, resolved by the agent itself: for answers that passed before it ran, or by a way that is not
+//! observed (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use tokio::net::lookup_host;
+use tokio::time::{interval, timeout};
+
+use super::health::monotonic_ns;
+use super::programs::Programs;
+
+/// A resolver that does not answer must not hold the others up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Names that are resolved at the same time, each on a thread.
+const TOGETHER: usize = 8;
+
+/// Resolves the names at once and then again and again; what is found holds for two rounds.
+pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, every: Duration) {
+    let mut ticks = interval(every);
+    loop {
+        ticks.tick().await;
+        let mut rounds =
+            stream::iter(names.clone()).map(|name| async move { resolve(&name).await }).buffer_unordered(TOGETHER);
+        while let Some(found) = rounds.next().await {
+            let until_ns = monotonic_ns().saturating_add(2 * u64::try_from(every.as_nanos()).unwrap_or(u64::MAX / 4));
+            let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+            for address in found {
+                if let Err(error) = programs.learn(address, until_ns) {
+                    tracing::warn!("{error}");
+                }
+            }
+        }
+    }
+}
+
+async fn resolve(name: &str) -> Vec<IpAddr> {
+    match timeout(PATIENCE, lookup_host((name, 0))).await {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Err(error)) => {
+            tracing::debug!(name, "not resolved: {error}");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::debug!(name, "the resolver does not answer");
+            Vec::new()
+        }
+    }
+}

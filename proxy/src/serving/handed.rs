@@ -1,0 +1,164 @@
+//! A TLS connection whose sending half the kernel has taken over (`data_plane.ktls`): what hyper writes goes to the socket
+//! as it is, mapped files by sendfile, and the kernel makes records of it. Receiving stays here, as in `sealed`.
+//!
+//! Invariants: control messages (alerts, key updates) are records of their own and keep their place in the order; after
+//! a key update nothing is sent before the kernel has the next key, and where it takes none (before Linux 6.14) the
+//! connection ends.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use entrepot_kernel::ktls::TransmitKey;
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::incoming::Incoming;
+use super::sealed::broken;
+use crate::tls::handshake::Secured;
+use crate::tls::record::{Received, RecordError, Reply, Session};
+
+/// A connection whose socket the kernel can seal for.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Gives the sending half to the kernel.
+    fn take_over(&self, key: &TransmitKey) -> io::Result<()>;
+    /// Has the kernel go on with another key.
+    fn change_key(&self, key: &TransmitKey) -> io::Result<()>;
+    /// Sends a record of this type.
+    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>>;
+}
+
+/// Control messages that may wait for a client that takes nothing.
+const REPLIES_MAX: usize = 64;
+
+/// A connection with a client that has shaken hands.
+pub struct Handed<IO> {
+    io: IO,
+    session: Box<Session>,
+    incoming: Incoming,
+    replies: VecDeque<Reply>,
+    hears_no_more: bool,
+    says_no_more: bool,
+}
+
+/// Whether the kernel may seal for this connection.
+pub fn is_fit<IO>(secured: &Secured<IO>) -> bool {
+    secured.secrets.protocol_version() == ProtocolVersion::TLSv1_3
+}
+
+impl<IO: Wire> Handed<IO> {
+    /// Over this connection, for which [`is_fit`].
+    pub fn new(secured: Secured<IO>) -> io::Result<Self> {
+        let (session, key) = Session::with_kernel(secured.extracted, secured.secrets).map_err(broken)?;
+        secured.io.take_over(&transmit_key(key).map_err(broken)?)?;
+        Ok(Self {
+            io: secured.io,
+            session: Box::new(session),
+            incoming: Incoming::new(secured.plain, &secured.records),
+            replies: VecDeque::new(),
+            hears_no_more: secured.is_closed,
+            says_no_more: false,
+        })
+    }
+
+    /// Sends the control messages that wait.
+    fn poll_replies(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.replies.extend(self.session.take_replies());
+        while let Some(reply) = self.replies.front() {
+            ready!(self.io.poll_record(context, u8::from(reply.kind), &reply.bytes))?;
+            if let Some(key) = self.replies.pop_front().and_then(|reply| reply.next_key) {
+                self.io.change_key(&transmit_key(key).map_err(broken)?)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<TransmitKey, RecordError> {
+    let (key, iv, is_chacha) = match &secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } | ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
+            (key, iv, false)
+        }
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv, true),
+        _ => return Err(RecordError::Sealing),
+    };
+    let iv = iv.as_ref().try_into().map_err(|_| RecordError::Sealing)?;
+    Ok(TransmitKey { key: key.as_ref().to_vec(), is_chacha, iv, sequence })
+}
+
+impl<IO: Wire> AsyncRead for Handed<IO> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
+                return Poll::Ready(Ok(()));
+            }
+            if this.replies.len() > REPLIES_MAX {
+                ready!(this.poll_replies(context))?;
+            }
+            let received = this.incoming.open(&mut this.session);
+            if let Poll::Ready(sent) = this.poll_replies(context) {
+                sent?;
+            }
+            match received {
+                Ok(Some(Received::Closed)) => this.hears_no_more = true,
+                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
+                Ok(None) => {
+                    if !ready!(this.incoming.poll_more(Pin::new(&mut this.io), context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Err(error) => {
+                    (this.hears_no_more, this.says_no_more) = (true, true);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
+        }
+    }
+}
+
+impl<IO: Wire> AsyncWrite for Handed<IO> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.says_no_more {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        ready!(this.poll_replies(context))?;
+        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(context, slices))?;
+        this.session.kernel_sealed(written).map_err(broken)?;
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_replies(context))?;
+        Pin::new(&mut this.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.says_no_more {
+            this.says_no_more = true;
+            // A connection that can say no more ends without the word.
+            let _ = this.session.close();
+        }
+        ready!(this.poll_replies(context))?;
+        Pin::new(&mut this.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! The appliance's page for people: what it is called, where it is, its CA's fingerprint, and the one line for clients.
+//! One HTML text without scripts, pictures or anything fetched.
+//!
+//! Every value in it is parsed before: hosts, addresses, hex digits.
+
+use std::fmt::Write;
+
+use qrcode::QrCode;
+use qrcode::render::{svg, unicode};
+
+use crate::client::plan::Target;
+
+/// What the page tells.
+pub(super) struct View<'a> {
+    /// As the client that asks reaches it.
+    pub(super) target: &'a Target,
+    /// The announced name.
+    pub(super) host: Option<String>,
+    /// Every address of the local network.
+    pub(super) addresses: Vec<String>,
+    /// The program's version.
+    pub(super) version: &'a str,
+}
+
+/// The scripts, each with what it is for.
+const LINES: [(&str, &str); 4] =
+    [("docker", "Docker Engine"), ("containerd", "containerd"), ("podman", "Podman"), ("k3s", "k3s")];
+
+/// The page.
+pub(super) fn html(view: &View<'_>) -> String {
+    let (proxy, fingerprint) = (view.target.proxy_url(), spaced(&view.target.ca_sha256));
+    let mut rows = String::new();
+    let mut row = |label: &str, value: &str| {
+        // Writing to a String does not fail.
+        let _ = writeln!(rows, "<tr><th>{label}</th><td>{value}</td></tr>");
+    };
+    row("name", view.host.as_deref().unwrap_or("not announced"));
+    row("addresses", &view.addresses.join("<br>"));
+    row("proxy", &format!("<code>{proxy}</code>"));
+    if let Ok(mirror) = view.target.mirror() {
+        row("registry", &format!("<code>{}</code>", mirror.url()));
+    }
+    row("CA, SHA-256", &format!("<code class=hex>{fingerprint}</code>"));
+    row("version", view.version);
+    let mut lines = String::new();
+    for (runtime, name) in LINES {
+        let _ = writeln!(lines, "<dt>{name}<dd><code>curl -fsS {proxy}setup/{runtime} | sudo sh</code>");
+    }
+    PAGE.replace("@ROWS@", &rows)
+        .replace("@LINES@", &lines)
+        .replace("@PROXY@", &proxy)
+        .replace("@QR@", &picture(&link(&proxy, &view.target.ca_sha256)))
+}
+
+/// The page's address with the fingerprint in it, so that a phone that reads the console's code can compare the two.
+pub(crate) fn link(proxy_url: &str, ca_sha256: &str) -> String {
+    format!("{proxy_url}?sha256={ca_sha256}")
+}
+
+/// A QR code for a terminal with light letters on dark; empty where the text does not fit.
+pub(crate) fn terminal_code(text: &str) -> String {
+    let render = |code: QrCode| {
+        code.render::<unicode::Dense1x2>()
+            .dark_color(unicode::Dense1x2::Light)
+            .light_color(unicode::Dense1x2::Dark)
+            .build()
+    };
+    QrCode::new(text).map(render).unwrap_or_default()
+}
+
+fn picture(text: &str) -> String {
+    let render = |code: QrCode| code.render::<svg::Color<'_>>().min_dimensions(180, 180).build();
+    let svg = QrCode::new(text).map(render).unwrap_or_default();
+    svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned())
+}
+
+/// Pairs of digits in groups that eyes can compare.
+fn spaced(hex: &str) -> String {
+    let bytes = hex.as_bytes();
+    let groups = bytes.chunks(8).map(|group| String::from_utf8_lossy(group).into_owned());
+    groups.collect::<Vec<_>>().join(" ")
+}
+
+const PAGE: &str = include_str!("landing.html");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_what_a_person_compares_and_copies() {
+        let target = Target {
+            host: "docker-registry.local".to_owned(),
+            proxy_port: 3128,
+            registry_http_port: Some(80),
+            registry_https_port: None,
+            ca_pem: String::new(),
+            ca_sha256: "0123456789abcdef".repeat(4),
+            registries: Vec::new(),
+        };
+        let addresses = vec!["192.168.1.5".to_owned(), "fd00::5".to_owned()];
+        let host = Some("docker-registry-2.local".to_owned());
+        let page = html(&View { target: &target, host, addresses, version: "1.2.3" });
+        for part in [
+            "docker-registry-2.local",
+            "192.168.1.5<br>fd00::5",
+            "01234567 89abcdef 01234567",
+            "curl -fsS http://docker-registry.local:3128/setup/docker | sudo sh",
+            "<code>http://docker-registry.local</code>",
+            "<svg",
+        ] {
+            assert!(page.contains(part), "{part} is missing");
+        }
+        assert!(!page.contains('@') && !page.contains("<script"), "filled, and plain");
+        let code = terminal_code(&link(&target.proxy_url(), &target.ca_sha256));
+        assert!(code.lines().count() > 10 && code.contains('█'), "{code}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Ready files for clients that prefer mirrors to interception: containerd, k3s, Docker, podman and CRI-O. Pure: where
+//! the registry door is goes in, the text of a file comes out. Every client asks the registry itself where the mirror does
+//! not answer.
+
+use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+
+use crate::config::ready::Scheme;
+
+/// The registry door as clients reach it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mirror {
+    /// What it speaks.
+    pub scheme: Scheme,
+    /// Its name and port.
+    pub host: RegistryHost,
+}
+
+/// How people call Docker Hub, and its hosts.
+const DOCKER_HUB: (&str, [&str; 3]) = ("docker.io", ["docker.io", "registry-1.docker.io", "index.docker.io"]);
+
+impl Mirror {
+    /// `host:port`; no host has port 0, so the port is always written.
+    fn authority(&self) -> String {
+        self.host.authority(0)
+    }
+
+    fn url(&self) -> String {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        format!("{scheme}://{}", self.authority())
+    }
+}
+
+/// containerd's `hosts.toml`, for one registry or, in the folder `_default`, for all; Docker's containerd store and newer
+/// Docker engines read the same file.
+pub fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
+    let (folder, server) = match registry.map(known_as) {
+        None => ("_default".to_owned(), String::new()),
+        Some(name) if name == DOCKER_HUB.0 => (name, "server = \"https://registry-1.docker.io\"\n\n".to_owned()),
+        Some(name) => (name.clone(), format!("server = \"https://{name}\"\n\n")),
+    };
+    format!(
+        "# /etc/containerd/certs.d/{folder}/hosts.toml\n\
+         # containerd's config.toml names the folder: config_path = \"/etc/containerd/certs.d\"\n\
+         {server}[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
+        mirror.url()
+    )
+}
+
+/// k3s's and RKE2's `registries.yaml`, for all registries.
+pub fn k3s(mirror: &Mirror) -> String {
+    format!(
+        "# /etc/rancher/k3s/registries.yaml (RKE2: /etc/rancher/rke2/registries.yaml); read when the node starts\n\
+         mirrors:\n  \"*\":\n    endpoint:\n      - \"{url}\"\n  docker.io:\n    endpoint:\n      - \"{url}\"\n",
+        url = mirror.url()
+    )
+}
+
+/// Docker's `/etc/docker/daemon.json`. Docker asks mirrors for Docker Hub only. JSON has no place for a comment.
+pub fn docker(mirror: &Mirror) -> String {
+    format!("{{\n  \"registry-mirrors\": [\"{}\"]\n}}\n", mirror.url())
+}
+
+/// A file of `/etc/containers/registries.conf.d`, for podman, buildah, skopeo and CRI-O: each of these registries has its
+/// images below its own name at the mirror.
+pub fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
+    let mut text = "# /etc/containers/registries.conf.d/entrepot.conf\n".to_owned();
+    let mut names: Vec<String> = registries.iter().map(known_as).collect();
+    names.sort();
+    names.dedup();
+    let insecure = mirror.scheme == Scheme::Http;
+    for name in names {
+        text += &format!(
+            "\n[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n\n  [[registry.mirror]]\n  \
+             location = \"{}/{name}\"\n  insecure = {insecure}\n",
+            mirror.authority()
+        );
+    }
+    text
+}
+
+/// As clients call a registry; a host's grammar has no quotes or slashes.
+fn known_as(registry: &RegistryHost) -> String {
+    let name = registry.authority(HTTPS_PORT);
+    if DOCKER_HUB.1.contains(&&*name) { DOCKER_HUB.0.to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mirror(scheme: Scheme, host: &str) -> Mirror {
+        Mirror { scheme, host: RegistryHost::parse(host, 80).unwrap() }
+    }
+
+    fn plain() -> Mirror {
+        mirror(Scheme::Http, "appliance.lan:5000")
+    }
+
+    #[test]
+    fn containerds_file_is_toml_for_one_registry_or_all() {
+        for (registry, server) in [
+            (None, None),
+            (Some("ghcr.io"), Some("https://ghcr.io")),
+            (Some("reg.example:5000"), Some("https://reg.example:5000")),
+            (Some("docker.io"), Some("https://registry-1.docker.io")),
+            (Some("registry-1.docker.io"), Some("https://registry-1.docker.io")),
+        ] {
+            let registry: Option<RegistryHost> = registry.map(|name| name.parse().unwrap());
+            let text = containerd(&plain(), registry.as_ref());
+            let file: toml::Table = toml::from_str(&text).unwrap();
+            assert_eq!(file.get("server").and_then(|value| value.as_str()), server, "{text}");
+            let host = &file["host"]["http://appliance.lan:5000"];
+            let capabilities: Vec<_> =
+                host["capabilities"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
+            assert_eq!(capabilities, ["pull", "resolve"]);
+        }
+        let secure = containerd(&mirror(Scheme::Https, "[fd00::1]:5443"), None);
+        assert!(
+            secure.contains("[host.\"https://[fd00::1]:5443\"]") && secure.contains("/_default/hosts.toml"),
+            "{secure}"
+        );
+    }
+
+    #[test]
+    fn dockers_file_is_json() {
+        let file: serde_json::Value = serde_json::from_str(&docker(&plain())).unwrap();
+        assert_eq!(file, serde_json::json!({"registry-mirrors": ["http://appliance.lan:5000"]}));
+    }
+
+    #[test]
+    fn podmans_file_has_each_registry_once_below_its_own_name() {
+        let registries = ["registry-1.docker.io", "index.docker.io", "ghcr.io", "reg.example:5000"];
+        let registries: Vec<RegistryHost> = registries.iter().map(|name| name.parse().unwrap()).collect();
+        let file: toml::Table = toml::from_str(&podman(&plain(), &registries)).unwrap();
+        let text = |value: &toml::Value, key: &str| value[key].as_str().unwrap().to_owned();
+        let rows = file["registry"].as_array().unwrap().iter().map(|row| {
+            let mirror = &row["mirror"][0];
+            assert_eq!((text(row, "prefix"), mirror["insecure"].as_bool()), (text(row, "location"), Some(true)));
+            (text(row, "location"), text(mirror, "location"))
+        });
+        let expected = ["docker.io", "ghcr.io", "reg.example:5000"];
+        let expected = expected.map(|name| (name.to_owned(), format!("appliance.lan:5000/{name}")));
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
+        let secure = podman(&mirror(Scheme::Https, "a:5443"), &registries[2..3]);
+        assert!(secure.contains("insecure = false"), "{secure}");
+    }
+
+    #[test]
+    fn k3s_file_names_the_mirror_for_everything() {
+        let text = k3s(&plain());
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let endpoint = ["    endpoint:", "      - \"http://appliance.lan:5000\""];
+        assert_eq!(lines, [&["mirrors:", "  \"*\":"][..], &endpoint, &["  docker.io:"], &endpoint].concat());
+    }
+}

@@ -1,0 +1,26 @@
+find_unit() {
+    unit=$(installed_unit docker.service) || fail 78 "docker.service is not installed here"
+}
+
+check_proxy() {
+    refuse_other_proxy "$unit" HTTPS_PROXY
+    if grep -q '"proxies"' /etc/docker/daemon.json 2>/dev/null; then
+        fail 78 "/etc/docker/daemon.json sets proxies already; it is left as it is: take them away first"
+    fi
+}
+
+place_proxy() {
+    place "/etc/systemd/system/$unit.d/entrepot.conf" <<'EOF'
+@DROP_IN@EOF
+}
+
+check_mirror() {
+    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ ! -e /etc/docker/daemon.json ] || noted /etc/docker/daemon.json ||
+        fail 78 "/etc/docker/daemon.json is there already; add \"registry-mirrors\": [\"@MIRROR@\"] to it yourself"
+}
+
+place_mirror() {
+    place /etc/docker/daemon.json <<'EOF'
+@DAEMON_JSON@EOF
+}

@@ -1,0 +1,415 @@
+//! `entrepot client` and the set-up scripts on this machine's real files, in a root of their own: real trust tools, a
+//! real dockerd that is restarted by what stands in for systemctl, and the files as they were after undo.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use entrepot_tests::entrepot::{Entrepot, Settings, binary};
+use entrepot_tests::images;
+use entrepot_tests::process::{Finished, finish};
+use entrepot_tests::root::in_own_root;
+use entrepot_tests::upstream::{GHCR, Upstream};
+use entrepot_tests::world::{World, address_of};
+
+const LONG: Duration = Duration::from_secs(240);
+
+/// Functions that every machine of these tests has. systemctl notes what it was told, and restarts dockerd with the
+/// environment of its drop-ins, as systemd would.
+const MACHINE: &str = include_str!("client/machine.sh");
+
+/// A client's host in a root of its own; what it leaves in `/out` can be read afterwards.
+struct Machine<'w> {
+    world: &'w World,
+    out: std::path::PathBuf,
+}
+
+impl<'w> Machine<'w> {
+    fn new(world: &'w World) -> Self {
+        let out = world.make_directory("out");
+        std::fs::copy(binary(), out.join("entrepot")).expect("the product");
+        Self { world, out }
+    }
+
+    /// Runs a shell script there to its end. Whatever it starts dies with it.
+    fn run(&self, script: &str, variables: &[(&str, &str)]) -> Finished {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("{MACHINE}\n{script}")]).env("HOME", "/root");
+        shell.env("PATH", "/out/bin:/out:/usr/sbin:/usr/bin:/sbin:/bin");
+        for (name, value) in variables {
+            shell.env(name, value);
+        }
+        let systemd = self.world.make_directory("systemd");
+        std::fs::create_dir_all(systemd.join("system")).expect("a directory");
+        let binds = [(self.out.clone(), "/out"), (systemd, "/run/systemd")];
+        let rooted = in_own_root(self.world, &shell, &binds);
+        let mut alone = Command::new("unshare");
+        alone.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]).arg(rooted.get_program());
+        alone.args(rooted.get_args());
+        for (name, value) in rooted.get_envs() {
+            if let Some(value) = value {
+                alone.env(name, value);
+            }
+        }
+        finish(&self.world.client, alone, LONG)
+    }
+
+    fn read(&self, name: &str) -> String {
+        read(&self.out, name)
+    }
+
+    /// The files that set-up may touch are as they were when `before` was made.
+    #[track_caller]
+    fn assert_as_before(&self, what: &str) {
+        let (before, after) = (self.read("before"), self.read("after"));
+        let (was, is): (BTreeSet<&str>, BTreeSet<&str>) = (before.lines().collect(), after.lines().collect());
+        let changed: Vec<_> = was.symmetric_difference(&is).collect();
+        assert!(changed.is_empty() && was.len() > 100, "{what}: not byte for byte as before: {changed:#?}");
+    }
+}
+
+fn read(directory: &Path, name: &str) -> String {
+    std::fs::read_to_string(directory.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// An appliance and an image upstream.
+fn stock(world: &World) -> (Entrepot<'_>, Upstream<'_>, String) {
+    stock_of(world, Settings::new())
+}
+
+fn stock_of(world: &World, settings: Settings) -> (Entrepot<'_>, Upstream<'_>, String) {
+    let entrepot = Entrepot::start(world, settings);
+    let upstream = Upstream::start(world, GHCR);
+    let image = upstream.publish(&images::random(90, 2, 40_000), "team/app", "1.0");
+    (entrepot, upstream, image)
+}
+
+#[test]
+fn one_line_sets_docker_up_and_one_puts_it_back() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+start_dockerd
+snapshot before
+docker pull -q "$IMAGE" && fail "there is a way without the appliance"
+entrepot client setup --runtime docker --ca-sha256 "$SHA256" --verify-image "$IMAGE" | tee /out/setup
+docker pull -q "$IMAGE" || fail "no pull through the appliance"
+entrepot client status --runtime docker | tee /out/status
+entrepot client setup --runtime docker --ca-sha256 "$SHA256" --verify-image "$IMAGE" | tee /out/again
+docker image rm -f "$IMAGE"
+entrepot client undo
+docker pull -q "$IMAGE" && fail "undo left a way"
+entrepot client undo | tee /out/undo-again
+entrepot client status | tee /out/status-after
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("the life of a set-up");
+    let setup = machine.read("setup");
+    for said in ["entrepot.crt", "docker.service.d/entrepot.conf", "pulled    the manifest of", "undo"] {
+        assert!(setup.contains(said), "{said} is missing:\n{setup}");
+    }
+    assert!(machine.read("status").contains("trusted by this machine"), "{}", machine.read("status"));
+    assert!(!machine.read("again").contains("wrote"), "{}", machine.read("again"));
+    assert_eq!(machine.read("undo-again"), "nothing is set up\n");
+    assert!(machine.read("status-after").starts_with("nothing is set up"));
+    machine.assert_as_before("byte for byte");
+}
+
+#[test]
+fn the_scripts_do_the_same_without_the_program() {
+    let world = World::new();
+    let (_entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+for shell in dash "busybox sh" bash; do
+    : >/out/systemctl
+    start_dockerd
+    snapshot before
+    curl -fsS http://10.90.1.1:3128/setup/docker | $shell
+    cp /etc/systemd/system/docker.service.d/entrepot.conf "/out/drop-in"
+    docker pull -q "$IMAGE" || fail "no pull through the appliance ($shell)"
+    curl -fsS http://10.90.1.1:3128/setup/docker | $shell
+    docker image rm -f "$IMAGE"
+    curl -fsS http://10.90.1.1:3128/setup/undo | $shell
+    docker pull -q "$IMAGE" && fail "undo left a way ($shell)"
+    curl -fsS http://10.90.1.1:3128/setup/undo | $shell | tee /out/undo-again
+    snapshot after
+    cmp /out/before /out/after
+    stop_dockerd
+done
+: >/out/systemctl
+for runtime in containerd podman k3s; do
+    snapshot before
+    curl -fsS "http://10.90.1.1:3128/setup/$runtime" | sh
+    snapshot between
+    cmp -s /out/before /out/between && fail "$runtime: nothing happened"
+    curl -fsS http://10.90.1.1:3128/setup/undo | sh
+    snapshot after
+    cmp /out/before /out/after
+done
+"#;
+    machine.run(script, &[("IMAGE", &image)]).expect_success("the life of the scripts");
+    let drop_in = machine.read("drop-in");
+    assert!(drop_in.contains("\"HTTPS_PROXY=http://10.90.1.1:3128/\""), "{drop_in}");
+    assert!(machine.read("undo-again").contains("nothing was set up"));
+    let calls = machine.read("systemctl");
+    assert!(
+        calls.contains("try-restart k3s-agent.service") && calls.contains("try-restart containerd.service"),
+        "{calls}"
+    );
+}
+
+#[test]
+fn real_files_of_every_runtime_come_back() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+snapshot before
+for runtime in containerd podman crio k3s buildkit; do
+    entrepot client setup --runtime $runtime --appliance 10.90.1.1 --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+done
+podman info --format '{{.Host.OS}}' || fail "podman does not read its files"
+entrepot client status --json >/out/status.json
+entrepot client undo
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("all runtimes");
+    let status: serde_json::Value = serde_json::from_str(&machine.read("status.json")).expect("JSON");
+    assert_eq!(status.as_array().map(Vec::len), Some(5), "{status}");
+    assert_eq!((&status[0]["trusted"], &status[0]["health"]), (&true.into(), &"ok".into()));
+    machine.assert_as_before("byte for byte");
+}
+
+#[test]
+fn podman_pulls_by_its_drop_ins() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+# A root of its own each time: whatever is pulled is pulled anew.
+pull() {
+    podman --root "/out/$1" --runroot "/out/$1-run" --storage-driver vfs --cgroup-manager cgroupfs \
+        --events-backend none pull -q "$IMAGE"
+}
+pull none && fail "there is a way without the appliance"
+for mode in proxy mirror; do
+    entrepot client setup --runtime podman --mode $mode --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+    pull $mode || fail "no pull through the appliance by $mode"
+done
+cp /etc/containers/registries.conf.d/50-entrepot.conf /out/registries.conf
+entrepot client undo
+pull undone && fail "undo left a way"
+curl -fsS http://10.90.1.1:3128/setup/podman | sh -s -- --mode mirror
+pull script || fail "no pull through the appliance by the script"
+cmp /etc/containers/registries.conf.d/50-entrepot.conf /out/registries.conf
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("podman");
+    assert!(machine.read("registries.conf").contains("location = \"10.90.1.1:5443/ghcr.io\""));
+}
+
+#[test]
+fn a_person_is_shown_the_fingerprint_and_asked() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+snapshot before
+line="entrepot client setup --runtime podman --appliance 10.90.1.1 --verify-image $IMAGE"
+echo n | script -qec "$line" /dev/null >/out/declined && fail "no is no"
+snapshot after
+echo y | script -qec "$line" /dev/null >/out/accepted
+"#;
+    machine.run(script, &[("IMAGE", &image)]).expect_success("both answers");
+    let fingerprint = entrepot.fingerprint();
+    for name in ["declined", "accepted"] {
+        assert!(machine.read(name).contains(&fingerprint), "{}", machine.read(name));
+    }
+    assert!(machine.read("accepted").contains("pulled    the manifest of"), "{}", machine.read("accepted"));
+    machine.assert_as_before("declined");
+}
+
+#[test]
+fn undo_follows_a_set_up_that_was_killed() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+snapshot before
+touch /out/deadly
+entrepot client setup --runtime docker --ca-sha256 "$SHA256" --verify-image "$IMAGE" && fail "was to be killed"
+[ -e /etc/systemd/system/docker.service.d/entrepot.conf ] || fail "killed too early"
+entrepot client undo && fail "was to be killed too"
+rm /out/deadly
+entrepot client undo
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("killed twice");
+    machine.assert_as_before("killed twice");
+}
+
+/// The script that goes into Kind's nodes runs here in the place of one.
+#[test]
+fn kinds_nodes_get_the_script_and_lose_it() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+settle_trust
+cat >/out/bin/docker <<'EOF'
+#!/bin/sh
+case $1 in
+    ps) echo kind-control-plane ;;
+    exec) echo "$2" >>/out/nodes; shift 2; exec "$@" ;;
+esac
+EOF
+chmod +x /out/bin/docker
+snapshot before
+entrepot client setup --runtime kind --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+cp /etc/systemd/system/containerd.service.d/entrepot.conf /out/drop-in
+entrepot client undo --runtime kind
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("kind");
+    assert_eq!(machine.read("nodes"), "kind-control-plane\n".repeat(2));
+    assert!(machine.read("drop-in").contains("HTTPS_PROXY=http://10.90.1.1:3128/"));
+    machine.assert_as_before("kind");
+}
+
+/// Bad inputs: what is done to the machine first, the command, its exit code, what the line must tell.
+fn bad_inputs<'a>(image: &str, found: &'a str, wrong: &'a str) -> Vec<(&'a str, String, i32, Vec<&'a str>)> {
+    let docker = "entrepot client setup --runtime docker --appliance 10.90.1.1";
+    let foreign = "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=HTTPS_PROXY=http://other:1/\\n' \
+                   >/etc/systemd/system/docker.service.d/http-proxy.conf";
+    vec![
+        ("true", "entrepot client setup --runtime rocket".to_owned(), 64, vec!["rocket", "docker"]),
+        ("true", format!("{docker} --mode magic"), 64, vec!["magic", "proxy"]),
+        ("true", format!("{docker} --ca-sha256 {wrong} --verify-image {image}"), 77, vec![found, wrong]),
+        ("true", format!("{docker} --ca-sha256 abc"), 64, vec!["abc", "64 hex digits"]),
+        ("true", docker.to_owned(), 64, vec!["--ca-sha256", found]),
+        ("true", format!("{docker} --ca-sha256 {found} --verify-image busybox"), 64, vec!["busybox"]),
+        ("true", format!("{docker} --ca-sha256 {found} --mode mirror"), 78, vec!["registry door"]),
+        (
+            "true",
+            format!("{docker} --ca-sha256 {found} --verify-image outside.test/a:b"),
+            69,
+            vec!["10.90.1.1:3128", "--no-verify"],
+        ),
+        (
+            "true",
+            "entrepot client setup --runtime docker --appliance 10.90.1.77".to_owned(),
+            69,
+            vec!["10.90.1.77:3128"],
+        ),
+        ("true", "entrepot client setup --runtime docker --appliance 'a b'".to_owned(), 64, vec!["a b"]),
+        (
+            "true",
+            "entrepot client setup --runtime docker --appliance nobody.test".to_owned(),
+            69,
+            vec!["nobody.test", "address"],
+        ),
+        (
+            "true",
+            format!("setpriv --reuid 65534 --clear-groups {docker} --ca-sha256 {found}"),
+            77,
+            vec!["root", "sudo"],
+        ),
+        ("true", "setpriv --reuid 65534 --clear-groups entrepot client undo".to_owned(), 77, vec!["root"]),
+        (foreign, format!("{docker} --ca-sha256 {found} --no-verify"), 78, vec!["http-proxy.conf", "docker.service"]),
+        (foreign, "curl -fsS http://10.90.1.1:3128/setup/docker | sh".to_owned(), 78, vec!["http-proxy.conf"]),
+        ("true", "curl -fsS http://10.90.1.1:3128/setup/docker | sh -s -- --mode magic".to_owned(), 64, vec!["magic"]),
+        (
+            "true",
+            "curl -fsS http://10.90.1.1:3128/setup/docker | setpriv --reuid 65534 --clear-groups sh".to_owned(),
+            77,
+            vec!["root"],
+        ),
+        (
+            "true",
+            format!("curl -fsS http://10.90.1.1:3128/setup/docker | sed 's/^fingerprint=.*/fingerprint={wrong}/' | sh"),
+            77,
+            vec![found, wrong],
+        ),
+        (
+            "rm /usr/sbin/update-ca-certificates",
+            format!("{docker} --ca-sha256 {found} --verify-image {image}"),
+            78,
+            vec!["ca-certificates"],
+        ),
+    ]
+}
+
+#[test]
+fn bad_input_is_one_line_and_changes_nothing() {
+    let world = World::new();
+    let doorless = Settings::new().set("registry", "http = []\nhttps = []");
+    let (entrepot, _upstream, image) = stock_of(&world, doorless);
+    let machine = Machine::new(&world);
+    let (found, wrong) = (entrepot.fingerprint(), "00".repeat(32));
+    let script = r#"
+prepare
+eval "$PREPARE"
+snapshot before
+status=0
+bash -o pipefail -c "$COMMAND" </dev/null >/out/stdout 2>/out/stderr || status=$?
+snapshot after
+echo $status >/out/code
+"#;
+    for (prepare, command, code, parts) in bad_inputs(&image, &found, &wrong) {
+        machine.run(script, &[("PREPARE", prepare), ("COMMAND", &command)]).expect_success(&command);
+        let (said, stderr) = (machine.read("stdout"), machine.read("stderr"));
+        assert_eq!(machine.read("code").trim(), code.to_string(), "{command}:\n{said}{stderr}");
+        let usage = stderr.starts_with("error: ");
+        assert!(usage || stderr.lines().count() == 1, "{command}: one line, not\n{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "{command}: {part} is missing in\n{stderr}");
+        }
+        machine.assert_as_before(&command);
+    }
+    assert_eq!(address_of("outside.test"), "10.90.2.19", "the host that is no registry");
+}
+
+#[test]
+fn a_dry_run_shows_everything_and_does_nothing() {
+    let world = World::new();
+    let (entrepot, _upstream, _image) = stock(&world);
+    let machine = Machine::new(&world);
+    let script = r#"
+prepare
+snapshot before
+setpriv --reuid 65534 --clear-groups entrepot client setup --runtime docker --appliance 10.90.1.1 --dry-run >/out/shown
+snapshot after
+"#;
+    machine.run(script, &[]).expect_success("a dry run");
+    let shown = machine.read("shown");
+    let fingerprint = entrepot.fingerprint();
+    for part in [
+        "docker.service.d/entrepot.conf",
+        "HTTPS_PROXY=http://10.90.1.1:3128/",
+        "try-restart docker.service",
+        &fingerprint,
+    ] {
+        assert!(shown.contains(part), "{part} is missing:\n{shown}");
+    }
+    machine.assert_as_before("a dry run");
+}

@@ -1,0 +1,137 @@
+//! The redirect agent under test: started in a namespace, awaited until it redirects, asked for its status, and ended.
+//! Its programs see connections of its own network namespace only, so tests do not disturb each other.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::entrepot::binary;
+use crate::namespace::Namespace;
+use crate::process::{Finished, Process, finish};
+use crate::settings::Settings;
+use crate::world::World;
+
+/// A running agent.
+pub struct Agent<'w> {
+    namespace: &'w Namespace,
+    file: PathBuf,
+    process: Process,
+}
+
+/// A control group of a test's own, below the root of the unified hierarchy; removed when it is dropped.
+pub struct ControlGroup {
+    name: String,
+    path: PathBuf,
+}
+
+impl ControlGroup {
+    /// A fresh one.
+    pub fn new(purpose: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let root = mount.and_then(|line| line.split(' ').nth(1)).expect("these tests need a cgroup2 mount");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("entrepot-test-{purpose}-{}-{number}", std::process::id());
+        let path = PathBuf::from(root).join(&name);
+        std::fs::create_dir(&path).expect("a control group; these tests need root");
+        Self { name, path }
+    }
+
+    /// Its path below the root.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that takes processes.
+    pub fn processes(&self) -> String {
+        self.path.join("cgroup.procs").display().to_string()
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        // Its last process may be ending still.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while std::fs::remove_dir(&self.path).is_err() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The verifier reads a program of many thousand steps; on a busy machine that takes its time.
+const START: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(30);
+
+impl<'w> Agent<'w> {
+    /// Starts `entrepot redirect` with these arguments, and returns when the door has answered.
+    pub fn start(world: &'w World, namespace: &'w Namespace, settings: &Settings, arguments: &[&str]) -> Self {
+        let agent = Self::attach(world, namespace, settings, arguments);
+        agent.process.wait_line("the door answers", START);
+        agent
+    }
+
+    /// Starts it, and returns when its programs are attached, whether or not there is a door.
+    pub fn attach(world: &'w World, namespace: &'w Namespace, settings: &Settings, arguments: &[&str]) -> Self {
+        let file = world.path(&format!("agent-{}.toml", namespace.name()));
+        let socket = world.path(&format!("agent-{}.sock", namespace.name()));
+        let settings = settings.clone().set("redirect", &format!("socket = {socket:?}"));
+        std::fs::write(&file, settings.toml(world)).expect("the configuration");
+        let process = Process::start(namespace, command(&file, arguments));
+        process.wait_line("redirect programs are attached", START);
+        Self { namespace, file, process }
+    }
+
+    /// Its status, as a program reads it.
+    pub fn status(&self) -> Value {
+        let finished = self.command(&["status", "--json"]).expect_success("entrepot redirect status --json");
+        serde_json::from_str(&finished.stdout).expect("JSON")
+    }
+
+    /// How often an outcome was counted.
+    pub fn count(&self, outcome: &str) -> u64 {
+        let status = self.status();
+        let counters = status["counters"].as_array().expect("counters");
+        let counted = counters.iter().find(|counted| counted["outcome"] == outcome);
+        counted.unwrap_or_else(|| panic!("no counter {outcome}"))["count"].as_u64().expect("a number")
+    }
+
+    /// `entrepot redirect` with these arguments, to its end.
+    pub fn command(&self, arguments: &[&str]) -> Finished {
+        finish(self.namespace, command(&self.file, arguments), COMMAND)
+    }
+
+    /// Waits until the status has what is wanted.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + COMMAND;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what} never came: {status:#}");
+        }
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn terminate(&self) -> ExitStatus {
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait_exit(COMMAND)
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+fn command(file: &std::path::Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("redirect").arg("--config").arg(file).args(arguments);
+    command
+}
