@@ -71,6 +71,20 @@ fn a_host_pulls_from_an_appliance_on_its_network() {
 }
 
 #[test]
+fn an_appliance_is_found_by_its_name_on_the_network() {
+    let world = World::new();
+    world.route_clients();
+    let _ghcr = Upstream::start(&world, GHCR);
+    let entrepot = Entrepot::start(&world, Settings::new());
+    let arguments = ["host", "--appliance", "docker-registry.local"];
+    let agent = Agent::start(&world, &world.client, &Settings::new(), &arguments);
+    learned(&agent, GHCR.host);
+    let client = Client::without_proxy(&world, &world.client, entrepot.ca());
+    client.curl(&["-o", "/dev/null", "https://ghcr.io/v2/"]).expect_success("redirected to the appliance");
+    assert_eq!(agent.count("redirected"), 1);
+}
+
+#[test]
 fn what_shares_an_address_with_a_registry_goes_on_sealed() {
     let world = World::new();
     let _shop = shop(&world);

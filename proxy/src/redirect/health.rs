@@ -11,9 +11,11 @@ use entrepot_core::host::RegistryHost;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
+use crate::discovery::browse::browse;
 use crate::ingress::introduction::HEALTH_HOST;
 
 /// How often the door is asked.
@@ -83,8 +85,20 @@ impl Probe {
     }
 }
 
-/// The addresses of an appliance's transparent door, by the system's resolver.
+/// The addresses of an appliance's transparent door: a name below `.local` by multicast DNS, which not every system's
+/// resolver speaks; any other name by the system's resolver.
 async fn find_appliance(appliance: &RegistryHost) -> Vec<SocketAddr> {
+    if appliance.name().ends_with(".local") {
+        let wanted = appliance.clone();
+        let found = spawn_blocking(move || browse(PATIENCE, |found| found.host == wanted.name())).await;
+        let found = found.ok().and_then(Result::ok).unwrap_or_default();
+        let found = found.into_iter().filter(|found| found.host == appliance.name());
+        let doors: Vec<_> =
+            found.flat_map(|found| found.addresses).map(|ip| SocketAddr::new(ip, appliance.port())).collect();
+        if !doors.is_empty() {
+            return doors;
+        }
+    }
     let name = (appliance.name().to_owned(), appliance.port());
     match timeout(PATIENCE, lookup_host(name)).await {
         Ok(Ok(found)) => found.collect(),
