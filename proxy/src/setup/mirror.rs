@@ -4,34 +4,11 @@
 
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 
-use crate::config::ready::Scheme;
-
-/// The registry door as clients reach it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Mirror {
-    /// What it speaks.
-    pub scheme: Scheme,
-    /// Its name and port.
-    pub host: RegistryHost,
-}
+use crate::client::plan::Mirror;
+use crate::client::runtimes::texts;
 
 /// How people call Docker Hub, and its hosts.
 const DOCKER_HUB: (&str, [&str; 3]) = ("docker.io", ["docker.io", "registry-1.docker.io", "index.docker.io"]);
-
-impl Mirror {
-    /// `host:port`; no host has port 0, so the port is always written.
-    fn authority(&self) -> String {
-        self.host.authority(0)
-    }
-
-    fn url(&self) -> String {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        format!("{scheme}://{}", self.authority())
-    }
-}
 
 /// containerd's `hosts.toml`, for one registry or, in the folder `_default`, for all; Docker's containerd store and newer
 /// Docker engines read the same file.
@@ -44,41 +21,31 @@ pub fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
     format!(
         "# /etc/containerd/certs.d/{folder}/hosts.toml\n\
          # containerd's config.toml names the folder: config_path = \"/etc/containerd/certs.d\"\n\
-         {server}[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n",
-        mirror.url()
+         {server}{}",
+        texts::hosts_toml(mirror)
     )
 }
 
 /// k3s's and RKE2's `registries.yaml`, for all registries.
 pub fn k3s(mirror: &Mirror) -> String {
     format!(
-        "# /etc/rancher/k3s/registries.yaml (RKE2: /etc/rancher/rke2/registries.yaml); read when the node starts\n\
-         mirrors:\n  \"*\":\n    endpoint:\n      - \"{url}\"\n  docker.io:\n    endpoint:\n      - \"{url}\"\n",
-        url = mirror.url()
+        "# /etc/rancher/k3s/registries.yaml (RKE2: /etc/rancher/rke2/registries.yaml); read when the node starts\n{}",
+        texts::registries_yaml(mirror)
     )
 }
 
 /// Docker's `/etc/docker/daemon.json`. Docker asks mirrors for Docker Hub only. JSON has no place for a comment.
 pub fn docker(mirror: &Mirror) -> String {
-    format!("{{\n  \"registry-mirrors\": [\"{}\"]\n}}\n", mirror.url())
+    texts::daemon_json(mirror)
 }
 
 /// A file of `/etc/containers/registries.conf.d`, for podman, buildah, skopeo and CRI-O: each of these registries has its
 /// images below its own name at the mirror.
 pub fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
-    let mut text = "# /etc/containers/registries.conf.d/entrepot.conf\n".to_owned();
     let mut names: Vec<String> = registries.iter().map(known_as).collect();
     names.sort();
     names.dedup();
-    let insecure = mirror.scheme == Scheme::Http;
-    for name in names {
-        text += &format!(
-            "\n[[registry]]\nprefix = \"{name}\"\nlocation = \"{name}\"\n\n  [[registry.mirror]]\n  \
-             location = \"{}/{name}\"\n  insecure = {insecure}\n",
-            mirror.authority()
-        );
-    }
-    text
+    format!("# /etc/containers/registries.conf.d/entrepot.conf\n{}", texts::registry_tables(mirror, &names))
 }
 
 /// As clients call a registry; a host's grammar has no quotes or slashes.
@@ -91,12 +58,12 @@ fn known_as(registry: &RegistryHost) -> String {
 mod tests {
     use super::*;
 
-    fn mirror(scheme: Scheme, host: &str) -> Mirror {
-        Mirror { scheme, host: RegistryHost::parse(host, 80).unwrap() }
+    fn mirror(scheme: &'static str, authority: &str) -> Mirror {
+        Mirror { scheme, authority: authority.to_owned() }
     }
 
     fn plain() -> Mirror {
-        mirror(Scheme::Http, "appliance.lan:5000")
+        mirror("http", "appliance.lan:5000")
     }
 
     #[test]
@@ -117,7 +84,7 @@ mod tests {
                 host["capabilities"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
             assert_eq!(capabilities, ["pull", "resolve"]);
         }
-        let secure = containerd(&mirror(Scheme::Https, "[fd00::1]:5443"), None);
+        let secure = containerd(&mirror("https", "[fd00::1]:5443"), None);
         assert!(
             secure.contains("[host.\"https://[fd00::1]:5443\"]") && secure.contains("/_default/hosts.toml"),
             "{secure}"
@@ -144,8 +111,8 @@ mod tests {
         let expected = ["docker.io", "ghcr.io", "reg.example:5000"];
         let expected = expected.map(|name| (name.to_owned(), format!("appliance.lan:5000/{name}")));
         assert_eq!(rows.collect::<Vec<_>>(), expected);
-        let secure = podman(&mirror(Scheme::Https, "a:5443"), &registries[2..3]);
-        assert!(secure.contains("insecure = false"), "{secure}");
+        let secure = podman(&mirror("https", "a:5443"), &registries[2..3]);
+        assert!(!secure.contains("insecure"), "{secure}");
     }
 
     #[test]

@@ -6,9 +6,10 @@ use entrepot_core::host::RegistryHost;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use super::mirror::{Mirror, containerd, docker, k3s, podman};
+use super::mirror::{containerd, docker, k3s, podman};
 use super::{PLAIN, answer, named_host, no_host, plain};
-use crate::config::ready::{Config, Listen, Scheme};
+use crate::client::plan::Mirror;
+use crate::config::ready::{Config, Listen};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Below it: `<registry>/hosts.toml`.
@@ -54,9 +55,10 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -
 /// The registry door under the name that the client used; plain where it is, as that needs no trust in our CA.
 fn mirror(asked: &RegistryHost, config: &Config) -> Option<Mirror> {
     let port = |listen: &Listen| Some(listen.addresses.first()?.port());
-    let plain = port(&config.registry.http).map(|port| (Scheme::Http, port));
-    let (scheme, port) = plain.or_else(|| Some((Scheme::Https, port(&config.registry.https)?)))?;
-    Some(Mirror { scheme, host: asked.with_port(port) })
+    let plain = port(&config.registry.http).map(|port| ("http", port));
+    let (scheme, port) = plain.or_else(|| Some(("https", port(&config.registry.https)?)))?;
+    // No host has port 0, so the port is always written.
+    Some(Mirror { scheme, authority: asked.with_port(port).authority(0) })
 }
 
 /// The registries that are listed by name.

@@ -1,4 +1,5 @@
-//! The files' texts, each in one place: plans write them, and so do the scripts for hosts without this program.
+//! The files' texts, each in one place: plans write them, and so do the scripts for hosts without this program and the
+//! pages with ready files.
 
 use serde_json::json;
 
@@ -43,9 +44,14 @@ pub(crate) fn registry_table(plugin: &str) -> String {
     format!("[plugins.{plugin:?}.registry]\n  config_path = {CONTAINERD_CERTS:?}\n")
 }
 
-/// Podman's and CRI-O's drop-in: each registry by way of the mirror.
+/// Podman's and CRI-O's drop-in.
 pub(crate) fn registries_conf(mirror: &Mirror, registries: &[String]) -> String {
-    let mut text = HEADER.to_owned();
+    format!("{HEADER}{}", registry_tables(mirror, registries))
+}
+
+/// Tables for Podman and CRI-O: each registry by way of the mirror, where it is below its own name.
+pub(crate) fn registry_tables(mirror: &Mirror, registries: &[String]) -> String {
+    let mut text = String::new();
     let insecure = if mirror.is_plain() { "insecure = true\n" } else { "" };
     for name in registries {
         text.push_str(&format!(
