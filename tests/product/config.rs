@@ -59,7 +59,8 @@ fn check_shows_values_and_where_they_come_from() {
         let found = checked.stdout.lines().find(|line| line.contains(key));
         found.unwrap_or_else(|| panic!("{key} in {}", checked.stdout)).to_owned()
     };
-    assert!(line("max_size").contains("5g") && line("max_size").contains("CACHE_MAX_SIZE"), "{}", line("max_size"));
+    let max_size = line("cache.max_size");
+    assert!(max_size.contains("5g") && max_size.contains("CACHE_MAX_SIZE"), "{max_size}");
     assert!(line("inactive").contains("7d") && line("inactive").contains("entrepot.toml"), "{}", line("inactive"));
 }
 

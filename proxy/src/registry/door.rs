@@ -37,7 +37,7 @@ pub struct Arrival {
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// What is read of a body that nobody wants, so that its sender comes to read the answer.
-const UNWANTED_MAX_BYTES: usize = 1 << 20;
+const UNWANTED_MAX_BYTES: usize = 16 << 20;
 const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers one request.
@@ -171,7 +171,8 @@ async fn answer_ours(
         site.registry.heard_of_docker_hub(instead.status);
         return if instead.status.is_success() { instead } else { reply };
     }
-    if reply.status.is_client_error() && !wants_continue && !body.is_end_stream() {
+    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
+    if is_refusal && !wants_continue && !body.is_end_stream() {
         // However that ends, the answer is given.
         let _ = tokio::time::timeout(UNWANTED_TIMEOUT, Limited::new(body, UNWANTED_MAX_BYTES).collect()).await;
     }
