@@ -18,12 +18,12 @@ use tokio::net::TcpStream;
 
 use crate::config::ready::Scheme;
 use crate::http::body::ReplyBody;
-use crate::http::deadline::Paced;
 use crate::http::dispatch::{Site, Visit, dispatch, finish, framing_reply};
 use crate::http::guard::{Guard, GuardHandle};
 use crate::http::log::LoggedBody;
 use crate::http::reply::{Note, Reply};
 use crate::http::serve::{Deadlines, serve};
+use crate::ingress::client::{Client, adopt};
 use crate::ingress::decision::{Decision, decide};
 use crate::ingress::drain::Watch;
 use crate::ingress::intercept::intercept;
@@ -33,12 +33,8 @@ use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
 use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
-use crate::serving::outlet::Outlet;
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
-
-/// A client's connection as this door holds it.
-pub type Client = Paced<Outlet>;
 
 /// What the door knows.
 pub struct ProxyDoor {
@@ -67,19 +63,8 @@ impl ProxyDoor {
         place: (Place, Connected),
         drain: Watch,
     ) {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!("a connection cannot be watched and is closed: {error}");
-                return;
-            }
-        };
-        let live = self.site.live();
-        // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
-        let _ = stream.set_nodelay(true);
-        let client = Paced::new(Outlet::new(stream), live.config.client.send_timeout);
-        let deadlines = Deadlines::from(&live.config.client);
-        drop(live);
+        let Some(client) = adopt(stream, &self.site) else { return };
+        let deadlines = Deadlines::from(&self.site.live().config.client);
         let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };
         let answer = move |handle, request| {
             let guest = guest.clone();

@@ -6,20 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::config::ready::Scheme;
-use crate::http::deadline::Paced;
 use crate::http::dispatch::Site;
 use crate::http::serve::{Deadlines, serve};
+use crate::ingress::client::{Client, adopt, shake, spoken};
 use crate::ingress::drain::Watch;
-use crate::ingress::intercept::{TLS_HANDSHAKE, first_byte, shake};
 use crate::ingress::listener::Place;
-use crate::ingress::proxy::Client;
-use crate::observe::labels::ConnectionRefusal;
 use crate::registry::door::{Arrival, answer};
 use crate::serving::load::Connected;
-use crate::serving::outlet::Outlet;
 use crate::tls::leaf::LeafStore;
 
 /// What the door knows.
@@ -40,32 +35,17 @@ impl RegistryDoor {
         _place: (Place, Connected),
         drain: Watch,
     ) {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!("a connection cannot be watched and is closed: {error}");
-                return;
-            }
-        };
-        // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
-        let _ = stream.set_nodelay(true);
-        let client = Paced::new(Outlet::new(stream), self.site.live().config.client.send_timeout);
-        self.serve_client(client, Bytes::new(), peer.ip(), drain).await;
+        if let Some(client) = adopt(stream, &self.site) {
+            self.serve_client(client, Bytes::new(), peer.ip(), drain).await;
+        }
     }
 
     /// Serves a client of whom `first` was read already.
     pub async fn serve_client(&self, client: Client, first: Bytes, ip: IpAddr, mut drain: Watch) {
-        let metrics = &self.site.pull.metrics;
-        let timeout = self.site.live().config.client.header_timeout;
-        let opening = tokio::select! {
-            opening = tokio::time::timeout(timeout, first_byte(&client, &first)) => opening,
-            () = drain.draining() => return,
-        };
-        match opening {
-            Ok(Some(TLS_HANDSHAKE)) => {}
-            Ok(Some(_)) => return self.serve_http(client, first, ip, Scheme::Http, drain).await,
-            Ok(None) => return,
-            Err(_) => return metrics.connections_refused.inc(ConnectionRefusal::Timeout),
+        match spoken(&self.site, &client, &first, &mut drain).await {
+            Some(Scheme::Https) => {}
+            Some(Scheme::Http) => return self.serve_http(client, first, ip, Scheme::Http, drain).await,
+            None => return,
         }
         let config = match self.leaves.config_of(self.site.registry.names()).await {
             Ok(config) => config,

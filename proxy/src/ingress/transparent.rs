@@ -12,22 +12,20 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::opening::{OPENING_MAX_BYTES, Opening, look};
 use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::ready::{Config, Scheme};
-use crate::http::deadline::Paced;
 use crate::http::dispatch::Visit;
 use crate::http::serve::serve_visit;
+use crate::ingress::client::{Client, adopt};
 use crate::ingress::drain::Watch;
 use crate::ingress::intercept::intercept;
 use crate::ingress::introduction::{Errand, errand};
 use crate::ingress::listener::Place;
 use crate::ingress::original::{Outgoing, canonical, original_destination};
-use crate::ingress::proxy::{Client, ProxyDoor, carry};
+use crate::ingress::proxy::{ProxyDoor, carry};
 use crate::observe::labels::{ConnectionRefusal, Rejection};
 use crate::serving::load::Connected;
-use crate::serving::outlet::Outlet;
 
 /// What the door knows.
 pub struct TransparentDoor {
@@ -74,18 +72,9 @@ impl TransparentDoor {
         place: (Place, Connected),
         drain: Watch,
     ) {
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!("a connection cannot be watched and is closed: {error}");
-                return;
-            }
-        };
-        // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
-        let _ = stream.set_nodelay(true);
-        let original = original_destination(&stream, &self.ports);
+        let Some(client) = adopt(stream, &self.proxy.site) else { return };
+        let original = original_destination(client.get_ref().get_ref(), &self.ports);
         let live = self.proxy.site.live();
-        let client = Paced::new(Outlet::new(stream), live.config.client.send_timeout);
         let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
         let metrics = &self.proxy.site.pull.metrics;
         let mut draining = drain.clone();
