@@ -14,10 +14,9 @@ use entrepot_kernel::ktls::TransmitKey;
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::incoming::Incoming;
-use super::sealed::broken;
+use super::incoming::{Receiver, broken};
 use crate::tls::handshake::Secured;
-use crate::tls::record::{Received, RecordError, Reply, Session};
+use crate::tls::record::{RecordError, Reply, Session};
 
 /// A connection whose socket the kernel can seal for.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
@@ -35,12 +34,13 @@ const REPLIES_MAX: usize = 64;
 /// A connection with a client that has shaken hands.
 pub struct Handed<IO> {
     io: IO,
-    session: Box<Session>,
-    incoming: Incoming,
-    replies: VecDeque<Reply>,
-    hears_no_more: bool,
-    says_no_more: bool,
+    receiver: Receiver,
+    replies: Replies,
 }
+
+/// Control messages that wait.
+#[derive(Default)]
+struct Replies(VecDeque<Reply>);
 
 /// Whether the kernel may seal for this connection.
 pub fn is_fit<IO>(secured: &Secured<IO>) -> bool {
@@ -54,21 +54,29 @@ impl<IO: Wire> Handed<IO> {
         secured.io.take_over(&transmit_key(key).map_err(broken)?)?;
         Ok(Self {
             io: secured.io,
-            session: Box::new(session),
-            incoming: Incoming::new(secured.plain, &secured.records),
-            replies: VecDeque::new(),
-            hears_no_more: secured.is_closed,
-            says_no_more: false,
+            receiver: Receiver::new(session, secured.plain, &secured.records, secured.is_closed),
+            replies: Replies::default(),
         })
     }
 
-    /// Sends the control messages that wait.
     fn poll_replies(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.replies.extend(self.session.take_replies());
-        while let Some(reply) = self.replies.front() {
-            ready!(self.io.poll_record(context, u8::from(reply.kind), &reply.bytes))?;
-            if let Some(key) = self.replies.pop_front().and_then(|reply| reply.next_key) {
-                self.io.change_key(&transmit_key(key).map_err(broken)?)?;
+        self.replies.poll_send(&mut self.receiver.session, &mut self.io, context)
+    }
+}
+
+impl Replies {
+    /// Sends them, the session's new ones too, each key change in its place.
+    fn poll_send<IO: Wire>(
+        &mut self,
+        session: &mut Session,
+        io: &mut IO,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.extend(session.take_replies());
+        while let Some(reply) = self.0.front() {
+            ready!(io.poll_record(context, u8::from(reply.kind), &reply.bytes))?;
+            if let Some(key) = self.0.pop_front().and_then(|reply| reply.next_key) {
+                io.change_key(&transmit_key(key).map_err(broken)?)?;
             }
         }
         Poll::Ready(Ok(()))
@@ -89,32 +97,11 @@ fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<
 
 impl<IO: Wire> AsyncRead for Handed<IO> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
-                return Poll::Ready(Ok(()));
-            }
-            if this.replies.len() > REPLIES_MAX {
-                ready!(this.poll_replies(context))?;
-            }
-            let received = this.incoming.open(&mut this.session);
-            if let Poll::Ready(sent) = this.poll_replies(context) {
-                sent?;
-            }
-            match received {
-                Ok(Some(Received::Closed)) => this.hears_no_more = true,
-                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
-                Ok(None) => {
-                    if !ready!(this.incoming.poll_more(Pin::new(&mut this.io), context))? {
-                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                }
-                Err(error) => {
-                    (this.hears_no_more, this.says_no_more) = (true, true);
-                    return Poll::Ready(Err(broken(error)));
-                }
-            }
-        }
+        let Self { io, receiver, replies } = self.get_mut();
+        receiver.poll_read(io, context, buf, |session, io, context| match replies.poll_send(session, io, context) {
+            Poll::Ready(sent) => sent.map(|()| true),
+            Poll::Pending => Ok(replies.0.len() <= REPLIES_MAX),
+        })
     }
 }
 
@@ -129,12 +116,12 @@ impl<IO: Wire> AsyncWrite for Handed<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.says_no_more {
+        if this.receiver.says_no_more {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         ready!(this.poll_replies(context))?;
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(context, slices))?;
-        this.session.kernel_sealed(written).map_err(broken)?;
+        this.receiver.session.kernel_sealed(written).map_err(broken)?;
         Poll::Ready(Ok(written))
     }
 
@@ -150,11 +137,7 @@ impl<IO: Wire> AsyncWrite for Handed<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.says_no_more {
-            this.says_no_more = true;
-            // A connection that can say no more ends without the word.
-            let _ = this.session.close();
-        }
+        this.receiver.close();
         ready!(this.poll_replies(context))?;
         Pin::new(&mut this.io).poll_shutdown(context)
     }

@@ -1,4 +1,5 @@
-//! What a client has sent over TLS: whole records are opened where they lie, and read from there.
+//! What a client has sent over TLS: whole records are opened where they lie, and read from there. Both kinds of sending
+//! half (`sealed`, `handed`) have a [`Receiver`]; each brings its own way of sending the session's replies.
 
 use std::future::Future;
 use std::io;
@@ -13,8 +14,69 @@ use crate::tls::record::{Received, RecordError, Session, record_bytes};
 /// What is read at once: more than the largest record.
 const READ_BYTES: usize = 32 * 1024;
 
+/// The session of a connection, and its receiving half.
+pub(super) struct Receiver {
+    /// On the heap: it is large, and each layer above that it moves through would hold room for it.
+    pub(super) session: Box<Session>,
+    incoming: Incoming,
+    hears_no_more: bool,
+    /// Nothing may be sent any more but what waits.
+    pub(super) says_no_more: bool,
+}
+
+impl Receiver {
+    /// Goes on with content and the beginning of a record; `hears_no_more` where the client has closed already.
+    pub(super) fn new(session: Session, plain: Vec<u8>, records: &[u8], hears_no_more: bool) -> Self {
+        let incoming = Incoming::new(plain, records);
+        Self { session: Box::new(session), incoming, hears_no_more, says_no_more: false }
+    }
+
+    /// Reads content. `answer` sends the session's replies as far as the socket takes them; false where so many wait that
+    /// the client has to take some first, and its waker asks for that.
+    pub(super) fn poll_read<IO: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut IO,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        mut answer: impl FnMut(&mut Session, &mut IO, &mut Context<'_>) -> io::Result<bool>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.incoming.give(buf) || buf.remaining() == 0 || self.hears_no_more {
+                return Poll::Ready(Ok(()));
+            }
+            if !answer(&mut self.session, io, context)? {
+                return Poll::Pending;
+            }
+            match self.incoming.open(&mut self.session) {
+                Ok(Some(Received::Closed)) => self.hears_no_more = true,
+                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
+                Ok(None) => {
+                    if !ready!(self.incoming.poll_more(Pin::new(io), context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Err(error) => {
+                    (self.hears_no_more, self.says_no_more) = (true, true);
+                    // The alert; a client that cannot be told is ended all the same.
+                    let _ = answer(&mut self.session, io, context);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
+        }
+    }
+
+    /// Has the session say that nothing more will come.
+    pub(super) fn close(&mut self) {
+        if !self.says_no_more {
+            self.says_no_more = true;
+            // A connection whose key can seal no more ends without the word.
+            let _ = self.session.close();
+        }
+    }
+}
+
 /// Bytes that were received.
-pub(super) struct Incoming {
+struct Incoming {
     bytes: Vec<u8>,
     /// Content that was not read yet.
     plain: Range<usize>,
@@ -24,7 +86,7 @@ pub(super) struct Incoming {
 
 impl Incoming {
     /// Goes on with content, and with the beginning of a record.
-    pub(super) fn new(plain: Vec<u8>, records: &[u8]) -> Self {
+    fn new(plain: Vec<u8>, records: &[u8]) -> Self {
         let plain_bytes = plain.len();
         let mut bytes = plain;
         bytes.extend_from_slice(records);
@@ -32,7 +94,7 @@ impl Incoming {
     }
 
     /// Reads content; whether there was any.
-    pub(super) fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let length = self.plain.len().min(buf.remaining());
         buf.put_slice(&self.bytes[self.plain.start..self.plain.start + length]);
         self.plain.start += length;
@@ -40,7 +102,7 @@ impl Incoming {
     }
 
     /// Opens the next record; none while it is not whole. To be asked when all content was read.
-    pub(super) fn open(&mut self, session: &mut Session) -> Result<Option<Received>, RecordError> {
+    fn open(&mut self, session: &mut Session) -> Result<Option<Received>, RecordError> {
         let length = match record_bytes(&self.bytes[self.start..]) {
             Ok(Some(length)) if self.start + length <= self.bytes.len() => length,
             Ok(_) => return Ok(None),
@@ -59,7 +121,7 @@ impl Incoming {
     }
 
     /// Receives more; false at the connection's end. While nothing comes no memory is held.
-    pub(super) fn poll_more<IO: AsyncRead + Unpin>(
+    fn poll_more<IO: AsyncRead + Unpin>(
         &mut self,
         mut io: Pin<&mut IO>,
         context: &mut Context<'_>,
@@ -74,4 +136,14 @@ impl Incoming {
         }
         Poll::Ready(Ok(ready!(polled)? > 0))
     }
+}
+
+/// As an error of the connection.
+pub(super) fn broken(error: RecordError) -> io::Error {
+    let kind = match error {
+        RecordError::Broken { .. } => io::ErrorKind::InvalidData,
+        RecordError::Alert(_) | RecordError::WornOut => io::ErrorKind::ConnectionAborted,
+        RecordError::Sealing => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }

@@ -17,10 +17,10 @@ use rustls::ContentType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::gather::{gather, page_offset};
-use super::incoming::Incoming;
+use super::incoming::{Receiver, broken};
 use super::room::Room;
 use crate::tls::handshake::Secured;
-use crate::tls::record::{RECORD_MAX_BYTES, Received, RecordError, Session};
+use crate::tls::record::{RECORD_MAX_BYTES, RecordError, Session};
 
 /// A client may cause so many bytes of answers to its control messages before it has to take some.
 const REPLIES_MAX_BYTES: usize = 4096;
@@ -28,15 +28,17 @@ const REPLIES_MAX_BYTES: usize = 4096;
 /// A connection with a client that has shaken hands.
 pub struct Sealed<IO> {
     io: IO,
-    /// On the heap: it is large, and each layer above that it moves through would hold room for it.
-    session: Box<Session>,
-    incoming: Incoming,
-    outgoing: Room,
-    /// Answers to control messages in `outgoing`.
-    reply_bytes: usize,
+    receiver: Receiver,
+    outgoing: Outgoing,
     late: Option<Late>,
-    hears_no_more: bool,
-    says_no_more: bool,
+}
+
+/// What was sealed and waits for the socket.
+#[derive(Default)]
+struct Outgoing {
+    room: Room,
+    /// Answers to control messages in it.
+    reply_bytes: usize,
 }
 
 /// Bytes of a file that had left the page cache, on their way.
@@ -46,33 +48,45 @@ struct Late {
     read: Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>,
 }
 
+impl Outgoing {
+    /// Sends what waits, the session's own records behind it.
+    fn poll_send<IO: AsyncWrite + Unpin>(
+        &mut self,
+        session: &mut Session,
+        io: &mut IO,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        for reply in session.take_replies() {
+            self.reply_bytes += reply.bytes.len();
+            self.room.append(reply.bytes);
+        }
+        while !self.room.left().is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(context, self.room.left()))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => self.room.sent(sent),
+            }
+        }
+        self.reply_bytes = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<IO> Sealed<IO> {
     /// Over this connection.
     pub fn new(secured: Secured<IO>) -> Result<Self, RecordError> {
+        let session = Session::new(secured.extracted, secured.secrets)?;
         Ok(Self {
             io: secured.io,
-            session: Box::new(Session::new(secured.extracted, secured.secrets)?),
-            incoming: Incoming::new(secured.plain, &secured.records),
-            outgoing: Room::default(),
-            reply_bytes: 0,
+            receiver: Receiver::new(session, secured.plain, &secured.records, secured.is_closed),
+            outgoing: Outgoing::default(),
             late: None,
-            hears_no_more: secured.is_closed,
-            says_no_more: false,
         })
-    }
-
-    /// Puts the session's own records behind those that wait.
-    fn queue_replies(&mut self) {
-        for reply in self.session.take_replies() {
-            self.reply_bytes += reply.bytes.len();
-            self.outgoing.append(reply.bytes);
-        }
     }
 
     /// Seals the beginning of `slices` into an empty room; how many bytes of them that were. None where the next bytes
     /// are no longer in the page cache: then they are being read.
     fn seal(&mut self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
-        let sealer = self.session.sealer().map_err(broken)?;
+        let sealer = self.receiver.session.sealer().map_err(broken)?;
         let (prefix, suffix) = (sealer.prefix_bytes(), sealer.suffix_bytes());
         let stride = prefix + RECORD_MAX_BYTES + suffix;
         let mut room = Room::new();
@@ -92,7 +106,7 @@ impl<IO> Sealed<IO> {
             left -= length;
         }
         room.sealed(sealed_bytes);
-        self.outgoing = room;
+        self.outgoing.room = room;
         Ok(Some(gathered.filled_bytes))
     }
 }
@@ -111,23 +125,7 @@ fn first_address(slices: &[IoSlice<'_>]) -> usize {
 impl<IO: AsyncWrite + Unpin> Sealed<IO> {
     /// Sends what waits.
     fn poll_outgoing(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.outgoing.left().is_empty() {
-            match ready!(Pin::new(&mut self.io).poll_write(context, self.outgoing.left()))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.outgoing.sent(sent),
-            }
-        }
-        self.reply_bytes = 0;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what waits as far as the socket takes it now; the rest goes with the next call, which this one's waker asks
-    /// for.
-    fn send_some(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.poll_outgoing(context) {
-            Poll::Ready(sent) => sent,
-            Poll::Pending => Ok(()),
-        }
+        self.outgoing.poll_send(&mut self.receiver.session, &mut self.io, context)
     }
 
     /// Seals bytes that were read late, once they are there.
@@ -149,33 +147,11 @@ impl<IO: AsyncWrite + Unpin> Sealed<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sealed<IO> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        loop {
-            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
-                return Poll::Ready(Ok(()));
-            }
-            if this.reply_bytes > REPLIES_MAX_BYTES {
-                ready!(this.poll_outgoing(context))?;
-            }
-            let received = this.incoming.open(&mut this.session);
-            this.queue_replies();
-            if this.reply_bytes > 0 {
-                this.send_some(context)?;
-            }
-            match received {
-                Ok(Some(Received::Closed)) => this.hears_no_more = true,
-                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
-                Ok(None) => {
-                    if !ready!(this.incoming.poll_more(Pin::new(&mut this.io), context))? {
-                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                    }
-                }
-                Err(error) => {
-                    (this.hears_no_more, this.says_no_more) = (true, true);
-                    return Poll::Ready(Err(broken(error)));
-                }
-            }
-        }
+        let Self { io, receiver, outgoing, .. } = self.get_mut();
+        receiver.poll_read(io, context, buf, |session, io, context| match outgoing.poll_send(session, io, context) {
+            Poll::Ready(sent) => sent.map(|()| true),
+            Poll::Pending => Ok(outgoing.reply_bytes <= REPLIES_MAX_BYTES),
+        })
     }
 }
 
@@ -190,12 +166,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.says_no_more {
+        if this.receiver.says_no_more {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         // A worn key is changed first; the client hears of it before what the next key seals.
-        this.session.sealer().map_err(broken)?;
-        this.queue_replies();
+        this.receiver.session.sealer().map_err(broken)?;
         ready!(this.poll_outgoing(context))?;
         if slices.iter().all(|slice| slice.is_empty()) {
             return Poll::Ready(Ok(0));
@@ -208,7 +183,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
                 break sealed;
             }
         };
-        this.send_some(context)?;
+        // What the socket does not take now goes with the next call, which this one's waker asks for.
+        let _ = this.poll_outgoing(context)?;
         Poll::Ready(Ok(sealed))
     }
 
@@ -224,24 +200,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sealed<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.says_no_more {
-            this.says_no_more = true;
-            // A connection whose key can seal no more ends without the word.
-            let _ = this.session.close();
-            this.queue_replies();
-        }
+        this.receiver.close();
         ready!(this.poll_outgoing(context))?;
         Pin::new(&mut this.io).poll_shutdown(context)
     }
-}
-
-pub(super) fn broken(error: RecordError) -> io::Error {
-    let kind = match error {
-        RecordError::Broken { .. } => io::ErrorKind::InvalidData,
-        RecordError::Alert(_) | RecordError::WornOut => io::ErrorKind::ConnectionAborted,
-        RecordError::Sealing => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, error)
 }
 
 #[cfg(test)]

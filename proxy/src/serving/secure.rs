@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::handed::{Handed, Wire, is_fit};
-use super::sealed::{Sealed, broken};
+use super::incoming::broken;
+use super::sealed::Sealed;
 use crate::tls::handshake::Secured;
 
 /// A connection with a client that has shaken hands.

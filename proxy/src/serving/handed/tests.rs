@@ -145,7 +145,7 @@ async fn echo(mut handed: Handed<Kernel>, wear_out: bool) -> io::Result<()> {
             return handed.shutdown().await;
         }
         if wear_out {
-            handed.session.wear_out();
+            handed.receiver.session.wear_out();
         }
         handed.write_all(&piece[..read]).await?;
         handed.flush().await?;
