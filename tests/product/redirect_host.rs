@@ -42,6 +42,11 @@ fn skopeo_and_dockerd_pull_from_the_cache_of_their_own_machine() {
     assert_eq!(hub.ledger.blob_bytes(), 0, "the blobs are those of the other registry");
     assert!(agent.count("redirected") > redirected);
     assert!(agent.count("own") > 0, "the proxy's own connections were left alone");
+    let (before, metrics, after) = (agent.count("redirected"), agent.metrics(), agent.count("redirected"));
+    let told =
+        metrics.lines().find_map(|line| line.strip_prefix("entrepot_redirect_outcomes_total{outcome=\"redirected\"} "));
+    let told: u64 = told.and_then(|number| number.parse().ok()).expect("a metric of redirected connections");
+    assert!((before..=after).contains(&told), "{before} <= {told} <= {after}");
     assert!(agent.terminate().success());
     let distrustful = Client::without_proxy(&world, &world.proxy, world.internet_ca());
     distrustful.skopeo_pull(&from_ghcr, None).expect_success("directly, once the agent is gone");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::bpf::Loaded;
 use crate::entrepot::binary;
 use crate::namespace::Namespace;
 use crate::process::{Finished, Process, finish};
@@ -19,6 +20,7 @@ use crate::world::World;
 pub struct Agent<'w> {
     namespace: &'w Namespace,
     file: PathBuf,
+    socket: PathBuf,
     process: Process,
 }
 
@@ -83,7 +85,7 @@ impl<'w> Agent<'w> {
         std::fs::write(&file, settings.toml(world)).expect("the configuration");
         let process = Process::start(namespace, command(&file, arguments));
         process.wait_line("redirect programs are attached", START);
-        Self { namespace, file, process }
+        Self { namespace, file, socket, process }
     }
 
     /// Its status, as a program reads it.
@@ -118,10 +120,20 @@ impl<'w> Agent<'w> {
         }
     }
 
-    /// SIGTERM, and how it ended.
+    /// Its metrics, by its unix socket.
+    pub fn metrics(&self) -> String {
+        let mut command = Command::new("curl");
+        command.args(["-fsS", "--unix-socket"]).arg(&self.socket).arg("http://agent/metrics");
+        finish(self.namespace, command, COMMAND).expect_success("GET /metrics").stdout
+    }
+
+    /// SIGTERM, and how it ended. Nothing that it had loaded stays in the kernel.
     pub fn terminate(&self) -> ExitStatus {
+        let loaded = Loaded::by(self.process.pid());
         self.process.signal(Signal::SIGTERM);
-        self.process.wait_exit(COMMAND)
+        let status = self.process.wait_exit(COMMAND);
+        loaded.wait_gone();
+        status
     }
 
     /// The process.

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod authority;
 pub mod avahi;
 mod backend;
+pub mod bpf;
 pub mod clients;
 pub mod daemons;
 pub mod door;
