@@ -29,6 +29,8 @@ mod upstream;
 mod values;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;

@@ -70,16 +70,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, HostFacts, load};
-
-    fn config(toml: &str) -> Config {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("entrepot.toml");
-        std::fs::write(&file, toml).expect("file");
-        let data_dir = Some(folder.path().to_owned());
-        let flags = Flags { config: Some(file), data_dir, ..Flags::default() };
-        load(&flags, &|_| None, &HostFacts::real()).expect("configuration").config
-    }
+    use crate::config::testing::config;
 
     #[test]
     fn each_policy_decides_as_it_says() {

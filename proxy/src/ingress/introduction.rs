@@ -61,15 +61,7 @@ fn to_original(original: SocketAddr) -> Errand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, HostFacts, load};
-
-    fn config(toml: &str) -> Config {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("entrepot.toml");
-        std::fs::write(&file, toml).expect("file");
-        let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), ..Flags::default() };
-        load(&flags, &|_| None, &HostFacts::real()).expect("configuration").config
-    }
+    use crate::config::testing::config;
 
     fn tls(name: &str) -> Opening {
         Opening::Tls(Some(name.to_owned()))

@@ -186,15 +186,7 @@ fn seeds(patterns: &[HostPattern]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, HostFacts, load};
-
-    fn config(toml: &str) -> Config {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("entrepot.toml");
-        std::fs::write(&file, toml).expect("file");
-        let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), ..Flags::default() };
-        load(&flags, &|_| None, &HostFacts::real()).expect("configuration").config
-    }
+    use crate::config::testing::config;
 
     #[test]
     fn ports_and_names_come_from_the_listed_registries() {

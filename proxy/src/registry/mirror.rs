@@ -178,16 +178,7 @@ impl Mirrored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, HostFacts, load};
-
-    fn config(toml: &str) -> Config {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("entrepot.toml");
-        std::fs::write(&file, toml).expect("file");
-        let data_dir = Some(folder.path().to_owned());
-        let flags = Flags { config: Some(file), data_dir, ..Flags::default() };
-        load(&flags, &|_| None, &HostFacts::real()).expect("configuration").config
-    }
+    use crate::config::testing::config;
 
     #[test]
     fn what_is_meant_is_ours_or_a_listed_registrys() {

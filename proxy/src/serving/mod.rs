@@ -19,4 +19,6 @@ pub mod outlet;
 mod room;
 pub mod sealed;
 pub mod secure;
+#[cfg(test)]
+mod testing;
 pub mod workers;

@@ -107,6 +107,7 @@ impl AsyncWrite for Outlet {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::write_all;
     use super::*;
     use std::io::Write;
     use std::sync::Arc;
@@ -126,23 +127,6 @@ mod tests {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(content).expect("written");
         MappedFile::new(Arc::new(file), content.len() as u64).expect("mapped")
-    }
-
-    async fn write_all(outlet: &mut Outlet, mut slices: Vec<Bytes>) -> io::Result<()> {
-        while !slices.is_empty() {
-            let borrowed: Vec<_> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();
-            let mut written = outlet.write_vectored(&borrowed).await?;
-            drop(borrowed);
-            while let Some(first) = slices.first_mut().filter(|first| written > 0 || first.is_empty()) {
-                let taken = written.min(first.len());
-                bytes::Buf::advance(first, taken);
-                written -= taken;
-                if first.is_empty() {
-                    slices.remove(0);
-                }
-            }
-        }
-        Ok(())
     }
 
     #[tokio::test]

@@ -70,17 +70,8 @@ fn listed(config: &Config) -> Vec<RegistryHost> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flags, Found, HostFacts, load};
+    use crate::config::testing::config;
     use http::header::HOST;
-
-    fn config(toml: &str) -> Config {
-        let folder = tempfile::tempdir().expect("folder");
-        let file = folder.path().join("entrepot.toml");
-        std::fs::write(&file, toml).expect("file");
-        let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), listen: Vec::new() };
-        let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-        load(&flags, &|_| None, &host).expect("configuration").config
-    }
 
     fn get(path: &str, toml: &str) -> Option<String> {
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::super::testing::write_all;
 use super::*;
 use crate::tls::handshake::accept;
 use crate::tls::tests::{PATIENCE, client_with, host, roots, store};
@@ -47,23 +48,6 @@ fn drop_cache(file: &std::fs::File) {
 
 fn content(length: u32) -> Vec<u8> {
     (0..length).map(|n| (n / 5) as u8).collect()
-}
-
-async fn write_all(sealed: &mut Sealed<DuplexStream>, mut slices: Vec<Bytes>) -> io::Result<()> {
-    while !slices.is_empty() {
-        let borrowed: Vec<_> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();
-        let mut written = sealed.write_vectored(&borrowed).await?;
-        drop(borrowed);
-        while let Some(first) = slices.first_mut().filter(|first| written > 0 || first.is_empty()) {
-            let taken = written.min(first.len());
-            bytes::Buf::advance(first, taken);
-            written -= taken;
-            if first.is_empty() {
-                slices.remove(0);
-            }
-        }
-    }
-    sealed.flush().await
 }
 
 #[tokio::test]
