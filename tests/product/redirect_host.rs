@@ -2,7 +2,7 @@
 //! appliance, and leaves everything else alone (`entrepot redirect host`).
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,9 @@ use entrepot_tests::world::{PROXY_ADDRESS, World, address_of};
 use entrepot_tests::{images, names, probe};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// An address of the internet.
+const V6: &str = "fd90:2::11";
 
 #[test]
 fn skopeo_and_dockerd_pull_from_the_cache_of_their_own_machine() {
@@ -112,33 +115,48 @@ fn what_shares_an_address_with_a_registry_goes_on_sealed() {
 }
 
 #[test]
-fn a_server_that_speaks_first_and_one_that_speaks_no_tls_are_reached() {
+fn a_server_that_speaks_first_is_reached_in_every_family_and_clients_see_whom_they_dialled() {
     let world = World::new();
-    let address: SocketAddr = format!("{}:443", address_of("outside.test")).parse().expect("an address");
-    let greeting: Handler = Arc::new(|mut conn| {
+    let addresses = [address_of("outside.test").to_owned(), V6.to_owned()].map(|text| {
+        let address: IpAddr = text.parse().expect("an address");
+        SocketAddr::new(address, 443)
+    });
+    let servers: Vec<Server> =
+        addresses.iter().map(|address| Server::start(&world.internet, *address, None, greeting())).collect();
+    let _entrepot = Entrepot::start(&world, Settings::new());
+    let prefixes = [format!("{}/32", addresses[0].ip()), format!("{V6}/128")];
+    let arguments = ["host", "--prefix", &prefixes[0], "--prefix", &prefixes[1]];
+    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &arguments);
+    // An IPv4 server as programs dial it that know IPv6 sockets only.
+    let IpAddr::V4(v4) = addresses[0].ip() else { panic!("the first is of IPv4") };
+    let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), 443);
+    for (number, address) in [addresses[0], mapped, addresses[1]].into_iter().enumerate() {
+        let heard = world.proxy.run(move || {
+            let mut stream = TcpStream::connect(address).expect("connected");
+            assert_eq!(stream.peer_addr().expect("a peer"), address, "the client sees whom it dialled");
+            let mut heard = [0; 11];
+            stream.read_exact(&mut heard).expect("the greeting");
+            stream.write_all(b"QUIT\n").expect("sent");
+            let mut echo = [0; 5];
+            stream.read_exact(&mut echo).expect("the echo");
+            (heard.to_vec(), echo.to_vec())
+        });
+        assert_eq!(heard, (b"220 hello\r\n".to_vec(), b"QUIT\n".to_vec()), "{address}");
+        assert_eq!(agent.count("redirected"), number as u64 + 1, "{address}");
+    }
+    drop(servers);
+}
+
+/// A server that speaks first, and no TLS.
+fn greeting() -> Handler {
+    Arc::new(|mut conn| {
         Box::pin(async move {
             let _ = conn.write_all(b"220 hello\r\n").await;
             let mut said = [0; 5];
             let _ = conn.read_exact(&mut said).await;
             let _ = conn.write_all(&said).await;
         })
-    });
-    let _server = Server::start(&world.internet, address, None, greeting);
-    let _entrepot = Entrepot::start(&world, Settings::new());
-    let network = format!("{}/32", address.ip());
-    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["host", "--prefix", &network]);
-    let heard = world.proxy.run(move || {
-        let mut stream = TcpStream::connect(address).expect("connected");
-        assert_eq!(stream.peer_addr().expect("a peer"), address, "the client sees whom it dialled");
-        let mut heard = [0; 11];
-        stream.read_exact(&mut heard).expect("the greeting");
-        stream.write_all(b"QUIT\n").expect("sent");
-        let mut echo = [0; 5];
-        stream.read_exact(&mut echo).expect("the echo");
-        (heard.to_vec(), echo.to_vec())
-    });
-    assert_eq!(heard, (b"220 hello\r\n".to_vec(), b"QUIT\n".to_vec()));
-    assert_eq!(agent.count("redirected"), 1);
+    })
 }
 
 #[test]
