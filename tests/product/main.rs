@@ -15,6 +15,8 @@ mod isolation;
 mod logs;
 mod mirror_files;
 mod notifications;
+mod provision;
+mod provision_restart;
 mod pulls;
 mod push;
 mod push_crash;
