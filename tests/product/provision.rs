@@ -1,10 +1,9 @@
 //! `provision/appliance` on a machine with a real systemd, and on the tree of one.
 
-use entrepot_tests::clients::Client;
 use entrepot_tests::images;
-use entrepot_tests::machine::{BINARY, Machine, REPOSITORY};
+use entrepot_tests::machine::{Machine, PROVISION};
 use entrepot_tests::upstream::{GHCR, Upstream};
-use entrepot_tests::world::{PROXY_ADDRESS, World};
+use entrepot_tests::world::World;
 
 /// Every file of the system with what it is and holds, but for what a running system writes.
 const SNAPSHOT: &str = r"find / -xdev \( -path /var/log -o -path /var/lib/systemd -o -path /repository \) -prune -o \
@@ -17,15 +16,12 @@ fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {
     let image = ghcr.publish(&images::random(61, 2, 40_000), "team/app", "1.0");
     let machine = Machine::boot(&world);
     machine.expect("printf 'REGISTRIES=\"fake.test\"\\nAUTH_REGISTRIES=fake.test:robot:canary-$x\\n' >/root/dotenv");
-    let provision = format!("{REPOSITORY}/provision/appliance --binary {BINARY} --env /root/dotenv");
+    let provision = format!("{PROVISION} --env /root/dotenv");
     let said = machine.expect(&provision);
     assert!(said.contains("started entrepot.service") && said.contains("entrepot is installed"), "{said}");
 
     // A client on the network, with nothing but the CA, pulls through it.
-    let ca = world.path("appliance-ca.pem");
-    let fetched = Client::beside(&world, ca.clone()).curl(&[&format!("http://{PROXY_ADDRESS}:3128/ca.crt")]);
-    std::fs::write(&ca, fetched.expect_success("the CA").stdout).expect("the CA file");
-    let client = Client::behind(&world, &format!("http://{PROXY_ADDRESS}:3128"), ca);
+    let client = machine.client();
     client.skopeo_pull(&image, None).expect_success("through the appliance");
     // The registry has the usual ports.
     let registry = client.curl(&["-o", "/dev/null", "-w", "%{http_code}", "https://docker-registry.local/v2/"]);

@@ -10,9 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::agent::ControlGroup;
+use crate::clients::Client;
 use crate::entrepot::binary;
 use crate::process::{Finished, Process, finish};
-use crate::world::World;
+use crate::world::{PROXY_ADDRESS, World};
 
 /// A running machine.
 pub struct Machine<'w> {
@@ -23,10 +24,8 @@ pub struct Machine<'w> {
     _group: ControlGroup,
 }
 
-/// Where the repository is in a machine.
-pub const REPOSITORY: &str = "/repository";
-/// Where the product's binary is in a machine before it is installed.
-pub const BINARY: &str = "/repository/target/debug/entrepot";
+/// What makes an appliance of a machine, by the repository that it has at /repository.
+pub const PROVISION: &str = "/repository/provision/appliance --binary /repository/target/debug/entrepot";
 
 const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(120);
@@ -51,10 +50,50 @@ impl<'w> Machine<'w> {
         let machine = Self { world, pid, _systemd: systemd, _group: group };
         let began = Instant::now();
         // The first answers are that there is nobody to ask.
-        while !machine.run("systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'").status.success() {
+        while !machine
+            .run("systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'")
+            .status
+            .success()
+        {
             assert!(began.elapsed() < BOOT, "systemd does not come up in the test's machine");
         }
         machine
+    }
+
+    /// Makes an appliance of it, which intercepts fake.test besides; returns clients behind it that trust its CA.
+    #[track_caller]
+    pub fn provision(&self) -> Client<'w> {
+        self.expect("echo REGISTRIES=fake.test >/root/dotenv");
+        self.expect(&format!("{PROVISION} --env /root/dotenv"));
+        self.client()
+    }
+
+    /// Clients on the network behind the appliance that this is, trusting its CA.
+    #[track_caller]
+    pub fn client(&self) -> Client<'w> {
+        let ca = self.world.path("appliance-ca.pem");
+        let fetched = Client::beside(self.world, ca.clone()).curl(&[&format!("http://{PROXY_ADDRESS}:3128/ca.crt")]);
+        std::fs::write(&ca, fetched.expect_success("the CA").stdout).expect("the CA file");
+        Client::behind(self.world, &format!("http://{PROXY_ADDRESS}:3128"), ca)
+    }
+
+    /// A property of a unit.
+    #[track_caller]
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        self.expect(&format!("systemctl show {unit} -p {name} --value")).trim_end().to_owned()
+    }
+
+    /// Waits until a property of a unit is what is `wanted`.
+    #[track_caller]
+    pub fn wait_property(&self, unit: &str, name: &str, wanted: impl Fn(&str) -> bool) {
+        let began = Instant::now();
+        loop {
+            let found = self.property(unit, name);
+            if wanted(&found) {
+                return;
+            }
+            assert!(began.elapsed() < BOOT, "{unit}: {name} stays {found}");
+        }
     }
 
     /// Runs a shell script there to its end, as root.
@@ -84,6 +123,10 @@ pub fn debian_tree() -> PathBuf {
         making.args(["--quiet", "--variant=minbase", "--mode=root", "--format=directory", "--include", PACKAGES]);
         making.arg(&suite).arg(&unfinished).arg(&mirror);
         let made = making.output().expect("mmdebstrap is installed (tests/run installs it)");
+        if !made.status.success() {
+            // What there is of it is of no use.
+            let _ = std::fs::remove_dir_all(&unfinished);
+        }
         assert!(made.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&made.stderr));
         if std::fs::rename(&unfinished, &place).is_err() {
             // Other tests were faster.
@@ -101,7 +144,8 @@ fn debian() -> (String, String) {
     let text = String::from_utf8_lossy(&answer.stdout);
     let mut sources = text.lines().filter_map(|line| line.strip_prefix("Debian main ")?.split_once(' '));
     // Updates are in suites with a dash.
-    let (suite, mirror) = sources.find(|(suite, _)| !suite.contains('-')).expect("Debian's package lists: apt-get update");
+    let (suite, mirror) =
+        sources.find(|(suite, _)| !suite.contains('-')).expect("Debian's package lists: apt-get update");
     (suite.to_owned(), mirror.to_owned())
 }
 
