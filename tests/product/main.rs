@@ -16,6 +16,7 @@ mod logs;
 mod mirror_files;
 mod notifications;
 mod provision;
+mod provision_container;
 mod provision_restart;
 mod pulls;
 mod push;
