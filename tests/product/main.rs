@@ -18,6 +18,7 @@ mod notifications;
 mod provision;
 mod provision_container;
 mod provision_restart;
+mod provision_tree;
 mod pulls;
 mod push;
 mod push_crash;

@@ -44,3 +44,27 @@ fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {
     assert_eq!(before, machine.expect(SNAPSHOT), "the second run changed a file");
     assert_eq!(pid, machine.expect("systemctl show entrepot -p MainPID"), "and it restarted the server");
 }
+
+#[test]
+fn a_port_that_is_taken_is_said_before_anything_is_done_and_the_redirect_is_ready() {
+    let world = World::new();
+    let machine = Machine::boot(&world);
+    let holder = world.proxy.run(|| std::net::TcpListener::bind("0.0.0.0:80").expect("the port"));
+    let before = machine.expect(SNAPSHOT);
+    let refused = machine.run(PROVISION);
+    assert_eq!(refused.status.code(), Some(69), "{}", refused.stderr);
+    assert!(refused.stderr.contains("port 80 is in use") && refused.stderr.lines().count() == 1, "{}", refused.stderr);
+    assert_eq!(before, machine.expect(SNAPSHOT));
+    // What fits beside a web server.
+    machine.expect(&PROVISION.replace("appliance", "install"));
+    assert_eq!(machine.property("entrepot", "NFileDescriptorStore"), "5");
+    drop(holder);
+
+    let said = machine.expect(&format!("{PROVISION} --configuration /repository/provision/host.toml --redirect"));
+    assert!(said.contains("started entrepot-redirect.service"), "{said}");
+    machine.wait_property("entrepot-redirect", "StatusText", |text| text.starts_with("the door answers"));
+    assert!(machine.expect("entrepot redirect status").contains("redirecting"));
+    // It begins anew with the server, whose control group it leaves alone.
+    machine.expect("systemctl restart entrepot");
+    machine.wait_property("entrepot-redirect", "StatusText", |text| text.starts_with("the door answers"));
+}
