@@ -25,6 +25,7 @@ mod redirect_host;
 mod redirects;
 mod registry;
 mod registry_cli;
+mod registry_page;
 mod setup;
 mod sharing;
 mod stale;

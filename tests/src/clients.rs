@@ -53,6 +53,11 @@ impl<'w> Client<'w> {
         self
     }
 
+    /// Where its commands run.
+    pub fn namespace(&self) -> &'w Namespace {
+        self.namespace
+    }
+
     /// A command with the client's environment.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
