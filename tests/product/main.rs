@@ -15,6 +15,7 @@ mod isolation;
 mod logs;
 mod mirror_files;
 mod notifications;
+mod power_cut;
 mod pulls;
 mod push;
 mod push_crash;
