@@ -14,6 +14,7 @@ mod faults;
 mod isolation;
 mod logs;
 mod mirror_files;
+mod newer_clients;
 mod notifications;
 mod power_cut;
 mod pulls;
