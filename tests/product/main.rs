@@ -12,6 +12,7 @@ mod discovery;
 mod disk;
 mod faults;
 mod isolation;
+mod large_blob;
 mod logs;
 mod mirror_files;
 mod newer_clients;
