@@ -25,7 +25,6 @@ use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
-use crate::app::registry_powers::collect_quietly;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded, ready};
 use crate::discovery::announce::Announcer;
@@ -48,7 +47,7 @@ use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
-use crate::store::{DiskSettings, Limits, Store, StoreError};
+use crate::store::{DiskSettings, Limits, Store, StoreError, Sweep};
 use crate::tls::authority::Authority;
 use crate::tls::error::CaError;
 use crate::tls::leaf::LeafStore;
@@ -416,9 +415,10 @@ async fn collecting(site: Arc<Site>) {
         // What is switched off may be switched on by a reload.
         tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
         if !interval.is_zero() {
-            let site = site.clone();
+            let (registry, grace) = (site.registry.clone(), site.live().config.registry.grace);
+            let sweep = Sweep { grace, untagged: false, dry_run: false };
             // Its outcome is in the log.
-            let _ = spawn_blocking(move || collect_quietly(&site)).await;
+            let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;
         }
     }
 }
