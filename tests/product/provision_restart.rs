@@ -2,16 +2,19 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use entrepot_tests::daemons::Dockerd;
+use entrepot_tests::entrepot::{Entrepot, Settings, binary};
 use entrepot_tests::fake::{Answer, Fake};
 use entrepot_tests::images;
 use entrepot_tests::ledger::Ledger;
 use entrepot_tests::machine::Machine;
+use entrepot_tests::process::Process;
 use entrepot_tests::world::{PROXY_ADDRESS, World};
 
 const SIZE: usize = 3 << 20;
@@ -141,6 +144,26 @@ fn a_server_that_hangs_is_started_anew() {
     machine.wait_property("entrepot", "NRestarts", |count| count == "1");
     machine.wait_property("entrepot", "ActiveState", |state| state == "active");
     assert_eq!(status_line(arrive(&world).expect("it listens")), "HTTP/1.1 200 OK");
+}
+
+/// Not only systemd's first process passes sockets.
+#[test]
+fn sockets_are_taken_from_whoever_passes_them() {
+    let world = World::new();
+    let file = world.path("entrepot.toml");
+    std::fs::write(&file, Settings::new().toml(&world)).expect("the configuration");
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["--listen=0.0.0.0:3128", "--listen=0.0.0.0:3999", "--fdname=proxy:other", "-E", "SSL_CERT_FILE"]);
+    command.arg(binary()).args(["serve", "--config"]).arg(&file).env("SSL_CERT_FILE", world.internet_ca());
+    let process = Process::start(&world.proxy, command);
+    process.wait_line("Listening on 0.0.0.0:3128", PATIENCE);
+    let first = arrive(&world).expect("it waits in the socket");
+    let entrepot = Entrepot::adopt(&world, process);
+    assert_eq!(status_line(first), "HTTP/1.1 200 OK");
+    let said = entrepot.process().wait_line("took over the listening socket", PATIENCE);
+    assert!(said.contains("0.0.0.0:3128"), "{said}");
+    let warned = entrepot.process().wait_line("is not configured here and not used", PATIENCE);
+    assert!(warned.contains("other") && warned.contains("0.0.0.0:3999"), "{warned}");
 }
 
 #[test]
