@@ -13,3 +13,11 @@ fail() {
 say() {
   printf '%s: %s\n' "$program" "$*"
 }
+
+# Debian's name, and the containers', of the architecture that a program is for; nothing for any other.
+architecture_of() {
+  case $(od -An -tu2 -j18 -N2 "$1" | tr -d ' ') in
+    62) echo amd64 ;;
+    183) echo arm64 ;;
+  esac
+}

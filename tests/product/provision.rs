@@ -46,6 +46,12 @@ fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {
     assert!(before.lines().count() > 1000, "{before}");
     assert_eq!(before, machine.expect(SNAPSHOT), "the second run changed a file");
     assert_eq!(pid, machine.expect("systemctl show entrepot -p MainPID"), "and it restarted the server");
+
+    // A newer program is an upgrade.
+    let newer = "cp /repository/target/debug/entrepot /root/newer; echo >>/root/newer";
+    let upgraded = machine.expect(&format!("{newer}; {provision} --binary /root/newer"));
+    assert!(upgraded.contains("restarted entrepot.service"), "{upgraded}");
+    assert_eq!(machine.property("entrepot", "ActiveState"), "active");
 }
 
 #[test]
