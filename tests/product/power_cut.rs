@@ -87,9 +87,22 @@ fn status(door: &Door, method: Method, path: &str) -> u16 {
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_power_cut() {
+    cut_after_each_acknowledgement(settings());
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_power_cut_without_io_uring_too() {
+    cut_after_each_acknowledgement(settings().set("data_plane", "io_uring = \"off\""));
+}
+
+fn settings() -> Settings {
+    Settings::new().set("cache", "min_free = \"0\"")
+}
+
+fn cut_after_each_acknowledgement(settings: Settings) {
     let world = World::new();
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings);
     let door = entrepot.door();
     let image = |seed: u64| images::random(800 + seed, 2, 200_000);
     let manifest = |image: &Image| format!("/v2/team/app/manifests/{}", image.digest);
@@ -162,7 +175,7 @@ async fn push_on(door: Door, worker: u64, acknowledged: Sender<(String, Image)>)
 fn a_power_cut_in_the_midst_of_many_pushes_loses_none_that_was_acknowledged() {
     let world = World::new();
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     let mut pushed: Vec<(String, Image)> = Vec::new();
     // A sync of one push covers for what another left out, so one pushes alone first.
@@ -202,7 +215,7 @@ fn a_power_cut_during_fills_never_makes_the_cache_wrong() {
         ghcr.publish(image, "team/app", &format!("v{number}"));
     }
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     for round in 0..images.len() {
         // All that came before, too: some of it was stored, some was not, and the index may know more than there is.
