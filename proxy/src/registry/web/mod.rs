@@ -112,10 +112,16 @@ impl Guest {
             Asked::Confirm(deletion) => self.confirm(deletion).await,
             Asked::Delete(deletion) => self.delete(deletion).await,
             Asked::Collect { dry_run } => self.run_collection(dry_run).await,
-            Asked::LogIn if self.request.visitor.principal == Principal::Anonymous => {
-                Err(Refusal::Unauthenticated { scope: None }.into())
-            }
-            Asked::LogIn => Ok(see(StatusCode::SEE_OTHER, PATH)),
+            Asked::LogIn => self.log_in(),
+        }
+    }
+
+    /// The refusal has the browser ask; without accounts it would ask for ever.
+    fn log_in(&self) -> Result<Reply, Problem> {
+        let is_anonymous = self.request.visitor.principal == Principal::Anonymous;
+        match is_anonymous && self.request.registry.access().has_accounts() {
+            true => Err(Refusal::Unauthenticated { scope: None }.into()),
+            false => Ok(see(StatusCode::SEE_OTHER, PATH)),
         }
     }
 

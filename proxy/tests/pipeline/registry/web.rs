@@ -72,6 +72,9 @@ async fn rights_are_the_apis() {
         assert!(!read.contains("delete?name=team/app"), "{login:?} gets no button: {read}");
         assert!(!shown(&proxy, login, TAGS).await.text().contains("/registry/delete?"), "{login:?}");
     }
+    assert_eq!(shown(&proxy, Login::Nobody, "/registry/login").await.status, 401);
+    let logged_in = Login::Account("bob").on(proxy.registry(Method::GET, "/registry/login")).send().await;
+    assert_eq!((logged_in.status, logged_in.header("location")), (303, LIST));
     // With a seal of his own, the form is refused as the API refuses it.
     for (login, form, expected) in [
         (Login::Account("alice"), "name=team/app&tag=v1", 403),
@@ -271,6 +274,6 @@ async fn other_paths_and_methods() {
     assert_eq!((head.status, head.body.is_empty()), (200, true));
     assert_eq!(status(&proxy, Method::GET, "/registry/none").await, 404);
     assert_eq!(status(&proxy, Method::GET, "/registry/collect").await, 405);
-    assert_eq!(status(&proxy, Method::GET, "/registry/login").await, 401);
+    assert_eq!(status(&proxy, Method::GET, "/registry/login").await, 303, "there are no accounts to ask for");
     assert_eq!(status(&proxy, Method::GET, "/registryfoo").await, 404);
 }
