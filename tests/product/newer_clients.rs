@@ -1,4 +1,4 @@
-//! Clients that this Debian has not, from its newest packages (`tests/newer-clients`): Docker Engine with containerd's
+//! Clients that this Debian has not, from its next release (`tests/newer-clients`): Docker Engine with containerd's
 //! image store, containerd 2 and its transfer service, crane, oras.
 
 use std::path::PathBuf;
