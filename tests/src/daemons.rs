@@ -82,6 +82,11 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         std::fs::write(self.directory.join("config/config.json"), config).expect("docker's configuration");
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("sock")
+    }
+
     /// The daemon itself.
     pub fn process(&self) -> &Process {
         &self.process

@@ -17,6 +17,7 @@ pub mod fake;
 mod front;
 pub mod images;
 pub mod ledger;
+pub mod machine;
 pub mod names;
 pub mod namespace;
 pub mod probe;

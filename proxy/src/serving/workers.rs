@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use entrepot_kernel::{major_faults_of_this_thread, ring};
 use tokio::runtime::{self, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::load::{Connected, Load};
@@ -60,6 +60,29 @@ impl Workers {
         let task: Task = Box::new(move || Box::pin(serve(connected)));
         // A thread that is gone serves nobody; the connection closes with its task.
         let _ = worker.tasks.send(Some(task));
+    }
+
+    /// Whether every thread runs, now, a task that it is given; as late as the last of them does.
+    pub async fn answer(&self) -> bool {
+        let ask = |worker: &Worker| {
+            let (answer, answered) = oneshot::channel();
+            let task: Task = Box::new(move || {
+                Box::pin(async move {
+                    // Who asked may have given up.
+                    let _ = answer.send(());
+                })
+            });
+            // A thread that is gone drops the task, which is its answer.
+            let _ = worker.tasks.send(Some(task));
+            answered
+        };
+        let asked: Vec<_> = self.workers.iter().map(ask).collect();
+        for answered in asked {
+            if answered.await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Page faults that each thread has waited for.
@@ -119,5 +142,34 @@ async fn run(mut tasks: mpsc::UnboundedReceiver<Option<Task>>, major_faults: Arc
     });
     while let Some(Some(task)) = tasks.recv().await {
         spawn_local(task());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_does_not_answer() {
+        let workers = Arc::new(Workers::start(2, false).expect("threads"));
+        assert!(workers.answer().await);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (hanging, hangs) = oneshot::channel();
+        workers.hand(move |_connected| async move {
+            let _ = hanging.send(());
+            let _ = released.recv();
+        });
+        hangs.await.expect("the task has begun");
+        let answering = tokio::spawn({
+            let workers = workers.clone();
+            async move { workers.answer().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!answering.is_finished());
+        drop(release);
+        assert!(answering.await.expect("no panic"));
+
+        workers.stop(Duration::from_secs(10)).into_iter().for_each(Runtime::shutdown_background);
+        assert!(!workers.answer().await, "a thread that is gone answers nobody");
     }
 }
