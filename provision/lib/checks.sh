@@ -1,0 +1,97 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# What has to hold before provision/appliance writes anything. Each check says in one line what is wrong and what to do.
+
+check_user() {
+  [ "$(id -u)" -eq 0 ] || fail 77 'needs root; run it with sudo'
+}
+
+check_root() {
+  if [ -n "$root" ]; then
+    [ -d "$root" ] || fail 66 "--root $root is no directory"
+    root=$(CDPATH='' cd "$root" && pwd)
+    # The running system by another name.
+    [ "$root" != / ] || root=''
+  fi
+  if [ -z "$root" ] && [ ! -d /run/systemd/system ]; then
+    fail 69 'systemd does not run here; prepare the tree of a machine with --root DIR, or run the container image'
+  fi
+  if [ ! -d "$root/usr/lib/systemd/system" ]; then
+    fail 69 "no systemd in ${root:-this machine}: /usr/lib/systemd/system is missing; install the package systemd there"
+  fi
+}
+
+# The family decides nothing but words, yet a machine that nobody tried is named.
+check_host() {
+  release=$root/etc/os-release
+  [ -r "$release" ] || release=$root/usr/lib/os-release
+  [ -r "$release" ] || fail 69 "neither /etc/os-release nor /usr/lib/os-release says what ${root:-this machine} is"
+  # shellcheck source=/dev/null
+  families=$(ID='' ID_LIKE='' && . "$release" && printf ' %s %s ' "${ID:-}" "${ID_LIKE:-}")
+  case $families in
+    *' debian '* | *' ubuntu '*) install='apt-get install' ;;
+    *' rhel '* | *' centos '* | *' fedora '*) install='dnf install' ;;
+    *)
+      install='install'
+      say "${families# }is none of Debian, Ubuntu and Enterprise Linux: this may work and is untested"
+      ;;
+  esac
+  for bundle in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem \
+    /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem; do
+    [ ! -s "$root$bundle" ] || return 0
+  done
+  fail 69 "no registry's certificate can be verified there: $install ca-certificates"
+}
+
+check_binary() {
+  if [ -z "$binary" ]; then
+    for binary in "$here/../target/release/entrepot" "$root/usr/bin/entrepot"; do
+      [ ! -f "$binary" ] || break
+    done
+    [ -f "$binary" ] || fail 66 'there is no program to install; build it with cargo build --release, or name it with --binary FILE'
+  fi
+  { [ -f "$binary" ] && [ -r "$binary" ]; } || fail 66 "--binary $binary cannot be read"
+  is_entrepot "$binary" || fail 78 "--binary $binary is not entrepot"
+  # A tree may be for another architecture; the machine itself has to run it.
+  runs=yes
+  "$binary" --version >/dev/null 2>&1 || runs=no
+  if [ -z "$root" ] && [ "$runs" = no ]; then
+    fail 69 "$binary does not run on this machine: $("$binary" --version 2>&1 | head -n 1)"
+  fi
+}
+
+# By what is in the file and not by running it, which may be for another architecture.
+is_entrepot() {
+  grep -aq ENTREPOT_CONFIG "$1"
+}
+
+# What somebody else put where ours goes is never replaced.
+check_foreign() {
+  target=$root/usr/bin/entrepot
+  if [ -e "$target" ] && ! is_entrepot "$target"; then
+    fail 78 "/usr/bin/entrepot is somebody else's program; remove it first"
+  fi
+  if [ -e "$root/var/lib/dpkg/info/entrepot.list" ]; then
+    fail 78 'entrepot is installed from its Debian package; upgrade or purge that'
+  fi
+  for unit in entrepot.service entrepot-redirect.service; do
+    own=$root/etc/systemd/system/$unit
+    if [ -e "$own" ] || [ -L "$own" ]; then
+      fail 78 "/etc/systemd/system/$unit hides the unit of this name that would be installed; remove it (systemctl unmask $unit where it is masked), or put what it changes into $unit.d/"
+    fi
+  done
+}
+
+# What will be in force has to be right: the configuration with the variables over it.
+check_configuration() {
+  [ "$runs" = yes ] || return 0
+  file=$chosen
+  set --
+  if [ -s "$work/entrepot.env.plain" ]; then
+    while IFS= read -r line; do
+      set -- "$@" "$line"
+    done <"$work/entrepot.env.plain"
+  fi
+  if ! env -i "PATH=$PATH" "$@" "$binary" check --config "$file" >/dev/null 2>"$work/refusal"; then
+    fail 78 "nothing was changed: $(grep -v '^notice: ' "$work/refusal" | head -n 1)"
+  fi
+}

@@ -1,0 +1,102 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# Files of provision/appliance: staged beside their places, renamed together, and those of /etc/entrepot with a record of
+# what was written, by which an administrator's change is known.
+#
+#   $work/staged     one line a file that will be replaced: its place in the tree
+#   /etc/entrepot/.provisioned   sha256sum's lines of the files there as they were written
+
+changes=0
+record=/etc/entrepot/.provisioned
+
+# stage SOURCE PLACE MODE: has SOURCE put to PLACE when all is staged. A file that is so already is left alone.
+stage() {
+  source=$1
+  place=$2
+  mode=$3
+  if [ -f "$root$place" ] && [ ! -L "$root$place" ] && cmp -s "$source" "$root$place" &&
+    [ "$(stat -c '%04a %u %g' "$root$place")" = "$mode 0 0" ]; then
+    return 0
+  fi
+  folder=$root$(dirname "$place")
+  { install -d -m 0755 "$folder" && install -m "$mode" -o 0 -g 0 "$source" "$root$place.entrepot-new"; } 2>"$work/error" ||
+    fail 73 "nothing was changed: cannot write $root$place: $(head -n 1 "$work/error")"
+  printf '%s\n' "$place" >>"$work/staged"
+}
+
+# Every file below a folder, to the same place below the root.
+stage_tree() {
+  tree=$1
+  find "$tree" -type f | LC_ALL=C sort >"$work/tree"
+  while IFS= read -r file; do
+    stage "$file" "${file#"$tree"}" 0644
+  done <"$work/tree"
+}
+
+# Whether /etc/entrepot/NAME is an administrator's: there, and not as an earlier run left it.
+is_changed() {
+  file=$root/etc/entrepot/$1
+  [ -e "$file" ] || return 1
+  sum=$(sha256sum <"$file")
+  ! grep -qxF "${sum%% *}  $1" "$root$record" 2>/dev/null
+}
+
+# Which configuration will be in force: ours, or the one that an administrator made of it.
+choose_configuration() {
+  [ -r "$configuration" ] || fail 66 "--configuration $configuration cannot be read"
+  chosen=$configuration
+  if is_changed entrepot.toml && ! cmp -s "$configuration" "$root/etc/entrepot/entrepot.toml"; then
+    chosen=$root/etc/entrepot/entrepot.toml
+  fi
+  if [ -n "$variables" ] && is_changed entrepot.env && ! cmp -s "$work/entrepot.env" "$root/etc/entrepot/entrepot.env"; then
+    fail 78 "/etc/entrepot/entrepot.env is not as it was installed, so $variables does not replace it; move it away, or say what is meant there"
+  fi
+}
+
+stage_configuration() {
+  if [ "$chosen" = "$configuration" ]; then
+    stage "$configuration" /etc/entrepot/entrepot.toml 0644
+  else
+    say '/etc/entrepot/entrepot.toml has been changed here and stays as it is'
+  fi
+  [ ! -f "$work/entrepot.env" ] || stage "$work/entrepot.env" /etc/entrepot/entrepot.env 0600
+  {
+    [ "$chosen" != "$configuration" ] || recorded "$configuration" entrepot.toml
+    if [ -f "$work/entrepot.env" ]; then
+      recorded "$work/entrepot.env" entrepot.env
+    else
+      grep ' entrepot.env$' "$root$record" 2>/dev/null || :
+    fi
+  } >"$work/record"
+  stage "$work/record" "$record" 0600
+}
+
+recorded() {
+  sum=$(sha256sum <"$1")
+  printf '%s  %s\n' "${sum%% *}" "$2"
+}
+
+# Renames what is staged.
+commit() {
+  [ -s "$work/staged" ] || return 0
+  while IFS= read -r place; do
+    mv -f "$root$place.entrepot-new" "$root$place"
+    say "wrote $place"
+    changes=$((changes + 1))
+  done <"$work/staged"
+}
+
+# Takes away what was staged and is not in its place.
+unstage() {
+  [ -s "$work/staged" ] || return 0
+  while IFS= read -r place; do
+    rm -f "$root$place.entrepot-new"
+  done <"$work/staged"
+}
+
+# Whether this run wrote a place that begins with one of the arguments.
+wrote() {
+  for place; do
+    ! grep -q "^$place" "$work/staged" 2>/dev/null || return 0
+  done
+  return 1
+}

@@ -1,0 +1,15 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# What the scripts of provision/ say and how they end. $program is the name they go by.
+
+# One line to whoever runs this, and the end. The code is one of sysexits: 64 usage, 66 no input, 69 unavailable,
+# 73 cannot create, 77 permission, 78 configuration.
+fail() {
+  code=$1
+  shift
+  printf '%s: %s\n' "$program" "$*" >&2
+  exit "$code"
+}
+
+say() {
+  printf '%s: %s\n' "$program" "$*"
+}
