@@ -14,6 +14,7 @@ pub mod pull;
 pub mod redirect;
 pub mod registry;
 pub mod secret;
+pub mod service_manager;
 pub mod serving;
 pub mod setup;
 pub mod store;

@@ -13,21 +13,21 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::rand;
 use http::HeaderValue;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::socket::{AdminSocket, SocketError};
 use crate::admin::{AdminState, server};
 use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
+use crate::app::listening::{Listening, addresses};
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
 use crate::app::registry_powers::collect_quietly;
+use crate::app::signals::Signals;
 use crate::cli::exit;
-use crate::config::{Flags, Loaded, ready};
+use crate::config::{Flags, Loaded};
 use crate::discovery::announce::Announcer;
 use crate::discovery::identity::Identity;
 use crate::http::dispatch::Site;
@@ -44,6 +44,7 @@ use crate::pull::{Live, Pull};
 use crate::registry::LocalRegistry;
 use crate::registry::access::Access;
 use crate::registry::events::{Events, Source};
+use crate::service_manager::{self, watchdog};
 use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
@@ -134,15 +135,15 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const LANDING: Duration = Duration::from_secs(5);
 const LAST_LINES: Duration = Duration::from_secs(1);
 
+/// What the end may take besides the drain, with something to spare.
+const AFTER_THE_DRAIN: Duration = Duration::from_secs(30);
+
 /// Everything that was built.
 struct Server {
     reloader: Arc<Reloader>,
     door: Arc<ProxyDoor>,
     pull: Arc<Pull>,
-    proxy_listeners: Vec<TcpListener>,
-    transparent_listeners: Vec<TcpListener>,
-    registry_listeners: Vec<TcpListener>,
-    admin_listener: Option<TcpListener>,
+    listening: Listening,
     admin_socket: AdminSocket,
     announcer: Option<Announcer>,
     identity: Arc<Identity>,
@@ -196,16 +197,12 @@ fn build(
     let access_log = AccessLog::start(config.logging.format, config.logging.file.as_deref())?;
     let instance = instance()?;
     let _inside = runtime.enter();
-    let proxy_listeners = config.proxy.listen.iter().copied().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let transparent_listeners =
-        config.transparent.listen.iter().copied().map(bind_transparent).collect::<Result<Vec<_>, _>>()?;
-    let admin_listener = config.admin.listen.map(bind).transpose()?;
+    let listening = Listening::bind(&config)?;
     let admin_socket = AdminSocket::bind(&config.admin.socket)?;
-    let listening: Vec<_> = proxy_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let transparent = transparent_listeners.iter().filter_map(|listener| listener.local_addr().ok());
-    let registry_listeners = bind_registry(&config.registry)?;
-    let registry: Vec<_> = registry_listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-    let own = listening.iter().chain(&registry).copied().chain(transparent).chain(config.admin.listen);
+    let (proxy, registry) = (addresses(&listening.proxy), addresses(&listening.registry));
+    let transparent = addresses(&listening.transparent);
+    let own = [&proxy, &registry, &transparent].into_iter().flatten().copied();
+    let own = own.chain(config.admin.listen);
     let ourselves = Ourselves {
         sockets: OwnSockets::new(own),
         instance: instance.clone().into(),
@@ -223,11 +220,11 @@ fn build(
     let mdns = config.mdns.clone();
     let identity = Arc::new(Identity::default());
     identity.refresh(&mdns.interfaces);
-    let facts = facts(&listening, &registry, &config.registry, &authority);
+    let facts = facts(&proxy, &registry, &config.registry, &authority);
     let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
     let access = Access::open(config.registry.rights.clone(), &config.data_dir)
         .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
-    let greeting = greeting(&config, &authority, (&listening, &registry), &access, &identity.addresses());
+    let greeting = greeting(&config, &authority, (&proxy, &registry), &access, &identity.addresses());
     let live = live(config, &ourselves, memory.clone());
     let registry = local_registry(&live, &pull, access, &registry, instance);
     let site = Site::new(pull.clone(), registry, access_log, page, live);
@@ -237,21 +234,8 @@ fn build(
     let stopping = Arc::default();
     eprint!("{greeting}");
     // Everything is bound: whoever hears of this server finds its doors open.
-    let announcer = announce(&mdns, facts, &listening, identity.clone());
-    Ok(Server {
-        reloader,
-        door,
-        pull,
-        proxy_listeners,
-        transparent_listeners,
-        registry_listeners,
-        admin_listener,
-        admin_socket,
-        announcer,
-        identity,
-        stopping,
-        workers,
-    })
+    let announcer = announce(&mdns, facts, &proxy, identity.clone());
+    Ok(Server { reloader, door, pull, listening, admin_socket, announcer, identity, stopping, workers })
 }
 
 /// Our registry, with those who hear of it.
@@ -272,28 +256,27 @@ fn local_registry(
 
 impl Server {
     async fn serve(self, trigger: Trigger, watch: Watch) -> Result<(), StartError> {
-        let signals = |kind| signal(kind).map_err(|source| StartError::System { what: "signals", source });
-        let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
-        let mut hang_up = signals(SignalKind::hangup())?;
+        let mut signals = Signals::new()?;
+        let serving = format!("serving; proxy on {}", joined(&addresses(&self.listening.proxy)));
         let site = self.reloader.site.clone();
         let config = site.live();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
-        let ports = self.transparent_listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port()));
-        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports.collect()));
+        let ports = addresses(&self.listening.transparent).iter().map(SocketAddr::port).collect();
+        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports));
         let common = (bounds, self.pull.metrics.clone(), self.workers.clone());
-        for listener in self.proxy_listeners {
+        for listener in self.listening.proxy {
             let door = self.door.clone();
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Proxy, &common, &watch, serve);
         }
-        for listener in self.transparent_listeners {
+        for listener in self.listening.transparent {
             let door = transparent.clone();
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Transparent, &common, &watch, serve);
         }
         let own = Arc::new(RegistryDoor { site: site.clone(), leaves: self.door.leaves.clone() });
-        for listener in self.registry_listeners {
+        for listener in self.listening.registry {
             let door = own.clone();
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Registry, &common, &watch, serve);
@@ -302,7 +285,7 @@ impl Server {
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
-        if let Some(listener) = self.admin_listener {
+        if let Some(listener) = self.listening.admin {
             let token = config.config.admin.token.clone();
             tokio::spawn(server::serve_tcp(listener, state.clone(), token, ended(admin_watch.clone())));
         }
@@ -311,23 +294,18 @@ impl Server {
         let collecting = tokio::spawn(collecting(site));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
-        loop {
-            tokio::select! {
-                _ = hang_up.recv() => {
-                    let reloader = self.reloader.clone();
-                    // Its outcome is in the log.
-                    let _ = spawn_blocking(move || reloader.reload()).await;
-                }
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-            }
-        }
+        service_manager::ready(&serving).await;
+        let workers = self.workers.clone();
+        let watching = tokio::spawn(watchdog::watch(move || all_answer(workers.clone())));
+        signals.until_end(&self.reloader, &serving).await;
+        let status = format!("stopping: running answers have {} s to end", deadline.as_secs());
+        service_manager::stopping(&status, deadline + AFTER_THE_DRAIN).await;
         self.stopping.store(true, Ordering::Relaxed);
         if let Some(announcer) = self.announcer {
             // A goodbye that is still on its way keeps nobody waiting.
             spawn_blocking(move || announcer.stop());
         }
-        tracing::info!("stopping: running answers have {} s to end", deadline.as_secs());
+        tracing::info!("{status}");
         drop(watch);
         drop(self.door);
         if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
@@ -337,8 +315,7 @@ impl Server {
             tracing::warn!("some fills were still running and are given up");
         }
         self.reloader.site.registry.close(LANDING).await;
-        housekeeping.abort();
-        collecting.abort();
+        [watching, housekeeping, collecting].iter().for_each(JoinHandle::abort);
         // The admin door was open to the last, for whoever watches the drain.
         if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
             tracing::debug!("an admin request was still running");
@@ -382,6 +359,15 @@ fn open_door<Serving>(
     tokio::spawn(listener::accept(listener, bounds.clone(), (metrics.clone(), door), watch.clone(), hand));
 }
 
+/// For the watchdog: the serving threads; this runtime, which has the doors and the fills, answers by running this.
+async fn all_answer(workers: Arc<Workers>) -> bool {
+    workers.answer().await
+}
+
+fn joined(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
 async fn ended(mut watch: Watch) {
     watch.draining().await;
 }
@@ -421,48 +407,6 @@ async fn collecting(site: Arc<Site>) {
             let _ = spawn_blocking(move || collect_quietly(&site)).await;
         }
     }
-}
-
-/// The registry's ports. One that nobody asked for and that is taken does not stop a proxy from starting, which may have
-/// been installed beside a registry.
-fn bind_registry(door: &ready::RegistryDoor) -> Result<Vec<TcpListener>, StartError> {
-    let mut listeners = Vec::new();
-    for listen in [&door.http, &door.https] {
-        for address in &listen.addresses {
-            match bind(*address) {
-                Ok(listener) => listeners.push(listener),
-                Err(StartError::Bind { source, .. })
-                    if listen.is_default && source.kind() == io::ErrorKind::AddrInUse =>
-                {
-                    tracing::warn!(
-                        "{address} is in use, so the registry does not listen there; set registry.http and registry.https"
-                    );
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(listeners)
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::bind(address).map_err(|source| {
-        let hint = match source.kind() {
-            io::ErrorKind::AddrInUse => "stop what listens there, or choose another address",
-            io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-            _ => "check that this machine has the address",
-        };
-        StartError::Bind { address, source, hint }
-    })
-}
-
-/// The transparent door takes connections to addresses that are not its own, where it may: a gateway leads them here.
-fn bind_transparent(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let listener = bind(address)?;
-    if let Err(error) = SockRef::from(&listener).set_ip_transparent_v4(true) {
-        tracing::debug!(%address, "not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");
-    }
-    Ok(listener)
 }
 
 /// A name for this process that no other has: by it a request that comes back is known.

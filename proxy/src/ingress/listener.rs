@@ -31,7 +31,8 @@ pub struct Place {
 
 /// A moment for other connections to end when the process has no file descriptors left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-const BACKLOG: i32 = 4096;
+/// How many connections may wait to be accepted.
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Binds a listening socket; `[::]` takes IPv4 too, where the machine has both.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -43,6 +44,15 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
             bind_socket(SocketAddr::from(([0, 0, 0, 0], address.port())))
         }
         bound => bound,
+    }
+}
+
+/// The address that [`bind`] would get here: without IPv6, `[::]` is every IPv4 address.
+pub(crate) fn as_bound(address: SocketAddr) -> SocketAddr {
+    let no_ipv6 = || Socket::new(Domain::IPV6, Type::STREAM, None).is_err();
+    match address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6() {
+        true => SocketAddr::from(([0, 0, 0, 0], address.port())),
+        false => address,
     }
 }
 

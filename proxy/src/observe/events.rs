@@ -3,11 +3,15 @@
 //! They leave through a [`Sink`] like the access log: a stuck stderr blocks nobody. A bare level is about this
 //! program; the libraries below it stay at `warn`, because their trace levels were not written with secrets in mind.
 
+use std::env;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Subscriber;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -38,11 +42,22 @@ pub enum EventsError {
     Gone,
 }
 
+/// Who reads standard error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A person.
+    Terminal,
+    /// systemd's journal, which knows the time and takes the level in front of the line.
+    Journal,
+    /// A file or a program.
+    Other,
+}
+
 /// Sets up events for the whole process, once.
 pub fn init(level: &str, format: LogFormat) -> Result<EventsHandle, EventsError> {
     let sink = Arc::new(Sink::start("events", Target::Stderr, |_| ())?);
-    let colour = io::stderr().is_terminal();
-    let (subscriber, filter) = subscriber(level, format, colour, Outlet(Arc::clone(&sink)))?;
+    let reader = Reader::of_stderr();
+    let (subscriber, filter) = subscriber(level, format, reader, Outlet { sink: Arc::clone(&sink), reader })?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| EventsError::AlreadySet)?;
     Ok(EventsHandle { filter, sink })
 }
@@ -75,7 +90,7 @@ type FilterHandle = reload::Handle<EnvFilter, Registry>;
 fn subscriber<W>(
     level: &str,
     format: LogFormat,
-    colour: bool,
+    reader: Reader,
     writer: W,
 ) -> Result<(impl Subscriber + Send + Sync + use<W>, FilterHandle), EventsError>
 where
@@ -83,9 +98,13 @@ where
 {
     let (filter, handle) = reload::Layer::new(parse_filter(level)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = match format {
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
-        LogFormat::Text => lines.with_ansi(colour).boxed(),
+    let lines = match (format, reader) {
+        (LogFormat::Json, Reader::Journal) => {
+            lines.json().flatten_event(true).with_span_list(false).without_time().boxed()
+        }
+        (LogFormat::Json, _) => lines.json().flatten_event(true).with_span_list(false).boxed(),
+        (LogFormat::Text, Reader::Journal) => lines.with_ansi(false).with_level(false).without_time().boxed(),
+        (LogFormat::Text, _) => lines.with_ansi(reader == Reader::Terminal).boxed(),
     };
     Ok((Registry::default().with(filter).with(lines), handle))
 }
@@ -107,8 +126,41 @@ fn parse_filter(level: &str) -> Result<EnvFilter, EventsError> {
     EnvFilter::try_new(level).map_err(|_| refused())
 }
 
+impl Reader {
+    fn of_stderr() -> Self {
+        let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
+        if io::stderr().is_terminal() {
+            Self::Terminal
+        } else if identity(io::stderr().as_fd()).is_some_and(|own| own == stream) {
+            Self::Journal
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// A stream as the journal names it to the processes that it listens to: a child whose stderr leads elsewhere has the
+/// variable too.
+fn identity(stream: BorrowedFd<'_>) -> Option<String> {
+    let metadata = File::from(stream.try_clone_to_owned().ok()?).metadata().ok()?;
+    Some(format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+/// A level as syslog numbers it.
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
+}
+
 /// Collects one event and sends it as one line.
-struct Outlet(Arc<Sink>);
+struct Outlet {
+    sink: Arc<Sink>,
+    reader: Reader,
+}
 
 struct Event<'a> {
     line: Vec<u8>,
@@ -119,7 +171,12 @@ impl<'a> MakeWriter<'a> for Outlet {
     type Writer = Event<'a>;
 
     fn make_writer(&'a self) -> Event<'a> {
-        Event { line: Vec::new(), sink: &self.0 }
+        Event { line: Vec::new(), sink: &self.sink }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Event<'a> {
+        let front = if self.reader == Reader::Journal { priority(*event.level()) } else { "" };
+        Event { line: front.into(), sink: &self.sink }
     }
 }
 
@@ -149,9 +206,19 @@ mod tests {
     use super::*;
 
     fn events(path: &Path, level: &str, format: LogFormat, emit: impl FnOnce(&FilterHandle)) -> String {
+        events_for(Reader::Other, path, level, format, emit)
+    }
+
+    fn events_for(
+        reader: Reader,
+        path: &Path,
+        level: &str,
+        format: LogFormat,
+        emit: impl FnOnce(&FilterHandle),
+    ) -> String {
         let sink = Arc::new(Sink::start("test-events", Target::File(path.to_owned()), |_| ()).expect("starts"));
         let (subscriber, handle) =
-            subscriber(level, format, false, Outlet(Arc::clone(&sink))).expect("the set-up is right");
+            subscriber(level, format, reader, Outlet { sink: Arc::clone(&sink), reader }).expect("the set-up is right");
         tracing::subscriber::with_default(subscriber, || emit(&handle));
         assert!(sink.flush(Duration::from_secs(10)));
         std::fs::read_to_string(path).expect("readable")
@@ -179,6 +246,17 @@ mod tests {
         });
         let event: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!((&event["message"], &event["registry"]), (&"line\nbreak".into(), &"ghcr.io".into()));
+    }
+
+    #[test]
+    fn the_journal_gets_levels_and_no_second_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let emit = |_: &FilterHandle| tracing::warn!("disk is full");
+        let text = events_for(Reader::Journal, &folder.path().join("text"), "info", LogFormat::Text, emit);
+        assert_eq!(text, "<4>entrepot::observe::events::tests: disk is full\n");
+        let json = events_for(Reader::Journal, &folder.path().join("json"), "info", LogFormat::Json, emit);
+        let event: serde_json::Value = serde_json::from_str(json.strip_prefix("<4>").expect("a level")).expect("JSON");
+        assert_eq!((event.get("timestamp"), &event["message"]), (None, &"disk is full".into()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::routing::{self, ROUTE_MARK};
 use super::{attach, preflight, seed, server};
 use crate::admin::socket::AdminSocket;
 use crate::config::ready::Config;
+use crate::service_manager::{self, watchdog};
 use crate::upstream::dial::OWN_MARK;
 
 /// Where the programs are, and what has to be taken away besides their links.
@@ -32,6 +33,9 @@ struct Attached {
     /// Interfaces that got a queueing discipline for it.
     disciplined: Vec<String>,
 }
+
+/// More than taking everything away ever took.
+const TAKING_DOWN: Duration = Duration::from_secs(10);
 
 /// A running agent.
 struct Agent {
@@ -106,17 +110,22 @@ impl Agent {
             attached = self.attached.places.join(", "),
             "redirect programs are attached"
         );
+        service_manager::ready(format!("attached to {}", self.attached.places.join(", "))).await;
+        // One thread does everything: that it runs this is its answer.
+        tokio::spawn(watchdog::watch(|| std::future::ready(true)));
         let serving = server::serve_unix(socket, reporter.clone());
         if let Some(listener) = listener {
             tokio::spawn(server::serve_tcp(listener, reporter));
         }
         tokio::spawn(seed::run(self.programs.clone(), self.plan.seeds.clone(), self.plan.seed_interval));
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = self.watch() => outcome,
             () = serving => Ok(()),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
-        }
+        };
+        service_manager::stopping("taking the programs away", TAKING_DOWN).await;
+        outcome
     }
 
     /// Asks the door again and again, and tells the programs.
@@ -128,24 +137,33 @@ impl Agent {
             ticks.tick().await;
             let doors = probe.ask().await;
             let before = std::mem::replace(&mut *lock(&self.doors), doors);
-            let mut programs = lock(&self.programs);
-            if doors != before {
-                // Nothing is led anywhere while the place changes.
-                programs.set_healthy_until(0)?;
-                if doors.any() {
-                    programs.set_settings(&settings(&self.plan, doors))?;
-                }
+            self.tell_programs(before, doors)?;
+            let news = match (before.any(), doors.any()) {
+                (false, true) => "the door answers: connections to registries are redirected",
+                (true, false) => "the door does not answer: connections go where they meant to",
+                _ => continue,
+            };
+            match doors.any() {
+                true => tracing::info!("{news}"),
+                false => tracing::warn!("{news}"),
             }
+            service_manager::status(news).await;
+        }
+    }
+
+    fn tell_programs(&self, before: Doors, doors: Doors) -> Result<(), RedirectError> {
+        let mut programs = lock(&self.programs);
+        if doors != before {
+            // Nothing is led anywhere while the place changes.
+            programs.set_healthy_until(0)?;
             if doors.any() {
-                programs.set_healthy_until(monotonic_ns() + nanoseconds(VALIDITY))?;
-            }
-            drop(programs);
-            match (before.any(), doors.any()) {
-                (false, true) => tracing::info!("the door answers: connections to registries are redirected"),
-                (true, false) => tracing::warn!("the door does not answer: connections go where they meant to"),
-                _ => {}
+                programs.set_settings(&settings(&self.plan, doors))?;
             }
         }
+        if doors.any() {
+            programs.set_healthy_until(monotonic_ns() + nanoseconds(VALIDITY))?;
+        }
+        Ok(())
     }
 
     /// Links go with the programs; what the gateway put beside them does not.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use entrepot_kernel::{major_faults_of_this_thread, ring};
 use tokio::runtime::{self, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use super::load::{Connected, Load};
@@ -60,6 +60,29 @@ impl Workers {
         let task: Task = Box::new(move || Box::pin(serve(connected)));
         // A thread that is gone serves nobody; the connection closes with its task.
         let _ = worker.tasks.send(Some(task));
+    }
+
+    /// Whether every thread runs, now, a task that it is given; as late as the last of them does.
+    pub async fn answer(&self) -> bool {
+        let ask = |worker: &Worker| {
+            let (answer, answered) = oneshot::channel();
+            let task: Task = Box::new(move || {
+                Box::pin(async move {
+                    // Who asked may have given up.
+                    let _ = answer.send(());
+                })
+            });
+            // A thread that is gone drops the task, which is its answer.
+            let _ = worker.tasks.send(Some(task));
+            answered
+        };
+        let asked: Vec<_> = self.workers.iter().map(ask).collect();
+        for answered in asked {
+            if answered.await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Page faults that each thread has waited for.

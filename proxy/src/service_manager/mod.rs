@@ -1,0 +1,65 @@
+//! The service manager (systemd) that started this process: it hears when we are ready, reload and stop, kills us when
+//! our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
+//!
+//! Where none started us (`NOTIFY_SOCKET` is not set), every call does nothing. Nothing here can fail a server: what
+//! cannot be told is in the log.
+
+pub mod listeners;
+pub mod watchdog;
+
+use std::env;
+use std::io;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// A service manager that does not read its socket holds us up no longer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Everything is bound and served; `status` is for people.
+pub async fn ready(status: impl Into<String>) {
+    let status = one_line(status);
+    tell(move || sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)])).await;
+}
+
+/// How it stands, for people.
+pub async fn status(status: impl Into<String>) {
+    let status = one_line(status);
+    tell(move || sd_notify::notify(&[NotifyState::Status(&status)])).await;
+}
+
+/// The configuration is being read anew; [`ready`] ends that.
+pub async fn reloading() {
+    tell(|| sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])).await;
+}
+
+/// The end has begun and may take up to `at_most`, whatever the unit says.
+pub async fn stopping(status: impl Into<String>, at_most: Duration) {
+    let (status, more) = (one_line(status), format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
+    let say =
+        move || sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status(&status), NotifyState::Custom(&more)]);
+    tell(say).await;
+}
+
+/// Sending waits while the receiver's queue is full, so it is not for an event loop.
+async fn tell(say: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if !is_there() {
+        return;
+    }
+    match timeout(PATIENCE, spawn_blocking(say)).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!("the service manager could not be told: {error}"),
+        Ok(Err(_)) | Err(_) => tracing::warn!("the service manager does not listen"),
+    }
+}
+
+/// Each line is a message of its own there.
+fn one_line(text: impl Into<String>) -> String {
+    text.into().replace('\n', " ")
+}
+
+fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
