@@ -19,6 +19,7 @@ use crate::http::dispatch::{Site, Visit, dispatch};
 use crate::http::guard::{Guard, GuardHandle};
 use crate::http::log::LoggedBody;
 use crate::ingress::drain::Watch;
+use crate::serving::turns::Turns;
 
 /// hyper's own buffer: a whole head and room for the bytes behind it.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES + 64 * 1024;
@@ -58,7 +59,7 @@ where
     Answer: Fn(GuardHandle, Request<Incoming>) -> Answering + Send + Sync,
     Answering: Future<Output = Response<LoggedBody>> + Send,
 {
-    let (guard, handle) = Guard::new(io, prefix, deadlines.head);
+    let (guard, handle) = Guard::new(Turns::new(io), prefix, deadlines.head);
     let service = service_fn(|request| {
         // On the heap, so that a connection that waits for its next request does not hold room for an answer's making.
         let answering = Box::pin(answer(handle.clone(), request));

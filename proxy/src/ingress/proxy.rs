@@ -33,6 +33,7 @@ use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
 use crate::registry::door::{self, Arrival};
 use crate::serving::load::Connected;
+use crate::serving::turns::Turns;
 use crate::tls::leaf::LeafStore;
 use crate::upstream::own::has_passed;
 
@@ -244,8 +245,9 @@ pub(super) async fn carry(
 /// The connection behind a CONNECT, with what the client sent ahead of our answer.
 async fn upgraded(request: Request<Incoming>) -> Option<(Client, Bytes)> {
     let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Guard<Client>>>().ok()?;
-    let (client, unread) = parts.io.into_inner().into_inner();
+    let parts = upgraded.downcast::<TokioIo<Guard<Turns<Client>>>>().ok()?;
+    let (turns, unread) = parts.io.into_inner().into_inner();
+    let client = turns.into_inner();
     // A copy of what are few bytes, as a rule none: hyper's buffer would live as long as the connection.
     let first = Bytes::from([&parts.read_buf[..], &unread].concat());
     Some((client, first))

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! acceptor ─► workers (a thread a core, the one with the fewest bytes in flight next)
-//!                └ hyper ─► guard ─► outlet   plain: a body's slices of a mapped file leave by sendfile(2)
-//!                                  └ secure   TLS:   sealed  they are read straight into the records that leave, and sealed there
-//!                                                    handed  the kernel seals what the outlet is given (`data_plane.ktls`)
+//!                └ hyper ─► guard ─► turns   a piece each, so that no stream keeps its thread
+//!                                      ├ outlet   plain: a body's slices of a mapped file leave by sendfile(2)
+//!                                      └ secure   TLS:   sealed  they are read straight into the records that leave
+//!                                                        handed  the kernel seals what the outlet is given (`data_plane.ktls`)
 //! ```
 //!
 //! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
@@ -21,4 +22,5 @@ pub mod sealed;
 pub mod secure;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 pub mod workers;
