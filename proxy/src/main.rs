@@ -69,6 +69,8 @@ enum Command {
     /// List the appliances of this local network
     Discover {
         #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
         options: discover::DiscoverOptions,
     },
     /// Look at the push registry of a running server, and change it
@@ -98,7 +100,10 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Check { flags, json } => check::run(&flags, json),
         Command::Client { command } => client::run(&command),
-        Command::Discover { options } => discover::run(&options),
+        Command::Discover { flags, options } => match options.console {
+            Some(file) => with_configuration(&flags, |loaded| discover::run_console(&file, &loaded.config)),
+            None => discover::run(&options),
+        },
         Command::Serve { flags } => with_configuration(&flags.clone(), |loaded| match serve::run(loaded, flags) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_code()),

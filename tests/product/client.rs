@@ -1,77 +1,11 @@
 //! `entrepot client` and the set-up scripts on this machine's real files, in a root of their own: real trust tools, a
 //! real dockerd that is restarted by what stands in for systemctl, and the files as they were after undo.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
-
-use entrepot_tests::entrepot::{Entrepot, Settings, binary};
+use entrepot_tests::client_host::ClientHost;
+use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images;
-use entrepot_tests::process::{Finished, finish};
-use entrepot_tests::root::in_own_root;
 use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::{World, address_of};
-
-const LONG: Duration = Duration::from_secs(240);
-
-/// Functions that every machine of these tests has. systemctl notes what it was told, and restarts dockerd with the
-/// environment of its drop-ins, as systemd would.
-const MACHINE: &str = include_str!("client/machine.sh");
-
-/// A client's host in a root of its own; what it leaves in `/out` can be read afterwards.
-struct Machine<'w> {
-    world: &'w World,
-    out: std::path::PathBuf,
-}
-
-impl<'w> Machine<'w> {
-    fn new(world: &'w World) -> Self {
-        let out = world.make_directory("out");
-        std::fs::copy(binary(), out.join("entrepot")).expect("the product");
-        Self { world, out }
-    }
-
-    /// Runs a shell script there to its end. Whatever it starts dies with it.
-    fn run(&self, script: &str, variables: &[(&str, &str)]) -> Finished {
-        let mut shell = Command::new("bash");
-        shell.args(["-c", &format!("{MACHINE}\n{script}")]).env("HOME", "/root");
-        shell.env("PATH", "/out/bin:/out:/usr/sbin:/usr/bin:/sbin:/bin");
-        for (name, value) in variables {
-            shell.env(name, value);
-        }
-        let systemd = self.world.make_directory("systemd");
-        std::fs::create_dir_all(systemd.join("system")).expect("a directory");
-        let binds = [(self.out.clone(), "/out"), (systemd, "/run/systemd")];
-        let rooted = in_own_root(self.world, &shell, &binds);
-        let mut alone = Command::new("unshare");
-        alone.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc"]).arg(rooted.get_program());
-        alone.args(rooted.get_args());
-        for (name, value) in rooted.get_envs() {
-            if let Some(value) = value {
-                alone.env(name, value);
-            }
-        }
-        finish(&self.world.client, alone, LONG)
-    }
-
-    fn read(&self, name: &str) -> String {
-        read(&self.out, name)
-    }
-
-    /// The files that set-up may touch are as they were when `before` was made.
-    #[track_caller]
-    fn assert_as_before(&self, what: &str) {
-        let (before, after) = (self.read("before"), self.read("after"));
-        let (was, is): (BTreeSet<&str>, BTreeSet<&str>) = (before.lines().collect(), after.lines().collect());
-        let changed: Vec<_> = was.symmetric_difference(&is).collect();
-        assert!(changed.is_empty() && was.len() > 100, "{what}: not byte for byte as before: {changed:#?}");
-    }
-}
-
-fn read(directory: &Path, name: &str) -> String {
-    std::fs::read_to_string(directory.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
 
 /// An appliance and an image upstream.
 fn stock(world: &World) -> (Entrepot<'_>, Upstream<'_>, String) {
@@ -89,7 +23,7 @@ fn stock_of(world: &World, settings: Settings) -> (Entrepot<'_>, Upstream<'_>, S
 fn one_line_sets_docker_up_and_one_puts_it_back() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -124,7 +58,7 @@ snapshot after
 fn the_scripts_do_the_same_without_the_program() {
     let world = World::new();
     let (_entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -170,7 +104,7 @@ done
 fn real_files_of_every_runtime_come_back() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -195,7 +129,7 @@ snapshot after
 fn podman_pulls_by_its_drop_ins() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -225,7 +159,7 @@ cmp /etc/containers/registries.conf.d/50-entrepot.conf /out/registries.conf
 fn a_person_is_shown_the_fingerprint_and_asked() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -248,7 +182,7 @@ echo y | script -qec "$line" /dev/null >/out/accepted
 fn undo_follows_a_set_up_that_was_killed() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -271,7 +205,7 @@ snapshot after
 fn kinds_nodes_get_the_script_and_lose_it() {
     let world = World::new();
     let (entrepot, _upstream, image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 settle_trust
@@ -364,7 +298,7 @@ fn bad_input_is_one_line_and_changes_nothing() {
     let world = World::new();
     let doorless = Settings::new().set("registry", "http = []\nhttps = []");
     let (entrepot, _upstream, image) = stock_of(&world, doorless);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let (found, wrong) = (entrepot.fingerprint(), "00".repeat(32));
     let script = r#"
 prepare
@@ -393,7 +327,7 @@ echo $status >/out/code
 fn a_dry_run_shows_everything_and_does_nothing() {
     let world = World::new();
     let (entrepot, _upstream, _image) = stock(&world);
-    let machine = Machine::new(&world);
+    let machine = ClientHost::new(&world);
     let script = r#"
 prepare
 snapshot before

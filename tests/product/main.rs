@@ -11,6 +11,7 @@ mod direct;
 mod discovery;
 mod disk;
 mod faults;
+mod image;
 mod isolation;
 mod large_blob;
 mod logs;

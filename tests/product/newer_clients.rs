@@ -1,4 +1,4 @@
-//! Clients that this Debian has not, from its newest packages (`tests/newer-clients`): Docker Engine with containerd's
+//! Clients that this Debian has not, from its next release (`tests/newer-clients`): Docker Engine with containerd's
 //! image store, containerd 2 and its transfer service, crane, oras.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images;
 use entrepot_tests::process::{Finished, finish};
 use entrepot_tests::upstream::{GHCR, Upstream};
-use entrepot_tests::world::{REGISTRY, World};
+use entrepot_tests::world::{PROXY_ADDRESS, REGISTRY, World};
 use serde_json::Value;
 
 const IMAGE_STORE: &str = "--feature=containerd-snapshotter=true";
@@ -43,10 +43,12 @@ fn docker_with_containerds_image_store_pushes_pulls_and_takes_a_default_mirror()
     let by_ghcr = ghcr.publish(&image, "team/app", "1.0");
     let entrepot = Entrepot::start(&world, Settings::new());
     let client = entrepot.neighbour().newer();
-    // The place is the daemon's own, and nobody's but this client's host's.
-    let certs = default_hosts(&world, &entrepot, &format!("https://{REGISTRY}:5443"));
+    // As the README has it. The place is the daemon's own, and nobody's but this client's host's.
+    let place = world.make_directory("etc/certs.d/_default").join("hosts.toml").display().to_string();
+    let url = format!("http://{PROXY_ADDRESS}:3128/setup/containerd/hosts.toml");
+    client.curl(&["-f", "-o", &place, &url]).expect_success("the ready file");
     let mut bind = Command::new("mount");
-    bind.args(["--bind", &certs.parent().expect("a parent").display().to_string(), "/etc/docker"]);
+    bind.args(["--bind", &world.path("etc").display().to_string(), "/etc/docker"]);
     std::fs::create_dir_all("/etc/docker").expect("a mount point");
     finish(&world.client, bind, Duration::from_secs(10)).expect_success("mount");
 

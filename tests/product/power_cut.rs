@@ -87,9 +87,22 @@ fn status(door: &Door, method: Method, path: &str) -> u16 {
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_power_cut() {
+    cut_after_each_acknowledgement(settings());
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_power_cut_without_io_uring_too() {
+    cut_after_each_acknowledgement(settings().set("data_plane", "io_uring = \"off\""));
+}
+
+fn settings() -> Settings {
+    Settings::new().set("cache", "min_free = \"0\"")
+}
+
+fn cut_after_each_acknowledgement(settings: Settings) {
     let world = World::new();
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings);
     let door = entrepot.door();
     let image = |seed: u64| images::random(800 + seed, 2, 200_000);
     let manifest = |image: &Image| format!("/v2/team/app/manifests/{}", image.digest);
@@ -137,6 +150,35 @@ fn what_was_acknowledged_is_there_after_a_power_cut() {
     entrepot.command(&["cache", "verify"]).expect_success("entrepot cache verify");
 }
 
+/// What is left of an upload is gone on with, or is not there; it never becomes a blob with other bytes.
+#[test]
+fn an_upload_that_a_power_cut_broke_off_is_gone_on_with_or_begun_anew() {
+    let world = World::new();
+    let disk = Disk::new(&world);
+    let mut entrepot = Entrepot::start(&world, settings());
+    let door = entrepot.door();
+    let blob = crate::blob(830, 2 << 20);
+    let (content, half) = (blob.bytes(), 1 << 20);
+    let place = door.request(Method::POST, &url("/v2/team/app/blobs/uploads/"), &[]).header("location").to_owned();
+    assert_eq!(door.request_with(Method::PATCH, &url(&place), &[], content.slice(..half)).status, 202);
+    // The syncs of another push take some of it to the medium, in no order that anybody promised.
+    assert_eq!(push_blob(&door, &crate::blob(831, 1000)).status, 201);
+    disk.cut();
+    disk.restart(&mut entrepot);
+    let status = door.get(&url(&place), &[]);
+    assert!([204, 404].contains(&status.status.as_u16()), "{}", status.status);
+    if status.status == 204 {
+        let last = status.header("range").rsplit('-').next().and_then(|last| last.parse::<usize>().ok());
+        let from = last.filter(|last| *last > 0).map_or(0, |last| last + 1);
+        let end = url(&format!("{place}?digest={}", blob.digest));
+        let ended = door.request_with(Method::PUT, &end, &[], content.slice(from..)).status;
+        assert!([201, 400].contains(&ended.as_u16()), "whole, or not the blob of that digest: {ended}");
+    }
+    assert_eq!(push_blob(&door, &blob).status, 201, "begun anew");
+    let there = door.get(&url(&format!("/v2/team/app/blobs/{}", blob.digest)), &[]);
+    assert_eq!(there.content(), blob.digest);
+}
+
 /// Pushes until it fails, and tells of each image that was acknowledged whole.
 async fn push_on(door: Door, worker: u64, acknowledged: Sender<(String, Image)>) -> Result<(), BoxError> {
     for number in 0.. {
@@ -162,7 +204,7 @@ async fn push_on(door: Door, worker: u64, acknowledged: Sender<(String, Image)>)
 fn a_power_cut_in_the_midst_of_many_pushes_loses_none_that_was_acknowledged() {
     let world = World::new();
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     let mut pushed: Vec<(String, Image)> = Vec::new();
     // A sync of one push covers for what another left out, so one pushes alone first.
@@ -202,7 +244,7 @@ fn a_power_cut_during_fills_never_makes_the_cache_wrong() {
         ghcr.publish(image, "team/app", &format!("v{number}"));
     }
     let disk = Disk::new(&world);
-    let mut entrepot = Entrepot::start(&world, Settings::new().set("cache", "min_free = \"0\""));
+    let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     for round in 0..images.len() {
         // All that came before, too: some of it was stored, some was not, and the index may know more than there is.

@@ -12,15 +12,15 @@ use entrepot_tests::process::finish;
 use entrepot_tests::upstream::{HUB, Upstream};
 use entrepot_tests::world::{REGISTRY, World};
 
-const ORIGIN: &str = "https://docker-registry.local:5443";
+pub(crate) const ORIGIN: &str = "https://docker-registry.local:5443";
 
 /// A page's text.
-fn page(client: &Client<'_>, path: &str) -> String {
+pub(crate) fn page(client: &Client<'_>, path: &str) -> String {
     client.curl(&["-f", &format!("{ORIGIN}{path}")]).expect_success(path).stdout
 }
 
 /// Fills in and sends the form on a page, as the browser of a person who looks at it; where that leads.
-fn send(client: &Client<'_>, page: &str, action: &str, origin: &str) -> String {
+pub(crate) fn send(client: &Client<'_>, page: &str, action: &str, origin: &str) -> String {
     let field = |rest: &str, name: &str| {
         let value = rest.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
         value.map(|(value, _)| value.to_owned()).expect("a quoted attribute")

@@ -5,17 +5,21 @@
 //! runtimes ([`clients`]) and a bare HTTP client ([`door`]). [`fake`] is a registry that misbehaves as told.
 
 pub mod agent;
+pub mod appliance;
 pub mod authority;
 pub mod avahi;
 mod backend;
 pub mod bpf;
+pub mod client_host;
 pub mod clients;
 pub mod daemons;
 pub mod door;
 pub mod entrepot;
 pub mod fake;
 mod front;
+pub mod image;
 pub mod images;
+pub mod lan;
 pub mod ledger;
 pub mod machine;
 pub mod names;

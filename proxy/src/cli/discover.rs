@@ -1,12 +1,18 @@
-//! `entrepot discover`: the appliances of this local network, by mDNS, and how each of them is.
+//! `entrepot discover`: the appliances of this local network, by mDNS, and how each of them is. With `--console`: this
+//! machine's own, as the console of an appliance shows it (`console`).
+
+mod console;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+
+pub use console::run as run_console;
 
 use super::exit;
 use crate::discovery::browse::{Found, browse};
@@ -21,6 +27,10 @@ pub struct DiscoverOptions {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// For the appliance's console: keep this file true, with this machine's own name, addresses, fingerprint and line for
+    /// clients, until ended; for example /run/issue.d/entrepot.issue, which getty shows
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["wait", "json"])]
+    pub console: Option<PathBuf>,
 }
 
 /// An appliance as it is shown.

@@ -19,6 +19,16 @@ pub struct Facts {
     pub ca_sha256: String,
 }
 
+/// What the JSON has over the TXT record, which is the name's own.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    facts: &'a Facts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+}
+
+const HOST: &str = "host";
 const VERSION: &str = "version";
 const PROXY: &str = "proxy";
 const REGISTRY_HTTP: &str = "registry-http";
@@ -52,6 +62,18 @@ impl Facts {
             registry_https_port: port(REGISTRY_HTTPS),
             ca_sha256: normal_fingerprint(value(CA_SHA256)?)?,
         })
+    }
+
+    /// As JSON, with the name that it is announced by, where it is.
+    pub fn to_json(&self, host: Option<&str>) -> Vec<u8> {
+        // Strings and numbers cannot fail.
+        serde_json::to_vec(&Told { facts: self, host }).unwrap_or_default()
+    }
+
+    /// The announced name in such JSON.
+    pub fn host_in_json(text: &[u8]) -> Option<String> {
+        let told: serde_json::Value = serde_json::from_slice(text).ok()?;
+        told.get(HOST)?.as_str().filter(|host| is_plain(host)).map(str::to_owned)
     }
 
     /// From the JSON of another appliance; none where it is not usable.
@@ -92,7 +114,10 @@ mod tests {
             let txt = sent.txt();
             let value = |key: &str| txt.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
             assert_eq!(Facts::from_txt(value), Some(sent.clone()));
-            assert_eq!(Facts::from_json(&serde_json::to_vec(&sent).expect("JSON")), Some(sent));
+            let json = sent.to_json(Some("docker-registry-2.local"));
+            assert_eq!(Facts::host_in_json(&json).as_deref(), Some("docker-registry-2.local"));
+            assert_eq!(Facts::from_json(&json), Some(sent.clone()));
+            assert_eq!(Facts::host_in_json(&sent.to_json(None)), None);
         }
         assert_eq!((facts(None).web_port(), facts(Some(80)).web_port()), (3128, 80));
     }

@@ -55,8 +55,16 @@ pub async fn ca_certificate(proxy: SocketAddr) -> Result<CaCertificate, ProbeErr
 
 /// What it tells about itself at `/setup/appliance`.
 pub async fn facts(proxy: SocketAddr) -> Result<Facts, ProbeError> {
+    facts_and_name(proxy).await.map(|(facts, _)| facts)
+}
+
+/// The same, with the name that it is announced by, where it is.
+pub async fn facts_and_name(proxy: SocketAddr) -> Result<(Facts, Option<String>), ProbeError> {
     let body = get(proxy, "/setup/appliance").await?;
-    Facts::from_json(&body).ok_or_else(|| ProbeError::Foreign(proxy, "/setup/appliance tells nothing".to_owned()))
+    match Facts::from_json(&body) {
+        Some(facts) => Ok((facts, Facts::host_in_json(&body))),
+        None => Err(ProbeError::Foreign(proxy, "/setup/appliance tells nothing".to_owned())),
+    }
 }
 
 async fn get(proxy: SocketAddr, path: &'static str) -> Result<Bytes, ProbeError> {

@@ -3,8 +3,8 @@
 //!
 //! What is put in is escaped (`html`), and parsed before: hosts, addresses, hex digits.
 
-use qrcode::QrCode;
 use qrcode::render::{svg, unicode};
+use qrcode::{Color, EcLevel, QrCode};
 
 use crate::client::plan::Target;
 use crate::html::Html;
@@ -81,6 +81,30 @@ pub(crate) fn terminal_code(text: &str) -> String {
             .build()
     };
     QrCode::new(text).map(render).unwrap_or_default()
+}
+
+/// The same as small as it can be, for a screen of 25 rows: light blocks on dark, with a narrow margin.
+pub(super) fn compact_code(text: &str) -> String {
+    const MARGIN: usize = 2;
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::L) else { return String::new() };
+    let (width, colors) = (code.width(), code.to_colors());
+    let is_lit = |x: usize, y: usize| match (x.checked_sub(MARGIN), y.checked_sub(MARGIN)) {
+        (Some(x), Some(y)) if x < width && y < width => colors[y * width + x] == Color::Light,
+        _ => true,
+    };
+    let side = width + 2 * MARGIN;
+    let row = |y| (0..side).map(move |x| half_blocks(is_lit(x, y), is_lit(x, y + 1))).chain(['\n']);
+    (0..side).step_by(2).flat_map(row).collect()
+}
+
+/// Two modules, one above the other, in one character.
+fn half_blocks(upper: bool, lower: bool) -> char {
+    match (upper, lower) {
+        (true, true) => '█',
+        (true, false) => '▀',
+        (false, true) => '▄',
+        (false, false) => ' ',
+    }
 }
 
 fn picture(text: &str) -> Html {

@@ -3,6 +3,7 @@
 //! A pure function from a request's head to an answer; the proxy door calls it for origin-form requests before anything
 //! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
 
+pub(crate) mod console;
 mod landing;
 pub mod mirror;
 pub mod mirror_pages;
@@ -142,7 +143,7 @@ fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
 
 /// For `entrepot discover` and `entrepot client`.
 fn appliance(_: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
-    let json = serde_json::to_vec(&ca.facts).unwrap_or_default();
+    let json = ca.facts.to_json(ca.identity.host().as_deref());
     answer(StatusCode::OK, JSON, json.into())
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
     pub(super) access: &'a Access,
     pub(super) visitor: &'a Visitor,
+    /// Whether there are buttons at all.
+    pub(super) may_change: bool,
 }
 
 impl Look<'_> {
@@ -100,8 +102,8 @@ impl Look<'_> {
         }))
     }
 
-    pub(super) fn may_delete(&self, repository: &RepositoryName) -> bool {
-        self.access.may(self.visitor, &Wish::In(repository, Action::Delete)).is_ok()
+    fn may_delete(&self, repository: &RepositoryName) -> bool {
+        self.may_change && self.access.may(self.visitor, &Wish::In(repository, Action::Delete)).is_ok()
     }
 
     /// Notes what a manifest leads to, and where it is an index, what its manifests lead to.

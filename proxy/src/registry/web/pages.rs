@@ -12,6 +12,7 @@ use url::form_urlencoded;
 
 use super::PATH;
 use super::look::{Part, RepositoryRow, TagRow};
+use super::seal::Forgery;
 use crate::html::{self, Html};
 use crate::http::reply::Reply;
 use crate::observe::human::{age, size};
@@ -25,8 +26,8 @@ pub(super) struct Shown<'a> {
     pub(super) may_log_in: bool,
     pub(super) is_read_only: bool,
     pub(super) max_size: Option<Size>,
-    /// For forms of this visitor.
-    pub(super) seal: String,
+    /// For forms of this visitor; none where the page is looked at by a name that is not ours.
+    pub(super) seal: Result<String, Forgery>,
     pub(super) collections: Known,
     /// What was just done.
     pub(super) done: Option<&'a str>,
@@ -141,7 +142,8 @@ pub(super) fn tags(
 /// The question before a deletion; of a whole repository where there is no tag.
 pub(super) fn confirm(shown: &Shown<'_>, repository: &RepositoryName, tag: Option<&TagRow>) -> Reply {
     let hidden = |name, value: &str| Html::fill(HIDDEN, &[("NAME", Html::literal(name)), ("VALUE", Html::text(value))]);
-    let mut fields = vec![hidden("seal", &shown.seal), hidden("name", repository.as_str())];
+    let mut fields =
+        vec![hidden("seal", shown.seal.as_deref().unwrap_or_default()), hidden("name", repository.as_str())];
     let (what, told) = match tag {
         Some(row) => {
             fields.extend([hidden("tag", row.tag.as_str()), hidden("digest", &row.digest.to_string())]);
@@ -180,7 +182,9 @@ fn page(status: StatusCode, title: &str, shown: &Shown<'_>, head: Html, main: Ht
     };
     let read_only = shown.is_read_only.then_some("This registry is read-only for now: nothing is pushed or deleted.");
     let done = DONE.iter().find(|(word, _)| Some(*word) == shown.done).map(|(_, text)| *text);
-    let notes = read_only.into_iter().chain(done).map(|text| Html::fill(NOTE, &[("TEXT", Html::literal(text))]));
+    let notes = read_only.into_iter().chain(done).map(Html::literal);
+    let notes = notes.chain(shown.seal.as_ref().err().map(|forgery| Html::text(&forgery.to_string())));
+    let notes = notes.map(|text| Html::fill(NOTE, &[("TEXT", text)]));
     let values = [("PATH", Html::text(PATH)), ("WHO", who), ("NOTES", notes.collect()), ("MAIN", main)];
     sent(status, &format!("{title} · entrepot"), head, Html::fill(BODY, &values))
 }
@@ -207,7 +211,7 @@ fn collection(shown: &Shown<'_>, collects: bool) -> Html {
     };
     let would = counted.as_ref().map(|ended| Html::fill(NOTE, &[("TEXT", outcome(ended, "would free"))]));
     let form = |field, label| {
-        let (path, seal) = (Html::text(PATH), Html::text(&shown.seal));
+        let (path, seal) = (Html::text(PATH), Html::text(shown.seal.as_deref().unwrap_or_default()));
         Html::fill(FORM, &[("PATH", path), ("SEAL", seal), ("FIELD", field), ("LABEL", Html::literal(label))])
     };
     let dry_run = Html::literal("<input type=\"hidden\" name=\"dry_run\" value=\"true\">");

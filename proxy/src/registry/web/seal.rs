@@ -3,8 +3,8 @@
 //!
 //! Against pages of other sites that post a form here with the visitor's browser (request forgery): browsers send a stored
 //! name and password, and a machine on the network its address, with any site's requests, and neither can be told not to
-//! (`SameSite` is for cookies, and there are none). So a change needs all of: a Host that is this registry's (a rebound
-//! name is refused before anything is shown); no sign of another origin (`Origin`, `Sec-Fetch-Site`); and the seal of the
+//! (`SameSite` is for cookies, and there are none). So a change needs all of: a Host that is this registry's (by a rebound
+//! name a page is shown without forms); no sign of another origin (`Origin`, `Sec-Fetch-Site`); and the seal of the
 //! page that the form is on, which no other site can read. The seal is of one person and one run of the process: what
 //! somebody reads with an account of his own, or without any, opens nothing in the name of another.
 
@@ -29,8 +29,8 @@ pub struct Seal(Option<hmac::Key>);
 pub(super) enum Forgery {
     /// It is for another host.
     #[error(
-        "This registry is not known by the name in the address. Open it by this machine's address or name, or set \
-         registry.hostname to the name that you use."
+        "This registry does not know itself by the name in the address, so nothing is changed here. Open it by this \
+         machine's address or name, or set registry.hostname to the name that you use."
     )]
     Host,
     /// It came from elsewhere.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::access::{Login, entrepot, push_as_alice, write_accounts};
 use super::{get, push, push_blob, put_manifest, registry, status};
-use crate::harness::{Image, Proxy, Reply, Setup, digest_of};
+use crate::harness::{Ask, Image, Proxy, Reply, Setup, digest_of};
 
 const LIST: &str = "/registry/";
 const TAGS: &str = "/registry/repository?name=team/app";
@@ -72,6 +72,9 @@ async fn rights_are_the_apis() {
         assert!(!read.contains("delete?name=team/app"), "{login:?} gets no button: {read}");
         assert!(!shown(&proxy, login, TAGS).await.text().contains("/registry/delete?"), "{login:?}");
     }
+    assert_eq!(shown(&proxy, Login::Nobody, "/registry/login").await.status, 401);
+    let logged_in = Login::Account("bob").on(proxy.registry(Method::GET, "/registry/login")).send().await;
+    assert_eq!((logged_in.status, logged_in.header("location")), (303, LIST));
     // With a seal of his own, the form is refused as the API refuses it.
     for (login, form, expected) in [
         (Login::Account("alice"), "name=team/app&tag=v1", 403),
@@ -121,8 +124,17 @@ async fn forms_that_are_not_from_here_change_nothing() {
         let reply = alice.on(proxy.registry(method.clone(), &path)).send().await;
         assert_eq!(reply.status, if method == Method::GET { 200 } else { 405 }, "{method}");
     }
-    let rebound = proxy.registry(Method::GET, LIST).header("host", "evil.example:5000").send().await;
-    assert_eq!((rebound.status, rebound.text().contains("seal")), (421, false), "{}", rebound.text());
+    // By a name that is not ours, as a rebound one: pages without a seal or a button, and no changes.
+    let rebound = |ask: Ask| ask.header("host", "evil.example:5000");
+    for path in [LIST, TAGS] {
+        let page = rebound(alice.on(proxy.registry(Method::GET, path))).send().await.text();
+        assert!(page.contains("set registry.hostname") && page.contains("team/app"), "{page}");
+        assert!(!page.contains("seal") && !page.contains("/registry/delete"), "{page}");
+    }
+    assert_eq!(rebound(alice.on(proxy.registry(Method::GET, CONFIRM))).send().await.status, 421);
+    let own_origin = ("origin", "http://evil.example:5000");
+    let more = [("host", "evil.example:5000"), own_origin];
+    assert_eq!(post(&proxy, alice, "/registry/delete", &form(&own), &more).await.status, 421);
     assert_eq!(status(&proxy, Method::GET, &image.tag_path("v1")).await, 200, "nothing of that did anything");
     let endless = format!("{}&more={}", form(&own), "a".repeat(10_000));
     assert_eq!(post(&proxy, alice, "/registry/delete", &endless, &[]).await.status, 400, "a form has a bound");
@@ -262,6 +274,6 @@ async fn other_paths_and_methods() {
     assert_eq!((head.status, head.body.is_empty()), (200, true));
     assert_eq!(status(&proxy, Method::GET, "/registry/none").await, 404);
     assert_eq!(status(&proxy, Method::GET, "/registry/collect").await, 405);
-    assert_eq!(status(&proxy, Method::GET, "/registry/login").await, 401);
+    assert_eq!(status(&proxy, Method::GET, "/registry/login").await, 303, "there are no accounts to ask for");
     assert_eq!(status(&proxy, Method::GET, "/registryfoo").await, 404);
 }
