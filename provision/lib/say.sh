@@ -14,6 +14,11 @@ say() {
   printf '%s: %s\n' "$program" "$*"
 }
 
+# The head of the script is its help.
+usage() {
+  sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"
+}
+
 # Debian's name, and the containers', of the architecture that a program is for; nothing for any other.
 architecture_of() {
   case $(od -An -tu2 -j18 -N2 "$1" | tr -d ' ') in
