@@ -6,8 +6,9 @@ use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 
 /// Every file of the system with what it is and holds, but for what a running system writes.
-const SNAPSHOT: &str = r"find / -xdev \( -path /var/log -o -path /var/lib/systemd -o -path /repository \) -prune -o \
-  -path /var/lib/entrepot -prune -o -printf '%p %M %U %G %l ' -type f -exec sha256sum {} \; -o -printf '\n' | sort";
+const SNAPSHOT: &str = r"skip='-path /var/log -o -path /var/lib/systemd -o -path /repository -o -path /var/lib/entrepot'
+  { find / -xdev \( $skip \) -prune -o -printf '%p %M %U %G %l\n'
+    find / -xdev \( $skip \) -prune -o -type f -exec sha256sum {} +; } | sort";
 
 #[test]
 fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {

@@ -78,7 +78,7 @@ impl Tree {
 
     /// Every file with what it is and holds.
     fn snapshot(&self) -> String {
-        let script = "find . -printf '%p %M %U %G %l ' -type f -exec sha256sum {} \\; -o -printf '\\n' | sort";
+        let script = "{ find . -printf '%p %M %U %G %l\\n'; find . -type f -exec sha256sum {} +; } | sort";
         run("sh", &["-c", &format!("cd {} && {script}", self.text())]).expect_code(0).said
     }
 
