@@ -85,13 +85,11 @@ check_foreign() {
 check_configuration() {
   [ "$runs" = yes ] || return 0
   file=$chosen
-  set --
-  if [ -s "$work/entrepot.env.plain" ]; then
-    while IFS= read -r line; do
-      set -- "$@" "$line"
-    done <"$work/entrepot.env.plain"
-  fi
-  if ! env -i "PATH=$PATH" "$@" "$binary" check --config "$file" >"$work/effective" 2>"$work/refusal"; then
+  # By a file and not by arguments, which every user of the machine can read while they stand.
+  [ -e "$work/entrepot.env.sh" ] || : >"$work/entrepot.env.sh"
+  # shellcheck disable=SC2016
+  if ! env -i "PATH=$PATH" sh -c '. "$1" && exec "$2" check --config "$3"' sh "$work/entrepot.env.sh" "$binary" "$file" \
+    >"$work/effective" 2>"$work/refusal"; then
     fail 78 "nothing was changed: $(grep -v '^notice: ' "$work/refusal" | head -n 1)"
   fi
 }

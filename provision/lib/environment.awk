@@ -1,4 +1,4 @@
-# Reads an .env file; see environment.sh. `plain` and `quoted` are the files to write.
+# Reads an .env file; see environment.sh. `shell` and `quoted` are the files to write.
 BEGIN {
   print "# docker-registry-proxy's variables, as provision/appliance read them. The units read this file." >quoted
 }
@@ -15,7 +15,9 @@ BEGIN {
   first = substr(rest, 1, 1)
   if (first == "\"" || first == "'") value = within(rest, first)
   else value = bare(rest)
-  print name "=" value >plain
+  text = value
+  gsub(/'/, "'\\\\''", text)
+  print "export " name "='" text "'" >shell
   gsub(/[\\"`$]/, "\\\\&", value)
   print name "=\"" value "\"" >quoted
 }
