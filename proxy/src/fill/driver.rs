@@ -252,10 +252,10 @@ impl Driver {
     }
 }
 
-/// Stops a flight that nobody waits for any more, so that the process can end; its bytes are kept.
+/// Stops a flight, so that the process can end; its bytes are kept, and whoever still reads it is cut off.
 pub(super) fn interrupt(flight: &Flight) {
     let mut state = flight.state();
-    if state.readers == 0 && flight.is_open() && !state.verified && state.end.is_none() {
+    if flight.is_open() && !state.verified && state.end.is_none() {
         state.end = Some(FlightEnd::Failed(FillError::Interrupted { digest: flight.digest }));
         drop(state);
         flight.wake.notify_one();

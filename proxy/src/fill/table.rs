@@ -129,7 +129,8 @@ impl Flights {
         }
     }
 
-    /// Pauses what nobody waits for and returns once nothing is under way. The caller has a deadline.
+    /// Pauses all flights, whoever still reads them, and returns once none is under way. The caller has a deadline, and has
+    /// given readers theirs.
     pub async fn drain(&self) {
         loop {
             let landed = self.landed.notified();
