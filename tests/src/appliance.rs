@@ -115,7 +115,7 @@ impl<'w> Appliance<'w> {
     }
 
     /// Ends it in order, and waits for the end.
-    pub fn power_off(self) {
+    pub fn power_off(&self) {
         self.run("systemctl poweroff");
         self.process.wait_exit(BOOT);
     }
@@ -145,6 +145,15 @@ impl<'w> Appliance<'w> {
     fn boot_id(&self) -> Option<String> {
         let answer = self.run("cat /proc/sys/kernel/random/boot_id");
         answer.status.success().then_some(answer.stdout)
+    }
+}
+
+impl Drop for Appliance<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.process.has_ended() {
+            let said = self.run("journalctl -q -b -o cat -n 60 -u entrepot -u entrepot-data").stdout;
+            eprintln!("the console:\n{}\nthe appliance's last words:\n{said}", self.console());
+        }
     }
 }
 
