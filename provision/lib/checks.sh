@@ -91,7 +91,23 @@ check_configuration() {
       set -- "$@" "$line"
     done <"$work/entrepot.env.plain"
   fi
-  if ! env -i "PATH=$PATH" "$@" "$binary" check --config "$file" >/dev/null 2>"$work/refusal"; then
+  if ! env -i "PATH=$PATH" "$@" "$binary" check --config "$file" >"$work/effective" 2>"$work/refusal"; then
     fail 78 "nothing was changed: $(grep -v '^notice: ' "$work/refusal" | head -n 1)"
   fi
+}
+
+# On the machine itself, where the server does not run yet: its ports have to be free. The registry's default ones need
+# not be, it does without.
+check_ports() {
+  if [ -n "$root" ] || systemctl is-active --quiet entrepot.service; then
+    return 0
+  fi
+  taken=$(awk '$4 == "0A" { sub(/.*:/, "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
+  wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https) ' "$work/effective" |
+    grep -v '^registry.*# default$' | sed 's/ # .*//' | grep -o ':[0-9]*"' | tr -d ':"')
+  for port in $wanted; do
+    if printf '%s\n' "$taken" | grep -qx "$(printf %04X "$port")"; then
+      fail 69 "nothing was changed: port $port is in use on this machine; stop what listens there, or take provision/install, whose registry is on 5000 and 5443"
+    fi
+  done
 }

@@ -18,9 +18,19 @@ stage() {
     return 0
   fi
   folder=$root$(dirname "$place")
-  { install -d -m 0755 "$folder" && install -m "$mode" -o 0 -g 0 "$source" "$root$place.entrepot-new"; } 2>"$work/error" ||
-    fail 73 "nothing was changed: cannot write $root$place: $(head -n 1 "$work/error")"
   printf '%s\n' "$place" >>"$work/staged"
+  { make_folder "$folder" && install -m "$mode" -o 0 -g 0 "$source" "$root$place.entrepot-new"; } 2>"$work/error" ||
+    fail 73 "nothing was changed: cannot write $root$place: $(head -n 1 "$work/error")"
+}
+
+# A folder and those above it that are missing, noted for unstage.
+make_folder() {
+  missing=$1
+  while [ ! -d "$missing" ]; do
+    printf '%s\n' "$missing" >>"$work/made"
+    missing=$(dirname "$missing")
+  done
+  install -d -m 0755 "$1"
 }
 
 # Every file below a folder, to the same place below the root.
@@ -85,12 +95,17 @@ commit() {
   done <"$work/staged"
 }
 
-# Takes away what was staged and is not in its place.
+# Takes away what was staged and is not in its place, and the folders that were made for it.
 unstage() {
   [ -s "$work/staged" ] || return 0
   while IFS= read -r place; do
     rm -f "$root$place.entrepot-new"
   done <"$work/staged"
+  [ -s "$work/made" ] || return 0
+  LC_ALL=C sort -r "$work/made" | while IFS= read -r folder; do
+    # One that is in use is not empty.
+    rmdir "$folder" 2>/dev/null || :
+  done
 }
 
 # Whether this run wrote a place that begins with one of the arguments.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod config;
 pub mod discovery;
 pub mod fill;
+pub mod html;
 pub mod http;
 pub mod ingress;
 pub mod observe;

@@ -11,7 +11,7 @@ use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 
 /// Runs a command on the proxy's host: what it mounts is seen by the product and gone with the world.
-fn on_the_proxy(world: &World, program: &str, arguments: &[&str]) {
+pub(crate) fn on_the_proxy(world: &World, program: &str, arguments: &[&str]) {
     let mut command = Command::new(program);
     command.args(arguments);
     finish(&world.proxy, command, Duration::from_secs(30)).expect_success(program);

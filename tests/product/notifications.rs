@@ -12,6 +12,8 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
+use crate::registry_page::{ORIGIN, page, send};
+
 const SOON: Duration = Duration::from_secs(30);
 
 /// A receiver in the internet, and what it gets.
@@ -71,4 +73,10 @@ fn pushes_and_deletions_are_told_and_no_push_waits_for_it() {
     assert_eq!((later["action"].as_str(), later["target"]["tag"].as_str()), (Some("push"), Some("v2")), "{later}");
     let (_, deleted) = next(&received);
     assert_eq!((deleted["action"].as_str(), deleted["target"]["tag"].as_str()), (Some("delete"), Some("v1")));
+
+    let question = page(&client, "/registry/delete?name=team/app&tag=v2");
+    assert!(send(&client, &question, "/registry/delete", ORIGIN).starts_with("303 "), "a person deletes by the page");
+    let (_, deleted) = next(&received);
+    assert_eq!((deleted["action"].as_str(), deleted["target"]["tag"].as_str()), (Some("delete"), Some("v2")));
+    assert_eq!(deleted["request"]["method"], "POST", "{deleted}");
 }

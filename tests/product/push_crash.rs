@@ -34,7 +34,7 @@ const STEPS: [Step; 7] = [
     Step::ManifestAcknowledged,
 ];
 
-fn url(path: &str) -> String {
+pub(crate) fn url(path: &str) -> String {
     format!("http://{REGISTRY}:5000{path}")
 }
 
@@ -44,12 +44,12 @@ fn begin(door: &Door) -> String {
     begun.header("location").to_owned()
 }
 
-fn push_blob(door: &Door, blob: &Blob) -> Reply {
+pub(crate) fn push_blob(door: &Door, blob: &Blob) -> Reply {
     let place = begin(door);
     door.request_with(Method::PUT, &url(&format!("{place}?digest={}", blob.digest)), &[], blob.bytes())
 }
 
-fn push_manifest(door: &Door, image: &Image, tag: &str) -> Reply {
+pub(crate) fn push_manifest(door: &Door, image: &Image, tag: &str) -> Reply {
     let path = url(&format!("/v2/team/app/manifests/{tag}"));
     door.request_with(Method::PUT, &path, &[("content-type", MANIFEST)], image.manifest.clone())
 }
@@ -102,7 +102,7 @@ fn push_until(world: &World, door: &Door, image: &Image, tag: &str, step: Step) 
     acknowledged
 }
 
-fn assert_whole(door: &Door, image: &Image, tag: &str) {
+pub(crate) fn assert_whole(door: &Door, image: &Image, tag: &str) {
     let manifest = door.get(&url(&format!("/v2/team/app/manifests/{tag}")), &[]);
     assert_eq!(sha256(manifest.complete().expect("a whole manifest")), image.digest, "{tag}");
     for blob in &image.blobs {
@@ -110,7 +110,7 @@ fn assert_whole(door: &Door, image: &Image, tag: &str) {
     }
 }
 
-fn tags(door: &Door) -> Vec<String> {
+pub(crate) fn tags(door: &Door) -> Vec<String> {
     let listed = door.get(&url("/v2/team/app/tags/list"), &[]);
     if listed.status == 404 {
         return Vec::new();

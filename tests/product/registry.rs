@@ -1,10 +1,14 @@
 //! Our own registry, by real clients: pushed by one, pulled by another, whatever way they reach it; its collection and
 //! its mirrors.
 
+use std::process::Command;
+use std::time::Duration;
+
 use entrepot_tests::clients::Client;
 use entrepot_tests::daemons::{Containerd, Dockerd};
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images::{self, sha256};
+use entrepot_tests::process::finish;
 use entrepot_tests::upstream::{GHCR, HUB, Upstream};
 use entrepot_tests::world::{PROXY_ADDRESS, REGISTRY, World};
 use http::Method;
@@ -13,6 +17,14 @@ use serde_json::Value;
 use crate::heavy;
 
 const PLAIN: &str = "10.90.1.1:5000";
+
+/// Leads what the client sends to the registry's default ports to the transparent door.
+const LED_ASIDE: &str = "table ip nat {
+  chain output {
+    type nat hook output priority -100;
+    ip daddr 10.90.1.1 tcp dport { 80, 443 } dnat to 10.90.1.1:3129
+  }
+}";
 
 /// A collection that waits for nobody.
 fn collect(entrepot: &Entrepot<'_>, more: &str) -> Value {
@@ -53,6 +65,36 @@ fn dockerd_pushes_and_pulls_through_the_proxy_and_past_it() {
     let distrustful = Client::beside(&world, world.internet_ca());
     let pull = Dockerd::start(&distrustful).pull(&format!("{REGISTRY}:5443/other:v2")).expect_failure("without our CA");
     assert!(pull.stderr.contains("x509"), "{}", pull.stderr);
+}
+
+#[test]
+fn pushed_through_the_transparent_door() {
+    let world = World::new();
+    let entrepot = Entrepot::start(&world, Settings::new());
+    let client = entrepot.neighbour();
+    let (image, name) = (images::random(65, 2, 100_000), format!("{REGISTRY}/team/app:v1"));
+    client.skopeo_push(&image, &name, None).expect_failure("nobody listens on 443");
+    let mut nft = Command::new("nft");
+    nft.arg(LED_ASIDE);
+    finish(&world.client, nft, Duration::from_secs(10)).expect_success("nft");
+    client.skopeo_push(&image, &name, None).expect_success("skopeo push by TLS");
+    client.skopeo_pull(&name, None).expect_success("skopeo pull by TLS");
+    let ping = client.curl(&["-f", &format!("http://{REGISTRY}/v2/team/app/tags/list")]).expect_success("plain HTTP");
+    assert_eq!(ping.stdout, r#"{"name":"team/app","tags":["v1"]}"#);
+}
+
+#[test]
+fn a_newcomers_docker_on_the_same_machine_needs_no_set_up() {
+    let world = World::new();
+    let entrepot = Entrepot::start(&world, Settings::new());
+    let client = Client::without_proxy(&world, &world.proxy, entrepot.ca());
+    let docker = Dockerd::start(&client);
+    let name = "localhost:5000/team/app:v1";
+    let layer = client.layer_file(&images::busybox());
+    docker.docker(&["import", &layer.display().to_string(), name]).expect_success("docker import");
+    docker.docker(&["push", "-q", name]).expect_success("docker push");
+    docker.forget();
+    docker.pull(name).expect_success("docker pull");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The redirect agent under test: started in a namespace, awaited until it redirects, asked for its status, and ended.
 //! Its programs see connections of its own network namespace only, so tests do not disturb each other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -59,10 +59,21 @@ impl Drop for ControlGroup {
     fn drop(&mut self) {
         // Its last process may be ending still.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while std::fs::remove_dir(&self.path).is_err() && Instant::now() < deadline {
+        while remove_groups(&self.path).is_err() && Instant::now() < deadline {
             std::thread::yield_now();
         }
     }
+}
+
+/// A group and those that its processes have made in it.
+fn remove_groups(path: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_groups(&entry.path())?;
+        }
+    }
+    std::fs::remove_dir(path)
 }
 
 /// The verifier reads a program of many thousand steps; on a busy machine that takes its time.

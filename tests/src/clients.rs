@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::namespace::Namespace;
-use crate::process::{Finished, finish};
+use crate::process::{Finished, PATH, finish};
 use crate::world::World;
 
 /// A pull ends within this time.
@@ -23,28 +23,37 @@ pub struct Client<'w> {
     proxy: Option<String>,
     trust: PathBuf,
     insecure: Vec<String>,
+    /// Where its programs are looked for first.
+    programs: Option<PathBuf>,
 }
 
 impl<'w> Client<'w> {
     /// On the client's host, through `proxy`, trusting only `trust`.
     pub fn behind(world: &'w World, proxy: &str, trust: PathBuf) -> Self {
-        Self { world, namespace: &world.client, proxy: Some(proxy.to_owned()), trust, insecure: Vec::new() }
+        Self {
+            world,
+            namespace: &world.client,
+            proxy: Some(proxy.to_owned()),
+            trust,
+            insecure: Vec::new(),
+            programs: None,
+        }
     }
 
     /// On the client's host, without a proxy, trusting only `trust`.
     pub fn beside(world: &'w World, trust: PathBuf) -> Self {
-        Self { world, namespace: &world.client, proxy: None, trust, insecure: Vec::new() }
+        Self { world, namespace: &world.client, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
     /// In the internet itself, with no proxy: proves the harness and nothing else.
     pub fn direct(world: &'w World) -> Self {
         let (namespace, trust) = (&world.internet, world.internet_ca());
-        Self { world, namespace, proxy: None, trust, insecure: Vec::new() }
+        Self { world, namespace, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
     /// In `namespace`, with no proxy setting at all, trusting only `trust`.
     pub fn without_proxy(world: &'w World, namespace: &'w Namespace, trust: PathBuf) -> Self {
-        Self { world, namespace, proxy: None, trust, insecure: Vec::new() }
+        Self { world, namespace, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
     /// Also talks to this registry without TLS.
@@ -53,9 +62,28 @@ impl<'w> Client<'w> {
         self
     }
 
+    /// Takes the programs that `tests/newer-clients` unpacked before the machine's own.
+    pub fn newer(mut self) -> Self {
+        let target = std::env::current_exe().expect("the path of this test");
+        let programs = target.ancestors().nth(3).expect("target/debug/deps/NAME").join("clients");
+        assert!(programs.join("complete").exists(), "{} is missing: run tests/newer-clients", programs.display());
+        self.programs = Some(programs.join("usr"));
+        self
+    }
+
+    /// A directory of its own, where its commands may leave files.
+    pub fn directory(&self) -> PathBuf {
+        self.world.make_directory("work")
+    }
+
+    /// Where its commands run.
+    pub fn namespace(&self) -> &'w Namespace {
+        self.namespace
+    }
+
     /// A command with the client's environment.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = self.program(program);
         command
             .env("HOME", self.world.make_directory("home"))
             .env("SSL_CERT_FILE", &self.trust)
@@ -66,6 +94,16 @@ impl<'w> Client<'w> {
             for name in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
                 command.env(name, proxy);
             }
+        }
+        command
+    }
+
+    /// A command that finds the client's programs, and nothing else of its environment.
+    pub(crate) fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        if let Some(programs) = &self.programs {
+            let (bin, sbin) = (programs.join("bin"), programs.join("sbin"));
+            command.env("PATH", format!("{}:{}:{PATH}", bin.display(), sbin.display()));
         }
         command
     }

@@ -2,7 +2,6 @@
 //! whatever they start dies with them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -55,7 +54,7 @@ impl<'c, 'w> Dockerd<'c, 'w> {
 
     /// `docker` with these arguments.
     pub fn docker(&self, arguments: &[&str]) -> Finished {
-        let mut command = Command::new("docker");
+        let mut command = self.client.program("docker");
         command.env("HOME", &self.directory);
         command.arg("--config").arg(self.directory.join("config"));
         command.arg("--host").arg(format!("unix://{}", self.directory.join("sock").display()));
@@ -81,6 +80,11 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         };
         let config = json!({ "auths": auths }).to_string();
         std::fs::write(self.directory.join("config/config.json"), config).expect("docker's configuration");
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("sock")
     }
 
     /// The daemon itself.

@@ -21,6 +21,7 @@ pub mod image;
 pub mod images;
 pub mod lan;
 pub mod ledger;
+pub mod machine;
 pub mod names;
 pub mod namespace;
 pub mod probe;

@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 
 use crate::namespace::Namespace;
 
+/// Where programs are looked for.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Which pipe a line came by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stream {
@@ -222,7 +225,7 @@ impl Finished {
 fn wrapped(front: &[&str], command: Command) -> Command {
     let mut outer = Command::new(front[0]);
     outer.args(&front[1..]).arg(command.get_program()).args(command.get_args());
-    outer.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    outer.env_clear().env("PATH", PATH);
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             outer.env(name, AsRef::<OsStr>::as_ref(value));

@@ -15,6 +15,7 @@ pub mod media;
 pub mod name;
 pub mod opening;
 pub mod outcome;
+pub mod platform;
 pub mod proxy_header;
 pub mod quantity;
 pub mod range;

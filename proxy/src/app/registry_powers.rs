@@ -13,6 +13,7 @@ use crate::admin::{Outcome, PowerError};
 use crate::http::dispatch::Site;
 use crate::registry::access::Principal;
 use crate::registry::events::{Deed, Event};
+use crate::registry::removal::Target;
 use crate::registry::{LocalRegistry, import};
 use crate::store::{Collected, Step, Store, StoreError, Sweep};
 
@@ -28,7 +29,7 @@ pub(super) fn registry_powers(site: &Arc<Site>) -> RegistryPowers {
     RegistryPowers {
         repositories: Box::new(move |request| repositories(&list_store, &request).map_err(failed)),
         tags: Box::new(move |repository| tags(&tags_store, &repository).map_err(failed)),
-        remove: Box::new(move |request| remove(&remove_registry, &request).map_err(failed)),
+        remove: Box::new(move |request| remove(&remove_registry, request).map_err(failed)),
         collect: Box::new(move |request, on_step| collect(&collect_site, request, on_step)),
         import: Box::new(move |directory, on_imported| {
             import::import(&import_store, directory, on_imported).map_err(|error| PowerError::Failed(error.to_string()))
@@ -69,48 +70,29 @@ fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, S
     Ok(Some(TagPage { name: repository.to_string(), tags }))
 }
 
-fn remove(registry: &LocalRegistry, request: &RemoveRequest) -> Result<Option<Removed>, StoreError> {
-    let store = &registry.store;
-    let removed = match request {
-        RemoveRequest::Tag(repository, tag) => store.remove_tagged(repository, tag)?.map(|manifests| Removed {
-            tags: vec![tag.to_string()],
-            manifests: manifests.iter().map(ToString::to_string).collect(),
-        }),
-        RemoveRequest::Manifest(repository, digest) => {
-            let tags = store.remove_pushed_manifest(repository, digest)?;
-            tags.map(|tags| Removed {
-                tags: tags.iter().map(ToString::to_string).collect(),
-                manifests: vec![digest.to_string()],
-            })
-        }
-        RemoveRequest::Repository(repository) => {
-            let (tagged, manifests) = (store.tagged(repository)?, store.pushed_manifests(repository)?);
-            store.remove_repository(repository)?.then(|| Removed {
-                tags: tagged.iter().map(|tagged| tagged.tag.to_string()).collect(),
-                manifests: manifests.iter().map(ToString::to_string).collect(),
-            })
-        }
+fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Removed>, StoreError> {
+    let (repository, target) = match request {
+        RemoveRequest::Tag(repository, tag) => (repository, Target::Image(tag)),
+        RemoveRequest::Manifest(repository, digest) => (repository, Target::Manifest(digest)),
+        RemoveRequest::Repository(repository) => (repository, Target::Everything),
     };
-    if removed.is_some() {
-        registry.events.tell(event(request));
-    }
-    Ok(removed)
+    let Some(removed) = registry.remove(&repository, &target)? else { return Ok(None) };
+    registry.events.tell(target.about(event(repository)));
+    Ok(Some(Removed {
+        tags: removed.tags.iter().map(ToString::to_string).collect(),
+        manifests: removed.manifests.iter().map(ToString::to_string).collect(),
+    }))
 }
 
-fn event(request: &RemoveRequest) -> Event {
-    let (repository, tag, digest) = match request {
-        RemoveRequest::Tag(repository, tag) => (repository, Some(tag.clone()), None),
-        RemoveRequest::Manifest(repository, digest) => (repository, None, Some(*digest)),
-        RemoveRequest::Repository(repository) => (repository, None, None),
-    };
+fn event(repository: RepositoryName) -> Event {
     Event {
         deed: Deed::Delete,
         at: SystemTime::now(),
-        repository: repository.clone(),
-        digest,
+        repository,
+        digest: None,
         size_bytes: None,
         media_type: None,
-        tag,
+        tag: None,
         from: None,
         actor: Principal::User(ADMINISTRATOR.into()),
         request: None,
@@ -129,23 +111,10 @@ fn collect(site: &Site, request: CollectRequest, on_step: OnStep<'_>) -> Outcome
         // Who leaves does not stop it half way.
         is_heard = is_heard && on_step(line).is_continue();
     };
-    let collected = site.registry.store.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
+    let collected = site.registry.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
     let busy = || PowerError::Refused("a collection is already running".to_owned());
     let collected = collected.ok_or_else(busy)?;
     Ok(told(&collected, dry_run))
-}
-
-/// A collection that nobody asked for; logged where it did something.
-pub(super) fn collect_quietly(site: &Site) {
-    let grace = site.live().config.registry.grace;
-    match site.registry.store.collect(Sweep { grace, untagged: false, dry_run: false }, &mut |_| {}) {
-        Ok(Some(collected)) if collected.links + collected.blobs > 0 => {
-            let Collected { links, blobs, bytes, .. } = collected;
-            tracing::info!(links, blobs, bytes, "collected what no manifest of the registry names");
-        }
-        Ok(_) => {}
-        Err(error) => tracing::warn!("the registry was not collected: {error}"),
-    }
 }
 
 fn told(collected: &Collected, dry_run: bool) -> Collection {

@@ -24,7 +24,6 @@ use crate::app::greeting::greeting;
 use crate::app::listening::{Listening, addresses};
 use crate::app::live::{Reloader, live};
 use crate::app::powers::powers;
-use crate::app::registry_powers::collect_quietly;
 use crate::app::signals::Signals;
 use crate::cli::exit;
 use crate::config::{Flags, Loaded};
@@ -49,7 +48,7 @@ use crate::serving::ladder::{ColdReads, Ladder};
 use crate::serving::load::Connected;
 use crate::serving::workers::Workers;
 use crate::setup::CaPage;
-use crate::store::{DiskSettings, Limits, Store, StoreError};
+use crate::store::{DiskSettings, Limits, Store, StoreError, Sweep};
 use crate::tls::authority::Authority;
 use crate::tls::error::CaError;
 use crate::tls::leaf::LeafStore;
@@ -402,9 +401,10 @@ async fn collecting(site: Arc<Site>) {
         // What is switched off may be switched on by a reload.
         tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
         if !interval.is_zero() {
-            let site = site.clone();
+            let (registry, grace) = (site.registry.clone(), site.live().config.registry.grace);
+            let sweep = Sweep { grace, untagged: false, dry_run: false };
             // Its outcome is in the log.
-            let _ = spawn_blocking(move || collect_quietly(&site)).await;
+            let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;
         }
     }
 }

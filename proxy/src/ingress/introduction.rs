@@ -1,6 +1,6 @@
 //! What a connection that nobody introduced is for: its own first bytes, and where it meant to go, decide. Pure.
 //!
-//! A name that is listed is answered here, whatever address it was looked up at. Everything else goes, sealed, to where
+//! A name that is listed, or our own registry's, is answered here, whatever address it was looked up at. Everything else goes, sealed, to where
 //! it meant to go; only where that is unknown does the name decide by the rules of CONNECT. What a name claims is never
 //! fetched from the original address.
 
@@ -20,6 +20,8 @@ pub const HEALTH_HOST: &str = "health.entrepot.invalid";
 pub enum Errand {
     /// A listed registry: answered here.
     Answer(RegistryHost, Scheme),
+    /// Our own registry.
+    Own,
     /// Sealed, to this host.
     Tunnel(RegistryHost),
     /// The agent's question after our health.
@@ -30,8 +32,14 @@ pub enum Errand {
     Nowhere,
 }
 
-/// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known.
-pub fn errand(config: &Config, opening: &Opening, original: Option<SocketAddr>) -> Errand {
+/// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known. `is_own` knows
+/// the names of our own registry.
+pub fn errand(
+    config: &Config,
+    opening: &Opening,
+    original: Option<SocketAddr>,
+    is_own: impl Fn(&RegistryHost) -> bool,
+) -> Errand {
     let (named, scheme) = match opening {
         Opening::Http(Some(host)) if host == HEALTH_HOST => return Errand::Health,
         Opening::Tls(name) => (name, Scheme::Https),
@@ -46,6 +54,9 @@ pub fn errand(config: &Config, opening: &Opening, original: Option<SocketAddr>) 
     // An address is no name: who gives one means the address that the connection goes to.
     let host = named.as_ref().and_then(|name| RegistryHost::parse(name, port).ok());
     let Some(host) = host else { return original.map_or(Errand::Nowhere, to_original) };
+    if is_own(&host) {
+        return Errand::Own;
+    }
     match (decide(config, &host, scheme), original) {
         (Decision::Intercept, _) => Errand::Answer(host, scheme),
         (_, Some(original)) => to_original(original),
@@ -101,10 +112,15 @@ mod tests {
             (http("shop.test:22"), None, Errand::Refuse(host("shop.test:22"), Refusal::Port)),
             (http(HEALTH_HOST), None, Errand::Health),
             (Opening::Http(None), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
+            (tls("docker-registry.local"), None, Errand::Own),
+            (tls("docker-registry.local"), Some("192.0.2.1:443"), Errand::Own),
+            (tls("docker-registry.local"), Some("192.0.2.1:8443"), tunnel("192.0.2.1:8443")),
+            (http("docker-registry.local"), None, Errand::Own),
         ];
+        let is_own = |host: &RegistryHost| host.name() == "docker-registry.local" && host.port() != 8443;
         for (opening, original, expected) in cases {
             let original = original.map(|text: &str| text.parse().expect(text));
-            assert_eq!(errand(&config, &opening, original), expected, "{opening:?} {original:?}");
+            assert_eq!(errand(&config, &opening, original, is_own), expected, "{opening:?} {original:?}");
         }
     }
 
@@ -112,9 +128,13 @@ mod tests {
     fn policies_for_strangers_hold_where_only_the_name_is_known() {
         let config = config("[proxy]\ntunnel = \"none\"\n");
         let stranger = "shop.test".parse().expect("a host");
-        assert_eq!(errand(&config, &tls("shop.test"), None), Errand::Refuse(stranger, Refusal::NoTunnels));
+        assert_eq!(errand(&config, &tls("shop.test"), None, |_| false), Errand::Refuse(stranger, Refusal::NoTunnels));
         let original = "192.0.2.1:443".parse().expect("an address");
         let tunnel = Errand::Tunnel("192.0.2.1".parse().expect("a host"));
-        assert_eq!(errand(&config, &tls("shop.test"), Some(original)), tunnel, "it would have gone there by itself");
+        assert_eq!(
+            errand(&config, &tls("shop.test"), Some(original), |_| false),
+            tunnel,
+            "it would have gone there by itself"
+        );
     }
 }

@@ -24,6 +24,7 @@ use crate::ingress::introduction::{Errand, errand};
 use crate::ingress::listener::Place;
 use crate::ingress::original::{Outgoing, canonical, original_destination};
 use crate::ingress::proxy::{ProxyDoor, carry};
+use crate::ingress::registry::RegistryDoor;
 use crate::observe::labels::{ConnectionRefusal, Rejection};
 use crate::serving::load::Connected;
 
@@ -84,7 +85,8 @@ impl TransparentDoor {
         };
         match opening {
             Ok(opening) => {
-                let errand = errand(&live.config, &opening, guest.original);
+                let is_own = |host: &RegistryHost| self.is_own(&live.config, host, guest.original);
+                let errand = errand(&live.config, &opening, guest.original, is_own);
                 drop(live);
                 self.run(guest, errand, drain).await;
             }
@@ -98,6 +100,17 @@ impl TransparentDoor {
         drop(place);
     }
 
+    /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
+    /// of the same name is another registry.
+    fn is_own(&self, config: &Config, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
+        let registry = &self.proxy.site.registry;
+        let is_here = |original: SocketAddr| {
+            let address = original.ip().to_string();
+            registry.names().iter().any(|name| **name == *address)
+        };
+        registry.is_named(&config.registry, host) && original.is_none_or(is_here)
+    }
+
     async fn run(&self, guest: Guest, errand: Errand, drain: Watch) {
         let metrics = &self.proxy.site.pull.metrics;
         match errand {
@@ -108,6 +121,10 @@ impl TransparentDoor {
                     Scheme::Https => intercept(&self.proxy, visit, client, first, drain).await,
                     Scheme::Http => serve_visit(self.proxy.site.clone(), visit, client, first, drain).await,
                 }
+            }
+            Errand::Own => {
+                let own = RegistryDoor { site: self.proxy.site.clone(), leaves: self.proxy.leaves.clone() };
+                own.serve_client(guest.client, guest.read.freeze(), guest.peer.ip(), drain).await;
             }
             Errand::Tunnel(target) => self.tunnel(guest, target, drain).await,
             Errand::Health => {

@@ -17,6 +17,7 @@ use hyper::body::{Body, Incoming};
 use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant};
 use super::request::Request;
+use super::web;
 use crate::config::ready::Scheme;
 use crate::http::dispatch::{Site, finish, framing_reply};
 use crate::http::guard::GuardHandle;
@@ -56,6 +57,7 @@ pub async fn answer(
         Some(rejection) => framing_reply(site, rejection),
         None if is_oci => Box::pin(answer_oci(site, arrival, request, &uri)).await,
         None if request.uri().path() == TOKEN_PATH => Box::pin(token(site, request)).await,
+        None if web::is_here(request.uri().path()) => Box::pin(web::answer(site, arrival, request)).await,
         None => site.page(&request).unwrap_or_else(nothing_here),
     };
     finish(site, reply, is_oci, arrival.client, host, (method, uri), started)

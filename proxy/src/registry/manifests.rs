@@ -17,6 +17,7 @@ use super::LocalRegistry;
 use super::access::{Access, Refusal};
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unavailable, unknown};
+use super::removal::{NotRemoved, Target};
 use super::request::Request;
 use super::uploads::{CONTENT_DIGEST, empty};
 use crate::http::body::ReplyBody;
@@ -113,36 +114,16 @@ impl Request {
 
     /// `DELETE /v2/<name>/manifests/<reference>`
     pub(super) async fn delete_manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
-        let (store, access) = (self.registry.store.clone(), self.registry.access());
-        let (named, wanted) = (repository.clone(), reference.clone());
-        let removed = offload(move || {
-            let kept = kept_tags(&store, &access, &named, &wanted)?;
-            if let Some(refusal) = kept {
-                return Ok(Err(Some(refusal)));
-            }
-            let removed = match &wanted {
-                Reference::Tag(tag) => store.remove_pushed_tag(&named, tag)?,
-                Reference::Digest(digest) => store.remove_pushed_manifest(&named, digest)?.is_some(),
-            };
-            Ok::<_, StoreError>(if removed { Ok(()) } else { Err(None) })
-        });
-        match removed.await {
-            Some(Ok(Ok(()))) => {
-                let about = |event| match reference {
-                    Reference::Tag(tag) => Event { tag: Some(tag.clone()), ..event },
-                    Reference::Digest(digest) => Event { digest: Some(*digest), ..event },
-                };
-                self.tell(Deed::Delete, repository, about);
-                empty(StatusCode::ACCEPTED)
-            }
-            Some(Ok(Err(Some(refusal)))) => refusal.plain(),
-            Some(Ok(Err(None))) => {
+        match self.remove(repository, &Target::from(reference)).await {
+            Ok(_) => empty(StatusCode::ACCEPTED),
+            Err(NotRemoved::Refused(refusal)) => refusal.plain(),
+            Err(NotRemoved::Missing) => {
                 let (store, named) = (self.registry.store.clone(), repository.clone());
                 let has_repository = offload(move || store.has_repository(&named)).await.unwrap_or(false);
                 unknown(has_repository, ErrorCode::ManifestUnknown)
             }
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+            Err(NotRemoved::Failed(error)) => store_failed(&error),
+            Err(NotRemoved::BrokenOff) => unavailable(),
         }
     }
 
@@ -250,23 +231,6 @@ fn objection(
     let is_elsewhere = |tag: &Tag| store.pushed_tag(repository, tag).ok().flatten().is_some_and(|at| at != *digest);
     let mut moved = tags.iter().filter(|tag| is_elsewhere(tag));
     moved.find_map(|tag| access.may_move(repository, tag).err()).map(Objection::Refused)
-}
-
-/// Why a tag that would go stays.
-fn kept_tags(
-    store: &Store,
-    access: &Access,
-    repository: &RepositoryName,
-    reference: &Reference,
-) -> Result<Option<Refusal>, StoreError> {
-    let would_go = match reference {
-        Reference::Tag(tag) => store.pushed_tag(repository, tag)?.map(|_| tag.clone()).into_iter().collect(),
-        Reference::Digest(digest) => {
-            let tagged = store.tagged(repository)?.into_iter().filter(|tagged| tagged.digest == *digest);
-            tagged.map(|tagged| tagged.tag).collect::<Vec<_>>()
-        }
-    };
-    Ok(would_go.iter().find_map(|tag| access.may_move(repository, tag).err()))
 }
 
 fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {

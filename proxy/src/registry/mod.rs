@@ -4,6 +4,7 @@
 //! ```text
 //! door ── request (who, what) ── access/ (may he?) ──► blobs, manifests, lists     what is here
 //!   │                                                 uploads ─ sessions, receive  what is coming
+//!   ├── web/ (for people)                             removal, collection          what goes
 //!   └── mirror ──► pull/                              events/                      what happened
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod access;
 mod blobs;
+pub mod collection;
 pub mod door;
 pub mod events;
 mod failure;
@@ -21,10 +23,12 @@ mod manifests;
 mod mirror;
 mod names;
 mod receive;
+pub mod removal;
 mod request;
 mod room;
 mod sessions;
 mod uploads;
+pub mod web;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -35,8 +39,10 @@ use http::StatusCode;
 use crate::config::ready::RegistryDoor;
 use crate::store::Store;
 use access::Access;
+use collection::Collections;
 use events::Events;
 use sessions::Sessions;
+use web::Seal;
 
 /// Our registry, for as long as the process lives.
 pub struct LocalRegistry {
@@ -49,6 +55,9 @@ pub struct LocalRegistry {
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
     names: RwLock<Arc<[Box<str>]>>,
+    collections: Collections,
+    /// Proves that a form came from a page of ours.
+    seal: Seal,
     /// Docker Hub could not be reached; it is not asked before.
     docker_hub_down_until: Mutex<Option<Instant>>,
 }
@@ -66,6 +75,8 @@ impl LocalRegistry {
             access: RwLock::new(Arc::new(access)),
             counting: tokio::sync::Mutex::default(),
             names: RwLock::new(names::own_names(door)),
+            collections: Collections::default(),
+            seal: Seal::new(),
             docker_hub_down_until: Mutex::default(),
         })
     }

@@ -144,3 +144,32 @@ async fn run(mut tasks: mpsc::UnboundedReceiver<Option<Task>>, major_faults: Arc
         spawn_local(task());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_does_not_answer() {
+        let workers = Arc::new(Workers::start(2, false).expect("threads"));
+        assert!(workers.answer().await);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (hanging, hangs) = oneshot::channel();
+        workers.hand(move |_connected| async move {
+            let _ = hanging.send(());
+            let _ = released.recv();
+        });
+        hangs.await.expect("the task has begun");
+        let answering = tokio::spawn({
+            let workers = workers.clone();
+            async move { workers.answer().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!answering.is_finished());
+        drop(release);
+        assert!(answering.await.expect("no panic"));
+
+        workers.stop(Duration::from_secs(10)).into_iter().for_each(Runtime::shutdown_background);
+        assert!(!workers.answer().await, "a thread that is gone answers nobody");
+    }
+}

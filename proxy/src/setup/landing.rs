@@ -1,14 +1,14 @@
 //! The appliance's page for people: what it is called, where it is, its CA's fingerprint, and the one line for clients.
 //! One HTML text without scripts, pictures or anything fetched.
 //!
-//! Every value in it is parsed before: hosts, addresses, hex digits.
-
-use std::fmt::Write;
+//! What is put in is escaped (`html`), and parsed before: hosts, addresses, hex digits.
 
 use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::client::plan::Target;
+use crate::html::Html;
+use crate::registry::web;
 
 /// What the page tells.
 pub(super) struct View<'a> {
@@ -26,30 +26,45 @@ pub(super) struct View<'a> {
 const LINES: [(&str, &str); 4] =
     [("docker", "Docker Engine"), ("containerd", "containerd"), ("podman", "Podman"), ("k3s", "k3s")];
 
+/// A line of the table.
+const ROW: &str = "<tr><th>@LABEL@</th><td>@VALUE@</td></tr>\n";
+const CODE: &str = "<code>@TEXT@</code>";
+const LINE: &str = "<dt>@NAME@<dd><code>curl -fsS @PROXY@setup/@RUNTIME@ | sudo sh</code>\n";
+const REGISTRY: &str = "<code>@URL@</code><br><a href=\"@URL@@PATH@\">what is in it</a>";
+
 /// The page.
 pub(super) fn html(view: &View<'_>) -> String {
     let (proxy, fingerprint) = (view.target.proxy_url(), spaced(&view.target.ca_sha256));
-    let mut rows = String::new();
-    let mut row = |label: &str, value: &str| {
-        // Writing to a String does not fail.
-        let _ = writeln!(rows, "<tr><th>{label}</th><td>{value}</td></tr>");
+    let row = |label, value| Html::fill(ROW, &[("LABEL", Html::text(label)), ("VALUE", value)]);
+    let code = |text: &str| Html::fill(CODE, &[("TEXT", Html::text(text))]);
+    let between = |number| if number == 0 { Html::default() } else { Html::literal("<br>") };
+    let addresses = view.addresses.iter().enumerate();
+    let registry = view.target.mirror().ok().map(|mirror| {
+        let (url, path) = (Html::text(&mirror.url()), Html::text(web::PATH));
+        row("registry", Html::fill(REGISTRY, &[("URL", url), ("PATH", path)]))
+    });
+    let rows = [
+        row("name", Html::text(view.host.as_deref().unwrap_or("not announced"))),
+        row("addresses", addresses.flat_map(|(number, text)| [between(number), Html::text(text)]).collect()),
+        row("proxy", code(&proxy)),
+        registry.unwrap_or_default(),
+        row("CA, SHA-256", code(&fingerprint)),
+        row("version", Html::text(view.version)),
+    ];
+    let line = |(runtime, name)| {
+        let (proxy, name) = (Html::text(&proxy), Html::literal(name));
+        Html::fill(LINE, &[("NAME", name), ("PROXY", proxy), ("RUNTIME", Html::literal(runtime))])
     };
-    row("name", view.host.as_deref().unwrap_or("not announced"));
-    row("addresses", &view.addresses.join("<br>"));
-    row("proxy", &format!("<code>{proxy}</code>"));
-    if let Ok(mirror) = view.target.mirror() {
-        row("registry", &format!("<code>{}</code>", mirror.url()));
-    }
-    row("CA, SHA-256", &format!("<code class=hex>{fingerprint}</code>"));
-    row("version", view.version);
-    let mut lines = String::new();
-    for (runtime, name) in LINES {
-        let _ = writeln!(lines, "<dt>{name}<dd><code>curl -fsS {proxy}setup/{runtime} | sudo sh</code>");
-    }
-    PAGE.replace("@ROWS@", &rows)
-        .replace("@LINES@", &lines)
-        .replace("@PROXY@", &proxy)
-        .replace("@QR@", &picture(&link(&proxy, &view.target.ca_sha256)))
+    let body = Html::fill(
+        PAGE,
+        &[
+            ("ROWS", rows.into_iter().collect()),
+            ("LINES", LINES.into_iter().map(line).collect()),
+            ("PROXY", Html::text(&proxy)),
+            ("QR", picture(&link(&proxy, &view.target.ca_sha256))),
+        ],
+    );
+    Html::page("entrepot", Html::default(), body).into_string()
 }
 
 /// The page's address with the fingerprint in it, so that a phone that reads the console's code can compare the two.
@@ -92,10 +107,10 @@ fn half_blocks(upper: bool, lower: bool) -> char {
     }
 }
 
-fn picture(text: &str) -> String {
+fn picture(text: &str) -> Html {
     let render = |code: QrCode| code.render::<svg::Color<'_>>().min_dimensions(180, 180).build();
     let svg = QrCode::new(text).map(render).unwrap_or_default();
-    svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned())
+    Html::picture(svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned()))
 }
 
 /// Pairs of digits in groups that eyes can compare.
@@ -131,11 +146,12 @@ mod tests {
             "01234567 89abcdef 01234567",
             "curl -fsS http://docker-registry.local:3128/setup/docker | sudo sh",
             "<code>http://docker-registry.local</code>",
+            "href=\"http://docker-registry.local/registry/\"",
             "<svg",
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
-        assert!(!page.contains('@') && !page.contains("<script"), "filled, and plain");
+        assert!(!page.replace("@media", "").contains('@') && !page.contains("<script"), "filled, and plain");
         let code = terminal_code(&link(&target.proxy_url(), &target.ca_sha256));
         assert!(code.lines().count() > 10 && code.contains('█'), "{code}");
     }

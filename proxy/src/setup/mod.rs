@@ -25,6 +25,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use crate::client::plan::Target;
 use crate::discovery::facts::Facts;
 use crate::discovery::identity::Identity;
+use crate::html;
 use landing::View;
 pub(crate) use landing::{link, terminal_code};
 use scripts::Script;
@@ -42,8 +43,6 @@ const BANNER: &str = "docker-registry-proxy: The docker caching proxy is working
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-/// Nothing is run or fetched, whatever came into the page.
-const PLAIN_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
 const MAC: &str = include_str!("docker-desktop-mac.txt");
 const WINDOWS: &str = include_str!("docker-desktop-windows.txt");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -122,7 +121,9 @@ fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
             let addresses = ca.identity.addresses().iter().map(ToString::to_string).collect();
             let view = View { target: &target, host: ca.identity.host(), addresses, version: &ca.facts.version };
             let mut page = answer(StatusCode::OK, HTML, landing::html(&view).into());
-            page.headers_mut().insert(CONTENT_SECURITY_POLICY, PLAIN_PAGE);
+            if let Ok(policy) = HeaderValue::from_str(&html::POLICY) {
+                page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+            }
             page
         }
         None => answer(StatusCode::OK, PLAIN, Bytes::from_static(BANNER.as_bytes())),

@@ -12,8 +12,10 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use super::error::CaError;
 
@@ -121,11 +123,21 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
         // The mode above is cut by the umask, never widened; a certificate is for everybody.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
+        belong_where_it_is(&file, directory_of(path))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
     written().map_err(|source| CaError::Unwritable { path: path.into(), source })?;
     sync_directory(directory_of(path))
+}
+
+/// What root writes among a server's files is that server's, which runs as a user of its own.
+fn belong_where_it_is(file: &File, directory: &Path) -> io::Result<()> {
+    let owner = fs::metadata(directory)?;
+    if geteuid().is_root() && owner.uid() != 0 {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 fn keep_old(path: &Path) -> Result<(), CaError> {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Actions, Scope};
 
 pub use endpoint::{FORM_MAX_BYTES, TOKEN_PATH};
@@ -65,6 +66,8 @@ pub enum Wish<'a> {
     Ping,
     /// The list of repositories; of them it shows those that [`Access::may_see`] lets through.
     Catalog,
+    /// A collection, which takes nothing that anybody needs, but is for those who may delete somewhere.
+    Collect,
     /// Something in one repository.
     In(&'a RepositoryName, Action),
 }
@@ -120,6 +123,7 @@ impl Access {
         match *wish {
             Wish::Ping => self.may_ping(visitor),
             Wish::Catalog => self.may_list(visitor),
+            Wish::Collect => self.may_collect(visitor),
             Wish::In(repository, action) => self.may_act(visitor, repository, action),
         }
     }
@@ -145,6 +149,26 @@ impl Access {
     /// Whether all pushed content together has a quota.
     pub fn has_total_quota(&self) -> bool {
         self.rights.max_size.is_some()
+    }
+
+    /// What a repository may hold by itself, where that is limited.
+    pub fn quota(&self, repository: &RepositoryName) -> Option<Size> {
+        policy::quota(&self.rights, repository)
+    }
+
+    /// What all pushed content may take, where that is limited.
+    pub fn max_size(&self) -> Option<Size> {
+        self.rights.max_size
+    }
+
+    /// Whether nothing is pushed or deleted for now.
+    pub fn is_read_only(&self) -> bool {
+        self.rights.read_only
+    }
+
+    /// Whether there are accounts at all.
+    pub fn has_accounts(&self) -> bool {
+        self.users.is_some()
     }
 
     /// Whether so much may be held.
@@ -207,6 +231,17 @@ impl Access {
             }
             (_, Some(ticket)) if !ticket.covers(&scope) => Err(Refusal::InsufficientScope { scope }),
             _ => Ok(()),
+        }
+    }
+
+    fn may_collect(&self, visitor: &Visitor) -> Result<(), Refusal> {
+        let allowed = policy::deletes_somewhere(&self.rights, &visitor.principal);
+        match (allowed, &visitor.principal) {
+            _ if self.rights.read_only => Err(Refusal::ReadOnly),
+            // A token is for repositories, and this is for none.
+            (true, _) if visitor.ticket.is_none() => Ok(()),
+            (false, Principal::Anonymous) if self.users.is_some() => Err(Refusal::Unauthenticated { scope: None }),
+            _ => Err(Refusal::MayNotCollect),
         }
     }
 

@@ -75,6 +75,21 @@ pub fn something_for_anonymous(rights: &Rights) -> bool {
     !rights.anonymous.is_empty() || rights.rules.iter().any(ruled)
 }
 
+/// Whether somebody may delete anywhere at all.
+pub fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
+    let by_default = match principal {
+        Principal::Anonymous => rights.anonymous,
+        Principal::User(_) => Actions::ALL,
+    };
+    let ruled = |rule: &Rule| rule.actions.contains(Action::Delete) && is_about(rule, principal);
+    !rights.read_only && (by_default.contains(Action::Delete) || rights.rules.iter().any(ruled))
+}
+
+/// What a repository may hold by itself, where that is limited.
+pub fn quota(rights: &Rights, repository: &RepositoryName) -> Option<Size> {
+    rights.quotas.iter().find(|quota| quota.repositories.is_match(repository.as_str())).map(|quota| quota.max_size)
+}
+
 /// Whether a tag keeps what it was first set to.
 pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> bool {
     rights.immutable_tags.iter().any(|pattern| {
@@ -85,13 +100,12 @@ pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> 
 
 /// Whether anything limits what a repository holds.
 pub fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
-    rights.max_size.is_some() || rights.quotas.iter().any(|quota| quota.repositories.is_match(repository.as_str()))
+    rights.max_size.is_some() || quota(rights, repository).is_some()
 }
 
 /// Whether so much may be held.
 pub fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
-    let quota = rights.quotas.iter().find(|quota| quota.repositories.is_match(repository.as_str()));
-    match (quota.map(|quota| quota.max_size), rights.max_size) {
+    match (quota(rights, repository), rights.max_size) {
         (Some(limit), _) if after.repository_bytes > limit.0 => Err(Overdrawn::Repository(limit)),
         (_, Some(limit)) if after.total_bytes > limit.0 => Err(Overdrawn::Total(limit)),
         _ => Ok(()),

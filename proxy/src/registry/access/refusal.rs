@@ -40,6 +40,9 @@ pub enum Refusal {
         /// Where.
         repository: RepositoryName,
     },
+    /// The account may delete nowhere.
+    #[error("a collection is for those who may delete; the administrator's rules ([[registry.rules]]) say who may")]
+    MayNotCollect,
     /// `read_only`.
     #[error("this registry is read-only for now (registry.read_only); nothing is pushed or deleted")]
     ReadOnly,
@@ -93,7 +96,7 @@ impl Refusal {
             Self::Unauthenticated { .. } => usual(ErrorCode::Unauthorized, "unauthenticated"),
             Self::WrongLogin => usual(ErrorCode::Unauthorized, "wrong_login"),
             Self::InsufficientScope { .. } => usual(ErrorCode::Unauthorized, "insufficient_scope"),
-            Self::Denied { .. } => usual(ErrorCode::Denied, "denied"),
+            Self::Denied { .. } | Self::MayNotCollect => usual(ErrorCode::Denied, "denied"),
             Self::ReadOnly => usual(ErrorCode::Unsupported, "read_only"),
             Self::ImmutableTag { .. } => usual(ErrorCode::Denied, "immutable_tag"),
             Self::Overdrawn(Overdrawn::Repository(_)) => {
@@ -144,6 +147,7 @@ mod tests {
             (Refusal::WrongLogin, 401, "wrong"),
             (Refusal::InsufficientScope { scope: scope() }, 401, "repository:a/b"),
             (denied, 403, "bob may not push a;"),
+            (Refusal::MayNotCollect, 403, "may delete"),
             (Refusal::ReadOnly, 405, "read-only"),
             (Refusal::ImmutableTag { tag: tag() }, 403, "v1"),
             (Refusal::Overdrawn(Overdrawn::Repository(Size(1 << 30))), 413, "quota of 1g"),

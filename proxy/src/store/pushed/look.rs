@@ -2,6 +2,7 @@
 //! thrown away is unknown until it is pushed again.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -97,6 +98,11 @@ impl Store {
         Ok(content.and_then(|content| std::str::from_utf8(&content).ok()?.trim().parse().ok()))
     }
 
+    /// When a tag was last set.
+    pub fn pushed_tag_set_at(&self, repository: &RepositoryName, tag: &Tag) -> Option<SystemTime> {
+        files::marked_at(&self.paths.tag(repository, tag))
+    }
+
     /// Up to `limit` tags in their order, after one of them, and whether there are more; none where there is no such
     /// repository.
     pub fn pushed_tags(
@@ -169,6 +175,11 @@ impl Store {
         self.paths.repository(repository).is_dir()
     }
 
+    /// How long content is; nothing where it is not here.
+    pub fn content_bytes(&self, digest: &Digest) -> u64 {
+        std::fs::metadata(self.paths.blob(digest)).map_or(0, |file| file.len())
+    }
+
     /// Bytes of content that a repository has, or all have together, content of several counted in each.
     pub fn pushed_usage(&self, repository: Option<&RepositoryName>) -> Result<u64, StoreError> {
         let Some(repository) = repository else { return Ok(self.usage().pinned_bytes) };
@@ -177,7 +188,7 @@ impl Store {
             for digest in
                 files::names(&self.paths.kept(repository, kept))?.iter().filter_map(|name| digest_of_link(name))
             {
-                bytes += std::fs::metadata(self.paths.blob(&digest)).map_or(0, |file| file.len());
+                bytes += self.content_bytes(&digest);
             }
         }
         Ok(bytes)

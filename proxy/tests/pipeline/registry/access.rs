@@ -14,7 +14,7 @@ const PASSWORD: &str = "canary-password";
 
 /// How a request logs in.
 #[derive(Clone, Copy, Debug)]
-enum Login<'a> {
+pub(super) enum Login<'a> {
     Nobody,
     Account(&'a str),
     WrongPassword,
@@ -22,7 +22,7 @@ enum Login<'a> {
 }
 
 impl Login<'_> {
-    fn on(self, ask: Ask) -> Ask {
+    pub(super) fn on(self, ask: Ask) -> Ask {
         match self {
             Login::Nobody => ask,
             Login::Account(name) => ask.basic(name, PASSWORD),
@@ -33,7 +33,7 @@ impl Login<'_> {
 }
 
 /// `team/app` is Alice's to push and Bob's to pull, `secret` is Alice's alone; the rest is anybody's who has an account.
-async fn entrepot(folder: &TempDir) -> (Proxy, Image, Image) {
+pub(super) async fn entrepot(folder: &TempDir) -> (Proxy, Image, Image) {
     let htpasswd = folder.path().join("htpasswd");
     write_accounts(&htpasswd, &["alice", "bob", "carol"]);
     let rules = "repository = \"team/*\"\nusers = [\"alice\"]\nactions = [\"push\"]\n\
@@ -50,7 +50,7 @@ async fn entrepot(folder: &TempDir) -> (Proxy, Image, Image) {
     (proxy, team, secret)
 }
 
-async fn push_as_alice(proxy: &Proxy, image: &Image) {
+pub(super) async fn push_as_alice(proxy: &Proxy, image: &Image) {
     let path = format!("/v2/{}/blobs/uploads/?digest={}", image.repository, image.layer_digest);
     let blob = Login::Account("alice").on(proxy.registry(Method::POST, &path)).body(image.layer.clone()).send().await;
     let manifest = Login::Account("alice").on(proxy.registry(Method::PUT, &image.tag_path("v1")));
@@ -58,7 +58,7 @@ async fn push_as_alice(proxy: &Proxy, image: &Image) {
     assert_eq!((blob.status, manifest.status), (201, 201), "{} {}", blob.text(), manifest.text());
 }
 
-fn write_accounts(path: &Path, names: &[&str]) {
+pub(super) fn write_accounts(path: &Path, names: &[&str]) {
     let line = |name: &&str| format!("{name}:{}\n", bcrypt::hash(PASSWORD, 4).expect("a hash"));
     std::fs::write(path, names.iter().map(line).collect::<String>()).expect("a file");
 }

@@ -1,5 +1,5 @@
 //! Our own registry in process: OCI Distribution 1.1 as tables of requests and answers, uploads through faults and
-//! restarts, many clients against a model, and other registries by mirror names.
+//! restarts, many clients against a model, the page for people, and other registries by mirror names.
 
 mod access;
 mod mirrors;
@@ -7,6 +7,7 @@ mod model;
 mod peers;
 mod specification;
 mod uploads;
+mod web;
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;

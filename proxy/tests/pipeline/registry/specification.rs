@@ -244,6 +244,26 @@ async fn referrers_are_listed_filtered_and_forgotten() {
     );
 }
 
+/// Who knows no referrers API keeps a list of its own under a tag of the subject's digest.
+#[tokio::test]
+async fn fallback_tags_are_tags_and_what_they_list_is_listed_once() {
+    let proxy = registry().await;
+    push_blob(&proxy, "app", &Bytes::from_static(b"{}")).await;
+    let subject = digest_of(b"the subject").to_string();
+    let sbom = refer(&proxy, &subject, "example/sbom", json!({})).await;
+    let entry = json!({ "mediaType": MANIFEST_TYPE, "digest": sbom, "size": 1, "artifactType": "example/sbom" });
+    let list = json!({ "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry] }).to_string();
+    let path = format!("/v2/app/manifests/{}", subject.replace(':', "-"));
+    let put = proxy.registry(Method::PUT, &path).header("content-type", INDEX_TYPE).body(list.clone()).send().await;
+    assert_eq!(put.status, 201, "{}", put.text());
+    get(&proxy, &path).await.is_whole(list.as_bytes());
+    let all = json_of(&get(&proxy, &format!("/v2/app/referrers/{subject}")).await.body);
+    assert_eq!((all["manifests"].as_array().map(Vec::len), &all["manifests"][0]["digest"]), (Some(1), &json!(sbom)));
+    assert_eq!(status(&proxy, Method::DELETE, &path).await, 202);
+    let left = json_of(&get(&proxy, &format!("/v2/app/referrers/{subject}")).await.body);
+    assert_eq!(left["manifests"][0]["digest"], sbom, "the list went, not what it listed");
+}
+
 #[tokio::test]
 async fn deleting_is_seen_at_once_and_by_digest_takes_the_tags() {
     let proxy = registry().await;
