@@ -18,7 +18,8 @@ use crate::world::{PROXY_ADDRESS, World};
 
 /// An emulated machine on two busy cores takes minutes.
 pub const BOOT: Duration = Duration::from_secs(420);
-const COMMAND: Duration = Duration::from_secs(180);
+/// Making an initrd there takes minutes too.
+const COMMAND: Duration = Duration::from_secs(900);
 
 /// What the machine is made of.
 #[derive(Default)]
