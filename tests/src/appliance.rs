@@ -163,7 +163,9 @@ fn qemu(world: &World, disk: &Path, serial: &Path, key: &Path, hardware: &Hardwa
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2", "-m", "1024", "-nodefaults"]);
     qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", serial.display()));
-    qemu.arg("-drive").arg(format!("if=virtio,format=qcow2,file={}", disk.display()));
+    qemu.arg("-drive").arg(format!("if=none,id=system,format=qcow2,file={}", disk.display()));
+    // Named as what to start from: firmware would try the network first, for minutes.
+    qemu.args(["-device", "virtio-blk-pci,drive=system,bootindex=1"]);
     qemu.args(["-netdev", &format!("tap,id=lan,ifname={TAP},script=no,downscript=no")]);
     qemu.args(["-device", &format!("virtio-net-pci,netdev=lan,mac={MAC}"), "-device", "virtio-rng-pci"]);
     let credential = "type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root=";
