@@ -18,7 +18,8 @@ use crate::world::{PROXY_ADDRESS, World};
 
 /// An emulated machine on two busy cores takes minutes.
 pub const BOOT: Duration = Duration::from_secs(420);
-const COMMAND: Duration = Duration::from_secs(180);
+/// Making an initrd there takes minutes too.
+const COMMAND: Duration = Duration::from_secs(900);
 
 /// What the machine is made of.
 #[derive(Default)]
@@ -115,7 +116,7 @@ impl<'w> Appliance<'w> {
     }
 
     /// Ends it in order, and waits for the end.
-    pub fn power_off(self) {
+    pub fn power_off(&self) {
         self.run("systemctl poweroff");
         self.process.wait_exit(BOOT);
     }
@@ -148,12 +149,23 @@ impl<'w> Appliance<'w> {
     }
 }
 
+impl Drop for Appliance<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.process.has_ended() {
+            let said = self.run("journalctl -q -b -o cat -n 60 -u entrepot -u entrepot-data").stdout;
+            eprintln!("the console:\n{}\nthe appliance's last words:\n{said}", self.console());
+        }
+    }
+}
+
 fn qemu(world: &World, disk: &Path, serial: &Path, key: &Path, hardware: &Hardware) -> Command {
     let public = std::fs::read(key.with_extension("pub")).expect("the public key");
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "2", "-m", "1024", "-nodefaults"]);
     qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", serial.display()));
-    qemu.arg("-drive").arg(format!("if=virtio,format=qcow2,file={}", disk.display()));
+    qemu.arg("-drive").arg(format!("if=none,id=system,format=qcow2,file={}", disk.display()));
+    // Named as what to start from: firmware would try the network first, for minutes.
+    qemu.args(["-device", "virtio-blk-pci,drive=system,bootindex=1"]);
     qemu.args(["-netdev", &format!("tap,id=lan,ifname={TAP},script=no,downscript=no")]);
     qemu.args(["-device", &format!("virtio-net-pci,netdev=lan,mac={MAC}"), "-device", "virtio-rng-pci"]);
     let credential = "type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root=";

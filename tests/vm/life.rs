@@ -6,7 +6,7 @@ use std::time::Duration;
 use entrepot_tests::appliance::{Appliance, Hardware};
 use entrepot_tests::avahi::Avahi;
 use entrepot_tests::client_host::ClientHost;
-use entrepot_tests::daemons::Containerd;
+use entrepot_tests::daemons::Dockerd;
 use entrepot_tests::image::disk;
 use entrepot_tests::images;
 use entrepot_tests::lan::Lan;
@@ -45,14 +45,15 @@ fn found_joined_pulled_pushed_restarted() {
 
     upstream.off();
     let client = appliance.client();
-    client.podman_pull(&image, None).expect_success("a second client, upstream unplugged");
+    let second = Dockerd::start(&client);
+    second.pull(&image).expect_success("a second client, upstream unplugged");
+    second.forget();
     let ca = appliance.page("/ca.crt", "*/*");
 
     renew_kernel(&appliance);
     appliance.reboot();
     assert_eq!(appliance.page("/ca.crt", "*/*"), ca, "the CA of before");
-    let containerd = Containerd::start(&client);
-    containerd.pull(&image, None).expect_success("what was cached before the restart, upstream still unplugged");
+    second.pull(&image).expect_success("what was cached before the restart, upstream still unplugged");
     client.skopeo_pull(PUSHED, None).expect_success("what was pushed before the restart");
     let root = appliance.must("df --output=size -BM / | tail -n 1 | tr -dc 0-9");
     assert!(root.trim().parse::<u32>().is_ok_and(|size_mb| size_mb > 5000), "the root grew to its disk: {root} MB");

@@ -25,12 +25,16 @@ fn the_kernel_seals_what_clients_get() {
     appliance.trust_internet();
     let said = appliance.must("journalctl -q -b -u entrepot -o cat");
     assert!(said.contains("under TLS sealed by the kernel"), "{said}");
+    let metrics = appliance.must(
+        "exec 3<>/dev/tcp/127.0.0.1/3130\nprintf 'GET /metrics HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n' >&3\ncat <&3",
+    );
+    assert!(metrics.contains("{sealing=\"kernel\"} 1"), "{metrics}");
     let before = handed_over(&appliance);
 
     let client = appliance.client();
     client.skopeo_pull(&image, None).expect_success("a cold pull");
     client.skopeo_pull(&image, None).expect_success("a cached pull");
-    client.skopeo_copy(&image, PUSHED, &[]).expect_success("a push");
+    client.skopeo_copy(&image, PUSHED, &["--preserve-digests"]).expect_success("a push");
     assert!(handed_over(&appliance) > before, "no connection was handed to the kernel");
 
     let blob = &made.layers()[0];
