@@ -8,6 +8,7 @@ use entrepot_core::host::RegistryHost;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode, Uri};
 
+use crate::http::fields::only;
 use crate::secret::Secret;
 
 /// How a request came in.
@@ -58,7 +59,7 @@ const OWN_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "docker-registry.
 /// name. The port does not matter: forwarded ones are common.
 pub(super) fn check_host(uri: &Uri, headers: &HeaderMap, entrance: &Entrance) -> Result<(), Refusal> {
     let Entrance::Tcp { local, .. } = entrance else { return Ok(()) };
-    let named = only(headers, HOST).ok_or(Refusal::Host)?;
+    let named = only(headers, &HOST).ok_or(Refusal::Host)?;
     let target = uri.authority().map(|authority| authority.as_str());
     let ours = |text: &str| {
         let host = RegistryHost::parse(text, 80);
@@ -70,8 +71,8 @@ pub(super) fn check_host(uri: &Uri, headers: &HeaderMap, entrance: &Entrance) ->
 /// Whether the request may change something.
 pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(), Refusal> {
     if headers.contains_key(ORIGIN) {
-        let host = only(headers, HOST).ok_or(Refusal::Origin)?;
-        let origin = only(headers, ORIGIN).ok_or(Refusal::Origin)?;
+        let host = only(headers, &HOST).ok_or(Refusal::Origin)?;
+        let origin = only(headers, &ORIGIN).ok_or(Refusal::Origin)?;
         let same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
         if !same {
             return Err(Refusal::Origin);
@@ -79,7 +80,7 @@ pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(
     }
     let Entrance::Tcp { token, .. } = entrance else { return Ok(()) };
     let token = token.as_ref().ok_or(Refusal::NoToken)?;
-    let given = only(headers, AUTHORIZATION).and_then(|value| value.split_once(' '));
+    let given = only(headers, &AUTHORIZATION).and_then(|value| value.split_once(' '));
     match given {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && equal(given.trim(), token.expose()) => Ok(()),
         _ => Err(Refusal::Token),
@@ -90,14 +91,6 @@ pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(
 fn equal(given: &str, expected: &str) -> bool {
     let [given, expected] = [given, expected].map(|text| digest(&SHA256, text.as_bytes()));
     verify_slices_are_equal(given.as_ref(), expected.as_ref()).is_ok()
-}
-
-fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&str> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

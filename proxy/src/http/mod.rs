@@ -1,10 +1,11 @@
 //! HTTP towards clients: strict framing (`guard.rs`) and pace (`deadline.rs`) of a connection, the connection itself
-//! (`serve.rs`), which room answers (`dispatch.rs`), the answer (`reply.rs`, `body.rs`) and its line in the log
-//! (`log.rs`).
+//! (`serve.rs`), reading what a request says of itself (`fields.rs`), which room answers (`dispatch.rs`), the answer
+//! (`reply.rs`, `body.rs`) and its line in the log (`log.rs`).
 
 pub mod body;
 pub mod deadline;
 pub mod dispatch;
+pub(crate) mod fields;
 pub mod guard;
 pub mod log;
 pub mod reply;

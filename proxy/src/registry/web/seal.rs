@@ -11,11 +11,12 @@
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use entrepot_core::host::RegistryHost;
+use http::HeaderName;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
 
 use crate::config::ready::RegistryDoor;
+use crate::http::fields::only;
 use crate::registry::LocalRegistry;
 use crate::registry::access::Principal;
 
@@ -99,14 +100,6 @@ pub(super) fn check_origin(head: &Parts) -> Result<(), Forgery> {
     let site_is_ours =
         !head.headers.contains_key(SEC_FETCH_SITE) || only(&head.headers, &SEC_FETCH_SITE) == Some("same-origin");
     if origin_is_ours && site_is_ours { Ok(()) } else { Err(Forgery::Origin) }
-}
-
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
