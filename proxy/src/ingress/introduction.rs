@@ -1,8 +1,8 @@
 //! What a connection that nobody introduced is for: its own first bytes, and where it meant to go, decide. Pure.
 //!
-//! A name that is listed, or our own registry's, is answered here, whatever address it was looked up at. Everything else goes, sealed, to where
-//! it meant to go; only where that is unknown does the name decide by the rules of CONNECT. What a name claims is never
-//! fetched from the original address.
+//! A name that is listed is answered here, whatever address it was looked up at, and so is our own registry's, where the
+//! connection is not for another machine. Everything else goes, sealed, to where it meant to go; only where that is unknown
+//! does the name decide by the rules of CONNECT. What a name claims is never fetched from the original address.
 
 use std::net::SocketAddr;
 
