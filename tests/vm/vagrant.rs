@@ -1,5 +1,5 @@
-//! `vagrant up` for real, with Debian's Vagrant and libvirt, from this repository, with its box: emulated, in a namespace of
-//! its own with private directories for everything that libvirt keeps.
+//! `vagrant up` for real, with Debian's Vagrant and libvirt, from this repository's files, with its box and a .env:
+//! emulated, in a namespace of its own with private directories for everything that libvirt keeps.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,12 +36,28 @@ fn up_check_halt_up_destroy() {
     let repository = std::fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).expect("the repository");
     let mut life = Command::new("unshare");
     life.args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "bash", "-euc", include_str!("vagrant.sh")]);
-    life.current_dir(repository).env("HOME", home.path()).env("VAGRANT_HOME", home.path().join("home"));
+    life.current_dir(home.path())
+        .env("REPOSITORY", repository)
+        .env("HOME", home.path())
+        .env("VAGRANT_HOME", home.path().join("home"));
     life.env("VAGRANT_DOTFILE_PATH", home.path().join("machine")).env("VAGRANT_CHECKPOINT_DISABLE", "1");
     life.env("ENTREPOT_EMULATE", "1").env("ENTREPOT_NETWORK", "private").env("ENTREPOT_DISK_GB", "3");
     life.env("LC_ALL", "C.UTF-8");
     let ended = finish(&namespace, life, LONG).expect_success("vagrant up, ssh, halt, up, destroy");
-    for said in ["SHOWN cache.max_size", "SAME CA", "DATA /dev/vd", "GONE"] {
+    let said = [
+        "SHOWN cache.max_size",
+        "DATA /dev/vd",
+        // .env came to the service, and to nobody else; after a change, `vagrant provision` brings it.
+        "ENV 600 root",
+        "VARIABLE REGISTRIES=fake.test\n",
+        "VARIABLE AUTH_REGISTRIES=fake.test:robot:canary-$x\n",
+        "SIZE 536870912\n",
+        "NOTHING LEFT",
+        "SIZE 805306368\n",
+        "SAME CA",
+        "GONE",
+    ];
+    for said in said {
         assert!(ended.stdout.contains(said), "{said} is missing:\n{}", ended.stdout);
     }
 }
