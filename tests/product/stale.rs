@@ -118,6 +118,21 @@ fn warm_images_are_pulled_by_the_other_clients_with_upstream_off() {
 }
 
 #[test]
+fn what_one_kind_of_client_pulled_the_others_pull_with_upstream_off() {
+    let world = World::new();
+    let hub = Upstream::start(&world, HUB);
+    let name = hub.publish(&images::random(35, 3, 30_000), "library/app", "1");
+    let entrepot = Entrepot::start(&world, Settings::new());
+    let client = entrepot.client();
+    Dockerd::start(&client).pull(&name).expect_success("dockerd, cold");
+    hub.off();
+    client.skopeo_pull(&name, None).expect_success("skopeo, upstream off");
+    client.podman_pull(&name, None).expect_success("podman, upstream off");
+    let containerd = Containerd::start(&client);
+    containerd.pull(&name, None).expect_success("ctr, upstream off");
+}
+
+#[test]
 fn a_restart_with_upstream_off_serves_public_images() {
     let world = World::new();
     let hub = Upstream::start(&world, HUB);

@@ -115,9 +115,24 @@ impl AcceptClass {
         known.chain(any).collect::<Vec<_>>().join(", ")
     }
 
+    /// Whether a registry that gave this type to `other` would give this class the same. An index is what everybody who
+    /// takes one is given. An image may have been chosen out of an index for a client that takes none, and is then for one
+    /// platform: only what `other` got although it takes every kind of index that this class does, is the tag itself.
+    pub fn shares_answer_of(self, other: Self, media_type: &str) -> bool {
+        let known = ManifestType::of(media_type);
+        let indexes = ManifestType::ALL.into_iter().filter(|known| known.is_index()).map(ManifestType::bit);
+        let of = |class: Self| indexes.clone().fold(0, |set, bit| set | (class.0 & bit));
+        self.admits(media_type) && (known.is_some_and(ManifestType::is_index) || of(self) & !of(other) == 0)
+    }
+
     /// The set as bits, for keys.
     pub fn bits(self) -> u16 {
         self.0
+    }
+
+    /// The set that [`Self::bits`] gave.
+    pub fn from_bits(bits: u16) -> Self {
+        Self(bits)
     }
 
     fn has(self, bit: u16) -> bool {
@@ -311,6 +326,33 @@ mod tests {
         }
         assert!(AcceptClass::ANY.admits("application/whatever"));
         assert_ne!(class(&[SCHEMA2, "*/*"]), class(&[SCHEMA2]));
+    }
+
+    #[test]
+    fn an_answer_is_shared_with_who_would_have_been_given_the_same() {
+        let class = |values: &[&str]| AcceptClass::of(values.iter().copied());
+        let (docker, podman) = (class(&[SCHEMA2, LIST, INDEX, IMAGE, SIGNED]), class(&[IMAGE, SCHEMA2, LIST, INDEX]));
+        let (old, oldest) = (class(&[SCHEMA2, LIST]), class(&[SCHEMA2]));
+        for (asks, other, media_type, shared) in [
+            (podman, docker, INDEX, true),
+            (podman, docker, SCHEMA2, true),
+            (podman, docker, SIGNED, false),
+            (docker, podman, IMAGE, true),
+            (old, docker, INDEX, false),
+            (old, docker, SCHEMA2, true),
+            // Perhaps one platform's image out of an index.
+            (docker, oldest, SCHEMA2, false),
+            (docker, old, SCHEMA2, false),
+            (docker, AcceptClass::ANY, SCHEMA2, false),
+            (docker, AcceptClass::ANY, INDEX, true),
+            (docker, old, LIST, true),
+            (oldest, old, LIST, false),
+            (AcceptClass::ANY, docker, INDEX, true),
+            (AcceptClass::ANY, oldest, SCHEMA2, true),
+        ] {
+            assert_eq!(asks.shares_answer_of(other, media_type), shared, "{asks:?} of {other:?}: {media_type}");
+        }
+        assert_eq!(AcceptClass::from_bits(docker.bits()), docker);
     }
 
     #[test]

@@ -178,16 +178,32 @@ impl Pull {
         }
     }
 
+    /// What is known of the tag stands in for upstream's answer, for those who may read it.
     async fn stale_tag(&self, tag: &TagCall<'_>, reply: Reply) -> Reply {
-        let Some(entry) = &tag.entry else { return reply };
-        if !self.may_read_offline(tag.call, tag.repository).await {
+        let known = self.known_digests(tag).await;
+        if known.is_empty() || !self.may_read_offline(tag.call, tag.repository).await {
             return reply;
         }
-        match self.stored_manifest(tag.call, tag.repository, &entry.digest).await {
-            Some(manifest) => manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
-                .with(http::header::WARNING, "110 entrepot \"Response is Stale\""),
-            None => reply,
+        for digest in known {
+            if let Some(manifest) = self.stored_manifest(tag.call, tag.repository, &digest).await {
+                return manifest_reply(tag.call, &manifest, hit(CacheStatus::Stale))
+                    .with(http::header::WARNING, "110 entrepot \"Response is Stale\"");
+            }
         }
+        reply
+    }
+
+    /// What this client may have been told of the tag, had it asked before: what was said to others counts, the last
+    /// said first. Should the index not answer, there is what was found before.
+    async fn known_digests(&self, tag: &TagCall<'_>) -> Vec<Digest> {
+        let (store, registry) = (self.store.clone(), tag.call.registry.host.clone());
+        let (repository, name) = (tag.repository.clone(), tag.tag.clone());
+        let entries =
+            offload(move || store.tag_in_all_classes(&registry, &repository, &name)).await.unwrap_or_default();
+        let told = entries
+            .into_iter()
+            .filter(|(class, entry)| *class == tag.class || tag.class.shares_answer_of(*class, &entry.media_type));
+        told.map(|(_, entry)| entry).chain(tag.entry.clone()).map(|entry| entry.digest).collect()
     }
 }
 

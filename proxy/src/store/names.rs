@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{RepositoryName, Tag};
 
 use super::Store;
@@ -95,6 +96,19 @@ impl Store {
         let entry = self.index.read(|index| rows::tag(index, key)).flatten()?;
         self.hot.remember_tag(since, key, &entry);
         Some(entry)
+    }
+
+    /// What the tag pointed to for each class of Accept that asked for it, the last seen first.
+    pub fn tag_in_all_classes(
+        &self,
+        registry: &RegistryHost,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Vec<(AcceptClass, TagEntry)> {
+        let mut entries =
+            self.index.read(|index| rows::tag_in_all_classes(index, registry, repository, tag)).unwrap_or_default();
+        entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.validated_at));
+        entries
     }
 
     /// Notes what a tag points to.

@@ -180,6 +180,32 @@ async fn clients_that_accept_other_types_get_other_answers() {
 }
 
 #[tokio::test]
+async fn what_one_client_was_told_is_given_to_another_when_upstream_cannot_say() {
+    let upstream = Upstream::start().await;
+    let (old, new) = (Image::new("team/app", 1), Image::new("team/app", 2));
+    let tag = old.tag_path("latest");
+    let proxy = Proxy::before(&[&upstream]).await;
+    let ask = |accept: &str| proxy.get(&upstream, &tag).header("accept", accept).send();
+    let docker = format!("{MANIFEST_TYPE}, {OCI_INDEX}");
+    let podman = format!("{OCI_INDEX}, {MANIFEST_TYPE}, application/vnd.docker.distribution.manifest.v1+prettyjws");
+    old.publish(&upstream, "latest");
+    ask(&podman).await.is_whole(&old.manifest);
+    new.publish(&upstream, "latest");
+    ask(&docker).await.is_whole(&new.manifest);
+    // It takes no index, so what it got may be what a registry chose for it.
+    old.publish(&upstream, "latest");
+    ask(MANIFEST_TYPE).await.is_whole(&old.manifest);
+    upstream.stop().await;
+    for accept in [&*podman, &docker, "*/*"] {
+        let stale = ask(accept).await;
+        let expected = if accept == "*/*" { &old } else { &new };
+        stale.is_whole(&expected.manifest);
+        assert_eq!(stale.cache(), "STALE", "{accept}");
+    }
+    ask(OCI_INDEX).await.is_error(502, "BAD_GATEWAY");
+}
+
+#[tokio::test]
 async fn an_upstream_that_tells_no_digest_is_read_each_time() {
     let upstream = Upstream::start().await;
     let image = Image::new("team/app", 1);

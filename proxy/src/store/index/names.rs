@@ -3,6 +3,7 @@
 
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{RepositoryName, Tag};
 use redb::{Error, ReadTransaction};
 
@@ -140,16 +141,32 @@ pub(in crate::store) fn tag(transaction: &ReadTransaction, key: &TagKey) -> Resu
     let registry = key.registry.to_string();
     let table = transaction.open_table(TAGS)?;
     let row = table.get((&*registry, key.repository.as_str(), key.tag.as_str(), key.accept_class))?;
-    row.map(|row| {
-        let (digest, media_type, size_bytes, validated_at_ms) = row.value();
-        Ok(TagEntry {
-            digest: digest_of(digest)?,
-            media_type: media_type.to_owned(),
-            size_bytes,
-            validated_at: time_of(validated_at_ms),
-        })
+    row.map(|row| tag_entry(row.value())).transpose()
+}
+
+pub(in crate::store) fn tag_in_all_classes(
+    transaction: &ReadTransaction,
+    registry: &RegistryHost,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<Vec<(AcceptClass, TagEntry)>, Error> {
+    let registry = registry.to_string();
+    let class = |class: u16| (&*registry, repository.as_str(), tag.as_str(), class);
+    let rows = transaction.open_table(TAGS)?.range(class(0)..=class(u16::MAX))?;
+    rows.map(|row| {
+        let (key, row) = row?;
+        Ok((AcceptClass::from_bits(key.value().3), tag_entry(row.value())?))
     })
-    .transpose()
+    .collect()
+}
+
+fn tag_entry((digest, media_type, size_bytes, validated_at_ms): (&[u8], &str, u64, u64)) -> Result<TagEntry, Error> {
+    Ok(TagEntry {
+        digest: digest_of(digest)?,
+        media_type: media_type.to_owned(),
+        size_bytes,
+        validated_at: time_of(validated_at_ms),
+    })
 }
 
 pub(in crate::store) fn last_public(

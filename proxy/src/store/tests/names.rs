@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::media::AcceptClass;
 use entrepot_core::name::RepositoryName;
 
 use super::*;
@@ -72,7 +73,11 @@ fn tags_are_kept_by_all_parts_of_their_key() {
     assert_eq!(place.store.tag(&key("ghcr.io", "a/b", "latest", u16::MAX)), Some(entry(two, 6)));
     assert_eq!(place.store.tag(&key("ghcr.io", "a/b", "latest", 2)), None);
 
+    let all = || place.store.tag_in_all_classes(&latest.registry, &latest.repository, &latest.tag);
+    let class = AcceptClass::from_bits;
+    assert_eq!(all(), [(class(u16::MAX), entry(two, 6)), (class(1), entry(one, 5))], "the last seen first");
     place.store.forget_tag(&latest.registry, &latest.repository, &latest.tag);
+    assert_eq!(all(), []);
     assert_eq!(place.store.tag(&latest), None);
     assert_eq!(place.store.tag(&key("ghcr.io", "a/b", "latest", u16::MAX)), None);
     assert!(place.store.tag(&key("ghcr.io", "a/b", "latest2", 1)).is_some());
