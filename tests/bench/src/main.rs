@@ -49,7 +49,7 @@ const USAGE: &str = "tests/bench/run [--quick] [--rounds N] [--list] [SECTION â€
 --rounds N  rounds for each figure (5)
 --list      show the sections
 
-Without a section all are run, in about a quarter of an hour.";
+Without a section all are run, in about half an hour.";
 
 struct Arguments {
     options: Options,

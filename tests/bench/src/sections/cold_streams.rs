@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::manifests::{CONNECTIONS, LAYERS};
 use crate::BoxError;
 use crate::content::Blob;
+use crate::figures::Samples;
 use crate::lab::{GIB, Lab, MIB, blob_path, manifest_path, on_a_thread, rows, warm};
 use crate::load::{Load, Question};
 use crate::machine::forget_pages;
@@ -35,6 +36,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
         }
     }
     let [mut idle, mut busy, mut ratio, mut streamed] = [rows(), rows(), rows(), rows()];
+    let mut beside = Samples::default();
     for _ in 0..lab.options.rounds {
         for (column, server) in servers.iter().enumerate() {
             let question = Question {
@@ -45,12 +47,17 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
                 duration: Duration::from_secs(lab.either(4, 2)),
             };
             let alone = ask(question.clone()).await?.latencies_ms.quantile(0.99);
-            let (load, gib_per_second) = under_streams(server, &blobs, question).await?;
+            let (load, gib_per_second) = under_streams(server, &blobs, question.clone()).await?;
             let pressed = load.latencies_ms.quantile(0.99);
             idle[column].push(alone);
             busy[column].push(pressed);
             ratio[column].push(pressed / alone);
             streamed[column].push(gib_per_second);
+            if column == 1 {
+                // How much of it is the machine's: the streams are nginx's, and the server that is asked has no part in them.
+                let (load, _) = under_streams(&servers[0], &blobs, question).await?;
+                beside.push(load.latencies_ms.quantile(0.99));
+            }
         }
     }
     let mut measured = Measured::default();
@@ -61,6 +68,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
         measured.reading(&format!("p99 under cold streams, {}", server.name), "ms", &busy[column]);
         measured.reading(&format!("cold streams beside it, {}", server.name), "GiB/s", &streamed[column]);
     }
+    measured.reading("p99 of entrepot while nginx serves the cold streams", "ms", &beside);
     Ok(measured)
 }
 

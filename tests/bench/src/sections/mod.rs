@@ -2,6 +2,7 @@
 
 mod cold;
 mod cold_streams;
+mod criterion;
 mod hits;
 mod manifests;
 mod memory;
@@ -26,6 +27,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("cold-streams", "p99 of manifest hits while files outside the page cache are streamed"),
     ("skopeo", "one real client, one warm image"),
     ("redirect", "connect() and routed throughput with the eBPF programs attached against without"),
+    ("criterion", "the Criterion benches of the parsers and the index"),
 ];
 
 /// Runs one section.
@@ -41,6 +43,7 @@ pub(crate) async fn run(name: &str, lab: &Lab) -> Result<Measured, BoxError> {
         "cold-streams" => cold_streams::run(lab).await,
         "skopeo" => skopeo::run(lab).await,
         "redirect" => redirect::run(lab).await,
+        "criterion" => criterion::run(lab),
         _ => Err(format!("there is no section {name:?}; tests/bench/run --list shows them").into()),
     }
 }

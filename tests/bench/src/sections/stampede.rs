@@ -9,46 +9,72 @@ use crate::content::Blob;
 use crate::figures::Samples;
 use crate::lab::{Lab, MIB, blob_path, on_a_thread};
 use crate::report::Measured;
+use crate::servers::Server;
 use crate::sink::{Fetched, Sink};
 
 const CLIENTS: usize = 100;
 pub(super) const RATE_BYTES_PER_SECOND: u64 = 50_000_000;
 
-pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
-    let size_bytes = lab.either(256 * MIB, 64 * MIB);
-    let server = lab.entrepot(&lab.folder("entrepot")?).await?;
-    let [mut bytes, mut ratio, mut joined, mut alone, mut last, mut first, mut cpu]: [Samples; 7] = Default::default();
-    for _ in 0..lab.options.rounds {
-        let [single, shared] = [lab.blob(size_bytes), lab.blob(size_bytes)];
-        lab.upstream.limit(Some(RATE_BYTES_PER_SECOND));
-        let begin = Instant::now();
-        let mut sink = Sink::open(&server.tls, None).await?;
-        sink.fetch(&server.tls, &blob_path(&single), size_bytes).await?;
-        let alone_seconds = begin.elapsed().as_secs_f64();
+/// What one kind of connection gave.
+#[derive(Default)]
+struct Rows {
+    bytes: Samples,
+    ratio: Samples,
+    joined_ms: Samples,
+    alone: Samples,
+    last: Samples,
+    first_ms: Samples,
+    cpu: Samples,
+}
 
-        let before = server.cpu_seconds()?;
-        let half = Duration::from_secs_f64(alone_seconds / 2.0);
-        let (seconds, first_byte, joiner_ms) = stampede(&server.tls, &shared, half).await?;
-        lab.upstream.limit(None);
-        cpu.push(server.cpu_seconds()? - before);
-        bytes.push(lab.upstream.sent_bytes(&shared) as f64 / size_bytes as f64);
-        ratio.push(seconds / alone_seconds);
-        joined.push(joiner_ms);
-        alone.push(alone_seconds);
-        last.push(seconds);
-        first.push(first_byte);
-        // Not measured: that what was sent a hundred times is right.
-        server.tls.pull_checked(&blob_path(&shared), &shared).await?;
+pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
+    let server = lab.entrepot(&lab.folder("entrepot")?).await?;
+    let [mut tls, mut plain]: [Rows; 2] = Default::default();
+    for _ in 0..lab.options.rounds {
+        round(lab, &server, &server.tls, &mut tls).await?;
+        // A hundred copies that nobody seals: what is left of the time is not the processors'.
+        round(lab, &server, &server.plain, &mut plain).await?;
     }
     let mut measured = Measured::default();
-    measured.goal("stampede-bytes", &bytes);
-    measured.goal("stampede-last", &ratio);
-    measured.goal("stampede-joiner", &joined);
-    measured.reading("one client alone", "s", &alone);
-    measured.reading("last of 100 clients", "s", &last);
-    measured.reading("first byte of the slowest of 100", "ms", &first);
-    measured.reading("server CPU of the whole stampede", "s", &cpu);
+    measured.goal("stampede-bytes", &tls.bytes);
+    measured.goal("stampede-last", &tls.ratio);
+    measured.goal("stampede-joiner", &tls.joined_ms);
+    for (name, rows) in [("TLS", &tls), ("plain", &plain)] {
+        let mut reading = |what: &str, unit, samples| measured.reading(&format!("{name}, {what}"), unit, samples);
+        reading("upstream bytes / blob", "×", &rows.bytes);
+        reading("last of 100 clients against one alone", "×", &rows.ratio);
+        reading("one client alone", "s", &rows.alone);
+        reading("last of 100 clients", "s", &rows.last);
+        reading("first byte of the slowest of 100", "ms", &rows.first_ms);
+        reading("first byte of the joiner", "ms", &rows.joined_ms);
+        reading("server CPU of the whole stampede", "s", &rows.cpu);
+    }
     Ok(measured)
+}
+
+async fn round(lab: &Lab, server: &Server, target: &Target, rows: &mut Rows) -> Result<(), BoxError> {
+    let size_bytes = lab.either(256 * MIB, 64 * MIB);
+    let [single, shared] = [lab.blob(size_bytes), lab.blob(size_bytes)];
+    lab.upstream.limit(Some(RATE_BYTES_PER_SECOND));
+    let begin = Instant::now();
+    let mut sink = Sink::open(target, None).await?;
+    sink.fetch(target, &blob_path(&single), size_bytes).await?;
+    let alone_seconds = begin.elapsed().as_secs_f64();
+
+    let before = server.cpu_seconds()?;
+    let half = Duration::from_secs_f64(alone_seconds / 2.0);
+    let (seconds, first_ms, joined_ms) = stampede(target, &shared, half).await?;
+    lab.upstream.limit(None);
+    rows.cpu.push(server.cpu_seconds()? - before);
+    rows.bytes.push(lab.upstream.sent_bytes(&shared) as f64 / size_bytes as f64);
+    rows.ratio.push(seconds / alone_seconds);
+    rows.joined_ms.push(joined_ms);
+    rows.alone.push(alone_seconds);
+    rows.last.push(seconds);
+    rows.first_ms.push(first_ms);
+    // Not measured: that what was sent a hundred times is right.
+    target.pull_checked(&blob_path(&shared), &shared).await?;
+    Ok(())
 }
 
 /// Seconds to the last byte of all, ms to the first byte of the slowest, ms from the joiner's question to its first byte.
