@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::config::ready::{Access, TagMode, TagPolicy};
 use crate::fill::source::Refusal;
 use crate::http::reply::{Note, Reply};
-use crate::pull::manifests::{Asked, Manifest, accept_class, hit, manifest_reply, place_of};
+use crate::pull::manifests::{Asked, Manifest, Wanted, accept_class, hit, manifest_reply, place_of};
 use crate::pull::{Call, Pull, offload};
 use crate::store::{TagEntry, TagKey};
 use crate::upstream::credential::Credential;
@@ -63,7 +63,7 @@ impl Pull {
             return Reply::refused(refusal).because("negative");
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
-        match self.ask(call, repository, &operation).await {
+        match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer) if answer.status == StatusCode::OK => match answer.digest {
                 Some(digest) => self.tag_is(tag, digest, Reply::relayed(*answer).without_body()).await,
                 None => self.fetch_tag(tag, Some(Reply::relayed(*answer).without_body())).await,
@@ -193,17 +193,16 @@ impl Pull {
         reply
     }
 
-    /// What this client may have been told of the tag, had it asked before: what was said to others counts, the last
-    /// said first. Should the index not answer, there is what was found before.
+    /// What the client was told of the tag, which it has pulled most likely; then what others were told that it would have
+    /// been told as well, the last said first.
     async fn known_digests(&self, tag: &TagCall<'_>) -> Vec<Digest> {
         let (store, registry) = (self.store.clone(), tag.call.registry.host.clone());
         let (repository, name) = (tag.repository.clone(), tag.tag.clone());
         let entries =
             offload(move || store.tag_in_all_classes(&registry, &repository, &name)).await.unwrap_or_default();
-        let told = entries
-            .into_iter()
-            .filter(|(class, entry)| *class == tag.class || tag.class.shares_answer_of(*class, &entry.media_type));
-        told.map(|(_, entry)| entry).chain(tag.entry.clone()).map(|entry| entry.digest).collect()
+        let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);
+        let others = entries.into_iter().filter(shared).map(|(_, entry)| entry);
+        tag.entry.clone().into_iter().chain(others).map(|entry| entry.digest).collect()
     }
 }
 
