@@ -18,6 +18,7 @@ use super::appliance::Appliance;
 use super::plan::{PlanError, Target};
 use crate::config::ready::{Access, NoProxy, ParentProxy, Scheme, Upstream as Settings};
 use crate::observe::metrics::Metrics;
+use crate::upstream::address::Purpose;
 use crate::upstream::client::UpstreamClient;
 use crate::upstream::credential::Credential;
 use crate::upstream::exchange::{Memory, Upstream};
@@ -150,7 +151,7 @@ async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Ve
 
 fn registry(host: RegistryHost, scheme: Scheme) -> Registry {
     let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-    Registry { host, scheme, access: Access::Strict, headers, realms, heard_via }
+    Registry { host, scheme, access: Access::Strict, headers, realms, purpose: Purpose::Registry, heard_via }
 }
 
 fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {

@@ -179,6 +179,7 @@ section! {
         ca_file: Text,
         verify: Switch,
         access: Text,
+        realm: Text,
         headers: Named<Given<HiddenText>>,
     }
 }

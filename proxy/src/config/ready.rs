@@ -230,6 +230,8 @@ pub struct RegistryPolicy {
     pub verify: bool,
     /// Who a cached image is given to; none: `Shared` where credentials are configured, `Strict` else.
     pub access: Option<Access>,
+    /// The host of its token server, where that is another one: accounts may go there.
+    pub realm: Option<RegistryHost>,
     /// Request headers added towards this host.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }

@@ -179,6 +179,7 @@ fn policy(
         extra_roots: resolver.optional(&key("ca_file"), raw.ca_file, values::certificates)?.unwrap_or_default(),
         verify: resolver.switch(&key("verify"), raw.verify, verify),
         access: resolver.optional(&key("access"), raw.access, |text| values::choice(text, ACCESS))?,
+        realm: resolver.optional(&key("realm"), raw.realm, values::host)?,
         headers: headers(resolver, &key("headers"), raw.headers)?,
         host,
     })

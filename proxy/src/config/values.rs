@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use entrepot_core::host::HostPattern;
+use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
 use entrepot_core::htpasswd::Accounts;
 use entrepot_core::quantity::{self, Size};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -95,6 +95,13 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
             false => "write for example reg.example, reg.example:5000 or *.pkg.dev",
         };
         Refusal::new(format!("{text:?} is no usable registry: {error}")).hint(hint)
+    })
+}
+
+/// One host, on 443 where it names no port.
+pub(super) fn host(text: &str) -> Result<RegistryHost, Refusal> {
+    RegistryHost::parse(text, HTTPS_PORT).map_err(|error| {
+        Refusal::new(format!("{text:?} is no usable host: {error}")).hint("write for example auth.example")
     })
 }
 

@@ -56,13 +56,13 @@ impl Driver {
         let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
         // Without a length nobody can tell what is left behind a limit, so there is none.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
-        let (size, crossed) = (opened.size, opened.crossed);
+        let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
         self.flight.update(|state| {
             state.size = size;
             state.extents = fill.extents().clone();
             state.file = Some(fill.clone());
         });
-        self.flight.set_opening(Opening::Filling { size, crossed });
+        self.flight.set_opening(Opening::Filling { size, is_registrys_word });
         let mut fetchers = JoinSet::new();
         // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
         if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {

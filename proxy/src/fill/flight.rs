@@ -45,8 +45,8 @@ pub enum Opening {
     Filling {
         /// Its length, where upstream told one.
         size: Option<u64>,
-        /// Whether it comes by a redirect to another origin: then only the digest will show that it is the blob.
-        crossed: bool,
+        /// Whether the answer's head alone shows that the registry serves it; else only the digest will.
+        is_registrys_word: bool,
     },
     /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
     /// that is open.

@@ -7,7 +7,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ContentRange;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
@@ -44,8 +44,8 @@ pub struct Opened {
     pub is_part: bool,
     /// The bytes.
     pub body: TimedBody,
-    /// Whether it comes from another origin than the registry, after a redirect.
-    pub crossed: bool,
+    /// Whether the head alone shows that the registry serves the blob; else only the digest will.
+    pub is_registrys_word: bool,
 }
 
 /// Upstream answered, but not with the blob.
@@ -84,16 +84,17 @@ impl Source {
         if let Some(encoding) = encoding(&answer.headers) {
             return Err(OpenError::Broken(FillError::Encoded { digest: *digest, encoding }));
         }
+        let is_registrys_word = answer.is_registrys_word();
         let wrong = |why| OpenError::Broken(FillError::WrongLength { digest: *digest, why });
         match answer.status {
             StatusCode::OK => {
-                let size = header_number(&answer.headers);
+                let size = answer.content_length();
                 let nothing = Digest::of(digest.algorithm(), b"");
                 if size == Some(0) && *digest != nothing {
                     // An empty body is complete with its head: there is no last byte to hold back.
                     return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
-                Ok(Opened { size, start: 0, is_part: false, body: answer.body, crossed: answer.crossed })
+                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
@@ -104,7 +105,7 @@ impl Source {
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, is_part: true, body: answer.body, crossed: answer.crossed })
+                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word })
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The registry's word counts, and it was a redirect: this is a failure on the way.
@@ -145,8 +146,4 @@ impl Refusal {
 fn encoding(headers: &HeaderMap) -> Option<String> {
     let value = String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).to_ascii_lowercase();
     (!matches!(value.as_str(), "" | "identity")).then_some(value)
-}
-
-fn header_number(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

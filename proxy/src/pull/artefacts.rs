@@ -21,7 +21,7 @@ use crate::http::body::{Producer, ReplyBody};
 use crate::http::reply::{Note, Reply, relayed_headers};
 use crate::observe::labels::Bypass;
 use crate::pull::blob_reply::{range_header, unsatisfiable};
-use crate::pull::manifests::{Asked, hit};
+use crate::pull::manifests::{Asked, Wanted, hit};
 use crate::pull::stored::StoredReader;
 use crate::pull::{Call, Pull, offload};
 use crate::store::{ArtefactEntry, Fill, StoreError};
@@ -57,10 +57,10 @@ impl Pull {
         } else {
             let path = call.path_and_query.clone();
             let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
-            match self.ask(call, place, &probe).await {
+            match self.ask(call, place, &probe, Wanted::Content(Some(entry.size_bytes))).await {
                 Asked::Allowed(answer) | Asked::Unproven(answer) => {
                     // The page that asks for a login is not the artefact.
-                    if content_length(&answer.headers) != Some(entry.size_bytes) || !answer.status.is_success() {
+                    if answer.content_length() != Some(entry.size_bytes) || !answer.status.is_success() {
                         return self.fetch_artefact(call, None).await;
                     }
                     self.approve(call, place).await;
@@ -104,7 +104,9 @@ impl Pull {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
         };
-        let length = content_length(&answer.headers).filter(|_| place.is_some());
+        // The page that asks for a login is not the artefact.
+        let is_it = place.is_some() && !(answer.redirected && answer.is_page());
+        let length = answer.content_length().filter(|_| is_it);
         let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
             return Reply::relayed(answer);
         };
@@ -218,10 +220,6 @@ impl Copy {
 /// A repository name that stands for one path in the rights table.
 fn place(path_and_query: &str) -> Option<RepositoryName> {
     format!("artefact/{}", Digest::of(Algorithm::Sha256, path_and_query.as_bytes()).hex()).parse().ok()
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn may_store(headers: &HeaderMap) -> bool {

@@ -12,7 +12,6 @@ use entrepot_core::digest::Digest;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
 use entrepot_core::range::{self, ByteSpec, RangeHeader};
-use http::header::CONTENT_LENGTH;
 use http::{Method, StatusCode};
 
 use crate::fill::flight::{Flight, Opening, Seat};
@@ -21,7 +20,7 @@ use crate::fill::table::Wish;
 use crate::http::reply::Reply;
 use crate::observe::labels::{Bypass, RightsOutcome};
 use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
-use crate::pull::manifests::{Asked, hit};
+use crate::pull::manifests::{Asked, Wanted, hit};
 use crate::pull::tags::shared_call;
 use crate::pull::{Call, Pull, offload};
 use crate::store::Blob;
@@ -78,7 +77,7 @@ impl Pull {
     /// client skip a layer. Only when upstream is down does the copy answer.
     async fn head_blob(&self, blob: &BlobCall<'_>) -> Reply {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-        match self.ask(blob.call, blob.repository, &operation).await {
+        match self.ask(blob.call, blob.repository, &operation, Wanted::Content(None)).await {
             Asked::Allowed(answer) | Asked::Unproven(answer) => Reply::relayed(*answer)
                 .noted(RequestType::BlobByDigest, CacheStatus::Miss)
                 .without_body()
@@ -139,9 +138,10 @@ impl Pull {
     /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
     /// asks for a login has another length than the blob.
     async fn probe(&self, blob: &BlobCall<'_>, size: Option<u64>) -> Probed {
-        match self.ask(blob.call, blob.repository, &Operation::probe(blob.repository, &blob.digest)).await {
+        let operation = Operation::probe(blob.repository, &blob.digest);
+        match self.ask(blob.call, blob.repository, &operation, Wanted::Content(size)).await {
             Asked::Allowed(answer) => {
-                let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+                let told = answer.content_length();
                 if told.is_none() || size.is_none() || told == size { Probed::Serves } else { Probed::Unclear }
             }
             Asked::Unproven(_) => {
@@ -218,7 +218,7 @@ impl Pull {
             return self.join_flight(blob, &flight).await;
         }
         let opening = seat.flight.opened().await;
-        if let Opening::Filling { crossed: false, .. } = opening {
+        if let Opening::Filling { is_registrys_word: true, .. } = opening {
             self.approve(blob.call, blob.repository).await;
         }
         self.ride(blob, seat, opening, true).await.into()
@@ -254,11 +254,11 @@ impl Pull {
             ByteSpec::FromTo(start, last) => Ok(Some((start, last.checked_add(1)))),
             ByteSpec::Suffix(_) => {
                 let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-                let answer = match self.ask(blob.call, blob.repository, &operation).await {
+                let answer = match self.ask(blob.call, blob.repository, &operation, Wanted::Content(None)).await {
                     Asked::Allowed(answer) | Asked::Unproven(answer) => answer,
                     Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
                 };
-                let size = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+                let size = answer.content_length();
                 match size.map(|size| (size, range::resolve(spec, size))) {
                     Some((_, Some((start, end)))) => Ok(Some((start, Some(end)))),
                     Some((size, None)) => Err(Box::new(unsatisfiable(size))),
@@ -284,7 +284,7 @@ impl Pull {
         };
         match opened {
             Ok(opened) => {
-                if !opened.crossed {
+                if opened.is_registrys_word {
                     self.approve(blob.call, blob.repository).await;
                 }
                 self.alone_reply(blob, opened, reason)

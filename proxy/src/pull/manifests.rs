@@ -87,7 +87,7 @@ impl Pull {
         }
         let reference = Reference::Digest(manifest.digest);
         let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
-        match self.ask(call, repository, &operation).await {
+        match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(_) => manifest_reply(call, &manifest, hit(CacheStatus::Revalidated)),
             Asked::Unproven(_) => match self.fetch_manifest(call, repository, &reference, AcceptClass::ANY).await {
                 Ok((manifest, note)) => manifest_reply(call, &manifest, note),
@@ -120,10 +120,16 @@ impl Pull {
     }
 
     /// Asks upstream with a HEAD, and remembers what its answer says about the right to the repository.
-    pub(super) async fn ask(&self, call: &Call, repository: &RepositoryName, operation: &Operation) -> Asked {
+    pub(super) async fn ask(
+        &self,
+        call: &Call,
+        repository: &RepositoryName,
+        operation: &Operation,
+        wanted: Wanted,
+    ) -> Asked {
         let answer = call.live.upstream.execute(&call.registry, operation, &call.credential).await;
         match answer {
-            Ok(answer) if proves_access(&answer) => {
+            Ok(answer) if wanted.is_shown_by(&answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Allowed);
                 self.approve(call, repository).await;
                 Asked::Allowed(Box::new(answer))
@@ -156,7 +162,7 @@ impl Pull {
         class: AcceptClass,
     ) -> Reply {
         let operation = Operation::manifest(Method::HEAD, repository, reference, class);
-        match self.ask(call, repository, &operation).await {
+        match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer) | Asked::Unproven(answer) => {
                 let digest = answer.digest;
                 let reply = Reply::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
@@ -179,7 +185,7 @@ impl Pull {
         class: AcceptClass,
     ) -> Result<(Manifest, Note), Box<Reply>> {
         let operation = Operation::manifest(Method::GET, repository, reference, class);
-        let answer = match self.ask(call, repository, &operation).await {
+        let answer = match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer) | Asked::Unproven(answer) => *answer,
             Asked::Refused(reply) | Asked::Down(reply) => return Err(reply),
         };
@@ -269,6 +275,28 @@ impl Pull {
     }
 }
 
+/// What is asked for, which tells when an answer shows that the registry itself gives it to this credential. A redirect
+/// shows nothing, and neither does a page: both are ways to ask for a login.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    Manifest,
+    /// Content that is so long, where that is known.
+    Content(Option<u64>),
+}
+
+impl Wanted {
+    fn is_shown_by(self, answer: &Answer) -> bool {
+        let is_it = || match self {
+            Self::Manifest => {
+                let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                content_type.is_some_and(|content_type| ManifestType::of(content_type).is_some())
+            }
+            Self::Content(size) => size.is_none() || answer.content_length() == size,
+        };
+        answer.status.is_success() && answer.is_registrys_word() && (answer.digest.is_some() || is_it())
+    }
+}
+
 /// What asking upstream came to.
 pub(super) enum Asked {
     /// Upstream serves it to this credential.
@@ -283,12 +311,6 @@ pub(super) enum Asked {
 enum Unread {
     Broken(UpstreamError),
     TooLarge(Bytes, crate::upstream::body::TimedBody),
-}
-
-/// Whether the registry itself said that this credential gets the content. A redirect proves nothing: a login page is
-/// one too.
-fn proves_access(answer: &Answer) -> bool {
-    answer.status.is_success() && (!answer.crossed || answer.digest.is_some())
 }
 
 fn is_open_question(answer: &Answer) -> bool {

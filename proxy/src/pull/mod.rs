@@ -43,7 +43,8 @@ use crate::pull::rights::Rights;
 use crate::store::Store;
 use crate::upstream::credential::{Credential, Login};
 use crate::upstream::exchange::Upstream;
-use crate::upstream::registry::{Registry, account};
+use crate::upstream::registry::{Registry, account, host_of};
+use crate::upstream::token;
 
 /// What pulling remembers, for as long as the process lives.
 pub struct Pull {
@@ -122,15 +123,28 @@ impl Pull {
 impl Live {
     /// The registry that `host` names, under this configuration and with what it has told about its token server.
     pub fn registry(&self, host: &RegistryHost) -> Registry {
-        let realm = self.upstream.memory().tokens.realm_host(host);
-        Registry::resolve(&self.config, host, realm.as_ref())
+        let registry = Registry::resolve(&self.config, host, None);
+        match self.realm_host(&registry) {
+            Some(realm) => Registry::resolve(&self.config, host, Some(&realm)),
+            None => registry,
+        }
     }
 
     /// The administrator's account for a repository, given to the registry or to its token server.
     pub fn account(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Option<Login> {
         let name = repository.map(RepositoryName::as_str);
-        account(&self.config, host, name)
-            .or_else(|| account(&self.config, &self.upstream.memory().tokens.realm_host(host)?, name))
+        account(&self.config, host, name).or_else(|| {
+            let registry = Registry::resolve(&self.config, host, None);
+            account(&self.config, &self.realm_host(&registry)?, name)
+        })
+    }
+
+    /// The host of the registry's token server, where it has told one that is its own: it may name any.
+    fn realm_host(&self, registry: &Registry) -> Option<RegistryHost> {
+        match self.upstream.memory().tokens.scheme(&registry.host)? {
+            token::Scheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
+            _ => None,
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -65,10 +67,31 @@ pub struct Answer {
     pub digest: Option<Digest>,
     /// The host that gave the answer.
     pub host: RegistryHost,
+    /// Whether it is a redirect's, to whatever origin: a page that asks for a login comes like this too.
+    pub redirected: bool,
     /// Whether that is another origin than the registry, after a redirect. Its refusals are not the registry's.
     pub crossed: bool,
     /// Until the head was there.
     pub elapsed: Duration,
+}
+
+impl Answer {
+    /// Whether this is the registry's own word on the content: its digest, or an answer that no redirect led to and that is
+    /// no page for people. One that asks for a login has status 200 as well.
+    pub fn is_registrys_word(&self) -> bool {
+        self.digest.is_some() || !(self.redirected || self.is_page())
+    }
+
+    /// Whether it is meant for people.
+    pub fn is_page(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        content_type.trim_start().get(..9).is_some_and(|head| head.eq_ignore_ascii_case("text/html"))
+    }
+
+    /// The announced length.
+    pub fn content_length(&self) -> Option<u64> {
+        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
 }
 
 /// RFC 9110 has no limit; Docker's clients stop at ten.
@@ -202,7 +225,7 @@ impl Upstream {
         match scheme {
             Scheme::Basic => Ok(login.map(|login| login.basic().clone())),
             Scheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
-                tracing::warn!(registry = %registry.host, %realm, "this registry's token realm is not known to belong to it, so its account is not sent there; give the account to the realm's host if it is meant");
+                tracing::warn!(registry = %registry.host, %realm, "this registry's token realm is not known to belong to it, so its account is not sent there; if it is meant, name it as registries.\"HOST\".realm in the configuration");
                 Ok(None)
             }
             Scheme::Bearer { realm, service } => {
@@ -252,8 +275,8 @@ impl Upstream {
         Ok(Some(token))
     }
 
-    /// Whether a login for the registry may go to this realm: it belongs to the registry, or the administrator gave an
-    /// account to the realm's own host and so named it.
+    /// Whether a login for the registry may go to this realm: it belongs to the registry, or is one of those that the
+    /// configuration gives it.
     pub fn trusts(&self, registry: &Registry, realm: &Url) -> bool {
         let https_required = registry.scheme == WireScheme::Https;
         let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
@@ -300,7 +323,7 @@ impl Upstream {
         let fail = |why: String| UpstreamError::protocol(&registry.host, why);
         let mut url = registry.url(&operation.path).ok_or_else(|| fail("the path makes no URL".into()))?;
         let origin = url.origin();
-        let (mut purpose, mut crossed, mut digest) = (Purpose::Registry, false, None);
+        let (mut purpose, mut crossed, mut digest) = (registry.purpose, false, None);
         let mut visited = HashSet::new();
         let mut body = Some(body);
         loop {
@@ -326,7 +349,8 @@ impl Upstream {
             let Some(location) = location else {
                 let host = host_of(&url).unwrap_or_else(|| registry.host.clone());
                 let elapsed = started.elapsed();
-                return Ok(Answer { status: head.status, headers: head.headers, body, digest, host, crossed, elapsed });
+                let (status, headers, redirected) = (head.status, head.headers, visited.len() > 1);
+                return Ok(Answer { status, headers, body, digest, host, redirected, crossed, elapsed });
             };
             let next = url.join(&location).map_err(|_| fail("a redirect to an address that is no URL".into()))?;
             check_redirect(&url, &next, operation).map_err(&fail)?;

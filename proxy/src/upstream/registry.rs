@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use crate::config::ready::{Access, Config, Scheme};
+use crate::upstream::address::Purpose;
 use crate::upstream::credential::Login;
 
 /// The registry of one request, with the configuration's word on it.
@@ -19,8 +20,12 @@ pub struct Registry {
     pub access: Access,
     /// Headers that the administrator adds.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Hosts that the administrator gave accounts to: where one of them is a token realm, it was named on purpose.
+    /// Hosts that may be its token server besides its own: the one that the administrator named, and those with an
+    /// account that it lies below, as `registry.gitlab.example` does below `gitlab.example`. An account of any other
+    /// host is none of its business: it would only have to name that host as its realm to be given a token of it.
     pub realms: Vec<RegistryHost>,
+    /// What is dialled for it: a host that is no registry may not be a service of this machine.
+    pub purpose: Purpose,
     /// The hops that the client's request came by. Upstream hears of them, so that a loop over several proxies ends
     /// where it closes.
     pub heard_via: Vec<HeaderValue>,
@@ -38,12 +43,15 @@ impl Registry {
         let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
         let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
         let default_access = if given { Access::Shared } else { Access::Strict };
+        let named = policy.and_then(|policy| policy.realm.clone());
+        let with_account = config.credentials.iter().filter_map(|account| account.registry.exact());
         Self {
             host: host.clone(),
             scheme: policy.map_or(by_port, |policy| policy.scheme),
             access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
             headers: policy.map(|policy| policy.headers.clone()).unwrap_or_default(),
-            realms: config.credentials.iter().filter_map(|account| account.registry.exact()).collect(),
+            realms: named.into_iter().chain(with_account.filter(|realm| lies_below(host, realm))).collect(),
+            purpose: Purpose::Registry,
             heard_via: Vec::new(),
         }
     }
@@ -51,7 +59,8 @@ impl Registry {
     /// A host that is no registry and is only passed on to, in plain HTTP.
     pub fn unlisted(host: &RegistryHost) -> Self {
         let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-        Self { host: host.clone(), scheme: Scheme::Http, access: Access::Strict, headers, realms, heard_via }
+        let (scheme, access, purpose) = (Scheme::Http, Access::Strict, Purpose::Tunnel);
+        Self { host: host.clone(), scheme, access, headers, realms, purpose, heard_via }
     }
 
     /// With the `Via` of the request that asks for it.
@@ -102,6 +111,11 @@ fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
     }
 }
 
+fn lies_below(host: &RegistryHost, realm: &RegistryHost) -> bool {
+    let head = host.name().strip_suffix(realm.name());
+    realm.address().is_none() && head.is_some_and(|head| head.len() > 1 && head.ends_with('.'))
+}
+
 /// The port that a scheme implies.
 pub fn implied_port(scheme: Scheme) -> u16 {
     match scheme {
@@ -114,4 +128,41 @@ pub fn implied_port(scheme: Scheme) -> u16 {
 pub fn host_of(url: &Url) -> Option<RegistryHost> {
     let port = url.port_or_known_default()?;
     RegistryHost::parse(url.host_str()?, port).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::config;
+
+    #[test]
+    fn a_registry_has_the_token_servers_that_are_its_own() {
+        let config = config(
+            "[[credentials]]\nregistry = \"gitlab.example\"\nusername = \"a\"\npassword = \"b\"\n\
+             [[credentials]]\nregistry = \"auth.docker.io\"\nusername = \"a\"\npassword = \"b\"\n\
+             [registries.\"reg.example:5000\"]\nrealm = \"login.example:8443\"\n",
+        );
+        for (host, realms) in [
+            ("registry.gitlab.example", &["gitlab.example"][..]),
+            ("registry.gitlab.example:5050", &["gitlab.example"]),
+            ("reg.example:5000", &["login.example:8443"]),
+            // It may name any realm, and would be given a token of whatever account is configured for that.
+            ("evil.example", &[]),
+            ("evilgitlab.example", &[]),
+            ("gitlab.example", &[]),
+            ("docker.io", &[]),
+        ] {
+            let host = RegistryHost::parse(host, 443).expect("a host");
+            let own: Vec<String> =
+                Registry::resolve(&config, &host, None).realms.iter().map(|realm| realm.authority(443)).collect();
+            assert_eq!(own, realms, "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_registry_may_not_be_a_service_of_this_machine() {
+        let host = RegistryHost::parse("intranet.example", 80).expect("a host");
+        assert_eq!(Registry::unlisted(&host).purpose, Purpose::Tunnel);
+        assert_eq!(Registry::resolve(&config(""), &host, None).purpose, Purpose::Registry);
+    }
 }

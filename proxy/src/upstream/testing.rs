@@ -79,6 +79,7 @@ pub(crate) fn registry(host: &str) -> RegistryPolicy {
         scheme: Scheme::Https,
         extra_roots: Vec::new(),
         verify: true,
+        realm: None,
         access: None,
         headers: Vec::new(),
     }

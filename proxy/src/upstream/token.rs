@@ -87,14 +87,6 @@ impl Tokens {
         schemes.insert(registry.clone(), scheme);
     }
 
-    /// The host of the registry's token realm, where it has told one.
-    pub fn realm_host(&self, registry: &RegistryHost) -> Option<RegistryHost> {
-        match self.scheme(registry)? {
-            Scheme::Bearer { realm, .. } => host_of(&realm),
-            Scheme::Basic => None,
-        }
-    }
-
     /// The registry that sends its clients to this token endpoint, where one did. Of several, the one that calls
     /// itself `service`, and among those the endpoint's own host.
     pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
@@ -180,6 +172,5 @@ mod tests {
         tokens.learn_scheme(&other, Scheme::Bearer { realm, service: Some("mirror".into()) });
         assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
-        assert_eq!(tokens.realm_host(&registry), Some(auth));
     }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use entrepot::observe::labels::Bypass;
 use http::Method;
 
-use crate::harness::{Answer, Ask, Gate, Image, MANIFEST_TYPE, Proxy, TokenServer, Upstream, bytes, digest_of};
+use crate::harness::{Answer, Ask, Gate, Image, MANIFEST_TYPE, Proxy, Setup, TokenServer, Upstream, bytes, digest_of};
 
 /// Everything that may be asked of an image.
 fn questions(proxy: &Proxy, upstream: &Upstream, image: &Image) -> Vec<(&'static str, Ask)> {
@@ -327,4 +327,54 @@ async fn tokens_are_for_who_asked() {
         assert_eq!(proxy.get(&upstream, path).basic("alice", "wrong").send().await.status, 401);
     }
     assert_eq!(upstream.count(&Method::GET, "/token"), 8, "none is remembered for the next");
+}
+
+/// Fronts that send everybody without a session to their login page, as GitLab does, or show it at once.
+fn asks_for_a_login_by_page(upstream: &Upstream, redirects: bool) {
+    let page = || Answer::content(bytes(9, 3000)).header("content-type", "text/html; charset=utf-8");
+    upstream.on("/users/sign_in", move |_| page());
+    upstream.guard(move |seen| {
+        let is_asked = seen.path != "/users/sign_in" && seen.header("authorization").is_empty();
+        let answer = if redirects { Answer::status(302).header("location", "/users/sign_in") } else { page() };
+        is_asked.then_some(answer)
+    });
+}
+
+#[tokio::test]
+async fn a_page_that_asks_for_a_login_makes_nothing_public() {
+    for redirects in [true, false] {
+        let upstream = Upstream::start().await;
+        let image = Image::new("team/secret", 1);
+        image.publish(&upstream, "1");
+        let archive = bytes(8, 70_000);
+        let kept = archive.clone();
+        upstream.on("/team/secret/-/archive.tgz", move |_| Answer::content(kept.clone()));
+        asks_for_a_login_by_page(&upstream, redirects);
+        let proxy = Setup::of(&[&upstream]).set("cache", r"patterns = ['\.tgz$']").start().await;
+        let paths =
+            [image.tag_path("1"), image.manifest_path(), image.layer_path(), "/team/secret/-/archive.tgz".into()];
+        let contents = [&image.manifest, &image.manifest, &image.layer, &archive];
+        for round in 0..2 {
+            for (path, content) in paths.iter().zip(contents) {
+                proxy.get(&upstream, path).basic("alice", "alice-password").send().await.is_whole(content);
+            }
+            proxy.landed().await;
+            if round == 1 {
+                upstream.stop().await;
+            }
+            for _ in 0..3 {
+                for (path, content) in paths.iter().zip(contents) {
+                    let part = proxy.get(&upstream, path).range("5-99");
+                    for ask in [proxy.get(&upstream, path), proxy.head(&upstream, path), part] {
+                        // The page in a blob's place breaks off at its end.
+                        let Ok(reply) = ask.try_send().await else { continue };
+                        let has = |secret: &[u8]| reply.body.windows(64).any(|window| window == secret);
+                        let given = has(&content[..64]) || has(&content[5..69]);
+                        assert!(!given, "{path}: {} {}", reply.status, reply.cache());
+                        assert_ne!(reply.header("content-length"), content.len().to_string(), "{path}");
+                    }
+                }
+            }
+        }
+    }
 }
