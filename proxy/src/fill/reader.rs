@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::digest::Hasher;
+use entrepot_kernel::buffers;
 use tokio::sync::watch;
 
 use crate::fill::flight::{FlightEnd, Seat};
@@ -111,7 +112,8 @@ impl FlightReader {
         let file = self.seat.flight.state().file.clone();
         let interrupted = FillError::Interrupted { digest };
         let file = file.ok_or(interrupted)?;
-        let read = file.start_reading(offset, length).finish().await;
+        // Many readers that are slow hold what they were given: then each has little.
+        let read = file.start_reading(offset, length.min(buffers::window_bytes())).finish().await;
         let failed = |error: io::Error| FillError::Read { digest, error: Arc::new(error) };
         let bytes = read.map_err(failed)?;
         if bytes.is_empty() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_kernel::{buffers, read};
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -191,4 +192,16 @@ async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
         }
         assert_eq!(given == air.content, !wrong);
     }
+}
+
+#[tokio::test]
+async fn readers_hold_little_each_when_they_hold_much_together() {
+    let air = Air::new(0..WRITTEN, false).await;
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    let plenty = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    // Others hold the budget, and more.
+    let held: Vec<_> = (0..128).map(|_| read::start(&file, 0, buffers::WINDOW_BYTES)).collect();
+    let little = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    assert!(little.len() <= buffers::SMALL_WINDOW_BYTES && little == plenty[..little.len()], "{}", little.len());
+    drop(held);
 }
