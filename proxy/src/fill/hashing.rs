@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use entrepot_core::digest::{Digest, Hasher};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::fill::CHUNK_BYTES;
@@ -153,6 +154,21 @@ pub(super) async fn hash_in_order(
         let Ok(Some(Ok((reached, hasher)))) = timeout(patience, done).await else { return Hashed::Unreadable };
         progress.set(reached, hasher);
     }
+}
+
+/// Hashes a part of the file for one reader, off its thread and not on the hash threads: flights may be stuck there.
+pub(super) async fn hash_again(file: &Arc<Fill>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
+    let patience = file.store().disk_timeout();
+    let mut position = part.start;
+    while position < part.end {
+        let (file, step) = (file.clone(), position..part.end.min(position + STEP_BYTES));
+        let done = spawn_blocking(move || {
+            let reached = hash(&file, step, &mut hasher, &mut vec![0; CHUNK_BYTES])?;
+            io::Result::Ok((reached, hasher))
+        });
+        (position, hasher) = timeout(patience, done).await.map_err(|_| io::ErrorKind::TimedOut)???;
+    }
+    Ok(hasher)
 }
 
 /// Hashes a part of the file; its end.

@@ -17,6 +17,8 @@ pub mod reader;
 pub mod source;
 pub mod stream;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod through;
 
 use std::sync::Arc;

@@ -1,11 +1,19 @@
 //! A client's view of a flight: waits for bytes, reads them from the file, holds the end of a whole blob back until it
 //! is right, and goes on from upstream alone when the disk gives up.
+//!
+//! Invariant: the hash that decides about the end of a whole blob, or of its rest, has seen the very bytes that the client
+//! was given. What upstream sends a second time does not stand in for what it sent the first time.
+
+use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::digest::Hasher;
+use entrepot_kernel::buffers;
 use tokio::sync::watch;
 
 use crate::fill::flight::{FlightEnd, Seat};
+use crate::fill::hashing::hash_again;
 use crate::fill::source::Source;
 use crate::fill::through::Through;
 use crate::fill::{CHUNK_BYTES, FillError, HELD_BACK_BYTES};
@@ -14,6 +22,7 @@ use crate::fill::{CHUNK_BYTES, FillError, HELD_BACK_BYTES};
 pub struct FlightReader {
     seat: Seat,
     changes: watch::Receiver<()>,
+    start: u64,
     position: u64,
     /// End of a part; none for the whole or an open end.
     end: Option<u64>,
@@ -27,7 +36,7 @@ enum Step {
     Wait,
     Finished,
     Fail(FillError),
-    GoOnAlone(u64, Hasher, Option<u64>),
+    GoOnAlone(u64, Hasher),
 }
 
 impl FlightReader {
@@ -37,7 +46,7 @@ impl FlightReader {
             seat.flight.want_whole();
         }
         let changes = seat.flight.changes();
-        Self { seat, changes, position: start, end, source, alone: None }
+        Self { seat, changes, start, position: start, end, source, alone: None }
     }
 
     /// The next bytes, `None` after the last.
@@ -50,11 +59,11 @@ impl FlightReader {
             match self.step() {
                 Step::Read(offset, length) => match self.read(offset, length).await {
                     Ok(bytes) => return Ok(Some(bytes)),
-                    Err(error) => self.go_on_without_the_file(&error),
+                    Err(error) => self.go_on_without_the_file(&error).await?,
                 },
                 Step::Finished => return Ok(None),
                 Step::Fail(error) => return Err(error),
-                Step::GoOnAlone(prefix, hasher, size) => self.go_on_alone(prefix, hasher, size),
+                Step::GoOnAlone(prefix, hasher) => self.go_on_alone(prefix, hasher).await?,
                 Step::Wait => {
                     let interrupted = FillError::Interrupted { digest: self.seat.flight.digest };
                     self.changes.changed().await.map_err(|_| interrupted)?;
@@ -70,11 +79,13 @@ impl FlightReader {
             return Step::Finished;
         }
         let covered = state.extents.covered(self.position).min(self.end.unwrap_or(u64::MAX));
-        let released = match state.size {
+        let released = match (&state.end, state.size) {
             // An open end completes the blob in the client's hands: not before every byte is known to be right.
             _ if state.verified || self.end.is_some() => covered,
-            Some(size) => covered.min(size.saturating_sub(HELD_BACK_BYTES)),
-            None => covered.saturating_sub(HELD_BACK_BYTES),
+            // What the hash has seen, which `after_hand_over` gives.
+            (Some(FlightEnd::HandedOver { .. }), _) => self.position,
+            (_, Some(size)) => covered.min(size.saturating_sub(HELD_BACK_BYTES)),
+            (_, None) => covered.saturating_sub(HELD_BACK_BYTES),
         };
         if self.position < released {
             let length = (released - self.position).min(CHUNK_BYTES as u64);
@@ -101,11 +112,12 @@ impl FlightReader {
         let file = self.seat.flight.state().file.clone();
         let interrupted = FillError::Interrupted { digest };
         let file = file.ok_or(interrupted)?;
-        let read = file.start_reading(offset, length).finish().await;
-        let failed = |error: std::io::Error| FillError::Read { digest, error: std::sync::Arc::new(error) };
+        // Many readers that are slow hold what they were given: then each has little.
+        let read = file.start_reading(offset, length.min(buffers::window_bytes())).finish().await;
+        let failed = |error: io::Error| FillError::Read { digest, error: Arc::new(error) };
         let bytes = read.map_err(failed)?;
         if bytes.is_empty() {
-            return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
         self.position += bytes.len() as u64;
         Ok(bytes)
@@ -126,25 +138,50 @@ impl FlightReader {
             let length = (readable - self.position).min(CHUNK_BYTES as u64);
             return Step::Read(self.position, length as usize);
         }
-        Step::GoOnAlone(prefix, hasher.clone(), size)
+        Step::GoOnAlone(prefix, hasher.clone())
     }
 
-    /// The file cannot be read, so everything comes from upstream once more, and what the client has is not repeated.
-    fn go_on_without_the_file(&mut self, error: &FillError) {
-        let (digest, source) = (self.seat.flight.digest, self.source.clone());
+    /// The file cannot be read here, so everything comes from upstream once more, and what the client has is not
+    /// repeated.
+    async fn go_on_without_the_file(&mut self, error: &FillError) -> Result<(), FillError> {
+        let digest = self.seat.flight.digest;
         tracing::warn!(%digest, offset = self.position, "a client goes on from upstream: {error}");
-        let size = self.seat.flight.state().size;
-        self.alone = Some(match self.end {
-            Some(end) => Through::part(digest, source, self.position, end, size),
-            None => Through::whole(digest, source, None, self.position),
-        });
+        if self.end.is_none() && self.seat.flight.is_verified() {
+            // What it has is right.
+            self.alone = Some(Through::whole(digest, self.source.clone(), None, self.position));
+            return Ok(());
+        }
+        self.go_on_alone(0, Hasher::new(digest.algorithm())).await
     }
 
-    fn go_on_alone(&mut self, prefix: u64, hasher: Hasher, size: Option<u64>) {
-        let (digest, source) = (self.seat.flight.digest, self.source.clone());
+    /// From here on upstream alone; `hasher` has seen the first `prefix` bytes.
+    async fn go_on_alone(&mut self, prefix: u64, hasher: Hasher) -> Result<(), FillError> {
+        let (digest, source, size) = (self.seat.flight.digest, self.source.clone(), self.seat.flight.size());
         self.alone = Some(match self.end {
             Some(end) => Through::part(digest, source, self.position, end, size),
-            None => Through::rest(digest, source, prefix, hasher, size, self.position),
+            None => {
+                let (seen, hasher) = self.hash_what_was_given(prefix, hasher).await?;
+                Through::rest(digest, source, seen, hasher, size, self.position)
+            }
         });
+        Ok(())
+    }
+
+    /// Has the hash see what the client was given behind `prefix`, as the file has it, and how far the hash has come then.
+    /// Where the file has not all of it, the client is cut off.
+    async fn hash_what_was_given(&mut self, prefix: u64, hasher: Hasher) -> Result<(u64, Hasher), FillError> {
+        if self.position <= prefix.max(self.start) {
+            return Ok((prefix, hasher));
+        }
+        let (file, covered) = {
+            let state = self.seat.flight.state();
+            (state.file.clone(), state.extents.covered(prefix))
+        };
+        let hashed = match file.filter(|_| covered >= self.position) {
+            Some(file) => hash_again(&file, prefix..self.position, hasher).await,
+            None => Err(io::Error::other("what comes before the bytes that were given is not there")),
+        };
+        let failed = |error| FillError::Read { digest: self.seat.flight.digest, error: Arc::new(error) };
+        hashed.map(|hasher| (self.position, hasher)).map_err(failed)
     }
 }

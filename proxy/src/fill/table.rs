@@ -1,4 +1,4 @@
-//! The flights that are under way, one for each digest.
+//! The flights that are under way, one for each digest, and only so many: a flight goes on when its clients have left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,6 +14,10 @@ use crate::fill::source::Source;
 use crate::observe::metrics::Metrics;
 use crate::store::Store;
 use crate::upstream::operation::ByteRange;
+
+/// Flights at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that
+/// would bound it.
+pub const FLIGHTS_MAX: usize = 512;
 
 /// Finds and starts flights.
 pub struct Flights {
@@ -54,8 +58,9 @@ impl Flights {
         self.lock().get(digest).cloned()
     }
 
-    /// A seat in the flight of `digest`, which is started with `source` if there is none. True for who started it.
-    pub async fn board(self: &Arc<Self>, digest: &Digest, source: &Source, wish: &Wish) -> (Seat, bool) {
+    /// A seat in the flight of `digest`, which is started with `source` if there is none. True for who started it. No seat
+    /// where it is not under way and [`FLIGHTS_MAX`] others are.
+    pub async fn board(self: &Arc<Self>, digest: &Digest, source: &Source, wish: &Wish) -> Option<(Seat, bool)> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
@@ -65,15 +70,16 @@ impl Flights {
                 match running.get(digest) {
                     Some(flight) => {
                         if let Some(seat) = flight.join(Some(source.clone()), wish.whole) {
-                            return (seat, false);
+                            return Some((seat, false));
                         }
                     }
+                    None if running.len() >= FLIGHTS_MAX => return None,
                     None => {
                         let flight = Flight::new(*digest, source.clone());
                         running.insert(*digest, flight.clone());
                         if let Some(seat) = flight.join(None, wish.whole) {
                             self.launch(flight, wish);
-                            return (seat, true);
+                            return Some((seat, true));
                         }
                     }
                 }

@@ -125,6 +125,8 @@ labels! {
         Ambiguous = "ambiguous",
         /// The cache is switched off.
         CacheOff = "cache_off",
+        /// As many blobs are being fetched into the cache as may be at once.
+        TooManyFills = "too_many_fills",
     }
 
     /// Why a connection was closed without an answer.

@@ -211,7 +211,10 @@ impl Pull {
         let whole = range.is_none_or(|range| range.end.is_none());
         let complete_up_to_bytes = blob.call.live.config.cache.complete_up_to.0;
         let wish = Wish { range, whole, complete_up_to_bytes };
-        let (seat, leads) = self.flights.board(&blob.digest, &blob.call.source(blob.repository), &wish).await;
+        let boarded = self.flights.board(&blob.digest, &blob.call.source(blob.repository), &wish).await;
+        let Some((seat, leads)) = boarded else {
+            return self.read_alone(blob, None, Bypass::TooManyFills).await.into();
+        };
         if !leads {
             let flight = seat.flight.clone();
             drop(seat);

@@ -13,7 +13,7 @@ use entrepot_core::name::RepositoryName;
 use serde::{Deserialize, Serialize};
 
 use super::access::Principal;
-use crate::store::{FoundUpload, Store, StoreError, UploadId};
+use crate::store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
 
 /// The sessions that run.
 pub(super) struct Sessions {
@@ -23,11 +23,12 @@ pub(super) struct Sessions {
 
 /// One session.
 pub(super) struct Session {
-    pub(super) id: UploadId,
+    /// The one handle of its file.
+    pub(super) file: UploadFile,
     pub(super) repository: RepositoryName,
     principal: Principal,
     last_use: Mutex<SystemTime>,
-    /// Held by the request that adds to it.
+    /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
     pub(super) state: tokio::sync::Mutex<State>,
 }
 
@@ -86,7 +87,7 @@ impl Sessions {
     ) -> Result<Arc<Session>, NotBegun> {
         let id = UploadId::random().ok_or(NotBegun::Random)?;
         let session = Arc::new(Session {
-            id,
+            file: UploadFile::of(id),
             repository: repository.clone(),
             principal: principal.clone(),
             last_use: Mutex::new(SystemTime::now()),
@@ -131,7 +132,7 @@ impl Sessions {
             // One that is being added to is in use.
             let Ok(mut state) = session.state.try_lock() else { continue };
             state.is_over = true;
-            self.end(session.id);
+            self.end(session.file.id);
             expired += 1;
         }
         expired
@@ -146,7 +147,7 @@ impl Session {
     fn found(upload: &FoundUpload) -> Option<Self> {
         let note: Note = serde_json::from_slice(&upload.note).ok()?;
         Some(Self {
-            id: upload.id,
+            file: UploadFile::of(upload.id),
             repository: note.repository.parse().ok()?,
             principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
             last_use: Mutex::new(upload.last_use),
@@ -156,7 +157,7 @@ impl Session {
 
     /// Where it goes on, relative to the door: whatever name the client knows it by.
     pub(super) fn location(&self) -> String {
-        format!("/v2/{}/blobs/uploads/{}", self.repository, self.id)
+        format!("/v2/{}/blobs/uploads/{}", self.repository, self.file.id)
     }
 
     /// Something was added.

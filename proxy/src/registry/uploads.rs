@@ -201,7 +201,8 @@ impl Request {
         {
             return Err(refusal);
         }
-        let fill = self.registry.store.open_upload(session.id).await.map_err(|error| Box::new(store_failed(&error)))?;
+        let fill =
+            self.registry.store.open_upload(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
         let fill = Arc::new(fill);
         let mark = Mark::of(state);
         match receive(&fill, state, body, self.live.config.client.body_timeout).await {
@@ -287,7 +288,7 @@ impl Request {
 }
 
 async fn end(registry: &Arc<LocalRegistry>, session: &Session) {
-    let (registry, id) = (registry.clone(), session.id);
+    let (registry, id) = (registry.clone(), session.file.id);
     offload(move || registry.sessions.end(id)).await;
 }
 
@@ -368,7 +369,7 @@ fn placed(reply: Reply, session: &Session, length: u64) -> Reply {
     reply
         .with(LOCATION, &session.location())
         .with(RANGE, &format!("0-{}", length.saturating_sub(1)))
-        .with(UPLOAD_UUID, &session.id.to_string())
+        .with(UPLOAD_UUID, &session.file.id.to_string())
 }
 
 fn out_of_order(session: &Session, length: u64) -> Reply {

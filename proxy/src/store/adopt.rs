@@ -49,7 +49,7 @@ impl Store {
             size: Some(size_bytes),
             extents: Extents::new(),
             purpose: Purpose::Upload,
-            outlives_requests: false,
+            turn: None,
             // What it takes, the file system has given already.
             reservation: RwLock::new(Some(self.space.adopt(size_bytes, Purpose::Upload))),
         };

@@ -152,9 +152,14 @@ impl DiskThreads {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
+        self.in_time(self.run(lane, job)).await?
+    }
+
+    /// Waits for what the disk is needed for, no longer than the deadline.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let timeout = self.settings.timeout;
         let stalled = |_| StoreError::Stalled { seconds: timeout.as_secs_f32() };
-        tokio::time::timeout(timeout, self.run(lane, job)).await.map_err(stalled)?
+        tokio::time::timeout(timeout, work).await.map_err(stalled)
     }
 
     /// Removes the file of a fill that came to nothing and gives its room back. Not waited for, except where no thread

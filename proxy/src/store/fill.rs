@@ -39,6 +39,7 @@ use super::index::{Job, ms_of};
 use super::paths::FillName;
 use super::paused::PausedFill;
 use super::space::{Purpose, Reservation, count};
+use super::uploads::UploadTurn;
 use super::{Store, disk};
 
 /// What a fill of unknown size reserves at once.
@@ -54,8 +55,9 @@ pub struct Fill {
     pub(super) size: Option<u64>,
     pub(super) extents: Extents,
     pub(super) purpose: Purpose,
-    /// It is an upload's: its file stays when this is dropped.
-    pub(super) outlives_requests: bool,
+    /// Of an upload's: its file stays when this is dropped, and until then nobody else writes it. Every write that runs
+    /// holds the fill, also one whose caller has left.
+    pub(super) turn: Option<UploadTurn>,
     /// None once the end began. Held for reading while writing.
     pub(super) reservation: RwLock<Option<Reservation>>,
 }
@@ -104,7 +106,7 @@ impl Store {
             size: Some(paused.size_bytes),
             extents: paused.extents,
             purpose: Purpose::Cache,
-            outlives_requests: false,
+            turn: None,
             reservation: RwLock::new(Some(paused.reservation)),
         })
     }
@@ -137,8 +139,8 @@ impl Store {
             }
         }
         let (store, extents) = (self.clone(), Extents::new());
-        let (outlives_requests, reservation) = (false, RwLock::new(Some(reservation)));
-        Ok(Fill { store, name, path, file, size, extents, purpose, outlives_requests, reservation })
+        let (turn, reservation) = (None, RwLock::new(Some(reservation)));
+        Ok(Fill { store, name, path, file, size, extents, purpose, turn, reservation })
     }
 
     /// Stores small content whose digest is right.
@@ -360,7 +362,7 @@ impl Fill {
 impl Drop for Fill {
     fn drop(&mut self) {
         // An upload goes on with its next request, after a restart too.
-        if let Some(reservation) = self.reservation.get_mut().take_if(|_| !self.outlives_requests) {
+        if let Some(reservation) = self.reservation.get_mut().take_if(|_| self.turn.is_none()) {
             self.store.disk.discard(self.lane(), self.path.clone(), self.file.clone(), reservation);
         }
     }

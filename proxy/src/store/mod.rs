@@ -62,7 +62,7 @@ pub use names::{ArtefactEntry, TagEntry, TagKey};
 pub use pushed::{Collected, Hold, PushedManifest, Step, Sweep, Tagged};
 pub use removal::{BlobEntry, Cleared, Removal, Verified};
 pub use space::Limits;
-pub use uploads::{FoundUpload, UploadId};
+pub use uploads::{FoundUpload, UploadFile, UploadId};
 pub use window::Window;
 
 use blobs::OpenBlobs;

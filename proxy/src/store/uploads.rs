@@ -2,6 +2,9 @@
 //! process: its bytes lie in a file under its id until it is published or discarded, and beside them a note of whose it
 //! is, which `registry::uploads` writes and reads.
 //!
+//! One request at a time has the file: it is the next one's when the last write of the one before has ended, whether or
+//! not that request still waits for it ([`UploadFile`]). A write that came late would change bytes that were hashed.
+//!
 //! Neither is synced along the way: a kill loses nothing, after a power cut the client begins anew. Bytes are judged as
 //! a whole before they are published.
 
@@ -14,7 +17,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::rand;
 use entrepot_core::digest::Digest;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, OwnedMutexGuard, RwLock};
 
 use super::blobs::Blob;
 use super::disk_threads::Lane;
@@ -63,6 +66,24 @@ impl FromStr for UploadId {
     }
 }
 
+/// An upload's file, of which there must be one of these: it gives the turns at the file. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct UploadFile {
+    /// Whose file it is.
+    pub id: UploadId,
+    pub(super) turns: Arc<Mutex<()>>,
+}
+
+/// Held by whoever may write the file of an upload.
+pub(super) type UploadTurn = OwnedMutexGuard<()>;
+
+impl UploadFile {
+    /// The file of an upload that nobody has open.
+    pub fn of(id: UploadId) -> Self {
+        Self { id, turns: Arc::default() }
+    }
+}
+
 /// What was found of an upload at start.
 pub struct FoundUpload {
     /// Which one.
@@ -76,16 +97,18 @@ pub struct FoundUpload {
 }
 
 impl Store {
-    /// Opens the file of an upload for more, making it where it does not exist. Waits at most for the disk's deadline.
-    pub async fn open_upload(self: &Arc<Self>, id: UploadId) -> Result<Fill, StoreError> {
-        let store = self.clone();
-        let opened = self
-            .disk
-            .run_in_time(id.lane(), move |calls| async move { calls.aside(move || store.open_upload_now(id)).await });
+    /// Opens the file of an upload for more, making it where it does not exist, once nothing writes it any more. Waits at
+    /// most for the disk's deadline, for either.
+    pub async fn open_upload(self: &Arc<Self>, file: &UploadFile) -> Result<Fill, StoreError> {
+        let (store, id) = (self.clone(), file.id);
+        let turn = self.disk.in_time(file.turns.clone().lock_owned()).await?;
+        let opened = self.disk.run_in_time(id.lane(), move |calls| async move {
+            calls.aside(move || store.open_upload_now(id, turn)).await
+        });
         opened.await?
     }
 
-    fn open_upload_now(self: &Arc<Self>, id: UploadId) -> Result<Fill, StoreError> {
+    fn open_upload_now(self: &Arc<Self>, id: UploadId, turn: UploadTurn) -> Result<Fill, StoreError> {
         let path = self.paths.upload(id);
         let file = match disk::create(&path) {
             Ok(file) => file,
@@ -102,7 +125,7 @@ impl Store {
             size: None,
             extents: Extents::new(),
             purpose: Purpose::Upload,
-            outlives_requests: true,
+            turn: Some(turn),
             reservation: RwLock::new(Some(reservation)),
         })
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use entrepot::observe::labels::FillFailure;
+use entrepot::fill::source::Source;
+use entrepot::fill::table::{FLIGHTS_MAX, Wish};
+use entrepot::observe::labels::{Bypass, FillFailure};
+use entrepot::upstream::credential::Credential;
 use futures_util::future::join_all;
 use http::Method;
 
@@ -251,4 +254,44 @@ async fn a_resume_that_is_refused_is_no_whole_body() {
     proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
     assert_eq!(proxy.pull.metrics.fills_failed.get(FillFailure::Refused), 1);
     proxy.publishes_nothing().await;
+}
+
+#[tokio::test]
+async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
+    let upstream = Upstream::start().await;
+    // It takes connections, by the kernel, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let host = silent.local_addr().expect("an address").to_string();
+    let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;
+    let live = proxy.site().live();
+    let source = Source {
+        upstream: live.upstream.clone(),
+        registry: live.registry(&host.parse().expect("a host")),
+        repository: "team/app".parse().expect("a name"),
+        credential: Credential::None,
+        elsewhere: None,
+    };
+    let contents: Vec<_> = (0..=FLIGHTS_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
+    let board = async |content: &bytes::Bytes| {
+        let wish = Wish { range: None, whole: true, complete_up_to_bytes: 0 };
+        proxy.pull.flights.board(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
+    };
+    let (last, others) = contents.split_last().expect("some");
+    for content in others {
+        assert_eq!(board(content).await, Some(true));
+    }
+    assert_eq!(board(last).await, None);
+    assert_eq!(board(&others[0]).await, Some(false), "one more client of a fill costs no fill");
+
+    let digest = upstream.blob("team/app", last);
+    let reply = proxy.get(&upstream, &path(&digest)).send().await;
+    reply.is_whole(last);
+    assert_eq!((reply.cache(), proxy.pull.metrics.bypass.get(Bypass::TooManyFills)), ("BYPASS", 1));
+    assert_eq!((proxy.pull.flights.count(), proxy.has(&digest)), (FLIGHTS_MAX, false));
+
+    drop(silent);
+    proxy.landed().await;
+    proxy.get(&upstream, &path(&digest)).send().await.is_whole(last);
+    proxy.landed().await;
+    assert!(proxy.has(&digest), "stored once there is room");
 }

@@ -1,6 +1,7 @@
 //! Fills on the disk threads. What a client waits for has a deadline (`data_plane.disk_timeout`); after it the caller
 //! goes on without the disk, and what was asked of the disk ends as if nobody had asked: a fill that was begun is
-//! dropped, a write is of a fill that is about to be dropped.
+//! dropped, a write is of a fill that is about to be dropped. An upload's file outlives that: its next request waits
+//! until the write has ended (`store::uploads`).
 
 use std::sync::Arc;
 

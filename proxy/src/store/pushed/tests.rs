@@ -10,7 +10,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
 use super::{Collected, PushedManifest, Sweep};
-use crate::store::{Limits, Removal, Store, UploadId};
+use crate::store::{Limits, Removal, Store, UploadFile, UploadId};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const PLENTY: u64 = 1 << 40;
@@ -312,7 +312,7 @@ async fn an_upload_goes_on_after_a_restart_and_is_published_once() {
     let place = Place::new(PLENTY);
     let id = UploadId::random().expect("randomness");
     place.store.note_upload(id, b"whose").expect("noted");
-    let fill = Arc::new(place.store.open_upload(id).await.expect("an upload"));
+    let fill = Arc::new(place.store.open_upload(&UploadFile::of(id)).await.expect("an upload"));
     fill.write_in_time(0, bytes::Bytes::from_static(b"first ")).await.expect("written");
     drop(fill);
     let Place { store, dir } = place;
@@ -322,7 +322,7 @@ async fn an_upload_goes_on_after_a_restart_and_is_published_once() {
     let found = store.found_uploads().expect("looked");
     assert_eq!((found.len(), found[0].id, found[0].length, &*found[0].note), (1, id, 6, b"whose".as_slice()));
     assert!(!dir.path().join("uploads/stray").exists());
-    let fill = Arc::new(store.open_upload(id).await.expect("the same upload"));
+    let fill = Arc::new(store.open_upload(&UploadFile::of(id)).await.expect("the same upload"));
     fill.write_in_time(6, bytes::Bytes::from_static(b"second, and too much")).await.expect("written");
     let digest = Digest::of(Algorithm::Sha256, b"first second");
     fill.publish_upload(&digest, 12).await.expect("published");

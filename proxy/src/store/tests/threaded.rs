@@ -1,9 +1,11 @@
 //! Fills on the disk threads, on every rung of the ladder: the same outcomes as on the caller's thread.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
 
 use super::*;
-use crate::store::{DiskSettings, Extents, Verified};
+use crate::store::{DiskSettings, Extents, UploadFile, UploadId, Verified};
 
 /// A store that works with a ring, where this kernel gives one, and one without.
 fn rungs(max_size_bytes: u64) -> [Place; 2] {
@@ -136,5 +138,40 @@ async fn small_content_is_put_and_room_is_made() {
         }
         assert!(place.store.usage().evictions >= 10);
         assert!(is_no_space(place.store.begin_in_time(&Digest::Sha256([1; 32]), Some(10_001)).await));
+    }
+}
+
+#[tokio::test]
+async fn a_write_of_a_request_that_left_never_lands_behind_the_next_ones() {
+    for place in rungs(PLENTY) {
+        let (store, file) = (&place.store, UploadFile::of(UploadId::random().unwrap()));
+        let (left, (digest, bytes)) = (content(1, 1000).1, content(2, 1000));
+        let fill = Arc::new(store.open_upload(&file).await.unwrap());
+        // The disk hangs at this file: what is written to it waits.
+        let ((hangs, has_hung), (resume, resumed)) = (oneshot::channel(), oneshot::channel::<()>());
+        let hung = fill.clone();
+        let disk = store.clone();
+        let disk = tokio::spawn(async move {
+            let hang = disk.disk.run(hung.lane(), move |_| async move {
+                let _held = hung.reservation.write().await;
+                hangs.send(()).unwrap();
+                resumed.await.unwrap();
+            });
+            hang.await.unwrap();
+        });
+        has_hung.await.unwrap();
+        let write = async move { fill.write_in_time(0, Bytes::from(left)).await };
+        assert!(write.now_or_never().is_none(), "the request leaves, its write is under way");
+        assert!(file.turns.try_lock().is_err(), "the next request would not wait for it");
+        let next = async {
+            let fill = Arc::new(store.open_upload(&file).await?);
+            fill.write_in_time(0, part(&bytes, 0..1000)).await?;
+            fill.publish_upload(&digest, 1000).await
+        };
+        let (published, ()) = tokio::join!(next, async { resume.send(()).unwrap() });
+        published.unwrap();
+        disk.await.unwrap();
+        assert_eq!(store.verify(&digest).unwrap(), Verified::Good);
+        soon("the room is given back", || store.usage().reserved_bytes + store.usage().uploading_bytes == 0).await;
     }
 }
