@@ -9,7 +9,7 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, PushedManifest, Sweep};
+use super::{Collected, PushedManifest, Step, Sweep};
 use crate::store::{Limits, Removal, Store, UploadId};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -266,6 +266,41 @@ fn what_is_held_or_pinned_anew_outlives_a_collection() {
     place.manifest("app", &["v1"], &[], None);
     place.store.collect(AT_ONCE, &mut link_once).expect("collected");
     assert!(place.has_file(&digest) && place.store.has_pushed_blob(&name("late"), &digest));
+}
+
+/// Pushes of what was pinned before a collection began, made after it listed the repositories, of which theirs was none.
+#[test]
+fn what_is_linked_while_a_collection_runs_outlives_it_or_is_refused() {
+    let place = Place::new(PLENTY);
+    let (blob, lost) = (place.content(b"blob"), place.content(b"lost"));
+    let bytes = br#"{"layers":[]}"#;
+    let put = |bytes: &[u8]| {
+        let info = ManifestInfo::inspect(bytes).expect("a manifest");
+        PushedManifest::of(place.content(bytes), IMAGE, &info, bytes)
+    };
+    let (manifest, lost_manifest) = (put(bytes), put(br#"{"layers":[],"lost":1}"#));
+    for digest in [blob, lost, manifest.digest, lost_manifest.digest] {
+        assert!(place.store.pin(&digest).expect("pinned"));
+    }
+    place.manifest("app", &["v1"], &[], None);
+    let mut steps = Vec::new();
+    let mut push_once = |step| {
+        steps.push(step);
+        if steps.len() == 1 {
+            assert!(place.store.link_pinned(&name("late/blobs"), &blob).expect("linked"));
+            place.store.put_pinned(&name("late/manifests"), &manifest).expect("put");
+        }
+    };
+    place.store.collect(AT_ONCE, &mut push_once).expect("collected");
+    assert_eq!(steps[0], Step::Repositories(1, 1), "its list was made before the pushes");
+    assert!(place.store.has_pushed_blob(&name("late/blobs"), &blob), "said to be here");
+    assert!(place.resolves("late/manifests", &manifest.digest.to_string()), "said to be here");
+    assert!(place.store.is_pinned(&blob) && place.store.is_pinned(&manifest.digest));
+    // The collection was over before the link was made, and what nobody has is gone.
+    assert!(!place.has_file(&lost));
+    assert!(!place.store.link_pinned(&name("late/blobs"), &lost).expect("asked"), "it is to be sent again");
+    assert!(place.store.put_pinned(&name("late/manifests"), &lost_manifest).is_err());
+    assert_eq!(place.collect(AT_ONCE).skipped, 0, "nothing is left that cannot be read");
 }
 
 #[test]
