@@ -154,6 +154,21 @@ fn a_collection_takes_what_no_manifest_names_after_its_grace() {
 }
 
 #[test]
+fn what_an_artifact_lists_is_needed() {
+    let place = Place::new(PLENTY);
+    for kind in ["vnd.oci.artifact.manifest.v1", "vnd.cncf.oras.artifact.manifest.v1"] {
+        let blob = place.blob("app", kind.as_bytes());
+        let manifest = format!(
+            r#"{{"mediaType":"application/{kind}+json","artifactType":"a/b","blobs":[{{"digest":"{blob}","size":1}}]}}"#
+        );
+        place.put("app", &[], manifest.as_bytes());
+        let collected = place.collect(AT_ONCE);
+        assert_eq!((collected.links, collected.blobs), (0, 0), "{kind}");
+        assert!(place.has_file(&blob) && place.store.has_pushed_blob(&name("app"), &blob), "{kind}");
+    }
+}
+
+#[test]
 fn content_of_two_repositories_leaves_with_the_second() {
     let place = Place::new(PLENTY);
     let layer = place.blob("one", b"shared");
