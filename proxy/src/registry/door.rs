@@ -187,9 +187,19 @@ async fn answer_ours(
     let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
     if is_refusal && !wants_continue && !body.is_end_stream() {
         // However that ends, the answer is given.
-        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, Limited::new(body, UNWANTED_MAX_BYTES).collect()).await;
+        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
     }
     reply
+}
+
+/// Reads what nobody wants, up to a bound, and keeps none of it.
+async fn drain<B>(body: B)
+where
+    B: Body + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = Limited::new(body, UNWANTED_MAX_BYTES);
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn is_reading(method: &Method) -> bool {
@@ -298,5 +308,57 @@ impl Request {
             },
             Route::Extension | Route::Other => Reply::error(ErrorCode::NameUnknown, "there is nothing at this path"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    const PIECE_BYTES: usize = 1 << 20;
+
+    /// Without an end; each piece tells whether those before it are still in memory.
+    #[derive(Default)]
+    struct Endless {
+        pieces: usize,
+        in_memory: Arc<()>,
+    }
+
+    struct Piece {
+        bytes: Vec<u8>,
+        _in_memory: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            assert_eq!(Arc::strong_count(&self.in_memory), 1, "piece {} is kept", self.pieces);
+            self.pieces += 1;
+            assert!(self.pieces <= UNWANTED_MAX_BYTES / PIECE_BYTES + 1, "no more is read");
+            let piece = Piece { bytes: vec![0; PIECE_BYTES], _in_memory: self.in_memory.clone() };
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unwanted_body_is_read_to_a_bound_and_not_kept() {
+        let mut body = Endless::default();
+        drain(&mut body).await;
+        assert_eq!(body.pieces, UNWANTED_MAX_BYTES / PIECE_BYTES + 1);
     }
 }
