@@ -346,6 +346,24 @@ fn pages_are_in_order_and_complete() {
 }
 
 #[test]
+fn a_referrers_entry_that_a_kill_left_is_in_nobodys_way() {
+    let place = Place::new(PLENTY);
+    let (kept, gone) = (place.manifest("app", &["kept"], &[], None), place.put("app", &["gone"], br#"{"layers":[]}"#));
+    let untagged = place.put("app", &[], br#"{"layers":[],"n":1}"#);
+    for subject in [kept, gone] {
+        let referrer = Digest::of(Algorithm::Sha256, b"a manifest that never came");
+        let entry = place.store.paths.referrer(&name("app"), &subject, &referrer);
+        std::fs::create_dir_all(entry.parent().expect("a folder")).expect("made");
+        std::fs::write(entry, "{}").expect("an entry");
+    }
+    let removed = place.store.remove_tagged(&name("app"), &"gone".parse().expect("a tag")).expect("removed");
+    assert_eq!(removed, Some(vec![gone]));
+    let collected = place.collect(Sweep { untagged: true, ..AT_ONCE });
+    assert_eq!((collected.skipped, collected.manifests), (0, 1));
+    assert!(place.resolves("app", "kept") && !place.resolves("app", &untagged.to_string()));
+}
+
+#[test]
 fn drafts_that_a_kill_left_are_neither_listed_nor_kept() {
     let place = Place::new(PLENTY);
     place.manifest("app", &["v1"], &[], None);
