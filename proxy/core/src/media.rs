@@ -35,6 +35,8 @@ enum Shape {
     Layers,
     Index,
     Schema1,
+    /// OCI's and ORAS's artifact manifests, of which OCI's is no longer made: a list of blobs.
+    Artifact,
 }
 
 impl ManifestType {
@@ -166,7 +168,8 @@ pub struct Descriptor {
 pub struct ManifestInfo {
     /// The `mediaType` field, or else what the shape implies.
     pub media_type: Option<String>,
-    /// Manifests of an index; config and layers of an image. Digests of unknown algorithms are left out.
+    /// Manifests of an index; config and layers of an image; blobs of an artifact. Digests of unknown algorithms are left
+    /// out.
     pub children: Vec<Descriptor>,
     /// The manifest that this one is about.
     pub subject: Option<Descriptor>,
@@ -198,6 +201,7 @@ struct Fields {
     config: Option<Value>,
     layers: Option<Value>,
     fs_layers: Option<Value>,
+    blobs: Option<Value>,
     signatures: Option<Value>,
     subject: Option<Value>,
 }
@@ -232,11 +236,12 @@ impl Fields {
             (self.manifests.is_some(), Shape::Index),
             (self.config.is_some() || self.layers.is_some(), Shape::Layers),
             (schema1, Shape::Schema1),
+            (self.blobs.is_some(), Shape::Artifact),
         ];
         all.into_iter().filter_map(|(present, shape)| present.then_some(shape)).collect()
     }
 
-    /// OCI manifests may leave the field out; Docker's schema 2 may not, schema 1 has none.
+    /// OCI manifests may leave the field out; Docker's schema 2 and artifacts may not, schema 1 has none.
     fn implied_type(&self, shapes: &[Shape]) -> Option<String> {
         let implied = match shapes {
             [Shape::Index] => ManifestType::OciIndex,
@@ -249,7 +254,8 @@ impl Fields {
     }
 
     fn children(&self) -> Vec<Descriptor> {
-        let described = self.config.iter().chain(elements(&self.layers)).chain(elements(&self.manifests));
+        let lists = [&self.layers, &self.manifests, &self.blobs];
+        let described = self.config.iter().chain(lists.into_iter().flat_map(elements));
         let old = elements(&self.fs_layers).iter().filter_map(|layer| digest(layer, "blobSum"));
         described
             .filter_map(descriptor)
@@ -297,6 +303,7 @@ mod tests {
     const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
     const SCHEMA2: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
     const SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
     fn hex(digit: char) -> String {
@@ -387,6 +394,12 @@ mod tests {
 
         let old = inspect(&format!(r#"{{"schemaVersion":1,"fsLayers":[{{"blobSum":"{layer}"}}],"signatures":[]}}"#));
         assert_eq!((old.media_type.as_deref(), &old.children[..]), (Some(SIGNED), &[child(&layer, None, None)][..]));
+
+        let artifact = inspect(&format!(
+            r#"{{"mediaType":"{ARTIFACT}","blobs":[{{"digest":"{layer}","size":9}}],"subject":{{"digest":"{subject}"}}}}"#
+        ));
+        assert_eq!((artifact.media_type.as_deref(), artifact.ambiguous), (Some(ARTIFACT), false));
+        assert_eq!(artifact.children, [child(&layer, Some(9), None)]);
     }
 
     #[test]
@@ -426,6 +439,11 @@ mod tests {
             (&format!(r#"{{"mediaType":"{INDEX}","layers":[]}}"#), INDEX, false),
             (&format!(r#"{{"mediaType":"{IMAGE}"}}"#), IMAGE, false),
             (r#"{"mediaType":"application/vnd.example+json"}"#, "application/vnd.example+json", true),
+            (&format!(r#"{{"mediaType":"{ARTIFACT}","blobs":[]}}"#), ARTIFACT, true),
+            (&format!(r#"{{"mediaType":"{ARTIFACT}","blobs":[],"layers":[]}}"#), ARTIFACT, false),
+            (&format!(r#"{{"mediaType":"{IMAGE}","blobs":[]}}"#), IMAGE, false),
+            (r#"{"blobs":[]}"#, ARTIFACT, false),
+            (r#"{"blobs":[],"manifests":[]}"#, INDEX, false),
             ("{}", "application/json", false),
         ] {
             assert_eq!(agrees(content_type, &inspect(manifest)), kept, "{manifest} as {content_type}");

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
-use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant};
+use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::Request;
 use super::web;
 use crate::config::ready::Scheme;
@@ -96,17 +96,7 @@ async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<
     };
     match meant {
         Meant::Upstream(host, place) => {
-            let prefixed = format!(
-                "{host}/{}",
-                Route::parse(&Method::GET, path_of(&place), None)
-                    .ok()
-                    .as_ref()
-                    .and_then(Route::repository)
-                    .map_or("", |name| name.as_str())
-            );
-            let repository = prefixed.parse().ok();
-            let wish = repository.as_ref().map_or(Wish::Ping, |repository| Wish::In(repository, Action::Pull));
-            if let Err(reply) = check(site, arrival, &head, &visitor, &wish) {
+            if let Err(reply) = check_upstream(site, arrival, &head, &visitor, (&host, &place)) {
                 return *reply;
             }
             let namespace = host.to_string();
@@ -115,6 +105,26 @@ async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<
         }
         _ => answer_ours(site, live, arrival, visitor, head, body, uri).await,
     }
+}
+
+/// Whether he may have what is at a place of another registry.
+fn check_upstream(
+    site: &Arc<Site>,
+    arrival: &Arrival,
+    head: &Parts,
+    visitor: &Visitor,
+    (host, place): (&RegistryHost, &str),
+) -> Result<(), Box<Reply>> {
+    let route = Route::parse(&Method::GET, path_of(place), None).ok();
+    let Some(repository) = route.as_ref().and_then(Route::repository) else {
+        // Nothing of a repository is given for this.
+        return check(site, arrival, head, visitor, &Wish::Ping);
+    };
+    let Some(named) = name_in_rules(host.name(), repository) else {
+        let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
+        return Err(Box::new(Reply::error(ErrorCode::Denied, message).because("policy")));
+    };
+    check(site, arrival, head, visitor, &Wish::In(&named, Action::Pull))
 }
 
 fn path_of(place: &str) -> &str {
@@ -150,7 +160,8 @@ async fn answer_ours(
     };
     let refused = check(site, arrival, &head, &visitor, &wish).err();
     let wants_continue = head.headers.contains_key(EXPECT);
-    let hub = is_for_docker_hub(&live.config, &head.method, &route, user_agent(&head));
+    let hub = is_for_docker_hub(&live.config, &head.method, &route, user_agent(&head))
+        && may_have_docker_hubs(site, &visitor, &route);
     let request = Request {
         registry: site.registry.clone(),
         live: live.clone(),
@@ -176,9 +187,19 @@ async fn answer_ours(
     let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
     if is_refusal && !wants_continue && !body.is_end_stream() {
         // However that ends, the answer is given.
-        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, Limited::new(body, UNWANTED_MAX_BYTES).collect()).await;
+        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
     }
     reply
+}
+
+/// Reads what nobody wants, up to a bound, and keeps none of it.
+async fn drain<B>(body: B)
+where
+    B: Body + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = Limited::new(body, UNWANTED_MAX_BYTES);
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn is_reading(method: &Method) -> bool {
@@ -189,6 +210,12 @@ fn is_reading(method: &Method) -> bool {
 fn names_no_tag(path: &str) -> bool {
     let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
     parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
+}
+
+/// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
+fn may_have_docker_hubs(site: &Arc<Site>, visitor: &Visitor, route: &Route) -> bool {
+    let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
+    named.is_some_and(|named| site.registry.access().may_see(visitor, &named))
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
@@ -281,5 +308,57 @@ impl Request {
             },
             Route::Extension | Route::Other => Reply::error(ErrorCode::NameUnknown, "there is nothing at this path"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    const PIECE_BYTES: usize = 1 << 20;
+
+    /// Without an end; each piece tells whether those before it are still in memory.
+    #[derive(Default)]
+    struct Endless {
+        pieces: usize,
+        in_memory: Arc<()>,
+    }
+
+    struct Piece {
+        bytes: Vec<u8>,
+        _in_memory: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            assert_eq!(Arc::strong_count(&self.in_memory), 1, "piece {} is kept", self.pieces);
+            self.pieces += 1;
+            assert!(self.pieces <= UNWANTED_MAX_BYTES / PIECE_BYTES + 1, "no more is read");
+            let piece = Piece { bytes: vec![0; PIECE_BYTES], _in_memory: self.in_memory.clone() };
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unwanted_body_is_read_to_a_bound_and_not_kept() {
+        let mut body = Endless::default();
+        drain(&mut body).await;
+        assert_eq!(body.pieces, UNWANTED_MAX_BYTES / PIECE_BYTES + 1);
     }
 }

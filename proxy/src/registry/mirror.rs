@@ -2,13 +2,14 @@
 //! `certs.d/_default/hosts.toml`), by a path that begins with a registry's host (podman, CRI-O), or by being one that
 //! Docker sends its `registry-mirrors`. All of them are answered by `pull/`, under its rights, from its cache.
 //!
-//! Only registries that are intercepted as well can be meant (T5). A login that came with the request is for us, and is
+//! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names (T14). A login that came with the request is for us, and is
 //! never passed on: upstream is asked anonymously, or with the administrator's account where that is shared.
 
 use std::sync::Arc;
 
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
@@ -90,6 +91,12 @@ fn canonical(host: RegistryHost) -> RegistryHost {
 fn may_be_meant(config: &Config, host: &RegistryHost) -> bool {
     let allowed = config.proxy.allow.as_ref().is_none_or(|allow| allow.is_match(host.to_string()));
     allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
+}
+
+/// What rules call a repository of another registry: below its host's name, whatever the port. None where that is no
+/// repository's name (an IPv6 address, or more than 255 characters), so that no rule can be about it.
+pub(super) fn name_in_rules(host_name: &str, repository: &RepositoryName) -> Option<RepositoryName> {
+    format!("{host_name}/{repository}").parse().ok()
 }
 
 /// Whether a read of something that is not here is one that Docker sends its mirror: dockerd's own, or anybody's below
@@ -205,6 +212,23 @@ mod tests {
             ("/v2/localhost/a/manifests/1", None, Meant::Ours),
         ] {
             assert_eq!(meant(&config, path, query, is_own), expected, "{path} {query:?}");
+        }
+    }
+
+    #[test]
+    fn rules_name_other_registries_without_their_port() {
+        let longest = "a".repeat(255);
+        for (host, repository, expected) in [
+            ("ghcr.io", "a/b", Some("ghcr.io/a/b")),
+            ("reg.example:5000", "a/b", Some("reg.example/a/b")),
+            ("127.0.0.1:5000", "a", Some("127.0.0.1/a")),
+            ("[::1]:5000", "a", None),
+            ("ghcr.io", &longest, None),
+        ] {
+            let (host, repository): (RegistryHost, RepositoryName) =
+                (host.parse().expect(host), repository.parse().expect(repository));
+            let name = name_in_rules(host.name(), &repository);
+            assert_eq!(name.as_ref().map(RepositoryName::as_str), expected, "{host} {repository}");
         }
     }
 

@@ -128,7 +128,8 @@ impl Access {
         }
     }
 
-    /// Whether a repository is shown to a visitor in a list.
+    /// Whether a repository is shown to a visitor in a list, or answers for another one that he may pull: the rules alone,
+    /// whatever his token is for.
     pub fn may_see(&self, visitor: &Visitor, repository: &RepositoryName) -> bool {
         actions(&self.rights, &visitor.principal, repository).contains(Action::Pull)
     }

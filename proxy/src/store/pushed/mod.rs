@@ -10,8 +10,8 @@
 //! synced, renamed, its folder synced. So an acknowledged push needs no index, a kill at any moment leaves whole facts,
 //! and a lost index loses none. Everything here blocks, and what it changed is durable when it returns.
 //!
-//! Order: content before its pin's promise, the pin before the link, links before the manifest, the manifest before the
-//! tag; taking away goes backwards. So a tag never leads to a missing manifest, nor a manifest that was complete to a
+//! Order: content before its pin's promise, the pin before the link and once more after it (a collection may run), links
+//! before the manifest, the manifest before the tag; taking away goes backwards. So a tag never leads to a missing manifest, nor a manifest that was complete to a
 //! missing blob. One thread at a time changes a repository.
 
 mod files;
@@ -96,11 +96,14 @@ impl Store {
     /// Notes that a repository has the content, and keeps it from eviction; false where the content is not here.
     pub fn link_pushed(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let _turn = self.pushed.lock(repository);
-        if !self.pin(digest)? {
-            return Ok(false);
-        }
+        Ok(self.pin(digest)? && self.link_pinned(repository, digest)?)
+    }
+
+    /// The second half of [`Self::link_pushed`]. A collection that began since the first pin has perhaps listed what is
+    /// linked already: only a second one, after the link, it cannot miss.
+    fn link_pinned(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         files::mark(&self.paths.kept(repository, Kept::Blobs), &self.paths.pushed_blob(repository, digest))?;
-        Ok(true)
+        self.pin(digest)
     }
 
     /// Adds a manifest, whose bytes are in the store already, and points `tags` to it. `objection` is asked first, while
@@ -119,6 +122,15 @@ impl Store {
         if !self.pin(&manifest.digest)? {
             return Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) });
         }
+        self.put_pinned(repository, manifest)?;
+        for tag in tags {
+            files::put(&self.paths.tag(repository, tag), manifest.digest.to_string().as_bytes())?;
+        }
+        Ok(None)
+    }
+
+    /// Adds a manifest that is pinned, and pins it again as [`Self::link_pinned`] does a blob.
+    fn put_pinned(&self, repository: &RepositoryName, manifest: &PushedManifest) -> Result<(), StoreError> {
         if let Some((subject, entry)) = &manifest.referrer {
             let path = self.paths.referrer(repository, subject, &manifest.digest);
             files::put(&path, &to_json(entry))?;
@@ -127,11 +139,17 @@ impl Store {
             media_type: manifest.media_type.clone(),
             subject: manifest.referrer.as_ref().map(|(subject, _)| subject.to_string()),
         };
-        files::put(&self.paths.pushed_manifest(repository, &manifest.digest), &to_json(&file))?;
-        for tag in tags {
-            files::put(&self.paths.tag(repository, tag), manifest.digest.to_string().as_bytes())?;
+        let path = self.paths.pushed_manifest(repository, &manifest.digest);
+        let is_new = !path.exists();
+        files::put(&path, &to_json(&file))?;
+        if self.pin(&manifest.digest)? {
+            return Ok(());
         }
-        Ok(None)
+        // Without its bytes, it would keep its repository from being collected.
+        if is_new {
+            files::remove(&path)?;
+        }
+        Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) })
     }
 }
 

@@ -139,10 +139,12 @@ impl Store {
             if !found.insert(digest) {
                 continue;
             }
+            // An index may name what is not here, and a kill leave the entry of a referrer whose manifest never came.
+            let is_here = |manifest: &Digest| self.paths.pushed_manifest(repository, manifest).exists();
             let children = known_children(self, known, &digest)?;
-            open.extend(children.iter().filter(|child| self.paths.pushed_manifest(repository, child).exists()));
+            open.extend(children.iter().filter(|child| is_here(child)));
             let referrers = files::names(&self.paths.referrers(repository, &digest))?;
-            open.extend(referrers.iter().filter_map(|name| digest_of_link(name)));
+            open.extend(referrers.iter().filter_map(|name| digest_of_link(name)).filter(is_here));
         }
         Ok(found)
     }

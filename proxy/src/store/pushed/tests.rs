@@ -9,7 +9,7 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, PushedManifest, Sweep};
+use super::{Collected, PushedManifest, Step, Sweep};
 use crate::store::{Limits, Removal, Store, UploadFile, UploadId};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -154,6 +154,21 @@ fn a_collection_takes_what_no_manifest_names_after_its_grace() {
 }
 
 #[test]
+fn what_an_artifact_lists_is_needed() {
+    let place = Place::new(PLENTY);
+    for kind in ["vnd.oci.artifact.manifest.v1", "vnd.cncf.oras.artifact.manifest.v1"] {
+        let blob = place.blob("app", kind.as_bytes());
+        let manifest = format!(
+            r#"{{"mediaType":"application/{kind}+json","artifactType":"a/b","blobs":[{{"digest":"{blob}","size":1}}]}}"#
+        );
+        place.put("app", &[], manifest.as_bytes());
+        let collected = place.collect(AT_ONCE);
+        assert_eq!((collected.links, collected.blobs), (0, 0), "{kind}");
+        assert!(place.has_file(&blob) && place.store.has_pushed_blob(&name("app"), &blob), "{kind}");
+    }
+}
+
+#[test]
 fn content_of_two_repositories_leaves_with_the_second() {
     let place = Place::new(PLENTY);
     let layer = place.blob("one", b"shared");
@@ -268,6 +283,41 @@ fn what_is_held_or_pinned_anew_outlives_a_collection() {
     assert!(place.has_file(&digest) && place.store.has_pushed_blob(&name("late"), &digest));
 }
 
+/// Pushes of what was pinned before a collection began, made after it listed the repositories, of which theirs was none.
+#[test]
+fn what_is_linked_while_a_collection_runs_outlives_it_or_is_refused() {
+    let place = Place::new(PLENTY);
+    let (blob, lost) = (place.content(b"blob"), place.content(b"lost"));
+    let bytes = br#"{"layers":[]}"#;
+    let put = |bytes: &[u8]| {
+        let info = ManifestInfo::inspect(bytes).expect("a manifest");
+        PushedManifest::of(place.content(bytes), IMAGE, &info, bytes)
+    };
+    let (manifest, lost_manifest) = (put(bytes), put(br#"{"layers":[],"lost":1}"#));
+    for digest in [blob, lost, manifest.digest, lost_manifest.digest] {
+        assert!(place.store.pin(&digest).expect("pinned"));
+    }
+    place.manifest("app", &["v1"], &[], None);
+    let mut steps = Vec::new();
+    let mut push_once = |step| {
+        steps.push(step);
+        if steps.len() == 1 {
+            assert!(place.store.link_pinned(&name("late/blobs"), &blob).expect("linked"));
+            place.store.put_pinned(&name("late/manifests"), &manifest).expect("put");
+        }
+    };
+    place.store.collect(AT_ONCE, &mut push_once).expect("collected");
+    assert_eq!(steps[0], Step::Repositories(1, 1), "its list was made before the pushes");
+    assert!(place.store.has_pushed_blob(&name("late/blobs"), &blob), "said to be here");
+    assert!(place.resolves("late/manifests", &manifest.digest.to_string()), "said to be here");
+    assert!(place.store.is_pinned(&blob) && place.store.is_pinned(&manifest.digest));
+    // The collection was over before the link was made, and what nobody has is gone.
+    assert!(!place.has_file(&lost));
+    assert!(!place.store.link_pinned(&name("late/blobs"), &lost).expect("asked"), "it is to be sent again");
+    assert!(place.store.put_pinned(&name("late/manifests"), &lost_manifest).is_err());
+    assert_eq!(place.collect(AT_ONCE).skipped, 0, "nothing is left that cannot be read");
+}
+
 #[test]
 fn pages_are_in_order_and_complete() {
     let place = Place::new(PLENTY);
@@ -293,6 +343,24 @@ fn pages_are_in_order_and_complete() {
     assert_eq!(tags(Some("0.10"), 2), (vec!["0.2".into()], false));
     assert_eq!(tags(Some("0.15"), 9), (vec!["0.2".into()], false), "after a tag that is none");
     assert_eq!(place.store.pushed_tags(&name("nobody"), None, 9).expect("asked"), None);
+}
+
+#[test]
+fn a_referrers_entry_that_a_kill_left_is_in_nobodys_way() {
+    let place = Place::new(PLENTY);
+    let (kept, gone) = (place.manifest("app", &["kept"], &[], None), place.put("app", &["gone"], br#"{"layers":[]}"#));
+    let untagged = place.put("app", &[], br#"{"layers":[],"n":1}"#);
+    for subject in [kept, gone] {
+        let referrer = Digest::of(Algorithm::Sha256, b"a manifest that never came");
+        let entry = place.store.paths.referrer(&name("app"), &subject, &referrer);
+        std::fs::create_dir_all(entry.parent().expect("a folder")).expect("made");
+        std::fs::write(entry, "{}").expect("an entry");
+    }
+    let removed = place.store.remove_tagged(&name("app"), &"gone".parse().expect("a tag")).expect("removed");
+    assert_eq!(removed, Some(vec![gone]));
+    let collected = place.collect(Sweep { untagged: true, ..AT_ONCE });
+    assert_eq!((collected.skipped, collected.manifests), (0, 1));
+    assert!(place.resolves("app", "kept") && !place.resolves("app", &untagged.to_string()));
 }
 
 #[test]

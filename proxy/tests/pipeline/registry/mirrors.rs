@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use http::Method;
+use tempfile::TempDir;
 
+use super::access::{Login, write_accounts};
 use super::{get, push, put_manifest};
 use crate::harness::{Answer, Image, NOBODY, Setup, TokenServer, Upstream, VIA, bytes};
 
@@ -123,4 +125,70 @@ async fn names_of_mirrors_cannot_be_pushed_to() {
     let proxy = Setup::of(&[&upstream]).start().await;
     let put = put_manifest(&proxy, "ghcr.io/team/app", "1", Bytes::from_static(b"{\"layers\":[]}")).await;
     put.is_error(403, "DENIED");
+}
+
+/// A rule that gives one account a registry's images, of which everybody else has none; the rest is anybody's to pull.
+fn for_alice_alone(setup: Setup, folder: &TempDir, host: &str) -> Setup {
+    let htpasswd = folder.path().join("htpasswd");
+    write_accounts(&htpasswd, &["alice", "bob"]);
+    setup
+        .set("registry", "anonymous = \"pull\"")
+        .set("registry", &format!("htpasswd = {htpasswd:?}"))
+        .set("[registry.rules]", &format!("repository = \"{host}/*\"\nusers = [\"alice\"]"))
+}
+
+#[tokio::test]
+async fn rules_hold_for_a_mirrored_registry_with_a_port() {
+    let (upstream, folder) = (Upstream::start().await, TempDir::new().expect("a folder"));
+    let image = Image::new("corp/app", 8);
+    image.publish(&upstream, "1");
+    let proxy = for_alice_alone(Setup::of(&[&upstream]), &folder, "127.0.0.1").start().await;
+    let host = upstream.host();
+    for path in [image.tag_path("1"), image.manifest_path(), image.layer_path(), "/v2/corp/app/tags/list".to_owned()] {
+        for name in [format!("{path}?ns={host}"), path.replace("/v2/", &format!("/v2/{host}/"))] {
+            for (login, expected) in [(Login::Nobody, 401), (Login::Account("bob"), 403)] {
+                let refused = login.on(proxy.registry(Method::GET, &name)).send().await;
+                assert_eq!(refused.status, expected, "{login:?} {name}: {}", refused.text());
+            }
+        }
+    }
+    assert!(upstream.seen().is_empty(), "nothing is asked for who may not have it");
+    let refused = get(&proxy, &format!("{}?ns={host}", image.tag_path("1"))).await;
+    let scope = "scope=\"repository:127.0.0.1/corp/app:pull\"";
+    assert!(refused.header("www-authenticate").contains(scope), "{:?}", refused.headers);
+    let path = format!("{}?ns={host}", image.layer_path());
+    Login::Account("alice").on(proxy.registry(Method::GET, &path)).send().await.is_whole(&image.layer);
+}
+
+#[tokio::test]
+async fn rules_for_docker_hub_hold_where_it_answers_for_us() {
+    let (hub, folder) = (Upstream::start().await, TempDir::new().expect("a folder"));
+    let (image, other) = (Image::new("corp/app", 9), Image::new("other/app", 10));
+    for image in [&image, &other] {
+        image.publish(&hub, "1");
+    }
+    // It is its own parent proxy: what it is asked to connect to is itself.
+    hub.on("registry-1.docker.io:443", |_| Answer::content(Bytes::new()));
+    let setup = Setup::of(&[])
+        .set("upstream", &format!("proxy = \"{}\"", hub.url("")))
+        .set("registries.\"registry-1.docker.io:443\"", "scheme = \"http\"");
+    let proxy = for_alice_alone(setup, &folder, "registry-1.docker.io/corp").start().await;
+    let ask = async |login: Login<'_>, path: &str| {
+        login.on(proxy.registry(Method::GET, path)).header("user-agent", "docker/28.5.2 go/go1.24").send().await
+    };
+    for login in [Login::Nobody, Login::Account("bob")] {
+        for path in [image.tag_path("1"), image.manifest_path(), image.layer_path()] {
+            let refused = ask(login, &path).await;
+            assert_eq!(refused.status, 404, "{login:?} {path}: as if Docker Hub were not asked");
+        }
+    }
+    assert!(hub.seen().is_empty(), "nothing is asked for who may not have it");
+    ask(Login::Nobody, &other.tag_path("1")).await.is_whole(&other.manifest);
+    // Docker's token is for the name that it asks by.
+    let token = ask(Login::Account("alice"), "/token?service=entrepot&scope=repository:corp/app:pull").await;
+    let token: serde_json::Value = serde_json::from_slice(&token.body).expect("JSON");
+    for login in [Login::Account("alice"), Login::Token(token["token"].as_str().expect("a token"))] {
+        ask(login, &image.tag_path("1")).await.is_whole(&image.manifest);
+        ask(login, &image.layer_path()).await.is_whole(&image.layer);
+    }
 }

@@ -124,6 +124,9 @@ async fn bad_manifests_are_refused_and_nothing_is_stored() {
     let schema1 = r#"{"schemaVersion":1,"fsLayers":[]}"#;
     let other = digest_of(b"other").to_string();
     let docker = "application/vnd.docker.distribution.manifest.v2+json";
+    let artifact = "application/vnd.oci.artifact.manifest.v1+json";
+    let blob = json!({ "digest": digest_of(b"missing").to_string(), "size": 7 });
+    let incomplete = json!({ "mediaType": artifact, "blobs": [blob] }).to_string();
     for (reference, content_type, manifest, expected, code) in [
         ("v1", MANIFEST_TYPE, "{", 400, "MANIFEST_INVALID"),
         ("v1", MANIFEST_TYPE, "[]", 400, "MANIFEST_INVALID"),
@@ -133,6 +136,7 @@ async fn bad_manifests_are_refused_and_nothing_is_stored() {
         ("v1", MANIFEST_TYPE, r#"{"layers":[],"manifests":[]}"#, 400, "MANIFEST_INVALID"),
         ("v1", "application/vnd.docker.distribution.manifest.v1+json", schema1, 400, "MANIFEST_INVALID"),
         ("v1", MANIFEST_TYPE, &missing, 400, "MANIFEST_BLOB_UNKNOWN"),
+        ("v1", artifact, &incomplete, 400, "MANIFEST_BLOB_UNKNOWN"),
         ("v1", MANIFEST_TYPE, &large, 413, "MANIFEST_INVALID"),
         (&other, MANIFEST_TYPE, &text, 400, "DIGEST_INVALID"),
         ("sha256:baddigeststring", MANIFEST_TYPE, &text, 400, "DIGEST_INVALID"),
