@@ -68,7 +68,7 @@ impl<IO> Sealed<IO> {
         let session = Session::new(secured.extracted, secured.secrets)?;
         Ok(Self {
             io: secured.io,
-            receiver: Receiver::new(session, secured.plain, &secured.records, secured.is_closed),
+            receiver: Receiver::new(session, secured.records),
             outgoing: Outgoing::default(),
             late: None,
         })
