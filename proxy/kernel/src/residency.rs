@@ -32,19 +32,33 @@ struct Counts {
     recently_evicted: u64,
 }
 
+/// What is looked at of a window that is not known to be cached as a whole, where its first bytes are asked for.
+const PROBE_MAX_BYTES: usize = 256 * 1024;
+
 /// Whether reading `length` bytes at `offset` would wait for no disk. False where nobody can tell.
 pub fn is_resident(file: &File, offset: u64, length: usize) -> bool {
+    is_cached(file, offset, length).unwrap_or_else(|| readable_now(file, offset, length) == length)
+}
+
+/// How many of `length` bytes at `offset`, from the first on, can be read without waiting for a disk, or fewer where not
+/// all can. None where nobody can tell.
+pub fn resident_bytes(file: &File, offset: u64, length: usize) -> usize {
+    match is_cached(file, offset, length) {
+        Some(true) => length,
+        _ => readable_now(file, offset, length.min(PROBE_MAX_BYTES)),
+    }
+}
+
+/// As the kernel counts the pages; `None` where it does not.
+fn is_cached(file: &File, offset: u64, length: usize) -> Option<bool> {
     if length == 0 {
-        return true;
+        return Some(true);
     }
     let first_page = offset / PAGE_BYTES;
     let last_page = (offset + length as u64 - 1) / PAGE_BYTES;
-    let all_cached = match cached_pages(file, first_page * PAGE_BYTES, (last_page - first_page + 1) * PAGE_BYTES) {
-        Some(cached) => cached > last_page - first_page,
-        None => return can_read_now(file, offset, length),
-    };
+    let cached = cached_pages(file, first_page * PAGE_BYTES, (last_page - first_page + 1) * PAGE_BYTES)?;
     // A page that is still being read counts as cached; the last of a window is the last to arrive.
-    all_cached && can_read_now(file, offset + length as u64 - 1, 1)
+    Some(cached > last_page - first_page && readable_now(file, offset + length as u64 - 1, 1) == 1)
 }
 
 const PAGE_BYTES: u64 = 4096;
@@ -75,7 +89,8 @@ pub fn read_now(file: &File, offset: u64, length: usize) -> Option<Bytes> {
     (read == length).then(|| Bytes::from(bytes))
 }
 
-fn can_read_now(file: &File, offset: u64, length: usize) -> bool {
+/// How many of the bytes a read gives now.
+fn readable_now(file: &File, offset: u64, length: usize) -> usize {
     thread_local! {
         static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
     }
@@ -83,7 +98,7 @@ fn can_read_now(file: &File, offset: u64, length: usize) -> bool {
         if scratch.len() < length {
             scratch.resize(length, 0);
         }
-        read_nowait(file, offset, &mut scratch[..length]).is_ok_and(|read| read == length)
+        read_nowait(file, offset, &mut scratch[..length]).unwrap_or(0)
     })
 }
 
@@ -113,6 +128,8 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
     /// Content on a disk: what a memory file system holds is always resident.
     fn on_disk(pages: usize) -> File {
         let folder = std::env::current_dir().expect("a folder");
@@ -123,7 +140,6 @@ mod tests {
     }
 
     fn drop_cache(file: &File) {
-        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
         posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
     }
 
@@ -150,12 +166,20 @@ mod tests {
             std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 64 * 4096], 0).expect("read");
             assert!(is_resident(&file, 0, 64 * 4096), "old: {old}");
             assert!(is_resident(&file, 5000, 10_000) && is_resident(&file, 0, 0));
+            assert!(resident_bytes(&file, 5000, 60 * 4096) == 60 * 4096 && resident_bytes(&file, 0, 0) == 0);
             drop_cache(&file);
             assert!(!is_resident(&file, 0, 64 * 4096), "old: {old}");
+            assert_eq!(resident_bytes(&file, 0, 64 * 4096), 0, "old: {old}");
             assert!(!is_resident(&file, 63 * 4096, 4096));
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 0).expect("read");
+            // Asking may have begun to read ahead, which this ends.
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).expect("advised");
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut [0; 64 * 4096], 0).expect("read");
+            drop_cache(&file);
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 4096).expect("read");
+            assert_eq!(resident_bytes(&file, 5000, 20 * 4096), 2 * 4096 - 5000, "old: {old}");
         }
         IS_OLD.store(false, Ordering::Relaxed);
         assert!(!is_resident(&file, 64 * 4096, 1), "past the end is nothing to read");
+        assert_eq!(resident_bytes(&file, 64 * 4096, 1), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The body of an answer: in memory, from upstream, from the store, or from a fill that is running.
 //!
-//! Invariant: a body that goes wrong ends in an error, which makes hyper cut the connection; it never just ends.
+//! Invariant: a body that goes wrong ends in an error, which makes hyper cut the connection; it never just ends. HTTP/1.0
+//! cannot tell that from an end where the length is unknown, so it gets no such body (`length.rs`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

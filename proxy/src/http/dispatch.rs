@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use crate::config::ready::Scheme;
 use crate::http::body::ReplyBody;
 use crate::http::guard::GuardHandle;
+use crate::http::length::fit_for;
 use crate::http::log::{Entry, LoggedBody};
 use crate::http::reply::{Note, Reply};
 use crate::observe::access_log::AccessLog;
@@ -99,11 +100,13 @@ pub async fn dispatch(
     let started = (SystemTime::now(), Instant::now());
     let (method, uri) = (request.method().clone(), request.uri().path_and_query().map(ToString::to_string));
     let uri = uri.unwrap_or_else(|| "/".to_owned());
+    let version = request.version();
     let is_oci = uri == "/v2" || uri.starts_with("/v2/");
     let reply = match guard.rejection_of(&request) {
         Some(rejection) => framing_reply(site, rejection),
         None => answer(site, visit, request, &uri).await,
     };
+    let reply = fit_for(version, reply).await;
     finish(site, reply, is_oci, visit.client, visit.host.to_string(), (method, uri), started)
 }
 

@@ -35,7 +35,7 @@ pub struct Guard<IO> {
     ready: Bytes,
     shared: Arc<Shared>,
     head_timeout: Duration,
-    /// No request came yet: the first one is waited for no longer than for its head.
+    /// No request was handed on yet: the first one is waited for no longer than for its head.
     is_fresh: bool,
     /// Runs while a head has begun and is not complete.
     head_deadline: Option<Pin<Box<Sleep>>>,
@@ -165,6 +165,13 @@ impl<IO> Guard<IO> {
         let length = self.ready.len().min(buf.remaining());
         buf.put_slice(&self.ready[..length]);
         self.ready.advance(length);
+        self.handed_on();
+    }
+
+    /// A head is complete, whether it was read here or before. The deadline of the next one begins with that one.
+    fn handed_on(&mut self) {
+        self.is_fresh = false;
+        self.head_deadline = None;
     }
 }
 
@@ -222,8 +229,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 return Poll::Ready(Ok(()));
             }
             guard.push_read(buf, before);
-            guard.is_fresh &= guard.ready.is_empty() && buf.filled().len() == before;
             if buf.filled().len() > before {
+                guard.handed_on();
                 return Poll::Ready(Ok(()));
             }
         }
@@ -278,7 +285,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 mod tests {
     use super::*;
     const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-    use http_body_util::{BodyExt, Full};
+    use http_body_util::{BodyExt, Full, StreamBody};
     use hyper::body::Incoming;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
@@ -350,6 +357,50 @@ mod tests {
         let received = exchange("POST /one", [rest, BAD.as_bytes()], 4096).await;
         assert_eq!(bodies(&received), ["POST /one abc", "refused oci=true"]);
         assert_eq!(bodies(&exchange(BAD, [], 4096).await), ["refused oci=true"]);
+    }
+
+    /// What a client hears of a body whose every piece takes longer than a head may.
+    async fn slow_body(prefix: &'static str, sent: &str) -> String {
+        let (mut client, server) = duplex(4096);
+        let (guard, _handle) = Guard::new(server, Bytes::from_static(prefix.as_bytes()), HEAD_TIMEOUT);
+        let service = service_fn(|_request| async {
+            let pieces = futures_util::stream::unfold(0, |number| async move {
+                tokio::time::sleep(2 * HEAD_TIMEOUT).await;
+                let piece = hyper::body::Frame::data(Bytes::from_static(b"piece "));
+                (number < 3).then_some((Ok::<_, std::convert::Infallible>(piece), number + 1))
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(Box::pin(pieces))))
+        });
+        let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(guard), service);
+        let asking = async {
+            client.write_all(sent.as_bytes()).await.expect("sent");
+            let mut received = String::new();
+            client.read_to_string(&mut received).await.expect("text");
+            received
+        };
+        tokio::join!(async { drop(serving.await) }, asking).1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_longer_than_a_head() {
+        const HEAD: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        // Read before the guard existed, in part, and not at all.
+        for (prefix, rest) in [(HEAD, ""), (&HEAD[..9], &HEAD[9..]), ("", HEAD)] {
+            let received = slow_body(prefix, rest).await;
+            assert_eq!(received.matches("piece").count(), 3, "{prefix:?}: {received}");
+            assert!(received.ends_with("0\r\n\r\n"), "{prefix:?}: {received}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_does_not_come_is_not_waited_for() {
+        for (prefix, handed_on) in [("", 0), ("GET / HT", 0), ("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT", 27)] {
+            let (_client, server) = duplex(4096);
+            let (mut guard, _handle) = Guard::new(server, Bytes::from_static(prefix.as_bytes()), HEAD_TIMEOUT);
+            guard.read_exact(&mut vec![0; handed_on]).await.expect("a head");
+            let waited = tokio::time::timeout(2 * HEAD_TIMEOUT, guard.read_u8()).await.expect("no longer");
+            assert_eq!(waited.expect_err("no byte").kind(), io::ErrorKind::TimedOut, "{prefix:?}");
+        }
     }
 
     #[tokio::test]

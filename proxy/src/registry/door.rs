@@ -21,6 +21,7 @@ use super::web;
 use crate::config::ready::Scheme;
 use crate::http::dispatch::{Site, finish, framing_reply};
 use crate::http::guard::GuardHandle;
+use crate::http::length::fit_for;
 use crate::http::log::LoggedBody;
 use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
@@ -51,6 +52,7 @@ pub async fn answer(
     let started = (SystemTime::now(), Instant::now());
     let (method, uri) = (request.method().clone(), request.uri().path_and_query().map(ToString::to_string));
     let uri = uri.unwrap_or_else(|| "/".to_owned());
+    let version = request.version();
     let is_oci = uri == "/v2" || uri.starts_with("/v2/");
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let reply = match guard.rejection_of(&request) {
@@ -60,6 +62,7 @@ pub async fn answer(
         None if web::is_here(request.uri().path()) => Box::pin(web::answer(site, arrival, request)).await,
         None => site.page(&request).unwrap_or_else(nothing_here),
     };
+    let reply = fit_for(version, reply).await;
     finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
 }
 

@@ -52,11 +52,7 @@ impl<IO: Wire> Handed<IO> {
     pub fn new(secured: Secured<IO>) -> io::Result<Self> {
         let (session, key) = Session::with_kernel(secured.extracted, secured.secrets).map_err(broken)?;
         secured.io.take_over(&transmit_key(key).map_err(broken)?)?;
-        Ok(Self {
-            io: secured.io,
-            receiver: Receiver::new(session, secured.plain, &secured.records, secured.is_closed),
-            replies: Replies::default(),
-        })
+        Ok(Self { io: secured.io, receiver: Receiver::new(session, secured.records), replies: Replies::default() })
     }
 
     fn poll_replies(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

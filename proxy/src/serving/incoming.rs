@@ -25,10 +25,10 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Goes on with content and the beginning of a record; `hears_no_more` where the client has closed already.
-    pub(super) fn new(session: Session, plain: Vec<u8>, records: &[u8], hears_no_more: bool) -> Self {
-        let incoming = Incoming::new(plain, records);
-        Self { session: Box::new(session), incoming, hears_no_more, says_no_more: false }
+    /// Goes on with records that have come already, the last perhaps in part.
+    pub(super) fn new(session: Session, records: Vec<u8>) -> Self {
+        let incoming = Incoming { bytes: records, plain: 0..0, start: 0 };
+        Self { session: Box::new(session), incoming, hears_no_more: false, says_no_more: false }
     }
 
     /// Reads content. `answer` sends the session's replies as far as the socket takes them; false where so many wait that
@@ -85,14 +85,6 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Goes on with content, and with the beginning of a record.
-    fn new(plain: Vec<u8>, records: &[u8]) -> Self {
-        let plain_bytes = plain.len();
-        let mut bytes = plain;
-        bytes.extend_from_slice(records);
-        Self { bytes, plain: 0..plain_bytes, start: plain_bytes }
-    }
-
     /// Reads content; whether there was any.
     fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let length = self.plain.len().min(buf.remaining());

@@ -9,12 +9,14 @@
 //! ```
 //!
 //! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
-//! slice and what is read first; the kernel work itself is in the crate `entrepot-kernel`.
+//! slice and what is read first; what leaves the page cache before its slice is sent, `late` reads. The kernel work itself
+//! is in the crate `entrepot-kernel`.
 
 mod gather;
 pub mod handed;
 mod incoming;
 pub mod ladder;
+mod late;
 pub mod load;
 pub mod outlet;
 mod room;

@@ -1,23 +1,21 @@
 //! A TLS connection with a client, behind its handshake: what hyper writes is laid out as records of one large piece,
 //! sealed there, and goes out in one write. A mapped file's bytes are read straight into the records they leave in.
 //!
-//! Neighbours: `tls::record` has the protocol; `gather` lays out, `room` has the memory, `incoming` the other direction.
+//! Neighbours: `tls::record` has the protocol; `gather` lays out, `late` reads what the page cache does not have, `room`
+//! has the memory, `incoming` the other direction.
 //! Invariants: records leave in the order in which they were sealed, so nothing is sealed while anything waits; an idle
 //! connection holds no buffer; a file that lost bytes or a broken disk is an error of this connection and no more.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use entrepot_kernel::mapping::Located;
-use entrepot_kernel::{buffers, read};
 use rustls::ContentType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::gather::{gather, page_offset};
 use super::incoming::{Receiver, broken};
+use super::late::Late;
 use super::room::Room;
 use crate::tls::handshake::Secured;
 use crate::tls::record::{RECORD_MAX_BYTES, RecordError, Session};
@@ -39,13 +37,6 @@ struct Outgoing {
     room: Room,
     /// Answers to control messages in it.
     reply_bytes: usize,
-}
-
-/// Bytes of a file that had left the page cache, on their way.
-struct Late {
-    /// Where hyper has them.
-    address: usize,
-    read: Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>,
 }
 
 impl Outgoing {
@@ -77,7 +68,7 @@ impl<IO> Sealed<IO> {
         let session = Session::new(secured.extracted, secured.secrets)?;
         Ok(Self {
             io: secured.io,
-            receiver: Receiver::new(session, secured.plain, &secured.records, secured.is_closed),
+            receiver: Receiver::new(session, secured.records),
             outgoing: Outgoing::default(),
             late: None,
         })
@@ -92,8 +83,8 @@ impl<IO> Sealed<IO> {
         let mut room = Room::new();
         let memory = room.beginning_at(page_offset(slices).wrapping_sub(prefix) % super::room::PAGE_BYTES);
         let gathered = gather(slices, memory, stride, prefix)?;
-        if let (0, Some((located, length))) = (gathered.filled_bytes, &gathered.missing) {
-            self.late = Some(Late::read(slices, located, *length));
+        if let (0, Some((located, length))) = (gathered.filled_bytes, gathered.missing) {
+            self.late = Some(Late::read(slices, located, length));
             return Ok(None);
         }
         let mut sealed_bytes = 0;
@@ -111,17 +102,6 @@ impl<IO> Sealed<IO> {
     }
 }
 
-impl Late {
-    fn read(slices: &[IoSlice<'_>], located: &Located, length: usize) -> Self {
-        let mut reading = read::start(located.file(), located.offset, length.min(buffers::window_bytes()));
-        Self { address: first_address(slices), read: Box::pin(async move { reading.finish().await }) }
-    }
-}
-
-fn first_address(slices: &[IoSlice<'_>]) -> usize {
-    slices.iter().find(|slice| !slice.is_empty()).map_or(0, |slice| slice.as_ptr() as usize)
-}
-
 impl<IO: AsyncWrite + Unpin> Sealed<IO> {
     /// Sends what waits.
     fn poll_outgoing(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -130,18 +110,12 @@ impl<IO: AsyncWrite + Unpin> Sealed<IO> {
 
     /// Seals bytes that were read late, once they are there.
     fn poll_late(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<Option<usize>>> {
-        let Some(late) = &mut self.late else { return Poll::Ready(Ok(None)) };
-        let bytes = ready!(late.read.as_mut().poll(context));
-        let is_wanted = late.address == first_address(slices);
-        self.late = None;
-        let bytes = bytes?;
-        if !is_wanted {
-            return Poll::Ready(Ok(None));
-        }
-        if bytes.is_empty() {
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Poll::Ready(self.seal(&[IoSlice::new(&bytes)]))
+        let Some(mut late) = self.late.take().filter(|late| late.is_next(slices)) else { return Poll::Ready(Ok(None)) };
+        let Poll::Ready(bytes) = late.poll(context) else {
+            self.late = Some(late);
+            return Poll::Pending;
+        };
+        Poll::Ready(self.seal(&[IoSlice::new(&bytes?)]))
     }
 }
 

@@ -1,8 +1,9 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
 //! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; what comes of it becomes a session of `record`,
-//! which `serving` drives. rustls does the handshake and nothing else. A failed handshake's alert is sent before
-//! the error comes back, so the client knows as much as we do.
+//! which `serving` drives. rustls does the handshake and nothing else: it is shown a record at a time, and none behind the
+//! last of the handshake, because what it would answer to one (a key update of its own) would be lost with it. A failed
+//! handshake's alert is sent before the error comes back, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::record::record_bytes;
 
 /// Why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +59,8 @@ pub struct Secured<IO> {
     pub extracted: ExtractedSecrets,
     /// What derives the keys that follow.
     pub secrets: KernelConnection<ServerConnectionData>,
-    /// What the client has sent beyond the handshake, already opened.
-    pub plain: Vec<u8>,
-    /// What it has sent of a record that is not whole yet.
+    /// What the client has sent beyond the handshake.
     pub records: Vec<u8>,
-    /// Whether it has said that no more will come.
-    pub is_closed: bool,
 }
 
 /// Room for what one read brings; a client's whole flight is smaller as a rule.
@@ -83,24 +82,24 @@ where
 async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<ServerConfig>) -> io::Result<Secured<IO>> {
     // On the heap, as it is large and lives for a moment.
     let mut connection = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
-    let (mut incoming, mut outgoing, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-    let mut is_closed = false;
+    let (mut incoming, mut outgoing) = (Incoming::default(), Vec::new());
     loop {
-        match step(&mut connection, &mut incoming, &mut outgoing, &mut plain) {
+        match step(&mut connection, &mut incoming, &mut outgoing) {
             Ok(Step::Go) => {}
             Ok(Step::Send) => {
                 io.write_all(&outgoing).await?;
                 io.flush().await?;
                 outgoing.clear();
             }
-            Ok(Step::Closed) => is_closed = true,
+            Ok(Step::Closed) => return Err(has_left()),
+            Ok(Step::Receive) if incoming.show_next() => {}
             Ok(Step::Receive) => {
-                if incoming.len() > INCOMING_MAX_BYTES {
+                if incoming.bytes.len() > INCOMING_MAX_BYTES {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's handshake is too long"));
                 }
-                incoming.reserve(READ_BYTES);
-                if io.read_buf(&mut incoming).await? == 0 {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client left during the handshake"));
+                incoming.bytes.reserve(READ_BYTES);
+                if io.read_buf(&mut incoming.bytes).await? == 0 {
+                    return Err(has_left());
                 }
             }
             Ok(Step::Done) => break,
@@ -111,7 +110,39 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<Serve
         }
     }
     let (extracted, secrets) = connection.dangerous_into_kernel_connection().map_err(io::Error::other)?;
-    Ok(Secured { io, extracted, secrets, plain, records: incoming, is_closed })
+    Ok(Secured { io, extracted, secrets, records: incoming.bytes })
+}
+
+fn has_left() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the client left during the handshake")
+}
+
+/// What the client has sent and rustls has not done with.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    /// So much of it rustls has seen: messages that go on in the next record.
+    shown_bytes: usize,
+}
+
+impl Incoming {
+    /// Has rustls see one record more, if one is whole.
+    fn show_next(&mut self) -> bool {
+        let waiting = &self.bytes[self.shown_bytes..];
+        let length = match record_bytes(waiting) {
+            Ok(Some(length)) if length <= waiting.len() => length,
+            Ok(_) => 0,
+            // rustls has the alert for bytes that are no record.
+            Err(_) => waiting.len(),
+        };
+        self.shown_bytes += length;
+        length > 0
+    }
+
+    fn discard(&mut self, bytes: usize) {
+        self.bytes.drain(..bytes);
+        self.shown_bytes -= bytes;
+    }
 }
 
 /// What the handshake needs next.
@@ -123,14 +154,14 @@ enum Step {
     Done,
 }
 
-/// Has rustls take what is in `incoming`, and put into `outgoing` what is to be sent.
+/// Has rustls take what it is shown of `incoming`, and put into `outgoing` what is to be sent.
 fn step(
     connection: &mut UnbufferedServerConnection,
-    incoming: &mut Vec<u8>,
+    incoming: &mut Incoming,
     outgoing: &mut Vec<u8>,
-    plain: &mut Vec<u8>,
 ) -> Result<Step, rustls::Error> {
-    let UnbufferedStatus { mut discard, state } = connection.process_tls_records(incoming);
+    let shown = &mut incoming.bytes[..incoming.shown_bytes];
+    let UnbufferedStatus { discard, state } = connection.process_tls_records(shown);
     let step = match state? {
         ConnectionState::EncodeTlsData(data) => {
             encode(data, outgoing)?;
@@ -141,21 +172,12 @@ fn step(
             Step::Send
         }
         ConnectionState::BlockedHandshake => Step::Receive,
-        // A client may send its first request right behind its last handshake message.
-        ConnectionState::ReadTraffic(mut traffic) => {
-            while let Some(record) = traffic.next_record() {
-                let record = record?;
-                discard += record.discard;
-                plain.extend_from_slice(record.payload);
-            }
-            Step::Go
-        }
-        ConnectionState::PeerClosed => Step::Closed,
-        ConnectionState::WriteTraffic(_) | ConnectionState::Closed => Step::Done,
-        // Early data are switched off (`server`), and nothing else is known.
+        ConnectionState::PeerClosed | ConnectionState::Closed => Step::Closed,
+        ConnectionState::WriteTraffic(_) => Step::Done,
+        // Early data are switched off (`server`), traffic is not shown, and nothing else is known.
         _ => return Err(rustls::Error::HandshakeNotComplete),
     };
-    incoming.drain(..discard);
+    incoming.discard(discard);
     Ok(step)
 }
 

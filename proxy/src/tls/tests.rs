@@ -1,6 +1,6 @@
 //! Real handshakes in process: rustls clients against the leaves of this room, over tokio's pipes.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -10,9 +10,12 @@ use rustls::client::{ClientConfig, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 use x509_parser::parse_x509_certificate;
 
@@ -251,6 +254,59 @@ async fn a_hello_in_any_pieces_is_understood() {
             outcome.client.expect("connected");
         }
     }
+}
+
+#[tokio::test]
+async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
+    let store = store();
+    let config = store.server_config(&host("ghcr.io")).await.expect("a leaf");
+    let name = ServerName::try_from("ghcr.io").expect("a name");
+    for closes in [false, true] {
+        let mut session = ClientConnection::new(Arc::new(client(&store, &[&TLS13])), name.clone()).expect("a client");
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        let served = tokio::spawn(serve_a_byte(far, Arc::clone(&config)));
+        let mut flight = Vec::new();
+        while session.is_handshaking() {
+            session.write_tls(&mut flight).expect("memory");
+            near.write_all(&std::mem::take(&mut flight)).await.expect("written");
+            receive(&mut session, &mut near).await;
+        }
+        // The last message of the handshake, a key update that asks for one, a byte and perhaps the end, at once.
+        session.refresh_traffic_keys().expect("TLS 1.3");
+        session.writer().write_all(b"x").expect("memory");
+        if closes {
+            session.send_close_notify();
+        }
+        while session.wants_write() {
+            session.write_tls(&mut flight).expect("memory");
+        }
+        near.write_all(&flight).await.expect("written");
+        let mut heard = [0];
+        while session.reader().read(&mut heard).is_err() {
+            receive(&mut session, &mut near).await;
+        }
+        assert_eq!(&heard, b"x");
+        if closes {
+            assert_eq!(served.await.expect("no panic").read(&mut heard).await.expect("a clean end"), 0);
+        }
+    }
+}
+
+/// Takes a byte and sends it back.
+async fn serve_a_byte(far: DuplexStream, config: Arc<ServerConfig>) -> Sealed<DuplexStream> {
+    let mut stream = Sealed::new(accept(far, config, PATIENCE).await.expect("accepted")).expect("keys");
+    let byte = stream.read_u8().await.expect("a byte");
+    stream.write_u8(byte).await.expect("written");
+    stream.flush().await.expect("flushed");
+    stream
+}
+
+async fn receive(session: &mut ClientConnection, near: &mut DuplexStream) {
+    let mut bytes = vec![0; 16 * 1024];
+    let read = near.read(&mut bytes).await.expect("read");
+    assert!(read > 0, "the server left");
+    session.read_tls(&mut &bytes[..read]).expect("room");
+    session.process_new_packets().expect("under the right key");
 }
 
 #[tokio::test]

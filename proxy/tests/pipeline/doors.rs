@@ -81,7 +81,7 @@ async fn what_the_grammar_does_not_know_is_refused_in_words() {
 }
 
 /// Writes bytes to the door and reads until it closes.
-async fn raw(proxy: &Proxy, request: &[u8]) -> String {
+pub(crate) async fn raw(proxy: &Proxy, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(proxy.door).await.expect("the door is open");
     // The door may have closed before all was written.
     let _ = stream.write_all(request).await;

@@ -6,6 +6,7 @@ use entrepot::observe::labels::FillFailure;
 use entrepot_core::digest::Digest;
 use futures_util::future::join_all;
 
+use crate::doors::raw;
 use crate::harness::{Answer, Proxy, Upstream, bytes, digest_of};
 
 fn path(digest: &Digest) -> String {
@@ -177,4 +178,55 @@ async fn a_wrong_part_poisons_nothing() {
         assert!(outcome.is_err(), "bytes={whole} was completed with wrong bytes");
     }
     proxy.holds_nothing().await;
+}
+
+/// HTTP/1.0, where a body without a length ends with the connection, however that ends. The status and the body.
+async fn old_get(proxy: &Proxy, upstream: &Upstream, path: &str) -> (u16, String) {
+    let request = format!("GET http://{}{path} HTTP/1.0\r\n\r\n", upstream.host());
+    let answer = raw(proxy, request.as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    assert_eq!(length, Some(body.len()), "a whole body of a known length: {head}");
+    (status, body.to_owned())
+}
+
+#[tokio::test]
+async fn http_1_0_gets_nothing_that_may_break_off_unnoticed() {
+    let honest = |size: usize| Bytes::from("0123456789".repeat(size / 10));
+    for size in [1000, 1_000_000] {
+        let content = honest(size);
+        for bad in [
+            Answer::content(flipped(&content, size - 1)).chunked(),
+            Answer::content(flipped(&content, 0)).until_close(),
+        ] {
+            let upstream = Upstream::start().await;
+            let digest = digest_of(&content);
+            upstream.blob_as("team/app", &digest, bad);
+            let proxy = Proxy::before(&[&upstream]).await;
+            let (status, body) = old_get(&proxy, &upstream, &path(&digest)).await;
+            assert!(status >= 500 && body.contains(r#""message":"entrepot: "#), "{status} {body:.300}");
+            // The same of what is only relayed.
+            upstream.on("/v2/team/app/tags/list", move |_| Answer::json(200, "{}").chunked().reset_after(1));
+            assert_eq!(old_get(&proxy, &upstream, "/v2/team/app/tags/list").await.0, 502);
+        }
+    }
+    // What is whole and short arrives; what is long is for HTTP/1.1 until its length is known.
+    let upstream = Upstream::start().await;
+    let (short, long) = (honest(1000), honest(1_000_000));
+    for content in [&short, &long] {
+        upstream.blob_as("team/app", &digest_of(content), Answer::content(content.clone()).chunked());
+    }
+    let list = r#"{"name":"team/app","tags":["1"]}"#;
+    upstream.on("/v2/team/app/tags/list", move |_| Answer::json(200, list).chunked());
+    let proxy = Proxy::before(&[&upstream]).await;
+    assert_eq!(old_get(&proxy, &upstream, "/v2/team/app/tags/list").await, (200, list.to_owned()));
+    let (short_path, long_path) = (path(&digest_of(&short)), path(&digest_of(&long)));
+    assert_eq!(old_get(&proxy, &upstream, &short_path).await.1.as_bytes(), short);
+    let (status, told) = old_get(&proxy, &upstream, &long_path).await;
+    assert!(status == 505 && told.contains("ask by HTTP/1.1"), "{status} {told:.300}");
+    proxy.get(&upstream, &long_path).send().await.is_whole(&long);
+    proxy.landed().await;
+    let (status, body) = old_get(&proxy, &upstream, &long_path).await;
+    assert!(status == 200 && body.as_bytes() == long, "{status}");
 }

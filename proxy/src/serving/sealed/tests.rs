@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use entrepot_kernel::mapping::MappedFile;
 use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};

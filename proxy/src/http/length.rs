@@ -1,0 +1,42 @@
+//! HTTP/1.0 tells a body's end by its length, or by the connection's end, and a body that broke off ends the connection
+//! too. So who speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
+
+use entrepot_core::error::ErrorCode;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, StatusCode, Version};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use crate::http::body::ReplyBody;
+use crate::http::reply::{Note, Reply};
+
+/// A longer body is not kept to be counted: lists and tokens are shorter, blobs that are longer are asked for by HTTP/1.1.
+const COUNTED_MAX_BYTES: usize = 256 * 1024;
+
+const UNKNOWN: &str = "entrepot: the upstream registry does not say how long this is, and HTTP/1.0 could not tell the end \
+                       of it from a broken connection; ask by HTTP/1.1 (nginx: proxy_http_version 1.1)";
+
+/// The reply as it may be sent to a client of this version.
+pub(crate) async fn fit_for(version: Version, reply: Reply) -> Reply {
+    let is_known = reply.headers.contains_key(CONTENT_LENGTH)
+        || reply.body.size_hint().exact().is_some()
+        || reply.body.is_end_stream();
+    if version >= Version::HTTP_11 || is_known { reply } else { Box::pin(counted(reply)).await }
+}
+
+async fn counted(reply: Reply) -> Reply {
+    let Reply { status, mut headers, body, note } = reply;
+    let (instead, reason) = match Limited::new(body, COUNTED_MAX_BYTES).collect().await {
+        Ok(collected) => {
+            let bytes = collected.to_bytes();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len() as u64));
+            return Reply { status, headers, body: ReplyBody::Full(bytes), note };
+        }
+        Err(error) if error.is::<LengthLimitError>() => {
+            let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+            (Reply::error_with_status(status, ErrorCode::Unsupported, UNKNOWN), "http_1_0")
+        }
+        Err(error) => (Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")), "cut_off"),
+    };
+    Reply { note: Note { reason: Some(reason), ..note }, ..instead }
+}
