@@ -222,10 +222,15 @@ entrepot client setup --runtime kind --ca-sha256 "$SHA256" --verify-image "$IMAG
 cp /etc/systemd/system/containerd.service.d/entrepot.conf /out/drop-in
 entrepot client undo --runtime kind
 snapshot after
+# Nodes do not resolve a name that this machine does.
+name_appliance
+entrepot client setup --runtime kind --appliance docker-registry.local --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+cmp /etc/systemd/system/containerd.service.d/entrepot.conf /out/drop-in
+entrepot client undo --runtime kind
 "#;
     let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
     machine.run(script, &variables).expect_success("kind");
-    assert_eq!(machine.read("nodes"), "kind-control-plane\n".repeat(2));
+    assert_eq!(machine.read("nodes"), "kind-control-plane\n".repeat(4));
     assert!(machine.read("drop-in").contains("HTTPS_PROXY=http://10.90.1.1:3128/"));
     machine.assert_as_before("kind");
 }

@@ -5,6 +5,7 @@ mod access;
 mod admin;
 mod bad_input;
 mod client;
+mod client_failures;
 mod config;
 mod crash;
 mod direct;
@@ -41,6 +42,7 @@ mod stale;
 mod takeover;
 mod transparent;
 mod tunnel;
+mod vagrantfile;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

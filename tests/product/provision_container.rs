@@ -14,6 +14,8 @@ use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 use entrepot_tests::{images, names};
 
+use super::provision_recipes::{documents, strings};
+
 const BUILD: Duration = Duration::from_secs(120);
 
 /// The program without shared libraries that tests/run links.
@@ -64,10 +66,20 @@ fn the_image_runs_in_the_place_of_docker_registry_proxy() {
     finish(&world.proxy, copy, BUILD).expect_success("skopeo copy");
     let volume = |name: &str, place: &str| format!("{}:{place}", world.make_directory(name).display());
     let (cache, ca) = (volume("cache-volume", "/docker_mirror_cache"), volume("ca-volume", "/ca"));
+    // As docker-registry-proxy leaves it: its nginx's worker is user 101.
+    std::os::unix::fs::chown(world.path("cache-volume"), Some(101), Some(101)).expect("nginx's volume");
+    let compose = &documents("provision/container/compose.yaml")[0]["services"]["docker_registry_proxy"];
+    let powers = |option: &str, list: &str| -> Vec<String> {
+        strings(&compose[list]).into_iter().map(|power| format!("{option}={power}")).collect()
+    };
+    let powers = [powers("--cap-drop", "cap_drop"), powers("--cap-add", "cap_add")].concat();
+    let powers: Vec<&str> = powers.iter().map(String::as_str).collect();
+    assert_eq!(powers, ["--cap-drop=ALL", "--cap-add=DAC_OVERRIDE"]);
     let trust = format!("{}:/etc/ssl/certs/ca-certificates.crt:ro", world.internet_ca().display());
     let run = podman(
         &[
-            &["run", "--rm", "--network", "host", "--no-hosts", "--dns", "10.90.2.30", "--cap-drop", "all"][..],
+            &["run", "--rm", "--network", "host", "--no-hosts", "--dns", "10.90.2.30"][..],
+            &powers,
             &["--read-only", "-v", &cache, "-v", &ca, "-v", &trust],
             &["-e", "REGISTRIES=reg.example", "-e", "ENABLE_MANIFEST_CACHE=true", "localhost/entrepot"],
         ]

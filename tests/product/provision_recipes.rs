@@ -8,7 +8,7 @@ use entrepot_tests::machine::repository;
 use serde_json::Value;
 
 /// Everything in a YAML file.
-fn documents(path: &str) -> Vec<Value> {
+pub(super) fn documents(path: &str) -> Vec<Value> {
     const READ: &str = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-c", READ]).arg(repository().join(path));
@@ -17,7 +17,7 @@ fn documents(path: &str) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-fn strings(list: &Value) -> Vec<String> {
+pub(super) fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|text| text.as_str()).map(str::to_owned).collect()
 }
 

@@ -17,6 +17,8 @@ prepare() {
 echo "$@" >>/out/systemctl
 # The power fails here, as far as whoever called can tell.
 [ ! -e /out/deadly ] || kill -9 $PPID
+# A unit that does not start.
+[ ! -e /out/failing ] || [ "$*" != "try-restart $(cat /out/failing)" ] || exit 1
 if [ "$*" = "try-restart docker.service" ] && [ -e /out/dockerd.pid ]; then
     . /out/functions
     stop_dockerd
@@ -33,6 +35,21 @@ EOF
 # The trust store as the distribution's own tool makes it.
 settle_trust() {
     update-ca-certificates --fresh >/dev/null 2>&1
+}
+
+# From here on the trust tool does nothing, and the store is as it was when `cp -a /etc/ssl/certs /out/certs` was run:
+# set-up works until it relies on what this machine trusts.
+break_trust() {
+    printf '#!/bin/sh\n' >/usr/sbin/update-ca-certificates
+    rm -rf /etc/ssl/certs
+    cp -a /out/certs /etc/ssl/certs
+}
+
+# The appliance by the name that it is announced by, as with libnss-mdns.
+name_appliance() {
+    cp /etc/hosts /out/hosts
+    echo "10.90.1.1 docker-registry.local" >>/out/hosts
+    mount --bind /out/hosts /etc/hosts
 }
 
 # dockerd with the environment that systemd would give it.

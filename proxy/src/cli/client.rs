@@ -4,6 +4,7 @@
 
 mod set_up;
 
+use std::fmt;
 use std::io;
 use std::process::{ExitCode, Stdio};
 
@@ -11,6 +12,7 @@ use clap::{Args, Subcommand};
 
 use super::exit;
 use crate::client::appliance::ApplianceError;
+use crate::client::change::Aftermath;
 use crate::client::execute::{ExecuteError, Step, shown, undo};
 use crate::client::host::Host;
 use crate::client::journal::{Journal, JournalError};
@@ -91,8 +93,8 @@ enum ClientError {
     Unconfirmed(String),
     #[error("nothing was changed")]
     Declined,
-    #[error("no manifest comes through {proxy}: {reason}; nothing was changed (--no-verify sets up all the same)")]
-    Unverified { proxy: std::net::SocketAddr, reason: String },
+    #[error("no manifest comes through {proxy}: {reason}; {came_of_it}")]
+    Unverified { proxy: std::net::SocketAddr, reason: String, came_of_it: CameOfIt },
     #[error("{0} of the steps could not be taken back, as said above; the rest is as it was")]
     Left(usize),
     #[error("cannot start: {0}")]
@@ -103,6 +105,28 @@ enum ClientError {
     NotInPlace,
     #[error("the appliance is not in order, as shown")]
     NotWell,
+}
+
+/// What became of a set-up that no manifest came through.
+#[derive(Debug)]
+enum CameOfIt {
+    /// It was not begun.
+    Unchanged,
+    /// It was in place before this run.
+    Stays,
+    /// It was done, and taken back.
+    WentBack(Aftermath),
+}
+
+impl fmt::Display for CameOfIt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALL_THE_SAME: &str = "(--no-verify sets up all the same)";
+        match self {
+            Self::Unchanged => write!(formatter, "nothing was changed {ALL_THE_SAME}"),
+            Self::Stays => formatter.write_str("it was set up like this before, and stays (`entrepot client undo`)"),
+            Self::WentBack(aftermath) => write!(formatter, "{aftermath} {ALL_THE_SAME}"),
+        }
+    }
 }
 
 /// Runs one command; says on stderr what failed.
@@ -225,7 +249,8 @@ impl ClientError {
             | Self::Declined => exit::USAGE,
             Self::Appliance(_) | Self::Unverified { .. } | Self::NotWell => exit::UNAVAILABLE,
             Self::Plan(PlanError::Host(_))
-            | Self::Execute(ExecuteError::Write { .. } | ExecuteError::Command { .. })
+            | Self::Execute(ExecuteError::Read { .. } | ExecuteError::Write { .. })
+            | Self::Execute(ExecuteError::Command { .. } | ExecuteError::TakenBack { .. })
             | Self::Journal(_)
             | Self::Left(_)
             | Self::Start(_)

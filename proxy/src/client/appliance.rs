@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
 
+use super::Runtime;
+use super::plan::is_local_name;
 use crate::discovery::browse::{BrowseError, Found, browse};
 use crate::discovery::facts::Facts;
 use crate::discovery::probe::{self, CaCertificate, ProbeError};
@@ -77,6 +79,14 @@ pub async fn ask(host: String, proxy: SocketAddr) -> Result<Appliance, Appliance
 }
 
 impl Appliance {
+    /// As `runtime` reaches it: Kind's nodes do not ask mDNS, even where this machine does.
+    pub fn host_for(&self, runtime: Runtime) -> String {
+        if runtime == Runtime::Kind && is_local_name(&self.host) {
+            return self.proxy.ip().to_string();
+        }
+        self.host.clone()
+    }
+
     /// Refuses any certificate but the expected one.
     pub fn expect(&self, expected: &str) -> Result<(), ApplianceError> {
         if self.ca.sha256 == expected {
@@ -102,7 +112,7 @@ fn by_name(named: &str) -> Result<(String, SocketAddr), ApplianceError> {
         return Ok((name, *proxy));
     }
     let is_it = |found: &Found| found.host == name;
-    if name.ends_with(".local")
+    if is_local_name(&name)
         && let Some(found) = browse(BROWSE, is_it)?.into_iter().find(is_it)
     {
         return only(vec![found]);
@@ -121,6 +131,27 @@ fn only(found: Vec<Found>) -> Result<(String, SocketAddr), ApplianceError> {
                 None => found.host.clone(),
             });
             Err(ApplianceError::Several(names.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_nodes_get_an_address_for_a_name_of_mdns() {
+        for (host, in_nodes) in
+            [("docker-registry.local", "192.0.2.5"), ("cache.lan", "cache.lan"), ("192.0.2.5", "192.0.2.5")]
+        {
+            let appliance = Appliance {
+                host: host.to_owned(),
+                proxy: "192.0.2.5:3128".parse().expect("an address"),
+                facts: Facts::new(3128, "ab"),
+                ca: CaCertificate { pem: String::new(), sha256: "ab".to_owned() },
+            };
+            assert_eq!(appliance.host_for(Runtime::Kind), in_nodes);
+            assert_eq!(appliance.host_for(Runtime::Docker), host);
         }
     }
 }

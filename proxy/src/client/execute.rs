@@ -1,4 +1,5 @@
-//! Doing a plan, and undoing it: journal, files, commands; backwards for undo.
+//! Doing a plan, and undoing it: journal, files, commands; backwards for undo. Its neighbour `change` is the way back from
+//! a run that fails.
 //!
 //! Both can be interrupted anywhere and be run again: each file is compared with the journal before it is touched, and
 //! what is neither as it was nor as we wrote it is somebody's work since, and is left alone.
@@ -8,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Runtime;
+use super::change::{Aftermath, Change, run_all};
 use super::host::Host;
 use super::journal::{Before, Entry, Journal, JournalError, replace, sha256};
 use super::plan::{Command, NewFile, Plan};
@@ -36,7 +38,7 @@ pub enum Step<'a> {
     CommandFailed(&'a Command, &'a str),
 }
 
-/// Why a plan was not done. Whatever had been done was undone.
+/// Why a plan was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
     /// A file of that name is somebody's.
@@ -55,8 +57,16 @@ pub enum ExecuteError {
         /// Whose.
         runtime: Runtime,
     },
+    /// The disk, before anything was changed.
+    #[error("cannot read {path}: {source}; nothing was changed", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The disk.
-    #[error("cannot write {path}: {source}; everything is as it was", path = path.display())]
+    #[error("cannot write {path}: {source}", path = path.display())]
     Write {
         /// Where.
         path: PathBuf,
@@ -64,12 +74,20 @@ pub enum ExecuteError {
         source: io::Error,
     },
     /// A command.
-    #[error("`{command}` failed: {said}; everything is as it was")]
+    #[error("`{command}` failed: {said}")]
     Command {
         /// Which.
         command: String,
         /// Its last words.
         said: String,
+    },
+    /// A step failed, and those before it were taken back.
+    #[error("{failure}; {aftermath}")]
+    TakenBack {
+        /// What failed.
+        failure: Box<ExecuteError>,
+        /// What came of it.
+        aftermath: Aftermath,
     },
     /// The journal.
     #[error(transparent)]
@@ -77,7 +95,7 @@ pub enum ExecuteError {
 }
 
 /// Does `plan` and fills `journal`. `others` are the journals of other runtimes, `previous` is this one's of an earlier
-/// run. Returns whether anything changed.
+/// run. Returns the change; none where everything was in place already. What fails half-way is taken back.
 pub fn apply(
     host: &Host,
     plan: &Plan,
@@ -86,34 +104,41 @@ pub fn apply(
     others: &[Journal],
     run: Runner<'_>,
     told: Told<'_>,
-) -> Result<bool, ExecuteError> {
+) -> Result<Option<Change>, ExecuteError> {
     let known = |path: &str| previous.and_then(|journal| find(journal, path));
     for file in &plan.files {
         journal.files.push(entry(host, file, known(&file.path), others)?);
     }
     journal.made_folders = made_folders(host, plan, previous, others);
-    journal.undo_commands = plan.undo_commands.clone();
+    (journal.commands, journal.undo_commands) = (plan.commands.clone(), plan.undo_commands.clone());
     let abandoned: Vec<&Entry> = previous
         .map_or(Vec::new(), |old| old.files.iter().filter(|entry| find(&journal, &entry.path).is_none()).collect());
     let as_planned = |entry: &Entry| current(host, &entry.path).as_deref() == Some(&entry.after_sha256);
     if previous.is_some() && abandoned.is_empty() && !journal.files.is_empty() && journal.files.iter().all(as_planned) {
         journal.files.iter().for_each(|entry| told(Step::Unchanged(&entry.path)));
         journal.save(host)?;
-        return Ok(false);
+        return Ok(None);
     }
     // Both ways are on the disk before the first change.
     let mut whole = journal.clone();
+    for entry in &mut whole.files {
+        entry.earlier_sha256 = known(&entry.path).and_then(|_| current(host, &entry.path));
+    }
     whole.files.extend(abandoned.iter().map(|entry| (*entry).clone()));
+    let change = Change::begin(host, plan, &whole, &abandoned, previous)?;
     whole.save(host)?;
-    for entry in abandoned {
-        restore(host, entry, others, told).map_err(|source| write_error(host, &entry.path, source))?;
+    let mut done = abandoned.iter().try_for_each(|entry| match restore(host, entry, others, told) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(write_error(host, &entry.path, source)),
+    });
+    done = done.and_then(|()| carry_out(host, plan, &journal, run, told));
+    match done.and_then(|()| journal.save(host).map_err(ExecuteError::from)) {
+        Ok(()) => Ok(Some(change)),
+        Err(failure) => {
+            let (failure, aftermath) = (Box::new(failure), change.take_back(host, run, told));
+            Err(ExecuteError::TakenBack { failure, aftermath })
+        }
     }
-    if let Err(error) = carry_out(host, plan, &journal, run, told) {
-        take_back(host, &whole, others, run, told)?;
-        return Err(error);
-    }
-    journal.save(host)?;
-    Ok(true)
 }
 
 /// Restores what the journal says, runs its commands, and takes the journal away. Returns what was left alone or failed.
@@ -124,7 +149,18 @@ pub fn undo(
     run: Runner<'_>,
     told: Told<'_>,
 ) -> Result<usize, ExecuteError> {
-    take_back(host, journal, others, run, told)
+    let mut problems = 0;
+    for entry in journal.files.iter().rev() {
+        let restored = restore(host, entry, others, told).map_err(|source| write_error(host, &entry.path, source))?;
+        problems += usize::from(!restored);
+    }
+    for folder in journal.made_folders.iter().rev() {
+        // Somebody's files in it keep it.
+        let _ = fs::remove_dir(host.at(folder));
+    }
+    problems += run_all(&journal.undo_commands, run, told);
+    journal.remove(host)?;
+    Ok(problems)
 }
 
 fn carry_out(host: &Host, plan: &Plan, journal: &Journal, run: Runner<'_>, told: Told<'_>) -> Result<(), ExecuteError> {
@@ -144,35 +180,6 @@ fn carry_out(host: &Host, plan: &Plan, journal: &Journal, run: Runner<'_>, told:
     Ok(())
 }
 
-fn take_back(
-    host: &Host,
-    journal: &Journal,
-    others: &[Journal],
-    run: Runner<'_>,
-    told: Told<'_>,
-) -> Result<usize, ExecuteError> {
-    let mut problems = 0;
-    for entry in journal.files.iter().rev() {
-        let restored = restore(host, entry, others, told).map_err(|source| write_error(host, &entry.path, source))?;
-        problems += usize::from(!restored);
-    }
-    for folder in journal.made_folders.iter().rev() {
-        // Somebody's files in it keep it.
-        let _ = fs::remove_dir(host.at(folder));
-    }
-    for command in &journal.undo_commands {
-        match run(command) {
-            Ok(()) => told(Step::Ran(command)),
-            Err(said) => {
-                problems += 1;
-                told(Step::CommandFailed(command, &said));
-            }
-        }
-    }
-    journal.remove(host)?;
-    Ok(problems)
-}
-
 /// Whether the file is as it has to be now; false where it was left alone.
 fn restore(host: &Host, entry: &Entry, others: &[Journal], told: Told<'_>) -> io::Result<bool> {
     let path = host.at(&entry.path);
@@ -181,11 +188,10 @@ fn restore(host: &Host, entry: &Entry, others: &[Journal], told: Told<'_>) -> io
         return Ok(true);
     }
     let now = current(host, &entry.path);
-    let before = entry.before.as_ref().map(|before| sha256(&before.content()));
-    if now == before {
+    if now == entry.before_sha256() {
         return Ok(true);
     }
-    if now.as_deref() != Some(&entry.after_sha256) {
+    if !entry.wrote(now.as_deref()) {
         told(Step::LeftAlone(&entry.path));
         return Ok(false);
     }
@@ -206,9 +212,8 @@ fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal])
             return Err(ExecuteError::Shared { path: file.path.clone(), runtime });
         }
         (Some(entry), _) => {
-            let before = entry.before.as_ref().map(|before| sha256(&before.content()));
             let now = current(host, &file.path);
-            if now != before && now.as_deref() != Some(&entry.after_sha256) {
+            if now != entry.before_sha256() && !entry.wrote(now.as_deref()) {
                 return Err(ExecuteError::Changed(file.path.clone()));
             }
             entry.before.clone()
@@ -218,7 +223,7 @@ fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal])
             let path = host.at(&file.path);
             // A link to nowhere would be lost without a trace.
             let dangles = path.is_symlink() && !path.exists();
-            let before = Before::of(&path).map_err(|source| ExecuteError::Write { path, source })?;
+            let before = Before::of(&path).map_err(|source| ExecuteError::Read { path, source })?;
             let differs = before.as_ref().is_some_and(|before| before.content() != file.content);
             if dangles || (differs && !file.extends) {
                 return Err(ExecuteError::Foreign(file.path.clone()));
@@ -226,7 +231,7 @@ fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal])
             before
         }
     };
-    Ok(Entry { path: file.path.clone(), before, after_sha256 })
+    Ok(Entry { path: file.path.clone(), before, after_sha256, earlier_sha256: None })
 }
 
 fn write(path: &Path, file: &NewFile, entry: &Entry) -> io::Result<()> {
@@ -256,7 +261,7 @@ fn made_folders(host: &Host, plan: &Plan, previous: Option<&Journal>, others: &[
 }
 
 /// The folders above `path` that are not there, the uppermost first.
-fn missing_folders(host: &Host, path: &str) -> Vec<String> {
+pub(super) fn missing_folders(host: &Host, path: &str) -> Vec<String> {
     let above = Path::new(path).ancestors().skip(1);
     let missing = above.take_while(|folder| !host.at(folder).exists());
     let mut missing: Vec<String> = missing.map(|folder| folder.to_string_lossy().into_owned()).collect();
@@ -269,7 +274,7 @@ fn find<'a>(journal: &'a Journal, path: &str) -> Option<&'a Entry> {
 }
 
 /// The digest of what is there now.
-fn current(host: &Host, path: &str) -> Option<String> {
+pub(super) fn current(host: &Host, path: &str) -> Option<String> {
     host.read(path).ok().flatten().map(|content| sha256(&content))
 }
 

@@ -44,6 +44,9 @@ pub struct Journal {
     pub files: Vec<Entry>,
     /// Folders that were made, in the order of making.
     pub made_folders: Vec<String>,
+    /// What ran after the files were written.
+    #[serde(default)]
+    pub commands: Vec<Command>,
     /// To run after the files are as they were.
     pub undo_commands: Vec<Command>,
 }
@@ -57,6 +60,9 @@ pub struct Entry {
     pub before: Option<Before>,
     /// SHA-256 of what was written.
     pub after_sha256: String,
+    /// SHA-256 of what an earlier set-up wrote there, while it is being replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_sha256: Option<String>,
 }
 
 /// A file as it was.
@@ -93,9 +99,9 @@ impl Journal {
     /// An empty one.
     pub fn new(runtime: Runtime, mode: Mode, appliance: &str, proxy_port: u16, ca_sha256: &str) -> Self {
         let (appliance, ca_sha256) = (appliance.to_owned(), ca_sha256.to_owned());
-        let (files, made_folders, undo_commands) = (Vec::new(), Vec::new(), Vec::new());
-        let version = VERSION;
-        Self { version, runtime, mode, appliance, proxy_port, ca_sha256, files, made_folders, undo_commands }
+        let (files, made_folders, version) = (Vec::new(), Vec::new(), VERSION);
+        let (commands, undo_commands) = (Vec::new(), Vec::new());
+        Self { version, runtime, mode, appliance, proxy_port, ca_sha256, files, made_folders, commands, undo_commands }
     }
 
     /// Every journal of this machine.
@@ -132,6 +138,18 @@ pub fn before(journals: &[Journal]) -> BTreeMap<String, Option<Vec<u8>>> {
     entries.map(|entry| (entry.path.clone(), entry.before.as_ref().map(Before::content))).collect()
 }
 
+impl Entry {
+    /// SHA-256 of what was there; none where nothing was.
+    pub fn before_sha256(&self) -> Option<String> {
+        self.before.as_ref().map(Before::sha256)
+    }
+
+    /// Whether what is there `now` was written by us.
+    pub fn wrote(&self, now: Option<&str>) -> bool {
+        now.is_some() && (now == Some(&*self.after_sha256) || now == self.earlier_sha256.as_deref())
+    }
+}
+
 impl Before {
     /// The file at `path` now; none where there is none.
     pub fn of(path: &Path) -> io::Result<Option<Self>> {
@@ -150,6 +168,11 @@ impl Before {
     /// Its bytes.
     pub fn content(&self) -> Vec<u8> {
         STANDARD.decode(&self.content_base64).unwrap_or_default()
+    }
+
+    /// Their digest.
+    pub fn sha256(&self) -> String {
+        sha256(&self.content())
     }
 
     /// Puts it back.

@@ -4,7 +4,7 @@
 //! cli/client ─► appliance: who, and is its CA the expected one
 //!            ─► runtimes/*: pure, Host (files as they are) + Target ─► Plan (new files, commands), or a refusal
 //!            ─► verify: a manifest by the way that is about to be set up
-//!            ─► execute: journal first, then files, then commands; any failure is undone
+//!            ─► execute: journal first, then files, then commands; any failure is taken back (change)
 //! undo       ─► journal backwards          status ─► journal against the files as they are
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! fingerprint that was asked for.
 
 pub mod appliance;
+pub mod change;
 pub mod execute;
 pub mod host;
 pub mod journal;

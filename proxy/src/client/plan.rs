@@ -100,9 +100,11 @@ impl Target {
         format!("http://{}:{}/", self.authority_host(), self.proxy_port)
     }
 
-    /// What is reached without the proxy: this machine, and the appliance itself.
+    /// What is reached without the proxy: this machine, and the appliance by its address. By its name under `.local` the
+    /// proxy answers for the registry, whichever ports that has, and asks no mDNS.
     pub fn no_proxy(&self) -> String {
-        format!("localhost,127.0.0.0/8,::1,{}", self.host)
+        let itself = if is_local_name(&self.host) { String::new() } else { format!(",{}", self.host) };
+        format!("localhost,127.0.0.0/8,::1{itself}")
     }
 
     /// The registry door: by TLS where it has it, since the CA is trusted anyway.
@@ -123,6 +125,11 @@ impl Target {
             _ => self.host.clone(),
         }
     }
+}
+
+/// Whether only mDNS knows this name.
+pub(super) fn is_local_name(host: &str) -> bool {
+    host.trim_end_matches('.').to_ascii_lowercase().ends_with(".local")
 }
 
 /// The registry door as a mirror.

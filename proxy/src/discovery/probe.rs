@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, StatusCode};
@@ -23,9 +25,9 @@ use super::facts::Facts;
 /// A CA certificate as an appliance gives it out.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaCertificate {
-    /// The file's text, as it is installed.
+    /// One certificate as PEM, as it is installed.
     pub pem: String,
-    /// SHA-256 of the first certificate in it, lower-case hex.
+    /// Its SHA-256, lower-case hex.
     pub sha256: String,
 }
 
@@ -40,17 +42,35 @@ pub enum ProbeError {
     Foreign(SocketAddr, String),
 }
 
+/// As openssl writes PEM, and the set-up scripts.
+const PEM_COLUMNS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(5);
 const PAGE_MAX_BYTES: usize = 256 * 1024;
+
+impl CaCertificate {
+    /// The first certificate of a PEM text, encoded anew: whatever else the text has, the fingerprint does not cover it, and
+    /// a neighbour may have put it there.
+    fn first_of(text: &str) -> Option<Self> {
+        let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
+        let sha256 = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+        for (at, letter) in STANDARD.encode(&der).char_indices() {
+            if at > 0 && at % PEM_COLUMNS == 0 {
+                pem.push('\n');
+            }
+            pem.push(letter);
+        }
+        pem.push_str("\n-----END CERTIFICATE-----\n");
+        Some(Self { pem, sha256 })
+    }
+}
 
 /// The CA certificate at `/ca.crt`.
 pub async fn ca_certificate(proxy: SocketAddr) -> Result<CaCertificate, ProbeError> {
     let body = get(proxy, "/ca.crt").await?;
     let foreign = |reason: &str| ProbeError::Foreign(proxy, reason.to_owned());
     let pem = String::from_utf8(body.into()).map_err(|_| foreign("/ca.crt is not text"))?;
-    let first = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| foreign("/ca.crt is no certificate"))?;
-    let sha256 = digest(&SHA256, &first).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(CaCertificate { pem, sha256 })
+    CaCertificate::first_of(&pem).ok_or_else(|| foreign("/ca.crt is no certificate"))
 }
 
 /// What it tells about itself at `/setup/appliance`.
@@ -88,4 +108,39 @@ async fn fetch(proxy: SocketAddr, path: &'static str) -> Result<Bytes, ProbeErro
     let body = Limited::new(answer.into_body(), PAGE_MAX_BYTES).collect().await.map_err(|error| foreign(&error))?;
     connection.abort();
     Ok(body.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn certificate(name: &str) -> (String, Vec<u8>) {
+        let key = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        (key.cert.pem(), key.cert.der().to_vec())
+    }
+
+    #[tokio::test]
+    async fn only_the_certificate_of_the_fingerprint_comes_along() {
+        let ((genuine, der), (neighbours, _)) = (certificate("genuine"), certificate("neighbour"));
+        let one_line = STANDARD.encode(&der);
+        let unusual = format!("CA:\r\n-----BEGIN CERTIFICATE-----\r\n{one_line}\r\n-----END CERTIFICATE-----\r\n");
+        for served in [genuine.clone(), format!("{genuine}{neighbours}"), format!("{unusual}{neighbours}")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let proxy = listener.local_addr().expect("an address");
+            let answering = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a client");
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", served.len());
+                stream.write_all(format!("{head}{served}").as_bytes()).await.expect("answered");
+            });
+            let ca = ca_certificate(proxy).await.expect("a certificate");
+            answering.await.expect("answered");
+            let sha256: String = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!((ca.pem, ca.sha256), (genuine.clone(), sha256), "as the usual file has it, byte for byte");
+        }
+        assert_eq!(CaCertificate::first_of("no certificate"), None);
+    }
 }

@@ -25,21 +25,29 @@ set -e
 proxy="http://@PROXY@/"
 fingerprint="@FINGERPRINT@"
 
-# Prints the SHA-256 of the first certificate in the file.
-fingerprint_of() {
-    sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' "$1" | sed '/END CERTIFICATE/q' | sed '/-----/d' |
-        base64 -d | sha256sum | cut -d ' ' -f 1
+# Reads PEM, and prints the first certificate in it as base64 on one line.
+first_certificate() {
+    sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' | sed '/END CERTIFICATE/q' | sed '/-----/d' |
+        tr -cd 'A-Za-z0-9+/=' | base64 -d | base64 | tr -d '\n'
 }
 
-# Fetches the CA certificate into the file, and refuses any other than the one this script was made for.
+# Fetches the CA certificate into the file, and refuses any other than the one this script was made for. The file has
+# what the fingerprint was made of, and nothing else of what was served.
 fetch_ca() {
-    mkdir -p "$(dirname "$1")"
-    curl -fgsS --noproxy '*' -o "$1.new" "${proxy}ca.crt"
-    if [ "$(fingerprint_of "$1.new")" != "$fingerprint" ]; then
-        rm -f "$1.new"
+    page=$(curl -fgsS --noproxy '*' "${proxy}ca.crt")
+    certificate=$(printf '%s\n' "$page" | first_certificate)
+    found=$(printf '%s' "$certificate" | base64 -d | sha256sum | cut -d ' ' -f 1)
+    if [ "$found" != "$fingerprint" ]; then
         echo "The certificate at ${proxy}ca.crt does not have the fingerprint $fingerprint" >&2
         exit 1
     fi
+    mkdir -p "$(dirname "$1")"
+    {
+        echo "-----BEGIN CERTIFICATE-----"
+        printf '%s' "$certificate" | fold -w 64
+        echo
+        echo "-----END CERTIFICATE-----"
+    } >"$1.new"
     mv -f "$1.new" "$1"
 }
 

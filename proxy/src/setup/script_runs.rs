@@ -41,11 +41,17 @@ impl Machine {
     }
 
     fn run_with_pinned(prepare: &str, trust_tool: &str, recipe: &str, pinned: Option<&str>) -> Self {
+        Self::run_with(prepare, trust_tool, recipe, pinned, "")
+    }
+
+    /// `appended` stands behind the genuine certificate in what is served.
+    fn run_with(prepare: &str, trust_tool: &str, recipe: &str, pinned: Option<&str>, appended: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
         let key = rcgen::generate_simple_self_signed(["entrepot".to_owned()]).expect("a certificate");
         let fingerprint = entrepot_core::digest::Digest::of(entrepot_core::digest::Algorithm::Sha256, key.cert.der());
-        fs::write(root.join("ca.crt"), key.cert.pem()).expect("written");
+        fs::write(root.join("genuine.crt"), key.cert.pem()).expect("written");
+        fs::write(root.join("ca.crt"), key.cert.pem() + appended).expect("written");
         let ca = CaPage::new(
             Bytes::from(key.cert.pem()),
             Facts::new(3128, pinned.unwrap_or(&fingerprint.hex())),
@@ -93,7 +99,7 @@ impl Machine {
     }
 
     fn certificate_is_at(&self, path: &str) {
-        assert!(self.file(path).is_some() && self.file(path) == self.file("ca.crt"), "{path}: {}", self.said());
+        assert!(self.file(path).is_some() && self.file(path) == self.file("genuine.crt"), "{path}: {}", self.said());
     }
 }
 
@@ -110,7 +116,7 @@ fn namespace() -> Command {
 fn tools(root: &Path, trust_tool: &str) {
     let bin = root.join("bin");
     fs::create_dir(&bin).expect("made");
-    let real = "bash base64 cat cut dirname grep mkdir mv rm sed sha256sum tail";
+    let real = "bash base64 cat cut dirname fold grep mkdir mv rm sed sha256sum tail tr";
     for tool in real.split(' ') {
         let found = ["/usr/bin", "/bin"].iter().map(|dir| Path::new(dir).join(tool)).find(|path| path.exists());
         symlink(found.unwrap_or_else(|| panic!("{tool} is installed")), bin.join(tool)).expect("linked");
@@ -205,5 +211,16 @@ fn without_trust_nothing_is_configured() {
         assert_eq!(machine.file("etc/systemd/system/docker.service.d/http-proxy.conf"), None);
         assert_eq!(machine.file("share/ca-certificates/docker_registry_proxy.crt"), None);
         assert!(machine.calls().is_empty(), "nothing was restarted: {:?}", machine.calls());
+    }
+}
+
+/// A neighbour may serve the genuine certificate with his own behind it.
+#[test]
+fn only_the_certificate_of_the_fingerprint_is_trusted() {
+    let other = rcgen::generate_simple_self_signed(["neighbour".to_owned()]).expect("a certificate");
+    for recipe in [PLAIN_RECIPE, KIND_RECIPE] {
+        let host = Machine::run_with(DEBIAN, "update-ca-certificates", recipe, None, &other.cert.pem());
+        assert_eq!(host.code(), 0, "{}", host.said());
+        host.certificate_is_at("share/ca-certificates/docker_registry_proxy.crt");
     }
 }

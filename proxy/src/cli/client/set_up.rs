@@ -4,9 +4,9 @@ use std::io::{self, BufRead, IsTerminal};
 
 use nix::sys::stat::{Mode as FileMode, umask};
 
-use super::{ClientError, SetupOptions, require_root, run_command, tell};
+use super::{CameOfIt, ClientError, SetupOptions, require_root, run_command, tell};
 use crate::client::appliance::{Appliance, ask, find};
-use crate::client::execute::{apply, shown, undo};
+use crate::client::execute::{apply, shown};
 use crate::client::host::Host;
 use crate::client::journal::{Journal, before};
 use crate::client::plan::{Plan, Target};
@@ -14,7 +14,7 @@ use crate::client::verify::{Image, Trust, Verdict, verify};
 use crate::client::{Mode, Runtime, runtimes};
 use crate::discovery::facts::normal_fingerprint;
 
-/// Sets up one runtime. Where anything fails, the machine is as it was.
+/// Sets up one runtime. Where anything fails, the machine is as it was before: without a set-up, or with the earlier one.
 pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), ClientError> {
     let expected = options.ca_sha256.as_deref().map(fingerprint).transpose()?;
     let image = Image::parse(&options.verify_image).ok_or_else(|| ClientError::Image(options.verify_image.clone()))?;
@@ -42,20 +42,25 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
     // Where connections are led there by others, there is nothing to try before this machine trusts the certificate.
     if !options.no_verify && options.mode != Mode::Redirect {
         let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
-        accept(verdict, &appliance, &image, false)?;
+        if let Some(reason) = failure(verdict) {
+            let came_of_it = CameOfIt::Unchanged;
+            return Err(ClientError::Unverified { proxy: appliance.proxy, reason, came_of_it });
+        }
     }
     // What is made is for every program of this machine to read.
     umask(FileMode::S_IWGRP | FileMode::S_IWOTH);
-    println!("setting up {} with {} ({})", options.runtime.word(), appliance.host, options.mode.word());
+    println!("setting up {} with {} ({})", options.runtime.word(), target.host, options.mode.word());
     let journal = Journal::new(options.runtime, options.mode, &target.host, target.proxy_port, &appliance.ca.sha256);
-    apply(host, &plan, journal, mine.first(), &others, &mut run_command, &mut tell)?;
+    let change = apply(host, &plan, journal, mine.first(), &others, &mut run_command, &mut tell)?;
     if !options.no_verify && options.runtime != Runtime::Kind {
-        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Machine).await?;
-        if let Err(error) = accept(verdict, &appliance, &image, true) {
-            for journal in Journal::all(host)?.iter().filter(|journal| journal.runtime == options.runtime) {
-                undo(host, journal, &others, &mut run_command, &mut tell)?;
-            }
-            return Err(error);
+        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Machine).await;
+        let verdict = verdict.unwrap_or_else(|error| Verdict::Failed(error.to_string()));
+        if let Err(reason) = works(options.mode, verdict, &appliance, &image) {
+            let came_of_it = match change {
+                None => CameOfIt::Stays,
+                Some(change) => CameOfIt::WentBack(change.take_back(host, &mut run_command, &mut tell)),
+            };
+            return Err(ClientError::Unverified { proxy: appliance.proxy, reason, came_of_it });
         }
     }
     plan.notes.iter().for_each(|note| println!("note: {note}"));
@@ -69,7 +74,7 @@ fn fingerprint(text: &str) -> Result<String, ClientError> {
 
 fn target(options: &SetupOptions, appliance: &Appliance) -> Target {
     Target {
-        host: appliance.host.clone(),
+        host: appliance.host_for(options.runtime),
         // Where it was reached: a mapped port is another than it knows of.
         proxy_port: appliance.proxy.port(),
         registry_http_port: appliance.facts.registry_http_port,
@@ -93,25 +98,38 @@ fn confirm(appliance: &Appliance) -> Result<(), ClientError> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(ClientError::Declined) }
 }
 
-/// Says what came of the manifest; an error where the way does not work.
-fn accept(verdict: Verdict, appliance: &Appliance, image: &Image, tell: bool) -> Result<(), ClientError> {
-    let reason = match verdict {
-        Verdict::Pulled => {
-            if tell {
-                println!("  pulled    the manifest of {image} through {}", appliance.proxy);
-            }
-            return Ok(());
-        }
+/// Why the way does not work, where it does not.
+fn failure(verdict: Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Pulled | Verdict::Answered(_) => None,
+        Verdict::Bypassed => Some("the answer came by another way".to_owned()),
+        Verdict::Failed(reason) => Some(reason),
+    }
+}
+
+/// Says what came of the manifest once everything is set up; the error tells why the way does not work.
+fn works(mode: Mode, verdict: Verdict, appliance: &Appliance, image: &Image) -> Result<(), String> {
+    let proxy = appliance.proxy;
+    match &verdict {
+        Verdict::Pulled => println!("  pulled    the manifest of {image} through {proxy}"),
         Verdict::Answered(status) => {
-            if tell {
-                println!("  asked     for {image} through {}; upstream's answer was {status}", appliance.proxy);
-            }
-            return Ok(());
+            println!("  asked     for {image} through {proxy}; upstream's answer was {status}")
         }
-        Verdict::Bypassed => "the answer came by another way".to_owned(),
-        Verdict::Failed(reason) => reason,
-    };
-    Err(ClientError::Unverified { proxy: appliance.proxy, reason })
+        Verdict::Bypassed | Verdict::Failed(_) => {}
+    }
+    match (failure(verdict), mode) {
+        (None, _) => Ok(()),
+        // Trust comes before the redirect: until that is there, no connection goes to the appliance.
+        (Some(reason), Mode::Redirect) => {
+            println!(
+                "note: no connection of this machine is led to {proxy} yet ({reason}); `entrepot redirect host --appliance {}` \
+                 here does that, or `entrepot redirect gateway` on the machine that this one's connections pass",
+                appliance.host
+            );
+            Ok(())
+        }
+        (Some(reason), _) => Err(reason),
+    }
 }
 
 fn show(plan: &Plan) {

@@ -56,7 +56,7 @@ pub fn plan(
         ),
     }
     if let Some(service) = &service {
-        service.restart(host, mode == Mode::Proxy, &mut plan);
+        service.restart(host, &mut plan);
     }
     Ok(plan)
 }

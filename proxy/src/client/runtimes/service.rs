@@ -57,15 +57,14 @@ impl Service {
         Ok(())
     }
 
-    /// Restarts it where it runs, so that it reads its environment and the trust store again.
-    pub(super) fn restart(&self, host: &Host, has_drop_in: bool, plan: &mut Plan) {
+    /// Restarts it where it runs, so that it reads its environment and the trust store again. systemd reads the unit anew
+    /// in every mode: the drop-in of another mode may have been taken away.
+    pub(super) fn restart(&self, host: &Host, plan: &mut Plan) {
         if !host.runs_systemd() {
             plan.notes.push(format!("systemd does not run here: start {} anew yourself", self.unit));
             return;
         }
-        if has_drop_in {
-            plan.run_both_ways(&["systemctl", "daemon-reload"]);
-        }
+        plan.run_both_ways(&["systemctl", "daemon-reload"]);
         plan.run_both_ways(&["systemctl", "try-restart", self.unit]);
     }
 

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::super::change::{Aftermath, Change};
 use super::super::execute::{ExecuteError, Step, apply, undo};
 use super::super::host::Host;
-use super::super::journal::{Journal, before};
+use super::super::journal::{self, Journal};
 use super::super::plan::{Command, PlanError, Target};
 use super::super::{Mode, Runtime};
 use super::plan;
@@ -51,7 +52,7 @@ const MODES: [Mode; 3] = [Mode::Proxy, Mode::Mirror, Mode::Redirect];
 struct Machine {
     folder: TempDir,
     commands: Vec<Command>,
-    /// The command that fails, by a word in it.
+    /// The command that fails the next time, by a word in it.
     failing: Option<&'static str>,
 }
 
@@ -89,23 +90,33 @@ impl Machine {
         (mine.into_iter().next(), others)
     }
 
+    /// Whether anything changed.
     fn set_up(&mut self, runtime: Runtime, mode: Mode) -> Result<bool, Refused> {
         self.set_up_with(runtime, mode, &target())
     }
 
     fn set_up_with(&mut self, runtime: Runtime, mode: Mode, target: &Target) -> Result<bool, Refused> {
+        self.change(runtime, mode, target).map(|change| change.is_some())
+    }
+
+    fn change(&mut self, runtime: Runtime, mode: Mode, target: &Target) -> Result<Option<Change>, Refused> {
         let host = self.host();
         let (mine, others) = self.journals(runtime);
-        let view = host.before(before(mine.as_slice()));
+        let view = host.before(journal::before(mine.as_slice()));
         let plan = plan(runtime, mode, &view, target, &[]).map_err(Refused::Plan)?;
         let journal = Journal::new(runtime, mode, &target.host, target.proxy_port, &target.ca_sha256);
-        let (failing, commands) = (self.failing, &mut self.commands);
+        let (failing, commands) = (&mut self.failing, &mut self.commands);
+        // It fails once: the way back is another try.
         let mut run = |command: &Command| {
             commands.push(command.clone());
-            let fails = failing.is_some_and(|word| command.iter().any(|part| part == word));
+            let fails = failing.take_if(|word| command.iter().any(|part| part == word)).is_some();
             if fails { Err("as asked".to_owned()) } else { Ok(()) }
         };
         apply(&host, &plan, journal, mine.as_ref(), &others, &mut run, &mut |_| {}).map_err(Refused::Execute)
+    }
+
+    fn said(&mut self) -> Vec<String> {
+        self.commands.drain(..).map(|command| command.join(" ")).collect()
     }
 
     /// How many things were left as somebody else made them.
@@ -233,12 +244,34 @@ fn the_files_are_the_runtimes_own() {
     }
 }
 
+/// By its own name the proxy answers for the registry, on whichever port that is.
+#[test]
+fn a_name_of_mdns_is_not_excepted_from_the_proxy() {
+    let named = Target { host: "docker-registry.local".to_owned(), ..target() };
+    assert_eq!(
+        (named.no_proxy().as_str(), target().no_proxy().as_str()),
+        ("localhost,127.0.0.0/8,::1", "localhost,127.0.0.0/8,::1,192.168.1.5",)
+    );
+    let elsewhere = Target { host: "cache.lan".to_owned(), ..target() };
+    assert!(elsewhere.no_proxy().ends_with(",cache.lan"), "{}", elsewhere.no_proxy());
+}
+
 #[test]
 fn restarts_are_only_what_is_needed() {
     let mut machine = Machine::new();
     machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
     let said: Vec<String> = machine.commands.iter().map(|command| command.join(" ")).collect();
     assert_eq!(said, ["update-ca-certificates", "systemctl daemon-reload", "systemctl try-restart docker.service"]);
+    // Also where the mode needs no drop-in: one of another mode may have gone.
+    let reloaded = ["systemctl daemon-reload", "systemctl try-restart docker.service"];
+    for mode in MODES {
+        let mut machine = Machine::new();
+        machine.set_up(Runtime::Docker, mode).expect("set up");
+        assert_eq!(machine.said()[1..], reloaded, "{mode:?}");
+        let (mine, _) = machine.journals(Runtime::Docker);
+        let back: Vec<String> = mine.expect("set up").undo_commands.iter().map(|command| command.join(" ")).collect();
+        assert_eq!(back[1..], reloaded, "undo of {mode:?}");
+    }
     let mut machine = Machine::new();
     machine.set_up(Runtime::Podman, Mode::Proxy).expect("set up");
     assert_eq!(machine.commands.len(), 1, "podman has no daemon: {:?}", machine.commands);
@@ -326,16 +359,95 @@ fn what_is_not_there_is_said() {
     assert!(matches!(refused, Err(Refused::Plan(PlanError::NoRegistryDoor))));
 }
 
+/// The error of a step whose run was taken back whole.
+#[track_caller]
+fn assert_taken_back(refused: &Refused) {
+    let Refused::Execute(ExecuteError::TakenBack { failure, aftermath }) = refused else { panic!("{refused:?}") };
+    assert!(matches!(**failure, ExecuteError::Command { .. }), "{failure:?}");
+    assert_eq!(*aftermath, Aftermath::AsBefore);
+}
+
 #[test]
 fn a_failure_half_way_leaves_nothing() {
     for word in ["update-ca-certificates", "daemon-reload", "try-restart"] {
         let mut machine = Machine::new();
         let before = machine.tree();
         machine.failing = Some(word);
-        let error = machine.set_up(Runtime::Docker, Mode::Proxy).expect_err(word);
-        assert!(matches!(error, Refused::Execute(ExecuteError::Command { .. })), "{error:?}");
+        assert_taken_back(&machine.set_up(Runtime::Docker, Mode::Proxy).expect_err(word));
         assert_eq!(differences(&before, &machine.tree()), NONE, "{word}");
     }
+}
+
+#[test]
+fn a_failure_at_a_change_leaves_the_earlier_set_up() {
+    let moved = Target { host: "192.168.1.6".to_owned(), ca_pem: "OTHER".to_owned(), ..target() };
+    let reloaded = ["systemctl daemon-reload", "systemctl try-restart docker.service"];
+    for (mode, target) in [(Mode::Mirror, target()), (Mode::Redirect, target()), (Mode::Proxy, moved)] {
+        for word in ["update-ca-certificates", "daemon-reload", "try-restart"] {
+            let mut machine = Machine::new();
+            let original = machine.tree();
+            machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
+            let earlier = machine.tree();
+            machine.failing = Some(word);
+            assert_taken_back(&machine.set_up_with(Runtime::Docker, mode, &target).expect_err(word));
+            assert_eq!(differences(&earlier, &machine.tree()), NONE, "{mode:?} {word}: journal and files");
+            assert!(machine.said().ends_with(&reloaded.map(str::to_owned)), "the earlier set-up is in force again");
+            machine.undo(Runtime::Docker);
+            assert_eq!(differences(&original, &machine.tree()), NONE, "{mode:?} {word}");
+        }
+    }
+}
+
+/// What verification does that fails after everything was set up.
+#[test]
+fn a_change_is_taken_back_whole_or_says_what_is_left() {
+    let mut machine = Machine::new();
+    machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
+    let earlier = machine.tree();
+    let again = machine.change(Runtime::Docker, Mode::Proxy, &target()).expect("in place");
+    assert!(again.is_none(), "nothing was changed, so there is nothing to take back");
+    let change = machine.change(Runtime::Docker, Mode::Mirror, &target()).expect("set up anew").expect("a change");
+    assert_eq!(change.take_back(&machine.host(), &mut |_| Ok(()), &mut |_| {}), Aftermath::AsBefore);
+    assert_eq!(differences(&earlier, &machine.tree()), NONE);
+
+    let change = machine.change(Runtime::Docker, Mode::Mirror, &target()).expect("set up anew").expect("a change");
+    machine.put("etc/docker/daemon.json", "{\"mine\": 1}");
+    assert_eq!(change.take_back(&machine.host(), &mut |_| Ok(()), &mut |_| {}), Aftermath::Left(1));
+    assert_eq!(machine.text("etc/docker/daemon.json").as_deref(), Some("{\"mine\": 1}"));
+    let drop_in = "etc/systemd/system/docker.service.d/entrepot.conf";
+    assert!(machine.text(drop_in).is_some(), "the earlier set-up is back");
+
+    machine.put("etc/docker/daemon.json", "{}");
+    let change = machine.change(Runtime::Docker, Mode::Mirror, &target()).expect("set up anew").expect("a change");
+    let mut fails = |_: &Command| Err("as asked".to_owned());
+    assert_eq!(change.take_back(&machine.host(), &mut fails, &mut |_| {}), Aftermath::Left(3));
+}
+
+/// As if a change had been killed before it wrote this file anew.
+#[test]
+fn undo_knows_what_an_earlier_run_wrote() {
+    let mut machine = Machine::new();
+    let before = machine.tree();
+    machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
+    let drop_in = "etc/systemd/system/docker.service.d/entrepot.conf";
+    let earlier = machine.text(drop_in).expect("set up");
+    let moved = Target { host: "192.168.1.6".to_owned(), ..target() };
+    let (host, (mine, others)) = (machine.host(), machine.journals(Runtime::Docker));
+    let view = host.before(journal::before(mine.as_slice()));
+    let plan = plan(Runtime::Docker, Mode::Proxy, &view, &moved, &[]).expect("a plan");
+    let journal = Journal::new(Runtime::Docker, Mode::Proxy, &moved.host, 3128, &moved.ca_sha256);
+    let mut killed = None;
+    let mut run = |_: &Command| {
+        killed.get_or_insert(fs::read(machine.folder.path().join("var/lib/entrepot-client/docker.json")));
+        Ok(())
+    };
+    let change = apply(&host, &plan, journal, mine.as_ref(), &others, &mut run, &mut |_| {}).expect("moved");
+    assert!(change.is_some());
+    let journal = String::from_utf8(killed.expect("ran").expect("a journal")).expect("text");
+    machine.put("var/lib/entrepot-client/docker.json", &journal);
+    machine.put(drop_in, &earlier);
+    assert_eq!(machine.undo(Runtime::Docker), 0);
+    assert_eq!(differences(&before, &machine.tree()), NONE);
 }
 
 #[test]

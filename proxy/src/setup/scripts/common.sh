@@ -4,7 +4,10 @@
 #   units    services to restart
 umask 022
 state=/var/lib/entrepot-client/script
+# This run's own folder: what it is about to replace is kept there, for the way back from a failure.
 work=
+# Not empty: files are looked at, and nothing is written.
+checking=
 
 say() {
     echo "entrepot: $*"
@@ -26,11 +29,13 @@ place() {
     cat >"$work/new"
     if [ -e "$1" ]; then
         if [ "$(cksum <"$work/new")" = "$(cksum <"$1")" ]; then
-            say "$1 is as it should be"
-            return
+            [ -n "$checking" ] || say "$1 is as it should be"
+            return 0
         fi
         noted "$1" || fail 78 "$1 is there already and not ours; it is left as it is"
     fi
+    [ -z "$checking" ] || return 0
+    keep "$1"
     note_folders "$(dirname "$1")"
     sum=$(cksum <"$work/new")
     if [ -f "$state/files" ]; then
@@ -46,6 +51,12 @@ place() {
     say "wrote $1"
 }
 
+# Notes for the way back from a failure that this run writes the file, and what is there now.
+keep() {
+    echo "$1" >>"$work/written"
+    [ ! -e "$1" ] || cp -p "$1" "$work/kept.$(grep -c . "$work/written")"
+}
+
 # Whether we wrote the file, and nobody has changed it since.
 noted() {
     [ -f "$state/files" ] && grep -qxF "$(cksum <"$1") $1" "$state/files"
@@ -55,6 +66,7 @@ note_folders() {
     [ ! -d "$1" ] || return 0
     note_folders "$(dirname "$1")"
     echo "$1" >>"$state/folders"
+    echo "$1" >>"$work/folders"
 }
 
 # The distribution's trust store: where the certificate goes ($anchor), and what makes the bundles anew ($refresh).
@@ -73,15 +85,22 @@ find_trust_store() {
 }
 
 restart_units() {
-    [ -f "$state/units" ] || return 0
+    [ "$#" -gt 0 ] || return 0
     if [ ! -d /run/systemd/system ]; then
-        say "systemd does not run here: start these anew yourself: $(tr '\n' ' ' <"$state/units")"
+        say "systemd does not run here: start these anew yourself: $*"
         return 0
     fi
     systemctl daemon-reload
-    while read -r unit_to_restart; do
+    for unit_to_restart in "$@"; do
         systemctl try-restart "$unit_to_restart"
-    done <"$state/units"
+    done
+}
+
+remove_folders() {
+    [ -f "$1" ] || return 0
+    sed '1!G;h;$!d' "$1" | while read -r folder_to_remove; do
+        rmdir "$folder_to_remove" 2>/dev/null || true
+    done
 }
 
 # Puts everything back. What somebody has changed since is left alone.
@@ -97,15 +116,13 @@ take_back() {
             fi
         done <"$state/files"
     fi
-    if [ -f "$state/folders" ]; then
-        sed '1!G;h;$!d' "$state/folders" | while read -r folder; do
-            rmdir "$folder" 2>/dev/null || true
-        done
-    fi
+    remove_folders "$state/folders"
     if find_trust_store; then
         $refresh >/dev/null || say "$refresh failed: run it yourself"
     fi
-    restart_units || say "a restart failed: see systemctl status"
+    # A unit's name has no spaces.
+    # shellcheck disable=SC2046
+    [ ! -f "$state/units" ] || restart_units $(cat "$state/units") || say "a restart failed: see systemctl status"
     rm -rf "$state"
     rmdir "${state%/*}" 2>/dev/null || true
 }

@@ -1,4 +1,4 @@
-# Set-up itself: checks first, then files, then restarts; what fails half-way is put back.
+# Set-up itself: checks first, then files, then restarts; what fails half-way is put back as it was before this run.
 proxy="@PROXY@"
 fingerprint="@FINGERPRINT@"
 
@@ -10,10 +10,18 @@ fetch() {
     fi
 }
 
-# Prints the SHA-256 of the first certificate in the file.
-fingerprint_of() {
+# Prints the first certificate in the file, decoded: whatever else it has, the fingerprint does not cover it.
+first_certificate() {
     sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' "$1" | sed '/END CERTIFICATE/q' | sed '/-----/d' |
-        base64 -d | sha256sum | cut -d ' ' -f 1
+        tr -cd 'A-Za-z0-9+/=' | base64 -d
+}
+
+# Prints a decoded certificate as PEM.
+pem_of() {
+    echo "-----BEGIN CERTIFICATE-----"
+    base64 "$1" | tr -d '\n' | fold -w 64
+    echo
+    echo "-----END CERTIFICATE-----"
 }
 
 # The first of these units that is installed.
@@ -41,6 +49,44 @@ refuse_other_proxy() {
     done
 }
 
+# Does it, or, while $checking, only sees whether every file is ours to write.
+place_all() {
+    place "$anchor" <"$work/ca.pem"
+    "place_$mode"
+}
+
+# Takes back what this run did, and nothing of an earlier one, also for another runtime. Fails where a file cannot be
+# put back; its caller keeps the notes then, by which undo goes on.
+put_back() {
+    [ -f "$work/written" ] || return 0
+    say "putting everything back"
+    number=0 unrestored=
+    while read -r path; do
+        number=$((number + 1))
+        if [ ! -e "$work/kept.$number" ]; then
+            rm -f "$path" "$path.entrepot-new" || unrestored=yes
+        elif cp -p "$work/kept.$number" "$path.entrepot-new"; then
+            mv -f "$path.entrepot-new" "$path" || unrestored=yes
+        else
+            unrestored=yes
+        fi
+    done <"$work/written"
+    remove_folders "$work/folders"
+    $refresh >/dev/null || say "$refresh failed: run it yourself"
+    [ -z "$restarting" ] || restart_units "$unit" || say "a restart failed: see systemctl status"
+    [ -z "$unrestored" ]
+}
+
+# Notes are as they were, once the files are.
+put_notes_back() {
+    rm -rf "$state"
+    if [ -d "$work/state" ]; then
+        cp -Rp "$work/state" "$state"
+    else
+        rmdir "${state%/*}" 2>/dev/null || true
+    fi
+}
+
 main() {
     mode=proxy
     while [ "$#" -gt 0 ]; do
@@ -62,19 +108,28 @@ main() {
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     fetch "${proxy}ca.crt" "$work/ca.crt" || fail 69 "${proxy}ca.crt cannot be fetched"
-    found=$(fingerprint_of "$work/ca.crt")
+    first_certificate "$work/ca.crt" >"$work/ca.der" || :
+    found=$(sha256sum <"$work/ca.der" | cut -d ' ' -f 1)
     [ "$found" = "$fingerprint" ] ||
         fail 77 "the certificate at ${proxy}ca.crt is not the expected one: expected SHA-256 $fingerprint, found $found"
+    pem_of "$work/ca.der" >"$work/ca.pem"
     "check_$mode"
+    checking=yes
+    place_all
+    checking=
+    [ ! -d "$state" ] || cp -Rp "$state" "$work/state"
+    restarting=
+    trap '[ "$?" -eq 0 ] || ! put_back || put_notes_back; rm -rf "$work"' EXIT
     mkdir -p "$state"
-    trap 'status=$?; [ "$status" -eq 0 ] || { say "putting everything back"; take_back; }; rm -rf "$work"' EXIT
-    place "$anchor" <"$work/ca.crt"
-    "place_$mode"
+    place_all
     if [ -n "$unit" ] && ! grep -qxF "$unit" "$state/units" 2>/dev/null; then
         echo "$unit" >>"$state/units"
     fi
     ${refresh%% --fresh} >/dev/null
-    [ -z "$unit" ] || restart_units
+    if [ -n "$unit" ]; then
+        restarting=yes
+        restart_units "$unit"
+    fi
     say "@RUNTIME@ pulls through $proxy ($mode; CA SHA-256 $fingerprint); back: ${proxy}setup/undo"
 }
 
