@@ -2,8 +2,9 @@
 //! `certs.d/_default/hosts.toml`), by a path that begins with a registry's host (podman, CRI-O), or by being one that
 //! Docker sends its `registry-mirrors`. All of them are answered by `pull/`, under its rights, from its cache.
 //!
-//! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names (T14). A login that came with the request is for us, and is
-//! never passed on: upstream is asked anonymously, or with the administrator's account where that is shared.
+//! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names (T14).
+//! A login that came with the request is for us, and is never passed on: upstream is asked anonymously, or with the
+//! administrator's account where that is shared.
 
 use std::sync::Arc;
 

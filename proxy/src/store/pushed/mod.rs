@@ -11,8 +11,8 @@
 //! and a lost index loses none. Everything here blocks, and what it changed is durable when it returns.
 //!
 //! Order: content before its pin's promise, the pin before the link and once more after it (a collection may run), links
-//! before the manifest, the manifest before the tag; taking away goes backwards. So a tag never leads to a missing manifest, nor a manifest that was complete to a
-//! missing blob. One thread at a time changes a repository.
+//! before the manifest, the manifest before the tag; taking away goes backwards. So a tag never leads to a missing
+//! manifest, nor a manifest that was complete to a missing blob. One thread at a time changes a repository.
 
 mod files;
 mod look;
