@@ -100,11 +100,15 @@ impl Target {
         format!("http://{}:{}/", self.authority_host(), self.proxy_port)
     }
 
-    /// What is reached without the proxy: this machine, and the appliance by its address. By its name under `.local` the
-    /// proxy answers for the registry, whichever ports that has, and asks no mDNS.
+    /// What is reached without the proxy: this machine, and the appliance itself.
     pub fn no_proxy(&self) -> String {
-        let itself = if is_local_name(&self.host) { String::new() } else { format!(",{}", self.host) };
-        format!("localhost,127.0.0.0/8,::1{itself}")
+        self.and_itself("localhost,127.0.0.0/8,::1")
+    }
+
+    /// These hosts and the appliance's, unless that is a name under `.local`: by it the proxy answers for the registry,
+    /// whichever ports that has.
+    pub fn and_itself(&self, hosts: &str) -> String {
+        if is_local_name(&self.host) { hosts.to_owned() } else { format!("{hosts},{}", self.host) }
     }
 
     /// The registry door: by TLS where it has it, since the CA is trusted anyway.

@@ -136,7 +136,11 @@ fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
 fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     let Some(host) = named_host(headers) else { return no_host() };
     let target = target(&host, ca);
-    let values = [("@PROXY@", target.proxy_url()), ("@HOST@", target.host), ("@FINGERPRINT@", target.ca_sha256)];
+    let values = [
+        ("@PROXY@", target.proxy_url()),
+        ("@BYPASS@", target.and_itself("localhost,127.0.0.1")),
+        ("@FINGERPRINT@", target.ca_sha256),
+    ];
     let text = values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
     answer(StatusCode::OK, PLAIN, text.into())
 }
@@ -317,5 +321,19 @@ mod tests {
         twice.append(HOST, HeaderValue::from_static("other:3128"));
         let answered = page(&Method::GET, "/setup/systemd", &twice, &ca()).expect("an answer");
         assert_eq!(answered.status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn docker_desktop_goes_past_the_proxy_by_address_and_not_by_a_name_of_mdns() {
+        for (host, bypass) in [
+            ("docker-registry.local:3128", "localhost,127.0.0.1\n"),
+            ("192.0.2.5:3128", "localhost,127.0.0.1,192.0.2.5\n"),
+        ] {
+            for path in ["/setup/docker-desktop-mac", "/setup/docker-desktop-windows"] {
+                let page = get(path, &[(HOST, host)]);
+                let text = String::from_utf8_lossy(page.body());
+                assert!(text.contains(&format!(" {bypass}")), "{path}: {text}");
+            }
+        }
     }
 }
