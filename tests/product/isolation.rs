@@ -5,10 +5,12 @@ use bytes::Bytes;
 use entrepot_tests::door::{Door, Reply};
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images::{self, Image, LIST, MANIFEST, sha256};
+use entrepot_tests::ledger::Kind;
 use entrepot_tests::tokens::basic;
-use entrepot_tests::upstream::{GHCR, PRIVATE, QUAY, Site, Upstream};
+use entrepot_tests::upstream::{Auth, GHCR, HUB, PRIVATE, QUAY, Site, Upstream};
 use entrepot_tests::world::World;
 use http::Method;
+use http::header::AUTHORIZATION;
 
 use crate::ACCEPT;
 
@@ -221,6 +223,38 @@ fn a_given_account_opens_its_registry_to_every_client() {
     }
     ghcr.off();
     client.skopeo_pull(&first, None).expect_success("alice's, upstream off");
+}
+
+/// A registry that sends its clients for tokens of Docker Hub's, and means somebody's repository there.
+const THIEF: Site = Site {
+    host: "quay.io",
+    port: 443,
+    tls: true,
+    auth: Auth::Bearer {
+        realm: "https://auth.docker.io/token?scope=repository:team/secret:pull",
+        service: "registry.docker.io",
+    },
+    prefix: "quay.io",
+};
+
+#[test]
+fn no_registry_is_given_a_token_of_anothers_account() {
+    let world = World::new();
+    let (hub, thief) = (Upstream::start(&world, HUB), Upstream::start(&world, THIEF));
+    hub.rights().allow("user", "canary-hub", "team/secret");
+    thief.rights().allow("somebody", "canary-somebody", "team/app");
+    let name = hub.publish(&images::random(43, 1, 5000), "team/secret", "1");
+    let account = "registry = \"auth.docker.io\"\nusername = \"user\"\npassword = \"canary-hub\"";
+    let entrepot = Entrepot::start(&world, Settings::new().set("[[credentials]]", account));
+    for _ in 0..3 {
+        let reply = entrepot.door().get(&thief.url("/v2/team/app/manifests/1"), &[ACCEPT]);
+        assert!(reply.status.is_client_error() || reply.status.is_server_error(), "{}", reply.status);
+    }
+    assert!(!thief.ledger.all().is_empty(), "it was asked");
+    let logins = || hub.ledger.all().into_iter().filter(|seen| seen.headers.contains_key(AUTHORIZATION));
+    assert_eq!(logins().count(), 0, "the account went to its token server for another registry");
+    entrepot.client().skopeo_pull(&name, None).expect_success("its own registry has the account");
+    assert!(logins().any(|seen| seen.kind == Kind::Token), "by its token server");
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn nobody_is_led_to_ourselves_loopback_or_link_local() {
         count.fetch_add(1, Ordering::SeqCst);
         Box::pin(async {})
     });
-    let _sentinels: Vec<_> = ["127.0.0.1:443", "10.90.2.1:443", "[::1]:443", "127.0.0.1:80"]
+    let _sentinels: Vec<_> = ["127.0.0.1:443", "10.90.2.1:443", "[::1]:443", "127.0.0.1:80", "10.90.2.1:80"]
         .map(|at| Server::start(&world.proxy, at.parse().expect("an address"), None, Arc::clone(&sentinel)))
         .into();
     let settings = Settings::new().set("proxy", "tunnel_ports = [443, 80, 3128, 3130]");
@@ -111,7 +111,10 @@ fn nobody_is_led_to_ourselves_loopback_or_link_local() {
     for target in targets {
         assert!(entrepot.door().connect(target).is_err(), "CONNECT {target} was let through");
     }
-    for url in ["http://127.0.0.1/v2/", "http://loopback.test/v2/", "http://self.test:3128/", "http://[::1]/"] {
+    let urls =
+        ["127.0.0.1/v2/", "loopback.test/v2/", "self.test:3128/", "[::1]/", "10.90.2.1/server-status", "self.test/"];
+    for url in urls.map(|place| format!("http://{place}")) {
+        let url = url.as_str();
         let status = entrepot.door().get(url, &[]).status;
         assert!(status.is_client_error() || status.is_server_error(), "GET {url}: {status}");
     }
