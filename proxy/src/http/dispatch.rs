@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use crate::config::ready::Scheme;
 use crate::http::body::ReplyBody;
 use crate::http::guard::GuardHandle;
-use crate::http::length::fit_for;
+use crate::http::length::{counted, is_fit};
 use crate::http::log::{Entry, LoggedBody};
 use crate::http::reply::{Note, Reply};
 use crate::observe::access_log::AccessLog;
@@ -106,7 +106,7 @@ pub async fn dispatch(
         Some(rejection) => framing_reply(site, rejection),
         None => answer(site, visit, request, &uri).await,
     };
-    let reply = fit_for(version, reply).await;
+    let reply = if is_fit(version, &reply) { reply } else { counted(reply).await };
     finish(site, reply, is_oci, visit.client, visit.host.to_string(), (method, uri), started)
 }
 

@@ -1,6 +1,8 @@
 //! HTTP/1.0 tells a body's end by its length, or by the connection's end, and a body that broke off ends the connection
 //! too. So who speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
 
+use std::pin::Pin;
+
 use entrepot_core::error::ErrorCode;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, StatusCode, Version};
@@ -16,15 +18,20 @@ const COUNTED_MAX_BYTES: usize = 256 * 1024;
 const UNKNOWN: &str = "entrepot: the upstream registry does not say how long this is, and HTTP/1.0 could not tell the end \
                        of it from a broken connection; ask by HTTP/1.1 (nginx: proxy_http_version 1.1)";
 
-/// The reply as it may be sent to a client of this version.
-pub(crate) async fn fit_for(version: Version, reply: Reply) -> Reply {
-    let is_known = reply.headers.contains_key(CONTENT_LENGTH)
+/// Whether the reply may be sent as it is to a client of this version; else [`counted`] makes one that may.
+pub(crate) fn is_fit(version: Version, reply: &Reply) -> bool {
+    version >= Version::HTTP_11
+        || reply.headers.contains_key(CONTENT_LENGTH)
         || reply.body.size_hint().exact().is_some()
-        || reply.body.is_end_stream();
-    if version >= Version::HTTP_11 || is_known { reply } else { Box::pin(counted(reply)).await }
+        || reply.body.is_end_stream()
 }
 
-async fn counted(reply: Reply) -> Reply {
+/// The reply with its length. On the heap: every connection would hold room for what hardly any needs.
+pub(crate) fn counted(reply: Reply) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+    Box::pin(count(reply))
+}
+
+async fn count(reply: Reply) -> Reply {
     let Reply { status, mut headers, body, note } = reply;
     let (instead, reason) = match Limited::new(body, COUNTED_MAX_BYTES).collect().await {
         Ok(collected) => {

@@ -21,7 +21,7 @@ use super::web;
 use crate::config::ready::Scheme;
 use crate::http::dispatch::{Site, finish, framing_reply};
 use crate::http::guard::GuardHandle;
-use crate::http::length::fit_for;
+use crate::http::length::{counted, is_fit};
 use crate::http::log::LoggedBody;
 use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
@@ -62,7 +62,7 @@ pub async fn answer(
         None if web::is_here(request.uri().path()) => Box::pin(web::answer(site, arrival, request)).await,
         None => site.page(&request).unwrap_or_else(nothing_here),
     };
-    let reply = fit_for(version, reply).await;
+    let reply = if is_fit(version, &reply) { reply } else { counted(reply).await };
     finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
 }
 
