@@ -1,8 +1,8 @@
 //! Other immutable content of intercepted hosts, by the path patterns of the configuration (`cache.patterns`): an npm
 //! tarball, a chart. Stored under the digest that it turns out to have, found again by host, path and query.
 //!
-//! No digest tells beforehand what it must be, so only a complete 200 with a length is stored, and `Cache-Control:
-//! no-store` or `private` is obeyed. Rights are as for a repository of one path.
+//! No digest tells beforehand what it must be, so only a complete 200 with a length that is no page for people is stored,
+//! and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
 
 use std::sync::Arc;
 
@@ -104,9 +104,8 @@ impl Pull {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
         };
-        // The page that asks for a login is not the artefact.
-        let is_it = place.is_some() && !(answer.redirected && answer.is_page());
-        let length = answer.content_length().filter(|_| is_it);
+        // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it too.
+        let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
         let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
             return Reply::relayed(answer);
         };
