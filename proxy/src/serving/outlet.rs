@@ -162,6 +162,18 @@ mod tests {
         (Outlet::new(listener.accept().await.expect("accepted").0), client)
     }
 
+    /// What a client has of these slices in the end.
+    async fn received(mut outlet: Outlet, mut client: TcpStream, slices: Vec<Bytes>) -> Vec<u8> {
+        let writing = tokio::spawn(async move {
+            write_all(&mut outlet, slices).await.expect("written");
+            outlet.shutdown().await.expect("ended");
+        });
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).await.expect("read");
+        writing.await.expect("no panic");
+        received
+    }
+
     /// A file on a disk: what a memory file system holds is never cold.
     fn mapped_file(content: &[u8]) -> Arc<MappedFile> {
         let mut file = tempfile::tempfile_in(std::env::current_dir().expect("a folder")).expect("a file");
@@ -174,7 +186,7 @@ mod tests {
     async fn heads_memory_and_files_arrive_in_order() {
         let content: Vec<u8> = (0..3_000_000u32).map(|n| (n / 5) as u8).collect();
         let file = mapped_file(&content);
-        let (mut outlet, mut client) = pair().await;
+        let (outlet, client) = pair().await;
         let memory = Bytes::from(vec![9; 40_000]);
         let slices = vec![
             Bytes::from_static(b"head"),
@@ -185,14 +197,7 @@ mod tests {
             Bytes::from_static(b"tail"),
         ];
         let expected: Vec<u8> = slices.iter().flat_map(|bytes| bytes.to_vec()).collect();
-        let writing = tokio::spawn(async move {
-            write_all(&mut outlet, slices).await.expect("written");
-            outlet.shutdown().await.expect("ended");
-        });
-        let mut received = Vec::new();
-        client.read_to_end(&mut received).await.expect("read");
-        writing.await.expect("no panic");
-        assert!(received == expected);
+        assert!(received(outlet, client, slices).await == expected);
     }
 
     /// The pool, which reads where a thread has no ring, is kept busy: a write that comes back waits for it, and one that
@@ -204,7 +209,7 @@ mod tests {
             let content: Vec<u8> = (0..3_000_000u32).map(|n| (n / 5) as u8).collect();
             let file = mapped_file(&content);
             let slices = vec![file.slice(5000..1_500_000), file.slice(1_500_000..3_000_000)];
-            let (mut outlet, mut client) = pair().await;
+            let (mut outlet, client) = pair().await;
             posix_fadvise(file.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
             assert!(!is_resident(file.file(), 5000, 100), "this test needs a folder on a disk");
             let (release, released) = std::sync::mpsc::channel::<()>();
@@ -217,14 +222,7 @@ mod tests {
             });
             assert_eq!(first.await, Poll::Pending);
             drop((borrowed, release));
-            let writing = tokio::spawn(async move {
-                write_all(&mut outlet, slices).await.expect("written");
-                outlet.shutdown().await.expect("ended");
-            });
-            let mut received = Vec::new();
-            client.read_to_end(&mut received).await.expect("read");
-            writing.await.expect("no panic");
-            assert!(received == content[5000..]);
+            assert!(received(outlet, client, slices).await == content[5000..]);
             busy.await.expect("no panic").expect_err("released");
         });
     }

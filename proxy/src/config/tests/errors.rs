@@ -92,6 +92,8 @@ const IN_FILE: &[(&str, &str)] = &[
         write for example reg.example, reg.example:5000 or *.pkg.dev"),
     ("[registries.\"a.io\"]\nscheme = \"ftp\"\n",
         "entrepot.toml:2: registries.\"a.io\".scheme: \"ftp\" is not one of http, https"),
+    ("[registries.\"a.io\"]\nrealm = \"a b\"\n", "entrepot.toml:2: registries.\"a.io\".realm: \"a b\" is no usable host: \
+        not a host name or address; write for example auth.example"),
     ("[registries.\"a.io\".headers]\nHost = \"b\"\n", "entrepot.toml:2: registries.\"a.io\".headers: \"Host\" cannot be \
         injected; entrepot sets this header itself"),
     ("[registries.\"a.io\".headers]\n\"a b\" = \"c\"\n",
