@@ -41,7 +41,7 @@ pub fn is_resident(file: &File, offset: u64, length: usize) -> bool {
 }
 
 /// How many of `length` bytes at `offset`, from the first on, can be read without waiting for a disk, or fewer where not
-/// all can. None where nobody can tell.
+/// all can. Zero where nobody can tell.
 pub fn resident_bytes(file: &File, offset: u64, length: usize) -> usize {
     match is_cached(file, offset, length) {
         Some(true) => length,

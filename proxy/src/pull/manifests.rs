@@ -119,7 +119,7 @@ impl Pull {
         offload(move || store.manifest(&registry, &repository, &digest)).await?.map(Manifest::from)
     }
 
-    /// Asks upstream with a HEAD, and remembers what its answer says about the right to the repository.
+    /// Asks upstream, and remembers what its answer says about the right to the repository.
     pub(super) async fn ask(
         &self,
         call: &Call,
