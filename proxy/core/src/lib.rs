@@ -7,10 +7,12 @@
 pub mod challenge;
 pub mod digest;
 pub mod error;
+pub mod exit;
 pub mod framing;
 pub mod freshness;
 pub mod host;
 pub mod htpasswd;
+pub mod mdns_name;
 pub mod media;
 pub mod name;
 pub mod opening;
@@ -22,3 +24,4 @@ pub mod range;
 pub mod referrer;
 pub mod route;
 pub mod scope;
+pub mod secret;

@@ -4,6 +4,9 @@
 //! far as its server name and no further (RFC 8446 section 4.1.2, RFC 6066 section 3); whether it is a good one is for
 //! whoever answers it.
 
+/// The host that the redirect agent asks for to learn whether the transparent door works. No other machine can have the
+/// name (RFC 6761 section 6.4).
+pub const HEALTH_HOST: &str = "health.entrepot.invalid";
 /// The most that is read before a connection counts as something else.
 pub const OPENING_MAX_BYTES: usize = 16 * 1024;
 

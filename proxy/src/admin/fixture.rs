@@ -16,7 +16,7 @@ use super::server::{serve_tcp, serve_unix};
 use super::socket::AdminSocket;
 use super::{AdminState, PowerError, Powers};
 use crate::observe::metrics::Metrics;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 pub(crate) fn digest(number: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[number])

@@ -9,7 +9,7 @@ use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode, Uri};
 
 use crate::http::fields::only;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// How a request came in.
 #[derive(Clone)]

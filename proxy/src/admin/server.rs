@@ -22,7 +22,7 @@ use super::gate::Entrance;
 use super::handle::handle;
 use super::socket::AdminSocket;
 use crate::observe::labels::Door;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 struct Limits {
     /// Held at once; more wait in the kernel's queue.

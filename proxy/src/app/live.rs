@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::cli;
 use crate::config::ready::Config;
 use crate::config::{Effective, Flags, HostFacts, Loaded, load};
-use crate::http::dispatch::Site;
+use crate::doors::state::AppState;
 use crate::observe::events::EventsHandle;
 use crate::pull::Live;
 use crate::store::{Limits, Store};
@@ -17,7 +17,7 @@ use crate::upstream::own::Ourselves;
 /// Puts configurations in force.
 pub(super) struct Reloader {
     pub(super) flags: Flags,
-    pub(super) site: Arc<Site>,
+    pub(super) state: Arc<AppState>,
     pub(super) store: Arc<Store>,
     pub(super) events: EventsHandle,
     pub(super) ourselves: Ourselves,
@@ -55,7 +55,7 @@ impl Reloader {
         let outcome = load(&self.flags, &cli::environment, &HostFacts::real())
             .map_err(|error| error.to_string())
             .and_then(|loaded| self.put_in_force(loaded, &effective));
-        self.site.access_log.reopen();
+        self.state.log.access_log.reopen();
         match outcome {
             Ok(now) => {
                 *effective = now;
@@ -84,11 +84,11 @@ impl Reloader {
         }
         self.store.set_limits(Limits::from(&loaded.config.cache));
         let live = live(loaded.config, &self.ourselves, self.memory.clone());
-        let (registry, door) = (&self.site.registry, &live.config.registry);
+        let (registry, door) = (&self.state.registry.local, &live.config.registry);
         registry.set_access(registry.access().renewed(door.rights.clone()));
         registry.events.set_way_out(live.upstream.clone());
         registry.events.set_receivers(&door.notifications);
-        self.site.set_live(live);
+        self.state.set_live(live);
         Ok(loaded.effective)
     }
 

@@ -58,7 +58,7 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
             tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
             Ok(())
         }),
-        registry: registry_powers(&reloader.site),
+        registry: registry_powers(&reloader.state),
         reload: Box::new(move || reload.reload().map_err(PowerError::Refused)),
         effective_config: Box::new(move || shown.effective()),
     }
@@ -76,7 +76,7 @@ fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
 fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
     let (usage, metrics) = (pull.store.usage(), &pull.metrics);
     let (hits, misses) = (metrics.hits(), metrics.misses());
-    let live = reloader.site.live();
+    let live = reloader.state.live();
     let rate_limits = reloader.memory.quotas.all().into_iter().map(|(registry, credential, quota, at)| RateLimit {
         registry: registry.to_string(),
         credential: credential.to_string(),

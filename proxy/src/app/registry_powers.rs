@@ -10,7 +10,7 @@ use crate::admin::registry::{
     RepositoryEntry, RepositoryPage, TagEntry, TagPage,
 };
 use crate::admin::{Outcome, PowerError};
-use crate::http::dispatch::Site;
+use crate::doors::state::AppState;
 use crate::registry::access::Principal;
 use crate::registry::events::{Deed, Event};
 use crate::registry::removal::Target;
@@ -20,12 +20,12 @@ use crate::store::{Collected, Step, Store, StoreError, Sweep};
 /// Who did it, in events.
 const ADMINISTRATOR: &str = "administrator";
 
-/// Everything the door may do with the registry of a site.
-pub(super) fn registry_powers(site: &Arc<Site>) -> RegistryPowers {
-    let store = || site.registry.store.clone();
+/// Everything the door may do with the registry of a state.
+pub(super) fn registry_powers(state: &Arc<AppState>) -> RegistryPowers {
+    let store = || state.registry.local.store.clone();
     let (list_store, tags_store) = (store(), store());
     let import_store = store();
-    let (remove_registry, collect_site) = (site.registry.clone(), site.clone());
+    let (remove_registry, collect_site) = (state.registry.local.clone(), state.clone());
     RegistryPowers {
         repositories: Box::new(move |request| repositories(&list_store, &request).map_err(failed)),
         tags: Box::new(move |repository| tags(&tags_store, &repository).map_err(failed)),
@@ -99,9 +99,9 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-fn collect(site: &Site, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
+fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
     let CollectRequest { dry_run, untagged, grace } = request;
-    let grace = grace.unwrap_or(site.live().config.registry.grace);
+    let grace = grace.unwrap_or(state.live().config.registry.grace);
     let mut is_heard = true;
     let mut progress = |step| {
         let line = match step {
@@ -111,7 +111,7 @@ fn collect(site: &Site, request: CollectRequest, on_step: OnStep<'_>) -> Outcome
         // Who leaves does not stop it half way.
         is_heard = is_heard && on_step(line).is_continue();
     };
-    let collected = site.registry.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
+    let collected = state.registry.local.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
     let busy = || PowerError::Refused("a collection is already running".to_owned());
     let collected = collected.ok_or_else(busy)?;
     Ok(told(&collected, dry_run))

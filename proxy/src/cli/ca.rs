@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::exit;
 use crate::config::ready::CaFiles;
-use crate::secret::Secret;
 use crate::tls::authority::{Authority, rfc3339};
 use crate::tls::{CaError, files};
+use entrepot_core::exit;
+use entrepot_core::secret::Secret;
 
 /// What to do with the certificate authority.
 #[derive(Debug, Subcommand)]

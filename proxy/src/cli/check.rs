@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{environment, exit};
+use super::environment;
+use entrepot_core::exit;
+
 use crate::config::{ConfigError, Flags, HostFacts, Loaded, load};
 
 /// Exit code 0 and the effective configuration on stdout, or 78 and one line on stderr.

@@ -10,7 +10,6 @@ use std::process::{ExitCode, Stdio};
 
 use clap::{Args, Subcommand};
 
-use super::exit;
 use crate::client::appliance::ApplianceError;
 use crate::client::change::Aftermath;
 use crate::client::execute::{ExecuteError, Step, shown, undo};
@@ -19,6 +18,7 @@ use crate::client::journal::{Journal, JournalError};
 use crate::client::plan::{Command, PlanError};
 use crate::client::status::{FileState, Status, status};
 use crate::client::{Mode, Runtime};
+use entrepot_core::exit;
 
 /// What to do.
 #[derive(Debug, Subcommand)]

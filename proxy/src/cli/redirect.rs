@@ -9,13 +9,13 @@ use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 use super::cache::client::{Client, ClientError};
-use super::exit;
 use crate::config::Loaded;
 use crate::config::ready::TRANSPARENT_PORT;
 use crate::observe::events;
 use crate::redirect::plan::Mode;
 use crate::redirect::report::Report;
 use crate::redirect::{RedirectError, agent, pins};
+use entrepot_core::exit;
 
 /// What to do about redirection.
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use entrepot_core::name::RepositoryName;
 
 use super::origin::{Given, Place, Refusal};
 use super::raw::{HiddenText, RawAccount};
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// The accounts, longest prefix first, and what should be said about them.
 pub(super) fn parse(

@@ -8,7 +8,7 @@ use super::auth_registries;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
 use super::raw::{HiddenText, Raw, RawAccount, Switch, Text};
 use super::values;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// What the environment adds, rather than sets.
 #[derive(Default)]

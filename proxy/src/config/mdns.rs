@@ -4,7 +4,7 @@ use super::origin::{ConfigError, Refusal};
 use super::raw::RawMdns;
 use super::ready::Mdns;
 use super::resolver::Resolver;
-use crate::discovery::MdnsName;
+use entrepot_core::mdns_name::MdnsName;
 
 /// The kernel's IFNAMSIZ, less the zero.
 const INTERFACE_MAX_BYTES: usize = 15;

@@ -29,8 +29,6 @@ mod upstream;
 mod values;
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
@@ -81,6 +79,17 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFact
     let additions = environment::apply(&mut raw, env)?;
     apply_flags(&mut raw, flags);
     resolve(source, raw, additions, env, host)
+}
+
+/// The configuration that a file with this text makes, where no environment and no flag says anything else. Nothing but
+/// the files that the text names is read.
+pub fn from_text(text: &str) -> Result<Config, ConfigError> {
+    let source = Source::new(PathBuf::from(DEFAULT_FILE), text.to_owned());
+    let mut raw = parse(&source)?;
+    let environment = |_: &str| None;
+    let additions = environment::apply(&mut raw, &environment)?;
+    let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
+    Ok(resolve(source, raw, additions, &environment, &host)?.config)
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {

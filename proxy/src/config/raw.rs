@@ -12,7 +12,7 @@ use serde_spanned::Spanned;
 
 use super::origin::{Given, Place};
 use super::schema::{Kind, Shape};
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Text, numbers with units included; empty means "not set".
 pub(super) type Text = Option<Given<String>>;

@@ -16,8 +16,8 @@ use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
 
-use crate::discovery::MdnsName;
-use crate::secret::Secret;
+use entrepot_core::mdns_name::MdnsName;
+use entrepot_core::secret::Secret;
 use rights::{Notification, Rights};
 
 /// Everything that can be configured.

@@ -13,7 +13,7 @@ use super::ready::rights::{AuthMethod, Notification, Quota, Rights, Rule, RuleSu
 use super::registries::headers;
 use super::resolver::Resolver;
 use super::values;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Clients take a shorter one for a minute all the same.
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use super::raw::{Hidden, RawClient, RawUpstream, Texts};
 use super::ready::{ClientDeadlines, NoProxy, ParentProxy, Upstream};
 use super::resolver::Resolver;
 use super::values;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Every wait of docker-registry-proxy that has no reason to be longer.
 const DEADLINE: &str = "60s";

@@ -19,7 +19,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::origin::Refusal;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Secrets and certificates are small; a path to something huge is a mistake.
 const FILE_MAX_BYTES: u64 = 4 << 20;

@@ -12,7 +12,9 @@ use mdns_sd::{DaemonEvent, RRType, ServiceDaemon, ServiceInfo};
 use super::facts::Facts;
 use super::identity::Identity;
 use super::interfaces::excluded;
-use super::{MDNS_PORT, MdnsName, SERVICE, WEB_SERVICE};
+use entrepot_core::mdns_name::MdnsName;
+
+use super::{MDNS_PORT, SERVICE, WEB_SERVICE};
 
 /// What is announced.
 pub struct Announcement {

@@ -17,6 +17,7 @@ use crate::fill::hashing::hash_again;
 use crate::fill::source::Source;
 use crate::fill::through::Through;
 use crate::fill::{CHUNK_BYTES, FillError, HELD_BACK_BYTES};
+use crate::http::body::{BodyError, PieceSource};
 
 /// Bytes `position..end` of a blob that is being filled.
 pub struct FlightReader {
@@ -183,5 +184,11 @@ impl FlightReader {
         };
         let failed = |error| FillError::Read { digest: self.seat.flight.digest, error: Arc::new(error) };
         hashed.map(|hasher| (self.position, hasher)).map_err(failed)
+    }
+}
+
+impl PieceSource for FlightReader {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.next().await.map_err(BodyError::new)
     }
 }

@@ -10,6 +10,7 @@ use entrepot_core::digest::{Digest, Hasher};
 use crate::fill::FillError;
 use crate::fill::source::{Opened, Source};
 use crate::fill::stream::BlobStream;
+use crate::http::body::{BodyError, PieceSource};
 
 /// Bytes of a blob for one client.
 pub struct Through {
@@ -99,5 +100,11 @@ impl Through {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl PieceSource for Through {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.next().await.map_err(BodyError::new)
     }
 }

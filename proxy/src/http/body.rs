@@ -1,82 +1,66 @@
-//! The body of an answer: in memory, from upstream, from the store, or from a fill that is running.
+//! The body of a reply: bytes in memory, a body that is relayed as it comes, or pieces that are made one after another.
+//!
+//! Nothing here knows where pieces come from; the cache and the registry hand over a stream of them.
 //!
 //! Invariant: a body that goes wrong ends in an error, which makes hyper cut the connection; it never just ends. HTTP/1.0
 //! cannot tell that from an end where the length is unknown, so it gets no such body (`length.rs`).
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::mpsc;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::fill::FillError;
-use crate::fill::reader::FlightReader;
-use crate::fill::through::Through;
-use crate::pull::oversize::Oversize;
-use crate::pull::stored::StoredReader;
-use crate::upstream::body::TimedBody;
-use crate::upstream::error::UpstreamError;
-
-/// Where an answer's bytes come from.
+/// Where a reply's bytes come from.
 pub enum ReplyBody {
     /// Memory.
     Full(Bytes),
-    /// Upstream, as it comes.
-    Upstream(TimedBody),
-    /// Bytes that are produced one piece after another.
+    /// Another server, at its pace.
+    Relayed(UnsyncBoxBody<Bytes, BodyError>),
+    /// Pieces that are made when the client has room for them.
     Pieces(Pieces),
 }
 
-/// Why a body broke off.
+/// Why a body broke off. The text says whose fault it is.
 #[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    /// The blob could not be completed.
-    #[error(transparent)]
-    Fill(#[from] FillError),
-    /// Upstream's relayed body broke.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-}
+#[error(transparent)]
+pub struct BodyError(Box<dyn std::error::Error + Send + Sync>);
 
-/// A producer of pieces. Each knows how to make the next one.
-pub enum Producer {
-    /// A published blob.
-    Stored(StoredReader),
-    /// A running fill.
-    Flight(FlightReader),
-    /// Straight from upstream, checked.
-    Through(Through),
-    /// A manifest that is too large to be kept.
-    Oversize(Oversize),
-    /// What a task copies to the client and to the disk.
-    Copied(mpsc::Receiver<Result<Bytes, FillError>>),
-}
-
-type Next = Pin<Box<dyn Future<Output = (Box<Producer>, Result<Option<Bytes>, BodyError>)> + Send>>;
-
-/// A producer at work: the future of the next piece owns it and gives it back.
-pub struct Pieces {
-    next: Option<Next>,
-}
-
-impl From<Producer> for ReplyBody {
-    fn from(producer: Producer) -> Self {
-        ReplyBody::Pieces(Pieces { next: Some(produce(Box::new(producer))) })
+impl BodyError {
+    /// Breaks a body off because of `error`.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
     }
 }
 
-fn produce(mut producer: Box<Producer>) -> Next {
-    Box::pin(async move {
-        let piece = match producer.as_mut() {
-            Producer::Stored(reader) => reader.next().await.map_err(BodyError::from),
-            Producer::Flight(reader) => reader.next().await.map_err(BodyError::from),
-            Producer::Through(reader) => reader.next().await.map_err(BodyError::from),
-            Producer::Oversize(manifest) => manifest.next().await,
-            Producer::Copied(receiver) => receiver.recv().await.transpose().map_err(BodyError::from),
-        };
-        (producer, piece)
-    })
+/// Makes the pieces of a body, in order.
+pub trait PieceSource: Send + 'static {
+    /// The next bytes. None after the last; an error where the body must not be taken for complete.
+    fn piece(&mut self) -> impl Future<Output = Result<Option<Bytes>, BodyError>> + Send;
+}
+
+/// A source at work. None once it has ended or failed: it is not asked again.
+pub struct Pieces(Option<Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>>);
+
+impl ReplyBody {
+    /// Another server's body, relayed.
+    pub fn relayed<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Self::Relayed(body.map_err(BodyError::new).boxed_unsync())
+    }
+
+    /// The pieces that `source` makes.
+    pub fn pieces(source: impl PieceSource) -> Self {
+        let pieces =
+            stream::try_unfold(source, async |mut source| Ok(source.piece().await?.map(|bytes| (bytes, source))));
+        Self::Pieces(Pieces(Some(Box::pin(pieces))))
+    }
 }
 
 impl Body for ReplyBody {
@@ -89,9 +73,7 @@ impl Body for ReplyBody {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            ReplyBody::Upstream(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
-            }
+            ReplyBody::Relayed(body) => Pin::new(body).poll_frame(context),
             ReplyBody::Pieces(pieces) => pieces.poll(context).map(|piece| piece.map(|piece| piece.map(Frame::data))),
         }
     }
@@ -99,15 +81,15 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             ReplyBody::Full(bytes) => bytes.is_empty(),
-            ReplyBody::Upstream(body) => body.is_end_stream(),
-            ReplyBody::Pieces(pieces) => pieces.next.is_none(),
+            ReplyBody::Relayed(body) => body.is_end_stream(),
+            ReplyBody::Pieces(pieces) => pieces.0.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ReplyBody::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            ReplyBody::Upstream(body) => body.size_hint(),
+            ReplyBody::Relayed(body) => body.size_hint(),
             ReplyBody::Pieces(_) => SizeHint::default(),
         }
     }
@@ -115,9 +97,11 @@ impl Body for ReplyBody {
 
 impl Pieces {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let Some(next) = &mut self.next else { return Poll::Ready(None) };
-        let (producer, piece) = ready!(next.as_mut().poll(context));
-        self.next = matches!(piece, Ok(Some(_))).then(|| produce(producer));
-        Poll::Ready(piece.transpose())
+        let Some(stream) = &mut self.0 else { return Poll::Ready(None) };
+        let piece = stream.as_mut().poll_next(context);
+        if matches!(piece, Poll::Ready(None | Some(Err(_)))) {
+            self.0 = None;
+        }
+        piece
     }
 }

@@ -4,10 +4,9 @@
 
 pub mod body;
 pub mod deadline;
-pub mod dispatch;
+pub mod exchange;
 pub(crate) mod fields;
 pub mod guard;
 pub(crate) mod length;
-pub mod log;
 pub mod reply;
 pub mod serve;

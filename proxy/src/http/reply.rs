@@ -1,5 +1,5 @@
-//! An answer to a client and what the log will say about it. Every status that is ours comes from the one error table
-//! (`entrepot_core::error`); every answer of upstream's is rebuilt from the headers that clients need.
+//! A reply to a client and what the log will say about it. Every status that is ours comes from the one error table
+//! (`entrepot_core::error`).
 
 use std::time::{Duration, SystemTime};
 
@@ -7,16 +7,10 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::outcome::{CacheStatus, RequestType};
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::fill::FillError;
-use crate::fill::source::Refusal;
 use crate::http::body::ReplyBody;
-use crate::observe::labels::Label;
-use crate::upstream::error::UpstreamError;
-use crate::upstream::exchange::Answer;
-use crate::upstream::operation::is_of_the_hop;
 
 /// An answer and its note for the log.
 pub struct Reply {
@@ -66,42 +60,6 @@ impl Default for Note {
     }
 }
 
-/// Response headers of upstream that clients need; hop-by-hop ones, cookies and a CDN's own are not among them.
-const RELAYED: [&str; 22] = [
-    "content-type",
-    "content-length",
-    "content-range",
-    "content-encoding",
-    "accept-ranges",
-    "cache-control",
-    "date",
-    "docker-content-digest",
-    "docker-distribution-api-version",
-    "docker-upload-uuid",
-    "etag",
-    "last-modified",
-    "link",
-    "location",
-    "oci-chunk-min-length",
-    "oci-filters-applied",
-    "oci-subject",
-    "oci-tag",
-    "range",
-    "retry-after",
-    "warning",
-    "www-authenticate",
-];
-
-/// Upstream's headers that are for the client.
-pub fn relayed_headers(headers: &HeaderMap) -> HeaderMap {
-    let keep = |name: &HeaderName| RELAYED.contains(&name.as_str()) || name.as_str().contains("ratelimit");
-    let mut relayed = HeaderMap::new();
-    for (name, value) in headers.iter().filter(|(name, _)| keep(name)) {
-        relayed.append(name.clone(), value.clone());
-    }
-    relayed
-}
-
 impl Reply {
     /// A small body of ours.
     pub fn full(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
@@ -121,54 +79,6 @@ impl Reply {
     pub fn error_with_status(status: StatusCode, code: ErrorCode, message: &str) -> Self {
         let message = if message.is_empty() { code.message() } else { message };
         Self::full(status, "application/json", error::body(code, message, None))
-    }
-
-    /// Upstream could not be asked: whose fault, and what to do, in the client's own error format.
-    pub fn unreachable(error: &UpstreamError) -> Self {
-        let code = if error.is_ours() {
-            ErrorCode::Denied
-        } else if error.is_timeout() {
-            ErrorCode::GatewayTimeout
-        } else {
-            ErrorCode::BadGateway
-        };
-        Self::error(code, &format!("entrepot: {error}")).because("upstream_unreachable")
-    }
-
-    /// Upstream's bytes were wrong.
-    pub fn broken(error: &FillError) -> Self {
-        Self::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason().word())
-    }
-
-    /// Upstream's own error answer.
-    pub fn refused(refusal: Refusal) -> Self {
-        let mut headers = relayed_headers(&refusal.headers);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len() as u64));
-        Self { status: refusal.status, headers, body: ReplyBody::Full(refusal.body), note: Note::default() }
-    }
-
-    /// Upstream's answer as it comes.
-    pub fn relayed(answer: Answer) -> Self {
-        let headers = relayed_headers(&answer.headers);
-        let note =
-            Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
-        Self { status: answer.status, headers, body: ReplyBody::Upstream(answer.body), note }
-    }
-
-    /// An answer that has nothing to do with a registry: all of it but the hop's own headers.
-    pub fn passed(answer: Answer) -> Self {
-        let all = answer.headers.clone();
-        let mut reply = Self::relayed(answer);
-        let named = all.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        let named: Vec<_> =
-            named.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
-        for name in all.keys() {
-            let of_the_hop = is_of_the_hop(name) || named.iter().any(|hop| hop == name.as_str());
-            if !of_the_hop && !reply.headers.contains_key(name) {
-                reply.headers.extend(all.get_all(name).iter().map(|value| (name.clone(), value.clone())));
-            }
-        }
-        reply
     }
 
     /// The same answer without its body, as HEAD wants it; the headers stay.
@@ -213,18 +123,6 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_clients_need_is_relayed() {
-        let mut upstream = HeaderMap::new();
-        for name in ["set-cookie", "connection", "transfer-encoding", "server", "x-amz-id-2", "etag", "ratelimit-limit"]
-        {
-            upstream.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
-        }
-        let mut names: Vec<_> = relayed_headers(&upstream).keys().map(|name| name.as_str().to_owned()).collect();
-        names.sort();
-        assert_eq!(names, ["etag", "ratelimit-limit"]);
-    }
 
     #[test]
     fn errors_are_oci_json() {

@@ -2,7 +2,6 @@
 //! request.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,27 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::ready::ClientDeadlines;
-use crate::http::dispatch::{Site, Visit, dispatch};
+use crate::doors::drain::Watch;
+use crate::http::exchange::LoggedBody;
 use crate::http::guard::{Guard, GuardHandle};
-use crate::http::log::LoggedBody;
-use crate::ingress::drain::Watch;
 use crate::serving::turns::Turns;
 
 /// hyper's own buffer: a whole head and room for the bytes behind it.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES + 64 * 1024;
-
-/// Serves a visit until the client leaves, idles too long, or the process drains.
-pub async fn serve_visit<IO>(site: Arc<Site>, visit: Visit, io: IO, prefix: Bytes, drain: Watch)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let deadlines = Deadlines::from(&site.live().config.client);
-    let answer = move |guard: GuardHandle, request| {
-        let (site, visit) = (site.clone(), visit.clone());
-        async move { dispatch(&site, &visit, &guard, request).await }
-    };
-    serve(io, prefix, deadlines, drain, answer).await;
-}
 
 /// How long clients may take, on one connection.
 #[derive(Clone, Copy)]

@@ -22,7 +22,6 @@ use super::labels::{
     Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FillFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
-use crate::serving::ladder::Ladder;
 
 /// Every metric.
 pub struct Metrics {
@@ -164,10 +163,8 @@ impl Metrics {
     }
 
     /// Says which ways bytes take here.
-    pub fn show_ladder(&self, ladder: &Ladder) {
-        self.data_plane.get_or_create(&[("cold_reads", ladder.cold_reads.word())]).set(1);
-        let sealing = if ladder.kernel_seals { "kernel" } else { "own" };
-        self.data_plane.get_or_create(&[("sealing", sealing)]).set(1);
+    pub fn show_data_plane(&self, what: &'static str, way: &'static str) {
+        self.data_plane.get_or_create(&[(what, way)]).set(1);
     }
 
     /// One request answered.

@@ -9,4 +9,5 @@ pub mod events;
 pub mod human;
 pub mod labels;
 pub mod metrics;
+pub mod request_log;
 pub mod sink;

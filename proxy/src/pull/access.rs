@@ -20,13 +20,13 @@ use crate::http::reply::Reply;
 use crate::pull::identity::header;
 use crate::pull::issued::LOCAL_LIFETIME;
 use crate::pull::manifests::is_transient;
-use crate::pull::{Call, Pull};
-use crate::secret::Secret;
+use crate::pull::{Call, Pull, replies};
 use crate::upstream::credential::{Credential, CredentialId, Login};
 use crate::upstream::exchange::Answer;
 use crate::upstream::operation::Operation;
 use crate::upstream::registry::implied_port;
 use crate::upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
+use entrepot_core::secret::Secret;
 
 /// Where entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
@@ -51,7 +51,7 @@ impl Pull {
                 if answer.status == StatusCode::UNAUTHORIZED {
                     return self.refused_by_upstream(call, answer, ErrorCode::NameUnknown).await;
                 }
-                Reply::relayed(answer)
+                replies::relayed(answer)
             }
             outcome => {
                 if let Err(error) = outcome {
@@ -123,7 +123,7 @@ impl Pull {
         let answer = call.live.upstream.execute_with_body(&call.registry, &operation, &credential, body).await;
         match answer {
             Ok(answer) if !is_transient(answer.status) => self.passed_token(answer, principal).await,
-            Ok(answer) if !reads => Reply::refused(Refusal::read(answer).await),
+            Ok(answer) if !reads => replies::refused(Refusal::read(answer).await),
             Err(error) if !reads => self.unreachable(call, &error),
             _ => {
                 tracing::warn!(realm = %call.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
@@ -134,7 +134,7 @@ impl Pull {
 
     async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>) -> Reply {
         if answer.status != StatusCode::OK {
-            return Reply::relayed(answer);
+            return replies::relayed(answer);
         }
         let (headers, host, elapsed) = (answer.headers, answer.host, answer.elapsed);
         let Ok(body) = Limited::new(answer.body, TOKEN_BODY_MAX_BYTES).collect().await else {
@@ -144,7 +144,7 @@ impl Pull {
         if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
             self.issued.note(&token, principal, lifetime);
         }
-        let mut reply = Reply::refused(Refusal { status: StatusCode::OK, headers, body });
+        let mut reply = replies::refused(Refusal { status: StatusCode::OK, headers, body });
         reply.note.upstream = Some(host.to_string());
         reply.note.upstream_time = Some(elapsed);
         reply
@@ -191,9 +191,9 @@ impl Pull {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
                     self.issued.note(&token, login.id(), lifetime);
                 }
-                Reply::refused(Refusal { status: StatusCode::OK, headers, body })
+                replies::refused(Refusal { status: StatusCode::OK, headers, body })
             }
-            Ok((status, headers, body)) if !is_transient(status) => Reply::refused(Refusal { status, headers, body }),
+            Ok((status, headers, body)) if !is_transient(status) => replies::refused(Refusal { status, headers, body }),
             Err(error) if !error.is_retryable() => self.unreachable(call, &error),
             _ => self.issue(&call.registry.host, Some(login)),
         }

@@ -17,13 +17,14 @@ use tokio::sync::mpsc;
 
 use crate::fill::FillError;
 use crate::fill::source::Source;
-use crate::http::body::{Producer, ReplyBody};
-use crate::http::reply::{Note, Reply, relayed_headers};
+use crate::http::body::{BodyError, PieceSource, ReplyBody};
+use crate::http::reply::{Note, Reply};
 use crate::observe::labels::Bypass;
 use crate::pull::blob_reply::{range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, Wanted, hit};
+use crate::pull::replies::relayed_headers;
 use crate::pull::stored::StoredReader;
-use crate::pull::{Call, Pull, offload};
+use crate::pull::{Call, Pull, offload, replies};
 use crate::store::{ArtefactEntry, Fill, StoreError};
 use crate::upstream::body::TimedBody;
 use crate::upstream::operation::Operation;
@@ -83,7 +84,7 @@ impl Pull {
         };
         let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
         let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
-        let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { Producer::Stored(reader).into() };
+        let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };
         let reply =
             Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
         match answer {
@@ -107,11 +108,11 @@ impl Pull {
         // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it too.
         let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
         let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
-            return Reply::relayed(answer);
+            return replies::relayed(answer);
         };
         if !may_store(&answer.headers) {
             self.metrics.bypass.inc(Bypass::NoStore);
-            return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
+            return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
         }
         if let Some(place) = place {
             self.approve(call, place).await;
@@ -120,7 +121,7 @@ impl Pull {
             Ok(fill) => fill,
             Err(error) => {
                 self.metrics.bypass.inc(error.bypass());
-                return Reply::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
+                return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
             }
         };
         let note = Note { upstream: Some(answer.host.to_string()), ..hit(CacheStatus::Miss) };
@@ -129,7 +130,7 @@ impl Pull {
         let copy = Copy { pull: self.clone(), fill: Some(Arc::new(fill)), sender, length };
         let key = (call.registry.host.clone(), call.path_and_query.clone(), headers.clone());
         tokio::spawn(copy.run(answer.body, key));
-        Reply { status: StatusCode::OK, headers, body: Producer::Copied(receiver).into(), note }
+        Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), note }
     }
 }
 
@@ -141,6 +142,15 @@ struct Copy {
     fill: Option<Arc<Fill>>,
     sender: mpsc::Sender<Result<Bytes, FillError>>,
     length: u64,
+}
+
+/// The client's end of a copy.
+struct Copied(mpsc::Receiver<Result<Bytes, FillError>>);
+
+impl PieceSource for Copied {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.0.recv().await.transpose().map_err(BodyError::new)
+    }
 }
 
 impl Copy {

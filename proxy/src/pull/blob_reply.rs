@@ -16,7 +16,7 @@ use crate::fill::reader::FlightReader;
 use crate::fill::source::Opened;
 use crate::fill::source::Source;
 use crate::fill::through::Through;
-use crate::http::body::{Producer, ReplyBody};
+use crate::http::body::ReplyBody;
 use crate::http::reply::{Note, Reply};
 use crate::observe::labels::{Bypass, Label};
 use crate::pull::Pull;
@@ -49,7 +49,7 @@ impl Pull {
             }
         };
         let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };
-        blob_reply(&blob.digest, answer, size, Producer::Flight(reader).into(), note)
+        blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader), note)
     }
 
     pub(super) fn stored_reply(&self, blob: &BlobCall<'_>, stored: Arc<Blob>, note: Note) -> Reply {
@@ -81,7 +81,7 @@ impl Pull {
         let through = through.and_then(move || {
             tokio::task::spawn_blocking(move || store.link(&registry, &repository, &digest));
         });
-        blob_reply(&blob.digest, answer, size, Producer::Through(through).into(), note)
+        blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through), note)
     }
 }
 
@@ -104,7 +104,7 @@ pub fn stored_reply(
     };
     let body = match is_head {
         true => ReplyBody::Full(Bytes::new()),
-        false => Producer::Stored(StoredReader::new(stored, store.clone(), source(), start, end)).into(),
+        false => ReplyBody::pieces(StoredReader::new(stored, store.clone(), source(), start, end)),
     };
     blob_reply(&digest, answer, Some(size), body, note)
 }

@@ -22,7 +22,7 @@ use crate::observe::labels::{Bypass, RightsOutcome};
 use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, Wanted, hit};
 use crate::pull::tags::shared_call;
-use crate::pull::{Call, Pull, offload};
+use crate::pull::{Call, Pull, offload, replies};
 use crate::store::Blob;
 use crate::upstream::operation::{ByteRange, Operation};
 
@@ -78,7 +78,7 @@ impl Pull {
     async fn head_blob(&self, blob: &BlobCall<'_>) -> Reply {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
         match self.ask(blob.call, blob.repository, &operation, Wanted::Content(None)).await {
-            Asked::Allowed(answer) | Asked::Unproven(answer) => Reply::relayed(*answer)
+            Asked::Allowed(answer) | Asked::Unproven(answer) => replies::relayed(*answer)
                 .noted(RequestType::BlobByDigest, CacheStatus::Miss)
                 .without_body()
                 .with(DOCKER_CONTENT_DIGEST, &blob.digest.to_string()),
@@ -176,7 +176,7 @@ impl Pull {
                 return self.refusal(blob, refusal.clone()).into();
             }
             Opening::Failed(error) if same_registry => return self.unreachable(blob.call, error).into(),
-            Opening::Broken(error) if alike => return Reply::broken(error).into(),
+            Opening::Broken(error) if alike => return replies::broken(error).into(),
             _ => return Boarding::TooLate(flight.clone()),
         }
         let just_served = alike && was_open.is_none_or(|time| time < VERDICT_LAG);
@@ -244,7 +244,7 @@ impl Pull {
                 self.refusal(blob, refusal)
             }
             Opening::Failed(error) => self.unreachable(blob.call, &error),
-            Opening::Broken(error) => Reply::broken(&error),
+            Opening::Broken(error) => replies::broken(&error),
         }
     }
 
@@ -294,13 +294,13 @@ impl Pull {
             }
             Err(OpenError::Refused(refusal)) => self.refusal(blob, refusal),
             Err(OpenError::Failed(error)) => self.unreachable(blob.call, &error),
-            Err(OpenError::Broken(error)) => Reply::broken(&error),
+            Err(OpenError::Broken(error)) => replies::broken(&error),
         }
     }
 
     fn refusal(&self, blob: &BlobCall<'_>, refusal: Refusal) -> Reply {
         let unknown = entrepot_core::error::ErrorCode::BlobUnknown;
-        Reply::refused(self.challenged(blob.call, refusal.worded(unknown)))
+        replies::refused(self.challenged(blob.call, refusal.worded(unknown)))
     }
 
     async fn stored_blob(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {

@@ -6,9 +6,9 @@ use http::header::AUTHORIZATION;
 
 use crate::config::ready::Access;
 use crate::pull::{Live, Pull};
-use crate::secret::Secret;
 use crate::upstream::credential::{Credential, CredentialId};
 use crate::upstream::registry::Registry;
+use entrepot_core::secret::Secret;
 
 /// A token of ours that is over: the client has to ask for another one.
 pub struct TokenIsOver;

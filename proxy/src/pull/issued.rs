@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use entrepot_core::host::RegistryHost;
 
-use crate::secret::Secret;
 use crate::upstream::credential::{CredentialId, Login};
+use entrepot_core::secret::Secret;
 
 /// Upstream's token, as it passed.
 #[derive(Clone, Copy)]

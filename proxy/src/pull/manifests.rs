@@ -15,11 +15,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::fill::source::Refusal;
-use crate::http::body::{Producer, ReplyBody};
-use crate::http::reply::{Note, Reply, relayed_headers};
+use crate::http::body::ReplyBody;
+use crate::http::reply::{Note, Reply};
 use crate::observe::labels::{Bypass, RightsOutcome};
 use crate::pull::oversize::Oversize;
-use crate::pull::{Call, Pull, offload};
+use crate::pull::replies::relayed_headers;
+use crate::pull::{Call, Pull, offload, replies};
 use crate::store::StoredManifest;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::exchange::Answer;
@@ -137,7 +138,7 @@ impl Pull {
             Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
             Ok(answer) if is_transient(answer.status) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Unknown);
-                Asked::Down(Box::new(Reply::refused(Refusal::read(answer).await.worded(operation.unknown))))
+                Asked::Down(Box::new(replies::refused(Refusal::read(answer).await.worded(operation.unknown))))
             }
             Ok(answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Denied);
@@ -165,7 +166,7 @@ impl Pull {
         match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer) | Asked::Unproven(answer) => {
                 let digest = answer.digest;
-                let reply = Reply::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
+                let reply = replies::relayed(*answer).noted(RequestType::Unknown, CacheStatus::Miss).without_body();
                 match digest {
                     Some(digest) => reply.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
                     None => reply,
@@ -244,10 +245,10 @@ impl Pull {
     /// A manifest that was not read to its end: too large to be kept, or broken.
     fn unread(&self, unread: Unread, headers: &HeaderMap, named: Option<Digest>) -> Reply {
         match unread {
-            Unread::Broken(error) => Reply::unreachable(&error),
+            Unread::Broken(error) => replies::unreachable(&error),
             Unread::TooLarge(start, rest) => {
                 self.metrics.bypass.inc(Bypass::TooLarge);
-                let body = ReplyBody::from(Producer::Oversize(Oversize::new(start, rest, named)));
+                let body = ReplyBody::pieces(Oversize::new(start, rest, named));
                 let note = Note { cache_status: CacheStatus::Bypass, reason: Some("too_large"), ..Note::default() };
                 Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, note }
             }
@@ -263,7 +264,7 @@ impl Pull {
         let note =
             Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
         let refusal = self.challenged(call, Refusal::read(answer).await.worded(unknown));
-        Reply { note, ..Reply::refused(refusal) }
+        Reply { note, ..replies::refused(refusal) }
     }
 
     /// Upstream could not be asked; said once for each request, with whose fault it is.
@@ -271,7 +272,7 @@ impl Pull {
         // Without the query, where tokens and signatures are.
         let path = call.path_and_query.split('?').next().unwrap_or_default();
         tracing::warn!(registry = %call.registry.host, path, "{error}");
-        Reply::unreachable(error)
+        replies::unreachable(error)
     }
 }
 

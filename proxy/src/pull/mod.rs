@@ -18,6 +18,7 @@ pub mod manifests;
 pub mod memory;
 pub mod oversize;
 pub mod relay;
+pub mod replies;
 pub mod rights;
 pub mod stored;
 pub mod tags;

@@ -6,7 +6,7 @@ use entrepot_core::digest::{Digest, Hasher};
 use http_body_util::BodyExt;
 
 use crate::fill::FillError;
-use crate::http::body::BodyError;
+use crate::http::body::{BodyError, PieceSource};
 use crate::upstream::body::TimedBody;
 
 /// The bytes of one such manifest.
@@ -28,11 +28,12 @@ impl Oversize {
         });
         Self { held: Some(start), rest, named }
     }
+}
 
-    /// The next bytes for the client, `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+impl PieceSource for Oversize {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
         while let Some(frame) = self.rest.frame().await {
-            let Ok(bytes) = frame?.into_data() else { continue };
+            let Ok(bytes) = frame.map_err(BodyError::new)?.into_data() else { continue };
             if let Some((_, hasher)) = &mut self.named {
                 hasher.update(&bytes);
             }
@@ -41,7 +42,9 @@ impl Oversize {
             }
         }
         match self.named.take().map(|(digest, hasher)| (digest, hasher.finish())) {
-            Some((digest, got)) if got != digest => Err(FillError::WrongDigest { digest, got: Box::new(got) }.into()),
+            Some((digest, got)) if got != digest => {
+                Err(BodyError::new(FillError::WrongDigest { digest, got: Box::new(got) }))
+            }
             _ => Ok(self.held.take()),
         }
     }

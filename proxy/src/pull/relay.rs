@@ -15,7 +15,7 @@ use url::Url;
 use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
 use crate::pull::access::LOCAL_REALM_PATH;
-use crate::pull::{Call, Pull, offload};
+use crate::pull::{Call, Pull, offload, replies};
 use crate::upstream::body::{BoxError, RequestBody};
 use crate::upstream::exchange::empty;
 use crate::upstream::operation::Operation;
@@ -47,7 +47,7 @@ impl Pull {
         if answer.status.is_success() {
             self.forget_changed(call, route).await;
         }
-        local_location(call, Reply::relayed(answer))
+        local_location(call, replies::relayed(answer))
     }
 
     /// Forgets what a successful write has made untrue.
@@ -81,7 +81,7 @@ impl Pull {
                 if answer.status == StatusCode::UNAUTHORIZED && !answer.crossed {
                     return self.refused_by_upstream(call, answer, operation.unknown).await;
                 }
-                local_location(call, Reply::relayed(answer))
+                local_location(call, replies::relayed(answer))
             }
             Err(error) => self.unreachable(call, &error),
         }
@@ -94,7 +94,7 @@ impl Pull {
         let body = if reads { empty() } else { request_body(call, body) };
         let upstream = &call.live.upstream;
         match upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await {
-            Ok(answer) => local_location(call, Reply::passed(answer)),
+            Ok(answer) => local_location(call, replies::passed(answer)),
             Err(error) => self.unreachable(call, &error),
         }
     }

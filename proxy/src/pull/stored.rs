@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use crate::fill::FillError;
 use crate::fill::source::Source;
 use crate::fill::through::Through;
+use crate::http::body::{BodyError, PieceSource};
 use crate::store::{Blob, Store, Window};
 
 /// Bytes `position..end` of a stored blob.
@@ -69,5 +70,11 @@ impl StoredReader {
             Through::part(digest, source, self.position, self.end, Some(size))
         });
         Ok(())
+    }
+}
+
+impl PieceSource for StoredReader {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.next().await.map_err(BodyError::new)
     }
 }

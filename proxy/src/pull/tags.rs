@@ -16,7 +16,7 @@ use crate::config::ready::{Access, TagMode, TagPolicy};
 use crate::fill::source::Refusal;
 use crate::http::reply::{Note, Reply};
 use crate::pull::manifests::{Asked, Manifest, Wanted, accept_class, hit, manifest_reply, place_of};
-use crate::pull::{Call, Pull, offload};
+use crate::pull::{Call, Pull, offload, replies};
 use crate::store::{TagEntry, TagKey};
 use crate::upstream::credential::Credential;
 use crate::upstream::operation::Operation;
@@ -60,16 +60,16 @@ impl Pull {
             return manifest_reply(call, &manifest, hit(CacheStatus::Hit));
         }
         if let Some(refusal) = self.negatives.get(&tag.name(), call.credential.id()) {
-            return Reply::refused(refusal).because("negative");
+            return replies::refused(refusal).because("negative");
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
         match self.ask(call, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer) if answer.status == StatusCode::OK => match answer.digest {
-                Some(digest) => self.tag_is(tag, digest, Reply::relayed(*answer).without_body()).await,
-                None => self.fetch_tag(tag, Some(Reply::relayed(*answer).without_body())).await,
+                Some(digest) => self.tag_is(tag, digest, replies::relayed(*answer).without_body()).await,
+                None => self.fetch_tag(tag, Some(replies::relayed(*answer).without_body())).await,
             },
             Asked::Allowed(_) => self.fetch_tag(tag, None).await,
-            Asked::Unproven(answer) if call.is_head() => Reply::relayed(*answer).without_body(),
+            Asked::Unproven(answer) if call.is_head() => replies::relayed(*answer).without_body(),
             Asked::Unproven(_) => self.fetch_tag(tag, None).await,
             Asked::Refused(reply) => {
                 // Blocked, not refused: what everybody may have is still given.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::admin::socket::SocketError;
-use crate::cli::exit;
+use entrepot_core::exit;
 
 /// Why the agent does not start, or stopped.
 #[derive(Debug, thiserror::Error)]

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
 use crate::discovery::browse::browse;
-use crate::ingress::introduction::HEALTH_HOST;
+use entrepot_core::opening::HEALTH_HOST;
 
 /// How often the door is asked.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);

@@ -186,11 +186,12 @@ fn seeds(patterns: &[HostPattern]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
 
     #[test]
     fn ports_and_names_come_from_the_listed_registries() {
-        let config = config("[intercept]\nregistries = [\"reg.test:5000\", \"*.reg.test\", \"pkg.dev\"]\n");
+        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\", \"*.reg.test\", \"pkg.dev\"]\n")
+            .expect("configuration");
         let (plan, notices) = Plan::new(Mode::Host, &config).expect("a plan");
         assert_eq!((plan.ports, notices.len()), (vec![443, 5000], 0));
         let flags = |name: &str| plan.names.iter().find(|(known, _)| *known == hash(name)).map(|(_, flags)| *flags);
@@ -220,9 +221,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_said() {
-        let distant = config(
+        let distant = from_text(
             "[intercept]\nregistries = [\"reg.test:5000\"]\n[redirect]\nappliance = \"docker-registry.local\"\n",
-        );
+        )
+        .expect("configuration");
         let (plan, notices) = Plan::new(Mode::Host, &distant).expect("a plan");
         assert_eq!(plan.ports, [443]);
         assert!(notices[0].contains("5000") && notices[0].contains("docker-registry.local:3129"), "{notices:?}");
@@ -232,7 +234,7 @@ mod tests {
             (Mode::Host, "[transparent]\nlisten = []\n", "no door"),
             (Mode::Host, "[redirect]\nports = [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]\n", "17 ports"),
         ] {
-            let error = Plan::new(mode, &config(toml)).expect_err(toml).to_string();
+            let error = Plan::new(mode, &from_text(toml).expect("configuration")).expect_err(toml).to_string();
             assert!(error.contains(says), "{error}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
@@ -10,19 +10,15 @@ use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
 use http::header::{EXPECT, HOST, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderName, Method, Response, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
-use super::access::{Action, FORM_MAX_BYTES, Refusal, TOKEN_PATH, Visitor, Wish};
+use super::RegistryService;
+use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::Request;
-use super::web;
 use crate::config::ready::Scheme;
-use crate::http::dispatch::{Site, finish, framing_reply};
-use crate::http::guard::GuardHandle;
-use crate::http::length::{counted, is_fit};
-use crate::http::log::LoggedBody;
 use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
 use crate::pull::{Live, identity};
@@ -42,77 +38,56 @@ const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const UNWANTED_MAX_BYTES: usize = 16 << 20;
 const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers one request.
+impl RegistryService {
+    /// Answers at [`TOKEN_PATH`], which challenges name.
+    pub async fn token(&self, live: &Live, request: http::Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let read = Limited::new(body, FORM_MAX_BYTES).collect();
+        let Ok(Ok(form)) = tokio::time::timeout(live.config.client.body_timeout, read).await else {
+            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
+        };
+        let login = identity::header(&head.headers);
+        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
+    }
+}
+
+/// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
 pub async fn answer(
-    site: &Arc<Site>,
+    service: &RegistryService,
+    live: Arc<Live>,
     arrival: &Arrival,
-    guard: &GuardHandle,
     request: http::Request<Incoming>,
-) -> Response<LoggedBody> {
-    let started = (SystemTime::now(), Instant::now());
-    let (method, uri) = (request.method().clone(), request.uri().path_and_query().map(ToString::to_string));
-    let uri = uri.unwrap_or_else(|| "/".to_owned());
-    let version = request.version();
-    let is_oci = uri == "/v2" || uri.starts_with("/v2/");
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    let reply = match guard.rejection_of(&request) {
-        Some(rejection) => framing_reply(site, rejection),
-        None if is_oci => Box::pin(answer_oci(site, arrival, request, &uri)).await,
-        None if request.uri().path() == TOKEN_PATH => Box::pin(token(site, request)).await,
-        None if web::is_here(request.uri().path()) => Box::pin(web::answer(site, arrival, request)).await,
-        None => site.page(&request).unwrap_or_else(nothing_here),
-    };
-    let reply = if is_fit(version, &reply) { reply } else { counted(reply).await };
-    finish(site, reply, is_oci, arrival.client, host, (method, uri), started)
-}
-
-/// Tokens have a place of their own, which challenges name.
-async fn token(site: &Arc<Site>, request: http::Request<Incoming>) -> Reply {
-    let (head, body) = request.into_parts();
-    let read = Limited::new(body, FORM_MAX_BYTES).collect();
-    let Ok(Ok(form)) = tokio::time::timeout(site.live().config.client.body_timeout, read).await else {
-        return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
-    };
-    let login = identity::header(&head.headers);
-    site.registry.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
-}
-
-fn nothing_here() -> Reply {
-    let text = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
-    Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
-}
-
-async fn answer_oci(site: &Arc<Site>, arrival: &Arrival, request: http::Request<Incoming>, uri: &str) -> Reply {
-    let live = site.live();
+) -> Reply {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
-    let meant = meant(&live.config, path, query, |host| site.registry.is_named(&live.config.registry, host));
+    let meant = meant(&live.config, path, query, |host| service.local.is_named(&live.config.registry, host));
     if meant == Meant::Stranger {
-        site.pull.metrics.rejected_requests.inc(Rejection::Policy);
+        service.pull.metrics.rejected_requests.inc(Rejection::Policy);
         let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
         return Reply::error(ErrorCode::Denied, message).because("policy");
     }
-    let access = site.registry.access();
+    let access = service.local.access();
     let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
         Ok(visitor) => visitor,
-        Err(refusal) => return refused(site, arrival, &head, &refusal),
+        Err(refusal) => return refused(service, &live, arrival, &head, &refusal),
     };
     match meant {
         Meant::Upstream(host, place) => {
-            if let Err(reply) = check_upstream(site, arrival, &head, &visitor, (&host, &place)) {
+            if let Err(reply) = check_upstream(service, &live, arrival, &head, &visitor, (&host, &place)) {
                 return *reply;
             }
             let namespace = host.to_string();
-            let reply = mirrored(live, host, place, arrival, head).answer(site, body).await;
+            let reply = mirrored(live, host, place, arrival, head).answer(&service.pull, body).await;
             reply.with(NAMESPACE, &namespace)
         }
-        _ => answer_ours(site, live, arrival, visitor, head, body, uri).await,
+        _ => answer_ours(service, live, arrival, visitor, head, body).await,
     }
 }
 
 /// Whether he may have what is at a place of another registry.
 fn check_upstream(
-    site: &Arc<Site>,
+    service: &RegistryService,
+    live: &Live,
     arrival: &Arrival,
     head: &Parts,
     visitor: &Visitor,
@@ -121,13 +96,13 @@ fn check_upstream(
     let route = Route::parse(&Method::GET, path_of(place), None).ok();
     let Some(repository) = route.as_ref().and_then(Route::repository) else {
         // Nothing of a repository is given for this.
-        return check(site, arrival, head, visitor, &Wish::Ping);
+        return check(service, live, arrival, head, visitor, &Wish::Ping);
     };
     let Some(named) = name_in_rules(host.name(), repository) else {
         let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
         return Err(Box::new(Reply::error(ErrorCode::Denied, message).because("policy")));
     };
-    check(site, arrival, head, visitor, &Wish::In(&named, Action::Pull))
+    check(service, live, arrival, head, visitor, &Wish::In(&named, Action::Pull))
 }
 
 fn path_of(place: &str) -> &str {
@@ -140,13 +115,12 @@ fn mirrored(live: Arc<Live>, host: RegistryHost, place: String, arrival: &Arriva
 }
 
 async fn answer_ours(
-    site: &Arc<Site>,
+    service: &RegistryService,
     live: Arc<Live>,
     arrival: &Arrival,
     visitor: Visitor,
     head: Parts,
     mut body: Incoming,
-    uri: &str,
 ) -> Reply {
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
@@ -154,19 +128,19 @@ async fn answer_ours(
             return Reply::error(ErrorCode::ManifestUnknown, "").because("grammar");
         }
         Err(error) => {
-            site.pull.metrics.rejected_requests.inc(Rejection::Malformed);
+            service.pull.metrics.rejected_requests.inc(Rejection::Malformed);
             return Reply::error(error.code, "").because("grammar");
         }
     };
     let Some(wish) = wish_of(&route, &head.method) else {
         return Reply::error(ErrorCode::Unsupported, "").because("method");
     };
-    let refused = check(site, arrival, &head, &visitor, &wish).err();
+    let refused = check(service, &live, arrival, &head, &visitor, &wish).err();
     let wants_continue = head.headers.contains_key(EXPECT);
     let hub = is_for_docker_hub(&live.config, &head.method, &route, user_agent(&head))
-        && may_have_docker_hubs(site, &visitor, &route);
+        && may_have_docker_hubs(service, &visitor, &route);
     let request = Request {
-        registry: site.registry.clone(),
+        registry: service.local.clone(),
         live: live.clone(),
         visitor,
         client: arrival.client,
@@ -181,10 +155,10 @@ async fn answer_ours(
     };
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(site, &route, live, arrival, head, uri)
+        && let Some(mirrored) = from_docker_hub(service, &route, live, arrival, head)
     {
-        let instead = mirrored.answer(site, body).await;
-        site.registry.heard_of_docker_hub(instead.status);
+        let instead = mirrored.answer(&service.pull, body).await;
+        service.local.heard_of_docker_hub(instead.status);
         return if instead.status.is_success() { instead } else { reply };
     }
     let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
@@ -216,24 +190,24 @@ fn names_no_tag(path: &str) -> bool {
 }
 
 /// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
-fn may_have_docker_hubs(site: &Arc<Site>, visitor: &Visitor, route: &Route) -> bool {
+fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
     let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
-    named.is_some_and(|named| site.registry.access().may_see(visitor, &named))
+    named.is_some_and(|named| service.local.access().may_see(visitor, &named))
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
 fn from_docker_hub(
-    site: &Arc<Site>,
+    service: &RegistryService,
     route: &Route,
     live: Arc<Live>,
     arrival: &Arrival,
     head: Parts,
-    uri: &str,
 ) -> Option<Mirrored> {
     let repository = route.repository()?;
     let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
-    let ours = site.registry.store.has_repository(repository);
-    (!ours && !site.registry.is_docker_hub_down()).then(|| mirrored(live, host, uri.to_owned(), arrival, head))
+    let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    let ours = service.local.store.has_repository(repository);
+    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(live, host, place, arrival, head))
 }
 
 fn user_agent(head: &Parts) -> Option<&str> {
@@ -263,28 +237,28 @@ fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
 }
 
 fn check(
-    site: &Arc<Site>,
+    service: &RegistryService,
+    live: &Live,
     arrival: &Arrival,
     head: &Parts,
     visitor: &Visitor,
     wish: &Wish<'_>,
 ) -> Result<(), Box<Reply>> {
-    let may = site.registry.access().may(visitor, wish);
-    may.map_err(|refusal| Box::new(refused(site, arrival, head, &refusal)))
+    let may = service.local.access().may(visitor, wish);
+    may.map_err(|refusal| Box::new(refused(service, live, arrival, head, &refusal)))
 }
 
 /// The refusal with the way to a login, where one would help.
-fn refused(site: &Arc<Site>, arrival: &Arrival, head: &Parts, refusal: &Refusal) -> Reply {
+fn refused(service: &RegistryService, live: &Live, arrival: &Arrival, head: &Parts, refusal: &Refusal) -> Reply {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // What a client wrote comes back to it only as the host that it is.
     let port = implied_port(arrival.scheme);
-    let live = site.live();
     let host = RegistryHost::parse(text, port).unwrap_or(live.config.registry.hostname.with_port(port));
     let scheme = match arrival.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    refusal.reply(&format!("{scheme}://{}", host.authority(port)), site.registry.access().auth())
+    refusal.reply(&format!("{scheme}://{}", host.authority(port)), service.local.access().auth())
 }
 
 impl Request {

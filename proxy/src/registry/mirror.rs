@@ -18,10 +18,9 @@ use hyper::body::Incoming;
 use url::form_urlencoded;
 
 use crate::config::ready::{Access, Config, Scheme};
-use crate::http::dispatch::Site;
 use crate::http::reply::Reply;
 use crate::observe::labels::Rejection;
-use crate::pull::{Call, Live};
+use crate::pull::{Call, Live, Pull};
 use crate::upstream::credential::Credential;
 use crate::upstream::own::has_passed;
 
@@ -126,8 +125,8 @@ pub(super) struct Mirrored {
 
 impl Mirrored {
     /// The answer of the pipeline that interception uses.
-    pub(super) async fn answer(self, site: &Arc<Site>, body: Incoming) -> Reply {
-        let metrics = &site.pull.metrics;
+    pub(super) async fn answer(self, pull: &Arc<Pull>, body: Incoming) -> Reply {
+        let metrics = &pull.metrics;
         if has_passed(&self.headers, &self.live.upstream.memory().via) {
             metrics.rejected_requests.inc(Rejection::Loop);
             return Reply::error(ErrorCode::Loop, "").because("loop");
@@ -167,7 +166,7 @@ impl Mirrored {
             path_and_query: self.path_and_query,
             headers,
         };
-        let reply = site.pull.answer(&call, route, body).await;
+        let reply = pull.answer(&call, route, body).await;
         if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return reply;
         }
@@ -186,11 +185,11 @@ impl Mirrored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
 
     #[test]
     fn what_is_meant_is_ours_or_a_listed_registrys() {
-        let config = config("[intercept]\nregistries = [\"reg.example:5000\"]\n");
+        let config = from_text("[intercept]\nregistries = [\"reg.example:5000\"]\n").expect("configuration");
         let is_own = |host: &RegistryHost| host.name() == "docker-registry.local";
         let upstream = |host: &str, place: &str| Meant::Upstream(host.parse().expect(host), place.to_owned());
         for (path, query, expected) in [
@@ -235,7 +234,7 @@ mod tests {
 
     #[test]
     fn only_what_docker_sends_its_mirror_is_for_docker_hub() {
-        let config = config("");
+        let config = from_text("").expect("configuration");
         let engine = Some("docker/28.5.2 go/go1.24 kernel/6.1 os/linux arch/amd64 UpstreamClient(Docker-Client/28.5)");
         let with_containerd = Some("docker/28.5.2 containerd-client/2.1 storage-driver/overlayfs");
         let digest = format!("sha256:{}", "0a".repeat(32));

@@ -37,6 +37,7 @@ use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use http::StatusCode;
 
 use crate::config::ready::RegistryDoor;
+use crate::pull::Pull;
 use crate::store::Store;
 use access::Access;
 use collection::Collections;
@@ -60,6 +61,14 @@ pub struct LocalRegistry {
     seal: Seal,
     /// Docker Hub could not be reached; it is not asked before.
     docker_hub_down_until: Mutex<Option<Instant>>,
+}
+
+/// What answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
+pub struct RegistryService {
+    /// Our own registry.
+    pub local: Arc<LocalRegistry>,
+    /// Pulling through, for mirrors.
+    pub pull: Arc<Pull>,
 }
 
 /// How long what is not here is taken for unknown after Docker Hub could not be reached.

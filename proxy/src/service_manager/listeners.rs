@@ -16,7 +16,7 @@ use socket2::{Socket, Type};
 use tokio::net::TcpListener;
 
 use super::is_there;
-use crate::ingress::listener::{self, BACKLOG, as_bound};
+use crate::doors::listener::{self, BACKLOG, as_bound};
 
 /// The sockets that were passed to this process and are not in use yet.
 pub struct Listeners {

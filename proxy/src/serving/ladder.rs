@@ -47,6 +47,13 @@ impl Ladder {
     }
 }
 
+impl Ladder {
+    /// The label that metrics show for who makes TLS records: `kernel` or `own`.
+    pub fn sealing(&self) -> &'static str {
+        if self.kernel_seals { "kernel" } else { "own" }
+    }
+}
+
 impl ColdReads {
     /// Its name in logs and metrics.
     pub fn word(self) -> &'static str {

@@ -70,12 +70,12 @@ fn listed(config: &Config) -> Vec<RegistryHost> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
     use http::header::HOST;
 
     fn get(path: &str, toml: &str) -> Option<String> {
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
-        let page = page(&Method::GET, path, &headers, &config(toml))?;
+        let page = page(&Method::GET, path, &headers, &from_text(toml).expect("configuration"))?;
         assert_eq!(page.status(), StatusCode::OK, "{path}");
         Some(String::from_utf8(page.into_body().to_vec()).expect("text"))
     }
@@ -113,7 +113,9 @@ mod tests {
             assert_eq!(get(path, ""), None, "{path}");
         }
         assert_eq!(get("/setup/docker-mirror", "[registry]\nhttp = []\nhttps = []\n"), None);
-        let nameless = page(&Method::GET, "/setup/docker-mirror", &HeaderMap::new(), &config("")).expect("an answer");
+        let nameless =
+            page(&Method::GET, "/setup/docker-mirror", &HeaderMap::new(), &from_text("").expect("configuration"))
+                .expect("an answer");
         assert_eq!(nameless.status(), StatusCode::BAD_REQUEST);
     }
 }

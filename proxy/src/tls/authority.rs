@@ -19,7 +19,7 @@ use super::files::{self, PairText};
 use super::issue::{self, IssueError, Validity};
 use super::key::{self, CaKey, KeyError};
 use crate::config::ready::CaFiles;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// docker-registry-proxy's passphrase; public, so it protects nothing and is always tried.
 const PREDECESSOR_PASSPHRASE: &str = "foobar";

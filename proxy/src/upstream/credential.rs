@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// What a request may present upstream.
 #[derive(Clone, PartialEq, Eq)]

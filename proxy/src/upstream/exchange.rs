@@ -25,7 +25,6 @@ use url::Url;
 use crate::config::ready::Scheme as WireScheme;
 use crate::observe::labels::{UpstreamMethod, UpstreamOutcome};
 use crate::observe::metrics::Metrics;
-use crate::secret::Secret;
 use crate::upstream::address::Purpose;
 use crate::upstream::body::{RequestBody, TimedBody};
 use crate::upstream::client::{Response, UpstreamClient};
@@ -36,6 +35,7 @@ use crate::upstream::operation::Operation;
 use crate::upstream::quota::Quotas;
 use crate::upstream::registry::{Registry, host_of};
 use crate::upstream::token::{self, Scheme, TokenAnswer, TokenKey, Tokens};
+use entrepot_core::secret::Secret;
 
 /// The way to upstream registries. One for each configuration in force; tokens and quotas live on across reloads.
 pub struct Upstream {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::config::ready::{NoProxy, ParentProxy};
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// A parent proxy and who we are to it.
 pub struct Parent {

@@ -133,15 +133,16 @@ pub fn host_of(url: &Url) -> Option<RegistryHost> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
 
     #[test]
     fn a_registry_has_the_token_servers_that_are_its_own() {
-        let config = config(
+        let config = from_text(
             "[[credentials]]\nregistry = \"gitlab.example\"\nusername = \"a\"\npassword = \"b\"\n\
              [[credentials]]\nregistry = \"auth.docker.io\"\nusername = \"a\"\npassword = \"b\"\n\
              [registries.\"reg.example:5000\"]\nrealm = \"login.example:8443\"\n",
-        );
+        )
+        .expect("configuration");
         for (host, realms) in [
             ("registry.gitlab.example", &["gitlab.example"][..]),
             ("registry.gitlab.example:5050", &["gitlab.example"]),
@@ -163,6 +164,6 @@ mod tests {
     fn what_is_no_registry_may_not_be_a_service_of_this_machine() {
         let host = RegistryHost::parse("intranet.example", 80).expect("a host");
         assert_eq!(Registry::unlisted(&host).purpose, Purpose::Tunnel);
-        assert_eq!(Registry::resolve(&config(""), &host, None).purpose, Purpose::Registry);
+        assert_eq!(Registry::resolve(&from_text("").expect("configuration"), &host, None).purpose, Purpose::Registry);
     }
 }

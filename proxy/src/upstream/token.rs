@@ -11,9 +11,9 @@ use entrepot_core::host::RegistryHost;
 use serde::Deserialize;
 use url::Url;
 
-use crate::secret::Secret;
 use crate::upstream::credential::CredentialId;
 use crate::upstream::registry::host_of;
+use entrepot_core::secret::Secret;
 
 /// How a registry asks for authentication.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -263,7 +263,7 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let host = silent.local_addr().expect("an address").to_string();
     let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;
-    let live = proxy.site().live();
+    let live = proxy.state().live();
     let source = Source {
         upstream: live.upstream.clone(),
         registry: live.registry(&host.parse().expect("a host")),

@@ -8,7 +8,7 @@ use entrepot_core::scope::Actions;
 use globset::GlobSet;
 use http::{HeaderName, HeaderValue};
 
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Who may do what.
 pub struct Rights {

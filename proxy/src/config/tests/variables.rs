@@ -7,7 +7,7 @@ use entrepot_core::quantity::show_duration;
 use super::super::environment::names;
 use super::{Case, shown};
 use crate::config::ready::{Config, Tier};
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Variable, value, what to look at, and how that looks with the default and with the variable; the key of the origin.
 type Row = (&'static str, &'static str, fn(&Config) -> String, &'static str, &'static str, &'static str);

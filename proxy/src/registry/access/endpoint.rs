@@ -21,7 +21,7 @@ use super::policy::{Principal, actions, something_for_anonymous};
 use super::refusal::Refusal;
 use super::token::{GRANTS_MAX, SERVICE, Ticket};
 use crate::http::reply::Reply;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// Where it is, beside `/v2/`.
 pub const TOKEN_PATH: &str = "/token";

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// What a request has for a login.
 pub(super) enum Login {

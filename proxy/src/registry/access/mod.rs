@@ -34,7 +34,7 @@ pub use policy::{Held, Principal};
 pub use refusal::Refusal;
 
 use crate::config::ready::rights::{AuthMethod, Rights};
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 use login::Login;
 use policy::{actions, login_matters, something_for_anonymous};
 use token::{Signer, Ticket};

@@ -19,7 +19,7 @@ use entrepot_core::scope::{Actions, Scope};
 use serde::{Deserialize, Serialize};
 
 use super::policy::Principal;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// What this registry is called in tokens and challenges.
 pub const SERVICE: &str = "entrepot";

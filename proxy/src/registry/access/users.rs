@@ -20,7 +20,7 @@ use entrepot_core::htpasswd::{Accounts, BcryptHash};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
 
 /// The accounts of one file.
 pub struct Users {

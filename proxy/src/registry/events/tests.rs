@@ -19,11 +19,11 @@ use super::envelope::tests::{event, source};
 use super::*;
 use crate::config::ready;
 use crate::observe::metrics::Metrics;
-use crate::secret::Secret;
 use crate::upstream::client::UpstreamClient;
 use crate::upstream::exchange::Memory;
 use crate::upstream::own::Ourselves;
 use crate::upstream::testing::{assert_untouched, listener, upstream};
+use entrepot_core::secret::Secret;
 
 /// What a receiver got: path, headers, the event's tag.
 type Got = (String, HeaderMap, String);

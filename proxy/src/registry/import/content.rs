@@ -9,8 +9,8 @@ use std::sync::Arc;
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::name::RepositoryName;
 
+use super::{Brought, ImportLine};
 use super::{Import, ImportError};
-use crate::admin::answers::{Brought, ImportLine};
 use crate::store::{Adopted, Store, StoreError};
 
 const PIECE_BYTES: usize = 1 << 20;

@@ -10,6 +10,7 @@
 //! and a tag that points elsewhere here stays. Everything blocks: not for the event loop.
 
 mod content;
+mod lines;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -24,8 +25,8 @@ use entrepot_core::digest::Digest;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
 
-use crate::admin::answers::{ImportLine, Imported};
 use crate::store::{PushedManifest, Store, StoreError};
+pub use lines::{Brought, ImportLine, Imported};
 use tree::{Tree, TreeError};
 
 /// Why an import ends early.

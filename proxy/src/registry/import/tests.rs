@@ -7,9 +7,9 @@ use entrepot_core::digest::Algorithm;
 use entrepot_core::name::Reference;
 use tempfile::TempDir;
 
+use super::Brought;
 use super::tree::tests::Written;
 use super::*;
-use crate::admin::answers::Brought;
 use crate::store::Limits;
 
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -26,13 +26,13 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
+use super::RegistryService;
 use super::access::{Action, Principal, Refusal, Wish};
 use super::door::Arrival;
 use super::removal::NotRemoved;
 use super::request::Request;
-use crate::http::dispatch::Site;
 use crate::http::reply::Reply;
-use crate::pull::{identity, offload};
+use crate::pull::{Live, identity, offload};
 use crate::store::{StoreError, Sweep};
 use asked::{Asked, Deletion, Fields, form, place};
 use look::Look;
@@ -53,18 +53,23 @@ struct Guest {
 }
 
 /// Whether a path is one of these pages, or would be.
-pub(super) fn is_here(path: &str) -> bool {
+pub fn is_here(path: &str) -> bool {
     path.strip_prefix(PATH.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Answers a request to a page.
-pub(super) async fn answer(site: &Arc<Site>, arrival: &Arrival, request: http::Request<Incoming>) -> Reply {
+pub async fn answer(
+    service: &RegistryService,
+    live: Arc<Live>,
+    arrival: &Arrival,
+    request: http::Request<Incoming>,
+) -> Reply {
     let (head, body) = request.into_parts();
     if !head.uri.path().starts_with(PATH) {
         return see(StatusCode::PERMANENT_REDIRECT, PATH);
     }
     let is_head = head.method == Method::HEAD;
-    let reply = match page(site, arrival, head, body).await {
+    let reply = match page(service, live, arrival, head, body).await {
         Ok(reply) => reply,
         Err(problem) => problem.reply(),
     };
@@ -72,23 +77,28 @@ pub(super) async fn answer(site: &Arc<Site>, arrival: &Arrival, request: http::R
     if is_head { reply.without_body() } else { reply }
 }
 
-async fn page(site: &Arc<Site>, arrival: &Arrival, head: Parts, body: Incoming) -> Result<Reply, Problem> {
-    let live = site.live();
+async fn page(
+    service: &RegistryService,
+    live: Arc<Live>,
+    arrival: &Arrival,
+    head: Parts,
+    body: Incoming,
+) -> Result<Reply, Problem> {
     let place = place(&head)?;
-    let host = check_host(&site.registry, &live.config.registry, &head);
+    let host = check_host(&service.local, &live.config.registry, &head);
     let is_form = place.method == Method::POST;
     let form = if is_form { form(&head, body, live.config.client.body_timeout).await? } else { Bytes::new() };
     let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
-    let visitor = site.registry.access().identify(identity::header(&head.headers).as_ref()).await?;
+    let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
         host?;
         check_origin(&head)?;
-        site.registry.seal.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
+        service.local.seal.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
     }
     let asked = (place.read)(&fields).ok_or(Problem::Form)?;
     let done = head.uri.query().and_then(|query| Fields(query.as_bytes()).get("done"));
     let request = Request {
-        registry: site.registry.clone(),
+        registry: service.local.clone(),
         live,
         visitor,
         client: arrival.client,

@@ -10,19 +10,21 @@ use std::time::SystemTime;
 use entrepot::config::ready::{Config, Scheme};
 use entrepot::config::{Flags, Found, HostFacts, load};
 use entrepot::discovery::facts::Facts;
-use entrepot::http::dispatch::{Site, Visit};
-use entrepot::http::serve::serve_visit;
-use entrepot::ingress::drain::{self, Trigger, Watch};
-use entrepot::ingress::listener::{self, Bounds, Place};
-use entrepot::ingress::proxy::ProxyDoor;
-use entrepot::ingress::registry::RegistryDoor;
+use entrepot::doors::dispatch::{Visit, serve_visit};
+use entrepot::doors::drain::{self, Trigger, Watch};
+use entrepot::doors::listener::{self, Bounds, Place};
+use entrepot::doors::proxy::ProxyDoor;
+use entrepot::doors::registry::RegistryDoor;
+use entrepot::doors::state::AppState;
 use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
+use entrepot::observe::metrics::Metrics;
+use entrepot::observe::request_log::RequestLog;
 use entrepot::pull::{Live, Pull};
-use entrepot::registry::LocalRegistry;
 use entrepot::registry::access::Access;
 use entrepot::registry::events::{Events, Source};
+use entrepot::registry::{LocalRegistry, RegistryService};
 use entrepot::serving::workers::Workers;
 use entrepot::setup::CaPage;
 use entrepot::store::{DiskSettings, Limits, Store};
@@ -122,7 +124,7 @@ pub(crate) struct Proxy {
     /// Our own registry's.
     pub(crate) registry_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
-    site: Arc<Site>,
+    state: Arc<AppState>,
     watch: Watch,
     _trigger: Trigger,
     authority: Arc<Authority>,
@@ -147,19 +149,20 @@ impl Proxy {
         let disk = DiskSettings::from(&config.data_plane);
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
-        let pull = Pull::new(store, Arc::default());
+        let metrics: Arc<Metrics> = Arc::default();
+        let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
+        let pull = Pull::new(store, metrics);
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let live = live(config);
         let door = &live.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let registry =
-            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
-        let site = Site::new(pull.clone(), registry, log, page, live);
+        let local = LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
+        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, live);
         let leaves = Arc::new(leaves);
-        let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
+        let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
+        let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
@@ -176,7 +179,7 @@ impl Proxy {
             workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, site, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -212,13 +215,13 @@ impl Proxy {
         let client = [192, 0, 2, 1].into();
         let visit = Visit { host, client_scheme: Scheme::Https, client, listed: true };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_visit(self.site.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_visit(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
         client
     }
 
     /// What every connection shares.
-    pub(crate) fn site(&self) -> &Arc<Site> {
-        &self.site
+    pub(crate) fn state(&self) -> &Arc<AppState> {
+        &self.state
     }
 
     /// Waits until no fill runs any more.

@@ -10,10 +10,10 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
 use crate::config::ready::Scheme;
+use crate::doors::drain::Watch;
+use crate::doors::rewind::Rewind;
+use crate::doors::state::AppState;
 use crate::http::deadline::Paced;
-use crate::http::dispatch::Site;
-use crate::ingress::drain::Watch;
-use crate::ingress::rewind::Rewind;
 use crate::observe::labels::{ConnectionRefusal, Handshake};
 use crate::serving::outlet::Outlet;
 use crate::serving::secure::Secure;
@@ -26,19 +26,19 @@ pub type Client = Paced<Outlet>;
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Takes a connection onto this thread; none where the system cannot watch it, which is logged.
-pub(super) fn adopt(stream: std::net::TcpStream, site: &Site) -> Option<Client> {
+pub(super) fn adopt(stream: std::net::TcpStream, state: &AppState) -> Option<Client> {
     let stream = TcpStream::from_std(stream)
         .inspect_err(|error| tracing::warn!("a connection cannot be watched and is closed: {error}"))
         .ok()?;
     // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
     let _ = stream.set_nodelay(true);
-    Some(Paced::new(Outlet::new(stream), site.live().config.client.send_timeout))
+    Some(Paced::new(Outlet::new(stream), state.live().config.client.send_timeout))
 }
 
 /// What a client speaks, of whom `first` was read already; none where it left, said nothing in time, which is counted, or
 /// the process drains.
-pub(super) async fn spoken(site: &Site, client: &Client, first: &Bytes, drain: &mut Watch) -> Option<Scheme> {
-    let timeout = site.live().config.client.header_timeout;
+pub(super) async fn spoken(state: &AppState, client: &Client, first: &Bytes, drain: &mut Watch) -> Option<Scheme> {
+    let timeout = state.live().config.client.header_timeout;
     let opening = tokio::select! {
         opening = tokio::time::timeout(timeout, first_byte(client, first)) => opening,
         () = drain.draining() => return None,
@@ -47,7 +47,7 @@ pub(super) async fn spoken(site: &Site, client: &Client, first: &Bytes, drain: &
         Ok(Some(TLS_HANDSHAKE)) => Some(Scheme::Https),
         Ok(byte) => byte.map(|_| Scheme::Http),
         Err(_) => {
-            site.pull.metrics.connections_refused.inc(ConnectionRefusal::Timeout);
+            state.pull.metrics.connections_refused.inc(ConnectionRefusal::Timeout);
             None
         }
     }
@@ -55,17 +55,17 @@ pub(super) async fn spoken(site: &Site, client: &Client, first: &Bytes, drain: &
 
 /// Shakes hands with a client that wants `host`; none where that came to nothing, which is logged and counted.
 pub(super) async fn shake(
-    site: &Site,
+    state: &AppState,
     config: Arc<ServerConfig>,
     client: Client,
     first: Bytes,
     host: &str,
 ) -> Option<Secure<Rewind<Client>>> {
-    let live = site.live();
+    let live = state.live();
     let (timeout, ktls) = (live.config.client.header_timeout, live.config.data_plane.ktls);
     drop(live);
     let peer = client.get_ref().get_ref().peer_addr();
-    let handshakes = &site.pull.metrics.tls_handshakes;
+    let handshakes = &state.pull.metrics.tls_handshakes;
     match accept(Rewind { prefix: first, io: client }, config, timeout).await {
         Ok(secured) => {
             handshakes.inc(Handshake::Ok);

@@ -70,7 +70,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
 
     #[test]
     fn each_policy_decides_as_it_says() {
@@ -96,7 +96,11 @@ mod tests {
         ];
         for (toml, host, scheme, expected) in cases {
             let host = RegistryHost::parse_with_port(host).expect(host);
-            assert_eq!(decide(&config(toml), &host, scheme), expected, "{host} {scheme:?} under {toml}");
+            assert_eq!(
+                decide(&from_text(toml).expect("configuration"), &host, scheme),
+                expected,
+                "{host} {scheme:?} under {toml}"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod decision;
+pub mod dispatch;
 pub mod drain;
 pub mod intercept;
 pub mod introduction;
@@ -15,5 +16,6 @@ pub mod original;
 pub mod proxy;
 pub mod registry;
 mod rewind;
+pub mod state;
 pub mod transparent;
 pub mod tunnel;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::error::ErrorCode;
@@ -17,21 +17,23 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::config::ready::Scheme;
+use crate::doors::client::{Client, adopt};
+use crate::doors::decision::{Decision, decide};
+use crate::doors::dispatch::{self, Visit};
+use crate::doors::drain::Watch;
+use crate::doors::intercept::intercept;
+use crate::doors::listener::Place;
+use crate::doors::registry::{self, RegistryDoor};
+use crate::doors::state::AppState;
+use crate::doors::tunnel::{TunnelCounters, splice};
 use crate::http::body::ReplyBody;
-use crate::http::dispatch::{Site, Visit, dispatch, finish, framing_reply};
+use crate::http::exchange::{Exchange, LoggedBody};
 use crate::http::guard::{Guard, GuardHandle};
-use crate::http::log::LoggedBody;
 use crate::http::reply::{Note, Reply};
 use crate::http::serve::{Deadlines, serve};
-use crate::ingress::client::{Client, adopt};
-use crate::ingress::decision::{Decision, decide};
-use crate::ingress::drain::Watch;
-use crate::ingress::intercept::intercept;
-use crate::ingress::listener::Place;
-use crate::ingress::registry::RegistryDoor;
-use crate::ingress::tunnel::{TunnelCounters, splice};
 use crate::observe::labels::{Direction, Rejection};
-use crate::registry::door::{self, Arrival};
+use crate::pull::replies;
+use crate::registry::door::Arrival;
 use crate::serving::load::Connected;
 use crate::serving::turns::Turns;
 use crate::tls::leaf::LeafStore;
@@ -40,7 +42,7 @@ use crate::upstream::own::has_passed;
 /// What the door knows.
 pub struct ProxyDoor {
     /// What answers requests.
-    pub site: Arc<Site>,
+    pub state: Arc<AppState>,
     /// Certificates for intercepted names.
     pub leaves: Arc<LeafStore>,
 }
@@ -64,8 +66,8 @@ impl ProxyDoor {
         place: (Place, Connected),
         drain: Watch,
     ) {
-        let Some(client) = adopt(stream, &self.site) else { return };
-        let deadlines = Deadlines::from(&self.site.live().config.client);
+        let Some(client) = adopt(stream, &self.state) else { return };
+        let deadlines = Deadlines::from(&self.state.live().config.client);
         let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };
         let answer = move |handle, request| {
             let guest = guest.clone();
@@ -77,64 +79,64 @@ impl ProxyDoor {
 
 impl Guest {
     async fn answer(&self, handle: GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
-        if let Some(rejection) = handle.rejection_of(&request) {
-            return self.finish(framing_reply(&self.door.site, rejection), &request);
-        }
+        let exchange = Exchange::begin(&self.door.state.log, self.peer.ip(), named_host(&request), &request);
+        exchange.run(&handle, request, |request| self.reply(&handle, request)).await
+    }
+
+    async fn reply(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
         if request.method() == Method::CONNECT {
-            return self.connect(&handle, request).await;
+            return self.connect(handle, request).await;
         }
         if request.uri().authority().is_some() {
-            return self.absolute(&handle, request).await;
+            return self.absolute(request).await;
         }
-        let reply = self.door.site.page(&request).unwrap_or_else(|| {
+        self.door.state.page(&request).unwrap_or_else(|| {
             let text = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
             Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
-        });
-        self.finish(reply, &request)
+        })
     }
 
     /// `GET http://host/path`: a plain registry is answered from the cache, anything else passes.
-    async fn absolute(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+    async fn absolute(&self, request: Request<Incoming>) -> Reply {
         let uri = request.uri();
         let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
         let host = RegistryHost::parse(&authority, 80);
         let (Ok(host), Some("http")) = (host, uri.scheme_str()) else {
-            return self.finish(self.malformed("a request through this proxy names http://host[:port]/path"), &request);
+            return self.malformed("a request through this proxy names http://host[:port]/path");
         };
-        let live = self.door.site.live();
-        if self.door.site.registry.is_named(&live.config.registry, &host) {
+        let live = self.door.state.live();
+        if self.door.state.registry.local.is_named(&live.config.registry, &host) {
             let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
-            return door::answer(&self.door.site, &arrival, handle, request).await;
+            return registry::reply(&self.door.state, &arrival, request).await;
         }
         let listed = match decide(&live.config, &host, Scheme::Http) {
             Decision::Intercept => true,
             Decision::Pass => false,
-            Decision::Refuse(refusal) => return self.finish(self.forbidden(refusal.message()), &request),
+            Decision::Refuse(refusal) => return self.forbidden(refusal.message()),
         };
         let visit = Visit { host, client_scheme: Scheme::Http, client: self.peer.ip(), listed };
-        dispatch(&self.door.site, &visit, handle, request).await
+        dispatch::reply(&self.door.state, &visit, request).await
     }
 
-    async fn connect(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+    async fn connect(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
         let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
         let Ok(host) = RegistryHost::parse_with_port(authority) else {
-            return self.finish(self.malformed("CONNECT names host:port"), &request);
+            return self.malformed("CONNECT names host:port");
         };
-        let live = self.door.site.live();
+        let live = self.door.state.live();
         if has_passed(request.headers(), &live.upstream.memory().via) {
-            self.door.site.pull.metrics.rejected_requests.inc(Rejection::Loop);
+            self.door.state.pull.metrics.rejected_requests.inc(Rejection::Loop);
             let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
-            return self.finish(reply, &request);
+            return reply;
         }
-        if self.door.site.registry.is_named(&live.config.registry, &host) {
+        if self.door.state.registry.local.is_named(&live.config.registry, &host) {
             return self.enter_registry(handle, request);
         }
         match decide(&live.config, &host, Scheme::Https) {
-            Decision::Refuse(refusal) => self.finish(self.forbidden(refusal.message()), &request),
+            Decision::Refuse(refusal) => self.forbidden(refusal.message()),
             Decision::Intercept => {
                 let guest = self.clone();
                 handle.open_tunnel();
-                let response = self.established(&request);
                 tokio::spawn(async move {
                     if let Some((client, first)) = upgraded(request).await {
                         let visit = Visit { host, client_scheme: Scheme::Https, client: guest.peer.ip(), listed: true };
@@ -142,7 +144,7 @@ impl Guest {
                     }
                     drop(guest);
                 });
-                response
+                established()
             }
             Decision::Pass => {
                 let timeout = live.config.upstream.tunnel_connect_timeout;
@@ -153,77 +155,73 @@ impl Guest {
                     Err(error) => {
                         tracing::info!(%host, client = %self.peer.ip(), "no tunnel: {error}");
                         if error.is_ours() {
-                            self.door.site.pull.metrics.rejected_requests.inc(Rejection::Address);
+                            self.door.state.pull.metrics.rejected_requests.inc(Rejection::Address);
                         }
-                        let reply = Reply::unreachable(&error).with(CONNECTION, "close");
-                        return self.finish(reply, &request);
+                        let reply = replies::unreachable(&error).with(CONNECTION, "close");
+                        return reply;
                     }
                 };
                 handle.open_tunnel();
-                let response = self.established(&request);
                 tokio::spawn(self.clone().tunnel(host, request, upstream, live.config.upstream.tunnel_idle_timeout));
-                response
+                established()
             }
         }
     }
 
     /// What is behind this CONNECT is our own registry.
-    fn enter_registry(&self, handle: &GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
+    fn enter_registry(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
         let guest = self.clone();
         handle.open_tunnel();
-        let response = self.established(&request);
         tokio::spawn(async move {
             if let Some((client, first)) = upgraded(request).await {
-                let own = RegistryDoor { site: guest.door.site.clone(), leaves: guest.door.leaves.clone() };
+                let own = RegistryDoor { state: guest.door.state.clone(), leaves: guest.door.leaves.clone() };
                 own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
             }
             drop(guest);
         });
-        response
+        established()
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.
     async fn tunnel(self, host: RegistryHost, request: Request<Incoming>, upstream: TcpStream, idle: Duration) {
         let Some((client, first)) = upgraded(request).await else { return };
         let who = (&host, self.peer.ip());
-        carry(&self.door.site, (client, upstream), first, idle, self.drain.clone(), who).await;
+        carry(&self.door.state, (client, upstream), first, idle, self.drain.clone(), who).await;
         drop(self.place);
     }
 
-    fn established(&self, request: &Request<Incoming>) -> Response<LoggedBody> {
-        let headers = http::HeaderMap::new();
-        let body = ReplyBody::Full(Bytes::new());
-        self.finish(Reply { status: StatusCode::OK, headers, body, note: unlogged() }, request)
-    }
-
     fn malformed(&self, message: &str) -> Reply {
-        self.door.site.pull.metrics.rejected_requests.inc(Rejection::Malformed);
+        self.door.state.pull.metrics.rejected_requests.inc(Rejection::Malformed);
         Reply::full(StatusCode::BAD_REQUEST, "text/plain", format!("{message}\n")).with(CONNECTION, "close")
     }
 
     fn forbidden(&self, message: &str) -> Reply {
-        self.door.site.pull.metrics.rejected_requests.inc(Rejection::Policy);
+        self.door.state.pull.metrics.rejected_requests.inc(Rejection::Policy);
         Reply::error(ErrorCode::Denied, &format!("entrepot: {message}")).with(CONNECTION, "close").because("policy")
-    }
-
-    fn finish(&self, reply: Reply, request: &Request<Incoming>) -> Response<LoggedBody> {
-        let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
-        // A user and password in front of the host are nobody's business.
-        let host = authority.rsplit('@').next().unwrap_or_default().to_owned();
-        let uri = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-        let what = (request.method().clone(), uri);
-        let now = (SystemTime::now(), Instant::now());
-        finish(&self.door.site, reply, false, self.peer.ip(), host, what, now)
     }
 }
 
-fn unlogged() -> Note {
-    Note { unlogged: true, ..Note::default() }
+/// The answer to a CONNECT that was granted. It has no line in the log: what is asked behind it is logged itself.
+fn established() -> Reply {
+    let note = Note { unlogged: true, ..Note::default() };
+    Reply { status: StatusCode::OK, headers: http::HeaderMap::new(), body: ReplyBody::Full(Bytes::new()), note }
+}
+
+/// The host that a request names, for the log. A user and password in front of it are left out.
+fn named_host(request: &Request<Incoming>) -> String {
+    let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    match request.uri().scheme_str() {
+        Some("http") => {
+            RegistryHost::parse(authority, 80).map_or_else(|_| authority.to_owned(), |host| host.to_string())
+        }
+        _ => authority.to_owned(),
+    }
 }
 
 /// Carries bytes both ways, sealed, after what was read of the client already; counts them.
 pub(super) async fn carry(
-    site: &Site,
+    state: &AppState,
     (client, mut upstream): (Client, TcpStream),
     first: Bytes,
     idle: Duration,
@@ -233,7 +231,7 @@ pub(super) async fn carry(
     if upstream.write_all(&first).await.is_err() {
         return;
     }
-    let metrics = &site.pull.metrics;
+    let metrics = &state.pull.metrics;
     metrics.tunnels.inc();
     let counters = TunnelCounters::default();
     let end = splice(client, upstream, idle, drain.draining(), &counters).await;

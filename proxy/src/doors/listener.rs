@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ingress::drain::Watch;
+use crate::doors::drain::Watch;
 use crate::observe::labels::{ConnectionRefusal, Door};
 use crate::observe::metrics::{Metrics, OpenConnection};
 

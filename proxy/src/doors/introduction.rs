@@ -7,13 +7,10 @@
 use std::net::SocketAddr;
 
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
-use entrepot_core::opening::Opening;
+use entrepot_core::opening::{HEALTH_HOST, Opening};
 
 use crate::config::ready::{Config, Scheme};
-use crate::ingress::decision::{Decision, Refusal, decide};
-
-/// Whom the agent asks for when it wants to know whether the door works. The name can belong to nobody (RFC 6761).
-pub const HEALTH_HOST: &str = "health.entrepot.invalid";
+use crate::doors::decision::{Decision, Refusal, decide};
 
 /// What becomes of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +69,7 @@ fn to_original(original: SocketAddr) -> Errand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::config;
+    use crate::config::from_text;
 
     fn tls(name: &str) -> Opening {
         Opening::Tls(Some(name.to_owned()))
@@ -84,7 +81,7 @@ mod tests {
 
     #[test]
     fn names_and_destinations_decide_together() {
-        let config = config("[intercept]\nregistries = [\"reg.test:5000\"]\n");
+        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration");
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
         let answer = |text: &str, scheme| Errand::Answer(host(text), scheme);
         let tunnel = |text: &str| Errand::Tunnel(host(text));
@@ -126,7 +123,7 @@ mod tests {
 
     #[test]
     fn policies_for_strangers_hold_where_only_the_name_is_known() {
-        let config = config("[proxy]\ntunnel = \"none\"\n");
+        let config = from_text("[proxy]\ntunnel = \"none\"\n").expect("configuration");
         let stranger = "shop.test".parse().expect("a host");
         assert_eq!(errand(&config, &tls("shop.test"), None, |_| false), Errand::Refuse(stranger, Refusal::NoTunnels));
         let original = "192.0.2.1:443".parse().expect("an address");

@@ -15,16 +15,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::ready::{Config, Scheme};
-use crate::http::dispatch::Visit;
-use crate::http::serve::serve_visit;
-use crate::ingress::client::{Client, adopt};
-use crate::ingress::drain::Watch;
-use crate::ingress::intercept::intercept;
-use crate::ingress::introduction::{Errand, errand};
-use crate::ingress::listener::Place;
-use crate::ingress::original::{Outgoing, canonical, original_destination};
-use crate::ingress::proxy::{ProxyDoor, carry};
-use crate::ingress::registry::RegistryDoor;
+use crate::doors::client::{Client, adopt};
+use crate::doors::dispatch::{Visit, serve_visit};
+use crate::doors::drain::Watch;
+use crate::doors::intercept::intercept;
+use crate::doors::introduction::{Errand, errand};
+use crate::doors::listener::Place;
+use crate::doors::original::{Outgoing, canonical, original_destination};
+use crate::doors::proxy::{ProxyDoor, carry};
+use crate::doors::registry::RegistryDoor;
 use crate::observe::labels::{ConnectionRefusal, Rejection};
 use crate::serving::load::Connected;
 
@@ -73,11 +72,11 @@ impl TransparentDoor {
         place: (Place, Connected),
         drain: Watch,
     ) {
-        let Some(client) = adopt(stream, &self.proxy.site) else { return };
+        let Some(client) = adopt(stream, &self.proxy.state) else { return };
         let original = original_destination(client.get_ref().get_ref(), &self.ports);
-        let live = self.proxy.site.live();
+        let live = self.proxy.state.live();
         let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
-        let metrics = &self.proxy.site.pull.metrics;
+        let metrics = &self.proxy.state.pull.metrics;
         let mut draining = drain.clone();
         let opening = tokio::select! {
             opening = guest.introduce(&live.config) => opening,
@@ -103,7 +102,7 @@ impl TransparentDoor {
     /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
     /// of the same name is another registry.
     fn is_own(&self, config: &Config, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
-        let registry = &self.proxy.site.registry;
+        let registry = &self.proxy.state.registry.local;
         let is_here = |original: SocketAddr| {
             let address = original.ip().to_string();
             registry.names().iter().any(|name| **name == *address)
@@ -112,18 +111,18 @@ impl TransparentDoor {
     }
 
     async fn run(&self, guest: Guest, errand: Errand, drain: Watch) {
-        let metrics = &self.proxy.site.pull.metrics;
+        let metrics = &self.proxy.state.pull.metrics;
         match errand {
             Errand::Answer(host, scheme) => {
                 let visit = Visit { host, client_scheme: scheme, client: guest.peer.ip(), listed: true };
                 let (client, first) = (guest.client, guest.read.freeze());
                 match scheme {
                     Scheme::Https => intercept(&self.proxy, visit, client, first, drain).await,
-                    Scheme::Http => serve_visit(self.proxy.site.clone(), visit, client, first, drain).await,
+                    Scheme::Http => serve_visit(self.proxy.state.clone(), visit, client, first, drain).await,
                 }
             }
             Errand::Own => {
-                let own = RegistryDoor { site: self.proxy.site.clone(), leaves: self.proxy.leaves.clone() };
+                let own = RegistryDoor { state: self.proxy.state.clone(), leaves: self.proxy.leaves.clone() };
                 own.serve_client(guest.client, guest.read.freeze(), guest.peer.ip(), drain).await;
             }
             Errand::Tunnel(target) => self.tunnel(guest, target, drain).await,
@@ -145,7 +144,7 @@ impl TransparentDoor {
     }
 
     async fn tunnel(&self, guest: Guest, target: RegistryHost, drain: Watch) {
-        let metrics = &self.proxy.site.pull.metrics;
+        let metrics = &self.proxy.state.pull.metrics;
         // Only what was sent tells: by then our end is remembered.
         if self.outgoing.contains(guest.peer) {
             tracing::warn!(host = %target, "entrepot's own connection was redirected to itself and is closed; run the \
@@ -153,7 +152,7 @@ impl TransparentDoor {
             metrics.rejected_requests.inc(Rejection::Loop);
             return;
         }
-        let live = self.proxy.site.live();
+        let live = self.proxy.state.live();
         let upstream = &live.config.upstream;
         let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
         let opened = live.upstream.reach().open_tunnel(&target, &[], timeout).await;
@@ -162,7 +161,7 @@ impl TransparentDoor {
                 drop(live);
                 let _known = self.outgoing.remember(&opened.stream);
                 let ends = (guest.client, opened.stream);
-                carry(&self.proxy.site, ends, guest.read.freeze(), idle, drain, (&target, guest.peer.ip())).await;
+                carry(&self.proxy.state, ends, guest.read.freeze(), idle, drain, (&target, guest.peer.ip())).await;
             }
             Err(error) => {
                 tracing::info!(host = %target, client = %guest.peer, "no tunnel: {error}");

@@ -6,19 +6,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config::ready::Scheme;
-use crate::http::dispatch::Visit;
-use crate::http::serve::serve_visit;
-use crate::ingress::client::{Client, shake, spoken};
-use crate::ingress::drain::Watch;
-use crate::ingress::proxy::ProxyDoor;
+use crate::doors::client::{Client, shake, spoken};
+use crate::doors::dispatch::{Visit, serve_visit};
+use crate::doors::drain::Watch;
+use crate::doors::proxy::ProxyDoor;
 
 /// Serves `client`, of whom `first` was read already.
 pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, first: Bytes, mut drain: Watch) {
-    match spoken(&door.site, &client, &first, &mut drain).await {
+    match spoken(&door.state, &client, &first, &mut drain).await {
         Some(Scheme::Https) => {}
         Some(Scheme::Http) => {
             let visit = Visit { client_scheme: Scheme::Http, ..visit };
-            return serve_visit(door.site.clone(), visit, client, first, drain).await;
+            return serve_visit(door.state.clone(), visit, client, first, drain).await;
         }
         None => return,
     }
@@ -29,7 +28,7 @@ pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, firs
             return;
         }
     };
-    if let Some(stream) = shake(&door.site, config, client, first, &visit.host.to_string()).await {
-        serve_visit(door.site.clone(), visit, stream, Bytes::new(), drain).await;
+    if let Some(stream) = shake(&door.state, config, client, first, &visit.host.to_string()).await {
+        serve_visit(door.state.clone(), visit, stream, Bytes::new(), drain).await;
     }
 }

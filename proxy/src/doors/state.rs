@@ -1,0 +1,58 @@
+//! What every door shares, made once at the start: who answers, where requests are reported, and the configuration that
+//! holds now.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::Request;
+
+use crate::http::body::ReplyBody;
+use crate::http::reply::{Note, Reply};
+use crate::observe::request_log::RequestLog;
+use crate::pull::{Live, Pull};
+use crate::registry::RegistryService;
+use crate::setup::{self, CaPage};
+
+/// What every connection shares.
+pub struct AppState {
+    /// Pulling through, with all its memories.
+    pub pull: Arc<Pull>,
+    /// Our own registry and its mirrors.
+    pub registry: RegistryService,
+    /// Where requests are reported.
+    pub log: Arc<RequestLog>,
+    /// What the local pages say.
+    pub ca_page: CaPage,
+    live: RwLock<Arc<Live>>,
+}
+
+impl AppState {
+    /// With the configuration that holds now.
+    pub fn new(
+        pull: Arc<Pull>,
+        registry: RegistryService,
+        log: Arc<RequestLog>,
+        ca_page: CaPage,
+        live: Arc<Live>,
+    ) -> Arc<Self> {
+        Arc::new(Self { pull, registry, log, ca_page, live: RwLock::new(live) })
+    }
+
+    /// The local page that is asked for. None if the path is not one of them.
+    pub fn page<B>(&self, request: &Request<B>) -> Option<Reply> {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let mirrors = || setup::mirror_pages::page(method, path, headers, &self.live().config);
+        let (head, body) = setup::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
+        let note = Note { unlogged: true, ..Note::default() };
+        Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note })
+    }
+
+    /// The configuration that holds now. A request keeps the one that it began with.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another configuration in force.
+    pub fn set_live(&self, live: Arc<Live>) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+}
