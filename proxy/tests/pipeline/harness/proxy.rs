@@ -19,7 +19,6 @@ use entrepot::doors::state::AppState;
 use entrepot::observe::access_log::AccessLog;
 use entrepot::observe::labels::Door;
 use entrepot::observe::metrics::Metrics;
-use entrepot::observe::metrics::Metrics;
 use entrepot::observe::request_log::RequestLog;
 use entrepot::pull::{Live, Pull};
 use entrepot::registry::access::Access;
