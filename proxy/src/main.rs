@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
 use entrepot::cli::{self, ca, cache, check, client, discover, redirect, registry};
-use entrepot::config::{Flags, HostFacts, Loaded, load};
+use entrepot_config::{Flags, HostFacts, Loaded, load};
 use entrepot_core::exit;
 
 /// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to

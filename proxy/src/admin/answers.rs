@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::registry::import::{Brought, ImportLine, Imported};
+pub use entrepot_registry::import::{Brought, ImportLine, Imported};
 
 /// `GET /api/cache/stats`. The order is the contract: discobot-proxy's seven fields first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

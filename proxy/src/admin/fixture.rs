@@ -13,10 +13,10 @@ use super::registry::{
     Collection, GcLine, RegistryPowers, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
 };
 use super::server::{serve_tcp, serve_unix};
-use super::socket::AdminSocket;
 use super::{AdminState, PowerError, Powers};
-use crate::observe::metrics::Metrics;
 use entrepot_core::secret::Secret;
+use entrepot_net::admin_socket::AdminSocket;
+use entrepot_observe::metrics::Metrics;
 
 pub(crate) fn digest(number: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[number])

@@ -14,7 +14,6 @@ mod handle;
 pub mod registry;
 mod routes;
 pub mod server;
-pub mod socket;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -24,8 +23,8 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 
-use crate::observe::metrics::Metrics;
 use answers::{BlobEntry, CacheStats, Freed, VerifiedBlob};
+use entrepot_observe::metrics::Metrics;
 use registry::RegistryPowers;
 
 /// What both entrances of the door share.

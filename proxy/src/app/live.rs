@@ -4,15 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cli;
-use crate::config::ready::Config;
-use crate::config::{Effective, Flags, HostFacts, Loaded, load};
 use crate::doors::state::AppState;
-use crate::observe::events::EventsHandle;
-use crate::pull::Live;
-use crate::store::{Limits, Store};
-use crate::upstream::client::UpstreamClient;
-use crate::upstream::exchange::{Memory, Upstream};
-use crate::upstream::own::Ourselves;
+use entrepot_cache::pull::Live;
+use entrepot_config::ready::Config;
+use entrepot_config::{Effective, Flags, HostFacts, Loaded, load};
+use entrepot_observe::events::EventsHandle;
+use entrepot_store::{Limits, Store};
+use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::own::Ourselves;
 
 /// Puts configurations in force.
 pub(super) struct Reloader {

@@ -11,8 +11,8 @@ use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, 
 use crate::admin::{ListRequest, OnVerified, Outcome, PowerError, Powers};
 use crate::app::live::Reloader;
 use crate::app::registry_powers::registry_powers;
-use crate::pull::Pull;
-use crate::store::{self, Removal, Store, StoreError, Verified};
+use entrepot_cache::pull::Pull;
+use entrepot_store::{Removal, Store, StoreError, Verified};
 
 /// The longest that a blob which is complete may take to be published.
 const SETTLING: Duration = Duration::from_secs(30);
@@ -102,7 +102,7 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
     }
 }
 
-fn entry(blob: store::BlobEntry) -> BlobEntry {
+fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
     let last_use = blob.last_use.duration_since(UNIX_EPOCH).unwrap_or_default();
     BlobEntry {
         digest: blob.digest.to_string(),

@@ -11,11 +11,11 @@ use crate::admin::registry::{
 };
 use crate::admin::{Outcome, PowerError};
 use crate::doors::state::AppState;
-use crate::registry::access::Principal;
-use crate::registry::events::{Deed, Event};
-use crate::registry::removal::Target;
-use crate::registry::{LocalRegistry, import};
-use crate::store::{Collected, Step, Store, StoreError, Sweep};
+use entrepot_registry::access::Principal;
+use entrepot_registry::events::{Deed, Event};
+use entrepot_registry::removal::Target;
+use entrepot_registry::{LocalRegistry, import};
+use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
 
 /// Who did it, in events.
 const ADMINISTRATOR: &str = "administrator";

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
-use crate::config::ready::Scheme;
-use crate::doors::drain::Watch;
-use crate::doors::rewind::Rewind;
 use crate::doors::state::AppState;
-use crate::http::deadline::Paced;
-use crate::observe::labels::{ConnectionRefusal, Handshake};
-use crate::serving::outlet::Outlet;
-use crate::serving::secure::Secure;
-use crate::tls::handshake::{HandshakeError, accept};
+use entrepot_config::ready::Scheme;
+use entrepot_net::drain::Watch;
+use entrepot_net::http::deadline::Paced;
+use entrepot_net::rewind::Rewind;
+use entrepot_net::serving::outlet::Outlet;
+use entrepot_net::serving::secure::Secure;
+use entrepot_net::tls::handshake::{HandshakeError, accept};
+use entrepot_observe::labels::{ConnectionRefusal, Handshake};
 
 /// A client's connection.
 pub type Client = Paced<Outlet>;

@@ -2,7 +2,7 @@
 
 use entrepot_core::host::RegistryHost;
 
-use crate::config::ready::{Config, Scheme, TunnelPolicy};
+use entrepot_config::ready::{Config, Scheme, TunnelPolicy};
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +70,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_text;
+    use entrepot_config::from_text;
 
     #[test]
     fn each_policy_decides_as_it_says() {

@@ -12,17 +12,17 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::ready::Scheme;
-use crate::doors::drain::Watch;
 use crate::doors::state::AppState;
-use crate::http::exchange::{Exchange, LoggedBody};
-use crate::http::guard::GuardHandle;
-use crate::http::reply::Reply;
-use crate::http::serve::{Deadlines, serve};
-use crate::observe::labels::Rejection;
-use crate::pull::{Call, Live, identity};
-use crate::upstream::own::has_passed;
-use crate::upstream::registry::{Registry, implied_port};
+use entrepot_cache::pull::{Call, Live, identity};
+use entrepot_config::ready::Scheme;
+use entrepot_net::drain::Watch;
+use entrepot_net::http::exchange::{Exchange, LoggedBody};
+use entrepot_net::http::guard::GuardHandle;
+use entrepot_net::http::reply::Reply;
+use entrepot_net::http::serve::{Deadlines, serve};
+use entrepot_observe::labels::Rejection;
+use entrepot_upstream::own::has_passed;
+use entrepot_upstream::registry::{Registry, implied_port};
 
 /// A connection's standing: to whom it leads and from whom it comes.
 #[derive(Clone)]
@@ -92,7 +92,7 @@ pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Inco
     let mut call = Call {
         live,
         registry,
-        credential: crate::upstream::credential::Credential::None,
+        credential: entrepot_upstream::credential::Credential::None,
         client_scheme: visit.client_scheme,
         method: head.method,
         path_and_query,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::config::ready::Scheme;
 use crate::doors::client::{Client, shake, spoken};
 use crate::doors::dispatch::{Visit, serve_visit};
-use crate::doors::drain::Watch;
 use crate::doors::proxy::ProxyDoor;
+use entrepot_config::ready::Scheme;
+use entrepot_net::drain::Watch;
 
 /// Serves `client`, of whom `first` was read already.
 pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, first: Bytes, mut drain: Watch) {

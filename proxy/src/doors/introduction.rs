@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use entrepot_core::opening::{HEALTH_HOST, Opening};
 
-use crate::config::ready::{Config, Scheme};
 use crate::doors::decision::{Decision, Refusal, decide};
+use entrepot_config::ready::{Config, Scheme};
 
 /// What becomes of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,7 +69,7 @@ fn to_original(original: SocketAddr) -> Errand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_text;
+    use entrepot_config::from_text;
 
     fn tls(name: &str) -> Opening {
         Opening::Tls(Some(name.to_owned()))

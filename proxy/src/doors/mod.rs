@@ -8,14 +8,11 @@
 pub mod client;
 pub mod decision;
 pub mod dispatch;
-pub mod drain;
 pub mod intercept;
 pub mod introduction;
-pub mod listener;
 pub mod original;
 pub mod proxy;
 pub mod registry;
-mod rewind;
 pub mod state;
 pub mod transparent;
 pub mod tunnel;

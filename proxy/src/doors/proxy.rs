@@ -16,28 +16,28 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::config::ready::Scheme;
 use crate::doors::client::{Client, adopt};
 use crate::doors::decision::{Decision, decide};
 use crate::doors::dispatch::{self, Visit};
-use crate::doors::drain::Watch;
 use crate::doors::intercept::intercept;
-use crate::doors::listener::Place;
 use crate::doors::registry::{self, RegistryDoor};
 use crate::doors::state::AppState;
 use crate::doors::tunnel::{TunnelCounters, splice};
-use crate::http::body::ReplyBody;
-use crate::http::exchange::{Exchange, LoggedBody};
-use crate::http::guard::{Guard, GuardHandle};
-use crate::http::reply::{Note, Reply};
-use crate::http::serve::{Deadlines, serve};
-use crate::observe::labels::{Direction, Rejection};
-use crate::pull::replies;
-use crate::registry::door::Arrival;
-use crate::serving::load::Connected;
-use crate::serving::turns::Turns;
-use crate::tls::leaf::LeafStore;
-use crate::upstream::own::has_passed;
+use entrepot_cache::pull::replies;
+use entrepot_config::ready::Scheme;
+use entrepot_net::drain::Watch;
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::exchange::{Exchange, LoggedBody};
+use entrepot_net::http::guard::{Guard, GuardHandle};
+use entrepot_net::http::reply::{Note, Reply};
+use entrepot_net::http::serve::{Deadlines, serve};
+use entrepot_net::listener::Place;
+use entrepot_net::serving::load::Connected;
+use entrepot_net::serving::turns::Turns;
+use entrepot_net::tls::leaf::LeafStore;
+use entrepot_observe::labels::{Direction, Rejection};
+use entrepot_registry::door::Arrival;
+use entrepot_upstream::own::has_passed;
 
 /// What the door knows.
 pub struct ProxyDoor {

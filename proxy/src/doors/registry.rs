@@ -10,20 +10,20 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::ready::Scheme;
 use crate::doors::client::{Client, adopt, shake, spoken};
-use crate::doors::drain::Watch;
-use crate::doors::listener::Place;
 use crate::doors::state::AppState;
-use crate::http::exchange::{Exchange, LoggedBody, is_oci};
-use crate::http::guard::GuardHandle;
-use crate::http::reply::Reply;
-use crate::http::serve::{Deadlines, serve};
-use crate::registry::access::TOKEN_PATH;
-use crate::registry::door::{self, Arrival};
-use crate::registry::web;
-use crate::serving::load::Connected;
-use crate::tls::leaf::LeafStore;
+use entrepot_config::ready::Scheme;
+use entrepot_net::drain::Watch;
+use entrepot_net::http::exchange::{Exchange, LoggedBody, is_oci};
+use entrepot_net::http::guard::GuardHandle;
+use entrepot_net::http::reply::Reply;
+use entrepot_net::http::serve::{Deadlines, serve};
+use entrepot_net::listener::Place;
+use entrepot_net::serving::load::Connected;
+use entrepot_net::tls::leaf::LeafStore;
+use entrepot_registry::access::TOKEN_PATH;
+use entrepot_registry::door::{self, Arrival};
+use entrepot_registry::web;
 
 /// What the door knows.
 #[derive(Clone)]

@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use http::Request;
 
-use crate::http::body::ReplyBody;
-use crate::http::reply::{Note, Reply};
-use crate::observe::request_log::RequestLog;
-use crate::pull::{Live, Pull};
-use crate::registry::RegistryService;
-use crate::setup::{self, CaPage};
+use entrepot_cache::pull::{Live, Pull};
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::reply::{Note, Reply};
+use entrepot_observe::request_log::RequestLog;
+use entrepot_registry::RegistryService;
+use entrepot_setup::pages::{self, CaPage};
 
 /// What every connection shares.
 pub struct AppState {
@@ -40,8 +40,8 @@ impl AppState {
     /// The local page that is asked for. None if the path is not one of them.
     pub fn page<B>(&self, request: &Request<B>) -> Option<Reply> {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let mirrors = || setup::mirror_pages::page(method, path, headers, &self.live().config);
-        let (head, body) = setup::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
+        let mirrors = || pages::mirror_pages::page(method, path, headers, &self.live().config);
+        let (head, body) = pages::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
         let note = Note { unlogged: true, ..Note::default() };
         Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note })
     }

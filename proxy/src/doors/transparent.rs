@@ -14,18 +14,18 @@ use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::ready::{Config, Scheme};
 use crate::doors::client::{Client, adopt};
 use crate::doors::dispatch::{Visit, serve_visit};
-use crate::doors::drain::Watch;
 use crate::doors::intercept::intercept;
 use crate::doors::introduction::{Errand, errand};
-use crate::doors::listener::Place;
 use crate::doors::original::{Outgoing, canonical, original_destination};
 use crate::doors::proxy::{ProxyDoor, carry};
 use crate::doors::registry::RegistryDoor;
-use crate::observe::labels::{ConnectionRefusal, Rejection};
-use crate::serving::load::Connected;
+use entrepot_config::ready::{Config, Scheme};
+use entrepot_net::drain::Watch;
+use entrepot_net::listener::Place;
+use entrepot_net::serving::load::Connected;
+use entrepot_observe::labels::{ConnectionRefusal, Rejection};
 
 /// What the door knows.
 pub struct TransparentDoor {

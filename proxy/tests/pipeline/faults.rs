@@ -2,8 +2,8 @@
 //! is clean.
 
 use bytes::Bytes;
-use entrepot::observe::labels::FillFailure;
 use entrepot_core::digest::Digest;
+use entrepot_observe::labels::FillFailure;
 use futures_util::future::join_all;
 
 use crate::doors::raw;
@@ -21,7 +21,7 @@ fn flipped(content: &Bytes, at: usize) -> Bytes {
 
 /// Pulls the blob while upstream answers `bad`, then while it is honest.
 async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> FillFailure {
-    use entrepot::observe::labels::Label;
+    use entrepot_observe::labels::Label;
     let upstream = Upstream::start().await;
     let digest = digest_of(content);
     upstream.blob_as("team/app", &digest, bad);

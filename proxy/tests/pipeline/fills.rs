@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use entrepot::fill::source::Source;
-use entrepot::fill::table::{FLIGHTS_MAX, Wish};
-use entrepot::observe::labels::{Bypass, FillFailure};
-use entrepot::upstream::credential::Credential;
+use entrepot_cache::fetch::source::Source;
+use entrepot_cache::fetch::table::{FLIGHTS_MAX, Wish};
+use entrepot_observe::labels::{Bypass, FillFailure};
+use entrepot_upstream::credential::Credential;
 use futures_util::future::join_all;
 use http::Method;
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::super::answers::{BlobState, VerifiedBlob};
 use super::super::fixture::{TestDoor, digest, powers};
 use super::*;
-use crate::observe::metrics::Metrics;
+use entrepot_observe::metrics::Metrics;
 
 const TOKEN: &str = "canary-admin-token";
 
