@@ -90,7 +90,7 @@ labels! {
     }
 
     /// Why a fill published nothing.
-    FillFailure {
+    FetchFailure {
         /// Upstream refused, or answered with something else than the blob.
         Refused = "refused",
         /// Upstream broke off more often than is resumed.
@@ -212,7 +212,7 @@ mod tests {
             }
         }
         check::<UpstreamOutcome>();
-        check::<FillFailure>();
+        check::<FetchFailure>();
         check::<Bypass>();
         check::<Rejection>();
         check::<RightsOutcome>();

@@ -19,7 +19,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::labels::{
-    Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FillFailure, Handshake, Label, Rejection, RightsOutcome,
+    Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FetchFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
 
@@ -42,7 +42,7 @@ pub struct Metrics {
     /// Fills published.
     pub fills_finished: Counter,
     /// Fills that published nothing.
-    pub fills_failed: By<FillFailure>,
+    pub fills_failed: By<FetchFailure>,
     /// Times that a fill went on by Range after a break.
     pub fills_resumed: Counter,
     /// Requests that joined a running fill.
@@ -407,7 +407,7 @@ mod tests {
         has(&metrics, r#"entrepot_bypass_total{reason="disk_full"} 0"#);
         metrics.bypass.inc(Bypass::DiskFull);
         metrics.bypass.inc(Bypass::NoStore);
-        metrics.fills_failed.add(FillFailure::WrongDigest, 2);
+        metrics.fills_failed.add(FetchFailure::WrongDigest, 2);
         has(&metrics, r#"entrepot_bypass_total{reason="disk_full"} 1"#);
         assert_eq!((metrics.bypass.total(), metrics.errors()), (2, 3));
     }
@@ -426,7 +426,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.fills_started.inc_by(5);
         metrics.fills_finished.inc_by(2);
-        metrics.fills_failed.inc(FillFailure::Timeout);
+        metrics.fills_failed.inc(FetchFailure::Timeout);
         assert_eq!(metrics.fills_running(), 2);
     }
 

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
-use entrepot_core::opening::HEALTH_HOST;
+use entrepot_core::sniff::HEALTH_HOST;
 use entrepot_setup::discovery::browse::browse;
 
 /// How often the door is asked.

@@ -18,7 +18,7 @@ use super::RegistryService;
 use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::Request;
-use entrepot_cache::pull::{Live, identity};
+use entrepot_cache::pull::{ConfigSnapshot, identity};
 use entrepot_config::ready::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Rejection;
@@ -40,10 +40,10 @@ const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl RegistryService {
     /// Answers at [`TOKEN_PATH`], which challenges name.
-    pub async fn token(&self, live: &Live, request: http::Request<Incoming>) -> Reply {
+    pub async fn token(&self, snapshot: &ConfigSnapshot, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let read = Limited::new(body, FORM_MAX_BYTES).collect();
-        let Ok(Ok(form)) = tokio::time::timeout(live.config.client.body_timeout, read).await else {
+        let Ok(Ok(form)) = tokio::time::timeout(snapshot.config.client.body_timeout, read).await else {
             return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
         };
         let login = identity::header(&head.headers);
@@ -54,13 +54,13 @@ impl RegistryService {
 /// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
 pub async fn answer(
     service: &RegistryService,
-    live: Arc<Live>,
+    snapshot: Arc<ConfigSnapshot>,
     arrival: &Arrival,
     request: http::Request<Incoming>,
 ) -> Reply {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
-    let meant = meant(&live.config, path, query, |host| service.local.is_named(&live.config.registry, host));
+    let meant = meant(&snapshot.config, path, query, |host| service.local.is_named(&snapshot.config.registry, host));
     if meant == Meant::Stranger {
         service.pull.metrics.rejected_requests.inc(Rejection::Policy);
         let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
@@ -69,25 +69,25 @@ pub async fn answer(
     let access = service.local.access();
     let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
         Ok(visitor) => visitor,
-        Err(refusal) => return refused(service, &live, arrival, &head, &refusal),
+        Err(refusal) => return refused(service, &snapshot, arrival, &head, &refusal),
     };
     match meant {
         Meant::Upstream(host, place) => {
-            if let Err(reply) = check_upstream(service, &live, arrival, &head, &visitor, (&host, &place)) {
+            if let Err(reply) = check_upstream(service, &snapshot, arrival, &head, &visitor, (&host, &place)) {
                 return *reply;
             }
             let namespace = host.to_string();
-            let reply = mirrored(live, host, place, arrival, head).answer(&service.pull, body).await;
+            let reply = mirrored(snapshot, host, place, arrival, head).answer(&service.pull, body).await;
             reply.with(NAMESPACE, &namespace)
         }
-        _ => answer_ours(service, live, arrival, visitor, head, body).await,
+        _ => answer_ours(service, snapshot, arrival, visitor, head, body).await,
     }
 }
 
 /// Whether he may have what is at a place of another registry.
 fn check_upstream(
     service: &RegistryService,
-    live: &Live,
+    snapshot: &ConfigSnapshot,
     arrival: &Arrival,
     head: &Parts,
     visitor: &Visitor,
@@ -96,27 +96,33 @@ fn check_upstream(
     let route = Route::parse(&Method::GET, path_of(place), None).ok();
     let Some(repository) = route.as_ref().and_then(Route::repository) else {
         // Nothing of a repository is given for this.
-        return check(service, live, arrival, head, visitor, &Wish::Ping);
+        return check(service, snapshot, arrival, head, visitor, &Wish::Ping);
     };
     let Some(named) = name_in_rules(host.name(), repository) else {
         let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
         return Err(Box::new(Reply::error(ErrorCode::Denied, message).because("policy")));
     };
-    check(service, live, arrival, head, visitor, &Wish::In(&named, Action::Pull))
+    check(service, snapshot, arrival, head, visitor, &Wish::In(&named, Action::Pull))
 }
 
 fn path_of(place: &str) -> &str {
     place.split('?').next().unwrap_or_default()
 }
 
-fn mirrored(live: Arc<Live>, host: RegistryHost, place: String, arrival: &Arrival, head: Parts) -> Mirrored {
+fn mirrored(
+    snapshot: Arc<ConfigSnapshot>,
+    host: RegistryHost,
+    place: String,
+    arrival: &Arrival,
+    head: Parts,
+) -> Mirrored {
     let (method, headers) = (head.method, head.headers);
-    Mirrored { live, host, client_scheme: arrival.scheme, method, path_and_query: place, headers }
+    Mirrored { snapshot, host, client_scheme: arrival.scheme, method, path_and_query: place, headers }
 }
 
 async fn answer_ours(
     service: &RegistryService,
-    live: Arc<Live>,
+    snapshot: Arc<ConfigSnapshot>,
     arrival: &Arrival,
     visitor: Visitor,
     head: Parts,
@@ -135,13 +141,13 @@ async fn answer_ours(
     let Some(wish) = wish_of(&route, &head.method) else {
         return Reply::error(ErrorCode::Unsupported, "").because("method");
     };
-    let refused = check(service, &live, arrival, &head, &visitor, &wish).err();
+    let refused = check(service, &snapshot, arrival, &head, &visitor, &wish).err();
     let wants_continue = head.headers.contains_key(EXPECT);
-    let hub = is_for_docker_hub(&live.config, &head.method, &route, user_agent(&head))
+    let hub = is_for_docker_hub(&snapshot.config, &head.method, &route, user_agent(&head))
         && may_have_docker_hubs(service, &visitor, &route);
     let request = Request {
         registry: service.local.clone(),
-        live: live.clone(),
+        snapshot: snapshot.clone(),
         visitor,
         client: arrival.client,
         scheme: arrival.scheme,
@@ -155,7 +161,7 @@ async fn answer_ours(
     };
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, live, arrival, head)
+        && let Some(mirrored) = from_docker_hub(service, &route, snapshot, arrival, head)
     {
         let instead = mirrored.answer(&service.pull, body).await;
         service.local.heard_of_docker_hub(instead.status);
@@ -199,7 +205,7 @@ fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Ro
 fn from_docker_hub(
     service: &RegistryService,
     route: &Route,
-    live: Arc<Live>,
+    snapshot: Arc<ConfigSnapshot>,
     arrival: &Arrival,
     head: Parts,
 ) -> Option<Mirrored> {
@@ -207,7 +213,7 @@ fn from_docker_hub(
     let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let ours = service.local.store.has_repository(repository);
-    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(live, host, place, arrival, head))
+    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(snapshot, host, place, arrival, head))
 }
 
 fn user_agent(head: &Parts) -> Option<&str> {
@@ -238,22 +244,28 @@ fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
 
 fn check(
     service: &RegistryService,
-    live: &Live,
+    snapshot: &ConfigSnapshot,
     arrival: &Arrival,
     head: &Parts,
     visitor: &Visitor,
     wish: &Wish<'_>,
 ) -> Result<(), Box<Reply>> {
     let may = service.local.access().may(visitor, wish);
-    may.map_err(|refusal| Box::new(refused(service, live, arrival, head, &refusal)))
+    may.map_err(|refusal| Box::new(refused(service, snapshot, arrival, head, &refusal)))
 }
 
 /// The refusal with the way to a login, where one would help.
-fn refused(service: &RegistryService, live: &Live, arrival: &Arrival, head: &Parts, refusal: &Refusal) -> Reply {
+fn refused(
+    service: &RegistryService,
+    snapshot: &ConfigSnapshot,
+    arrival: &Arrival,
+    head: &Parts,
+    refusal: &Refusal,
+) -> Reply {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // What a client wrote comes back to it only as the host that it is.
     let port = implied_port(arrival.scheme);
-    let host = RegistryHost::parse(text, port).unwrap_or(live.config.registry.hostname.with_port(port));
+    let host = RegistryHost::parse(text, port).unwrap_or(snapshot.config.registry.hostname.with_port(port));
     let scheme = match arrival.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",

@@ -22,10 +22,10 @@ mod lists;
 mod manifests;
 mod mirror;
 mod names;
+mod quota;
 mod receive;
 pub mod removal;
 mod request;
-mod room;
 mod sessions;
 mod uploads;
 pub mod web;
@@ -43,7 +43,7 @@ use entrepot_config::ready::RegistryDoor;
 use entrepot_store::Store;
 use events::Events;
 use sessions::Sessions;
-use web::Seal;
+use web::CsrfKey;
 
 /// Our registry, for as long as the process lives.
 pub struct LocalRegistry {
@@ -58,7 +58,7 @@ pub struct LocalRegistry {
     names: RwLock<Arc<[Box<str>]>>,
     collections: Collections,
     /// Proves that a form came from a page of ours.
-    seal: Seal,
+    csrf: CsrfKey,
     /// Docker Hub could not be reached; it is not asked before.
     docker_hub_down_until: Mutex<Option<Instant>>,
 }
@@ -85,7 +85,7 @@ impl LocalRegistry {
             counting: tokio::sync::Mutex::default(),
             names: RwLock::new(names::own_names(door)),
             collections: Collections::default(),
-            seal: Seal::new(),
+            csrf: CsrfKey::new(),
             docker_hub_down_until: Mutex::default(),
         })
     }

@@ -158,7 +158,7 @@ impl Request {
 
     async fn whole(&self, body: &mut Incoming) -> Result<Bytes, Box<Reply>> {
         let body = Limited::new(body, MANIFEST_MAX_BYTES).collect();
-        match tokio::time::timeout(self.live.config.client.body_timeout, body).await {
+        match tokio::time::timeout(self.snapshot.config.client.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 let message = "the manifest is larger than 4 MiB";

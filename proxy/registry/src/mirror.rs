@@ -17,7 +17,7 @@ use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use url::form_urlencoded;
 
-use entrepot_cache::pull::{Call, Live, Pull};
+use entrepot_cache::pull::{Call, ConfigSnapshot, Pull};
 use entrepot_config::ready::{Access, Config, Scheme};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Rejection;
@@ -115,7 +115,7 @@ pub(super) fn is_for_docker_hub(config: &Config, method: &Method, route: &Route,
 
 /// A request to another registry, made through us.
 pub(super) struct Mirrored {
-    pub(super) live: Arc<Live>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) host: RegistryHost,
     pub(super) client_scheme: Scheme,
     pub(super) method: Method,
@@ -127,7 +127,7 @@ impl Mirrored {
     /// The answer of the pipeline that interception uses.
     pub(super) async fn answer(self, pull: &Arc<Pull>, body: Incoming) -> Reply {
         let metrics = &pull.metrics;
-        if has_passed(&self.headers, &self.live.upstream.memory().via) {
+        if has_passed(&self.headers, &self.snapshot.upstream.memory().via) {
             metrics.rejected_requests.inc(Rejection::Loop);
             return Reply::error(ErrorCode::Loop, "").because("loop");
         }
@@ -152,13 +152,13 @@ impl Mirrored {
                 return Reply::error(error.code, "").because("grammar");
             }
         };
-        let registry = self.live.registry(&self.host).heard_of_by(&self.headers);
+        let registry = self.snapshot.registry(&self.host).heard_of_by(&self.headers);
         let is_shared = registry.access == Access::Shared;
-        let account = self.live.account(&self.host, route.repository()).filter(|_| is_shared);
+        let account = self.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
         let mut headers = self.headers;
         headers.remove(AUTHORIZATION);
         let call = Call {
-            live: self.live,
+            snapshot: self.snapshot,
             registry,
             credential: Credential::Answered(account),
             client_scheme: self.client_scheme,

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::sessions::State;
 use entrepot_cache::pull::offload;
-use entrepot_store::{Fill, StoreError};
+use entrepot_store::{PartialBlob, StoreError};
 
 /// Pieces up to this length are hashed where they arrive, in a few microseconds.
 const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
@@ -28,7 +28,7 @@ pub(super) enum Interrupted {
 
 /// Adds a body to an upload; how many bytes that was.
 pub(super) async fn receive(
-    fill: &Arc<Fill>,
+    fill: &Arc<PartialBlob>,
     state: &mut State,
     body: &mut Incoming,
     timeout: Duration,
@@ -60,7 +60,7 @@ async fn next_piece(body: &mut Incoming, timeout: Duration) -> Result<Option<Byt
 }
 
 /// Writes and hashes one piece.
-async fn keep(fill: &Arc<Fill>, state: &mut State, piece: Option<Bytes>) -> Result<(), StoreError> {
+async fn keep(fill: &Arc<PartialBlob>, state: &mut State, piece: Option<Bytes>) -> Result<(), StoreError> {
     let Some(bytes) = piece else { return Ok(()) };
     let length = bytes.len() as u64;
     let write = fill.write_in_time(state.length, bytes.clone());
@@ -86,7 +86,7 @@ async fn hash(hasher: Option<Hasher>, bytes: Bytes) -> Option<Hasher> {
 }
 
 /// The digest of everything that arrived: from the hash that ran along where it is of this algorithm, else from the file.
-pub(super) async fn digest(fill: &Arc<Fill>, state: &State, algorithm: Algorithm) -> Result<Digest, StoreError> {
+pub(super) async fn digest(fill: &Arc<PartialBlob>, state: &State, algorithm: Algorithm) -> Result<Digest, StoreError> {
     if let Some(hasher) = state.hasher.as_ref().filter(|hasher| hasher.algorithm() == algorithm) {
         return Ok(hasher.clone().finish());
     }
@@ -94,7 +94,7 @@ pub(super) async fn digest(fill: &Arc<Fill>, state: &State, algorithm: Algorithm
     offload(move || reread(&fill, length, algorithm)).await.unwrap_or(Err(StoreError::DiskThreadGone))
 }
 
-fn reread(fill: &Fill, length: u64, algorithm: Algorithm) -> Result<Digest, StoreError> {
+fn reread(fill: &PartialBlob, length: u64, algorithm: Algorithm) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new(algorithm);
     let mut buffer = vec![0; REREAD_BYTES];
     let mut position = 0;

@@ -12,13 +12,13 @@ use url::form_urlencoded;
 use super::LocalRegistry;
 use super::access::Visitor;
 use super::events::{Deed, Event, EventRequest};
-use entrepot_cache::pull::Live;
+use entrepot_cache::pull::ConfigSnapshot;
 use entrepot_config::ready::Scheme;
 
 /// A request.
 pub(super) struct Request {
     pub(super) registry: Arc<LocalRegistry>,
-    pub(super) live: Arc<Live>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
     pub(super) visitor: Visitor,
     pub(super) client: IpAddr,
     pub(super) scheme: Scheme,

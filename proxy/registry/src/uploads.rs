@@ -24,7 +24,7 @@ use super::sessions::{NotBegun, Session, State};
 use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::{Note, Reply};
-use entrepot_store::{Fill, StoreError};
+use entrepot_store::{PartialBlob, StoreError};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -168,7 +168,7 @@ impl Request {
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, Box<Reply>> {
         let (registry, repository) = (self.registry.clone(), repository.clone());
-        let (principal, max) = (self.visitor.principal.clone(), self.live.config.registry.max_uploads);
+        let (principal, max) = (self.visitor.principal.clone(), self.snapshot.config.registry.max_uploads);
         let begun = offload(move || registry.sessions.begin(&repository, &principal, algorithm, max)).await;
         begun.unwrap_or(Err(NotBegun::Random)).map_err(|why| {
             Box::new(match why {
@@ -185,7 +185,12 @@ impl Request {
 
     /// Adds the request's body where its place is the right one. On a refusal the state is as before, except that what came
     /// of a body that broke off stays: the client asks how far it got, and goes on there.
-    async fn append(&self, session: &Session, state: &mut State, body: &mut Incoming) -> Result<Arc<Fill>, Box<Reply>> {
+    async fn append(
+        &self,
+        session: &Session,
+        state: &mut State,
+        body: &mut Incoming,
+    ) -> Result<Arc<PartialBlob>, Box<Reply>> {
         let range = self.chunk_range()?;
         if range.is_some_and(|range| range.first != state.length) {
             return Err(Box::new(out_of_order(session, state.length)));
@@ -205,7 +210,7 @@ impl Request {
             self.registry.store.open_upload(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
         let fill = Arc::new(fill);
         let mark = Mark::of(state);
-        match receive(&fill, state, body, self.live.config.client.body_timeout).await {
+        match receive(&fill, state, body, self.snapshot.config.client.body_timeout).await {
             Ok(added) if range.is_some_and(|range| range.length() != added) => {
                 mark.reset(state);
                 Err(Box::new(wrong_size()))
@@ -296,7 +301,7 @@ async fn end(registry: &Arc<LocalRegistry>, session: &Session) {
 async fn keep(
     registry: &Arc<LocalRegistry>,
     repository: &RepositoryName,
-    fill: &Arc<Fill>,
+    fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
 ) -> Result<Option<Refusal>, StoreError> {

@@ -18,24 +18,24 @@ use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::admin::{AdminState, server};
+use crate::app::backend::backend;
 use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::listening::{Listening, addresses};
-use crate::app::live::{Reloader, live};
-use crate::app::powers::powers;
+use crate::app::reload::{Reloader, snapshot};
 use crate::app::signals::Signals;
 use crate::doors::proxy::ProxyDoor;
 use crate::doors::registry::RegistryDoor;
 use crate::doors::state::AppState;
 use crate::doors::transparent::TransparentDoor;
-use entrepot_cache::pull::{Live, Pull};
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::{Flags, Loaded};
 use entrepot_core::exit;
 use entrepot_net::admin_socket::{AdminSocket, SocketError};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::listener::{self, Bounds, Place};
 use entrepot_net::service_manager::{self, watchdog};
-use entrepot_net::serving::ladder::{ColdReads, Ladder};
+use entrepot_net::serving::capabilities::{Capabilities, ColdReads};
 use entrepot_net::serving::load::Connected;
 use entrepot_net::serving::workers::Workers;
 use entrepot_net::tls::authority::Authority;
@@ -162,14 +162,14 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     raise_file_limit();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
-    let ladder = Ladder::climb(&loaded.config.data_plane);
-    let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
-    tracing::info!("data plane: {ladder}");
+    let capabilities = Capabilities::detect(&loaded.config.data_plane);
+    let workers = Workers::start(capabilities.workers, capabilities.cold_reads == ColdReads::Ring).map_err(threads)?;
+    tracing::info!("data plane: {capabilities}");
     let (trigger, watch) = drain::channel();
     let workers = Arc::new(workers);
     let server = build(&runtime, loaded, flags, events, workers.clone())?;
-    server.pull.metrics.show_data_plane("cold_reads", ladder.cold_reads.word());
-    server.pull.metrics.show_data_plane("sealing", ladder.sealing());
+    server.pull.metrics.show_data_plane("cold_reads", capabilities.cold_reads.word());
+    server.pull.metrics.show_data_plane("sealing", capabilities.sealing());
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
     let worker_runtimes = workers.stop(LAST_LINES);
@@ -226,10 +226,10 @@ fn build(
     let access = Access::open(config.registry.rights.clone(), &config.data_dir)
         .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
     let greeting = greeting(&config, &authority, (&proxy, &registry), &access, &identity.addresses());
-    let live = live(config, &ourselves, memory.clone());
+    let snapshot = snapshot(config, &ourselves, memory.clone());
     let log = Arc::new(RequestLog { access_log, metrics: metrics.clone() });
-    let local = local_registry(&live, &pull, access, &registry, instance);
-    let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, live);
+    let local = local_registry(&snapshot, &pull, access, &registry, instance);
+    let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
     let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, state, store, events, ourselves, memory, effective });
@@ -242,16 +242,16 @@ fn build(
 
 /// Our registry, with those who hear of it.
 fn local_registry(
-    live: &Arc<Live>,
+    snapshot: &Arc<ConfigSnapshot>,
     pull: &Arc<Pull>,
     access: Access,
     listening: &[SocketAddr],
     instance: String,
 ) -> Arc<LocalRegistry> {
-    let door = &live.config.registry;
+    let door = &snapshot.config.registry;
     let port = listening.first().map_or(0, SocketAddr::port);
     let source = Source { address: format!("{}:{port}", door.hostname.name()), instance };
-    let events = Events::new(source, live.upstream.clone());
+    let events = Events::new(source, snapshot.upstream.clone());
     events.set_receivers(&door.notifications);
     LocalRegistry::open(pull.store.clone(), door, access, events)
 }
@@ -261,7 +261,7 @@ impl Server {
         let mut signals = Signals::new()?;
         let serving = format!("serving; proxy on {}", joined(&addresses(&self.listening.proxy)));
         let app = self.reloader.state.clone();
-        let config = app.live();
+        let config = app.snapshot();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
         let ports = addresses(&self.listening.transparent).iter().map(SocketAddr::port).collect();
@@ -285,7 +285,7 @@ impl Server {
         }
         drop((transparent, own, common));
         let (admin_trigger, admin_watch) = drain::channel();
-        let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
+        let state = AdminState::new(self.pull.metrics.clone(), backend(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
         if let Some(listener) = self.listening.admin {
             let token = config.config.admin.token.clone();
@@ -313,7 +313,7 @@ impl Server {
         if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
             tracing::warn!("some answers were still running at the deadline and are cut off");
         }
-        if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
+        if tokio::time::timeout(LANDING, self.pull.inflight.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
         }
         self.reloader.state.registry.local.close(LANDING).await;
@@ -332,7 +332,7 @@ impl Server {
             let usage = reloader.store.usage();
             Scraped {
                 store_size_bytes: usage.used_bytes,
-                store_max_size_bytes: reloader.state.live().config.cache.max_size.0,
+                store_max_size_bytes: reloader.state.snapshot().config.cache.max_size.0,
                 store_blobs: usage.blobs,
                 store_evictions: usage.evictions,
                 store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
@@ -381,10 +381,10 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
         let (reloader, identity) = (reloader.clone(), identity.clone());
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
-            identity.refresh(&reloader.state.live().config.mdns.interfaces);
-            let (registry, live) = (&reloader.state.registry.local, reloader.state.live());
-            registry.refresh_names(&live.config.registry);
-            let expired = registry.expire_uploads(live.config.registry.upload_expiry);
+            identity.refresh(&reloader.state.snapshot().config.mdns.interfaces);
+            let (registry, snapshot) = (&reloader.state.registry.local, reloader.state.snapshot());
+            registry.refresh_names(&snapshot.config.registry);
+            let expired = registry.expire_uploads(snapshot.config.registry.upload_expiry);
             (reloader.store.expire_unused(SystemTime::now()), expired)
         });
         let (dropped, expired) = done.await.unwrap_or_default();
@@ -400,11 +400,11 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
 /// Collects in the registry, as often as the configuration says.
 async fn collecting(state: Arc<AppState>) {
     loop {
-        let interval = state.live().config.registry.gc_interval;
+        let interval = state.snapshot().config.registry.gc_interval;
         // What is switched off may be switched on by a reload.
         tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
         if !interval.is_zero() {
-            let (registry, grace) = (state.registry.local.clone(), state.live().config.registry.grace);
+            let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
             let sweep = Sweep { grace, untagged: false, dry_run: false };
             // Its outcome is in the log.
             let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use super::live::Reloader;
+use super::reload::Reloader;
 use super::serve::StartError;
 use entrepot_net::service_manager;
 

@@ -32,13 +32,13 @@ pub(super) fn adopt(stream: std::net::TcpStream, state: &AppState) -> Option<Cli
         .ok()?;
     // Small answers must not wait for each other's acknowledgement; a socket that refuses is served all the same.
     let _ = stream.set_nodelay(true);
-    Some(Paced::new(Outlet::new(stream), state.live().config.client.send_timeout))
+    Some(Paced::new(Outlet::new(stream), state.snapshot().config.client.send_timeout))
 }
 
 /// What a client speaks, of whom `first` was read already; none where it left, said nothing in time, which is counted, or
 /// the process drains.
 pub(super) async fn spoken(state: &AppState, client: &Client, first: &Bytes, drain: &mut Watch) -> Option<Scheme> {
-    let timeout = state.live().config.client.header_timeout;
+    let timeout = state.snapshot().config.client.header_timeout;
     let opening = tokio::select! {
         opening = tokio::time::timeout(timeout, first_byte(client, first)) => opening,
         () = drain.draining() => return None,
@@ -61,9 +61,9 @@ pub(super) async fn shake(
     first: Bytes,
     host: &str,
 ) -> Option<Secure<Rewind<Client>>> {
-    let live = state.live();
-    let (timeout, ktls) = (live.config.client.header_timeout, live.config.data_plane.ktls);
-    drop(live);
+    let snapshot = state.snapshot();
+    let (timeout, ktls) = (snapshot.config.client.header_timeout, snapshot.config.data_plane.ktls);
+    drop(snapshot);
     let peer = client.get_ref().get_ref().peer_addr();
     let handshakes = &state.pull.metrics.tls_handshakes;
     match accept(Rewind { prefix: first, io: client }, config, timeout).await {

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::doors::state::AppState;
-use entrepot_cache::pull::{Call, Live, identity};
+use entrepot_cache::pull::{Call, ConfigSnapshot, identity};
 use entrepot_config::ready::Scheme;
 use entrepot_net::drain::Watch;
 use entrepot_net::http::exchange::{Exchange, LoggedBody};
@@ -42,7 +42,7 @@ pub async fn serve_visit<IO>(state: Arc<AppState>, visit: Visit, io: IO, prefix:
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let deadlines = Deadlines::from(&state.live().config.client);
+    let deadlines = Deadlines::from(&state.snapshot().config.client);
     let answer = move |guard: GuardHandle, request| {
         let (state, visit) = (state.clone(), visit.clone());
         async move { dispatch(&state, &visit, &guard, request).await }
@@ -63,9 +63,9 @@ pub async fn dispatch(
 
 /// The reply to one request to a registry that is not our own.
 pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Incoming>) -> Reply {
-    let live = state.live();
+    let snapshot = state.snapshot();
     let path_and_query = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    if let Err(reply) = check_target(state, visit, &request, &live) {
+    if let Err(reply) = check_target(state, visit, &request, &snapshot) {
         return *reply;
     }
     let query = request.uri().query();
@@ -77,7 +77,7 @@ pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Inco
         }
     };
     let registry = match visit.listed {
-        true => live.registry(&visit.host),
+        true => snapshot.registry(&visit.host),
         false => Registry::unlisted(&visit.host),
     };
     let registry = registry.heard_of_by(request.headers());
@@ -86,11 +86,11 @@ pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Inco
     let credential = if route == Route::Other || !visit.listed {
         state.pull.passer(&registry, header)
     } else {
-        state.pull.reader(&live, &registry, repository, header)
+        state.pull.reader(&snapshot, &registry, repository, header)
     };
     let (head, body) = request.into_parts();
     let mut call = Call {
-        live,
+        snapshot,
         registry,
         credential: entrepot_upstream::credential::Credential::None,
         client_scheme: visit.client_scheme,
@@ -106,9 +106,14 @@ pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Inco
 }
 
 /// The request must be for the registry that the connection is for (T7), and not have been here before (T6).
-fn check_target(state: &AppState, visit: &Visit, request: &Request<Incoming>, live: &Live) -> Result<(), Box<Reply>> {
+fn check_target(
+    state: &AppState,
+    visit: &Visit,
+    request: &Request<Incoming>,
+    snapshot: &ConfigSnapshot,
+) -> Result<(), Box<Reply>> {
     let metrics = &state.pull.metrics;
-    if has_passed(request.headers(), &live.upstream.memory().via) {
+    if has_passed(request.headers(), &snapshot.upstream.memory().via) {
         metrics.rejected_requests.inc(Rejection::Loop);
         return Err(Box::new(Reply::error(ErrorCode::Loop, "").because("loop")));
     }

@@ -67,7 +67,7 @@ impl ProxyDoor {
         drain: Watch,
     ) {
         let Some(client) = adopt(stream, &self.state) else { return };
-        let deadlines = Deadlines::from(&self.state.live().config.client);
+        let deadlines = Deadlines::from(&self.state.snapshot().config.client);
         let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };
         let answer = move |handle, request| {
             let guest = guest.clone();
@@ -104,12 +104,12 @@ impl Guest {
         let (Ok(host), Some("http")) = (host, uri.scheme_str()) else {
             return self.malformed("a request through this proxy names http://host[:port]/path");
         };
-        let live = self.door.state.live();
-        if self.door.state.registry.local.is_named(&live.config.registry, &host) {
+        let snapshot = self.door.state.snapshot();
+        if self.door.state.registry.local.is_named(&snapshot.config.registry, &host) {
             let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
             return registry::reply(&self.door.state, &arrival, request).await;
         }
-        let listed = match decide(&live.config, &host, Scheme::Http) {
+        let listed = match decide(&snapshot.config, &host, Scheme::Http) {
             Decision::Intercept => true,
             Decision::Pass => false,
             Decision::Refuse(refusal) => return self.forbidden(refusal.message()),
@@ -123,16 +123,16 @@ impl Guest {
         let Ok(host) = RegistryHost::parse_with_port(authority) else {
             return self.malformed("CONNECT names host:port");
         };
-        let live = self.door.state.live();
-        if has_passed(request.headers(), &live.upstream.memory().via) {
+        let snapshot = self.door.state.snapshot();
+        if has_passed(request.headers(), &snapshot.upstream.memory().via) {
             self.door.state.pull.metrics.rejected_requests.inc(Rejection::Loop);
             let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
             return reply;
         }
-        if self.door.state.registry.local.is_named(&live.config.registry, &host) {
+        if self.door.state.registry.local.is_named(&snapshot.config.registry, &host) {
             return self.enter_registry(handle, request);
         }
-        match decide(&live.config, &host, Scheme::Https) {
+        match decide(&snapshot.config, &host, Scheme::Https) {
             Decision::Refuse(refusal) => self.forbidden(refusal.message()),
             Decision::Intercept => {
                 let guest = self.clone();
@@ -147,9 +147,9 @@ impl Guest {
                 established()
             }
             Decision::Pass => {
-                let timeout = live.config.upstream.tunnel_connect_timeout;
+                let timeout = snapshot.config.upstream.tunnel_connect_timeout;
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
-                let opened = live.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
+                let opened = snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {
@@ -162,7 +162,12 @@ impl Guest {
                     }
                 };
                 handle.open_tunnel();
-                tokio::spawn(self.clone().tunnel(host, request, upstream, live.config.upstream.tunnel_idle_timeout));
+                tokio::spawn(self.clone().tunnel(
+                    host,
+                    request,
+                    upstream,
+                    snapshot.config.upstream.tunnel_idle_timeout,
+                ));
                 established()
             }
         }

@@ -59,7 +59,7 @@ impl RegistryDoor {
             Ok(config) => config,
             Err(error) => return tracing::error!("no certificate can be made for the registry: {error}"),
         };
-        let host = self.state.live().config.registry.hostname.to_string();
+        let host = self.state.snapshot().config.registry.hostname.to_string();
         if let Some(stream) = shake(&self.state, config, client, first, &host).await {
             self.serve_http(stream, Bytes::new(), ip, Scheme::Https, drain).await;
         }
@@ -69,7 +69,7 @@ impl RegistryDoor {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let deadlines = Deadlines::from(&self.state.live().config.client);
+        let deadlines = Deadlines::from(&self.state.snapshot().config.client);
         let (state, arrival) = (self.state.clone(), Arrival { client, scheme });
         let answer = move |guard, request| {
             let (state, arrival) = (state.clone(), arrival.clone());
@@ -92,11 +92,11 @@ async fn answer(
 
 /// The reply to one request to our registry.
 pub(super) async fn reply(state: &AppState, arrival: &Arrival, request: Request<Incoming>) -> Reply {
-    let (service, live) = (&state.registry, state.live());
+    let (service, snapshot) = (&state.registry, state.snapshot());
     match request.uri().path() {
-        path if is_oci(path) => Box::pin(door::answer(service, live, arrival, request)).await,
-        TOKEN_PATH => Box::pin(service.token(&live, request)).await,
-        path if web::is_here(path) => Box::pin(web::answer(service, live, arrival, request)).await,
+        path if is_oci(path) => Box::pin(door::answer(service, snapshot, arrival, request)).await,
+        TOKEN_PATH => Box::pin(service.token(&snapshot, request)).await,
+        path if web::is_here(path) => Box::pin(web::answer(service, snapshot, arrival, request)).await,
         _ => state.page(&request).unwrap_or_else(nothing_here),
     }
 }

@@ -1,6 +1,6 @@
 //! The door on 3129: connections that were led here without the client's knowledge, raw TLS or HTTP.
 //!
-//! A little is read (`entrepot_core::opening`), `introduction.rs` says what the connection is for, and it goes the way of
+//! A little is read (`entrepot_core::sniff`), `introduction.rs` says what the connection is for, and it goes the way of
 //! a CONNECT: answered by the same pipeline, or carried on sealed. What was read is replayed either way.
 
 use std::net::SocketAddr;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use entrepot_core::host::RegistryHost;
-use entrepot_core::opening::{OPENING_MAX_BYTES, Opening, look};
 use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
+use entrepot_core::sniff::{SNIFF_MAX_BYTES, Sniffed, sniff};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::doors::client::{Client, adopt};
 use crate::doors::dispatch::{Visit, serve_visit};
 use crate::doors::intercept::intercept;
-use crate::doors::introduction::{Errand, errand};
+use crate::doors::introduction::{RouteDecision, route};
 use crate::doors::original::{Outgoing, canonical, original_destination};
 use crate::doors::proxy::{ProxyDoor, carry};
 use crate::doors::registry::RegistryDoor;
@@ -74,20 +74,20 @@ impl TransparentDoor {
     ) {
         let Some(client) = adopt(stream, &self.proxy.state) else { return };
         let original = original_destination(client.get_ref().get_ref(), &self.ports);
-        let live = self.proxy.state.live();
+        let snapshot = self.proxy.state.snapshot();
         let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
         let metrics = &self.proxy.state.pull.metrics;
         let mut draining = drain.clone();
         let opening = tokio::select! {
-            opening = guest.introduce(&live.config) => opening,
+            opening = guest.introduce(&snapshot.config) => opening,
             () = draining.draining() => return,
         };
         match opening {
             Ok(opening) => {
-                let is_own = |host: &RegistryHost| self.is_own(&live.config, host, guest.original);
-                let errand = errand(&live.config, &opening, guest.original, is_own);
-                drop(live);
-                self.run(guest, errand, drain).await;
+                let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, guest.original);
+                let route = route(&snapshot.config, &opening, guest.original, is_own);
+                drop(snapshot);
+                self.run(guest, route, drain).await;
             }
             Err(Gone::Left) => {}
             Err(Gone::Silent) => metrics.connections_refused.inc(ConnectionRefusal::Timeout),
@@ -110,10 +110,10 @@ impl TransparentDoor {
         registry.is_named(&config.registry, host) && original.is_none_or(is_here)
     }
 
-    async fn run(&self, guest: Guest, errand: Errand, drain: Watch) {
+    async fn run(&self, guest: Guest, route: RouteDecision, drain: Watch) {
         let metrics = &self.proxy.state.pull.metrics;
-        match errand {
-            Errand::Answer(host, scheme) => {
+        match route {
+            RouteDecision::Answer(host, scheme) => {
                 let visit = Visit { host, client_scheme: scheme, client: guest.peer.ip(), listed: true };
                 let (client, first) = (guest.client, guest.read.freeze());
                 match scheme {
@@ -121,22 +121,22 @@ impl TransparentDoor {
                     Scheme::Http => serve_visit(self.proxy.state.clone(), visit, client, first, drain).await,
                 }
             }
-            Errand::Own => {
+            RouteDecision::Own => {
                 let own = RegistryDoor { state: self.proxy.state.clone(), leaves: self.proxy.leaves.clone() };
                 own.serve_client(guest.client, guest.read.freeze(), guest.peer.ip(), drain).await;
             }
-            Errand::Tunnel(target) => self.tunnel(guest, target, drain).await,
-            Errand::Health => {
+            RouteDecision::Tunnel(target) => self.tunnel(guest, target, drain).await,
+            RouteDecision::Health => {
                 let mut client = guest.client;
                 // The agent that asks finds out by itself when it gets no answer.
                 let _ = client.write_all(HEALTHY).await;
                 let _ = client.shutdown().await;
             }
-            Errand::Refuse(host, refusal) => {
+            RouteDecision::Refuse(host, refusal) => {
                 tracing::info!(%host, client = %guest.peer, "refused: {}", refusal.message());
                 metrics.rejected_requests.inc(Rejection::Policy);
             }
-            Errand::Nowhere => {
+            RouteDecision::Nowhere => {
                 tracing::info!(client = %guest.peer, "closed: no name, and where it meant to go is not known here");
                 metrics.connections_refused.inc(ConnectionRefusal::Protocol);
             }
@@ -152,13 +152,13 @@ impl TransparentDoor {
             metrics.rejected_requests.inc(Rejection::Loop);
             return;
         }
-        let live = self.proxy.state.live();
-        let upstream = &live.config.upstream;
+        let snapshot = self.proxy.state.snapshot();
+        let upstream = &snapshot.config.upstream;
         let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
-        let opened = live.upstream.reach().open_tunnel(&target, &[], timeout).await;
+        let opened = snapshot.upstream.reach().open_tunnel(&target, &[], timeout).await;
         match opened {
             Ok(opened) => {
-                drop(live);
+                drop(snapshot);
                 let _known = self.outgoing.remember(&opened.stream);
                 let ends = (guest.client, opened.stream);
                 carry(&self.proxy.state, ends, guest.read.freeze(), idle, drain, (&target, guest.peer.ip())).await;
@@ -175,23 +175,23 @@ impl TransparentDoor {
 
 impl Guest {
     /// Reads until it is clear what the connection begins with.
-    async fn introduce(&mut self, config: &Config) -> Result<Opening, Gone> {
+    async fn introduce(&mut self, config: &Config) -> Result<Sniffed, Gone> {
         let deadline = Instant::now() + config.client.header_timeout;
         self.take_header(config, deadline).await?;
         loop {
-            let opening = look(&self.read);
-            if opening != Opening::NeedMore {
+            let opening = sniff(&self.read);
+            if opening != Sniffed::NeedMore {
                 return Ok(opening);
             }
             let patience = match (self.read.is_empty(), self.original) {
                 (true, Some(_)) => deadline.min(Instant::now() + SILENCE),
                 _ => deadline,
             };
-            match self.read_more(OPENING_MAX_BYTES, patience).await {
+            match self.read_more(SNIFF_MAX_BYTES, patience).await {
                 Ok(()) => {}
                 // Half an introduction is passed on to where it meant to go; nothing at all is nobody.
-                Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Opening::Other),
-                Err(Gone::Silent) if self.original.is_some() => return Ok(Opening::Other),
+                Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Sniffed::Other),
+                Err(Gone::Silent) if self.original.is_some() => return Ok(Sniffed::Other),
                 Err(gone) => return Err(gone),
             }
         }

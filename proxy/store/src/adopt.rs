@@ -15,7 +15,7 @@ use super::disk_threads::calls::Calls;
 use super::disk_threads::wait;
 use super::errors::StoreError;
 use super::extents::Extents;
-use super::fill::{Fill, random};
+use super::partial_blob::{PartialBlob, random};
 use super::paths::FillName;
 use super::space::Purpose;
 use super::{Store, disk};
@@ -41,7 +41,7 @@ impl Store {
         let file = disk::open_existing(&path)?;
         let measured = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error));
         let size_bytes = measured.inspect_err(|_| drop(disk::unlink(&path)))?.len();
-        let fill = Fill {
+        let fill = PartialBlob {
             store: self.clone(),
             name,
             path,
@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Begins content that is pushed, and counts as that. Blocks.
-    pub fn begin_pushed(self: &Arc<Self>, digest: &Digest, size_bytes: u64) -> Result<Fill, StoreError> {
+    pub fn begin_pushed(self: &Arc<Self>, digest: &Digest, size_bytes: u64) -> Result<PartialBlob, StoreError> {
         wait(self.begin_new(Calls::Inline, Some(*digest), Some(size_bytes), Purpose::Upload))
     }
 }
@@ -82,7 +82,7 @@ fn take(source: &Path, path: &Path) -> Option<Adopted> {
     fs::hard_link(source, path).is_ok().then_some(Adopted::Linked)
 }
 
-fn hash(fill: &Fill, digest: &Digest, size_bytes: u64) -> Result<Digest, StoreError> {
+fn hash(fill: &PartialBlob, digest: &Digest, size_bytes: u64) -> Result<Digest, StoreError> {
     let mut hasher = Hasher::new(digest.algorithm());
     let mut offset = 0;
     while offset < size_bytes {

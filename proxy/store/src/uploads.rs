@@ -23,7 +23,7 @@ use super::blobs::Blob;
 use super::disk_threads::Lane;
 use super::errors::StoreError;
 use super::extents::Extents;
-use super::fill::{Fill, Published};
+use super::partial_blob::{PartialBlob, Published};
 use super::paths::{FillName, upload_of_session};
 use super::space::Purpose;
 use super::{Store, disk};
@@ -99,7 +99,7 @@ pub struct FoundUpload {
 impl Store {
     /// Opens the file of an upload for more, making it where it does not exist, once nothing writes it any more. Waits at
     /// most for the disk's deadline, for either.
-    pub async fn open_upload(self: &Arc<Self>, file: &UploadFile) -> Result<Fill, StoreError> {
+    pub async fn open_upload(self: &Arc<Self>, file: &UploadFile) -> Result<PartialBlob, StoreError> {
         let (store, id) = (self.clone(), file.id);
         let turn = self.disk.in_time(file.turns.clone().lock_owned()).await?;
         let opened = self.disk.run_in_time(id.lane(), move |calls| async move {
@@ -108,7 +108,7 @@ impl Store {
         opened.await?
     }
 
-    fn open_upload_now(self: &Arc<Self>, id: UploadId, turn: UploadTurn) -> Result<Fill, StoreError> {
+    fn open_upload_now(self: &Arc<Self>, id: UploadId, turn: UploadTurn) -> Result<PartialBlob, StoreError> {
         let path = self.paths.upload(id);
         let file = match disk::create(&path) {
             Ok(file) => file,
@@ -117,7 +117,7 @@ impl Store {
         };
         let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
         let reservation = self.space.adopt(length, Purpose::Upload);
-        Ok(Fill {
+        Ok(PartialBlob {
             store: self.clone(),
             name: FillName { digest: None, random: id.lane().0 },
             path,
@@ -180,7 +180,7 @@ impl Store {
     }
 }
 
-impl Fill {
+impl PartialBlob {
     /// The error for bytes that were written and cannot be read back.
     pub fn unreadable(&self, error: io::Error) -> StoreError {
         StoreError::from_io("read", &self.path, error)

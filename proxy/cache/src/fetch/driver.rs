@@ -8,20 +8,20 @@ use http::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::fetch::FillError;
-use crate::fetch::fetcher::{self, FetchEnd};
-use crate::fetch::flight::{Flight, FlightEnd, Opening};
+use crate::fetch::FetchError;
+use crate::fetch::fetcher::{self, TransferEnd};
 use crate::fetch::hashing::{HashThreads, Hashed, Progress, hash_in_order};
+use crate::fetch::inflight::{FetchEnd, InflightFetch, Opening};
 use crate::fetch::plan::{Action, Stretch, Wanted, next_action};
 use crate::fetch::source::{OpenError, Opened};
 use crate::fetch::stream::BlobStream;
 use entrepot_observe::labels::Bypass;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::{Fill, Store};
+use entrepot_store::{PartialBlob, Store};
 use entrepot_upstream::operation::ByteRange;
 
 pub(super) struct Driver {
-    pub(super) flight: Arc<Flight>,
+    pub(super) fetch: Arc<InflightFetch>,
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) hash_threads: Arc<HashThreads>,
@@ -48,7 +48,7 @@ impl Driver {
         let fill = match self.reserve(opened.size).await {
             Ok(fill) => fill,
             Err(reason) => {
-                self.flight.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
+                self.fetch.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
                 return;
             }
         };
@@ -57,12 +57,12 @@ impl Driver {
         // Without a length nobody can tell what is left behind a limit, so there is none.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
-        self.flight.update(|state| {
+        self.fetch.update(|state| {
             state.size = size;
             state.extents = fill.extents().clone();
             state.file = Some(fill.clone());
         });
-        self.flight.set_opening(Opening::Filling { size, is_registrys_word });
+        self.fetch.set_opening(Opening::Filling { size, is_registrys_word });
         let mut fetchers = JoinSet::new();
         // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
         if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
@@ -73,14 +73,14 @@ impl Driver {
             Ok(Flown::Unwanted) => self.pause(fill).await,
             Ok(Flown::HandedOver) => {}
             Err(error) => {
-                tracing::warn!(digest = %self.flight.digest, registry = %self.flight.origin.0, repository = %self.flight.origin.1, "{error}");
+                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.0, repository = %self.fetch.origin.1, "{error}");
                 self.metrics.fills_failed.inc(error.reason());
                 let is_sound = matches!(
                     error,
-                    FillError::Upstream { .. } | FillError::Status { .. } | FillError::Interrupted { .. }
+                    FetchError::Upstream { .. } | FetchError::Status { .. } | FetchError::Interrupted { .. }
                 );
-                self.flight.update(|state| {
-                    state.end = Some(FlightEnd::Failed(error));
+                self.fetch.update(|state| {
+                    state.end = Some(FetchEnd::Failed(error));
                     // Who comes now must not be given this failure, but a flight of its own.
                     state.closed = true;
                 });
@@ -94,8 +94,8 @@ impl Driver {
 
     /// The first answer. Where upstream ignored the range the body begins at the first byte, which is as good a start.
     async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
-        let source = self.flight.state().sources.first().cloned()?;
-        let digest = &self.flight.digest;
+        let source = self.fetch.state().sources.first().cloned()?;
+        let digest = &self.fetch.digest;
         let missing = self.missing_part(range);
         let opened = match source.open(digest, missing).await {
             // What was kept may be longer than the blob that upstream has now.
@@ -110,8 +110,8 @@ impl Driver {
             Ok(opened) => Some(opened),
             Err(error) => {
                 // Who comes after this answer asks anew.
-                self.flight.state().closed = true;
-                self.flight.set_opening(match error {
+                self.fetch.state().closed = true;
+                self.fetch.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
                     OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
                     OpenError::Broken(error) => {
@@ -128,24 +128,24 @@ impl Driver {
     /// What is asked for of `range`, after what a paused fill has of it.
     fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let start = self.store.first_missing(&self.flight.digest, asked_start);
+        let start = self.store.first_missing(&self.fetch.digest, asked_start);
         let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
         if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
     /// The file, or why there is none.
-    async fn reserve(&self, size: Option<u64>) -> Result<Arc<Fill>, Bypass> {
-        let fill = self.store.begin_in_time(&self.flight.digest, size).await;
+    async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
+        let fill = self.store.begin_in_time(&self.fetch.digest, size).await;
         fill.map(Arc::new).map_err(|error| {
-            tracing::warn!(digest = %self.flight.digest, "passing through without storing: {error}");
+            tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
             error.bypass()
         })
     }
 
-    async fn fly(&self, fill: &Arc<Fill>, fetchers: &mut JoinSet<FetchEnd>) -> Result<Flown, FillError> {
-        let flight = &self.flight;
-        let progress = Progress::new(&flight.digest);
-        let in_order = hash_in_order(self.hash_threads.clone(), flight.clone(), fill.clone(), progress.clone());
+    async fn fly(&self, fill: &Arc<PartialBlob>, fetchers: &mut JoinSet<TransferEnd>) -> Result<Flown, FetchError> {
+        let fetch = &self.fetch;
+        let progress = Progress::new(&fetch.digest);
+        let in_order = hash_in_order(self.hash_threads.clone(), fetch.clone(), fill.clone(), progress.clone());
         let mut hashing = tokio::spawn(in_order);
         let result = loop {
             self.plan(fetchers);
@@ -154,32 +154,32 @@ impl Driver {
             }
             tokio::select! {
                 Some(ended) = fetchers.join_next() => match ended {
-                    Ok(FetchEnd::Done(id)) => flight.update(|state| state.running.retain(|stretch| stretch.id != id)),
-                    Ok(FetchEnd::Failed(error)) => break Err(error),
-                    Ok(FetchEnd::DiskFailed) => {
+                    Ok(TransferEnd::Done(id)) => fetch.update(|state| state.running.retain(|stretch| stretch.id != id)),
+                    Ok(TransferEnd::Failed(error)) => break Err(error),
+                    Ok(TransferEnd::DiskFailed) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         fetchers.abort_all();
-                        let written = flight.state().extents.covered(0);
+                        let written = fetch.state().extents.covered(0);
                         tokio::select! {
                             () = progress.past(written) => {}
                             _ = &mut hashing => {}
                             () = sleep(CATCHING_UP) => {}
                         }
-                        hand_over(flight, &progress);
+                        hand_over(fetch, &progress);
                         break Ok(Flown::HandedOver);
                     }
-                    Err(_) => break Err(FillError::Interrupted { digest: flight.digest }),
+                    Err(_) => break Err(FetchError::Interrupted { digest: fetch.digest }),
                 },
                 hashed = &mut hashing => match hashed {
                     Ok(Hashed::Right) => break Ok(Flown::Complete),
-                    Ok(Hashed::Wrong(got)) => break Err(FillError::WrongDigest { digest: flight.digest, got: Box::new(got) }),
+                    Ok(Hashed::Wrong(got)) => break Err(FetchError::WrongDigest { digest: fetch.digest, got: Box::new(got) }),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
-                        hand_over(flight, &progress);
+                        hand_over(fetch, &progress);
                         break Ok(Flown::HandedOver);
                     }
                 },
-                () = flight.wake.notified() => {}
+                () = fetch.wake.notified() => {}
             }
         };
         hashing.abort();
@@ -187,9 +187,9 @@ impl Driver {
         result
     }
 
-    fn plan(&self, fetchers: &mut JoinSet<FetchEnd>) {
+    fn plan(&self, fetchers: &mut JoinSet<TransferEnd>) {
         loop {
-            let mut state = self.flight.state();
+            let mut state = self.fetch.state();
             let Some(size) = state.size else { return };
             let complete = state.wants_whole || size <= self.complete_up_to_bytes;
             let demands = state.demands();
@@ -205,47 +205,47 @@ impl Driver {
         }
     }
 
-    fn fetch(&self, fetchers: &mut JoinSet<FetchEnd>, start: u64, limit: u64, opened: Option<Opened>) {
-        let flight = self.flight.clone();
-        let mut state = flight.state();
+    fn fetch(&self, fetchers: &mut JoinSet<TransferEnd>, start: u64, limit: u64, opened: Option<Opened>) {
+        let fetch = self.fetch.clone();
+        let mut state = fetch.state();
         let id = state.next_id();
         state.running.push(Stretch { id, position: start, limit });
         let until = (limit != u64::MAX).then_some(limit);
-        let stream = BlobStream::new(flight.digest, state.sources.clone(), start, until, state.size);
+        let stream = BlobStream::new(fetch.digest, state.sources.clone(), start, until, state.size);
         drop(state);
         let stream = match opened {
             Some(opened) => stream.with_opened(opened),
             None => stream,
         };
-        fetchers.spawn(fetcher::run(flight, id, stream, self.metrics.clone()));
+        fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()));
     }
 
     /// Decides under the lock that readers take to join, so that nobody joins a flight that has just ended.
     fn close_if_unwanted(&self) -> bool {
-        let mut state = self.flight.state();
+        let mut state = self.fetch.state();
         let complete = state.wants_whole || state.size.is_none_or(|size| size <= self.complete_up_to_bytes);
         state.closed = state.end.is_some() || (state.readers == 0 && !complete && state.running.is_empty());
         state.closed
     }
 
     /// Nobody wants the rest: what is there is kept for the next one who does.
-    async fn pause(&self, fill: Arc<Fill>) {
-        let extents = self.flight.state().extents.clone();
+    async fn pause(&self, fill: Arc<PartialBlob>) {
+        let extents = self.fetch.state().extents.clone();
         if let Err(error) = fill.pause_in_time(&extents).await {
-            tracing::debug!(digest = %self.flight.digest, "a partial fill was not kept: {error}");
+            tracing::debug!(digest = %self.fetch.digest, "a partial fill was not kept: {error}");
         }
     }
 
     /// The bytes are right: readers may have the last of them while they are made durable.
-    async fn publish(&self, fill: Arc<Fill>) {
-        self.flight.update(|state| state.verified = true);
-        match fill.publish_from(None, std::slice::from_ref(&self.flight.origin)).await {
+    async fn publish(&self, fill: Arc<PartialBlob>) {
+        self.fetch.update(|state| state.verified = true);
+        match fill.publish_from(None, std::slice::from_ref(&self.fetch.origin)).await {
             Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();
             }
             Err(error) => {
-                tracing::warn!(digest = %self.flight.digest, "served but not stored: {error}");
+                tracing::warn!(digest = %self.fetch.digest, "served but not stored: {error}");
                 self.metrics.bypass.inc(error.bypass());
             }
         }
@@ -253,31 +253,31 @@ impl Driver {
 }
 
 /// Stops a flight, so that the process can end; its bytes are kept, and whoever still reads it is cut off.
-pub(super) fn interrupt(flight: &Flight) {
-    let mut state = flight.state();
-    if flight.is_open() && !state.verified && state.end.is_none() {
-        state.end = Some(FlightEnd::Failed(FillError::Interrupted { digest: flight.digest }));
+pub(super) fn interrupt(fetch: &InflightFetch) {
+    let mut state = fetch.state();
+    if fetch.is_open() && !state.verified && state.end.is_none() {
+        state.end = Some(FetchEnd::Failed(FetchError::Interrupted { digest: fetch.digest }));
         drop(state);
-        flight.wake.notify_one();
+        fetch.wake.notify_one();
     }
 }
 
 /// Called when the driver is gone: whoever still waits is told.
-pub(super) fn abandon(flight: &Flight) {
-    let interrupted = FillError::Interrupted { digest: flight.digest };
-    if !flight.is_open() {
-        flight.set_opening(Opening::Broken(interrupted.clone()));
+pub(super) fn abandon(fetch: &InflightFetch) {
+    let interrupted = FetchError::Interrupted { digest: fetch.digest };
+    if !fetch.is_open() {
+        fetch.set_opening(Opening::Broken(interrupted.clone()));
     }
-    flight.update(|state| {
+    fetch.update(|state| {
         if !state.verified && state.end.is_none() {
-            state.end = Some(FlightEnd::Failed(interrupted));
+            state.end = Some(FetchEnd::Failed(interrupted));
         }
     });
 }
 
 /// The file takes no more: everybody has what was hashed from the file, and goes on alone from there.
-fn hand_over(flight: &Flight, progress: &Progress) {
+fn hand_over(fetch: &InflightFetch, progress: &Progress) {
     let (prefix, hasher) = progress.reached();
-    tracing::warn!(digest = %flight.digest, prefix, "the disk took no more, clients go on without it");
-    flight.update(|state| state.end = Some(FlightEnd::HandedOver { prefix, hasher }));
+    tracing::warn!(digest = %fetch.digest, prefix, "the disk took no more, clients go on without it");
+    fetch.update(|state| state.end = Some(FetchEnd::HandedOver { prefix, hasher }));
 }

@@ -14,12 +14,12 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::fetch::FillError;
-use crate::fetch::flight::Flight;
+use crate::fetch::FetchError;
+use crate::fetch::inflight::InflightFetch;
 use crate::fetch::plan::NEAR_BYTES;
 use crate::fetch::stream::BlobStream;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::{Fill, PIECE_BYTES, StoreError};
+use entrepot_store::{PIECE_BYTES, PartialBlob, StoreError};
 
 /// How long a piece that is not full waits for more.
 const GATHERING: Duration = Duration::from_millis(4);
@@ -29,11 +29,11 @@ const WRITING_MAX: usize = 4;
 const _: () = assert!(((WRITING_MAX + 1) * PIECE_BYTES) as u64 <= NEAR_BYTES / 2);
 
 /// How a fetcher ended.
-pub(super) enum FetchEnd {
+pub(super) enum TransferEnd {
     /// The fetcher with this number reached its limit.
     Done(u64),
     /// Upstream did not give the bytes.
-    Failed(FillError),
+    Failed(FetchError),
     /// The file did not take them.
     DiskFailed,
 }
@@ -41,7 +41,7 @@ pub(super) enum FetchEnd {
 /// Bytes from upstream on their way into buffers.
 struct Gatherer {
     stream: BlobStream,
-    file: Arc<Fill>,
+    file: Arc<PartialBlob>,
     /// What upstream gave and no buffer has taken yet.
     rest: Bytes,
     /// How many pieces are being written.
@@ -53,13 +53,13 @@ enum Gathered {
     Piece(Bytes),
     /// Nothing more comes.
     End,
-    Failed(FillError),
+    Failed(FetchError),
     /// The disk does not give buffers back.
     NoBuffer(StoreError),
 }
 
-pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metrics: Arc<Metrics>) -> FetchEnd {
-    let Some(file) = flight.state().file.clone() else { return FetchEnd::DiskFailed };
+pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, metrics: Arc<Metrics>) -> TransferEnd {
+    let Some(file) = fetch.state().file.clone() else { return TransferEnd::DiskFailed };
     let mut start = stream.position();
     let mut writing = FuturesOrdered::new();
     let (count, counted) = watch::channel(0);
@@ -67,16 +67,16 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
     // Never dropped half-way: a request to upstream may be in it.
     let gathering = gatherer.next();
     tokio::pin!(gathering);
-    let (mut is_gathering, mut end, mut size) = (true, FetchEnd::Done(id), None);
+    let (mut is_gathering, mut end, mut size) = (true, TransferEnd::Done(id), None);
     while is_gathering || !writing.is_empty() {
         tokio::select! {
             biased;
             Some(written) = writing.next(), if !writing.is_empty() => match written {
                 Ok(piece) => {
-                    commit(&flight, id, piece);
+                    commit(&fetch, id, piece);
                     count.send_replace(writing.len());
                 }
-                Err(error) => return disk_failed(&flight, &error),
+                Err(error) => return disk_failed(&fetch, &error),
             },
             (mut gatherer, gathered) = &mut gathering, if is_gathering && writing.len() < WRITING_MAX => {
                 metrics.fills_resumed.inc_by(gatherer.stream.take_resumed());
@@ -86,7 +86,7 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
                         // Another fetcher may have taken over from some offset on. Not one byte is written past it:
                         // what was hashed is what stays. It is always further ahead of what this one has committed
                         // than it has under way, so nothing of it is written yet.
-                        let left = flight.limit_of(id).saturating_sub(start);
+                        let left = fetch.limit_of(id).saturating_sub(start);
                         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                         let length = piece.len() as u64;
                         metrics.bytes_from_upstream.inc_by(length);
@@ -100,31 +100,31 @@ pub(super) async fn run(flight: Arc<Flight>, id: u64, stream: BlobStream, metric
                     }
                     Gathered::End => is_gathering = false,
                     // What came before it is kept.
-                    Gathered::Failed(error) => (is_gathering, end) = (false, FetchEnd::Failed(error)),
-                    Gathered::NoBuffer(error) => return disk_failed(&flight, &error),
+                    Gathered::Failed(error) => (is_gathering, end) = (false, TransferEnd::Failed(error)),
+                    Gathered::NoBuffer(error) => return disk_failed(&fetch, &error),
                 }
             }
         }
     }
     // At the end of a body without a length, the length is known.
-    flight.update(|state| state.size = state.size.or(size));
+    fetch.update(|state| state.size = state.size.or(size));
     end
 }
 
-async fn write(file: Arc<Fill>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
+async fn write(file: Arc<PartialBlob>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
     let range = start..start + piece.len() as u64;
     file.write_in_time(start, piece).await?;
     Ok(range)
 }
 
-fn disk_failed(flight: &Flight, error: &StoreError) -> FetchEnd {
-    tracing::warn!(digest = %flight.digest, "the store takes no more: {error}");
-    FetchEnd::DiskFailed
+fn disk_failed(fetch: &InflightFetch, error: &StoreError) -> TransferEnd {
+    tracing::warn!(digest = %fetch.digest, "the store takes no more: {error}");
+    TransferEnd::DiskFailed
 }
 
 /// Makes the piece readable and moves this fetcher's stretch on.
-fn commit(flight: &Flight, id: u64, piece: Range<u64>) {
-    flight.update(|state| {
+fn commit(fetch: &InflightFetch, id: u64, piece: Range<u64>) {
+    fetch.update(|state| {
         if let Some(stretch) = state.running.iter_mut().find(|stretch| stretch.id == id) {
             stretch.position = piece.end;
         }

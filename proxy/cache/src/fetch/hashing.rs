@@ -21,8 +21,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::fetch::CHUNK_BYTES;
-use crate::fetch::flight::Flight;
-use entrepot_store::Fill;
+use crate::fetch::inflight::InflightFetch;
+use entrepot_store::PartialBlob;
 
 /// More threads than this hash faster than anything here writes.
 const THREADS_MAX: usize = 4;
@@ -124,23 +124,23 @@ impl Progress {
 /// Follows the growing file and hashes it in order, to its end.
 pub(super) async fn hash_in_order(
     threads: Arc<HashThreads>,
-    flight: Arc<Flight>,
-    fill: Arc<Fill>,
+    fetch: Arc<InflightFetch>,
+    fill: Arc<PartialBlob>,
     progress: Arc<Progress>,
 ) -> Hashed {
-    let mut changes = flight.changes();
+    let mut changes = fetch.changes();
     // For the disk and for other flights' steps before it.
     let patience = fill.store().disk_timeout();
     loop {
         changes.mark_unchanged();
         let (position, mut hasher) = progress.reached();
         let (covered, size) = {
-            let state = flight.state();
+            let state = fetch.state();
             (state.extents.covered(0), state.size)
         };
         if size == Some(position) && covered == position {
             let got = hasher.finish();
-            return if got == flight.digest { Hashed::Right } else { Hashed::Wrong(got) };
+            return if got == fetch.digest { Hashed::Right } else { Hashed::Wrong(got) };
         }
         if covered <= position {
             if changes.changed().await.is_err() {
@@ -157,7 +157,7 @@ pub(super) async fn hash_in_order(
 }
 
 /// Hashes a part of the file for one reader, off its thread and not on the hash threads: flights may be stuck there.
-pub(super) async fn hash_again(file: &Arc<Fill>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
+pub(super) async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
     let patience = file.store().disk_timeout();
     let mut position = part.start;
     while position < part.end {
@@ -172,7 +172,7 @@ pub(super) async fn hash_again(file: &Arc<Fill>, part: Range<u64>, mut hasher: H
 }
 
 /// Hashes a part of the file; its end.
-fn hash(file: &Fill, step: Range<u64>, hasher: &mut Hasher, scratch: &mut [u8]) -> io::Result<u64> {
+fn hash(file: &PartialBlob, step: Range<u64>, hasher: &mut Hasher, scratch: &mut [u8]) -> io::Result<u64> {
     let mut position = step.start;
     while position < step.end {
         let length = usize::try_from(step.end - position).map_or(scratch.len(), |left| left.min(scratch.len()));

@@ -10,8 +10,8 @@
 
 mod driver;
 mod fetcher;
-pub mod flight;
 mod hashing;
+pub mod inflight;
 mod plan;
 pub mod reader;
 pub mod source;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
 
-use entrepot_observe::labels::FillFailure;
+use entrepot_observe::labels::FetchFailure;
 use entrepot_upstream::error::UpstreamError;
 
 /// The most bytes handed on in one piece to a client, and read at once by a hash thread.
@@ -35,7 +35,7 @@ pub const HELD_BACK_BYTES: u64 = 64 * 1024;
 
 /// Why a blob could not be completed. Cloned to everybody who waited for it.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum FillError {
+pub enum FetchError {
     /// Upstream failed, and went on failing.
     #[error("fetching {digest} failed: {error}")]
     Upstream {
@@ -92,18 +92,18 @@ pub enum FillError {
     },
 }
 
-impl FillError {
+impl FetchError {
     /// The failure's word in metrics and logs.
-    pub fn reason(&self) -> FillFailure {
+    pub fn reason(&self) -> FetchFailure {
         match self {
-            FillError::Upstream { error, .. } if error.is_timeout() => FillFailure::Timeout,
-            FillError::Upstream { .. } => FillFailure::Broken,
-            FillError::Status { .. } => FillFailure::Refused,
-            FillError::WrongDigest { .. } => FillFailure::WrongDigest,
-            FillError::WrongLength { .. } => FillFailure::WrongLength,
-            FillError::Encoded { .. } => FillFailure::Encoded,
-            FillError::Read { .. } => FillFailure::IoError,
-            FillError::Interrupted { .. } => FillFailure::Interrupted,
+            FetchError::Upstream { error, .. } if error.is_timeout() => FetchFailure::Timeout,
+            FetchError::Upstream { .. } => FetchFailure::Broken,
+            FetchError::Status { .. } => FetchFailure::Refused,
+            FetchError::WrongDigest { .. } => FetchFailure::WrongDigest,
+            FetchError::WrongLength { .. } => FetchFailure::WrongLength,
+            FetchError::Encoded { .. } => FetchFailure::Encoded,
+            FetchError::Read { .. } => FetchFailure::IoError,
+            FetchError::Interrupted { .. } => FetchFailure::Interrupted,
         }
     }
 }

@@ -11,7 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
@@ -66,7 +66,7 @@ pub enum OpenError {
     /// Upstream could not be asked.
     Failed(UpstreamError),
     /// Upstream's answer makes no sense.
-    Broken(FillError),
+    Broken(FetchError),
 }
 
 /// The most that is read of an error body.
@@ -82,17 +82,17 @@ impl Source {
         let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
         let answer = answer.map_err(OpenError::Failed)?;
         if let Some(encoding) = encoding(&answer.headers) {
-            return Err(OpenError::Broken(FillError::Encoded { digest: *digest, encoding }));
+            return Err(OpenError::Broken(FetchError::Encoded { digest: *digest, encoding }));
         }
         let is_registrys_word = answer.is_registrys_word();
-        let wrong = |why| OpenError::Broken(FillError::WrongLength { digest: *digest, why });
+        let wrong = |why| OpenError::Broken(FetchError::WrongLength { digest: *digest, why });
         match answer.status {
             StatusCode::OK => {
                 let size = answer.content_length();
                 let nothing = Digest::of(digest.algorithm(), b"");
                 if size == Some(0) && *digest != nothing {
                     // An empty body is complete with its head: there is no last byte to hold back.
-                    return Err(OpenError::Broken(FillError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+                    return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
                 Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word })
             }
@@ -109,7 +109,7 @@ impl Source {
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The registry's word counts, and it was a redirect: this is a failure on the way.
-                Err(OpenError::Broken(FillError::Status { digest: *digest, status: status.as_u16() }))
+                Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
             }
             _ => Err(OpenError::Refused(Refusal::read(answer).await)),
         }

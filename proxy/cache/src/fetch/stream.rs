@@ -10,7 +10,7 @@ use entrepot_core::digest::Digest;
 use http::StatusCode;
 use http_body_util::BodyExt;
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::source::{OpenError, Opened, Source};
 use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::error::UpstreamError;
@@ -75,7 +75,7 @@ impl BlobStream {
     }
 
     /// The next bytes; `None` after the last. Safe to drop and call again.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             if self.is_at_end() {
                 return Ok(None);
@@ -87,7 +87,7 @@ impl BlobStream {
                     continue;
                 }
                 Some(error) => {
-                    let in_full = |error| FillError::Upstream { digest: self.digest, error: Arc::new(error) };
+                    let in_full = |error| FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
                     let error = error.map(in_full);
                     self.broke(error).await?;
                 }
@@ -143,11 +143,11 @@ impl BlobStream {
         })
     }
 
-    async fn broke(&mut self, error: Option<FillError>) -> Result<(), FillError> {
+    async fn broke(&mut self, error: Option<FetchError>) -> Result<(), FetchError> {
         self.body = None;
         self.failures += 1;
         if self.failures > FAILURES_MAX {
-            let short = FillError::WrongLength { digest: self.digest, why: "it ends early, again and again" };
+            let short = FetchError::WrongLength { digest: self.digest, why: "it ends early, again and again" };
             return Err(error.unwrap_or(short));
         }
         let backoff = BACKOFF_FIRST.saturating_mul(1 << (self.failures - 1).min(8)).min(BACKOFF_LONGEST);
@@ -156,23 +156,23 @@ impl BlobStream {
         Ok(())
     }
 
-    async fn reopen(&mut self) -> Result<(), FillError> {
+    async fn reopen(&mut self) -> Result<(), FetchError> {
         let Some(source) = self.sources.front() else {
-            return Err(FillError::WrongLength { digest: self.digest, why: "nobody is left to ask" });
+            return Err(FetchError::WrongLength { digest: self.digest, why: "nobody is left to ask" });
         };
         let whole = self.position == 0 && self.limit.is_none();
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
         match source.open(&self.digest, range).await {
             Ok(opened) => self.resume(opened),
             // A redirect's target refused; the next try gets a fresh redirect.
-            Err(OpenError::Broken(error @ FillError::Status { .. })) => self.broke(Some(error)).await,
+            Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
             Err(OpenError::Broken(error)) => Err(error),
             Err(OpenError::Failed(error)) => {
-                let error = FillError::Upstream { digest: self.digest, error: Arc::new(error) };
+                let error = FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
                 self.broke(Some(error)).await
             }
             Err(OpenError::Refused(refusal)) => {
-                let error = FillError::Status { digest: self.digest, status: refusal.status.as_u16() };
+                let error = FetchError::Status { digest: self.digest, status: refusal.status.as_u16() };
                 let transient = refusal.status.is_server_error() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
                 if transient {
                     return self.broke(Some(error)).await;
@@ -184,11 +184,11 @@ impl BlobStream {
         }
     }
 
-    fn resume(&mut self, opened: Opened) -> Result<(), FillError> {
+    fn resume(&mut self, opened: Opened) -> Result<(), FetchError> {
         if let (Some(known), Some(told)) = (self.size, opened.size)
             && known != told
         {
-            return Err(FillError::WrongLength { digest: self.digest, why: "it changed between two answers" });
+            return Err(FetchError::WrongLength { digest: self.digest, why: "it changed between two answers" });
         }
         self.size = self.size.or(opened.size);
         self.skip = self.position - opened.start;

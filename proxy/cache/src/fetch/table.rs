@@ -8,20 +8,20 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::fetch::driver;
-use crate::fetch::flight::{Flight, Seat};
 use crate::fetch::hashing::HashThreads;
+use crate::fetch::inflight::{InflightFetch, Subscription};
 use crate::fetch::source::Source;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::operation::ByteRange;
 
-/// Flights at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that
+/// InflightFetches at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that
 /// would bound it.
 pub const FLIGHTS_MAX: usize = 512;
 
 /// Finds and starts flights.
-pub struct Flights {
-    running: Mutex<HashMap<Digest, Arc<Flight>>>,
+pub struct InflightFetches {
+    running: Mutex<HashMap<Digest, Arc<InflightFetch>>>,
     landed: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
@@ -40,7 +40,7 @@ pub struct Wish {
     pub complete_up_to_bytes: u64,
 }
 
-impl Flights {
+impl InflightFetches {
     /// No flights yet; they will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
@@ -54,13 +54,18 @@ impl Flights {
     }
 
     /// The flight of `digest`, if one is under way.
-    pub fn find(&self, digest: &Digest) -> Option<Arc<Flight>> {
+    pub fn find(&self, digest: &Digest) -> Option<Arc<InflightFetch>> {
         self.lock().get(digest).cloned()
     }
 
     /// A seat in the flight of `digest`, which is started with `source` if there is none. True for who started it. No seat
     /// where it is not under way and [`FLIGHTS_MAX`] others are.
-    pub async fn board(self: &Arc<Self>, digest: &Digest, source: &Source, wish: &Wish) -> Option<(Seat, bool)> {
+    pub async fn board(
+        self: &Arc<Self>,
+        digest: &Digest,
+        source: &Source,
+        wish: &Wish,
+    ) -> Option<(Subscription, bool)> {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
@@ -68,18 +73,18 @@ impl Flights {
             {
                 let mut running = self.lock();
                 match running.get(digest) {
-                    Some(flight) => {
-                        if let Some(seat) = flight.join(Some(source.clone()), wish.whole) {
-                            return Some((seat, false));
+                    Some(fetch) => {
+                        if let Some(subscription) = fetch.join(Some(source.clone()), wish.whole) {
+                            return Some((subscription, false));
                         }
                     }
                     None if running.len() >= FLIGHTS_MAX => return None,
                     None => {
-                        let flight = Flight::new(*digest, source.clone());
-                        running.insert(*digest, flight.clone());
-                        if let Some(seat) = flight.join(None, wish.whole) {
-                            self.launch(flight, wish);
-                            return Some((seat, true));
+                        let fetch = InflightFetch::new(*digest, source.clone());
+                        running.insert(*digest, fetch.clone());
+                        if let Some(subscription) = fetch.join(None, wish.whole) {
+                            self.launch(fetch, wish);
+                            return Some((subscription, true));
                         }
                     }
                 }
@@ -88,10 +93,10 @@ impl Flights {
         }
     }
 
-    fn launch(self: &Arc<Self>, flight: Arc<Flight>, wish: &Wish) {
-        let landing = Landing { flights: Arc::downgrade(self), digest: flight.digest };
+    fn launch(self: &Arc<Self>, fetch: Arc<InflightFetch>, wish: &Wish) {
+        let landing = Landing { inflight: Arc::downgrade(self), digest: fetch.digest };
         let driver = driver::Driver {
-            flight,
+            fetch,
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             hash_threads: self.hash_threads.clone(),
@@ -110,12 +115,12 @@ impl Flights {
     }
 
     /// Returns when this flight is under way no more.
-    pub async fn gone(&self, flight: &Arc<Flight>) {
+    pub async fn gone(&self, fetch: &Arc<InflightFetch>) {
         loop {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            if !self.find(&flight.digest).is_some_and(|running| Arc::ptr_eq(&running, flight)) {
+            if !self.find(&fetch.digest).is_some_and(|running| Arc::ptr_eq(&running, fetch)) {
                 return;
             }
             landed.await;
@@ -128,7 +133,7 @@ impl Flights {
             let landed = self.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            if !self.lock().values().any(|flight| flight.is_verified()) {
+            if !self.lock().values().any(|fetch| fetch.is_verified()) {
                 return;
             }
             landed.await;
@@ -146,32 +151,32 @@ impl Flights {
             if running.is_empty() {
                 return;
             }
-            for flight in running {
-                driver::interrupt(&flight);
+            for fetch in running {
+                driver::interrupt(&fetch);
             }
             landed.await;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<InflightFetch>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes a flight off the table however its driver ended, a panic included: no digest stays wedged.
 struct Landing {
-    flights: Weak<Flights>,
+    inflight: Weak<InflightFetches>,
     digest: Digest,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        if let Some(flights) = self.flights.upgrade() {
-            let flight = flights.lock().remove(&self.digest);
-            if let Some(flight) = flight {
-                driver::abandon(&flight);
+        if let Some(inflight) = self.inflight.upgrade() {
+            let fetch = inflight.lock().remove(&self.digest);
+            if let Some(fetch) = fetch {
+                driver::abandon(&fetch);
             }
-            flights.landed.notify_waiters();
+            inflight.landed.notify_waiters();
         }
     }
 }

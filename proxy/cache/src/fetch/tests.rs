@@ -16,9 +16,9 @@ use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::fetch::FillError;
-use crate::fetch::flight::{Flight, FlightEnd};
-use crate::fetch::reader::FlightReader;
+use crate::fetch::FetchError;
+use crate::fetch::inflight::{FetchEnd, InflightFetch};
+use crate::fetch::reader::FetchReader;
 use crate::fetch::source::Source;
 use entrepot_config::from_text;
 use entrepot_observe::metrics::Metrics;
@@ -36,7 +36,7 @@ const HASHED: u64 = 200_000;
 
 /// A flight whose file and hash the test moves, and an upstream that has its blob.
 struct Air {
-    flight: Arc<Flight>,
+    fetch: Arc<InflightFetch>,
     source: Source,
     content: Bytes,
     /// The ranges that upstream was asked for.
@@ -59,24 +59,24 @@ impl Air {
         bytes[HASHED as usize + 1000] ^= u8::from(wrong);
         let piece = Bytes::from(bytes).slice(stored.start as usize..stored.end as usize);
         fill.write_in_time(stored.start, piece).await.expect("written");
-        let flight = Flight::new(digest, source.clone());
-        flight.update(|state| {
+        let fetch = InflightFetch::new(digest, source.clone());
+        fetch.update(|state| {
             state.size = Some(SIZE as u64);
             state.extents.insert(stored);
             state.file = Some(fill);
         });
-        Self { flight, source, content, asked, folder }
+        Self { fetch, source, content, asked, folder }
     }
 
-    fn reader(&self, start: u64, end: Option<u64>) -> FlightReader {
-        FlightReader::new(self.flight.join(None, end.is_none()).expect("a seat"), self.source.clone(), start, end)
+    fn reader(&self, start: u64, end: Option<u64>) -> FetchReader {
+        FetchReader::new(self.fetch.join(None, end.is_none()).expect("a seat"), self.source.clone(), start, end)
     }
 
     /// The disk takes no more when the hash is at `prefix`.
     fn hand_over(&self, prefix: u64) {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         hasher.update(&self.content[..prefix as usize]);
-        self.flight.update(|state| state.end = Some(FlightEnd::HandedOver { prefix, hasher }));
+        self.fetch.update(|state| state.end = Some(FetchEnd::HandedOver { prefix, hasher }));
     }
 
     /// What upstream was asked for.
@@ -125,7 +125,7 @@ async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
 }
 
 /// Reads until the reader is at `position`.
-async fn read_to(reader: &mut FlightReader, start: u64, position: u64) -> Vec<u8> {
+async fn read_to(reader: &mut FetchReader, start: u64, position: u64) -> Vec<u8> {
     let mut given = Vec::new();
     while start + (given.len() as u64) < position {
         given.extend_from_slice(&reader.next().await.expect("no failure").expect("more"));
@@ -134,7 +134,7 @@ async fn read_to(reader: &mut FlightReader, start: u64, position: u64) -> Vec<u8
 }
 
 /// Reads to the end, or to what is wrong.
-async fn rest(reader: &mut FlightReader) -> Result<Vec<u8>, FillError> {
+async fn rest(reader: &mut FetchReader) -> Result<Vec<u8>, FetchError> {
     let mut given = Vec::new();
     while let Some(bytes) = reader.next().await? {
         given.extend_from_slice(&bytes);
@@ -162,7 +162,7 @@ async fn bytes_that_the_hash_had_not_seen_complete_no_blob_when_they_are_wrong()
     let given = read_to(&mut reader, 0, WRITTEN).await;
     assert!(given != air.content[..WRITTEN as usize], "they are with the client");
     air.hand_over(HASHED);
-    assert!(matches!(rest(&mut reader).await, Err(FillError::WrongDigest { .. })));
+    assert!(matches!(rest(&mut reader).await, Err(FetchError::WrongDigest { .. })));
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn a_rest_is_gone_on_with_only_where_its_bytes_can_be_hashed() {
     let mut part = air.reader(300_000, Some(900_000));
     read_to(&mut begun, 300_000, WRITTEN).await;
     air.hand_over(0);
-    assert!(matches!(rest(&mut begun).await, Err(FillError::Read { .. })), "nobody knows that they are right");
+    assert!(matches!(rest(&mut begun).await, Err(FetchError::Read { .. })), "nobody knows that they are right");
     assert!(rest(&mut fresh).await.expect("the rest") == air.content[300_000..]);
     assert!(rest(&mut part).await.expect("the part") == air.content[300_000..900_000]);
 }
@@ -188,13 +188,13 @@ async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
             let file = std::fs::OpenOptions::new().write(true).open(file.path()).expect("the file");
             file.set_len(given.len() as u64).expect("cut");
         }
-        air.flight.update(|state| state.verified = verified);
+        air.fetch.update(|state| state.verified = verified);
         match rest(&mut reader).await {
             Ok(bytes) => {
                 given.extend(bytes);
                 assert!(given == air.content, "it was completed: wrong {wrong}, verified {verified}");
             }
-            Err(error) => assert!(wrong && matches!(error, FillError::WrongDigest { .. }), "{error}"),
+            Err(error) => assert!(wrong && matches!(error, FetchError::WrongDigest { .. }), "{error}"),
         }
     }
 }

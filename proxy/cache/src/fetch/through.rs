@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::source::{Opened, Source};
 use crate::fetch::stream::BlobStream;
 use entrepot_net::http::body::{BodyError, PieceSource};
@@ -70,7 +70,7 @@ impl Through {
     }
 
     /// The next bytes for the client, `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             let Some(bytes) = self.stream.next().await? else {
                 self.check()?;
@@ -89,9 +89,9 @@ impl Through {
         }
     }
 
-    fn check(&mut self) -> Result<(), FillError> {
+    fn check(&mut self) -> Result<(), FetchError> {
         match self.hasher.take().map(Hasher::finish) {
-            Some(got) if got != self.digest => Err(FillError::WrongDigest { digest: self.digest, got: Box::new(got) }),
+            Some(got) if got != self.digest => Err(FetchError::WrongDigest { digest: self.digest, got: Box::new(got) }),
             Some(_) => {
                 if let Some(proven) = self.proven.take() {
                     proven();

@@ -46,7 +46,7 @@ impl Pull {
         // Never with the administrator's account: a client that is not asked keeps its own login to itself.
         let credential = sent.clone().map_or(Credential::None, Credential::Header);
         let operation = Operation::relay(call.method.clone(), "/v2/".into(), &call.headers, None);
-        match call.live.upstream.execute(&call.registry, &operation, &credential).await {
+        match call.snapshot.upstream.execute(&call.registry, &operation, &credential).await {
             Ok(answer) if !is_transient(answer.status) => {
                 if answer.status == StatusCode::UNAUTHORIZED {
                     return self.refused_by_upstream(call, answer, ErrorCode::NameUnknown).await;
@@ -68,10 +68,10 @@ impl Pull {
         if refusal.status != StatusCode::UNAUTHORIZED {
             return refusal;
         }
-        let usable = match call.live.upstream.learn_challenge(&call.registry, &refusal.headers) {
+        let usable = match call.snapshot.upstream.learn_challenge(&call.registry, &refusal.headers) {
             Some(Scheme::Basic) => true,
             // A client's login may go where it would go without us, but not through us to a realm that we do not know.
-            Some(Scheme::Bearer { realm, .. }) => call.live.upstream.trusts(&call.registry, &realm),
+            Some(Scheme::Bearer { realm, .. }) => call.snapshot.upstream.trusts(&call.registry, &realm),
             None => false,
         };
         if usable && shares_accounts(call, &call.registry.host) {
@@ -99,7 +99,7 @@ impl Pull {
             return registry.parse().ok();
         }
         let service = query_values(&call.path_and_query, "service").pop();
-        call.live.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
+        call.snapshot.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
     }
 
     /// A token request to a realm that is intercepted: passed on, and what the answer stands for remembered.
@@ -110,7 +110,7 @@ impl Pull {
             return self.issue(&registry, None);
         }
         let body = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect();
-        let body = tokio::time::timeout(call.live.config.client.body_timeout, body).await;
+        let body = tokio::time::timeout(call.snapshot.config.client.body_timeout, body).await;
         let Ok(Ok(body)) = body.map(|body| body.map(|body| body.to_bytes())) else {
             return Reply::error(ErrorCode::BadRequest, "the token request's body is too large or broken");
         };
@@ -120,7 +120,7 @@ impl Pull {
         let credential = sent.map_or(Credential::None, Credential::Header);
         let operation = Operation::relay(call.method.clone(), call.path_and_query.clone(), &call.headers, None);
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        let answer = call.live.upstream.execute_with_body(&call.registry, &operation, &credential, body).await;
+        let answer = call.snapshot.upstream.execute_with_body(&call.registry, &operation, &credential, body).await;
         match answer {
             Ok(answer) if !is_transient(answer.status) => self.passed_token(answer, principal).await,
             Ok(answer) if !reads => replies::refused(Refusal::read(answer).await),
@@ -169,7 +169,7 @@ impl Pull {
             Some(Scheme::Basic) => {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
-                match call.live.upstream.execute(registry, &operation, &credential).await {
+                match call.snapshot.upstream.execute(registry, &operation, &credential).await {
                     Ok(answer) if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                         Reply::error_with_status(
                             StatusCode::UNAUTHORIZED,
@@ -186,7 +186,7 @@ impl Pull {
 
     async fn realm_token(&self, call: &Call, key: &TokenKey, login: Login) -> Reply {
         let Some(url) = request_url(key) else { return self.issue(&call.registry.host, Some(login)) };
-        match call.live.upstream.ask_realm(&call.registry, &url, Some(login.basic())).await {
+        match call.snapshot.upstream.ask_realm(&call.registry, &url, Some(login.basic())).await {
             Ok((StatusCode::OK, headers, body)) => {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
                     self.issued.note(&token, login.id(), lifetime);
@@ -201,13 +201,13 @@ impl Pull {
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.
     async fn scheme_of(&self, call: &Call) -> Option<Scheme> {
-        let known = call.live.upstream.memory().tokens.scheme(&call.registry.host);
+        let known = call.snapshot.upstream.memory().tokens.scheme(&call.registry.host);
         if known.is_some() {
             return known;
         }
         let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
-        let answer = call.live.upstream.execute(&call.registry, &operation, &Credential::None).await.ok()?;
-        call.live.upstream.learn_challenge(&call.registry, &answer.headers)
+        let answer = call.snapshot.upstream.execute(&call.registry, &operation, &Credential::None).await.ok()?;
+        call.snapshot.upstream.learn_challenge(&call.registry, &answer.headers)
     }
 
     fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Reply {
@@ -223,7 +223,7 @@ impl Pull {
 
 /// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
 fn shares_accounts(call: &Call, host: &RegistryHost) -> bool {
-    call.live.account(host, None).is_some() && call.live.registry(host).access == Access::Shared
+    call.snapshot.account(host, None).is_some() && call.snapshot.registry(host).access == Access::Shared
 }
 
 fn challenge_text(call: &Call, scope: Option<&str>) -> String {

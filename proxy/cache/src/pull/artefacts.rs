@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::source::Source;
 use crate::pull::blob_reply::{range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, Wanted, hit};
@@ -26,7 +26,7 @@ use entrepot_core::range::{self, ContentRange, RangeAnswer};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
 use entrepot_net::http::reply::{Note, Reply};
 use entrepot_observe::labels::Bypass;
-use entrepot_store::{ArtefactEntry, Fill, StoreError};
+use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
 use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::operation::Operation;
 
@@ -35,7 +35,7 @@ const PIECES_IN_FLIGHT: usize = 8;
 
 impl Pull {
     pub(super) fn is_artefact(&self, call: &Call, path: &str) -> bool {
-        let cache = &call.live.config.cache;
+        let cache = &call.snapshot.config.cache;
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         cache.enabled && reads && cache.patterns.iter().any(|pattern| pattern.is_match(path))
     }
@@ -101,7 +101,7 @@ impl Pull {
     async fn fetch_artefact(self: &Arc<Self>, call: &Call, place: Option<&RepositoryName>) -> Reply {
         let path = call.path_and_query.clone();
         let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
-        let answer = match call.live.upstream.execute(&call.registry, &operation, &call.credential).await {
+        let answer = match call.snapshot.upstream.execute(&call.registry, &operation, &call.credential).await {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
         };
@@ -139,13 +139,13 @@ impl Pull {
 struct Copy {
     pull: Arc<Pull>,
     /// None once the disk has failed.
-    fill: Option<Arc<Fill>>,
-    sender: mpsc::Sender<Result<Bytes, FillError>>,
+    fill: Option<Arc<PartialBlob>>,
+    sender: mpsc::Sender<Result<Bytes, FetchError>>,
     length: u64,
 }
 
 /// The client's end of a copy.
-struct Copied(mpsc::Receiver<Result<Bytes, FillError>>);
+struct Copied(mpsc::Receiver<Result<Bytes, FetchError>>);
 
 impl PieceSource for Copied {
     async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
@@ -163,7 +163,7 @@ impl Copy {
                 Ok(Err(_)) => continue,
                 Err(error) => {
                     let digest = hasher.finish();
-                    let error = FillError::Upstream { digest, error: Arc::new(error) };
+                    let error = FetchError::Upstream { digest, error: Arc::new(error) };
                     // A client that left needs no error.
                     let _ = self.sender.send(Err(error)).await;
                     return;

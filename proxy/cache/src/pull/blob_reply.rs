@@ -11,8 +11,8 @@ use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeade
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::fetch::flight::Seat;
-use crate::fetch::reader::FlightReader;
+use crate::fetch::inflight::Subscription;
+use crate::fetch::reader::FetchReader;
 use crate::fetch::source::Opened;
 use crate::fetch::source::Source;
 use crate::fetch::through::Through;
@@ -28,11 +28,17 @@ use entrepot_store::{Blob, Store};
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 impl Pull {
-    pub(super) fn flight_reply(&self, blob: &BlobCall<'_>, seat: Seat, size: Option<u64>, leads: bool) -> Reply {
+    pub(super) fn fetch_reply(
+        &self,
+        blob: &BlobCall<'_>,
+        subscription: Subscription,
+        size: Option<u64>,
+        leads: bool,
+    ) -> Reply {
         let status = match leads {
             true => CacheStatus::Miss,
             // Complete and right, only not yet moved to its place.
-            false if seat.flight.is_verified() => CacheStatus::Hit,
+            false if subscription.fetch.is_verified() => CacheStatus::Hit,
             false => CacheStatus::Updating,
         };
         let source = blob.call.source(blob.repository);
@@ -41,11 +47,11 @@ impl Pull {
         let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
         let reader = match answer {
             RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
-            RangeAnswer::Whole => FlightReader::new(seat, source, 0, None),
+            RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
             RangeAnswer::Part { start, end } => {
                 // A part that is the whole, or the rest of it, ends only when the digest is right.
                 let completes = open_ended || (start == 0 && Some(end) == size);
-                FlightReader::new(seat, source, start, (!completes).then_some(end))
+                FetchReader::new(subscription, source, start, (!completes).then_some(end))
             }
         };
         let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };

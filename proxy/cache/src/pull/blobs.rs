@@ -14,7 +14,7 @@ use entrepot_core::outcome::{CacheStatus, RequestType};
 use entrepot_core::range::{self, ByteSpec, RangeHeader};
 use http::{Method, StatusCode};
 
-use crate::fetch::flight::{Flight, Opening, Seat};
+use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, Opened, Refusal};
 use crate::fetch::table::Wish;
 use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
@@ -40,7 +40,7 @@ pub(super) struct BlobCall<'a> {
 enum Boarding {
     Answered(Box<Reply>),
     /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
-    TooLate(Arc<Flight>),
+    TooLate(Arc<InflightFetch>),
 }
 
 impl From<Reply> for Boarding {
@@ -91,13 +91,13 @@ impl Pull {
     }
 
     async fn get_blob(self: &Arc<Self>, blob: &BlobCall<'_>) -> Reply {
-        if !blob.call.live.config.cache.enabled {
+        if !blob.call.snapshot.config.cache.enabled {
             return self.read_alone(blob, None, Bypass::CacheOff).await;
         }
         loop {
             // The flight first: one that lands between the two looks is found in the store.
-            let boarding = match self.flights.find(&blob.digest) {
-                Some(flight) => self.join_flight(blob, &flight).await,
+            let boarding = match self.inflight.find(&blob.digest) {
+                Some(fetch) => self.join_flight(blob, &fetch).await,
                 None => match self.stored_blob(blob).await {
                     Some(stored) => return self.give_stored(blob, stored).await,
                     None => self.lead_or_join(blob).await,
@@ -105,7 +105,7 @@ impl Pull {
             };
             match boarding {
                 Boarding::Answered(reply) => return *reply,
-                Boarding::TooLate(flight) => self.flights.gone(&flight).await,
+                Boarding::TooLate(fetch) => self.inflight.gone(&fetch).await,
             }
         }
     }
@@ -163,12 +163,12 @@ impl Pull {
 
     /// Somebody else's fill runs. In the same repository the leader's answer is awaited, since it proves that the blob
     /// is there; elsewhere this client's own registry is asked first.
-    async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, flight: &Arc<Flight>) -> Boarding {
-        let same_registry = flight.origin.0 == blob.call.registry.host;
-        let same_place = same_registry && flight.origin.1 == *blob.repository;
-        let alike = flight.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
-        let was_open = flight.opened_for();
-        let opening = flight.opened().await;
+    async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, fetch: &Arc<InflightFetch>) -> Boarding {
+        let same_registry = fetch.origin.0 == blob.call.registry.host;
+        let same_place = same_registry && fetch.origin.1 == *blob.repository;
+        let alike = fetch.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
+        let was_open = fetch.opened_for();
+        let opening = fetch.opened().await;
         match &opening {
             Opening::Filling { .. } | Opening::NotStored(..) => {}
             // Who comes with the leader's credential has the leader's answer.
@@ -177,22 +177,22 @@ impl Pull {
             }
             Opening::Failed(error) if same_registry => return self.unreachable(blob.call, error).into(),
             Opening::Broken(error) if alike => return replies::broken(error).into(),
-            _ => return Boarding::TooLate(flight.clone()),
+            _ => return Boarding::TooLate(fetch.clone()),
         }
         let just_served = alike && was_open.is_none_or(|time| time < VERDICT_LAG);
         let allowed = same_place && (just_served || self.may_read(blob.call, blob.repository));
         let probed = match allowed {
             true => Probed::Serves,
-            false => self.probe(blob, flight.size()).await,
+            false => self.probe(blob, fetch.size()).await,
         };
         match probed {
-            Probed::Serves if allowed || self.may_share_flight(blob, flight).await => {
-                match flight.join(Some(blob.call.source(blob.repository)), false) {
-                    Some(seat) => {
+            Probed::Serves if allowed || self.may_share_flight(blob, fetch).await => {
+                match fetch.join(Some(blob.call.source(blob.repository)), false) {
+                    Some(subscription) => {
                         self.metrics.followers_joined.inc();
-                        self.ride(blob, seat, opening, false).await.into()
+                        self.ride(blob, subscription, opening, false).await.into()
                     }
-                    None => Boarding::TooLate(flight.clone()),
+                    None => Boarding::TooLate(fetch.clone()),
                 }
             }
             Probed::Serves | Probed::Unclear => self.read_alone(blob, None, Bypass::CrossRegistry).await.into(),
@@ -209,32 +209,38 @@ impl Pull {
         };
         let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
         let whole = range.is_none_or(|range| range.end.is_none());
-        let complete_up_to_bytes = blob.call.live.config.cache.complete_up_to.0;
+        let complete_up_to_bytes = blob.call.snapshot.config.cache.complete_up_to.0;
         let wish = Wish { range, whole, complete_up_to_bytes };
-        let boarded = self.flights.board(&blob.digest, &blob.call.source(blob.repository), &wish).await;
-        let Some((seat, leads)) = boarded else {
+        let boarded = self.inflight.board(&blob.digest, &blob.call.source(blob.repository), &wish).await;
+        let Some((subscription, leads)) = boarded else {
             return self.read_alone(blob, None, Bypass::TooManyFills).await.into();
         };
         if !leads {
-            let flight = seat.flight.clone();
-            drop(seat);
-            return self.join_flight(blob, &flight).await;
+            let fetch = subscription.fetch.clone();
+            drop(subscription);
+            return self.join_flight(blob, &fetch).await;
         }
-        let opening = seat.flight.opened().await;
+        let opening = subscription.fetch.opened().await;
         if let Opening::Filling { is_registrys_word: true, .. } = opening {
             self.approve(blob.call, blob.repository).await;
         }
-        self.ride(blob, seat, opening, true).await.into()
+        self.ride(blob, subscription, opening, true).await.into()
     }
 
     /// Answers from a flight that this client has the right to. That the repository has the blob is noted when the
     /// flight has landed, with the digest proven.
-    async fn ride(self: &Arc<Self>, blob: &BlobCall<'_>, seat: Seat, opening: Opening, leads: bool) -> Reply {
+    async fn ride(
+        self: &Arc<Self>,
+        blob: &BlobCall<'_>,
+        subscription: Subscription,
+        opening: Opening,
+        leads: bool,
+    ) -> Reply {
         match opening {
-            Opening::Filling { size, .. } => self.flight_reply(blob, seat, size, leads),
+            Opening::Filling { size, .. } => self.fetch_reply(blob, subscription, size, leads),
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-                drop(seat);
+                drop(subscription);
                 self.read_alone(blob, spare, reason).await
             }
             Opening::Refused(refusal) => {
@@ -351,11 +357,11 @@ impl Pull {
         shared.await.unwrap_or(false)
     }
 
-    async fn may_share_flight(&self, blob: &BlobCall<'_>, flight: &Flight) -> bool {
-        if flight.origin.0 == blob.call.registry.host {
+    async fn may_share_flight(&self, blob: &BlobCall<'_>, fetch: &InflightFetch) -> bool {
+        if fetch.origin.0 == blob.call.registry.host {
             return true;
         }
-        let (store, (host, name)) = (self.store.clone(), flight.origin.clone());
+        let (store, (host, name)) = (self.store.clone(), fetch.origin.clone());
         offload(move || store.last_public(&host, &name).is_some()).await.unwrap_or(false)
     }
 }

@@ -4,7 +4,7 @@ use entrepot_core::name::RepositoryName;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-use crate::pull::{Live, Pull};
+use crate::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::Access;
 use entrepot_core::secret::Secret;
 use entrepot_upstream::credential::{Credential, CredentialId};
@@ -24,13 +24,13 @@ impl Pull {
     /// administrator's account is there for those who have none.
     pub fn reader(
         &self,
-        live: &Live,
+        snapshot: &ConfigSnapshot,
         registry: &Registry,
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
     ) -> Result<Credential, TokenIsOver> {
         let shared = registry.access == Access::Shared;
-        let central = || if shared { live.account(&registry.host, repository) } else { None };
+        let central = || if shared { snapshot.account(&registry.host, repository) } else { None };
         let Some(header) = header else {
             return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
         };

@@ -128,7 +128,7 @@ impl Pull {
         operation: &Operation,
         wanted: Wanted,
     ) -> Asked {
-        let answer = call.live.upstream.execute(&call.registry, operation, &call.credential).await;
+        let answer = call.snapshot.upstream.execute(&call.registry, operation, &call.credential).await;
         match answer {
             Ok(answer) if wanted.is_shown_by(&answer) => {
                 self.metrics.rights_checks.inc(RightsOutcome::Allowed);
@@ -224,7 +224,7 @@ impl Pull {
     }
 
     async fn keep_manifest(&self, call: &Call, repository: &RepositoryName, manifest: &Manifest) {
-        if !call.live.config.cache.enabled {
+        if !call.snapshot.config.cache.enabled {
             return;
         }
         let (store, manifest) = (self.store.clone(), manifest.clone());

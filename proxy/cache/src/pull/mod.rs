@@ -34,7 +34,7 @@ use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
 use crate::fetch::source::Source;
-use crate::fetch::table::Flights;
+use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 use crate::pull::rights::Rights;
@@ -52,7 +52,7 @@ pub struct Pull {
     /// Content and index.
     pub store: Arc<Store>,
     /// Blobs on their way.
-    pub flights: Arc<Flights>,
+    pub inflight: Arc<InflightFetches>,
     /// Who may read what.
     pub rights: Rights,
     /// Tokens that were given to clients, theirs and ours.
@@ -64,7 +64,7 @@ pub struct Pull {
 }
 
 /// The configuration in force and the way out that was built from it.
-pub struct Live {
+pub struct ConfigSnapshot {
     /// The configuration.
     pub config: Config,
     /// The way to upstreams.
@@ -74,7 +74,7 @@ pub struct Live {
 /// One request to one registry.
 pub struct Call {
     /// The configuration that it is answered under.
-    pub live: Arc<Live>,
+    pub snapshot: Arc<ConfigSnapshot>,
     /// Where it goes.
     pub registry: Registry,
     /// As whom.
@@ -93,7 +93,7 @@ impl Pull {
     /// With nothing remembered yet.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            flights: Flights::new(store.clone(), metrics.clone()),
+            inflight: InflightFetches::new(store.clone(), metrics.clone()),
             rights: Rights::new(store.clone()),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
@@ -121,7 +121,7 @@ impl Pull {
     }
 }
 
-impl Live {
+impl ConfigSnapshot {
     /// The registry that `host` names, under this configuration and with what it has told about its token server.
     pub fn registry(&self, host: &RegistryHost) -> Registry {
         let registry = Registry::resolve(&self.config, host, None);
@@ -153,7 +153,7 @@ impl Call {
     /// Where the bytes of this request can be had.
     pub fn source(&self, repository: &RepositoryName) -> Source {
         Source {
-            upstream: self.live.upstream.clone(),
+            upstream: self.snapshot.upstream.clone(),
             registry: self.registry.clone(),
             repository: repository.clone(),
             credential: self.credential.clone(),
@@ -164,7 +164,7 @@ impl Call {
     /// The same request made as somebody else.
     pub fn with_credential(&self, credential: Credential) -> Self {
         Self {
-            live: self.live.clone(),
+            snapshot: self.snapshot.clone(),
             registry: self.registry.clone(),
             credential,
             client_scheme: self.client_scheme,

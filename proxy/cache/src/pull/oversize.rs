@@ -5,7 +5,7 @@ use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 use http_body_util::BodyExt;
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use entrepot_net::http::body::{BodyError, PieceSource};
 use entrepot_upstream::body::TimedBody;
 
@@ -43,7 +43,7 @@ impl PieceSource for Oversize {
         }
         match self.named.take().map(|(digest, hasher)| (digest, hasher.finish())) {
             Some((digest, got)) if got != digest => {
-                Err(BodyError::new(FillError::WrongDigest { digest, got: Box::new(got) }))
+                Err(BodyError::new(FetchError::WrongDigest { digest, got: Box::new(got) }))
             }
             _ => Ok(self.held.take()),
         }

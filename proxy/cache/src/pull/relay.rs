@@ -23,7 +23,7 @@ use entrepot_upstream::operation::Operation;
 impl Pull {
     /// A write below `/v2/`. The body streams to upstream as it comes; what it changes there is forgotten here.
     pub(super) async fn push(&self, call: &Call, route: &Route, body: Incoming) -> Reply {
-        if !call.live.config.proxy.allow_push {
+        if !call.snapshot.config.proxy.allow_push {
             self.metrics.rejected_requests.inc(Rejection::PushOff);
             let message =
                 "entrepot: pushes through this proxy are off; set ALLOW_PUSH=true (proxy.allow_push) to allow them";
@@ -36,7 +36,7 @@ impl Pull {
         let path = call.path_and_query.clone();
         let operation = Operation::relay(call.method.clone(), path, &call.headers, repository);
         let body = request_body(call, body);
-        let answer = call.live.upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await;
+        let answer = call.snapshot.upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => return self.unreachable(call, &error),
@@ -76,7 +76,7 @@ impl Pull {
         let repository = route.repository().cloned();
         let path = call.path_and_query.clone();
         let operation = Operation::relay(call.method.clone(), path, &call.headers, repository);
-        match call.live.upstream.execute(&call.registry, &operation, &call.credential).await {
+        match call.snapshot.upstream.execute(&call.registry, &operation, &call.credential).await {
             Ok(answer) => {
                 if answer.status == StatusCode::UNAUTHORIZED && !answer.crossed {
                     return self.refused_by_upstream(call, answer, operation.unknown).await;
@@ -92,7 +92,7 @@ impl Pull {
         let operation = Operation::pass(call.method.clone(), call.path_and_query.clone(), &call.headers);
         let reads = matches!(call.method, Method::GET | Method::HEAD);
         let body = if reads { empty() } else { request_body(call, body) };
-        let upstream = &call.live.upstream;
+        let upstream = &call.snapshot.upstream;
         match upstream.execute_with_body(&call.registry, &operation, &call.credential, body).await {
             Ok(answer) => local_location(call, replies::passed(answer)),
             Err(error) => self.unreachable(call, &error),
@@ -117,7 +117,7 @@ impl Pull {
 
 /// A client's body, as it comes; a client that stops in the middle of it is given up.
 fn request_body(call: &Call, body: Incoming) -> RequestBody {
-    let patience = call.live.config.client.body_timeout;
+    let patience = call.snapshot.config.client.body_timeout;
     let frames = futures_util::stream::try_unfold(body, move |mut body| async move {
         match tokio::time::timeout(patience, body.frame()).await {
             Ok(Some(Ok(frame))) => Ok(Some((frame, body))),

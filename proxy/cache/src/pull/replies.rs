@@ -5,7 +5,7 @@ use entrepot_core::error::ErrorCode;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::source::Refusal;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::{Note, Reply};
@@ -63,7 +63,7 @@ pub fn unreachable(error: &UpstreamError) -> Reply {
 }
 
 /// Upstream's bytes were wrong.
-pub fn broken(error: &FillError) -> Reply {
+pub fn broken(error: &FetchError) -> Reply {
     Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason().word())
 }
 

@@ -71,7 +71,7 @@ impl Pull {
         self.is_current(&call.credential) && holds(call.credential.id())
             || holds(CredentialId::ANONYMOUS)
             || (call.registry.access == Access::Shared
-                && call.live.account(registry, Some(repository)).is_some_and(|login| holds(login.id())))
+                && call.snapshot.account(registry, Some(repository)).is_some_and(|login| holds(login.id())))
     }
 
     /// The same while upstream cannot be asked: what was public stays so, however long ago upstream said it.
@@ -110,7 +110,7 @@ impl Pull {
     pub async fn deny(&self, call: &Call, repository: &RepositoryName) {
         // A client that has answered no challenge yet is refused at first where tokens are asked; that says nothing.
         // Where a login is asked, it says that the repository is not public.
-        let scheme = || call.live.upstream.memory().tokens.scheme(&call.registry.host);
+        let scheme = || call.snapshot.upstream.memory().tokens.scheme(&call.registry.host);
         if matches!(call.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
             return;
         }

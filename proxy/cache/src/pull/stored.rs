@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::source::Source;
 use crate::fetch::through::Through;
 use entrepot_net::http::body::{BodyError, PieceSource};
@@ -32,7 +32,7 @@ impl StoredReader {
     }
 
     /// The next piece, `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             if let Some(through) = &mut self.instead {
                 return through.next().await;
@@ -55,14 +55,14 @@ impl StoredReader {
         }
     }
 
-    async fn fail_over(&mut self, why: io::Error) -> Result<(), FillError> {
+    async fn fail_over(&mut self, why: io::Error) -> Result<(), FetchError> {
         let (digest, size) = (self.blob.digest, self.blob.size_bytes);
         tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside");
         let store = self.store.clone();
         // Its outcome changes nothing for this client.
         let _ = spawn_blocking(move || store.unreadable(&digest)).await;
         let Some(source) = self.source.clone() else {
-            return Err(FillError::Read { digest, error: Arc::new(why) });
+            return Err(FetchError::Read { digest, error: Arc::new(why) });
         };
         self.instead = Some(if self.end == size {
             Through::whole(digest, source, None, self.position)

@@ -33,7 +33,7 @@ struct TagCall<'a> {
 
 impl Pull {
     pub(super) async fn tag(self: &Arc<Self>, call: &Call, repository: &RepositoryName, tag: &Tag) -> Reply {
-        let policy = &call.live.config.tags;
+        let policy = &call.snapshot.config.tags;
         let class = accept_class(&call.headers);
         let key = tag_key(call, repository, tag, class);
         let entry = match self.store.tag_now(&key) {
@@ -145,7 +145,7 @@ impl Pull {
     }
 
     async fn keep_tag_entry(&self, tag: &TagCall<'_>, digest: Digest, media_type: String, size_bytes: u64) {
-        if !tag.call.live.config.cache.enabled {
+        if !tag.call.snapshot.config.cache.enabled {
             return;
         }
         let key = tag_key(tag.call, tag.repository, tag.tag, tag.class);
@@ -163,7 +163,7 @@ impl Pull {
             && let entrepot_net::http::body::ReplyBody::Full(body) = &reply.body
         {
             let refusal = Refusal { status: reply.status, headers: reply.headers.clone(), body: body.clone() };
-            let time = tag.call.live.config.tags.negative_time;
+            let time = tag.call.snapshot.config.tags.negative_time;
             self.negatives.note(&tag.name(), tag.call.credential.id(), refusal, time);
         }
         reply
@@ -220,7 +220,7 @@ impl TagCall<'_> {
 /// The same request with the administrator's account, where access is shared and the client's own was refused.
 pub(super) fn shared_call(call: &Call, repository: &RepositoryName) -> Option<Call> {
     let own = matches!(call.credential, Credential::Header(_));
-    let login = call.live.account(&call.registry.host, Some(repository))?;
+    let login = call.snapshot.account(&call.registry.host, Some(repository))?;
     (own && call.registry.access == Access::Shared).then(|| call.with_credential(Credential::Answered(Some(login))))
 }
 

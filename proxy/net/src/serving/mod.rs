@@ -12,10 +12,10 @@
 //! slice and what is read first; what leaves the page cache before its slice is sent, `late` reads. The kernel work itself
 //! is in the crate `entrepot-kernel`.
 
+pub mod capabilities;
 mod gather;
 pub mod handed;
 mod incoming;
-pub mod ladder;
 mod late;
 pub mod load;
 pub mod outlet;

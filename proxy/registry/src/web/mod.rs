@@ -10,10 +10,10 @@
 //! Nothing is changed by GET, nor by a form that is not from here (`seal`).
 
 mod asked;
+mod csrf;
 mod look;
 mod pages;
 mod problem;
-mod seal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +32,13 @@ use super::door::Arrival;
 use super::removal::NotRemoved;
 use super::request::Request;
 use asked::{Asked, Deletion, Fields, form, place};
-use entrepot_cache::pull::{Live, identity, offload};
+pub use csrf::CsrfKey;
+use csrf::{Forgery, check_host, check_origin};
+use entrepot_cache::pull::{ConfigSnapshot, identity, offload};
 use entrepot_net::http::reply::Reply;
 use entrepot_store::{StoreError, Sweep};
 use look::Look;
 use problem::Problem;
-pub use seal::Seal;
-use seal::{Forgery, check_host, check_origin};
 
 /// Where it is.
 pub const PATH: &str = "/registry/";
@@ -60,7 +60,7 @@ pub fn is_here(path: &str) -> bool {
 /// Answers a request to a page.
 pub async fn answer(
     service: &RegistryService,
-    live: Arc<Live>,
+    snapshot: Arc<ConfigSnapshot>,
     arrival: &Arrival,
     request: http::Request<Incoming>,
 ) -> Reply {
@@ -69,7 +69,7 @@ pub async fn answer(
         return see(StatusCode::PERMANENT_REDIRECT, PATH);
     }
     let is_head = head.method == Method::HEAD;
-    let reply = match page(service, live, arrival, head, body).await {
+    let reply = match page(service, snapshot, arrival, head, body).await {
         Ok(reply) => reply,
         Err(problem) => problem.reply(),
     };
@@ -79,27 +79,27 @@ pub async fn answer(
 
 async fn page(
     service: &RegistryService,
-    live: Arc<Live>,
+    snapshot: Arc<ConfigSnapshot>,
     arrival: &Arrival,
     head: Parts,
     body: Incoming,
 ) -> Result<Reply, Problem> {
     let place = place(&head)?;
-    let host = check_host(&service.local, &live.config.registry, &head);
+    let host = check_host(&service.local, &snapshot.config.registry, &head);
     let is_form = place.method == Method::POST;
-    let form = if is_form { form(&head, body, live.config.client.body_timeout).await? } else { Bytes::new() };
+    let form = if is_form { form(&head, body, snapshot.config.client.body_timeout).await? } else { Bytes::new() };
     let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
     let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
         host?;
         check_origin(&head)?;
-        service.local.seal.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
+        service.local.csrf.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
     }
     let asked = (place.read)(&fields).ok_or(Problem::Form)?;
     let done = head.uri.query().and_then(|query| Fields(query.as_bytes()).get("done"));
     let request = Request {
         registry: service.local.clone(),
-        live,
+        snapshot,
         visitor,
         client: arrival.client,
         scheme: arrival.scheme,
@@ -199,7 +199,7 @@ impl Guest {
     async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
-        let sweep = Sweep { grace: self.request.live.config.registry.grace, untagged: false, dry_run };
+        let sweep = Sweep { grace: self.request.snapshot.config.registry.grace, untagged: false, dry_run };
         let running = spawn_blocking(move || registry.collect_quietly(sweep));
         // However it goes on, the page shows how far it is.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;
@@ -234,7 +234,7 @@ impl Guest {
             may_log_in: access.has_accounts(),
             is_read_only: access.is_read_only(),
             max_size: access.max_size(),
-            seal: self.host.map(|()| self.request.registry.seal.of(&self.request.visitor.principal)),
+            seal: self.host.map(|()| self.request.registry.csrf.of(&self.request.visitor.principal)),
             collections: self.request.registry.collections(),
             done,
             access,

@@ -11,8 +11,8 @@ use time::OffsetDateTime;
 use url::form_urlencoded;
 
 use super::PATH;
+use super::csrf::Forgery;
 use super::look::{Part, RepositoryRow, TagRow};
-use super::seal::Forgery;
 use crate::access::Access;
 use crate::collection::{Ended, Known};
 use entrepot_net::html::{self, Html};

@@ -3,8 +3,8 @@
 use http::StatusCode;
 use http::header::{ALLOW, WWW_AUTHENTICATE};
 
+use super::csrf::Forgery;
 use super::pages;
-use super::seal::Forgery;
 use crate::access::Refusal;
 use crate::access::token::SERVICE;
 use crate::failure::{store_failed, unavailable};

@@ -11,7 +11,7 @@ use entrepot::doors::dispatch::{Visit, serve_visit};
 use entrepot::doors::proxy::ProxyDoor;
 use entrepot::doors::registry::RegistryDoor;
 use entrepot::doors::state::AppState;
-use entrepot_cache::pull::{Live, Pull};
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
@@ -153,12 +153,13 @@ impl Proxy {
         let pull = Pull::new(store, metrics);
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
-        let live = live(config);
-        let door = &live.config.registry;
+        let snapshot = snapshot(config);
+        let door = &snapshot.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let local = LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
-        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, live);
+        let local =
+            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, snapshot.upstream.clone()));
+        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
         let leaves = Arc::new(leaves);
         let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
         let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
@@ -225,7 +226,7 @@ impl Proxy {
 
     /// Waits until no fill runs any more.
     pub(crate) async fn landed(&self) {
-        eventually("every fill has ended", || self.pull.flights.count() == 0).await;
+        eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {
@@ -285,10 +286,10 @@ fn open(
     address
 }
 
-fn live(config: Config) -> Arc<Live> {
+fn snapshot(config: Config) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());
     let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-    Arc::new(Live { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
+    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cli;
 use crate::doors::state::AppState;
-use entrepot_cache::pull::Live;
+use entrepot_cache::pull::ConfigSnapshot;
 use entrepot_config::ready::Config;
 use entrepot_config::{Effective, Flags, HostFacts, Loaded, load};
 use entrepot_observe::events::EventsHandle;
@@ -42,9 +42,9 @@ const READ_AT_START: [&str; 12] = [
 ];
 
 /// The way out and the configuration, as requests hold them. Reads the system's roots: not for the event loop.
-pub(super) fn live(config: Config, ourselves: &Ourselves, memory: Arc<Memory>) -> Arc<Live> {
+pub(super) fn snapshot(config: Config, ourselves: &Ourselves, memory: Arc<Memory>) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, ourselves);
-    Arc::new(Live { upstream: Arc::new(Upstream::new(client, memory)), config })
+    Arc::new(ConfigSnapshot { upstream: Arc::new(Upstream::new(client, memory)), config })
 }
 
 impl Reloader {
@@ -83,12 +83,12 @@ impl Reloader {
             }
         }
         self.store.set_limits(Limits::from(&loaded.config.cache));
-        let live = live(loaded.config, &self.ourselves, self.memory.clone());
-        let (registry, door) = (&self.state.registry.local, &live.config.registry);
+        let snapshot = snapshot(loaded.config, &self.ourselves, self.memory.clone());
+        let (registry, door) = (&self.state.registry.local, &snapshot.config.registry);
         registry.set_access(registry.access().renewed(door.rights.clone()));
-        registry.events.set_way_out(live.upstream.clone());
+        registry.events.set_way_out(snapshot.upstream.clone());
         registry.events.set_receivers(&door.notifications);
-        self.state.set_live(live);
+        self.state.set_snapshot(snapshot);
         Ok(loaded.effective)
     }
 

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use entrepot_core::name::{Reference, RepositoryName};
 
 use crate::admin::registry::{
-    CollectRequest, Collection, GcLine, OnStep, RegistryPowers, RemoveRequest, Removed, RepositoriesRequest,
+    CollectRequest, Collection, GcLine, OnStep, RegistryBackend, RemoveRequest, Removed, RepositoriesRequest,
     RepositoryEntry, RepositoryPage, TagEntry, TagPage,
 };
-use crate::admin::{Outcome, PowerError};
+use crate::admin::{OperationError, Outcome};
 use crate::doors::state::AppState;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
@@ -21,18 +21,19 @@ use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
 const ADMINISTRATOR: &str = "administrator";
 
 /// Everything the door may do with the registry of a state.
-pub(super) fn registry_powers(state: &Arc<AppState>) -> RegistryPowers {
+pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
     let (list_store, tags_store) = (store(), store());
     let import_store = store();
     let (remove_registry, collect_site) = (state.registry.local.clone(), state.clone());
-    RegistryPowers {
+    RegistryBackend {
         repositories: Box::new(move |request| repositories(&list_store, &request).map_err(failed)),
         tags: Box::new(move |repository| tags(&tags_store, &repository).map_err(failed)),
         remove: Box::new(move |request| remove(&remove_registry, request).map_err(failed)),
         collect: Box::new(move |request, on_step| collect(&collect_site, request, on_step)),
         import: Box::new(move |directory, on_imported| {
-            import::import(&import_store, directory, on_imported).map_err(|error| PowerError::Failed(error.to_string()))
+            import::import(&import_store, directory, on_imported)
+                .map_err(|error| OperationError::Failed(error.to_string()))
         }),
     }
 }
@@ -101,7 +102,7 @@ fn event(repository: RepositoryName) -> Event {
 
 fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
     let CollectRequest { dry_run, untagged, grace } = request;
-    let grace = grace.unwrap_or(state.live().config.registry.grace);
+    let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let mut is_heard = true;
     let mut progress = |step| {
         let line = match step {
@@ -112,7 +113,7 @@ fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Ou
         is_heard = is_heard && on_step(line).is_continue();
     };
     let collected = state.registry.local.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
-    let busy = || PowerError::Refused("a collection is already running".to_owned());
+    let busy = || OperationError::Refused("a collection is already running".to_owned());
     let collected = collected.ok_or_else(busy)?;
     Ok(told(&collected, dry_run))
 }
@@ -131,6 +132,6 @@ fn told(collected: &Collected, dry_run: bool) -> Collection {
     }
 }
 
-fn failed(error: StoreError) -> PowerError {
-    PowerError::Failed(error.to_string())
+fn failed(error: StoreError) -> OperationError {
+    OperationError::Failed(error.to_string())
 }

@@ -9,16 +9,16 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use tokio::sync::{Notify, watch};
 
-use crate::fetch::FillError;
+use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{Opened, Refusal, Source};
 use entrepot_observe::labels::Bypass;
-use entrepot_store::{Extents, Fill};
+use entrepot_store::{Extents, PartialBlob};
 use entrepot_upstream::credential::CredentialId;
 use entrepot_upstream::error::UpstreamError;
 
 /// A blob on its way.
-pub struct Flight {
+pub struct InflightFetch {
     /// Which blob.
     pub digest: Digest,
     /// The registry and repository that it is fetched from: upstream serves it there.
@@ -32,9 +32,9 @@ pub struct Flight {
 }
 
 /// A reader's place in a flight; the flight counts it until it is dropped.
-pub struct Seat {
+pub struct Subscription {
     /// The flight.
-    pub flight: Arc<Flight>,
+    pub fetch: Arc<InflightFetch>,
     pub(super) id: u64,
 }
 
@@ -56,7 +56,7 @@ pub enum Opening {
     /// Upstream could not be asked.
     Failed(Arc<UpstreamError>),
     /// Upstream's answer made no sense.
-    Broken(FillError),
+    Broken(FetchError),
 }
 
 pub(super) struct State {
@@ -65,7 +65,7 @@ pub(super) struct State {
     pub(super) size: Option<u64>,
     /// What can be read from `file`.
     pub(super) extents: Extents,
-    pub(super) file: Option<Arc<Fill>>,
+    pub(super) file: Option<Arc<PartialBlob>>,
     pub(super) running: Vec<Stretch>,
     demands: HashMap<u64, (u64, u64)>,
     next_id: u64,
@@ -76,14 +76,14 @@ pub(super) struct State {
     pub(super) wants_whole: bool,
     pub(super) sources: Vec<Source>,
     pub(super) verified: bool,
-    pub(super) end: Option<FlightEnd>,
+    pub(super) end: Option<FetchEnd>,
 }
 
 /// How a flight ended, where it did not end as published.
 #[derive(Clone)]
-pub(super) enum FlightEnd {
+pub(super) enum FetchEnd {
     /// Nobody gets the rest.
-    Failed(FillError),
+    Failed(FetchError),
     /// The disk does not take it: readers go on alone from `prefix`, whose bytes `hasher` has seen.
     HandedOver { prefix: u64, hasher: Hasher },
 }
@@ -91,7 +91,7 @@ pub(super) enum FlightEnd {
 /// Followers whose credentials are kept for the case that the leader's runs out.
 const SOURCES_MAX: usize = 16;
 
-impl Flight {
+impl InflightFetch {
     pub(super) fn new(digest: Digest, source: Source) -> Arc<Self> {
         let origin = (source.registry.host.clone(), source.repository.clone());
         let leader = source.credential.id();
@@ -122,13 +122,13 @@ impl Flight {
     /// Waits for upstream's first answer.
     pub async fn opened(&self) -> Opening {
         let mut opening = self.opening.subscribe();
-        let interrupted = || Opening::Broken(FillError::Interrupted { digest: self.digest });
+        let interrupted = || Opening::Broken(FetchError::Interrupted { digest: self.digest });
         let opened = opening.wait_for(Option::is_some).await;
         opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
     }
 
     /// Waits until the bytes are known to be right; an error where they are not.
-    pub async fn judged(&self) -> Result<(), FillError> {
+    pub async fn judged(&self) -> Result<(), FetchError> {
         let mut changes = self.changes();
         loop {
             changes.mark_unchanged();
@@ -136,14 +136,14 @@ impl Flight {
                 let state = self.state();
                 match &state.end {
                     _ if state.verified => return Ok(()),
-                    Some(FlightEnd::Failed(error)) => return Err(error.clone()),
+                    Some(FetchEnd::Failed(error)) => return Err(error.clone()),
                     // Who goes on alone judges alone.
-                    Some(FlightEnd::HandedOver { .. }) => return Ok(()),
+                    Some(FetchEnd::HandedOver { .. }) => return Ok(()),
                     None => {}
                 }
             }
             if changes.changed().await.is_err() {
-                return Err(FillError::Interrupted { digest: self.digest });
+                return Err(FetchError::Interrupted { digest: self.digest });
             }
         }
     }
@@ -194,7 +194,7 @@ impl Flight {
     }
 
     /// A seat for one more reader, unless the flight is ending; `whole` when the reader needs the blob to its end.
-    pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Seat> {
+    pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
         let mut state = self.state();
         if state.closed {
             return None;
@@ -211,7 +211,7 @@ impl Flight {
         let id = state.next_id;
         drop(state);
         self.wake.notify_one();
-        Some(Seat { flight: self.clone(), id })
+        Some(Subscription { fetch: self.clone(), id })
     }
 
     /// Where the fetcher `id` has to stop.
@@ -236,13 +236,13 @@ impl Flight {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut state = self.flight.state();
+        let mut state = self.fetch.state();
         state.readers -= 1;
         state.demands.remove(&self.id);
         drop(state);
-        self.flight.wake.notify_one();
+        self.fetch.wake.notify_one();
     }
 }
 

@@ -8,11 +8,11 @@
 /// name (RFC 6761 section 6.4).
 pub const HEALTH_HOST: &str = "health.entrepot.invalid";
 /// The most that is read before a connection counts as something else.
-pub const OPENING_MAX_BYTES: usize = 16 * 1024;
+pub const SNIFF_MAX_BYTES: usize = 16 * 1024;
 
 /// What a connection begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Opening {
+pub enum Sniffed {
     /// Not to be told yet.
     NeedMore,
     /// TLS, for this name; none where the client gives none, or one that is no name.
@@ -24,13 +24,13 @@ pub enum Opening {
 }
 
 /// Looks at the bytes that have come so far.
-pub fn look(bytes: &[u8]) -> Opening {
+pub fn sniff(bytes: &[u8]) -> Sniffed {
     let verdict = match bytes.first() {
-        None => Opening::NeedMore,
+        None => Sniffed::NeedMore,
         Some(&HANDSHAKE) => client_hello(bytes),
         Some(_) => request_head(bytes),
     };
-    if verdict == Opening::NeedMore && bytes.len() >= OPENING_MAX_BYTES { Opening::Other } else { verdict }
+    if verdict == Sniffed::NeedMore && bytes.len() >= SNIFF_MAX_BYTES { Sniffed::Other } else { verdict }
 }
 
 const HANDSHAKE: u8 = 22;
@@ -41,30 +41,30 @@ const RECORD_HEADER_BYTES: usize = 5;
 /// RFC 8446 section 5.1.
 const RECORD_MAX_BYTES: usize = 1 << 14;
 
-fn client_hello(bytes: &[u8]) -> Opening {
+fn client_hello(bytes: &[u8]) -> Sniffed {
     // The handshake message may be cut into records anywhere.
     let mut message = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while rest.len() >= RECORD_HEADER_BYTES {
         let length = usize::from(u16::from_be_bytes([rest[3], rest[4]]));
         if rest[0] != HANDSHAKE || rest[1] != 3 || length == 0 || length > RECORD_MAX_BYTES {
-            return Opening::Other;
+            return Sniffed::Other;
         }
         let body = &rest[RECORD_HEADER_BYTES..];
         message.extend_from_slice(&body[..length.min(body.len())]);
         rest = body.get(length..).unwrap_or_default();
     }
     match message[..] {
-        [kind, ..] if kind != CLIENT_HELLO => Opening::Other,
+        [kind, ..] if kind != CLIENT_HELLO => Sniffed::Other,
         [_, a, b, c, ref body @ ..] => {
             let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
             match body.get(..length) {
-                Some(body) => server_name(body).map_or(Opening::Other, Opening::Tls),
-                None if length > OPENING_MAX_BYTES => Opening::Other,
-                None => Opening::NeedMore,
+                Some(body) => server_name(body).map_or(Sniffed::Other, Sniffed::Tls),
+                None if length > SNIFF_MAX_BYTES => Sniffed::Other,
+                None => Sniffed::NeedMore,
             }
         }
-        _ => Opening::NeedMore,
+        _ => Sniffed::NeedMore,
     }
 }
 
@@ -130,18 +130,18 @@ impl<'a> Reader<'a> {
 const METHOD_MAX_BYTES: usize = 20;
 const VERSION: &[u8] = b" HTTP/1.";
 
-fn request_head(bytes: &[u8]) -> Opening {
+fn request_head(bytes: &[u8]) -> Sniffed {
     let method = bytes.iter().take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-').count();
     match bytes.get(method) {
-        None if method <= METHOD_MAX_BYTES => return Opening::NeedMore,
+        None if method <= METHOD_MAX_BYTES => return Sniffed::NeedMore,
         Some(b' ') if (1..=METHOD_MAX_BYTES).contains(&method) => {}
-        _ => return Opening::Other,
+        _ => return Sniffed::Other,
     }
     let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let first = lines.next().unwrap_or_default();
     let is_whole_line = bytes.contains(&b'\n');
     if is_whole_line && !first.windows(VERSION.len()).any(|window| window == VERSION) {
-        return Opening::Other;
+        return Sniffed::Other;
     }
     let mut hosts = Vec::new();
     let mut lines = lines.peekable();
@@ -152,7 +152,7 @@ fn request_head(bytes: &[u8]) -> Opening {
         }
         if line.is_empty() {
             let host = if hosts.len() == 1 { hosts.pop() } else { None };
-            return Opening::Http(host);
+            return Sniffed::Http(host);
         }
         if let Some((name, value)) = split_field(line)
             && name.eq_ignore_ascii_case(b"host")
@@ -160,7 +160,7 @@ fn request_head(bytes: &[u8]) -> Opening {
             hosts.push(String::from_utf8_lossy(value.trim_ascii()).into_owned());
         }
     }
-    Opening::NeedMore
+    Sniffed::NeedMore
 }
 
 fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -208,57 +208,57 @@ mod tests {
 
     #[test]
     fn a_name_is_found_however_the_hello_is_cut() {
-        let found = Opening::Tls(Some("ghcr.io".to_owned()));
+        let found = Sniffed::Tls(Some("ghcr.io".to_owned()));
         for size in [1, 2, 3, 5, 100, 16_000] {
             let whole = records(&ghcr(), size);
-            assert_eq!(look(&whole), found, "records of {size}");
+            assert_eq!(sniff(&whole), found, "records of {size}");
             for length in 0..whole.len() {
-                assert_eq!(look(&whole[..length]), Opening::NeedMore, "{length} bytes of records of {size}");
+                assert_eq!(sniff(&whole[..length]), Sniffed::NeedMore, "{length} bytes of records of {size}");
             }
             let followed = [&whole[..], b"\x17\x03\x03\x00\x01x"].concat();
-            assert!(matches!(look(&followed), Opening::Other | Opening::Tls(_)));
+            assert!(matches!(sniff(&followed), Sniffed::Other | Sniffed::Tls(_)));
         }
     }
 
     #[test]
     fn a_hello_without_a_name_is_tls_all_the_same() {
-        assert_eq!(look(&records(&hello(&[]), 16_000)), Opening::Tls(None));
-        assert_eq!(look(&records(&hello(&[(43, vec![2, 3, 4])]), 16_000)), Opening::Tls(None));
-        assert_eq!(look(&records(&hello(&[named(b"")]), 16_000)), Opening::Tls(None));
-        assert_eq!(look(&records(&hello(&[named(b"\xff\xfe")]), 16_000)), Opening::Tls(None));
+        assert_eq!(sniff(&records(&hello(&[]), 16_000)), Sniffed::Tls(None));
+        assert_eq!(sniff(&records(&hello(&[(43, vec![2, 3, 4])]), 16_000)), Sniffed::Tls(None));
+        assert_eq!(sniff(&records(&hello(&[named(b"")]), 16_000)), Sniffed::Tls(None));
+        assert_eq!(sniff(&records(&hello(&[named(b"\xff\xfe")]), 16_000)), Sniffed::Tls(None));
     }
 
     #[test]
     fn what_is_broken_or_endless_is_something_else() {
         let mut broken = hello(&[named(b"ghcr.io")]);
         broken[4 + 34] = 0xff;
-        assert_eq!(look(&records(&broken, 16_000)), Opening::Other);
+        assert_eq!(sniff(&records(&broken, 16_000)), Sniffed::Other);
         for bytes in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"\x16\x02\x01\x00\x05", b"\x16\x03\x01\x00\x00", b"\0", b"GET"]
         {
-            let expected = if bytes == b"GET" { Opening::NeedMore } else { Opening::Other };
-            assert_eq!(look(bytes), expected, "{bytes:?}");
+            let expected = if bytes == b"GET" { Sniffed::NeedMore } else { Sniffed::Other };
+            assert_eq!(sniff(bytes), expected, "{bytes:?}");
         }
-        let endless = [&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'x'; OPENING_MAX_BYTES]].concat();
-        assert_eq!(look(&endless), Opening::Other);
+        let endless = [&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'x'; SNIFF_MAX_BYTES]].concat();
+        assert_eq!(sniff(&endless), Sniffed::Other);
         let huge = [&[22, 3, 1, 0x40, 0, 1, 0xff, 0, 0][..], &[0; 100]].concat();
-        assert_eq!(look(&huge), Opening::Other);
+        assert_eq!(sniff(&huge), Sniffed::Other);
     }
 
     #[test]
     fn the_host_of_a_request_is_found() {
-        let http = |host: Option<&str>| Opening::Http(host.map(str::to_owned));
+        let http = |host: Option<&str>| Sniffed::Http(host.map(str::to_owned));
         for (text, expected) in [
             ("GET /v2/ HTTP/1.1\r\nHost: plain.test:5001\r\nA: b\r\n\r\n", http(Some("plain.test:5001"))),
             ("GET /v2/ HTTP/1.1\nhOST:plain.test\n\n", http(Some("plain.test"))),
             ("GET / HTTP/1.0\r\n\r\n", http(None)),
             ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", http(None)),
-            ("GET / HTTP/1.1\r\nHost: a\r\n", Opening::NeedMore),
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r", Opening::NeedMore),
-            ("HELO there\r\n", Opening::Other),
-            ("get / HTTP/1.1\r\n", Opening::Other),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Opening::Other),
+            ("GET / HTTP/1.1\r\nHost: a\r\n", Sniffed::NeedMore),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r", Sniffed::NeedMore),
+            ("HELO there\r\n", Sniffed::Other),
+            ("get / HTTP/1.1\r\n", Sniffed::Other),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Sniffed::Other),
         ] {
-            assert_eq!(look(text.as_bytes()), expected, "{text:?}");
+            assert_eq!(sniff(text.as_bytes()), expected, "{text:?}");
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
             if tls && bytes.len() > 5 {
                 bytes[..5].copy_from_slice(&[22, 3, 1, 1, 0]);
             }
-            let _ = look(&bytes);
+            let _ = sniff(&bytes);
         }
 
         #[test]
@@ -276,7 +276,7 @@ mod tests {
             let mut bytes = records(&ghcr(), 300);
             let place = at % bytes.len();
             bytes[place] = value;
-            let _ = look(&bytes);
+            let _ = sniff(&bytes);
         }
     }
 }

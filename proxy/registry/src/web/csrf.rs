@@ -23,7 +23,7 @@ use entrepot_net::http::fields::only;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Seals forms, and knows its own seals again.
-pub struct Seal(Option<hmac::Key>);
+pub struct CsrfKey(Option<hmac::Key>);
 
 /// Why a request is not answered, or changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -39,10 +39,10 @@ pub(super) enum Forgery {
     Origin,
     /// Its form is not one of ours, or older than this process, or somebody else's.
     #[error("The form is out of date: the server was started anew, or somebody else is logged in. Try again.")]
-    Seal,
+    CsrfKey,
 }
 
-impl Seal {
+impl CsrfKey {
     /// With a key that nobody has seen. Where there is no randomness, no form is taken.
     pub(crate) fn new() -> Self {
         Self(hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok())
@@ -57,9 +57,9 @@ impl Seal {
 
     /// Whether somebody's form carries it.
     pub(super) fn check(&self, principal: &Principal, given: &str) -> Result<(), Forgery> {
-        let key = self.0.as_ref().ok_or(Forgery::Seal)?;
-        let given = unhex(given).ok_or(Forgery::Seal)?;
-        hmac::verify(key, &told(principal), &given).map_err(|_| Forgery::Seal)
+        let key = self.0.as_ref().ok_or(Forgery::CsrfKey)?;
+        let given = unhex(given).ok_or(Forgery::CsrfKey)?;
+        hmac::verify(key, &told(principal), &given).map_err(|_| Forgery::CsrfKey)
     }
 }
 
@@ -116,18 +116,22 @@ mod tests {
 
     #[test]
     fn a_seal_is_of_one_person_and_one_process() {
-        let (seal, user) = (Seal::new(), |name: &str| Principal::User(name.into()));
+        let (seal, user) = (CsrfKey::new(), |name: &str| Principal::User(name.into()));
         let people = [Principal::Anonymous, user("alice"), user("bob"), user("anonymous")];
         for one in &people {
             for other in &people {
                 assert_eq!(seal.check(one, &seal.of(other)).is_ok(), one == other, "{one:?} {other:?}");
             }
-            assert_eq!(Seal::new().check(one, &seal.of(one)), Err(Forgery::Seal), "of another process");
+            assert_eq!(CsrfKey::new().check(one, &seal.of(one)), Err(Forgery::CsrfKey), "of another process");
         }
         for bad in ["", "0", "zz", "00", "é", &seal.of(&people[0])[2..]] {
-            assert_eq!(seal.check(&people[0], bad), Err(Forgery::Seal), "{bad}");
+            assert_eq!(seal.check(&people[0], bad), Err(Forgery::CsrfKey), "{bad}");
         }
-        assert_eq!(Seal(None).check(&people[0], &Seal(None).of(&people[0])), Err(Forgery::Seal), "no key, no form");
+        assert_eq!(
+            CsrfKey(None).check(&people[0], &CsrfKey(None).of(&people[0])),
+            Err(Forgery::CsrfKey),
+            "no key, no form"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use entrepot_config::ready::DataPlane;
 
 /// The rungs in use.
 #[derive(Clone, Debug)]
-pub struct Ladder {
+pub struct Capabilities {
     /// Serving threads.
     pub workers: usize,
     /// How cold bytes are read.
@@ -27,9 +27,9 @@ pub enum ColdReads {
     Pool,
 }
 
-impl Ladder {
+impl Capabilities {
     /// Asks the kernel for what the configuration wants; zero workers is one a core.
-    pub fn climb(wanted: &DataPlane) -> Self {
+    pub fn detect(wanted: &DataPlane) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cold_reads = match ring::probe() {
             _ if !wanted.io_uring => ColdReads::Pool,
@@ -47,7 +47,7 @@ impl Ladder {
     }
 }
 
-impl Ladder {
+impl Capabilities {
     /// The label that metrics show for who makes TLS records: `kernel` or `own`.
     pub fn sealing(&self) -> &'static str {
         if self.kernel_seals { "kernel" } else { "own" }
@@ -64,7 +64,7 @@ impl ColdReads {
     }
 }
 
-impl fmt::Display for Ladder {
+impl fmt::Display for Capabilities {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (workers, cold) = (self.workers, self.cold_reads.word());
         let sealing = if self.kernel_seals { "the kernel" } else { "us" };

@@ -8,9 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
-use crate::admin::{ListRequest, OnVerified, Outcome, PowerError, Powers};
-use crate::app::live::Reloader;
-use crate::app::registry_powers::registry_powers;
+use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, Outcome};
+use crate::app::registry_backend::registry_backend;
+use crate::app::reload::Reloader;
 use entrepot_cache::pull::Pull;
 use entrepot_store::{Removal, Store, StoreError, Verified};
 
@@ -22,14 +22,14 @@ const PUSHED: &str = "this blob was pushed to the registry here; delete what nee
 const PAGE: usize = 1000;
 
 /// Everything the door may do; `draining` tells that the process stops. Called on the runtime.
-pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> Powers {
+pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
     let (clear_store, tag_store) = (store(), store());
-    let (clear_flights, runtime) = (pull.flights.clone(), Handle::current());
+    let (clear_flights, runtime) = (pull.inflight.clone(), Handle::current());
     let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
     let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
-    Powers {
+    AdminBackend {
         ready: Box::new(move || ready(&ready_store, &draining)),
         stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
         clear: Box::new(move || {
@@ -50,7 +50,7 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
             match remove_store.remove_cached(&digest).map_err(failed)? {
                 Removal::Removed => Ok(size.map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes })),
                 Removal::Missing => Ok(None),
-                Removal::Pinned => Err(PowerError::Refused(PUSHED.to_owned())),
+                Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
             }
         }),
         verify: Box::new(move |on_verified| verify(&verify_store, on_verified)),
@@ -58,8 +58,8 @@ pub(super) fn powers(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<
             tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
             Ok(())
         }),
-        registry: registry_powers(&reloader.state),
-        reload: Box::new(move || reload.reload().map_err(PowerError::Refused)),
+        registry: registry_backend(&reloader.state),
+        reload: Box::new(move || reload.reload().map_err(OperationError::Refused)),
         effective_config: Box::new(move || shown.effective()),
     }
 }
@@ -76,7 +76,7 @@ fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
 fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
     let (usage, metrics) = (pull.store.usage(), &pull.metrics);
     let (hits, misses) = (metrics.hits(), metrics.misses());
-    let live = reloader.state.live();
+    let snapshot = reloader.state.snapshot();
     let rate_limits = reloader.memory.quotas.all().into_iter().map(|(registry, credential, quota, at)| RateLimit {
         registry: registry.to_string(),
         credential: credential.to_string(),
@@ -94,7 +94,7 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
         current_size: usage.used_bytes,
         hit_rate: hit_rate(hits, misses),
         blobs: usage.blobs,
-        max_size: live.config.cache.max_size.0,
+        max_size: snapshot.config.cache.max_size.0,
         reserved: usage.reserved_bytes,
         rate_limits: rate_limits.collect(),
         fills_running: metrics.fills_running(),
@@ -135,6 +135,6 @@ fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
     }
 }
 
-fn failed(error: StoreError) -> PowerError {
-    PowerError::Failed(error.to_string())
+fn failed(error: StoreError) -> OperationError {
+    OperationError::Failed(error.to_string())
 }

@@ -7,7 +7,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 
-use super::{Fill, Published, check_digest};
+use super::{PartialBlob, Published, check_digest};
 use crate::disk_threads::calls::Calls;
 use crate::disk_threads::wait;
 use crate::space::Purpose;
@@ -16,12 +16,12 @@ use crate::{Blob, Extents, Store, StoreError};
 impl Store {
     /// Starts to fill a digest, or goes on where a paused fill of the same size ended ([`Fill::extents`]). Makes room
     /// first; `NoSpace` when there is none to be made.
-    pub fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<Fill, StoreError> {
+    pub fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
         wait(self.begin_with(Calls::Inline, Some(*digest), size))
     }
 
     /// Starts to fill content whose digest is known only at its end ([`Fill::publish_as`]).
-    pub fn begin_unnamed(self: &Arc<Self>, size: Option<u64>) -> Result<Fill, StoreError> {
+    pub fn begin_unnamed(self: &Arc<Self>, size: Option<u64>) -> Result<PartialBlob, StoreError> {
         wait(self.begin_with(Calls::Inline, None, size))
     }
 
@@ -32,7 +32,7 @@ impl Store {
     }
 }
 
-impl Fill {
+impl PartialBlob {
     /// Writes bytes at an offset. Two writes may run at once where they do not overlap.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         wait(self.write_with(Calls::Inline, offset, &Bytes::copy_from_slice(bytes)))

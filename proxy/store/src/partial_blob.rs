@@ -47,7 +47,7 @@ const GROW_BYTES: u64 = 4 << 20;
 
 /// A running fill. All methods take `&self`: a leader writes while followers read. Dropping one that did not end removes
 /// its file.
-pub struct Fill {
+pub struct PartialBlob {
     pub(super) store: Arc<Store>,
     pub(super) name: FillName,
     pub(super) path: PathBuf,
@@ -82,7 +82,7 @@ impl Store {
         calls: Calls,
         digest: Option<Digest>,
         size: Option<u64>,
-    ) -> Result<Fill, StoreError> {
+    ) -> Result<PartialBlob, StoreError> {
         if let Some(digest) = digest {
             let store = self.clone();
             if let Some(fill) = calls.aside(move || store.resume(&digest, size)).await {
@@ -94,11 +94,11 @@ impl Store {
     }
 
     /// Goes on with the paused fill of a digest, where there is one of that size.
-    fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<Fill> {
+    fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<PartialBlob> {
         let paused = self.paused.take(&self.paths, digest, size)?;
         let path = self.paths.fill(paused.name);
         let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
-        Some(Fill {
+        Some(PartialBlob {
             store: self.clone(),
             name: paused.name,
             path,
@@ -117,7 +117,7 @@ impl Store {
         digest: Option<Digest>,
         size: Option<u64>,
         purpose: Purpose,
-    ) -> Result<Fill, StoreError> {
+    ) -> Result<PartialBlob, StoreError> {
         let size_bytes = size.unwrap_or(0);
         let store = self.clone();
         let mut reservation = calls.aside(move || store.reserve(size_bytes, purpose)).await?;
@@ -140,7 +140,7 @@ impl Store {
         }
         let (store, extents) = (self.clone(), Extents::new());
         let (turn, reservation) = (None, RwLock::new(Some(reservation)));
-        Ok(Fill { store, name, path, file, size, extents, purpose, turn, reservation })
+        Ok(PartialBlob { store, name, path, file, size, extents, purpose, turn, reservation })
     }
 
     /// Stores small content whose digest is right.
@@ -175,7 +175,7 @@ fn check_digest(digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
     Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) })
 }
 
-impl Fill {
+impl PartialBlob {
     /// The size that was announced.
     pub fn size(&self) -> Option<u64> {
         self.size
@@ -359,7 +359,7 @@ impl Fill {
     }
 }
 
-impl Drop for Fill {
+impl Drop for PartialBlob {
     fn drop(&mut self) {
         // An upload goes on with its next request, after a restart too.
         if let Some(reservation) = self.reservation.get_mut().take_if(|_| self.turn.is_none()) {

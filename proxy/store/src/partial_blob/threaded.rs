@@ -10,14 +10,18 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 
-use super::{Fill, Published, check_digest, random};
+use super::{PartialBlob, Published, check_digest, random};
 use crate::disk_threads::Lane;
 use crate::space::Purpose;
 use crate::{Blob, Extents, Store, StoreError};
 
 impl Store {
     /// [`Store::begin`], within the deadline.
-    pub async fn begin_in_time(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<Fill, StoreError> {
+    pub async fn begin_in_time(
+        self: &Arc<Self>,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<PartialBlob, StoreError> {
         let (store, digest) = (self.clone(), *digest);
         let begun = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
             store.begin_with(calls, Some(digest), size).await
@@ -26,7 +30,7 @@ impl Store {
     }
 
     /// [`Store::begin_unnamed`], within the deadline.
-    pub async fn begin_unnamed_in_time(self: &Arc<Self>, size: Option<u64>) -> Result<Fill, StoreError> {
+    pub async fn begin_unnamed_in_time(self: &Arc<Self>, size: Option<u64>) -> Result<PartialBlob, StoreError> {
         let store = self.clone();
         let lane = Lane::of(None, random());
         self.disk.run_in_time(lane, move |calls| async move { store.begin_with(calls, None, size).await }).await?
@@ -52,7 +56,7 @@ impl Store {
     }
 }
 
-impl Fill {
+impl PartialBlob {
     /// Writes bytes at an offset, within the deadline. Two writes may run at once where they do not overlap.
     pub async fn write_in_time(self: &Arc<Self>, offset: u64, bytes: Bytes) -> Result<(), StoreError> {
         let fill = self.clone();
