@@ -185,6 +185,8 @@ impl Metrics {
             | Decision::Route { .. }
             | Decision::Credential { .. }
             | Decision::Tag(_)
+            | Decision::Pushed(_)
+            | Decision::Deleted(_)
             | Decision::Upstream { .. }
             | Decision::Content { .. }
             | Decision::Subscribed { leads: true }

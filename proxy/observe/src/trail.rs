@@ -77,6 +77,10 @@ pub enum Decision {
     NotStored(Bypass),
     /// The request is refused, or cannot be answered.
     Refused(Refused),
+    /// Content was pushed to our registry, or taken over from another repository of it.
+    Pushed(Digest),
+    /// Content was deleted from our registry.
+    Deleted(Digest),
     /// A fetch from upstream was joined, or begun by this request.
     Subscribed {
         /// Whether this request began it.
@@ -183,6 +187,7 @@ impl Summary {
                     summary.digest = digest.or(summary.digest);
                     summary.stored_at = *stored_at;
                 }
+                Decision::Pushed(digest) | Decision::Deleted(digest) => summary.digest = Some(*digest),
                 Decision::PassedThrough(_) => summary.cache_status = CacheStatus::Bypass,
                 Decision::Credential { .. }
                 | Decision::Right { .. }
@@ -215,6 +220,8 @@ impl Decision {
             Self::Content { served, .. } => served.word(),
             Self::PassedThrough(reason) | Self::NotStored(reason) => reason.word(),
             Self::Stored => "stored_now",
+            Self::Pushed(_) => "pushed",
+            Self::Deleted(_) => "deleted",
             Self::Refused(refused) => refused.word(),
             Self::Subscribed { leads: true } => "leads_fetch",
             Self::Subscribed { leads: false } => "joins_fetch",
@@ -232,7 +239,7 @@ impl Decision {
             // Why a copy is stale is told by what upstream did.
             Self::Content { served: Served::Stale, .. } => 2,
             Self::Tag(_) | Self::Upstream { .. } => 3,
-            Self::Content { .. } => 4,
+            Self::Content { .. } | Self::Pushed(_) | Self::Deleted(_) => 4,
             Self::NotStored(_) | Self::PassedThrough(_) => 5,
             Self::Refused(_) | Self::Unframed { .. } => 6,
             Self::CutOff => 7,
