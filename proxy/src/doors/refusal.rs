@@ -26,26 +26,23 @@ pub(super) enum DoorRefusal {
 }
 
 impl DoorRefusal {
-    /// The reply. Only a loop leaves the connection as it is: the request was one, only a useless one.
+    /// The reply. It ends the connection: nothing behind a refused CONNECT is ever read.
     pub(super) fn into_reply(self) -> Reply {
-        match self {
+        let reply = match self {
             Self::Loop => Reply::error(ErrorCode::Loop, "").because(Refused::Loop),
             Self::Misdirected { expected } => {
                 let message = format!("this connection is for {expected}");
-                closing(Reply::error(ErrorCode::Misdirected, &message)).because(Refused::Misdirected)
+                Reply::error(ErrorCode::Misdirected, &message).because(Refused::Misdirected)
             }
             Self::Policy(refusal) => {
                 let message = format!("entrepot: {}", refusal.message());
-                closing(Reply::error(ErrorCode::Denied, &message)).because(Refused::Policy)
+                Reply::error(ErrorCode::Denied, &message).because(Refused::Policy)
             }
             Self::Target(expected) => {
-                let reply = Reply::full(StatusCode::BAD_REQUEST, "text/plain", format!("{expected}\n"));
-                closing(reply).because(Refused::Target)
+                let message = format!("{expected}\n");
+                Reply::full(StatusCode::BAD_REQUEST, "text/plain", message).because(Refused::Target)
             }
-        }
+        };
+        reply.with(CONNECTION, "close")
     }
-}
-
-fn closing(reply: Reply) -> Reply {
-    reply.with(CONNECTION, "close")
 }
