@@ -235,10 +235,10 @@ impl Decision {
         match self {
             Self::Door(_) | Self::Route { .. } => 1,
             Self::Credential { .. } | Self::Subscribed { .. } | Self::Stored => 0,
-            Self::Right { .. } => 2,
+            Self::Right { .. } | Self::Tag(_) => 2,
             // Why a copy is stale is told by what upstream did.
             Self::Content { served: Served::Stale, .. } => 2,
-            Self::Tag(_) | Self::Upstream { .. } => 3,
+            Self::Upstream { .. } => 3,
             Self::Content { .. } | Self::Pushed(_) | Self::Deleted(_) => 4,
             Self::NotStored(_) | Self::PassedThrough(_) => 5,
             Self::Refused(_) | Self::Unframed { .. } => 6,
