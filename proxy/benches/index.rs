@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use entrepot::store::seed::{self, Seeded};
-use entrepot::store::{Limits, Store, TagEntry, TagKey};
 use entrepot_core::digest::{Algorithm, Digest};
 use entrepot_core::media::AcceptClass;
+use entrepot_store::seed::{self, Seeded};
+use entrepot_store::{Limits, Store, TagEntry, TagKey};
 use tempfile::TempDir;
 
 struct World {

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
-use entrepot::cli::{self, ca, cache, check, client, discover, exit, redirect, registry};
-use entrepot::config::{Flags, HostFacts, Loaded, load};
+use entrepot::cli::{self, ca, cache, check, client, discover, redirect, registry};
+use entrepot_config::{Flags, HostFacts, Loaded, load};
+use entrepot_core::exit;
 
 /// Keeps freed memory for the next answer: large sealed pieces come and go, and the C library would give each back to
 /// the kernel.

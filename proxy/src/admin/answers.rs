@@ -1,10 +1,8 @@
 //! What the admin API answers, as it stands in JSON. The command line reads the same types.
 
-mod import;
-
 use serde::{Deserialize, Serialize};
 
-pub use import::{Brought, ImportLine, Imported};
+pub use entrepot_registry::import::{Brought, ImportLine, Imported};
 
 /// `GET /api/cache/stats`. The order is the contract: discobot-proxy's seven fields first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

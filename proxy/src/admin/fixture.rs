@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 
 use super::answers::{BlobEntry, BlobState, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
 use super::registry::{
-    Collection, GcLine, RegistryPowers, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
+    Collection, GcLine, RegistryBackend, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
 };
 use super::server::{serve_tcp, serve_unix};
-use super::socket::AdminSocket;
-use super::{AdminState, PowerError, Powers};
-use crate::observe::metrics::Metrics;
-use crate::secret::Secret;
+use super::{AdminBackend, AdminState, OperationError};
+use entrepot_core::secret::Secret;
+use entrepot_net::admin_socket::AdminSocket;
+use entrepot_observe::metrics::Metrics;
 
 pub(crate) fn digest(number: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[number])
@@ -32,14 +32,14 @@ fn blob(number: u8) -> BlobEntry {
     }
 }
 
-/// Powers over three blobs; what was changed is noted.
-pub(crate) fn powers(changes: &Arc<Mutex<Vec<String>>>) -> Powers {
+/// AdminBackend over three blobs; what was changed is noted.
+pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
     let note = |text: String| {
         let changes = Arc::clone(changes);
         move || changes.lock().expect("not poisoned").push(text.clone())
     };
     let (cleared, removed, forgot) = (note("clear".into()), note("remove".into()), Arc::clone(changes));
-    Powers {
+    AdminBackend {
         ready: Box::new(|| Err("the index is being rebuilt".into())),
         stats: Box::new(|| CacheStats { hits: 3, misses: 1, hit_rate: hit_rate(3, 1), ..CacheStats::default() }),
         clear: Box::new(move || {
@@ -72,13 +72,13 @@ pub(crate) fn powers(changes: &Arc<Mutex<Vec<String>>>) -> Powers {
             Ok(())
         }),
         registry: registry(changes),
-        reload: Box::new(|| Err(PowerError::Refused("entrepot.toml:3: unknown key".into()))),
+        reload: Box::new(|| Err(OperationError::Refused("entrepot.toml:3: unknown key".into()))),
         effective_config: Box::new(|| serde_json::json!({"password": "***"})),
     }
 }
 
 /// A registry with one repository, of one tag.
-fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryPowers {
+fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
     let changes = Arc::clone(changes);
     let entry = || RepositoryEntry { name: "a/b".into(), tags: 1, manifests: 1, size: 7 };
     let tag = || TagEntry {
@@ -87,7 +87,7 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryPowers {
         media_type: "application/vnd.oci.image.manifest.v1+json".into(),
         size: 7,
     };
-    RegistryPowers {
+    RegistryBackend {
         repositories: Box::new(move |_| Ok(RepositoryPage { repositories: vec![entry()], next: None })),
         tags: Box::new(move |name| {
             let known = name.as_str() == "a/b";
@@ -103,7 +103,7 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryPowers {
                 let _ = each(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 });
                 Ok(Imported { repositories: 1, ..Imported::default() })
             }
-            false => Err(PowerError::Failed("no tree".into())),
+            false => Err(OperationError::Failed("no tree".into())),
         }),
         collect: Box::new(|request, each| {
             let _ = each(GcLine::Repositories { done: 1, total: 1 });
@@ -124,16 +124,20 @@ pub(crate) struct TestDoor {
 impl TestDoor {
     pub(crate) async fn open(token: Option<&str>) -> Self {
         let changes = Arc::default();
-        Self::open_with(powers(&changes), changes, token).await
+        Self::open_with(backend(&changes), changes, token).await
     }
 
-    pub(crate) async fn open_with(powers: Powers, changes: Arc<Mutex<Vec<String>>>, token: Option<&str>) -> Self {
+    pub(crate) async fn open_with(
+        backend: AdminBackend,
+        changes: Arc<Mutex<Vec<String>>>,
+        token: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("admin.sock");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let unix = AdminSocket::bind(&socket).expect("bound");
-        let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), powers));
+        let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), backend));
         let (stop, stopped): (Vec<_>, Vec<_>) = (0..2).map(|_| oneshot::channel::<()>()).unzip();
         let mut stopped = stopped.into_iter().map(|stopped| async { _ = stopped.await });
         let (first, second) = (stopped.next().expect("one"), stopped.next().expect("two"));

@@ -8,8 +8,8 @@ use entrepot_core::host::RegistryHost;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, StatusCode, Uri};
 
-use crate::http::fields::only;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
+use entrepot_net::http::fields::only;
 
 /// How a request came in.
 #[derive(Clone)]

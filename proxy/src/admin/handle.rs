@@ -20,7 +20,7 @@ use super::answers::{BlobPage, BlobState, Done, Failure, ImportLine, VerifyLine}
 use super::gate::{self, Entrance, Refusal};
 use super::registry::{CollectRequest, GcLine};
 use super::routes::{self, Operation, Unrouted, Use};
-use super::{AdminState, Outcome, PowerError};
+use super::{AdminState, OperationError, Outcome};
 
 /// A whole answer, or lines as they come.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -80,37 +80,37 @@ async fn perform(operation: Operation, state: Arc<AdminState>) -> Response<Body>
 
 /// On the blocking pool.
 fn use_power(power: Use, state: &AdminState) -> Response<Body> {
-    let powers = &state.powers;
+    let backend = &state.backend;
     match power {
-        Use::Ready => match (powers.ready)() {
+        Use::Ready => match (backend.ready)() {
             Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),
             Err(reason) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },
         Use::Metrics => reply(StatusCode::OK, OPEN_METRICS, state.metrics.encode()),
-        Use::Config => json(StatusCode::OK, &(powers.effective_config)()),
-        Use::Stats => json(StatusCode::OK, &(powers.stats)()),
-        Use::List(request) => outcome((powers.list)(request), |blobs| {
+        Use::Config => json(StatusCode::OK, &(backend.effective_config)()),
+        Use::Stats => json(StatusCode::OK, &(backend.stats)()),
+        Use::List(request) => outcome((backend.list)(request), |blobs| {
             let next = if blobs.len() < request.limit { None } else { blobs.last().map(|last| last.digest.clone()) };
             json(StatusCode::OK, &BlobPage { blobs, next })
         }),
-        Use::Clear => outcome((powers.clear)(), done),
-        Use::Remove(digest) => outcome((powers.remove)(digest), |freed| match freed {
+        Use::Clear => outcome((backend.clear)(), done),
+        Use::Remove(digest) => outcome((backend.remove)(digest), |freed| match freed {
             Some(freed) => done(freed),
             None => failure(StatusCode::NOT_FOUND, "the cache does not have this blob"),
         }),
-        Use::ForgetTag(name) => outcome((powers.forget_tag)(name), |()| done(Nothing {})),
+        Use::ForgetTag(name) => outcome((backend.forget_tag)(name), |()| done(Nothing {})),
         Use::Repositories(request) => {
-            outcome((powers.registry.repositories)(request), |page| json(StatusCode::OK, &page))
+            outcome((backend.registry.repositories)(request), |page| json(StatusCode::OK, &page))
         }
-        Use::RegistryTags(repository) => outcome((powers.registry.tags)(repository), |tags| match tags {
+        Use::RegistryTags(repository) => outcome((backend.registry.tags)(repository), |tags| match tags {
             Some(tags) => json(StatusCode::OK, &tags),
             None => failure(StatusCode::NOT_FOUND, "the registry has no such repository"),
         }),
-        Use::RegistryRemove(request) => outcome((powers.registry.remove)(request), |removed| match removed {
+        Use::RegistryRemove(request) => outcome((backend.registry.remove)(request), |removed| match removed {
             Some(removed) => done(removed),
             None => failure(StatusCode::NOT_FOUND, "the registry does not have this"),
         }),
-        Use::Reload => outcome((powers.reload)(), |()| done(Nothing {})),
+        Use::Reload => outcome((backend.reload)(), |()| done(Nothing {})),
     }
 }
 
@@ -133,7 +133,7 @@ fn verify(state: &Arc<AdminState>) -> Response<Body> {
 fn collect(state: &Arc<AdminState>, request: CollectRequest) -> Response<Body> {
     let state = Arc::clone(state);
     lines_of(move |lines| {
-        let collected = (state.powers.registry.collect)(request, &mut |step| tell(lines, &step));
+        let collected = (state.backend.registry.collect)(request, &mut |step| tell(lines, &step));
         let last = match collected {
             Ok(collection) => GcLine::Finished(collection),
             Err(error) => GcLine::Failed { error: error.to_string() },
@@ -147,7 +147,7 @@ fn collect(state: &Arc<AdminState>, request: CollectRequest) -> Response<Body> {
 fn import(state: &Arc<AdminState>, directory: PathBuf) -> Response<Body> {
     let state = Arc::clone(state);
     lines_of(move |lines| {
-        let imported = (state.powers.registry.import)(&directory, &mut |line| tell(lines, &line));
+        let imported = (state.backend.registry.import)(&directory, &mut |line| tell(lines, &line));
         let last = match imported {
             Ok(imported) => ImportLine::Finished(imported),
             Err(error) => ImportLine::Failed { error: error.to_string() },
@@ -174,7 +174,7 @@ fn tell<T: Serialize>(lines: &mpsc::Sender<Bytes>, line: &T) -> ControlFlow<()> 
 
 fn verify_all(state: &AdminState, lines: &mpsc::Sender<Bytes>) {
     let (mut checked, mut bad, mut bytes) = (0, 0, 0);
-    let result = (state.powers.verify)(&mut |blob| {
+    let result = (state.backend.verify)(&mut |blob| {
         checked += 1;
         bytes += blob.size;
         bad += u64::from(blob.state != BlobState::Ok);
@@ -206,8 +206,8 @@ impl Drop for Turn {
 fn outcome<T>(outcome: Outcome<T>, show: impl FnOnce(T) -> Response<Body>) -> Response<Body> {
     match outcome {
         Ok(value) => show(value),
-        Err(PowerError::Refused(reason)) => failure(StatusCode::CONFLICT, &reason),
-        Err(PowerError::Failed(reason)) => failure(StatusCode::INTERNAL_SERVER_ERROR, &reason),
+        Err(OperationError::Refused(reason)) => failure(StatusCode::CONFLICT, &reason),
+        Err(OperationError::Failed(reason)) => failure(StatusCode::INTERNAL_SERVER_ERROR, &reason),
     }
 }
 

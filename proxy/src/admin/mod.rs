@@ -1,6 +1,6 @@
 //! The administrator's door: health, metrics, what the cache holds, and changes to it.
 //!
-//! It knows no other room: whoever composes the program hands over [`Powers`], plain closures. They may block; they
+//! It knows no other room: whoever composes the program hands over [`AdminBackend`], plain closures. They may block; they
 //! are called on the blocking pool, never on the event loop.
 //!
 //! Invariants: a request over TCP names this machine in its Host header (DNS rebinding); a change comes by the unix
@@ -14,7 +14,6 @@ mod handle;
 pub mod registry;
 mod routes;
 pub mod server;
-pub mod socket;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -24,49 +23,49 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 
-use crate::observe::metrics::Metrics;
 use answers::{BlobEntry, CacheStats, Freed, VerifiedBlob};
-use registry::RegistryPowers;
+use entrepot_observe::metrics::Metrics;
+use registry::RegistryBackend;
 
 /// What both entrances of the door share.
 pub struct AdminState {
     metrics: Arc<Metrics>,
-    powers: Powers,
+    backend: AdminBackend,
     /// One verification at a time: it reads the whole store.
     verifying: Arc<AtomicBool>,
 }
 
 /// A closure that the door calls on the blocking pool.
-pub type Power<T> = Box<dyn Fn() -> T + Send + Sync>;
+pub type Operation<T> = Box<dyn Fn() -> T + Send + Sync>;
 /// The same, about something.
-pub type PowerOver<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
+pub type OperationOn<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
 /// What a power came to.
-pub type Outcome<T> = Result<T, PowerError>;
+pub type Outcome<T> = Result<T, OperationError>;
 /// Takes one verified blob; a break ends the verification.
 pub type OnVerified<'a> = &'a mut dyn FnMut(VerifiedBlob) -> ControlFlow<()>;
 
 /// What the door can do.
-pub struct Powers {
+pub struct AdminBackend {
     /// Whether requests can be served; the reason where not.
-    pub ready: Power<Result<(), String>>,
+    pub ready: Operation<Result<(), String>>,
     /// The numbers of the cache.
-    pub stats: Power<CacheStats>,
+    pub stats: Operation<CacheStats>,
     /// Drops everything that is not pinned or being read.
-    pub clear: Power<Outcome<Freed>>,
+    pub clear: Operation<Outcome<Freed>>,
     /// A page of blobs, in the order of their digests.
-    pub list: PowerOver<ListRequest, Outcome<Vec<BlobEntry>>>,
+    pub list: OperationOn<ListRequest, Outcome<Vec<BlobEntry>>>,
     /// Drops one blob; none where it is not there.
-    pub remove: PowerOver<Digest, Outcome<Option<Freed>>>,
+    pub remove: OperationOn<Digest, Outcome<Option<Freed>>>,
     /// Reads every blob and compares it with its digest.
     pub verify: Box<dyn Fn(OnVerified<'_>) -> Outcome<()> + Send + Sync>,
     /// Forgets what a tag pointed to, so that the next pull asks upstream.
-    pub forget_tag: PowerOver<TagName, Outcome<()>>,
+    pub forget_tag: OperationOn<TagName, Outcome<()>>,
     /// What can be done about our own registry.
-    pub registry: RegistryPowers,
-    /// Reads the configuration anew; a bad one changes nothing and is [`PowerError::Refused`].
-    pub reload: Power<Outcome<()>>,
+    pub registry: RegistryBackend,
+    /// Reads the configuration anew; a bad one changes nothing and is [`OperationError::Refused`].
+    pub reload: Operation<Outcome<()>>,
     /// The configuration in use, secrets masked.
-    pub effective_config: Power<serde_json::Value>,
+    pub effective_config: Operation<serde_json::Value>,
 }
 
 /// Which page of blobs.
@@ -91,7 +90,7 @@ pub struct TagName {
 
 /// Why a power did nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum PowerError {
+pub enum OperationError {
     /// Not possible as things are: the configuration is bad, the blob is in use.
     #[error("{0}")]
     Refused(String),
@@ -102,7 +101,7 @@ pub enum PowerError {
 
 impl AdminState {
     /// The door's state; one for all its entrances.
-    pub fn new(metrics: Arc<Metrics>, powers: Powers) -> Self {
-        Self { metrics, powers, verifying: Arc::new(AtomicBool::new(false)) }
+    pub fn new(metrics: Arc<Metrics>, backend: AdminBackend) -> Self {
+        Self { metrics, backend, verifying: Arc::new(AtomicBool::new(false)) }
     }
 }

@@ -10,7 +10,7 @@ use entrepot_core::name::{RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{ImportLine, Imported};
-use super::{Outcome, PowerOver};
+use super::{OperationOn, Outcome};
 
 /// Takes one step of a collection; a break only ends the telling.
 pub type OnStep<'a> = &'a mut dyn FnMut(GcLine) -> ControlFlow<()>;
@@ -24,14 +24,14 @@ pub type OnImported<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
 /// An import of the tree in a directory, told line by line.
 pub type Import = dyn Fn(&Path, OnImported<'_>) -> Outcome<Imported> + Send + Sync;
 
-/// The powers over the registry.
-pub struct RegistryPowers {
+/// The backend over the registry.
+pub struct RegistryBackend {
     /// A page of repositories, in their order.
-    pub repositories: PowerOver<RepositoriesRequest, Outcome<RepositoryPage>>,
+    pub repositories: OperationOn<RepositoriesRequest, Outcome<RepositoryPage>>,
     /// The tags of a repository; none where there is no such repository.
-    pub tags: PowerOver<RepositoryName, Outcome<Option<TagPage>>>,
+    pub tags: OperationOn<RepositoryName, Outcome<Option<TagPage>>>,
     /// Removes something; none where it is not there.
-    pub remove: PowerOver<RemoveRequest, Outcome<Option<Removed>>>,
+    pub remove: OperationOn<RemoveRequest, Outcome<Option<Removed>>>,
     /// Collects what nothing needs.
     pub collect: Box<Collect>,
     /// Takes over a tree of Docker's registry.

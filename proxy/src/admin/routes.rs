@@ -26,7 +26,7 @@ pub(super) enum Operation {
     Use(Use),
 }
 
-/// The powers that answer whole.
+/// The backend that answer whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Use {
     Ready,

@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 use super::AdminState;
 use super::gate::Entrance;
 use super::handle::handle;
-use super::socket::AdminSocket;
-use crate::observe::labels::Door;
-use crate::secret::Secret;
+use entrepot_core::secret::Secret;
+use entrepot_net::admin_socket::AdminSocket;
+use entrepot_observe::labels::Door;
 
 struct Limits {
     /// Held at once; more wait in the kernel's queue.

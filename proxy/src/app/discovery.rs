@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::config::ready::{Listen, Mdns, RegistryDoor};
-use crate::discovery::announce::{Announcement, Announcer};
-use crate::discovery::facts::Facts;
-use crate::discovery::identity::Identity;
-use crate::tls::authority::Authority;
+use entrepot_config::ready::{Listen, Mdns, RegistryDoor};
+use entrepot_net::tls::authority::Authority;
+use entrepot_setup::discovery::announce::{Announcement, Announcer};
+use entrepot_setup::discovery::facts::Facts;
+use entrepot_setup::discovery::identity::Identity;
 
 /// What clients need to know of the doors that are open.
 pub(super) fn facts(

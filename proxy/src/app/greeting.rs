@@ -5,10 +5,10 @@ use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::config::ready::Config;
-use crate::registry::access::Access;
-use crate::setup::{link, terminal_code};
-use crate::tls::authority::Authority;
+use entrepot_config::ready::Config;
+use entrepot_net::tls::authority::Authority;
+use entrepot_registry::access::Access;
+use entrepot_setup::pages::{link, terminal_code};
 
 /// The text for stderr. `addresses` are those by which others may know this machine.
 pub(super) fn greeting(

@@ -7,8 +7,8 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::serve::StartError;
-use crate::config::ready::{Config, RegistryDoor};
-use crate::service_manager::listeners::Listeners;
+use entrepot_config::ready::{Config, RegistryDoor};
+use entrepot_net::service_manager::listeners::Listeners;
 
 /// The doors' listening sockets.
 pub(super) struct Listening {

@@ -17,45 +17,46 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::admin::socket::{AdminSocket, SocketError};
 use crate::admin::{AdminState, server};
+use crate::app::backend::backend;
 use crate::app::discovery::{announce, facts};
 use crate::app::greeting::greeting;
 use crate::app::listening::{Listening, addresses};
-use crate::app::live::{Reloader, live};
-use crate::app::powers::powers;
+use crate::app::reload::{Reloader, snapshot};
 use crate::app::signals::Signals;
-use crate::cli::exit;
-use crate::config::{Flags, Loaded};
-use crate::discovery::announce::Announcer;
-use crate::discovery::identity::Identity;
-use crate::http::dispatch::Site;
-use crate::ingress::drain::{self, Trigger, Watch};
-use crate::ingress::listener::{self, Bounds, Place};
-use crate::ingress::proxy::ProxyDoor;
-use crate::ingress::registry::RegistryDoor;
-use crate::ingress::transparent::TransparentDoor;
-use crate::observe::access_log::{AccessLog, AccessLogError};
-use crate::observe::events::{self, EventsError};
-use crate::observe::labels::{Door, Label};
-use crate::observe::metrics::{Metrics, Scraped};
-use crate::pull::{Live, Pull};
-use crate::registry::LocalRegistry;
-use crate::registry::access::Access;
-use crate::registry::events::{Events, Source};
-use crate::service_manager::{self, watchdog};
-use crate::serving::ladder::{ColdReads, Ladder};
-use crate::serving::load::Connected;
-use crate::serving::workers::Workers;
-use crate::setup::CaPage;
-use crate::store::{DiskSettings, Limits, Store, StoreError, Sweep};
-use crate::tls::authority::Authority;
-use crate::tls::error::CaError;
-use crate::tls::leaf::LeafStore;
-use crate::upstream::exchange::Memory;
-use crate::upstream::own::{Ourselves, OwnSockets};
-use crate::upstream::quota::Quotas;
-use crate::upstream::token::Tokens;
+use crate::doors::proxy::ProxyDoor;
+use crate::doors::registry::RegistryDoor;
+use crate::doors::state::AppState;
+use crate::doors::transparent::TransparentDoor;
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
+use entrepot_config::{Flags, Loaded};
+use entrepot_core::exit;
+use entrepot_net::admin_socket::{AdminSocket, SocketError};
+use entrepot_net::drain::{self, Trigger, Watch};
+use entrepot_net::listener::{self, Bounds, Place};
+use entrepot_net::service_manager::{self, watchdog};
+use entrepot_net::serving::capabilities::{Capabilities, ColdReads};
+use entrepot_net::serving::load::Connected;
+use entrepot_net::serving::workers::Workers;
+use entrepot_net::tls::authority::Authority;
+use entrepot_net::tls::error::CaError;
+use entrepot_net::tls::leaf::LeafStore;
+use entrepot_observe::access_log::{AccessLog, AccessLogError};
+use entrepot_observe::events::{self, EventsError};
+use entrepot_observe::labels::{Door, Label};
+use entrepot_observe::metrics::{Metrics, Scraped};
+use entrepot_observe::request_log::RequestLog;
+use entrepot_registry::access::Access;
+use entrepot_registry::events::{Events, Source};
+use entrepot_registry::{LocalRegistry, RegistryService};
+use entrepot_setup::discovery::announce::Announcer;
+use entrepot_setup::discovery::identity::Identity;
+use entrepot_setup::pages::CaPage;
+use entrepot_store::{DiskSettings, Limits, Store, StoreError, Sweep};
+use entrepot_upstream::exchange::Memory;
+use entrepot_upstream::own::{Ourselves, OwnSockets};
+use entrepot_upstream::quota::Quotas;
+use entrepot_upstream::token::Tokens;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -161,20 +162,21 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     raise_file_limit();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
-    let ladder = Ladder::climb(&loaded.config.data_plane);
-    let workers = Workers::start(ladder.workers, ladder.cold_reads == ColdReads::Ring).map_err(threads)?;
-    tracing::info!("data plane: {ladder}");
+    let capabilities = Capabilities::detect(&loaded.config.data_plane);
+    let workers = Workers::start(capabilities.workers, capabilities.cold_reads == ColdReads::Ring).map_err(threads)?;
+    tracing::info!("data plane: {capabilities}");
     let (trigger, watch) = drain::channel();
     let workers = Arc::new(workers);
     let server = build(&runtime, loaded, flags, events, workers.clone())?;
-    server.pull.metrics.show_ladder(&ladder);
+    server.pull.metrics.show_data_plane("cold_reads", capabilities.cold_reads.word());
+    server.pull.metrics.show_data_plane("sealing", capabilities.sealing());
     let reloader = server.reloader.clone();
     let outcome = runtime.block_on(server.serve(trigger, watch));
     let worker_runtimes = workers.stop(LAST_LINES);
     runtime.shutdown_timeout(LAST_LINES);
     worker_runtimes.into_iter().for_each(Runtime::shutdown_background);
     reloader.store.flush();
-    reloader.site.access_log.flush(LAST_LINES);
+    reloader.state.log.access_log.flush(LAST_LINES);
     reloader.events.flush(LAST_LINES);
     outcome
 }
@@ -224,12 +226,13 @@ fn build(
     let access = Access::open(config.registry.rights.clone(), &config.data_dir)
         .map_err(|source| StartError::TokenKey { path: config.data_dir.clone(), source })?;
     let greeting = greeting(&config, &authority, (&proxy, &registry), &access, &identity.addresses());
-    let live = live(config, &ourselves, memory.clone());
-    let registry = local_registry(&live, &pull, access, &registry, instance);
-    let site = Site::new(pull.clone(), registry, access_log, page, live);
-    let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
+    let snapshot = snapshot(config, &ourselves, memory.clone());
+    let log = Arc::new(RequestLog { access_log, metrics: metrics.clone() });
+    let local = local_registry(&snapshot, &pull, access, &registry, instance);
+    let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
+    let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
     let effective = Mutex::new(effective);
-    let reloader = Arc::new(Reloader { flags, site, store, events, ourselves, memory, effective });
+    let reloader = Arc::new(Reloader { flags, state, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
     // Everything is bound: whoever hears of this server finds its doors open.
@@ -239,16 +242,16 @@ fn build(
 
 /// Our registry, with those who hear of it.
 fn local_registry(
-    live: &Arc<Live>,
+    snapshot: &Arc<ConfigSnapshot>,
     pull: &Arc<Pull>,
     access: Access,
     listening: &[SocketAddr],
     instance: String,
 ) -> Arc<LocalRegistry> {
-    let door = &live.config.registry;
+    let door = &snapshot.config.registry;
     let port = listening.first().map_or(0, SocketAddr::port);
     let source = Source { address: format!("{}:{port}", door.hostname.name()), instance };
-    let events = Events::new(source, live.upstream.clone());
+    let events = Events::new(source, snapshot.upstream.clone());
     events.set_receivers(&door.notifications);
     LocalRegistry::open(pull.store.clone(), door, access, events)
 }
@@ -257,8 +260,8 @@ impl Server {
     async fn serve(self, trigger: Trigger, watch: Watch) -> Result<(), StartError> {
         let mut signals = Signals::new()?;
         let serving = format!("serving; proxy on {}", joined(&addresses(&self.listening.proxy)));
-        let site = self.reloader.site.clone();
-        let config = site.live();
+        let app = self.reloader.state.clone();
+        let config = app.snapshot();
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
         let ports = addresses(&self.listening.transparent).iter().map(SocketAddr::port).collect();
@@ -274,7 +277,7 @@ impl Server {
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Transparent, &common, &watch, serve);
         }
-        let own = Arc::new(RegistryDoor { site: site.clone(), leaves: self.door.leaves.clone() });
+        let own = Arc::new(RegistryDoor { state: app.clone(), leaves: self.door.leaves.clone() });
         for listener in self.listening.registry {
             let door = own.clone();
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
@@ -282,7 +285,7 @@ impl Server {
         }
         drop((transparent, own, common));
         let (admin_trigger, admin_watch) = drain::channel();
-        let state = AdminState::new(self.pull.metrics.clone(), powers(&self.pull, &self.reloader, &self.stopping));
+        let state = AdminState::new(self.pull.metrics.clone(), backend(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
         if let Some(listener) = self.listening.admin {
             let token = config.config.admin.token.clone();
@@ -290,7 +293,7 @@ impl Server {
         }
         tokio::spawn(server::serve_unix(self.admin_socket, state, ended(admin_watch)));
         let housekeeping = tokio::spawn(housekeeping(self.reloader.clone(), self.identity));
-        let collecting = tokio::spawn(collecting(site));
+        let collecting = tokio::spawn(collecting(app));
         let deadline = config.config.proxy.drain_timeout;
         drop(config);
         service_manager::ready(&serving).await;
@@ -310,10 +313,10 @@ impl Server {
         if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
             tracing::warn!("some answers were still running at the deadline and are cut off");
         }
-        if tokio::time::timeout(LANDING, self.pull.flights.drain()).await.is_err() {
+        if tokio::time::timeout(LANDING, self.pull.inflight.drain()).await.is_err() {
             tracing::warn!("some fills were still running and are given up");
         }
-        self.reloader.site.registry.close(LANDING).await;
+        self.reloader.state.registry.local.close(LANDING).await;
         [watching, housekeeping, collecting].iter().for_each(JoinHandle::abort);
         // The admin door was open to the last, for whoever watches the drain.
         if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
@@ -329,11 +332,11 @@ impl Server {
             let usage = reloader.store.usage();
             Scraped {
                 store_size_bytes: usage.used_bytes,
-                store_max_size_bytes: reloader.site.live().config.cache.max_size.0,
+                store_max_size_bytes: reloader.state.snapshot().config.cache.max_size.0,
                 store_blobs: usage.blobs,
                 store_evictions: usage.evictions,
                 store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
-                access_log_dropped: reloader.site.access_log.dropped(),
+                access_log_dropped: reloader.state.log.access_log.dropped(),
                 worker_major_faults: workers.major_faults(),
             }
         });
@@ -378,10 +381,10 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
         let (reloader, identity) = (reloader.clone(), identity.clone());
         let done = spawn_blocking(move || {
             reloader.ourselves.sockets.refresh();
-            identity.refresh(&reloader.site.live().config.mdns.interfaces);
-            let (registry, live) = (&reloader.site.registry, reloader.site.live());
-            registry.refresh_names(&live.config.registry);
-            let expired = registry.expire_uploads(live.config.registry.upload_expiry);
+            identity.refresh(&reloader.state.snapshot().config.mdns.interfaces);
+            let (registry, snapshot) = (&reloader.state.registry.local, reloader.state.snapshot());
+            registry.refresh_names(&snapshot.config.registry);
+            let expired = registry.expire_uploads(snapshot.config.registry.upload_expiry);
             (reloader.store.expire_unused(SystemTime::now()), expired)
         });
         let (dropped, expired) = done.await.unwrap_or_default();
@@ -395,13 +398,13 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
 }
 
 /// Collects in the registry, as often as the configuration says.
-async fn collecting(site: Arc<Site>) {
+async fn collecting(state: Arc<AppState>) {
     loop {
-        let interval = site.live().config.registry.gc_interval;
+        let interval = state.snapshot().config.registry.gc_interval;
         // What is switched off may be switched on by a reload.
         tokio::time::sleep(if interval.is_zero() { HOUSEKEEPING } else { interval }).await;
         if !interval.is_zero() {
-            let (registry, grace) = (site.registry.clone(), site.live().config.registry.grace);
+            let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
             let sweep = Sweep { grace, untagged: false, dry_run: false };
             // Its outcome is in the log.
             let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;

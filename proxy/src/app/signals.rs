@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use super::live::Reloader;
+use super::reload::Reloader;
 use super::serve::StartError;
-use crate::service_manager;
+use entrepot_net::service_manager;
 
 /// Caught from the moment that this is made.
 pub(super) struct Signals {

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::exit;
-use crate::config::ready::CaFiles;
-use crate::secret::Secret;
-use crate::tls::authority::{Authority, rfc3339};
-use crate::tls::{CaError, files};
+use entrepot_config::ready::CaFiles;
+use entrepot_core::exit;
+use entrepot_core::secret::Secret;
+use entrepot_net::tls::authority::{Authority, rfc3339};
+use entrepot_net::tls::{CaError, files};
 
 /// What to do with the certificate authority.
 #[derive(Debug, Subcommand)]
@@ -174,7 +174,21 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::tls::testdata::{EC_CA, ca_files};
+    use std::path::Path;
+    use std::time::Duration;
+
+    const EC_CA: &str = include_str!("../../net/src/tls/testdata/ec-ca.crt");
+
+    /// The configuration for a CA in `folder`.
+    fn ca_files(folder: &Path) -> CaFiles {
+        CaFiles {
+            certificate: folder.join("ca.crt"),
+            key: folder.join("ca.key"),
+            passphrase: None,
+            leaf_lifetime: Duration::from_secs(7 * 86_400),
+            provided: false,
+        }
+    }
 
     fn answer(command: &CaCommand, ca: &CaFiles) -> String {
         let mut out = Vec::new();
@@ -239,7 +253,7 @@ mod tests {
             path
         };
         let cert = write("own.crt", EC_CA);
-        let key = write("own.key", include_str!("../tls/testdata/ec-traditional-aes256-hunter2.pem"));
+        let key = write("own.key", include_str!("../../net/src/tls/testdata/ec-traditional-aes256-hunter2.pem"));
         let wrong = CaCommand::Import { cert: cert.clone(), key: key.clone(), passphrase_file: None };
         let before = answer(&CaCommand::Export { output: None }, &ca);
         assert!(matches!(refusal(&wrong, &ca), CaCommandError::Ca(CaError::WrongPassphrase { .. })));

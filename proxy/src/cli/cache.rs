@@ -19,10 +19,10 @@ use entrepot_core::name::RepositoryName;
 use http::Method;
 use url::form_urlencoded;
 
-use super::exit;
 use crate::admin::TagName;
 use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, VerifyLine};
 use client::{Client, ClientError};
+use entrepot_core::exit;
 
 /// What to do with the cache.
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{environment, exit};
-use crate::config::{ConfigError, Flags, HostFacts, Loaded, load};
+use super::environment;
+use entrepot_core::exit;
+
+use entrepot_config::{ConfigError, Flags, HostFacts, Loaded, load};
 
 /// Exit code 0 and the effective configuration on stdout, or 78 and one line on stderr.
 pub fn run(flags: &Flags, as_json: bool) -> ExitCode {
@@ -40,7 +42,7 @@ mod tests {
 
     fn loaded(variable: &'static str, value: &'static str) -> Result<Loaded, ConfigError> {
         let flags = Flags { data_dir: Some("/data".into()), ..Flags::default() };
-        let host = HostFacts { uid: 0, look: Box::new(|_| crate::config::Found::Nothing) };
+        let host = HostFacts { uid: 0, look: Box::new(|_| entrepot_config::Found::Nothing) };
         load(&flags, &|name| (name == variable).then(|| value.to_owned()), &host)
     }
 

@@ -1,6 +1,6 @@
 //! `entrepot client`: points a container runtime of this machine at an appliance, takes it back, tells how it stands.
 //!
-//! Neighbour: `crate::client` decides and does; this asks the person, runs commands, and chooses exit codes.
+//! Neighbour: `entrepot_setup::client` decides and does; this asks the person, runs commands, and chooses exit codes.
 
 mod set_up;
 
@@ -10,15 +10,15 @@ use std::process::{ExitCode, Stdio};
 
 use clap::{Args, Subcommand};
 
-use super::exit;
-use crate::client::appliance::ApplianceError;
-use crate::client::change::Aftermath;
-use crate::client::execute::{ExecuteError, Step, shown, undo};
-use crate::client::host::Host;
-use crate::client::journal::{Journal, JournalError};
-use crate::client::plan::{Command, PlanError};
-use crate::client::status::{FileState, Status, status};
-use crate::client::{Mode, Runtime};
+use entrepot_core::exit;
+use entrepot_setup::client::appliance::ApplianceError;
+use entrepot_setup::client::change::Aftermath;
+use entrepot_setup::client::execute::{ExecuteError, Step, shown, undo};
+use entrepot_setup::client::host::Host;
+use entrepot_setup::client::journal::{Journal, JournalError};
+use entrepot_setup::client::plan::{Command, PlanError};
+use entrepot_setup::client::status::{FileState, Status, status};
+use entrepot_setup::client::{Mode, Runtime};
 
 /// What to do.
 #[derive(Debug, Subcommand)]

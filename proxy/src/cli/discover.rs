@@ -14,9 +14,9 @@ use serde::Serialize;
 
 pub use console::run as run_console;
 
-use super::exit;
-use crate::discovery::browse::{Found, browse};
-use crate::discovery::probe::{self, ProbeError};
+use entrepot_core::exit;
+use entrepot_setup::discovery::browse::{Found, browse};
+use entrepot_setup::discovery::probe::{self, ProbeError};
 
 /// How to look.
 #[derive(Debug, Args)]

@@ -6,7 +6,6 @@ pub mod cache;
 pub mod check;
 pub mod client;
 pub mod discover;
-pub mod exit;
 pub mod redirect;
 pub mod registry;
 

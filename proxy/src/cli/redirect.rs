@@ -9,13 +9,13 @@ use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 use super::cache::client::{Client, ClientError};
-use super::exit;
-use crate::config::Loaded;
-use crate::config::ready::TRANSPARENT_PORT;
-use crate::observe::events;
-use crate::redirect::plan::Mode;
-use crate::redirect::report::Report;
-use crate::redirect::{RedirectError, agent, pins};
+use entrepot_config::Loaded;
+use entrepot_config::ready::TRANSPARENT_PORT;
+use entrepot_core::exit;
+use entrepot_observe::events;
+use entrepot_redirect::plan::Mode;
+use entrepot_redirect::report::Report;
+use entrepot_redirect::{RedirectError, agent, pins};
 
 /// What to do about redirection.
 #[derive(Debug, Subcommand)]
@@ -100,7 +100,7 @@ pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
 }
 
 impl What {
-    fn add_to(self, redirect: &mut crate::config::ready::Redirect) {
+    fn add_to(self, redirect: &mut entrepot_config::ready::Redirect) {
         redirect.ports.extend(self.ports);
         redirect.prefixes.extend(self.prefixes);
         redirect.enforce |= self.enforce;

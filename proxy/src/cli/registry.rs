@@ -25,10 +25,10 @@ use url::form_urlencoded;
 
 use super::address::Address;
 use super::cache::client::{Client, ClientError};
-use super::exit;
 use crate::admin::answers::{Done, ImportLine};
 use crate::admin::registry::{GcLine, Removed, RepositoryPage, TagPage};
-use crate::secret::Secret;
+use entrepot_core::exit;
+use entrepot_core::secret::Secret;
 
 /// Which server.
 #[derive(Debug, Args)]

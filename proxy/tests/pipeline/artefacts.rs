@@ -1,6 +1,6 @@
 //! Other immutable files of intercepted hosts, by the patterns of the configuration.
 
-use entrepot::observe::labels::Bypass;
+use entrepot_observe::labels::Bypass;
 use http::Method;
 
 use crate::harness::{Answer, Gate, Proxy, Setup, Upstream, bytes, eventually};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use entrepot::observe::labels::Bypass;
 use entrepot_core::digest::Digest;
+use entrepot_observe::labels::Bypass;
 use http::Method;
 
 use crate::harness::{Answer, Gate, Image, Proxy, Setup, Upstream, bytes, digest_of, eventually};

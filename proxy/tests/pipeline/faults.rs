@@ -2,8 +2,8 @@
 //! is clean.
 
 use bytes::Bytes;
-use entrepot::observe::labels::FillFailure;
 use entrepot_core::digest::Digest;
+use entrepot_observe::labels::FetchFailure;
 use futures_util::future::join_all;
 
 use crate::doors::raw;
@@ -20,8 +20,8 @@ fn flipped(content: &Bytes, at: usize) -> Bytes {
 }
 
 /// Pulls the blob while upstream answers `bad`, then while it is honest.
-async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> FillFailure {
-    use entrepot::observe::labels::Label;
+async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> FetchFailure {
+    use entrepot_observe::labels::Label;
     let upstream = Upstream::start().await;
     let digest = digest_of(content);
     upstream.blob_as("team/app", &digest, bad);
@@ -31,8 +31,8 @@ async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> Fill
         assert_eq!(reply.status, 502, "{name}: a client took it for complete");
     }
     proxy.publishes_nothing().await;
-    let failures = FillFailure::ALL.iter().copied().find(|failure| proxy.pull.metrics.fills_failed.get(*failure) > 0);
-    if failures == Some(FillFailure::WrongDigest) {
+    let failures = FetchFailure::ALL.iter().copied().find(|failure| proxy.pull.metrics.fills_failed.get(*failure) > 0);
+    if failures == Some(FetchFailure::WrongDigest) {
         proxy.holds_nothing().await;
     }
     upstream.blob("team/app", content);
@@ -50,7 +50,7 @@ async fn wrong_bytes() {
         for at in [0, size / 2, size - 1] {
             let bad = Answer::content(flipped(&content, at));
             let failure = is_refused_then_clean(&format!("bit at {at} of {size}"), &content, bad).await;
-            assert_eq!(failure, FillFailure::WrongDigest);
+            assert_eq!(failure, FetchFailure::WrongDigest);
         }
     }
 }
@@ -67,7 +67,7 @@ async fn wrong_bytes_without_a_length() {
         Answer::content([&content[..], b"x"].concat()).until_close(),
     ] {
         let failure = is_refused_then_clean("no length", &content, bad).await;
-        assert_eq!(failure, FillFailure::WrongDigest);
+        assert_eq!(failure, FetchFailure::WrongDigest);
     }
 }
 
@@ -76,7 +76,7 @@ async fn one_byte_short_or_long_with_a_length_that_fits() {
     let content = bytes(3, 300_000);
     for bad in [content.slice(..299_999), [&content[..], b"x"].concat().into()] {
         let failure = is_refused_then_clean("another length", &content, Answer::content(bad)).await;
-        assert_eq!(failure, FillFailure::WrongDigest);
+        assert_eq!(failure, FetchFailure::WrongDigest);
     }
 }
 
@@ -84,7 +84,7 @@ async fn one_byte_short_or_long_with_a_length_that_fits() {
 async fn nothing_at_all_in_place_of_something() {
     let content = bytes(4, 300_000);
     let failure = is_refused_then_clean("empty", &content, Answer::content(Bytes::new())).await;
-    assert_eq!(failure, FillFailure::WrongDigest);
+    assert_eq!(failure, FetchFailure::WrongDigest);
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn less_than_the_length_says() {
     let content = bytes(5, 300_000);
     let bad = Answer::content(content.slice(..200_000)).ignoring_range().saying_length(300_000);
     let failure = is_refused_then_clean("less than announced", &content, bad).await;
-    assert!(matches!(failure, FillFailure::Broken | FillFailure::WrongLength), "{failure:?}");
+    assert!(matches!(failure, FetchFailure::Broken | FetchFailure::WrongLength), "{failure:?}");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_length_that_changes_between_two_answers() {
     });
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
-    assert_eq!(proxy.pull.metrics.fills_failed.get(FillFailure::WrongLength), 1);
+    assert_eq!(proxy.pull.metrics.fills_failed.get(FetchFailure::WrongLength), 1);
     proxy.holds_nothing().await;
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use entrepot::fill::source::Source;
-use entrepot::fill::table::{FLIGHTS_MAX, Wish};
-use entrepot::observe::labels::{Bypass, FillFailure};
-use entrepot::upstream::credential::Credential;
+use entrepot_cache::fetch::source::Source;
+use entrepot_cache::fetch::table::{FLIGHTS_MAX, Wish};
+use entrepot_observe::labels::{Bypass, FetchFailure};
+use entrepot_upstream::credential::Credential;
 use futures_util::future::join_all;
 use http::Method;
 
@@ -128,7 +128,7 @@ async fn a_leader_that_leaves_before_the_first_answer_harms_nobody() {
     let leader = tokio::spawn(proxy.get(&upstream, &path(&digest)).try_send());
     gate.reached().await;
     let follower = tokio::spawn(proxy.get(&upstream, &path(&digest)).send());
-    eventually("the follower waits for the same answer", || proxy.pull.flights.count() == 1).await;
+    eventually("the follower waits for the same answer", || proxy.pull.inflight.count() == 1).await;
     leader.abort();
     let _ = leader.await;
     gate.open();
@@ -252,7 +252,7 @@ async fn a_resume_that_is_refused_is_no_whole_body() {
     });
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("not a whole body");
-    assert_eq!(proxy.pull.metrics.fills_failed.get(FillFailure::Refused), 1);
+    assert_eq!(proxy.pull.metrics.fills_failed.get(FetchFailure::Refused), 1);
     proxy.publishes_nothing().await;
 }
 
@@ -263,10 +263,10 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let host = silent.local_addr().expect("an address").to_string();
     let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;
-    let live = proxy.site().live();
+    let snapshot = proxy.state().snapshot();
     let source = Source {
-        upstream: live.upstream.clone(),
-        registry: live.registry(&host.parse().expect("a host")),
+        upstream: snapshot.upstream.clone(),
+        registry: snapshot.registry(&host.parse().expect("a host")),
         repository: "team/app".parse().expect("a name"),
         credential: Credential::None,
         elsewhere: None,
@@ -274,7 +274,7 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let contents: Vec<_> = (0..=FLIGHTS_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
     let board = async |content: &bytes::Bytes| {
         let wish = Wish { range: None, whole: true, complete_up_to_bytes: 0 };
-        proxy.pull.flights.board(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
+        proxy.pull.inflight.board(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
     };
     let (last, others) = contents.split_last().expect("some");
     for content in others {
@@ -287,7 +287,7 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let reply = proxy.get(&upstream, &path(&digest)).send().await;
     reply.is_whole(last);
     assert_eq!((reply.cache(), proxy.pull.metrics.bypass.get(Bypass::TooManyFills)), ("BYPASS", 1));
-    assert_eq!((proxy.pull.flights.count(), proxy.has(&digest)), (FLIGHTS_MAX, false));
+    assert_eq!((proxy.pull.inflight.count(), proxy.has(&digest)), (FLIGHTS_MAX, false));
 
     drop(silent);
     proxy.landed().await;

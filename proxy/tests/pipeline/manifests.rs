@@ -1,6 +1,6 @@
 //! Manifests by digest, and what is not kept of manifests.
 
-use entrepot::observe::labels::Bypass;
+use entrepot_observe::labels::Bypass;
 use http::Method;
 
 use crate::harness::{Answer, Image, MANIFEST_TYPE, Proxy, Upstream, digest_of};

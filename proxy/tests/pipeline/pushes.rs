@@ -1,6 +1,6 @@
 //! Pushes through the proxy: refused by default, streamed where they are allowed.
 
-use entrepot::observe::labels::Rejection;
+use entrepot_observe::labels::Rejection;
 use http::Method;
 
 use crate::harness::{Answer, Image, MANIFEST_TYPE, Proxy, Setup, Upstream, bytes};

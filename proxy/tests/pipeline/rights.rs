@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use entrepot::observe::labels::Bypass;
+use entrepot_observe::labels::Bypass;
 use http::Method;
 
 use crate::harness::{Answer, Ask, Gate, Image, MANIFEST_TYPE, Proxy, Setup, TokenServer, Upstream, bytes, digest_of};

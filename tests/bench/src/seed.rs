@@ -9,6 +9,6 @@ pub(crate) const ENTRIES: u64 = 1_000_000;
 
 /// Fills the index of a data directory that nobody has used yet with `count` rows.
 pub(crate) fn fill_index(data_directory: &Path, count: u64) -> Result<(), BoxError> {
-    entrepot::store::seed::fill_index(data_directory, count)?;
+    entrepot_store::seed::fill_index(data_directory, count)?;
     Ok(())
 }

@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::super::answers::{BlobState, VerifiedBlob};
-use super::super::fixture::{TestDoor, digest, powers};
+use super::super::fixture::{TestDoor, backend, digest};
 use super::*;
-use crate::observe::metrics::Metrics;
+use entrepot_observe::metrics::Metrics;
 
 const TOKEN: &str = "canary-admin-token";
 
@@ -150,14 +150,14 @@ async fn verification_ends_with_its_client_and_runs_once() {
     let (ended, wait_for_end) = oneshot::channel::<()>();
     let ended = Mutex::new(Some(ended));
     let changes = Arc::default();
-    let mut powers = powers(&changes);
-    powers.verify = Box::new(move |each| {
+    let mut backend = backend(&changes);
+    backend.verify = Box::new(move |each| {
         let verified = || VerifiedBlob { digest: "x".repeat(4096), size: 1, state: BlobState::Ok };
         while each(verified()) == ControlFlow::Continue(()) {}
         drop(ended.lock().expect("not poisoned").take());
         Ok(())
     });
-    let door = TestDoor::open_with(powers, changes, None).await;
+    let door = TestDoor::open_with(backend, changes, None).await;
     let mut reader = UnixStream::connect(&door.socket).await.expect("connected");
     reader.write_all(b"POST /api/cache/verify HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
     let mut more_than_a_head = [0; 4096];
@@ -172,9 +172,9 @@ async fn verification_ends_with_its_client_and_runs_once() {
 #[tokio::test]
 async fn a_panic_in_a_power_is_an_answer() {
     let changes = Arc::default();
-    let mut powers = powers(&changes);
-    powers.stats = Box::new(|| panic!("a bug"));
-    let door = TestDoor::open_with(powers, changes, None).await;
+    let mut backend = backend(&changes);
+    backend.stats = Box::new(|| panic!("a bug"));
+    let door = TestDoor::open_with(backend, changes, None).await;
     assert_eq!(door.unix("GET /api/cache/stats").await.0, 500);
     assert_eq!(door.unix("GET /healthz").await.0, 200);
     door.close().await;
@@ -183,7 +183,7 @@ async fn a_panic_in_a_power_is_an_answer() {
 async fn small_door(limits: Limits) -> (std::net::SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
-    let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), powers(&Arc::default())));
+    let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), backend(&Arc::default())));
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let entrance = TcpEntrance { listener, token: None };

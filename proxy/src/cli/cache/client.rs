@@ -15,8 +15,8 @@ use tokio::net::UnixStream;
 
 use crate::admin::answers::Failure;
 use crate::cli::address::{Address, Stream};
-use crate::cli::exit;
-use crate::secret::Secret;
+use entrepot_core::exit;
+use entrepot_core::secret::Secret;
 
 /// Asks one server.
 pub(crate) struct Client {

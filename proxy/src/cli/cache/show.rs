@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use entrepot_core::digest::Digest;
 
 use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, VerifiedBlob};
-use crate::observe::human::{age, size};
+use entrepot_observe::human::{age, size};
 
 pub(super) fn stats(stats: &CacheStats) -> String {
     let mut text = String::new();

@@ -1,7 +1,7 @@
 //! Every command against a real admin door on a real socket.
 
 use super::*;
-use crate::admin::fixture::{TestDoor, digest, powers};
+use crate::admin::fixture::{TestDoor, backend, digest};
 
 /// What a command wrote, its progress, and its exit code (0 for success).
 async fn entrepot(door: &TestDoor, command: CacheCommand, json: bool, answer: Option<bool>) -> (String, String, u8) {
@@ -78,14 +78,14 @@ async fn a_verification_that_stops_is_a_failure() {
     let changes = std::sync::Arc::default();
     for (verify, code) in [
         (
-            Box::new(|_: crate::admin::OnVerified<'_>| Err(crate::admin::PowerError::Failed("the disk".into())))
+            Box::new(|_: crate::admin::OnVerified<'_>| Err(crate::admin::OperationError::Failed("the disk".into())))
                 as Box<dyn Fn(crate::admin::OnVerified<'_>) -> crate::admin::Outcome<()> + Send + Sync>,
             74,
         ),
         (Box::new(|_: crate::admin::OnVerified<'_>| panic!("a bug")), 69),
     ] {
-        let powers = crate::admin::Powers { verify, ..powers(&changes) };
-        let door = TestDoor::open_with(powers, std::sync::Arc::clone(&changes), None).await;
+        let backend = crate::admin::AdminBackend { verify, ..backend(&changes) };
+        let door = TestDoor::open_with(backend, std::sync::Arc::clone(&changes), None).await;
         assert_eq!(entrepot(&door, CacheCommand::Verify, false, None).await.2, code);
         door.close().await;
     }

@@ -5,14 +5,14 @@ use std::io::{self, BufRead, IsTerminal};
 use nix::sys::stat::{Mode as FileMode, umask};
 
 use super::{CameOfIt, ClientError, SetupOptions, require_root, run_command, tell};
-use crate::client::appliance::{Appliance, ask, find};
-use crate::client::execute::{apply, shown};
-use crate::client::host::Host;
-use crate::client::journal::{Journal, before};
-use crate::client::plan::{Plan, Target};
-use crate::client::verify::{Image, Trust, Verdict, verify};
-use crate::client::{Mode, Runtime, runtimes};
-use crate::discovery::facts::normal_fingerprint;
+use entrepot_setup::client::appliance::{Appliance, ask, find};
+use entrepot_setup::client::execute::{apply, shown};
+use entrepot_setup::client::host::Host;
+use entrepot_setup::client::journal::{Journal, before};
+use entrepot_setup::client::plan::{Plan, Target};
+use entrepot_setup::client::verify::{Image, Trust, Verdict, verify};
+use entrepot_setup::client::{Mode, Runtime, runtimes};
+use entrepot_setup::discovery::facts::normal_fingerprint;
 
 /// Sets up one runtime. Where anything fails, the machine is as it was before: without a set-up, or with the earlier one.
 pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), ClientError> {

@@ -15,10 +15,10 @@ use nix::sys::statvfs::statvfs;
 use tokio::time::interval;
 
 use super::{exit, failed};
-use crate::config::ready::Config;
-use crate::discovery::identity::Identity;
-use crate::discovery::probe;
-use crate::setup::console::{Console, Server, Short, text};
+use entrepot_config::ready::Config;
+use entrepot_setup::discovery::identity::Identity;
+use entrepot_setup::discovery::probe;
+use entrepot_setup::pages::console::{Console, Server, Short, text};
 
 /// As often as mDNS compares addresses.
 const LOOK: Duration = Duration::from_secs(2);

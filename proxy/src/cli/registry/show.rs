@@ -3,7 +3,7 @@
 use super::Target;
 use crate::admin::answers::{ImportLine, Imported};
 use crate::admin::registry::{Collection, Removed, RepositoryEntry, TagEntry};
-use crate::observe::human::size;
+use entrepot_observe::human::size;
 
 pub(super) fn repository_header() -> String {
     format!("{:50} {:>6} {:>9} {:>10}\n", "REPOSITORY", "TAGS", "MANIFESTS", "SIZE")

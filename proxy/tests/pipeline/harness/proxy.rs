@@ -7,31 +7,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use entrepot::config::ready::{Config, Scheme};
-use entrepot::config::{Flags, Found, HostFacts, load};
-use entrepot::discovery::facts::Facts;
-use entrepot::http::dispatch::{Site, Visit};
-use entrepot::http::serve::serve_visit;
-use entrepot::ingress::drain::{self, Trigger, Watch};
-use entrepot::ingress::listener::{self, Bounds, Place};
-use entrepot::ingress::proxy::ProxyDoor;
-use entrepot::ingress::registry::RegistryDoor;
-use entrepot::observe::access_log::AccessLog;
-use entrepot::observe::labels::Door;
-use entrepot::observe::metrics::Metrics;
-use entrepot::pull::{Live, Pull};
-use entrepot::registry::LocalRegistry;
-use entrepot::registry::access::Access;
-use entrepot::registry::events::{Events, Source};
-use entrepot::serving::workers::Workers;
-use entrepot::setup::CaPage;
-use entrepot::store::{DiskSettings, Limits, Store};
-use entrepot::tls::authority::Authority;
-use entrepot::tls::leaf::LeafStore;
-use entrepot::upstream::client::UpstreamClient;
-use entrepot::upstream::exchange::{Memory, Upstream as WayOut};
-use entrepot::upstream::own::Ourselves;
+use entrepot::doors::dispatch::{Visit, serve_visit};
+use entrepot::doors::proxy::ProxyDoor;
+use entrepot::doors::registry::RegistryDoor;
+use entrepot::doors::state::AppState;
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
+use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
+use entrepot_net::drain::{self, Trigger, Watch};
+use entrepot_net::listener::{self, Bounds, Place};
+use entrepot_net::serving::workers::Workers;
+use entrepot_net::tls::authority::Authority;
+use entrepot_net::tls::leaf::LeafStore;
+use entrepot_observe::access_log::AccessLog;
+use entrepot_observe::labels::Door;
+use entrepot_observe::metrics::Metrics;
+use entrepot_observe::request_log::RequestLog;
+use entrepot_registry::access::Access;
+use entrepot_registry::events::{Events, Source};
+use entrepot_registry::{LocalRegistry, RegistryService};
+use entrepot_setup::discovery::facts::Facts;
+use entrepot_setup::pages::CaPage;
+use entrepot_store::{DiskSettings, Limits, Store};
+use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::exchange::{Memory, Upstream as WayOut};
+use entrepot_upstream::own::Ourselves;
 use http::{HeaderValue, Method};
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
@@ -122,7 +123,7 @@ pub(crate) struct Proxy {
     /// Our own registry's.
     pub(crate) registry_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
-    site: Arc<Site>,
+    state: Arc<AppState>,
     watch: Watch,
     _trigger: Trigger,
     authority: Arc<Authority>,
@@ -147,19 +148,21 @@ impl Proxy {
         let disk = DiskSettings::from(&config.data_plane);
         let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
         let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
-        let pull = Pull::new(store, Arc::default());
+        let metrics: Arc<Metrics> = Arc::default();
+        let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
+        let pull = Pull::new(store, metrics);
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
-        let live = live(config);
-        let door = &live.config.registry;
+        let snapshot = snapshot(config);
+        let door = &snapshot.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let registry =
-            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, live.upstream.clone()));
-        let site = Site::new(pull.clone(), registry, log, page, live);
+        let local =
+            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, snapshot.upstream.clone()));
+        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
         let leaves = Arc::new(leaves);
-        let registry = Arc::new(RegistryDoor { site: site.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { site: site.clone(), leaves });
+        let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
+        let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
@@ -176,7 +179,7 @@ impl Proxy {
             workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, site, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -212,18 +215,18 @@ impl Proxy {
         let client = [192, 0, 2, 1].into();
         let visit = Visit { host, client_scheme: Scheme::Https, client, listed: true };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_visit(self.site.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_visit(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
         client
     }
 
     /// What every connection shares.
-    pub(crate) fn site(&self) -> &Arc<Site> {
-        &self.site
+    pub(crate) fn state(&self) -> &Arc<AppState> {
+        &self.state
     }
 
     /// Waits until no fill runs any more.
     pub(crate) async fn landed(&self) {
-        eventually("every fill has ended", || self.pull.flights.count() == 0).await;
+        eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {
@@ -283,10 +286,10 @@ fn open(
     address
 }
 
-fn live(config: Config) -> Arc<Live> {
+fn snapshot(config: Config) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());
     let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-    Arc::new(Live { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
+    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
 }

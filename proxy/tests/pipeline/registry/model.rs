@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot::store::Sweep;
+use entrepot_store::Sweep;
 use http::Method;
 
 use super::{get, push, put_manifest, registry};

@@ -9,7 +9,7 @@ use crate::harness::{Image, digest_of};
 /// 200 with an empty body.
 #[tokio::test]
 async fn distribution_4872_a_shared_blob_outlives_one_of_its_repositories() {
-    use entrepot::store::Sweep;
+    use entrepot_store::Sweep;
     let proxy = registry().await;
     let (one, two) = (Image::new("one", 1), Image::new("two", 1));
     push(&proxy, &one, "1").await;

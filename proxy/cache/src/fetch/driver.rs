@@ -1,0 +1,283 @@
+//! Runs one flight from its first request to its end: opens it upstream, reserves the file, keeps fetchers at work
+//! where readers wait, has the bytes hashed in order, publishes.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::fetch::FetchError;
+use crate::fetch::fetcher::{self, TransferEnd};
+use crate::fetch::hashing::{HashThreads, Hashed, Progress, hash_in_order};
+use crate::fetch::inflight::{FetchEnd, InflightFetch, Opening};
+use crate::fetch::plan::{Action, Stretch, Wanted, next_action};
+use crate::fetch::source::{OpenError, Opened};
+use crate::fetch::stream::BlobStream;
+use entrepot_observe::labels::Bypass;
+use entrepot_observe::metrics::Metrics;
+use entrepot_store::{PartialBlob, Store};
+use entrepot_upstream::operation::ByteRange;
+
+pub(super) struct Driver {
+    pub(super) fetch: Arc<InflightFetch>,
+    pub(super) store: Arc<Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) hash_threads: Arc<HashThreads>,
+    pub(super) complete_up_to_bytes: u64,
+}
+
+/// How a flight's time in the air ended, where it did not fail.
+enum Flown {
+    /// Every byte is there and right.
+    Complete,
+    /// Nobody wants the rest.
+    Unwanted,
+    /// The disk failed, the readers go on without it.
+    HandedOver,
+}
+
+/// How long the hash is given to catch up with a file that takes no more. What it does not reach is fetched again.
+const CATCHING_UP: Duration = Duration::from_secs(2);
+
+impl Driver {
+    pub(super) async fn run(self, range: Option<ByteRange>) {
+        let Some(opened) = self.open(range).await else { return };
+        let start = opened.start;
+        let fill = match self.reserve(opened.size).await {
+            Ok(fill) => fill,
+            Err(reason) => {
+                self.fetch.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
+                return;
+            }
+        };
+        self.metrics.fills_started.inc();
+        let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
+        // Without a length nobody can tell what is left behind a limit, so there is none.
+        let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
+        let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
+        self.fetch.update(|state| {
+            state.size = size;
+            state.extents = fill.extents().clone();
+            state.file = Some(fill.clone());
+        });
+        self.fetch.set_opening(Opening::Filling { size, is_registrys_word });
+        let mut fetchers = JoinSet::new();
+        // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
+        if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
+            self.fetch(&mut fetchers, start, gap.end, Some(opened));
+        }
+        match self.fly(&fill, &mut fetchers).await {
+            Ok(Flown::Complete) => self.publish(fill).await,
+            Ok(Flown::Unwanted) => self.pause(fill).await,
+            Ok(Flown::HandedOver) => {}
+            Err(error) => {
+                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.0, repository = %self.fetch.origin.1, "{error}");
+                self.metrics.fills_failed.inc(error.reason());
+                let is_sound = matches!(
+                    error,
+                    FetchError::Upstream { .. } | FetchError::Status { .. } | FetchError::Interrupted { .. }
+                );
+                self.fetch.update(|state| {
+                    state.end = Some(FetchEnd::Failed(error));
+                    // Who comes now must not be given this failure, but a flight of its own.
+                    state.closed = true;
+                });
+                if is_sound {
+                    // What came is as good as upstream is; the next pull goes on from it, and the hash decides.
+                    self.pause(fill).await;
+                }
+            }
+        }
+    }
+
+    /// The first answer. Where upstream ignored the range the body begins at the first byte, which is as good a start.
+    async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
+        let source = self.fetch.state().sources.first().cloned()?;
+        let digest = &self.fetch.digest;
+        let missing = self.missing_part(range);
+        let opened = match source.open(digest, missing).await {
+            // What was kept may be longer than the blob that upstream has now.
+            Err(OpenError::Refused(refusal))
+                if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing != range =>
+            {
+                source.open(digest, range).await
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                // Who comes after this answer asks anew.
+                self.fetch.state().closed = true;
+                self.fetch.set_opening(match error {
+                    OpenError::Refused(refusal) => Opening::Refused(refusal),
+                    OpenError::Failed(error) => Opening::Failed(Arc::new(error)),
+                    OpenError::Broken(error) => {
+                        self.metrics.fills_started.inc();
+                        self.metrics.fills_failed.inc(error.reason());
+                        Opening::Broken(error)
+                    }
+                });
+                None
+            }
+        }
+    }
+
+    /// What is asked for of `range`, after what a paused fill has of it.
+    fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
+        let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
+        let start = self.store.first_missing(&self.fetch.digest, asked_start);
+        let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
+        if is_shorter { Some(ByteRange { start, end }) } else { range }
+    }
+
+    /// The file, or why there is none.
+    async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
+        let fill = self.store.begin_in_time(&self.fetch.digest, size).await;
+        fill.map(Arc::new).map_err(|error| {
+            tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
+            error.bypass()
+        })
+    }
+
+    async fn fly(&self, fill: &Arc<PartialBlob>, fetchers: &mut JoinSet<TransferEnd>) -> Result<Flown, FetchError> {
+        let fetch = &self.fetch;
+        let progress = Progress::new(&fetch.digest);
+        let in_order = hash_in_order(self.hash_threads.clone(), fetch.clone(), fill.clone(), progress.clone());
+        let mut hashing = tokio::spawn(in_order);
+        let result = loop {
+            self.plan(fetchers);
+            if self.close_if_unwanted() {
+                break Ok(Flown::Unwanted);
+            }
+            tokio::select! {
+                Some(ended) = fetchers.join_next() => match ended {
+                    Ok(TransferEnd::Done(id)) => fetch.update(|state| state.running.retain(|stretch| stretch.id != id)),
+                    Ok(TransferEnd::Failed(error)) => break Err(error),
+                    Ok(TransferEnd::DiskFailed) => {
+                        self.metrics.bypass.inc(Bypass::IoError);
+                        fetchers.abort_all();
+                        let written = fetch.state().extents.covered(0);
+                        tokio::select! {
+                            () = progress.past(written) => {}
+                            _ = &mut hashing => {}
+                            () = sleep(CATCHING_UP) => {}
+                        }
+                        hand_over(fetch, &progress);
+                        break Ok(Flown::HandedOver);
+                    }
+                    Err(_) => break Err(FetchError::Interrupted { digest: fetch.digest }),
+                },
+                hashed = &mut hashing => match hashed {
+                    Ok(Hashed::Right) => break Ok(Flown::Complete),
+                    Ok(Hashed::Wrong(got)) => break Err(FetchError::WrongDigest { digest: fetch.digest, got: Box::new(got) }),
+                    Ok(Hashed::Unreadable) | Err(_) => {
+                        self.metrics.bypass.inc(Bypass::IoError);
+                        hand_over(fetch, &progress);
+                        break Ok(Flown::HandedOver);
+                    }
+                },
+                () = fetch.wake.notified() => {}
+            }
+        };
+        hashing.abort();
+        fetchers.abort_all();
+        result
+    }
+
+    fn plan(&self, fetchers: &mut JoinSet<TransferEnd>) {
+        loop {
+            let mut state = self.fetch.state();
+            let Some(size) = state.size else { return };
+            let complete = state.wants_whole || size <= self.complete_up_to_bytes;
+            let demands = state.demands();
+            let wanted = Wanted { demands: &demands, complete };
+            match next_action(size, &state.extents, &state.running, &wanted) {
+                None => return,
+                Some(Action::Shorten { index, limit }) => state.running[index].limit = limit,
+                Some(Action::Fetch { start, limit }) => {
+                    drop(state);
+                    self.fetch(fetchers, start, limit, None);
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, fetchers: &mut JoinSet<TransferEnd>, start: u64, limit: u64, opened: Option<Opened>) {
+        let fetch = self.fetch.clone();
+        let mut state = fetch.state();
+        let id = state.next_id();
+        state.running.push(Stretch { id, position: start, limit });
+        let until = (limit != u64::MAX).then_some(limit);
+        let stream = BlobStream::new(fetch.digest, state.sources.clone(), start, until, state.size);
+        drop(state);
+        let stream = match opened {
+            Some(opened) => stream.with_opened(opened),
+            None => stream,
+        };
+        fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()));
+    }
+
+    /// Decides under the lock that readers take to join, so that nobody joins a flight that has just ended.
+    fn close_if_unwanted(&self) -> bool {
+        let mut state = self.fetch.state();
+        let complete = state.wants_whole || state.size.is_none_or(|size| size <= self.complete_up_to_bytes);
+        state.closed = state.end.is_some() || (state.readers == 0 && !complete && state.running.is_empty());
+        state.closed
+    }
+
+    /// Nobody wants the rest: what is there is kept for the next one who does.
+    async fn pause(&self, fill: Arc<PartialBlob>) {
+        let extents = self.fetch.state().extents.clone();
+        if let Err(error) = fill.pause_in_time(&extents).await {
+            tracing::debug!(digest = %self.fetch.digest, "a partial fill was not kept: {error}");
+        }
+    }
+
+    /// The bytes are right: readers may have the last of them while they are made durable.
+    async fn publish(&self, fill: Arc<PartialBlob>) {
+        self.fetch.update(|state| state.verified = true);
+        match fill.publish_from(None, std::slice::from_ref(&self.fetch.origin)).await {
+            Ok(_) => {
+                self.metrics.fills_finished.inc();
+                self.metrics.stored.inc();
+            }
+            Err(error) => {
+                tracing::warn!(digest = %self.fetch.digest, "served but not stored: {error}");
+                self.metrics.bypass.inc(error.bypass());
+            }
+        }
+    }
+}
+
+/// Stops a flight, so that the process can end; its bytes are kept, and whoever still reads it is cut off.
+pub(super) fn interrupt(fetch: &InflightFetch) {
+    let mut state = fetch.state();
+    if fetch.is_open() && !state.verified && state.end.is_none() {
+        state.end = Some(FetchEnd::Failed(FetchError::Interrupted { digest: fetch.digest }));
+        drop(state);
+        fetch.wake.notify_one();
+    }
+}
+
+/// Called when the driver is gone: whoever still waits is told.
+pub(super) fn abandon(fetch: &InflightFetch) {
+    let interrupted = FetchError::Interrupted { digest: fetch.digest };
+    if !fetch.is_open() {
+        fetch.set_opening(Opening::Broken(interrupted.clone()));
+    }
+    fetch.update(|state| {
+        if !state.verified && state.end.is_none() {
+            state.end = Some(FetchEnd::Failed(interrupted));
+        }
+    });
+}
+
+/// The file takes no more: everybody has what was hashed from the file, and goes on alone from there.
+fn hand_over(fetch: &InflightFetch, progress: &Progress) {
+    let (prefix, hasher) = progress.reached();
+    tracing::warn!(digest = %fetch.digest, prefix, "the disk took no more, clients go on without it");
+    fetch.update(|state| state.end = Some(FetchEnd::HandedOver { prefix, hasher }));
+}

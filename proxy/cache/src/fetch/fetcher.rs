@@ -1,0 +1,170 @@
+//! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, says how far.
+//!
+//! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
+//! their order. A piece is handed on when it is full, or some milliseconds old with nothing of this stretch at the disk:
+//! followers of a slow upstream wait for next to nothing, and each step between threads is taken for many of upstream's
+//! small packets at once. Memory comes from the store's bounded buffers: where none is free, upstream waits.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::fetch::FetchError;
+use crate::fetch::inflight::InflightFetch;
+use crate::fetch::plan::NEAR_BYTES;
+use crate::fetch::stream::BlobStream;
+use entrepot_observe::metrics::Metrics;
+use entrepot_store::{PIECE_BYTES, PartialBlob, StoreError};
+
+/// How long a piece that is not full waits for more.
+const GATHERING: Duration = Duration::from_millis(4);
+/// Pieces of one stretch on their way to the disk.
+const WRITING_MAX: usize = 4;
+// Another fetcher takes over further ahead than this one can have bytes under way: see `run`.
+const _: () = assert!(((WRITING_MAX + 1) * PIECE_BYTES) as u64 <= NEAR_BYTES / 2);
+
+/// How a fetcher ended.
+pub(super) enum TransferEnd {
+    /// The fetcher with this number reached its limit.
+    Done(u64),
+    /// Upstream did not give the bytes.
+    Failed(FetchError),
+    /// The file did not take them.
+    DiskFailed,
+}
+
+/// Bytes from upstream on their way into buffers.
+struct Gatherer {
+    stream: BlobStream,
+    file: Arc<PartialBlob>,
+    /// What upstream gave and no buffer has taken yet.
+    rest: Bytes,
+    /// How many pieces are being written.
+    writing: watch::Receiver<usize>,
+}
+
+/// What a gatherer brings.
+enum Gathered {
+    Piece(Bytes),
+    /// Nothing more comes.
+    End,
+    Failed(FetchError),
+    /// The disk does not give buffers back.
+    NoBuffer(StoreError),
+}
+
+pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, metrics: Arc<Metrics>) -> TransferEnd {
+    let Some(file) = fetch.state().file.clone() else { return TransferEnd::DiskFailed };
+    let mut start = stream.position();
+    let mut writing = FuturesOrdered::new();
+    let (count, counted) = watch::channel(0);
+    let gatherer = Gatherer { stream, file: file.clone(), rest: Bytes::new(), writing: counted };
+    // Never dropped half-way: a request to upstream may be in it.
+    let gathering = gatherer.next();
+    tokio::pin!(gathering);
+    let (mut is_gathering, mut end, mut size) = (true, TransferEnd::Done(id), None);
+    while is_gathering || !writing.is_empty() {
+        tokio::select! {
+            biased;
+            Some(written) = writing.next(), if !writing.is_empty() => match written {
+                Ok(piece) => {
+                    commit(&fetch, id, piece);
+                    count.send_replace(writing.len());
+                }
+                Err(error) => return disk_failed(&fetch, &error),
+            },
+            (mut gatherer, gathered) = &mut gathering, if is_gathering && writing.len() < WRITING_MAX => {
+                metrics.fills_resumed.inc_by(gatherer.stream.take_resumed());
+                size = gatherer.stream.size();
+                match gathered {
+                    Gathered::Piece(mut piece) => {
+                        // Another fetcher may have taken over from some offset on. Not one byte is written past it:
+                        // what was hashed is what stays. It is always further ahead of what this one has committed
+                        // than it has under way, so nothing of it is written yet.
+                        let left = fetch.limit_of(id).saturating_sub(start);
+                        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                        let length = piece.len() as u64;
+                        metrics.bytes_from_upstream.inc_by(length);
+                        is_gathering = length < left;
+                        if length > 0 {
+                            writing.push_back(write(file.clone(), start, piece));
+                            count.send_replace(writing.len());
+                            start += length;
+                        }
+                        gathering.set(gatherer.next());
+                    }
+                    Gathered::End => is_gathering = false,
+                    // What came before it is kept.
+                    Gathered::Failed(error) => (is_gathering, end) = (false, TransferEnd::Failed(error)),
+                    Gathered::NoBuffer(error) => return disk_failed(&fetch, &error),
+                }
+            }
+        }
+    }
+    // At the end of a body without a length, the length is known.
+    fetch.update(|state| state.size = state.size.or(size));
+    end
+}
+
+async fn write(file: Arc<PartialBlob>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
+    let range = start..start + piece.len() as u64;
+    file.write_in_time(start, piece).await?;
+    Ok(range)
+}
+
+fn disk_failed(fetch: &InflightFetch, error: &StoreError) -> TransferEnd {
+    tracing::warn!(digest = %fetch.digest, "the store takes no more: {error}");
+    TransferEnd::DiskFailed
+}
+
+/// Makes the piece readable and moves this fetcher's stretch on.
+fn commit(fetch: &InflightFetch, id: u64, piece: Range<u64>) {
+    fetch.update(|state| {
+        if let Some(stretch) = state.running.iter_mut().find(|stretch| stretch.id == id) {
+            stretch.position = piece.end;
+        }
+        state.extents.insert(piece);
+    });
+}
+
+impl Gatherer {
+    /// The next piece. With a buffer in hand nothing is waited for but the writes before it, which end by themselves.
+    async fn next(mut self) -> (Self, Gathered) {
+        if self.rest.is_empty() {
+            match self.stream.next().await {
+                Ok(Some(bytes)) => self.rest = bytes,
+                Ok(None) => return (self, Gathered::End),
+                Err(error) => return (self, Gathered::Failed(error)),
+            }
+        }
+        let mut buffer = match self.file.store().buffers().take().await {
+            Ok(buffer) => buffer,
+            Err(error) => return (self, Gathered::NoBuffer(error)),
+        };
+        let ripe = Instant::now() + GATHERING;
+        loop {
+            buffer.fill_from(&mut self.rest);
+            if buffer.is_full() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                more = self.stream.more() => match more {
+                    Some(bytes) => self.rest = bytes,
+                    None => break,
+                },
+                () = async {
+                    sleep_until(ripe).await;
+                    // A fetcher that is gone waits for no piece.
+                    let _ = self.writing.wait_for(|count| *count == 0).await;
+                } => break,
+            }
+        }
+        (self, Gathered::Piece(buffer.freeze()))
+    }
+}

@@ -1,0 +1,262 @@
+//! The state of one blob's fetch, shared by its driver, its fetchers and its readers. No I/O happens here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
+use tokio::sync::{Notify, watch};
+
+use crate::fetch::FetchError;
+use crate::fetch::plan::{Stretch, is_coming};
+use crate::fetch::source::{Opened, Refusal, Source};
+use entrepot_observe::labels::Bypass;
+use entrepot_store::{Extents, PartialBlob};
+use entrepot_upstream::credential::CredentialId;
+use entrepot_upstream::error::UpstreamError;
+
+/// A blob on its way.
+pub struct InflightFetch {
+    /// Which blob.
+    pub digest: Digest,
+    /// The registry and repository that it is fetched from: upstream serves it there.
+    pub origin: (RegistryHost, RepositoryName),
+    leader: CredentialId,
+    state: Mutex<State>,
+    opening: watch::Sender<Option<Opening>>,
+    changed: watch::Sender<()>,
+    /// Wakes the driver: a reader waits for bytes that nobody fetches, or the last reader left.
+    pub(super) wake: Notify,
+}
+
+/// A reader's place in a flight; the flight counts it until it is dropped.
+pub struct Subscription {
+    /// The flight.
+    pub fetch: Arc<InflightFetch>,
+    pub(super) id: u64,
+}
+
+/// What became of the first request to upstream.
+#[derive(Clone)]
+pub enum Opening {
+    /// The blob comes.
+    Filling {
+        /// Its length, where upstream told one.
+        size: Option<u64>,
+        /// Whether the answer's head alone shows that the registry serves it; else only the digest will.
+        is_registrys_word: bool,
+    },
+    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
+    /// that is open.
+    NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
+    /// Upstream refused this credential, or does not have it.
+    Refused(Refusal),
+    /// Upstream could not be asked.
+    Failed(Arc<UpstreamError>),
+    /// Upstream's answer made no sense.
+    Broken(FetchError),
+}
+
+pub(super) struct State {
+    opened_at: Option<Instant>,
+    /// Length, once known.
+    pub(super) size: Option<u64>,
+    /// What can be read from `file`.
+    pub(super) extents: Extents,
+    pub(super) file: Option<Arc<PartialBlob>>,
+    pub(super) running: Vec<Stretch>,
+    demands: HashMap<u64, (u64, u64)>,
+    next_id: u64,
+    /// No reader can join any more.
+    pub(super) closed: bool,
+    pub(super) readers: usize,
+    /// Somebody asked for the blob to its end, so it is completed whoever leaves.
+    pub(super) wants_whole: bool,
+    pub(super) sources: Vec<Source>,
+    pub(super) verified: bool,
+    pub(super) end: Option<FetchEnd>,
+}
+
+/// How a flight ended, where it did not end as published.
+#[derive(Clone)]
+pub(super) enum FetchEnd {
+    /// Nobody gets the rest.
+    Failed(FetchError),
+    /// The disk does not take it: readers go on alone from `prefix`, whose bytes `hasher` has seen.
+    HandedOver { prefix: u64, hasher: Hasher },
+}
+
+/// Followers whose credentials are kept for the case that the leader's runs out.
+const SOURCES_MAX: usize = 16;
+
+impl InflightFetch {
+    pub(super) fn new(digest: Digest, source: Source) -> Arc<Self> {
+        let origin = (source.registry.host.clone(), source.repository.clone());
+        let leader = source.credential.id();
+        let state = State {
+            opened_at: None,
+            size: None,
+            extents: Extents::default(),
+            file: None,
+            running: Vec::new(),
+            demands: HashMap::new(),
+            next_id: 0,
+            closed: false,
+            readers: 0,
+            wants_whole: false,
+            sources: vec![source],
+            verified: false,
+            end: None,
+        };
+        let (opening, changed) = (watch::Sender::new(None), watch::Sender::new(()));
+        Arc::new(Self { digest, origin, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
+    }
+
+    /// Whether its first request was made in this place as this credential.
+    pub fn led_by(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> bool {
+        self.origin.0 == *registry && self.origin.1 == *repository && self.leader == credential
+    }
+
+    /// Waits for upstream's first answer.
+    pub async fn opened(&self) -> Opening {
+        let mut opening = self.opening.subscribe();
+        let interrupted = || Opening::Broken(FetchError::Interrupted { digest: self.digest });
+        let opened = opening.wait_for(Option::is_some).await;
+        opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
+    }
+
+    /// Waits until the bytes are known to be right; an error where they are not.
+    pub async fn judged(&self) -> Result<(), FetchError> {
+        let mut changes = self.changes();
+        loop {
+            changes.mark_unchanged();
+            {
+                let state = self.state();
+                match &state.end {
+                    _ if state.verified => return Ok(()),
+                    Some(FetchEnd::Failed(error)) => return Err(error.clone()),
+                    // Who goes on alone judges alone.
+                    Some(FetchEnd::HandedOver { .. }) => return Ok(()),
+                    None => {}
+                }
+            }
+            if changes.changed().await.is_err() {
+                return Err(FetchError::Interrupted { digest: self.digest });
+            }
+        }
+    }
+
+    pub(super) fn set_opening(&self, opening: Opening) {
+        self.state().opened_at = Some(Instant::now());
+        self.opening.send_replace(Some(opening));
+    }
+
+    /// The blob's length, once known.
+    pub fn size(&self) -> Option<u64> {
+        self.state().size
+    }
+
+    /// Whether every byte is here and right.
+    pub fn is_verified(&self) -> bool {
+        self.state().verified
+    }
+
+    /// Whether the blob's end was asked for as part of the whole: it is completed whoever leaves.
+    pub(super) fn want_whole(&self) {
+        self.state().wants_whole = true;
+        self.wake.notify_one();
+    }
+
+    /// Whether upstream's first answer is there.
+    pub(super) fn is_open(&self) -> bool {
+        self.opening.borrow().is_some()
+    }
+
+    /// For how long upstream's first answer has been there.
+    pub fn opened_for(&self) -> Option<Duration> {
+        self.state().opened_at.map(|at| at.elapsed())
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and wakes every reader.
+    pub(super) fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// A seat for one more reader, unless the flight is ending; `whole` when the reader needs the blob to its end.
+    pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        state.readers += 1;
+        state.wants_whole |= whole;
+        if let Some(source) = source
+            && state.sources.len() < SOURCES_MAX
+            && state.sources.iter().all(|known| known.credential != source.credential)
+        {
+            state.sources.push(source);
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        drop(state);
+        self.wake.notify_one();
+        Some(Subscription { fetch: self.clone(), id })
+    }
+
+    /// Where the fetcher `id` has to stop.
+    pub(super) fn limit_of(&self, id: u64) -> u64 {
+        let state = self.state();
+        state.running.iter().find(|stretch| stretch.id == id).map_or(u64::MAX, |stretch| stretch.limit)
+    }
+
+    /// Says that `reader` waits for `offset..end`.
+    pub(super) fn demand(&self, reader: u64, offset: u64, end: u64) {
+        let mut state = self.state();
+        state.demands.insert(reader, (offset, end));
+        let coming = is_coming(offset, &state.running);
+        drop(state);
+        if !coming {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn satisfied(&self, reader: u64) {
+        self.state().demands.remove(&reader);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.fetch.state();
+        state.readers -= 1;
+        state.demands.remove(&self.id);
+        drop(state);
+        self.fetch.wake.notify_one();
+    }
+}
+
+impl State {
+    /// A number for a fetcher.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(super) fn demands(&self) -> Vec<(u64, u64)> {
+        let mut demands: Vec<_> = self.demands.values().copied().collect();
+        demands.sort_unstable();
+        demands.dedup();
+        demands
+    }
+}

@@ -1,0 +1,109 @@
+//! One fetch per missing digest: a flight fills a file, everybody who wants the blob reads the file as it grows.
+//!
+//! `table.rs` finds or starts the flight of a digest; `driver.rs` runs it, with `plan.rs` deciding which bytes to
+//! fetch next, `fetcher.rs` fetching them and `hashing.rs` hashing them; `reader.rs` is a client's view of it. `stream.rs` is a blob's bytes from
+//! upstream with breaks mended by Range, and `through.rs` gives them to one client without the store, for the times
+//! when the disk does not take them.
+//!
+//! Invariants: the last bytes of a whole blob reach no client before length and digest are right; a client that
+//! leaves stops nothing; a flight ends as published, failed or handed over, never silently.
+
+mod driver;
+mod fetcher;
+mod hashing;
+pub mod inflight;
+mod plan;
+pub mod reader;
+pub mod source;
+pub mod stream;
+pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod through;
+
+use std::sync::Arc;
+
+use entrepot_core::digest::Digest;
+
+use entrepot_observe::labels::FetchFailure;
+use entrepot_upstream::error::UpstreamError;
+
+/// The most bytes handed on in one piece to a client, and read at once by a hash thread.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// How many bytes at a blob's end wait for the digest to be right.
+pub const HELD_BACK_BYTES: u64 = 64 * 1024;
+
+/// Why a blob could not be completed. Cloned to everybody who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Upstream failed, and went on failing.
+    #[error("fetching {digest} failed: {error}")]
+    Upstream {
+        /// What was fetched.
+        digest: Digest,
+        /// The last failure.
+        error: Arc<UpstreamError>,
+    },
+    /// Upstream answered a part of the blob with something else.
+    #[error("fetching {digest}: upstream answered {status}")]
+    Status {
+        /// What was fetched.
+        digest: Digest,
+        /// Upstream's status.
+        status: u16,
+    },
+    /// Upstream's bytes are not those of the digest.
+    #[error("upstream sent {got} for {digest}; nothing was stored, and the next pull asks again")]
+    WrongDigest {
+        /// What was asked for.
+        digest: Digest,
+        /// What came.
+        got: Box<Digest>,
+    },
+    /// Upstream's length changed, or was not what it said.
+    #[error("upstream's length for {digest} is wrong: {why}")]
+    WrongLength {
+        /// What was asked for.
+        digest: Digest,
+        /// How it showed.
+        why: &'static str,
+    },
+    /// Upstream compressed a body that was asked for as it is.
+    #[error("upstream encoded {digest} as {encoding} although identity was asked")]
+    Encoded {
+        /// What was asked for.
+        digest: Digest,
+        /// Its Content-Encoding.
+        encoding: String,
+    },
+    /// The file could not be read, and the bytes could not be had from upstream instead.
+    #[error("reading the stored bytes of {digest} failed: {error}")]
+    Read {
+        /// What was read.
+        digest: Digest,
+        /// The kernel's word.
+        error: Arc<std::io::Error>,
+    },
+    /// The process stops.
+    #[error("the fill of {digest} was interrupted, entrepot is stopping")]
+    Interrupted {
+        /// What was fetched.
+        digest: Digest,
+    },
+}
+
+impl FetchError {
+    /// The failure's word in metrics and logs.
+    pub fn reason(&self) -> FetchFailure {
+        match self {
+            FetchError::Upstream { error, .. } if error.is_timeout() => FetchFailure::Timeout,
+            FetchError::Upstream { .. } => FetchFailure::Broken,
+            FetchError::Status { .. } => FetchFailure::Refused,
+            FetchError::WrongDigest { .. } => FetchFailure::WrongDigest,
+            FetchError::WrongLength { .. } => FetchFailure::WrongLength,
+            FetchError::Encoded { .. } => FetchFailure::Encoded,
+            FetchError::Read { .. } => FetchFailure::IoError,
+            FetchError::Interrupted { .. } => FetchFailure::Interrupted,
+        }
+    }
+}

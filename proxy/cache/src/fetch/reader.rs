@@ -1,0 +1,195 @@
+//! A client's view of a flight: waits for bytes, reads them from the file, holds the end of a whole blob back until it
+//! is right, and goes on from upstream alone when the disk gives up.
+//!
+//! Invariant: the hash that decides about the end of a whole blob, or of its rest, has seen the very bytes that the client
+//! was given. What upstream sends a second time does not stand in for what it sent the first time.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::Hasher;
+use entrepot_kernel::buffers;
+use tokio::sync::watch;
+
+use crate::fetch::hashing::hash_again;
+use crate::fetch::inflight::{FetchEnd, Subscription};
+use crate::fetch::source::Source;
+use crate::fetch::through::Through;
+use crate::fetch::{CHUNK_BYTES, FetchError, HELD_BACK_BYTES};
+use entrepot_net::http::body::{BodyError, PieceSource};
+
+/// Bytes `position..end` of a blob that is being filled.
+pub struct FetchReader {
+    subscription: Subscription,
+    changes: watch::Receiver<()>,
+    start: u64,
+    position: u64,
+    /// End of a part; none for the whole or an open end.
+    end: Option<u64>,
+    source: Source,
+    alone: Option<Through>,
+}
+
+/// What to do next, decided under the lock.
+enum Step {
+    Read(u64, usize),
+    Wait,
+    Finished,
+    Fail(FetchError),
+    GoOnAlone(u64, Hasher),
+}
+
+impl FetchReader {
+    /// A reader of `start..end`; no end means up to the blob's, which is then held back until the digest is right.
+    pub fn new(subscription: Subscription, source: Source, start: u64, end: Option<u64>) -> Self {
+        if end.is_none() {
+            subscription.fetch.want_whole();
+        }
+        let changes = subscription.fetch.changes();
+        Self { subscription, changes, start, position: start, end, source, alone: None }
+    }
+
+    /// The next bytes, `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            if let Some(alone) = &mut self.alone {
+                return alone.next().await;
+            }
+            self.changes.mark_unchanged();
+            match self.step() {
+                Step::Read(offset, length) => match self.read(offset, length).await {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(error) => self.go_on_without_the_file(&error).await?,
+                },
+                Step::Finished => return Ok(None),
+                Step::Fail(error) => return Err(error),
+                Step::GoOnAlone(prefix, hasher) => self.go_on_alone(prefix, hasher).await?,
+                Step::Wait => {
+                    let interrupted = FetchError::Interrupted { digest: self.subscription.fetch.digest };
+                    self.changes.changed().await.map_err(|_| interrupted)?;
+                }
+            }
+        }
+    }
+
+    fn step(&self) -> Step {
+        let state = self.subscription.fetch.state();
+        let end = self.end.or(state.size);
+        if end.is_some_and(|end| self.position >= end) && (state.verified || self.end.is_some()) {
+            return Step::Finished;
+        }
+        let covered = state.extents.covered(self.position).min(self.end.unwrap_or(u64::MAX));
+        let released = match (&state.end, state.size) {
+            // An open end completes the blob in the client's hands: not before every byte is known to be right.
+            _ if state.verified || self.end.is_some() => covered,
+            // What the hash has seen, which `after_hand_over` gives.
+            (Some(FetchEnd::HandedOver { .. }), _) => self.position,
+            (_, Some(size)) => covered.min(size.saturating_sub(HELD_BACK_BYTES)),
+            (_, None) => covered.saturating_sub(HELD_BACK_BYTES),
+        };
+        if self.position < released {
+            let length = (released - self.position).min(CHUNK_BYTES as u64);
+            return Step::Read(self.position, length as usize);
+        }
+        match &state.end {
+            Some(FetchEnd::Failed(error)) => Step::Fail(error.clone()),
+            Some(FetchEnd::HandedOver { prefix, hasher }) => self.after_hand_over(*prefix, hasher, state.size),
+            None => {
+                let wanted = end.unwrap_or(u64::MAX);
+                drop(state);
+                if covered < wanted {
+                    self.subscription.fetch.demand(self.subscription.id, covered.max(self.position), wanted);
+                } else {
+                    self.subscription.fetch.satisfied(self.subscription.id);
+                }
+                Step::Wait
+            }
+        }
+    }
+
+    async fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, FetchError> {
+        let digest = self.subscription.fetch.digest;
+        let file = self.subscription.fetch.state().file.clone();
+        let interrupted = FetchError::Interrupted { digest };
+        let file = file.ok_or(interrupted)?;
+        // Many readers that are slow hold what they were given: then each has little.
+        let read = file.start_reading(offset, length.min(buffers::window_bytes())).finish().await;
+        let failed = |error: io::Error| FetchError::Read { digest, error: Arc::new(error) };
+        let bytes = read.map_err(failed)?;
+        if bytes.is_empty() {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.position += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The disk is out. What it has up to `prefix` is still read from it, the rest comes from upstream, and the hash
+    /// of the two together decides about the end.
+    fn after_hand_over(&self, prefix: u64, hasher: &Hasher, size: Option<u64>) -> Step {
+        let digest = self.subscription.fetch.digest;
+        if size == Some(prefix) {
+            let got = hasher.clone().finish();
+            if got != digest {
+                return Step::Fail(FetchError::WrongDigest { digest, got: Box::new(got) });
+            }
+        }
+        let readable = prefix.min(self.end.unwrap_or(u64::MAX));
+        if self.position < readable {
+            let length = (readable - self.position).min(CHUNK_BYTES as u64);
+            return Step::Read(self.position, length as usize);
+        }
+        Step::GoOnAlone(prefix, hasher.clone())
+    }
+
+    /// The file cannot be read here, so everything comes from upstream once more, and what the client has is not
+    /// repeated.
+    async fn go_on_without_the_file(&mut self, error: &FetchError) -> Result<(), FetchError> {
+        let digest = self.subscription.fetch.digest;
+        tracing::warn!(%digest, offset = self.position, "a client goes on from upstream: {error}");
+        if self.end.is_none() && self.subscription.fetch.is_verified() {
+            // What it has is right.
+            self.alone = Some(Through::whole(digest, self.source.clone(), None, self.position));
+            return Ok(());
+        }
+        self.go_on_alone(0, Hasher::new(digest.algorithm())).await
+    }
+
+    /// From here on upstream alone; `hasher` has seen the first `prefix` bytes.
+    async fn go_on_alone(&mut self, prefix: u64, hasher: Hasher) -> Result<(), FetchError> {
+        let (digest, source, size) =
+            (self.subscription.fetch.digest, self.source.clone(), self.subscription.fetch.size());
+        self.alone = Some(match self.end {
+            Some(end) => Through::part(digest, source, self.position, end, size),
+            None => {
+                let (seen, hasher) = self.hash_what_was_given(prefix, hasher).await?;
+                Through::rest(digest, source, seen, hasher, size, self.position)
+            }
+        });
+        Ok(())
+    }
+
+    /// Has the hash see what the client was given behind `prefix`, as the file has it, and how far the hash has come then.
+    /// Where the file has not all of it, the client is cut off.
+    async fn hash_what_was_given(&mut self, prefix: u64, hasher: Hasher) -> Result<(u64, Hasher), FetchError> {
+        if self.position <= prefix.max(self.start) {
+            return Ok((prefix, hasher));
+        }
+        let (file, covered) = {
+            let state = self.subscription.fetch.state();
+            (state.file.clone(), state.extents.covered(prefix))
+        };
+        let hashed = match file.filter(|_| covered >= self.position) {
+            Some(file) => hash_again(&file, prefix..self.position, hasher).await,
+            None => Err(io::Error::other("what comes before the bytes that were given is not there")),
+        };
+        let failed = |error| FetchError::Read { digest: self.subscription.fetch.digest, error: Arc::new(error) };
+        hashed.map(|hasher| (self.position, hasher)).map_err(failed)
+    }
+}
+
+impl PieceSource for FetchReader {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.next().await.map_err(BodyError::new)
+    }
+}

@@ -1,0 +1,149 @@
+//! Where a blob can be had: a registry, a repository and a credential that upstream served it to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::error::{self, ErrorCode};
+use entrepot_core::name::RepositoryName;
+use entrepot_core::range::ContentRange;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+
+use crate::fetch::FetchError;
+use entrepot_upstream::body::TimedBody;
+use entrepot_upstream::credential::Credential;
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::exchange::{Answer, Upstream};
+use entrepot_upstream::operation::{ByteRange, Operation};
+use entrepot_upstream::registry::Registry;
+
+/// Who to ask for a blob, and as whom.
+#[derive(Clone)]
+pub struct Source {
+    /// The way out.
+    pub upstream: Arc<Upstream>,
+    /// The registry.
+    pub registry: Registry,
+    /// The repository in it.
+    pub repository: RepositoryName,
+    /// The credential that may read it.
+    pub credential: Credential,
+    /// Path and query of the bytes, where they are not among the repository's blobs.
+    pub elsewhere: Option<Box<str>>,
+}
+
+/// A blob's bytes as upstream began to send them.
+pub struct Opened {
+    /// The whole blob's length, where told.
+    pub size: Option<u64>,
+    /// The first byte that the body holds.
+    pub start: u64,
+    /// Whether the body ends where the range that was asked for ends, rather than with the blob.
+    pub is_part: bool,
+    /// The bytes.
+    pub body: TimedBody,
+    /// Whether the head alone shows that the registry serves the blob; else only the digest will.
+    pub is_registrys_word: bool,
+}
+
+/// Upstream answered, but not with the blob.
+#[derive(Clone)]
+pub struct Refusal {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// The start of its body: an error text.
+    pub body: Bytes,
+}
+
+/// Why a blob could not be opened.
+pub enum OpenError {
+    /// Upstream said no; the client gets its words.
+    Refused(Refusal),
+    /// Upstream could not be asked.
+    Failed(UpstreamError),
+    /// Upstream's answer makes no sense.
+    Broken(FetchError),
+}
+
+/// The most that is read of an error body.
+const REFUSAL_MAX_BYTES: usize = 64 * 1024;
+
+impl Source {
+    /// Asks for the blob, from `range` where given.
+    pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
+        let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);
+        if let Some(path) = &self.elsewhere {
+            operation = Operation { path: path.to_string(), repository: None, ..operation };
+        }
+        let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
+        let answer = answer.map_err(OpenError::Failed)?;
+        if let Some(encoding) = encoding(&answer.headers) {
+            return Err(OpenError::Broken(FetchError::Encoded { digest: *digest, encoding }));
+        }
+        let is_registrys_word = answer.is_registrys_word();
+        let wrong = |why| OpenError::Broken(FetchError::WrongLength { digest: *digest, why });
+        match answer.status {
+            StatusCode::OK => {
+                let size = answer.content_length();
+                let nothing = Digest::of(digest.algorithm(), b"");
+                if size == Some(0) && *digest != nothing {
+                    // An empty body is complete with its head: there is no last byte to hold back.
+                    return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+                }
+                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word })
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let Some(Ok(ContentRange::Part { start, size: Some(size), .. })) = value.map(str::parse) else {
+                    return Err(wrong("206 without a Content-Range that tells the whole length"));
+                };
+                let size = Some(size);
+                if Some(start) != range.map(|range| range.start) {
+                    return Err(wrong("206 for another range than asked"));
+                }
+                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word })
+            }
+            status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
+                // The registry's word counts, and it was a redirect: this is a failure on the way.
+                Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
+            }
+            _ => Err(OpenError::Refused(Refusal::read(answer).await)),
+        }
+    }
+}
+
+impl Refusal {
+    /// Reads an error answer into memory.
+    pub async fn read(answer: Answer) -> Self {
+        let body = Limited::new(answer.body, REFUSAL_MAX_BYTES).collect().await;
+        let body = body.map(|collected| collected.to_bytes()).unwrap_or_default();
+        Self { status: answer.status, headers: answer.headers, body }
+    }
+
+    /// Puts the error table's words where upstream left the body empty.
+    #[must_use]
+    pub fn worded(mut self, unknown: ErrorCode) -> Self {
+        let code = match self.status {
+            StatusCode::NOT_FOUND => unknown,
+            StatusCode::UNAUTHORIZED => ErrorCode::Unauthorized,
+            StatusCode::FORBIDDEN => ErrorCode::Denied,
+            StatusCode::TOO_MANY_REQUESTS => ErrorCode::TooManyRequests,
+            status if status.is_server_error() => ErrorCode::BadGateway,
+            _ => return self,
+        };
+        if self.body.is_empty() {
+            self.body = error::body(code, code.message(), None).into();
+            self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self
+    }
+}
+
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let value = String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).to_ascii_lowercase();
+    (!matches!(value.as_str(), "" | "identity")).then_some(value)
+}

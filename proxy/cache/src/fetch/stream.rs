@@ -1,0 +1,199 @@
+//! A blob's bytes from upstream, in order from one offset, with every break mended: back-off, a fresh redirect, a
+//! Range from the byte after the last good one, the next source when one is refused.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use http::StatusCode;
+use http_body_util::BodyExt;
+
+use crate::fetch::FetchError;
+use crate::fetch::source::{OpenError, Opened, Source};
+use entrepot_upstream::body::TimedBody;
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::operation::ByteRange;
+
+/// Bytes `position..limit` of a blob.
+pub struct BlobStream {
+    digest: Digest,
+    sources: VecDeque<Source>,
+    body: Option<TimedBody>,
+    /// How the body ended, where nothing was done about it yet: cleanly, or with an error.
+    ended: Option<Option<UpstreamError>>,
+    /// Bytes of the body that come before `position`, because upstream ignored our Range.
+    skip: u64,
+    position: u64,
+    limit: Option<u64>,
+    size: Option<u64>,
+    /// Failures since the last byte.
+    failures: u32,
+    /// Answers that went on after a failure, not yet reported.
+    resumed: u64,
+}
+
+/// Failures without one byte of progress after which a fill gives up.
+const FAILURES_MAX: u32 = 6;
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
+
+impl BlobStream {
+    /// From `position` up to `limit` (or the blob's end), of which nothing is open yet.
+    pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
+        let sources = sources.into();
+        Self { digest, sources, body: None, ended: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
+    }
+
+    /// The same, with the answer that opened the blob.
+    pub fn with_opened(mut self, opened: Opened) -> Self {
+        self.skip = self.position.saturating_sub(opened.start);
+        self.size = self.size.or(opened.size);
+        self.body = Some(opened.body);
+        self
+    }
+
+    /// The blob's length, once anybody told it.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next byte to come.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How often it went on after a break, since this was asked last.
+    pub fn take_resumed(&mut self) -> u64 {
+        std::mem::take(&mut self.resumed)
+    }
+
+    /// Where it ends, as far as known: a limit may lie behind the blob's end, as clients ask.
+    fn end(&self) -> Option<u64> {
+        self.limit.into_iter().chain(self.size).min()
+    }
+
+    /// The next bytes; `None` after the last. Safe to drop and call again.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            if self.is_at_end() {
+                return Ok(None);
+            }
+            match self.ended.take() {
+                Some(None) if self.size.is_none() => {
+                    // Without a length the end is where upstream says; the digest is the judge.
+                    self.size = Some(self.position);
+                    continue;
+                }
+                Some(error) => {
+                    let in_full = |error| FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
+                    let error = error.map(in_full);
+                    self.broke(error).await?;
+                }
+                None => {}
+            }
+            if self.body.is_none() {
+                self.reopen().await?;
+            }
+            if let Some(bytes) = self.more().await {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// The next bytes of the answer that is open; `None` where it gives no more, of which [`BlobStream::next`] makes the
+    /// end or another answer. Never asks upstream for anything, so it is cheap to drop and call again.
+    pub async fn more(&mut self) -> Option<Bytes> {
+        while !self.is_at_end() && self.ended.is_none() {
+            match self.body.as_mut()?.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.into_data().ok().and_then(|bytes| self.take(bytes)) {
+                        return Some(bytes);
+                    }
+                }
+                Some(Err(error)) => self.ended = Some(Some(error)),
+                None => self.ended = Some(None),
+            }
+        }
+        None
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.end().is_some_and(|end| self.position >= end)
+    }
+
+    /// Cuts off what was not asked for at either end.
+    fn take(&mut self, mut bytes: Bytes) -> Option<Bytes> {
+        if self.skip > 0 {
+            let skipped = self.skip.min(bytes.len() as u64);
+            bytes = bytes.slice(skipped as usize..);
+            self.skip -= skipped;
+        }
+        if let Some(end) = self.end() {
+            let left = end.saturating_sub(self.position);
+            if bytes.len() as u64 > left {
+                bytes.truncate(left as usize);
+            }
+        }
+        self.position += bytes.len() as u64;
+        (!bytes.is_empty()).then(|| {
+            self.failures = 0;
+            bytes
+        })
+    }
+
+    async fn broke(&mut self, error: Option<FetchError>) -> Result<(), FetchError> {
+        self.body = None;
+        self.failures += 1;
+        if self.failures > FAILURES_MAX {
+            let short = FetchError::WrongLength { digest: self.digest, why: "it ends early, again and again" };
+            return Err(error.unwrap_or(short));
+        }
+        let backoff = BACKOFF_FIRST.saturating_mul(1 << (self.failures - 1).min(8)).min(BACKOFF_LONGEST);
+        tracing::debug!(digest = %self.digest, position = self.position, failures = self.failures, "upstream broke off, resuming");
+        tokio::time::sleep(backoff).await;
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), FetchError> {
+        let Some(source) = self.sources.front() else {
+            return Err(FetchError::WrongLength { digest: self.digest, why: "nobody is left to ask" });
+        };
+        let whole = self.position == 0 && self.limit.is_none();
+        let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
+        match source.open(&self.digest, range).await {
+            Ok(opened) => self.resume(opened),
+            // A redirect's target refused; the next try gets a fresh redirect.
+            Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
+            Err(OpenError::Broken(error)) => Err(error),
+            Err(OpenError::Failed(error)) => {
+                let error = FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
+                self.broke(Some(error)).await
+            }
+            Err(OpenError::Refused(refusal)) => {
+                let error = FetchError::Status { digest: self.digest, status: refusal.status.as_u16() };
+                let transient = refusal.status.is_server_error() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
+                if transient {
+                    return self.broke(Some(error)).await;
+                }
+                // A token that ran out, rights that were taken away: the next one who wanted the blob may have them.
+                self.sources.pop_front();
+                if self.sources.is_empty() { Err(error) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn resume(&mut self, opened: Opened) -> Result<(), FetchError> {
+        if let (Some(known), Some(told)) = (self.size, opened.size)
+            && known != told
+        {
+            return Err(FetchError::WrongLength { digest: self.digest, why: "it changed between two answers" });
+        }
+        self.size = self.size.or(opened.size);
+        self.skip = self.position - opened.start;
+        self.resumed += u64::from(self.failures > 0);
+        self.body = Some(opened.body);
+        Ok(())
+    }
+}

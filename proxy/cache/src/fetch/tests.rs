@@ -1,0 +1,212 @@
+//! What a reader is given while the disk gives up, with an upstream on loopback.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_kernel::{buffers, read};
+use http::header::{CONTENT_RANGE, RANGE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::fetch::FetchError;
+use crate::fetch::inflight::{FetchEnd, InflightFetch};
+use crate::fetch::reader::FetchReader;
+use crate::fetch::source::Source;
+use entrepot_config::from_text;
+use entrepot_observe::metrics::Metrics;
+use entrepot_store::{Limits, Store};
+use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::credential::Credential;
+use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::registry::Registry;
+
+const SIZE: usize = 1 << 20;
+/// How far the file has come, the readers with it, and the hash.
+const WRITTEN: u64 = 700_000;
+const HASHED: u64 = 200_000;
+
+/// A flight whose file and hash the test moves, and an upstream that has its blob.
+struct Air {
+    fetch: Arc<InflightFetch>,
+    source: Source,
+    content: Bytes,
+    /// The ranges that upstream was asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+    folder: TempDir,
+}
+
+impl Air {
+    /// `stored` of the content is in the file; where `wrong`, one bit of it is not what upstream has, behind the hash.
+    async fn new(stored: Range<u64>, wrong: bool) -> Self {
+        let content: Bytes = (0..SIZE).map(|at| (at ^ (at >> 8) ^ (at >> 15)) as u8).collect();
+        let digest = Digest::of(Algorithm::Sha256, &content);
+        let (source, asked) = upstream(content.clone()).await;
+        let folder = TempDir::new().expect("a folder");
+        let limits =
+            Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600) };
+        let store = Store::open(folder.path(), limits).expect("a store");
+        let fill = Arc::new(store.begin_in_time(&digest, Some(SIZE as u64)).await.expect("a fill"));
+        let mut bytes = content.to_vec();
+        bytes[HASHED as usize + 1000] ^= u8::from(wrong);
+        let piece = Bytes::from(bytes).slice(stored.start as usize..stored.end as usize);
+        fill.write_in_time(stored.start, piece).await.expect("written");
+        let fetch = InflightFetch::new(digest, source.clone());
+        fetch.update(|state| {
+            state.size = Some(SIZE as u64);
+            state.extents.insert(stored);
+            state.file = Some(fill);
+        });
+        Self { fetch, source, content, asked, folder }
+    }
+
+    fn reader(&self, start: u64, end: Option<u64>) -> FetchReader {
+        FetchReader::new(self.fetch.join(None, end.is_none()).expect("a seat"), self.source.clone(), start, end)
+    }
+
+    /// The disk takes no more when the hash is at `prefix`.
+    fn hand_over(&self, prefix: u64) {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(&self.content[..prefix as usize]);
+        self.fetch.update(|state| state.end = Some(FetchEnd::HandedOver { prefix, hasher }));
+    }
+
+    /// What upstream was asked for.
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+/// Serves `content` and parts of it.
+async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    let answer = move |request: Request<Incoming>| {
+        let range = request.headers().get(RANGE).map_or("", |range| range.to_str().expect("text")).to_owned();
+        let start = range.strip_prefix("bytes=").and_then(|range| range.split('-').next()?.parse::<usize>().ok());
+        seen.lock().expect("no panic").push(range);
+        let mut response = Response::new(Full::new(content.slice(start.unwrap_or(0)..)));
+        if let Some(start) = start {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let part = format!("bytes {start}-{}/{SIZE}", SIZE - 1);
+            response.headers_mut().insert(CONTENT_RANGE, part.parse().expect("a header"));
+        }
+        std::future::ready(Ok::<_, Infallible>(response))
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(answer.clone());
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let config = from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration");
+    let client = UpstreamClient::new(&config.upstream, &[], &Ourselves::default());
+    let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
+    let metrics = Arc::new(Metrics::new());
+    let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let source = Source {
+        upstream: Arc::new(Upstream::new(client, Arc::new(memory))),
+        registry: Registry::unlisted(&address.to_string().parse().expect("an address is a host")),
+        repository: "team/app".parse().expect("a name"),
+        credential: Credential::None,
+        elsewhere: None,
+    };
+    (source, asked)
+}
+
+/// Reads until the reader is at `position`.
+async fn read_to(reader: &mut FetchReader, start: u64, position: u64) -> Vec<u8> {
+    let mut given = Vec::new();
+    while start + (given.len() as u64) < position {
+        given.extend_from_slice(&reader.next().await.expect("no failure").expect("more"));
+    }
+    given
+}
+
+/// Reads to the end, or to what is wrong.
+async fn rest(reader: &mut FetchReader) -> Result<Vec<u8>, FetchError> {
+    let mut given = Vec::new();
+    while let Some(bytes) = reader.next().await? {
+        given.extend_from_slice(&bytes);
+    }
+    Ok(given)
+}
+
+#[tokio::test]
+async fn who_was_ahead_of_the_hash_goes_on_where_it_is() {
+    let air = Air::new(0..WRITTEN, false).await;
+    let mut readers = [air.reader(0, None), air.reader(0, None)];
+    let mut given = [read_to(&mut readers[0], 0, WRITTEN).await, Vec::new()];
+    air.hand_over(HASHED);
+    for (reader, given) in readers.iter_mut().zip(&mut given) {
+        given.extend(rest(reader).await.expect("whole"));
+        assert!(*given == air.content);
+    }
+    assert_eq!(air.asked(), [format!("bytes={WRITTEN}-"), format!("bytes={HASHED}-")], "nothing is sent twice");
+}
+
+#[tokio::test]
+async fn bytes_that_the_hash_had_not_seen_complete_no_blob_when_they_are_wrong() {
+    let air = Air::new(0..WRITTEN, true).await;
+    let mut reader = air.reader(0, None);
+    let given = read_to(&mut reader, 0, WRITTEN).await;
+    assert!(given != air.content[..WRITTEN as usize], "they are with the client");
+    air.hand_over(HASHED);
+    assert!(matches!(rest(&mut reader).await, Err(FetchError::WrongDigest { .. })));
+}
+
+#[tokio::test]
+async fn a_rest_is_gone_on_with_only_where_its_bytes_can_be_hashed() {
+    let air = Air::new(300_000..WRITTEN, false).await;
+    let (mut begun, mut fresh) = (air.reader(300_000, None), air.reader(300_000, None));
+    let mut part = air.reader(300_000, Some(900_000));
+    read_to(&mut begun, 300_000, WRITTEN).await;
+    air.hand_over(0);
+    assert!(matches!(rest(&mut begun).await, Err(FetchError::Read { .. })), "nobody knows that they are right");
+    assert!(rest(&mut fresh).await.expect("the rest") == air.content[300_000..]);
+    assert!(rest(&mut part).await.expect("the part") == air.content[300_000..900_000]);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
+    for (wrong, verified) in [(false, false), (true, false), (false, true)] {
+        let air = Air::new(0..WRITTEN, wrong).await;
+        let mut reader = air.reader(0, None);
+        let mut given = read_to(&mut reader, 0, 500_000).await;
+        let files = std::fs::read_dir(air.folder.path().join("fill")).expect("a folder");
+        for file in files.flatten() {
+            let file = std::fs::OpenOptions::new().write(true).open(file.path()).expect("the file");
+            file.set_len(given.len() as u64).expect("cut");
+        }
+        air.fetch.update(|state| state.verified = verified);
+        match rest(&mut reader).await {
+            Ok(bytes) => {
+                given.extend(bytes);
+                assert!(given == air.content, "it was completed: wrong {wrong}, verified {verified}");
+            }
+            Err(error) => assert!(wrong && matches!(error, FetchError::WrongDigest { .. }), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_hold_little_each_when_they_hold_much_together() {
+    let air = Air::new(0..WRITTEN, false).await;
+    let file = Arc::new(tempfile::tempfile().expect("a file"));
+    let plenty = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    // Others hold the budget, and more.
+    let held: Vec<_> = (0..128).map(|_| read::start(&file, 0, buffers::WINDOW_BYTES)).collect();
+    let little = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    assert!(little.len() <= buffers::SMALL_WINDOW_BYTES && little == plenty[..little.len()], "{}", little.len());
+    drop(held);
+}

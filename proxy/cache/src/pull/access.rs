@@ -1,0 +1,295 @@
+//! Pings and tokens: how a client comes to its credential.
+//!
+//! Upstream's challenges and tokens pass through unchanged as long as upstream answers and the administrator gave no
+//! account for the registry. Else entrepot is the token server itself, at `/entrepot/token` of the registry's own
+//! name: its tokens stand for the client's login, or for nobody, and never leave this process.
+
+use bytes::Bytes;
+use entrepot_core::challenge::Challenge;
+use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
+use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use url::Url;
+
+use crate::fetch::source::Refusal;
+use crate::pull::identity::header;
+use crate::pull::issued::LOCAL_LIFETIME;
+use crate::pull::manifests::is_transient;
+use crate::pull::{Call, Pull, replies};
+use entrepot_config::ready::{Access, Scheme as Wire};
+use entrepot_core::secret::Secret;
+use entrepot_net::http::reply::Reply;
+use entrepot_upstream::credential::{Credential, CredentialId, Login};
+use entrepot_upstream::exchange::Answer;
+use entrepot_upstream::operation::Operation;
+use entrepot_upstream::registry::implied_port;
+use entrepot_upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
+
+/// Where entrepot gives out tokens of its own, on every registry's name.
+pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
+/// Docker Hub's token server, known before any challenge was seen.
+const DOCKER_HUB_REALM: (&str, &str, &str) = ("auth.docker.io", "/token", "registry-1.docker.io");
+const TOKEN_BODY_MAX_BYTES: usize = 1 << 20;
+
+impl Pull {
+    /// `GET /v2/`.
+    pub(super) async fn ping(&self, call: &Call) -> Reply {
+        let sent = header(&call.headers);
+        if let Some(header) = &sent
+            && let Some(token) = self.issued.local(&call.registry.host, header)
+        {
+            return if token.is_some() { pong() } else { self.local_challenge(call, None) };
+        }
+        // Never with the administrator's account: a client that is not asked keeps its own login to itself.
+        let credential = sent.clone().map_or(Credential::None, Credential::Header);
+        let operation = Operation::relay(call.method.clone(), "/v2/".into(), &call.headers, None);
+        match call.snapshot.upstream.execute(&call.registry, &operation, &credential).await {
+            Ok(answer) if !is_transient(answer.status) => {
+                if answer.status == StatusCode::UNAUTHORIZED {
+                    return self.refused_by_upstream(call, answer, ErrorCode::NameUnknown).await;
+                }
+                replies::relayed(answer)
+            }
+            outcome => {
+                if let Err(error) = outcome {
+                    tracing::warn!(registry = %call.registry.host, "{error}; answering the ping here");
+                }
+                if sent.is_some() { pong() } else { self.local_challenge(call, None) }
+            }
+        }
+    }
+
+    /// A refusal as the client gets it. Where the administrator gave an account, the challenge leads to our own token
+    /// endpoint, so that clients without a login need none and clients with one still use it.
+    pub(super) fn challenged(&self, call: &Call, mut refusal: Refusal) -> Refusal {
+        if refusal.status != StatusCode::UNAUTHORIZED {
+            return refusal;
+        }
+        let usable = match call.snapshot.upstream.learn_challenge(&call.registry, &refusal.headers) {
+            Some(Scheme::Basic) => true,
+            // A client's login may go where it would go without us, but not through us to a realm that we do not know.
+            Some(Scheme::Bearer { realm, .. }) => call.snapshot.upstream.trusts(&call.registry, &realm),
+            None => false,
+        };
+        if usable && shares_accounts(call, &call.registry.host) {
+            let values = refusal.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+            let scope = Challenge::parse(values).into_iter().find_map(|challenge| match challenge {
+                Challenge::Bearer { scope, .. } => scope,
+                _ => None,
+            });
+            if let Ok(value) = HeaderValue::from_str(&challenge_text(call, scope.as_deref())) {
+                refusal.headers.insert(WWW_AUTHENTICATE, value);
+            }
+        }
+        refusal
+    }
+
+    /// 401 with our own realm.
+    pub fn local_challenge(&self, call: &Call, scope: Option<&str>) -> Reply {
+        Reply::error(ErrorCode::Unauthorized, "").with(WWW_AUTHENTICATE, &challenge_text(call, scope))
+    }
+
+    /// The registry whose tokens this endpoint gives out, if it is a token endpoint.
+    pub(super) fn realm_of(&self, call: &Call, path: &str) -> Option<RegistryHost> {
+        let (host, realm_path, registry) = DOCKER_HUB_REALM;
+        if call.registry.host.name() == host && path == realm_path {
+            return registry.parse().ok();
+        }
+        let service = query_values(&call.path_and_query, "service").pop();
+        call.snapshot.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
+    }
+
+    /// A token request to a realm that is intercepted: passed on, and what the answer stands for remembered.
+    pub(super) async fn token(&self, call: &Call, registry: RegistryHost, body: Incoming) -> Reply {
+        let sent = header(&call.headers);
+        let reads = call.method == Method::GET;
+        if reads && sent.is_none() && shares_accounts(call, &registry) {
+            return self.issue(&registry, None);
+        }
+        let body = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect();
+        let body = tokio::time::timeout(call.snapshot.config.client.body_timeout, body).await;
+        let Ok(Ok(body)) = body.map(|body| body.map(|body| body.to_bytes())) else {
+            return Reply::error(ErrorCode::BadRequest, "the token request's body is too large or broken");
+        };
+        let identified = call.registry.injects_headers();
+        let principal = principal(sent.as_ref(), &body, reads).filter(|_| !identified);
+        let login = sent.as_ref().and_then(Login::from_basic);
+        let credential = sent.map_or(Credential::None, Credential::Header);
+        let operation = Operation::relay(call.method.clone(), call.path_and_query.clone(), &call.headers, None);
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let answer = call.snapshot.upstream.execute_with_body(&call.registry, &operation, &credential, body).await;
+        match answer {
+            Ok(answer) if !is_transient(answer.status) => self.passed_token(answer, principal).await,
+            Ok(answer) if !reads => replies::refused(Refusal::read(answer).await),
+            Err(error) if !reads => self.unreachable(call, &error),
+            _ => {
+                tracing::warn!(realm = %call.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
+                self.issue(&registry, login)
+            }
+        }
+    }
+
+    async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>) -> Reply {
+        if answer.status != StatusCode::OK {
+            return replies::relayed(answer);
+        }
+        let (headers, host, elapsed) = (answer.headers, answer.host, answer.elapsed);
+        let Ok(body) = Limited::new(answer.body, TOKEN_BODY_MAX_BYTES).collect().await else {
+            return Reply::error(ErrorCode::BadGateway, "entrepot: the token server's answer broke off");
+        };
+        let body = body.to_bytes();
+        if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
+            self.issued.note(&token, principal, lifetime);
+        }
+        let mut reply = replies::refused(Refusal { status: StatusCode::OK, headers, body });
+        reply.note.upstream = Some(host.to_string());
+        reply.note.upstream_time = Some(elapsed);
+        reply
+    }
+
+    /// Our own token endpoint: a client's login is checked with upstream's realm where upstream answers.
+    pub(super) async fn local_token(&self, call: &Call) -> Reply {
+        if call.method != Method::GET {
+            return Reply::error(ErrorCode::Unsupported, "tokens are asked for with GET here");
+        }
+        let registry = &call.registry;
+        let Some(sent) = header(&call.headers) else { return self.issue(&registry.host, None) };
+        let Some(login) = Login::from_basic(&sent) else {
+            return Reply::error(ErrorCode::Unauthorized, "a token is given for a Basic login, or for none");
+        };
+        match self.scheme_of(call).await {
+            Some(Scheme::Bearer { realm, service }) => {
+                let scopes = query_values(&call.path_and_query, "scope");
+                let key = TokenKey { realm: realm.to_string(), service, scopes, credential: login.id() };
+                self.realm_token(call, &key, login).await
+            }
+            Some(Scheme::Basic) => {
+                let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
+                let credential = Credential::Header(login.basic().clone());
+                match call.snapshot.upstream.execute(registry, &operation, &credential).await {
+                    Ok(answer) if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                        Reply::error_with_status(
+                            StatusCode::UNAUTHORIZED,
+                            ErrorCode::Unauthorized,
+                            "upstream refuses this login",
+                        )
+                    }
+                    _ => self.issue(&registry.host, Some(login)),
+                }
+            }
+            None => self.issue(&registry.host, Some(login)),
+        }
+    }
+
+    async fn realm_token(&self, call: &Call, key: &TokenKey, login: Login) -> Reply {
+        let Some(url) = request_url(key) else { return self.issue(&call.registry.host, Some(login)) };
+        match call.snapshot.upstream.ask_realm(&call.registry, &url, Some(login.basic())).await {
+            Ok((StatusCode::OK, headers, body)) => {
+                if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
+                    self.issued.note(&token, login.id(), lifetime);
+                }
+                replies::refused(Refusal { status: StatusCode::OK, headers, body })
+            }
+            Ok((status, headers, body)) if !is_transient(status) => replies::refused(Refusal { status, headers, body }),
+            Err(error) if !error.is_retryable() => self.unreachable(call, &error),
+            _ => self.issue(&call.registry.host, Some(login)),
+        }
+    }
+
+    /// How the registry asks for credentials; it is pinged where that is not known yet.
+    async fn scheme_of(&self, call: &Call) -> Option<Scheme> {
+        let known = call.snapshot.upstream.memory().tokens.scheme(&call.registry.host);
+        if known.is_some() {
+            return known;
+        }
+        let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
+        let answer = call.snapshot.upstream.execute(&call.registry, &operation, &Credential::None).await.ok()?;
+        call.snapshot.upstream.learn_challenge(&call.registry, &answer.headers)
+    }
+
+    fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Reply {
+        let Some(token) = self.issued.issue(registry, login) else {
+            return Reply::error(ErrorCode::Unavailable, "entrepot: no token can be given out at the moment");
+        };
+        // A tenth less than it holds: an anonymous one may have been given to others before.
+        let (token, lifetime) = (token.expose(), LOCAL_LIFETIME.as_secs() * 9 / 10);
+        let body = format!(r#"{{"token":"{token}","access_token":"{token}","expires_in":{lifetime}}}"#);
+        Reply::full(StatusCode::OK, "application/json", body)
+    }
+}
+
+/// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
+fn shares_accounts(call: &Call, host: &RegistryHost) -> bool {
+    call.snapshot.account(host, None).is_some() && call.snapshot.registry(host).access == Access::Shared
+}
+
+fn challenge_text(call: &Call, scope: Option<&str>) -> String {
+    let authority = call.registry.host.authority(implied_port(call.client_scheme));
+    let scheme = match call.client_scheme {
+        Wire::Http => "http",
+        Wire::Https => "https",
+    };
+    // A scope comes from upstream: only what a quoted string holds without escapes is repeated.
+    let scope = scope.filter(|scope| !scope.contains(['"', '\\'])).map(|scope| format!(",scope=\"{scope}\""));
+    let scope = scope.unwrap_or_default();
+    format!(
+        "Bearer realm=\"{scheme}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}",
+        call.registry.host.name()
+    )
+}
+
+fn pong() -> Reply {
+    let version = http::HeaderName::from_static("docker-distribution-api-version");
+    Reply::full(StatusCode::OK, "application/json", "{}").with(version, "registry/2.0").with(CONTENT_LENGTH, "2")
+}
+
+/// Whose request a token answers: a login by header or form, a refresh token, nobody; none where it cannot be told.
+fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
+    if let Some(header) = header {
+        return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));
+    }
+    if reads {
+        return Some(CredentialId::ANONYMOUS);
+    }
+    let field = |name: &str| {
+        let mut pairs = url::form_urlencoded::parse(body);
+        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+    };
+    if let (Some(username), Some(password)) = (field("username"), field("password")) {
+        return Some(Login::new(&username, &Secret::new(password)).id());
+    }
+    field("refresh_token").map(|token| CredentialId::of(&format!("refresh {token}")))
+}
+
+fn query_values(path_and_query: &str, name: &str) -> Vec<String> {
+    let Ok(url) = Url::parse("http://local").and_then(|base| base.join(path_and_query)) else { return Vec::new() };
+    url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_stand_for_whoever_asked() {
+        let basic = Secret::new("Basic YWxpY2U6cHc=");
+        let alice = Login::new("alice", &Secret::new("pw")).id();
+        let form = |text: &'static str| Bytes::from_static(text.as_bytes());
+        assert_eq!(principal(Some(&basic), &Bytes::new(), true), Some(alice));
+        assert_eq!(principal(None, &Bytes::new(), true), Some(CredentialId::ANONYMOUS));
+        assert_eq!(principal(None, &form("grant_type=password&username=alice&password=pw"), false), Some(alice));
+        assert_eq!(principal(None, &form("grant_type=x"), false), None);
+        assert_ne!(principal(None, &form("refresh_token=a"), false), principal(None, &form("refresh_token=b"), false));
+    }
+
+    #[test]
+    fn query_values_are_decoded() {
+        // As dockerd asks before it mounts a layer from another repository.
+        let path = "/entrepot/token?service=x&scope=repository%3Aa%2Fb%3Apull&scope=repository:c:pull,push";
+        assert_eq!(query_values(path, "scope"), ["repository:a/b:pull", "repository:c:pull,push"]);
+        assert!(query_values("/t", "scope").is_empty());
+    }
+}

@@ -1,0 +1,254 @@
+//! Other immutable content of intercepted hosts, by the path patterns of the configuration (`cache.patterns`): an npm
+//! tarball, a chart. Stored under the digest that it turns out to have, found again by host, path and query.
+//!
+//! No digest tells beforehand what it must be, so only a complete 200 with a length that is no page for people is stored,
+//! and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_core::name::RepositoryName;
+use entrepot_core::outcome::{CacheStatus, RequestType};
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use crate::fetch::FetchError;
+use crate::fetch::source::Source;
+use crate::pull::blob_reply::{range_header, unsatisfiable};
+use crate::pull::manifests::{Asked, Wanted, hit};
+use crate::pull::replies::relayed_headers;
+use crate::pull::stored::StoredReader;
+use crate::pull::{Call, Pull, offload, replies};
+use entrepot_core::range::{self, ContentRange, RangeAnswer};
+use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
+use entrepot_net::http::reply::{Note, Reply};
+use entrepot_observe::labels::Bypass;
+use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
+use entrepot_upstream::body::TimedBody;
+use entrepot_upstream::operation::Operation;
+
+/// Pieces on their way to the client while the same pieces go to the disk.
+const PIECES_IN_FLIGHT: usize = 8;
+
+impl Pull {
+    pub(super) fn is_artefact(&self, call: &Call, path: &str) -> bool {
+        let cache = &call.snapshot.config.cache;
+        let reads = matches!(call.method, Method::GET | Method::HEAD);
+        cache.enabled && reads && cache.patterns.iter().any(|pattern| pattern.is_match(path))
+    }
+
+    pub(super) async fn artefact(self: &Arc<Self>, call: &Call) -> Reply {
+        let Some(place) = place(&call.path_and_query) else { return self.fetch_artefact(call, None).await };
+        let (store, host, path) = (self.store.clone(), call.registry.host.clone(), call.path_and_query.clone());
+        let entry = offload(move || store.artefact(&host, &path)).await.flatten();
+        let reply = match entry {
+            Some(entry) => self.known_artefact(call, &place, entry).await,
+            None => self.fetch_artefact(call, Some(&place)).await,
+        };
+        let status = reply.note.cache_status;
+        reply.noted(RequestType::BlobMutable, status)
+    }
+
+    async fn known_artefact(self: &Arc<Self>, call: &Call, place: &RepositoryName, entry: ArtefactEntry) -> Reply {
+        let status = if self.may_read(call, place) {
+            CacheStatus::Hit
+        } else {
+            let path = call.path_and_query.clone();
+            let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
+            match self.ask(call, place, &probe, Wanted::Content(Some(entry.size_bytes))).await {
+                Asked::Allowed(answer) | Asked::Unproven(answer) => {
+                    // The page that asks for a login is not the artefact.
+                    if answer.content_length() != Some(entry.size_bytes) || !answer.status.is_success() {
+                        return self.fetch_artefact(call, None).await;
+                    }
+                    self.approve(call, place).await;
+                    CacheStatus::Revalidated
+                }
+                Asked::Refused(reply) => return *reply,
+                Asked::Down(_) if self.may_read_offline(call, place).await => CacheStatus::Stale,
+                Asked::Down(reply) => return *reply,
+            }
+        };
+        let (store, digest) = (self.store.clone(), entry.digest);
+        let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
+            return self.fetch_artefact(call, Some(place)).await;
+        };
+        let answer = range::decide(range_header(&call.headers).filter(|_| !call.is_head()), blob.size_bytes);
+        let (start, end) = match answer {
+            RangeAnswer::Unsatisfiable => return unsatisfiable(blob.size_bytes),
+            RangeAnswer::Part { start, end } => (start, end),
+            RangeAnswer::Whole => (0, blob.size_bytes),
+        };
+        let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
+        let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
+        let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };
+        let reply =
+            Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
+        match answer {
+            RangeAnswer::Part { .. } => {
+                let range = ContentRange::Part { start, end, size: Some(entry.size_bytes) };
+                let mut reply = reply.with(CONTENT_RANGE, &range.to_string());
+                reply.status = StatusCode::PARTIAL_CONTENT;
+                reply.with(CONTENT_LENGTH, &(end - start).to_string())
+            }
+            _ => reply,
+        }
+    }
+
+    async fn fetch_artefact(self: &Arc<Self>, call: &Call, place: Option<&RepositoryName>) -> Reply {
+        let path = call.path_and_query.clone();
+        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
+        let answer = match call.snapshot.upstream.execute(&call.registry, &operation, &call.credential).await {
+            Ok(answer) => answer,
+            Err(error) => return self.unreachable(call, &error),
+        };
+        // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it too.
+        let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
+        let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
+            return replies::relayed(answer);
+        };
+        if !may_store(&answer.headers) {
+            self.metrics.bypass.inc(Bypass::NoStore);
+            return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
+        }
+        if let Some(place) = place {
+            self.approve(call, place).await;
+        }
+        let fill = match self.store.begin_unnamed_in_time(Some(length)).await {
+            Ok(fill) => fill,
+            Err(error) => {
+                self.metrics.bypass.inc(error.bypass());
+                return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
+            }
+        };
+        let note = Note { upstream: Some(answer.host.to_string()), ..hit(CacheStatus::Miss) };
+        let headers = relayed_headers(&answer.headers);
+        let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
+        let copy = Copy { pull: self.clone(), fill: Some(Arc::new(fill)), sender, length };
+        let key = (call.registry.host.clone(), call.path_and_query.clone(), headers.clone());
+        tokio::spawn(copy.run(answer.body, key));
+        Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), note }
+    }
+}
+
+/// An artefact on its way to one client and to the disk. The client's pace is the pace; a client that leaves does not
+/// stop the rest.
+struct Copy {
+    pull: Arc<Pull>,
+    /// None once the disk has failed.
+    fill: Option<Arc<PartialBlob>>,
+    sender: mpsc::Sender<Result<Bytes, FetchError>>,
+    length: u64,
+}
+
+/// The client's end of a copy.
+struct Copied(mpsc::Receiver<Result<Bytes, FetchError>>);
+
+impl PieceSource for Copied {
+    async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.0.recv().await.transpose().map_err(BodyError::new)
+    }
+}
+
+impl Copy {
+    async fn run(mut self, mut body: TimedBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        let mut position = 0;
+        while let Some(frame) = body.frame().await {
+            let bytes = match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(_)) => continue,
+                Err(error) => {
+                    let digest = hasher.finish();
+                    let error = FetchError::Upstream { digest, error: Arc::new(error) };
+                    // A client that left needs no error.
+                    let _ = self.sender.send(Err(error)).await;
+                    return;
+                }
+            };
+            hasher = self.write(position, bytes.clone(), hasher).await;
+            position += bytes.len() as u64;
+            // A client that left does not stop the copy.
+            let _ = self.sender.send(Ok(bytes)).await;
+        }
+        if position == self.length {
+            self.publish(hasher.finish(), key).await;
+        }
+    }
+
+    /// The disk and the hash take the same bytes at the same time.
+    async fn write(&mut self, position: u64, bytes: Bytes, mut hasher: Hasher) -> Hasher {
+        let (fill, piece) = (self.fill.clone(), bytes.clone());
+        let writing = async move {
+            match fill {
+                Some(fill) => fill.write_in_time(position, piece).await,
+                None => Ok(()),
+            }
+        };
+        let hashing = offload(move || {
+            hasher.update(&bytes);
+            hasher
+        });
+        let (written, hasher) = tokio::join!(writing, hashing);
+        if let Err(error) = written {
+            self.give_up(&error);
+        }
+        hasher.unwrap_or_else(|| {
+            self.fill = None;
+            Hasher::new(Algorithm::Sha256)
+        })
+    }
+
+    fn give_up(&mut self, error: &StoreError) {
+        tracing::warn!("an artefact is passed on without being stored: {error}");
+        self.pull.metrics.bypass.inc(error.bypass());
+        self.fill = None;
+    }
+
+    async fn publish(
+        mut self,
+        digest: Digest,
+        (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
+    ) {
+        let Some(fill) = self.fill.take() else { return };
+        let (store, size_bytes) = (self.pull.store.clone(), self.length);
+        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
+        if let Err(error) = fill.publish_from(Some(&digest), &[]).await {
+            return self.give_up(&error);
+        }
+        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
+        offload(move || store.set_artefact(&host, &path, entry)).await;
+        self.pull.metrics.stored.inc();
+    }
+}
+
+/// A repository name that stands for one path in the rights table.
+fn place(path_and_query: &str) -> Option<RepositoryName> {
+    format!("artefact/{}", Digest::of(Algorithm::Sha256, path_and_query.as_bytes()).hex()).parse().ok()
+}
+
+fn may_store(headers: &HeaderMap) -> bool {
+    let control = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let forbidden = |value: &str| {
+        let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
+        directives.any(|directive| directive == "no-store" || directive == "private")
+    };
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // A page in an artefact's place is a login or an error, whatever its status says.
+    let is_page = content_type.trim_start().to_ascii_lowercase().starts_with("text/html");
+    !is_page && !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
+}
+
+fn entry_headers(entry: &ArtefactEntry) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&entry.content_type) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(entry.size_bytes));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers
+}

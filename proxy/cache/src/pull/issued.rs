@@ -1,0 +1,149 @@
+//! Tokens in clients' hands, known by their hash: who got them, and until when. Two kinds: upstream's, which were seen
+//! as they passed, and our own, given out where upstream cannot answer or the administrator's account stands in.
+//!
+//! Invariant (T2): a token is an answer to one client. Nothing here hands one client's token to another; the memory
+//! only tells whom a token stands for.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand;
+use entrepot_core::host::RegistryHost;
+
+use entrepot_core::secret::Secret;
+use entrepot_upstream::credential::{CredentialId, Login};
+
+/// Upstream's token, as it passed.
+#[derive(Clone, Copy)]
+pub struct SeenToken {
+    /// Whose request it answered: a login's hash, or anonymous.
+    pub principal: CredentialId,
+    /// When upstream stops taking it.
+    pub expires: Instant,
+}
+
+/// A token of ours.
+#[derive(Clone)]
+pub struct LocalToken {
+    /// The registry that takes it.
+    pub registry: RegistryHost,
+    /// The client's login, none for an anonymous client.
+    pub login: Option<Login>,
+    expires: Instant,
+}
+
+/// Both memories.
+#[derive(Default)]
+pub struct IssuedTokens {
+    seen: Mutex<HashMap<CredentialId, SeenToken>>,
+    /// The token of ours that every anonymous client of a registry gets, so that asking often costs nothing.
+    anonymous: Mutex<HashMap<RegistryHost, (Secret, Instant)>>,
+    local: Mutex<HashMap<CredentialId, LocalToken>>,
+}
+
+/// The mark of our own tokens; none is ever sent upstream.
+const LOCAL_PREFIX: &str = "entrepot.";
+/// How long a token of ours holds: long enough for one large pull.
+pub const LOCAL_LIFETIME: Duration = Duration::from_secs(300);
+const TOKENS_MAX: usize = 65_536;
+
+impl IssuedTokens {
+    /// Notes a token that upstream gave to `principal`.
+    pub fn note(&self, token: &Secret, principal: CredentialId, lifetime: Duration) {
+        let id = CredentialId::of(&format!("Bearer {}", token.expose()));
+        let now = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= TOKENS_MAX {
+            seen.retain(|_, token| token.expires > now);
+        }
+        if seen.len() < TOKENS_MAX {
+            seen.insert(id, SeenToken { principal, expires: now + lifetime });
+        }
+    }
+
+    /// What is known of the token in this `Authorization` header.
+    pub fn seen(&self, header: &Secret) -> Option<SeenToken> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&CredentialId::of(header.expose())).copied()
+    }
+
+    /// Gives out a token of ours. `None` only where the system has no randomness.
+    pub fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
+        if login.is_some() {
+            return self.issue_fresh(registry, login);
+        }
+        let mut anonymous = self.anonymous.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = anonymous.get(registry).filter(|(_, issued)| issued.elapsed() < LOCAL_LIFETIME / 10);
+        if let Some((token, _)) = young {
+            return Some(token.clone());
+        }
+        anonymous.retain(|_, (_, issued)| issued.elapsed() < LOCAL_LIFETIME);
+        let token = self.issue_fresh(registry, None)?;
+        anonymous.insert(registry.clone(), (token.clone(), Instant::now()));
+        Some(token)
+    }
+
+    fn issue_fresh(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
+        let mut random = [0u8; 16];
+        rand::fill(&mut random).ok()?;
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = format!("{LOCAL_PREFIX}{hex}");
+        let id = CredentialId::of(&format!("Bearer {token}"));
+        let now = Instant::now();
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        if local.len() >= TOKENS_MAX {
+            local.retain(|_, token| token.expires > now);
+        }
+        if local.len() >= TOKENS_MAX {
+            return None;
+        }
+        local.insert(id, LocalToken { registry: registry.clone(), login, expires: now + LOCAL_LIFETIME });
+        Some(Secret::new(token))
+    }
+
+    /// Whether the header carries a token of ours, and if so what it stands for at `registry`; `Some(None)` is one
+    /// that is over, or another registry's.
+    pub fn local(&self, registry: &RegistryHost, header: &Secret) -> Option<Option<LocalToken>> {
+        let (scheme, token) = header.expose().split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") || !token.trim().starts_with(LOCAL_PREFIX) {
+            return None;
+        }
+        let id = CredentialId::of(&format!("Bearer {}", token.trim()));
+        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = local.get(&id).filter(|token| token.expires > Instant::now() && token.registry == *registry);
+        Some(known.cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_ours_holds_at_its_registry_only() {
+        let issued = IssuedTokens::default();
+        let ghcr: RegistryHost = "ghcr.io".parse().expect("host");
+        let quay: RegistryHost = "quay.io".parse().expect("host");
+        let token = issued.issue(&ghcr, None).expect("random");
+        let header = Secret::new(format!("Bearer {}", token.expose()));
+        assert!(issued.local(&ghcr, &header).is_some_and(|known| known.is_some()));
+        assert!(issued.local(&quay, &header).is_some_and(|known| known.is_none()));
+        assert!(issued.local(&ghcr, &Secret::new("Bearer entrepot.00")).is_some_and(|known| known.is_none()));
+        assert!(issued.local(&ghcr, &Secret::new("Bearer other")).is_none());
+        assert_eq!(token.expose(), issued.issue(&ghcr, None).expect("random").expose());
+        let login = Login::new("alice", &Secret::new("pw"));
+        let own = issued.issue(&ghcr, Some(login.clone())).expect("random");
+        assert_ne!(own.expose(), issued.issue(&ghcr, Some(login)).expect("random").expose());
+    }
+
+    #[test]
+    fn a_seen_token_tells_whose_it_is() {
+        let issued = IssuedTokens::default();
+        let alice = CredentialId::of("Basic alice");
+        issued.note(&Secret::new("t"), alice, Duration::from_secs(60));
+        let seen = issued.seen(&Secret::new("Bearer t")).expect("seen");
+        assert_eq!(seen.principal, alice);
+        assert!(issued.seen(&Secret::new("Bearer u")).is_none());
+    }
+}

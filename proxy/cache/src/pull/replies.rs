@@ -1,0 +1,114 @@
+//! Replies made of upstream's answers and failures: relayed, refused, unreachable, broken. What is relayed is rebuilt from
+//! the headers that clients need.
+
+use entrepot_core::error::ErrorCode;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::fetch::FetchError;
+use crate::fetch::source::Refusal;
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::reply::{Note, Reply};
+use entrepot_observe::labels::Label;
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::exchange::Answer;
+use entrepot_upstream::operation::is_of_the_hop;
+
+/// Response headers of upstream that clients need; hop-by-hop ones, cookies and a CDN's own are not among them.
+const RELAYED: [&str; 22] = [
+    "content-type",
+    "content-length",
+    "content-range",
+    "content-encoding",
+    "accept-ranges",
+    "cache-control",
+    "date",
+    "docker-content-digest",
+    "docker-distribution-api-version",
+    "docker-upload-uuid",
+    "etag",
+    "last-modified",
+    "link",
+    "location",
+    "oci-chunk-min-length",
+    "oci-filters-applied",
+    "oci-subject",
+    "oci-tag",
+    "range",
+    "retry-after",
+    "warning",
+    "www-authenticate",
+];
+
+/// Upstream's headers that are for the client.
+pub fn relayed_headers(headers: &HeaderMap) -> HeaderMap {
+    let keep = |name: &HeaderName| RELAYED.contains(&name.as_str()) || name.as_str().contains("ratelimit");
+    let mut relayed = HeaderMap::new();
+    for (name, value) in headers.iter().filter(|(name, _)| keep(name)) {
+        relayed.append(name.clone(), value.clone());
+    }
+    relayed
+}
+
+/// Upstream could not be asked: whose fault, and what to do, in the client's own error format.
+pub fn unreachable(error: &UpstreamError) -> Reply {
+    let code = if error.is_ours() {
+        ErrorCode::Denied
+    } else if error.is_timeout() {
+        ErrorCode::GatewayTimeout
+    } else {
+        ErrorCode::BadGateway
+    };
+    Reply::error(code, &format!("entrepot: {error}")).because("upstream_unreachable")
+}
+
+/// Upstream's bytes were wrong.
+pub fn broken(error: &FetchError) -> Reply {
+    Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason().word())
+}
+
+/// Upstream's own error answer.
+pub fn refused(refusal: Refusal) -> Reply {
+    let mut headers = relayed_headers(&refusal.headers);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len() as u64));
+    Reply { status: refusal.status, headers, body: ReplyBody::Full(refusal.body), note: Note::default() }
+}
+
+/// Upstream's answer as it comes.
+pub fn relayed(answer: Answer) -> Reply {
+    let headers = relayed_headers(&answer.headers);
+    let note = Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
+    Reply { status: answer.status, headers, body: ReplyBody::relayed(answer.body), note }
+}
+
+/// An answer that has nothing to do with a registry: all of it but the hop's own headers.
+pub fn passed(answer: Answer) -> Reply {
+    let all = answer.headers.clone();
+    let mut reply = relayed(answer);
+    let named = all.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<_> = named.flat_map(|list| list.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+    for name in all.keys() {
+        let of_the_hop = is_of_the_hop(name) || named.iter().any(|hop| hop == name.as_str());
+        if !of_the_hop && !reply.headers.contains_key(name) {
+            reply.headers.extend(all.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_clients_need_is_relayed() {
+        let mut upstream = HeaderMap::new();
+        for name in ["set-cookie", "connection", "transfer-encoding", "server", "x-amz-id-2", "etag", "ratelimit-limit"]
+        {
+            upstream.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        let mut names: Vec<_> = relayed_headers(&upstream).keys().map(|name| name.as_str().to_owned()).collect();
+        names.sort();
+        assert_eq!(names, ["etag", "ratelimit-limit"]);
+    }
+}

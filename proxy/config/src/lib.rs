@@ -1,0 +1,184 @@
+//! Configuration: what was typed (file, environment, flags) and what is ready.
+//!
+//! ```text
+//! entrepot.toml ─ schema (unknown keys) ─ raw ◄─ environment ◄─ flags
+//!                                          └─ resolver: places, doors, cache, registries, upstream ─► ready + effective
+//! ```
+//!
+//! Later layers win; lists of registries and accounts add up. Nothing is written and no port is opened here; the files
+//! that are named (CA, passwords) are read, so that a bad one is known before anything starts.
+
+mod auth_registries;
+mod cache;
+mod data_plane;
+mod doors;
+mod effective;
+mod environment;
+mod mdns;
+mod origin;
+mod places;
+mod raw;
+pub mod ready;
+mod redirect;
+mod registries;
+mod registry_access;
+mod registry_door;
+mod resolver;
+mod schema;
+mod upstream;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+pub use effective::{Effective, Entry, MASK};
+use environment::Additions;
+pub use origin::{ConfigError, Origin};
+use origin::{Given, Place, Refusal, Source};
+pub use places::{Found, HostFacts};
+use raw::Raw;
+use ready::Config;
+use resolver::Resolver;
+
+/// Read where nobody names a file and this one exists.
+const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
+
+/// The flags that configure, common to every command that reads the configuration.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// The configuration file [default: $ENTREPOT_CONFIG, else /etc/entrepot/entrepot.toml where it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Where blobs, index and CA are kept
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Address and port of the proxy, may be repeated
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+}
+
+/// A configuration that is in order.
+pub struct Loaded {
+    /// What the product uses.
+    pub config: Config,
+    /// The same for people, with origins.
+    pub effective: Effective,
+    /// Lines to say once at start.
+    pub notices: Vec<String>,
+}
+
+/// Reads all layers. `env` gives the variables of the environment, `host` what the defaults depend on.
+pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Loaded, ConfigError> {
+    let source = find_source(flags, env, host)?;
+    let mut raw = parse(&source)?;
+    let additions = environment::apply(&mut raw, env)?;
+    apply_flags(&mut raw, flags);
+    resolve(source, raw, additions, env, host)
+}
+
+/// The configuration that a file with this text makes, where no environment and no flag says anything else. Nothing but
+/// the files that the text names is read.
+pub fn from_text(text: &str) -> Result<Config, ConfigError> {
+    let source = Source::new(PathBuf::from(DEFAULT_FILE), text.to_owned());
+    let mut raw = parse(&source)?;
+    let environment = |_: &str| None;
+    let additions = environment::apply(&mut raw, &environment)?;
+    let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
+    Ok(resolve(source, raw, additions, &environment, &host)?.config)
+}
+
+fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
+    let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty());
+    let (path, named_by) = match (&flags.config, from_env()) {
+        (Some(path), _) => (path.clone(), Origin::Flag("--config")),
+        (None, Some(path)) => (PathBuf::from(path), Origin::Environment("ENTREPOT_CONFIG")),
+        (None, None) if (host.look)(Path::new(DEFAULT_FILE)) == Found::File => {
+            (PathBuf::from(DEFAULT_FILE), Origin::Default)
+        }
+        (None, None) => return Ok(Source::new(PathBuf::from(DEFAULT_FILE), String::new())),
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Source::new(path, text)),
+        Err(error) => {
+            let refusal = Refusal::new(format!("cannot be read: {}", values::reason(&error)));
+            Err(refusal.hint(format!("it is named by {named_by}")).at(Origin::File { path: path.into(), line: None }))
+        }
+    }
+}
+
+fn parse(source: &Source) -> Result<Raw, ConfigError> {
+    // Only the message: toml's full report quotes the line, which may hold a password.
+    let refuse = |error: toml::de::Error| {
+        let place = Place::File(error.span().map_or(0, |span| span.start));
+        Refusal::new(error.message()).at(source.origin(place))
+    };
+    let table = DeTable::parse(&source.text).map_err(refuse)?;
+    schema::check(&table).map_err(|Given { value, place }| value.at(source.origin(place)))?;
+    toml::from_str(&source.text).map_err(refuse)
+}
+
+fn apply_flags(raw: &mut Raw, flags: &Flags) {
+    if let Some(path) = &flags.data_dir {
+        let place = Place::Flag("--data-dir");
+        raw.data_dir = Some(Given::new(path.to_string_lossy().into_owned(), place));
+    }
+    if !flags.listen.is_empty() {
+        let place = Place::Flag("--listen");
+        let addresses = flags.listen.iter().map(|address| Given::new(address.to_string(), place)).collect();
+        raw.proxy.listen = Some(Given::new(addresses, place));
+    }
+}
+
+fn resolve(
+    source: Source,
+    raw: Raw,
+    additions: Additions,
+    env: &dyn Fn(&str) -> Option<String>,
+    host: &HostFacts,
+) -> Result<Loaded, ConfigError> {
+    let mut resolver = Resolver::new(source, additions.notices);
+    let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
+    let proxy = doors::proxy(&mut resolver, raw.proxy)?;
+    let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
+    let registry = registry_door::registry(&mut resolver, raw.registry)?;
+    let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
+    let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
+    let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
+    let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
+    let client = upstream::client(&mut resolver, raw.client)?;
+    let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
+    let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
+    let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
+    let logging = doors::logging(&mut resolver, raw.logging)?;
+    // The environment's accounts come first among equals.
+    let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
+    let (credentials, mut implied) = registries::accounts(&mut resolver, accounts)?;
+    let (policies, named) = registries::policies(&mut resolver, raw.registries, upstream.verify)?;
+    implied.extend(named);
+    let intercept = registries::intercept(&mut resolver, raw.intercept.registries, &additions.registries, implied)?;
+    let config = Config {
+        data_dir,
+        proxy,
+        transparent,
+        registry,
+        admin,
+        ca,
+        cache,
+        tags,
+        intercept,
+        credentials,
+        registries: policies,
+        upstream,
+        client,
+        data_plane,
+        redirect,
+        mdns,
+        logging,
+    };
+    Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })
+}

@@ -1,0 +1,214 @@
+//! Tests of all layers together. Each file is written to a directory of its own and named `entrepot.toml` in messages.
+
+mod errors;
+mod registry;
+mod sample;
+mod variables;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use entrepot_core::host::RegistryHost;
+use tempfile::TempDir;
+
+use super::*;
+use crate::ready::TunnelPolicy;
+
+/// Files and an environment to load.
+pub(super) struct Case {
+    pub(super) directory: TempDir,
+    pub(super) variables: Vec<(String, String)>,
+    pub(super) flags: Flags,
+}
+
+impl Case {
+    /// A case with this text as its `entrepot.toml`.
+    pub(super) fn new(text: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let case = Self { directory, variables: Vec::new(), flags: Flags::default() };
+        let path = case.file("entrepot.toml", text);
+        Self { flags: Flags { config: Some(path), ..Flags::default() }, ..case }
+    }
+
+    /// A case without a file.
+    pub(super) fn without_file() -> Self {
+        let mut case = Self::new("");
+        case.flags.config = None;
+        case
+    }
+
+    pub(super) fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// `$DIR` in the value stands for the case's directory.
+    pub(super) fn set(mut self, name: &str, value: &str) -> Self {
+        let value = value.replace("$DIR", &self.directory.path().to_string_lossy());
+        self.variables.push((name.to_owned(), value));
+        self
+    }
+
+    pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
+        let env = |name: &str| self.variables.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
+        load(&self.flags, &env, &bare_host())
+    }
+
+    pub(super) fn loaded(&self) -> Loaded {
+        self.load().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The error's line, the case's directory taken out.
+    pub(super) fn error(&self) -> String {
+        let error = self.load().map(|_| ()).expect_err("a mistake");
+        error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+/// Root on a host with nothing on it.
+fn bare_host() -> HostFacts {
+    HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) }
+}
+
+/// `key = value` as it is in force, with its origin.
+pub(super) fn shown(loaded: &Loaded, key: &str) -> String {
+    let entry = loaded.effective.entries.iter().rfind(|entry| entry.key == key).expect(key);
+    let origin = entry.origin.to_string();
+    let origin = origin.rsplit('/').next().unwrap_or_default();
+    format!("{} # {origin}", entry.value)
+}
+
+#[test]
+fn later_layers_win_and_say_so() {
+    let listen = "[proxy]\nlisten = [\"127.0.0.1:1\"]\n";
+    let size = "[cache]\n\nmax_size = \"2g\"\n";
+    let mut case = Case::new(&format!("data_dir = \"/one\"\n{listen}{size}")).set("CACHE_MAX_SIZE", "3g");
+    let loaded = case.loaded();
+    assert_eq!(shown(&loaded, "data_dir"), "\"/one\" # entrepot.toml:1");
+    assert_eq!(shown(&loaded, "proxy.listen"), "[\"127.0.0.1:1\"] # entrepot.toml:3");
+    assert_eq!(shown(&loaded, "cache.max_size"), "\"3g\" # environment variable CACHE_MAX_SIZE");
+    assert_eq!(shown(&loaded, "cache.min_free"), "\"1g\" # default");
+    assert_eq!(loaded.config.cache.max_size.0, 3 << 30);
+
+    case.flags.data_dir = Some("/two".into());
+    case.flags.listen = vec!["[::1]:2".parse().expect("address")];
+    case.variables.clear();
+    let loaded = case.loaded();
+    assert_eq!(shown(&loaded, "data_dir"), "\"/two\" # flag --data-dir");
+    assert_eq!(shown(&loaded, "proxy.listen"), "[\"[::1]:2\"] # flag --listen");
+    assert_eq!(shown(&loaded, "cache.max_size"), "\"2g\" # entrepot.toml:6");
+    assert_eq!(loaded.config.admin.socket, Path::new("/two/admin.sock"));
+    assert_eq!(loaded.config.ca.certificate, Path::new("/two/ca/ca.crt"));
+    assert!(!loaded.config.ca.provided);
+}
+
+#[test]
+fn the_file_is_found_by_flag_then_variable() {
+    let case = Case::new("data_dir = \"/flag\"");
+    let other = case.file("other.toml", "data_dir = \"/variable\"");
+    let mut case = case.set("ENTREPOT_CONFIG", &other.to_string_lossy());
+    assert_eq!(case.loaded().config.data_dir, Path::new("/flag"));
+    case.flags.config = None;
+    assert_eq!(case.loaded().config.data_dir, Path::new("/variable"));
+    case.variables.clear();
+    assert_eq!(case.loaded().config.data_dir, Path::new("/var/lib/entrepot"));
+}
+
+#[test]
+fn named_hosts_are_intercepted_whichever_section_names_them() {
+    let case = Case::new(
+        "[intercept]\nregistries = [\"*.azurecr.io\", \"ghcr.io\"]\n[registries.\"plain.example:5000\"]\n\
+         scheme = \"http\"\n[[credentials]]\nregistry = \"token.example\"\nusername = \"u\"\npassword = \"p\"\n",
+    );
+    let case =
+        case.set("REGISTRIES", "a.example quay.io a.example b.example:5000").set("AUTH_REGISTRIES", "c.example:u:p");
+    let config = case.loaded().config;
+    for (host, listed) in [
+        ("registry-1.docker.io", true),
+        ("eu-docker.pkg.dev", true),
+        ("my.azurecr.io", true),
+        ("plain.example:5000", true),
+        ("token.example", true),
+        ("a.example", true),
+        ("b.example:5000", true),
+        ("b.example", false),
+        ("c.example", true),
+        ("example.org", false),
+    ] {
+        assert_eq!(config.intercepts_tls(&host.parse::<RegistryHost>().expect(host)), listed, "{host}");
+    }
+    let mut hosts: Vec<String> = config.intercept.iter().map(ToString::to_string).collect();
+    hosts.sort();
+    hosts.dedup();
+    assert_eq!(hosts.len(), config.intercept.len(), "no host twice");
+}
+
+#[test]
+fn the_closest_account_wins() {
+    let account = |registry: &str, rest: &str, user: &str| {
+        format!("[[credentials]]\nregistry = \"{registry}\"\n{rest}username = \"{user}\"\npassword = \"p\"\n")
+    };
+    let text = [account("ghcr.io", "", "file"), account("ghcr.io", "repository = \"other/*\"\n", "other")];
+    let case = Case::new(&text.concat()).set("AUTH_REGISTRIES", "ghcr.io:env:p ghcr.io/team:team:p");
+    let config = case.loaded().config;
+    let host: RegistryHost = "ghcr.io".parse().expect("host");
+    let user = |repository| config.account(&host, Some(repository)).map(|account| account.username.as_str());
+    assert_eq!(user("team/a"), Some("team"));
+    assert_eq!(user("team"), Some("team"));
+    assert_eq!(user("other/a/b"), Some("other"));
+    assert_eq!(user("teams/a"), Some("env"));
+}
+
+#[test]
+fn secrets_are_masked_everywhere() {
+    let case = Case::new(
+        "[[credentials]]\nregistry = \"a.example\"\nusername = \"u\"\npassword = \"canary\"\n[upstream]\n\
+         proxy = \"http://u:canary@proxy:80\"\n[registries.\"a.example\"]\nheaders = { X-Key = \"canary\" }\n\
+         [admin]\ntoken_file = \"TOKEN\"\n",
+    );
+    let token = case.file("token", "canary\n");
+    let text = fs::read_to_string(case.directory.path().join("entrepot.toml")).expect("the file");
+    case.file("entrepot.toml", &text.replace("TOKEN", &token.to_string_lossy()));
+    let case = case.set("AUTH_REGISTRIES", "b.example:u:canary");
+    let loaded = case.loaded();
+    assert!(!loaded.effective.to_string().contains("canary"));
+    assert!(!loaded.effective.to_json().to_string().contains("canary"));
+    assert!(!loaded.notices.concat().contains("canary"));
+    assert_eq!(shown(&loaded, "upstream.proxy"), "\"http://********@proxy:80\" # entrepot.toml:6");
+    assert_eq!(loaded.config.admin.token.map(|token| token.expose().to_owned()), Some("canary".to_owned()));
+    let headers = &loaded.config.registries[0].headers;
+    assert_eq!(headers[0].1, "canary");
+    assert!(!format!("{headers:?}").contains("canary"));
+    for (key, mask) in [
+        ("credentials.1.password", MASK),
+        ("credentials.2.password", MASK),
+        ("registries.\"a.example\".headers.x-key", MASK),
+    ] {
+        assert_eq!(loaded.effective.value(key).and_then(|value| value.as_str()), Some(mask), "{key}");
+    }
+}
+
+#[test]
+fn an_own_ca_is_only_read_and_the_default_places_are_made() {
+    let pair = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).expect("a certificate");
+    let case = Case::without_file().set("CA_CRT_FILE", "$DIR/own.crt").set("CA_KEY_FILE", "$DIR/own.key");
+    case.file("own.crt", &pair.cert.pem());
+    case.file("own.key", &pair.signing_key.serialize_pem());
+    assert!(case.loaded().config.ca.provided);
+    let case = Case::without_file()
+        .set("CA_CRT_FILE", "/var/lib/entrepot/ca/ca.crt")
+        .set("CA_KEY_FILE", "/var/lib/entrepot/ca/ca.key");
+    assert!(!case.loaded().config.ca.provided);
+}
+
+#[test]
+fn words_become_policies() {
+    for (word, policy) in
+        [("any", TunnelPolicy::Any), ("registries", TunnelPolicy::Registries), ("none", TunnelPolicy::None)]
+    {
+        let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
+        assert_eq!(case.loaded().config.proxy.tunnel, policy);
+        assert_eq!(case.loaded().config.admin.listen, None);
+    }
+}

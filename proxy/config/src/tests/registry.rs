@@ -1,0 +1,100 @@
+//! `[registry]`: what it becomes, and the mistakes that are told.
+
+use entrepot_core::quantity::Size;
+use entrepot_core::scope::{Action, Actions};
+
+use super::Case;
+use crate::ready::rights::{AuthMethod, RuleSubject};
+
+const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuS3IfcqE2Cpe9e0oBDnxYBrvQuAUj9jC";
+
+/// The text with a file of one account, alice's.
+fn with_accounts(text: &str) -> Case {
+    let case = Case::new("");
+    let path = case.file("htpasswd", &format!("alice:{HASH}\n"));
+    case.file("entrepot.toml", &format!("[registry]\nhtpasswd = {path:?}\n{text}"));
+    case
+}
+
+#[test]
+fn everything_is_open_by_default() {
+    let rights = Case::new("").loaded().config.registry.rights;
+    assert_eq!((rights.anonymous, rights.auth), (Actions::ALL, AuthMethod::Token));
+    assert!(rights.htpasswd.is_none() && !rights.read_only && rights.max_size.is_none());
+    assert_eq!(rights.token_lifetime.as_secs(), 300);
+}
+
+#[test]
+fn rules_quotas_tags_and_notifications() {
+    let registry = with_accounts(
+        r#"anonymous = "none"
+        read_only = true
+        max_size = "10g"
+        immutable_tags = ["v*", "team/*:release"]
+        [[registry.rules]]
+        repository = "team/*"
+        users = ["alice", "*", "anonymous"]
+        actions = ["push"]
+        [[registry.rules]]
+        repository = "*"
+        [[registry.quotas]]
+        repository = "team/*"
+        max_size = "1g"
+        [[registry.notifications]]
+        url = "https://ci.example/canary-path?key=canary-key"
+        headers = { X-Key = "canary-header" }
+        "#,
+    )
+    .loaded();
+    let rights = &registry.config.registry.rights;
+    assert_eq!((rights.anonymous, rights.read_only, rights.max_size), (Actions::NONE, true, Some(Size(10 << 30))));
+    let [first, second] = &rights.rules[..] else { panic!("two rules") };
+    assert!(first.repositories.is_match("team/a/b") && !first.repositories.is_match("teams"));
+    let alice = RuleSubject::Account("alice".to_owned());
+    assert_eq!(first.subjects, [alice, RuleSubject::AnyAccount, RuleSubject::Anonymous]);
+    assert!(first.actions.contains(Action::Pull) && !first.actions.contains(Action::Delete), "who pushes looks first");
+    assert_eq!((&second.subjects[..], second.actions), (&[RuleSubject::AnyAccount][..], Actions::PULL));
+    let [everywhere, here] = &rights.immutable_tags[..] else { panic!("two patterns") };
+    assert!(everywhere.repositories.is_none() && everywhere.tags.is_match("v1.2"));
+    assert!(here.repositories.as_ref().is_some_and(|globs| globs.is_match("team/x")) && here.tags.is_match("release"));
+    assert_eq!(rights.quotas[0].max_size, Size(1 << 30));
+    let [hook] = &registry.config.registry.notifications[..] else { panic!("one receiver") };
+    assert_eq!((hook.name.as_str(), hook.queue), ("https://ci.example", 1000));
+    assert_eq!(hook.url.expose(), "https://ci.example/canary-path?key=canary-key");
+    assert!(!registry.effective.to_string().contains("canary"), "{}", registry.effective);
+}
+
+#[test]
+fn mistakes_are_told() {
+    for (text, expected) in [
+        ("anonymous = \"all\"", "registry.anonymous: \"all\" is not one of push, pull, none"),
+        ("token_lifetime = \"5s\"", "registry.token_lifetime: \"5s\" is less than 1m"),
+        ("auth = \"basic\"", "\"basic\" asks everybody to log in, but something is for anonymous clients"),
+        ("[[registry.rules]]\nusers = [\"a\"]", "registry.rules.1: the entry has no repository"),
+        ("[[registry.rules]]\nrepository = \"[\"", "registry.rules.1.repository: \"[\" is not a glob"),
+        ("[[registry.rules]]\nrepository = \"a\"\nactions = [\"fly\"]", "\"fly\" is not one of pull, push, delete"),
+        ("[[registry.quotas]]\nrepository = \"a\"", "registry.quotas.1: the entry has no max_size"),
+        ("[[registry.notifications]]\nqueue = 1", "registry.notifications.1: the entry has no url"),
+        ("[[registry.notifications]]\nurl = \"ftp://canary\"", "not an http or https address"),
+        ("[[registry.notifications]]\nurl = \"http://u:canary@a/\"", "an address with a user in it"),
+    ] {
+        let error = with_accounts(text).error();
+        assert!(error.contains(expected) && !error.contains("canary"), "{text}: {error}");
+    }
+    let nobody = Case::new("[registry]\nanonymous = \"none\"").error();
+    assert!(nobody.contains("nobody could pull or push") && nobody.contains("registry.htpasswd"), "{nobody}");
+    let case = Case::new("[registry]\nhtpasswd = \"$DIR\"");
+    let path = case.file("htpasswd", "alice:canary\n");
+    case.file("entrepot.toml", &format!("[registry]\nhtpasswd = {path:?}"));
+    let error = case.error();
+    assert!(
+        error.contains("line 1: not a bcrypt hash; make it with htpasswd -B") && !error.contains("canary"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_rule_for_accounts_without_accounts_is_pointed_out() {
+    let loaded = Case::new("[[registry.rules]]\nrepository = \"a\"\nusers = [\"alice\"]").loaded();
+    assert_eq!(loaded.notices, ["registry.rules name accounts, but registry.htpasswd is not set"]);
+}

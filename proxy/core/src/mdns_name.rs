@@ -1,0 +1,48 @@
+//! A host name under `.local`, as multicast DNS (RFC 6762) resolves it.
+
+/// A host name under `.local`: one label of letters, digits and hyphens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MdnsName(String);
+
+/// What a DNS label may have.
+const LABEL_MAX_BYTES: usize = 63;
+
+impl MdnsName {
+    /// A label, with or without `.local`; lower case afterwards.
+    pub fn parse(text: &str) -> Option<Self> {
+        let label = text.strip_suffix(".local").unwrap_or(text);
+        let fits = (1..=LABEL_MAX_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+        let known = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (fits && known).then(|| Self(label.to_ascii_lowercase()))
+    }
+
+    /// The label alone.
+    pub fn label(&self) -> &str {
+        &self.0
+    }
+
+    /// With `.local`, as people write it.
+    pub fn host(&self) -> String {
+        format!("{}.local", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_label() {
+        for (text, host) in [
+            ("docker-registry", "docker-registry.local"),
+            ("Docker-Registry.local", "docker-registry.local"),
+            ("a", "a.local"),
+        ] {
+            assert_eq!(MdnsName::parse(text).map(|name| name.host()).as_deref(), Some(host));
+        }
+        let long = "a".repeat(64);
+        for bad in ["", ".local", "a.b", "a b", "-a", "a-", "ä", "a_b", "a.local.", &long] {
+            assert_eq!(MdnsName::parse(bad), None, "{bad}");
+        }
+    }
+}

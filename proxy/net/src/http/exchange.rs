@@ -1,0 +1,211 @@
+//! One exchange, from a request's head to the last byte of its reply: the framing check, the headers that every reply
+//! gets, what HTTP/1.0 needs, and the report. Every door uses this one.
+//!
+//! The report is made when the body is done or given up, so a client that leaves is in the log as well.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use entrepot_core::error::ErrorCode;
+use entrepot_core::framing::Rejection as FramingRejection;
+use entrepot_core::outcome::CacheStatus;
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+
+use crate::http::body::{BodyError, ReplyBody};
+use crate::http::guard::GuardHandle;
+use crate::http::length::{counted, is_fit};
+use crate::http::reply::{Note, Reply};
+use crate::serving::load::InFlight;
+use entrepot_observe::access_record::AccessRecord;
+use entrepot_observe::labels::Rejection;
+use entrepot_observe::request_log::RequestLog;
+
+const CACHE_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-docker-registry-proxy-cache-upstream-status");
+const CACHE_TYPE: HeaderName = HeaderName::from_static("x-docker-registry-proxy-cache-type");
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const X_CACHE_DATE: HeaderName = HeaderName::from_static("x-cache-date");
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// A request that is being answered.
+pub struct Exchange {
+    log: Arc<RequestLog>,
+    arrived: (SystemTime, Instant),
+    method: Method,
+    path_and_query: String,
+    version: Version,
+    /// The host that the client meant, as the log names it.
+    host: String,
+    client: IpAddr,
+}
+
+impl Exchange {
+    /// Begins with a request's head. `host` is what the log says that the client meant.
+    pub fn begin<B>(log: &Arc<RequestLog>, client: IpAddr, host: String, request: &Request<B>) -> Self {
+        let path_and_query = match (request.uri().path_and_query(), request.method()) {
+            (Some(path_and_query), _) => path_and_query.to_string(),
+            (None, &Method::CONNECT) => String::new(),
+            (None, _) => "/".to_owned(),
+        };
+        Self {
+            log: log.clone(),
+            arrived: (SystemTime::now(), Instant::now()),
+            method: request.method().clone(),
+            path_and_query,
+            version: request.version(),
+            host,
+            client,
+        }
+    }
+
+    /// Has `answer` make the reply, unless the guard has refused the request's framing, and makes the response of it.
+    pub async fn run<B, Answering>(
+        self,
+        guard: &GuardHandle,
+        request: Request<B>,
+        answer: impl FnOnce(Request<B>) -> Answering,
+    ) -> Response<LoggedBody>
+    where
+        Answering: Future<Output = Reply>,
+    {
+        let reply = match guard.rejection_of(&request) {
+            Some(rejection) => framing_reply(&self.log, rejection),
+            None => answer(request).await,
+        };
+        let reply = if is_fit(self.version, &reply) { reply } else { counted(reply).await };
+        self.respond(reply)
+    }
+
+    fn respond(self, reply: Reply) -> Response<LoggedBody> {
+        let Reply { status, mut headers, body, note } = reply;
+        let word = note.cache_status.word();
+        if !word.is_empty() {
+            headers.insert(CACHE_UPSTREAM_STATUS, HeaderValue::from_static(word));
+            headers.insert(X_CACHE, HeaderValue::from_static(word));
+            headers.insert(CACHE_TYPE, HeaderValue::from_static(note.request_type.word()));
+        }
+        if let Some(stored_at) = note.stored_at.filter(|_| note.cache_status.served_from_store())
+            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(stored_at))
+        {
+            headers.insert(X_CACHE_DATE, value);
+        }
+        if is_oci(self.path_and_query.split('?').next().unwrap_or_default()) {
+            headers.entry(API_VERSION).or_insert(HeaderValue::from_static("registry/2.0"));
+        }
+        let size_bytes = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let report = Report { exchange: self, status: status.as_u16(), note, bytes_sent: 0 };
+        let in_flight = InFlight::begin(size_bytes.unwrap_or(0));
+        let mut response = Response::new(LoggedBody { body, report, in_flight });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// Whether a path belongs to the registry protocol.
+pub fn is_oci(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
+/// Refuses a request that is not HTTP as it is specified. It is never repaired, and the connection ends.
+fn framing_reply(log: &RequestLog, rejection: FramingRejection) -> Reply {
+    let (code, label) = match rejection.status {
+        431 => (ErrorCode::HeadTooLarge, Rejection::TooLarge),
+        _ => (ErrorCode::BadRequest, Rejection::Malformed),
+    };
+    log.metrics.rejected_requests.inc(label);
+    let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let reply = if rejection.oci {
+        Reply::error_with_status(status, code, rejection.reason)
+    } else {
+        Reply::full(status, "text/plain", format!("{}\n", rejection.reason))
+    };
+    reply.with(CONNECTION, "close").because(rejection.reason)
+}
+
+/// A body that reports its exchange when it ends.
+pub struct LoggedBody {
+    body: ReplyBody,
+    report: Report,
+    in_flight: InFlight,
+}
+
+/// What is logged and counted when it is dropped.
+struct Report {
+    exchange: Exchange,
+    status: u16,
+    note: Note,
+    bytes_sent: u64,
+}
+
+impl Body for LoggedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                self.report.bytes_sent += bytes;
+                self.in_flight.sent(bytes);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let exchange = &self.report.exchange;
+                let path = exchange.path_and_query.split('?').next().unwrap_or_default();
+                tracing::warn!(host = %exchange.host, path, "the answer was cut off: {error}");
+                self.report.note.reason = Some("cut_off");
+            }
+            _ => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let (exchange, note) = (&mut self.exchange, &mut self.note);
+        if note.unlogged {
+            return;
+        }
+        let metrics = &exchange.log.metrics;
+        metrics.request(note.request_type, note.cache_status, self.status);
+        metrics.bytes_to_clients.inc_by(self.bytes_sent);
+        let upstream = note.upstream.take().unwrap_or_default();
+        // As nginx has it: the registry that was or would have been asked, on a hit as well.
+        let answered = !upstream.is_empty() || note.cache_status != CacheStatus::None;
+        exchange.log.access_log.write(&AccessRecord {
+            access_time: exchange.arrived.0,
+            cache_status: note.cache_status,
+            method: exchange.method.to_string(),
+            uri: std::mem::take(&mut exchange.path_and_query),
+            request_type: note.request_type,
+            status: self.status,
+            bytes_sent: self.bytes_sent,
+            upstream_response_time: note.upstream_time,
+            host: exchange.host.clone(),
+            proxy_host: if answered { std::mem::take(&mut exchange.host) } else { String::new() },
+            upstream,
+            client: exchange.client,
+            digest: note.digest,
+            duration: exchange.arrived.1.elapsed(),
+            reason: note.reason,
+        });
+    }
+}

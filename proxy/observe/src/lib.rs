@@ -1,0 +1,13 @@
+//! What can be seen from outside: the access log (one line a request), events (what happened besides), metrics.
+//!
+//! Every other room calls into this one and it calls none of them. Nothing here blocks a caller: log lines go through
+//! a bounded queue and are dropped and counted where their reader is stuck; metrics are atomic counters.
+
+pub mod access_log;
+pub mod access_record;
+pub mod events;
+pub mod human;
+pub mod labels;
+pub mod metrics;
+pub mod request_log;
+pub mod sink;

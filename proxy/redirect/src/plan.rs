@@ -1,0 +1,241 @@
+//! What is to be redirected and where to: the configuration as the agent uses it. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use entrepot_core::host::{HostPattern, RegistryHost};
+use entrepot_ebpf_common::names::{BELOW, EXACT, hash};
+use entrepot_ebpf_common::settings::PORTS_MAX;
+use ipnet::IpNet;
+
+use super::RedirectError;
+use entrepot_config::ready::Config;
+
+/// Whose connections are redirected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Those of this machine's processes.
+    Host,
+    /// Those that are routed through this machine.
+    Gateway,
+}
+
+/// Where the door is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DoorPlace {
+    /// On this machine, at one address a family at most.
+    Local(Vec<SocketAddr>),
+    /// On an appliance, by its name or address.
+    Appliance(RegistryHost),
+}
+
+/// What the agent does.
+#[derive(Debug)]
+pub struct Plan {
+    /// Whose connections.
+    pub mode: Mode,
+    /// Where to.
+    pub door: DoorPlace,
+    /// The destination ports that are redirected.
+    pub ports: Vec<u16>,
+    /// Networks that are registries'.
+    pub prefixes: Vec<IpNet>,
+    /// Hashes of the listed names, and what they stand for.
+    pub names: Vec<(u64, u32)>,
+    /// The listed names that can be resolved.
+    pub seeds: Vec<String>,
+    /// How often they are.
+    pub seed_interval: Duration,
+    /// Control groups to attach to; none: the root.
+    pub cgroups: Vec<PathBuf>,
+    /// Control groups to leave alone.
+    pub exempt_cgroups: Vec<PathBuf>,
+    /// The gateway's interfaces.
+    pub interfaces: Vec<String>,
+    /// Whether connections are redirected even where the door does not answer.
+    pub enforce: bool,
+}
+
+/// The ports whose connections carry everything that a distant door has to know: TLS and HTTP on their own ports.
+const NAMED_PORTS: [u16; 2] = [80, 443];
+
+impl Mode {
+    /// As it is written in commands and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+impl Plan {
+    /// What the configuration asks for, and what it asks for in vain, for the log.
+    pub fn new(mode: Mode, config: &Config) -> Result<(Self, Vec<String>), RedirectError> {
+        let redirect = &config.redirect;
+        let mut notices = Vec::new();
+        let door = door_place(config)?;
+        let mut ports = redirect.ports.clone();
+        ports.extend(config.intercept.iter().filter_map(HostPattern::port));
+        ports.sort_unstable();
+        ports.dedup();
+        if let DoorPlace::Appliance(appliance) = &door {
+            let (kept, left): (Vec<_>, Vec<_>) = ports.iter().partition(|port| NAMED_PORTS.contains(port));
+            if !left.is_empty() {
+                notices.push(format!(
+                    "ports {left:?} are not redirected: {appliance} is another machine, and the connections do not tell it \
+                     their port"
+                ));
+            }
+            ports = kept;
+        }
+        if ports.is_empty() || ports.len() > PORTS_MAX {
+            let count = ports.len();
+            return Err(RedirectError::Plan(format!("{count} ports are to be redirected; 1 to {PORTS_MAX} can be")));
+        }
+        if mode == Mode::Gateway {
+            if matches!(door, DoorPlace::Appliance(_)) {
+                let message =
+                    "a gateway leads connections to the door of its own machine; leave redirect.appliance empty";
+                return Err(RedirectError::Plan(message.to_owned()));
+            }
+            if redirect.interfaces.is_empty() {
+                let message = "name the interfaces towards the clients: --interface NAME, or redirect.interfaces";
+                return Err(RedirectError::Plan(message.to_owned()));
+            }
+        }
+        let plan = Self {
+            mode,
+            door,
+            ports,
+            prefixes: redirect.prefixes.clone(),
+            names: names(&config.intercept),
+            seeds: seeds(&config.intercept),
+            seed_interval: redirect.seed_interval,
+            cgroups: redirect.cgroups.clone(),
+            exempt_cgroups: redirect.exempt_cgroups.clone(),
+            interfaces: redirect.interfaces.clone(),
+            enforce: redirect.enforce,
+        };
+        Ok((plan, notices))
+    }
+}
+
+fn door_place(config: &Config) -> Result<DoorPlace, RedirectError> {
+    if let Some(appliance) = &config.redirect.appliance {
+        return Ok(DoorPlace::Appliance(appliance.clone()));
+    }
+    let doors = local_doors(&config.transparent.listen);
+    if doors.is_empty() {
+        let message = "no door: transparent.listen is empty, and redirect.appliance names no other machine";
+        return Err(RedirectError::Plan(message.to_owned()));
+    }
+    Ok(DoorPlace::Local(doors))
+}
+
+/// How this machine reaches its own door, by each family that it listens on.
+fn local_doors(listening: &[SocketAddr]) -> Vec<SocketAddr> {
+    let v4 = listening.iter().find_map(|address| match address.ip() {
+        IpAddr::V4(ip) => {
+            Some(SocketAddr::from((if ip.is_unspecified() { Ipv4Addr::LOCALHOST } else { ip }, address.port())))
+        }
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = listening.iter().find_map(|address| match address.ip() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => {
+            Some(SocketAddr::from((if ip.is_unspecified() { Ipv6Addr::LOCALHOST } else { ip }, address.port())))
+        }
+    });
+    v4.into_iter().chain(v6).collect()
+}
+
+/// A pattern's text without its port: `*.pkg.dev` or `ghcr.io`.
+fn name_of(pattern: &HostPattern) -> String {
+    let text = pattern.to_string();
+    match pattern.port() {
+        Some(port) => text.strip_suffix(&format!(":{port}")).unwrap_or(&text).to_owned(),
+        None => text,
+    }
+}
+
+fn names(patterns: &[HostPattern]) -> Vec<(u64, u32)> {
+    let mut names: Vec<(u64, u32)> = Vec::new();
+    for pattern in patterns {
+        let text = name_of(pattern);
+        let (name, flag) = text.strip_prefix("*.").map_or((text.as_str(), EXACT), |name| (name, BELOW));
+        let hash = hash(name);
+        match names.iter_mut().find(|(known, _)| *known == hash) {
+            Some((_, flags)) => *flags |= flag,
+            None => names.push((hash, flag)),
+        }
+    }
+    names
+}
+
+fn seeds(patterns: &[HostPattern]) -> Vec<String> {
+    let mut seeds: Vec<String> =
+        patterns.iter().filter_map(|pattern| Some(pattern.exact()?.name().to_owned())).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrepot_config::from_text;
+
+    #[test]
+    fn ports_and_names_come_from_the_listed_registries() {
+        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\", \"*.reg.test\", \"pkg.dev\"]\n")
+            .expect("configuration");
+        let (plan, notices) = Plan::new(Mode::Host, &config).expect("a plan");
+        assert_eq!((plan.ports, notices.len()), (vec![443, 5000], 0));
+        let flags = |name: &str| plan.names.iter().find(|(known, _)| *known == hash(name)).map(|(_, flags)| *flags);
+        assert_eq!(flags("ghcr.io"), Some(EXACT));
+        assert_eq!(flags("reg.test"), Some(EXACT | BELOW));
+        assert_eq!(flags("pkg.dev"), Some(EXACT | BELOW));
+        assert_eq!(flags("example.com"), None);
+        assert!(plan.seeds.contains(&"reg.test".to_owned()) && !plan.seeds.iter().any(|seed| seed.contains('*')));
+        let both = ["127.0.0.1:3129", "[::1]:3129"].map(|text| text.parse().expect("an address"));
+        assert_eq!(plan.door, DoorPlace::Local(both.to_vec()));
+    }
+
+    #[test]
+    fn doors_are_reached_where_they_listen() {
+        for (listening, expected) in [
+            (&["0.0.0.0:1"][..], &["127.0.0.1:1"][..]),
+            (&["10.0.0.1:1", "[fd00::1]:2"], &["10.0.0.1:1", "[fd00::1]:2"]),
+            (&["[::]:7"], &["127.0.0.1:7", "[::1]:7"]),
+            (&[], &[]),
+        ] {
+            let parse = |texts: &[&str]| {
+                texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<SocketAddr>>()
+            };
+            assert_eq!(local_doors(&parse(listening)), parse(expected), "{listening:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let distant = from_text(
+            "[intercept]\nregistries = [\"reg.test:5000\"]\n[redirect]\nappliance = \"docker-registry.local\"\n",
+        )
+        .expect("configuration");
+        let (plan, notices) = Plan::new(Mode::Host, &distant).expect("a plan");
+        assert_eq!(plan.ports, [443]);
+        assert!(notices[0].contains("5000") && notices[0].contains("docker-registry.local:3129"), "{notices:?}");
+        for (mode, toml, says) in [
+            (Mode::Gateway, "", "--interface"),
+            (Mode::Gateway, "[redirect]\nappliance = \"10.0.0.1\"\ninterfaces = [\"eth0\"]\n", "own machine"),
+            (Mode::Host, "[transparent]\nlisten = []\n", "no door"),
+            (Mode::Host, "[redirect]\nports = [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]\n", "17 ports"),
+        ] {
+            let error = Plan::new(mode, &from_text(toml).expect("configuration")).expect_err(toml).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

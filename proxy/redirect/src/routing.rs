@@ -1,0 +1,106 @@
+//! How packets that the gateway gives to its door are delivered here rather than forwarded: one rule and one route a
+//! family, by the mark that the program sets.
+//!
+//! ```text
+//! ip rule add fwmark 0xe8 lookup 3129        ip route add local default dev lo table 3129
+//! ```
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::tc::TcHandle;
+use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
+
+use super::RedirectError;
+use entrepot_config::ready::TRANSPARENT_PORT;
+
+/// The mark of packets that belong to the door.
+pub(super) const ROUTE_MARK: u32 = 0xe8;
+/// The table of the one route; it is the door's port, to be recognized.
+const TABLE: u32 = TRANSPARENT_PORT as u32;
+/// The loopback interface has this number in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Adds rules and routes, after what an agent before this one may have left.
+pub(super) async fn install() -> Result<(), RedirectError> {
+    let handle = connect()?;
+    remove_by(&handle).await?;
+    let failed = |what| move |error: Error| RedirectError::Routing { what, reason: error.to_string() };
+    let rule = || handle.rule().add().fw_mark(ROUTE_MARK).table_id(TABLE).action(RuleAction::ToTable);
+    rule().v4().execute().await.map_err(failed("add the IPv4 routing rule"))?;
+    handle.route().add(route_v4()).execute().await.map_err(failed("add the IPv4 route"))?;
+    if has_ipv6() {
+        rule().v6().execute().await.map_err(failed("add the IPv6 routing rule"))?;
+        handle.route().add(route_v6()).execute().await.map_err(failed("add the IPv6 route"))?;
+    }
+    Ok(())
+}
+
+/// Takes rules and routes away, however many there are.
+pub(super) async fn remove() -> Result<(), RedirectError> {
+    remove_by(&connect()?).await
+}
+
+/// Takes the queueing discipline away that was added to an interface.
+pub(super) async fn remove_discipline(interface: &str) -> Result<(), RedirectError> {
+    let failed = |reason: String| RedirectError::Routing { what: "take the queueing discipline away", reason };
+    let index = nix::net::if_::if_nametoindex(interface).map_err(|error| failed(error.to_string()))?;
+    let mut request = connect()?.qdisc().del(i32::try_from(index).unwrap_or(i32::MAX));
+    request.message_mut().header.parent = TcHandle::CLSACT;
+    request.execute().await.map_err(|error| failed(error.to_string()))
+}
+
+/// What of the forwarding is switched off, for people.
+pub(super) fn forwarding_off() -> Vec<&'static str> {
+    let families = [("IPv4", "/proc/sys/net/ipv4/ip_forward"), ("IPv6", "/proc/sys/net/ipv6/conf/all/forwarding")];
+    let is_off = |path: &str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
+    families.into_iter().filter(|(_, path)| is_off(path)).map(|(family, _)| family).collect()
+}
+
+fn connect() -> Result<Handle, RedirectError> {
+    let connection = rtnetlink::new_connection();
+    let (connection, handle, _) =
+        connection.map_err(|source| RedirectError::System { what: "netlink socket", source })?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+async fn remove_by(handle: &Handle) -> Result<(), RedirectError> {
+    let failed = |error: Error| RedirectError::Routing { what: "take routing rules away", reason: error.to_string() };
+    for version in [IpVersion::V4, IpVersion::V6] {
+        if version == IpVersion::V6 && !has_ipv6() {
+            continue;
+        }
+        let rules: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.map_err(failed)?;
+        for rule in rules.into_iter().filter(is_ours) {
+            handle.rule().del(rule).execute().await.map_err(failed)?;
+        }
+    }
+    for route in [route_v4(), route_v6()] {
+        // Where it is not there, nothing has to be taken away.
+        let _ = handle.route().del(route).execute().await;
+    }
+    Ok(())
+}
+
+fn is_ours(rule: &RuleMessage) -> bool {
+    let has = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
+    has(RuleAttribute::FwMark(ROUTE_MARK)) && has(RuleAttribute::Table(TABLE))
+}
+
+fn route_v4() -> RouteMessage {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(Ipv4Addr::UNSPECIFIED, 0);
+    route.table_id(TABLE).kind(RouteType::Local).scope(RouteScope::Host).output_interface(LOOPBACK).build()
+}
+
+fn route_v6() -> RouteMessage {
+    let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(Ipv6Addr::UNSPECIFIED, 0);
+    route.table_id(TABLE).kind(RouteType::Local).output_interface(LOOPBACK).build()
+}
+
+fn has_ipv6() -> bool {
+    fs::exists("/proc/sys/net/ipv6").unwrap_or(false)
+}

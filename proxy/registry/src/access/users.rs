@@ -1,0 +1,336 @@
+//! The accounts of the htpasswd file, and comparing passwords with them.
+//!
+//! Invariants: bcrypt and the file are worked with on the blocking pool, so many at a time and so many waiting; a password
+//! is never kept, only a keyed digest of one that was right, which a changed entry makes worthless; an unknown account
+//! takes as long to refuse as a known one. The file is read again within a second after it changed; where it cannot be
+//! read, the last good one stays.
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand;
+use entrepot_core::htpasswd::{Accounts, BcryptHash};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use entrepot_core::secret::Secret;
+
+/// The accounts of one file.
+pub struct Users {
+    path: PathBuf,
+    known: RwLock<Arc<Accounts>>,
+    /// What the file looked like when it was read.
+    look: Mutex<Look>,
+    verified: Mutex<Verified>,
+    comparing: Semaphore,
+    /// Those that compare and those that wait for it.
+    places: Semaphore,
+}
+
+/// Why nobody was recognised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotRecognised {
+    /// Name or password are wrong.
+    Wrong,
+    /// Too many wait already.
+    Busy,
+}
+
+/// bcrypt takes a core for its time, and there are others who want one.
+const COMPARING_MAX: usize = 2;
+const PLACES: usize = 64;
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A file that changed this short ago may change once more without looking different.
+const SETTLED: Duration = Duration::from_secs(2);
+const VERIFIED_MAX: usize = 1024;
+/// After this a password is compared again.
+const VERIFIED_FOR: Duration = Duration::from_secs(600);
+const FILE_MAX_BYTES: u64 = 4 << 20;
+
+struct Look {
+    due: Instant,
+    seen: Option<Seen>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    inode: u64,
+    size_bytes: u64,
+    changed: (i64, i64),
+}
+
+/// Digests of passwords that were right, under a key that only this process has.
+struct Verified {
+    key: hmac::Key,
+    until: HashMap<[u8; 32], Instant>,
+}
+
+impl Users {
+    /// The accounts of a file. Reads it: not for the event loop. A file that cannot be read lets nobody in until it can.
+    pub fn open(path: &Path) -> Arc<Self> {
+        let mut key = [0; 32];
+        // Without randomness no handshake of ours would succeed either; nothing is remembered then that could be guessed.
+        let remembers = rand::fill(&mut key).is_ok();
+        let users = Arc::new(Self {
+            path: path.to_owned(),
+            known: RwLock::default(),
+            look: Mutex::new(Look { due: Instant::now(), seen: None }),
+            verified: Mutex::new(Verified { key: hmac::Key::new(hmac::HMAC_SHA256, &key), until: HashMap::new() }),
+            comparing: Semaphore::new(COMPARING_MAX),
+            places: Semaphore::new(if remembers { PLACES } else { 0 }),
+        });
+        users.read_if_changed();
+        users
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is such an account.
+    pub async fn has(self: &Arc<Self>, name: &str) -> bool {
+        self.look_again().await;
+        self.accounts().get(name).is_some()
+    }
+
+    /// Whether name and password belong together.
+    pub async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
+        self.look_again().await;
+        let accounts = self.accounts();
+        let hash = accounts.get(name).cloned();
+        let digest = hash.as_ref().map(|hash| lock(&self.verified).digest(name, hash, password));
+        if digest.is_some_and(|digest| lock(&self.verified).holds(&digest)) {
+            return Ok(());
+        }
+        let _place = self.places.try_acquire().map_err(|_| NotRecognised::Busy)?;
+        let _turn = self.comparing.acquire().await.map_err(|_| NotRecognised::Busy)?;
+        let (password, cost_max) = (password.clone(), accounts.cost_max());
+        let compared = spawn_blocking(move || compare(&password, hash.as_ref(), cost_max)).await;
+        match (compared, digest) {
+            (Ok(true), Some(digest)) => {
+                lock(&self.verified).remember(digest);
+                Ok(())
+            }
+            _ => Err(NotRecognised::Wrong),
+        }
+    }
+
+    fn accounts(&self) -> Arc<Accounts> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the file again where it changed, at most once in a while; who asks meanwhile has the accounts as they were.
+    async fn look_again(self: &Arc<Self>) {
+        {
+            let mut look = lock(&self.look);
+            if look.due > Instant::now() {
+                return;
+            }
+            look.due = Instant::now() + LOOK_INTERVAL;
+        }
+        let users = self.clone();
+        // A panic there leaves the accounts as they were.
+        let _ = spawn_blocking(move || users.read_if_changed()).await;
+    }
+
+    fn read_if_changed(&self) {
+        let found = fs::metadata(&self.path).map(|metadata| Seen::of(&metadata));
+        let seen = found.as_ref().ok().copied().flatten();
+        {
+            let mut look = lock(&self.look);
+            if seen.is_some() && look.seen == seen {
+                return;
+            }
+            look.seen = seen;
+        }
+        match read(&self.path) {
+            Ok(accounts) => *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts),
+            Err(error) => {
+                tracing::error!(
+                    path = %self.path.display(),
+                    "the accounts cannot be read, those that were known stay: {error} (registry.htpasswd)"
+                );
+            }
+        }
+    }
+}
+
+impl Seen {
+    /// None where the file is too young to tell a change from the one before.
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let settled = metadata
+            .modified()
+            .is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age >= SETTLED));
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        settled.then_some(Self { inode: metadata.ino(), size_bytes: metadata.size(), changed })
+    }
+}
+
+impl Verified {
+    fn digest(&self, name: &str, hash: &BcryptHash, password: &Secret) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [name, hash.as_str(), password.expose()] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
+    }
+
+    fn holds(&self, digest: &[u8; 32]) -> bool {
+        self.until.get(digest).is_some_and(|until| *until > Instant::now())
+    }
+
+    fn remember(&mut self, digest: [u8; 32]) {
+        if self.until.len() >= VERIFIED_MAX {
+            let now = Instant::now();
+            self.until.retain(|_, until| *until > now);
+        }
+        if self.until.len() >= VERIFIED_MAX {
+            self.until.clear();
+        }
+        self.until.insert(digest, Instant::now() + VERIFIED_FOR);
+    }
+}
+
+fn read(path: &Path) -> Result<Accounts, String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > FILE_MAX_BYTES {
+        return Err("it is larger than 4 MiB".to_owned());
+    }
+    Accounts::parse(&text).map_err(|error| error.to_string())
+}
+
+/// Takes as long for each answer but "right": the work of one comparison at the highest cost of the file. Comparing at a
+/// cost doubles with each step, so the steps from an account's cost up to the highest make up what is missing.
+fn compare(password: &Secret, hash: Option<&BcryptHash>, cost_max: Option<u32>) -> bool {
+    let right = hash.is_some_and(|hash| bcrypt::verify(password.expose(), hash.as_str()).unwrap_or(false));
+    if let Some(cost_max) = cost_max.filter(|_| !right) {
+        for cost in missing(hash.map(BcryptHash::cost), cost_max) {
+            // What comes of it is known; only its time is wanted.
+            let _ = bcrypt::verify(password.expose(), &nobodys_hash(cost));
+        }
+    }
+    right
+}
+
+/// The costs whose comparisons are missing to one at the highest cost.
+fn missing(compared: Option<u32>, cost_max: u32) -> Range<u32> {
+    compared.map_or(cost_max..cost_max + 1, |cost| cost..cost_max)
+}
+
+/// A hash that no password is known to have.
+fn nobodys_hash(cost: u32) -> String {
+    format!("$2y${cost:02}${}", ".".repeat(53))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A file with these accounts, at bcrypt's lowest cost.
+    pub(crate) fn write(path: &Path, accounts: &[(&str, &str)]) {
+        let line = |(name, password): &(&str, &str)| format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
+        fs::write(path, accounts.iter().map(line).collect::<String>()).unwrap();
+    }
+
+    impl Users {
+        /// Looks at the file now, not within a second.
+        pub(crate) fn look_now(&self) {
+            self.read_if_changed();
+        }
+    }
+
+    fn users(accounts: &[(&str, &str)]) -> (tempfile::TempDir, Arc<Users>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("htpasswd");
+        write(&path, accounts);
+        (folder, Users::open(&path))
+    }
+
+    async fn check(users: &Arc<Users>, name: &str, password: &str) -> Result<(), NotRecognised> {
+        users.check(name, &Secret::new(password)).await
+    }
+
+    #[tokio::test]
+    async fn name_and_password_must_belong_together() {
+        let (_folder, users) = users(&[("alice", "canary-a"), ("bob", "canary-b")]);
+        for _ in 0..2 {
+            assert_eq!(check(&users, "alice", "canary-a").await, Ok(()));
+            for (name, password) in
+                [("alice", "canary-b"), ("bob", "canary-a"), ("carol", "canary-a"), ("", ""), ("alice", "")]
+            {
+                assert_eq!(check(&users, name, password).await, Err(NotRecognised::Wrong), "{name}");
+            }
+        }
+        assert_eq!(lock(&users.verified).until.len(), 1, "only what was right is remembered");
+        assert!(users.has("bob").await && !users.has("carol").await);
+    }
+
+    #[tokio::test]
+    async fn a_changed_password_or_a_lost_account_is_out_at_once() {
+        let (_folder, users) = users(&[("alice", "canary-old"), ("bob", "canary-b")]);
+        assert_eq!(check(&users, "alice", "canary-old").await, Ok(()));
+        assert_eq!(check(&users, "bob", "canary-b").await, Ok(()));
+        write(users.path(), &[("alice", "canary-new")]);
+        users.look_now();
+        assert_eq!(check(&users, "alice", "canary-old").await, Err(NotRecognised::Wrong));
+        assert_eq!(check(&users, "alice", "canary-new").await, Ok(()));
+        assert_eq!(check(&users, "bob", "canary-b").await, Err(NotRecognised::Wrong));
+        fs::write(users.path(), "no htpasswd file").unwrap();
+        users.look_now();
+        assert_eq!(check(&users, "alice", "canary-new").await, Ok(()), "the last good one stays");
+        fs::remove_file(users.path()).unwrap();
+        users.look_now();
+        assert_eq!(check(&users, "alice", "canary-new").await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_may() {
+        let (_folder, users) = users(&[("alice", "canary-a")]);
+        let all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
+        assert_eq!(check(&users, "alice", "canary-a").await, Err(NotRecognised::Busy));
+        drop(all);
+        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()));
+        let _all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
+        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()), "who was recognised before does not wait");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut verified = Verified { key: hmac::Key::new(hmac::HMAC_SHA256, &[0; 32]), until: HashMap::new() };
+        for number in 0..3000_u32 {
+            let mut digest = [0; 32];
+            digest[..4].copy_from_slice(&number.to_be_bytes());
+            verified.remember(digest);
+            assert!(verified.holds(&digest) && verified.until.len() <= VERIFIED_MAX);
+        }
+    }
+
+    /// The work is what takes the time: counted in doublings, so that no clock decides.
+    #[test]
+    fn every_refusal_takes_the_work_of_the_highest_cost() {
+        assert!(bcrypt::verify("x", &nobodys_hash(4)).is_ok_and(|right| !right), "a hash that bcrypt really computes");
+        for compared in [None, Some(4), Some(10), Some(12)] {
+            let own = compared.map_or(0, |cost| 1_u64 << cost);
+            let added: u64 = missing(compared, 12).map(|cost| 1 << cost).sum();
+            assert_eq!(own + added, 1 << 12, "{compared:?}");
+        }
+    }
+}

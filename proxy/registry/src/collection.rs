@@ -1,0 +1,109 @@
+//! Collections of the registry, whoever asked for them: one at a time, and what the last ones came to.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::LocalRegistry;
+use entrepot_store::{Collected, Step, StoreError, Sweep};
+
+/// What is known of collections since the process started.
+#[derive(Clone, Default, Debug)]
+pub struct Known {
+    /// One that runs.
+    pub running: Option<Running>,
+    /// The last that took something away, or found nothing to take.
+    pub last: Option<Ended>,
+    /// The last that only counted.
+    pub counted: Option<Ended>,
+}
+
+/// A collection that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    /// Whether it only counts.
+    pub dry_run: bool,
+    /// How far it is; nothing at its beginning.
+    pub step: Option<Step>,
+}
+
+/// A collection that came to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// When.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// What it took away, or would have.
+    pub collected: Collected,
+}
+
+/// Where that is kept.
+#[derive(Default)]
+pub(super) struct Collections(Mutex<Known>);
+
+impl Collections {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to collect; none while another has it.
+    fn begin(&self, dry_run: bool) -> Option<Turn<'_>> {
+        let mut known = self.known();
+        if known.running.is_some() {
+            return None;
+        }
+        known.running = Some(Running { dry_run, step: None });
+        Some(Turn(self))
+    }
+}
+
+/// Gives the turn back, however the collection ended.
+struct Turn<'c>(&'c Collections);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.known().running = None;
+    }
+}
+
+impl LocalRegistry {
+    /// Collects; none while another collection runs. Blocks.
+    pub fn collect(&self, sweep: Sweep, progress: &mut dyn FnMut(Step)) -> Result<Option<Collected>, StoreError> {
+        let Some(turn) = self.collections.begin(sweep.dry_run) else { return Ok(None) };
+        let began = Instant::now();
+        let mut noted = |step| {
+            if let Some(running) = &mut turn.0.known().running {
+                running.step = Some(step);
+            }
+            progress(step);
+        };
+        let Some(collected) = self.store.collect(sweep, &mut noted)? else { return Ok(None) };
+        let ended = Ended { at: SystemTime::now(), took: began.elapsed(), collected };
+        let mut known = turn.0.known();
+        if sweep.dry_run {
+            known.counted = Some(ended);
+        } else {
+            // What was counted before is no longer so.
+            (known.last, known.counted) = (Some(ended), None);
+        }
+        drop(known);
+        Ok(Some(collected))
+    }
+
+    /// A collection whose outcome nobody waits for: it is logged where it did something. Blocks.
+    pub fn collect_quietly(&self, sweep: Sweep) {
+        match self.collect(sweep, &mut |_| {}) {
+            Ok(Some(collected)) if collected.links + collected.blobs > 0 && !sweep.dry_run => {
+                let Collected { links, blobs, bytes, .. } = collected;
+                tracing::info!(links, blobs, bytes, "collected what no manifest of the registry names");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("the registry was not collected: {error}"),
+        }
+    }
+
+    /// What is known of collections.
+    pub fn collections(&self) -> Known {
+        self.collections.known().clone()
+    }
+}

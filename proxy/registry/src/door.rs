@@ -1,0 +1,353 @@
+//! One request at our registry's door: whose place it names, who asks, whether he may, and who answers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
+use entrepot_core::route::Route;
+use http::header::{EXPECT, HOST, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderName, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+
+use super::RegistryService;
+use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
+use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
+use super::request::Request;
+use entrepot_cache::pull::{ConfigSnapshot, identity};
+use entrepot_config::ready::Scheme;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Rejection;
+use entrepot_upstream::registry::implied_port;
+
+/// A connection's standing at the door.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Who it is.
+    pub client: IpAddr,
+    /// What the client speaks.
+    pub scheme: Scheme,
+}
+
+const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+/// What is read of a body that nobody wants, so that its sender comes to read the answer.
+const UNWANTED_MAX_BYTES: usize = 16 << 20;
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl RegistryService {
+    /// Answers at [`TOKEN_PATH`], which challenges name.
+    pub async fn token(&self, snapshot: &ConfigSnapshot, request: http::Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let read = Limited::new(body, FORM_MAX_BYTES).collect();
+        let Ok(Ok(form)) = tokio::time::timeout(snapshot.config.client.body_timeout, read).await else {
+            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
+        };
+        let login = identity::header(&head.headers);
+        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
+    }
+}
+
+/// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
+pub async fn answer(
+    service: &RegistryService,
+    snapshot: Arc<ConfigSnapshot>,
+    arrival: &Arrival,
+    request: http::Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let meant = meant(&snapshot.config, path, query, |host| service.local.is_named(&snapshot.config.registry, host));
+    if meant == Meant::Stranger {
+        service.pull.metrics.rejected_requests.inc(Rejection::Policy);
+        let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
+        return Reply::error(ErrorCode::Denied, message).because("policy");
+    }
+    let access = service.local.access();
+    let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
+        Ok(visitor) => visitor,
+        Err(refusal) => return refused(service, &snapshot, arrival, &head, &refusal),
+    };
+    match meant {
+        Meant::Upstream(host, place) => {
+            if let Err(reply) = check_upstream(service, &snapshot, arrival, &head, &visitor, (&host, &place)) {
+                return *reply;
+            }
+            let namespace = host.to_string();
+            let reply = mirrored(snapshot, host, place, arrival, head).answer(&service.pull, body).await;
+            reply.with(NAMESPACE, &namespace)
+        }
+        _ => answer_ours(service, snapshot, arrival, visitor, head, body).await,
+    }
+}
+
+/// Whether he may have what is at a place of another registry.
+fn check_upstream(
+    service: &RegistryService,
+    snapshot: &ConfigSnapshot,
+    arrival: &Arrival,
+    head: &Parts,
+    visitor: &Visitor,
+    (host, place): (&RegistryHost, &str),
+) -> Result<(), Box<Reply>> {
+    let route = Route::parse(&Method::GET, path_of(place), None).ok();
+    let Some(repository) = route.as_ref().and_then(Route::repository) else {
+        // Nothing of a repository is given for this.
+        return check(service, snapshot, arrival, head, visitor, &Wish::Ping);
+    };
+    let Some(named) = name_in_rules(host.name(), repository) else {
+        let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
+        return Err(Box::new(Reply::error(ErrorCode::Denied, message).because("policy")));
+    };
+    check(service, snapshot, arrival, head, visitor, &Wish::In(&named, Action::Pull))
+}
+
+fn path_of(place: &str) -> &str {
+    place.split('?').next().unwrap_or_default()
+}
+
+fn mirrored(
+    snapshot: Arc<ConfigSnapshot>,
+    host: RegistryHost,
+    place: String,
+    arrival: &Arrival,
+    head: Parts,
+) -> Mirrored {
+    let (method, headers) = (head.method, head.headers);
+    Mirrored { snapshot, host, client_scheme: arrival.scheme, method, path_and_query: place, headers }
+}
+
+async fn answer_ours(
+    service: &RegistryService,
+    snapshot: Arc<ConfigSnapshot>,
+    arrival: &Arrival,
+    visitor: Visitor,
+    head: Parts,
+    mut body: Incoming,
+) -> Reply {
+    let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
+        Ok(route) => route,
+        Err(_) if is_reading(&head.method) && names_no_tag(head.uri.path()) => {
+            return Reply::error(ErrorCode::ManifestUnknown, "").because("grammar");
+        }
+        Err(error) => {
+            service.pull.metrics.rejected_requests.inc(Rejection::Malformed);
+            return Reply::error(error.code, "").because("grammar");
+        }
+    };
+    let Some(wish) = wish_of(&route, &head.method) else {
+        return Reply::error(ErrorCode::Unsupported, "").because("method");
+    };
+    let refused = check(service, &snapshot, arrival, &head, &visitor, &wish).err();
+    let wants_continue = head.headers.contains_key(EXPECT);
+    let hub = is_for_docker_hub(&snapshot.config, &head.method, &route, user_agent(&head))
+        && may_have_docker_hubs(service, &visitor, &route);
+    let request = Request {
+        registry: service.local.clone(),
+        snapshot: snapshot.clone(),
+        visitor,
+        client: arrival.client,
+        scheme: arrival.scheme,
+        method: head.method.clone(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers.clone(),
+    };
+    let reply = match refused {
+        Some(refused) => *refused,
+        None => request.answer(&route, &mut body).await,
+    };
+    if reply.status == StatusCode::NOT_FOUND
+        && hub
+        && let Some(mirrored) = from_docker_hub(service, &route, snapshot, arrival, head)
+    {
+        let instead = mirrored.answer(&service.pull, body).await;
+        service.local.heard_of_docker_hub(instead.status);
+        return if instead.status.is_success() { instead } else { reply };
+    }
+    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
+    if is_refusal && !wants_continue && !body.is_end_stream() {
+        // However that ends, the answer is given.
+        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
+    }
+    reply
+}
+
+/// Reads what nobody wants, up to a bound, and keeps none of it.
+async fn drain<B>(body: B)
+where
+    B: Body + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = Limited::new(body, UNWANTED_MAX_BYTES);
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// A manifest by a name that no tag can have: whoever asks for it is told that there is none.
+fn names_no_tag(path: &str) -> bool {
+    let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
+    parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
+}
+
+/// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
+fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
+    let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
+    named.is_some_and(|named| service.local.access().may_see(visitor, &named))
+}
+
+/// The same asked of Docker Hub, for a repository that was never pushed here.
+fn from_docker_hub(
+    service: &RegistryService,
+    route: &Route,
+    snapshot: Arc<ConfigSnapshot>,
+    arrival: &Arrival,
+    head: Parts,
+) -> Option<Mirrored> {
+    let repository = route.repository()?;
+    let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
+    let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    let ours = service.local.store.has_repository(repository);
+    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(snapshot, host, place, arrival, head))
+}
+
+fn user_agent(head: &Parts) -> Option<&str> {
+    head.headers.get(USER_AGENT)?.to_str().ok()
+}
+
+/// What a request wants; none where the route has no such method.
+fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
+    if !route.allows(method) {
+        return None;
+    }
+    let action = |read: Action| match *method {
+        Method::GET | Method::HEAD => read,
+        Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    };
+    match route {
+        Route::Ping => Some(Wish::Ping),
+        Route::Catalog => Some(Wish::Catalog),
+        Route::Manifest { repository, .. } | Route::Blob { repository, .. } => {
+            Some(Wish::In(repository, action(Action::Pull)))
+        }
+        Route::Tags { repository } | Route::Referrers { repository, .. } => Some(Wish::In(repository, Action::Pull)),
+        Route::Uploads { repository } | Route::Upload { repository, .. } => Some(Wish::In(repository, Action::Push)),
+        Route::Extension | Route::Other => Some(Wish::Ping),
+    }
+}
+
+fn check(
+    service: &RegistryService,
+    snapshot: &ConfigSnapshot,
+    arrival: &Arrival,
+    head: &Parts,
+    visitor: &Visitor,
+    wish: &Wish<'_>,
+) -> Result<(), Box<Reply>> {
+    let may = service.local.access().may(visitor, wish);
+    may.map_err(|refusal| Box::new(refused(service, snapshot, arrival, head, &refusal)))
+}
+
+/// The refusal with the way to a login, where one would help.
+fn refused(
+    service: &RegistryService,
+    snapshot: &ConfigSnapshot,
+    arrival: &Arrival,
+    head: &Parts,
+    refusal: &Refusal,
+) -> Reply {
+    let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    // What a client wrote comes back to it only as the host that it is.
+    let port = implied_port(arrival.scheme);
+    let host = RegistryHost::parse(text, port).unwrap_or(snapshot.config.registry.hostname.with_port(port));
+    let scheme = match arrival.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    refusal.reply(&format!("{scheme}://{}", host.authority(port)), service.local.access().auth())
+}
+
+impl Request {
+    async fn answer(&self, route: &Route, body: &mut Incoming) -> Reply {
+        let reads = is_reading(&self.method);
+        match route {
+            Route::Ping => Reply::full(StatusCode::OK, "application/json", "{}"),
+            Route::Catalog => self.catalog().await,
+            Route::Tags { repository } => self.tags(repository).await,
+            Route::Referrers { repository, digest } => self.referrers(repository, digest).await,
+            Route::Manifest { repository, reference } if reads => self.manifest(repository, reference).await,
+            Route::Manifest { repository, reference } if self.method == Method::DELETE => {
+                self.delete_manifest(repository, reference).await
+            }
+            Route::Manifest { repository, reference } => self.put_manifest(repository, reference, body).await,
+            Route::Blob { repository, digest } if reads => self.blob(repository, digest).await,
+            Route::Blob { repository, digest } => self.delete_blob(repository, digest).await,
+            Route::Uploads { repository } => self.begin_upload(repository, body).await,
+            Route::Upload { repository, session } => match self.method {
+                Method::PATCH => self.add_to_upload(repository, session.id(), body).await,
+                Method::PUT => self.end_upload(repository, session.id(), body).await,
+                Method::DELETE => self.cancel_upload(repository, session.id()).await,
+                _ => self.upload_status(repository, session.id()).await,
+            },
+            Route::Extension | Route::Other => Reply::error(ErrorCode::NameUnknown, "there is nothing at this path"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    const PIECE_BYTES: usize = 1 << 20;
+
+    /// Without an end; each piece tells whether those before it are still in memory.
+    #[derive(Default)]
+    struct Endless {
+        pieces: usize,
+        in_memory: Arc<()>,
+    }
+
+    struct Piece {
+        bytes: Vec<u8>,
+        _in_memory: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            assert_eq!(Arc::strong_count(&self.in_memory), 1, "piece {} is kept", self.pieces);
+            self.pieces += 1;
+            assert!(self.pieces <= UNWANTED_MAX_BYTES / PIECE_BYTES + 1, "no more is read");
+            let piece = Piece { bytes: vec![0; PIECE_BYTES], _in_memory: self.in_memory.clone() };
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unwanted_body_is_read_to_a_bound_and_not_kept() {
+        let mut body = Endless::default();
+        drain(&mut body).await;
+        assert_eq!(body.pieces, UNWANTED_MAX_BYTES / PIECE_BYTES + 1);
+    }
+}

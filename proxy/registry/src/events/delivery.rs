@@ -1,0 +1,159 @@
+//! One receiver's events, one after the other: each is tried until it is taken, refused for good, or too old.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::envelope::{self, Source};
+use super::{Event, WayOut};
+use entrepot_config::ready::rights::Notification;
+
+/// Delivers to one receiver.
+pub(super) struct Delivery {
+    pub(super) settings: Notification,
+    pub(super) source: Arc<Source>,
+    pub(super) way_out: WayOut,
+    pub(super) pace: Pace,
+}
+
+/// How long a failed try is waited after: twice as long each time, up to the most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Pace {
+    pub(super) first: Duration,
+    pub(super) most: Duration,
+}
+
+/// What came of one try.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    Taken,
+    /// The receiver will not take this event, however often it comes.
+    Refused(StatusCode),
+    /// Perhaps later; why not now.
+    NotNow(String),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), most: Duration::from_secs(60) }
+    }
+}
+
+impl Pace {
+    /// The wait after so many failed tries.
+    fn after(self, failed: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first.saturating_mul(factor).min(self.most)
+    }
+}
+
+impl Delivery {
+    /// Until nobody tells any more and all that was told is delivered or given up.
+    pub(super) async fn run(self, mut waiting: mpsc::Receiver<Arc<Event>>) {
+        while let Some(event) = waiting.recv().await {
+            self.deliver(&event).await;
+        }
+    }
+
+    async fn deliver(&self, event: &Event) {
+        let id = envelope::id();
+        let body = Bytes::from(envelope::body(event, &id, &self.source));
+        let (receiver, give_up) = (&self.settings.name, Instant::now() + self.settings.retry_for);
+        let mut failed = 0;
+        loop {
+            let reason = match self.post(body.clone()).await {
+                Outcome::Taken if failed > 0 => {
+                    return tracing::info!(receiver, "the receiver of events is there again");
+                }
+                Outcome::Taken => return,
+                Outcome::Refused(status) => {
+                    return tracing::warn!(receiver, %status, id, "the receiver refused an event for good");
+                }
+                Outcome::NotNow(reason) => reason,
+            };
+            failed += 1;
+            let wait = self.pace.after(failed);
+            if Instant::now() + wait > give_up {
+                return tracing::warn!(receiver, reason, id, "an event is given up (registry.notifications.retry_for)");
+            }
+            if failed == 1 {
+                tracing::warn!(receiver, reason, "the receiver of events does not take them; trying again");
+            }
+            sleep(wait).await;
+        }
+    }
+
+    async fn post(&self, body: Bytes) -> Outcome {
+        let mut request = Request::post(self.settings.url.expose());
+        for (name, value) in &self.settings.headers {
+            request = request.header(name, value);
+        }
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        let request = request.header(CONTENT_TYPE, HeaderValue::from_static(envelope::MEDIA_TYPE)).body(body);
+        let Ok(request) = request else { return Outcome::NotNow("the address cannot be asked".to_owned()) };
+        let upstream = self.way_out.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match timeout(self.settings.timeout, upstream.notify(request)).await {
+            Ok(Ok(status)) => judge(status),
+            Ok(Err(error)) => Outcome::NotNow(error.to_string()),
+            Err(_) => Outcome::NotNow("no answer in time".to_owned()),
+        }
+    }
+}
+
+/// A receiver that calls the event itself bad will not change its mind; one that wants another login or has no such
+/// page may be set right.
+fn judge(status: StatusCode) -> Outcome {
+    match status {
+        _ if status.is_success() => Outcome::Taken,
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => Outcome::Refused(status),
+        _ => Outcome::NotNow(format!("it answers {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most() {
+        let pace = Pace::default();
+        let waits: Vec<u64> = (1..9).map(|failed| pace.after(failed).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(pace.after(u32::MAX), pace.most);
+    }
+
+    #[test]
+    fn answers_are_judged() {
+        for (status, taken, for_good) in [
+            (200, true, false),
+            (202, true, false),
+            (204, true, false),
+            (301, false, false),
+            (400, false, true),
+            (401, false, false),
+            (404, false, false),
+            (413, false, true),
+            (415, false, true),
+            (422, false, true),
+            (429, false, false),
+            (500, false, false),
+            (503, false, false),
+        ] {
+            let outcome = judge(StatusCode::from_u16(status).unwrap());
+            assert_eq!(
+                (outcome == Outcome::Taken, matches!(outcome, Outcome::Refused(_))),
+                (taken, for_good),
+                "{status}"
+            );
+        }
+    }
+}

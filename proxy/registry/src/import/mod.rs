@@ -1,0 +1,209 @@
+//! Taking over the tree of Docker's registry: its blobs by clone or link where the file system allows it, each one read
+//! and compared with its digest, then its manifests, then its tags.
+//!
+//! ```text
+//! tree ─ plan ─► each repository: blobs ─► images ─► indexes ─► their tags          lines tell how far it is
+//! ```
+//!
+//! Invariants: the tree is only read; a tag comes last, so none leads to what is missing; what is here already is not
+//! brought again, so an import that was broken off goes on where it was; what cannot be taken over is told and left out,
+//! and a tag that points elsewhere here stays. Everything blocks: not for the event loop.
+
+mod content;
+mod lines;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use entrepot_core::digest::Digest;
+use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
+use entrepot_core::name::{RepositoryName, Tag};
+
+use entrepot_store::{PushedManifest, Store, StoreError};
+pub use lines::{Brought, ImportLine, Imported};
+use tree::{Tree, TreeError};
+
+/// Why an import ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// Our own store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody listens any more.
+    #[error("the import was broken off; the same command goes on with it")]
+    BrokenOff,
+}
+
+/// Takes one line of news; a break ends the import.
+pub type Tell<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
+
+/// Takes over the tree below a directory.
+pub fn import(store: &Arc<Store>, directory: &Path, tell: Tell<'_>) -> Result<Imported, ImportError> {
+    let tree = Tree::open(directory)?;
+    let repositories = tree.repositories()?;
+    let mut import = Import { store, tree, tell, seen: HashSet::new(), done: Imported::default() };
+    import.plan(&repositories)?;
+    for repository in &repositories {
+        import.repository(repository)?;
+    }
+    Ok(import.done)
+}
+
+struct Import<'a> {
+    store: &'a Arc<Store>,
+    tree: Tree,
+    tell: Tell<'a>,
+    /// What was counted as brought.
+    seen: HashSet<Digest>,
+    done: Imported,
+}
+
+/// A manifest of the tree that can be one here.
+struct Found {
+    manifest: PushedManifest,
+    info: ManifestInfo,
+}
+
+impl Found {
+    fn is_index(&self) -> bool {
+        ManifestType::of(&self.manifest.media_type).is_some_and(ManifestType::is_index)
+    }
+}
+
+impl Import<'_> {
+    fn say(&mut self, line: ImportLine) -> Result<(), ImportError> {
+        match (self.tell)(line) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ImportError::BrokenOff),
+        }
+    }
+
+    fn skip(&mut self, what: String, why: impl ToString) -> Result<(), ImportError> {
+        self.done.skipped += 1;
+        self.say(ImportLine::Skipped { what, why: why.to_string() })
+    }
+
+    /// Counts what there is to do, so that progress has an end.
+    fn plan(&mut self, repositories: &[RepositoryName]) -> Result<(), ImportError> {
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        for repository in repositories {
+            for digest in self.tree.layers(repository)?.into_iter().chain(self.tree.manifests(repository)?) {
+                let size = || fs::metadata(self.tree.data(&digest)).map_or(0, |file| file.len());
+                sizes.entry(digest).or_insert_with(size);
+            }
+        }
+        let (repositories, blobs) = (repositories.len() as u64, sizes.len() as u64);
+        self.say(ImportLine::Planned { repositories, blobs, bytes: sizes.values().sum() })
+    }
+
+    fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
+        for digest in self.tree.layers(repository)? {
+            self.blob(repository, &digest)?;
+        }
+        let mut tags: HashMap<Digest, Vec<Tag>> = HashMap::new();
+        for (tag, digest) in self.tree.tags(repository)? {
+            tags.entry(digest).or_default().push(tag);
+        }
+        let (before, mut waiting) = (self.done, Vec::new());
+        for digest in self.tree.manifests(repository)? {
+            match self.read_manifest(repository, &digest)? {
+                Some(found) if found.is_index() => waiting.push(found),
+                Some(found) => self.manifest(repository, &found, tags.remove(&digest).unwrap_or_default())?,
+                None => {}
+            }
+        }
+        // Of indexes, what is referred to comes first.
+        while !waiting.is_empty() {
+            let others: HashSet<Digest> = waiting.iter().map(|found| found.manifest.digest).collect();
+            let refers = |found: &Found| found.info.children.iter().any(|child| others.contains(&child.digest));
+            let (later, now): (Vec<Found>, Vec<Found>) = waiting.into_iter().partition(refers);
+            if now.is_empty() {
+                return self.skip(repository.to_string(), "its manifests refer to each other in a circle");
+            }
+            for found in now {
+                let own = tags.remove(&found.manifest.digest).unwrap_or_default();
+                self.manifest(repository, &found, own)?;
+            }
+            waiting = later;
+        }
+        for tag in tags.into_values().flatten() {
+            self.skip(format!("{repository}:{tag}"), "the manifest it points to was not taken over")?;
+        }
+        self.done.repositories += 1;
+        let (manifests, tags) = (self.done.manifests - before.manifests, self.done.tags - before.tags);
+        self.say(ImportLine::Repository { name: repository.to_string(), manifests, tags })
+    }
+
+    /// A manifest's bytes are brought like a blob's; whether it is one is seen then.
+    fn read_manifest(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Found>, ImportError> {
+        let what = format!("{repository}@{digest}");
+        let _hold = self.store.hold(digest)?;
+        if !self.bring(&what, digest)? {
+            return Ok(None);
+        }
+        let Some(blob) = self.store.blob(digest)? else {
+            return self.skip(what, "it was thrown away meanwhile").map(|()| None);
+        };
+        let len = usize::try_from(blob.size_bytes).unwrap_or(usize::MAX).min(MANIFEST_READ_MAX_BYTES);
+        let read = blob.read_at(0, len);
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => return self.skip(what, error).map(|()| None),
+        };
+        let info = match ManifestInfo::inspect(&bytes) {
+            Ok(info) => info,
+            Err(error) => return self.skip(what, error).map(|()| None),
+        };
+        let Some(media_type) = info.media_type.as_deref().filter(|_| !info.ambiguous) else {
+            return self.skip(what, "it can be read as more than one kind of manifest, or as none").map(|()| None);
+        };
+        let manifest = PushedManifest::of(*digest, media_type, &info, &bytes);
+        Ok(Some(Found { manifest, info }))
+    }
+
+    /// Adds a manifest with its tags. An image must be whole; of an index, platforms may be missing as they are in the
+    /// tree, since the others are of use.
+    fn manifest(&mut self, repository: &RepositoryName, found: &Found, tags: Vec<Tag>) -> Result<(), ImportError> {
+        let digest = found.manifest.digest;
+        let is_index = found.is_index();
+        for child in found.info.children.iter().filter(|child| !child.is_foreign) {
+            let here = self.store.has_pushed(repository, &child.digest);
+            if here || (!is_index && self.blob(repository, &child.digest)?) {
+                continue;
+            }
+            let what = format!("{repository}@{digest}");
+            if !is_index {
+                for tag in &tags {
+                    self.skip(format!("{repository}:{tag}"), format_args!("{} is missing", child.digest))?;
+                }
+                return self.skip(what, format_args!("{} is missing", child.digest));
+            }
+            self.say(ImportLine::Incomplete { what, missing: child.digest.to_string() })?;
+        }
+        let mut free = Vec::with_capacity(tags.len());
+        for tag in tags {
+            match self.store.pushed_tag(repository, &tag)? {
+                Some(other) if other != digest => {
+                    self.skip(format!("{repository}:{tag}"), "the tag points to something else here, and stays")?;
+                }
+                _ => free.push(tag),
+            }
+        }
+        self.store.put_pushed_manifest(repository, &found.manifest, &free, || None::<()>)?;
+        self.done.manifests += 1;
+        self.done.tags += free.len() as u64;
+        Ok(())
+    }
+}
+
+/// One byte more than a manifest may have, so that a larger one is seen to be larger.
+const MANIFEST_READ_MAX_BYTES: usize = MANIFEST_MAX_BYTES + 1;

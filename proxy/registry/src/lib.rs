@@ -1,0 +1,149 @@
+//! The registry that is ours: what is pushed to it, pulled from it and deleted, by OCI Distribution 1.1, and other
+//! registries by mirror names.
+//!
+//! ```text
+//! door ── request (who, what) ── access/ (may he?) ──► blobs, manifests, lists     what is here
+//!   │                                                 uploads ─ sessions, receive  what is coming
+//!   ├── web/ (for people)                             removal, collection          what goes
+//!   └── mirror ──► pull/                              events/                      what happened
+//! ```
+//!
+//! What was pushed lies in `store/pushed`; a repository's content is given by this room alone, and the cache's only by
+//! `pull/` under upstream's rights: one blob may be in both, its bytes once on the disk.
+
+pub mod access;
+mod blobs;
+pub mod collection;
+pub mod door;
+pub mod events;
+mod failure;
+pub mod import;
+mod lists;
+mod manifests;
+mod mirror;
+mod names;
+mod quota;
+mod receive;
+pub mod removal;
+mod request;
+mod sessions;
+mod uploads;
+pub mod web;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+use http::StatusCode;
+
+use access::Access;
+use collection::Collections;
+use entrepot_cache::pull::Pull;
+use entrepot_config::ready::RegistryDoor;
+use entrepot_store::Store;
+use events::Events;
+use sessions::Sessions;
+use web::CsrfKey;
+
+/// Our registry, for as long as the process lives.
+pub struct LocalRegistry {
+    /// Content, and who has it.
+    pub store: Arc<Store>,
+    /// Who hears of changes.
+    pub events: Events,
+    sessions: Sessions,
+    access: RwLock<Arc<Access>>,
+    /// Held while it is counted whether something has room, until it is there.
+    counting: tokio::sync::Mutex<()>,
+    names: RwLock<Arc<[Box<str>]>>,
+    collections: Collections,
+    /// Proves that a form came from a page of ours.
+    csrf: CsrfKey,
+    /// Docker Hub could not be reached; it is not asked before.
+    docker_hub_down_until: Mutex<Option<Instant>>,
+}
+
+/// What answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
+pub struct RegistryService {
+    /// Our own registry.
+    pub local: Arc<LocalRegistry>,
+    /// Pulling through, for mirrors.
+    pub pull: Arc<Pull>,
+}
+
+/// How long what is not here is taken for unknown after Docker Hub could not be reached.
+const DOCKER_HUB_PAUSE: Duration = Duration::from_secs(30);
+
+impl LocalRegistry {
+    /// Over a store, with the uploads that an earlier process left. Blocks.
+    pub fn open(store: Arc<Store>, door: &RegistryDoor, access: Access, events: Events) -> Arc<Self> {
+        Arc::new(Self {
+            sessions: Sessions::load(store.clone()),
+            store,
+            events,
+            access: RwLock::new(Arc::new(access)),
+            counting: tokio::sync::Mutex::default(),
+            names: RwLock::new(names::own_names(door)),
+            collections: Collections::default(),
+            csrf: CsrfKey::new(),
+            docker_hub_down_until: Mutex::default(),
+        })
+    }
+
+    /// The rules that hold now.
+    pub fn access(&self) -> Arc<Access> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other rules in force.
+    pub fn set_access(&self, access: Access) {
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+    }
+
+    /// Tells the last events, as long as the deadline lets it.
+    pub async fn close(&self, deadline: Duration) {
+        if tokio::time::timeout(deadline, self.events.close()).await.is_err() {
+            tracing::warn!("some receivers did not hear of the last events (registry.notifications)");
+        }
+    }
+
+    /// The names and addresses that its certificate is for.
+    pub fn names(&self) -> Arc<[Box<str>]> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or address
+    /// of this machine on a port of the door.
+    pub fn is_named(&self, door: &RegistryDoor, host: &RegistryHost) -> bool {
+        let mut addresses = door.http.addresses.iter().chain(&door.https.addresses).peekable();
+        if addresses.peek().is_none() {
+            return false;
+        }
+        let is_known = || self.names().iter().any(|name| **name == *host.name());
+        let is_configured = host.name() == door.hostname.name();
+        let on_its_port = addresses.any(|address| address.port() == host.port());
+        (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
+    }
+
+    /// Looks at this machine's name and addresses again. Blocks.
+    pub fn refresh_names(&self, door: &RegistryDoor) {
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(door);
+    }
+
+    /// Drops uploads that nobody added to for so long. Blocks.
+    pub fn expire_uploads(&self, after: Duration) -> usize {
+        self.sessions.expire(after)
+    }
+
+    fn is_docker_hub_down(&self) -> bool {
+        let until = *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What Docker Hub answered for a pull that nothing here could.
+    fn heard_of_docker_hub(&self, status: StatusCode) {
+        let is_down = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+        let until = is_down.then(|| Instant::now() + DOCKER_HUB_PAUSE);
+        *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}

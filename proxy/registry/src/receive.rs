@@ -1,0 +1,109 @@
+//! A request's body on its way into an upload: each piece is hashed and written while the next one comes, so memory does
+//! not grow with the blob, and a slow disk slows its client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::sessions::State;
+use entrepot_cache::pull::offload;
+use entrepot_store::{PartialBlob, StoreError};
+
+/// Pieces up to this length are hashed where they arrive, in a few microseconds.
+const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
+/// Read back at once where bytes are hashed again.
+const REREAD_BYTES: usize = 256 * 1024;
+
+/// Why a body was not taken to its end. What arrived before is part of the upload.
+pub(super) enum Interrupted {
+    /// The client left, or said nothing for too long.
+    Client,
+    /// The store refused.
+    Store(StoreError),
+}
+
+/// Adds a body to an upload; how many bytes that was.
+pub(super) async fn receive(
+    fill: &Arc<PartialBlob>,
+    state: &mut State,
+    body: &mut Incoming,
+    timeout: Duration,
+) -> Result<u64, Interrupted> {
+    let begun_at = state.length;
+    let mut piece = None;
+    loop {
+        let (next, kept) = tokio::join!(next_piece(body, timeout), keep(fill, state, piece.take()));
+        kept.map_err(Interrupted::Store)?;
+        match next? {
+            Some(bytes) => piece = Some(bytes),
+            None => return Ok(state.length - begun_at),
+        }
+    }
+}
+
+async fn next_piece(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, Interrupted> {
+    loop {
+        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| Interrupted::Client)?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(_)) => return Err(Interrupted::Client),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// Writes and hashes one piece.
+async fn keep(fill: &Arc<PartialBlob>, state: &mut State, piece: Option<Bytes>) -> Result<(), StoreError> {
+    let Some(bytes) = piece else { return Ok(()) };
+    let length = bytes.len() as u64;
+    let write = fill.write_in_time(state.length, bytes.clone());
+    let (written, hasher) = tokio::join!(write, hash(state.hasher.take(), bytes));
+    // A write that failed leaves the hash ahead of the bytes: they are hashed again then.
+    written?;
+    state.hasher = hasher;
+    state.length += length;
+    Ok(())
+}
+
+async fn hash(hasher: Option<Hasher>, bytes: Bytes) -> Option<Hasher> {
+    let mut hasher = hasher?;
+    if bytes.len() <= HASHED_HERE_MAX_BYTES {
+        hasher.update(&bytes);
+        return Some(hasher);
+    }
+    offload(move || {
+        hasher.update(&bytes);
+        hasher
+    })
+    .await
+}
+
+/// The digest of everything that arrived: from the hash that ran along where it is of this algorithm, else from the file.
+pub(super) async fn digest(fill: &Arc<PartialBlob>, state: &State, algorithm: Algorithm) -> Result<Digest, StoreError> {
+    if let Some(hasher) = state.hasher.as_ref().filter(|hasher| hasher.algorithm() == algorithm) {
+        return Ok(hasher.clone().finish());
+    }
+    let (fill, length) = (fill.clone(), state.length);
+    offload(move || reread(&fill, length, algorithm)).await.unwrap_or(Err(StoreError::DiskThreadGone))
+}
+
+fn reread(fill: &PartialBlob, length: u64, algorithm: Algorithm) -> Result<Digest, StoreError> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; REREAD_BYTES];
+    let mut position = 0;
+    while position < length {
+        let left = usize::try_from(length - position).unwrap_or(usize::MAX);
+        let piece = left.min(buffer.len());
+        fill.read_into(position, &mut buffer[..piece]).map_err(|error| fill.unreadable(error))?;
+        hasher.update(&buffer[..piece]);
+        position += piece as u64;
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,74 @@
+//! One request to our registry, read as far as every handler needs it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use entrepot_core::name::RepositoryName;
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderMap, HeaderName, Method};
+use url::form_urlencoded;
+
+use super::LocalRegistry;
+use super::access::Visitor;
+use super::events::{Deed, Event, EventRequest};
+use entrepot_cache::pull::ConfigSnapshot;
+use entrepot_config::ready::Scheme;
+
+/// A request.
+pub(super) struct Request {
+    pub(super) registry: Arc<LocalRegistry>,
+    pub(super) snapshot: Arc<ConfigSnapshot>,
+    pub(super) visitor: Visitor,
+    pub(super) client: IpAddr,
+    pub(super) scheme: Scheme,
+    pub(super) method: Method,
+    pub(super) query: String,
+    pub(super) headers: HeaderMap,
+}
+
+impl Request {
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The first value of a parameter.
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        self.parameters(name).next()
+    }
+
+    /// All values of a parameter.
+    pub(super) fn parameters(&self, name: &str) -> impl Iterator<Item = String> {
+        let pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.filter(move |(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    /// A header that is text.
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Tells of something that was done in a repository.
+    pub(super) fn tell(&self, deed: Deed, repository: &RepositoryName, about: impl FnOnce(Event) -> Event) {
+        let text = |name: HeaderName| self.header(&name).unwrap_or_default().to_owned();
+        let request = EventRequest {
+            client: self.client,
+            scheme: self.scheme,
+            host: text(HOST),
+            method: self.method.clone(),
+            user_agent: text(USER_AGENT),
+        };
+        self.registry.events.tell(about(Event {
+            deed,
+            at: SystemTime::now(),
+            repository: repository.clone(),
+            digest: None,
+            size_bytes: None,
+            media_type: None,
+            tag: None,
+            from: None,
+            actor: self.visitor.principal.clone(),
+            request: Some(request),
+        }));
+    }
+}

@@ -1,0 +1,180 @@
+//! Upload sessions: which run, whose they are, how far they are. An id of 128 random bits is bound to its repository
+//! and to whoever began it; what is not theirs is unknown to others.
+//!
+//! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
+//! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use entrepot_core::digest::{Algorithm, Hasher};
+use entrepot_core::name::RepositoryName;
+use serde::{Deserialize, Serialize};
+
+use super::access::Principal;
+use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
+
+/// The sessions that run.
+pub(super) struct Sessions {
+    store: Arc<Store>,
+    table: Mutex<HashMap<UploadId, Arc<Session>>>,
+}
+
+/// One session.
+pub(super) struct Session {
+    /// The one handle of its file.
+    pub(super) file: UploadFile,
+    pub(super) repository: RepositoryName,
+    principal: Principal,
+    last_use: Mutex<SystemTime>,
+    /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
+    pub(super) state: tokio::sync::Mutex<State>,
+}
+
+/// How far a session is.
+pub(super) struct State {
+    /// Bytes that arrived.
+    pub(super) length: u64,
+    /// Their hash; none after a restart.
+    pub(super) hasher: Option<Hasher>,
+    /// It was published or given up.
+    pub(super) is_over: bool,
+}
+
+/// The note beside the bytes.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    repository: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    user: Option<String>,
+}
+
+/// Why no session begins.
+pub(super) enum NotBegun {
+    /// As many as may run do.
+    TooMany,
+    /// The system gives no randomness.
+    Random,
+    /// The disk.
+    Store(StoreError),
+}
+
+impl Sessions {
+    /// With what an earlier process left; what cannot be read is left to the next start.
+    pub(super) fn load(store: Arc<Store>) -> Self {
+        let found = store.found_uploads().unwrap_or_else(|error| {
+            tracing::error!("unfinished uploads cannot be found: {error}");
+            Vec::new()
+        });
+        let mut table = HashMap::new();
+        for upload in found {
+            match Session::found(&upload) {
+                Some(session) => drop(table.insert(upload.id, Arc::new(session))),
+                None => store.discard_upload(upload.id),
+            }
+        }
+        Self { store, table: Mutex::new(table) }
+    }
+
+    /// Begins a session. Blocks.
+    pub(super) fn begin(
+        &self,
+        repository: &RepositoryName,
+        principal: &Principal,
+        algorithm: Algorithm,
+        max: usize,
+    ) -> Result<Arc<Session>, NotBegun> {
+        let id = UploadId::random().ok_or(NotBegun::Random)?;
+        let session = Arc::new(Session {
+            file: UploadFile::of(id),
+            repository: repository.clone(),
+            principal: principal.clone(),
+            last_use: Mutex::new(SystemTime::now()),
+            state: tokio::sync::Mutex::new(State { length: 0, hasher: Some(Hasher::new(algorithm)), is_over: false }),
+        });
+        {
+            let mut table = self.table();
+            if table.len() >= max {
+                return Err(NotBegun::TooMany);
+            }
+            table.insert(id, session.clone());
+        }
+        self.store.note_upload(id, &session.note()).map_err(|error| {
+            self.end(id);
+            NotBegun::Store(error)
+        })?;
+        Ok(session)
+    }
+
+    /// A session, for the one who began it in that repository; that is a use.
+    pub(super) fn find(&self, id: &str, repository: &RepositoryName, principal: &Principal) -> Option<Arc<Session>> {
+        let session = self.table().get(&id.parse().ok()?)?.clone();
+        let is_theirs = session.repository == *repository && session.principal == *principal;
+        is_theirs.then(|| {
+            session.touch();
+            session
+        })
+    }
+
+    /// Forgets a session and removes its bytes. Blocks.
+    pub(super) fn end(&self, id: UploadId) {
+        self.table().remove(&id);
+        self.store.discard_upload(id);
+    }
+
+    /// Ends those that nobody added to for so long. Blocks.
+    pub(super) fn expire(&self, after: Duration) -> usize {
+        let Some(before) = SystemTime::now().checked_sub(after) else { return 0 };
+        let old: Vec<_> = self.table().values().filter(|session| session.used_at() < before).cloned().collect();
+        let mut expired = 0;
+        for session in old {
+            // One that is being added to is in use.
+            let Ok(mut state) = session.state.try_lock() else { continue };
+            state.is_over = true;
+            self.end(session.file.id);
+            expired += 1;
+        }
+        expired
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<UploadId, Arc<Session>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    fn found(upload: &FoundUpload) -> Option<Self> {
+        let note: Note = serde_json::from_slice(&upload.note).ok()?;
+        Some(Self {
+            file: UploadFile::of(upload.id),
+            repository: note.repository.parse().ok()?,
+            principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
+            last_use: Mutex::new(upload.last_use),
+            state: tokio::sync::Mutex::new(State { length: upload.length, hasher: None, is_over: false }),
+        })
+    }
+
+    /// Where it goes on, relative to the door: whatever name the client knows it by.
+    pub(super) fn location(&self) -> String {
+        format!("/v2/{}/blobs/uploads/{}", self.repository, self.file.id)
+    }
+
+    /// Something was added.
+    pub(super) fn touch(&self) {
+        *self.last_use.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+    }
+
+    fn used_at(&self) -> SystemTime {
+        *self.last_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self) -> Vec<u8> {
+        let user = match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User(name) => Some(name.to_string()),
+        };
+        // Texts always serialise; an empty note would be found and dropped at the next start.
+        serde_json::to_vec(&Note { repository: self.repository.to_string(), user }).unwrap_or_default()
+    }
+}

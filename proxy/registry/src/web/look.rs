@@ -1,0 +1,148 @@
+//! What the pages show, read from the store. Everything here blocks, and reads a bounded part of what there is.
+
+use std::collections::HashSet;
+use std::time::SystemTime;
+
+use entrepot_core::digest::Digest;
+use entrepot_core::media::{ManifestInfo, ManifestType};
+use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::platform::Platform;
+use entrepot_core::quantity::Size;
+
+use crate::access::{Access, Action, Visitor, Wish};
+use entrepot_store::{Store, StoreError, StoredManifest};
+
+/// Repositories and tags that one page has.
+const PAGE_ROWS: usize = 50;
+/// A config that is longer is not read.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
+/// Manifests of an index that are looked into, and pieces of content that are counted.
+const CHILDREN_MAX: usize = 64;
+const PIECES_MAX: usize = 4096;
+
+/// A part of a list.
+pub(super) struct Part<T> {
+    pub(super) rows: Vec<T>,
+    /// After which the next part begins; none where this is the last.
+    pub(super) next: Option<String>,
+}
+
+/// A repository in the list.
+pub(super) struct RepositoryRow {
+    pub(super) name: RepositoryName,
+    pub(super) tags: usize,
+    pub(super) held_bytes: u64,
+    pub(super) quota: Option<Size>,
+    pub(super) may_delete: bool,
+}
+
+/// A tag in the list.
+pub(super) struct TagRow {
+    pub(super) tag: Tag,
+    pub(super) digest: Digest,
+    pub(super) set_at: Option<SystemTime>,
+    /// Of everything that it leads to and that is here, each piece once.
+    pub(super) size_bytes: u64,
+    pub(super) platforms: Vec<Platform>,
+    pub(super) is_immutable: bool,
+}
+
+/// The reader of one request: what its visitor may see and do.
+pub(super) struct Look<'a> {
+    pub(super) store: &'a Store,
+    pub(super) access: &'a Access,
+    pub(super) visitor: &'a Visitor,
+    /// Whether there are buttons at all.
+    pub(super) may_change: bool,
+}
+
+impl Look<'_> {
+    pub(super) fn repositories(&self, after: Option<&str>) -> Result<Part<RepositoryRow>, StoreError> {
+        let is_seen = |name: &RepositoryName| self.access.may_see(self.visitor, name);
+        let (names, more) = self.store.repositories_where(after, PAGE_ROWS, is_seen)?;
+        let next = names.last().filter(|_| more).map(ToString::to_string);
+        let rows = names.into_iter().map(|name| {
+            let (tags, _) = self.store.pushed_tags(&name, None, usize::MAX)?.unwrap_or_default();
+            let held_bytes = self.store.pushed_usage(Some(&name))?;
+            let (quota, may_delete) = (self.access.quota(&name), self.may_delete(&name));
+            Ok(RepositoryRow { tags: tags.len(), held_bytes, quota, may_delete, name })
+        });
+        Ok(Part { rows: rows.collect::<Result<_, StoreError>>()?, next })
+    }
+
+    /// None where there is no such repository.
+    pub(super) fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+    ) -> Result<Option<Part<TagRow>>, StoreError> {
+        let Some((tags, more)) = self.store.pushed_tags(repository, after, PAGE_ROWS)? else { return Ok(None) };
+        let next = tags.last().filter(|_| more).map(|tag| tag.as_str().to_owned());
+        let mut rows = Vec::with_capacity(tags.len());
+        for tag in tags {
+            // One that is deleted meanwhile is none.
+            rows.extend(self.tag(repository, tag)?);
+        }
+        Ok(Some(Part { rows, next }))
+    }
+
+    /// None where there is no such tag.
+    pub(super) fn tag(&self, repository: &RepositoryName, tag: Tag) -> Result<Option<TagRow>, StoreError> {
+        let found = self.store.pushed_manifest(repository, &Reference::Tag(tag.clone()))?;
+        let Some(manifest) = found else { return Ok(None) };
+        let mut pieces = HashSet::new();
+        self.gather(repository, &manifest, &mut pieces, true)?;
+        Ok(Some(TagRow {
+            set_at: self.store.pushed_tag_set_at(repository, &tag),
+            size_bytes: pieces.iter().map(|digest| self.store.content_bytes(digest)).sum(),
+            platforms: self.platforms(repository, &manifest)?,
+            is_immutable: self.access.may_move(repository, &tag).is_err(),
+            digest: manifest.digest,
+            tag,
+        }))
+    }
+
+    fn may_delete(&self, repository: &RepositoryName) -> bool {
+        self.may_change && self.access.may(self.visitor, &Wish::In(repository, Action::Delete)).is_ok()
+    }
+
+    /// Notes what a manifest leads to, and where it is an index, what its manifests lead to.
+    fn gather(
+        &self,
+        repository: &RepositoryName,
+        manifest: &StoredManifest,
+        pieces: &mut HashSet<Digest>,
+        looks_into: bool,
+    ) -> Result<(), StoreError> {
+        pieces.insert(manifest.digest);
+        let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
+        let room = PIECES_MAX.saturating_sub(pieces.len());
+        pieces.extend(children.iter().take(room).map(|child| child.digest));
+        if looks_into && is_index(manifest) {
+            for child in children.iter().take(CHILDREN_MAX) {
+                if let Some(inner) = self.store.pushed_manifest(repository, &Reference::Digest(child.digest))? {
+                    self.gather(repository, &inner, pieces, false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn platforms(&self, repository: &RepositoryName, manifest: &StoredManifest) -> Result<Vec<Platform>, StoreError> {
+        if is_index(manifest) {
+            return Ok(Platform::of_index(&manifest.bytes));
+        }
+        let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
+        // The config comes first.
+        let Some(config) = children.first() else { return Ok(Vec::new()) };
+        let blob = self.store.pushed_blob(repository, &config.digest)?;
+        let Some(blob) = blob.filter(|blob| blob.size_bytes <= CONFIG_MAX_BYTES) else { return Ok(Vec::new()) };
+        // What cannot be read now is not known; a pull will say more.
+        let bytes = blob.read_at(0, blob.size_bytes as usize).unwrap_or_default();
+        Ok(Platform::of_config(&bytes).into_iter().collect())
+    }
+}
+
+fn is_index(manifest: &StoredManifest) -> bool {
+    ManifestType::of(&manifest.media_type).is_some_and(ManifestType::is_index)
+}

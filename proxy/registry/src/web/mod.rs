@@ -1,0 +1,254 @@
+//! The registry's page for people: what was pushed, what it takes, deletion and collection. Forms and links, no script.
+//!
+//! ```text
+//! door ─ Asked (path, fields) ─ seal (is it a form of ours?) ─ access (may he?) ─┬─► look ─► pages
+//!                                                        removal, collection ◄──┴─ confirmed
+//! ```
+//!
+//! Invariants: rights are the API's, asked by the same functions: who may not pull does not see a repository, who may not
+//! delete gets no button, and 401 or 403 when he asks all the same. What a form does is what DELETE does, events included.
+//! Nothing is changed by GET, nor by a form that is not from here (`seal`).
+
+mod asked;
+mod csrf;
+mod look;
+mod pages;
+mod problem;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use entrepot_core::name::RepositoryName;
+use http::header::LOCATION;
+use http::request::Parts;
+use http::{Method, StatusCode};
+use hyper::body::Incoming;
+use tokio::task::spawn_blocking;
+
+use super::RegistryService;
+use super::access::{Action, Principal, Refusal, Wish};
+use super::door::Arrival;
+use super::removal::NotRemoved;
+use super::request::Request;
+use asked::{Asked, Deletion, Fields, form, place};
+pub use csrf::CsrfKey;
+use csrf::{Forgery, check_host, check_origin};
+use entrepot_cache::pull::{ConfigSnapshot, identity, offload};
+use entrepot_net::http::reply::Reply;
+use entrepot_store::{StoreError, Sweep};
+use look::Look;
+use problem::Problem;
+
+/// Where it is.
+pub const PATH: &str = "/registry/";
+/// A collection that takes longer is shown as it runs.
+const SHORT_COLLECTION: Duration = Duration::from_secs(2);
+
+/// A request to a page, its visitor known.
+struct Guest {
+    request: Request,
+    /// Whether it names this registry; else it may look, as it may with the API, and change nothing.
+    host: Result<(), Forgery>,
+}
+
+/// Whether a path is one of these pages, or would be.
+pub fn is_here(path: &str) -> bool {
+    path.strip_prefix(PATH.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Answers a request to a page.
+pub async fn answer(
+    service: &RegistryService,
+    snapshot: Arc<ConfigSnapshot>,
+    arrival: &Arrival,
+    request: http::Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    if !head.uri.path().starts_with(PATH) {
+        return see(StatusCode::PERMANENT_REDIRECT, PATH);
+    }
+    let is_head = head.method == Method::HEAD;
+    let reply = match page(service, snapshot, arrival, head, body).await {
+        Ok(reply) => reply,
+        Err(problem) => problem.reply(),
+    };
+    // The length of what GET would send stays in the head.
+    if is_head { reply.without_body() } else { reply }
+}
+
+async fn page(
+    service: &RegistryService,
+    snapshot: Arc<ConfigSnapshot>,
+    arrival: &Arrival,
+    head: Parts,
+    body: Incoming,
+) -> Result<Reply, Problem> {
+    let place = place(&head)?;
+    let host = check_host(&service.local, &snapshot.config.registry, &head);
+    let is_form = place.method == Method::POST;
+    let form = if is_form { form(&head, body, snapshot.config.client.body_timeout).await? } else { Bytes::new() };
+    let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
+    let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
+    if is_form {
+        host?;
+        check_origin(&head)?;
+        service.local.csrf.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
+    }
+    let asked = (place.read)(&fields).ok_or(Problem::Form)?;
+    let done = head.uri.query().and_then(|query| Fields(query.as_bytes()).get("done"));
+    let request = Request {
+        registry: service.local.clone(),
+        snapshot,
+        visitor,
+        client: arrival.client,
+        scheme: arrival.scheme,
+        method: head.method,
+        query: String::new(),
+        headers: head.headers,
+    };
+    Guest { request, host }.open(asked, done.as_deref()).await
+}
+
+fn see(status: StatusCode, place: &str) -> Reply {
+    Reply::full(status, "text/plain", "").with(LOCATION, place)
+}
+
+impl Guest {
+    async fn open(&self, asked: Asked, done: Option<&str>) -> Result<Reply, Problem> {
+        match asked {
+            Asked::Repositories { after } => self.show_repositories(after, done).await,
+            Asked::Tags { repository, after } => self.show_tags(repository, after, done).await,
+            Asked::Confirm(deletion) => self.confirm(deletion).await,
+            Asked::Delete(deletion) => self.delete(deletion).await,
+            Asked::Collect { dry_run } => self.run_collection(dry_run).await,
+            Asked::LogIn => self.log_in(),
+        }
+    }
+
+    /// The refusal has the browser ask; without accounts it would ask for ever.
+    fn log_in(&self) -> Result<Reply, Problem> {
+        let is_anonymous = self.request.visitor.principal == Principal::Anonymous;
+        match is_anonymous && self.request.registry.access().has_accounts() {
+            true => Err(Refusal::Unauthenticated { scope: None }.into()),
+            false => Ok(see(StatusCode::SEE_OTHER, PATH)),
+        }
+    }
+
+    async fn show_repositories(&self, after: Option<String>, done: Option<&str>) -> Result<Reply, Problem> {
+        self.check(&Wish::Catalog)?;
+        let list = self.look(move |look| Ok((look.repositories(after.as_deref())?, look.store.pushed_usage(None)?)));
+        let (part, held_bytes) = list.await?;
+        Ok(pages::repositories(&self.shown(done), &part, held_bytes, self.may_change(&Wish::Collect)))
+    }
+
+    async fn show_tags(
+        &self,
+        repository: RepositoryName,
+        after: Option<String>,
+        done: Option<&str>,
+    ) -> Result<Reply, Problem> {
+        self.check(&Wish::In(&repository, Action::Pull))?;
+        let named = repository.clone();
+        let found = self.look(move |look| {
+            let held_bytes = look.store.pushed_usage(Some(&named))?;
+            Ok((look.tags(&named, after.as_deref())?, held_bytes))
+        });
+        let (part, held_bytes) = found.await?;
+        let may_delete = self.may_change(&Wish::In(&repository, Action::Delete));
+        let part = part.ok_or(Problem::Unknown)?;
+        Ok(pages::tags(&self.shown(done), &repository, &part, held_bytes, may_delete))
+    }
+
+    async fn confirm(&self, deletion: Deletion) -> Result<Reply, Problem> {
+        self.check(&Wish::In(&deletion.repository, Action::Delete))?;
+        self.host?;
+        let (named, tag) = (deletion.repository.clone(), deletion.tag.clone());
+        let target = deletion.target();
+        let found = self.look(move |look| {
+            if let Some(refusal) = target.kept(look.store, look.access, &named)? {
+                return Ok(Err(Problem::from(refusal)));
+            }
+            Ok(match tag {
+                Some(tag) => look.tag(&named, tag)?.map(Some).ok_or(Problem::Unknown),
+                None => look.store.has_repository(&named).then_some(None).ok_or(Problem::Unknown),
+            })
+        });
+        let row = found.await??;
+        Ok(pages::confirm(&self.shown(None), &deletion.repository, row.as_ref()))
+    }
+
+    async fn delete(&self, deletion: Deletion) -> Result<Reply, Problem> {
+        let Deletion { repository, tag, digest } = &deletion;
+        self.check(&Wish::In(repository, Action::Delete))?;
+        if let (Some(tag), Some(expected)) = (tag.clone(), *digest) {
+            let named = repository.clone();
+            let found = self.look(move |look| look.store.pushed_tag(&named, &tag)).await?;
+            if found.is_some_and(|found| found != expected) {
+                return Err(Problem::Moved);
+            }
+        }
+        self.request.remove(repository, &deletion.target()).await?;
+        Ok(match tag {
+            Some(_) => see(StatusCode::SEE_OTHER, &format!("{PATH}repository?name={repository}&done=tag")),
+            None => see(StatusCode::SEE_OTHER, &format!("{PATH}?done=repository")),
+        })
+    }
+
+    /// Begins one, and waits for it a moment.
+    async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
+        self.check(&Wish::Collect)?;
+        let registry = self.request.registry.clone();
+        let sweep = Sweep { grace: self.request.snapshot.config.registry.grace, untagged: false, dry_run };
+        let running = spawn_blocking(move || registry.collect_quietly(sweep));
+        // However it goes on, the page shows how far it is.
+        let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;
+        Ok(see(StatusCode::SEE_OTHER, &format!("{PATH}?done=collection")))
+    }
+
+    fn check(&self, wish: &Wish<'_>) -> Result<(), Problem> {
+        Ok(self.request.registry.access().may(&self.request.visitor, wish)?)
+    }
+
+    /// Whether there is a button for it.
+    fn may_change(&self, wish: &Wish<'_>) -> bool {
+        self.host.is_ok() && self.check(wish).is_ok()
+    }
+
+    /// Looks at the store, off the event loop.
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Look<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (store, access, visitor) =
+            (self.request.registry.store.clone(), self.request.registry.access(), self.request.visitor.clone());
+        let may_change = self.host.is_ok();
+        let found = offload(move || read(&Look { store: &store, access: &access, visitor: &visitor, may_change }));
+        Ok(found.await.ok_or(Problem::BrokenOff)??)
+    }
+
+    fn shown<'a>(&'a self, done: Option<&'a str>) -> pages::Shown<'a> {
+        let access = self.request.registry.access();
+        pages::Shown {
+            user: self.request.visitor.principal.user(),
+            may_log_in: access.has_accounts(),
+            is_read_only: access.is_read_only(),
+            max_size: access.max_size(),
+            seal: self.host.map(|()| self.request.registry.csrf.of(&self.request.visitor.principal)),
+            collections: self.request.registry.collections(),
+            done,
+            access,
+        }
+    }
+}
+
+impl From<NotRemoved> for Problem {
+    fn from(why: NotRemoved) -> Self {
+        match why {
+            NotRemoved::Missing => Self::Unknown,
+            NotRemoved::Refused(refusal) => refusal.into(),
+            NotRemoved::Failed(error) => error.into(),
+            NotRemoved::BrokenOff => Self::BrokenOff,
+        }
+    }
+}

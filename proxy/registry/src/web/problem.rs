@@ -1,0 +1,63 @@
+//! Why a page is not shown or a form not done, as the person is told. Statuses are the API's.
+
+use http::StatusCode;
+use http::header::{ALLOW, WWW_AUTHENTICATE};
+
+use super::csrf::Forgery;
+use super::pages;
+use crate::access::Refusal;
+use crate::access::token::SERVICE;
+use crate::failure::{store_failed, unavailable};
+use entrepot_net::http::reply::Reply;
+use entrepot_store::StoreError;
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(transparent)]
+    Forged(#[from] Forgery),
+    #[error("{0}.")]
+    Refused(#[from] Refusal),
+    #[error("There is no such page, repository or tag; it may have been deleted meanwhile.")]
+    Unknown,
+    #[error("The tag points to another image since the question was asked. Look at it again.")]
+    Moved,
+    #[error("This page has no such method.")]
+    Method,
+    #[error("The form or the address has a field missing, or one that is not understood.")]
+    Form,
+    #[error("The registry's disk failed, or has no room. Try again; the server's log says more.")]
+    Failed(#[from] StoreError),
+    #[error("It broke off; the server's log says why.")]
+    BrokenOff,
+}
+
+impl Problem {
+    pub(super) fn reply(&self) -> Reply {
+        let (status, reason) = self.row();
+        let reply = pages::problem(status, &self.to_string()).because(reason);
+        match self {
+            // Browsers know no tokens, so a name and a password are asked for, whatever other clients are told.
+            Self::Refused(_) if status == StatusCode::UNAUTHORIZED => {
+                reply.with(WWW_AUTHENTICATE, &format!("Basic realm=\"{SERVICE}\", charset=\"UTF-8\""))
+            }
+            Self::Method => reply.with(ALLOW, "GET, HEAD, POST"),
+            _ => reply,
+        }
+    }
+
+    fn row(&self) -> (StatusCode, &'static str) {
+        let of = |reply: Reply| (reply.status, reply.note.reason.unwrap_or("page"));
+        match self {
+            Self::Forged(Forgery::Host) => (StatusCode::MISDIRECTED_REQUEST, "host"),
+            Self::Forged(_) => (StatusCode::FORBIDDEN, "forged_form"),
+            Self::Refused(refusal) => of(refusal.plain()),
+            Self::Unknown => (StatusCode::NOT_FOUND, "page"),
+            Self::Moved => (StatusCode::CONFLICT, "moved"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::Form => (StatusCode::BAD_REQUEST, "form"),
+            Self::Failed(error) => of(store_failed(error)),
+            Self::BrokenOff => of(unavailable()),
+        }
+    }
+}

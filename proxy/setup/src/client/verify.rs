@@ -1,0 +1,191 @@
+//! A manifest by the way that a runtime is set up with: the proof that pulls will come through the appliance.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use entrepot_core::host::RegistryHost;
+use entrepot_core::media::AcceptClass;
+use entrepot_core::name::{Reference, RepositoryName};
+use http::{HeaderValue, Method, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::Mode;
+use super::appliance::Appliance;
+use super::plan::{PlanError, Target};
+use entrepot_config::ready::{Access, NoProxy, ParentProxy, Scheme, Upstream as Settings};
+use entrepot_observe::metrics::Metrics;
+use entrepot_upstream::address::Purpose;
+use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::credential::Credential;
+use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::operation::Operation;
+use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::quota::Quotas;
+use entrepot_upstream::registry::Registry;
+use entrepot_upstream::token::Tokens;
+
+/// An image whose manifest is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Image {
+    registry: RegistryHost,
+    /// The registry as images name it.
+    name: String,
+    repository: RepositoryName,
+    reference: Reference,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// A manifest came by way of the appliance.
+    Pulled,
+    /// The appliance answered, and upstream had another word.
+    Answered(StatusCode),
+    /// An answer came, but not by way of the appliance.
+    Bypassed,
+    /// No answer.
+    Failed(String),
+}
+
+/// Which certificates are believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trust {
+    /// The appliance's, whatever this machine trusts: before anything is installed.
+    Appliance,
+    /// What this machine trusts: after it.
+    Machine,
+}
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const MANIFEST_MAX_BYTES: usize = 8 << 20;
+/// What runtimes ask for.
+const MANIFESTS: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+/// entrepot tells by this header how it came to an answer.
+const X_CACHE: &str = "x-cache";
+
+impl Image {
+    /// `REGISTRY/REPOSITORY:TAG`, as people write it; the tag may be missing.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, rest) = text.split_once('/')?;
+        let (repository, tag) = rest.rsplit_once(':').unwrap_or((rest, "latest"));
+        let repository = match name == "docker.io" && !repository.contains('/') {
+            true => format!("library/{repository}"),
+            false => repository.to_owned(),
+        };
+        let host = if name == "docker.io" { "registry-1.docker.io" } else { name };
+        Some(Self {
+            registry: host.parse().ok()?,
+            name: name.to_owned(),
+            repository: repository.parse().ok()?,
+            reference: tag.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}:{}", self.name, self.repository, self.reference)
+    }
+}
+
+/// Asks for the manifest of `image` as a runtime would that is set up in this way.
+pub async fn verify(
+    mode: Mode,
+    appliance: &Appliance,
+    target: &Target,
+    image: &Image,
+    trust: Trust,
+) -> Result<Verdict, PlanError> {
+    let settings = settings(mode, appliance, trust);
+    let mut operation =
+        Operation::manifest(Method::GET, &image.repository, &image.reference, AcceptClass::of(MANIFESTS));
+    let registry = match mode {
+        Mode::Proxy | Mode::Redirect => {
+            let scheme = if image.registry.port() == 80 { Scheme::Http } else { Scheme::Https };
+            registry(image.registry.clone(), scheme)
+        }
+        Mode::Mirror => {
+            let mirror = target.mirror()?;
+            operation.path.push_str(&format!("?ns={}", image.name));
+            let (scheme, port) = if mirror.is_plain() { (Scheme::Http, 80) } else { (Scheme::Https, 443) };
+            match RegistryHost::parse(&mirror.authority, port) {
+                Ok(host) => registry(host, scheme),
+                Err(error) => return Ok(Verdict::Failed(format!("{}: {error}", mirror.authority))),
+            }
+        }
+    };
+    let asked = tokio::time::timeout(DEADLINE, ask(settings, registry, operation)).await;
+    Ok(asked.unwrap_or_else(|_| Verdict::Failed(format!("no answer within {} s", DEADLINE.as_secs()))))
+}
+
+async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Verdict {
+    // The system's roots are read from disk.
+    let client = tokio::task::spawn_blocking(move || UpstreamClient::new(&settings, &[], &Ourselves::default())).await;
+    let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
+    let memory = Memory {
+        tokens: Tokens::default(),
+        quotas: Quotas::default(),
+        metrics: Arc::new(Metrics::new()),
+        via: HeaderValue::from_static("1.1 entrepot-client-setup"),
+    };
+    let upstream = Upstream::new(client, Arc::new(memory));
+    match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
+        Err(error) => Verdict::Failed(error.to_string()),
+        Ok(answer) if !answer.headers.contains_key(X_CACHE) => Verdict::Bypassed,
+        Ok(answer) if answer.status != StatusCode::OK => Verdict::Answered(answer.status),
+        Ok(answer) => match Limited::new(answer.body, MANIFEST_MAX_BYTES).collect().await {
+            Ok(_) => Verdict::Pulled,
+            Err(error) => Verdict::Failed(error.to_string()),
+        },
+    }
+}
+
+fn registry(host: RegistryHost, scheme: Scheme) -> Registry {
+    let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
+    Registry { host, scheme, access: Access::Strict, headers, realms, purpose: Purpose::Registry, heard_via }
+}
+
+fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {
+    let host = RegistryHost::parse(&appliance.proxy.to_string(), appliance.proxy.port()).ok();
+    let proxy = host.filter(|_| mode == Mode::Proxy).map(|host| ParentProxy { host, authorization: None });
+    let ca = CertificateDer::from_pem_slice(appliance.ca.pem.as_bytes()).ok();
+    Settings {
+        proxy,
+        no_proxy: NoProxy::default(),
+        extra_roots: ca.filter(|_| trust == Trust::Appliance).into_iter().collect(),
+        verify: true,
+        connect_timeout: DEADLINE,
+        read_timeout: DEADLINE,
+        send_timeout: DEADLINE,
+        tunnel_idle_timeout: DEADLINE,
+        tunnel_connect_timeout: DEADLINE,
+        ipv6: true,
+        // The appliance may be this machine.
+        allow_addresses: vec![IpNet::from(appliance.proxy.ip())],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_written_as_everywhere() {
+        let image = |text| Image::parse(text).map(|image| format!("{}/{}", image.registry, image.repository.as_str()));
+        assert_eq!(image("docker.io/busybox"), image("docker.io/library/busybox:latest"));
+        assert_eq!(image("docker.io/a/b:1").as_deref(), Some("registry-1.docker.io/a/b"));
+        assert_eq!(image("reg:5000/x:y").as_deref(), Some("reg:5000/x"));
+        for bad in ["busybox", "docker.io/", "docker.io/A:b", "docker.io/a:b c"] {
+            assert_eq!(image(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The appliance's console: who it is, where, the CA's fingerprint and the one line for clients, beside a QR code, within
+//! the 25 rows of 80 characters that the smallest console has.
+//!
+//! A pure function from what is known to text that getty prints above its prompt; `cli::discover::console` keeps it true.
+//! Neighbour: `landing` tells the same as a page. Everything shown is printable ASCII but the code's blocks, and has no
+//! backslash, which getty would expand.
+
+use std::net::{IpAddr, SocketAddr};
+
+use entrepot_core::quantity::Size;
+
+use super::landing::{compact_code, link};
+use crate::discovery::facts::Facts;
+
+/// What is known of this machine.
+pub struct Console {
+    /// What the server tells.
+    pub server: Server,
+    /// Every address of the local network, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Where the data disk has less left than it should.
+    pub short: Option<Short>,
+}
+
+/// The server of this machine.
+pub enum Server {
+    /// It answers.
+    Up {
+        /// What it tells everybody.
+        facts: Facts,
+        /// The name that it is announced by.
+        host: Option<String>,
+    },
+    /// It does not.
+    Down {
+        /// The port that was asked.
+        port: u16,
+    },
+}
+
+/// A file system without room.
+pub struct Short {
+    /// What is left for us.
+    pub free: Size,
+    /// What is to be left.
+    pub wanted: Size,
+}
+
+/// The text.
+pub fn text(console: &Console) -> String {
+    let address = console.addresses.first();
+    let mut below = troubles(console);
+    let Server::Up { facts, host } = &console.server else {
+        return framed("", &["entrepot".to_owned()], &below);
+    };
+    let lines = about(facts, host.as_deref(), &console.addresses);
+    let Some(address) = address else { return framed("", &lines, &below) };
+    let at = format!("http://{}/", SocketAddr::new(*address, facts.proxy_port));
+    below.insert(0, format!("Docker hosts:  curl -fsS {at}setup/docker | sudo sh"));
+    framed(&compact_code(&link(&at, &facts.ca_sha256)), &lines, &below)
+}
+
+/// What stands beside the code.
+fn about(facts: &Facts, host: Option<&str>, addresses: &[IpAddr]) -> Vec<String> {
+    let name = host.unwrap_or("not announced by mDNS");
+    let mut lines = vec![format!("entrepot {}", facts.version), String::new(), name.to_owned()];
+    // More would leave no room for the rest.
+    lines.extend(addresses.iter().take(4).map(ToString::to_string));
+    lines.push(String::new());
+    lines.push("CA, SHA-256".to_owned());
+    let digits = facts.ca_sha256.as_bytes().chunks(16);
+    lines.extend(digits.map(|line| {
+        let groups = line.chunks(8).map(String::from_utf8_lossy);
+        groups.collect::<Vec<_>>().join(" ")
+    }));
+    lines.push(String::new());
+    lines.push(format!("proxy     port {}", facts.proxy_port));
+    let doors = [facts.registry_http_port, facts.registry_https_port];
+    let doors: Vec<_> = doors.iter().flatten().map(ToString::to_string).collect();
+    if !doors.is_empty() {
+        lines.push(format!("registry  port {}", doors.join(", ")));
+    }
+    lines.push("The code leads to its web page.".to_owned());
+    lines
+}
+
+/// One clear line each.
+fn troubles(console: &Console) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Server::Down { port } = console.server {
+        lines.push(format!("entrepot does not answer on port {port}: journalctl -u entrepot says why."));
+    }
+    if console.addresses.is_empty() {
+        lines.push("No network: no interface has an address. Is a cable in, does DHCP answer?".to_owned());
+    }
+    if let Some(Short { free, wanted }) = &console.short {
+        lines.push(format!("The disk is full: {free} free, not {wanted}. Pulls pass uncached; enlarge the disk."));
+    }
+    lines
+}
+
+/// `lines` at the right of `code`, what is `below` under both.
+fn framed(code: &str, lines: &[String], below: &[String]) -> String {
+    let code: Vec<&str> = code.lines().collect();
+    let margin = code.first().map_or(0, |row| row.chars().count() + 1);
+    let mut text = String::from("\n");
+    for row in 0..code.len().max(lines.len()) {
+        let left = code.get(row).copied().unwrap_or_default();
+        let right = lines.get(row).map_or("", String::as_str);
+        let gap = " ".repeat(margin - left.chars().count());
+        text.push_str(format!("{left}{gap}{right}").trim_end());
+        text.push('\n');
+    }
+    for line in below {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTH: usize = 80;
+
+    fn up(addresses: &[&str]) -> Console {
+        let facts = Facts { registry_http_port: Some(80), ..Facts::new(3128, &"0123456789abcdef".repeat(4)) };
+        let host = Some("docker-registry-2.local".to_owned());
+        let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
+        Console { server: Server::Up { facts, host }, addresses, short: None }
+    }
+
+    #[test]
+    fn all_of_it_fits_the_smallest_console() {
+        let text = text(&up(&["192.168.100.200", "2001:db8:1234:5678:9abc:def0:1234:5678", "fd00::5", "fd00::6"]));
+        for part in [
+            "docker-registry-2.local",
+            "192.168.100.200",
+            "fd00::6",
+            "01234567 89abcdef",
+            "curl -fsS http://192.168.100.200:3128/setup/docker | sudo sh",
+            "registry  port 80",
+        ] {
+            assert!(text.contains(part), "{part} is missing:\n{text}");
+        }
+        // getty adds a line of its own and the prompt.
+        assert!(text.lines().count() <= 23, "{}:\n{text}", text.lines().count());
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(text.contains('█') && !text.contains('\\'), "{text}");
+    }
+
+    #[test]
+    fn an_address_of_ipv6_only_is_written_as_urls_have_it() {
+        assert!(text(&up(&["fd00::5"])).contains("curl -fsS http://[fd00::5]:3128/setup/docker"));
+    }
+
+    #[test]
+    fn trouble_is_one_line_each() {
+        let nowhere = text(&up(&[]));
+        assert!(
+            nowhere.contains("No network") && !nowhere.contains("curl") && nowhere.contains("01234567"),
+            "{nowhere}"
+        );
+        let (free, wanted) = (Size(1 << 20), Size(1 << 30));
+        let full = text(&Console { short: Some(Short { free, wanted }), ..up(&["192.0.2.1"]) });
+        assert!(full.contains("The disk is full: 1m free, not 1g"), "{full}");
+        let down = Console { server: Server::Down { port: 3128 }, addresses: Vec::new(), short: None };
+        let down = text(&down);
+        assert!(down.contains("does not answer on port 3128") && down.contains("No network"), "{down}");
+        for text in [nowhere, full, down] {
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The pages with ready files for mirror mode, at the proxy's door and the registry's. What they say is made of the
+//! configuration that holds now and of the host that the client asked.
+
+use bytes::Bytes;
+use entrepot_core::host::RegistryHost;
+use http::header::ALLOW;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use super::mirror::{containerd, docker, k3s, podman};
+use super::{PLAIN, answer, named_host, no_host, plain};
+use crate::client::plan::Mirror;
+use entrepot_config::ready::{Config, Listen};
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Below it: `<registry>/hosts.toml`.
+const CERTS_D: &str = "/setup/containerd/certs.d/";
+/// Docker Hub's token server has no images.
+const NO_IMAGES: &str = "auth.docker.io";
+
+/// The page at `path`, or `None` where there is none, or no registry door for clients to be led to.
+pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -> Option<Response<Bytes>> {
+    let listed = || listed(config);
+    let file: Box<dyn Fn(&Mirror) -> String> = match path {
+        "/setup/containerd/hosts.toml" => Box::new(|mirror| containerd(mirror, None)),
+        "/setup/k3s/registries.yaml" => Box::new(k3s),
+        "/setup/podman/registries.conf" => Box::new(move |mirror| podman(mirror, &listed())),
+        "/setup/docker-mirror" => Box::new(docker),
+        _ => {
+            let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
+            let host = registry.parse::<RegistryHost>().ok();
+            let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
+            let hub = RegistryHost::parse("docker.io", 443).ok().filter(|_| registry == "docker.io");
+            let host = known.or(hub)?;
+            Box::new(move |mirror| containerd(mirror, Some(&host)))
+        }
+    };
+    let content_type = if path == "/setup/docker-mirror" { JSON } else { PLAIN };
+    let asked = named_host(headers);
+    let mirror = match &asked {
+        Some(host) => mirror(host, config)?,
+        None => return Some(no_host()),
+    };
+    Some(match *method {
+        Method::GET => answer(StatusCode::OK, content_type, file(&mirror).into()),
+        // The length of what GET would send stays in the head.
+        Method::HEAD => answer(StatusCode::OK, content_type, file(&mirror).into()).map(|_| Bytes::new()),
+        _ => {
+            let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read.\n");
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refused
+        }
+    })
+}
+
+/// The registry door under the name that the client used; plain where it is, as that needs no trust in our CA.
+fn mirror(asked: &RegistryHost, config: &Config) -> Option<Mirror> {
+    let port = |listen: &Listen| Some(listen.addresses.first()?.port());
+    let plain = port(&config.registry.http).map(|port| ("http", port));
+    let (scheme, port) = plain.or_else(|| Some(("https", port(&config.registry.https)?)))?;
+    // No host has port 0, so the port is always written.
+    Some(Mirror { scheme, authority: asked.with_port(port).authority(0) })
+}
+
+/// The registries that are listed by name.
+fn listed(config: &Config) -> Vec<RegistryHost> {
+    let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
+    hosts.filter(|host| host.name() != NO_IMAGES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrepot_config::from_text;
+    use http::header::HOST;
+
+    fn get(path: &str, toml: &str) -> Option<String> {
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
+        let page = page(&Method::GET, path, &headers, &from_text(toml).expect("configuration"))?;
+        assert_eq!(page.status(), StatusCode::OK, "{path}");
+        Some(String::from_utf8(page.into_body().to_vec()).expect("text"))
+    }
+
+    #[test]
+    fn every_file_leads_to_the_registry_door_by_the_name_that_was_asked() {
+        for (path, part) in [
+            ("/setup/containerd/hosts.toml", "[host.\"http://appliance.lan:5000\"]"),
+            ("/setup/containerd/certs.d/ghcr.io/hosts.toml", "server = \"https://ghcr.io\""),
+            ("/setup/containerd/certs.d/docker.io/hosts.toml", "server = \"https://registry-1.docker.io\""),
+            ("/setup/containerd/certs.d/reg.example:5000/hosts.toml", "server = \"https://reg.example:5000\""),
+            ("/setup/k3s/registries.yaml", "- \"http://appliance.lan:5000\""),
+            ("/setup/podman/registries.conf", "location = \"appliance.lan:5000/reg.example:5000\""),
+            ("/setup/docker-mirror", "{\n  \"registry-mirrors\": [\"http://appliance.lan:5000\"]\n}\n"),
+        ] {
+            let text = get(path, "[intercept]\nregistries = [\"reg.example:5000\", \"*.other.example\"]").expect(path);
+            assert!(
+                text.contains(part) && !text.contains("auth.docker.io") && !text.contains('*') || path.contains("k3s"),
+                "{path}: {text}"
+            );
+        }
+        let secure = get("/setup/containerd/hosts.toml", "[registry]\nhttp = []\n").expect("a page");
+        assert!(secure.contains("https://appliance.lan:5443"), "{secure}");
+    }
+
+    #[test]
+    fn there_is_no_page_for_what_is_not_mirrored() {
+        for path in [
+            "/setup/containerd/certs.d/evil.example/hosts.toml",
+            "/setup/containerd/certs.d/../hosts.toml",
+            "/setup/containerd/certs.d/ghcr.io",
+            "/setup/containerd",
+            "/setup/k3s/",
+        ] {
+            assert_eq!(get(path, ""), None, "{path}");
+        }
+        assert_eq!(get("/setup/docker-mirror", "[registry]\nhttp = []\nhttps = []\n"), None);
+        let nameless =
+            page(&Method::GET, "/setup/docker-mirror", &HeaderMap::new(), &from_text("").expect("configuration"))
+                .expect("an answer");
+        assert_eq!(nameless.status(), StatusCode::BAD_REQUEST);
+    }
+}

@@ -1,0 +1,140 @@
+//! What the administrator's door can do, as closures over the rooms.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::runtime::Handle;
+
+use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
+use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, Outcome};
+use crate::app::registry_backend::registry_backend;
+use crate::app::reload::Reloader;
+use entrepot_cache::pull::Pull;
+use entrepot_store::{Removal, Store, StoreError, Verified};
+
+/// The longest that a blob which is complete may take to be published.
+const SETTLING: Duration = Duration::from_secs(30);
+/// What who wants to remove pushed content from the cache is told.
+const PUSHED: &str = "this blob was pushed to the registry here; delete what needs it there, then collect";
+/// Blobs asked of the index at a time.
+const PAGE: usize = 1000;
+
+/// Everything the door may do; `draining` tells that the process stops. Called on the runtime.
+pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
+    let store = || pull.store.clone();
+    let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
+    let (clear_store, tag_store) = (store(), store());
+    let (clear_flights, runtime) = (pull.inflight.clone(), Handle::current());
+    let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
+    let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
+    AdminBackend {
+        ready: Box::new(move || ready(&ready_store, &draining)),
+        stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
+        clear: Box::new(move || {
+            // What a client has read to its end is in the cache, as far as anybody can tell.
+            let settled = async { tokio::time::timeout(SETTLING, clear_flights.settle()).await };
+            if runtime.block_on(settled).is_err() {
+                tracing::warn!("clearing the cache although a blob is still being published");
+            }
+            let cleared = clear_store.clear().map_err(failed)?;
+            Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
+        }),
+        list: Box::new(move |request: ListRequest| {
+            let blobs = list_store.list(request.after, request.limit).map_err(failed)?;
+            Ok(blobs.into_iter().map(entry).collect())
+        }),
+        remove: Box::new(move |digest| {
+            let size = remove_store.blob(&digest).map_err(failed)?.map(|blob| blob.size_bytes);
+            match remove_store.remove_cached(&digest).map_err(failed)? {
+                Removal::Removed => Ok(size.map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes })),
+                Removal::Missing => Ok(None),
+                Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
+            }
+        }),
+        verify: Box::new(move |on_verified| verify(&verify_store, on_verified)),
+        forget_tag: Box::new(move |name| {
+            tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
+            Ok(())
+        }),
+        registry: registry_backend(&reloader.state),
+        reload: Box::new(move || reload.reload().map_err(OperationError::Refused)),
+        effective_config: Box::new(move || shown.effective()),
+    }
+}
+
+fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
+    if draining.load(Ordering::Relaxed) {
+        return Err("stopping: running answers are finished, no more are taken".to_owned());
+    }
+    // An index that is being rebuilt serves meanwhile.
+    let _ = store.usage();
+    Ok(())
+}
+
+fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
+    let (usage, metrics) = (pull.store.usage(), &pull.metrics);
+    let (hits, misses) = (metrics.hits(), metrics.misses());
+    let snapshot = reloader.state.snapshot();
+    let rate_limits = reloader.memory.quotas.all().into_iter().map(|(registry, credential, quota, at)| RateLimit {
+        registry: registry.to_string(),
+        credential: credential.to_string(),
+        limit: quota.limit,
+        remaining: quota.remaining,
+        window_seconds: quota.window_s.unwrap_or_default(),
+        seen_seconds_ago: at.elapsed().as_secs(),
+    });
+    CacheStats {
+        hits,
+        misses,
+        stores: metrics.stores(),
+        evictions: usage.evictions,
+        errors: metrics.errors() + usage.write_errors + usage.read_errors,
+        current_size: usage.used_bytes,
+        hit_rate: hit_rate(hits, misses),
+        blobs: usage.blobs,
+        max_size: snapshot.config.cache.max_size.0,
+        reserved: usage.reserved_bytes,
+        rate_limits: rate_limits.collect(),
+        fills_running: metrics.fills_running(),
+        pushed_size: usage.pinned_bytes,
+    }
+}
+
+fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
+    let last_use = blob.last_use.duration_since(UNIX_EPOCH).unwrap_or_default();
+    BlobEntry {
+        digest: blob.digest.to_string(),
+        size: blob.size_bytes,
+        last_used_unix_seconds: last_use.as_secs(),
+        pinned: blob.is_pinned,
+        repositories: blob.repositories.iter().map(|(registry, name)| format!("{registry}/{name}")).collect(),
+    }
+}
+
+fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
+    let mut after = None;
+    loop {
+        let page = store.list(after, PAGE).map_err(failed)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.digest);
+        for blob in page {
+            let state = match store.verify(&blob.digest) {
+                Ok(Verified::Good) => BlobState::Ok,
+                Ok(Verified::Bad) => BlobState::Corrupt,
+                // Evicted since it was listed.
+                Ok(Verified::Missing) => continue,
+                Err(_) => BlobState::Unreadable,
+            };
+            let verified = VerifiedBlob { digest: blob.digest.to_string(), size: blob.size_bytes, state };
+            if let ControlFlow::Break(()) = on_verified(verified) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn failed(error: StoreError) -> OperationError {
+    OperationError::Failed(error.to_string())
+}

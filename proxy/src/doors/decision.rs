@@ -1,0 +1,106 @@
+//! What becomes of a host that a client names: one pure function.
+
+use entrepot_core::host::RegistryHost;
+
+use entrepot_config::ready::{Config, Scheme, TunnelPolicy};
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// A listed registry: answered here.
+    Intercept,
+    /// Anything else that may pass, sealed (or, in plain HTTP, as it is).
+    Pass,
+    /// Refused.
+    Refuse(Refusal),
+}
+
+/// Why a host is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// `proxy.allow` does not name it.
+    NotAllowed,
+    /// `proxy.tunnel = "none"`.
+    NoTunnels,
+    /// `proxy.tunnel = "registries"`, and it is none.
+    NotARegistry,
+    /// A port that tunnels do not lead to.
+    Port,
+}
+
+/// Decides for a client that speaks `scheme` to `host`.
+pub fn decide(config: &Config, host: &RegistryHost, scheme: Scheme) -> Decision {
+    let proxy = &config.proxy;
+    if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
+        return Decision::Refuse(Refusal::NotAllowed);
+    }
+    let (listed, plain_port) = match scheme {
+        Scheme::Https => (config.intercepts_tls(host), None),
+        Scheme::Http => (config.intercepts_plain(host), Some(80)),
+    };
+    if listed {
+        return Decision::Intercept;
+    }
+    match proxy.tunnel {
+        TunnelPolicy::None => return Decision::Refuse(Refusal::NoTunnels),
+        TunnelPolicy::Registries if !config.intercept.iter().any(|pattern| pattern.names(host)) => {
+            return Decision::Refuse(Refusal::NotARegistry);
+        }
+        TunnelPolicy::Registries | TunnelPolicy::Any => {}
+    }
+    if proxy.tunnel_ports.contains(&host.port()) || plain_port == Some(host.port()) {
+        Decision::Pass
+    } else {
+        Decision::Refuse(Refusal::Port)
+    }
+}
+
+impl Refusal {
+    /// What the person at the client reads, and what the administrator can change.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "this host is not in proxy.allow (REGISTRY_WHITELIST)",
+            Self::NoTunnels => "only listed registries can be reached (proxy.tunnel = \"none\")",
+            Self::NotARegistry => "only registries can be reached (proxy.tunnel = \"registries\")",
+            Self::Port => "this port cannot be reached through a tunnel (proxy.tunnel_ports)",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use entrepot_config::from_text;
+
+    #[test]
+    fn each_policy_decides_as_it_says() {
+        use Decision::{Intercept, Pass, Refuse};
+        let any = "[intercept]\nregistries = [\"plain.test:5001\"]\n";
+        let cases = [
+            (any, "ghcr.io:443", Scheme::Https, Intercept),
+            (any, "GHCR.io:443", Scheme::Https, Intercept),
+            (any, "eu-docker.pkg.dev:443", Scheme::Https, Intercept),
+            (any, "ghcr.io:80", Scheme::Http, Intercept),
+            (any, "plain.test:5001", Scheme::Http, Intercept),
+            (any, "example.com:443", Scheme::Https, Pass),
+            (any, "example.com:80", Scheme::Http, Pass),
+            (any, "example.com:22", Scheme::Https, Refuse(Refusal::Port)),
+            (any, "example.com:80", Scheme::Https, Refuse(Refusal::Port)),
+            (any, "ghcr.io:8443", Scheme::Https, Refuse(Refusal::Port)),
+            ("[proxy]\ntunnel = \"none\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NoTunnels)),
+            ("[proxy]\ntunnel = \"none\"\n", "ghcr.io:443", Scheme::Https, Intercept),
+            ("[proxy]\ntunnel = \"registries\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NotARegistry)),
+            ("[proxy]\ntunnel = \"registries\"\ntunnel_ports = [8443]\n", "ghcr.io:8443", Scheme::Https, Pass),
+            ("[proxy]\nallow = [\"ghcr.io\"]\n", "ghcr.io:443", Scheme::Https, Intercept),
+            ("[proxy]\nallow = [\"ghcr.io\"]\n", "quay.io:443", Scheme::Https, Refuse(Refusal::NotAllowed)),
+        ];
+        for (toml, host, scheme, expected) in cases {
+            let host = RegistryHost::parse_with_port(host).expect(host);
+            assert_eq!(
+                decide(&from_text(toml).expect("configuration"), &host, scheme),
+                expected,
+                "{host} {scheme:?} under {toml}"
+            );
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What every door shares, made once at the start: who answers, where requests are reported, and the configuration that
+//! holds now.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::Request;
+
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::reply::{Note, Reply};
+use entrepot_observe::request_log::RequestLog;
+use entrepot_registry::RegistryService;
+use entrepot_setup::pages::{self, CaPage};
+
+/// What every connection shares.
+pub struct AppState {
+    /// Pulling through, with all its memories.
+    pub pull: Arc<Pull>,
+    /// Our own registry and its mirrors.
+    pub registry: RegistryService,
+    /// Where requests are reported.
+    pub log: Arc<RequestLog>,
+    /// What the local pages say.
+    pub ca_page: CaPage,
+    snapshot: RwLock<Arc<ConfigSnapshot>>,
+}
+
+impl AppState {
+    /// With the configuration that holds now.
+    pub fn new(
+        pull: Arc<Pull>,
+        registry: RegistryService,
+        log: Arc<RequestLog>,
+        ca_page: CaPage,
+        snapshot: Arc<ConfigSnapshot>,
+    ) -> Arc<Self> {
+        Arc::new(Self { pull, registry, log, ca_page, snapshot: RwLock::new(snapshot) })
+    }
+
+    /// The local page that is asked for. None if the path is not one of them.
+    pub fn page<B>(&self, request: &Request<B>) -> Option<Reply> {
+        let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
+        let mirrors = || pages::mirror_pages::page(method, path, headers, &self.snapshot().config);
+        let (head, body) = pages::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
+        let note = Note { unlogged: true, ..Note::default() };
+        Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note })
+    }
+
+    /// The configuration that holds now. A request keeps the one that it began with.
+    pub fn snapshot(&self) -> Arc<ConfigSnapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another configuration in force.
+    pub fn set_snapshot(&self, snapshot: Arc<ConfigSnapshot>) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}

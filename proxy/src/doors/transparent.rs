@@ -1,0 +1,233 @@
+//! The door on 3129: connections that were led here without the client's knowledge, raw TLS or HTTP.
+//!
+//! A little is read (`entrepot_core::sniff`), `introduction.rs` says what the connection is for, and it goes the way of
+//! a CONNECT: answered by the same pipeline, or carried on sealed. What was read is replayed either way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
+use entrepot_core::sniff::{SNIFF_MAX_BYTES, Sniffed, sniff};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout_at};
+
+use crate::doors::client::{Client, adopt};
+use crate::doors::dispatch::{Visit, serve_visit};
+use crate::doors::intercept::intercept;
+use crate::doors::introduction::{RouteDecision, route};
+use crate::doors::original::{Outgoing, canonical, original_destination};
+use crate::doors::proxy::{ProxyDoor, carry};
+use crate::doors::registry::RegistryDoor;
+use entrepot_config::ready::{Config, Scheme};
+use entrepot_net::drain::Watch;
+use entrepot_net::listener::Place;
+use entrepot_net::serving::load::Connected;
+use entrepot_observe::labels::{ConnectionRefusal, Rejection};
+
+/// What the door knows.
+pub struct TransparentDoor {
+    proxy: Arc<ProxyDoor>,
+    /// Where it listens.
+    ports: Vec<u16>,
+    outgoing: Outgoing,
+}
+
+/// One connection to the door.
+struct Guest {
+    peer: SocketAddr,
+    client: Client,
+    original: Option<SocketAddr>,
+    read: BytesMut,
+}
+
+/// A client that waits for the server to speak first says nothing for so long.
+const SILENCE: Duration = Duration::from_secs(3);
+const HEALTHY: &[u8] = b"HTTP/1.1 204 No Content\r\nServer: entrepot\r\nConnection: close\r\n\r\n";
+
+/// Why there is nothing to serve.
+enum Gone {
+    /// The client left, or broke the connection.
+    Left,
+    /// It said too little for too long.
+    Silent,
+    /// It has a PROXY header that is broken, or that it may not send.
+    Header,
+}
+
+impl TransparentDoor {
+    /// A door on `ports` to what `proxy` serves.
+    pub fn new(proxy: Arc<ProxyDoor>, ports: Vec<u16>) -> Self {
+        Self { proxy, ports, outgoing: Outgoing::default() }
+    }
+
+    /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
+    /// as long.
+    pub async fn serve(
+        self: Arc<Self>,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        place: (Place, Connected),
+        drain: Watch,
+    ) {
+        let Some(client) = adopt(stream, &self.proxy.state) else { return };
+        let original = original_destination(client.get_ref().get_ref(), &self.ports);
+        let snapshot = self.proxy.state.snapshot();
+        let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
+        let metrics = &self.proxy.state.pull.metrics;
+        let mut draining = drain.clone();
+        let opening = tokio::select! {
+            opening = guest.introduce(&snapshot.config) => opening,
+            () = draining.draining() => return,
+        };
+        match opening {
+            Ok(opening) => {
+                let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, guest.original);
+                let route = route(&snapshot.config, &opening, guest.original, is_own);
+                drop(snapshot);
+                self.run(guest, route, drain).await;
+            }
+            Err(Gone::Left) => {}
+            Err(Gone::Silent) => metrics.connections_refused.inc(ConnectionRefusal::Timeout),
+            Err(Gone::Header) => {
+                tracing::info!(client = %guest.peer, "a PROXY header is broken, or not in transparent.proxy_protocol_from");
+                metrics.connections_refused.inc(ConnectionRefusal::Protocol);
+            }
+        }
+        drop(place);
+    }
+
+    /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
+    /// of the same name is another registry.
+    fn is_own(&self, config: &Config, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
+        let registry = &self.proxy.state.registry.local;
+        let is_here = |original: SocketAddr| {
+            let address = original.ip().to_string();
+            registry.names().iter().any(|name| **name == *address)
+        };
+        registry.is_named(&config.registry, host) && original.is_none_or(is_here)
+    }
+
+    async fn run(&self, guest: Guest, route: RouteDecision, drain: Watch) {
+        let metrics = &self.proxy.state.pull.metrics;
+        match route {
+            RouteDecision::Answer(host, scheme) => {
+                let visit = Visit { host, client_scheme: scheme, client: guest.peer.ip(), listed: true };
+                let (client, first) = (guest.client, guest.read.freeze());
+                match scheme {
+                    Scheme::Https => intercept(&self.proxy, visit, client, first, drain).await,
+                    Scheme::Http => serve_visit(self.proxy.state.clone(), visit, client, first, drain).await,
+                }
+            }
+            RouteDecision::Own => {
+                let own = RegistryDoor { state: self.proxy.state.clone(), leaves: self.proxy.leaves.clone() };
+                own.serve_client(guest.client, guest.read.freeze(), guest.peer.ip(), drain).await;
+            }
+            RouteDecision::Tunnel(target) => self.tunnel(guest, target, drain).await,
+            RouteDecision::Health => {
+                let mut client = guest.client;
+                // The agent that asks finds out by itself when it gets no answer.
+                let _ = client.write_all(HEALTHY).await;
+                let _ = client.shutdown().await;
+            }
+            RouteDecision::Refuse(host, refusal) => {
+                tracing::info!(%host, client = %guest.peer, "refused: {}", refusal.message());
+                metrics.rejected_requests.inc(Rejection::Policy);
+            }
+            RouteDecision::Nowhere => {
+                tracing::info!(client = %guest.peer, "closed: no name, and where it meant to go is not known here");
+                metrics.connections_refused.inc(ConnectionRefusal::Protocol);
+            }
+        }
+    }
+
+    async fn tunnel(&self, guest: Guest, target: RegistryHost, drain: Watch) {
+        let metrics = &self.proxy.state.pull.metrics;
+        // Only what was sent tells: by then our end is remembered.
+        if self.outgoing.contains(guest.peer) {
+            tracing::warn!(host = %target, "entrepot's own connection was redirected to itself and is closed; run the \
+                agent with this process's control group in redirect.exempt_cgroups");
+            metrics.rejected_requests.inc(Rejection::Loop);
+            return;
+        }
+        let snapshot = self.proxy.state.snapshot();
+        let upstream = &snapshot.config.upstream;
+        let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
+        let opened = snapshot.upstream.reach().open_tunnel(&target, &[], timeout).await;
+        match opened {
+            Ok(opened) => {
+                drop(snapshot);
+                let _known = self.outgoing.remember(&opened.stream);
+                let ends = (guest.client, opened.stream);
+                carry(&self.proxy.state, ends, guest.read.freeze(), idle, drain, (&target, guest.peer.ip())).await;
+            }
+            Err(error) => {
+                tracing::info!(host = %target, client = %guest.peer, "no tunnel: {error}");
+                if error.is_ours() {
+                    metrics.rejected_requests.inc(Rejection::Address);
+                }
+            }
+        }
+    }
+}
+
+impl Guest {
+    /// Reads until it is clear what the connection begins with.
+    async fn introduce(&mut self, config: &Config) -> Result<Sniffed, Gone> {
+        let deadline = Instant::now() + config.client.header_timeout;
+        self.take_header(config, deadline).await?;
+        loop {
+            let opening = sniff(&self.read);
+            if opening != Sniffed::NeedMore {
+                return Ok(opening);
+            }
+            let patience = match (self.read.is_empty(), self.original) {
+                (true, Some(_)) => deadline.min(Instant::now() + SILENCE),
+                _ => deadline,
+            };
+            match self.read_more(SNIFF_MAX_BYTES, patience).await {
+                Ok(()) => {}
+                // Half an introduction is passed on to where it meant to go; nothing at all is nobody.
+                Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Sniffed::Other),
+                Err(Gone::Silent) if self.original.is_some() => return Ok(Sniffed::Other),
+                Err(gone) => return Err(gone),
+            }
+        }
+    }
+
+    /// Takes a relay's header off the front, where one of these networks sends it.
+    async fn take_header(&mut self, config: &Config, deadline: Instant) -> Result<(), Gone> {
+        let networks = &config.transparent.proxy_protocol_from;
+        let is_relay = networks.iter().any(|network| network.contains(&self.peer.ip()));
+        if !is_relay {
+            // Nobody else may say where it comes from: the signature is no opening, and the connection ends there.
+            return Ok(());
+        }
+        loop {
+            match proxy_header::read(&self.read) {
+                Header::NeedMore => self.read_more(HEADER_MAX_BYTES, deadline).await?,
+                Header::Absent => return Ok(()),
+                Header::Broken => return Err(Gone::Header),
+                Header::Present(length, relayed) => {
+                    drop(self.read.split_to(length));
+                    if let Some(Relayed { client, destination }) = relayed {
+                        self.peer = canonical(client);
+                        self.original = Some(canonical(destination));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn read_more(&mut self, room_bytes: usize, deadline: Instant) -> Result<(), Gone> {
+        self.read.reserve(room_bytes.saturating_sub(self.read.len()).max(1));
+        match timeout_at(deadline, self.client.read_buf(&mut self.read)).await {
+            Err(_) => Err(Gone::Silent),
+            Ok(Ok(count)) if count > 0 => Ok(()),
+            Ok(_) => Err(Gone::Left),
+        }
+    }
+}

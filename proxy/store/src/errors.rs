@@ -1,0 +1,148 @@
+//! What can go wrong in the store, told by what the caller does about it: pass the body through uncached
+//! (`NoSpace`, `ReadOnly`, `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's fault
+//! unless it says so, and none may fail a pull (DESIGN invariant 7).
+
+use entrepot_observe::labels::Bypass;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use entrepot_core::digest::Digest;
+use nix::errno::Errno;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Neither eviction nor the file system has room.
+    #[error(
+        "no room in the cache for {needed_bytes} more bytes, even after eviction; raise cache.max_size, lower \
+         cache.min_free or free disk space"
+    )]
+    NoSpace {
+        /// What was to be added.
+        needed_bytes: u64,
+    },
+    /// The file system or its permissions refuse writes.
+    #[error(
+        "cannot {doing} {path}: the file system refuses writes ({source}); remount it or correct the owner of data_dir"
+    )]
+    ReadOnly {
+        /// The step that failed.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The disk failed.
+    #[error("cannot {doing} {path}: {source}; see the kernel log, the disk may be failing")]
+    Io {
+        /// The step that failed.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Content was handed in under a digest that it does not have: whoever sent it is at fault.
+    #[error("the content was announced as {expected} but is {actual}; it was not stored, fetch it again")]
+    WrongDigest {
+        /// The announced name.
+        expected: Box<Digest>,
+        /// What the bytes hash to.
+        actual: Box<Digest>,
+    },
+    /// Content is longer or shorter than announced: whoever sent it is at fault.
+    #[error(
+        "the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again"
+    )]
+    WrongSize {
+        /// The announced size.
+        expected_bytes: u64,
+        /// What arrived.
+        actual_bytes: u64,
+    },
+    /// A fill was used after `publish` or `pause`, or published under the wrong one of its two forms: a bug of ours.
+    #[error("the fill is already over, or has no digest of its own to be published under; this is a bug, report it")]
+    FillState,
+    /// The index does not answer, so there is nothing to list.
+    #[error("the cache's index is unavailable; it repairs itself, try again in a few seconds")]
+    IndexUnavailable,
+    /// A manifest that was pushed is gone or bad.
+    #[error("the pushed manifest {digest} cannot be read; push it again, or delete it")]
+    ManifestLost {
+        /// Which one.
+        digest: Box<Digest>,
+    },
+    /// The disk takes too long; what was asked of it may still happen.
+    #[error("the disk did not answer within {seconds} s; see the kernel log, or raise data_plane.disk_timeout")]
+    Stalled {
+        /// How long it was waited for.
+        seconds: f32,
+    },
+    /// A disk thread could not be started, or a job on it panicked.
+    #[error("no disk thread did the work; the log says why, report it if it is not a lack of threads")]
+    DiskThreadGone,
+    /// Another process has the same store open.
+    #[error("{path} is in use by another process; stop the other entrepot or choose another data_dir")]
+    Locked {
+        /// The index that is locked.
+        path: PathBuf,
+    },
+}
+
+impl StoreError {
+    /// The word for passing a body through because of this error.
+    pub fn bypass(&self) -> Bypass {
+        match self {
+            StoreError::NoSpace { .. } => Bypass::DiskFull,
+            _ => Bypass::IoError,
+        }
+    }
+
+    /// Sorts an I/O error into the classes above.
+    pub(super) fn from_io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::NoSpace { needed_bytes: 0 },
+            Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Self::ReadOnly { doing, path, source },
+            _ => Self::Io { doing, path, source },
+        }
+    }
+
+    /// Adds how much was wanted, which the step that ran out of space did not know.
+    pub(super) fn needing(self, bytes: u64) -> Self {
+        match self {
+            Self::NoSpace { .. } => Self::NoSpace { needed_bytes: bytes },
+            other => other,
+        }
+    }
+
+    /// Whether making room could help.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_kernel_answers() {
+        let class = |errno: Errno| match StoreError::from_io("write", Path::new("/x"), errno.into()) {
+            StoreError::NoSpace { .. } => "no space",
+            StoreError::ReadOnly { .. } => "read only",
+            _ => "io",
+        };
+        for (errno, expected) in [
+            (Errno::ENOSPC, "no space"),
+            (Errno::EDQUOT, "no space"),
+            (Errno::EROFS, "read only"),
+            (Errno::EACCES, "read only"),
+            (Errno::EIO, "io"),
+            (Errno::EMFILE, "io"),
+        ] {
+            assert_eq!(class(errno), expected, "{errno}");
+        }
+    }
+}

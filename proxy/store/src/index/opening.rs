@@ -1,0 +1,119 @@
+//! Opening the index file: as it is, new, or set aside and new. Also the judgement of what a failure says about it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::SystemTime;
+
+use redb::{Database, DatabaseError, Error, ReadableDatabase};
+
+use super::queue::Ailment;
+use super::tables::{self, Totals};
+use crate::errors::StoreError;
+use crate::paths::Paths;
+
+/// Memory for pages of the index, about a fifth less than what they take of the heap. The upper levels of all tables
+/// fit with a million blobs; leaves that are not here are in the kernel's page cache, one read away.
+const PAGE_CACHE_BYTES: usize = 16 << 20;
+
+/// An index that can be used.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(super) totals: Totals,
+    /// Folders changed since may hold files that it does not know; all of them where it is new.
+    pub(super) check_from: Option<SystemTime>,
+}
+
+/// Opens the index. Content that makes no sense is set aside; `Ok(None)` means that the disk does not allow it now.
+pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
+    match guarded(|| try_open(paths)) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Error::DatabaseAlreadyOpen) => Err(StoreError::Locked { path: paths.index() }),
+        Err(error) if ailment_of(&error) == Ailment::Reopen => {
+            tracing::warn!(%error, "the cache's index cannot be opened; hits go on, new content is not counted");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the cache's index is damaged; it is set aside and rebuilt from the files");
+            set_aside(paths);
+            Ok(guarded(|| try_open(paths)).ok())
+        }
+    }
+}
+
+fn try_open(paths: &Paths) -> Result<Opened, Error> {
+    open_with_cache(paths, PAGE_CACHE_BYTES)
+}
+
+/// Opens the index with so much memory for its pages.
+pub(crate) fn open_with_cache(paths: &Paths, page_cache_bytes: usize) -> Result<Opened, Error> {
+    let database = Database::builder().set_cache_size(page_cache_bytes).create(paths.index());
+    let database = database.map_err(|error| match error {
+        // A file shorter than its header says is damage, not the disk's refusal.
+        DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {
+            Error::Corrupted(io.to_string())
+        }
+        other => other.into(),
+    })?;
+    if tables::is_new(&database)? {
+        tables::create(&database, paths)?;
+    }
+    let (totals, check_from) = tables::check(&database.begin_read()?)?;
+    Ok(Opened { database, totals, check_from })
+}
+
+/// Closes an index, which may be one that fails.
+pub(super) fn close(database: Database) {
+    if let Err(error) = guarded(|| Ok(database.close()?)) {
+        tracing::warn!(%error, "the cache's index was not closed in good order; it repairs itself");
+    }
+}
+
+/// Keeps a damaged index for examination, and only the last one.
+pub(super) fn set_aside(paths: &Paths) {
+    for entry in std::fs::read_dir(paths.root()).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(Paths::is_broken_index) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    let time_s = tables::ms_of(SystemTime::now()) / 1000;
+    if let Err(error) = std::fs::rename(paths.index(), paths.broken_index(time_s)) {
+        tracing::warn!(%error, "the damaged index could not be set aside");
+    }
+}
+
+/// What a failed operation says about the index.
+pub(super) fn ailment_of(error: &Error) -> Ailment {
+    match error {
+        Error::Io(io) if io.raw_os_error().is_some() => Ailment::Reopen,
+        Error::PreviousIo | Error::DatabaseClosed | Error::DatabaseAlreadyOpen | Error::Unsupported => Ailment::Reopen,
+        _ => Ailment::Replace,
+    }
+}
+
+/// Runs something on the database. redb may panic on a file that was damaged from outside: that is an error here,
+/// because the index must never take a request down.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::Corrupted(message_of(&*panic))))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn the_disk_is_not_taken_for_damage() {
+        let disk = Error::Io(io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        assert_eq!(ailment_of(&disk), Ailment::Reopen);
+        assert_eq!(ailment_of(&Error::PreviousIo), Ailment::Reopen);
+        assert_eq!(ailment_of(&Error::Io(io::ErrorKind::InvalidData.into())), Ailment::Replace);
+        assert_eq!(ailment_of(&Error::Corrupted(String::new())), Ailment::Replace);
+        let panicked = guarded::<()>(|| panic!("page {} is bad", 7)).unwrap_err();
+        assert!(matches!(panicked, Error::Corrupted(text) if text == "page 7 is bad"));
+    }
+}

@@ -1,0 +1,257 @@
+//! Rows of blobs, and the order in which they are evicted: a segmented LRU.
+//!
+//! The first use of a blob puts it into probation, the next one into the protected segment, which takes at most its
+//! share of the cache; what overflows goes back to the young end of probation. Victims are the oldest of probation,
+//! then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used once, never
+//! the working set (threat T24).
+//!
+//! What was pushed is in a third segment, which has no victims and is in nobody's limit: `pushed/pins.rs` tells which
+//! that is, and a row that is entered looks there.
+//!
+//! Invariant: `BLOBS` and `ORDER` have the same blobs, and the totals are their sums.
+
+use std::ops::Bound;
+
+use entrepot_core::digest::{Algorithm, Digest};
+use redb::{Error, ReadTransaction, ReadableTable};
+
+use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
+use crate::hot::Stale;
+
+const PROBATION: u8 = 0;
+const PROTECTED: u8 = 1;
+pub(super) const PINNED: u8 = 2;
+
+/// A protected blob's further uses are noted once in this time.
+const TOUCH_INTERVAL_MS: u64 = 60_000;
+
+/// Sorts after every name of a registry or repository, which are ASCII.
+const AFTER_ALL_NAMES: &str = "\u{10ffff}";
+
+/// A blob as the index knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Row {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    pub(crate) last_use_ms: u64,
+    pub(crate) uses: u32,
+}
+
+/// The place of a blob in the order of eviction.
+pub(crate) type Place = (u8, u64);
+
+/// A blob in the order of eviction.
+pub(crate) struct Victim {
+    pub(crate) place: Place,
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+}
+
+impl Tables<'_> {
+    /// A fill was published: its first use, unless it replaces a file of the same name.
+    pub(crate) fn published(&mut self, digest: &Digest, size_bytes: u64, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        match known {
+            Some((size, PINNED, ..)) if size == size_bytes => Ok(()),
+            Some(row) if row.0 == size_bytes => self.promote(key.as_slice(), row, at_ms),
+            Some(_) => {
+                self.take_out(&key)?;
+                self.enter(digest, size_bytes, at_ms)
+            }
+            None => self.enter(digest, size_bytes, at_ms),
+        }
+    }
+
+    /// A file was found that has no row, or was used without one: it is entered if it is really there.
+    pub(crate) fn found(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let file = std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file());
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value().0);
+        match file {
+            Some(file) if known != Some(file.len()) => {
+                self.take_out(&key)?;
+                self.enter(digest, file.len(), at_ms)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A blob was served.
+    pub(crate) fn touched(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        match known {
+            None => self.found(digest, at_ms),
+            Some((_, PINNED, ..)) => Ok(()),
+            Some((_, PROTECTED, _, last_use_ms, _)) if at_ms < last_use_ms.saturating_add(TOUCH_INTERVAL_MS) => Ok(()),
+            Some(row) => self.promote(key.as_slice(), row, at_ms),
+        }
+    }
+
+    /// Content was pinned, or is so no more: its row goes where it now belongs.
+    pub(crate) fn pinning_changed(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        match known {
+            Some((_, PINNED, ..)) if self.is_pinned(digest) => Ok(()),
+            Some((size_bytes, segment, _, last_use_ms, _)) if segment == PINNED || self.is_pinned(digest) => {
+                self.take_out(&key)?;
+                self.enter(digest, size_bytes, last_use_ms)
+            }
+            Some(_) => Ok(()),
+            None => self.found(digest, at_ms),
+        }
+    }
+
+    fn is_pinned(&self, digest: &Digest) -> bool {
+        // Where the disk cannot tell, it stays.
+        self.paths.pin(digest).try_exists().unwrap_or(true)
+    }
+
+    /// A blob's row is dropped if its file is gone, with all that hangs on it.
+    pub(crate) fn gone(&mut self, digest: &Digest) -> Result<(), Error> {
+        // A disk that cannot tell is no reason to forget.
+        if self.paths.blob(digest).try_exists().unwrap_or(true) { Ok(()) } else { self.removed(digest) }
+    }
+
+    /// A blob was removed: its row, links and media type go. Who may read what is asked upstream again.
+    pub(crate) fn removed(&mut self, digest: &Digest) -> Result<(), Error> {
+        let key = Key::of(digest);
+        self.take_out(&key)?;
+        self.forget_cached(digest)
+    }
+
+    /// What the cache knows of a blob goes: who has it, and its type.
+    pub(crate) fn forget_cached(&mut self, digest: &Digest) -> Result<(), Error> {
+        let key = Key::of(digest);
+        self.stale.push(Stale::Removed(*digest));
+        self.media_types.remove(key.as_slice())?;
+        let names = (key.as_slice(), "", "")..(key.as_slice(), AFTER_ALL_NAMES, "");
+        self.links.retain_in(names, |_, _| false)?;
+        Ok(())
+    }
+
+    fn enter(&mut self, digest: &Digest, size_bytes: u64, at_ms: u64) -> Result<(), Error> {
+        let segment = if self.is_pinned(digest) { PINNED } else { PROBATION };
+        *self.sum_of(segment) += size_bytes;
+        self.totals.blobs += 1;
+        self.put(Key::of(digest).as_slice(), (size_bytes, segment, 0, at_ms, 1))
+    }
+
+    fn sum_of(&mut self, segment: u8) -> &mut u64 {
+        if segment == PINNED { &mut self.totals.pinned_bytes } else { &mut self.totals.used_bytes }
+    }
+
+    fn take_out(&mut self, key: &Key) -> Result<(), Error> {
+        let known = self.blobs.remove(key.as_slice())?.map(|row| row.value());
+        let Some((size_bytes, segment, rank, _, _)) = known else { return Ok(()) };
+        self.order.remove((segment, rank))?;
+        let sum = self.sum_of(segment);
+        *sum = sum.saturating_sub(size_bytes);
+        self.totals.blobs = self.totals.blobs.saturating_sub(1);
+        if segment == PROTECTED {
+            self.totals.protected_bytes = self.totals.protected_bytes.saturating_sub(size_bytes);
+        }
+        Ok(())
+    }
+
+    fn promote(&mut self, key: &[u8], row: BlobRow, at_ms: u64) -> Result<(), Error> {
+        let (size_bytes, segment, rank, last_use_ms, uses) = row;
+        self.order.remove((segment, rank))?;
+        if segment == PROBATION {
+            self.totals.protected_bytes += size_bytes;
+        }
+        self.put(key, (size_bytes, PROTECTED, 0, last_use_ms.max(at_ms), uses.saturating_add(1)))?;
+        while self.totals.protected_bytes > self.protected_max_bytes && self.demote_oldest()? {}
+        Ok(())
+    }
+
+    /// Sends the oldest protected blob back to probation; false when there is none.
+    fn demote_oldest(&mut self) -> Result<bool, Error> {
+        let oldest = self.order.range((PROTECTED, 0)..(PINNED, 0))?.next().transpose()?;
+        let Some((place, key)) = oldest.map(|(place, row)| (place.value(), row.value().0.to_vec())) else {
+            self.totals.protected_bytes = 0;
+            return Ok(false);
+        };
+        self.order.remove(place)?;
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        let Some((size_bytes, _, _, last_use_ms, uses)) = known else { return Ok(true) };
+        self.totals.protected_bytes = self.totals.protected_bytes.saturating_sub(size_bytes);
+        self.put(&key, (size_bytes, PROBATION, 0, last_use_ms, uses))?;
+        Ok(true)
+    }
+
+    /// Writes a row at the young end of its segment.
+    fn put(&mut self, key: &[u8], row: BlobRow) -> Result<(), Error> {
+        self.totals.rank += 1;
+        let rank = self.totals.rank;
+        self.blobs.insert(key, (row.0, row.1, rank, row.3, row.4))?;
+        self.order.insert((row.1, rank), (key, row.0))?;
+        Ok(())
+    }
+}
+
+/// The size that the index has for a blob.
+pub(crate) fn size_of(transaction: &ReadTransaction, digest: &Digest) -> Result<Option<u64>, Error> {
+    Ok(transaction.open_table(BLOBS)?.get(Key::of(digest).as_slice())?.map(|row| row.value().0))
+}
+
+/// The next victims after a place, in the order of eviction.
+pub(crate) fn victims(transaction: &ReadTransaction, after: Option<Place>, limit: usize) -> Result<Vec<Victim>, Error> {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    in_order(transaction, (start, Bound::Excluded((PINNED, 0))), limit)
+}
+
+/// The next pinned blobs after a place.
+pub(crate) fn pinned(transaction: &ReadTransaction, after: Option<Place>, limit: usize) -> Result<Vec<Victim>, Error> {
+    let start = after.map_or(Bound::Included((PINNED, 0)), Bound::Excluded);
+    in_order(transaction, (start, Bound::Unbounded), limit)
+}
+
+fn in_order(
+    transaction: &ReadTransaction,
+    range: (Bound<Place>, Bound<Place>),
+    limit: usize,
+) -> Result<Vec<Victim>, Error> {
+    let order = transaction.open_table(ORDER)?;
+    let rows = order.range::<Place>(range)?.take(limit);
+    rows.map(|row| {
+        let (place, row) = row?;
+        let (key, size_bytes) = row.value();
+        Ok(Victim { place: place.value(), digest: digest_of(key)?, size_bytes })
+    })
+    .collect()
+}
+
+/// Blobs in the order of their digests.
+pub(crate) fn list(transaction: &ReadTransaction, after: Option<&Digest>, limit: usize) -> Result<Vec<Row>, Error> {
+    let after = after.map(Key::of);
+    let start = after.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
+    rows_in(transaction, (start, Bound::Unbounded), limit)
+}
+
+/// Blobs of one folder.
+pub(crate) fn shard(transaction: &ReadTransaction, algorithm: Algorithm, first_byte: u8) -> Result<Vec<Row>, Error> {
+    let algorithm = algorithm_byte(algorithm);
+    let first = [algorithm, first_byte];
+    let next = first_byte.checked_add(1).map_or([algorithm + 1, 0], |next| [algorithm, next]);
+    rows_in(transaction, (Bound::Included(&first), Bound::Excluded(&next)), usize::MAX)
+}
+
+fn rows_in(
+    transaction: &ReadTransaction,
+    range: (Bound<&[u8]>, Bound<&[u8]>),
+    limit: usize,
+) -> Result<Vec<Row>, Error> {
+    let mut found = Vec::new();
+    for row in transaction.open_table(BLOBS)?.range::<&[u8]>(range)? {
+        let (key, row) = row?;
+        let (size_bytes, _, _, last_use_ms, uses) = row.value();
+        found.push(Row { digest: digest_of(key.value())?, size_bytes, last_use_ms, uses });
+        if found.len() >= limit {
+            break;
+        }
+    }
+    Ok(found)
+}

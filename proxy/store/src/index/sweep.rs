@@ -1,0 +1,230 @@
+//! Looks for rows that nobody needs any more, a bounded number at a time: a million rows must neither hold up the
+//! writer nor push everything else out of the page cache with each round.
+//!
+//! What is found is only a suspicion; the writer looks again before it takes a name's row away.
+
+use entrepot_core::digest::Digest;
+use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTable, Value as RowValue};
+
+use super::recency::PINNED;
+use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PUBLIC, TAGS, Tables, digest_of};
+use crate::hot::Stale;
+use crate::names::TagKey;
+
+/// Rows of one table that are looked at in one go.
+pub(crate) const ROWS_MAX: usize = 16_384;
+
+type LinkPlace = (Vec<u8>, String, String);
+type TagPlace = (String, String, String, u16);
+type NamePlace = (String, String);
+
+/// Where the next look at each table begins; `None` is its start.
+#[derive(Default)]
+pub(crate) struct Places {
+    blobs: Option<Vec<u8>>,
+    links: Option<LinkPlace>,
+    tags: Option<TagPlace>,
+    public: Option<NamePlace>,
+    artefacts: Option<NamePlace>,
+}
+
+/// What one look found.
+pub(crate) struct Suspects {
+    /// Blobs that were not used for long.
+    pub(crate) blobs: Vec<Digest>,
+    pub(crate) names: StaleNames,
+}
+
+/// Rows of names that seem to be stale.
+pub(crate) struct StaleNames {
+    /// Digests with old links and no content: made for fills that never ended well.
+    orphans: Vec<Digest>,
+    /// Not confirmed for long.
+    tags: Vec<TagPlace>,
+    /// Not confirmed for long.
+    public: Vec<NamePlace>,
+    /// Without content.
+    artefacts: Vec<NamePlace>,
+}
+
+/// Looks at the next rows of each table and moves the places on.
+pub(crate) fn look(transaction: &ReadTransaction, places: &mut Places, before_ms: u64) -> Result<Suspects, Error> {
+    let blobs = unused_blobs(transaction, &mut places.blobs, before_ms)?;
+    let names = StaleNames {
+        orphans: orphans(transaction, &mut places.links, before_ms)?,
+        tags: old_tags(transaction, &mut places.tags, before_ms)?,
+        public: old_marks(transaction, &mut places.public, before_ms)?,
+        artefacts: empty_artefacts(transaction, &mut places.artefacts)?,
+    };
+    Ok(Suspects { blobs, names })
+}
+
+fn unused_blobs(
+    transaction: &ReadTransaction,
+    place: &mut Option<Vec<u8>>,
+    before_ms: u64,
+) -> Result<Vec<Digest>, Error> {
+    let start = place.take().unwrap_or_default();
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(BLOBS)?.range(start.as_slice()..)?));
+    while let Some((key, row)) = rows.next()? {
+        let (_, segment, _, last_use_ms, _) = row.value();
+        if last_use_ms < before_ms && segment != PINNED {
+            found.push(digest_of(key.value())?);
+        }
+    }
+    *place = rows.end()?.map(|key| key.value().to_vec());
+    Ok(found)
+}
+
+fn orphans(transaction: &ReadTransaction, place: &mut Option<LinkPlace>, before_ms: u64) -> Result<Vec<Digest>, Error> {
+    let (digest, registry, repository) = place.take().unwrap_or_default();
+    let start = (digest.as_slice(), &*registry, &*repository);
+    let blobs = transaction.open_table(BLOBS)?;
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(LINKS)?.range(start..)?));
+    while let Some((key, at_ms)) = rows.next()? {
+        let (digest, _, _) = key.value();
+        if at_ms.value() < before_ms && blobs.get(digest)?.is_none() {
+            found.push(digest_of(digest)?);
+        }
+    }
+    *place = rows.end()?.map(|key| {
+        let (digest, registry, repository) = key.value();
+        (digest.to_vec(), registry.to_owned(), repository.to_owned())
+    });
+    found.dedup();
+    Ok(found)
+}
+
+fn old_tags(
+    transaction: &ReadTransaction,
+    place: &mut Option<TagPlace>,
+    before_ms: u64,
+) -> Result<Vec<TagPlace>, Error> {
+    let owned = |(registry, repository, tag, class): (&str, &str, &str, u16)| {
+        (registry.to_owned(), repository.to_owned(), tag.to_owned(), class)
+    };
+    let (registry, repository, tag, class) = place.take().unwrap_or_default();
+    let start = (&*registry, &*repository, &*tag, class);
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(TAGS)?.range(start..)?));
+    while let Some((key, row)) = rows.next()? {
+        let (_, _, _, validated_at_ms) = row.value();
+        if validated_at_ms < before_ms {
+            found.push(owned(key.value()));
+        }
+    }
+    *place = rows.end()?.map(|key| owned(key.value()));
+    Ok(found)
+}
+
+fn old_marks(
+    transaction: &ReadTransaction,
+    place: &mut Option<NamePlace>,
+    before_ms: u64,
+) -> Result<Vec<NamePlace>, Error> {
+    let (registry, repository) = place.take().unwrap_or_default();
+    let start = (&*registry, &*repository);
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(PUBLIC)?.range(start..)?));
+    while let Some((key, at_ms)) = rows.next()? {
+        if at_ms.value() < before_ms {
+            found.push(owned_name(key.value()));
+        }
+    }
+    *place = rows.end()?.map(|key| owned_name(key.value()));
+    Ok(found)
+}
+
+fn empty_artefacts(transaction: &ReadTransaction, place: &mut Option<NamePlace>) -> Result<Vec<NamePlace>, Error> {
+    let (registry, path) = place.take().unwrap_or_default();
+    let start = (&*registry, &*path);
+    let blobs = transaction.open_table(BLOBS)?;
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(ARTEFACTS)?.range(start..)?));
+    while let Some((key, row)) = rows.next()? {
+        let (digest, _, _, _) = row.value();
+        if blobs.get(digest)?.is_none() {
+            found.push(owned_name(key.value()));
+        }
+    }
+    *place = rows.end()?.map(|key| owned_name(key.value()));
+    Ok(found)
+}
+
+fn owned_name((registry, name): (&str, &str)) -> NamePlace {
+    (registry.to_owned(), name.to_owned())
+}
+
+type Row<K, V> = (AccessGuard<'static, K>, AccessGuard<'static, V>);
+
+/// The rows of one look.
+struct Rows<K: RowKey + 'static, V: RowValue + 'static> {
+    range: Range<'static, K, V>,
+    left: usize,
+}
+
+impl<K: RowKey, V: RowValue> Rows<K, V> {
+    fn new(range: Range<'static, K, V>) -> Self {
+        Self { range, left: ROWS_MAX }
+    }
+
+    fn next(&mut self) -> Result<Option<Row<K, V>>, Error> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        Ok(self.range.next().transpose()?)
+    }
+
+    /// The key of the row after the last one; none where the table has ended.
+    fn end(mut self) -> Result<Option<AccessGuard<'static, K>>, Error> {
+        Ok(self.range.next().transpose()?.map(|(key, _)| key))
+    }
+}
+
+impl StaleNames {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.orphans.is_empty() && self.tags.is_empty() && self.public.is_empty() && self.artefacts.is_empty()
+    }
+}
+
+impl Tables<'_> {
+    /// Drops the rows that are still what they were suspected to be.
+    pub(crate) fn drop_stale(&mut self, names: &StaleNames, before_ms: u64) -> Result<(), Error> {
+        for digest in &names.orphans {
+            if self.blobs.get(Key::of(digest).as_slice())?.is_none() {
+                self.removed(digest)?;
+            }
+        }
+        for (registry, repository, tag, class) in &names.tags {
+            let key = (registry.as_str(), repository.as_str(), tag.as_str(), *class);
+            if self.tags.get(key)?.is_some_and(|row| row.value().3 < before_ms) {
+                self.tags.remove(key)?;
+                self.stale.push(Stale::Tag(tag_key(registry, repository, tag, *class)?));
+            }
+        }
+        for (registry, repository) in &names.public {
+            let key = (registry.as_str(), repository.as_str());
+            if self.public.get(key)?.is_some_and(|at_ms| at_ms.value() < before_ms) {
+                self.public.remove(key)?;
+            }
+        }
+        for (registry, path) in &names.artefacts {
+            let key = (registry.as_str(), path.as_str());
+            let digest = self.artefacts.get(key)?.map(|row| row.value().0.to_vec());
+            if let Some(digest) = digest
+                && self.blobs.get(digest.as_slice())?.is_none()
+            {
+                self.artefacts.remove(key)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tag_key(registry: &str, repository: &str, tag: &str, accept_class: u16) -> Result<TagKey, Error> {
+    let damaged = || Error::Corrupted("a tag's key names no tag".to_owned());
+    Ok(TagKey {
+        registry: registry.parse().map_err(|_| damaged())?,
+        repository: repository.parse().map_err(|_| damaged())?,
+        tag: tag.parse().map_err(|_| damaged())?,
+        accept_class,
+    })
+}

@@ -1,0 +1,226 @@
+//! The tables of the index, and a write transaction with all of them open. What the rows mean is in `recency` (blobs)
+//! and `names` (links, tags, artefacts, verdict marks).
+//!
+//! Blobs can be rebuilt from the files. The other rows are lost with the index, which costs one more question to
+//! upstream each and never grants anything.
+
+use std::time::{Duration, SystemTime};
+
+use entrepot_core::digest::{Algorithm, Digest};
+use redb::{Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use crate::hot::Stale;
+use crate::paths::Paths;
+use crate::space::Held;
+
+/// digest → (size, segment, rank, last use in ms, uses).
+pub(super) const BLOBS: TableDefinition<'static, &'static [u8], BlobRow> = TableDefinition::new("blobs");
+/// (segment, rank) → (digest, size): the order of eviction.
+pub(super) const ORDER: TableDefinition<'static, (u8, u64), (&'static [u8], u64)> = TableDefinition::new("order");
+/// digest → media type, for manifests.
+pub(super) const MEDIA_TYPES: TableDefinition<'static, &'static [u8], &'static str> =
+    TableDefinition::new("media_types");
+/// (digest, registry, repository) → since when, in ms.
+pub(super) const LINKS: TableDefinition<'static, LinkKey, u64> = TableDefinition::new("links");
+/// (registry, repository, tag, Accept class) → (digest, media type, size, validated at in ms).
+pub(super) const TAGS: TableDefinition<'static, TagRowKey, TagRow> = TableDefinition::new("tags");
+/// (registry, repository) → last seen public, in ms.
+pub(super) const PUBLIC: TableDefinition<'static, (&'static str, &'static str), u64> = TableDefinition::new("public");
+/// (registry, path and query) → (digest, size, content type, headers).
+pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str), ArtefactRow> =
+    TableDefinition::new("artefacts");
+/// () → totals, see [`Totals`].
+const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
+/// () → folders changed since this time, in ms, may hold files that the index does not know.
+const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
+
+type TotalsRow = (u64, u64, u64, u64, u64);
+pub(super) type BlobRow = (u64, u8, u64, u64, u32);
+pub(super) type LinkKey = (&'static [u8], &'static str, &'static str);
+pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
+pub(super) type TagRow = (&'static [u8], &'static str, u64, u64);
+pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static str, &'static str)>);
+
+/// Sums that are kept with every change, so that nothing is ever counted by walking.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Totals {
+    /// Of the cache: what is pinned is not among it.
+    pub(super) used_bytes: u64,
+    pub(crate) blobs: u64,
+    pub(super) pinned_bytes: u64,
+    pub(super) protected_bytes: u64,
+    /// A clock that ticks with every use; unlike the wall clock it never steps back or stands still.
+    pub(super) rank: u64,
+}
+
+/// All tables, open for writing.
+pub(crate) struct Tables<'t> {
+    pub(super) blobs: Table<'t, &'static [u8], BlobRow>,
+    pub(super) order: Table<'t, (u8, u64), (&'static [u8], u64)>,
+    pub(super) media_types: Table<'t, &'static [u8], &'static str>,
+    pub(super) links: Table<'t, LinkKey, u64>,
+    pub(super) tags: Table<'t, TagRowKey, TagRow>,
+    pub(super) public: Table<'t, (&'static str, &'static str), u64>,
+    pub(super) artefacts: Table<'t, (&'static str, &'static str), ArtefactRow>,
+    totals_table: Table<'t, (), TotalsRow>,
+    pub(super) totals: Totals,
+    pub(super) paths: &'t Paths,
+    pub(super) protected_max_bytes: u64,
+    /// What is untrue in memory once this is committed.
+    pub(super) stale: Vec<Stale>,
+}
+
+impl<'t> Tables<'t> {
+    /// Opens all tables, making those that do not exist.
+    pub(crate) fn open(
+        transaction: &'t WriteTransaction,
+        paths: &'t Paths,
+        protected_max_bytes: u64,
+    ) -> Result<Self, Error> {
+        let totals_table = transaction.open_table(TOTALS)?;
+        let totals = totals_table.get(())?.map(|row| Totals::from_row(row.value())).unwrap_or_default();
+        Ok(Self {
+            blobs: transaction.open_table(BLOBS)?,
+            order: transaction.open_table(ORDER)?,
+            media_types: transaction.open_table(MEDIA_TYPES)?,
+            links: transaction.open_table(LINKS)?,
+            tags: transaction.open_table(TAGS)?,
+            public: transaction.open_table(PUBLIC)?,
+            artefacts: transaction.open_table(ARTEFACTS)?,
+            totals_table,
+            totals,
+            paths,
+            protected_max_bytes,
+            stale: Vec::new(),
+        })
+    }
+
+    /// Writes the sums back; the last thing before a commit. Tells what to forget after it.
+    pub(crate) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
+        let Totals { used_bytes, blobs, pinned_bytes, protected_bytes, rank } = self.totals;
+        self.totals_table.insert((), (used_bytes, blobs, pinned_bytes, protected_bytes, rank))?;
+        Ok((self.totals, self.stale))
+    }
+}
+
+impl Totals {
+    /// What the ledger is told.
+    pub(super) fn held(&self) -> Held {
+        Held { used_bytes: self.used_bytes, pinned_bytes: self.pinned_bytes, blobs: self.blobs }
+    }
+
+    fn from_row((used_bytes, blobs, pinned_bytes, protected_bytes, rank): TotalsRow) -> Self {
+        Self { used_bytes, blobs, pinned_bytes, protected_bytes, rank }
+    }
+}
+
+/// Reads the sums, and checks by the way that every table is there and has the right type.
+pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<SystemTime>), Error> {
+    transaction.open_table(BLOBS)?;
+    transaction.open_table(ORDER)?;
+    transaction.open_table(MEDIA_TYPES)?;
+    transaction.open_table(LINKS)?;
+    transaction.open_table(TAGS)?;
+    transaction.open_table(PUBLIC)?;
+    transaction.open_table(ARTEFACTS)?;
+    let totals = transaction.open_table(TOTALS)?.get(())?.map(|row| Totals::from_row(row.value()));
+    let check_from = transaction.open_table(CHECK_FROM)?.get(())?.map(|row| time_of(row.value()));
+    Ok((totals.unwrap_or_default(), check_from))
+}
+
+/// Makes the tables of a new index.
+pub(super) fn create(database: &redb::Database, paths: &Paths) -> Result<(), Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    transaction.open_table(CHECK_FROM)?;
+    Tables::open(&transaction, paths, 0)?.finish()?;
+    Ok(transaction.commit()?)
+}
+
+/// Whether this index has its tables.
+pub(super) fn is_new(database: &redb::Database) -> Result<bool, Error> {
+    Ok(database.begin_read()?.list_tables()?.next().is_none())
+}
+
+/// Remembers from when on folders are to be looked at after a crash.
+pub(crate) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
+    transaction.open_table(CHECK_FROM)?.insert((), ms_of(time))?;
+    Ok(())
+}
+
+/// A digest as a key: one byte for the algorithm, then its bytes, so that a folder of blobs is one range of keys.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    bytes: [u8; 65],
+    len: usize,
+}
+
+impl Key {
+    pub(super) fn of(digest: &Digest) -> Self {
+        let mut bytes = [0; 65];
+        let len = 1 + digest.bytes().len();
+        bytes[0] = algorithm_byte(digest.algorithm());
+        bytes[1..len].copy_from_slice(digest.bytes());
+        Self { bytes, len }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// The first byte of a key.
+pub(super) fn algorithm_byte(algorithm: Algorithm) -> u8 {
+    match algorithm {
+        Algorithm::Sha256 => 0,
+        Algorithm::Sha512 => 1,
+    }
+}
+
+/// The digest of a key. A key that is none says that the index is damaged.
+pub(super) fn digest_of(key: &[u8]) -> Result<Digest, Error> {
+    let digest = match key.split_first() {
+        Some((0, bytes)) => Digest::from_bytes(Algorithm::Sha256, bytes),
+        Some((1, bytes)) => Digest::from_bytes(Algorithm::Sha512, bytes),
+        _ => None,
+    };
+    digest.ok_or_else(|| Error::Corrupted("a key is no digest".to_owned()))
+}
+
+/// Times are kept in milliseconds since 1970; what is before that is 1970.
+pub(crate) fn ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The inverse, capped at a time that every platform can show.
+pub(crate) fn time_of(ms: u64) -> SystemTime {
+    const YEAR_9999_MS: u64 = 253_370_764_800_000;
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.min(YEAR_9999_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_read_back_and_sort_by_folder() {
+        let short = Digest::Sha256([7; 32]);
+        let long = Digest::of(Algorithm::Sha512, b"x");
+        for digest in [short, long] {
+            assert_eq!(digest_of(Key::of(&digest).as_slice()).unwrap(), digest);
+        }
+        assert!(Key::of(&short).as_slice() < Key::of(&long).as_slice());
+        for damaged in [&[][..], &[0], &[2; 33], &[0; 34], &[1; 33]] {
+            assert!(digest_of(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn times_read_back_to_the_millisecond() {
+        let time = time_of(1_700_000_000_123);
+        assert_eq!(time_of(ms_of(time)), time);
+        assert_eq!(ms_of(SystemTime::UNIX_EPOCH - Duration::from_secs(5)), 0);
+        assert!(time_of(u64::MAX) > time);
+    }
+}

@@ -1,0 +1,209 @@
+//! The one thread that writes the index. It takes all waiting jobs into one transaction, which readers see at once, and
+//! makes what it wrote durable about once a second, on request, and at the end. After a failure it opens the index anew
+//! or replaces it, once a second until that works; meanwhile jobs are dropped and counted.
+//!
+//! What a crash can lose is the last second of changes. Lost rows of blobs are found again: `CHECK_FROM` is stored with
+//! every durable commit, and only folders changed since are looked at after the next start (see `rebuild`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use redb::{Database, Durability, Error};
+
+use super::opening::{self, Opened, ailment_of};
+use super::queue::{Ailment, Job};
+use super::tables::{self, Tables};
+use super::{Shared, write_lock};
+use crate::rebuild;
+
+/// How long a change may be visible without being durable, and the pause between attempts to heal the index.
+const DURABLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A thread with nothing to do wakes up this often all the same.
+const IDLE_INTERVAL: Duration = Duration::from_secs(600);
+/// A published file may be this much older than its row, when syncing its folder took long.
+const CHECK_MARGIN: Duration = Duration::from_secs(60);
+/// The clock of file times ticks this coarsely.
+const CHECK_TICK: Duration = Duration::from_secs(1);
+/// The share of the cache, in percent, that blobs used more than once may fill.
+const PROTECTED_PERCENT: u64 = 80;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    rebuild: Option<JoinHandle<()>>,
+    /// Since when there are visible changes that are not durable.
+    dirty_since: Option<Instant>,
+    /// The last job that is visible.
+    visible: u64,
+}
+
+impl Writer {
+    /// Starts with an index, or without one.
+    pub(super) fn new(shared: Arc<Shared>, opened: Option<Opened>) -> Self {
+        let mut writer = Self { shared, rebuild: None, dirty_since: None, visible: 0 };
+        if let Some(opened) = opened {
+            writer.install(opened);
+        }
+        writer
+    }
+
+    /// The thread's life.
+    pub(super) fn run(mut self) {
+        loop {
+            let batch = self.shared.queue.take(self.wake_at());
+            if let Some(ailment) = batch.ailment {
+                self.drop_index(ailment);
+            }
+            if !self.has_index() && !batch.closing {
+                self.heal();
+            }
+            self.apply(batch.jobs);
+            self.visible = batch.last;
+            self.shared.queue.set_visible(batch.last);
+            let due = self.dirty_since.is_some_and(|since| since.elapsed() >= DURABLE_INTERVAL);
+            if due || batch.make_durable || batch.closing {
+                self.make_durable(batch.closing);
+            }
+            if batch.closing {
+                break;
+            }
+        }
+        if let Some(rebuild) = self.rebuild.take() {
+            let _ = rebuild.join();
+        }
+        let database = write_lock(&self.shared.database).take();
+        database.into_iter().for_each(opening::close);
+    }
+
+    fn wake_at(&self) -> Instant {
+        match self.dirty_since {
+            _ if !self.has_index() => Instant::now() + DURABLE_INTERVAL,
+            Some(since) => since + DURABLE_INTERVAL,
+            None => Instant::now() + IDLE_INTERVAL,
+        }
+    }
+
+    fn has_index(&self) -> bool {
+        self.shared.with_database(|_| Ok(())).is_some()
+    }
+
+    fn apply(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let job_count = jobs.len() as u64;
+        let mut reservations = Vec::new();
+        let limits = self.shared.space.ledger().limits;
+        let protected_max_bytes = limits.max_size_bytes / 100 * PROTECTED_PERCENT;
+        let paths = &self.shared.paths;
+        let committed = self.shared.with_database(|database| {
+            let (changes, held): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.apply, job.reservation)).unzip();
+            reservations = held;
+            commit(database, |transaction| {
+                let mut tables = Tables::open(transaction, paths, protected_max_bytes)?;
+                changes.into_iter().try_for_each(|change| change(&mut tables))?;
+                tables.finish()
+            })
+        });
+        match committed {
+            Some(Ok((totals, stale))) => {
+                self.shared.hot.forget(&stale);
+                self.shared.space.set_used(totals.held());
+                self.dirty_since.get_or_insert_with(Instant::now);
+            }
+            Some(Err(error)) => {
+                self.count_dropped(job_count);
+                self.judge(error);
+            }
+            None => self.count_dropped(job_count),
+        }
+    }
+
+    /// A commit that survives a power cut. Quick repair makes the next start after a crash independent of the size.
+    fn make_durable(&mut self, closing: bool) {
+        let margin = if closing { CHECK_TICK } else { CHECK_MARGIN };
+        let check_from = self.shared.is_reconciled().then(|| SystemTime::now() - margin);
+        let committed = self.shared.with_database(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_quick_repair(true);
+            if let Some(time) = check_from {
+                tables::set_check_from(&transaction, time)?;
+            }
+            Ok(transaction.commit()?)
+        });
+        self.dirty_since = None;
+        if let Some(Err(error)) = committed {
+            self.judge(error);
+        }
+        self.shared.queue.set_durable(self.visible);
+    }
+
+    fn count_dropped(&self, jobs: u64) {
+        self.shared.counters.index_dropped.fetch_add(jobs, Ordering::Relaxed);
+    }
+
+    fn judge(&mut self, error: Error) {
+        if matches!(error, Error::ValueTooLarge(_)) {
+            return;
+        }
+        tracing::warn!(%error, "a change of the cache's index failed; it will be opened anew");
+        self.drop_index(ailment_of(&error));
+    }
+
+    fn drop_index(&mut self, ailment: Ailment) {
+        let database = write_lock(&self.shared.database).take();
+        if let Some(database) = database {
+            opening::close(database);
+            if ailment == Ailment::Replace {
+                opening::set_aside(&self.shared.paths);
+            }
+        }
+        // Changes that were visible may be lost with it.
+        self.shared.hot.clear();
+        self.dirty_since = None;
+    }
+
+    fn heal(&mut self) {
+        match opening::open(&self.shared.paths) {
+            Ok(Some(opened)) => self.install(opened),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the cache's index is still unavailable"),
+        }
+    }
+
+    /// Puts an index to use and has the folders looked at that changed behind its back.
+    fn install(&mut self, opened: Opened) {
+        if let Some(earlier) = self.rebuild.take() {
+            let _ = earlier.join();
+        }
+        self.shared.space.set_used(opened.totals.held());
+        *write_lock(&self.shared.database) = Some(opened.database);
+        self.shared.start_rebuilding();
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name("store-rebuild".to_owned());
+        let started = thread.spawn(move || {
+            let complete = rebuild::reconcile(&shared, opened.check_from);
+            shared.end_rebuilding(complete);
+        });
+        match started {
+            Ok(thread) => self.rebuild = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, "the cache's files could not be compared with its index");
+                self.shared.end_rebuilding(false);
+            }
+        }
+    }
+}
+
+/// One transaction that readers see at once and that becomes durable with the next durable one.
+fn commit<T>(
+    database: &Database,
+    change: impl FnOnce(&redb::WriteTransaction) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::None)?;
+    let changed = change(&transaction)?;
+    transaction.commit()?;
+    Ok(changed)
+}

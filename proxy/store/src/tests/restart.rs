@@ -1,0 +1,198 @@
+//! What is left after a crash, and after the index was damaged.
+
+use std::fs::File;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::Extents;
+use crate::paths::Paths;
+
+#[test]
+fn a_crash_leaves_what_was_published_and_nothing_else() {
+    let place = Place::new(PLENTY);
+    let digest = put(&place.store, 1, 1000);
+    let (half, bytes) = content(2, 1000);
+    let fill = place.store.begin(&half, Some(1000)).unwrap();
+    fill.write_at(0, &bytes[..500]).unwrap();
+    let unnamed = place.store.begin_unnamed(None).unwrap();
+    unnamed.write_at(0, &bytes).unwrap();
+    let paused = place.store.begin(&Digest::Sha256([3; 32]), Some(1000)).unwrap();
+    paused.write_at(0, &bytes[..10]).unwrap();
+    paused.pause(&Extents::from(vec![(0, 10)])).unwrap();
+
+    let wreck = place.wreck();
+    assert_eq!(files_below(&wreck.path().join("fill")), 4);
+    let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    assert!(!store.contains(&half));
+    assert_eq!(files_below(&wreck.path().join("fill")), 2, "the paused one and its sidecar");
+    store.wait_for_rebuild();
+    let usage = store.usage();
+    assert_eq!((usage.used_bytes, usage.blobs, usage.reserved_bytes), (1000, 1, 1000));
+    put(&store, 2, 1000);
+    assert_eq!(store.list(None, 10).unwrap().len(), 2);
+}
+
+#[test]
+fn rows_that_a_crash_lost_are_found_again() {
+    let place = Place::new(PLENTY);
+    let removed = put(&place.store, 1, 10);
+    place.store.wait_for_rebuild();
+    assert!(place.store.flush());
+    let lost = put(&place.store, 2, 20);
+    place.store.remove(&removed).unwrap();
+    let wreck = place.wreck();
+    let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
+    store.wait_for_rebuild();
+    let listed: Vec<Digest> = store.list(None, 10).unwrap().iter().map(|entry| entry.digest).collect();
+    assert_eq!(listed, [lost]);
+    assert_eq!((store.usage().used_bytes, store.usage().blobs), (20, 1));
+}
+
+#[test]
+fn a_start_looks_only_at_folders_that_changed() {
+    let place = Place::new(PLENTY);
+    let paths = Paths::new(place.dir.path());
+    put(&place.store, 1, 10);
+    place.store.wait_for_rebuild();
+    let Place { store, dir } = place;
+    drop(store);
+    let (old, new) = (Digest::Sha256([1; 32]), Digest::Sha256([2; 32]));
+    for (digest, age) in [(old, Duration::from_secs(7200)), (new, Duration::ZERO)] {
+        std::fs::create_dir_all(paths.shard_of(&digest)).unwrap();
+        std::fs::write(paths.blob(&digest), b"planted").unwrap();
+        File::open(paths.shard_of(&digest)).unwrap().set_modified(SystemTime::now() - age).unwrap();
+    }
+    let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    store.wait_for_rebuild();
+    let listed: Vec<Digest> = store.list(None, 10).unwrap().iter().map(|entry| entry.digest).collect();
+    assert!(listed.contains(&new) && !listed.contains(&old), "{listed:?}");
+    assert!(store.blob(&old).unwrap().is_some(), "its file says that it is there");
+    store.flush();
+    assert_eq!(store.list(None, 10).unwrap().len(), 3, "and its use brings its row back");
+}
+
+#[test]
+fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
+        ("deleted", |index| std::fs::remove_file(index).unwrap()),
+        ("emptied", |index| drop(File::create(index).unwrap())),
+        ("text", |index| std::fs::write(index, "not an index").unwrap()),
+        ("truncated", |index| {
+            let file = File::options().write(true).open(index).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }),
+        ("noise", |index| {
+            let len = std::fs::metadata(index).unwrap().len() as usize;
+            std::fs::write(index, content(7, len).1).unwrap();
+        }),
+    ];
+    for (name, damage) in damages {
+        let place = Place::new(PLENTY);
+        let digests: Vec<Digest> = (0..20).map(|seed| put(&place.store, seed, 100)).collect();
+        let Place { store, dir } = place;
+        drop(store);
+        damage(&dir.path().join("index.redb"));
+        let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+        for (seed, digest) in digests.iter().enumerate() {
+            assert_eq!(read(&store, digest).unwrap(), content(seed as u64, 100).1, "{name}");
+        }
+        put(&store, 100, 100);
+        store.wait_for_rebuild();
+        assert_eq!((store.usage().blobs, store.usage().used_bytes), (21, 2100), "{name}");
+        assert_eq!(store.list(None, 100).unwrap().len(), 21, "{name}");
+        drop(store);
+        let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+        assert_eq!(store.usage().blobs, 21, "{name}: the new index lasts");
+    }
+}
+
+#[test]
+fn damage_found_while_running_is_healed() {
+    let place = Place::new(PLENTY);
+    let digests: Vec<Digest> = (0..200).map(|seed| put(&place.store, seed, 10)).collect();
+    let Place { store, dir } = place;
+    drop(store);
+    let index = dir.path().join("index.redb");
+    let mut bytes = std::fs::read(&index).unwrap();
+    // Opening looks at no row, and only reading these tells that they are none.
+    for at in 0..bytes.len() - 33 {
+        if bytes[at] == 0 && digests.iter().any(|digest| digest.bytes() == &bytes[at + 1..at + 33]) {
+            bytes[at..at + 33].fill(0xff);
+        }
+    }
+    std::fs::write(&index, bytes).unwrap();
+    let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    let is_set_aside = || {
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().any(|name| Paths::is_broken_index(name.to_str().unwrap()))
+    };
+    assert!(!is_set_aside(), "it opened");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while store.list(None, 1000).map_or(0, |listed| listed.len()) < 200 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", store.usage());
+        assert!(digests.iter().all(|digest| store.blob(digest).unwrap().is_some()), "hits need no index");
+        store.wait_for_rebuild();
+    }
+    assert!(is_set_aside());
+    assert_eq!(store.usage().used_bytes, 2000);
+}
+
+#[test]
+fn only_the_last_damaged_index_is_kept() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("index.redb.broken-1"), "old").unwrap();
+    std::fs::write(dir.path().join("index.redb"), "damaged").unwrap();
+    let _store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let broken: Vec<String> = names.filter(|name| name.starts_with("index.redb.broken-")).collect();
+    assert!(broken.len() == 1 && broken[0] != "index.redb.broken-1", "{broken:?}");
+}
+
+#[test]
+fn foreign_files_are_left_alone_and_not_counted() {
+    let place = Place::new(PLENTY);
+    let digest = put(&place.store, 1, 10);
+    let folder = Paths::new(place.dir.path()).shard_of(&digest);
+    std::fs::write(folder.join("notes.txt"), "x").unwrap();
+    std::fs::write(folder.join(Digest::Sha256([0xee; 32]).hex()), "in the wrong folder").unwrap();
+    let Place { store, dir } = place;
+    drop(store);
+    std::fs::remove_file(dir.path().join("index.redb")).unwrap();
+    let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    store.wait_for_rebuild();
+    assert_eq!(store.usage().blobs, 1);
+    assert!(folder.join("notes.txt").exists());
+}
+
+#[test]
+fn damaged_sidecars_are_not_believed() {
+    for sidecar in [
+        "",
+        "{",
+        r#"{"size":1000,"extents":[[0,10]]"#,
+        r#"{"size":1000,"extents":[[0,11]]}"#,
+        r#"{"size":5,"extents":[[0,10]]}"#,
+        r#"{"size":1000,"extents":[[0,10]],"x":1}"#,
+    ] {
+        let place = Place::new(PLENTY);
+        let digest = Digest::Sha256([1; 32]);
+        let fill = place.store.begin(&digest, Some(1000)).unwrap();
+        fill.write_at(0, &[7; 10]).unwrap();
+        fill.pause(&Extents::from(vec![(0, 10)])).unwrap();
+        drop(fill);
+        let files = std::fs::read_dir(place.dir.path().join("fill")).unwrap().map(|entry| entry.unwrap().path());
+        let path = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "extents")).unwrap();
+        std::fs::write(path, sidecar).unwrap();
+        let place = place.restarted();
+        assert_eq!(files_below(&place.dir.path().join("fill")), 0, "{sidecar}");
+        assert_eq!(place.store.usage().reserved_bytes, 0);
+    }
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let place = Place::new(PLENTY);
+    assert!(matches!(Store::open(place.dir.path(), limits(PLENTY)), Err(StoreError::Locked { .. })));
+}

@@ -1,0 +1,131 @@
+//! Who a request is made for. Upstream decides by this, the rights table remembers by its [`CredentialId`], and only
+//! the exchange (`exchange.rs`) ever turns it into a header, for the one origin it belongs to.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+
+use entrepot_core::secret::Secret;
+
+/// What a request may present upstream.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// The client sent none: upstream's challenge is the client's to answer.
+    None,
+    /// The client's own `Authorization`, passed on as it is.
+    Header(Secret),
+    /// entrepot answers the challenges itself: with a login, or anonymously.
+    Answered(Option<Login>),
+}
+
+/// A user name and password: the administrator's, or a client's that was given to our own token endpoint.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The value of a Basic `Authorization` header.
+    basic: Secret,
+}
+
+/// Names a credential without containing it: a hash, safe in maps, logs and statistics.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CredentialId([u8; 16]);
+
+impl Credential {
+    /// The hash that stands for this credential.
+    pub fn id(&self) -> CredentialId {
+        match self {
+            Credential::None | Credential::Answered(None) => CredentialId::ANONYMOUS,
+            Credential::Header(value) => CredentialId::of(value.expose()),
+            Credential::Answered(Some(login)) => login.id(),
+        }
+    }
+
+    /// Whether upstream sees an anonymous request; what it allows then is public.
+    pub fn is_anonymous(&self) -> bool {
+        self.id() == CredentialId::ANONYMOUS
+    }
+}
+
+impl Login {
+    /// From a name and a password.
+    pub fn new(username: &str, password: &Secret) -> Self {
+        let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
+        Self { basic: Secret::new(format!("Basic {pair}")) }
+    }
+
+    /// From an `Authorization` header, where it is Basic.
+    pub fn from_basic(header: &Secret) -> Option<Self> {
+        let (scheme, pair) = header.expose().split_once(' ')?;
+        let pair = pair.trim();
+        let valid = scheme.eq_ignore_ascii_case("basic") && STANDARD.decode(pair).is_ok();
+        valid.then(|| Self { basic: Secret::new(format!("Basic {pair}")) })
+    }
+
+    /// The `Authorization` value.
+    pub fn basic(&self) -> &Secret {
+        &self.basic
+    }
+
+    /// The hash that stands for this login; the same as that of its Basic header.
+    pub fn id(&self) -> CredentialId {
+        CredentialId::of(self.basic.expose())
+    }
+}
+
+impl CredentialId {
+    /// Nobody in particular.
+    pub const ANONYMOUS: Self = Self([0; 16]);
+
+    /// The hash of an `Authorization` value.
+    pub fn of(header: &str) -> Self {
+        let hash = digest(&SHA256, header.as_bytes());
+        Self(std::array::from_fn(|i| hash.as_ref()[i]))
+    }
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::ANONYMOUS {
+            return formatter.write_str("anonymous");
+        }
+        self.0[..4].iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for CredentialId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+/// A header value from a secret, marked so that no HTTP library prints it.
+pub fn sensitive(secret: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_and_its_basic_header_are_one_credential() {
+        let login = Login::new("alice", &Secret::new("pa:ss"));
+        assert_eq!(login.basic().expose(), "Basic YWxpY2U6cGE6c3M=");
+        let header = Secret::new("basic YWxpY2U6cGE6c3M=");
+        assert!(Login::from_basic(&header) == Some(login.clone()));
+        assert_eq!(Credential::Answered(Some(login.clone())).id(), CredentialId::of(login.basic().expose()));
+        assert!(Login::from_basic(&Secret::new("Bearer abc")).is_none());
+        assert!(Login::from_basic(&Secret::new("Basic !!")).is_none());
+    }
+
+    #[test]
+    fn anonymous_is_one_credential_whoever_answers() {
+        assert!(Credential::None.is_anonymous() && Credential::Answered(None).is_anonymous());
+        assert!(!Credential::Header(Secret::new("Bearer x")).is_anonymous());
+        assert_ne!(CredentialId::of("Bearer x"), CredentialId::of("Bearer y"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Through a parent proxy: CONNECT, for plain http as well, and the hosts that are reached without it.
+//!
+//! The parent resolves names, so the address policy can only judge literals; `connector` does that. Nothing beyond
+//! the head of the parent's answer is read here: what follows belongs to the connection's user.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use entrepot_core::host::RegistryHost;
+use http::{HeaderValue, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use entrepot_config::ready::{NoProxy, ParentProxy};
+use entrepot_core::secret::Secret;
+
+/// A parent proxy and who we are to it.
+pub struct Parent {
+    /// Where it listens.
+    pub host: RegistryHost,
+    authorization: Option<Secret>,
+    instance: Arc<str>,
+}
+
+/// Why the parent proxy did not let us through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParentError {
+    /// It wants other credentials.
+    #[error("it answered 407; check the user and password in upstream.proxy")]
+    Unauthorized,
+    /// It refused or failed.
+    #[error("it answered {0}; ask who runs it, or list the host in upstream.no_proxy")]
+    Status(StatusCode),
+    /// It closed the connection in place of an answer.
+    #[error("it closed the connection without an answer; check that upstream.proxy names an http proxy")]
+    Closed,
+    /// Its answer is not HTTP, or its head is too large.
+    #[error("its answer is not HTTP; check that upstream.proxy names an http proxy")]
+    Malformed,
+    /// The connection to it broke.
+    #[error("the connection to it broke ({0}); try again")]
+    Broken(io::ErrorKind),
+}
+
+/// The most that the head of the parent's answer may take.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+
+impl ParentError {
+    /// Whether the same request may succeed a moment later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Status(status) => status.is_server_error(),
+            Self::Closed | Self::Broken(_) => true,
+            Self::Unauthorized | Self::Malformed => false,
+        }
+    }
+}
+
+impl From<io::Error> for ParentError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.kind())
+    }
+}
+
+impl Parent {
+    /// The parent proxy of the configuration.
+    pub fn new(configured: &ParentProxy, instance: Arc<str>) -> Self {
+        Self { host: configured.host.clone(), authorization: configured.authorization.clone(), instance }
+    }
+
+    /// Asks the parent, over a fresh connection to it, for a tunnel to `target`, on behalf of a request that came by
+    /// the hops `heard_via`.
+    pub async fn tunnel(
+        &self,
+        stream: &mut TcpStream,
+        target: &RegistryHost,
+        heard_via: &[HeaderValue],
+    ) -> Result<(), ParentError> {
+        stream.write_all(self.request(target, heard_via).as_bytes()).await?;
+        match read_status(stream).await? {
+            status if status.is_success() => Ok(()),
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(ParentError::Unauthorized),
+            status => Err(ParentError::Status(status)),
+        }
+    }
+
+    fn request(&self, target: &RegistryHost, heard_via: &[HeaderValue]) -> String {
+        // No host has port 0, so the authority always carries its port, as CONNECT wants it.
+        let authority = target.authority(0);
+        let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+        for hop in heard_via.iter().filter_map(|hop| hop.to_str().ok()) {
+            let _ = write!(head, "Via: {hop}\r\n");
+        }
+        // Writing to a String does not fail.
+        let _ = write!(head, "Via: 1.1 entrepot-{}\r\n", self.instance);
+        if let Some(authorization) = &self.authorization {
+            let _ = write!(head, "Proxy-Authorization: {}\r\n", authorization.expose());
+        }
+        head.push_str("\r\n");
+        head
+    }
+}
+
+/// Reads exactly the head of the answer: peeks, then takes no more than belongs to it.
+async fn read_status(stream: &mut TcpStream) -> Result<StatusCode, ParentError> {
+    let mut head = vec![0; HEAD_MAX_BYTES];
+    let mut filled = 0;
+    while filled < head.len() {
+        let peeked = stream.peek(&mut head[filled..]).await?;
+        if peeked == 0 {
+            return Err(ParentError::Closed);
+        }
+        // The end may have begun in what was taken before.
+        let from = filled.saturating_sub(3);
+        let end = end_of_head(&head[from..filled + peeked]).map(|end| from + end);
+        let until = end.unwrap_or(filled + peeked);
+        stream.read_exact(&mut head[filled..until]).await?;
+        filled = until;
+        if end.is_some() {
+            return parse_status(&head[..filled]);
+        }
+    }
+    Err(ParentError::Malformed)
+}
+
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn parse_status(head: &[u8]) -> Result<StatusCode, ParentError> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(head).map_err(|_| ParentError::Malformed)?;
+    response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(ParentError::Malformed)
+}
+
+/// Whether `host` is reached without the parent proxy.
+pub fn bypasses(no_proxy: &NoProxy, host: &RegistryHost) -> bool {
+    let named = |(name, port): &(String, Option<u16>)| {
+        let below = host.name().strip_suffix(name.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'));
+        below && port.is_none_or(|port| port == host.port())
+    };
+    let address = host.address().map(|ip| ip.to_canonical());
+    let within = |ip: IpAddr| no_proxy.networks.iter().any(|network| network.contains(&ip));
+    no_proxy.everything || no_proxy.names.iter().any(named) || address.is_some_and(within)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{host_of, listener};
+    use tokio::net::TcpListener;
+
+    fn parent(host: RegistryHost) -> Parent {
+        let authorization = Some(Secret::new("Basic dTpw"));
+        Parent::new(&ParentProxy { host, authorization }, "i1".into())
+    }
+
+    async fn asked(answer: &'static [u8]) -> (Result<(), ParentError>, TcpStream, String) {
+        let (server, address) = listener().await;
+        let answering = tokio::spawn(answer_once(server, answer));
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        let target = "[2606::1]:443".parse().expect("a host");
+        let outcome =
+            parent(host_of(address)).tunnel(&mut stream, &target, &[HeaderValue::from_static("1.0 before")]).await;
+        (outcome, stream, answering.await.expect("no panic"))
+    }
+
+    async fn answer_once(server: TcpListener, answer: &'static [u8]) -> String {
+        let (mut stream, _) = server.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.expect("a byte"));
+        }
+        // In two parts, so that the end of the head is split.
+        let (first, second) = answer.split_at(answer.len() / 2);
+        stream.write_all(first).await.expect("sent");
+        tokio::task::yield_now().await;
+        stream.write_all(second).await.expect("sent");
+        String::from_utf8(request).expect("text")
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_begins_right_behind_the_head() {
+        let (outcome, mut stream, request) = asked(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\nbanner of an ssh server").await;
+        assert_eq!(outcome, Ok(()));
+        assert_eq!(
+            request,
+            "CONNECT [2606::1]:443 HTTP/1.1\r\nHost: [2606::1]:443\r\nVia: 1.0 before\r\nVia: 1.1 entrepot-i1\r\n\
+             Proxy-Authorization: Basic dTpw\r\n\r\n"
+        );
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.expect("the rest");
+        assert_eq!(rest, "banner of an ssh server");
+    }
+
+    #[tokio::test]
+    async fn refusals_say_what_the_parent_said() {
+        for (answer, error) in [
+            (&b"HTTP/1.1 407 Who are you\r\n\r\n"[..], ParentError::Unauthorized),
+            (b"HTTP/1.0 503 No\r\nContent-Length: 2\r\n\r\nno", ParentError::Status(StatusCode::SERVICE_UNAVAILABLE)),
+            (b"", ParentError::Closed),
+            (b"HTTP/1.1 200 OK\r\n", ParentError::Closed),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", ParentError::Malformed),
+        ] {
+            let (outcome, ..) = asked(answer).await;
+            assert_eq!(outcome, Err(error), "{}", String::from_utf8_lossy(answer));
+        }
+        let endless: &'static [u8] = vec![b'x'; HEAD_MAX_BYTES].leak();
+        assert_eq!(asked(endless).await.0, Err(ParentError::Malformed));
+    }
+
+    #[test]
+    fn no_proxy_lists() {
+        let list = NoProxy {
+            everything: false,
+            names: vec![("corp.example".into(), None), ("reg.example".into(), Some(5000))],
+            networks: vec!["10.0.0.0/8".parse().expect("a net"), "fd00::/8".parse().expect("a net")],
+        };
+        for (host, bypassed) in [
+            ("corp.example", true),
+            ("a.b.CORP.example:5000", true),
+            ("evilcorp.example", false),
+            ("example", false),
+            ("reg.example:5000", true),
+            ("x.reg.example:5000", true),
+            ("reg.example", false),
+            ("10.1.2.3", true),
+            ("[::ffff:10.1.2.3]", true),
+            ("[fd12::1]:5000", true),
+            ("11.1.2.3", false),
+        ] {
+            let host: RegistryHost = host.parse().expect(host);
+            assert_eq!(bypasses(&list, &host), bypassed, "{host}");
+        }
+        let everything = NoProxy { everything: true, ..NoProxy::default() };
+        assert!(bypasses(&everything, &"ghcr.io".parse().expect("a host")));
+        assert!(!bypasses(&NoProxy::default(), &"ghcr.io".parse().expect("a host")));
+    }
+}

@@ -1,0 +1,88 @@
+//! The pull quota that upstream tells (`RateLimit-Limit: 100;w=21600`, `RateLimit-Remaining`), remembered per
+//! registry and credential so that people see it before it is used up.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use entrepot_core::host::RegistryHost;
+use http::HeaderMap;
+
+use crate::credential::CredentialId;
+
+/// One credential's quota at one registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// Pulls allowed in the window.
+    pub limit: u64,
+    /// Pulls left.
+    pub remaining: u64,
+    /// The window's length in seconds, where told.
+    pub window_s: Option<u64>,
+}
+
+/// What every credential was told last.
+#[derive(Default)]
+pub struct Quotas {
+    seen: Mutex<HashMap<(RegistryHost, CredentialId), (Quota, Instant)>>,
+}
+
+/// Credentials remembered; beyond it the longest unseen is forgotten.
+const QUOTAS_MAX: usize = 256;
+
+impl Quotas {
+    /// Notes the quota in an answer's headers, where there is one.
+    pub fn note(&self, registry: &RegistryHost, credential: CredentialId, headers: &HeaderMap) {
+        let Some(quota) = parse(headers) else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= QUOTAS_MAX {
+            let oldest = seen.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
+            oldest.map(|key| seen.remove(&key));
+        }
+        seen.insert((registry.clone(), credential), (quota, Instant::now()));
+    }
+
+    /// Everything known, with when it was told.
+    pub fn all(&self) -> Vec<(RegistryHost, CredentialId, Quota, Instant)> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> =
+            seen.iter().map(|((host, credential), (quota, at))| (host.clone(), *credential, *quota, *at)).collect();
+        all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        all
+    }
+}
+
+fn parse(headers: &HeaderMap) -> Option<Quota> {
+    let (limit, window_s) = number(headers, "ratelimit-limit")?;
+    let (remaining, _) = number(headers, "ratelimit-remaining")?;
+    Some(Quota { limit, remaining, window_s })
+}
+
+/// Reads `100;w=21600`.
+fn number(headers: &HeaderMap, name: &str) -> Option<(u64, Option<u64>)> {
+    let mut parts = headers.get(name)?.to_str().ok()?.split(';');
+    let number = parts.next()?.trim().parse().ok()?;
+    let window = parts.find_map(|part| part.trim().strip_prefix("w=")?.parse().ok());
+    Some((number, window))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hubs_headers_are_remembered_per_credential() {
+        let quotas = Quotas::default();
+        let host: RegistryHost = "registry-1.docker.io".parse().expect("host");
+        let mut headers = HeaderMap::new();
+        quotas.note(&host, CredentialId::ANONYMOUS, &headers);
+        assert!(quotas.all().is_empty());
+        headers.insert("ratelimit-limit", "100;w=21600".parse().expect("value"));
+        headers.insert("ratelimit-remaining", "76;w=21600".parse().expect("value"));
+        quotas.note(&host, CredentialId::ANONYMOUS, &headers);
+        quotas.note(&host, CredentialId::of("Basic x"), &headers);
+        let all = quotas.all();
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].2, Quota { limit: 100, remaining: 76, window_s: Some(21_600) });
+    }
+}

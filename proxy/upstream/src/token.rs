@@ -1,0 +1,176 @@
+//! Tokens that entrepot fetches itself (Docker token authentication): one cache per realm, service, scope and
+//! credential, renewed before they expire, one request at a time for each.
+//!
+//! Invariant (T2): nothing here is ever sent to a client; a client's own token answers are relayed, not cached.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use entrepot_core::host::RegistryHost;
+use serde::Deserialize;
+use url::Url;
+
+use crate::credential::CredentialId;
+use crate::registry::host_of;
+use entrepot_core::secret::Secret;
+
+/// How a registry asks for authentication.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scheme {
+    /// A token of this realm.
+    Bearer {
+        /// Where tokens are given out.
+        realm: Url,
+        /// The `service` parameter, where told.
+        service: Option<String>,
+    },
+    /// The login itself.
+    Basic,
+}
+
+/// What a token is for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenKey {
+    /// The realm's URL as text.
+    pub realm: String,
+    /// The service.
+    pub service: Option<String>,
+    /// `repository:NAME:ACTIONS`, several where content is mounted from another repository.
+    pub scopes: Vec<String>,
+    /// For whom.
+    pub credential: CredentialId,
+}
+
+/// A realm's answer.
+#[derive(Deserialize)]
+pub struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
+
+/// Tokens and the schemes by which registries ask for them.
+#[derive(Default)]
+pub struct Tokens {
+    slots: Mutex<HashMap<TokenKey, Slot>>,
+    schemes: Mutex<HashMap<RegistryHost, Scheme>>,
+}
+
+/// Bounds: beyond them the table is emptied, which costs one more request for each entry still in use.
+const TOKENS_MAX: usize = 4096;
+const SCHEMES_MAX: usize = 1024;
+
+impl Tokens {
+    /// The slot of one token: lock it, look, fetch and fill while holding it, so that only one fetch runs.
+    pub fn slot(&self, key: &TokenKey) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= TOKENS_MAX && !slots.contains_key(key) {
+            slots.clear();
+        }
+        slots.entry(key.clone()).or_default().clone()
+    }
+
+    /// How `registry` asked last.
+    pub fn scheme(&self, registry: &RegistryHost) -> Option<Scheme> {
+        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
+    }
+
+    /// Remembers how `registry` asks.
+    pub fn learn_scheme(&self, registry: &RegistryHost, scheme: Scheme) {
+        let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        if schemes.len() >= SCHEMES_MAX {
+            schemes.clear();
+        }
+        schemes.insert(registry.clone(), scheme);
+    }
+
+    /// The registry that sends its clients to this token endpoint, where one did. Of several, the one that calls
+    /// itself `service`, and among those the endpoint's own host.
+    pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
+        let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
+            Scheme::Bearer { realm, service: own } => {
+                let same = realm.path() == path && host_of(realm).as_ref() == Some(host);
+                same.then(|| (own.as_deref() == service, registry == host, registry))
+            }
+            Scheme::Basic => None,
+        });
+        candidates.max().map(|(_, _, registry)| registry.clone())
+    }
+}
+
+impl TokenAnswer {
+    /// The token and the time it lasts; 60 s where the realm does not say, as the specification has it.
+    pub fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
+        let answer: Self = serde_json::from_slice(body).ok()?;
+        let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
+        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60).clamp(1, 24 * 3600));
+        Some((Secret::new(token), lifetime))
+    }
+}
+
+/// When a token that lasts `lifetime` from `now` is to be renewed: a fifth before its end, 20 s at most.
+pub fn renew_at(now: Instant, lifetime: Duration) -> Instant {
+    now + lifetime - (lifetime / 5).min(Duration::from_secs(20))
+}
+
+/// The URL that asks `realm` for a token.
+pub fn request_url(key: &TokenKey) -> Option<Url> {
+    let mut url = Url::parse(&key.realm).ok()?;
+    {
+        let mut query = url.query_pairs_mut();
+        if let Some(service) = &key.service {
+            query.append_pair("service", service);
+        }
+        for scope in &key.scopes {
+            query.append_pair("scope", scope);
+        }
+    }
+    Some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_answers() {
+        let parse = |text: &str| TokenAnswer::parse(text.as_bytes()).map(|(t, d)| (t.expose().to_owned(), d.as_secs()));
+        assert_eq!(parse(r#"{"token":"a","expires_in":300}"#), Some(("a".into(), 300)));
+        assert_eq!(parse(r#"{"access_token":"b"}"#), Some(("b".into(), 60)));
+        assert_eq!(parse(r#"{"token":"","access_token":"c","expires_in":0}"#), Some(("c".into(), 1)));
+        assert_eq!(parse(r#"{"error":"no"}"#), None);
+        assert_eq!(parse("<html>"), None);
+    }
+
+    #[test]
+    fn the_request_keeps_what_the_realm_has() {
+        let key = TokenKey {
+            realm: "https://auth.example/token?x=1".into(),
+            service: Some("reg example".into()),
+            scopes: vec!["repository:a/b:pull".into()],
+            credential: CredentialId::ANONYMOUS,
+        };
+        let url = request_url(&key).expect("url");
+        assert_eq!(url.query(), Some("x=1&service=reg+example&scope=repository%3Aa%2Fb%3Apull"));
+    }
+
+    #[test]
+    fn realms_lead_back_to_their_registry() {
+        let tokens = Tokens::default();
+        let registry: RegistryHost = "registry-1.docker.io".parse().expect("host");
+        let realm = Url::parse("https://auth.docker.io/token").expect("url");
+        tokens.learn_scheme(&registry, Scheme::Bearer { realm, service: None });
+        let auth: RegistryHost = "auth.docker.io".parse().expect("host");
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+        assert_eq!(tokens.registry_of_realm(&auth, "/other", None), None);
+        let other: RegistryHost = "mirror.example".parse().expect("host");
+        let realm = Url::parse("https://auth.docker.io/token").expect("url");
+        tokens.learn_scheme(&other, Scheme::Bearer { realm, service: Some("mirror".into()) });
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
+        assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+    }
+}
