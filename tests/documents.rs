@@ -1,5 +1,5 @@
-//! What the documents say of this repository is true: their links lead somewhere, and the tests that `docs/threats.md`
-//! names exist. Needs neither root nor the built program.
+//! What the documents say of this repository is true: their links lead somewhere, the files that they name exist, and so
+//! do the tests that `docs/threats.md` names. Needs neither root nor the built program.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,28 @@ fn every_link_leads_somewhere() {
     }
     assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
     assert!(checked > 30, "only {checked} links were found");
+}
+
+#[test]
+fn every_file_that_the_maps_name_exists() {
+    let mut missing = Vec::new();
+    let mut checked = 0;
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/threats.md", "docs/walks.md"] {
+        let page = read(Path::new(document));
+        for name in quoted(&page).filter(|words| words.contains('/') && !words.contains([' ', '…', '<', ':'])) {
+            let is_ours = SOURCES.iter().any(|folder| name.starts_with(&format!("{folder}/")));
+            if !is_ours && !name.ends_with(".rs") {
+                continue;
+            }
+            checked += 1;
+            // ARCHITECTURE.md says where it leaves the first folder out.
+            if !repository().join(name).exists() && !repository().join("proxy").join(name).exists() {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "files that are named and are not there:\n{}", missing.join("\n"));
+    assert!(checked > 100, "only {checked} files were found");
 }
 
 #[test]
