@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# How long each level of the checks takes. Sourced by .ci/run, tests/lint and tests/run; the outermost of them prints the
-# table when it ends.
+# How long each level of the checks takes. Sourced by .ci/run, tests/lint and tests/run; the outermost of them prints
+# the table when it ends.
 
 if [ -z "${ENTREPOT_LEVELS:-}" ]; then
   ENTREPOT_LEVELS=$(mktemp)

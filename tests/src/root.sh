@@ -1,6 +1,7 @@
 # shellcheck shell=sh
-# Makes a root directory of the machine's files and becomes a command in it. /usr and /var are layers over the machine's.
-# /etc and the sources of the trust store are copies: programs of the machine may change them while a test compares them.
+# Makes a root directory of the machine's files and becomes a command in it. /usr and /var are layers over the
+# machine's. /etc and the sources of the trust store are copies: programs of the machine may change them while a test
+# compares them.
 # Arguments: root, layers, number of binds, their pairs, then the command.
 set -eu
 root=$1 layers=$2 count=$3
