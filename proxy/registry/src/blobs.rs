@@ -7,28 +7,23 @@ use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::StatusCode;
 
 use super::events::{Deed, Event};
-use super::failure::{store_failed, unavailable, unknown};
+use super::failure::{store_failed, unknown};
 use super::request::Request;
 use super::uploads::empty;
 use entrepot_cache::pull::blob_reply::{range_header, stored_reply, unsatisfiable};
-use entrepot_cache::pull::offload;
 use entrepot_net::http::reply::{Note, Reply};
 
 impl Request {
     /// `GET` or `HEAD /v2/<name>/blobs/<digest>`
     pub(super) async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
-        let (store, is_head) = (self.registry.store.clone(), self.is_head());
-        let (named, wanted) = (repository.clone(), *digest);
-        let found = offload(move || {
-            // Who asks by HEAD is about to push a manifest with it, more often than not.
-            let found = match is_head {
-                true => store.confirm_pushed_blob(&named, &wanted),
-                false => store.pushed_blob(&named, &wanted),
-            };
-            found.map(|found| found.ok_or_else(|| store.has_repository(&named)))
-        });
-        let reply = match found.await {
-            Some(Ok(Ok(blob))) => {
+        let (store, is_head) = (self.registry.store.repositories.at(repository), self.is_head());
+        // A client that asks by HEAD is about to push a manifest with it, more often than not.
+        let found = match is_head {
+            true => store.confirm_blob(digest).await,
+            false => store.blob(digest).await,
+        };
+        let reply = match found {
+            Ok(Some(blob)) => {
                 let range = range_header(&self.headers).filter(|_| !is_head);
                 if range.is_some_and(is_backwards) {
                     return unsatisfiable(blob.size_bytes);
@@ -37,9 +32,8 @@ impl Request {
                 let note = Note { stored_at: blob.stored_at(), ..note };
                 stored_reply(&self.registry.store, blob, range, is_head, || None, note)
             }
-            Some(Ok(Err(has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+            Ok(None) => unknown(store.exists().await, ErrorCode::BlobUnknown),
+            Err(error) => store_failed(&error),
         };
         let status = reply.note.cache_status;
         reply.noted(RequestType::BlobByDigest, status).of(*digest)
@@ -47,19 +41,14 @@ impl Request {
 
     /// `DELETE /v2/<name>/blobs/<digest>`
     pub(super) async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
-        let (store, named, wanted) = (self.registry.store.clone(), repository.clone(), *digest);
-        let removed = offload(move || {
-            let removed = store.remove_pushed_blob(&named, &wanted)?;
-            Ok((removed, store.has_repository(&named)))
-        });
-        match removed.await {
-            Some(Ok((true, _))) => {
+        let store = self.registry.store.repositories.at(repository);
+        match store.remove_blob(digest).await {
+            Ok(true) => {
                 self.tell(Deed::Delete, repository, |event| Event { digest: Some(*digest), ..event });
                 empty(StatusCode::ACCEPTED).of(*digest)
             }
-            Some(Ok((false, has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+            Ok(false) => unknown(store.exists().await, ErrorCode::BlobUnknown),
+            Err(error) => store_failed(&error),
         }
     }
 }

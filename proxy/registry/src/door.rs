@@ -161,7 +161,7 @@ async fn answer_ours(
     };
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, snapshot, arrival, head)
+        && let Some(mirrored) = from_docker_hub(service, &route, snapshot, arrival, head).await
     {
         let instead = mirrored.answer(&service.pull, body).await;
         service.local.heard_of_docker_hub(instead.status);
@@ -202,7 +202,7 @@ fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Ro
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
-fn from_docker_hub(
+async fn from_docker_hub(
     service: &RegistryService,
     route: &Route,
     snapshot: Arc<ConfigSnapshot>,
@@ -212,7 +212,7 @@ fn from_docker_hub(
     let repository = route.repository()?;
     let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    let ours = service.local.store.has_repository(repository);
+    let ours = service.local.store.repositories.at(repository).exists().await;
     (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(snapshot, host, place, arrival, head))
 }
 

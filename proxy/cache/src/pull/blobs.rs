@@ -20,10 +20,10 @@ use crate::fetch::table::Wish;
 use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, Wanted, hit};
 use crate::pull::tags::shared_call;
-use crate::pull::{Call, Pull, offload, replies};
+use crate::pull::{Call, Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, RightsOutcome};
-use entrepot_store::Blob;
+use entrepot_store::{Blob, Place};
 use entrepot_upstream::operation::{ByteRange, Operation};
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
@@ -34,6 +34,12 @@ pub(super) struct BlobCall<'a> {
     pub(super) call: &'a Call,
     pub(super) repository: &'a RepositoryName,
     pub(super) digest: Digest,
+}
+
+impl BlobCall<'_> {
+    pub(super) fn place(&self) -> Place {
+        self.call.place(self.repository)
+    }
 }
 
 /// What came of the wish to join a flight.
@@ -164,9 +170,9 @@ impl Pull {
     /// Somebody else's fill runs. In the same repository the leader's answer is awaited, since it proves that the blob
     /// is there; elsewhere this client's own registry is asked first.
     async fn join_flight(self: &Arc<Self>, blob: &BlobCall<'_>, fetch: &Arc<InflightFetch>) -> Boarding {
-        let same_registry = fetch.origin.0 == blob.call.registry.host;
-        let same_place = same_registry && fetch.origin.1 == *blob.repository;
-        let alike = fetch.led_by(&blob.call.registry.host, blob.repository, blob.call.credential.id());
+        let same_registry = *fetch.origin.registry() == blob.call.registry.host;
+        let same_place = fetch.origin == blob.place();
+        let alike = fetch.led_by(&blob.place(), blob.call.credential.id());
         let was_open = fetch.opened_for();
         let opening = fetch.opened().await;
         match &opening {
@@ -310,13 +316,8 @@ impl Pull {
     }
 
     async fn stored_blob(&self, blob: &BlobCall<'_>) -> Option<Arc<Blob>> {
-        if let Some(open) = self.store.open_blob(&blob.digest) {
-            return Some(open);
-        }
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let found = offload(move || store.blob(&digest)).await?;
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%digest, "the store cannot be read, asking upstream: {error}");
+        self.store.blobs.get(&blob.digest).await.unwrap_or_else(|error| {
+            tracing::warn!(digest = %blob.digest, "the store cannot be read, asking upstream: {error}");
             None
         })
     }
@@ -327,42 +328,35 @@ impl Pull {
     }
 
     async fn is_linked(&self, blob: &BlobCall<'_>) -> bool {
-        if self.store.linked_now(&blob.call.registry.host, blob.repository, &blob.digest) {
-            return true;
-        }
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let (registry, repository) = (blob.call.registry.host.clone(), blob.repository.clone());
-        offload(move || store.linked(&registry, &repository, &digest)).await.unwrap_or(false)
+        self.store.names.linked(&blob.place(), &blob.digest).await
     }
 
     async fn link(&self, blob: &BlobCall<'_>) {
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let (registry, repository) = (blob.call.registry.host.clone(), blob.repository.clone());
-        offload(move || store.link(&registry, &repository, &digest)).await;
+        self.store.names.link(&blob.place(), &blob.digest).await;
     }
 
     /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
     /// public somewhere.
     async fn may_share(&self, blob: &BlobCall<'_>, stored: &Arc<Blob>) -> bool {
-        let (store, digest, registry) = (self.store.clone(), blob.digest, blob.call.registry.host.clone());
-        let stored = stored.clone();
-        let shared = offload(move || {
-            if stored.first_registry().as_ref() == Some(&registry) {
+        let registry = &blob.call.registry.host;
+        if stored.first_registry().await.as_ref() == Some(registry) {
+            return true;
+        }
+        let places = self.store.names.places(&blob.digest).await;
+        if places.iter().any(|place| place.registry() == registry) {
+            return true;
+        }
+        for place in &places {
+            if self.store.names.last_public(place).await.is_some() {
                 return true;
             }
-            let places = store.linked_repositories(&digest);
-            let public = |host, name: &str| name.parse().is_ok_and(|name| store.last_public(host, &name).is_some());
-            places.iter().any(|(host, name)| *host == registry || public(host, name))
-        });
-        shared.await.unwrap_or(false)
+        }
+        false
     }
 
     async fn may_share_flight(&self, blob: &BlobCall<'_>, fetch: &InflightFetch) -> bool {
-        if fetch.origin.0 == blob.call.registry.host {
-            return true;
-        }
-        let (store, (host, name)) = (self.store.clone(), fetch.origin.clone());
-        offload(move || store.last_public(&host, &name).is_some()).await.unwrap_or(false)
+        *fetch.origin.registry() == blob.call.registry.host
+            || self.store.names.last_public(&fetch.origin).await.is_some()
     }
 }
 

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use crate::fetch::source::Refusal;
 use crate::pull::oversize::Oversize;
 use crate::pull::replies::relayed_headers;
-use crate::pull::{Call, Pull, offload, replies};
+use crate::pull::{Call, Pull, replies};
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::{Note, Reply};
 use entrepot_observe::labels::{Bypass, RightsOutcome};
@@ -111,13 +111,7 @@ impl Pull {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Option<Manifest> {
-        // In memory on the spot; only else is a thread taken that may wait for the disk.
-        if let Some(stored) = self.store.manifest_now(&call.registry.host, repository, digest) {
-            return Some(stored.into());
-        }
-        let (store, digest) = (self.store.clone(), *digest);
-        let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        offload(move || store.manifest(&registry, &repository, &digest)).await?.map(Manifest::from)
+        self.store.names.manifest(&call.place(repository), digest).await.map(Manifest::from)
     }
 
     /// Asks upstream, and remembers what its answer says about the right to the repository.
@@ -227,19 +221,13 @@ impl Pull {
         if !call.snapshot.config.cache.enabled {
             return;
         }
-        let (store, manifest) = (self.store.clone(), manifest.clone());
-        let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        if let Err(error) = store.put_in_time(&manifest.digest, manifest.bytes).await {
+        if let Err(error) = self.store.partial_blobs.put(&manifest.digest, manifest.bytes.clone()).await {
             tracing::warn!("a manifest was served but not stored: {error}");
             return self.metrics.bypass.inc(error.bypass());
         }
-        let noted = offload(move || {
-            store.set_media_type(&manifest.digest, &manifest.media_type);
-            store.link(&registry, &repository, &manifest.digest);
-        });
-        if noted.await.is_some() {
-            self.metrics.stored.inc();
-        }
+        self.store.names.set_media_type(&manifest.digest, &manifest.media_type).await;
+        self.store.names.link(&call.place(repository), &manifest.digest).await;
+        self.metrics.stored.inc();
     }
 
     /// A manifest that was not read to its end: too large to be kept, or broken.

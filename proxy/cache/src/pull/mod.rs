@@ -31,7 +31,6 @@ use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
 use http::{HeaderMap, Method};
 use hyper::body::Incoming;
-use tokio::task::spawn_blocking;
 
 use crate::fetch::source::Source;
 use crate::fetch::table::InflightFetches;
@@ -41,7 +40,7 @@ use crate::pull::rights::Rights;
 use entrepot_config::ready::{Config, Scheme};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::Store;
+use entrepot_store::{Place, Store};
 use entrepot_upstream::credential::{Credential, Login};
 use entrepot_upstream::exchange::Upstream;
 use entrepot_upstream::registry::{Registry, account, host_of};
@@ -94,7 +93,7 @@ impl Pull {
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             inflight: InflightFetches::new(store.clone(), metrics.clone()),
-            rights: Rights::new(store.clone()),
+            rights: Rights::default(),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
             negatives: Negatives::default(),
@@ -161,6 +160,11 @@ impl Call {
         }
     }
 
+    /// The repository of this registry.
+    pub fn place(&self, repository: &RepositoryName) -> Place {
+        Place::new(self.registry.host.clone(), repository.clone())
+    }
+
     /// The same request made as somebody else.
     pub fn with_credential(&self, credential: Credential) -> Self {
         Self {
@@ -177,16 +181,5 @@ impl Call {
     /// Whether only the head is asked.
     pub fn is_head(&self) -> bool {
         self.method == Method::HEAD
-    }
-}
-
-/// Runs a store operation off the event loop. `None` only where it panicked, which is our bug and logged as such.
-pub async fn offload<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match spawn_blocking(operation).await {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::error!("a store operation failed, please report this: {error}");
-            None
-        }
     }
 }

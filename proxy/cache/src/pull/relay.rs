@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use url::Url;
 
 use crate::pull::access::LOCAL_REALM_PATH;
-use crate::pull::{Call, Pull, offload, replies};
+use crate::pull::{Call, Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Rejection;
 use entrepot_upstream::body::{BoxError, RequestBody};
@@ -54,19 +54,15 @@ impl Pull {
     async fn forget_changed(&self, call: &Call, route: &Route) {
         let Some(repository) = route.repository().cloned() else { return };
         self.negatives.forget(&format!("{}/{repository}:", call.registry.host));
-        let (store, registry) = (self.store.clone(), call.registry.host.clone());
+        let place = call.place(&repository);
         match (route, &call.method) {
             (Route::Manifest { reference: Reference::Tag(tag), .. }, _) => {
-                let tag = tag.clone();
-                offload(move || store.forget_tag(&registry, &repository, &tag)).await;
+                self.store.names.forget_tag(&place, tag).await;
             }
             (
                 Route::Manifest { reference: Reference::Digest(digest), .. } | Route::Blob { digest, .. },
                 &Method::DELETE,
-            ) => {
-                let digest = *digest;
-                offload(move || store.forget_links(&registry, &repository, &digest)).await;
-            }
+            ) => self.store.names.unlink(&place, digest).await,
             _ => {}
         }
     }

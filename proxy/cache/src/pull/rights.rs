@@ -5,25 +5,24 @@
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use entrepot_core::freshness::{jwt_expiry, verdict_ttl};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 
-use crate::pull::{Call, Pull, offload};
+use crate::pull::{Call, Pull};
 use entrepot_config::ready::Access;
-use entrepot_store::Store;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::token::Scheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
 
 /// The verdicts that hold at the moment.
+#[derive(Default)]
 pub struct Rights {
     verdicts: Mutex<HashMap<Key, Instant>>,
-    store: Arc<Store>,
 }
 
 const VERDICTS_MAX: usize = 65_536;
@@ -31,11 +30,6 @@ const VERDICTS_MAX: usize = 65_536;
 const PUBLIC_MARK_FRESH: Duration = Duration::from_secs(240);
 
 impl Rights {
-    /// No verdicts yet.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { verdicts: Mutex::default(), store }
-    }
-
     fn holds(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> bool {
         !self.life_left(registry, repository, credential).is_zero()
     }
@@ -81,9 +75,7 @@ impl Pull {
 
     /// Whether upstream has ever given this repository to everybody, and not taken it back since.
     pub async fn is_public(&self, call: &Call, repository: &RepositoryName) -> bool {
-        let store = self.rights.store.clone();
-        let (registry, repository) = (call.registry.host.clone(), repository.clone());
-        offload(move || store.last_public(&registry, &repository).is_some()).await.unwrap_or(false)
+        self.store.names.last_public(&call.place(repository)).await.is_some()
     }
 
     /// Upstream served this repository to the call's credential.
@@ -101,9 +93,7 @@ impl Pull {
             return;
         }
         self.rights.note(registry, repository, CredentialId::ANONYMOUS, time);
-        let store = self.rights.store.clone();
-        let (registry, repository) = (registry.clone(), repository.clone());
-        offload(move || store.mark_public(&registry, &repository, SystemTime::now())).await;
+        self.store.names.mark_public(&call.place(repository), SystemTime::now()).await;
     }
 
     /// Upstream refused this repository to the call's credential.
@@ -119,9 +109,7 @@ impl Pull {
         self.rights.forget(registry, repository, call.credential.id());
         self.rights.forget(registry, repository, principal);
         if principal == CredentialId::ANONYMOUS && self.is_current(&call.credential) {
-            let store = self.rights.store.clone();
-            let (registry, repository) = (registry.clone(), repository.clone());
-            offload(move || store.unmark_public(&registry, &repository)).await;
+            self.store.names.unmark_public(&call.place(repository)).await;
         }
     }
 

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::fetch::source::Refusal;
 use crate::pull::manifests::{Asked, Manifest, Wanted, accept_class, hit, manifest_reply, place_of};
-use crate::pull::{Call, Pull, offload, replies};
+use crate::pull::{Call, Pull, replies};
 use entrepot_config::ready::{Access, TagMode, TagPolicy};
 use entrepot_net::http::reply::{Note, Reply};
 use entrepot_store::{TagEntry, TagKey};
@@ -36,13 +36,7 @@ impl Pull {
         let policy = &call.snapshot.config.tags;
         let class = accept_class(&call.headers);
         let key = tag_key(call, repository, tag, class);
-        let entry = match self.store.tag_now(&key) {
-            Some(entry) => Some(entry),
-            None => {
-                let store = self.store.clone();
-                offload(move || store.tag(&key)).await.flatten()
-            }
-        };
+        let entry = self.store.names.tag(&key).await;
         let tier = tier(policy, tag);
         let tag_call = TagCall { call, repository, tag, class, entry };
         let reply = self.answer_tag(&tag_call, tag_time(policy, tag, tier)).await;
@@ -150,8 +144,7 @@ impl Pull {
         }
         let key = tag_key(tag.call, tag.repository, tag.tag, tag.class);
         let entry = TagEntry { digest, media_type, size_bytes, validated_at: SystemTime::now() };
-        let store = self.store.clone();
-        offload(move || store.set_tag(key, entry)).await;
+        self.store.names.set_tag(key, entry).await;
     }
 
     /// Upstream said no to the client's own credential. Where access is shared, the administrator's account is asked.
@@ -196,10 +189,7 @@ impl Pull {
     /// What the client was told of the tag, which it has pulled most likely; then what others were told that it would have
     /// been told as well, the last said first.
     async fn known_digests(&self, tag: &TagCall<'_>) -> Vec<Digest> {
-        let (store, registry) = (self.store.clone(), tag.call.registry.host.clone());
-        let (repository, name) = (tag.repository.clone(), tag.tag.clone());
-        let entries =
-            offload(move || store.tag_in_all_classes(&registry, &repository, &name)).await.unwrap_or_default();
+        let entries = self.store.names.tag_in_all_classes(&tag.call.place(tag.repository), tag.tag).await;
         let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);
         let others = entries.into_iter().filter(shared).map(|(_, entry)| entry);
         tag.entry.clone().into_iter().chain(others).map(|entry| entry.digest).collect()
@@ -225,12 +215,7 @@ pub(super) fn shared_call(call: &Call, repository: &RepositoryName) -> Option<Ca
 }
 
 fn tag_key(call: &Call, repository: &RepositoryName, tag: &Tag, class: AcceptClass) -> TagKey {
-    TagKey {
-        registry: call.registry.host.clone(),
-        repository: repository.clone(),
-        tag: tag.clone(),
-        accept_class: class.bits(),
-    }
+    TagKey { place: call.place(repository), tag: tag.clone(), accept_class: class.bits() }
 }
 
 fn tier(policy: &TagPolicy, tag: &Tag) -> Tier {

@@ -7,7 +7,7 @@ use super::csrf::Forgery;
 use super::pages;
 use crate::access::Refusal;
 use crate::access::token::SERVICE;
-use crate::failure::{store_failed, unavailable};
+use crate::failure::store_failed;
 use entrepot_net::http::reply::Reply;
 use entrepot_store::StoreError;
 
@@ -28,8 +28,6 @@ pub(super) enum Problem {
     Form,
     #[error("The registry's disk failed, or has no room. Try again; the server's log says more.")]
     Failed(#[from] StoreError),
-    #[error("It broke off; the server's log says why.")]
-    BrokenOff,
 }
 
 impl Problem {
@@ -57,7 +55,6 @@ impl Problem {
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::Form => (StatusCode::BAD_REQUEST, "form"),
             Self::Failed(error) => of(store_failed(error)),
-            Self::BrokenOff => of(unavailable()),
         }
     }
 }
