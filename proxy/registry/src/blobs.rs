@@ -3,17 +3,20 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
-use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::StatusCode;
+use http::header::RANGE;
 
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unknown};
-use super::request::Request;
+use super::request::LocalRequest;
 use super::uploads::empty;
-use entrepot_cache::pull::blob_reply::{range_header, stored_reply, unsatisfiable};
-use entrepot_net::http::reply::{Note, Reply};
+use entrepot_cache::pull::error::PullError;
+use entrepot_cache::pull::serve::stored_reply;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Served;
+use entrepot_observe::trail::Decision;
 
-impl Request {
+impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/blobs/<digest>`
     pub(super) async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
         let (store, is_head) = (self.registry.store.repositories.at(repository), self.is_head());
@@ -22,21 +25,18 @@ impl Request {
             true => store.confirm_blob(digest).await,
             false => store.blob(digest).await,
         };
-        let reply = match found {
+        match found {
             Ok(Some(blob)) => {
-                let range = range_header(&self.headers).filter(|_| !is_head);
+                let range = self.header(&RANGE).filter(|_| !is_head);
                 if range.is_some_and(is_backwards) {
-                    return unsatisfiable(blob.size_bytes);
+                    return PullError::Range { size_bytes: blob.size_bytes }.into_reply();
                 }
-                let note = Note { cache_status: CacheStatus::Hit, ..Note::default() };
-                let note = Note { stored_at: blob.stored_at(), ..note };
-                stored_reply(&self.registry.store, blob, range, is_head, || None, note)
+                stored_reply(&self.registry.store, &self.scope.trail, blob, range, is_head, || None, Served::Hit)
+                    .unwrap_or_else(PullError::into_reply)
             }
             Ok(None) => unknown(store.exists().await, ErrorCode::BlobUnknown),
             Err(error) => store_failed(&error),
-        };
-        let status = reply.note.cache_status;
-        reply.noted(RequestType::BlobByDigest, status).of(*digest)
+        }
     }
 
     /// `DELETE /v2/<name>/blobs/<digest>`
@@ -45,7 +45,8 @@ impl Request {
         match store.remove_blob(digest).await {
             Ok(true) => {
                 self.tell(Deed::Delete, repository, |event| Event { digest: Some(*digest), ..event });
-                empty(StatusCode::ACCEPTED).of(*digest)
+                self.scope.trail.record(Decision::Deleted(*digest));
+                empty(StatusCode::ACCEPTED)
             }
             Ok(false) => unknown(store.exists().await, ErrorCode::BlobUnknown),
             Err(error) => store_failed(&error),

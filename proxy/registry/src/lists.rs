@@ -10,7 +10,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use super::failure::store_failed;
-use super::request::Request;
+use super::request::LocalRequest;
 use entrepot_net::http::reply::Reply;
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -37,7 +37,7 @@ struct Page {
     n: Option<usize>,
 }
 
-impl Request {
+impl LocalRequest {
     /// `GET /v2/<name>/tags/list`
     pub(super) async fn tags(&self, repository: &RepositoryName) -> Reply {
         let page = match self.page(PAGE_TAGS_MAX) {
