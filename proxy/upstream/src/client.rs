@@ -2,8 +2,8 @@
 //! counts from the last progress.
 //!
 //! There is one pool for each purpose, so a connection that was dialled under lax address rules is never reused under
-//! strict ones. This module adds only a missing Host header. `exchange` follows redirects, authenticates and decides
-//! about second attempts.
+//! strict ones. This module adds only a missing Host header.
+//! `exchange` follows redirects, authenticates and decides about second attempts.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Runs an operation against a registry: authentication, redirects, quotas. Every request to a registry is made by
 //! [`Upstream::execute`] or [`Upstream::execute_with_body`].
 //!
-//! Neighbours: `client` sends single requests, `token` keeps tokens. The cache's pipeline decides which operations run.
+//! Neighbours: `client` sends single requests, `token` keeps tokens.
+//! The cache's pipeline decides which operations run.
 //!
 //! Invariants: a credential and the administrator's headers go only to the registry's own origin, and no longer once a
 //! redirect has left it (T3). A login goes only to a token server that belongs to the registry (T4). At most ten
