@@ -432,7 +432,7 @@ fn kind_of(method: &Method) -> UpstreamMethod {
     }
 }
 
-/// The word for an answer of this status.
+/// The metrics' word for an answer with this status.
 pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     match status.as_u16() {
         401 | 403 => UpstreamOutcome::Denied,
@@ -444,7 +444,7 @@ pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     }
 }
 
-/// The word for a failure.
+/// The metrics' word for a request that failed.
 pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
     match error.stage {
         _ if error.is_timeout() => UpstreamOutcome::Timeout,
