@@ -263,7 +263,7 @@ mod tests {
 
     fn trusted(registry: &str, realm: &str, https_required: bool) -> bool {
         let registry: RegistryHost = registry.parse().unwrap();
-        // What is no URL at all is never a Bearer challenge.
+        // A challenge whose realm is not a URL is not a Bearer challenge.
         Url::parse(realm).is_ok_and(|realm| realm_trusted_for(&registry, &realm, https_required))
     }
 

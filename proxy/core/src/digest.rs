@@ -36,7 +36,7 @@ pub enum Algorithm {
     Sha512,
 }
 
-/// Why text is not a digest.
+/// The reason why text is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// The text has no `algorithm:` in front, or one that is not supported.

@@ -19,7 +19,7 @@ pub const HEAD_MAX_BYTES: usize = 64 << 10;
 /// The most fields of one request head.
 pub const HEAD_MAX_FIELDS: usize = 100;
 
-/// Why no more is read from a connection.
+/// The reason why no more is read from a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// 400, 431 or 505.

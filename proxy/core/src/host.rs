@@ -29,7 +29,7 @@ pub struct RegistryHost {
     port: u16,
 }
 
-/// Why text is not a host.
+/// The reason why text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     /// The text is neither a DNS name nor an address literal.
@@ -181,12 +181,12 @@ impl HostPattern {
         self.matches(&host.with_port(self.port.unwrap_or(HTTPS_PORT)), HTTPS_PORT)
     }
 
-    /// The exact host, where this is no wildcard; port 443 where none is named.
+    /// The host of an entry without a wildcard, with port 443 if it names none. None for a wildcard.
     pub fn exact(&self) -> Option<RegistryHost> {
         (!self.wildcard).then(|| RegistryHost { name: self.name.clone(), port: self.port.unwrap_or(HTTPS_PORT) })
     }
 
-    /// The port, where one is named.
+    /// The port that the entry names. None if it names none.
     pub fn port(&self) -> Option<u16> {
         self.port
     }

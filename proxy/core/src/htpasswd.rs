@@ -16,7 +16,7 @@ pub struct Accounts {
     by_name: HashMap<Box<str>, BcryptHash>,
 }
 
-/// Why a file is refused. It quotes no part of the line, which may hold a password.
+/// The reason why a file is refused. It quotes no part of the line, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct HtpasswdError {

@@ -201,7 +201,7 @@ pub struct ManifestInfo {
     pub ambiguous: bool,
 }
 
-/// Why bytes are not a manifest.
+/// The reason why bytes are not a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// There are more than [`MANIFEST_MAX_BYTES`].

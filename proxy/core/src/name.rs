@@ -39,7 +39,7 @@ pub enum Reference {
     Digest(Digest),
 }
 
-/// Why text is not a name, tag or reference.
+/// The reason why text is not a name, tag or reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The text is outside [`RepositoryName`]'s grammar.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why text is not a size or a duration.
+/// The reason why text is not a size or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// [`parse_size`] cannot read it.

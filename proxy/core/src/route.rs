@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::ErrorCode;
 use crate::name::{NameError, Reference, RepositoryName};
 
-/// What a request is about.
+/// The subject of a request.
 ///
 /// ```
 /// use entrepot_core::route::Route;
@@ -82,7 +82,7 @@ pub struct UploadSession {
     place: std::ops::Range<usize>,
 }
 
-/// Why a path below `/v2/` is refused.
+/// The reason why a path below `/v2/` is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {}", code.message())]
 pub struct RouteError {

@@ -1,4 +1,4 @@
-//! What an account may do in our own registry, and how clients ask for it in tokens (distribution's token
+//! The rights in our own registry, and the scopes by which clients request them in tokens (distribution's token
 //! specification, "Token Scope Documentation").
 
 use std::fmt;

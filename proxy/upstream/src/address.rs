@@ -27,7 +27,7 @@ pub enum Purpose {
     Webhook,
 }
 
-/// Why an address is refused.
+/// The reason why an address is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub(crate) enum AddressRefusal {
     /// An address of this machine, with a port that entrepot listens on. No exception lifts this.

@@ -92,7 +92,7 @@ enum Step {
     Sent(Instant),
 }
 
-/// How long a step may take without progress.
+/// The longest time without progress, for each kind of step.
 #[derive(Clone, Copy)]
 pub(super) struct StepTimeouts {
     pub(super) connect: Duration,

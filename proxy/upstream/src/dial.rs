@@ -40,7 +40,7 @@ pub(crate) struct Dialled {
     pub(crate) peer: SocketAddr,
 }
 
-/// Why [`dial`] failed.
+/// The reason why [`dial`] failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// Policy refuses every address of the name. This is the first one's reason.

@@ -45,7 +45,7 @@ pub struct Upstream {
     memory: Arc<Memory>,
 }
 
-/// What entrepot knows about upstream registries. It outlives reloads.
+/// The knowledge about upstream registries that outlives reloads.
 pub struct Memory {
     /// The tokens that were fetched, and how registries ask for them.
     pub tokens: Tokens,

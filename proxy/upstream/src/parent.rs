@@ -34,7 +34,7 @@ pub(crate) struct Parent {
     instance: Arc<str>,
 }
 
-/// Why the parent proxy did not open a tunnel.
+/// The reason why the parent proxy did not open a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum ParentError {
     /// It refused our credentials, or wants some.
