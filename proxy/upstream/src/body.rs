@@ -23,7 +23,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request.
 pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The body of a response. It fails with [`ErrorKind::Stalled`] if it is polled and no bytes arrive in time.
+/// The body of a response. It fails as stalled if it is polled and no bytes arrive in time.
 pub struct TimedBody {
     incoming: Incoming,
     host: Box<str>,
