@@ -79,7 +79,7 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
-        server: registry::Server,
+        server: registry::AdminAddress,
         /// Print JSON
         #[arg(long, global = true)]
         json: bool,

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use entrepot_core::name::{Reference, RepositoryName};
 
 use crate::admin::registry::{
-    CollectRequest, Collection, GcLine, OnStep, RegistryBackend, RemoveRequest, Removed, RepositoriesRequest,
-    RepositoryEntry, RepositoryPage, TagEntry, TagPage,
+    CollectRequest, CollectionReport, GcLine, OnStep, RegistryBackend, RemoveRequest, RemovedNames,
+    RepositoriesRequest, RepositoryPage, RepositorySummary, TagPage, TagSummary,
 };
-use crate::admin::{OperationError, Outcome};
+use crate::admin::{OperationError, OperationResult};
 use crate::doors::state::AppState;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
@@ -42,7 +42,7 @@ fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<Reposito
     let (found, more) = store.repositories(request.after.as_deref(), request.limit)?;
     let next = found.last().filter(|_| more).map(ToString::to_string);
     let entries = found.iter().map(|repository| {
-        Ok(RepositoryEntry {
+        Ok(RepositorySummary {
             name: repository.to_string(),
             tags: store.tagged(repository)?.len() as u64,
             manifests: store.pushed_manifests(repository)?.len() as u64,
@@ -60,7 +60,7 @@ fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, S
     for tagged in store.tagged(repository)? {
         // One whose manifest is deleted meanwhile is none.
         if let Some(manifest) = store.pushed_manifest(repository, &Reference::Digest(tagged.digest))? {
-            tags.push(TagEntry {
+            tags.push(TagSummary {
                 tag: tagged.tag.to_string(),
                 digest: tagged.digest.to_string(),
                 media_type: manifest.media_type.to_string(),
@@ -71,7 +71,7 @@ fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, S
     Ok(Some(TagPage { name: repository.to_string(), tags }))
 }
 
-fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Removed>, StoreError> {
+fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<RemovedNames>, StoreError> {
     let (repository, target) = match request {
         RemoveRequest::Tag(repository, tag) => (repository, Target::Image(tag)),
         RemoveRequest::Manifest(repository, digest) => (repository, Target::Manifest(digest)),
@@ -79,7 +79,7 @@ fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Rem
     };
     let Some(removed) = registry.remove(&repository, &target)? else { return Ok(None) };
     registry.events.tell(target.about(event(repository)));
-    Ok(Some(Removed {
+    Ok(Some(RemovedNames {
         tags: removed.tags.iter().map(ToString::to_string).collect(),
         manifests: removed.manifests.iter().map(ToString::to_string).collect(),
     }))
@@ -100,7 +100,7 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
+fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> OperationResult<CollectionReport> {
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let mut is_heard = true;
@@ -118,8 +118,8 @@ fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Ou
     Ok(told(&collected, dry_run))
 }
 
-fn told(collected: &Collected, dry_run: bool) -> Collection {
-    Collection {
+fn told(collected: &Collected, dry_run: bool) -> CollectionReport {
+    CollectionReport {
         dry_run,
         repositories: collected.repositories,
         skipped: collected.skipped,

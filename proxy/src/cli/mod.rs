@@ -1,6 +1,7 @@
 //! The subcommands of `entrepot`, one file each, and what they share: exit codes and the way to the environment.
 
 pub mod address;
+mod admin_client;
 pub mod ca;
 pub mod cache;
 pub mod check;

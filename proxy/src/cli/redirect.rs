@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
-use super::cache::client::{Client, ClientError};
+use super::admin_client::{AdminClient, AdminClientError};
 use entrepot_config::Loaded;
 use entrepot_config::ready::TRANSPARENT_PORT;
 use entrepot_core::exit;
@@ -137,10 +137,10 @@ fn status(socket: &Path, json: bool) -> ExitCode {
             return ExitCode::from(exit::IO);
         }
     };
-    let report: Result<Report, ClientError> = runtime.block_on(Client::new(socket).get("/status"));
+    let report: Result<Report, AdminClientError> = runtime.block_on(AdminClient::new(socket).get("/status"));
     let report = match report {
         Ok(report) => report,
-        Err(ClientError::NotRunning { .. }) => {
+        Err(AdminClientError::NotRunning { .. }) => {
             let pinned = match pins::count() {
                 0 => "nothing is redirected".to_owned(),
                 count => {
