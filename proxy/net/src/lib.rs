@@ -9,9 +9,9 @@
 
 pub mod admin_socket;
 pub mod drain;
-pub mod html;
 pub mod http;
 pub mod listener;
+pub mod page;
 pub mod rewind;
 pub mod service_manager;
 pub mod serving;
