@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use entrepot_core::docker_hub;
 use globset::GlobSet;
 
 use super::origin::{ConfigError, Given, Refusal};
 use super::raw::{RawAdmin, RawLogging, RawProxy, Texts};
 use super::ready::{AdminDoor, LogFormat, Logging, ProxyDoor, TunnelPolicy};
-use super::registries::DOCKER_HUB;
 use super::resolver::Resolver;
 use super::values;
 
@@ -50,8 +50,8 @@ fn allow(resolver: &mut Resolver, given: Texts) -> Result<Option<GlobSet>, Confi
     const KEY: &str = "proxy.allow";
     let place = given.as_ref().map(|Given { place, .. }| *place);
     let mut globs = resolver.texts(KEY, given, &[], values::host_glob)?;
-    if globs.iter().any(|glob| glob == "docker.io") {
-        globs.extend(DOCKER_HUB.iter().map(|host| host.to_string()));
+    if globs.iter().any(|glob| glob == docker_hub::NAME) {
+        globs.extend(docker_hub::HOSTS.iter().map(|host| host.to_string()));
     }
     match place {
         Some(place) if !globs.is_empty() => {

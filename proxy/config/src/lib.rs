@@ -43,6 +43,7 @@ use origin::{Given, Place, Refusal, Source};
 pub use places::{Found, HostFacts};
 use raw::Raw;
 use ready::Config;
+pub use registries::BUILT_IN_REGISTRIES;
 use resolver::Resolver;
 
 /// Read where nobody names a file and this one exists.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, HostPattern};
 use http::{HeaderName, HeaderValue, header};
 
@@ -14,11 +15,8 @@ use super::ready::{Access, Account, RegistryPolicy, Scheme};
 use super::resolver::Resolver;
 use super::values;
 
-/// Docker Hub's own hosts.
-pub(super) const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io"];
-
-/// Intercepted besides Docker Hub without being asked for.
-const BUILT_IN: [&str; 10] = [
+/// Registries that are intercepted without being asked for, besides Docker Hub.
+pub const BUILT_IN_REGISTRIES: [&str; 10] = [
     "registry.k8s.io",
     "k8s.gcr.io",
     "gcr.io",
@@ -56,7 +54,7 @@ pub(super) fn intercept(
     implied: Vec<Listed>,
 ) -> Result<Vec<HostPattern>, ConfigError> {
     const KEY: &str = "intercept.registries";
-    let built_in: Vec<&str> = DOCKER_HUB.into_iter().chain(BUILT_IN).collect();
+    let built_in: Vec<&str> = docker_hub::HOSTS.into_iter().chain(BUILT_IN_REGISTRIES).collect();
     let mut hosts = resolver.texts(KEY, None, &built_in, values::host_pattern)?;
     if let Some(given) = given.filter(|given| !given.value.is_empty()) {
         let places: Vec<Place> = given.value.iter().map(|item| item.place).collect();

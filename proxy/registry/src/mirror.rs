@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
@@ -23,10 +24,6 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Rejection;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
-
-/// Docker Hub's registry, and the names that people give it.
-pub(super) const DOCKER_HUB: &str = "registry-1.docker.io";
-const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", DOCKER_HUB];
 
 /// What a request means by its path and query.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,7 +71,7 @@ fn by_path(config: &Config, path: &str) -> Option<(RegistryHost, String)> {
         return None;
     }
     // Docker Hub's official images are people's `docker.io/busybox`.
-    let is_official = host.name() == DOCKER_HUB && is_in_one_component(rest);
+    let is_official = host.name() == docker_hub::REGISTRY && is_in_one_component(rest);
     Some((host, if is_official { format!("/v2/library/{rest}") } else { format!("/v2/{rest}") }))
 }
 
@@ -84,8 +81,7 @@ fn is_in_one_component(rest: &str) -> bool {
 }
 
 fn canonical(host: RegistryHost) -> RegistryHost {
-    let is_hub = host.port() == 443 && DOCKER_HUB_NAMES.contains(&host.name());
-    if is_hub { RegistryHost::parse(DOCKER_HUB, 443).unwrap_or(host) } else { host }
+    if docker_hub::is_meant(&host) { RegistryHost::parse(docker_hub::REGISTRY, 443).unwrap_or(host) } else { host }
 }
 
 fn may_be_meant(config: &Config, host: &RegistryHost) -> bool {
@@ -196,7 +192,11 @@ mod tests {
             ("/v2/a/manifests/1", None, Meant::Ours),
             ("/v2/a/manifests/1", Some("ns=ghcr.io"), upstream("ghcr.io", "/v2/a/manifests/1")),
             ("/v2/a/tags/list", Some("n=5&ns=ghcr.io"), upstream("ghcr.io", "/v2/a/tags/list?n=5")),
-            ("/v2/library/a/manifests/1", Some("ns=docker.io"), upstream(DOCKER_HUB, "/v2/library/a/manifests/1")),
+            (
+                "/v2/library/a/manifests/1",
+                Some("ns=docker.io"),
+                upstream(docker_hub::REGISTRY, "/v2/library/a/manifests/1"),
+            ),
             ("/v2/a/manifests/1", Some("ns=reg.example:5000"), upstream("reg.example:5000", "/v2/a/manifests/1")),
             ("/v2/a/manifests/1", Some("ns=docker-registry.local"), Meant::Ours),
             ("/v2/a/manifests/1", Some("ns=evil.example"), Meant::Stranger),
@@ -205,8 +205,12 @@ mod tests {
             ("/v2/", Some("ns=ghcr.io"), Meant::Ours),
             ("/v2/ghcr.io/a/b/manifests/1", None, upstream("ghcr.io", "/v2/a/b/manifests/1")),
             ("/v2/reg.example:5000/a/blobs/x", None, upstream("reg.example:5000", "/v2/a/blobs/x")),
-            ("/v2/docker.io/busybox/manifests/1", None, upstream(DOCKER_HUB, "/v2/library/busybox/manifests/1")),
-            ("/v2/docker.io/a/b/manifests/1", None, upstream(DOCKER_HUB, "/v2/a/b/manifests/1")),
+            (
+                "/v2/docker.io/busybox/manifests/1",
+                None,
+                upstream(docker_hub::REGISTRY, "/v2/library/busybox/manifests/1"),
+            ),
+            ("/v2/docker.io/a/b/manifests/1", None, upstream(docker_hub::REGISTRY, "/v2/a/b/manifests/1")),
             ("/v2/my.team/app/manifests/1", None, Meant::Ours),
             ("/v2/ghcr.io/", None, Meant::Ours),
             ("/v2/localhost/a/manifests/1", None, Meant::Ours),

@@ -1,5 +1,6 @@
 //! One upstream registry as a request sees it: where it is, how it is reached, who may read what it gave us.
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,9 +31,6 @@ pub struct Registry {
     /// where it closes.
     pub heard_via: Vec<HeaderValue>,
 }
-
-/// The names under which administrators give credentials for Docker Hub.
-const DOCKER_HUB: [&str; 4] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io", "docker.io"];
 
 impl Registry {
     /// The registry that `host` names. Its scheme is the configuration's word, and else its port's: 80 is plain, any
@@ -104,8 +102,8 @@ pub fn has_accounts(config: &Config, host: &RegistryHost) -> bool {
 }
 
 fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
-    if DOCKER_HUB.contains(&host.name()) {
-        DOCKER_HUB.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
+    if docker_hub::ALL_NAMES.contains(&host.name()) {
+        docker_hub::ALL_NAMES.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
     } else {
         vec![host.clone()]
     }

@@ -2,6 +2,7 @@
 //! configuration that holds now and of the host that the client asked.
 
 use bytes::Bytes;
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -14,8 +15,6 @@ use entrepot_config::ready::{Config, Listen};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Below it: `<registry>/hosts.toml`.
 const CERTS_D: &str = "/setup/containerd/certs.d/";
-/// Docker Hub's token server has no images.
-const NO_IMAGES: &str = "auth.docker.io";
 
 /// The page at `path`, or `None` where there is none, or no registry door for clients to be led to.
 pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -> Option<Response<Bytes>> {
@@ -29,7 +28,7 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -
             let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
             let host = registry.parse::<RegistryHost>().ok();
             let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
-            let hub = RegistryHost::parse("docker.io", 443).ok().filter(|_| registry == "docker.io");
+            let hub = RegistryHost::parse(docker_hub::NAME, 443).ok().filter(|_| registry == docker_hub::NAME);
             let host = known.or(hub)?;
             Box::new(move |mirror| containerd(mirror, Some(&host)))
         }
@@ -64,7 +63,7 @@ fn mirror(asked: &RegistryHost, config: &Config) -> Option<Mirror> {
 /// The registries that are listed by name.
 fn listed(config: &Config) -> Vec<RegistryHost> {
     let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
-    hosts.filter(|host| host.name() != NO_IMAGES).collect()
+    hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()
 }
 
 #[cfg(test)]
