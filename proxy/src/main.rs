@@ -110,18 +110,18 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, error.exit_code()),
         }),
         Command::Redirect { flags, command } => with_configuration(&flags, |loaded| redirect::run(command, loaded)),
-        Command::Ca { flags, command } => {
-            with_configuration(&flags, |loaded| match ca::run(&command, &loaded.config.ca, &mut io::stdout().lock()) {
+        Command::Ca { flags, command } => with_configuration(&flags, |loaded| {
+            match ca::run(&command, &loaded.config.startup.ca, &mut io::stdout().lock()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&error, error.exit_code()),
-            })
-        }
+            }
+        }),
         Command::Cache { flags, json, command } => {
-            with_configuration(&flags, |loaded| cache::run(&command, &loaded.config.admin.socket, json))
+            with_configuration(&flags, |loaded| cache::run(&command, &loaded.config.startup.admin.socket, json))
         }
-        Command::Registry { flags, server, json, command } => {
-            with_configuration(&flags, |loaded| registry::run(&command, &server, &loaded.config.admin.socket, json))
-        }
+        Command::Registry { flags, server, json, command } => with_configuration(&flags, |loaded| {
+            registry::run(&command, &server, &loaded.config.startup.admin.socket, json)
+        }),
     }
 }
 

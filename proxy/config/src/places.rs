@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::origin::{ConfigError, Given, Origin, Refusal};
+use super::origin::{ConfigError, Origin, Place, Refusal};
 use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
-use super::resolver::Resolver;
+use super::resolver::{AtStart, Resolver};
 use super::values;
 
 /// What the defaults depend on.
@@ -68,8 +68,8 @@ fn look(path: &Path) -> Found {
 }
 
 pub(super) fn data_dir(
-    resolver: &mut Resolver,
-    given: Text,
+    resolver: &mut Resolver<'_, AtStart>,
+    given: &Text,
     env: &dyn Fn(&str) -> Option<String>,
     host: &HostFacts,
 ) -> Result<PathBuf, ConfigError> {
@@ -97,29 +97,31 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
 }
 
 pub(super) fn ca(
-    resolver: &mut Resolver,
-    raw: RawCa,
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &RawCa,
     data_dir: &Path,
     host: &HostFacts,
 ) -> Result<CaFiles, ConfigError> {
     let folder = ca_folder(data_dir, host);
     let (default_certificate, default_key) = (folder.join(CERTIFICATE), folder.join(KEY));
-    let certificate = resolver.path("ca.cert", raw.cert.clone(), default_certificate.clone());
-    let key = resolver.path("ca.key", raw.key.clone(), default_key.clone());
+    let certificate = resolver.path("ca.cert", &raw.cert, default_certificate.clone());
+    let key = resolver.path("ca.key", &raw.key, default_key.clone());
     // Naming the default place is not bringing a CA: docker-registry-proxy's users have these paths in their files.
     let provided = certificate != default_certificate || key != default_key;
     if provided {
-        let whose = |own: Text, other: &Text| own.or(other.clone());
-        readable(resolver, "ca.cert", &certificate, whose(raw.cert.clone(), &raw.key), |path| {
+        let whose = |own: &Text, other: &Text| own.as_ref().or(other.as_ref()).map(|given| given.place);
+        readable(resolver, "ca.cert", &certificate, whose(&raw.cert, &raw.key), |path| {
             values::certificates(path).map(drop)
         })?;
-        readable(resolver, "ca.key", &key, whose(raw.key, &raw.cert), |path| values::private_key_file(path).map(drop))?;
+        readable(resolver, "ca.key", &key, whose(&raw.key, &raw.cert), |path| {
+            values::private_key_file(path).map(drop)
+        })?;
     }
     Ok(CaFiles {
         certificate,
         key,
-        passphrase: resolver.optional("ca.passphrase_file", raw.passphrase_file, values::secret_file)?,
-        leaf_lifetime: resolver.text("ca.leaf_lifetime", raw.leaf_lifetime, "7d", leaf_lifetime)?,
+        passphrase: resolver.optional("ca.passphrase_file", &raw.passphrase_file, values::secret_file)?,
+        leaf_lifetime: resolver.text("ca.leaf_lifetime", &raw.leaf_lifetime, "7d", leaf_lifetime)?,
         provided,
     })
 }
@@ -133,14 +135,13 @@ fn ca_folder(data_dir: &Path, host: &HostFacts) -> PathBuf {
 
 /// `blame` is where the path, or the one that goes with it, was named.
 fn readable(
-    resolver: &Resolver,
+    resolver: &Resolver<'_, AtStart>,
     key: &str,
     path: &Path,
-    blame: Text,
+    blame: Option<Place>,
     check: impl Fn(&str) -> Result<(), Refusal>,
 ) -> Result<(), ConfigError> {
-    let origin = blame.map(|Given { place, .. }| place);
-    check(&path.to_string_lossy()).map_err(|refusal| match origin {
+    check(&path.to_string_lossy()).map_err(|refusal| match blame {
         Some(place) => resolver.refuse(key, place, refusal),
         None => refusal.at(Origin::Default),
     })

@@ -33,6 +33,14 @@ pub(super) fn check(table: &Spanned<DeTable<'_>>) -> Result<(), Given<Refusal>> 
     check_table(table.get_ref(), &Raw::KIND, "")
 }
 
+/// The sections, in the order of `raw`.
+pub(super) fn sections() -> Vec<&'static str> {
+    match Raw::KIND {
+        Kind::Table(sections) => sections.iter().map(|(name, _)| *name).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Every key, dotted; `*` stands for the names that the administrator chooses.
 pub(super) fn known_keys() -> Vec<String> {
     let mut keys = Vec::new();

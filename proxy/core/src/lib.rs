@@ -6,6 +6,7 @@
 
 pub mod challenge;
 pub mod digest;
+pub mod docker_hub;
 pub mod error;
 pub mod exit;
 pub mod framing;

@@ -167,6 +167,11 @@ impl Metrics {
         self.data_plane.get_or_create(&[(what, way)]).set(1);
     }
 
+    /// Takes back what [`Self::show_data_plane`] said.
+    pub fn hide_data_plane(&self, what: &'static str, way: &'static str) {
+        self.data_plane.remove(&[(what, way)]);
+    }
+
     /// One request answered.
     pub fn request(&self, request_type: RequestType, cache_status: CacheStatus, status: u16) {
         let labels = RequestLabels {

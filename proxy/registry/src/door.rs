@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
@@ -16,7 +17,7 @@ use hyper::body::{Body, Incoming};
 
 use super::RegistryService;
 use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
-use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
+use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::Request;
 use entrepot_cache::pull::{ConfigSnapshot, identity};
 use entrepot_config::ready::Scheme;
@@ -197,7 +198,7 @@ fn names_no_tag(path: &str) -> bool {
 
 /// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
 fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
-    let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
+    let named = route.repository().and_then(|repository| name_in_rules(docker_hub::REGISTRY, repository));
     named.is_some_and(|named| service.local.access().may_see(visitor, &named))
 }
 
@@ -210,7 +211,7 @@ fn from_docker_hub(
     head: Parts,
 ) -> Option<Mirrored> {
     let repository = route.repository()?;
-    let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
+    let host = RegistryHost::parse(docker_hub::REGISTRY, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let ours = service.local.store.has_repository(repository);
     (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(snapshot, host, place, arrival, head))

@@ -14,6 +14,7 @@ use std::str::FromStr;
 
 use clap::Subcommand;
 use entrepot_core::digest::Digest;
+use entrepot_core::docker_hub;
 use entrepot_core::name::RepositoryName;
 use http::Method;
 use url::form_urlencoded;
@@ -292,7 +293,7 @@ impl FromStr for CacheTarget {
             return Err(CacheTargetError);
         }
         let (registry, repository) = match registry {
-            "docker.io" | "index.docker.io" => ("registry-1.docker.io", official(repository)?),
+            docker_hub::NAME | docker_hub::INDEX => (docker_hub::REGISTRY, official(repository)?),
             _ => (registry, repository.parse().map_err(|_| CacheTargetError)?),
         };
         let registry = registry.parse().map_err(|_| CacheTargetError)?;

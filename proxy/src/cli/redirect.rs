@@ -108,8 +108,8 @@ impl What {
 }
 
 fn run_agent(mode: Mode, loaded: &Loaded) -> Result<(), RedirectError> {
-    let logging = &loaded.config.logging;
-    let events = events::init(&logging.level, logging.format);
+    let (level, format) = (&loaded.config.live.logging.level, loaded.config.startup.logging.format);
+    let events = events::init(level, format);
     let events = events.map_err(|error| RedirectError::Plan(error.to_string()))?;
     let outcome = agent::run(mode, &loaded.config);
     events.flush(LAST_LINES);

@@ -1,5 +1,6 @@
 //! One upstream registry as a request sees it: where it is, how it is reached, who may read what it gave us.
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,7 +8,7 @@ use url::Url;
 
 use crate::address::Purpose;
 use crate::credential::Login;
-use entrepot_config::ready::{Access, Config, Scheme};
+use entrepot_config::ready::{Access, LiveConfig, Scheme};
 
 /// The registry of one request, with the configuration's word on it.
 #[derive(Clone)]
@@ -31,14 +32,11 @@ pub struct Registry {
     pub heard_via: Vec<HeaderValue>,
 }
 
-/// The names under which administrators give credentials for Docker Hub.
-const DOCKER_HUB: [&str; 4] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io", "docker.io"];
-
 impl Registry {
     /// The registry that `host` names. Its scheme is the configuration's word, and else its port's: 80 is plain, any
     /// other is TLS. A client has no say in it, because rights and bytes are known by host and port alone.
     /// `realm` is the host of its token server, where known: an account may be given to either.
-    pub fn resolve(config: &Config, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
+    pub fn resolve(config: &LiveConfig, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
         let policy = config.registry(host);
         let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
         let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
@@ -91,7 +89,7 @@ impl Registry {
 }
 
 /// The administrator's account for a repository of `host`, Docker Hub's several names taken as one.
-pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
+pub fn account(config: &LiveConfig, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
     aliases(host)
         .iter()
         .find_map(|alias| config.account(alias, repository))
@@ -99,13 +97,13 @@ pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -
 }
 
 /// Whether the administrator gave any account for `host`.
-pub fn has_accounts(config: &Config, host: &RegistryHost) -> bool {
+pub fn has_accounts(config: &LiveConfig, host: &RegistryHost) -> bool {
     aliases(host).iter().any(|alias| config.account(alias, None).is_some())
 }
 
 fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
-    if DOCKER_HUB.contains(&host.name()) {
-        DOCKER_HUB.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
+    if docker_hub::ALL_NAMES.contains(&host.name()) {
+        docker_hub::ALL_NAMES.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
     } else {
         vec![host.clone()]
     }
@@ -142,7 +140,8 @@ mod tests {
              [[credentials]]\nregistry = \"auth.docker.io\"\nusername = \"a\"\npassword = \"b\"\n\
              [registries.\"reg.example:5000\"]\nrealm = \"login.example:8443\"\n",
         )
-        .expect("configuration");
+        .expect("configuration")
+        .live;
         for (host, realms) in [
             ("registry.gitlab.example", &["gitlab.example"][..]),
             ("registry.gitlab.example:5050", &["gitlab.example"]),
@@ -164,6 +163,9 @@ mod tests {
     fn what_is_no_registry_may_not_be_a_service_of_this_machine() {
         let host = RegistryHost::parse("intranet.example", 80).expect("a host");
         assert_eq!(Registry::unlisted(&host).purpose, Purpose::Tunnel);
-        assert_eq!(Registry::resolve(&from_text("").expect("configuration"), &host, None).purpose, Purpose::Registry);
+        assert_eq!(
+            Registry::resolve(&from_text("").expect("configuration").live, &host, None).purpose,
+            Purpose::Registry
+        );
     }
 }

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::outcome::CacheStatus;
 use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
@@ -24,8 +24,6 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::{Note, Reply};
 use entrepot_observe::labels::{Bypass, Label};
 use entrepot_store::{Blob, Store};
-
-pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 impl Pull {
     pub(super) fn fetch_reply(

@@ -8,7 +8,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::{CacheStatus, RequestType};
 use entrepot_core::range::{self, ByteSpec, RangeHeader};
@@ -17,7 +17,7 @@ use http::{Method, StatusCode};
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, Opened, Refusal};
 use crate::fetch::table::Wish;
-use crate::pull::blob_reply::{DOCKER_CONTENT_DIGEST, range_header, unsatisfiable};
+use crate::pull::blob_reply::{range_header, unsatisfiable};
 use crate::pull::manifests::{Asked, Wanted, hit};
 use crate::pull::tags::shared_call;
 use crate::pull::{Call, Pull, offload, replies};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName};
 use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::fetch::source::Refusal;
@@ -45,8 +45,6 @@ impl From<StoredManifest> for Manifest {
         Self { bytes, media_type: media_type.as_ref().to_owned(), digest, stored_at }
     }
 }
-
-const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 impl Pull {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`.

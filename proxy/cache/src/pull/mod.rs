@@ -38,7 +38,7 @@ use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 use crate::pull::rights::Rights;
-use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::ready::{LiveConfig, Scheme};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
@@ -66,7 +66,7 @@ pub struct Pull {
 /// The configuration in force and the way out that was built from it.
 pub struct ConfigSnapshot {
     /// The configuration.
-    pub config: Config,
+    pub config: LiveConfig,
     /// The way to upstreams.
     pub upstream: Arc<Upstream>,
 }

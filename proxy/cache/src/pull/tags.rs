@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::freshness::{self, Tier};
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -94,7 +94,7 @@ impl Pull {
             // stays until then: it is what can be served should upstream go away.
             self.keep_told_tag(tag, digest, &head.headers).await;
             return head
-                .with(http::HeaderName::from_static("docker-content-digest"), &digest.to_string())
+                .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
                 .of(digest)
                 .noted(RequestType::Unknown, CacheStatus::Miss);
         }

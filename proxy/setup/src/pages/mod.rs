@@ -88,6 +88,11 @@ impl CaPage {
         let etag = HeaderValue::try_from(format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("\"ca\""));
         Self { pem, facts, identity, etag }
     }
+
+    /// What clients are told of the doors.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
 }
 
 fn certificate(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {

@@ -12,7 +12,7 @@ use entrepot::doors::proxy::ProxyDoor;
 use entrepot::doors::registry::RegistryDoor;
 use entrepot::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
-use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::ready::{Config, LiveConfig, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
 use entrepot_net::drain::{self, Trigger, Watch};
@@ -140,25 +140,34 @@ impl Proxy {
     async fn start(setup: &Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
-        std::fs::create_dir_all(&config.data_dir).expect("a folder");
-        let data = config.data_dir.clone();
-        let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
-        let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
-        let with_ring = config.data_plane.io_uring;
-        let disk = DiskSettings::from(&config.data_plane);
-        let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
-        let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
+        std::fs::create_dir_all(&config.startup.data_dir).expect("a folder");
+        let data = config.startup.data_dir.clone();
+        let authority = Arc::new(Authority::open_or_create(&config.startup.ca).expect("an authority"));
+        let leaves =
+            LeafStore::new(authority.clone(), config.startup.ca.leaf_lifetime, SystemTime::now).expect("leaves");
+        let with_ring = config.startup.data_plane.io_uring;
+        let disk = DiskSettings::from(&config.startup.data_plane);
+        let store =
+            Store::open_with(&config.startup.data_dir, Limits::from(&config.live.cache), disk).expect("a store");
+        let log =
+            AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
         let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
         let pull = Pull::new(store, metrics);
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
-        let snapshot = snapshot(config);
+        let ports = config.startup.registry.ports();
+        let snapshot = snapshot(config.live);
         let door = &snapshot.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let local =
-            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, snapshot.upstream.clone()));
+        let local = LocalRegistry::open(
+            pull.store.clone(),
+            ports,
+            door,
+            access,
+            Events::new(source, snapshot.upstream.clone()),
+        );
         let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
         let leaves = Arc::new(leaves);
         let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
@@ -286,7 +295,7 @@ fn open(
     address
 }
 
-fn snapshot(config: Config) -> Arc<ConfigSnapshot> {
+fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());
