@@ -6,6 +6,7 @@ pub mod ca;
 pub mod cache;
 pub mod check;
 pub mod client;
+pub mod config;
 pub mod discover;
 pub mod redirect;
 pub mod registry;
