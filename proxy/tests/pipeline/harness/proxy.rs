@@ -128,7 +128,7 @@ pub(crate) struct Proxy {
     _trigger: Trigger,
     authority: Arc<Authority>,
     data: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Proxy {
@@ -188,7 +188,12 @@ impl Proxy {
             workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
+    }
+
+    /// Puts the part of another configuration in force that a reload swaps.
+    pub(crate) fn reload(&self, setup: &Setup) {
+        self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
     }
 
     /// A request through the proxy door, in absolute form.
@@ -202,6 +207,11 @@ impl Proxy {
 
     pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
         self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A request through the proxy door to any host.
+    pub(crate) fn ask_host(&self, method: Method, host: &str, path: &str) -> Ask {
+        Ask::new(self.door, method, host, path)
     }
 
     /// A request to our own registry.
