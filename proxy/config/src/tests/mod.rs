@@ -59,7 +59,7 @@ impl Case {
         self.load().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The error's line, the case's directory taken out.
+    /// The error's line, without the case's directory.
     pub(super) fn error(&self) -> String {
         let error = self.load().map(|_| ()).expect_err("a mistake");
         error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
@@ -71,7 +71,7 @@ fn bare_host() -> HostFacts {
     HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) }
 }
 
-/// `key = value` as it is in force, with its origin.
+/// The value and its origin, as `value # origin`.
 pub(super) fn shown(loaded: &Loaded, key: &str) -> String {
     let entry = loaded.effective.entries.iter().rfind(|entry| entry.key == key).expect(key);
     let origin = entry.origin.to_string();
