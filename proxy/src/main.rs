@@ -31,7 +31,7 @@ enum Command {
         #[command(flatten)]
         flags: Flags,
     },
-    /// Validate the configuration and print what is in force, secrets masked
+    /// Validate the configuration and print it, secrets masked, with what a running server has in force
     Check {
         #[command(flatten)]
         flags: Flags,

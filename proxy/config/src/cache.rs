@@ -12,7 +12,7 @@ use super::values;
 const PRIMARY: (&str, &str) = ("(stable|nightly|production|test)", "10m");
 const SECONDARY: (&str, &str) = (r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+", "60d");
 const DEFAULT_TIME: &str = "1h";
-/// A "not found" that lives longer hides an image that was pushed in the meantime.
+/// A "not found" that is remembered longer hides an image that was pushed in the meantime.
 const NEGATIVE_TIME_MAX: &str = "10s";
 
 pub(super) fn cache(resolver: &mut Resolver<'_, AtReload>, raw: &RawCache) -> Result<(Cache, TagPolicy), ConfigError> {

@@ -1,4 +1,5 @@
-//! `[data_plane]`: how bytes get to clients and to the disk. Defaults fit any machine; nothing here changes what a client gets.
+//! `[data_plane]`: the way that bytes take to clients and to the disk. The defaults fit any machine. Clients get the same
+//! bytes whatever is set here.
 
 use entrepot_core::quantity::Size;
 
@@ -27,7 +28,7 @@ pub(super) fn sealing(resolver: &mut Resolver<'_, AtReload>, raw: &RawDataPlane)
     Ok(Sealing { ktls: resolver.text("data_plane.ktls", &raw.ktls, "off", auto)? })
 }
 
-/// Whether something that not every kernel has is used if it is there.
+/// `auto` uses what not every kernel has, if this one has it.
 fn auto(text: &str) -> Result<bool, Refusal> {
     values::choice(text, &[("auto", true), ("off", false)])
 }

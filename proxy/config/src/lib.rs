@@ -1,4 +1,4 @@
-//! Configuration: what was typed (file, environment, flags) and what is ready.
+//! Configuration: the typed form (file, environment, flags) and the ready one.
 //!
 //! ```text
 //! entrepot.toml ─ schema (unknown keys) ─ raw ◄─ environment ◄─ flags
@@ -66,17 +66,17 @@ pub struct Flags {
     pub listen: Vec<SocketAddr>,
 }
 
-/// A configuration that is in order.
+/// A configuration without mistakes.
 pub struct Loaded {
-    /// What the product uses.
+    /// For the product.
     pub config: Config,
-    /// The same for people, with origins.
+    /// The same for people, with the origin of each value.
     pub effective: Effective,
     /// Lines to say once at start.
     pub notices: Vec<String>,
 }
 
-/// Reads all layers. `env` gives the variables of the environment, `host` what the defaults depend on.
+/// Reads all layers. `env` gives the variables of the environment, `host` the facts that the defaults depend on.
 pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Loaded, ConfigError> {
     let source = find_source(flags, env, host)?;
     let mut raw = parse(&source)?;

@@ -1,4 +1,4 @@
-//! `[mdns]`: whether and under which name this server is found on the local network.
+//! `[mdns]`: the announcement of this server on the local network.
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::RawMdns;

@@ -62,7 +62,7 @@ fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
     })
 }
 
-/// The name of a network interface, as Linux allows it.
+/// The name of a network interface, in Linux's grammar.
 fn interface(text: &str) -> Result<String, Refusal> {
     let allowed = (1..=15).contains(&text.len()) && !text.contains(['/', ':']) && !text.contains(char::is_whitespace);
     if allowed { Ok(text.to_owned()) } else { Err(Refusal::new(format!("{text:?} is no name of an interface"))) }

@@ -1,6 +1,7 @@
-//! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: which hosts are intercepted, and what is special about them.
+//! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: the hosts that are intercepted, and their special
+//! settings.
 //!
-//! A host that is named in any of the three is intercepted; anything else in its settings would have no effect.
+//! A host that is named in any of the three is intercepted: its settings would have no effect otherwise.
 
 use std::collections::HashMap;
 
@@ -85,7 +86,7 @@ pub(super) fn intercept(
     Ok(hosts)
 }
 
-/// The accounts, those for some repositories before those for a whole host: the first that matches wins.
+/// The accounts. Those for some repositories come before those for a whole host, because the first that matches wins.
 pub(super) fn accounts(
     resolver: &mut Resolver<'_, AtReload>,
     mut raw: Vec<Given<RawAccount>>,
@@ -151,7 +152,7 @@ fn username(text: &str) -> Result<String, Refusal> {
     if text.contains(':') { Err(Refusal::new(format!("{text:?} has a colon"))) } else { Ok(text.to_owned()) }
 }
 
-/// The exceptions, in the order of the file. `verify` is what holds where a registry says nothing.
+/// The exceptions, in the order of the file. `verify` holds for a registry that says nothing about it.
 pub(super) fn policies(
     resolver: &mut Resolver<'_, AtReload>,
     raw: &Named<RawRegistry>,
@@ -188,7 +189,7 @@ fn policy(
     })
 }
 
-/// Headers to send, as secret as keys are.
+/// Headers to send. Their values are secrets.
 pub(super) fn headers(
     resolver: &mut Resolver<'_, AtReload>,
     key: &str,

@@ -15,7 +15,7 @@ use super::resolver::{AtReload, Resolver};
 use super::values;
 use entrepot_core::secret::Secret;
 
-/// Clients take a shorter one for a minute all the same.
+/// Clients use a token for at least a minute, whatever lifetime it tells (Docker's token specification, "expires_in").
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(60);
 const QUEUE_MAX: i64 = 100_000;
 
@@ -42,7 +42,7 @@ pub(super) fn access(
     Ok((Arc::new(rights), notifications))
 }
 
-/// A configuration that lets nobody in, or in another way than it says, is a mistake.
+/// It is a mistake if no client could get in, or if clients got in by another way than the configuration says.
 fn check_ways_in(
     resolver: &mut Resolver<'_, AtReload>,
     rights: &Rights,
@@ -60,7 +60,7 @@ fn check_ways_in(
             resolver.notice("registry.rules name accounts, but registry.htpasswd is not set".to_owned());
         }
     } else if let (AuthMethod::Basic, true, Some(place)) = (rights.auth, for_anonymous, auth_at) {
-        // Docker decides by the first answer whether it logs in at all, and then for everything.
+        // Docker decides by the first answer whether it logs in at all, and keeps to that for every request.
         let refusal = Refusal::new("\"basic\" asks everybody to log in, but something is for anonymous clients");
         let hint = "use auth = \"token\", or anonymous = \"none\" and no rules for \"anonymous\"";
         return Err(resolver.refuse("registry.auth", place, refusal.hint(hint)));
@@ -114,7 +114,7 @@ fn notification(
     let parsed = values::webhook(url.0.expose()).map_err(|refusal| resolver.refuse(key, *place, refusal))?;
     let name = parsed.origin().ascii_serialization();
     let origin = resolver.origin(*place);
-    // The path is often all that keeps others from posting.
+    // The path is often the only secret that protects the receiver.
     resolver.record(format!("{key}.url"), format!("{name}/{MASK}"), origin);
     Ok(Notification {
         url: Secret::new(String::from(parsed)),

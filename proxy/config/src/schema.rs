@@ -1,4 +1,4 @@
-//! The keys that `entrepot.toml` may have, and what is said about any other.
+//! The keys that `entrepot.toml` may have, and the error for any other.
 //!
 //! The tree of [`Kind`]s comes from the types in `raw` (macro `section!`), so there is one list of keys. This pass runs
 //! before serde and leaves it nothing to refuse. Values are never quoted here: one of them may be a password.
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::origin::{Given, Place, Refusal};
 use super::raw::{HiddenText, Named, Raw};
 
-/// What a key holds.
+/// The kind of value that a key holds.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,
@@ -124,7 +124,7 @@ fn check_value(value: &Spanned<DeValue<'_>>, kind: &Kind, path: &str) -> Result<
     if fits { Ok(()) } else { Err(Given::new(refusal(), Place::File(value.span().start))) }
 }
 
-/// The furthest that a misspelt key may be from the one that was meant.
+/// A misspelt key with more edits than this suggests no known key.
 const NEAR_EDITS: usize = 2;
 
 /// Refuses a key. `is_table` tells whether a table was meant to stand below it.

@@ -1,4 +1,4 @@
-//! `[upstream]`, `[client]`: how upstream is reached and how long anybody is waited for.
+//! `[upstream]`, `[client]`: the way to upstreams, and the deadlines on both sides.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ use super::resolver::{AtReload, Resolver};
 use super::values;
 use entrepot_core::secret::Secret;
 
-/// Every wait of docker-registry-proxy that has no reason to be longer.
+/// The deadline of docker-registry-proxy, for every wait that has no reason to be longer.
 const DEADLINE: &str = "60s";
 
 pub(super) fn upstream(resolver: &mut Resolver<'_, AtReload>, raw: &RawUpstream) -> Result<Upstream, ConfigError> {

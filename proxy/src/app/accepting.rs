@@ -7,8 +7,8 @@ use tokio::net::TcpListener;
 
 use super::build::Server;
 use super::listening::Doors;
-use crate::doors::registry::RegistryDoor;
 use crate::doors::transparent::TransparentDoor;
+use crate::doors::{proxy, registry};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::{self, Bounds, Place};
 use entrepot_net::serving::load::Connected;
@@ -29,14 +29,13 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
     let wanted = &server.startup.proxy;
     let bounds = Bounds::new(wanted.max_connections, wanted.max_connections_per_client);
     let common = Common { bounds, metrics: &server.pull.metrics, workers, watch };
+    let state = &server.reloader.state;
     let ports = doors.transparent.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
-    let (proxy, state, leaves) = (server.door.clone(), server.reloader.state.clone(), server.door.leaves.clone());
-    let transparent = Arc::new(TransparentDoor::new(proxy.clone(), ports));
-    let registry = Arc::new(RegistryDoor { state, leaves });
+    let transparent = Arc::new(TransparentDoor::new(state.clone(), ports));
     for listener in doors.proxy {
-        let door = proxy.clone();
+        let state = state.clone();
         common.accept(listener, Door::Proxy, move |stream, peer, place, drain| {
-            door.clone().serve(stream, peer, place, drain)
+            proxy::serve(state.clone(), stream, peer, place, drain)
         });
     }
     for listener in doors.transparent {
@@ -46,9 +45,9 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
         });
     }
     for listener in doors.registry {
-        let door = registry.clone();
+        let state = state.clone();
         common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
-            door.clone().serve(stream, peer, place, drain)
+            registry::serve(state.clone(), stream, peer, place, drain)
         });
     }
 }

@@ -15,7 +15,6 @@ use super::greeting::greeting;
 use super::listening::Addresses;
 use super::reload::{Reloader, registry_address, show_sealing, snapshot};
 use super::start_error::StartError;
-use crate::doors::proxy::ProxyDoor;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
@@ -52,7 +51,6 @@ pub(super) struct Foundation {
 pub(super) struct Server {
     pub(super) startup: Startup,
     pub(super) reloader: Arc<Reloader>,
-    pub(super) door: Arc<ProxyDoor>,
     pub(super) pull: Arc<Pull>,
     pub(super) identity: Arc<Identity>,
     /// None if this server is not announced.
@@ -114,8 +112,7 @@ impl Server {
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
         let log = Arc::new(RequestLog { access_log, metrics });
         let registry = RegistryService { local, pull: pull.clone() };
-        let state = AppState::new(pull.clone(), registry, log, page, snapshot);
-        let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
+        let state = AppState::new(pull.clone(), registry, log, page, leaves, snapshot);
         let effective = Mutex::new(effective);
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
@@ -123,7 +120,7 @@ impl Server {
         // Everything is bound: a client that hears of this server finds its doors open.
         let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
         let (reloader, stopping) = (Arc::new(reloader), Arc::default());
-        Ok(Self { startup, reloader, door, pull, identity, announcer, stopping })
+        Ok(Self { startup, reloader, pull, identity, announcer, stopping })
     }
 
     /// Gives the metrics the numbers that are looked up at each scrape.

@@ -51,7 +51,7 @@ pub(super) fn greeting(
     let _ = writeln!(text, "  curl -fsS http://{name}/setup/docker | sudo sh");
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
-    // A journal has no use for pictures.
+    // A picture is of no use in a journal.
     if io::stderr().is_terminal() {
         let code = terminal_code(&link(&format!("http://{name}/"), &fingerprint.replace(':', "").to_lowercase()));
         let _ = writeln!(text, "\nThe same as a page, with the fingerprint to compare:\n{code}");

@@ -1,4 +1,4 @@
-//! Every listening socket of the server: bound before anything is served, or taken over from the process before.
+//! Every listening socket of the server: bound before anything is served, or handed over by the service manager.
 
 use std::io;
 use std::net::SocketAddr;
@@ -104,7 +104,8 @@ fn bind(listeners: &mut Listeners, address: SocketAddr) -> Result<TcpListener, S
     })
 }
 
-/// The transparent door takes connections to addresses that are not its own, where it may: a gateway leads them here.
+/// Lets the transparent door take connections to addresses of other machines, if the process may: a gateway leads them
+/// here.
 fn accept_for_others(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_ip_transparent_v4(true) {
         tracing::debug!("not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");

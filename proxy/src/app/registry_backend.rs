@@ -1,4 +1,4 @@
-//! What the administrator's door can do about our own registry, as closures over it.
+//! The operations of the administrator's door on our own registry, as closures over it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,10 +17,10 @@ use entrepot_registry::removal::Target;
 use entrepot_registry::{LocalRegistry, import};
 use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
 
-/// Who did it, in events.
+/// The actor in events about changes through this door.
 const ADMINISTRATOR: &str = "administrator";
 
-/// Everything the door may do with the registry of a state.
+/// Every operation of the door on the registry of a state.
 pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
     let (list_store, tags_store) = (store(), store());
@@ -58,7 +58,7 @@ fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, S
     }
     let mut tags = Vec::new();
     for tagged in store.tagged(repository)? {
-        // One whose manifest is deleted meanwhile is none.
+        // A tag whose manifest was deleted meanwhile is left out.
         if let Some(manifest) = store.pushed_manifest(repository, &Reference::Digest(tagged.digest))? {
             tags.push(TagSummary {
                 tag: tagged.tag.to_string(),
@@ -109,7 +109,7 @@ fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Op
             Step::Repositories(done, total) => GcLine::Repositories { done, total },
             Step::Content(done, total) => GcLine::Content { done, total },
         };
-        // Who leaves does not stop it half way.
+        // A client that leaves does not stop the collection half way.
         is_heard = is_heard && on_step(line).is_continue();
     };
     let collected = state.registry.local.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;

@@ -118,7 +118,6 @@ async fn stop(server: Server, trigger: Trigger) {
         spawn_blocking(move || announcer.stop());
     }
     tracing::info!("{status}");
-    drop(server.door);
     if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
         tracing::warn!("some answers were still running at the deadline and are cut off");
     }

@@ -1,4 +1,4 @@
-//! What signals ask of a running server: SIGHUP reads the configuration anew, SIGTERM and SIGINT end it.
+//! Signals to a running server: SIGHUP reads the configuration anew, SIGTERM and SIGINT end the server.
 
 use std::sync::Arc;
 

@@ -59,7 +59,7 @@ impl Case {
         self.load().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The error's line, the case's directory taken out.
+    /// The error's line, without the case's directory.
     pub(super) fn error(&self) -> String {
         let error = self.load().map(|_| ()).expect_err("a mistake");
         error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
@@ -71,7 +71,7 @@ fn bare_host() -> HostFacts {
     HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) }
 }
 
-/// `key = value` as it is in force, with its origin.
+/// The value and its origin, as `value # origin`.
 pub(super) fn shown(loaded: &Loaded, key: &str) -> String {
     let entry = loaded.effective.entries.iter().rfind(|entry| entry.key == key).expect(key);
     let origin = entry.origin.to_string();
@@ -200,6 +200,46 @@ fn an_own_ca_is_only_read_and_the_default_places_are_made() {
         .set("CA_CRT_FILE", "/var/lib/entrepot/ca/ca.crt")
         .set("CA_KEY_FILE", "/var/lib/entrepot/ca/ca.key");
     assert!(!case.loaded().config.startup.ca.provided);
+}
+
+/// The list is for readers. The types decide: a knob of `Startup` cannot be missing in it.
+#[test]
+fn every_knob_says_when_a_change_takes_effect() {
+    let loaded = Case::without_file().loaded();
+    let that_apply = |at: Applies| {
+        let rows = loaded.effective.entries.iter().filter(move |entry| entry.applies == at);
+        rows.map(|entry| entry.key.as_str()).collect::<Vec<_>>()
+    };
+    let at_start = [
+        "data_dir",
+        "proxy.listen",
+        "proxy.max_connections",
+        "proxy.max_connections_per_client",
+        "transparent.listen",
+        "admin.listen",
+        "admin.socket",
+        "admin.token_file",
+        "ca.cert",
+        "ca.key",
+        "ca.passphrase_file",
+        "ca.leaf_lifetime",
+        "registry.http",
+        "registry.https",
+        "data_plane.workers",
+        "data_plane.disk_threads",
+        "data_plane.disk_timeout",
+        "data_plane.disk_buffers",
+        "data_plane.io_uring",
+        "mdns.enabled",
+        "mdns.hostname",
+        "mdns.interfaces",
+        "logging.format",
+        "logging.file",
+    ];
+    assert_eq!(that_apply(Applies::AtStart), at_start);
+    let of_the_agent = that_apply(Applies::AtAgentStart);
+    assert!(!of_the_agent.is_empty() && of_the_agent.iter().all(|key| key.starts_with("redirect.")));
+    assert!(that_apply(Applies::AtReload).iter().all(|key| !key.starts_with("redirect.")));
 }
 
 #[test]

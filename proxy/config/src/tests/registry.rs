@@ -1,4 +1,4 @@
-//! `[registry]`: what it becomes, and the mistakes that are told.
+//! `[registry]`: the ready form, and the errors.
 
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Action, Actions};
@@ -8,7 +8,7 @@ use crate::ready::rights::{AuthMethod, RuleSubject};
 
 const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuS3IfcqE2Cpe9e0oBDnxYBrvQuAUj9jC";
 
-/// The text with a file of one account, alice's.
+/// The text, with a file that has one account, alice.
 fn with_accounts(text: &str) -> Case {
     let case = Case::new("");
     let path = case.file("htpasswd", &format!("alice:{HASH}\n"));

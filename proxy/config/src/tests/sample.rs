@@ -1,4 +1,4 @@
-//! The sample configuration says the truth: every knob is in it, with the default that is built in.
+//! The sample configuration is right: every knob is in it, with its built-in default.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Every environment variable: what it changes, and that `check` names it as the origin.
+//! Every environment variable changes its knob, and `check` names it as the origin.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{Case, shown};
 use crate::ready::{Config, Tier};
 use entrepot_core::secret::Secret;
 
-/// Variable, value, what to look at, and how that looks with the default and with the variable; the key of the origin.
+/// Variable, value, the knob to show, its text with the default and with the variable, and the key that has the origin.
 type Row = (&'static str, &'static str, fn(&Config) -> String, &'static str, &'static str, &'static str);
 
 fn tier(tier: &Option<Tier>) -> String {
@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     ("no_proxy", "*", no_proxy, "false [] []", "true [] []", "upstream.no_proxy"),
 ];
 
-/// Variables that set nothing by themselves, or need more than text: tested below or in `tests`.
+/// Variables that set nothing by themselves, or need files. Other tests cover them.
 const ELSEWHERE: [&str; 5] =
     ["PROXY_REQUEST_BUFFERING", "CA_CRT_FILE", "CA_KEY_FILE", "AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"];
 

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use entrepot::doors::dispatch::{Visit, serve_visit};
-use entrepot::doors::proxy::ProxyDoor;
-use entrepot::doors::registry::RegistryDoor;
+use entrepot::doors::dispatch::serve_connection;
 use entrepot::doors::state::AppState;
+use entrepot::doors::{proxy, registry};
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, LiveConfig, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
+use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::listener::{self, Bounds, Place};
 use entrepot_net::serving::workers::Workers;
@@ -128,7 +128,7 @@ pub(crate) struct Proxy {
     _trigger: Trigger,
     authority: Arc<Authority>,
     data: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Proxy {
@@ -161,34 +161,38 @@ impl Proxy {
         let door = &snapshot.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let local = LocalRegistry::open(
-            pull.store.clone(),
-            ports,
-            door,
-            access,
-            Events::new(source, snapshot.upstream.clone()),
+        let events = Events::new(source, snapshot.upstream.clone());
+        let local = LocalRegistry::open(pull.store.clone(), ports, door, access, events);
+        let state = AppState::new(
+            pull.clone(),
+            RegistryService { local, pull: pull.clone() },
+            log,
+            page,
+            Arc::new(leaves),
+            snapshot,
         );
-        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
-        let leaves = Arc::new(leaves);
-        let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
-            let (workers, watch) = (workers.clone(), watch.clone());
+            let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
             move |stream, peer, place| {
-                let (door, drain) = (door.clone(), watch.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+                let (state, drain) = (state.clone(), watch.clone());
+                workers.hand(move |connected| proxy::serve(state, stream, peer, (place, connected), drain));
             }
         };
         let address = open(serve, &pull, &watch);
-        let drain = watch.clone();
+        let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
-            let (door, drain) = (registry.clone(), drain.clone());
-            workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+            let (state, drain) = (served.clone(), drain.clone());
+            workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
+    }
+
+    /// Puts the part of another configuration in force that a reload swaps.
+    pub(crate) fn reload(&self, setup: &Setup) {
+        self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
     }
 
     /// A request through the proxy door, in absolute form.
@@ -202,6 +206,11 @@ impl Proxy {
 
     pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
         self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A request through the proxy door to any host.
+    pub(crate) fn ask_host(&self, method: Method, host: &str, path: &str) -> Ask {
+        Ask::new(self.door, method, host, path)
     }
 
     /// A request to our own registry.
@@ -222,9 +231,10 @@ impl Proxy {
     pub(crate) fn visit(&self, upstream: &Upstream, room_bytes: usize) -> DuplexStream {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
-        let visit = Visit { host, client_scheme: Scheme::Https, client, listed: true };
+        let destination = Destination::Registry(Target { host, listed: true });
+        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_visit(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_connection(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
         client
     }
 

@@ -1,50 +1,61 @@
-//! The answers of `blobs.rs`: status, range and body for a blob from the store, from a flight, or straight from
-//! upstream. A range is answered alike, wherever the bytes come from.
+//! The last phase of a blob's pull: status, range and body, for a blob from the store, from a fetch that runs, or straight
+//! from upstream. A range is answered alike, wherever the bytes come from.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
-use entrepot_core::error::ErrorCode;
-use entrepot_core::outcome::CacheStatus;
 use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::Opened;
-use crate::fetch::source::Source;
+use crate::fetch::source::{Opened, Source};
 use crate::fetch::through::Through;
 use crate::pull::Pull;
-use crate::pull::blobs::BlobCall;
-use crate::pull::manifests::hit;
+use crate::pull::error::PullError;
+use crate::pull::pipeline::BlobRequest;
 use crate::pull::stored::StoredReader;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::reply::{Note, Reply};
-use entrepot_observe::labels::{Bypass, Label};
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{Bypass, Served};
+use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{Blob, Store};
 
 impl Pull {
-    pub(super) fn fetch_reply(
+    /// A blob that is published here.
+    pub(super) fn serve_stored(
         &self,
-        blob: &BlobCall<'_>,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+        served: Served,
+    ) -> Result<Reply, PullError> {
+        let source = || Some(blob.request.source(blob.repository));
+        let (range, is_head) = (blob.request.range(), blob.request.is_head());
+        stored_reply(&self.store, &blob.request.trail, stored, range, is_head, source, served)
+    }
+
+    /// A blob that is on its way.
+    pub(super) fn serve_fetch(
+        &self,
+        blob: &BlobRequest<'_>,
         subscription: Subscription,
         size: Option<u64>,
         leads: bool,
-    ) -> Reply {
-        let status = match leads {
-            true => CacheStatus::Miss,
+    ) -> Result<Reply, PullError> {
+        let served = match leads {
+            true => Served::Led,
             // Complete and right, only not yet moved to its place.
-            false if subscription.fetch.is_verified() => CacheStatus::Hit,
-            false => CacheStatus::Updating,
+            false if subscription.fetch.is_verified() => Served::Hit,
+            false => Served::Joined,
         };
-        let source = blob.call.source(blob.repository);
-        let header = range_header(&blob.call.headers);
+        let source = blob.request.source(blob.repository);
+        let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
         let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
         let reader = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
+            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
             RangeAnswer::Part { start, end } => {
                 // A part that is the whole, or the rest of it, ends only when the digest is right.
@@ -52,28 +63,22 @@ impl Pull {
                 FetchReader::new(subscription, source, start, (!completes).then_some(end))
             }
         };
-        let note = Note { upstream: Some(blob.call.registry.host.to_string()), ..hit(status) };
-        blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader), note)
-    }
-
-    pub(super) fn stored_reply(&self, blob: &BlobCall<'_>, stored: Arc<Blob>, note: Note) -> Reply {
-        if note.cache_status == CacheStatus::Stale {
-            self.metrics.stale_served.inc();
-        }
-        let note = Note { stored_at: stored.stored_at(), ..note };
-        let range = range_header(&blob.call.headers).filter(|_| !blob.call.is_head());
-        let source = || Some(blob.call.source(blob.repository));
-        stored_reply(&self.store, stored, range, blob.call.is_head(), source, note)
+        blob.request.trail.record(Decision::Content { served, digest: Some(blob.digest), stored_at: None });
+        Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
     }
 
     /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
-    pub(super) fn alone_reply(&self, blob: &BlobCall<'_>, opened: Opened, reason: Bypass) -> Reply {
-        let (source, size, digest) = (blob.call.source(blob.repository), opened.size, blob.digest);
-        let header = range_header(&blob.call.headers);
+    pub(super) fn serve_alone(
+        &self,
+        blob: &BlobRequest<'_>,
+        opened: Opened,
+        reason: Bypass,
+    ) -> Result<Reply, PullError> {
+        let (source, size, digest) = (blob.request.source(blob.repository), opened.size, blob.digest);
+        let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
-        let note = Note { reason: Some(reason.word()), ..hit(CacheStatus::Bypass) };
         let through = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(size.unwrap_or(0)),
+            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
                 Through::part(digest, source, start, end, size).with_opened(opened)
             }
@@ -81,49 +86,42 @@ impl Pull {
             RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
         };
         let (store, registry, repository) =
-            (self.store.clone(), blob.call.registry.host.clone(), blob.repository.clone());
+            (self.store.clone(), blob.request.registry.host.clone(), blob.repository.clone());
         let through = through.and_then(move || {
             tokio::task::spawn_blocking(move || store.link(&registry, &repository, &digest));
         });
-        blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through), note)
+        blob.request.trail.record(Decision::PassedThrough(reason));
+        Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))
     }
 }
 
-/// A published blob, or the range of it; only its head where that was asked. `source` is where the bytes can be had when
-/// the disk fails.
+/// A published blob, or the range of it; only its head if `is_head`. `source` is where the bytes can be had if the disk
+/// fails.
 pub fn stored_reply(
     store: &Arc<Store>,
+    trail: &Trail,
     stored: Arc<Blob>,
     range: Option<&str>,
     is_head: bool,
     source: impl FnOnce() -> Option<Source>,
-    note: Note,
-) -> Reply {
-    let (digest, size) = (stored.digest, stored.size_bytes);
-    let answer = range::decide(range, size);
+    served: Served,
+) -> Result<Reply, PullError> {
+    let (digest, size_bytes) = (stored.digest, stored.size_bytes);
+    let answer = range::decide(range, size_bytes);
     let (start, end) = match answer {
-        RangeAnswer::Unsatisfiable => return unsatisfiable(size),
-        RangeAnswer::Whole => (0, size),
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes }),
+        RangeAnswer::Whole => (0, size_bytes),
         RangeAnswer::Part { start, end } => (start, end),
     };
+    trail.record(Decision::Content { served, digest: Some(digest), stored_at: stored.stored_at() });
     let body = match is_head {
         true => ReplyBody::Full(Bytes::new()),
         false => ReplyBody::pieces(StoredReader::new(stored, store.clone(), source(), start, end)),
     };
-    blob_reply(&digest, answer, Some(size), body, note)
+    Ok(blob_reply(&digest, answer, Some(size_bytes), body))
 }
 
-/// The request's Range, where it is text.
-pub fn range_header(headers: &HeaderMap) -> Option<&str> {
-    headers.get(RANGE)?.to_str().ok()
-}
-
-/// 416
-pub fn unsatisfiable(size: u64) -> Reply {
-    Reply::error(ErrorCode::RangeInvalid, "").with(CONTENT_RANGE, &ContentRange::Unsatisfied { size }.to_string())
-}
-
-fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody, note: Note) -> Reply {
+fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -134,7 +132,7 @@ fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: Rep
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let reply = Reply { status, headers, body, note }
+    let reply = Reply { status, headers, body, refused: None }
         .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
         .with(ETAG, &format!("\"{digest}\""));
     match answer {
