@@ -26,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the proxy and the admin door
+    /// Run every door that the configuration switches on
     Serve {
         #[command(flatten)]
         flags: Flags,
@@ -61,7 +61,7 @@ enum Command {
         #[command(subcommand)]
         command: ca::CaCommand,
     },
-    /// Look at the cache of a running server, and change it
+    /// Show or change the cache of a running server
     Cache {
         #[command(flatten)]
         flags: Flags,
@@ -83,7 +83,7 @@ enum Command {
         #[command(flatten)]
         options: discover::DiscoverOptions,
     },
-    /// Look at the push registry of a running server, and change it
+    /// Show or change the push registry of a running server
     Registry {
         #[command(flatten)]
         flags: Flags,

@@ -16,7 +16,7 @@ use url::Url;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address(Url);
 
-/// Why text is not an address.
+/// The text is no such address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an address such as http://appliance.lan:3130 or https://appliance.lan:3130")]
 pub struct AddressError;

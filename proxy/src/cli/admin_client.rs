@@ -1,4 +1,4 @@
-//! HTTP/1.1 to the admin door, by its unix socket or a URL: one connection a request, JSON or lines of JSON back.
+//! HTTP/1.1 to the admin door, by its unix socket or a URL: one connection for each request; JSON or lines of JSON come back.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::cli::address::{Address, AdminStream};
 use entrepot_core::exit;
 use entrepot_core::secret::Secret;
 
-/// Asks one server.
+/// A server that can be asked.
 pub(crate) struct AdminClient {
     door: Door,
 }
@@ -31,7 +31,7 @@ enum Door {
     Url(Address, Option<Secret>),
 }
 
-/// Why there is no answer, or not the wanted one.
+/// Why there is no answer, or another one than a success.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminClientError {
     #[error("no entrepot server answers on {socket} ({source}); start one with `entrepot serve`, or see admin.socket")]
@@ -48,7 +48,7 @@ pub(crate) enum AdminClientError {
     NotUnderstood(#[from] serde_json::Error),
 }
 
-/// sysexits' EX_NOINPUT: what was named is not there.
+/// sysexits' EX_NOINPUT: the thing that was named does not exist.
 const NOT_FOUND: u8 = 66;
 /// The longest answer that is read whole, and the longest line.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -69,7 +69,7 @@ impl AdminClientError {
         }
     }
 
-    /// The same refusal, saying what it is about.
+    /// The same refusal, with the thing that it is about in front.
     pub(crate) fn about(self, what: &str) -> Self {
         match self {
             Self::Refused { status, error } => Self::Refused { status, error: format!("{what}: {error}") },
@@ -139,7 +139,7 @@ impl AdminClient {
             }
         };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // Ends with the answer; its errors come up in the answer too.
+        // It ends with the answer, which has its errors too.
         tokio::spawn(connection);
         let request =
             request.body(Empty::<Bytes>::new()).map_err(|error| AdminClientError::BrokenOff(error.to_string()))?;
@@ -165,7 +165,7 @@ pub(crate) struct AnswerLines {
 }
 
 impl AnswerLines {
-    /// The next line; none at the end of the answer.
+    /// The next line. None at the end of the answer.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, AdminClientError> {
         loop {
             if let Some(end) = newline(&self.pending) {

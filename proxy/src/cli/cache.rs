@@ -1,7 +1,7 @@
-//! `entrepot cache`: look at the cache of a running server, and change it, by its admin unix socket.
+//! `entrepot cache`: shows and changes the cache of a running server, by its admin unix socket.
 //!
-//! Neighbours: `admin::answers` are the types that come back; `admin_client` speaks HTTP over the socket; `show` makes tables.
-//! Tables go to stdout for people, `--json` gives the server's own answers; progress and questions go to stderr.
+//! Neighbours: `admin::answers` has the types of the replies, `admin_client` speaks HTTP over the socket, and `show` makes
+//! tables. stdout gets tables for people, or the server's own replies with `--json`; stderr gets progress and questions.
 
 mod show;
 #[cfg(test)]
@@ -27,11 +27,11 @@ use entrepot_core::exit;
 /// What to do with the cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Show hits, size and what upstream registries still allow
+    /// Show hits, size, and the pulls that upstream registries still allow
     Stats,
-    /// List the blobs; with --json one object a line
+    /// List the blobs; with --json one object on each line
     Ls,
-    /// Drop blobs, or forget what tags point to
+    /// Drop blobs, or forget the digests of tags
     Rm {
         /// Blobs by digest, tags as registry/repository:tag (Docker Hub is docker.io)
         #[arg(required = true, value_name = "DIGEST|REGISTRY/REPO:TAG")]
@@ -43,20 +43,20 @@ pub enum CacheCommand {
         #[arg(long, short)]
         yes: bool,
     },
-    /// Read every blob and compare it with its digest; with --json one object a line
+    /// Read every blob and compare it with its digest; with --json one object on each line
     Verify,
 }
 
-/// Something that `rm` takes away.
+/// Something that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CacheTarget {
-    /// A blob's bytes.
+    /// The bytes of a blob.
     Blob(Digest),
-    /// What a tag points to; its bytes stay until they are unused.
+    /// The digest of a tag. The bytes stay until nothing uses them.
     Tag(TagName),
 }
 
-/// Why text is not a target.
+/// The text names neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither a digest (sha256:…) nor registry/repository:tag, as in docker.io/library/busybox:latest")]
 pub struct CacheTargetError;
@@ -64,9 +64,9 @@ pub struct CacheTargetError;
 /// Where a command writes and asks.
 struct CacheConsole<'a> {
     out: &'a mut dyn Write,
-    /// None where nobody looks.
+    /// None if stderr is not a terminal.
     progress: Option<&'a mut dyn Write>,
-    /// Puts a question; none where nobody can be asked.
+    /// Asks for yes or no. None if stdin is not a terminal.
     confirm: &'a mut dyn FnMut(&str) -> Option<bool>,
     json: bool,
 }
@@ -90,7 +90,7 @@ enum CacheError {
 /// sysexits' EX_DATAERR: the cache held bad bytes.
 const BAD_DATA: u8 = 65;
 
-/// Runs one command against the server behind `socket`; says on stderr what failed.
+/// Runs one command against the server behind `socket`. A failure is one line on stderr.
 pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

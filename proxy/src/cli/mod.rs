@@ -1,4 +1,4 @@
-//! The subcommands of `entrepot`, one file each, and what they share: exit codes and the way to the environment.
+//! The subcommands of `entrepot`, one file each, and what they share: the admin client and the environment.
 
 pub mod address;
 mod admin_client;

@@ -30,7 +30,7 @@ use crate::admin::registry::{GcLine, RemovedNames, RepositoryPage, TagPage};
 use entrepot_core::exit;
 use entrepot_core::secret::Secret;
 
-/// Which server.
+/// The server that is asked.
 #[derive(Debug, Args)]
 pub struct AdminAddress {
     /// The admin door's http or https address [default: the unix socket of this machine's server]
@@ -44,50 +44,50 @@ pub struct AdminAddress {
 /// What to do with the registry.
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
-    /// List the repositories; with --json one object a line
+    /// List the repositories; with --json one object on each line
     Ls,
-    /// List the tags of a repository; with --json one object a line
+    /// List the tags of a repository; with --json one object on each line
     Tags {
         /// The repository, such as team/app
         repository: RepositoryName,
     },
-    /// Take away a tag, a manifest, or a whole repository; the next collection frees what nobody needs then
+    /// Remove tags, manifests or whole repositories; the next collection frees the content that nothing else needs
     Rm {
         /// A tag as repository:tag, a manifest as repository@digest, or a repository
         #[arg(required = true, value_name = "REPO[:TAG|@DIGEST]")]
         targets: Vec<RegistryTarget>,
     },
-    /// Collect what nothing needs any more, while pushes and pulls go on; with --json one object a line
+    /// Free content that no manifest needs, while pushes and pulls go on; with --json one object on each line
     Gc {
-        /// Only tell what would go
+        /// Count, and free nothing
         #[arg(long)]
         dry_run: bool,
-        /// Take manifests away too that no tag leads to
+        /// Remove manifests without a tag as well
         #[arg(long)]
         untagged: bool,
-        /// What was pushed more recently stays [default: registry.grace]
+        /// Content that was pushed more recently stays [default: registry.grace]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         grace: Option<Duration>,
     },
-    /// Take over the data of Docker's registry, from a directory on the server's machine; with --json one object a line
+    /// Import the data of Docker's registry from a directory on the server's machine; with --json one object on each line
     Import {
-        /// The directory that has docker/registry/v2 in it
+        /// The directory that holds docker/registry/v2
         directory: PathBuf,
     },
 }
 
-/// Something that `rm` takes away.
+/// Something that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RegistryTarget {
-    /// All of it.
+    /// A repository with everything in it.
     Repository(RepositoryName),
-    /// One name; its manifest goes where no other leads to it.
+    /// One tag, and its manifest unless another tag leads to it.
     Tag(RepositoryName, Tag),
-    /// One manifest, and the tags that lead to it.
+    /// One manifest, and the tags that point to it.
     Manifest(RepositoryName, Digest),
 }
 
-/// Why text is not a target.
+/// The text names none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not repository:tag, repository@digest or a repository, as in team/app:v1")]
 pub struct RegistryTargetError;
@@ -121,7 +121,7 @@ enum RegistryError {
 const BAD_DATA: u8 = 65;
 const NO_INPUT: u8 = 66;
 
-/// Runs one command against the server behind `socket`, or at a URL; says on stderr what failed.
+/// Runs one command against the server behind `socket`, or at a URL. A failure is one line on stderr.
 pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -131,7 +131,7 @@ pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json
         }
     };
     let mut out = io::stdout().lock();
-    // Draws nothing where stderr is no terminal.
+    // It draws nothing if stderr is not a terminal.
     let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::no_length(), json };
     let outcome = client(server, socket)
         .and_then(|client| runtime.block_on(execute(command, &client, server.url.is_none(), &mut console)));
