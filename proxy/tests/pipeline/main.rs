@@ -23,3 +23,4 @@ mod reload;
 mod rights;
 mod shared;
 mod tags;
+mod trail;

@@ -248,6 +248,16 @@ impl Proxy {
         eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
     }
 
+    /// The access log, once it has so many lines.
+    pub(crate) async fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let read = || {
+            let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
+        };
+        eventually("the access log has every line", || read().len() >= count).await;
+        read()
+    }
+
     pub(crate) fn has(&self, digest: &Digest) -> bool {
         self.pull.store.contains(digest)
     }
