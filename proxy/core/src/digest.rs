@@ -7,6 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest as hash;
+use http::HeaderName;
+
+/// The response header that names the digest of the content (OCI distribution specification, "Pulling manifests").
+pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// A sha256 or sha512 digest. The specification registers no other algorithm, so others are refused.
 ///

@@ -43,6 +43,7 @@
 
 pub mod challenge;
 pub mod digest;
+pub mod docker_hub;
 pub mod error;
 pub mod exit;
 pub mod framing;

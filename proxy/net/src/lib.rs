@@ -10,9 +10,9 @@
 pub mod admin_socket;
 pub mod connection;
 pub mod drain;
-pub mod html;
 pub mod http;
 pub mod listener;
+pub mod page;
 pub mod rewind;
 pub mod service_manager;
 pub mod serving;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ChunkRange;
@@ -28,7 +28,6 @@ use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Of a blob in events, whatever manifests call it.
 const BLOB_TYPE: &str = "application/octet-stream";
@@ -339,7 +338,7 @@ pub(super) fn blob_location(repository: &RepositoryName, digest: &Digest) -> Str
 
 /// 201 for content that is here to stay.
 pub(super) fn created(location: &str, digest: &Digest) -> Reply {
-    empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, &digest.to_string())
+    empty(StatusCode::CREATED).with(LOCATION, location).with(DOCKER_CONTENT_DIGEST, &digest.to_string())
 }
 
 /// An answer without a body.

@@ -20,7 +20,7 @@ use crate::doors::introduction::{RouteDecision, route};
 use crate::doors::original::{Outgoing, canonical, original_destination};
 use crate::doors::proxy::carry;
 use crate::doors::state::AppState;
-use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::ready::{LiveConfig, Scheme};
 use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::Place;
@@ -101,7 +101,7 @@ impl TransparentDoor {
 
     /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
     /// of the same name is another registry.
-    fn is_own(&self, config: &Config, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
+    fn is_own(&self, config: &LiveConfig, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
         let registry = &self.state.registry.local;
         let is_here = |original: SocketAddr| {
             let address = original.ip().to_string();
@@ -177,7 +177,7 @@ impl TransparentDoor {
 
 impl Introduced {
     /// Reads until it is clear what the connection begins with.
-    async fn introduce(&mut self, config: &Config) -> Result<Sniffed, Gone> {
+    async fn introduce(&mut self, config: &LiveConfig) -> Result<Sniffed, Gone> {
         let deadline = Instant::now() + config.client.header_timeout;
         self.take_header(config, deadline).await?;
         loop {
@@ -200,7 +200,7 @@ impl Introduced {
     }
 
     /// Takes a relay's header off the front, where one of these networks sends it.
-    async fn take_header(&mut self, config: &Config, deadline: Instant) -> Result<(), Gone> {
+    async fn take_header(&mut self, config: &LiveConfig, deadline: Instant) -> Result<(), Gone> {
         let networks = &config.transparent.proxy_protocol_from;
         let is_relay = networks.iter().any(|network| network.contains(&self.peer.ip()));
         if !is_relay {

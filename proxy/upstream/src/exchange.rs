@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::host::RegistryHost;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE,
@@ -460,7 +460,7 @@ pub fn empty() -> RequestBody {
 
 /// The `Docker-Content-Digest` header. None if there is none, or no valid one.
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {
-    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+    headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
 fn redirect_location(status: StatusCode, headers: &HeaderMap) -> Option<String> {

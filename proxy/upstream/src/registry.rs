@@ -1,5 +1,6 @@
 //! An upstream registry as a request sees it: its address, how it is spoken to, and which clients share its content.
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,7 +8,7 @@ use url::Url;
 
 use crate::address::Purpose;
 use crate::credential::Login;
-use entrepot_config::ready::{Access, Config, Scheme};
+use entrepot_config::ready::{Access, LiveConfig, Scheme};
 
 /// The registry of one request, with the settings that the configuration has for it.
 #[derive(Clone)]
@@ -30,14 +31,11 @@ pub struct Registry {
     pub heard_via: Vec<HeaderValue>,
 }
 
-/// The names under which administrators configure accounts for Docker Hub.
-const DOCKER_HUB: [&str; 4] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io", "docker.io"];
-
 impl Registry {
     /// The registry at `host`, with its settings. The configuration decides the scheme; without a setting the port does: 80
     /// is plain, any other is TLS. The client has no influence, because rights and content are stored by host and port
     /// alone. `realm` is the host of its token server, None if unknown: an account may be configured for either.
-    pub fn resolve(config: &Config, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
+    pub fn resolve(config: &LiveConfig, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
         let policy = config.registry(host);
         let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
         let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
@@ -90,7 +88,7 @@ impl Registry {
 }
 
 /// The configured account for a repository of `host`. Docker Hub's names count as one host. None as repository means any.
-pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
+pub fn account(config: &LiveConfig, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
     aliases(host)
         .iter()
         .find_map(|alias| config.account(alias, repository))
@@ -98,13 +96,13 @@ pub fn account(config: &Config, host: &RegistryHost, repository: Option<&str>) -
 }
 
 /// Whether any account is configured for `host`.
-fn has_accounts(config: &Config, host: &RegistryHost) -> bool {
+fn has_accounts(config: &LiveConfig, host: &RegistryHost) -> bool {
     aliases(host).iter().any(|alias| config.account(alias, None).is_some())
 }
 
 fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
-    if DOCKER_HUB.contains(&host.name()) {
-        DOCKER_HUB.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
+    if docker_hub::ALL_NAMES.contains(&host.name()) {
+        docker_hub::ALL_NAMES.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
     } else {
         vec![host.clone()]
     }
@@ -141,7 +139,8 @@ mod tests {
              [[credentials]]\nregistry = \"auth.docker.io\"\nusername = \"a\"\npassword = \"b\"\n\
              [registries.\"reg.example:5000\"]\nrealm = \"login.example:8443\"\n",
         )
-        .expect("configuration");
+        .expect("configuration")
+        .live;
         for (host, realms) in [
             ("registry.gitlab.example", &["gitlab.example"][..]),
             ("registry.gitlab.example:5050", &["gitlab.example"]),
@@ -163,6 +162,9 @@ mod tests {
     fn what_is_no_registry_may_not_be_a_service_of_this_machine() {
         let host = RegistryHost::parse("intranet.example", 80).expect("a host");
         assert_eq!(Registry::unlisted(&host).purpose, Purpose::Tunnel);
-        assert_eq!(Registry::resolve(&from_text("").expect("configuration"), &host, None).purpose, Purpose::Registry);
+        assert_eq!(
+            Registry::resolve(&from_text("").expect("configuration").live, &host, None).purpose,
+            Purpose::Registry
+        );
     }
 }

@@ -28,8 +28,9 @@ pub enum ColdReads {
 }
 
 impl Capabilities {
-    /// Asks the kernel for what the configuration wants; zero workers is one a core.
-    pub fn detect(wanted: &DataPlane) -> Self {
+    /// Asks the kernel for what the configuration wants; zero workers is one a core. `ktls` is what holds until a reload
+    /// changes it.
+    pub fn detect(wanted: &DataPlane, ktls: bool) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cold_reads = match ring::probe() {
             _ if !wanted.io_uring => ColdReads::Pool,
@@ -43,15 +44,13 @@ impl Capabilities {
             }
         };
         let workers = if wanted.workers == 0 { cores } else { wanted.workers };
-        Self { workers, cold_reads, kernel_seals: kernel_seals(wanted.ktls) }
+        Self { workers, cold_reads, kernel_seals: kernel_seals(ktls) }
     }
 }
 
-impl Capabilities {
-    /// The label that metrics show for who makes TLS records: `kernel` or `own`.
-    pub fn sealing(&self) -> &'static str {
-        if self.kernel_seals { "kernel" } else { "own" }
-    }
+/// The labels that metrics show for the maker of TLS records: the one in use, and the other.
+pub fn sealing(ktls: bool) -> (&'static str, &'static str) {
+    if kernel_seals(ktls) { ("kernel", "own") } else { ("own", "kernel") }
 }
 
 impl ColdReads {
