@@ -7,7 +7,7 @@ use entrepot_kernel::mapping::{Located, locate};
 use entrepot_kernel::residency::read_scattered_now;
 
 use super::room::PAGE_BYTES;
-use crate::tls::record::RECORD_MAX_BYTES;
+use entrepot_record::RECORD_MAX_BYTES;
 
 /// hyper never hands on more slices than this.
 const SLICES_MAX: usize = 64;

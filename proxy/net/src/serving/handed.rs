@@ -10,13 +10,14 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use entrepot_kernel::ktls::TransmitKey;
+use entrepot_kernel::ktls::{Cipher, TransmitKey};
 use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use zeroize::Zeroizing;
 
 use super::incoming::{Receiver, broken};
 use crate::tls::handshake::Secured;
-use crate::tls::record::{RecordError, Reply, Session};
+use entrepot_record::{ControlMessage, RecordError, Session};
 
 /// A connection whose socket the kernel can seal for.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin {
@@ -40,7 +41,7 @@ pub struct Handed<IO> {
 
 /// Control messages that wait.
 #[derive(Default)]
-struct Replies(VecDeque<Reply>);
+struct Replies(VecDeque<ControlMessage>);
 
 /// Whether the kernel may seal for this connection.
 pub fn is_fit<IO>(secured: &Secured<IO>) -> bool {
@@ -68,7 +69,7 @@ impl Replies {
         io: &mut IO,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.extend(session.take_replies());
+        self.0.extend(session.take_control());
         while let Some(reply) = self.0.front() {
             ready!(io.poll_record(context, u8::from(reply.kind), &reply.bytes))?;
             if let Some(key) = self.0.pop_front().and_then(|reply| reply.next_key) {
@@ -80,15 +81,14 @@ impl Replies {
 }
 
 fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<TransmitKey, RecordError> {
-    let (key, iv, is_chacha) = match &secrets {
-        ConnectionTrafficSecrets::Aes128Gcm { key, iv } | ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
-            (key, iv, false)
-        }
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv, true),
+    let (cipher, key, iv) = match &secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Cipher::Chacha20Poly1305, key, iv),
         _ => return Err(RecordError::Sealing),
     };
-    let iv = iv.as_ref().try_into().map_err(|_| RecordError::Sealing)?;
-    Ok(TransmitKey { key: key.as_ref().to_vec(), is_chacha, iv, sequence })
+    let iv = Zeroizing::new(iv.as_ref().try_into().map_err(|_| RecordError::Sealing)?);
+    Ok(TransmitKey { cipher, key: key.as_ref().to_vec().into(), iv, sequence })
 }
 
 impl<IO: Wire> AsyncRead for Handed<IO> {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use crate::tls::record::{Received, RecordError, Session, record_bytes};
+use entrepot_record::{Received, RecordError, Session, record_bytes};
 
 /// What is read at once: more than the largest record.
 const READ_BYTES: usize = 32 * 1024;

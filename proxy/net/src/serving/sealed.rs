@@ -1,7 +1,7 @@
 //! A TLS connection with a client, behind its handshake: what hyper writes is laid out as records of one large piece,
 //! sealed there, and goes out in one write. A mapped file's bytes are read straight into the records they leave in.
 //!
-//! Neighbours: `tls::record` has the protocol; `gather` lays out, `late` reads what the page cache does not have, `room`
+//! Neighbours: `entrepot_record` has the protocol; `gather` lays out, `late` reads what the page cache does not have, `room`
 //! has the memory, `incoming` the other direction.
 //! Invariants: records leave in the order in which they were sealed, so nothing is sealed while anything waits; an idle
 //! connection holds no buffer; a file that lost bytes or a broken disk is an error of this connection and no more.
@@ -18,7 +18,7 @@ use super::incoming::{Receiver, broken};
 use super::late::Late;
 use super::room::Room;
 use crate::tls::handshake::Secured;
-use crate::tls::record::{RECORD_MAX_BYTES, RecordError, Session};
+use entrepot_record::{RECORD_MAX_BYTES, RecordError, Session};
 
 /// A client may cause so many bytes of answers to its control messages before it has to take some.
 const REPLIES_MAX_BYTES: usize = 4096;
@@ -47,7 +47,7 @@ impl Outgoing {
         io: &mut IO,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        for reply in session.take_replies() {
+        for reply in session.take_control() {
             self.reply_bytes += reply.bytes.len();
             self.room.append(reply.bytes);
         }

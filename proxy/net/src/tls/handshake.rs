@@ -1,6 +1,6 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
-//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; what comes of it becomes a session of `record`,
+//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; its outcome becomes a session of `entrepot_record`,
 //! which `serving` drives. rustls does the handshake and nothing else: it is shown a record at a time, and none behind the
 //! last of the handshake, because what it would answer to one (a key update of its own) would be lost with it. A failed
 //! handshake's alert is sent before the error comes back, so the client knows as much as we do.
@@ -15,7 +15,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::record::record_bytes;
+use entrepot_record::record_bytes;
 
 /// Why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]

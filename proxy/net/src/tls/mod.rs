@@ -2,7 +2,7 @@
 //!
 //! `key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing; `authority` puts them
 //! together. `leaf` keeps a `rustls::ServerConfig` for each name, cut by `server`; `handshake` runs one connection's
-//! handshake, and `record` protects what follows.
+//! handshake; the crate `entrepot-record` protects what follows.
 //! Invariants: the CA's key leaves this room only into its own file, mode 0600; a leaf names exactly one host and
 //! lives at most 7 days; no process-global crypto provider is used.
 
@@ -14,7 +14,6 @@ pub mod handshake;
 mod issue;
 mod key;
 pub mod leaf;
-pub mod record;
 mod server;
 #[cfg(test)]
 pub(crate) mod testdata;

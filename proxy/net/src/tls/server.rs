@@ -58,7 +58,7 @@ impl Template {
         config.session_storage = Arc::clone(&self.sessions);
         // Early data can be replayed by anybody on the path; a push must not happen twice.
         config.max_early_data_size = 0;
-        // The record layer behind the handshake is ours (`record`).
+        // The record layer behind the handshake is ours (`entrepot-record`).
         config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }

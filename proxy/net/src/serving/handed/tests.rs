@@ -32,13 +32,13 @@ struct Sealing {
 
 impl Sealing {
     fn take(&mut self, key: &TransmitKey) {
-        let algorithm = match (key.key.len(), key.is_chacha) {
-            (16, false) => &AES_128_GCM,
-            (32, false) => &AES_256_GCM,
-            _ => &CHACHA20_POLY1305,
+        let algorithm = match key.cipher {
+            Cipher::Aes128Gcm => &AES_128_GCM,
+            Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::Chacha20Poly1305 => &CHACHA20_POLY1305,
         };
         let cipher = LessSafeKey::new(UnboundKey::new(algorithm, &key.key).expect("a key of its length"));
-        self.key = Some((cipher, key.iv, key.sequence));
+        self.key = Some((cipher, *key.iv, key.sequence));
     }
 
     fn record(&mut self, kind: u8, content: &[u8]) {
@@ -137,15 +137,14 @@ async fn pair(suite: &str, can_change: bool) -> (Handed<Kernel>, TlsStream<Duple
 
 const SUITES: [&str; 3] = ["TLS13_AES_128_GCM_SHA256", "TLS13_AES_256_GCM_SHA384", "TLS13_CHACHA20_POLY1305_SHA256"];
 
-async fn echo(mut handed: Handed<Kernel>, wear_out: bool) -> io::Result<()> {
+/// Sends back what comes, under a key that each write wears out.
+async fn echo(mut handed: Handed<Kernel>) -> io::Result<()> {
+    handed.receiver.session.limit_key_use(2);
     let mut piece = vec![0; 10_000];
     loop {
         let read = handed.read(&mut piece).await?;
         if read == 0 {
             return handed.shutdown().await;
-        }
-        if wear_out {
-            handed.receiver.session.wear_out();
         }
         handed.write_all(&piece[..read]).await?;
         handed.flush().await?;
@@ -156,7 +155,7 @@ async fn echo(mut handed: Handed<Kernel>, wear_out: bool) -> io::Result<()> {
 async fn keys_change_for_both_reasons_and_everything_arrives() {
     for suite in SUITES {
         let (handed, mut client) = pair(suite, true).await;
-        let echoing = tokio::spawn(echo(handed, true));
+        let echoing = tokio::spawn(echo(handed));
         for round in 0..20u8 {
             if round % 3 == 0 {
                 client.get_mut().1.refresh_traffic_keys().expect("TLS 1.3");
@@ -177,7 +176,7 @@ async fn keys_change_for_both_reasons_and_everything_arrives() {
 #[tokio::test]
 async fn a_kernel_that_takes_no_second_key_ends_the_connection() {
     let (handed, mut client) = pair(SUITES[0], false).await;
-    let echoing = tokio::spawn(echo(handed, true));
+    let echoing = tokio::spawn(echo(handed));
     client.write_all(b"once").await.expect("written");
     client.flush().await.expect("flushed");
     let mut heard = [0; 4];

@@ -1,4 +1,4 @@
-//! Protecting records where their content lies already.
+//! Sealing records where their content lies already.
 
 use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion};
 
@@ -8,38 +8,32 @@ use super::{HEADER_BYTES, RECORD_MAX_BYTES, RecordError, TAG_BYTES};
 /// The version in every record's header (RFC 8446 section 5.1).
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
-/// Our direction.
+/// The server's direction.
 pub struct Sealer {
     key: Key,
 }
 
 impl Sealer {
-    /// Goes on with `secrets` from their sequence number.
-    pub(super) fn new(version: ProtocolVersion, secrets: (u64, ConnectionTrafficSecrets)) -> Result<Self, RecordError> {
+    pub(crate) fn new(version: ProtocolVersion, secrets: (u64, ConnectionTrafficSecrets)) -> Result<Self, RecordError> {
         Ok(Self { key: Key::new(version, secrets)? })
     }
 
-    /// What a record has before its content.
+    /// Bytes that a record has in front of its content.
     pub fn prefix_bytes(&self) -> usize {
         self.key.form.prefix_bytes()
     }
 
-    /// What a record has behind its content.
+    /// Bytes that a record has behind its content.
     pub fn suffix_bytes(&self) -> usize {
         self.key.form.suffix_bytes()
     }
 
-    /// Whether the key has to be changed first.
-    pub(super) fn is_worn(&self) -> bool {
-        self.key.is_worn()
+    /// Records that were sealed under this key.
+    pub(crate) fn records(&self) -> u64 {
+        self.key.records()
     }
 
-    #[cfg(test)]
-    pub(super) fn wear_out(&mut self) {
-        self.key.wear_out();
-    }
-
-    /// Makes a record of `record`, which has its content between prefix and suffix.
+    /// Makes a record of `record`, whose content lies between room for the prefix and the suffix.
     pub fn seal(&mut self, kind: ContentType, record: &mut [u8]) -> Result<(), RecordError> {
         let (prefix, suffix) = (self.prefix_bytes(), self.suffix_bytes());
         let content = record.len().checked_sub(prefix + suffix).filter(|content| *content <= RECORD_MAX_BYTES);
@@ -64,8 +58,8 @@ impl Sealer {
         Ok(())
     }
 
-    /// A record with this content.
-    pub(super) fn record(&mut self, kind: ContentType, content: &[u8]) -> Result<Vec<u8>, RecordError> {
+    /// A new record with this content.
+    pub(crate) fn record(&mut self, kind: ContentType, content: &[u8]) -> Result<Vec<u8>, RecordError> {
         let mut record = vec![0; self.prefix_bytes()];
         record.extend_from_slice(content);
         record.resize(record.len() + self.suffix_bytes(), 0);

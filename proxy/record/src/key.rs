@@ -1,8 +1,9 @@
-//! One direction's key: which nonce and which additional data each record has.
+//! One direction's key: which nonce and which additional data each record has, and how many records it may protect.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce};
 use aws_lc_rs::aead::{MAX_TAG_LEN, UnboundKey};
 use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion};
+use zeroize::Zeroizing;
 
 use super::{HEADER_BYTES, RecordError, TAG_BYTES};
 
@@ -10,29 +11,29 @@ const _: () = assert!(TAG_BYTES == MAX_TAG_LEN);
 
 /// How a record is built around its ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// TLS 1.3: the type lies inside, behind the content.
     Inner,
-    /// TLS 1.2 with AES-GCM: eight bytes of the nonce go before the ciphertext (RFC 5288 section 3).
+    /// TLS 1.2 with AES-GCM: eight bytes of the nonce precede the ciphertext (RFC 5288 section 3).
     Explicit,
     /// TLS 1.2 with ChaCha20-Poly1305: nothing is added (RFC 7905 section 2).
     Implicit,
 }
 
 /// The eight bytes of the nonce that TLS 1.2 sends along.
-pub(super) const EXPLICIT_BYTES: usize = 8;
+pub(crate) const EXPLICIT_BYTES: usize = 8;
 
 impl Form {
-    /// What comes before the content.
-    pub(super) const fn prefix_bytes(self) -> usize {
+    /// Bytes in front of the content.
+    pub(crate) const fn prefix_bytes(self) -> usize {
         match self {
             Self::Explicit => HEADER_BYTES + EXPLICIT_BYTES,
             Self::Inner | Self::Implicit => HEADER_BYTES,
         }
     }
 
-    /// What comes after it.
-    pub(super) const fn suffix_bytes(self) -> usize {
+    /// Bytes behind the content.
+    pub(crate) const fn suffix_bytes(self) -> usize {
         match self {
             Self::Inner => 1 + TAG_BYTES,
             Self::Explicit | Self::Implicit => TAG_BYTES,
@@ -40,22 +41,21 @@ impl Form {
     }
 }
 
-/// A key, and how often it was used.
-pub(super) struct Key {
-    pub(super) aead: LessSafeKey,
-    pub(super) form: Form,
-    iv: [u8; NONCE_LEN],
+/// A key and the number of its next record. aws-lc wipes the key when it frees it.
+pub(crate) struct Key {
+    pub(crate) aead: LessSafeKey,
+    pub(crate) form: Form,
+    iv: Zeroizing<[u8; NONCE_LEN]>,
     sequence: u64,
-    records_max: u64,
 }
 
 /// AES-GCM's bound on records under one key, 2^24.5 (RFC 8446 section 5.5), rounded down. ChaCha20-Poly1305's is beyond
-/// what sequence numbers count; one bound for all is simpler, and 256 GiB of one connection are far away.
-pub(super) const RECORDS_MAX: u64 = 1 << 24;
+/// what sequence numbers count; one bound for all is simpler, and few connections send 256 GiB.
+pub(crate) const RECORDS_MAX: u64 = 1 << 24;
 
 impl Key {
     /// The key of `secrets`, which has protected `sequence` records already.
-    pub(super) fn new(
+    pub(crate) fn new(
         version: ProtocolVersion,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
@@ -71,30 +71,25 @@ impl Key {
             _ => Form::Explicit,
         };
         let unbound = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| RecordError::Sealing)?;
-        let iv = iv.as_ref().try_into().map_err(|_| RecordError::Sealing)?;
-        Ok(Self { aead: LessSafeKey::new(unbound), form, iv, sequence, records_max: RECORDS_MAX })
+        let iv = Zeroizing::new(iv.as_ref().try_into().map_err(|_| RecordError::Sealing)?);
+        Ok(Self { aead: LessSafeKey::new(unbound), form, iv, sequence })
     }
 
-    /// Whether as many records as are allowed were protected, or soon will be: a batch of them fits still.
-    pub(super) fn is_worn(&self) -> bool {
-        self.sequence >= self.records_max
+    /// Records that were protected under this key.
+    pub(crate) fn records(&self) -> u64 {
+        self.sequence
     }
 
-    #[cfg(test)]
-    pub(super) fn wear_out(&mut self) {
-        self.records_max = self.sequence;
-    }
-
-    /// The number of the next record, which is used up by asking.
-    pub(super) fn advance(&mut self) -> Result<u64, RecordError> {
+    /// Takes the number of the next record.
+    pub(crate) fn advance(&mut self) -> Result<u64, RecordError> {
         let sequence = self.sequence;
         self.sequence = sequence.checked_add(1).ok_or(RecordError::WornOut)?;
         Ok(sequence)
     }
 
-    /// The nonce of record `sequence` (RFC 8446 section 5.3, which RFC 7905 took over).
-    pub(super) fn nonce(&self, sequence: u64) -> [u8; NONCE_LEN] {
-        let mut nonce = self.iv;
+    /// The nonce of record `sequence` (RFC 8446 section 5.3, like RFC 7905 section 2).
+    pub(crate) fn nonce(&self, sequence: u64) -> [u8; NONCE_LEN] {
+        let mut nonce = *self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(sequence.to_be_bytes()) {
             *byte ^= number;
         }
@@ -102,15 +97,15 @@ impl Key {
     }
 
     /// The nonce of a record that brought `explicit` along.
-    pub(super) fn explicit_nonce(&self, explicit: [u8; EXPLICIT_BYTES]) -> [u8; NONCE_LEN] {
-        let mut nonce = self.iv;
+    pub(crate) fn explicit_nonce(&self, explicit: [u8; EXPLICIT_BYTES]) -> [u8; NONCE_LEN] {
+        let mut nonce = *self.iv;
         nonce[NONCE_LEN - EXPLICIT_BYTES..].copy_from_slice(&explicit);
         nonce
     }
 
-    /// What is authenticated besides the content: the header in TLS 1.3 (section 5.2), number, type, version and length
-    /// of the content in TLS 1.2 (RFC 5246 section 6.2.3.3).
-    pub(super) fn additional(
+    /// The data that are authenticated besides the content: the header in TLS 1.3 (section 5.2); number, type, version
+    /// and length of the content in TLS 1.2 (RFC 5246 section 6.2.3.3).
+    pub(crate) fn additional(
         &self,
         sequence: u64,
         kind: ContentType,
@@ -132,19 +127,50 @@ impl Key {
 
 const ADDITIONAL_MAX_BYTES: usize = 13;
 
-/// Additional data of a record.
-pub(super) struct Additional {
+/// A record's additional data.
+pub(crate) struct Additional {
     bytes: [u8; ADDITIONAL_MAX_BYTES],
     length: usize,
 }
 
 impl Additional {
-    pub(super) fn aad(&self) -> Aad<&[u8]> {
+    pub(crate) fn aad(&self) -> Aad<&[u8]> {
         Aad::from(&self.bytes[..self.length])
     }
 }
 
-/// A nonce that was made by [`Key::nonce`] or [`Key::explicit_nonce`].
-pub(super) fn once(nonce: [u8; NONCE_LEN]) -> Nonce {
+/// A nonce that [`Key::nonce`] or [`Key::explicit_nonce`] made.
+pub(crate) fn once(nonce: [u8; NONCE_LEN]) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::crypto::cipher::{AeadKey, Iv};
+    use zeroize::{Zeroize, ZeroizeOnDrop};
+
+    use super::*;
+
+    fn is_wiped(_: &impl ZeroizeOnDrop) {}
+
+    #[test]
+    fn the_secret_part_of_nonces_is_wiped() {
+        let secrets =
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([7; 32]), iv: Iv::from([9; NONCE_LEN]) };
+        let mut key = Key::new(ProtocolVersion::TLSv1_3, (3, secrets)).expect("a key");
+        is_wiped(&key.iv);
+        assert_eq!(key.nonce(0), [9; NONCE_LEN]);
+        key.iv.zeroize();
+        assert_eq!(key.nonce(0), [0; NONCE_LEN]);
+    }
+
+    #[test]
+    fn no_number_is_given_twice() {
+        let secrets =
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([7; 32]), iv: Iv::from([9; NONCE_LEN]) };
+        let mut key = Key::new(ProtocolVersion::TLSv1_3, (u64::MAX - 1, secrets)).expect("a key");
+        assert_eq!(key.advance(), Ok(u64::MAX - 1));
+        assert_eq!(key.advance(), Err(RecordError::WornOut));
+        assert_eq!(key.advance(), Err(RecordError::WornOut));
+    }
 }

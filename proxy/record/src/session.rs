@@ -1,7 +1,8 @@
-//! Both directions of a connection, and what its records mean. The session keeps no bytes but the few that answer the
-//! client's own control messages; who drives it sends [`Session::take_replies`] before anything sealed later.
+//! Both directions of a connection, and what its records mean. The session keeps no bytes but its own control messages.
+//! The caller sends [`Session::take_control`] before anything that is sealed later.
 //!
-//! Our direction is protected here, or by the kernel (`serving::handed`): then replies are contents rather than records.
+//! Our direction is sealed by a [`Sealer`], or by the operating system's kernel (kernel TLS). In the second case control
+//! messages are contents rather than records.
 
 use std::ops::Range;
 
@@ -16,10 +17,10 @@ use super::open::Opener;
 use super::seal::Sealer;
 use super::{RECORD_MAX_BYTES, RecordError};
 
-/// Records in a row that may bring nothing: empty ones, warnings, key updates. No honest client sends more than a few.
+/// Records in a row that may bring no data: empty ones, warnings, key updates. No honest client sends more than a few.
 const IDLE_RECORDS_MAX: u8 = 32;
 
-/// What a record brought.
+/// The meaning of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// Application data, at this place in the record.
@@ -30,20 +31,20 @@ pub enum Received {
     Closed,
 }
 
-/// A control message to the client.
-pub struct Reply {
-    /// What kind of record it is.
+/// An alert or a key update for the client.
+pub struct ControlMessage {
+    /// Its kind of record.
     pub kind: ContentType,
-    /// The sealed record; the content alone where the kernel seals.
+    /// The sealed record. Only the content if the kernel seals.
     pub bytes: Vec<u8>,
-    /// The key that follows it, where the kernel seals.
+    /// The key that the kernel needs after this message, with the number of records it has protected.
     pub next_key: Option<(u64, ConnectionTrafficSecrets)>,
 }
 
-/// Who protects what we send.
+/// Who seals our direction.
 enum Transmit {
     Own(Sealer),
-    /// The kernel, which has made so many records under this key.
+    /// The kernel, and the number of records it has made under this key.
     Kernel {
         records: u64,
     },
@@ -55,8 +56,9 @@ pub struct Session {
     opener: Opener,
     /// Derives the keys that follow (TLS 1.3).
     secrets: KernelConnection<ServerConnectionData>,
+    records_max: u64,
     idle_records: u8,
-    replies: Vec<Reply>,
+    control: Vec<ControlMessage>,
 }
 
 impl Session {
@@ -69,7 +71,7 @@ impl Session {
         Self::with(Transmit::Own(sealer), extracted.rx, secrets)
     }
 
-    /// Goes on where rustls has stopped, with the kernel as the one who seals. The key for it comes back.
+    /// Goes on where rustls has stopped, but the kernel seals. Also returns the key for the kernel.
     pub fn with_kernel(
         extracted: ExtractedSecrets,
         secrets: KernelConnection<ServerConnectionData>,
@@ -84,12 +86,19 @@ impl Session {
         secrets: KernelConnection<ServerConnectionData>,
     ) -> Result<Self, RecordError> {
         let opener = Opener::new(secrets.protocol_version(), receive)?;
-        Ok(Self { transmit, opener, secrets, idle_records: 0, replies: Vec::new() })
+        Ok(Self { transmit, opener, secrets, records_max: RECORDS_MAX, idle_records: 0, control: Vec::new() })
     }
 
-    /// What protects our direction, with a key that may be used for as many records as one write makes.
+    /// Has our key changed after `records` records, earlier than the suites demand. TLS 1.2 ends there.
+    pub fn limit_key_use(&mut self, records: u64) {
+        self.records_max = records.min(RECORDS_MAX);
+    }
+
+    /// Seals our direction. A worn key is changed first; the client hears of that by a control message.
+    ///
+    /// Ask once for each write. The bound on a key's use leaves room for the records of any one write.
     pub fn sealer(&mut self) -> Result<&mut Sealer, RecordError> {
-        if matches!(&self.transmit, Transmit::Own(sealer) if sealer.is_worn()) {
+        if matches!(&self.transmit, Transmit::Own(sealer) if sealer.records() >= self.records_max) {
             self.change_key()?;
         }
         match &mut self.transmit {
@@ -98,39 +107,40 @@ impl Session {
         }
     }
 
-    /// The kernel has sealed so many bytes more, in one go; a key that is worn by that is changed.
+    /// Counts `bytes` that the kernel has sealed in one write. A key that is worn by that is changed.
     pub fn kernel_sealed(&mut self, bytes: usize) -> Result<(), RecordError> {
         if let Transmit::Kernel { records } = &mut self.transmit {
-            // What was begun with one write may be ended by the next: one record more than the bytes fill.
+            // One write may end a record that another began, so it may touch one record more than its bytes fill.
             *records += (bytes / RECORD_MAX_BYTES) as u64 + 2;
-            if *records >= RECORDS_MAX {
+            if *records >= self.records_max {
                 self.change_key()?;
             }
         }
         Ok(())
     }
 
-    /// What has to go out before what is sealed from now on.
-    pub fn take_replies(&mut self) -> Vec<Reply> {
-        std::mem::take(&mut self.replies)
+    /// The messages that must be sent before anything that is sealed from now on.
+    pub fn take_control(&mut self) -> Vec<ControlMessage> {
+        std::mem::take(&mut self.control)
     }
 
-    /// Opens a whole record of the client's. After an error nothing more may be received; the alert is in the reply.
+    /// Opens a whole record of the client. After an error nothing more may be received; an alert is among the control
+    /// messages.
     pub fn receive(&mut self, record: &mut [u8]) -> Result<Received, RecordError> {
         let received = self.opener.open(record).and_then(|(kind, content)| self.understand(kind, record, content));
         if let Err(RecordError::Broken { alert, .. }) = &received {
-            // Where even the alert cannot be sealed, the connection ends without it.
+            // If even the alert cannot be sealed, the connection ends without it.
             let _ = self.alert(FATAL, *alert);
         }
         received
     }
 
-    /// Says that nothing more will come (RFC 8446 section 6.1).
+    /// Tells the client that nothing more will come (RFC 8446 section 6.1).
     pub fn close(&mut self) -> Result<(), RecordError> {
         self.alert(WARNING, AlertDescription::CloseNotify)
     }
 
-    /// Says what is wrong with bytes that are no record.
+    /// Tells the client what is wrong with bytes that are no record.
     pub fn refuse(&mut self, error: &RecordError) {
         if let RecordError::Broken { alert, .. } = error {
             let _ = self.alert(FATAL, *alert);
@@ -178,14 +188,14 @@ impl Session {
         if self.secrets.protocol_version() != ProtocolVersion::TLSv1_3 {
             return Err(RecordError::WornOut);
         }
-        self.reply(ContentType::Handshake, &[u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0])?;
+        self.send(ContentType::Handshake, &[u8::from(HandshakeType::KeyUpdate), 0, 0, 1, 0])?;
         let secrets = self.secrets.update_tx_secret().map_err(|_| RecordError::Sealing)?;
         match &mut self.transmit {
             Transmit::Own(sealer) => *sealer = Sealer::new(ProtocolVersion::TLSv1_3, secrets)?,
             Transmit::Kernel { records } => {
                 *records = secrets.0;
-                if let Some(reply) = self.replies.last_mut() {
-                    reply.next_key = Some(secrets);
+                if let Some(update) = self.control.last_mut() {
+                    update.next_key = Some(secrets);
                 }
             }
         }
@@ -193,10 +203,10 @@ impl Session {
     }
 
     fn alert(&mut self, level: u8, description: AlertDescription) -> Result<(), RecordError> {
-        self.reply(ContentType::Alert, &[level, u8::from(description)])
+        self.send(ContentType::Alert, &[level, u8::from(description)])
     }
 
-    fn reply(&mut self, kind: ContentType, content: &[u8]) -> Result<(), RecordError> {
+    fn send(&mut self, kind: ContentType, content: &[u8]) -> Result<(), RecordError> {
         let bytes = match &mut self.transmit {
             Transmit::Own(sealer) => sealer.record(kind, content)?,
             Transmit::Kernel { records } => {
@@ -204,23 +214,15 @@ impl Session {
                 content.to_vec()
             }
         };
-        self.replies.push(Reply { kind, bytes, next_key: None });
+        self.control.push(ControlMessage { kind, bytes, next_key: None });
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn wear_out(&mut self) {
-        match &mut self.transmit {
-            Transmit::Own(sealer) => sealer.wear_out(),
-            Transmit::Kernel { records } => *records = RECORDS_MAX,
-        }
     }
 }
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 
-/// What an alert means (RFC 8446 section 6; RFC 5246 section 7.2 has warnings that end nothing).
+/// The meaning of an alert (RFC 8446 section 6; RFC 5246 section 7.2 has warnings that end nothing).
 fn alerted(version: ProtocolVersion, alert: &[u8]) -> Result<Received, RecordError> {
     let [level, description] = *alert else {
         return Err(RecordError::Broken { what: "an alert of the wrong size", alert: AlertDescription::DecodeError });

@@ -8,28 +8,28 @@ use super::key::{EXPLICIT_BYTES, Form, Key, once};
 use super::{HEADER_BYTES, RECORD_MAX_BYTES, RecordError, TAG_BYTES};
 
 /// The client's direction.
-pub(super) struct Opener {
+pub(crate) struct Opener {
     key: Key,
 }
 
 impl Opener {
-    pub(super) fn new(version: ProtocolVersion, secrets: (u64, ConnectionTrafficSecrets)) -> Result<Self, RecordError> {
+    pub(crate) fn new(version: ProtocolVersion, secrets: (u64, ConnectionTrafficSecrets)) -> Result<Self, RecordError> {
         Ok(Self { key: Key::new(version, secrets)? })
     }
 
-    /// Opens a whole record: its type, and where in it the content lies now.
-    pub(super) fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, Range<usize>), RecordError> {
+    /// Opens a whole record. Returns its type and the place of its content in it.
+    pub(crate) fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, Range<usize>), RecordError> {
         let form = self.key.form;
-        let header = *record.first_chunk::<HEADER_BYTES>().ok_or_else(short)?;
+        let header = *record.first_chunk::<HEADER_BYTES>().ok_or_else(too_short)?;
         let outer = ContentType::from(header[0]);
         if form == Form::Inner && outer != ContentType::ApplicationData {
             return Err(RecordError::unexpected("an unprotected record after the handshake"));
         }
         let prefix = form.prefix_bytes();
-        let content = record.len().checked_sub(prefix + TAG_BYTES).ok_or_else(short)?;
-        // With TLS 1.3's type inside, a content of full size is one byte longer, and padding may follow up to 256.
+        let content = record.len().checked_sub(prefix + TAG_BYTES).ok_or_else(too_short)?;
+        // In TLS 1.3 the type and padding may add 256 bytes to a content of full size, the tag among them.
         if content > RECORD_MAX_BYTES + if form == Form::Inner { 256 - TAG_BYTES } else { 0 } {
-            return Err(overflow());
+            return Err(RecordError::too_long());
         }
         let sequence = self.key.advance()?;
         let nonce = match record[HEADER_BYTES..].first_chunk::<EXPLICIT_BYTES>() {
@@ -50,16 +50,12 @@ impl Opener {
             return Err(RecordError::unexpected("a record without a type"));
         };
         if end > RECORD_MAX_BYTES {
-            return Err(overflow());
+            return Err(RecordError::too_long());
         }
         Ok((ContentType::from(opened[end]), prefix..prefix + end))
     }
 }
 
-fn short() -> RecordError {
+fn too_short() -> RecordError {
     RecordError::Broken { what: "a record is shorter than its protection", alert: AlertDescription::BadRecordMac }
-}
-
-fn overflow() -> RecordError {
-    RecordError::Broken { what: "a record is too long", alert: AlertDescription::RecordOverflow }
 }
