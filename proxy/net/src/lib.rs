@@ -1,7 +1,7 @@
 //! Connections with clients: what is between a listening socket and a request, and between a reply and the wire.
 //!
 //! ```text
-//! listener ─► serving (a thread a core) ─► tls ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
+//! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
 //! drain: the end of all of it          service_manager: systemd, which may hold the sockets
 //! ```
 //!
@@ -14,5 +14,6 @@ pub mod http;
 pub mod listener;
 pub mod rewind;
 pub mod service_manager;
-pub mod serving;
+pub mod stream;
 pub mod tls;
+pub mod workers;

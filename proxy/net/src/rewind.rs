@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use entrepot_kernel::ktls::TransmitKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::serving::handed::Wire;
+use crate::stream::kernel_tls::Wire;
 
 /// `prefix`, then the connection.
 pub struct Rewind<IO> {

@@ -14,9 +14,9 @@ use entrepot_config::ready::Scheme;
 use entrepot_net::drain::Watch;
 use entrepot_net::http::deadline::Paced;
 use entrepot_net::rewind::Rewind;
-use entrepot_net::serving::outlet::Outlet;
-use entrepot_net::serving::secure::Secure;
-use entrepot_net::tls::handshake::{HandshakeError, accept};
+use entrepot_net::stream::client_socket::Outlet;
+use entrepot_net::stream::handshake::{HandshakeError, accept};
+use entrepot_net::stream::tls::Secure;
 use entrepot_observe::labels::{ConnectionRefusal, Handshake};
 
 /// A client's connection.

@@ -24,7 +24,7 @@ use crate::doors::registry::RegistryDoor;
 use entrepot_config::ready::{Config, Scheme};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::Place;
-use entrepot_net::serving::load::Connected;
+use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Rejection};
 
 /// What the door knows.

@@ -10,7 +10,7 @@ use entrepot_kernel::ktls::TransmitKey;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::serving::handed::Wire;
+use crate::stream::kernel_tls::Wire;
 
 /// A connection whose writes must progress.
 pub struct Paced<IO> {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::drain::Watch;
 use crate::http::exchange::LoggedBody;
 use crate::http::guard::{Guard, GuardHandle};
-use crate::serving::turns::Turns;
+use crate::stream::fair_writes::Turns;
 use entrepot_config::ready::ClientDeadlines;
 
 /// hyper's own buffer: a whole head and room for the bytes behind it.

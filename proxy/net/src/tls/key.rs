@@ -22,14 +22,14 @@ const PKCS1: &str = "RSA PRIVATE KEY";
 const SEC1: &str = "EC PRIVATE KEY";
 
 /// A key that can sign certificates.
-pub(super) struct CaKey {
+pub(crate) struct CaKey {
     der: PrivateKeyDer<'static>,
     pair: KeyPair,
 }
 
 /// Why bytes are no usable key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum KeyError {
+pub(crate) enum KeyError {
     /// No private key in PEM.
     NotPem,
     /// Encrypted, and no passphrase opens it.
@@ -42,7 +42,7 @@ pub(super) enum KeyError {
 
 impl CaKey {
     /// Reads the first private key in `text`, trying each passphrase where it is encrypted.
-    pub(super) fn from_pem(text: &[u8], passphrases: &[&str]) -> Result<Self, KeyError> {
+    pub(crate) fn from_pem(text: &[u8], passphrases: &[&str]) -> Result<Self, KeyError> {
         let blocks = pem::parse_many(text).map_err(|_| KeyError::NotPem)?;
         let block = blocks
             .into_iter()
@@ -70,18 +70,18 @@ impl CaKey {
     }
 
     /// Makes a new EC P-256 key.
-    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+    pub(crate) fn generate() -> Result<Self, rcgen::Error> {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         Ok(Self { der: pkcs8(pair.serialize_der()), pair })
     }
 
     /// What signs.
-    pub(super) fn pair(&self) -> &KeyPair {
+    pub(crate) fn pair(&self) -> &KeyPair {
         &self.pair
     }
 
     /// The key in the clear, for its own file and nothing else.
-    pub(super) fn to_pem(&self) -> String {
+    pub(crate) fn to_pem(&self) -> String {
         let tag = match self.der {
             PrivateKeyDer::Pkcs1(_) => PKCS1,
             PrivateKeyDer::Sec1(_) => SEC1,
@@ -92,7 +92,7 @@ impl CaKey {
 }
 
 /// PEM with unix line ends.
-pub(super) fn encode(tag: &str, contents: &[u8]) -> String {
+pub(crate) fn encode(tag: &str, contents: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&Pem::new(tag, contents), config)
 }

@@ -91,12 +91,12 @@ impl LeafStore {
     }
 
     /// The configuration that is kept for these names, where it is fresh. Never blocks.
-    pub(super) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
+    pub(crate) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
         self.kept().fresh(subject, (self.clock)())
     }
 
     /// Mints, keeps and returns a configuration. Blocks for the signature.
-    pub(super) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
+    pub(crate) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
         let (validity, renew_at) = self.schedule((self.clock)())?;
         let texts: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let chain = self.authority.sign_leaf(&texts, validity, &self.key)?;

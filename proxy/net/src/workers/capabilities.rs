@@ -4,7 +4,7 @@ use std::fmt;
 
 use entrepot_kernel::ring;
 
-use super::secure::kernel_seals;
+use crate::stream::tls::kernel_seals;
 use entrepot_config::ready::DataPlane;
 
 /// The rungs in use.

@@ -15,8 +15,8 @@ use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
 
+use super::handshake::Secured;
 use super::incoming::{Receiver, broken};
-use crate::tls::handshake::Secured;
 use entrepot_record::{ControlMessage, RecordError, Session};
 
 /// A connection whose socket the kernel can seal for.

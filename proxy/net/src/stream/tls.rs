@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::handed::{Handed, Wire, is_fit};
+use super::handshake::Secured;
 use super::incoming::broken;
-use super::sealed::Sealed;
-use crate::tls::handshake::Secured;
+use super::kernel_tls::{Handed, Wire, is_fit};
+use super::sealing::Sealed;
 
 /// A connection with a client that has shaken hands.
 pub enum Secure<IO> {

@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 use rustls::ContentType;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::cold_read::Late;
 use super::gather::{gather, page_offset};
+use super::handshake::Secured;
 use super::incoming::{Receiver, broken};
-use super::late::Late;
-use super::room::Room;
-use crate::tls::handshake::Secured;
+use super::record_buffer::Room;
 use entrepot_record::{RECORD_MAX_BYTES, RecordError, Session};
 
 /// A client may cause so many bytes of answers to its control messages before it has to take some.
@@ -81,7 +81,7 @@ impl<IO> Sealed<IO> {
         let (prefix, suffix) = (sealer.prefix_bytes(), sealer.suffix_bytes());
         let stride = prefix + RECORD_MAX_BYTES + suffix;
         let mut room = Room::new();
-        let memory = room.beginning_at(page_offset(slices).wrapping_sub(prefix) % super::room::PAGE_BYTES);
+        let memory = room.beginning_at(page_offset(slices).wrapping_sub(prefix) % super::record_buffer::PAGE_BYTES);
         let gathered = gather(slices, memory, stride, prefix)?;
         if let (0, Some((located, length))) = (gathered.filled_bytes, gathered.missing) {
             self.late = Some(Late::read(slices, located, length));

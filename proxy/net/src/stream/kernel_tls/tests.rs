@@ -12,8 +12,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::tls::handshake::accept;
-use crate::tls::tests::{PATIENCE, client_with, host, roots, store};
+use crate::stream::handshake::accept;
+use crate::stream::handshake::tests::{PATIENCE, client_with, host, roots, store};
 
 /// A pipe with a kernel that seals.
 struct Kernel {

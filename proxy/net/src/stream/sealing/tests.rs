@@ -12,10 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::super::testing::write_all;
 use super::*;
-use crate::tls::handshake::accept;
-use crate::tls::tests::{PATIENCE, client_with, host, roots, store};
+use crate::stream::handshake::accept;
+use crate::stream::handshake::tests::{PATIENCE, client_with, host, roots, store};
+use crate::stream::testing::write_all;
 
 const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 

@@ -12,17 +12,15 @@
 //! slice and what is read first; what leaves the page cache before its slice is sent, `late` reads. The kernel work itself
 //! is in the crate `entrepot-kernel`.
 
-pub mod capabilities;
+pub mod client_socket;
+mod cold_read;
+pub mod fair_writes;
 mod gather;
-pub mod handed;
+pub mod handshake;
 mod incoming;
-mod late;
-pub mod load;
-pub mod outlet;
-mod room;
-pub mod sealed;
-pub mod secure;
+pub mod kernel_tls;
+mod record_buffer;
+pub mod sealing;
 #[cfg(test)]
 mod testing;
-pub mod turns;
-pub mod workers;
+pub mod tls;

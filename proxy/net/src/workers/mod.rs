@@ -2,6 +2,9 @@
 //! thread from its first byte to its last. What outlives a connection (fills, upstream connections, housekeeping) runs
 //! on the process's main runtime instead.
 
+pub mod capabilities;
+pub mod load;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -16,7 +19,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
-use super::load::{Connected, Load};
+use self::load::{Connected, Load};
 
 /// A connection's task, made on the thread that will run it.
 type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;

@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CipherSuite, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    AlertDescription, CipherSuite, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
     SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -19,13 +19,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsConnector;
 use x509_parser::parse_x509_certificate;
 
-use super::authority::Authority;
-use super::certificate::CaCertificate;
-use super::handshake::{HandshakeError, accept};
-use super::key::{CaKey, encode};
-use super::leaf::{Clock, LeafStore};
-use super::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
-use crate::serving::sealed::Sealed;
+use super::{HandshakeError, accept, classify};
+use crate::stream::sealing::Sealed;
+use crate::tls::authority::Authority;
+use crate::tls::certificate::CaCertificate;
+use crate::tls::key::{CaKey, encode};
+use crate::tls::leaf::{Clock, LeafStore};
+use crate::tls::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
 
 const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -414,4 +414,20 @@ async fn leaves_are_renewed_while_running() {
     CLOCK_OFFSET_S.store(3653 * day, Ordering::SeqCst);
     let error = store.server_config(&ghcr).await.expect_err("the CA is over");
     assert!(error.to_string().contains("entrepot ca rotate"), "{error}");
+}
+
+#[test]
+fn alerts_about_our_ca_are_told_apart() {
+    for (alert, untrusted) in [
+        (AlertDescription::UnknownCA, true),
+        (AlertDescription::BadCertificate, true),
+        (AlertDescription::CertificateUnknown, true),
+        (AlertDescription::HandshakeFailure, false),
+        (AlertDescription::CertificateExpired, false),
+    ] {
+        let error = classify(io::Error::other(rustls::Error::AlertReceived(alert)));
+        assert_eq!(matches!(error, HandshakeError::Untrusted { .. }), untrusted, "{alert:?}");
+    }
+    let reset = classify(io::ErrorKind::ConnectionReset.into());
+    assert!(matches!(reset, HandshakeError::Other(error) if error.kind() == io::ErrorKind::ConnectionReset));
 }

@@ -18,8 +18,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::handed::Wire;
-use super::late::Late;
+use super::cold_read::Late;
+use super::kernel_tls::Wire;
 
 /// A client's connection.
 pub struct Outlet {
@@ -143,8 +143,8 @@ impl AsyncWrite for Outlet {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::write_all;
     use super::*;
+    use crate::stream::testing::write_all;
     use std::future::poll_fn;
     use std::io::Write;
     use std::sync::Arc;

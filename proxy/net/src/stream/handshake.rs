@@ -218,22 +218,4 @@ fn classify(error: io::Error) -> HandshakeError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn alerts_about_our_ca_are_told_apart() {
-        for (alert, untrusted) in [
-            (AlertDescription::UnknownCA, true),
-            (AlertDescription::BadCertificate, true),
-            (AlertDescription::CertificateUnknown, true),
-            (AlertDescription::HandshakeFailure, false),
-            (AlertDescription::CertificateExpired, false),
-        ] {
-            let error = classify(io::Error::other(rustls::Error::AlertReceived(alert)));
-            assert_eq!(matches!(error, HandshakeError::Untrusted { .. }), untrusted, "{alert:?}");
-        }
-        let reset = classify(io::ErrorKind::ConnectionReset.into());
-        assert!(matches!(reset, HandshakeError::Other(error) if error.kind() == io::ErrorKind::ConnectionReset));
-    }
-}
+pub(crate) mod tests;

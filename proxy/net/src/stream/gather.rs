@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use entrepot_kernel::mapping::{Located, locate};
 use entrepot_kernel::residency::read_scattered_now;
 
-use super::room::PAGE_BYTES;
+use super::record_buffer::PAGE_BYTES;
 use entrepot_record::RECORD_MAX_BYTES;
 
 /// hyper never hands on more slices than this.
