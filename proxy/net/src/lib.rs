@@ -2,9 +2,17 @@
 //!
 //! ```text
 //! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
-//! drain: the end of all of it          service_manager: systemd, which may hold the sockets
+//! tls: certificates for stream's handshakes   drain: the end of it all   service_manager: systemd, which may hold the sockets
 //! ```
 //!
+//! The stack of a connection, from hyper down:
+//!
+//! ```text
+//! plain   Guard ─► FairWrites ─► ClientSocket
+//! TLS     Guard ─► FairWrites ─► Tls ─► ClientSocket
+//! ```
+//!
+//! Folders use each other in one direction only: http ─► workers ─► stream; service_manager ─► listener ─► drain ◄─ http.
 //! Nothing here knows registries, the cache or the store.
 
 pub mod admin_socket;
@@ -12,7 +20,6 @@ pub mod drain;
 pub mod html;
 pub mod http;
 pub mod listener;
-pub mod rewind;
 pub mod service_manager;
 pub mod stream;
 pub mod tls;

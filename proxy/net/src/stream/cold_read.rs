@@ -1,5 +1,5 @@
-//! Bytes of a mapped file that had left the page cache when their turn to be sent came: a slice may wait for a slow client
-//! for minutes. They are read without blocking the thread, and sent from memory in place of the slice.
+//! Bytes of a mapped file that are not in the page cache when they are to be sent: a slice may wait for a slow client for
+//! minutes. They are read without blocking the thread, and sent from memory in place of the slice.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -11,25 +11,25 @@ use entrepot_kernel::mapping::Located;
 use entrepot_kernel::read::Reading;
 use entrepot_kernel::{buffers, read};
 
-/// Such bytes, on their way or here.
-pub(super) struct Late {
-    /// Where hyper has them.
+/// Such bytes, while they are read and until they are sent.
+pub(super) struct ColdRead {
+    /// The slice's own address: hyper offers the same slice again.
     address: usize,
-    /// Keeps the mapping, so that nothing else can come to have the address.
+    /// Keeps the mapping, so that nothing else can get the address.
     _located: Located,
     state: State,
 }
 
 enum State {
-    Coming(Reading),
-    Here(Bytes),
+    Reading(Reading),
+    Read(Bytes),
 }
 
-impl Late {
+impl ColdRead {
     /// Begins to read the first of `slices`, of which `length` bytes are at `located`.
-    pub(super) fn read(slices: &[IoSlice<'_>], located: Located, length: usize) -> Self {
+    pub(super) fn start(slices: &[IoSlice<'_>], located: Located, length: usize) -> Self {
         let reading = read::start(located.file(), located.offset, length.min(buffers::window_bytes()));
-        Self { address: first_address(slices), _located: located, state: State::Coming(reading) }
+        Self { address: first_address(slices), _located: located, state: State::Reading(reading) }
     }
 
     /// Whether these are the next bytes of `slices`.
@@ -37,24 +37,24 @@ impl Late {
         self.address == first_address(slices)
     }
 
-    /// The bytes, at least one; an error where the file has no more or the disk does not give them.
+    /// The bytes, at least one. An error if the file has no more or the disk does not give them.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if let State::Coming(reading) = &mut self.state {
+        if let State::Reading(reading) = &mut self.state {
             let bytes = ready!(pin!(reading.finish()).poll(context))?;
             if bytes.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            self.state = State::Here(bytes);
+            self.state = State::Read(bytes);
         }
         match &self.state {
-            State::Here(bytes) => Poll::Ready(Ok(bytes.clone())),
-            State::Coming(_) => Poll::Pending,
+            State::Read(bytes) => Poll::Ready(Ok(bytes.clone())),
+            State::Reading(_) => Poll::Pending,
         }
     }
 
-    /// So many of them were sent; false where none is left.
+    /// Takes off the bytes that were sent. False if none is left.
     pub(super) fn sent(&mut self, length: usize) -> bool {
-        let State::Here(bytes) = &mut self.state else { return true };
+        let State::Read(bytes) = &mut self.state else { return true };
         let length = length.min(bytes.len());
         bytes.advance(length);
         self.address += length;

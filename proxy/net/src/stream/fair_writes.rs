@@ -1,9 +1,9 @@
-//! Turns: a connection that has written a piece lets the others of its thread go on before it writes the next, however
-//! fast its client takes them. Without this a stream into a large empty socket buffer keeps its thread for milliseconds,
-//! and everybody behind it waits for as long.
+//! Fairness between the connections of a thread: a connection that has written a piece lets the others go on before it
+//! writes the next, however fast its client takes them. Without this a stream into a large empty socket buffer keeps its
+//! thread for milliseconds, and every connection behind it waits for as long.
 //!
-//! Neighbours: stands below hyper (and its guard), above what seals. Its Pending must be the last word of a task's turn,
-//! so nothing in between may call again on its own; hyper does once, to flush, which makes a turn two pieces at most.
+//! It stands below hyper and its guard, and above what seals. Its Pending must be the last word of a task's turn, so
+//! nothing in between may call again on its own. hyper does once, to flush, which makes a turn two pieces at most.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,27 +12,25 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a connection may write in a turn; the write that reaches it is the last one.
+/// The bytes that a connection may write in a turn. The write that reaches them is the last one.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// A connection that takes turns with its neighbours.
-pub struct Turns<IO> {
+/// A connection that takes turns with the others of its thread.
+pub(crate) struct FairWrites<IO> {
     io: IO,
     written_bytes: usize,
 }
 
-impl<IO> Turns<IO> {
-    /// Over this connection.
-    pub fn new(io: IO) -> Self {
+impl<IO> FairWrites<IO> {
+    pub(crate) fn new(io: IO) -> Self {
         Self { io, written_bytes: 0 }
     }
 
-    /// The connection, which takes no more turns.
-    pub fn into_inner(self) -> IO {
+    pub(crate) fn into_inner(self) -> IO {
         self.io
     }
 
-    /// Runs `write` if this turn has room for it; else the others are next, and new events are looked for, first.
+    /// Runs `write` if this turn has room for it. Else the others are next, and new events are looked for first.
     fn take(
         &mut self,
         context: &mut Context<'_>,
@@ -43,7 +41,7 @@ impl<IO> Turns<IO> {
     {
         if self.written_bytes >= TURN_BYTES {
             self.written_bytes = 0;
-            // Wakes this task behind everything that is ready and the events that the kernel has by then.
+            // Wakes this task behind every task that is ready and behind the events that the kernel has by then.
             if pin!(tokio::task::yield_now()).poll(context).is_pending() {
                 return Poll::Pending;
             }
@@ -57,13 +55,13 @@ impl<IO> Turns<IO> {
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Turns<IO> {
+impl<IO: AsyncRead + Unpin> AsyncRead for FairWrites<IO> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(context, buf)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Turns<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for FairWrites<IO> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.take(context, |io, context| io.poll_write(context, bytes))
     }
@@ -121,7 +119,7 @@ mod tests {
         let stream = |name: char| {
             let order = order.clone();
             spawn_local(async move {
-                let mut turns = Turns::new(Sink);
+                let mut turns = FairWrites::new(Sink);
                 let piece = vec![0; TURN_BYTES];
                 for _ in 0..5 {
                     turns.write_all(&piece).await.expect("written");
@@ -137,7 +135,7 @@ mod tests {
             })
             .await;
         let order = order.borrow();
-        // Each has one turn a round; whose is first in a round is not said.
+        // Each has one turn a round, in any order.
         assert!(order.chunks(2).all(|round| round.contains(&'a') && round.contains(&'b')), "{order:?}");
     }
 }

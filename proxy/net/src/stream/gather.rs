@@ -1,5 +1,5 @@
-//! Laying out what hyper has to send as the contents of TLS records: memory is copied, mapped bytes are read from their
-//! file, and only from the page cache.
+//! Lays hyper's slices out as the contents of TLS records: memory is copied, mapped bytes are read from their file, and
+//! only from the page cache.
 
 use std::io::{self, IoSlice, IoSliceMut};
 
@@ -12,23 +12,24 @@ use entrepot_record::RECORD_MAX_BYTES;
 /// hyper never hands on more slices than this.
 const SLICES_MAX: usize = 64;
 
-/// What lies in the records now.
+/// The outcome of [`gather`].
 #[derive(Default)]
 pub(super) struct Gathered {
-    /// Bytes of content, in full records but for the last.
+    /// Bytes of content in the records. All records but the last are full.
     pub(super) filled_bytes: usize,
-    /// Where the bytes behind those are, if the page cache does not have them.
+    /// The place and number of the bytes behind those, if the page cache does not have them.
     pub(super) missing: Option<(Located, usize)>,
 }
 
-/// Where in a page the first content should begin, so that it does not lie closely behind what it is copied from: `rep
-/// movsb`, which the C library and the kernel copy with, is five times slower then on Zen 4 (0.33 against 0.06 s/GiB).
+/// The place in a page at which the first content should begin: half a page away from the place of what is copied. `rep
+/// movsb`, which the C library and the kernel copy with, is five times slower on Zen 4 if the target lies closely behind
+/// the source (0.33 against 0.06 s/GiB; `tests/bench/NOTES.md`).
 pub(super) fn page_offset(slices: &[IoSlice<'_>]) -> usize {
     let largest = slices.iter().max_by_key(|slice| slice.len());
     largest.map_or(0, |slice| (slice.as_ptr() as usize + PAGE_BYTES / 2) % PAGE_BYTES)
 }
 
-/// Fills the contents of records: each `stride` bytes of `records` hold one, whose content begins after `prefix`.
+/// Fills the contents of records. Each `stride` bytes of `records` hold one, whose content begins behind `prefix` bytes.
 pub(super) fn gather(slices: &[IoSlice<'_>], records: &mut [u8], stride: usize, prefix: usize) -> io::Result<Gathered> {
     let mut contents = records.chunks_exact_mut(stride).map(|record| &mut record[prefix..prefix + RECORD_MAX_BYTES]);
     let mut content: &mut [u8] = &mut [];

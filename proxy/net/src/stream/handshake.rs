@@ -1,21 +1,23 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
-//! Neighbours: ingress calls [`accept`] with the configuration of `leaf`; its outcome becomes a session of `entrepot_record`,
-//! which `serving` drives. rustls does the handshake and nothing else: it is shown a record at a time, and none behind the
-//! last of the handshake, because what it would answer to one (a key update of its own) would be lost with it. A failed
-//! handshake's alert is sent before the error comes back, so the client knows as much as we do.
+//! A door calls [`accept`] with a name's configuration (`tls::leaf`) and gets the connection behind the handshake.
+//! rustls does the handshake and nothing else: it is shown a record at a time, and none behind the last of the handshake,
+//! because its answer to one (a key update of its own) would be lost. A failed handshake's alert is sent before the error
+//! comes back, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_record::record_bytes;
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use entrepot_record::record_bytes;
+use super::client_socket::ClientSocket;
+use super::tls::Tls;
 
 /// Why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -43,43 +45,44 @@ pub enum HandshakeError {
     Other(#[source] io::Error),
 }
 
-/// Alerts by which clients say that they do not know our CA, in the words of RFC 8446: openssl and rustls send the
-/// first, Go (docker, containerd, podman) the second, Java and browsers the third.
+/// The alerts of a client that does not know our CA, in the words of RFC 8446: openssl and rustls send the first, Go
+/// (docker, containerd, podman) the second, Java and browsers the third.
 const UNTRUSTED: [(AlertDescription, &str); 3] = [
     (AlertDescription::UnknownCA, "unknown_ca"),
     (AlertDescription::BadCertificate, "bad_certificate"),
     (AlertDescription::CertificateUnknown, "certificate_unknown"),
 ];
 
-/// A connection whose handshake is over.
-pub struct Secured<IO> {
-    /// The connection.
-    pub io: IO,
-    /// Its keys as they are now.
-    pub extracted: ExtractedSecrets,
-    /// What derives the keys that follow.
-    pub secrets: KernelConnection<ServerConnectionData>,
-    /// What the client has sent beyond the handshake.
-    pub records: Vec<u8>,
+/// A connection whose handshake is over, with the keys of both directions as they are now.
+pub(super) struct Secured {
+    pub(super) socket: ClientSocket,
+    pub(super) extracted: ExtractedSecrets,
+    /// Derives the keys that follow.
+    pub(super) secrets: KernelConnection<ServerConnectionData>,
+    /// Records that the client has sent behind the handshake.
+    pub(super) records: Vec<u8>,
 }
 
-/// Room for what one read brings; a client's whole flight is smaller as a rule.
+/// The size of one read. A client's whole flight is smaller as a rule.
 const READ_BYTES: usize = 4096;
-/// More than this is never kept of a client that has not finished its handshake: a message may have 64 KiB, in records.
+/// The most that is kept of a client before its handshake is over. A message may have 64 KiB, in records.
 const INCOMING_MAX_BYTES: usize = 128 * 1024;
 
-/// Shakes hands with the client behind `io`.
-pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>, timeout: Duration) -> Result<Secured<IO>, HandshakeError>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    match tokio::time::timeout(timeout, shake(io, config)).await {
-        Ok(done) => done.map_err(classify),
-        Err(_) => Err(HandshakeError::Timeout { timeout_ms: timeout.as_millis() }),
-    }
+/// Does the handshake with the client behind `socket`. Afterwards the kernel seals if `kernel_wanted` and it can.
+pub async fn accept(
+    socket: ClientSocket,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+    kernel_wanted: bool,
+) -> Result<Tls, HandshakeError> {
+    let secured = match tokio::time::timeout(timeout, shake(socket, config)).await {
+        Ok(done) => done.map_err(classify)?,
+        Err(_) => return Err(HandshakeError::Timeout { timeout_ms: timeout.as_millis() }),
+    };
+    Tls::new(secured, kernel_wanted).map_err(HandshakeError::Other)
 }
 
-async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<ServerConfig>) -> io::Result<Secured<IO>> {
+async fn shake(mut socket: ClientSocket, config: Arc<ServerConfig>) -> io::Result<Secured> {
     // On the heap, as it is large and lives for a moment.
     let mut connection = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
     let (mut incoming, mut outgoing) = (Incoming::default(), Vec::new());
@@ -87,8 +90,8 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<Serve
         match step(&mut connection, &mut incoming, &mut outgoing) {
             Ok(Step::Go) => {}
             Ok(Step::Send) => {
-                io.write_all(&outgoing).await?;
-                io.flush().await?;
+                socket.write_all(&outgoing).await?;
+                socket.flush().await?;
                 outgoing.clear();
             }
             Ok(Step::Closed) => return Err(has_left()),
@@ -98,35 +101,35 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO, config: Arc<Serve
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "the client's handshake is too long"));
                 }
                 incoming.bytes.reserve(READ_BYTES);
-                if io.read_buf(&mut incoming.bytes).await? == 0 {
+                if socket.read_buf(&mut incoming.bytes).await? == 0 {
                     return Err(has_left());
                 }
             }
             Ok(Step::Done) => break,
             Err(error) => {
-                tell(&mut connection, &mut io).await;
+                tell(&mut connection, &mut socket).await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }
     }
     let (extracted, secrets) = connection.dangerous_into_kernel_connection().map_err(io::Error::other)?;
-    Ok(Secured { io, extracted, secrets, records: incoming.bytes })
+    Ok(Secured { socket, extracted, secrets, records: incoming.bytes })
 }
 
 fn has_left() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the client left during the handshake")
 }
 
-/// What the client has sent and rustls has not done with.
+/// Bytes that the client has sent and rustls still needs.
 #[derive(Default)]
 struct Incoming {
     bytes: Vec<u8>,
-    /// So much of it rustls has seen: messages that go on in the next record.
+    /// The part that rustls has seen: a message that goes on in the next record.
     shown_bytes: usize,
 }
 
 impl Incoming {
-    /// Has rustls see one record more, if one is whole.
+    /// Shows rustls one record more, if one is complete.
     fn show_next(&mut self) -> bool {
         let waiting = &self.bytes[self.shown_bytes..];
         let length = match record_bytes(waiting) {
@@ -145,7 +148,7 @@ impl Incoming {
     }
 }
 
-/// What the handshake needs next.
+/// The next thing to do for the handshake.
 enum Step {
     Go,
     Send,
@@ -154,7 +157,7 @@ enum Step {
     Done,
 }
 
-/// Has rustls take what it is shown of `incoming`, and put into `outgoing` what is to be sent.
+/// Lets rustls process what it is shown of `incoming`. What it wants to send is put into `outgoing`.
 fn step(
     connection: &mut UnbufferedServerConnection,
     incoming: &mut Incoming,
@@ -193,16 +196,16 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<
     Ok(())
 }
 
-/// Sends the alert that rustls has ready after an error. Who is gone is not told.
-async fn tell<IO: AsyncWrite + Unpin>(connection: &mut UnbufferedServerConnection, io: &mut IO) {
+/// Sends the alert that rustls has ready after an error, if the client is still there.
+async fn tell(connection: &mut UnbufferedServerConnection, socket: &mut ClientSocket) {
     let mut alert = Vec::new();
     while let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(&mut []).state {
         if encode(data, &mut alert).is_err() {
             break;
         }
     }
-    let _ = io.write_all(&alert).await;
-    let _ = io.flush().await;
+    let _ = socket.write_all(&alert).await;
+    let _ = socket.flush().await;
 }
 
 fn classify(error: io::Error) -> HandshakeError {

@@ -1,79 +1,89 @@
-//! A TLS connection whose sending half the kernel has taken over (`data_plane.ktls`): what hyper writes goes to the socket
-//! as it is, mapped files by sendfile, and the kernel makes records of it. Receiving stays here, as in `sealed`.
+//! Sealing by the kernel (`data_plane.ktls`): what hyper writes goes to the socket as it is, mapped files by sendfile, and
+//! the kernel makes records of it. Left to do here are the control messages: alerts and key updates are records of their
+//! own type and keep their place in the order.
 //!
-//! Invariants: control messages (alerts, key updates) are records of their own and keep their place in the order; after
-//! a key update nothing is sent before the kernel has the next key, and where it takes none (before Linux 6.14) the
-//! connection ends.
+//! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 takes no
+//! second key; then the connection ends.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
-use entrepot_kernel::ktls::{Cipher, TransmitKey};
-use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use entrepot_kernel::ktls::{self, Cipher, TransmitKey};
+use entrepot_record::{ControlMessage, RecordError, Session};
+use rustls::ConnectionTrafficSecrets;
 use zeroize::Zeroizing;
 
-use super::handshake::Secured;
-use super::incoming::{Receiver, broken};
-use entrepot_record::{ControlMessage, RecordError, Session};
-
-/// A connection whose socket the kernel can seal for.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin {
-    /// Gives the sending half to the kernel.
-    fn take_over(&self, key: &TransmitKey) -> io::Result<()>;
-    /// Has the kernel go on with another key.
-    fn change_key(&self, key: &TransmitKey) -> io::Result<()>;
-    /// Sends a record of this type.
-    fn poll_record(&mut self, context: &mut Context<'_>, kind: u8, content: &[u8]) -> Poll<io::Result<()>>;
-}
+use super::client_socket::ClientSocket;
+use super::incoming::broken;
 
 /// Control messages that may wait for a client that takes nothing.
-const REPLIES_MAX: usize = 64;
+const CONTROL_MAX: usize = 64;
 
-/// A connection with a client that has shaken hands.
-pub struct Handed<IO> {
-    io: IO,
-    receiver: Receiver,
-    replies: Replies,
+/// Whether the kernel seals, if `wanted`. It is asked once.
+pub(crate) fn kernel_seals(wanted: bool) -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    wanted
+        && *ANSWER.get_or_init(|| match ktls::probe() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!("the kernel does no TLS ({error}; the module tls); this process seals instead");
+                false
+            }
+        })
 }
 
-/// Control messages that wait.
+/// The control messages of a connection whose records the kernel makes.
 #[derive(Default)]
-struct Replies(VecDeque<ControlMessage>);
-
-/// Whether the kernel may seal for this connection.
-pub fn is_fit<IO>(secured: &Secured<IO>) -> bool {
-    secured.secrets.protocol_version() == ProtocolVersion::TLSv1_3
+pub(super) struct KernelControl {
+    unsent: VecDeque<ControlMessage>,
+    /// The kernel has refused a key, so nothing may be sent any more.
+    is_refused: bool,
 }
 
-impl<IO: Wire> Handed<IO> {
-    /// Over this connection, for which [`is_fit`].
-    pub fn new(secured: Secured<IO>) -> io::Result<Self> {
-        let (session, key) = Session::with_kernel(secured.extracted, secured.secrets).map_err(broken)?;
-        secured.io.take_over(&transmit_key(key).map_err(broken)?)?;
-        Ok(Self { io: secured.io, receiver: Receiver::new(session, secured.records), replies: Replies::default() })
-    }
-
-    fn poll_replies(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.replies.poll_send(&mut self.receiver.session, &mut self.io, context)
-    }
+/// What the kernel is to do next.
+enum Order<'a> {
+    Send { kind: u8, content: &'a [u8] },
+    ChangeKey(&'a TransmitKey),
 }
 
-impl Replies {
-    /// Sends them, the session's new ones too, each key change in its place.
-    fn poll_send<IO: Wire>(
+impl KernelControl {
+    /// Has the kernel seal what `socket` sends from now on, under the key that the handshake left.
+    pub(super) fn take_over(socket: &ClientSocket, key: (u64, ConnectionTrafficSecrets)) -> io::Result<Self> {
+        socket.hand_to_kernel(&transmit_key(key).map_err(broken)?)?;
+        Ok(Self::default())
+    }
+
+    /// Sends the messages that wait and the session's new ones.
+    pub(super) fn poll_send(
         &mut self,
         session: &mut Session,
-        io: &mut IO,
+        socket: &mut ClientSocket,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.extend(session.take_control());
-        while let Some(reply) = self.0.front() {
-            ready!(io.poll_record(context, u8::from(reply.kind), &reply.bytes))?;
-            if let Some(key) = self.0.pop_front().and_then(|reply| reply.next_key) {
-                io.change_key(&transmit_key(key).map_err(broken)?)?;
+        self.unsent.extend(session.take_control());
+        self.poll_orders(|order| match order {
+            Order::Send { kind, content } => socket.poll_kernel_record(context, kind, content),
+            Order::ChangeKey(key) => Poll::Ready(socket.change_kernel_key(key)),
+        })
+    }
+
+    /// Whether so many messages wait that the client has to take some first.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.unsent.len() > CONTROL_MAX
+    }
+
+    fn poll_orders(&mut self, mut kernel: impl FnMut(Order<'_>) -> Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if self.is_refused {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        while let Some(message) = self.unsent.front() {
+            ready!(kernel(Order::Send { kind: u8::from(message.kind), content: &message.bytes }))?;
+            if let Some(key) = self.unsent.pop_front().and_then(|message| message.next_key) {
+                self.is_refused = true;
+                ready!(kernel(Order::ChangeKey(&transmit_key(key).map_err(broken)?)))?;
+                self.is_refused = false;
             }
         }
         Poll::Ready(Ok(()))
@@ -91,53 +101,81 @@ fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<
     Ok(TransmitKey { cipher, key: key.as_ref().to_vec().into(), iv, sequence })
 }
 
-impl<IO: Wire> AsyncRead for Handed<IO> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { io, receiver, replies } = self.get_mut();
-        receiver.poll_read(io, context, buf, |session, io, context| match replies.poll_send(session, io, context) {
-            Poll::Ready(sent) => sent.map(|()| true),
-            Poll::Pending => Ok(replies.0.len() <= REPLIES_MAX),
-        })
-    }
-}
-
-impl<IO: Wire> AsyncWrite for Handed<IO> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.receiver.says_no_more {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        ready!(this.poll_replies(context))?;
-        let written = ready!(Pin::new(&mut this.io).poll_write_vectored(context, slices))?;
-        this.receiver.session.kernel_sealed(written).map_err(broken)?;
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_replies(context))?;
-        Pin::new(&mut this.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.receiver.close();
-        ready!(this.poll_replies(context))?;
-        Pin::new(&mut this.io).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    //! A kernel that notes its orders. `tests/vm` has a real one; the crate `entrepot-record` tests with rustls that a
+    //! session's messages and keys are right.
+
+    use rustls::ContentType;
+    use rustls::crypto::cipher::{AeadKey, Iv};
+
+    use super::*;
+
+    fn message(kind: ContentType, byte: u8, next_key: Option<(u64, ConnectionTrafficSecrets)>) -> ControlMessage {
+        ControlMessage { kind, bytes: vec![byte], next_key }
+    }
+
+    fn waiting() -> KernelControl {
+        let (key, iv) = (AeadKey::from([7; 32]), Iv::from([9; 12]));
+        let next_key = (5, ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv });
+        let mut control = KernelControl::default();
+        control.unsent.extend([
+            message(ContentType::Alert, 1, None),
+            message(ContentType::Handshake, 2, Some(next_key)),
+            message(ContentType::Alert, 3, None),
+        ]);
+        control
+    }
+
+    #[test]
+    fn messages_and_keys_keep_their_order_whatever_the_socket_takes() {
+        let (mut control, mut done, mut polls) = (waiting(), Vec::new(), 0);
+        let mut is_full = false;
+        let mut kernel = |order: Order<'_>| {
+            is_full = !is_full && matches!(order, Order::Send { .. });
+            if is_full {
+                return Poll::Pending;
+            }
+            done.push(match order {
+                Order::Send { kind, content } => format!("record {kind} {content:?}"),
+                Order::ChangeKey(key) => {
+                    assert_eq!((key.cipher, &key.key[..], *key.iv), (Cipher::Chacha20Poly1305, &[7; 32][..], [9; 12]));
+                    format!("key at {}", key.sequence)
+                }
+            });
+            Poll::Ready(Ok(()))
+        };
+        while control.poll_orders(&mut kernel).is_pending() {
+            polls += 1;
+        }
+        assert_eq!(done, ["record 21 [1]", "record 22 [2]", "key at 5", "record 21 [3]"]);
+        assert_eq!(polls, 3);
+    }
+
+    #[test]
+    fn a_kernel_that_takes_no_second_key_sends_nothing_more() {
+        let (mut control, mut sent) = (waiting(), 0);
+        let mut kernel = |order: Order<'_>| match order {
+            Order::Send { .. } => {
+                sent += 1;
+                Poll::Ready(Ok(()))
+            }
+            Order::ChangeKey(_) => Poll::Ready(Err(io::ErrorKind::ResourceBusy.into())),
+        };
+        for expected in [io::ErrorKind::ResourceBusy, io::ErrorKind::BrokenPipe] {
+            let Poll::Ready(Err(error)) = control.poll_orders(&mut kernel) else { panic!("goes on") };
+            assert_eq!(error.kind(), expected);
+        }
+        assert_eq!(sent, 2);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_noticed() {
+        let mut control = KernelControl::default();
+        for number in 0..=CONTROL_MAX {
+            assert!(!control.is_overdue(), "{number}");
+            control.unsent.push_back(message(ContentType::Alert, 0, None));
+        }
+        assert!(control.is_overdue());
+    }
+}

@@ -1,26 +1,27 @@
-//! The data plane towards clients: serving threads, and what turns a cached body into bytes on a socket.
+//! The streams of a client's connection, from the socket up to where HTTP begins. Each layer is one file; `lib.rs` shows
+//! the stacks.
 //!
-//! ```text
-//! acceptor ─► workers (a thread a core, the one with the fewest bytes in flight next)
-//!                └ hyper ─► guard ─► turns   a piece each, so that no stream keeps its thread
-//!                                      ├ outlet   plain: a body's slices of a mapped file leave by sendfile(2)
-//!                                      └ secure   TLS:   sealed  they are read straight into the records that leave
-//!                                                        handed  the kernel seals what the outlet is given (`data_plane.ktls`)
-//! ```
+//! | file | what |
+//! |---|---|
+//! | `client_socket` | the socket: sendfile for mapped slices, the write timeout, bytes that are read again |
+//! | `handshake` | a TLS handshake, and what its failure means |
+//! | `tls` | the connection behind it, with `sealing` or `kernel_tls` as its sending half and `incoming` as the other |
+//! | `gather`, `record_buffer` | laying out the contents of records; the memory for them |
+//! | `cold_read` | bytes that left the page cache before they were sent |
+//! | `fair_writes` | a piece each, so that no stream keeps its thread |
 //!
-//! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
-//! slice and what is read first; what leaves the page cache before its slice is sent, `late` reads. The kernel work itself
-//! is in the crate `entrepot-kernel`.
+//! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a slice
+//! and what is read first. The kernel work itself is in the crate `entrepot-kernel`.
 
 pub mod client_socket;
 mod cold_read;
-pub mod fair_writes;
+pub(crate) mod fair_writes;
 mod gather;
 pub mod handshake;
 mod incoming;
-pub mod kernel_tls;
+pub(crate) mod kernel_tls;
 mod record_buffer;
-pub mod sealing;
+mod sealing;
 #[cfg(test)]
 mod testing;
 pub mod tls;

@@ -1,59 +1,118 @@
-//! A TLS connection with a client, whoever seals what is sent: this process (`sealed`), or the kernel (`handed`).
+//! A TLS connection with a client, behind its handshake (`handshake.rs`). Records are sealed in this process
+//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always opened here (`incoming.rs`). The protocol itself is the
+//! crate `entrepot-record`'s.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::OnceLock;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use entrepot_record::{Received, Session};
+use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::client_socket::ClientSocket;
 use super::handshake::Secured;
-use super::incoming::broken;
-use super::kernel_tls::{Handed, Wire, is_fit};
-use super::sealing::Sealed;
+use super::incoming::{Incoming, broken};
+use super::kernel_tls::{KernelControl, kernel_seals};
+use super::sealing::Sealing;
 
-/// A connection with a client that has shaken hands.
-pub enum Secure<IO> {
-    /// Records are made here.
-    Sealed(Sealed<IO>),
-    /// Records are made by the kernel.
-    Handed(Handed<IO>),
+/// A connection with a client that has finished its handshake.
+pub struct Tls {
+    socket: ClientSocket,
+    /// On the heap: it is large, and every layer above that it moves through would hold room for it.
+    session: Box<Session>,
+    incoming: Incoming,
+    sending: Sending,
+    hears_no_more: bool,
+    /// Nothing may be sent any more but what waits.
+    says_no_more: bool,
 }
 
-/// Whether the kernel seals, if `wanted`: it is asked once.
-pub fn kernel_seals(wanted: bool) -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    wanted
-        && *ANSWER.get_or_init(|| match entrepot_kernel::ktls::probe() {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!("the kernel does no TLS ({error}; the module tls); this process seals instead");
-                false
-            }
+/// Who seals.
+enum Sending {
+    Here(Sealing),
+    Kernel(KernelControl),
+}
+
+impl Tls {
+    /// The kernel seals if `kernel_wanted` and it can. It can only from TLS 1.3 on.
+    pub(super) fn new(secured: Secured, kernel_wanted: bool) -> io::Result<Self> {
+        let Secured { socket, extracted, secrets, records } = secured;
+        let (session, sending) =
+            if secrets.protocol_version() == ProtocolVersion::TLSv1_3 && kernel_seals(kernel_wanted) {
+                let (session, key) = Session::with_kernel(extracted, secrets).map_err(broken)?;
+                (session, Sending::Kernel(KernelControl::take_over(&socket, key)?))
+            } else {
+                (Session::new(extracted, secrets).map_err(broken)?, Sending::Here(Sealing::default()))
+            };
+        Ok(Self {
+            socket,
+            session: Box::new(session),
+            incoming: Incoming::new(records),
+            sending,
+            hears_no_more: false,
+            says_no_more: false,
         })
+    }
+
+    fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sending.poll_send(&mut self.session, &mut self.socket, context)
+    }
 }
 
-impl<IO: Wire> Secure<IO> {
-    /// Over this connection; by the kernel if `wanted`, and where it can.
-    pub fn new(secured: Secured<IO>, wanted: bool) -> io::Result<Self> {
-        if is_fit(&secured) && kernel_seals(wanted) {
-            Ok(Self::Handed(Handed::new(secured)?))
-        } else {
-            Ok(Self::Sealed(Sealed::new(secured).map_err(broken)?))
+impl Sending {
+    /// Sends what waits, the session's control messages included.
+    fn poll_send(
+        &mut self,
+        session: &mut Session,
+        socket: &mut ClientSocket,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Self::Here(sealing) => sealing.poll_send(session, socket, context),
+            Self::Kernel(control) => control.poll_send(session, socket, context),
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        match self {
+            Self::Here(sealing) => sealing.is_overdue(),
+            Self::Kernel(control) => control.is_overdue(),
         }
     }
 }
 
-impl<IO: Wire> AsyncRead for Secure<IO> {
+impl AsyncRead for Tls {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Sealed(io) => Pin::new(io).poll_read(context, buf),
-            Self::Handed(io) => Pin::new(io).poll_read(context, buf),
+        let this = self.get_mut();
+        loop {
+            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
+                return Poll::Ready(Ok(()));
+            }
+            // The client's own control messages are answered as far as the socket takes the answers.
+            if this.poll_unsent(context)?.is_pending() && this.sending.is_overdue() {
+                return Poll::Pending;
+            }
+            match this.incoming.open(&mut this.session) {
+                Ok(Some(Received::Closed)) => this.hears_no_more = true,
+                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
+                Ok(None) => {
+                    if !ready!(this.incoming.poll_more(&mut this.socket, context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Err(error) => {
+                    (this.hears_no_more, this.says_no_more) = (true, true);
+                    // The alert. A client that cannot be told is ended all the same.
+                    let _ = this.poll_unsent(context);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
         }
     }
 }
 
-impl<IO: Wire> AsyncWrite for Secure<IO> {
+impl AsyncWrite for Tls {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -63,9 +122,18 @@ impl<IO: Wire> AsyncWrite for Secure<IO> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Sealed(io) => Pin::new(io).poll_write_vectored(context, slices),
-            Self::Handed(io) => Pin::new(io).poll_write_vectored(context, slices),
+        let this = self.get_mut();
+        if this.says_no_more {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        match &mut this.sending {
+            Sending::Here(sealing) => sealing.poll_write(&mut this.session, &mut this.socket, context, slices),
+            Sending::Kernel(control) => {
+                ready!(control.poll_send(&mut this.session, &mut this.socket, context))?;
+                let written = ready!(Pin::new(&mut this.socket).poll_write_vectored(context, slices))?;
+                this.session.kernel_sealed(written).map_err(broken)?;
+                Poll::Ready(Ok(written))
+            }
         }
     }
 
@@ -74,16 +142,22 @@ impl<IO: Wire> AsyncWrite for Secure<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Sealed(io) => Pin::new(io).poll_flush(context),
-            Self::Handed(io) => Pin::new(io).poll_flush(context),
-        }
+        let this = self.get_mut();
+        ready!(this.poll_unsent(context))?;
+        Pin::new(&mut this.socket).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Sealed(io) => Pin::new(io).poll_shutdown(context),
-            Self::Handed(io) => Pin::new(io).poll_shutdown(context),
+        let this = self.get_mut();
+        if !this.says_no_more {
+            this.says_no_more = true;
+            // A connection whose key can seal no more ends without the word.
+            let _ = this.session.close();
         }
+        ready!(this.poll_unsent(context))?;
+        Pin::new(&mut this.socket).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use entrepot_kernel::ring;
 
-use crate::stream::tls::kernel_seals;
+use crate::stream::kernel_tls::kernel_seals;
 use entrepot_config::ready::DataPlane;
 
 /// The rungs in use.

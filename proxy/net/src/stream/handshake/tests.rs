@@ -1,8 +1,10 @@
-//! Real handshakes in process: rustls clients against the leaves of this room, over tokio's pipes.
+//! Real handshakes in process: rustls clients against our leaves, over loopback.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use entrepot_core::host::RegistryHost;
@@ -15,12 +17,15 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::parse_x509_certificate;
 
 use super::{HandshakeError, accept, classify};
-use crate::stream::sealing::Sealed;
+use crate::stream::client_socket::ClientSocket;
+use crate::stream::testing::{PATIENCE, socket_pair};
+use crate::stream::tls::Tls;
 use crate::tls::authority::Authority;
 use crate::tls::certificate::CaCertificate;
 use crate::tls::key::{CaKey, encode};
@@ -28,7 +33,6 @@ use crate::tls::leaf::{Clock, LeafStore};
 use crate::tls::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
 
 const DAY: Duration = Duration::from_secs(86_400);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn host(text: &str) -> RegistryHost {
     text.parse().expect(text)
@@ -92,14 +96,62 @@ struct Outcome {
     server: Result<(), HandshakeError>,
 }
 
-/// Connects; what the client sends arrives in pieces of `piece_bytes`.
+/// A client's socket that sends pieces, and lets the server read each before the next.
+struct Pieces {
+    io: TcpStream,
+    piece_bytes: usize,
+    /// More of the same bytes follow.
+    is_amid: bool,
+}
+
+impl AsyncRead for Pieces {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for Pieces {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.is_amid) && pin!(tokio::task::yield_now()).poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        let piece = &bytes[..bytes.len().min(self.piece_bytes)];
+        self.is_amid = piece.len() < bytes.len();
+        Pin::new(&mut self.io).poll_write(context, piece)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // rustls's last word before an error goes out in one write or not at all.
+        if slices.iter().map(|slice| slice.len()).sum::<usize>() <= self.piece_bytes {
+            return Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        }
+        self.poll_write(context, slices.iter().find(|slice| !slice.is_empty()).map_or(&[], |slice| slice))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// Connects. What the client sends arrives in pieces of `piece_bytes`.
 async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str, piece_bytes: usize) -> Outcome {
-    let (from_client, to_server) = tokio::io::simplex(piece_bytes);
-    let (from_server, to_client) = tokio::io::simplex(16_384);
-    let (near, far) = (tokio::io::join(from_server, to_server), tokio::io::join(from_client, to_client));
+    let (socket, near) = socket_pair(PATIENCE).await;
+    let near = Pieces { io: near, piece_bytes, is_amid: false };
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let served = async {
-        let mut stream = Sealed::new(accept(far, server, PATIENCE).await?).expect("keys");
+        let mut stream = accept(socket, server, PATIENCE, false).await?;
         // A client that left after the handshake shows on its own side.
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {
@@ -263,8 +315,8 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
     let name = ServerName::try_from("ghcr.io").expect("a name");
     for closes in [false, true] {
         let mut session = ClientConnection::new(Arc::new(client(&store, &[&TLS13])), name.clone()).expect("a client");
-        let (mut near, far) = tokio::io::duplex(64 * 1024);
-        let served = tokio::spawn(serve_a_byte(far, Arc::clone(&config)));
+        let (socket, mut near) = socket_pair(PATIENCE).await;
+        let served = tokio::spawn(serve_a_byte(socket, Arc::clone(&config)));
         let mut flight = Vec::new();
         while session.is_handshaking() {
             session.write_tls(&mut flight).expect("memory");
@@ -293,15 +345,15 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
 }
 
 /// Takes a byte and sends it back.
-async fn serve_a_byte(far: DuplexStream, config: Arc<ServerConfig>) -> Sealed<DuplexStream> {
-    let mut stream = Sealed::new(accept(far, config, PATIENCE).await.expect("accepted")).expect("keys");
+async fn serve_a_byte(socket: ClientSocket, config: Arc<ServerConfig>) -> Tls {
+    let mut stream = accept(socket, config, PATIENCE, false).await.expect("accepted");
     let byte = stream.read_u8().await.expect("a byte");
     stream.write_u8(byte).await.expect("written");
     stream.flush().await.expect("flushed");
     stream
 }
 
-async fn receive(session: &mut ClientConnection, near: &mut DuplexStream) {
+async fn receive(session: &mut ClientConnection, near: &mut TcpStream) {
     let mut bytes = vec![0; 16 * 1024];
     let read = near.read(&mut bytes).await.expect("read");
     assert!(read > 0, "the server left");
@@ -314,15 +366,15 @@ async fn a_silent_client_is_dropped_in_time() {
     let store = store();
     let config = store.mint(&["ghcr.io".into()], "ghcr.io").expect("a leaf");
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
-        let (mut near, far) = tokio::io::duplex(64);
+        let (socket, mut near) = socket_pair(PATIENCE).await;
         near.write_all(prefix).await.expect("written");
-        let error =
-            accept(far, Arc::clone(&config), Duration::from_millis(30)).await.map(|_| ()).expect_err("too slow");
+        let accepted = accept(socket, Arc::clone(&config), Duration::from_millis(30), false).await;
+        let error = accepted.map(|_| ()).expect_err("too slow");
         assert!(matches!(error, HandshakeError::Timeout { timeout_ms: 30 }), "{error:?}");
     }
-    let (mut near, far) = tokio::io::duplex(64);
+    let (socket, mut near) = socket_pair(PATIENCE).await;
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
-    let error = accept(far, config, PATIENCE).await.map(|_| ()).expect_err("no TLS");
+    let error = accept(socket, config, PATIENCE, false).await.map(|_| ()).expect_err("no TLS");
     assert!(matches!(error, HandshakeError::Other(_)), "{error:?}");
 }
 

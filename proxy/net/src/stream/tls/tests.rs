@@ -1,46 +1,36 @@
-//! Real rustls clients on the other end of a pipe or a socket.
+//! Real rustls clients on the other end of a socket.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_kernel::mapping::MappedFile;
 use rustls::crypto::aws_lc_rs;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::stream::handshake::accept;
-use crate::stream::handshake::tests::{PATIENCE, client_with, host, roots, store};
-use crate::stream::testing::write_all;
+use crate::stream::handshake::tests::{client_with, host, roots, store};
+use crate::stream::testing::{PATIENCE, mapped_file, socket_pair, write_all};
 
 const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
-/// A connection through a pipe that holds `pipe_bytes`.
-async fn pair(
-    version: &'static rustls::SupportedProtocolVersion,
-    pipe_bytes: usize,
-) -> (Sealed<DuplexStream>, TlsStream<DuplexStream>) {
+/// A connection whose sockets hold about `buffer_bytes`.
+async fn pair(version: &'static rustls::SupportedProtocolVersion, buffer_bytes: usize) -> (Tls, TlsStream<TcpStream>) {
     let store = store();
     let client = client_with(aws_lc_rs::default_provider(), roots(&store), &[version]);
     let config = store.server_config(&host("ghcr.io")).await.expect("a leaf");
-    let (near, far) = tokio::io::duplex(pipe_bytes);
+    let (socket, near) = socket_pair(PATIENCE).await;
+    SockRef::from(socket.tcp()).set_send_buffer_size(buffer_bytes).expect("an option");
+    SockRef::from(&near).set_recv_buffer_size(buffer_bytes).expect("an option");
     let connector = TlsConnector::from(Arc::new(client));
     let name = ServerName::try_from("ghcr.io").expect("a name");
-    let (served, client) = tokio::join!(accept(far, config, PATIENCE), connector.connect(name, near));
-    (Sealed::new(served.expect("accepted")).expect("keys"), client.expect("connected"))
-}
-
-/// A file on a disk: what a memory file system holds is never cold.
-fn on_disk(content: &[u8]) -> Arc<MappedFile> {
-    let folder = std::env::current_dir().expect("a folder");
-    let mut file = tempfile::tempfile_in(folder).expect("a file");
-    file.write_all(content).expect("written");
-    file.sync_all().expect("synced");
-    MappedFile::new(Arc::new(file), content.len() as u64).expect("mapped")
+    let (served, client) = tokio::join!(accept(socket, config, PATIENCE, false), connector.connect(name, near));
+    (served.expect("accepted"), client.expect("connected"))
 }
 
 fn drop_cache(file: &std::fs::File) {
@@ -54,13 +44,13 @@ fn content(length: u32) -> Vec<u8> {
 #[tokio::test]
 async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
     let content = content(3_000_000);
-    let file = on_disk(&content);
+    let file = mapped_file(&content);
     for version in BOTH {
-        for (pipe_bytes, cold) in [(1000, false), (1 << 20, false), (70_000, true)] {
+        for (buffer_bytes, cold) in [(100_000, false), (1 << 20, false), (200_000, true)] {
             if cold {
                 drop_cache(file.file());
             }
-            let (mut sealed, mut client) = pair(version, pipe_bytes).await;
+            let (mut tls, mut client) = pair(version, buffer_bytes).await;
             let slices = vec![
                 Bytes::from_static(b"head"),
                 file.slice(100..1_500_000),
@@ -73,8 +63,8 @@ async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
             let expected: Vec<u8> = slices.iter().flat_map(|bytes| bytes.to_vec()).collect();
             drop_cache(file.file());
             let writing = tokio::spawn(async move {
-                write_all(&mut sealed, slices).await.expect("written");
-                sealed.shutdown().await.expect("ended");
+                write_all(&mut tls, slices).await.expect("written");
+                tls.shutdown().await.expect("ended");
             });
             let mut received = Vec::new();
             client.read_to_end(&mut received).await.expect("a clean end");
@@ -86,14 +76,14 @@ async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
 
 #[tokio::test]
 async fn a_file_that_was_cut_ends_the_connection_and_nothing_else() {
-    let file = on_disk(&[5; 500_000]);
-    let (mut sealed, mut client) = pair(&TLS13, 1 << 20).await;
+    let file = mapped_file(&[5; 500_000]);
+    let (mut tls, mut client) = pair(&TLS13, 1 << 20).await;
     // Slices of every size, and no page of them touched before.
     file.file().set_len(100_000).expect("cut");
     let slices = vec![file.slice(0..100_000), file.slice(100_000..100_007), file.slice(200_000..500_000)];
-    let error = write_all(&mut sealed, slices).await.expect_err("cut");
+    let error = write_all(&mut tls, slices).await.expect_err("cut");
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-    drop(sealed);
+    drop(tls);
     let mut received = Vec::new();
     client.read_to_end(&mut received).await.expect_err("no clean end");
     assert_eq!(received.len(), 100_000);
@@ -101,22 +91,22 @@ async fn a_file_that_was_cut_ends_the_connection_and_nothing_else() {
 
 #[tokio::test]
 async fn both_directions_go_on_at_once_and_keys_change_meanwhile() {
-    let (mut sealed, mut client) = pair(&TLS13, 20_000).await;
+    let (mut tls, mut client) = pair(&TLS13, 100_000).await;
     let sent = content(2_000_000);
     let expected = sent.clone();
     let echo = tokio::spawn(async move {
         let mut heard = Vec::new();
         let mut piece = vec![0; 10_000];
         loop {
-            let read = sealed.read(&mut piece).await.expect("read");
+            let read = tls.read(&mut piece).await.expect("read");
             if read == 0 {
                 break;
             }
             heard.extend_from_slice(&piece[..read]);
-            sealed.write_all(&piece[..read]).await.expect("written");
-            sealed.flush().await.expect("flushed");
+            tls.write_all(&piece[..read]).await.expect("written");
+            tls.flush().await.expect("flushed");
         }
-        sealed.shutdown().await.expect("ended");
+        tls.shutdown().await.expect("ended");
         heard
     });
     let mut back = Vec::new();
@@ -136,19 +126,19 @@ async fn both_directions_go_on_at_once_and_keys_change_meanwhile() {
 #[tokio::test]
 async fn a_client_that_leaves_without_a_word_is_no_clean_end() {
     for version in BOTH {
-        let (mut sealed, client) = pair(version, 20_000).await;
-        drop(client.into_inner());
-        let error = sealed.read(&mut [0]).await.expect_err("cut off");
+        let (mut tls, client) = pair(version, 100_000).await;
+        client.into_inner().0.shutdown().await.expect("ended");
+        let error = tls.read(&mut [0]).await.expect_err("cut off");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
 
 #[tokio::test]
 async fn nonsense_is_answered_by_an_alert() {
-    let (mut sealed, client) = pair(&TLS13, 20_000).await;
+    let (mut tls, client) = pair(&TLS13, 100_000).await;
     let (mut pipe, mut session) = client.into_inner();
     pipe.write_all(b"GET /v2/ HTTP/1.1\r\n\r\n").await.expect("written");
-    sealed.read(&mut [0]).await.expect_err("no record");
+    tls.read(&mut [0]).await.expect_err("no record");
     let mut answer = vec![0; 1000];
     let mut length = 0;
     // Session tickets come first.
