@@ -253,7 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let emit = |_: &FilterHandle| tracing::warn!("disk is full");
         let text = events_for(Reader::Journal, &folder.path().join("text"), "info", LogFormat::Text, emit);
-        assert_eq!(text, "<4>crate::events::tests: disk is full\n");
+        assert_eq!(text, "<4>entrepot_observe::events::tests: disk is full\n");
         let json = events_for(Reader::Journal, &folder.path().join("json"), "info", LogFormat::Json, emit);
         let event: serde_json::Value = serde_json::from_str(json.strip_prefix("<4>").expect("a level")).expect("JSON");
         assert_eq!((event.get("timestamp"), &event["message"]), (None, &"disk is full".into()));

@@ -9,5 +9,7 @@ pub mod events;
 pub mod human;
 pub mod labels;
 pub mod metrics;
+pub mod request_id;
 pub mod request_log;
 pub mod sink;
+pub mod trail;
