@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::doors::client::adopt;
 use crate::doors::intercept::intercept;
 use crate::doors::state::AppState;
@@ -30,5 +28,5 @@ pub async fn serve(
         scheme: Scheme::Http,
         destination: Destination::Own,
     };
-    intercept(&state, connection, client, Bytes::new(), drain).await;
+    intercept(&state, connection, client, drain).await;
 }

@@ -220,7 +220,7 @@ impl Proxy {
         let destination = Destination::Registry(Target { host, listed: true });
         let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_connection(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
     }
 
