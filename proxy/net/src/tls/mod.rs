@@ -1,7 +1,7 @@
 //! TLS towards clients, before any connection: the certificate authority, the leaves it mints and each name's
 //! `rustls::ServerConfig`. `stream::handshake` runs a connection's handshake with one.
 //!
-//! `key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing; `authority` puts them
+//! `key`, `legacy_key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing; `authority` puts them
 //! together; `leaf` keeps the configurations that `server` makes.
 //!
 //! Invariants: the CA's key leaves this folder only into its own file, mode 0600; a leaf names exactly one host, or the
@@ -14,6 +14,7 @@ pub mod files;
 mod issue;
 pub(crate) mod key;
 pub mod leaf;
+mod legacy_key;
 mod server;
 #[cfg(test)]
 pub(crate) mod testdata;
