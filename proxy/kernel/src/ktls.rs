@@ -33,7 +33,7 @@ pub enum Cipher {
     Chacha20Poly1305,
 }
 
-/// Whether the kernel does TLS (`CONFIG_TLS`, on Debian the module `tls`); the error says why not.
+/// Whether the kernel does TLS (`CONFIG_TLS`, on Debian the module `tls`). The error says why not.
 pub fn probe() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
@@ -43,13 +43,13 @@ pub fn probe() -> io::Result<()> {
     take_over(near.as_fd(), &key)
 }
 
-/// From now on the kernel protects what `socket` sends. All that was sealed before must have been written.
+/// Has the kernel protect everything that `socket` sends from now on. Records that were sealed before must be written.
 pub fn take_over(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
     setsockopt(&socket, TcpUlp::default(), b"tls")?;
     change_key(socket, key)
 }
 
-/// The kernel goes on with another key (since Linux 6.14).
+/// Has the kernel go on with another key (since Linux 6.14).
 pub fn change_key(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
     let form = key.kernel_form().ok_or(io::ErrorKind::InvalidInput)?;
     Ok(setsockopt(&socket, TcpTlsTx, &form.0)?)
@@ -195,7 +195,7 @@ mod tests {
         is_wiped(&key.iv);
     }
 
-    /// Either way something is shown: records, where this kernel has TLS, and where it has none, that a socket goes on.
+    /// A kernel with TLS makes records. With one that has none, the socket goes on as it was.
     #[test]
     fn a_kernel_makes_records_or_says_that_it_does_not() {
         use std::io::{Read, Write};

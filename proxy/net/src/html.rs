@@ -10,15 +10,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// HTML that is whole.
+/// Complete HTML: every element in it is closed.
 #[derive(Clone, Default, Debug)]
 pub struct Html(String);
 
 /// The style of every page.
 const STYLE: &str = include_str!("html.css");
 
-/// What every page may do: be shown, in that style, and post its forms back. No script, nothing fetched, no frame around
-/// it.
+/// The content security policy of every page: it is shown in that style and posts its forms back. No script, nothing
+/// fetched, no frame around it.
 pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()).as_ref());
     format!(
@@ -42,7 +42,7 @@ impl Html {
                 '>' => escaped.push_str("&gt;"),
                 '"' => escaped.push_str("&quot;"),
                 '\'' => escaped.push_str("&#39;"),
-                // What turns the direction of the rest, or is not seen, is shown as unreadable.
+                // Characters that turn the direction of the rest, or that are invisible, are shown as unreadable.
                 hidden if is_hidden(hidden) => escaped.push(char::REPLACEMENT_CHARACTER),
                 plain => escaped.push(plain),
             }
@@ -92,7 +92,7 @@ impl FromIterator<Html> for Html {
     }
 }
 
-/// What is before the first place, its name, and what is after it.
+/// The text before the first place, the name of that place, and the text behind it.
 fn next_place(template: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;
     loop {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
-//! tls: certificates for stream's handshakes   drain: the end of it all   service_manager: systemd, which may hold the sockets
+//! tls: certificates for the handshakes   drain: the end of it all   service_manager: systemd, which may hold the sockets
 //! ```
 //!
 //! The stack of a connection, from hyper down:
@@ -12,7 +12,8 @@
 //! TLS     Guard ─► FairWrites ─► Tls ─► ClientSocket
 //! ```
 //!
-//! Folders use each other in one direction only: http ─► workers ─► stream; service_manager ─► listener ─► drain ◄─ http.
+//! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain, and
+//! http ─► drain. `connection` and `tls` use none of them.
 //! Nothing here knows registries, the cache or the store.
 
 pub mod admin_socket;

@@ -41,7 +41,7 @@ pub struct ControlMessage {
     pub next_key: Option<(u64, ConnectionTrafficSecrets)>,
 }
 
-/// Who seals our direction.
+/// Our direction, by who seals it.
 enum Transmit {
     Own(Sealer),
     /// The kernel, and the number of records it has made under this key.

@@ -36,7 +36,7 @@ use http::{Method, Request, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// What hyper reads in place of a refused head. The name can belong to nobody (RFC 6761).
+/// The request that hyper reads in place of a refused head. No host can have this name (RFC 6761).
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: rejected.invalid\r\nConnection: close\r\n\r\n";
 const SUBSTITUTE_HOST: &str = "rejected.invalid";
 
@@ -44,7 +44,7 @@ const SUBSTITUTE_HOST: &str = "rejected.invalid";
 pub(crate) struct Guard<IO> {
     io: IO,
     framing: RequestFraming,
-    /// Checked, and ready for the caller.
+    /// Checked bytes that wait for the caller.
     ready: Bytes,
     shared: Arc<Shared>,
     head_timeout: Duration,
@@ -54,7 +54,7 @@ pub(crate) struct Guard<IO> {
     head_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-/// The service's side of a [`Guard`].
+/// The service's side of a guarded connection.
 #[derive(Clone)]
 pub struct GuardHandle {
     shared: Arc<Shared>,
@@ -133,7 +133,7 @@ impl<IO> Guard<IO> {
         // Only the first fault counts, and the machine reports no second one.
         let _ = self.shared.rejection.set(rejection);
         if !rejection.in_body {
-            // What came before the fault is still handed on, in front.
+            // Bytes that came before the fault are still handed on, in front.
             self.ready = if self.ready.is_empty() {
                 Bytes::from_static(SUBSTITUTE)
             } else {

@@ -39,7 +39,7 @@ impl From<&ClientDeadlines> for Deadlines {
     }
 }
 
-/// Serves HTTP/1.1 on `io`. What is behind a CONNECT is the answerer's ([`behind_connect`]).
+/// Serves HTTP/1.1 on `io`. The answerer of a CONNECT takes the connection behind it ([`behind_connect`]).
 pub async fn serve<IO, Answer, Answering>(io: IO, deadlines: Deadlines, drain: Watch, answer: Answer)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -231,7 +231,7 @@ mod tests {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// What a client has of these slices in the end.
+    /// All bytes that a client gets of these slices.
     async fn received(mut socket: ClientSocket, mut client: TcpStream, slices: Vec<Bytes>) -> Vec<u8> {
         let writing = tokio::spawn(async move {
             write_all(&mut socket, slices).await.expect("written");

@@ -157,7 +157,7 @@ enum Step {
     Done,
 }
 
-/// Lets rustls process what it is shown of `incoming`. What it wants to send is put into `outgoing`.
+/// Lets rustls process what it is shown of `incoming`. Bytes that it wants to send are put into `outgoing`.
 fn step(
     connection: &mut UnbufferedServerConnection,
     incoming: &mut Incoming,

@@ -42,7 +42,7 @@ pub(super) struct KernelControl {
     is_refused: bool,
 }
 
-/// What the kernel is to do next.
+/// The next thing that the kernel is to do.
 enum Order<'a> {
     Send { kind: u8, content: &'a [u8] },
     ChangeKey(&'a TransmitKey),

@@ -81,7 +81,7 @@ impl Sealing {
                 break sealed;
             }
         };
-        // What the socket does not take now leaves with the next call, which this one's waker asks for.
+        // Bytes that the socket does not take now leave with the next call, which this one's waker asks for.
         let _ = self.poll_send(session, socket, context)?;
         Poll::Ready(Ok(sealed))
     }

@@ -28,7 +28,7 @@ pub struct Tls {
     says_no_more: bool,
 }
 
-/// Who seals.
+/// The sending half, by who seals.
 enum Sending {
     Here(Sealing),
     Kernel(KernelControl),

@@ -1,8 +1,8 @@
-//! A CA's certificate file, parsed and judged without I/O.
+//! A CA's certificate file, parsed and checked without I/O.
 //!
-//! The first certificate is the signer; what follows is its chain. Neighbours: `authority` adds paths to the errors,
-//! `issue` copies the subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates
-//! only, whatever else (a key!) the file held, because it is given to every client.
+//! The first certificate is the signer, the others are its chain. `authority` adds paths to the errors, `issue` copies the
+//! subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates only, because it is
+//! given to every client; the file may have held a key as well.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,13 +22,13 @@ const CERTIFICATE: &str = "CERTIFICATE";
 pub(crate) struct CaCertificate {
     /// All of the file's certificates, and only those.
     pub(crate) pem: String,
-    /// What a server sends after the leaf: the signer and its chain without self-signed roots.
+    /// The certificates that follow a leaf in the handshake: the signer and its chain without self-signed roots.
     pub(crate) sent_with_leaves: Vec<CertificateDer<'static>>,
     /// The subject for people.
     pub(crate) subject: String,
     /// The subject as encoded: the issuer of leaves must repeat it byte for byte.
     pub(crate) subject_der: Vec<u8>,
-    /// The signer's key identifier, where it has one.
+    /// The signer's key identifier. None if the certificate has none.
     pub(crate) key_id: Option<Vec<u8>>,
     /// The signer's public key as the bit string's bytes.
     pub(crate) public_key: Vec<u8>,
@@ -54,7 +54,7 @@ pub(crate) enum CertificateError {
 }
 
 impl CaCertificate {
-    /// Reads the certificates in `text`; the first must be a CA's.
+    /// Reads the certificates in `text`. The first must be a CA's.
     pub(crate) fn from_pem(text: &[u8]) -> Result<Self, CertificateError> {
         let blocks = pem::parse_many(text).map_err(|_| CertificateError::NotPem)?;
         let ders: Vec<_> =

@@ -1,4 +1,4 @@
-//! Certificates made: the root, and leaves signed by a CA.
+//! Makes certificates: the root, and leaves that a CA signs.
 //!
 //! rcgen writes the certificate; the issuer's name is then replaced by the CA's own bytes before signing. rcgen keeps a
 //! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would come
@@ -20,10 +20,10 @@ use time::OffsetDateTime;
 use super::certificate::CaCertificate;
 use super::key::CaKey;
 
-/// How far certificates reach back, for clients whose clock is behind.
+/// The time that certificates reach back, for clients whose clock is behind.
 pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
 const ROOT_LIFETIME: Duration = Duration::from_secs(3652 * 86_400);
-/// X.509's bound for a common name; a longer host is in the subject alternative name alone.
+/// X.509's bound for a common name. A longer host is in the subject alternative name alone.
 const COMMON_NAME_MAX: usize = 64;
 
 /// The position of the issuer in a to-be-signed certificate: version, serial, algorithm, issuer, …

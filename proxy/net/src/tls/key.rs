@@ -28,12 +28,12 @@ pub(crate) enum KeyError {
     WrongPassphrase,
     /// Encrypted in a way that is not implemented.
     UnsupportedEncryption(String),
-    /// Not RSA or EC, or a size or curve that nobody should use.
+    /// Not RSA or EC, or of a size or curve that is unsafe or not supported everywhere.
     Unsupported,
 }
 
 impl CaKey {
-    /// Reads the first private key in `text`, trying each passphrase where it is encrypted.
+    /// Reads the first private key in `text`. If it is encrypted, each passphrase is tried.
     pub(crate) fn from_pem(text: &[u8], passphrases: &[&str]) -> Result<Self, KeyError> {
         let blocks = pem::parse_many(text).map_err(|_| KeyError::NotPem)?;
         let block = blocks
@@ -72,7 +72,7 @@ impl CaKey {
         &self.pair
     }
 
-    /// The key in the clear, for its own file and nothing else.
+    /// The key in the clear, for its own file alone.
     pub(crate) fn to_pem(&self) -> String {
         let tag = match self.der {
             PrivateKeyDer::Pkcs1(_) => PKCS1,

@@ -1,4 +1,4 @@
-//! Which way bytes take on this machine, found out once at start: said in the log and shown as a metric.
+//! The ways that bytes take on this machine. They are found out once at start, logged, and shown as a metric.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use entrepot_kernel::ring;
 use crate::stream::kernel_tls::kernel_seals;
 use entrepot_config::ready::DataPlane;
 
-/// The rungs in use.
+/// The ways in use.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
     /// Serving threads.
     pub workers: usize,
-    /// How cold bytes are read.
+    /// The way that cold bytes are read.
     pub cold_reads: ColdReads,
     /// Whether the kernel seals TLS records.
     pub kernel_seals: bool,
 }
 
-/// How bytes that are not in the page cache are read.
+/// The ways to read bytes that are not in the page cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ColdReads {
     /// By each thread's io_uring.
@@ -28,7 +28,7 @@ pub enum ColdReads {
 }
 
 impl Capabilities {
-    /// Asks the kernel for what the configuration wants; zero workers is one a core.
+    /// Asks the kernel for the things that the configuration wants. Zero workers means one a core.
     pub fn detect(wanted: &DataPlane) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cold_reads = match ring::probe() {

@@ -1,4 +1,4 @@
-//! How many body bytes each serving thread still has to send: what new connections are distributed by.
+//! The body bytes that each serving thread still has to send. New connections are distributed by them.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One thread's bytes in flight and connections.
 #[derive(Default)]
-pub struct Load {
+pub(crate) struct Load {
     bytes: AtomicU64,
     connections: AtomicU64,
 }
 
 /// The body of one answer, as far as it is still to be sent.
-pub struct InFlight {
+pub(crate) struct InFlight {
     load: Option<Arc<Load>>,
     left_bytes: u64,
 }
@@ -26,25 +26,25 @@ thread_local! {
 
 impl Load {
     /// From now on this thread's answers count here.
-    pub fn adopt(self: &Arc<Self>) {
+    pub(crate) fn adopt(self: &Arc<Self>) {
         OWN.set(Some(self.clone()));
     }
 
-    /// One connection more.
-    pub fn connect(self: &Arc<Self>) -> Connected {
+    /// Counts one connection more.
+    pub(crate) fn connect(self: &Arc<Self>) -> Connected {
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connected(self.clone())
     }
 
-    /// Less is better: bytes first, connections where those are equal.
-    pub fn rank(&self) -> (u64, u64) {
+    /// Less is better: bytes first, then connections.
+    pub(crate) fn rank(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed))
     }
 }
 
 impl InFlight {
-    /// An answer of this thread has so many bytes to send.
-    pub fn begin(left_bytes: u64) -> Self {
+    /// Counts the bytes that an answer of this thread has to send.
+    pub(crate) fn begin(left_bytes: u64) -> Self {
         let load = OWN.with_borrow(Clone::clone);
         if let Some(load) = &load {
             load.bytes.fetch_add(left_bytes, Ordering::Relaxed);
@@ -52,8 +52,8 @@ impl InFlight {
         Self { load, left_bytes }
     }
 
-    /// So many of them went out.
-    pub fn sent(&mut self, bytes: u64) {
+    /// Takes off the bytes that were sent.
+    pub(crate) fn sent(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left_bytes);
         self.left_bytes -= bytes;
         if let Some(load) = &self.load {

@@ -1,6 +1,6 @@
 //! The serving threads: one a core, each with a runtime and a ring of its own, so that a connection is served by one
-//! thread from its first byte to its last. What outlives a connection (fills, upstream connections, housekeeping) runs
-//! on the process's main runtime instead.
+//! thread from its first byte to its last. Work that outlives a connection (fetches, upstream connections, housekeeping)
+//! runs on the process's main runtime instead.
 
 pub mod capabilities;
 pub mod load;
@@ -32,14 +32,13 @@ pub struct Workers {
 }
 
 struct Worker {
-    /// As long as the doors' bounds on connections: each has a place before it comes here.
-    /// `None` ends the thread.
+    /// The queue is bounded by the doors: each connection has a place there before it comes here. `None` ends the thread.
     tasks: mpsc::UnboundedSender<Option<Task>>,
     load: Arc<Load>,
     major_faults: Arc<AtomicU64>,
 }
 
-/// How often a thread says how many page faults it waited for.
+/// The interval at which a thread publishes how many page faults it waited for.
 const FAULTS_INTERVAL: Duration = Duration::from_secs(5);
 /// Blocking work of one thread's requests (the index, opening files) that may run at once.
 const BLOCKING_THREADS_MAX: usize = 64;
@@ -52,8 +51,8 @@ impl Workers {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, ended: Mutex::new(ended) })
     }
 
-    /// Has the connection that `serve` makes a task of served by the thread with the fewest bytes in flight. It counts
-    /// there until what `serve` is given is dropped.
+    /// Lets the thread with the fewest bytes in flight serve a connection by the task that `serve` makes. The connection
+    /// counts there until `serve`'s argument is dropped.
     pub fn hand<Serving>(&self, serve: impl FnOnce(Connected) -> Serving + Send + 'static)
     where
         Serving: Future<Output = ()> + 'static,
@@ -61,17 +60,17 @@ impl Workers {
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.rank()) else { return };
         let connected = worker.load.connect();
         let task: Task = Box::new(move || Box::pin(serve(connected)));
-        // A thread that is gone serves nobody; the connection closes with its task.
+        // A thread that has ended drops the task, which closes the connection.
         let _ = worker.tasks.send(Some(task));
     }
 
-    /// Whether every thread runs, now, a task that it is given; as late as the last of them does.
+    /// Gives every thread a task, and returns when all have run it. False if a thread is gone.
     pub async fn answer(&self) -> bool {
         let ask = |worker: &Worker| {
             let (answer, answered) = oneshot::channel();
             let task: Task = Box::new(move || {
                 Box::pin(async move {
-                    // Who asked may have given up.
+                    // The asker may have given up.
                     let _ = answer.send(());
                 })
             });
@@ -93,8 +92,8 @@ impl Workers {
         self.workers.iter().map(|worker| worker.major_faults.load(Ordering::Relaxed)).collect()
     }
 
-    /// Ends the threads, and waits up to `patience` for them. What they still serve is cut off. Their runtimes come
-    /// back: timers that were set there may tick in the main runtime's tasks, so they must outlive those.
+    /// Ends the threads, and waits up to `patience` for them. Connections that they still serve are cut off. Returns their
+    /// runtimes: timers that were set there may tick in the main runtime's tasks, so the runtimes must outlive those.
     pub fn stop(&self, patience: Duration) -> Vec<Runtime> {
         for worker in &self.workers {
             // One that has ended needs no word.
@@ -122,7 +121,7 @@ impl Worker {
             let local = LocalSet::new();
             local.block_on(&runtime, run(received, own_faults, with_ring));
             drop(local);
-            // Who waits for it no more lets it go.
+            // Once nothing waits for it, it is dropped.
             let _ = ended.send(runtime);
         })?;
         Ok(Self { tasks, load, major_faults })

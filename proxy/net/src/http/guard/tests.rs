@@ -67,7 +67,7 @@ async fn hyper_serves_a_pipeline_and_answers_a_refusal_behind_it() {
     assert_eq!(bodies(&exchange(stream.as_bytes().chunks(7), 4096).await), expected);
 }
 
-/// What a client hears of a body whose every piece takes longer than a head may.
+/// The bytes that a client gets of a body whose every piece takes longer than a head may.
 async fn slow_body(sent: &[&str]) -> String {
     let (mut client, server) = duplex(4096);
     let (guard, _handle) = Guard::new(server, HEAD_TIMEOUT);

@@ -81,7 +81,7 @@ pub(crate) fn client_with(
         .with_no_client_auth()
 }
 
-/// What a client saw of a connection over which a byte went both ways.
+/// A connection over which a byte went both ways, as the client saw it.
 #[derive(Debug)]
 struct Seen {
     version: Option<ProtocolVersion>,
@@ -145,7 +145,7 @@ impl AsyncWrite for Pieces {
     }
 }
 
-/// Connects. What the client sends arrives in pieces of `piece_bytes`.
+/// Connects. The client's bytes arrive in pieces of `piece_bytes`.
 async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &str, piece_bytes: usize) -> Outcome {
     let (socket, near) = socket_pair(PATIENCE).await;
     let near = Pieces { io: near, piece_bytes, is_amid: false };
