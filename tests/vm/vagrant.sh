@@ -22,7 +22,7 @@ cache_size() {
 # What a user has: the repository's files with the box, and a .env of his own.
 mkdir "$HOME/entrepot"
 cd "$HOME/entrepot"
-cp -r "$REPOSITORY"/{Vagrantfile,README.md,provision} .
+cp -r "$REPOSITORY"/{Vagrantfile,README.md,docs,provision} .
 mkdir image
 cp -r "$REPOSITORY/image/guest" image/
 ln -s "$REPOSITORY/image/out" image/out

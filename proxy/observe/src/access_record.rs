@@ -27,7 +27,7 @@ pub struct AccessRecord {
     pub method: String,
     /// Path and query.
     pub uri: String,
-    /// What kind of request it was.
+    /// The kind of request.
     pub request_type: RequestType,
     /// The status answered; 499 where the client left before.
     pub status: u16,
@@ -41,7 +41,7 @@ pub struct AccessRecord {
     pub proxy_host: String,
     /// The address that was asked, empty where none was.
     pub upstream: String,
-    /// Who asked.
+    /// The client's address.
     pub client: IpAddr,
     /// The content served, where it has a digest.
     pub digest: Option<Digest>,

@@ -1,6 +1,6 @@
 //! Events: what happened besides requests, by `tracing`, on stderr so that stdout stays the access log.
 //!
-//! They leave through a [`Sink`] like the access log: a stuck stderr blocks nobody. A bare level is about this
+//! They leave through a [`Sink`] like the access log: a stuck stderr blocks no caller. A bare level is about this
 //! program; the libraries below it stay at `warn`, because their trace levels were not written with secrets in mind.
 
 use std::env;
@@ -42,7 +42,7 @@ pub enum EventsError {
     Gone,
 }
 
-/// Who reads standard error.
+/// The reader of standard error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// A person.

@@ -53,7 +53,7 @@ labels! {
         Admin = "admin",
     }
 
-    /// What upstream was asked.
+    /// The kind of request that upstream was sent.
     UpstreamMethod {
         /// GET.
         Get = "get",
@@ -67,7 +67,7 @@ labels! {
         Other = "other",
     }
 
-    /// What came of asking upstream.
+    /// The outcome of a request to upstream.
     UpstreamOutcome {
         /// 1xx to 3xx.
         Ok = "ok",
@@ -135,7 +135,7 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
-        /// What it said is neither HTTP nor TLS.
+        /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
     }
 
@@ -169,7 +169,7 @@ labels! {
         PushOff = "push_off",
     }
 
-    /// What a door does with the host that a request is for.
+    /// A door's treatment of the host that a request is for.
     Interception {
         /// A listed registry: answered by the pipeline.
         Intercepted = "intercepted",
@@ -185,7 +185,7 @@ labels! {
         LocalPage = "local_page",
     }
 
-    /// What the grammar makes of a method and a path.
+    /// The route that a method and a path have.
     RequestRoute {
         /// `GET /v2/`.
         Ping = "ping",
@@ -201,7 +201,7 @@ labels! {
         Upload = "upload",
         /// The list of a repository's tags.
         Tags = "tags",
-        /// What refers to a manifest.
+        /// The list of a manifest's referrers.
         Referrers = "referrers",
         /// An extension below `/v2/`.
         Extension = "extension",
@@ -215,9 +215,9 @@ labels! {
         Other = "other",
     }
 
-    /// As whom upstream is asked.
+    /// The owner of the credential that upstream is asked with.
     CredentialKind {
-        /// The client sent no login, and nobody stands in.
+        /// The client sent no login, and no account stands in.
         Anonymous = "anonymous",
         /// The client's own.
         Client = "client_credential",
@@ -225,17 +225,17 @@ labels! {
         Account = "account",
     }
 
-    /// How it is known whether the client may have what is stored.
+    /// The proof of whether the client may have stored content.
     Proof {
         /// Upstream served the repository to this credential lately.
         Verdict = "verdict",
-        /// Upstream served it to everybody lately.
+        /// Upstream served it to an anonymous client lately.
         PublicVerdict = "public_verdict",
         /// Upstream served it to the administrator's account lately, which is shared.
         AccountVerdict = "account_verdict",
         /// Upstream said so to this request.
         Upstream = "upstream_allowed",
-        /// Upstream once served it to everybody; it cannot be asked now.
+        /// Upstream once served it to an anonymous client; it cannot be asked now.
         PublicMark = "was_public",
         /// Upstream refused this request.
         Denied = "denied",
@@ -243,7 +243,7 @@ labels! {
         Unknown = "unknown_right",
     }
 
-    /// To which digest a tag leads.
+    /// The outcome of asking which digest a tag has.
     TagCheck {
         /// The last answer is young enough.
         Fresh = "tag_fresh",
@@ -257,13 +257,13 @@ labels! {
         Untold = "tag_untold",
         /// Upstream could not say.
         Unanswered = "tag_unanswered",
-        /// Upstream blocks what it gives to everybody else.
+        /// Upstream blocks this client; it gives the repository to anonymous ones.
         Blocked = "tag_blocked",
         /// Upstream said a moment ago that there is none.
         KnownMissing = "tag_known_missing",
     }
 
-    /// Where the content of an answer comes from.
+    /// The origin of an answer's content.
     Served {
         /// The store, without asking upstream.
         Hit = "stored",
@@ -317,7 +317,7 @@ labels! {
         Host = "host",
         /// There is no such page, or nothing at this path.
         NotHere = "not_here",
-        /// Somebody else was faster.
+        /// Another change was faster.
         Moved = "moved",
         /// A login is needed.
         Unauthenticated = "unauthenticated",
@@ -343,7 +343,7 @@ labels! {
         IoError = "io_error",
         /// The repository or what is asked of it is not here.
         Unknown = "unknown",
-        /// What was sent is no content that the registry takes.
+        /// The registry takes no such content.
         Invalid = "invalid",
         /// Larger than what is taken.
         TooLarge = "too_large",

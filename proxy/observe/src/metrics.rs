@@ -72,7 +72,7 @@ pub struct Metrics {
     disk_ladder: Family<[(&'static str, DiskLadder); 1], Gauge>,
 }
 
-/// What others know and is asked for at each scrape.
+/// Numbers that other parts know, asked for at each scrape.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Scraped {
     /// Bytes of blobs and fills.

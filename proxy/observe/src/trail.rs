@@ -24,9 +24,9 @@ use crate::request_id::RequestId;
 /// One decision about a request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Decision {
-    /// What the door did with the host that the request is for.
+    /// The door's treatment of the host that the request is for.
     Door(Interception),
-    /// What the grammar made of method and path.
+    /// The route that method and path have.
     Route {
         /// The route.
         route: RequestRoute,
@@ -35,34 +35,34 @@ pub enum Decision {
         /// The digest that the request names, if it names one.
         digest: Option<Digest>,
     },
-    /// As whom upstream is asked, or would be.
+    /// The credential that upstream is asked with, or would be.
     Credential {
-        /// Whose credential it is.
+        /// The owner of the credential.
         kind: CredentialKind,
         /// A hash that stands for it. All zero for anonymous requests.
         id: [u8; 16],
     },
     /// Whether the client may have what is stored here.
     Right {
-        /// How that is known.
+        /// The proof.
         proof: Proof,
         /// Since when. Zero for an answer to this request.
         age: Duration,
     },
-    /// What became of the question to which digest a tag leads.
+    /// The outcome of asking which digest a tag has.
     Tag(TagCheck),
     /// Upstream was asked.
     Upstream {
         /// The host that answered, or that could not be reached.
         host: Box<str>,
-        /// What came of it.
+        /// The outcome.
         outcome: UpstreamOutcome,
         /// From sending the request to the head of the answer. None if no answer came.
         elapsed: Option<Duration>,
     },
     /// The content that is sent.
     Content {
-        /// Where it comes from.
+        /// Its origin.
         served: Served,
         /// Which content. None for upstream's answer to HEAD where it told no digest.
         digest: Option<Digest>,
@@ -71,9 +71,9 @@ pub enum Decision {
     },
     /// Upstream's bytes are passed to this client alone, past the store.
     PassedThrough(Bypass),
-    /// What was fetched is in the store now.
+    /// The fetched content is in the store now.
     Stored,
-    /// What was fetched was served but could not be stored.
+    /// The fetched content was served but could not be stored.
     NotStored(Bypass),
     /// The request is refused, or cannot be answered.
     Refused(Refused),
@@ -97,7 +97,7 @@ pub enum Decision {
     CutOff,
 }
 
-/// The decisions about one request so far. Shared by everybody who works on it.
+/// The decisions about one request so far. Shared by every part that works on it.
 pub struct Trail {
     /// Names the request in the log, in events and in the reply.
     pub id: RequestId,
@@ -105,12 +105,12 @@ pub struct Trail {
     decisions: Mutex<Vec<Decision>>,
 }
 
-/// What the access record, the cache headers and the request metrics say.
+/// The trail as the access record, the cache headers and the request metrics say it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Summary {
     /// The cache's part in the answer.
     pub cache_status: CacheStatus,
-    /// What was asked.
+    /// The kind of request.
     pub request_type: RequestType,
     /// The content served, or asked for.
     pub digest: Option<Digest>,
@@ -143,7 +143,7 @@ impl Trail {
         self.lock().clone()
     }
 
-    /// What the decisions so far come to.
+    /// The decisions so far in sum.
     pub fn summary(&self) -> Summary {
         Summary::of(&self.lock())
     }
@@ -235,10 +235,10 @@ impl Decision {
         match self {
             Self::Door(_) | Self::Route { .. } => 1,
             Self::Credential { .. } | Self::Subscribed { .. } | Self::Stored => 0,
-            Self::Right { .. } => 2,
+            Self::Right { .. } | Self::Tag(_) => 2,
             // Why a copy is stale is told by what upstream did.
             Self::Content { served: Served::Stale, .. } => 2,
-            Self::Tag(_) | Self::Upstream { .. } => 3,
+            Self::Upstream { .. } => 3,
             Self::Content { .. } | Self::Pushed(_) | Self::Deleted(_) => 4,
             Self::NotStored(_) | Self::PassedThrough(_) => 5,
             Self::Refused(_) | Self::Unframed { .. } => 6,

@@ -149,7 +149,7 @@ impl Proxied {
         Ok(granted(&scope))
     }
 
-    /// What is behind this CONNECT is answered here. The door's place is kept until its end.
+    /// Answers the requests behind this CONNECT here. The door's place is kept until their end.
     fn enter(&self, guard: &GuardHandle, request: Request<Incoming>, destination: Destination) {
         let proxied = self.clone();
         guard.open_tunnel();

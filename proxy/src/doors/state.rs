@@ -1,5 +1,5 @@
-//! What every door shares, made once at the start: who answers, where requests are reported, and the configuration that
-//! holds now.
+//! The state that every door shares, made once at the start: the pipeline, the registry, the log of requests, and the
+//! configuration that holds now.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -13,15 +13,15 @@ use entrepot_observe::request_log::RequestLog;
 use entrepot_registry::RegistryService;
 use entrepot_setup::pages::{self, CaPage};
 
-/// What every connection shares.
+/// Shared by every connection.
 pub struct AppState {
     /// Pulling through, with all its memories.
     pub pull: Arc<Pull>,
     /// Our own registry and its mirrors.
     pub registry: RegistryService,
-    /// Where requests are reported.
+    /// Takes the report of each request.
     pub log: Arc<RequestLog>,
-    /// What the local pages say.
+    /// The content of the local pages.
     pub ca_page: CaPage,
     /// Certificates for intercepted names, and for our registry's own.
     pub leaves: Arc<LeafStore>,

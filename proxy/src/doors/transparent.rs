@@ -28,10 +28,10 @@ use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
 
-/// What the door knows.
+/// The door on 3129.
 pub struct TransparentDoor {
     state: Arc<AppState>,
-    /// Where it listens.
+    /// The ports that it listens on.
     ports: Vec<u16>,
     outgoing: Outgoing,
 }
@@ -193,7 +193,7 @@ impl Introduced {
             };
             match self.read_more(SNIFF_MAX_BYTES, patience).await {
                 Ok(()) => {}
-                // Half an introduction is passed on to where it meant to go; nothing at all is nobody.
+                // A client that sent half a head is tunnelled to the address it meant. One that sent nothing is dropped.
                 Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Sniffed::Other),
                 Err(Gone::Silent) if self.original.is_some() => return Ok(Sniffed::Other),
                 Err(gone) => return Err(gone),

@@ -2,7 +2,7 @@
 //!
 //! Upstream's challenges and tokens pass through unchanged as long as upstream answers and the administrator gave no
 //! account for the registry. Else entrepot is the token server itself, at `/entrepot/token` of the registry's own
-//! name: its tokens stand for the client's login, or for nobody, and never leave this process.
+//! name: its tokens stand for the client's login, or for an anonymous client, and mean nothing outside this process.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry::implied_port;
 use entrepot_upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
-/// Where entrepot gives out tokens of its own, on every registry's name.
+/// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
 /// Docker Hub's token server, known before any challenge was seen.
 const DOCKER_HUB_REALM: (&str, &str, &str) = ("auth.docker.io", "/token", "registry-1.docker.io");
@@ -258,7 +258,8 @@ fn pong() -> Reply {
     Reply::full(StatusCode::OK, "application/json", "{}").with(version, "registry/2.0").with(CONTENT_LENGTH, "2")
 }
 
-/// Whose request a token answers: a login by header or form, a refresh token, nobody; none where it cannot be told.
+/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot be
+/// told.
 fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
     if let Some(header) = header {
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));
@@ -286,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_stand_for_whoever_asked() {
+    fn tokens_stand_for_the_login_that_asked() {
         let basic = Secret::new("Basic YWxpY2U6cHc=");
         let alice = Login::new("alice", &Secret::new("pw")).id();
         let form = |text: &'static str| Bytes::from_static(text.as_bytes());

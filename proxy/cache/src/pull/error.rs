@@ -53,7 +53,7 @@ pub enum PullError {
     },
 }
 
-/// Who has to mend it.
+/// The party that has to mend a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// The registry, or what is between it and us.
@@ -65,7 +65,7 @@ pub enum Fault {
 }
 
 impl PullError {
-    /// Whose fault it is.
+    /// The party that has to mend it.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Range { .. } => Fault::Client,
@@ -94,7 +94,7 @@ impl PullError {
         matches!(self, Self::Unreachable(_)) || is_transient(self.status())
     }
 
-    /// Whether the registry said no to this credential, as opposed to a request that nobody could answer.
+    /// Whether the registry said no to this credential, as opposed to a request that no credential could have.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Answered(refusal) if is_refusal(refusal.status))
     }
@@ -104,7 +104,7 @@ impl PullError {
         let message = format!("entrepot: {self}");
         let code = self.code();
         match self {
-            // What upstream did is in the trail already.
+            // The trail has upstream's answer already.
             Self::Answered(refusal) => replies::refused(refusal),
             Self::Range { size_bytes } => {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();

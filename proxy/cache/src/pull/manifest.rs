@@ -42,7 +42,7 @@ pub struct Manifest {
     pub stored_at: Option<SystemTime>,
 }
 
-/// What came from upstream.
+/// A manifest as it came from upstream.
 pub(super) enum Fetched {
     /// A manifest that is checked, and stored where the disk takes it.
     Manifest(Manifest),

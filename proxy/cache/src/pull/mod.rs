@@ -45,13 +45,13 @@ use entrepot_upstream::exchange::Upstream;
 use entrepot_upstream::registry::{Registry, account, host_of};
 use entrepot_upstream::token;
 
-/// What pulling remembers, for as long as the process lives.
+/// Pulling through, with all that it remembers for as long as the process lives.
 pub struct Pull {
     /// Content and index.
     pub store: Arc<Store>,
     /// Blobs on their way.
     pub inflight: Arc<InflightFetches>,
-    /// Who may read what.
+    /// The verdicts about who may read which repository.
     pub rights: Rights,
     /// Tokens that were given to clients, theirs and ours.
     pub issued: IssuedTokens,

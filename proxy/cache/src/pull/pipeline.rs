@@ -11,7 +11,7 @@
 //! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to this
 //! credential in this repository: by a verdict that lives and content that is known to be there, or by an answer of its own
 //! (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely claims to have
-//! somebody's private blob must show the bytes (T1 and T9 in `docs/threats.md`).
+//! a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
 //!
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
@@ -104,7 +104,7 @@ pub(super) struct TagRequest<'a> {
     class: AcceptClass,
 }
 
-/// To what a tag leads.
+/// The outcome of resolving a tag.
 enum Resolved {
     /// The last answer is young enough, and the client may have it.
     Fresh(Manifest),
@@ -223,8 +223,8 @@ impl Pull {
         }
     }
 
-    /// What the client gets when upstream said no, or nothing: the last answer if upstream cannot say, the same for the
-    /// administrator's account if access is shared, or the error.
+    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the administrator's
+    /// account if access is shared, or with the error.
     async fn instead_of(
         self: &Arc<Self>,
         tag: TagRequest<'_>,
@@ -232,7 +232,7 @@ impl Pull {
         error: PullError,
     ) -> Result<Reply, PullError> {
         let request = tag.request;
-        // Blocked, not refused: what everybody may have is still given.
+        // This client is blocked, not refused: content that is public is still given.
         let is_blocked = error.status() == StatusCode::FORBIDDEN && self.is_public(request, tag.repository).await;
         if is_blocked {
             request.trail.record(Decision::Tag(TagCheck::Blocked));
@@ -253,7 +253,7 @@ impl Pull {
         Err(error)
     }
 
-    /// What is known of the tag stands in for upstream's answer, for those who may read it.
+    /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
     async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
         let digests = self.known_digests(tag, known).await;
         if digests.is_empty() || !self.may_read_offline(tag.request, tag.repository).await {
@@ -268,8 +268,8 @@ impl Pull {
         None
     }
 
-    /// What the client was told of the tag, which it has pulled most likely; then what others were told that it would have
-    /// been told as well, the last said first.
+    /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of other
+    /// classes that this client takes as well, the latest first.
     async fn known_digests(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Vec<Digest> {
         let (store, registry) = (self.store.clone(), tag.request.registry.host.clone());
         let (repository, name) = (tag.repository.clone(), tag.tag.clone());
@@ -435,21 +435,21 @@ pub(super) struct BlobRequest<'a> {
     pub(super) digest: Digest,
 }
 
-/// Where a blob is.
+/// The place of a blob.
 enum Located {
     Stored(Arc<Blob>),
     Inflight(Arc<InflightFetch>),
     Missing,
 }
 
-/// What came of the wish to join a fetch.
+/// The outcome of joining a fetch.
 enum Joined {
     Served(Reply),
     /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
     TooLate(Arc<InflightFetch>),
 }
 
-/// What the client's own registry says about a blob that is here already.
+/// The answer of the client's own registry about a blob that is here already.
 enum Probed {
     /// It serves it to this credential, of the same length.
     Serves,
@@ -719,7 +719,7 @@ impl Pull {
     }
 }
 
-// ── what the store and the table of rights know of a blob ──────────────────────────────────────────────────────────
+// ── a blob in the store and in the table of rights ──────────────────────────────────────────────────────────────────
 
 impl Pull {
     async fn stored_blob(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {

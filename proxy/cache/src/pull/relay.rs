@@ -1,4 +1,4 @@
-//! What is passed on: pushes to upstream registries, and reads that are not cached (tag lists, referrers, catalogues,
+//! Requests that are passed on: pushes to upstream registries, and reads that are not cached (tag lists, referrers, catalogues,
 //! extensions, pages of the registry).
 
 use std::sync::Arc;

@@ -23,14 +23,14 @@ use entrepot_upstream::exchange::{Answer, failure_of, outcome_of};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry::Registry;
 
-/// What every answer to a request needs, whoever gives it: the connection, the configuration in force, and the trail.
+/// Every answer to a request needs these: the connection, the configuration in force, and the trail.
 #[derive(Clone)]
 pub struct RequestScope {
     /// The connection that it came by.
     pub connection: Arc<ConnectionContext>,
     /// The configuration that it is answered under. A reload in the middle changes nothing for it.
     pub snapshot: Arc<ConfigSnapshot>,
-    /// Where what is decided about it is recorded.
+    /// Takes the decisions about it.
     pub trail: Arc<Trail>,
 }
 
@@ -40,11 +40,11 @@ pub struct RequestContext {
     pub connection: Arc<ConnectionContext>,
     /// The configuration that it is answered under.
     pub snapshot: Arc<ConfigSnapshot>,
-    /// Where what is decided about it is recorded.
+    /// Takes the decisions about it.
     pub trail: Arc<Trail>,
     /// The registry that is asked.
     pub registry: Registry,
-    /// As whom it is asked.
+    /// The credential that it is asked with.
     pub credential: Credential,
     /// The client's method.
     pub method: Method,
@@ -75,7 +75,7 @@ impl RequestContext {
         self.headers.get(RANGE).filter(|_| !self.is_head())?.to_str().ok()
     }
 
-    /// Where the bytes of this request can be had.
+    /// A source of this request's bytes.
     pub fn source(&self, repository: &RepositoryName) -> Source {
         Source {
             upstream: self.snapshot.upstream.clone(),
@@ -107,7 +107,7 @@ impl RequestContext {
         })
     }
 
-    /// Records as whom upstream is asked.
+    /// Records the credential that upstream is asked with.
     pub fn record_credential(&self) {
         let kind = match &self.credential {
             Credential::None | Credential::Answered(None) => CredentialKind::Anonymous,
@@ -122,7 +122,7 @@ impl RequestContext {
         self.execute_as(&self.credential, operation).await
     }
 
-    /// The same as somebody else.
+    /// The same with another credential.
     pub async fn execute_as(&self, credential: &Credential, operation: &Operation) -> Result<Answer, UpstreamError> {
         self.recorded(self.snapshot.upstream.execute(&self.registry, operation, credential).await)
     }
@@ -154,7 +154,7 @@ impl RequestContext {
     }
 }
 
-/// What the grammar made of a request, for its trail. `tag_type` is the kind of the tag if it is a manifest's by tag. Only
+/// The decision of the grammar about a request, for its trail. `tag_type` is the kind of the tag if it is a manifest's by tag. Only
 /// reads are of docker-registry-proxy's kinds.
 pub fn route_decision(route: &Route, method: &Method, tag_type: RequestType) -> Decision {
     let (route, request_type, digest) = match route {

@@ -1,7 +1,7 @@
-//! Who may read what (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository and
+//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository and
 //! credential, and holds at most five minutes and never longer than the token it was given for.
 //!
-//! What upstream gives an anonymous request is public: that is remembered in the index too, and is what still holds
+//! A repository that upstream gives to an anonymous request is public. The index remembers that too, and it still holds
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
 //!
 //! Asking upstream ([`Pull::ask`]) is here as well, because every answer says something about the right.
@@ -91,7 +91,7 @@ impl Rights {
     }
 }
 
-/// What upstream's answer says about the right to the content.
+/// Upstream's answer, by what it says about the right to the content.
 pub(super) enum Asked {
     /// Upstream serves it to this credential.
     Allowed(Box<Answer>),
@@ -103,7 +103,7 @@ pub(super) enum Asked {
     Down(PullError),
 }
 
-/// What is asked for, which tells when an answer shows that the registry itself gives it to this credential. A redirect
+/// The content that is asked for. It tells when an answer shows that the registry itself gives it to this credential. A redirect
 /// shows nothing, and neither does a page: both are ways to ask for a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wanted {
@@ -165,7 +165,7 @@ impl Pull {
         PullError::Unreachable(error)
     }
 
-    /// Whether upstream has lately served this repository to this credential, or to everybody. A yes is recorded.
+    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is recorded.
     pub fn may_read(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
         let proof = self.proof(request, repository);
         if let Some((proof, age)) = proof {
@@ -200,7 +200,7 @@ impl Pull {
         was_public
     }
 
-    /// Whether upstream has ever given this repository to everybody, and not taken it back since.
+    /// Whether upstream has ever given this repository to an anonymous client, and not taken it back since.
     pub async fn is_public(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
         let store = self.rights.store.clone();
         let (registry, repository) = (request.registry.host.clone(), repository.clone());
@@ -230,7 +230,7 @@ impl Pull {
     /// Upstream refused this repository to the request's credential.
     pub async fn deny(&self, request: &RequestContext, repository: &RepositoryName) {
         // A client that has answered no challenge yet is refused at first where tokens are asked; that says nothing.
-        // Where a login is asked, it says that the repository is not public.
+        // A registry that asks for a Basic login says by that that the repository is not public.
         let scheme = || request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
         if matches!(request.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
             return;
@@ -246,7 +246,7 @@ impl Pull {
         }
     }
 
-    /// Who is behind a credential: for a token that passed here, whoever asked for it.
+    /// The principal behind a credential: for a token that passed here, the login that asked for it.
     fn principal(&self, credential: &Credential) -> CredentialId {
         match credential {
             Credential::Header(header) => self.issued.seen(header).map_or(credential.id(), |token| token.principal),

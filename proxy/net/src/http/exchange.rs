@@ -176,7 +176,7 @@ pub struct LoggedBody {
     in_flight: InFlight,
 }
 
-/// What is logged and counted when it is dropped.
+/// Logs and counts the exchange when it is dropped.
 struct Report {
     exchange: Exchange,
     status: u16,

@@ -1,5 +1,5 @@
 //! HTTP/1.0 tells a body's end by its length, or by the connection's end, and a body that broke off ends the connection
-//! too. So who speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
+//! too. So a client that speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
 
 use std::pin::Pin;
 

@@ -128,7 +128,7 @@ pub(crate) struct Proxy {
     _trigger: Trigger,
     authority: Arc<Authority>,
     data: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Proxy {
@@ -183,7 +183,7 @@ impl Proxy {
             workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -232,6 +232,16 @@ impl Proxy {
     /// Waits until no fill runs any more.
     pub(crate) async fn landed(&self) {
         eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
+    }
+
+    /// The access log, once it has so many lines.
+    pub(crate) async fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let read = || {
+            let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
+        };
+        eventually("the access log has every line", || read().len() >= count).await;
+        read()
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {
