@@ -1,5 +1,6 @@
-//! Buffers for cold reads. Each thread keeps a few for the next read. All buffers in use count against one budget, beyond
-//! which reads become small ([`window_bytes`]): a slow client keeps the buffer that it was given, but never stops others.
+//! Buffers for cold reads. Each thread keeps a few for the next read. All buffers in use count against one budget,
+//! beyond which reads become small ([`window_bytes`]): a slow client keeps the buffer that it was given, but never
+//! stops others.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,11 +1,11 @@
 //! Datagram sockets of this process that take nothing from beyond the local link.
 //!
-//! It is for a library that opens its sockets itself and does not look where a packet came from: mdns-sd (RFC 6762 section
-//! 11 asks for the look). Up to 0.21 mdns-sd has no setting for it, takes no sockets from its caller and gives none out,
-//! so its sockets are found in this process's table of descriptors. Ours can go when one of these exists.
+//! It is for a library that opens its sockets itself and does not look where a packet came from: mdns-sd (RFC 6762
+//! section 11 asks for the look). Up to 0.21 mdns-sd has no setting for it, takes no sockets from its caller and gives
+//! none out, so its sockets are found in this process's table of descriptors. Ours can go when one of these exists.
 //!
-//! A packet that was sent to the link-local group cannot have passed a router. Any other counts as local only with the hop
-//! limit 255, which it would have lost at a router. The kernel drops the rest before the library sees it.
+//! A packet that was sent to the link-local group cannot have passed a router. Any other counts as local only with the
+//! hop limit 255, which it would have lost at a router. The kernel drops the rest before the library sees it.
 
 use std::fs;
 use std::io;
@@ -41,7 +41,8 @@ pub fn keep_to_the_link(port: u16) -> io::Result<usize> {
 
 /// A descriptor of our own for the same open socket. None if it was closed meanwhile.
 fn copy_of(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: fcntl touches no memory of ours, and a number that is not open is an error. The owner of `number` keeps it.
+    // SAFETY: fcntl touches no memory of ours, and a number that is not open is an error. The owner of `number` keeps
+    // it.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
     // SAFETY: the copy was made for us just now and nothing else knows it.
     (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })

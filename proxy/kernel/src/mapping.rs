@@ -1,7 +1,7 @@
 //! Immutable files mapped read-only. A slice of a mapping is an ordinary [`Bytes`]. The writer of a slice asks by its
-//! address which file it came from ([`locate`]), and sends or reads the file instead of touching the memory. All of this
-//! product does so: a page that a failing disk or another hand took away is an error to the reader of the file, but
-//! SIGBUS for the whole process if the mapping is touched.
+//! address which file it came from ([`locate`]), and sends or reads the file instead of touching the memory. All of
+//! this product does so: a page that a failing disk or another hand took away is an error to the reader of the file,
+//! but SIGBUS for the whole process if the mapping is touched.
 //!
 //! Invariants: only published content is mapped, which nothing writes to or truncates; a mapping stays in the table for
 //! as long as any slice of it lives, so an address that is found names an open file.

@@ -1,5 +1,5 @@
-//! Whether a window of a file is in the page cache: by `cachestat(2)` (Linux 6.5), else by `preadv2(2)` with `RWF_NOWAIT`.
-//! An answer is a hint, because pages may leave the cache the moment after.
+//! Whether a window of a file is in the page cache: by `cachestat(2)` (Linux 6.5), else by `preadv2(2)` with
+//! `RWF_NOWAIT`. An answer is a hint, because pages may leave the cache the moment after.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -70,7 +70,8 @@ fn cached_pages(file: &File, offset: u64, length: u64) -> Option<u64> {
     }
     let (range, mut counts) = (Range { offset, length }, Counts::default());
     // SAFETY: both structures live on this stack until the call returns, have the kernel's layout (`struct
-    // cachestat_range`, `struct cachestat`), and the kernel keeps neither. The descriptor is open as `file` is borrowed.
+    // cachestat_range`, `struct cachestat`), and the kernel keeps neither. The descriptor is open as `file` is
+    // borrowed.
     let answer = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut counts, 0u32) };
     match Errno::result(answer) {
         Ok(_) => Some(counts.cached),
@@ -107,8 +108,8 @@ fn read_nowait(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     read_scattered_now(file, offset, &mut [IoSliceMut::new(into)])
 }
 
-/// Fills `slices` one after the other with the bytes that the page cache has from `offset` on. They may be fewer than the
-/// slices have room for, and are none at the file's end. `WouldBlock` if the cache has nothing or cannot be asked.
+/// Fills `slices` one after the other with the bytes that the page cache has from `offset` on. They may be fewer than
+/// the slices have room for, and are none at the file's end. `WouldBlock` if the cache has nothing or cannot be asked.
 pub fn read_scattered_now(file: &File, offset: u64, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let count = libc::c_int::try_from(slices.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

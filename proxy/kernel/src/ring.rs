@@ -1,5 +1,5 @@
-//! A thread's own io_uring, for reads that would wait for a disk. A read is submitted at once and completed by a task that
-//! waits for the ring's descriptor; a serving thread never waits in the kernel.
+//! A thread's own io_uring, for reads that would wait for a disk. A read is submitted at once and completed by a task
+//! that waits for the ring's descriptor; a serving thread never waits in the kernel.
 //!
 //! Invariant: memory that the kernel may still write to belongs to the ring's table of operations alone until its
 //! completion was seen. The waiter for an answer may go; the memory stays. When the thread ends with operations under

@@ -55,8 +55,8 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Checks that the path can be taken: a socket whose process is gone refuses connections. Anything else there is in use or
-/// not ours to remove.
+/// Checks that the path can be taken: a socket whose process is gone refuses connections. Anything else there is in use
+/// or not ours to remove.
 fn check_free(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -75,8 +75,8 @@ fn check_free(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// The socket is bound under another name, given its mode, and only then listens and is renamed. So no client can connect
-/// before the mode is right, and none finds the path empty.
+/// The socket is bound under another name, given its mode, and only then listens and is renamed. So no client can
+/// connect before the mode is right, and none finds the path empty.
 fn listen(path: &Path) -> io::Result<(UnixListener, Metadata)> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;

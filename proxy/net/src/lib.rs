@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
-//! tls: certificates for the handshakes   drain: the end of it all   service_manager: systemd, which may hold the sockets
+//! tls: certificates for the handshakes     service_manager: systemd, which may hold the sockets
+//! drain: the end of it all                 connection: what is known before the first request
 //! ```
 //!
 //! The stack of a connection, from hyper down:

@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! rustls (UnbufferedServerConnection) ──► ExtractedSecrets, KernelConnection ──► Session
-//!                                                                                 ├ sealer()   Sealer: seals in place
-//!                                                                                 ├ receive()  opens in place
-//!                                                                                 └ take_control()  alerts, key updates
+//! Session   sealer()        Sealer: seals in place
+//!           receive()       opens in place
+//!           take_control()  alerts and key updates that have to be sent
 //! ```
 //!
 //! | file | what |
@@ -22,9 +22,9 @@
 //! - A nonce is used once. The sequence number only grows; a key that is worn out is replaced or refused.
 //! - Nothing of a record that did not open is handed on.
 //! - Whatever the client sends, the worst outcome is an error. There is no panic and no growing memory.
-//! - Key material is wiped when it is dropped. aws-lc wipes the key schedules that it frees, rustls its keys and traffic
-//!   secrets, and this crate the nonces' secret part. rustls does not wipe an `Iv` of its own, so secrets are taken apart
-//!   as soon as they arrive.
+//! - Key material is wiped when it is dropped. aws-lc wipes the key schedules that it frees, rustls its keys and
+//!   traffic secrets, and this crate the nonces' secret part. rustls does not wipe an `Iv` of its own, so secrets are
+//!   taken apart as soon as they arrive.
 
 mod key;
 mod open;

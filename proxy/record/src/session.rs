@@ -1,8 +1,8 @@
 //! Both directions of a connection, and what its records mean. The session keeps no bytes but its own control messages.
 //! The caller sends [`Session::take_control`] before anything that is sealed later.
 //!
-//! Our direction is sealed by a [`Sealer`], or by the operating system's kernel (kernel TLS). In the second case control
-//! messages are contents rather than records.
+//! Our direction is sealed by a [`Sealer`], or by the operating system's kernel (kernel TLS). In the second case
+//! control messages are contents rather than records.
 
 use std::ops::Range;
 

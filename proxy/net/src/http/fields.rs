@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
-/// The value of a field that occurs once and is text. None if it occurs twice: a program that reads the first would decide
-/// otherwise than one that reads the last.
+/// The value of a field that occurs once and is text. None if it occurs twice: a program that reads the first would
+/// decide otherwise than one that reads the last.
 pub fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

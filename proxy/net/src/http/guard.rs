@@ -19,9 +19,9 @@
 //!   `GET *`), or with another scheme than http and https;
 //! - blanks behind a chunk's size, and control characters in its extension.
 //!
-//! The guard has bounds that hyper has not: 64 KiB for a head together with a deadline from its first byte (hyper's starts
-//! with the connection's last answer), 1 KiB of chunk extensions, 8 KiB of trailers. And it keeps what follows a CONNECT
-//! from being read before the CONNECT is granted.
+//! The guard has bounds that hyper has not: 64 KiB for a head together with a deadline from its first byte (hyper's
+//! starts with the connection's last answer), 1 KiB of chunk extensions, 8 KiB of trailers. And it keeps what follows a
+//! CONNECT from being read before the CONNECT is granted.
 
 use std::io;
 use std::pin::Pin;
@@ -100,7 +100,8 @@ impl<IO> Guard<IO> {
         (guard, handle)
     }
 
-    /// The connection, and the bytes that were read from it but not handed on: behind a CONNECT, the tunnel's first bytes.
+    /// The connection, and the bytes that were read from it but not handed on: behind a CONNECT, the tunnel's first
+    /// bytes.
     pub(crate) fn into_inner(mut self) -> (IO, Bytes) {
         let held = self.framing.take_held();
         let unread = if self.ready.is_empty() { held.into() } else { [&self.ready[..], &held].concat().into() };
@@ -111,8 +112,8 @@ impl<IO> Guard<IO> {
         self.shared.is_tunnel_open.load(Ordering::Acquire)
     }
 
-    /// Checks the bytes that were just read into the caller's buffer and leaves only the good ones there. A head that was
-    /// held back may be longer than the buffer; then it becomes ready instead.
+    /// Checks the bytes that were just read into the caller's buffer and leaves only the good ones there. A head that
+    /// was held back may be longer than the buffer; then it becomes ready instead.
     fn push_read(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let Pushed { held, range, rejection } = self.framing.push(&buf.filled()[before..]);
         match held {

@@ -1,9 +1,9 @@
 //! Listening sockets that outlive the process. The service manager keeps each that we bind (its file descriptor store)
-//! and passes it to our successor. Between the two processes connections wait in the socket, and none is refused. Sockets
-//! of a socket unit are taken the same way.
+//! and passes it to our successor. Between the two processes connections wait in the socket, and none is refused.
+//! Sockets of a socket unit are taken the same way.
 //!
-//! The configuration alone decides on which addresses this process listens. A socket is known by its address, whatever its
-//! name, and one whose address is no longer configured is closed.
+//! The configuration alone decides on which addresses this process listens. A socket is known by its address, whatever
+//! its name, and one whose address is no longer configured is closed.
 
 use std::collections::HashSet;
 use std::io;

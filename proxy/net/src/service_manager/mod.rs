@@ -1,5 +1,5 @@
-//! The service manager (systemd) that started this process. We tell it when we are ready, reload and stop; it kills us when
-//! our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
+//! The service manager (systemd) that started this process. We tell it when we are ready, reload and stop; it kills us
+//! when our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
 //!
 //! Without a service manager (`NOTIFY_SOCKET` is not set) every call does nothing. Nothing here can fail a server: a
 //! message that cannot be sent is logged.

@@ -10,8 +10,8 @@ use super::tell;
 /// Signs of life within the time that the service manager waits.
 const BEATS: u32 = 3;
 
-/// Tells the service manager, as often as it asks for, that all loops answer. Never returns. `answer` asks the loops, and
-/// takes as long as they take: a loop that hangs keeps us silent.
+/// Tells the service manager, as often as it asks for, that all loops answer. Never returns. `answer` asks the loops,
+/// and takes as long as they take: a loop that hangs keeps us silent.
 pub async fn watch<Answering>(answer: impl Fn() -> Answering)
 where
     Answering: Future<Output = bool>,

@@ -1,12 +1,12 @@
 //! The lowest layer of every client's connection: a socket that
 //!
-//! - sends slices of mapped files by sendfile(2), from the page cache to the socket. All other bytes are written as usual,
-//!   and wait in the kernel for the file's bytes behind them (`MSG_MORE`);
+//! - sends slices of mapped files by sendfile(2), from the page cache to the socket. All other bytes are written as
+//!   usual, and wait in the kernel for the file's bytes behind them (`MSG_MORE`);
 //! - gives up a client that takes no byte for too long. A slow client is served at its speed;
 //! - replays bytes that were read already: a door looks at a connection's beginning, or HTTP read ahead of a CONNECT.
 //!
-//! Invariant: sendfile is asked only for what the page cache has. It would wait for a disk however nonblocking the socket
-//! is, and all of the thread's connections with it. Missing bytes are read first (`cold_read.rs`).
+//! Invariant: sendfile is asked only for what the page cache has. It would wait for a disk however nonblocking the
+//! socket is, and all of the thread's connections with it. Missing bytes are read first (`cold_read.rs`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -261,8 +261,8 @@ mod tests {
         assert!(received(socket, client, slices).await == expected);
     }
 
-    /// The pool, which reads where a thread has no ring, is kept busy: a write that comes back waits for it, and one that
-    /// reads from the disk itself, as sendfile does, does not.
+    /// The pool, which reads where a thread has no ring, is kept busy: a write that comes back waits for it, and one
+    /// that reads from the disk itself, as sendfile does, does not.
     #[test]
     fn what_left_the_page_cache_is_read_elsewhere_and_the_thread_goes_on() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();

@@ -1,5 +1,5 @@
-//! Bytes of a mapped file that are not in the page cache when they are to be sent: a slice may wait for a slow client for
-//! minutes. They are read without blocking the thread, and sent from memory in place of the slice.
+//! Bytes of a mapped file that are not in the page cache when they are to be sent: a slice may wait for a slow client
+//! for minutes. They are read without blocking the thread, and sent from memory in place of the slice.
 
 use std::future::Future;
 use std::io::{self, IoSlice};

@@ -1,6 +1,6 @@
 //! Fairness between the connections of a thread: a connection that has written a piece lets the others go on before it
-//! writes the next, however fast its client takes them. Without this a stream into a large empty socket buffer keeps its
-//! thread for milliseconds, and every connection behind it waits for as long.
+//! writes the next, however fast its client takes them. Without this a stream into a large empty socket buffer keeps
+//! its thread for milliseconds, and every connection behind it waits for as long.
 //!
 //! It stands below hyper and its guard, and above what seals. Its Pending must be the last word of a task's turn, so
 //! nothing in between may call again on its own. hyper does once, to flush, which makes a turn two pieces at most.

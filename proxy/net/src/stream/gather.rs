@@ -22,14 +22,15 @@ pub(super) struct Gathered {
 }
 
 /// The place in a page at which the first content should begin: half a page away from the place of what is copied. `rep
-/// movsb`, which the C library and the kernel copy with, is five times slower on Zen 4 if the target lies closely behind
-/// the source (0.33 against 0.06 s/GiB; `tests/bench/NOTES.md`).
+/// movsb`, which the C library and the kernel copy with, is five times slower on Zen 4 if the target lies closely
+/// behind the source (0.33 against 0.06 s/GiB; `tests/bench/NOTES.md`).
 pub(super) fn page_offset(slices: &[IoSlice<'_>]) -> usize {
     let largest = slices.iter().max_by_key(|slice| slice.len());
     largest.map_or(0, |slice| (slice.as_ptr() as usize + PAGE_BYTES / 2) % PAGE_BYTES)
 }
 
-/// Fills the contents of records. Each `stride` bytes of `records` hold one, whose content begins behind `prefix` bytes.
+/// Fills the contents of records. Each `stride` bytes of `records` hold one, whose content begins behind `prefix`
+/// bytes.
 pub(super) fn gather(slices: &[IoSlice<'_>], records: &mut [u8], stride: usize, prefix: usize) -> io::Result<Gathered> {
     let mut contents = records.chunks_exact_mut(stride).map(|record| &mut record[prefix..prefix + RECORD_MAX_BYTES]);
     let mut content: &mut [u8] = &mut [];

@@ -1,9 +1,9 @@
 //! One TLS handshake with a client, under a deadline, and what its failure means.
 //!
 //! A door calls [`accept`] with a name's configuration (`tls::leaf`) and gets the connection behind the handshake.
-//! rustls does the handshake and nothing else: it is shown a record at a time, and none behind the last of the handshake,
-//! because its answer to one (a key update of its own) would be lost. A failed handshake's alert is sent before the error
-//! comes back, so the client knows as much as we do.
+//! rustls does the handshake and nothing else: it is shown a record at a time, and none behind the last of the
+//! handshake, because its answer to one (a key update of its own) would be lost. A failed handshake's alert is sent
+//! before the error comes back, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! Sealing by the kernel (`data_plane.ktls`): what hyper writes goes to the socket as it is, mapped files by sendfile, and
-//! the kernel makes records of it. Left to do here are the control messages: alerts and key updates are records of their
-//! own type and keep their place in the order.
+//! Sealing by the kernel (`data_plane.ktls`): what hyper writes goes to the socket as it is, mapped files by sendfile,
+//! and the kernel makes records of it. Left to do here are the control messages: alerts and key updates are records of
+//! their own type and keep their place in the order.
 //!
-//! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 takes no
-//! second key; then the connection ends.
+//! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 takes
+//! no second key; then the connection ends.
 
 use std::collections::VecDeque;
 use std::io;

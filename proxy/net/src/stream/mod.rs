@@ -1,5 +1,5 @@
-//! The streams of a client's connection, from the socket up to where HTTP begins. Each layer is one file; `lib.rs` shows
-//! the stacks.
+//! The streams of a client's connection, from the socket up to where HTTP begins. Each layer is one file; `lib.rs`
+//! shows the stacks.
 //!
 //! | file | what |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | `cold_read` | bytes that left the page cache before they were sent |
 //! | `fair_writes` | a piece each, so that no stream keeps its thread |
 //!
-//! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a slice
-//! and what is read first. The kernel work itself is in the crate `entrepot-kernel`.
+//! hyper keeps all HTTP; a slice of a mapping is an ordinary `Bytes` to it. `store::window` decides what becomes a
+//! slice and what is read first. The kernel work itself is in the crate `entrepot-kernel`.
 
 pub mod client_socket;
 mod cold_read;

@@ -1,6 +1,6 @@
 //! Memory in which records are sealed and wait for the client's socket. Each thread keeps a few buffers for the next
-//! write. All buffers in use count against one budget, beyond which buffers are small. So slow clients hold little memory
-//! and idle ones none.
+//! write. All buffers in use count against one budget, beyond which buffers are small. So slow clients hold little
+//! memory and idle ones none.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};

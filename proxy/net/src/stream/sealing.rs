@@ -1,5 +1,5 @@
-//! Sealing in this process: what hyper writes is laid out as the records of one large buffer, sealed there, and leaves in
-//! one write. A mapped file's bytes are read straight into the records that they leave in.
+//! Sealing in this process: what hyper writes is laid out as the records of one large buffer, sealed there, and leaves
+//! in one write. A mapped file's bytes are read straight into the records that they leave in.
 //!
 //! `tls.rs` has the connection; `gather.rs` lays out; `cold_read.rs` reads what the page cache does not have;
 //! `record_buffer.rs` has the memory.

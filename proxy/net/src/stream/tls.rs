@@ -1,6 +1,6 @@
 //! A TLS connection with a client, behind its handshake (`handshake.rs`). Records are sealed in this process
-//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always opened here (`incoming.rs`). The protocol itself is the
-//! crate `entrepot-record`'s.
+//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always opened here (`incoming.rs`). The protocol itself is
+//! the crate `entrepot-record`'s.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

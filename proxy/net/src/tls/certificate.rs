@@ -1,8 +1,8 @@
 //! A CA's certificate file, parsed and checked without I/O.
 //!
-//! The first certificate is the signer, the others are its chain. `authority` adds paths to the errors, `issue` copies the
-//! subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates only, because it is
-//! given to every client; the file may have held a key as well.
+//! The first certificate is the signer, the others are its chain. `authority` adds paths to the errors, `issue` copies
+//! the subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates only, because
+//! it is given to every client; the file may have held a key as well.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,8 +1,9 @@
 //! Makes certificates: the root, and leaves that a CA signs.
 //!
 //! rcgen writes the certificate; the issuer's name is then replaced by the CA's own bytes before signing. rcgen keeps a
-//! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would come
-//! out different, and clients compare names byte for byte. Neighbours: `authority` owns the CA, `leaf` calls for names.
+//! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would
+//! come out different, and clients compare names byte for byte. Neighbours: `authority` owns the CA, `leaf` calls for
+//! names.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};

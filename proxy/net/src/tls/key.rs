@@ -1,6 +1,6 @@
 //! A CA key in each form that openssl has written it, decoded from bytes without I/O: PKCS#1, PKCS#8 and SEC1, plain or
-//! encrypted (`legacy_key.rs`). `authority` adds the path to the errors. Nothing decoded is ever printed; the types here
-//! have no `Debug`.
+//! encrypted (`legacy_key.rs`). `authority` adds the path to the errors. Nothing decoded is ever printed; the types
+//! here have no `Debug`.
 
 use pem::Pem;
 use rcgen::KeyPair;
@@ -51,7 +51,8 @@ impl CaKey {
 
     fn from_der(der: PrivateKeyDer<'static>) -> Result<Self, KeyError> {
         let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unsupported)?;
-        // Ed25519 would work here, but not in every client. The administrator hears that now rather than from the clients.
+        // Ed25519 would work here, but not in every client. The administrator hears that now rather than from the
+        // clients.
         let usable = [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,

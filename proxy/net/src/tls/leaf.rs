@@ -1,8 +1,8 @@
 //! The leaves: a certificate for exactly the name that is asked for, minted on demand and kept.
 //!
-//! The doors ask [`LeafStore::server_config`] with the name that a connection leads to; `authority` signs, `server` makes
-//! the configuration. Invariants: at most `NAMES_MAX` names are kept; a name is minted by one thread at a time, and
-//! at most a few threads mint, however many clients ask; nothing is signed on the event loop.
+//! The doors ask [`LeafStore::server_config`] with the name that a connection leads to; `authority` signs, `server`
+//! makes the configuration. Invariants: at most `NAMES_MAX` names are kept; a name is minted by one thread at a time,
+//! and at most a few threads mint, however many clients ask; nothing is signed on the event loop.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -110,8 +110,8 @@ impl LeafStore {
         Ok(config)
     }
 
-    /// The validity of a leaf that is minted `now`, and the time to replace it: with a third of its life left, unless the
-    /// CA's own end cuts it short and a new one would be no better.
+    /// The validity of a leaf that is minted `now`, and the time to replace it: with a third of its life left, unless
+    /// the CA's own end cuts it short and a new one would be no better.
     fn schedule(&self, now: SystemTime) -> Result<(Validity, SystemTime), CaError> {
         let ca_end = self.authority.not_after();
         if ca_end <= now {

@@ -1,8 +1,8 @@
 //! Encrypted CA keys, as openssl has written them over the years: traditional PEM (`Proc-Type: 4,ENCRYPTED`, as
 //! docker-registry-proxy's older images wrote `/ca/ca.key`) and PKCS#8 PBES2 (as its newer images do).
 //!
-//! Everything here is for keys that exist already; a key that this product writes is in the clear, mode 0600. This is the
-//! only file that needs the crates pkcs8, aes, cbc, des and md-5. `key.rs` has the forms, and the tests of both.
+//! Everything here is for keys that exist already; a key that this product writes is in the clear, mode 0600. This is
+//! the only file that needs the crates pkcs8, aes, cbc, des and md-5. `key.rs` has the forms, and the tests of both.
 
 use aes::{Aes128, Aes192, Aes256};
 use cbc::Decryptor;

@@ -1,8 +1,8 @@
 //! TLS towards clients, before any connection: the certificate authority, the leaves it mints and each name's
 //! `rustls::ServerConfig`. `stream::handshake` runs a connection's handshake with one.
 //!
-//! `key`, `legacy_key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing; `authority`
-//! puts them together; `leaf` keeps the configurations that `server` makes.
+//! `key`, `legacy_key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing;
+//! `authority` puts them together; `leaf` keeps the configurations that `server` makes.
 //!
 //! Invariants: the CA's key leaves this folder only into its own file, mode 0600; a leaf names exactly one host, or the
 //! names of our own registry, and lives at most 7 days; no process-global crypto provider is used.

@@ -1,8 +1,8 @@
 //! The `rustls::ServerConfig` of a name: everything that is the same for all names, and that name's certificate.
 //!
 //! `leaf` keeps the results. Tickets and the session cache are shared by all names on purpose: rustls resumes
-//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled, and
-//! no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
+//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled,
+//! and no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! The serving threads: one a core, each with a runtime and a ring of its own, so that a connection is served by one
-//! thread from its first byte to its last. Work that outlives a connection (fetches, upstream connections, housekeeping)
-//! runs on the process's main runtime instead.
+//! thread from its first byte to its last. Work that outlives a connection (fetches, upstream connections,
+//! housekeeping) runs on the process's main runtime instead.
 
 pub mod capabilities;
 pub mod load;
@@ -32,7 +32,8 @@ pub struct Workers {
 }
 
 struct Worker {
-    /// The queue is bounded by the doors: each connection has a place there before it comes here. `None` ends the thread.
+    /// The queue is bounded by the doors: each connection has a place there before it comes here. `None` ends the
+    /// thread.
     tasks: mpsc::UnboundedSender<Option<Task>>,
     load: Arc<Load>,
     major_faults: Arc<AtomicU64>,
@@ -51,8 +52,8 @@ impl Workers {
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, ended: Mutex::new(ended) })
     }
 
-    /// Lets the thread with the fewest bytes in flight serve a connection by the task that `serve` makes. The connection
-    /// counts there until `serve`'s argument is dropped.
+    /// Lets the thread with the fewest bytes in flight serve a connection by the task that `serve` makes. The
+    /// connection counts there until `serve`'s argument is dropped.
     pub fn hand<Serving>(&self, serve: impl FnOnce(Connected) -> Serving + Send + 'static)
     where
         Serving: Future<Output = ()> + 'static,
@@ -92,8 +93,9 @@ impl Workers {
         self.workers.iter().map(|worker| worker.major_faults.load(Ordering::Relaxed)).collect()
     }
 
-    /// Ends the threads, and waits up to `patience` for them. Connections that they still serve are cut off. Returns their
-    /// runtimes: timers that were set there may tick in the main runtime's tasks, so the runtimes must outlive those.
+    /// Ends the threads, and waits up to `patience` for them. Connections that they still serve are cut off. Returns
+    /// their runtimes: timers that were set there may tick in the main runtime's tasks, so the runtimes must outlive
+    /// those.
     pub fn stop(&self, patience: Duration) -> Vec<Runtime> {
         for worker in &self.workers {
             // One that has ended needs no word.

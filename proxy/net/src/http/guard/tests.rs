@@ -187,8 +187,8 @@ async fn the_first_bytes_of_a_tunnel_come_out_with_the_connection() {
     assert_eq!(guard.into_inner().1, "hello");
 }
 
-/// Requests that hyper takes by itself, each with what is odd about it. The list in `guard.rs` is this one: an entry that
-/// hyper begins to refuse fails here.
+/// Requests that hyper takes by itself, each with what is odd about it. The list in `guard.rs` is this one: an entry
+/// that hyper begins to refuse fails here.
 const HYPER_LETS_THROUGH: &[(&str, &str)] = &[
     ("a bare line feed ends a line", "GET / HTTP/1.1\nHost: a\r\n\r\n"),
     ("empty lines before the request", "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
