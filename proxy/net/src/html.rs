@@ -1,8 +1,8 @@
-//! Text of web pages. Whatever was not written here as a literal is escaped on its way in, so names that clients made
-//! up stay text.
+//! Text of web pages. Everything but the program's own literals is escaped on its way in, so names that clients made up
+//! stay text.
 //!
-//! Neighbours: `setup/` and `registry/web/` make their pages of it. Invariant: a template is a literal of this program,
-//! and filling it looks at its places once, so a value is never taken for a template.
+//! The crates entrepot-setup and entrepot-registry make their pages of it. Invariant: a template is a literal of this
+//! program, and filling it looks at its places once, so a value is never taken for a template.
 
 use std::sync::LazyLock;
 
