@@ -49,7 +49,6 @@ fn docker_with_containerds_image_store_pushes_pulls_and_takes_a_default_mirror()
     client.curl(&["-f", "-o", &place, &url]).expect_success("the ready file");
     let mut bind = Command::new("mount");
     bind.args(["--bind", &world.path("etc").display().to_string(), "/etc/docker"]);
-    std::fs::create_dir_all("/etc/docker").expect("a mount point");
     finish(&world.client, bind, Duration::from_secs(10)).expect_success("mount");
 
     let docker = Dockerd::start_with(&client, &[IMAGE_STORE]);

@@ -1,6 +1,6 @@
 //! Collections of the registry, whoever asked for them: one at a time, and what the last ones came to.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::LocalRegistry;
@@ -67,17 +67,32 @@ impl Drop for Turn<'_> {
 }
 
 impl LocalRegistry {
-    /// Collects; none while another collection runs. Blocks.
-    pub fn collect(&self, sweep: Sweep, progress: &mut dyn FnMut(Step)) -> Result<Option<Collected>, StoreError> {
+    /// Collects. None if another collection runs. It goes on to its end also if the caller no longer waits.
+    pub async fn collect(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        progress: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Option<Collected>, StoreError> {
+        let registry = self.clone();
+        let collecting = tokio::spawn(async move { registry.collect_now(sweep, progress).await });
+        collecting.await.unwrap_or(Err(StoreError::DiskThreadGone))
+    }
+
+    async fn collect_now(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        mut progress: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Option<Collected>, StoreError> {
         let Some(turn) = self.collections.begin(sweep.dry_run) else { return Ok(None) };
         let began = Instant::now();
-        let mut noted = |step| {
-            if let Some(running) = &mut turn.0.known().running {
+        let registry = self.clone();
+        let noted = move |step| {
+            if let Some(running) = &mut registry.collections.known().running {
                 running.step = Some(step);
             }
             progress(step);
         };
-        let Some(collected) = self.store.collect(sweep, &mut noted)? else { return Ok(None) };
+        let Some(collected) = self.store.repositories.collect(sweep, noted).await? else { return Ok(None) };
         let ended = Ended { at: SystemTime::now(), took: began.elapsed(), collected };
         let mut known = turn.0.known();
         if sweep.dry_run {
@@ -90,9 +105,9 @@ impl LocalRegistry {
         Ok(Some(collected))
     }
 
-    /// A collection whose outcome nobody waits for: it is logged where it did something. Blocks.
-    pub fn collect_quietly(&self, sweep: Sweep) {
-        match self.collect(sweep, &mut |_| {}) {
+    /// A collection whose outcome is only logged, if it did something.
+    pub async fn collect_quietly(self: &Arc<Self>, sweep: Sweep) {
+        match self.collect(sweep, |_| {}).await {
             Ok(Some(collected)) if collected.links + collected.blobs > 0 && !sweep.dry_run => {
                 let Collected { links, blobs, bytes, .. } = collected;
                 tracing::info!(links, blobs, bytes, "collected what no manifest of the registry names");

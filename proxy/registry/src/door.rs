@@ -141,7 +141,7 @@ async fn answer_ours(
     };
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, scope, head)
+        && let Some(mirrored) = from_docker_hub(service, &route, scope, head).await
     {
         let instead = mirrored.answer(&service.pull, body).await;
         service.local.heard_of_docker_hub(instead.status);
@@ -182,11 +182,16 @@ fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Ro
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
-fn from_docker_hub(service: &RegistryService, route: &Route, scope: &RequestScope, head: Parts) -> Option<Mirrored> {
+async fn from_docker_hub(
+    service: &RegistryService,
+    route: &Route,
+    scope: &RequestScope,
+    head: Parts,
+) -> Option<Mirrored> {
     let repository = route.repository()?;
     let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    let ours = service.local.store.has_repository(repository);
+    let ours = service.local.store.repositories.at(repository).exists().await;
     (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(scope, host, place, head))
 }
 

@@ -130,9 +130,9 @@ impl LocalRegistry {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(door);
     }
 
-    /// Drops uploads that nobody added to for so long. Blocks.
-    pub fn expire_uploads(&self, after: Duration) -> usize {
-        self.sessions.expire(after)
+    /// Drops uploads that nobody added to for so long; how many.
+    pub async fn expire_uploads(&self, after: Duration) -> usize {
+        self.sessions.expire(after).await
     }
 
     fn is_docker_hub_down(&self) -> bool {

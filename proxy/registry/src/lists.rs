@@ -9,9 +9,8 @@ use http::{HeaderName, StatusCode};
 use serde::Serialize;
 use url::form_urlencoded;
 
-use super::failure::{store_failed, unavailable};
+use super::failure::store_failed;
 use super::request::LocalRequest;
-use entrepot_cache::pull::offload;
 use entrepot_net::http::reply::Reply;
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -45,17 +44,14 @@ impl LocalRequest {
             Ok(page) => page,
             Err(reply) => return *reply,
         };
-        let (store, named) = (self.registry.store.clone(), repository.clone());
-        let (after, limit) = (page.after.clone(), page.limit);
-        match offload(move || store.pushed_tags(&named, after.as_deref(), limit)).await {
-            Some(Ok(Some((tags, more)))) => {
+        match self.registry.store.repositories.at(repository).tags(page.after.as_deref(), page.limit).await {
+            Ok(Some((tags, more))) => {
                 let names = tags.iter().map(Tag::as_str).collect();
                 let reply = json(&Tags { name: repository.as_str(), tags: names });
                 page.linked(reply, &format!("/v2/{repository}/tags/list"), tags.last().map(Tag::as_str), more)
             }
-            Some(Ok(None)) => Reply::error(ErrorCode::NameUnknown, ""),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+            Ok(None) => Reply::error(ErrorCode::NameUnknown, ""),
+            Err(error) => store_failed(&error),
         }
     }
 
@@ -65,26 +61,22 @@ impl LocalRequest {
             Ok(page) => page,
             Err(reply) => return *reply,
         };
-        let (store, after, limit) = (self.registry.store.clone(), page.after.clone(), page.limit);
         let (access, visitor) = (self.registry.access(), self.visitor.clone());
         let seen = move |name: &RepositoryName| access.may_see(&visitor, name);
-        match offload(move || store.repositories_where(after.as_deref(), limit, seen)).await {
-            Some(Ok((found, more))) => {
+        match self.registry.store.repositories.list(page.after.as_deref(), page.limit, seen).await {
+            Ok((found, more)) => {
                 let reply = json(&Catalog { repositories: found.iter().map(RepositoryName::as_str).collect() });
                 page.linked(reply, "/v2/_catalog", found.last().map(RepositoryName::as_str), more)
             }
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+            Err(error) => store_failed(&error),
         }
     }
 
     /// `GET /v2/<name>/referrers/<digest>`. A subject that nobody knows has no referrers, and that is no error.
     pub(super) async fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Reply {
-        let (store, named, subject) = (self.registry.store.clone(), repository.clone(), *subject);
-        let mut found = match offload(move || store.referrers(&named, &subject)).await {
-            Some(Ok(found)) => found,
-            Some(Err(error)) => return store_failed(&error),
-            None => return unavailable(),
+        let mut found = match self.registry.store.repositories.at(repository).referrers(subject).await {
+            Ok(found) => found,
+            Err(error) => return store_failed(&error),
         };
         let filter = self.parameter("artifactType").filter(|filter| !filter.is_empty());
         if let Some(filter) = &filter {

@@ -13,31 +13,22 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::LocalRegistry;
-use super::access::{Access, Refusal};
+use super::access::Refusal;
 use super::events::{Deed, Event};
-use super::failure::{store_failed, unavailable, unknown};
+use super::failure::{store_failed, unknown};
 use super::removal::{NotRemoved, Target};
 use super::request::LocalRequest;
 use super::uploads::{CONTENT_DIGEST, empty};
-use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_observe::trail::Decision;
-use entrepot_store::{PushedManifest, Store, StoreError, StoredManifest};
+use entrepot_store::{NotPut, PushedManifest, StoreError, StoredManifest};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Tags that one push may set.
 const TAGS_MAX: usize = 100;
-
-/// Why a manifest is not taken although it is one.
-enum Objection {
-    /// It names what the repository has not.
-    Missing(Digest),
-    /// A tag of it stays where it is, or there is no room.
-    Refused(Refusal),
-}
 
 /// A manifest that may be taken, with where it is to go.
 struct Arrived {
@@ -51,16 +42,11 @@ struct Arrived {
 impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`
     pub(super) async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
-        let (store, named, wanted) = (self.registry.store.clone(), repository.clone(), reference.clone());
-        let found = offload(move || {
-            let found = store.pushed_manifest(&named, &wanted)?;
-            Ok(found.ok_or_else(|| store.has_repository(&named)))
-        });
-        match found.await {
-            Some(Ok(Ok(manifest))) => manifest_reply(&manifest, self.is_head()),
-            Some(Ok(Err(has_repository))) => unknown(has_repository, ErrorCode::ManifestUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+        let store = self.registry.store.repositories.at(repository);
+        match store.manifest(reference).await {
+            Ok(Some(manifest)) => manifest_reply(&manifest, self.is_head()),
+            Ok(None) => unknown(store.exists().await, ErrorCode::ManifestUnknown),
+            Err(error) => store_failed(&error),
         }
     }
 
@@ -82,12 +68,12 @@ impl LocalRequest {
         // A client that leaves now does not stop it half way.
         let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
         match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
-            Ok(None) => {}
-            Ok(Some(Objection::Missing(missing))) => {
+            Ok(Ok(())) => {}
+            Ok(Err(NotPut::Missing(missing))) => {
                 let message = format!("the repository has not {missing}, which the manifest names");
                 return Reply::error(ErrorCode::ManifestBlobUnknown, &message);
             }
-            Ok(Some(Objection::Refused(refusal))) => return refusal.plain(),
+            Ok(Err(NotPut::Refused(refusal))) => return refusal.plain(),
             Err(error) => return store_failed(&error),
         }
         let about = |event| Event {
@@ -118,12 +104,10 @@ impl LocalRequest {
             Ok(_) => empty(StatusCode::ACCEPTED),
             Err(NotRemoved::Refused(refusal)) => refusal.plain(),
             Err(NotRemoved::Missing) => {
-                let (store, named) = (self.registry.store.clone(), repository.clone());
-                let has_repository = offload(move || store.has_repository(&named)).await.unwrap_or(false);
-                unknown(has_repository, ErrorCode::ManifestUnknown)
+                let exists = self.registry.store.repositories.at(repository).exists().await;
+                unknown(exists, ErrorCode::ManifestUnknown)
             }
             Err(NotRemoved::Failed(error)) => store_failed(&error),
-            Err(NotRemoved::BrokenOff) => unavailable(),
         }
     }
 
@@ -191,46 +175,22 @@ async fn keep(
     registry: &Arc<LocalRegistry>,
     repository: RepositoryName,
     arrived: Arrived,
-) -> Result<Option<Objection>, StoreError> {
+) -> Result<Result<(), NotPut<Refusal>>, StoreError> {
     let Arrived { bytes, media_type, digest, info, tags } = arrived;
-    let lost = || StoreError::DiskThreadGone;
     let _turn = registry.turn(&repository).await;
-    let (counting, named, size_bytes) = (registry.clone(), repository.clone(), bytes.len() as u64);
-    let held = offload(move || match counting.overdrawn(&named, Some(&digest), size_bytes)? {
-        Some(refusal) => Ok(Err(refusal)),
-        None => counting.store.hold(&digest).map(Ok),
-    });
-    let hold = match held.await.ok_or_else(lost)?? {
-        Ok(hold) => hold,
-        Err(refusal) => return Ok(Some(Objection::Refused(refusal))),
-    };
-    let (store, access) = (registry.store.clone(), registry.access());
-    store.put_pushed_in_time(&digest, bytes.clone()).await?;
-    let put = offload(move || {
-        let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
-        let objection = || objection(&store, &access, &repository, &digest, &info, &tags);
-        let put = store.put_pushed_manifest(&repository, &manifest, &tags, objection);
-        drop(hold);
-        put
-    });
-    put.await.ok_or_else(lost)?
-}
-
-fn objection(
-    store: &Store,
-    access: &Access,
-    repository: &RepositoryName,
-    digest: &Digest,
-    info: &ManifestInfo,
-    tags: &[Tag],
-) -> Option<Objection> {
-    let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest);
-    if let Some(missing) = needed.into_iter().find(|child| !store.has_pushed(repository, child)) {
-        return Some(Objection::Missing(missing));
+    if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {
+        return Ok(Err(NotPut::Refused(refusal)));
     }
-    let is_elsewhere = |tag: &Tag| store.pushed_tag(repository, tag).ok().flatten().is_some_and(|at| at != *digest);
-    let mut moved = tags.iter().filter(|tag| is_elsewhere(tag));
-    moved.find_map(|tag| access.may_move(repository, tag).err()).map(Objection::Refused)
+    let (repositories, access) = (&registry.store.repositories, registry.access());
+    let hold = repositories.hold(&digest).await?;
+    repositories.put(&digest, bytes.clone()).await?;
+    let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
+    let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest).collect();
+    let named = repository.clone();
+    let may_move = move |tag: &Tag| access.may_move(&named, tag);
+    let put = repositories.at(&repository).put_manifest(manifest, tags, needed, may_move).await;
+    drop(hold);
+    put
 }
 
 fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {

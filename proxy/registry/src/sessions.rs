@@ -63,22 +63,16 @@ pub(super) enum NotBegun {
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
     pub(super) fn load(store: Arc<Store>) -> Self {
-        let found = store.found_uploads().unwrap_or_else(|error| {
+        let found = store.uploads.take_over(|upload| Session::found(&upload)).unwrap_or_else(|error| {
             tracing::error!("unfinished uploads cannot be found: {error}");
             Vec::new()
         });
-        let mut table = HashMap::new();
-        for upload in found {
-            match Session::found(&upload) {
-                Some(session) => drop(table.insert(upload.id, Arc::new(session))),
-                None => store.discard_upload(upload.id),
-            }
-        }
+        let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
         Self { store, table: Mutex::new(table) }
     }
 
-    /// Begins a session. Blocks.
-    pub(super) fn begin(
+    /// Begins a session.
+    pub(super) async fn begin(
         &self,
         repository: &RepositoryName,
         principal: &Principal,
@@ -100,10 +94,10 @@ impl Sessions {
             }
             table.insert(id, session.clone());
         }
-        self.store.note_upload(id, &session.note()).map_err(|error| {
-            self.end(id);
-            NotBegun::Store(error)
-        })?;
+        if let Err(error) = self.store.uploads.note(id, session.note()).await {
+            self.end(id).await;
+            return Err(NotBegun::Store(error));
+        }
         Ok(session)
     }
 
@@ -117,14 +111,14 @@ impl Sessions {
         })
     }
 
-    /// Forgets a session and removes its bytes. Blocks.
-    pub(super) fn end(&self, id: UploadId) {
+    /// Forgets a session and removes its bytes.
+    pub(super) async fn end(&self, id: UploadId) {
         self.table().remove(&id);
-        self.store.discard_upload(id);
+        self.store.uploads.discard(id).await;
     }
 
-    /// Ends those that nobody added to for so long. Blocks.
-    pub(super) fn expire(&self, after: Duration) -> usize {
+    /// Ends those that nobody added to for so long.
+    pub(super) async fn expire(&self, after: Duration) -> usize {
         let Some(before) = SystemTime::now().checked_sub(after) else { return 0 };
         let old: Vec<_> = self.table().values().filter(|session| session.used_at() < before).cloned().collect();
         let mut expired = 0;
@@ -132,7 +126,8 @@ impl Sessions {
             // One that is being added to is in use.
             let Ok(mut state) = session.state.try_lock() else { continue };
             state.is_over = true;
-            self.end(session.file.id);
+            drop(state);
+            self.end(session.file.id).await;
             expired += 1;
         }
         expired

@@ -21,7 +21,6 @@ use super::failure::{no_room, store_failed, unavailable};
 use super::receive::{Interrupted, digest, receive};
 use super::request::LocalRequest;
 use super::sessions::{NotBegun, Session, State};
-use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -131,26 +130,11 @@ impl LocalRequest {
             Some(name) => Some(name.parse::<RepositoryName>().ok()?),
             None => None,
         };
-        let (registry, access, visitor) = (self.registry.clone(), self.registry.access(), self.visitor.clone());
-        let (to, digest) = (repository.clone(), *digest);
         let _turn = self.registry.turn(repository).await;
-        let mounted = offload(move || {
-            let readable = |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
-            let store = &registry.store;
-            let from = match from {
-                Some(from) => Some(from).filter(|from| readable(from) && store.has_pushed_blob(from, &digest)),
-                None => store.pushed_holder(&digest, readable)?,
-            };
-            let Some(from) = from else { return Ok::<_, StoreError>(None) };
-            let size_bytes = store.blob(&digest)?.map_or(0, |blob| blob.size_bytes);
-            if let Some(refusal) = registry.overdrawn(&to, Some(&digest), size_bytes)? {
-                return Ok(Some(Err(refusal)));
-            }
-            Ok(store.link_pushed(&to, &digest)?.then_some(Ok(from)))
-        });
-        match mounted.await? {
+        match self.link_from(from, repository, digest).await {
             Ok(Some(Err(refusal))) => Some(refusal.plain()),
             Ok(Some(Ok(from))) => {
+                let digest = *digest;
                 let media_type = Some(BLOB_TYPE.to_owned());
                 let about = |event| Event { digest: Some(digest), from: Some(from), media_type, ..event };
                 self.tell(Deed::Mount, repository, about);
@@ -165,15 +149,38 @@ impl LocalRequest {
         }
     }
 
+    /// Links a blob that another repository has; the repository that it is taken over from. None if there is none that
+    /// the client may read.
+    async fn link_from(
+        &self,
+        from: Option<RepositoryName>,
+        to: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Result<RepositoryName, Refusal>>, StoreError> {
+        let (store, access, visitor) = (&self.registry.store, self.registry.access(), self.visitor.clone());
+        let readable = move |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
+        let from = match from {
+            Some(from) if readable(&from) && store.repositories.at(&from).has_blob(digest).await => from,
+            Some(_) => return Ok(None),
+            None => match store.repositories.holder(digest, readable).await? {
+                Some(from) => from,
+                None => return Ok(None),
+            },
+        };
+        let size_bytes = store.repositories.content_bytes(digest).await.unwrap_or(0);
+        if let Some(refusal) = self.registry.overdrawn(to, Some(digest), size_bytes).await? {
+            return Ok(Some(Err(refusal)));
+        }
+        Ok(store.repositories.at(to).link(digest).await?.then_some(Ok(from)))
+    }
+
     async fn begin_session(
         &self,
         repository: &RepositoryName,
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, Box<Reply>> {
-        let (registry, repository) = (self.registry.clone(), repository.clone());
-        let (principal, max) = (self.visitor.principal.clone(), self.scope.snapshot.config.registry.max_uploads);
-        let begun = offload(move || registry.sessions.begin(&repository, &principal, algorithm, max)).await;
-        begun.unwrap_or(Err(NotBegun::Random)).map_err(|why| {
+        let (principal, max) = (&self.visitor.principal, self.scope.snapshot.config.registry.max_uploads);
+        self.registry.sessions.begin(repository, principal, algorithm, max).await.map_err(|why| {
             Box::new(match why {
                 NotBegun::TooMany => Reply::error(ErrorCode::TooManyRequests, "too many uploads run at the moment"),
                 NotBegun::Random => unavailable(),
@@ -210,7 +217,7 @@ impl LocalRequest {
             return Err(refusal);
         }
         let fill =
-            self.registry.store.open_upload(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
+            self.registry.store.uploads.open(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
         let fill = Arc::new(fill);
         let mark = Mark::of(state);
         match receive(&fill, state, body, self.scope.snapshot.config.client.body_timeout).await {
@@ -239,8 +246,7 @@ impl LocalRequest {
         if !self.registry.access().has_quota(repository) {
             return None;
         }
-        let (registry, repository) = (self.registry.clone(), repository.clone());
-        match offload(move || registry.overdrawn(&repository, None, length)).await? {
+        match self.registry.overdrawn(repository, None, length).await {
             Ok(refusal) => Some(Box::new(refusal?.plain())),
             Err(error) => Some(Box::new(store_failed(&error))),
         }
@@ -296,44 +302,30 @@ impl LocalRequest {
     }
 }
 
-async fn end(registry: &Arc<LocalRegistry>, session: &Session) {
-    let (registry, id) = (registry.clone(), session.file.id);
-    offload(move || registry.sessions.end(id)).await;
+async fn end(registry: &LocalRegistry, session: &Session) {
+    registry.sessions.end(session.file.id).await;
 }
 
 /// Makes the bytes of an upload content of the repository, if that has room for them.
 async fn keep(
-    registry: &Arc<LocalRegistry>,
+    registry: &LocalRegistry,
     repository: &RepositoryName,
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
 ) -> Result<Option<Refusal>, StoreError> {
-    let lost = || StoreError::DiskThreadGone;
     let _turn = registry.turn(repository).await;
-    let (counting, into, named) = (registry.clone(), repository.clone(), *digest);
-    let held = offload(move || {
-        if let Some(refusal) = counting.overdrawn(&into, Some(&named), length)? {
-            return Ok(Err(refusal));
-        }
-        // Pinned before it is there, so that no collection and no eviction comes in between.
-        let hold = counting.store.hold(&named)?;
-        Ok(Ok((hold, counting.store.has_content(&named, length))))
-    });
-    let (hold, is_there) = match held.await.ok_or_else(lost)?? {
-        Ok(held) => held,
-        Err(refusal) => return Ok(Some(refusal)),
-    };
-    if !is_there {
+    if let Some(refusal) = registry.overdrawn(repository, Some(digest), length).await? {
+        return Ok(Some(refusal));
+    }
+    // Pinned before it is there, so that no collection and no eviction comes in between.
+    let hold = registry.store.repositories.hold(digest).await?;
+    if registry.store.repositories.content_bytes(digest).await != Some(length) {
         fill.publish_upload(digest, length).await?;
     }
-    let (store, repository) = (registry.store.clone(), repository.clone());
-    let linked = offload(move || {
-        let linked = store.link_pushed(&repository, &named);
-        drop(hold);
-        linked
-    });
-    if linked.await.ok_or_else(lost)?? { Ok(None) } else { Err(lost()) }
+    let linked = registry.store.repositories.at(repository).link(digest).await;
+    drop(hold);
+    if linked? { Ok(None) } else { Err(StoreError::DiskThreadGone) }
 }
 
 impl Mark {

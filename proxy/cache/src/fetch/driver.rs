@@ -73,7 +73,7 @@ impl Driver {
             Ok(Flown::Unwanted) => self.pause(fill).await,
             Ok(Flown::HandedOver) => {}
             Err(error) => {
-                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.0, repository = %self.fetch.origin.1, "{error}");
+                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.registry(), repository = %self.fetch.origin.repository(), "{error}");
                 self.metrics.fills_failed.inc(error.reason());
                 let is_sound = matches!(
                     error,
@@ -128,14 +128,14 @@ impl Driver {
     /// What is asked for of `range`, after what a paused fill has of it.
     fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let start = self.store.first_missing(&self.fetch.digest, asked_start);
+        let start = self.store.partial_blobs.first_missing(&self.fetch.digest, asked_start);
         let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
         if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
     /// The file, or why there is none.
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
-        let fill = self.store.begin_in_time(&self.fetch.digest, size).await;
+        let fill = self.store.partial_blobs.begin(&self.fetch.digest, size).await;
         fill.map(Arc::new).map_err(|error| {
             tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
             error.bypass()
@@ -231,7 +231,7 @@ impl Driver {
     /// Nobody wants the rest: what is there is kept for the next one who does.
     async fn pause(&self, fill: Arc<PartialBlob>) {
         let extents = self.fetch.state().extents.clone();
-        if let Err(error) = fill.pause_in_time(&extents).await {
+        if let Err(error) = fill.pause(&extents).await {
             tracing::debug!(digest = %self.fetch.digest, "a partial fill was not kept: {error}");
         }
     }
@@ -239,7 +239,7 @@ impl Driver {
     /// The bytes are right: readers may have the last of them while they are made durable.
     async fn publish(&self, fill: Arc<PartialBlob>) {
         self.fetch.update(|state| state.verified = true);
-        match fill.publish_from(None, std::slice::from_ref(&self.fetch.origin)).await {
+        match fill.publish(None, std::slice::from_ref(&self.fetch.origin)).await {
             Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();

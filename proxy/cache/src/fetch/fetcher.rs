@@ -113,7 +113,7 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
 
 async fn write(file: Arc<PartialBlob>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
     let range = start..start + piece.len() as u64;
-    file.write_in_time(start, piece).await?;
+    file.write(start, piece).await?;
     Ok(range)
 }
 
@@ -142,7 +142,7 @@ impl Gatherer {
                 Err(error) => return (self, Gathered::Failed(error)),
             }
         }
-        let mut buffer = match self.file.store().buffers().take().await {
+        let mut buffer = match self.file.buffers().take().await {
             Ok(buffer) => buffer,
             Err(error) => return (self, Gathered::NoBuffer(error)),
         };

@@ -15,6 +15,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -130,7 +131,7 @@ pub(super) async fn hash_in_order(
 ) -> Hashed {
     let mut changes = fetch.changes();
     // For the disk and for other flights' steps before it.
-    let patience = fill.store().disk_timeout();
+    let patience = fill.disk_timeout();
     loop {
         changes.mark_unchanged();
         let (position, mut hasher) = progress.reached();
@@ -156,9 +157,9 @@ pub(super) async fn hash_in_order(
     }
 }
 
-/// Hashes a part of the file for one reader, off its thread and not on the hash threads: flights may be stuck there.
-pub(super) async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
-    let patience = file.store().disk_timeout();
+/// Adds a part of the file to a hash, off this thread and not on the hash threads: fetches may be stuck there.
+pub async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
+    let patience = file.disk_timeout();
     let mut position = part.start;
     while position < part.end {
         let (file, step) = (file.clone(), position..part.end.min(position + STEP_BYTES));
@@ -169,6 +170,15 @@ pub(super) async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut ha
         (position, hasher) = timeout(patience, done).await.map_err(|_| io::ErrorKind::TimedOut)???;
     }
     Ok(hasher)
+}
+
+/// Adds bytes to a hash, off this thread and not on the hash threads. None only if that panicked.
+pub async fn hash_aside(mut hasher: Hasher, bytes: Bytes) -> Option<Hasher> {
+    let hashed = spawn_blocking(move || {
+        hasher.update(&bytes);
+        hasher
+    });
+    hashed.await.ok()
 }
 
 /// Hashes a part of the file; its end.

@@ -5,15 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use entrepot_core::digest::{Digest, Hasher};
-use entrepot_core::host::RegistryHost;
-use entrepot_core::name::RepositoryName;
 use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{Opened, Refusal, Source};
 use entrepot_observe::labels::Bypass;
-use entrepot_store::{Extents, PartialBlob};
+use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
 use entrepot_upstream::error::UpstreamError;
 
@@ -22,7 +20,7 @@ pub struct InflightFetch {
     /// Which blob.
     pub digest: Digest,
     /// The registry and repository that it is fetched from: upstream serves it there.
-    pub origin: (RegistryHost, RepositoryName),
+    pub origin: Place,
     leader: CredentialId,
     state: Mutex<State>,
     opening: watch::Sender<Option<Opening>>,
@@ -93,7 +91,7 @@ const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
     pub(super) fn new(digest: Digest, source: Source) -> Arc<Self> {
-        let origin = (source.registry.host.clone(), source.repository.clone());
+        let origin = Place::new(source.registry.host.clone(), source.repository.clone());
         let leader = source.credential.id();
         let state = State {
             opened_at: None,
@@ -115,8 +113,8 @@ impl InflightFetch {
     }
 
     /// Whether its first request was made in this place as this credential.
-    pub fn led_by(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> bool {
-        self.origin.0 == *registry && self.origin.1 == *repository && self.leader == credential
+    pub fn led_by(&self, place: &Place, credential: CredentialId) -> bool {
+        self.origin == *place && self.leader == credential
     }
 
     /// Waits for upstream's first answer.

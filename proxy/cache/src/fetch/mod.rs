@@ -10,7 +10,7 @@
 
 mod driver;
 mod fetcher;
-mod hashing;
+pub mod hashing;
 pub mod inflight;
 mod plan;
 pub mod reader;

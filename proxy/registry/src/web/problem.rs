@@ -7,7 +7,7 @@ use super::csrf::Forgery;
 use super::pages;
 use crate::access::Refusal;
 use crate::access::token::SERVICE;
-use crate::failure::{store_failed, unavailable};
+use crate::failure::store_failed;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
@@ -29,8 +29,6 @@ pub(super) enum Problem {
     Form,
     #[error("The registry's disk failed, or has no room. Try again; the server's log says more.")]
     Failed(#[from] StoreError),
-    #[error("It broke off; the server's log says why.")]
-    BrokenOff,
 }
 
 impl Problem {
@@ -58,7 +56,6 @@ impl Problem {
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Refused::Method),
             Self::Form => (StatusCode::BAD_REQUEST, Refused::Form),
             Self::Failed(error) => of(store_failed(error)),
-            Self::BrokenOff => of(unavailable()),
         }
     }
 }
