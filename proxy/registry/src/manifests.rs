@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 
 use super::LocalRegistry;
 use super::access::Refusal;
+use super::error::RegistryError;
 use super::events::{Deed, Event};
-use super::failure::{store_failed, unknown};
 use super::removal::{NotRemoved, Target};
 use super::request::LocalRequest;
 use super::uploads::{CONTENT_DIGEST, empty};
@@ -41,12 +41,15 @@ struct Arrived {
 
 impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`
-    pub(super) async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
+    pub(super) async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, RegistryError> {
         let store = self.registry.store.repositories.at(repository);
-        match store.manifest(reference).await {
-            Ok(Some(manifest)) => manifest_reply(&manifest, self.is_head()),
-            Ok(None) => unknown(store.exists().await, ErrorCode::ManifestUnknown),
-            Err(error) => store_failed(&error),
+        match store.manifest(reference).await? {
+            Some(manifest) => Ok(manifest_reply(&manifest, self.is_head())),
+            None => Err(unknown_manifest(store.exists().await)),
         }
     }
 
@@ -56,25 +59,18 @@ impl LocalRequest {
         repository: &RepositoryName,
         reference: &Reference,
         body: &mut Incoming,
-    ) -> Reply {
-        let arrived = match self.arrived(reference, body).await {
-            Ok(arrived) => arrived,
-            Err(reply) => return *reply,
-        };
+    ) -> Result<Reply, RegistryError> {
+        let arrived = self.arrived(reference, body).await?;
         let (registry, named) = (self.registry.clone(), repository.clone());
         let (tags, digest) = (arrived.tags.clone(), arrived.digest);
         let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
         let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
-        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
-            Ok(Ok(())) => {}
-            Ok(Err(NotPut::Missing(missing))) => {
-                let message = format!("the repository has not {missing}, which the manifest names");
-                return Reply::error(ErrorCode::ManifestBlobUnknown, &message);
-            }
-            Ok(Err(NotPut::Refused(refusal))) => return refusal.plain(),
-            Err(error) => return store_failed(&error),
+        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+            Ok(()) => {}
+            Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
+            Err(NotPut::Refused(refusal)) => return Err(refusal.into()),
         }
         let about = |event| Event {
             digest: Some(digest),
@@ -95,24 +91,30 @@ impl LocalRequest {
             let listed: Vec<_> = tags.iter().map(Tag::as_str).collect();
             reply = reply.with(OCI_TAG, &listed.join(", "));
         }
-        reply
+        Ok(reply)
     }
 
     /// `DELETE /v2/<name>/manifests/<reference>`
-    pub(super) async fn delete_manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
+    pub(super) async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, RegistryError> {
         match self.remove(repository, &Target::from(reference)).await {
-            Ok(_) => empty(StatusCode::ACCEPTED),
-            Err(NotRemoved::Refused(refusal)) => refusal.plain(),
-            Err(NotRemoved::Missing) => {
-                let exists = self.registry.store.repositories.at(repository).exists().await;
-                unknown(exists, ErrorCode::ManifestUnknown)
+            Ok(removed) => {
+                removed.manifests.into_iter().for_each(|digest| self.scope.trail.record(Decision::Deleted(digest)));
+                Ok(empty(StatusCode::ACCEPTED))
             }
-            Err(NotRemoved::Failed(error)) => store_failed(&error),
+            Err(NotRemoved::Refused(refusal)) => Err(refusal.into()),
+            Err(NotRemoved::Missing) => {
+                Err(unknown_manifest(self.registry.store.repositories.at(repository).exists().await))
+            }
+            Err(NotRemoved::Failed(error)) => Err(error.into()),
         }
     }
 
     /// Reads and judges what was sent.
-    async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, Box<Reply>> {
+    async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, RegistryError> {
         let bytes = self.whole(body).await?;
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
@@ -122,12 +124,14 @@ impl LocalRequest {
         let tags = match reference {
             Reference::Tag(tag) => vec![tag.clone()],
             Reference::Digest(named) if *named != digest => {
-                return Err(Box::new(Reply::error(ErrorCode::DigestInvalid, "the manifest does not have this digest")));
+                let why = "the manifest does not have this digest";
+                return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
             }
             Reference::Digest(_) => self.further_tags()?,
         };
-        let invalid = |message: &str| Box::new(Reply::error(ErrorCode::ManifestInvalid, message));
-        let info = ManifestInfo::inspect(&bytes).map_err(|error| invalid(&error.to_string()))?;
+        let invalid = |why| RegistryError::invalid(ErrorCode::ManifestInvalid, why);
+        let info = ManifestInfo::inspect(&bytes);
+        let info = info.map_err(|error| RegistryError::invalid(ErrorCode::ManifestInvalid, error.to_string()))?;
         let content_type = self.header(&CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or_default().trim());
         let media_type = match (content_type, info.media_type.as_deref()) {
             (Some(told), _) if media::agrees(told, &info) => told.to_owned(),
@@ -140,34 +144,35 @@ impl LocalRequest {
         Ok(Arrived { bytes, media_type, digest, info, tags })
     }
 
-    async fn whole(&self, body: &mut Incoming) -> Result<Bytes, Box<Reply>> {
+    async fn whole(&self, body: &mut Incoming) -> Result<Bytes, RegistryError> {
         let body = Limited::new(body, MANIFEST_MAX_BYTES).collect();
         match tokio::time::timeout(self.scope.snapshot.config.client.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = "the manifest is larger than 4 MiB";
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                Err(Box::new(
-                    Reply::error_with_status(status, ErrorCode::ManifestInvalid, message).because(Refused::TooLarge),
-                ))
+                Err(too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"))
             }
-            _ => Err(Box::new(Reply::error(ErrorCode::ManifestInvalid, "the request's body broke off"))),
+            _ => Err(RegistryError::broke_off(ErrorCode::ManifestInvalid)),
         }
     }
 
     /// `?tag=` of a push by digest.
-    fn further_tags(&self) -> Result<Vec<Tag>, Box<Reply>> {
+    fn further_tags(&self) -> Result<Vec<Tag>, RegistryError> {
         let tags: Result<Vec<Tag>, _> = self.parameters("tag").map(|text| text.parse()).collect();
         match tags {
             Ok(tags) if tags.len() <= TAGS_MAX => Ok(tags),
-            Ok(_) => {
-                let message = "more than 100 tags";
-                let status = StatusCode::URI_TOO_LONG;
-                Err(Box::new(Reply::error_with_status(status, ErrorCode::ManifestInvalid, message)))
-            }
-            Err(_) => Err(Box::new(Reply::error(ErrorCode::NameInvalid, "a parameter tag is no tag"))),
+            Ok(_) => Err(too_much(StatusCode::URI_TOO_LONG, "more than 100 tags")),
+            Err(_) => Err(RegistryError::invalid(ErrorCode::NameInvalid, "a parameter tag is no tag")),
         }
     }
+}
+
+fn unknown_manifest(has_repository: bool) -> RegistryError {
+    RegistryError::Unknown { has_repository, code: ErrorCode::ManifestUnknown }
+}
+
+fn too_much(status: StatusCode, why: &'static str) -> RegistryError {
+    let code = ErrorCode::ManifestInvalid;
+    RegistryError::Invalid { code, status: Some(status), why: why.into(), refused: Refused::TooLarge }
 }
 
 /// Makes it content, then the repository's manifest, then what its tags point to.

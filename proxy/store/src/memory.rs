@@ -11,10 +11,10 @@
 //! is forgotten before the change counts as visible, and what was read before that is not remembered after it. Bounded
 //! by bytes, whatever the sizes and numbers of entries.
 
-mod bounded;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,17 +22,23 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
 
 use crate::lock;
 use crate::names::{TagEntry, TagKey};
 use crate::place::Place;
-use bounded::Bounded;
 
 /// Larger manifests are read from their files each time.
 const MANIFEST_MAX_BYTES: usize = 64 << 10;
-const MANIFESTS_BYTES: usize = 12 << 20;
-const LINKS_BYTES: usize = 2 << 20;
-const TAGS_BYTES: usize = 2 << 20;
+const MANIFESTS_BYTES: u64 = 12 << 20;
+const LINKS_BYTES: u64 = 2 << 20;
+const TAGS_BYTES: u64 = 2 << 20;
+/// An entry of each kind takes about so many bytes, which says how many there will be.
+const TYPICAL_BYTES: u64 = 512;
+/// What an entry takes beside its key, its value and what they have on the heap: links to its neighbours, its share of a
+/// hash table that has just grown.
+const SLOT_BYTES: usize = 64;
 /// Repositories remembered for one digest; base layers are in a great many.
 const REPOSITORIES_MAX: usize = 16;
 /// Uses of a manifest reach the index once in this time.
@@ -84,18 +90,35 @@ struct State {
     tags: Bounded<Arc<TagKey>, TagEntry>,
 }
 
+/// A cache that holds at most so many bytes; entries that were not asked for again leave first.
+type Bounded<K, V> = Cache<K, Weighed<V>, ByWeight>;
+
+struct Weighed<V> {
+    value: V,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl<K, V> Weighter<K, Weighed<V>> for ByWeight {
+    fn weight(&self, _: &K, weighed: &Weighed<V>) -> u64 {
+        weighed.bytes
+    }
+}
+
 struct Known {
     manifest: StoredManifest,
-    touched: Instant,
+    touched: Cell<Instant>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
         let state = State {
             epoch: 0,
-            manifests: Bounded::new(MANIFESTS_BYTES),
-            links: Bounded::new(LINKS_BYTES),
-            tags: Bounded::new(TAGS_BYTES),
+            manifests: bounded(MANIFESTS_BYTES),
+            links: bounded(LINKS_BYTES),
+            tags: bounded(TAGS_BYTES),
         };
         Self { state: Mutex::new(state) }
     }
@@ -109,14 +132,14 @@ impl Memory {
 
     /// A manifest that the repository has, and whether the index is to hear of this use.
     pub(crate) fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, bool)> {
-        let mut state = lock(&self.state);
+        let state = lock(&self.state);
         if !state.linked(place, digest) {
             return None;
         }
-        let known = state.manifests.get(digest)?;
-        let touch = known.touched.elapsed() >= TOUCH_INTERVAL;
+        let known = &state.manifests.get(digest)?.value;
+        let touch = known.touched.get().elapsed() >= TOUCH_INTERVAL;
         if touch {
-            known.touched = Instant::now();
+            known.touched.set(Instant::now());
         }
         Some((known.manifest.clone(), touch))
     }
@@ -127,7 +150,7 @@ impl Memory {
     }
 
     pub(crate) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
-        lock(&self.state).tags.get(key).cloned()
+        lock(&self.state).tags.get(key).map(|entry| entry.value.clone())
     }
 
     /// Remembers a manifest whose use the index was just told.
@@ -136,8 +159,8 @@ impl Memory {
             return;
         }
         let heap_bytes = manifest.bytes.len() + manifest.media_type.len();
-        let known = Known { manifest, touched: Instant::now() };
-        self.remember(since, |state| state.manifests.insert(known.manifest.digest, known, heap_bytes));
+        let (digest, known) = (manifest.digest, Known { manifest, touched: Cell::new(Instant::now()) });
+        self.remember(since, |state| state.manifests.insert(digest, weighed::<Digest, _>(known, heap_bytes)));
     }
 
     pub(crate) fn remember_link(&self, since: Epoch, place: &Place, digest: &Digest) {
@@ -145,20 +168,21 @@ impl Memory {
             if state.linked(place, digest) {
                 return;
             }
-            let mut places = state.links.remove(digest).unwrap_or_default();
+            let mut places = state.links.remove(digest).map(|(_, places)| places.value).unwrap_or_default();
             if places.len() >= REPOSITORIES_MAX {
                 places.remove(0);
             }
             places.push(place.clone());
             let heap_bytes = places.iter().map(heap_bytes_of).sum::<usize>() + places.capacity() * size_of::<Place>();
-            state.links.insert(*digest, places, heap_bytes);
+            state.links.insert(*digest, weighed::<Digest, _>(places, heap_bytes));
         });
     }
 
     pub(crate) fn remember_tag(&self, since: Epoch, key: &TagKey, entry: &TagEntry) {
         let names_bytes = heap_bytes_of(&key.place) + key.tag.as_str().len();
         let heap_bytes = size_of::<TagKey>() + names_bytes + entry.media_type.len();
-        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry.clone(), heap_bytes));
+        let entry = weighed::<Arc<TagKey>, _>(entry.clone(), heap_bytes);
+        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry));
     }
 
     /// Forgets what changes of the index made untrue.
@@ -195,14 +219,24 @@ impl Memory {
     }
 }
 
+fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64) -> Bounded<K, V> {
+    Cache::with_weighter((bytes / TYPICAL_BYTES) as usize, bytes, ByWeight)
+}
+
+/// A value for the key type `K`; `heap_bytes` is what both take besides their own size.
+fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
+    let bytes = heap_bytes.saturating_add(size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
+    Weighed { value, bytes: bytes as u64 }
+}
+
 /// What a place takes of the heap, if nobody else shares it.
 fn heap_bytes_of(place: &Place) -> usize {
     size_of::<(RegistryHost, RepositoryName)>() + place.registry().name().len() + place.repository().as_str().len()
 }
 
 impl State {
-    fn linked(&mut self, place: &Place, digest: &Digest) -> bool {
-        self.links.get(digest).is_some_and(|places| places.contains(place))
+    fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        self.links.get(digest).is_some_and(|places| places.value.contains(place))
     }
 
     fn forget(&mut self, stale: &Stale) {
@@ -215,7 +249,7 @@ impl State {
             // The other repositories of the digest are soon read again.
             Stale::Link(_, digest) => drop(self.links.remove(digest)),
             Stale::Tag(key) => drop(self.tags.remove(key)),
-            Stale::TagName(place, tag) => self.tags.retain(|key| key.tag != *tag || key.place != *place),
+            Stale::TagName(place, tag) => self.tags.retain(|key, _| key.tag != *tag || key.place != *place),
             Stale::Tags => self.tags.clear(),
         }
     }

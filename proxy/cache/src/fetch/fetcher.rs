@@ -3,7 +3,7 @@
 //! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
 //! their order. A piece is handed on when it is full, or some milliseconds old with nothing of this stretch at the disk:
 //! followers of a slow upstream wait for next to nothing, and each step between threads is taken for many of upstream's
-//! small packets at once. Memory comes from the store's bounded buffers: where none is free, upstream waits.
+//! small packets at once. Memory comes from the store's bounded buffers: if none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -29,9 +29,9 @@ pub struct InflightFetch {
     pub(super) wake: Notify,
 }
 
-/// A reader's place in a flight; the flight counts it until it is dropped.
+/// A reader's share in a fetch, which counts it until it is dropped.
 pub struct Subscription {
-    /// The flight.
+    /// The fetch.
     pub fetch: Arc<InflightFetch>,
     pub(super) id: u64,
 }
@@ -46,8 +46,8 @@ pub enum Opening {
         /// Whether the answer's head alone shows that the registry serves it; else only the digest will.
         is_registrys_word: bool,
     },
-    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
-    /// that is open.
+    /// The blob can be had but, for this reason, not stored; each client fetches it alone. One may take the answer that
+    /// is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
     Refused(Refusal),
@@ -70,14 +70,14 @@ pub(super) struct State {
     /// No reader can join any more.
     pub(super) closed: bool,
     pub(super) readers: usize,
-    /// Somebody asked for the blob to its end, so it is completed whoever leaves.
+    /// A client asked for the blob to its end, so it is completed also if all leave.
     pub(super) wants_whole: bool,
     pub(super) sources: Vec<Source>,
     pub(super) verified: bool,
     pub(super) end: Option<FetchEnd>,
 }
 
-/// How a flight ended, where it did not end as published.
+/// How a fetch ended, if it did not end as published.
 #[derive(Clone)]
 pub(super) enum FetchEnd {
     /// Nobody gets the rest.
@@ -86,7 +86,7 @@ pub(super) enum FetchEnd {
     HandedOver { prefix: u64, hasher: Hasher },
 }
 
-/// Followers whose credentials are kept for the case that the leader's runs out.
+/// Credentials of followers that are kept in case the leader's runs out.
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
@@ -135,7 +135,7 @@ impl InflightFetch {
                 match &state.end {
                     _ if state.verified => return Ok(()),
                     Some(FetchEnd::Failed(error)) => return Err(error.clone()),
-                    // Who goes on alone judges alone.
+                    // A client that goes on alone judges alone.
                     Some(FetchEnd::HandedOver { .. }) => return Ok(()),
                     None => {}
                 }
@@ -161,7 +161,7 @@ impl InflightFetch {
         self.state().verified
     }
 
-    /// Whether the blob's end was asked for as part of the whole: it is completed whoever leaves.
+    /// Has the blob completed, also if all clients leave: its end was asked for as part of the whole.
     pub(super) fn want_whole(&self) {
         self.state().wants_whole = true;
         self.wake.notify_one();
@@ -191,7 +191,7 @@ impl InflightFetch {
         self.changed.subscribe()
     }
 
-    /// A seat for one more reader, unless the flight is ending; `whole` when the reader needs the blob to its end.
+    /// One more reader. None if the fetch is ending. `whole` if the reader needs the blob to its end.
     pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
         let mut state = self.state();
         if state.closed {

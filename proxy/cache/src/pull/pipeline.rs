@@ -601,7 +601,7 @@ impl Pull {
         let whole = range.is_none_or(|range| range.end.is_none());
         let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
         let wish = Wish { range, whole, complete_up_to_bytes };
-        let joined = self.inflight.board(&blob.digest, &blob.request.source(blob.repository), &wish).await;
+        let joined = self.inflight.join_or_start(&blob.digest, &blob.request.source(blob.repository), &wish).await;
         let Some((subscription, leads)) = joined else {
             return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
         };

@@ -7,7 +7,6 @@ use super::csrf::Forgery;
 use super::pages;
 use crate::access::Refusal;
 use crate::access::token::SERVICE;
-use crate::failure::store_failed;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
@@ -33,6 +32,9 @@ pub(super) enum Problem {
 
 impl Problem {
     pub(super) fn reply(&self) -> Reply {
+        if let Self::Failed(error) = self {
+            tracing::error!("a page of the registry failed: {error}");
+        }
         let (status, reason) = self.row();
         let reply = pages::problem(status, &self.to_string()).because(reason);
         match self {
@@ -55,7 +57,8 @@ impl Problem {
             Self::Moved => (StatusCode::CONFLICT, Refused::Moved),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Refused::Method),
             Self::Form => (StatusCode::BAD_REQUEST, Refused::Form),
-            Self::Failed(error) => of(store_failed(error)),
+            Self::Failed(StoreError::NoSpace { .. }) => (StatusCode::INSUFFICIENT_STORAGE, Refused::DiskFull),
+            Self::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, Refused::IoError),
         }
     }
 }

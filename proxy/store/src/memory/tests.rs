@@ -112,12 +112,12 @@ fn memory_is_bounded_by_bytes() {
         let tag = TagKey { tag: format!("v{number}").parse().unwrap(), ..key(0, 0) };
         memory.remember_tag(now, &tag, &entry(number));
     }
-    let mut state = lock(&memory.state);
+    let state = lock(&memory.state);
     let (manifests, links, tags) = (state.manifests.len(), state.links.len(), state.tags.len());
     assert!(manifests > 150 && links > 500 && tags > 2000, "{manifests} {links} {tags}");
-    assert!(tags < 20_000 && state.links.bytes() <= LINKS_BYTES && state.manifests.bytes() <= MANIFESTS_BYTES);
+    assert!(tags < 20_000 && state.links.weight() <= LINKS_BYTES && state.manifests.weight() <= MANIFESTS_BYTES);
     let last = Digest::of(Algorithm::Sha256, &19_999_u64.to_le_bytes());
-    assert_eq!(state.links.get(&last).map(|places| places.len()), Some(REPOSITORIES_MAX));
+    assert_eq!(state.links.get(&last).map(|places| places.value.len()), Some(REPOSITORIES_MAX));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_use_is_told_once_a_minute() {
     let told = || memory.manifest(&here, &read.digest).unwrap().1;
     assert!(!told(), "the index has just been told");
     let minute_ago = Instant::now().checked_sub(TOUCH_INTERVAL).unwrap();
-    lock(&memory.state).manifests.get(&read.digest).unwrap().touched = minute_ago;
+    lock(&memory.state).manifests.get(&read.digest).unwrap().value.touched.set(minute_ago);
     assert_eq!([told(), told()], [true, false]);
 }
 
