@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::route::WEB_PATH as PATH;
 use http::header::LOCATION;
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -40,8 +41,6 @@ use entrepot_store::{StoreError, Sweep};
 use look::Look;
 use problem::Problem;
 
-/// Where it is.
-pub const PATH: &str = "/registry/";
 /// A collection that takes longer is shown as it runs.
 const SHORT_COLLECTION: Duration = Duration::from_secs(2);
 

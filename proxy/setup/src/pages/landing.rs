@@ -6,9 +6,9 @@
 use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
-use crate::client::plan::Target;
+use crate::client::target::Target;
 use entrepot_net::html::Html;
-use entrepot_registry::web;
+use entrepot_core::route::WEB_PATH;
 
 /// What the page tells.
 pub(super) struct View<'a> {
@@ -40,7 +40,7 @@ pub(super) fn html(view: &View<'_>) -> String {
     let between = |number| if number == 0 { Html::default() } else { Html::literal("<br>") };
     let addresses = view.addresses.iter().enumerate();
     let registry = view.target.mirror().ok().map(|mirror| {
-        let (url, path) = (Html::text(&mirror.url()), Html::text(web::PATH));
+        let (url, path) = (Html::text(&mirror.url()), Html::text(WEB_PATH));
         row("registry", Html::fill(REGISTRY, &[("URL", url), ("PATH", path)]))
     });
     let rows = [

@@ -1,4 +1,5 @@
-//! What each runtime needs: pure functions from the machine's files and the appliance to a [`Plan`].
+//! The set-up of each runtime: pure functions from the machine's files and the appliance to a [`Plan`]. The texts of the
+//! files are in `texts`.
 
 mod additions;
 mod buildkit;
@@ -11,28 +12,15 @@ mod registries_conf;
 mod service;
 #[cfg(test)]
 mod tests;
-pub(crate) mod texts;
 
 use super::host::Host;
-use super::plan::{Plan, PlanError, Target};
+use super::plan::{Plan, PlanError};
+use super::target::Target;
+use super::texts::MIRRORED;
 use super::{Mode, Runtime, trust};
 use service::Service;
 
-/// Registries that a mirror stands in for where the format wants them named.
-pub(crate) const MIRRORED: [&str; 10] = [
-    "docker.io",
-    "registry.k8s.io",
-    "k8s.gcr.io",
-    "gcr.io",
-    "quay.io",
-    "ghcr.io",
-    "mcr.microsoft.com",
-    "public.ecr.aws",
-    "nvcr.io",
-    "lscr.io",
-];
-
-/// The plan, or the reason against it. `kind_nodes` are the containers of Kind clusters that run here.
+/// The plan, or the reason why there is none. `kind_nodes` are the names of the containers of this machine's Kind clusters.
 pub fn plan(
     runtime: Runtime,
     mode: Mode,
@@ -50,8 +38,8 @@ pub fn plan(
         Mode::Proxy => proxy(runtime, service.as_ref(), host, target, &mut plan)?,
         Mode::Mirror => mirror(runtime, host, target, &mut plan)?,
         Mode::Redirect => plan.notes.push(
-            "this machine trusts the appliance now; its connections come there where the appliance is its gateway, or \
-             where `entrepot redirect host` runs here"
+            "this machine trusts the appliance now; its connections reach the appliance if that is its gateway, or if \
+             `entrepot redirect host` runs here"
                 .to_owned(),
         ),
     }

@@ -15,7 +15,7 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     [ ! -e /etc/docker/daemon.json ] || noted /etc/docker/daemon.json ||
         fail 78 "/etc/docker/daemon.json is there already; add \"registry-mirrors\": [\"@MIRROR@\"] to it yourself"
 }

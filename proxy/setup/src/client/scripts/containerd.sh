@@ -13,7 +13,7 @@ place_proxy() {
 
 # The folder that containerd looks for hosts.toml in.
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     folder=/etc/containerd/certs.d
     config=/etc/containerd/config.toml
     [ -e "$config" ] || return 0

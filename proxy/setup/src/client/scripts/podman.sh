@@ -19,7 +19,7 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     for file in /etc/containers/registries.conf /etc/containers/registries.conf.d/*.conf; do
         [ -f "$file" ] && [ "$file" != /etc/containers/registries.conf.d/50-entrepot.conf ] || continue
         if grep -q '^[[:space:]]*\[\[registry\]\]' "$file"; then
