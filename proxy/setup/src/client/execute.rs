@@ -101,7 +101,13 @@ pub fn undo(
     Ok(problems)
 }
 
-fn carry_out(host: &Host, plan: &Plan, journal: &Journal, run: Runner<'_>, report: Report<'_>) -> Result<(), ExecuteError> {
+fn carry_out(
+    host: &Host,
+    plan: &Plan,
+    journal: &Journal,
+    run: Runner<'_>,
+    report: Report<'_>,
+) -> Result<(), ExecuteError> {
     for (file, entry) in plan.files.iter().zip(&journal.files) {
         if host.sha256_of(&file.path).as_deref() == Some(&entry.after_sha256) {
             report(Step::Unchanged(&file.path));

@@ -89,7 +89,10 @@ async fn ask(journal: &Journal) -> (String, Option<String>) {
     };
     match probe::ca_certificate(proxy).await {
         Ok(ca) if ca.sha256 == journal.ca_sha256 => (OK.to_owned(), Some(ca.pem)),
-        Ok(ca) => (format!("the appliance has another certificate now, SHA-256 {}; set this machine up again", ca.sha256), None),
+        Ok(ca) => (
+            format!("the appliance has another certificate now, SHA-256 {}; set this machine up again", ca.sha256),
+            None,
+        ),
         Err(error) => (error.to_string(), None),
     }
 }

@@ -7,8 +7,8 @@ use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::client::target::Target;
-use entrepot_net::html::Html;
 use entrepot_core::route::WEB_PATH;
+use entrepot_net::html::Html;
 
 /// What the page tells.
 pub(super) struct View<'a> {

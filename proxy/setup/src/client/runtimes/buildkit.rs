@@ -1,9 +1,9 @@
 //! buildkitd with mirrors: tables at the end of `buildkitd.toml`.
 
+use super::additions;
 use crate::client::host::Host;
 use crate::client::plan::{Plan, PlanError};
 use crate::client::target::Mirror;
-use super::additions;
 use crate::client::texts;
 
 const FILE: &str = "/etc/buildkit/buildkitd.toml";

@@ -1,9 +1,9 @@
 //! containerd with a mirror: `certs.d/_default/hosts.toml`, and the setting that makes containerd read it.
 
+use super::additions;
 use crate::client::host::Host;
 use crate::client::plan::{Plan, PlanError};
 use crate::client::target::Mirror;
-use super::additions;
 use crate::client::texts::{self, CONTAINERD_CERTS as CERTS};
 
 const CONFIG: &str = "/etc/containerd/config.toml";

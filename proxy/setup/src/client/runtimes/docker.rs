@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::additions;
 use crate::client::host::Host;
 use crate::client::plan::{Plan, PlanError};
 use crate::client::target::Mirror;
-use super::additions;
 use crate::client::texts::{self, DOCKER_MIRRORS as MIRRORS};
 
 const FILE: &str = "/etc/docker/daemon.json";

@@ -2,9 +2,9 @@
 //! program runs inside each node. It is made here, with the fingerprint that was checked, and not downloaded.
 
 use crate::client::plan::{Plan, PlanError};
+use crate::client::scripts::{Script, undo};
 use crate::client::target::Target;
 use crate::client::{Mode, Runtime};
-use crate::client::scripts::{Script, undo};
 
 /// The plan that runs the script in every node, and the undo script later.
 pub(super) fn plan(mode: Mode, target: &Target, nodes: &[String]) -> Result<Plan, PlanError> {

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::plan;
 use crate::client::change::{Aftermath, Change};
 use crate::client::execute::{ExecuteError, apply, undo};
-use crate::client::steps::Step;
 use crate::client::host::Host;
 use crate::client::journal::{self, Journal};
 use crate::client::plan::{Command, PlanError};
+use crate::client::steps::Step;
 use crate::client::target::Target;
 use crate::client::{Mode, Runtime};
-use super::plan;
 
 mod failures;
 
