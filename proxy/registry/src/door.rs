@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::RegistryService;
-use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
+use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::Request;
 use entrepot_cache::pull::{ConfigSnapshot, identity};
@@ -260,7 +260,7 @@ fn refused(
     snapshot: &ConfigSnapshot,
     arrival: &Arrival,
     head: &Parts,
-    refusal: &Refusal,
+    refusal: &AccessRefusal,
 ) -> Reply {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // What a client wrote comes back to it only as the host that it is.

@@ -10,6 +10,7 @@
 //!
 //! What was pushed lies in `store/pushed`; a repository's content is given by this room alone, and the cache's only by
 //! `pull/` under upstream's rights: one blob may be in both, its bytes once on the disk.
+#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
 
 pub mod access;
 mod blobs;

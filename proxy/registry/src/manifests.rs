@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::LocalRegistry;
-use super::access::{Access, Refusal};
+use super::access::{Access, AccessRefusal};
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unavailable, unknown};
 use super::removal::{NotRemoved, Target};
@@ -35,7 +35,7 @@ enum Objection {
     /// It names what the repository has not.
     Missing(Digest),
     /// A tag of it stays where it is, or there is no room.
-    Refused(Refusal),
+    Refused(AccessRefusal),
 }
 
 /// A manifest that may be taken, with where it is to go.

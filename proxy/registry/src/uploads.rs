@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use super::LocalRegistry;
-use super::access::{Action, Refusal, Wish};
+use super::access::{AccessRefusal, Action, Wish};
 use super::events::{Deed, Event};
 use super::failure::{no_room, store_failed, unavailable};
 use super::receive::{Interrupted, digest, receive};
@@ -304,7 +304,7 @@ async fn keep(
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
-) -> Result<Option<Refusal>, StoreError> {
+) -> Result<Option<AccessRefusal>, StoreError> {
     let lost = || StoreError::DiskThreadGone;
     let _turn = registry.turn(repository).await;
     let (counting, into, named) = (registry.clone(), repository.clone(), *digest);

@@ -28,7 +28,7 @@ use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
 use super::RegistryService;
-use super::access::{Action, Principal, Refusal, Wish};
+use super::access::{AccessRefusal, Action, Principal, Wish};
 use super::door::Arrival;
 use super::removal::NotRemoved;
 use super::request::Request;
@@ -129,7 +129,7 @@ impl Guest {
     fn log_in(&self) -> Result<Reply, Problem> {
         let is_anonymous = self.request.visitor.principal == Principal::Anonymous;
         match is_anonymous && self.request.registry.access().has_accounts() {
-            true => Err(Refusal::Unauthenticated { scope: None }.into()),
+            true => Err(AccessRefusal::Unauthenticated { scope: None }.into()),
             false => Ok(see(StatusCode::SEE_OTHER, PATH)),
         }
     }
