@@ -1,7 +1,8 @@
-//! The life of the agent: check the machine, load the programs, write their settings, attach them, then tell them whether
-//! the door answers until a signal ends it all.
+//! The life of the agent: check the machine, load the programs, write their settings, attach them, then tell them
+//! whether the door answers until a signal ends it all.
 //!
-//! Everything runs on one thread: a call to the kernel's maps takes a microsecond, and an idle agent should cost nothing.
+//! Everything runs on one thread: a call to the kernel's maps takes a microsecond, and an idle agent should cost
+//! nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -223,8 +224,8 @@ impl Agent {
     }
 }
 
-/// Removes everything that agents of this network namespace have left: pinned links, rules and routes, filters. Returns the
-/// number of links.
+/// Removes everything that agents of this network namespace have left: pinned links, rules and routes, filters. Returns
+/// the number of links.
 pub fn off(config: &Config) -> Result<usize, RedirectError> {
     let socket = &config.redirect.socket;
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {

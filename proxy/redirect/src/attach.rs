@@ -1,7 +1,7 @@
 //! Attaches the programs: to control groups on a host, to interfaces on a gateway.
 //!
-//! A link that is not pinned ends with this process. Kernels before 6.6 have no links for interfaces: there the program is a
-//! filter of the `clsact` queueing discipline, and the agent removes both at the end.
+//! A link that is not pinned ends with this process. Kernels before 6.6 have no links for interfaces: there the program
+//! is a filter of the `clsact` queueing discipline, and the agent removes both at the end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,8 @@ pub(super) const CLASSIFIERS: [(&str, TcAttachType); 2] =
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 impl Programs {
-    /// Attaches the redirecting programs to the control groups in `scopes`. The programs that have to see every process are
-    /// attached to `root`: a resolver may run in any group and receive the answers of DNS, and so may the door.
+    /// Attaches the redirecting programs to the control groups in `scopes`. The programs that have to see every process
+    /// are attached to `root`: a resolver may run in any group and receive the answers of DNS, and so may the door.
     pub(super) fn attach_host(
         &mut self,
         root: &Path,
@@ -64,8 +64,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Attaches the observer of DNS, and the program that answers SO_ORIGINAL_DST. The latter is never pinned: without an
-    /// agent, the door has only the names in connections.
+    /// Attaches the observer of DNS, and the program that answers SO_ORIGINAL_DST. The latter is never pinned: without
+    /// an agent, the door has only the names in connections.
     fn observe(&mut self, whole: &File, root: &Path, pins: Option<&Pins>) -> Result<(), RedirectError> {
         let failed = |name, error: &ProgramError| not_attached(name, root.display(), error);
         let observer: &mut CgroupSkb = self.program("observe_host")?;

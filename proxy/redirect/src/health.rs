@@ -1,7 +1,8 @@
 //! Asks the door twice a second whether it answers. Connections are redirected only while it does.
 //!
-//! The question is an HTTP request for a name that only a transparent door knows, so neither a process that hangs nor another
-//! server on that port passes. An answer counts for two seconds, so an agent that hangs ends the redirection too.
+//! The question is an HTTP request for a name that only a transparent door knows, so neither a process that hangs nor
+//! another server on that port passes. An answer counts for two seconds, so an agent that hangs ends the redirection
+//! too.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -87,8 +88,8 @@ impl Probe {
     }
 }
 
-/// The addresses of an appliance's transparent door. A name below `.local` is looked up by multicast DNS first, since not
-/// every system's resolver does that; any other name by the system's resolver.
+/// The addresses of an appliance's transparent door. A name below `.local` is looked up by multicast DNS first, since
+/// not every system's resolver does that; any other name by the system's resolver.
 async fn find_appliance(appliance: &RegistryHost, find_by_mdns: FindByMdns) -> Vec<SocketAddr> {
     if appliance.name().ends_with(".local") {
         let name = appliance.name().to_owned();

@@ -1,5 +1,5 @@
-//! Redirects connections to registries without any setting at the clients. The agent loads eBPF programs, tells them what to
-//! redirect, and makes them let everything pass while the door does not answer.
+//! Redirects connections to registries without any setting at the clients. The agent loads eBPF programs, tells them
+//! what to redirect, and makes them let everything pass while the door does not answer.
 //!
 //! ```text
 //! configuration ─► plan ─► preflight ─► programs, attach, pins ◄── health   does the door answer

@@ -54,7 +54,8 @@ pub(crate) struct Plan {
     pub(crate) enforce: bool,
 }
 
-/// The ports that a door on another machine can serve: it does not learn the port, so TLS and HTTP must be on their own.
+/// The ports that a door on another machine can serve: it does not learn the port, so TLS and HTTP must be on their
+/// own.
 const NAMED_PORTS: [u16; 2] = [80, 443];
 
 impl Mode {
@@ -81,8 +82,8 @@ impl Plan {
             let (kept, left): (Vec<_>, Vec<_>) = ports.iter().partition(|port| NAMED_PORTS.contains(port));
             if !left.is_empty() {
                 notices.push(format!(
-                    "ports {left:?} are not redirected: {appliance} is another machine and cannot learn the port of a redirected \
-                     connection"
+                    "ports {left:?} are not redirected: {appliance} is another machine and cannot learn a connection's \
+                     port"
                 ));
             }
             ports = kept;

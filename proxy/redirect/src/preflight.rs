@@ -12,8 +12,8 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 
-/// The oldest kernels: a host needs hooks for connect and getpeername on links, with socket lookups in them; a gateway needs
-/// `sk_assign` for listening sockets, with routing by mark.
+/// The oldest kernels: a host needs hooks for connect and getpeername on links, with socket lookups in them; a gateway
+/// needs `sk_assign` for listening sockets, with routing by mark.
 const HOST_KERNEL: (u32, u32) = (5, 10);
 const GATEWAY_KERNEL: (u32, u32) = (5, 15);
 /// From this version on, aya attaches to interfaces by links (TCX).

@@ -1,7 +1,7 @@
 //! The programs in the kernel, and the maps through which the agent writes to them and reads from them.
 //!
-//! `ebpf/build` builds the object, which is committed. `attach` attaches the programs. The links belong to `Ebpf`: they end
-//! when it is dropped or the process ends, unless they are pinned (`pins`).
+//! `ebpf/build` builds the object, which is committed. `attach` attaches the programs. The links belong to `Ebpf`: they
+//! end when it is dropped or the process ends, unless they are pinned (`pins`).
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,5 @@
-//! The rules and routes of a gateway: packets with the mark that the program sets are delivered to this machine instead of
-//! being forwarded. There is one rule and one route for each family.
+//! The rules and routes of a gateway: packets with the mark that the program sets are delivered to this machine instead
+//! of being forwarded. There is one rule and one route for each family.
 //!
 //! ```text
 //! ip rule add fwmark 0xe8 lookup 3129        ip route add local default dev lo table 3129

@@ -1,5 +1,5 @@
-//! Resolves the listed names, because the programs miss some answers of DNS: those before the agent ran, and those that do
-//! not pass as UDP packets (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
+//! Resolves the listed names, because the programs miss some answers of DNS: those before the agent ran, and those that
+//! do not pass as UDP packets (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Serves `/status` as JSON and `/metrics`, on the agent's unix socket and, if configured, on TCP (`redirect.listen`). It is
-//! read-only.
+//! Serves `/status` as JSON and `/metrics`, on the agent's unix socket and, if configured, on TCP (`redirect.listen`).
+//! It is read-only.
 
 use std::convert::Infallible;
 use std::sync::Arc;

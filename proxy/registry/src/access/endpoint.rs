@@ -1,7 +1,7 @@
 //! `/token`, the endpoint for tokens (the token specification of Docker's registry, and its OAuth2 form by POST).
 //!
-//! A token covers the part of the requested scopes that the policy allows, as the specification says. A client that requested
-//! more is refused when it uses the token, with the reason.
+//! A token covers the part of the requested scopes that the policy allows, as the specification says. A client that
+//! requested more is refused when it uses the token, with the reason.
 
 use std::time::SystemTime;
 

@@ -6,18 +6,18 @@
 //! /token ─► endpoint ─► a signed token for the part of the requested scopes that the policy allows
 //! ```
 //!
-//! Invariants: everything that is not allowed is denied. A token only narrows what its account may do now, so a change of the
-//! rules or of the htpasswd file also applies to tokens that were issued before. A refusal never depends on whether the
-//! repository exists.
+//! Invariants: everything that is not allowed is denied. A token only narrows what its account may do now, so a change
+//! of the rules or of the htpasswd file also applies to tokens that were issued before. A refusal never depends on
+//! whether the repository exists.
 
 mod endpoint;
 mod login;
-pub mod policy;
-pub mod refusal;
+mod policy;
+mod refusal;
 #[cfg(test)]
 mod tests;
-pub mod token;
-pub mod users;
+pub(crate) mod token;
+mod users;
 
 use std::io;
 use std::path::Path;
@@ -72,16 +72,16 @@ pub enum Wish<'a> {
 }
 
 impl Access {
-    /// Reads the accounts of the htpasswd file, if there is one, and the signing key in the data directory. Makes a key if it is
-    /// missing. Blocks: not for the event loop.
+    /// Reads the accounts of the htpasswd file, if there is one, and the signing key in the data directory. Makes a key
+    /// if it is missing. Blocks: not for the event loop.
     pub fn open(rights: Arc<Rights>, data_dir: &Path) -> io::Result<Self> {
         let signer = Arc::new(Signer::open_or_create(&data_dir.join(TOKEN_KEY))?);
         let users = rights.htpasswd.as_deref().map(Users::open);
         Ok(Self { rights, signer, users })
     }
 
-    /// Access under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that were
-    /// verified stay remembered. Blocks.
+    /// Access under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that
+    /// were verified stay remembered. Blocks.
     pub fn renewed(&self, rights: Arc<Rights>) -> Self {
         let users = rights.htpasswd.as_deref().map(|path| match &self.users {
             Some(kept) if kept.path() == path => kept.clone(),
@@ -127,8 +127,8 @@ impl Access {
         }
     }
 
-    /// Whether the client sees a repository in a list, or gets content that another repository shares with it. Only the rules
-    /// count, not the scope of a token.
+    /// Whether the client sees a repository in a list, or gets content that another repository shares with it. Only the
+    /// rules count, not the scope of a token.
     pub fn may_see(&self, visitor: &Visitor, repository: &RepositoryName) -> bool {
         actions(&self.rights, &visitor.principal, repository).contains(Action::Pull)
     }

@@ -1,5 +1,5 @@
-//! The decisions, without I/O: the actions that a client may perform in a repository, the tags that are immutable, and the
-//! quotas. No other file decides about these.
+//! The decisions, without I/O: the actions that a client may perform in a repository, the tags that are immutable, and
+//! the quotas. No other file decides about these.
 
 use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::quantity::Size;
@@ -44,7 +44,7 @@ impl Principal {
 
 /// The actions that the client may perform in a repository. If rules name the repository, only they decide; otherwise
 /// accounts may do everything and clients without a login have `rights.anonymous`.
-pub fn actions(rights: &Rights, principal: &Principal, repository: &RepositoryName) -> Actions {
+pub(super) fn actions(rights: &Rights, principal: &Principal, repository: &RepositoryName) -> Actions {
     let mut naming = rights.rules.iter().filter(|rule| rule.repositories.is_match(repository.as_str())).peekable();
     let given = match (naming.peek(), principal) {
         (Some(_), _) => naming.filter(|rule| is_about(rule, principal)).map(|rule| rule.actions).collect(),
@@ -63,18 +63,18 @@ fn is_about(rule: &Rule, principal: &Principal) -> bool {
 }
 
 /// Whether a login can give more rights than no login. If not, clients are not asked to log in.
-pub fn login_matters(rights: &Rights) -> bool {
+pub(super) fn login_matters(rights: &Rights) -> bool {
     rights.htpasswd.is_some() && (rights.anonymous != Actions::ALL || !rights.rules.is_empty())
 }
 
 /// Whether clients without a login may do anything at all.
-pub fn something_for_anonymous(rights: &Rights) -> bool {
+pub(super) fn something_for_anonymous(rights: &Rights) -> bool {
     let ruled = |rule: &Rule| !rule.actions.is_empty() && is_about(rule, &Principal::Anonymous);
     !rights.anonymous.is_empty() || rights.rules.iter().any(ruled)
 }
 
 /// Whether the client may delete in some repository.
-pub fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
+pub(super) fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
     let by_default = match principal {
         Principal::Anonymous => rights.anonymous,
         Principal::User(_) => Actions::ALL,
@@ -84,12 +84,12 @@ pub fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
 }
 
 /// The quota of a repository; None if there is none.
-pub fn quota(rights: &Rights, repository: &RepositoryName) -> Option<Size> {
+pub(super) fn quota(rights: &Rights, repository: &RepositoryName) -> Option<Size> {
     rights.quotas.iter().find(|quota| quota.repositories.is_match(repository.as_str())).map(|quota| quota.max_size)
 }
 
 /// Whether a tag keeps its first manifest for good.
-pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> bool {
+pub(super) fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> bool {
     rights.immutable_tags.iter().any(|pattern| {
         let here = pattern.repositories.as_ref().is_none_or(|globs| globs.is_match(repository.as_str()));
         here && pattern.tags.is_match(tag.as_str())
@@ -97,12 +97,12 @@ pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> 
 }
 
 /// Whether some quota limits the repository.
-pub fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
+pub(super) fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
     rights.max_size.is_some() || quota(rights, repository).is_some()
 }
 
 /// Whether the quotas allow these sizes.
-pub fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
+pub(super) fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
     match (quota(rights, repository), rights.max_size) {
         (Some(limit), _) if after.repository_bytes > limit.0 => Err(Overdrawn::Repository(limit)),
         (_, Some(limit)) if after.total_bytes > limit.0 => Err(Overdrawn::Total(limit)),

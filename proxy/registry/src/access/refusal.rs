@@ -55,8 +55,8 @@ fn overdrawn(limit: &Overdrawn) -> String {
 }
 
 impl AccessRefusal {
-    /// The reply. `base` is the URL by which the client reached the door, such as `https://host:5443`; the challenge names the
-    /// token endpoint below it.
+    /// The reply. `base` is the URL by which the client reached the door, such as `https://host:5443`; the challenge
+    /// names the token endpoint below it.
     pub fn reply(&self, base: &str, auth: AuthMethod) -> Reply {
         match self.challenge(base, auth) {
             Some(challenge) => self.plain().with(WWW_AUTHENTICATE, &challenge),

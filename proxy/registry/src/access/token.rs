@@ -1,5 +1,5 @@
-//! Our own tokens: short-lived, for one account and some scopes. A token is a JWT with HMAC-SHA256. Only this appliance signs
-//! and reads tokens, so nobody else needs the key; clients do not look inside.
+//! Our own tokens: short-lived, for one account and some scopes. A token is a JWT with HMAC-SHA256. Only this appliance
+//! signs and reads tokens, so nobody else needs the key; clients do not look inside.
 //!
 //! A token narrows the rights of its account and never widens them: `policy` decides too, on every request.
 
@@ -22,9 +22,9 @@ use super::policy::Principal;
 use entrepot_core::secret::Secret;
 
 /// The name of this registry in tokens and challenges.
-pub const SERVICE: &str = "entrepot";
+pub(crate) const SERVICE: &str = "entrepot";
 /// The most scopes of one token.
-pub const GRANTS_MAX: usize = 64;
+pub(super) const GRANTS_MAX: usize = 64;
 
 /// The header of every token. A token with another header, such as `none`, is refused.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
@@ -33,24 +33,24 @@ const KEY_BYTES: usize = 32;
 const TOKEN_MAX_BYTES: usize = 32 * 1024;
 
 /// Issues tokens and reads them.
-pub struct Signer {
+pub(super) struct Signer {
     key: hmac::Key,
 }
 
 /// The content of a valid token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ticket {
-    pub principal: Principal,
+pub(super) struct Ticket {
+    pub(super) principal: Principal,
     /// The actions in each repository.
-    pub grants: HashMap<RepositoryName, Actions>,
+    pub(super) grants: HashMap<RepositoryName, Actions>,
     /// Whether the token is for the list of repositories.
-    pub catalog: bool,
+    pub(super) catalog: bool,
 }
 
 /// The token is not ours, was changed, or has expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a valid token")]
-pub struct BadToken;
+pub(super) struct BadToken;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -71,12 +71,12 @@ struct Grant {
 }
 
 impl Signer {
-    pub fn new(key: &[u8]) -> Self {
+    pub(super) fn new(key: &[u8]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
     /// Reads the key from a file, or makes the file, so that tokens stay valid over a restart. Blocks.
-    pub fn open_or_create(path: &Path) -> io::Result<Self> {
+    pub(super) fn open_or_create(path: &Path) -> io::Result<Self> {
         match fs::read(path) {
             Ok(key) if key.len() == KEY_BYTES => Ok(Self::new(&key)),
             Ok(_) => Err(io::Error::new(
@@ -94,7 +94,7 @@ impl Signer {
     }
 
     /// A token that is valid from `now` on.
-    pub fn issue(&self, ticket: &Ticket, now: SystemTime, lifetime: Duration) -> Secret {
+    pub(super) fn issue(&self, ticket: &Ticket, now: SystemTime, lifetime: Duration) -> Secret {
         let issued_s = unix_s(now);
         let repositories = ticket.grants.iter().map(|(name, actions)| Grant {
             kind: "repository".to_owned(),
@@ -122,7 +122,7 @@ impl Signer {
     }
 
     /// The content of a token, if it is ours and valid at `now`.
-    pub fn read(&self, token: &str, now: SystemTime) -> Result<Ticket, BadToken> {
+    pub(super) fn read(&self, token: &str, now: SystemTime) -> Result<Ticket, BadToken> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(BadToken);
         }
@@ -146,12 +146,12 @@ impl Signer {
 
 impl Ticket {
     /// A ticket without scopes.
-    pub fn new(principal: Principal) -> Self {
+    pub(super) fn new(principal: Principal) -> Self {
         Self { principal, grants: HashMap::new(), catalog: false }
     }
 
     /// Whether the token is for all of `scope`.
-    pub fn covers(&self, scope: &Scope) -> bool {
+    pub(super) fn covers(&self, scope: &Scope) -> bool {
         match scope {
             Scope::Repository { name, actions } => {
                 self.grants.get(name).is_some_and(|granted| granted.contains_all(*actions))

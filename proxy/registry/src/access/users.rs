@@ -1,9 +1,9 @@
 //! The accounts of the htpasswd file, and the comparison of passwords.
 //!
-//! Invariants: bcrypt and the file run on the blocking pool, with a bound on the comparisons that run and on those that wait. A
-//! password is never kept: only a keyed digest of one that was right, and a changed entry makes that worthless. Refusing an
-//! unknown account takes as long as refusing a known one. A changed file is read again within a second; if it cannot be read,
-//! the last good accounts stay.
+//! Invariants: bcrypt and the file run on the blocking pool, with a bound on the comparisons that run and on those that
+//! wait. A password is never kept: only a keyed digest of one that was right, and a changed entry makes that worthless.
+//! Refusing an unknown account takes as long as refusing a known one. A changed file is read again within a second; if
+//! it cannot be read, the last good accounts stay.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use entrepot_core::secret::Secret;
 
 /// The accounts of one file.
-pub struct Users {
+pub(super) struct Users {
     path: PathBuf,
     known: RwLock<Arc<Accounts>>,
     /// The state of the file when it was read last.
@@ -36,7 +36,7 @@ pub struct Users {
 
 /// The reason why a login is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotRecognised {
+pub(super) enum NotRecognised {
     /// The name or the password is wrong.
     Wrong,
     /// Too many logins wait already.
@@ -75,7 +75,7 @@ struct Verified {
 
 impl Users {
     /// Reads the file. Blocks: not for the event loop. As long as it cannot be read, there are no accounts.
-    pub fn open(path: &Path) -> Arc<Self> {
+    pub(super) fn open(path: &Path) -> Arc<Self> {
         let mut key = [0; 32];
         // Without randomness the key could be guessed, so no password is compared and none is remembered.
         let remembers = rand::fill(&mut key).is_ok();
@@ -91,18 +91,18 @@ impl Users {
         users
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether the file has this account.
-    pub async fn has(self: &Arc<Self>, name: &str) -> bool {
+    pub(super) async fn has(self: &Arc<Self>, name: &str) -> bool {
         self.look_again().await;
         self.accounts().get(name).is_some()
     }
 
     /// Whether the password is the account's.
-    pub async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
+    pub(super) async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
         self.look_again().await;
         let accounts = self.accounts();
         let hash = accounts.get(name).cloned();
@@ -127,7 +127,8 @@ impl Users {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again if it changed, at most once in [`LOOK_INTERVAL`]. Logins meanwhile use the present accounts.
+    /// Reads the file again if it changed, at most once in [`LOOK_INTERVAL`]. Logins meanwhile use the present
+    /// accounts.
     async fn look_again(self: &Arc<Self>) {
         {
             let mut look = lock(&self.look);
@@ -212,8 +213,8 @@ fn read(path: &Path) -> Result<Accounts, String> {
     Accounts::parse(&text).map_err(|error| error.to_string())
 }
 
-/// Every refusal takes the same time: that of one comparison at the highest cost in the file. Each step of the cost doubles
-/// the work, so comparisons at every cost from the account's own up to the highest add up to the missing part.
+/// Every refusal takes the same time: that of one comparison at the highest cost in the file. Each step of the cost
+/// doubles the work, so comparisons at every cost from the account's own up to the highest add up to the missing part.
 fn compare(password: &Secret, hash: Option<&BcryptHash>, cost_max: Option<u32>) -> bool {
     let right = hash.is_some_and(|hash| bcrypt::verify(password.expose(), hash.as_str()).unwrap_or(false));
     if let Some(cost_max) = cost_max.filter(|_| !right) {

@@ -1,5 +1,5 @@
-//! Delivers the events of one receiver in order. Each is tried until the receiver takes it or refuses it for good, or until it
-//! is too old.
+//! Delivers the events of one receiver in order. Each is tried until the receiver takes it or refuses it for good, or
+//! until it is too old.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

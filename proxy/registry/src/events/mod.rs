@@ -4,8 +4,8 @@
 //! door, collection, import ─ tell ─► a bounded queue for each receiver ─► delivery (retries, in order) ─► envelope ─► POST
 //! ```
 //!
-//! Invariants: `tell` never waits, so no push waits for a receiver. A full queue drops new events and logs that. A receiver gets
-//! the events in their order. Its address and headers are secrets and are never logged.
+//! Invariants: `tell` never waits, so no push waits for a receiver. A full queue drops new events and logs that. A
+//! receiver gets the events in their order. Its address and headers are secrets and are never logged.
 
 mod delivery;
 mod envelope;
@@ -117,8 +117,8 @@ impl Events {
         *self.inner.way_out.write().unwrap_or_else(PoisonError::into_inner) = way_out;
     }
 
-    /// Replaces the receivers. A receiver that stays keeps its queue. A receiver that is removed still gets the events that wait
-    /// for it.
+    /// Replaces the receivers. A receiver that stays keeps its queue. A receiver that is removed still gets the events
+    /// that wait for it.
     pub fn set_receivers(&self, wanted: &[Notification]) {
         let mut receivers = self.inner.receivers.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *receivers);

@@ -1,5 +1,5 @@
-//! Brings the bytes of one digest into the store: by clone or hard link if tree and store share a file system, otherwise by
-//! copy. In each case the bytes are read and compared with their digest before anybody can pull them.
+//! Brings the bytes of one digest into the store: by clone or hard link if tree and store share a file system,
+//! otherwise by copy. In each case the bytes are read and compared with their digest before anybody can pull them.
 
 use std::fs::File;
 use std::io::Read;

@@ -31,7 +31,8 @@ pub enum Brought {
     Copied,
 }
 
-/// A line of `POST /api/registry/import`. The last line is `finished` or `failed`; without either, the answer was cut off.
+/// A line of `POST /api/registry/import`. The last line is `finished` or `failed`; without either, the answer was cut
+/// off.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ImportLine {

@@ -1,13 +1,13 @@
-//! Imports the directory tree of Docker's registry: first its blobs, by clone or hard link if the file system allows that, each
-//! read and compared with its digest; then its manifests; then its tags.
+//! Imports the directory tree of Docker's registry: first its blobs, by clone or hard link if the file system allows
+//! that, each read and compared with its digest; then its manifests; then its tags.
 //!
 //! ```text
 //! tree ─► plan ─► each repository: blobs ─► images ─► indexes ─► tags          `lines` report the progress
 //! ```
 //!
-//! Invariants: the tree is only read. A tag comes last, so no tag leads to missing content. Content that the store has is not
-//! copied again, so an interrupted import continues where it was. Content that cannot be imported is reported and left out. A
-//! tag that points to something else here stays. Everything blocks: not for the event loop.
+//! Invariants: the tree is only read. A tag comes last, so no tag leads to missing content. Content that the store has
+//! is not copied again, so an interrupted import continues where it was. Content that cannot be imported is reported
+//! and left out. A tag that points to something else here stays. Everything blocks: not for the event loop.
 
 mod content;
 mod lines;
@@ -141,7 +141,8 @@ impl Import<'_> {
         self.say(ImportLine::Repository { name: repository.to_string(), manifests, tags })
     }
 
-    /// Brings the bytes like those of a blob, then parses them. None if they are not a usable manifest, which was reported.
+    /// Brings the bytes like those of a blob, then parses them. None if they are not a usable manifest, which was
+    /// reported.
     fn read_manifest(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Found>, ImportError> {
         let what = format!("{repository}@{digest}");
         let _hold = self.store.hold(digest)?;
@@ -168,8 +169,8 @@ impl Import<'_> {
         Ok(Some(Found { manifest, info }))
     }
 
-    /// Adds a manifest with its tags. An image must be complete. An index may lack platforms, as it does in the tree, since the
-    /// others can be pulled.
+    /// Adds a manifest with its tags. An image must be complete. An index may lack platforms, as it does in the tree,
+    /// since the others can be pulled.
     fn manifest(&mut self, repository: &RepositoryName, found: &Found, tags: Vec<Tag>) -> Result<(), ImportError> {
         let digest = found.manifest.digest;
         let is_index = found.is_index();

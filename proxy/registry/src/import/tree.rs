@@ -8,8 +8,8 @@
 //!   repositories/<name>/_manifests/tags/<tag>/current/link              what a tag points to
 //! ```
 //!
-//! The file of a link contains the digest that it leads to. Names and digests are parsed; a folder whose name does not parse
-//! is not Docker's and is left out.
+//! The file of a link contains the digest that it leads to. Names and digests are parsed; a folder whose name does not
+//! parse is not Docker's and is left out.
 
 use std::fs::{self, DirEntry};
 use std::io::{self, Read};

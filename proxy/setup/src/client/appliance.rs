@@ -1,5 +1,5 @@
-//! Finds the appliance, by mDNS or by its name, asks it for its facts and its certificate, and compares the certificate with
-//! the expected fingerprint.
+//! Finds the appliance, by mDNS or by its name, asks it for its facts and its certificate, and compares the certificate
+//! with the expected fingerprint.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -82,8 +82,8 @@ impl Appliance {
     }
 }
 
-/// A name that this machine resolves is written into files as it is. A name that only mDNS knows becomes an address, since
-/// not every program asks mDNS.
+/// A name that this machine resolves is written into files as it is. A name that only mDNS knows becomes an address,
+/// since not every program asks mDNS.
 fn by_name(named: &str) -> Result<(String, SocketAddr), ApplianceError> {
     let host = RegistryHost::parse(named, PROXY_PORT).map_err(|_| ApplianceError::Name(named.to_owned()))?;
     let name = host.name().trim_matches(['[', ']']).to_owned();

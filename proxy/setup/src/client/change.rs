@@ -1,5 +1,5 @@
-//! The changes of one run of set-up, and the way back to the state before that run: no set-up at all, or an earlier set-up
-//! with its journal.
+//! The changes of one run of set-up, and the way back to the state before that run: no set-up at all, or an earlier
+//! set-up with its journal.
 //!
 //! Undo goes further back, to the state before the first set-up; it is in `execute`, which uses this file.
 
@@ -88,8 +88,8 @@ impl Change {
         noted.map(|()| problems).map_err(|error| error.to_string())
     }
 
-    /// The commands of an earlier set-up put it into force again. A set-up that has no files (Kind) consists of its commands,
-    /// so this run's commands are undone first.
+    /// The commands of an earlier set-up put it into force again. A set-up that has no files (Kind) consists of its
+    /// commands, so this run's commands are undone first.
     fn commands_back(&self) -> Vec<Command> {
         let undone = &self.journal.undo_commands;
         match &self.earlier {

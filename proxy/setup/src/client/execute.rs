@@ -1,8 +1,8 @@
-//! Carries out a plan, and undoes it: journal, files, commands; the reverse order for undo. `change` is the way back from a
-//! run that fails.
+//! Carries out a plan, and undoes it: journal, files, commands; the reverse order for undo. `change` is the way back
+//! from a run that fails.
 //!
-//! Both can be interrupted at any point and run again. Each file is compared with the journal before it is touched. A file
-//! whose content is neither the earlier one nor ours was changed by somebody since, and is left alone.
+//! Both can be interrupted at any point and run again. Each file is compared with the journal before it is touched. A
+//! file whose content is neither the earlier one nor ours was changed by somebody since, and is left alone.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,8 @@ pub enum ExecuteError {
 }
 
 /// Carries out `plan` and fills `journal`. `others` are the journals of other runtimes, `previous` is the journal of an
-/// earlier run for this runtime. Returns None if everything was in place already. A run that fails half-way is taken back.
+/// earlier run for this runtime. Returns None if everything was in place already. A run that fails half-way is taken
+/// back.
 pub fn apply(
     host: &Host,
     plan: &Plan,
@@ -82,8 +83,8 @@ pub fn apply(
     }
 }
 
-/// Restores the files of the journal, runs its commands for undo, and removes the journal. Returns how many steps failed or
-/// left something alone.
+/// Restores the files of the journal, runs its commands for undo, and removes the journal. Returns how many steps
+/// failed or left something alone.
 pub fn undo(
     host: &Host,
     journal: &Journal,
@@ -189,7 +190,8 @@ fn write(path: &Path, file: &NewFile, entry: &Entry) -> io::Result<()> {
     }
 }
 
-/// The folders that are made for these files: in this run, in the earlier one, or for another runtime that shares the file.
+/// The folders that are made for these files: in this run, in the earlier one, or for another runtime that shares the
+/// file.
 fn made_folders(host: &Host, plan: &Plan, previous: Option<&Journal>, others: &[Journal]) -> Vec<String> {
     let mut made = previous.map(|journal| journal.made_folders.clone()).unwrap_or_default();
     for file in &plan.files {

@@ -1,4 +1,5 @@
-//! The files of this machine, below a root that is `/` except in tests. Plans read them; journals and changes restore them.
+//! The files of this machine, below a root that is `/` except in tests. Plans read them; journals and changes restore
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -1,5 +1,5 @@
-//! The record of what was changed on this machine and what was there before: one file for each runtime, written before the
-//! first change.
+//! The record of what was changed on this machine and what was there before: one file for each runtime, written before
+//! the first change.
 //!
 //! ```text
 //! /var/lib/entrepot-client/docker.json      mode 0600: configuration files may hold passwords

@@ -9,11 +9,13 @@
 //! status   status      the journal against the files as they are
 //! ```
 //!
-//! Arrows inside: `runtimes` → `scripts` → `texts` → `target`; `execute` → `change` → `journal`, `steps` → `plan` → `host`.
+//! Arrows inside: `runtimes` → `scripts` → `texts` → `target`; `execute` → `change` → `journal`, `steps` → `plan` →
+//! `host`.
 //!
-//! Invariants: a file that somebody else wrote is never replaced (the plan is refused instead, in one line). Everything that
-//! changes is in the journal before it changes, with its earlier content, so that undo restores it byte for byte, even after
-//! an interrupted run. Nothing is written before the appliance's certificate has the fingerprint that was asked for.
+//! Invariants: a file that somebody else wrote is never replaced (the plan is refused instead, in one line). Everything
+//! that changes is in the journal before it changes, with its earlier content, so that undo restores it byte for byte,
+//! even after an interrupted run. Nothing is written before the appliance's certificate has the fingerprint that was
+//! asked for.
 
 pub mod appliance;
 pub mod change;

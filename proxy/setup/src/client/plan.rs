@@ -25,7 +25,8 @@ pub struct NewFile {
     pub path: String,
     /// The whole content, with what is kept of the present file.
     pub content: Vec<u8>,
-    /// True if the content was made from the present file. Otherwise a present file is somebody else's, and the plan fails.
+    /// True if the content was made from the present file. Otherwise a present file is somebody else's, and the plan
+    /// fails.
     pub(super) extends: bool,
 }
 

@@ -1,9 +1,9 @@
 //! The scripts for hosts without this program: `curl -fsS http://APPLIANCE:3128/setup/docker | sudo sh`.
 //!
-//! POSIX sh, put together from the files in `scripts/`: the shared part, the runtime's own part, then the set-up itself. Its
-//! last line is the only one that runs anything, so a download that is cut short does nothing. The scripts write the same
-//! files as `entrepot client setup`, from the same functions (`texts`). `pages` serves them, and `runtimes::kind` runs one
-//! inside each node. `/setup/systemd` is older and stays word for word (`pages/script.rs`).
+//! POSIX sh, put together from the files in `scripts/`: the shared part, the runtime's own part, then the set-up
+//! itself. Its last line is the only one that runs anything, so a download that is cut short does nothing. The scripts
+//! write the same files as `entrepot client setup`, from the same functions (`texts`). `pages` serves them, and
+//! `runtimes::kind` runs one inside each node. `/setup/systemd` is older and stays word for word (`pages/script.rs`).
 
 use super::target::{Mirror, Target};
 use super::texts::{self, MIRRORED};

@@ -36,8 +36,8 @@ impl Target {
         self.and_itself("localhost,127.0.0.0/8,::1")
     }
 
-    /// These hosts and the appliance's own. A name under `.local` is left out: under that name the proxy itself answers for
-    /// the registry, whichever ports the registry has.
+    /// These hosts and the appliance's own. A name under `.local` is left out: under that name the proxy itself answers
+    /// for the registry, whichever ports the registry has.
     pub(crate) fn and_itself(&self, hosts: &str) -> String {
         if is_local_name(&self.host) { hosts.to_owned() } else { format!("{hosts},{}", self.host) }
     }

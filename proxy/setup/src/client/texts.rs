@@ -1,5 +1,5 @@
-//! The texts of the files, each in one place. `runtimes` writes them, and so do the shell scripts (`scripts`) and the pages
-//! with ready files (`pages::mirror`).
+//! The texts of the files, each in one place. `runtimes` writes them, and so do the shell scripts (`scripts`) and the
+//! pages with ready files (`pages::mirror`).
 
 use serde_json::json;
 
@@ -77,8 +77,8 @@ pub(crate) fn registry_tables(mirror: &Mirror, registries: &[String]) -> String 
     text
 }
 
-/// k3s's `registries.yaml`: the mirror for every registry. Docker Hub is named too because k3s has a default of its own for
-/// it.
+/// k3s's `registries.yaml`: the mirror for every registry. Docker Hub is named too because k3s has a default of its own
+/// for it.
 pub(crate) fn registries_yaml(mirror: &Mirror) -> String {
     let entry = |name: &str| format!("  {name}:\n    endpoint:\n      - \"{}\"\n", mirror.url());
     format!("mirrors:\n{}{}", entry("\"*\""), entry("docker.io"))

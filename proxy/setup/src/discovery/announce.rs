@@ -1,7 +1,7 @@
 //! Announces this server: a host name with the addresses of every interface, and two services.
 //!
-//! The crate mdns-sd speaks the protocol in a thread of its own: probes, answers, new addresses, goodbyes. The thread here
-//! starts it, reads its events, and starts it again if it ends. A failure of either does not touch the proxy.
+//! The crate mdns-sd speaks the protocol in a thread of its own: probes, answers, new addresses, goodbyes. The thread
+//! here starts it, reads its events, and starts it again if it ends. A failure of either does not touch the proxy.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -78,7 +78,8 @@ impl Announcer {
         Ok(Self { shared, thread })
     }
 
-    /// Sends goodbyes, so that others forget the name at once, and ends. Blocks for up to two seconds: not for the event loop.
+    /// Sends goodbyes, so that others forget the name at once, and ends. Blocks for up to two seconds: not for the
+    /// event loop.
     pub fn stop(self) {
         let daemon = {
             let mut state = self.shared.lock();

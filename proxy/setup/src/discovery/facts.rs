@@ -1,4 +1,5 @@
-//! The facts that an appliance gives about itself, as a TXT record and as JSON at `/setup/appliance`: the one list of keys.
+//! The facts that an appliance gives about itself, as a TXT record and as JSON at `/setup/appliance`: the one list of
+//! keys.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! The name and the addresses of this machine, for the pages and the greeting. `announce` and the composition root keep them
-//! up to date; reading them takes no system call.
+//! The name and the addresses of this machine, for the pages and the greeting. `announce` and the composition root keep
+//! them up to date; reading them takes no system call.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,8 +36,8 @@ impl Identity {
         self.lock().addresses.clone()
     }
 
-    /// Reads the addresses of this machine again. `named` are the interfaces of the configuration; if empty, all of the local
-    /// network. Blocks (a netlink dump): not for the event loop.
+    /// Reads the addresses of this machine again. `named` are the interfaces of the configuration; if empty, all of the
+    /// local network. Blocks (a netlink dump): not for the event loop.
     pub fn refresh(&self, named: &[String]) {
         let addresses = lan_addresses(named);
         self.lock().addresses = addresses;

@@ -9,8 +9,8 @@
 //!
 //! `facts` has the list of keys that describe an appliance; `identity` has the name and addresses of this machine.
 //!
-//! Invariants: serving never depends on this module: a failure is logged and tried again. Questions that passed a router are
-//! not answered ([`entrepot_kernel::link_only`]).
+//! Invariants: serving never depends on this module: a failure is logged and tried again. Questions that passed a
+//! router are not answered ([`entrepot_kernel::link_only`]).
 
 pub mod announce;
 pub mod browse;

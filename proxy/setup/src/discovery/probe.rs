@@ -1,6 +1,7 @@
 //! Asks an appliance for its facts and its CA certificate.
 //!
-//! Both come by plain HTTP from the proxy's port, so callers trust the certificate only if it has the expected fingerprint.
+//! Both come by plain HTTP from the proxy's port, so callers trust the certificate only if it has the expected
+//! fingerprint.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,8 +47,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const PAGE_MAX_BYTES: usize = 256 * 1024;
 
 impl CaCertificate {
-    /// The first certificate of a PEM text, encoded again. The fingerprint covers nothing else in the text, and an attacker on
-    /// the network may have added more.
+    /// The first certificate of a PEM text, encoded again. The fingerprint covers nothing else in the text, and an
+    /// attacker on the network may have added more.
     fn first_of(text: &str) -> Option<Self> {
         let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
         let sha256 = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,6 +1,6 @@
-//! Ready files for clients that use mirrors instead of interception: containerd, k3s, Docker, Podman and CRI-O. Pure: the
-//! address of the mirror goes in, the text of a file comes out. Every client asks the registry itself if the mirror does not
-//! answer.
+//! Ready files for clients that use mirrors instead of interception: containerd, k3s, Docker, Podman and CRI-O. Pure:
+//! the address of the mirror goes in, the text of a file comes out. Every client asks the registry itself if the mirror
+//! does not answer.
 
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 
@@ -10,8 +10,8 @@ use crate::client::texts;
 /// The name of Docker Hub in images, and the hosts that mean it.
 const DOCKER_HUB: (&str, [&str; 3]) = ("docker.io", ["docker.io", "registry-1.docker.io", "index.docker.io"]);
 
-/// containerd's `hosts.toml` for one registry, or for all registries (the folder `_default`) if `registry` is None. Docker
-/// Engine with the containerd image store reads the same file.
+/// containerd's `hosts.toml` for one registry, or for all registries (the folder `_default`) if `registry` is None.
+/// Docker Engine with the containerd image store reads the same file.
 pub(super) fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
     let (folder, server) = match registry.map(known_as) {
         None => ("_default".to_owned(), String::new()),
@@ -39,8 +39,8 @@ pub(super) fn docker(mirror: &Mirror) -> String {
     texts::daemon_json(mirror)
 }
 
-/// A file of `/etc/containers/registries.conf.d`, for Podman, Buildah, Skopeo and CRI-O. Each of these registries has its
-/// images below its own name at the mirror.
+/// A file of `/etc/containers/registries.conf.d`, for Podman, Buildah, Skopeo and CRI-O. Each of these registries has
+/// its images below its own name at the mirror.
 pub(super) fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
     let mut names: Vec<String> = registries.iter().map(known_as).collect();
     names.sort();

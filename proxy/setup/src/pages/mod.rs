@@ -1,11 +1,11 @@
 //! The local pages of the proxy's port, for health probes, clients to be set up, and people. `/`, `/ca.crt` and
 //! `/setup/systemd` are the same as in docker-registry-proxy.
 //!
-//! A pure function from the head of a request to an answer. The proxy's door calls it for requests in origin form before
-//! anything else. Of the client's text only a parsed [`RegistryHost`] reaches a page.
+//! A pure function from the head of a request to an answer. The proxy's door calls it for requests in origin form
+//! before anything else. Of the client's text only a parsed [`RegistryHost`] reaches a page.
 //!
-//! `landing` is the page for people, `console` the text for the appliance's screen, `mirror_pages` and `mirror` the ready
-//! files, `script` the text of `/setup/systemd`. The other scripts are in `client::scripts`.
+//! `landing` is the page for people, `console` the text for the appliance's screen, `mirror_pages` and `mirror` the
+//! ready files, `script` the text of `/setup/systemd`. The other scripts are in `client::scripts`.
 
 pub mod console;
 mod landing;
@@ -167,8 +167,8 @@ fn set_up(script: Script, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     }
 }
 
-/// This appliance under the host name and port of the client's request: a port may be mapped on the way. If the request came
-/// to the registry's port, the proxy's own port is used.
+/// This appliance under the host name and port of the client's request: a port may be mapped on the way. If the request
+/// came to the registry's port, the proxy's own port is used.
 fn target(host: &RegistryHost, ca: &CaPage) -> Target {
     let facts = &ca.facts;
     let of_registry = [facts.registry_http_port, facts.registry_https_port].contains(&Some(host.port()));

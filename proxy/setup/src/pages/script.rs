@@ -1,21 +1,22 @@
 //! The shell script of `/setup/systemd`.
 //!
-//! Contract, kept from docker-registry-proxy: users pipe the script through `sed s/docker\.service/containerd\.service/g` (the
-//! shell removes the backslash, so the dot matches any character) and `sed '/Environment/ s/$/ "NO_PROXY=…"/'` into bash.
-//! Therefore exactly one line has the word "Environment", that line ends in `"`, and the name of the unit stands only where it
-//! is meant. The tests in `script_runs` run the script through both.
+//! Contract, kept from docker-registry-proxy: users pipe the script through `sed
+//! s/docker\.service/containerd\.service/g` (the shell removes the backslash, so the dot matches any character) and
+//! `sed '/Environment/ s/$/ "NO_PROXY=…"/'` into bash. Therefore exactly one line has the word "Environment", that line
+//! ends in `"`, and the name of the unit stands only where it is meant. The tests in `script_runs` run the script
+//! through both.
 
 use entrepot_core::host::RegistryHost;
 
 /// The script for a client that reaches this proxy as `host`. It pins the CA's fingerprint (lower-case hex).
 pub(super) fn systemd(host: &RegistryHost, fingerprint: &str) -> String {
-    // Both texts stand in double quotes: a RegistryHost has only letters, digits and `.-_:[]`, a fingerprint hex digits.
-    // No host has port 0, so the text always has the port.
+    // Both texts stand in double quotes: a RegistryHost has only letters, digits and `.-_:[]`, a fingerprint hex
+    // digits. No host has port 0, so the text always has the port.
     TEMPLATE.replace("@PROXY@", &host.authority(0)).replace("@FINGERPRINT@", fingerprint)
 }
 
-/// Everything is in a function, so that a download that is cut short runs nothing. `main` has its own standard input, so that
-/// no command reads the rest of a script that is piped into the shell.
+/// Everything is in a function, so that a download that is cut short runs nothing. `main` has its own standard input,
+/// so that no command reads the rest of a script that is piped into the shell.
 ///
 /// If the CA cannot be trusted, the drop-in is removed again: without trust every pull would fail.
 const TEMPLATE: &str = r##"#!/bin/sh

@@ -1,5 +1,6 @@
-//! Runs the served script: through the two `sed` lines of Kind's recipe, word for word, into bash. The script runs in a mount
-//! namespace with an empty `/etc` and `/usr/share`; `curl`, `systemctl` and the trust tools are replaced by recorders.
+//! Runs the served script: through the two `sed` lines of Kind's recipe, word for word, into bash. The script runs in a
+//! mount namespace with an empty `/etc` and `/usr/share`; `curl`, `systemctl` and the trust tools are replaced by
+//! recorders.
 //!
 //! The tests need root or user namespaces. Without either they fail and say so; they never pass without having run.
 
@@ -199,7 +200,8 @@ fn a_machine_without_systemd_is_left_alone() {
     assert!(machine.calls().is_empty());
 }
 
-/// The drop-in must not stay after a failure: after a restart, Docker would pull through a proxy that it does not trust.
+/// The drop-in must not stay after a failure: after a restart, Docker would pull through a proxy that it does not
+/// trust.
 #[test]
 fn without_trust_nothing_is_configured() {
     let wrong = "00".repeat(32);

@@ -1,5 +1,5 @@
-//! Adds to a configuration file that has no drop-ins, and keeps every byte of the present text. The result is parsed again:
-//! if it does not mean the present text plus the addition, it is not used.
+//! Adds to a configuration file that has no drop-ins, and keeps every byte of the present text. The result is parsed
+//! again: if it does not mean the present text plus the addition, it is not used.
 
 /// `text` with more TOML at its end; None if `text` is not TOML or the addition would change its meaning.
 pub(super) fn toml(text: &str, addition: &str) -> Option<String> {

@@ -1,5 +1,5 @@
-//! The set-up of each runtime: pure functions from the machine's files and the appliance to a [`Plan`]. The texts of the
-//! files are in `texts`.
+//! The set-up of each runtime: pure functions from the machine's files and the appliance to a [`Plan`]. The texts of
+//! the files are in `texts`.
 
 mod additions;
 mod buildkit;
@@ -20,7 +20,8 @@ use super::texts::MIRRORED;
 use super::{Mode, Runtime, trust};
 use service::Service;
 
-/// The plan, or the reason why there is none. `kind_nodes` are the names of the containers of this machine's Kind clusters.
+/// The plan, or the reason why there is none. `kind_nodes` are the names of the containers of this machine's Kind
+/// clusters.
 pub fn plan(
     runtime: Runtime,
     mode: Mode,

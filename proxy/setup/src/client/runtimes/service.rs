@@ -58,8 +58,8 @@ impl Service {
         Ok(())
     }
 
-    /// Restarts the service if it runs, so that it reads its environment and the trust store again. systemd reloads its units
-    /// in every mode, because the drop-in of another mode may have been removed.
+    /// Restarts the service if it runs, so that it reads its environment and the trust store again. systemd reloads its
+    /// units in every mode, because the drop-in of another mode may have been removed.
     pub(super) fn restart(&self, host: &Host, plan: &mut Plan) {
         if !host.runs_systemd() {
             plan.notes.push(format!("systemd does not run here: restart {} yourself", self.unit));
