@@ -10,7 +10,7 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
-use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
@@ -35,7 +35,8 @@ pub(super) struct Programs {
 impl Programs {
     /// Loads the object, without attaching anything.
     pub(super) fn load() -> Result<Self, RedirectError> {
-        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| load_error("object", &error))?;
+        let mut ebpf =
+            Ebpf::load(OBJECT).map_err(|error| RedirectError::Load { program: "object", reason: chain(&error) })?;
         Ok(Self {
             settings: taken(&mut ebpf, "SETTINGS")?,
             healthy_until: taken(&mut ebpf, "HEALTHY_UNTIL")?,
@@ -133,10 +134,6 @@ fn taken<M: TryFrom<Map, Error = aya::maps::MapError>>(
 
 fn map_error(map: &'static str, error: &aya::maps::MapError) -> RedirectError {
     RedirectError::Map { map, reason: chain(error) }
-}
-
-fn load_error(program: &'static str, error: &EbpfError) -> RedirectError {
-    RedirectError::Load { program, reason: chain(error) }
 }
 
 /// An error with all its sources: aya names the system call, and its source has the reason.

@@ -79,7 +79,12 @@ impl fmt::Display for Report {
         writeln!(formatter, "state      {state}")?;
         writeln!(formatter, "since      {}", httpdate::fmt_http_date(since(self.since_unix_seconds)))?;
         writeln!(formatter, "attached   {}", joined(&self.attached))?;
-        writeln!(formatter, "door       {} (answering: {})", self.door, or_none(joined(&answering)))?;
+        writeln!(
+            formatter,
+            "door       {} (answering: {})",
+            self.door,
+            if answering.is_empty() { "none".to_owned() } else { joined(&answering) }
+        )?;
         writeln!(formatter, "ports      {}", joined(&ports))?;
         for counted in self.counters.iter().filter(|counted| counted.count > 0) {
             writeln!(formatter, "{:<24} {}", counted.outcome, counted.count)?;
@@ -97,10 +102,6 @@ impl fmt::Display for Report {
 
 fn since(unix_seconds: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix_seconds)
-}
-
-fn or_none(text: String) -> String {
-    if text.is_empty() { "none".to_owned() } else { text }
 }
 
 #[derive(Debug)]

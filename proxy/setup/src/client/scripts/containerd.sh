@@ -11,7 +11,7 @@ place_proxy() {
 @DROP_IN@EOF
 }
 
-# The folder that containerd looks for hosts.toml in.
+# Finds the folder in which containerd looks for hosts.toml.
 check_mirror() {
     [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     folder=/etc/containerd/certs.d

@@ -1,4 +1,4 @@
-# No daemon, nothing to restart.
+# There is no daemon, so nothing is restarted.
 find_unit() {
     unit=
     [ -d /etc/containers ] || fail 78 "podman is not installed here: no /etc/containers"
