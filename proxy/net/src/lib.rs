@@ -8,6 +8,7 @@
 //! Nothing here knows registries, the cache or the store.
 
 pub mod admin_socket;
+pub mod connection;
 pub mod drain;
 pub mod html;
 pub mod http;

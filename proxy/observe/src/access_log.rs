@@ -24,7 +24,7 @@ pub enum AccessLogError {
     File {
         /// As configured.
         path: PathBuf,
-        /// What the system said.
+        /// The system's answer.
         source: io::Error,
     },
     /// Standard output, or the thread.

@@ -15,6 +15,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::human;
+use super::request_id::RequestId;
 
 /// Everything that the log says about one request.
 pub struct AccessRecord {
@@ -26,7 +27,7 @@ pub struct AccessRecord {
     pub method: String,
     /// Path and query.
     pub uri: String,
-    /// What kind of request it was.
+    /// The kind of request.
     pub request_type: RequestType,
     /// The status answered; 499 where the client left before.
     pub status: u16,
@@ -40,14 +41,16 @@ pub struct AccessRecord {
     pub proxy_host: String,
     /// The address that was asked, empty where none was.
     pub upstream: String,
-    /// Who asked.
+    /// The client's address.
     pub client: IpAddr,
     /// The content served, where it has a digest.
     pub digest: Option<Digest>,
     /// From the arrival to the last byte.
     pub duration: Duration,
-    /// Why the cache was bypassed or the request refused.
-    pub reason: Option<&'static str>,
+    /// Why the answer is what it is, in the word of the decision that explains it most.
+    pub reason: &'static str,
+    /// Joins this line with the events about the request.
+    pub request_id: RequestId,
 }
 
 /// Longer values are cut: a line of the log, and so its queue, has a bound.
@@ -76,6 +79,7 @@ struct JsonLine<'a> {
     digest: String,
     duration: String,
     reason: &'static str,
+    request_id: String,
 }
 
 impl AccessRecord {
@@ -97,7 +101,8 @@ impl AccessRecord {
             client: self.client.to_canonical().to_string(),
             digest: self.digest.map(|digest| digest.to_string()).unwrap_or_default(),
             duration: seconds(self.duration),
-            reason: self.reason.unwrap_or_default(),
+            reason: self.reason,
+            request_id: self.request_id.to_string(),
         };
         // A struct of strings cannot fail to serialise; an empty line would be the honest remainder if it did.
         let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
@@ -113,7 +118,7 @@ impl AccessRecord {
             word => word,
         };
         let line = format!(
-            "{} {} {:11} {} {} {}{} {} {}s{}{}",
+            "{} {} {:11} {} {} {}{} {} {}s {} {}",
             self.time(TIME_TEXT),
             self.client.to_canonical(),
             status,
@@ -123,8 +128,8 @@ impl AccessRecord {
             cut(&uri, URI_MAX_BYTES),
             human::size(self.bytes_sent),
             seconds(self.duration),
-            if self.reason.is_some() { " " } else { "" },
-            self.reason.unwrap_or_default(),
+            self.reason,
+            self.request_id,
         );
         // Nothing a client wrote may start a line of its own or steer a terminal.
         let mut printable = line.replace(char::is_control, "?");
@@ -198,7 +203,8 @@ pub(super) mod tests {
             client: "::ffff:10.0.0.7".parse().expect("an address"),
             digest: Some(Digest::of(Algorithm::Sha256, b"")),
             duration: Duration::from_millis(12),
-            reason: None,
+            reason: "stored",
+            request_id: RequestId::fixed(0xab),
         }
     }
 
@@ -212,7 +218,7 @@ pub(super) mod tests {
             r#""bytes_sent":"1536","upstream_response_time":"","host":"ghcr.io","proxy_host":"","upstream":"","#,
             r#""client":"10.0.0.7","#,
             r#""digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","#,
-            r#""duration":"0.012","reason":""}"#,
+            r#""duration":"0.012","reason":"stored","request_id":"00000000000000ab"}"#,
             "\n"
         );
         assert_eq!(text, expected);
@@ -225,7 +231,7 @@ pub(super) mod tests {
             upstream_response_time: Some(Duration::from_micros(1_234_567)),
             proxy_host: "quay.io".into(),
             upstream: "192.0.2.1:443".into(),
-            reason: Some("disk_full"),
+            reason: "disk_full",
             digest: None,
             ..record()
         };
@@ -248,7 +254,7 @@ pub(super) mod tests {
         assert_eq!(
             text,
             "2026-11-21T09:11:43Z 10.0.0.7 HIT         200 GET ghcr.io/v2/a/b/blobs/x?ns=ghcr.io&access_token=*** \
-             1.5 KiB 0.012s\n"
+             1.5 KiB 0.012s stored 00000000000000ab\n"
         );
         let hostile = AccessRecord { method: "GET\nHIT\x1b[2J".into(), ..record() };
         let text = String::from_utf8(hostile.text_line()).expect("UTF-8");

@@ -1,6 +1,6 @@
 //! Events: what happened besides requests, by `tracing`, on stderr so that stdout stays the access log.
 //!
-//! They leave through a [`Sink`] like the access log: a stuck stderr blocks nobody. A bare level is about this
+//! They leave through a [`Sink`] like the access log: a stuck stderr blocks no caller. A bare level is about this
 //! program; the libraries below it stay at `warn`, because their trace levels were not written with secrets in mind.
 
 use std::env;
@@ -42,7 +42,7 @@ pub enum EventsError {
     Gone,
 }
 
-/// Who reads standard error.
+/// The reader of standard error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     /// A person.
@@ -253,7 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let emit = |_: &FilterHandle| tracing::warn!("disk is full");
         let text = events_for(Reader::Journal, &folder.path().join("text"), "info", LogFormat::Text, emit);
-        assert_eq!(text, "<4>crate::events::tests: disk is full\n");
+        assert_eq!(text, "<4>entrepot_observe::events::tests: disk is full\n");
         let json = events_for(Reader::Journal, &folder.path().join("json"), "info", LogFormat::Json, emit);
         let event: serde_json::Value = serde_json::from_str(json.strip_prefix("<4>").expect("a level")).expect("JSON");
         assert_eq!((event.get("timestamp"), &event["message"]), (None, &"disk is full".into()));

@@ -53,7 +53,7 @@ labels! {
         Admin = "admin",
     }
 
-    /// What upstream was asked.
+    /// The kind of request that upstream was sent.
     UpstreamMethod {
         /// GET.
         Get = "get",
@@ -67,7 +67,7 @@ labels! {
         Other = "other",
     }
 
-    /// What came of asking upstream.
+    /// The outcome of a request to upstream.
     UpstreamOutcome {
         /// 1xx to 3xx.
         Ok = "ok",
@@ -135,7 +135,7 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
-        /// What it said is neither HTTP nor TLS.
+        /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
     }
 
@@ -169,6 +169,212 @@ labels! {
         PushOff = "push_off",
     }
 
+    /// A door's treatment of the host that a request is for.
+    Interception {
+        /// A listed registry: answered by the pipeline.
+        Intercepted = "intercepted",
+        /// A listed registry that was named to our own registry's door.
+        Mirrored = "mirrored",
+        /// Our own registry.
+        OwnRegistry = "own_registry",
+        /// A host that is not listed, in plain HTTP: passed on as it is.
+        PassedOn = "passed_on",
+        /// A CONNECT that is granted. What comes through it is logged itself.
+        Granted = "granted",
+        /// A page of this proxy.
+        LocalPage = "local_page",
+    }
+
+    /// The route that a method and a path have.
+    RequestRoute {
+        /// `GET /v2/`.
+        Ping = "ping",
+        /// `/v2/_catalog`.
+        Catalog = "catalog",
+        /// A manifest by tag.
+        ManifestByTag = "manifest_by_tag",
+        /// A manifest by digest.
+        ManifestByDigest = "manifest_by_digest",
+        /// A blob.
+        Blob = "blob",
+        /// An upload session, or the request that begins one.
+        Upload = "upload",
+        /// The list of a repository's tags.
+        Tags = "tags",
+        /// The list of a manifest's referrers.
+        Referrers = "referrers",
+        /// An extension below `/v2/`.
+        Extension = "extension",
+        /// A token.
+        Token = "token",
+        /// Content that a configured pattern caches.
+        Artefact = "artefact",
+        /// A page of our registry.
+        Page = "page",
+        /// Anything else on a registry's host.
+        Other = "other",
+    }
+
+    /// The owner of the credential that upstream is asked with.
+    CredentialKind {
+        /// The client sent no login, and no account stands in.
+        Anonymous = "anonymous",
+        /// The client's own.
+        Client = "client_credential",
+        /// The administrator's account, or the login behind a token of ours.
+        Account = "account",
+    }
+
+    /// The proof of whether the client may have stored content.
+    Proof {
+        /// Upstream served the repository to this credential lately.
+        Verdict = "verdict",
+        /// Upstream served it to an anonymous client lately.
+        PublicVerdict = "public_verdict",
+        /// Upstream served it to the administrator's account lately, which is shared.
+        AccountVerdict = "account_verdict",
+        /// Upstream said so to this request.
+        Upstream = "upstream_allowed",
+        /// Upstream once served it to an anonymous client; it cannot be asked now.
+        PublicMark = "was_public",
+        /// Upstream refused this request.
+        Denied = "denied",
+        /// Upstream could not be asked, and nothing is remembered.
+        Unknown = "unknown_right",
+    }
+
+    /// The outcome of asking which digest a tag has.
+    TagCheck {
+        /// The last answer is young enough.
+        Fresh = "tag_fresh",
+        /// Upstream confirmed the digest that is known.
+        Unchanged = "tag_unchanged",
+        /// Upstream told another digest than the one that is known.
+        Changed = "tag_changed",
+        /// Upstream told a digest, and none was known.
+        New = "tag_new",
+        /// Upstream told no digest; the manifest itself has to tell it.
+        Untold = "tag_untold",
+        /// Upstream could not say.
+        Unanswered = "tag_unanswered",
+        /// Upstream blocks this client; it gives the repository to anonymous ones.
+        Blocked = "tag_blocked",
+        /// Upstream said a moment ago that there is none.
+        KnownMissing = "tag_known_missing",
+    }
+
+    /// The origin of an answer's content.
+    Served {
+        /// The store, without asking upstream.
+        Hit = "stored",
+        /// The store; upstream has confirmed it for this request.
+        Revalidated = "upstream_confirmed",
+        /// The store, because upstream cannot say.
+        Stale = "stale",
+        /// A fetch that this request leads.
+        Led = "led_fetch",
+        /// A fetch that another request leads.
+        Joined = "joined_fetch",
+        /// A fetch because what was known of the tag was over.
+        Refetched = "refetched",
+        /// Upstream's answer to HEAD.
+        Head = "upstream_head",
+    }
+
+    /// Why a request is refused or cannot be answered.
+    Refused {
+        /// No path that a registry has.
+        Grammar = "grammar",
+        /// The route has no such method.
+        Method = "method",
+        /// The request has been here before.
+        Loop = "loop",
+        /// Host and connection disagree.
+        Misdirected = "misdirected",
+        /// The configuration does not allow it.
+        Policy = "policy",
+        /// The address is loopback, link-local or our own.
+        Address = "address",
+        /// The target of a request through the proxy is not one.
+        Target = "target",
+        /// Pushes through the proxy are off.
+        PushOff = "push_off",
+        /// A mirror takes no such request.
+        Mirror = "mirror",
+        /// A token of ours is over.
+        TokenIsOver = "token_is_over",
+        /// A token is not given for this.
+        TokenRefused = "token_refused",
+        /// More scopes than a token is given for.
+        Scopes = "scopes",
+        /// No grant that is known.
+        GrantType = "grant_type",
+        /// The form is broken or too long.
+        Form = "form",
+        /// The form was not sent by a page of ours.
+        ForgedForm = "forged_form",
+        /// The page does not go by this host.
+        Host = "host",
+        /// There is no such page, or nothing at this path.
+        NotHere = "not_here",
+        /// Another change was faster.
+        Moved = "moved",
+        /// A login is needed.
+        Unauthenticated = "unauthenticated",
+        /// The login is wrong.
+        WrongLogin = "wrong_login",
+        /// The token is for something else.
+        InsufficientScope = "insufficient_scope",
+        /// The client has no right to it.
+        Denied = "denied",
+        /// The registry is read only.
+        ReadOnly = "read_only",
+        /// The tag may not be moved.
+        ImmutableTag = "immutable_tag",
+        /// The repository's quota.
+        RepositoryQuota = "repository_quota",
+        /// The registry's quota.
+        RegistryQuota = "registry_quota",
+        /// Too many logins are being checked.
+        Logins = "logins",
+        /// Our own disk is full.
+        DiskFull = "disk_full",
+        /// Our own disk or index failed.
+        IoError = "io_error",
+        /// The repository or what is asked of it is not here.
+        Unknown = "unknown",
+        /// The registry takes no such content.
+        Invalid = "invalid",
+        /// Larger than what is taken.
+        TooLarge = "too_large",
+        /// The range cannot be satisfied.
+        Range = "range",
+        /// The client left in the middle of its body.
+        ClientLeft = "client_left",
+        /// HTTP/1.0 cannot be given a body of unknown length.
+        Http10 = "http_1_0",
+        /// Upstream could not be reached.
+        Unreachable = "upstream_unreachable",
+        /// The place that the registry led to refused.
+        RedirectTarget = "redirect_target",
+        /// Upstream compressed what was asked for as it is.
+        Encoded = "encoded",
+        /// Upstream's bytes have another digest.
+        WrongDigest = "wrong_digest",
+        /// Upstream's bytes have another length.
+        WrongLength = "wrong_length",
+        /// Upstream broke off.
+        Broken = "broken",
+        /// Upstream made no progress.
+        Timeout = "timeout",
+        /// Upstream answered a part with something else.
+        Status = "refused",
+        /// The process stops.
+        Interrupted = "interrupted",
+        /// A bug of ours.
+        Bug = "bug",
+    }
+
     /// Whether a client may have what is cached.
     RightsOutcome {
         /// A live verdict said yes.
@@ -198,6 +404,33 @@ labels! {
     }
 }
 
+impl Refused {
+    /// The metric's word for a request that is refused without asking anybody. None for every other refusal.
+    pub fn rejection(self) -> Option<Rejection> {
+        match self {
+            Self::Grammar | Self::Target => Some(Rejection::Malformed),
+            Self::Misdirected => Some(Rejection::Misdirected),
+            Self::Policy => Some(Rejection::Policy),
+            Self::Loop => Some(Rejection::Loop),
+            Self::Address => Some(Rejection::Address),
+            Self::PushOff => Some(Rejection::PushOff),
+            _ => None,
+        }
+    }
+}
+
+impl Proof {
+    /// The metric's word.
+    pub fn outcome(self) -> RightsOutcome {
+        match self {
+            Self::Verdict | Self::PublicVerdict | Self::AccountVerdict | Self::PublicMark => RightsOutcome::Remembered,
+            Self::Upstream => RightsOutcome::Allowed,
+            Self::Denied => RightsOutcome::Denied,
+            Self::Unknown => RightsOutcome::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +440,10 @@ mod tests {
         fn check<L: Label>() {
             for (index, label) in L::ALL.iter().enumerate() {
                 let word = label.word();
-                assert!(word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{word}");
+                assert!(
+                    word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                    "{word}"
+                );
                 assert!(L::ALL[..index].iter().all(|other| other.word() != word), "{word} twice");
             }
         }
@@ -216,6 +452,13 @@ mod tests {
         check::<Bypass>();
         check::<Rejection>();
         check::<RightsOutcome>();
+        check::<Interception>();
+        check::<RequestRoute>();
+        check::<CredentialKind>();
+        check::<Proof>();
+        check::<TagCheck>();
+        check::<Served>();
+        check::<Refused>();
         check::<DiskLadder>();
     }
 }

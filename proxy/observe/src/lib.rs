@@ -1,4 +1,5 @@
-//! What can be seen from outside: the access log (one line a request), events (what happened besides), metrics.
+//! Everything that shows the product from outside: the access log (one line a request), events, metrics, and the trail of
+//! decisions that they are read from.
 //!
 //! Every other room calls into this one and it calls none of them. Nothing here blocks a caller: log lines go through
 //! a bounded queue and are dropped and counted where their reader is stuck; metrics are atomic counters.
@@ -9,5 +10,7 @@ pub mod events;
 pub mod human;
 pub mod labels;
 pub mod metrics;
+pub mod request_id;
 pub mod request_log;
 pub mod sink;
+pub mod trail;

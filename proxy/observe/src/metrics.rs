@@ -22,6 +22,7 @@ use super::labels::{
     Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FetchFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
+use super::trail::Decision;
 
 /// Every metric.
 pub struct Metrics {
@@ -71,7 +72,7 @@ pub struct Metrics {
     disk_ladder: Family<[(&'static str, DiskLadder); 1], Gauge>,
 }
 
-/// What others know and is asked for at each scrape.
+/// Numbers that other parts know, asked for at each scrape.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Scraped {
     /// Bytes of blobs and fills.
@@ -165,6 +166,32 @@ impl Metrics {
     /// Says which ways bytes take here.
     pub fn show_data_plane(&self, what: &'static str, way: &'static str) {
         self.data_plane.get_or_create(&[(what, way)]).set(1);
+    }
+
+    /// Counts a decision about a request.
+    pub fn count(&self, decision: &Decision) {
+        match decision {
+            Decision::Right { proof, .. } => self.rights_checks.inc(proof.outcome()),
+            Decision::Subscribed { leads: false } => _ = self.followers_joined.inc(),
+            Decision::PassedThrough(reason) | Decision::NotStored(reason) => self.bypass.inc(*reason),
+            Decision::Stored => _ = self.stored.inc(),
+            Decision::Refused(refused) => {
+                if let Some(rejection) = refused.rejection() {
+                    self.rejected_requests.inc(rejection);
+                }
+            }
+            Decision::Unframed { rejection, .. } => self.rejected_requests.inc(*rejection),
+            Decision::Door(_)
+            | Decision::Route { .. }
+            | Decision::Credential { .. }
+            | Decision::Tag(_)
+            | Decision::Pushed(_)
+            | Decision::Deleted(_)
+            | Decision::Upstream { .. }
+            | Decision::Content { .. }
+            | Decision::Subscribed { leads: true }
+            | Decision::CutOff => {}
+        }
     }
 
     /// One request answered.

@@ -1,4 +1,4 @@
-//! Where every door reports its requests: the access log and the counters.
+//! Takes the report of each request from every door: the access log and the counters.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! Where log lines leave the process: a bounded queue and a thread of its own behind it.
+//! The way of log lines out of the process: a bounded queue and a thread of its own behind it.
 //!
-//! A pipe that nobody reads blocks that thread and nothing else: the queue fills, further lines are dropped and
+//! A pipe that is not read blocks that thread and nothing else: the queue fills, further lines are dropped and
 //! counted. Standard streams are written through a duplicate of their descriptor, never through `std::io::stdout()`,
 //! whose lock a stuck write would hold against the rest of the process and its exit.
 
@@ -28,7 +28,7 @@ pub struct Sink {
     shared: Arc<Shared>,
 }
 
-/// Where lines go.
+/// The target of lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// The process's standard output.
@@ -39,7 +39,7 @@ pub enum Target {
     File(PathBuf),
 }
 
-/// Told once when writing begins to fail. The events' own sink has nobody to tell and passes a function that does
+/// Told once when writing begins to fail. The events' own sink has no one to tell and passes a function that does
 /// nothing: an event about it would fail the same way.
 pub type OnFailure = fn(&io::Error);
 
@@ -147,7 +147,7 @@ impl Writer {
             }
             self.write(&batch, lines);
             batch.clear();
-            // Whoever logs does not have to wake this thread for each line: some gather meanwhile.
+            // A caller does not have to wake this thread for each line: some gather meanwhile.
             thread::park_timeout(GATHERING);
         }
     }

@@ -3,18 +3,21 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
-use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::StatusCode;
+use http::header::RANGE;
 
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unavailable, unknown};
-use super::request::Request;
+use super::request::LocalRequest;
 use super::uploads::empty;
-use entrepot_cache::pull::blob_reply::{range_header, stored_reply, unsatisfiable};
+use entrepot_cache::pull::error::PullError;
 use entrepot_cache::pull::offload;
-use entrepot_net::http::reply::{Note, Reply};
+use entrepot_cache::pull::serve::stored_reply;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Served;
+use entrepot_observe::trail::Decision;
 
-impl Request {
+impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/blobs/<digest>`
     pub(super) async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
         let (store, is_head) = (self.registry.store.clone(), self.is_head());
@@ -27,22 +30,19 @@ impl Request {
             };
             found.map(|found| found.ok_or_else(|| store.has_repository(&named)))
         });
-        let reply = match found.await {
+        match found.await {
             Some(Ok(Ok(blob))) => {
-                let range = range_header(&self.headers).filter(|_| !is_head);
+                let range = self.header(&RANGE).filter(|_| !is_head);
                 if range.is_some_and(is_backwards) {
-                    return unsatisfiable(blob.size_bytes);
+                    return PullError::Range { size_bytes: blob.size_bytes }.into_reply();
                 }
-                let note = Note { cache_status: CacheStatus::Hit, ..Note::default() };
-                let note = Note { stored_at: blob.stored_at(), ..note };
-                stored_reply(&self.registry.store, blob, range, is_head, || None, note)
+                stored_reply(&self.registry.store, &self.scope.trail, blob, range, is_head, || None, Served::Hit)
+                    .unwrap_or_else(PullError::into_reply)
             }
             Some(Ok(Err(has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
             Some(Err(error)) => store_failed(&error),
             None => unavailable(),
-        };
-        let status = reply.note.cache_status;
-        reply.noted(RequestType::BlobByDigest, status).of(*digest)
+        }
     }
 
     /// `DELETE /v2/<name>/blobs/<digest>`
@@ -55,7 +55,8 @@ impl Request {
         match removed.await {
             Some(Ok((true, _))) => {
                 self.tell(Deed::Delete, repository, |event| Event { digest: Some(*digest), ..event });
-                empty(StatusCode::ACCEPTED).of(*digest)
+                self.scope.trail.record(Decision::Deleted(*digest));
+                empty(StatusCode::ACCEPTED)
             }
             Some(Ok((false, has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
             Some(Err(error)) => store_failed(&error),

@@ -1,12 +1,11 @@
 //! One request at our registry's door: whose place it names, who asks, whether he may, and who answers.
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
 use http::header::{EXPECT, HOST, USER_AGENT};
 use http::request::Parts;
@@ -17,21 +16,14 @@ use hyper::body::{Body, Incoming};
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
-use super::request::Request;
-use entrepot_cache::pull::{ConfigSnapshot, identity};
+use super::request::LocalRequest;
+use entrepot_cache::pull::request::route_decision;
+use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_config::ready::Scheme;
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::Rejection;
+use entrepot_observe::labels::{Interception, Refused};
+use entrepot_observe::trail::Decision;
 use entrepot_upstream::registry::implied_port;
-
-/// A connection's standing at the door.
-#[derive(Clone, Debug)]
-pub struct Arrival {
-    /// Who it is.
-    pub client: IpAddr,
-    /// What the client speaks.
-    pub scheme: Scheme,
-}
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// What is read of a body that nobody wants, so that its sender comes to read the answer.
@@ -40,11 +32,11 @@ const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl RegistryService {
     /// Answers at [`TOKEN_PATH`], which challenges name.
-    pub async fn token(&self, snapshot: &ConfigSnapshot, request: http::Request<Incoming>) -> Reply {
+    pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let read = Limited::new(body, FORM_MAX_BYTES).collect();
-        let Ok(Ok(form)) = tokio::time::timeout(snapshot.config.client.body_timeout, read).await else {
-            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because("form");
+        let Ok(Ok(form)) = tokio::time::timeout(scope.snapshot.config.client.body_timeout, read).await else {
+            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
         };
         let login = identity::header(&head.headers);
         self.local.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
@@ -52,43 +44,41 @@ impl RegistryService {
 }
 
 /// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
-pub async fn answer(
-    service: &RegistryService,
-    snapshot: Arc<ConfigSnapshot>,
-    arrival: &Arrival,
-    request: http::Request<Incoming>,
-) -> Reply {
+pub async fn answer(service: &RegistryService, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
-    let meant = meant(&snapshot.config, path, query, |host| service.local.is_named(&snapshot.config.registry, host));
+    let config = &scope.snapshot.config;
+    let meant = meant(config, path, query, |host| service.local.is_named(&config.registry, host));
     if meant == Meant::Stranger {
-        service.pull.metrics.rejected_requests.inc(Rejection::Policy);
         let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
-        return Reply::error(ErrorCode::Denied, message).because("policy");
+        return Reply::error(ErrorCode::Denied, message).because(Refused::Policy);
     }
     let access = service.local.access();
     let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
         Ok(visitor) => visitor,
-        Err(refusal) => return refused(service, &snapshot, arrival, &head, &refusal),
+        Err(refusal) => return refused(service, scope, &head, &refusal),
     };
     match meant {
         Meant::Upstream(host, place) => {
-            if let Err(reply) = check_upstream(service, &snapshot, arrival, &head, &visitor, (&host, &place)) {
+            scope.trail.record(Decision::Door(Interception::Mirrored));
+            if let Err(reply) = check_upstream(service, scope, &head, &visitor, (&host, &place)) {
                 return *reply;
             }
             let namespace = host.to_string();
-            let reply = mirrored(snapshot, host, place, arrival, head).answer(&service.pull, body).await;
+            let reply = mirrored(scope, host, place, head).answer(&service.pull, body).await;
             reply.with(NAMESPACE, &namespace)
         }
-        _ => answer_ours(service, snapshot, arrival, visitor, head, body).await,
+        _ => {
+            scope.trail.record(Decision::Door(Interception::OwnRegistry));
+            answer_ours(service, scope, visitor, head, body).await
+        }
     }
 }
 
 /// Whether he may have what is at a place of another registry.
 fn check_upstream(
     service: &RegistryService,
-    snapshot: &ConfigSnapshot,
-    arrival: &Arrival,
+    scope: &RequestScope,
     head: &Parts,
     visitor: &Visitor,
     (host, place): (&RegistryHost, &str),
@@ -96,34 +86,26 @@ fn check_upstream(
     let route = Route::parse(&Method::GET, path_of(place), None).ok();
     let Some(repository) = route.as_ref().and_then(Route::repository) else {
         // Nothing of a repository is given for this.
-        return check(service, snapshot, arrival, head, visitor, &Wish::Ping);
+        return check(service, scope, head, visitor, &Wish::Ping);
     };
     let Some(named) = name_in_rules(host.name(), repository) else {
         let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
-        return Err(Box::new(Reply::error(ErrorCode::Denied, message).because("policy")));
+        return Err(Box::new(Reply::error(ErrorCode::Denied, message).because(Refused::Policy)));
     };
-    check(service, snapshot, arrival, head, visitor, &Wish::In(&named, Action::Pull))
+    check(service, scope, head, visitor, &Wish::In(&named, Action::Pull))
 }
 
 fn path_of(place: &str) -> &str {
     place.split('?').next().unwrap_or_default()
 }
 
-fn mirrored(
-    snapshot: Arc<ConfigSnapshot>,
-    host: RegistryHost,
-    place: String,
-    arrival: &Arrival,
-    head: Parts,
-) -> Mirrored {
-    let (method, headers) = (head.method, head.headers);
-    Mirrored { snapshot, host, client_scheme: arrival.scheme, method, path_and_query: place, headers }
+fn mirrored(scope: &RequestScope, host: RegistryHost, place: String, head: Parts) -> Mirrored {
+    Mirrored { scope: scope.clone(), host, method: head.method, path_and_query: place, headers: head.headers }
 }
 
 async fn answer_ours(
     service: &RegistryService,
-    snapshot: Arc<ConfigSnapshot>,
-    arrival: &Arrival,
+    scope: &RequestScope,
     visitor: Visitor,
     head: Parts,
     mut body: Incoming,
@@ -131,26 +113,24 @@ async fn answer_ours(
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
         Err(_) if is_reading(&head.method) && names_no_tag(head.uri.path()) => {
-            return Reply::error(ErrorCode::ManifestUnknown, "").because("grammar");
+            return Reply::error(ErrorCode::ManifestUnknown, "").because(Refused::Grammar);
         }
         Err(error) => {
-            service.pull.metrics.rejected_requests.inc(Rejection::Malformed);
-            return Reply::error(error.code, "").because("grammar");
+            return Reply::error(error.code, "").because(Refused::Grammar);
         }
     };
+    scope.trail.record(route_decision(&route, &head.method, RequestType::ManifestDefaultDisabled));
     let Some(wish) = wish_of(&route, &head.method) else {
-        return Reply::error(ErrorCode::Unsupported, "").because("method");
+        return Reply::error(ErrorCode::Unsupported, "").because(Refused::Method);
     };
-    let refused = check(service, &snapshot, arrival, &head, &visitor, &wish).err();
+    let refused = check(service, scope, &head, &visitor, &wish).err();
     let wants_continue = head.headers.contains_key(EXPECT);
-    let hub = is_for_docker_hub(&snapshot.config, &head.method, &route, user_agent(&head))
+    let hub = is_for_docker_hub(&scope.snapshot.config, &head.method, &route, user_agent(&head))
         && may_have_docker_hubs(service, &visitor, &route);
-    let request = Request {
+    let request = LocalRequest {
         registry: service.local.clone(),
-        snapshot: snapshot.clone(),
+        scope: scope.clone(),
         visitor,
-        client: arrival.client,
-        scheme: arrival.scheme,
         method: head.method.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
@@ -161,7 +141,7 @@ async fn answer_ours(
     };
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, snapshot, arrival, head)
+        && let Some(mirrored) = from_docker_hub(service, &route, scope, head)
     {
         let instead = mirrored.answer(&service.pull, body).await;
         service.local.heard_of_docker_hub(instead.status);
@@ -202,18 +182,12 @@ fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Ro
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
-fn from_docker_hub(
-    service: &RegistryService,
-    route: &Route,
-    snapshot: Arc<ConfigSnapshot>,
-    arrival: &Arrival,
-    head: Parts,
-) -> Option<Mirrored> {
+fn from_docker_hub(service: &RegistryService, route: &Route, scope: &RequestScope, head: Parts) -> Option<Mirrored> {
     let repository = route.repository()?;
     let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let ours = service.local.store.has_repository(repository);
-    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(snapshot, host, place, arrival, head))
+    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(scope, host, place, head))
 }
 
 fn user_agent(head: &Parts) -> Option<&str> {
@@ -244,36 +218,29 @@ fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
 
 fn check(
     service: &RegistryService,
-    snapshot: &ConfigSnapshot,
-    arrival: &Arrival,
+    scope: &RequestScope,
     head: &Parts,
     visitor: &Visitor,
     wish: &Wish<'_>,
 ) -> Result<(), Box<Reply>> {
     let may = service.local.access().may(visitor, wish);
-    may.map_err(|refusal| Box::new(refused(service, snapshot, arrival, head, &refusal)))
+    may.map_err(|refusal| Box::new(refused(service, scope, head, &refusal)))
 }
 
 /// The refusal with the way to a login, where one would help.
-fn refused(
-    service: &RegistryService,
-    snapshot: &ConfigSnapshot,
-    arrival: &Arrival,
-    head: &Parts,
-    refusal: &AccessRefusal,
-) -> Reply {
+fn refused(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: &AccessRefusal) -> Reply {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // What a client wrote comes back to it only as the host that it is.
-    let port = implied_port(arrival.scheme);
-    let host = RegistryHost::parse(text, port).unwrap_or(snapshot.config.registry.hostname.with_port(port));
-    let scheme = match arrival.scheme {
+    let port = implied_port(scope.connection.scheme);
+    let host = RegistryHost::parse(text, port).unwrap_or(scope.snapshot.config.registry.hostname.with_port(port));
+    let scheme = match scope.connection.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
     refusal.reply(&format!("{scheme}://{}", host.authority(port)), service.local.access().auth())
 }
 
-impl Request {
+impl LocalRequest {
     async fn answer(&self, route: &Route, body: &mut Incoming) -> Reply {
         let reads = is_reading(&self.method);
         match route {
@@ -304,6 +271,7 @@ impl Request {
 mod tests {
     use std::convert::Infallible;
     use std::pin::Pin;
+    use std::sync::Arc;
     use std::task::{Context, Poll};
 
     use bytes::Bytes;

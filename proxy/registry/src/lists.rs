@@ -10,7 +10,7 @@ use serde::Serialize;
 use url::form_urlencoded;
 
 use super::failure::{store_failed, unavailable};
-use super::request::Request;
+use super::request::LocalRequest;
 use entrepot_cache::pull::offload;
 use entrepot_net::http::reply::Reply;
 
@@ -38,7 +38,7 @@ struct Page {
     n: Option<usize>,
 }
 
-impl Request {
+impl LocalRequest {
     /// `GET /v2/<name>/tags/list`
     pub(super) async fn tags(&self, repository: &RepositoryName) -> Reply {
         let page = match self.page(PAGE_TAGS_MAX) {

@@ -7,7 +7,6 @@ use entrepot_core::digest::{Algorithm, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::{self, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName, Tag};
-use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -18,11 +17,13 @@ use super::access::{Access, AccessRefusal};
 use super::events::{Deed, Event};
 use super::failure::{store_failed, unavailable, unknown};
 use super::removal::{NotRemoved, Target};
-use super::request::Request;
+use super::request::LocalRequest;
 use super::uploads::{CONTENT_DIGEST, empty};
 use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::reply::{Note, Reply};
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
+use entrepot_observe::trail::Decision;
 use entrepot_store::{PushedManifest, Store, StoreError, StoredManifest};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -47,7 +48,7 @@ struct Arrived {
     tags: Vec<Tag>,
 }
 
-impl Request {
+impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`
     pub(super) async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
         let (store, named, wanted) = (self.registry.store.clone(), repository.clone(), reference.clone());
@@ -61,7 +62,6 @@ impl Request {
             Some(Err(error)) => store_failed(&error),
             None => unavailable(),
         }
-        .noted(request_type(reference), CacheStatus::None)
     }
 
     /// `PUT /v2/<name>/manifests/<reference>`
@@ -100,8 +100,8 @@ impl Request {
         self.tell(Deed::Push, repository, about);
         let mut reply = empty(StatusCode::CREATED)
             .with(LOCATION, &format!("/v2/{repository}/manifests/{digest}"))
-            .with(CONTENT_DIGEST, &digest.to_string())
-            .of(digest);
+            .with(CONTENT_DIGEST, &digest.to_string());
+        self.scope.trail.record(Decision::Pushed(digest));
         if let Some(subject) = subject {
             reply = reply.with(OCI_SUBJECT, &subject.to_string());
         }
@@ -158,13 +158,13 @@ impl Request {
 
     async fn whole(&self, body: &mut Incoming) -> Result<Bytes, Box<Reply>> {
         let body = Limited::new(body, MANIFEST_MAX_BYTES).collect();
-        match tokio::time::timeout(self.snapshot.config.client.body_timeout, body).await {
+        match tokio::time::timeout(self.scope.snapshot.config.client.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 let message = "the manifest is larger than 4 MiB";
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
                 Err(Box::new(
-                    Reply::error_with_status(status, ErrorCode::ManifestInvalid, message).because("too_large"),
+                    Reply::error_with_status(status, ErrorCode::ManifestInvalid, message).because(Refused::TooLarge),
                 ))
             }
             _ => Err(Box::new(Reply::error(ErrorCode::ManifestInvalid, "the request's body broke off"))),
@@ -240,15 +240,7 @@ fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len() as u64));
     let body = ReplyBody::Full(if is_head { Bytes::new() } else { manifest.bytes.clone() });
-    Reply { status: StatusCode::OK, headers, body, note: Note::default() }
+    Reply { status: StatusCode::OK, headers, body, refused: None }
         .with(CONTENT_DIGEST, &manifest.digest.to_string())
         .with(ETAG, &format!("\"{}\"", manifest.digest))
-        .of(manifest.digest)
-}
-
-fn request_type(reference: &Reference) -> RequestType {
-    match reference {
-        Reference::Digest(_) => RequestType::ManifestByDigest,
-        Reference::Tag(_) => RequestType::ManifestDefaultDisabled,
-    }
 }

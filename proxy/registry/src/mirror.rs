@@ -12,15 +12,15 @@ use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::route::Route;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Incoming;
 use url::form_urlencoded;
 
-use entrepot_cache::pull::{Call, ConfigSnapshot, Pull};
-use entrepot_config::ready::{Access, Config, Scheme};
+use entrepot_cache::pull::{Pull, RequestContext, RequestScope};
+use entrepot_config::ready::{Access, Config};
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::Rejection;
+use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
 
@@ -115,9 +115,8 @@ pub(super) fn is_for_docker_hub(config: &Config, method: &Method, route: &Route,
 
 /// A request to another registry, made through us.
 pub(super) struct Mirrored {
-    pub(super) snapshot: Arc<ConfigSnapshot>,
+    pub(super) scope: RequestScope,
     pub(super) host: RegistryHost,
-    pub(super) client_scheme: Scheme,
     pub(super) method: Method,
     pub(super) path_and_query: String,
     pub(super) headers: HeaderMap,
@@ -126,17 +125,15 @@ pub(super) struct Mirrored {
 impl Mirrored {
     /// The answer of the pipeline that interception uses.
     pub(super) async fn answer(self, pull: &Arc<Pull>, body: Incoming) -> Reply {
-        let metrics = &pull.metrics;
-        if has_passed(&self.headers, &self.snapshot.upstream.memory().via) {
-            metrics.rejected_requests.inc(Rejection::Loop);
-            return Reply::error(ErrorCode::Loop, "").because("loop");
+        if has_passed(&self.headers, &self.scope.snapshot.upstream.memory().via) {
+            return Reply::error(ErrorCode::Loop, "").because(Refused::Loop);
         }
         if !matches!(self.method, Method::GET | Method::HEAD) {
             return Reply::error(
                 ErrorCode::Denied,
                 &format!("entrepot: this is a mirror of {}, which takes no pushes", self.host),
             )
-            .because("mirror");
+            .because(Refused::Mirror);
         }
         let (path, query) = self
             .path_and_query
@@ -146,27 +143,28 @@ impl Mirrored {
             Ok(
                 route @ (Route::Manifest { .. } | Route::Blob { .. } | Route::Tags { .. } | Route::Referrers { .. }),
             ) => route,
-            Ok(_) => return Reply::error(ErrorCode::Unsupported, "").because("mirror"),
+            Ok(_) => return Reply::error(ErrorCode::Unsupported, "").because(Refused::Mirror),
             Err(error) => {
-                metrics.rejected_requests.inc(Rejection::Malformed);
-                return Reply::error(error.code, "").because("grammar");
+                return Reply::error(error.code, "").because(Refused::Grammar);
             }
         };
-        let registry = self.snapshot.registry(&self.host).heard_of_by(&self.headers);
+        let registry = self.scope.snapshot.registry(&self.host).heard_of_by(&self.headers);
         let is_shared = registry.access == Access::Shared;
-        let account = self.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
+        let account = self.scope.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
         let mut headers = self.headers;
         headers.remove(AUTHORIZATION);
-        let call = Call {
-            snapshot: self.snapshot,
+        let RequestScope { connection, snapshot, trail } = self.scope;
+        let request = RequestContext {
+            connection,
+            snapshot,
+            trail,
             registry,
             credential: Credential::Answered(account),
-            client_scheme: self.client_scheme,
             method: self.method,
             path_and_query: self.path_and_query,
             headers,
         };
-        let reply = pull.answer(&call, route, body).await;
+        let reply = pull.answer(&request, route, body).await;
         if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return reply;
         }
@@ -175,10 +173,7 @@ impl Mirrored {
             "entrepot: {} asks for a login; give entrepot an account for it ([[credentials]]), or pull without the mirror",
             self.host
         );
-        let mut refused = Reply::error(ErrorCode::Denied, &message).because("mirror");
-        refused.note.upstream = reply.note.upstream;
-        refused.headers.remove(WWW_AUTHENTICATE);
-        refused
+        Reply::error(ErrorCode::Denied, &message).because(Refused::Mirror)
     }
 }
 

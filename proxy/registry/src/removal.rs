@@ -7,7 +7,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use super::LocalRegistry;
 use super::access::{Access, AccessRefusal};
 use super::events::{Deed, Event};
-use super::request::Request;
+use super::request::LocalRequest;
 use entrepot_cache::pull::offload;
 use entrepot_store::{Store, StoreError};
 
@@ -112,7 +112,7 @@ impl From<&Reference> for Target {
     }
 }
 
-impl Request {
+impl LocalRequest {
     /// Removes it, unless an immutable tag would go, and tells of it. Whether the visitor may was asked before.
     pub(super) async fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Removed, NotRemoved> {
         let (registry, access) = (self.registry.clone(), self.registry.access());

@@ -1,6 +1,5 @@
 //! One request to our registry, read as far as every handler needs it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,22 +11,19 @@ use url::form_urlencoded;
 use super::LocalRegistry;
 use super::access::Visitor;
 use super::events::{Deed, Event, EventRequest};
-use entrepot_cache::pull::ConfigSnapshot;
-use entrepot_config::ready::Scheme;
+use entrepot_cache::pull::RequestScope;
 
-/// A request.
-pub(super) struct Request {
+/// A request to our own registry, made by somebody whom the rules know.
+pub(super) struct LocalRequest {
     pub(super) registry: Arc<LocalRegistry>,
-    pub(super) snapshot: Arc<ConfigSnapshot>,
+    pub(super) scope: RequestScope,
     pub(super) visitor: Visitor,
-    pub(super) client: IpAddr,
-    pub(super) scheme: Scheme,
     pub(super) method: Method,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
 }
 
-impl Request {
+impl LocalRequest {
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
     }
@@ -52,8 +48,8 @@ impl Request {
     pub(super) fn tell(&self, deed: Deed, repository: &RepositoryName, about: impl FnOnce(Event) -> Event) {
         let text = |name: HeaderName| self.header(&name).unwrap_or_default().to_owned();
         let request = EventRequest {
-            client: self.client,
-            scheme: self.scheme,
+            client: self.scope.connection.client,
+            scheme: self.scope.connection.scheme,
             host: text(HOST),
             method: self.method.clone(),
             user_agent: text(USER_AGENT),

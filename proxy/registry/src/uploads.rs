@@ -19,11 +19,13 @@ use super::access::{AccessRefusal, Action, Wish};
 use super::events::{Deed, Event};
 use super::failure::{no_room, store_failed, unavailable};
 use super::receive::{Interrupted, digest, receive};
-use super::request::Request;
+use super::request::LocalRequest;
 use super::sessions::{NotBegun, Session, State};
 use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::reply::{Note, Reply};
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
+use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -38,7 +40,7 @@ struct Mark {
     hasher: Option<entrepot_core::digest::Hasher>,
 }
 
-impl Request {
+impl LocalRequest {
     /// `POST /v2/<name>/blobs/uploads/`
     pub(super) async fn begin_upload(&self, repository: &RepositoryName, body: &mut Incoming) -> Reply {
         if let Some(mount) = self.parameter("mount") {
@@ -152,6 +154,7 @@ impl Request {
                 let media_type = Some(BLOB_TYPE.to_owned());
                 let about = |event| Event { digest: Some(digest), from: Some(from), media_type, ..event };
                 self.tell(Deed::Mount, repository, about);
+                self.scope.trail.record(Decision::Pushed(digest));
                 Some(created(&blob_location(repository, &digest), &digest))
             }
             Ok(None) => None,
@@ -168,7 +171,7 @@ impl Request {
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, Box<Reply>> {
         let (registry, repository) = (self.registry.clone(), repository.clone());
-        let (principal, max) = (self.visitor.principal.clone(), self.snapshot.config.registry.max_uploads);
+        let (principal, max) = (self.visitor.principal.clone(), self.scope.snapshot.config.registry.max_uploads);
         let begun = offload(move || registry.sessions.begin(&repository, &principal, algorithm, max)).await;
         begun.unwrap_or(Err(NotBegun::Random)).map_err(|why| {
             Box::new(match why {
@@ -210,7 +213,7 @@ impl Request {
             self.registry.store.open_upload(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
         let fill = Arc::new(fill);
         let mark = Mark::of(state);
-        match receive(&fill, state, body, self.snapshot.config.client.body_timeout).await {
+        match receive(&fill, state, body, self.scope.snapshot.config.client.body_timeout).await {
             Ok(added) if range.is_some_and(|range| range.length() != added) => {
                 mark.reset(state);
                 Err(Box::new(wrong_size()))
@@ -218,7 +221,7 @@ impl Request {
             Ok(_) => Ok(fill),
             Err(Interrupted::Client) => {
                 let message = "the request's body broke off";
-                Err(Box::new(Reply::error(ErrorCode::BlobUploadInvalid, message).because("client_left")))
+                Err(Box::new(Reply::error(ErrorCode::BlobUploadInvalid, message).because(Refused::ClientLeft)))
             }
             Err(Interrupted::Store(error)) => {
                 mark.reset(state);
@@ -285,6 +288,7 @@ impl Request {
                 let media_type = Some(BLOB_TYPE.to_owned());
                 let about = |event| Event { digest: Some(digest), size_bytes: Some(length), media_type, ..event };
                 self.tell(Deed::Push, &repository, about);
+                self.scope.trail.record(Decision::Pushed(digest));
                 created(&blob_location(&repository, &digest), &digest)
             }
             Err(error) => store_failed(&error),
@@ -353,7 +357,7 @@ pub(super) fn blob_location(repository: &RepositoryName, digest: &Digest) -> Str
 
 /// 201 for content that is here to stay.
 pub(super) fn created(location: &str, digest: &Digest) -> Reply {
-    empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, &digest.to_string()).of(*digest)
+    empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, &digest.to_string())
 }
 
 /// An answer without a body.
@@ -362,7 +366,7 @@ pub(super) fn empty(status: StatusCode) -> Reply {
     if status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, 0.into());
     }
-    Reply { status, headers, body: ReplyBody::Full(Bytes::new()), note: Note::default() }
+    Reply { status, headers, body: ReplyBody::Full(Bytes::new()), refused: None }
 }
 
 /// Where the session goes on. Without any bytes the range is the one that Docker's registry says.

@@ -24,10 +24,9 @@ use crate::app::greeting::greeting;
 use crate::app::listening::{Listening, addresses};
 use crate::app::reload::{Reloader, snapshot};
 use crate::app::signals::Signals;
-use crate::doors::proxy::ProxyDoor;
-use crate::doors::registry::RegistryDoor;
 use crate::doors::state::AppState;
 use crate::doors::transparent::TransparentDoor;
+use crate::doors::{proxy, registry};
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::{Flags, Loaded};
 use entrepot_core::exit;
@@ -141,7 +140,6 @@ const AFTER_THE_DRAIN: Duration = Duration::from_secs(30);
 /// Everything that was built.
 struct Server {
     reloader: Arc<Reloader>,
-    door: Arc<ProxyDoor>,
     pull: Arc<Pull>,
     listening: Listening,
     admin_socket: AdminSocket,
@@ -229,15 +227,14 @@ fn build(
     let snapshot = snapshot(config, &ourselves, memory.clone());
     let log = Arc::new(RequestLog { access_log, metrics: metrics.clone() });
     let local = local_registry(&snapshot, &pull, access, &registry, instance);
-    let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
-    let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
+    let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, leaves, snapshot);
     let effective = Mutex::new(effective);
     let reloader = Arc::new(Reloader { flags, state, store, events, ourselves, memory, effective });
     let stopping = Arc::default();
     eprint!("{greeting}");
     // Everything is bound: whoever hears of this server finds its doors open.
     let announcer = announce(&mdns, facts, &proxy, identity.clone());
-    Ok(Server { reloader, door, pull, listening, admin_socket, announcer, identity, stopping, workers })
+    Ok(Server { reloader, pull, listening, admin_socket, announcer, identity, stopping, workers })
 }
 
 /// Our registry, with those who hear of it.
@@ -265,11 +262,11 @@ impl Server {
         self.scrape();
         let bounds = Bounds::new(config.config.proxy.max_connections, config.config.proxy.max_connections_per_client);
         let ports = addresses(&self.listening.transparent).iter().map(SocketAddr::port).collect();
-        let transparent = Arc::new(TransparentDoor::new(self.door.clone(), ports));
+        let transparent = Arc::new(TransparentDoor::new(app.clone(), ports));
         let common = (bounds, self.pull.metrics.clone(), self.workers.clone());
         for listener in self.listening.proxy {
-            let door = self.door.clone();
-            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            let app = app.clone();
+            let serve = move |stream, peer, place, drain| proxy::serve(app.clone(), stream, peer, place, drain);
             open_door(listener, Door::Proxy, &common, &watch, serve);
         }
         for listener in self.listening.transparent {
@@ -277,13 +274,12 @@ impl Server {
             let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
             open_door(listener, Door::Transparent, &common, &watch, serve);
         }
-        let own = Arc::new(RegistryDoor { state: app.clone(), leaves: self.door.leaves.clone() });
         for listener in self.listening.registry {
-            let door = own.clone();
-            let serve = move |stream, peer, place, drain| door.clone().serve(stream, peer, place, drain);
+            let app = app.clone();
+            let serve = move |stream, peer, place, drain| registry::serve(app.clone(), stream, peer, place, drain);
             open_door(listener, Door::Registry, &common, &watch, serve);
         }
-        drop((transparent, own, common));
+        drop((transparent, common));
         let (admin_trigger, admin_watch) = drain::channel();
         let state = AdminState::new(self.pull.metrics.clone(), backend(&self.pull, &self.reloader, &self.stopping));
         let state = Arc::new(state);
@@ -309,7 +305,6 @@ impl Server {
         }
         tracing::info!("{status}");
         drop(watch);
-        drop(self.door);
         if tokio::time::timeout(deadline, trigger.drain()).await.is_err() {
             tracing::warn!("some answers were still running at the deadline and are cut off");
         }

@@ -25,7 +25,7 @@ pub type Client = Paced<Outlet>;
 /// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Takes a connection onto this thread; none where the system cannot watch it, which is logged.
+/// Takes a connection onto this thread. None if the system cannot watch it, which is logged.
 pub(super) fn adopt(stream: std::net::TcpStream, state: &AppState) -> Option<Client> {
     let stream = TcpStream::from_std(stream)
         .inspect_err(|error| tracing::warn!("a connection cannot be watched and is closed: {error}"))
@@ -35,8 +35,8 @@ pub(super) fn adopt(stream: std::net::TcpStream, state: &AppState) -> Option<Cli
     Some(Paced::new(Outlet::new(stream), state.snapshot().config.client.send_timeout))
 }
 
-/// What a client speaks, of whom `first` was read already; none where it left, said nothing in time, which is counted, or
-/// the process drains.
+/// Tells what a client speaks, of which `first` was read already. None if the client left, if it said nothing in time
+/// (which is counted), or if the process drains.
 pub(super) async fn spoken(state: &AppState, client: &Client, first: &Bytes, drain: &mut Watch) -> Option<Scheme> {
     let timeout = state.snapshot().config.client.header_timeout;
     let opening = tokio::select! {
@@ -53,7 +53,7 @@ pub(super) async fn spoken(state: &AppState, client: &Client, first: &Bytes, dra
     }
 }
 
-/// Shakes hands with a client that wants `host`; none where that came to nothing, which is logged and counted.
+/// Does the TLS handshake with a client that wants `host`. None if it fails, which is logged and counted.
 pub(super) async fn shake(
     state: &AppState,
     config: Arc<ServerConfig>,
@@ -85,7 +85,7 @@ pub(super) async fn shake(
     }
 }
 
-/// The client's first byte, left where it is; none when the client is gone.
+/// The client's first byte, left where it is. None if the client is gone.
 async fn first_byte(client: &Client, first: &Bytes) -> Option<u8> {
     if let Some(byte) = first.first() {
         return Some(*byte);

@@ -1,10 +1,10 @@
-//! What becomes of a host that a client names: one pure function.
+//! Decides about a host that a client names: intercepted, passed on, or refused. One pure function.
 
 use entrepot_core::host::RegistryHost;
 
 use entrepot_config::ready::{Config, Scheme, TunnelPolicy};
 
-/// What becomes of a connection.
+/// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// A listed registry: answered here.
@@ -56,7 +56,7 @@ pub fn decide(config: &Config, host: &RegistryHost, scheme: Scheme) -> Decision 
 }
 
 impl Refusal {
-    /// What the person at the client reads, and what the administrator can change.
+    /// The text for the person at the client. It names the key that the administrator can change.
     pub fn message(self) -> &'static str {
         match self {
             Self::NotAllowed => "this host is not in proxy.allow (REGISTRY_WHITELIST)",

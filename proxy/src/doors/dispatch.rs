@@ -1,138 +1,188 @@
-//! One request of a client to one registry: checked, read by the grammar, answered by `pull/`, dressed for the client.
+//! From a connection's request to whom it is for: a registry, our own registry, or a page of this proxy.
+//!
+//! Every door serves its connections by [`serve_connection`], or, where each request names its own host, calls [`exchange`]
+//! for each of them. The prologue of a request stands here once.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
-use http::header::{CONNECTION, HOST};
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::doors::refusal::DoorRefusal;
 use crate::doors::state::AppState;
-use entrepot_cache::pull::{Call, ConfigSnapshot, identity};
-use entrepot_config::ready::Scheme;
+use entrepot_cache::pull::{RequestContext, RequestScope, identity};
+use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
-use entrepot_net::http::exchange::{Exchange, LoggedBody};
+use entrepot_net::http::exchange::{Exchange, LoggedBody, is_oci};
 use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::http::serve::{Deadlines, serve};
-use entrepot_observe::labels::Rejection;
+use entrepot_observe::labels::{Interception, Refused, RequestRoute};
+use entrepot_observe::trail::Decision;
+use entrepot_registry::access::TOKEN_PATH;
+use entrepot_registry::{door, web};
+use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
 use entrepot_upstream::registry::{Registry, implied_port};
 
-/// A connection's standing: to whom it leads and from whom it comes.
-#[derive(Clone)]
-pub struct Visit {
-    /// The registry that the connection is for.
-    pub host: RegistryHost,
-    /// What the client speaks.
-    pub client_scheme: Scheme,
-    /// Who it is.
-    pub client: IpAddr,
-    /// Whether the registry is a listed one; else requests only pass through.
-    pub listed: bool,
-}
-
-/// Serves a visit until the client leaves, idles too long, or the process drains.
-pub async fn serve_visit<IO>(state: Arc<AppState>, visit: Visit, io: IO, prefix: Bytes, drain: Watch)
-where
+/// Serves a connection until the client leaves, idles too long, or the process drains.
+pub async fn serve_connection<IO>(
+    state: Arc<AppState>,
+    connection: ConnectionContext,
+    io: IO,
+    prefix: Bytes,
+    drain: Watch,
+) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let deadlines = Deadlines::from(&state.snapshot().config.client);
-    let answer = move |guard: GuardHandle, request| {
-        let (state, visit) = (state.clone(), visit.clone());
-        async move { dispatch(&state, &visit, &guard, request).await }
+    let connection = Arc::new(connection);
+    let respond = move |guard: GuardHandle, request| {
+        let (state, connection) = (state.clone(), connection.clone());
+        async move { exchange(&state, &connection, &guard, request, |request, scope| answer(&state, request, scope)).await }
     };
-    serve(io, prefix, deadlines, drain, answer).await;
+    serve(io, prefix, deadlines, drain, respond).await;
 }
 
-/// Answers one request of a visit.
-pub async fn dispatch(
-    state: &Arc<AppState>,
-    visit: &Visit,
+/// One exchange on a connection, with the configuration that holds when it begins.
+pub(super) async fn exchange<Answering>(
+    state: &AppState,
+    connection: &Arc<ConnectionContext>,
     guard: &GuardHandle,
     request: Request<Incoming>,
-) -> Response<LoggedBody> {
-    let exchange = Exchange::begin(&state.log, visit.client, visit.host.to_string(), &request);
-    exchange.run(guard, request, |request| reply(state, visit, request)).await
+    answer: impl FnOnce(Request<Incoming>, RequestScope) -> Answering,
+) -> Response<LoggedBody>
+where
+    Answering: Future<Output = Reply>,
+{
+    let exchange = Exchange::begin(&state.log, connection, &request);
+    let in_scope = |request, trail| {
+        answer(request, RequestScope { connection: connection.clone(), snapshot: state.snapshot(), trail })
+    };
+    exchange.run(guard, request, in_scope).await
 }
 
-/// The reply to one request to a registry that is not our own.
-pub(super) async fn reply(state: &AppState, visit: &Visit, request: Request<Incoming>) -> Reply {
-    let snapshot = state.snapshot();
-    let path_and_query = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    if let Err(reply) = check_target(state, visit, &request, &snapshot) {
-        return *reply;
+/// The reply to a request, by whom its connection leads to.
+pub(super) async fn answer(state: &AppState, request: Request<Incoming>, scope: RequestScope) -> Reply {
+    match scope.connection.destination.clone() {
+        Destination::Registry(target) => match to_registry(state, &target, request, scope).await {
+            Ok(reply) => reply,
+            Err(refusal) => refusal.into_reply(),
+        },
+        Destination::Own => to_own_registry(state, request, &scope).await,
+        Destination::Named => local_page(state, &request, &scope, PROXY_HERE),
     }
-    let query = request.uri().query();
-    let route = match Route::parse(request.method(), request.uri().path(), query) {
-        Ok(route) => route,
-        Err(error) => {
-            state.pull.metrics.rejected_requests.inc(Rejection::Malformed);
-            return Reply::error(error.code, "").because("grammar");
-        }
-    };
-    let registry = match visit.listed {
-        true => snapshot.registry(&visit.host),
-        false => Registry::unlisted(&visit.host),
-    };
-    let registry = registry.heard_of_by(request.headers());
-    let header = identity::header(request.headers());
-    let repository = route.repository();
-    let credential = if route == Route::Other || !visit.listed {
-        state.pull.passer(&registry, header)
-    } else {
-        state.pull.reader(&snapshot, &registry, repository, header)
-    };
+}
+
+async fn to_registry(
+    state: &AppState,
+    target: &Target,
+    request: Request<Incoming>,
+    scope: RequestScope,
+) -> Result<Reply, DoorRefusal> {
+    check_target(&target.host, &request, &scope)?;
+    let door = if target.listed { Interception::Intercepted } else { Interception::PassedOn };
+    scope.trail.record(Decision::Door(door));
     let (head, body) = request.into_parts();
-    let mut call = Call {
+    let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
+        Ok(route) => route,
+        Err(error) => return Ok(Reply::error(error.code, "").because(Refused::Grammar)),
+    };
+    let registry = match target.listed {
+        true => scope.snapshot.registry(&target.host),
+        false => Registry::unlisted(&target.host),
+    };
+    let registry = registry.heard_of_by(&head.headers);
+    let login = identity::header(&head.headers);
+    let credential = if route == Route::Other || !target.listed {
+        state.pull.passer(&registry, login)
+    } else {
+        state.pull.reader(&scope.snapshot, &registry, route.repository(), login)
+    };
+    let RequestScope { connection, snapshot, trail } = scope;
+    let mut request = RequestContext {
+        connection,
         snapshot,
+        trail,
         registry,
-        credential: entrepot_upstream::credential::Credential::None,
-        client_scheme: visit.client_scheme,
+        credential: Credential::None,
         method: head.method,
-        path_and_query,
+        path_and_query: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
         headers: head.headers,
     };
     match credential {
-        Ok(credential) => call.credential = credential,
-        Err(identity::TokenIsOver) => return state.pull.local_challenge(&call, None).because("token_is_over"),
+        Ok(credential) => request.credential = credential,
+        Err(identity::TokenIsOver) => {
+            return Ok(state.pull.local_challenge(&request, None).because(Refused::TokenIsOver));
+        }
     }
-    if visit.listed { state.pull.answer(&call, route, body).await } else { state.pull.pass(&call, body).await }
+    Ok(match target.listed {
+        true => state.pull.answer(&request, route, body).await,
+        false => state.pull.pass_on(&request, body).await,
+    })
 }
 
-/// The request must be for the registry that the connection is for (T7), and not have been here before (T6).
-fn check_target(
-    state: &AppState,
-    visit: &Visit,
-    request: &Request<Incoming>,
-    snapshot: &ConfigSnapshot,
-) -> Result<(), Box<Reply>> {
-    let metrics = &state.pull.metrics;
-    if has_passed(request.headers(), &snapshot.upstream.memory().via) {
-        metrics.rejected_requests.inc(Rejection::Loop);
-        return Err(Box::new(Reply::error(ErrorCode::Loop, "").because("loop")));
+/// The request must be for the registry that the connection is for (T7 in `docs/threats.md`), and not have been here
+/// before (T6).
+fn check_target(expected: &RegistryHost, request: &Request<Incoming>, scope: &RequestScope) -> Result<(), DoorRefusal> {
+    if has_passed(request.headers(), &scope.snapshot.upstream.memory().via) {
+        return Err(DoorRefusal::Loop);
     }
-    let default_port = implied_port(visit.client_scheme);
+    let default_port = implied_port(scope.connection.scheme);
     let matches = |text: &str| {
         let host = RegistryHost::parse(text, default_port).ok();
-        host.is_some_and(|host| host == visit.host || (host.name() == visit.host.name() && !names_port(text)))
+        host.is_some_and(|host| host == *expected || (host.name() == expected.name() && !names_port(text)))
     };
     let host = request.headers().get(HOST).and_then(|value| value.to_str().ok());
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    if [host, authority].into_iter().flatten().all(matches) {
-        return Ok(());
+    match [host, authority].into_iter().flatten().all(matches) {
+        true => Ok(()),
+        false => Err(DoorRefusal::Misdirected { expected: expected.clone() }),
     }
-    metrics.rejected_requests.inc(Rejection::Misdirected);
-    let message = format!("this connection is for {}", visit.host);
-    Err(Box::new(Reply::error(ErrorCode::Misdirected, &message).with(CONNECTION, "close").because("misdirected")))
 }
 
 /// Whether an authority says a port; some clients leave out one that is not the default's.
 fn names_port(authority: &str) -> bool {
     authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Our own registry, whichever door the client came by: the protocol, tokens, the page for people, the local pages.
+async fn to_own_registry(state: &AppState, request: Request<Incoming>, scope: &RequestScope) -> Reply {
+    let route = |route| {
+        scope.trail.record(Decision::Door(Interception::OwnRegistry));
+        scope.trail.record(Decision::Route { route, request_type: RequestType::Unknown, digest: None });
+    };
+    // On the heap, so that a connection that waits for its next request does not hold room for an answer's making.
+    match request.uri().path() {
+        path if is_oci(path) => Box::pin(door::answer(&state.registry, scope, request)).await,
+        TOKEN_PATH => {
+            route(RequestRoute::Token);
+            Box::pin(state.registry.token(scope, request)).await
+        }
+        path if web::is_here(path) => {
+            route(RequestRoute::Page);
+            Box::pin(web::answer(&state.registry, scope, request)).await
+        }
+        _ => local_page(state, &request, scope, REGISTRY_HERE),
+    }
+}
+
+const PROXY_HERE: &str = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
+const REGISTRY_HERE: &str = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
+
+/// A page of this proxy, or what is here instead.
+fn local_page(state: &AppState, request: &Request<Incoming>, scope: &RequestScope, here: &'static str) -> Reply {
+    match state.page(request) {
+        Some(page) => {
+            scope.trail.record(Decision::Door(Interception::LocalPage));
+            page
+        }
+        None => Reply::full(StatusCode::NOT_FOUND, "text/plain", here).because(Refused::NotHere),
+    }
 }

@@ -1,34 +1,55 @@
-//! A connection to a listed registry: TLS is ended with a leaf of our own for exactly that name, and what is inside is
-//! served. A client that speaks plain HTTP through CONNECT is served as well.
+//! A connection that leads to a registry, listed or our own: TLS is ended here, with a certificate of our own for exactly
+//! the name that is asked for, and what is inside is served. A client that speaks plain HTTP is served as well.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 
 use crate::doors::client::{Client, shake, spoken};
-use crate::doors::dispatch::{Visit, serve_visit};
-use crate::doors::proxy::ProxyDoor;
+use crate::doors::dispatch::serve_connection;
+use crate::doors::state::AppState;
 use entrepot_config::ready::Scheme;
+use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
 
-/// Serves `client`, of whom `first` was read already.
-pub async fn intercept(door: &Arc<ProxyDoor>, visit: Visit, client: Client, first: Bytes, mut drain: Watch) {
-    match spoken(&door.state, &client, &first, &mut drain).await {
+/// Serves a client of which `first` was read already. What it speaks is told by its first byte.
+pub async fn intercept(
+    state: &Arc<AppState>,
+    connection: ConnectionContext,
+    client: Client,
+    first: Bytes,
+    mut drain: Watch,
+) {
+    let speaking = |scheme| connection.leading_to(connection.destination.clone(), scheme);
+    match spoken(state, &client, &first, &mut drain).await {
         Some(Scheme::Https) => {}
         Some(Scheme::Http) => {
-            let visit = Visit { client_scheme: Scheme::Http, ..visit };
-            return serve_visit(door.state.clone(), visit, client, first, drain).await;
+            return serve_connection(state.clone(), speaking(Scheme::Http), client, first, drain).await;
         }
         None => return,
     }
-    let config = match door.leaves.server_config(&visit.host).await {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::error!(host = %visit.host, "no certificate can be made: {error}");
-            return;
+    let Some((config, name)) = certificate(state, &connection.destination).await else { return };
+    if let Some(stream) = shake(state, config, client, first, &name).await {
+        serve_connection(state.clone(), speaking(Scheme::Https), stream, Bytes::new(), drain).await;
+    }
+}
+
+/// The certificate that a client gets, and the name that it is for. None if there is none, which is logged.
+async fn certificate(state: &AppState, destination: &Destination) -> Option<(Arc<ServerConfig>, String)> {
+    let (config, name) = match destination {
+        Destination::Registry(target) => (state.leaves.server_config(&target.host).await, target.host.to_string()),
+        Destination::Own => {
+            let name = state.snapshot().config.registry.hostname.to_string();
+            (state.leaves.config_of(state.registry.local.names()).await, name)
         }
+        Destination::Named => return None,
     };
-    if let Some(stream) = shake(&door.state, config, client, first, &visit.host.to_string()).await {
-        serve_visit(door.state.clone(), visit, stream, Bytes::new(), drain).await;
+    match config {
+        Ok(config) => Some((config, name)),
+        Err(error) => {
+            tracing::error!(host = %name, "no certificate can be made: {error}");
+            None
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What a connection that nobody introduced is for: its own first bytes, and where it meant to go, decide. Pure.
+//! Decides about a connection that came without a CONNECT: its first bytes, and the address that it was sent to, decide.
+//! Pure.
 //!
 //! A name that is listed is answered here, whatever address it was looked up at, and so is our own registry's, where the
 //! connection is not for another machine. Everything else goes, sealed, to where it meant to go; only where that is unknown
@@ -12,7 +13,7 @@ use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 use crate::doors::decision::{Decision, Refusal, decide};
 use entrepot_config::ready::{Config, Scheme};
 
-/// What becomes of a connection.
+/// The decision about a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteDecision {
     /// A listed registry: answered here.
@@ -48,7 +49,7 @@ pub fn route(
         Scheme::Http => 80,
     };
     let port = original.map_or(implied_port, |original| original.port());
-    // An address is no name: who gives one means the address that the connection goes to.
+    // An address is no name: a client that gives one means the address that the connection goes to.
     let host = named.as_ref().and_then(|name| RegistryHost::parse(name, port).ok());
     let Some(host) = host else { return original.map_or(RouteDecision::Nowhere, to_original) };
     if is_own(&host) {

@@ -12,6 +12,7 @@ pub mod intercept;
 pub mod introduction;
 pub mod original;
 pub mod proxy;
+mod refusal;
 pub mod registry;
 pub mod state;
 pub mod transparent;

@@ -1,4 +1,4 @@
-//! Where a redirected connection meant to go, as the kernel tells it, and the guard against leading our own connections
+//! The address that a redirected connection was sent to, as the kernel tells it, and the guard against leading our own connections
 //! back to ourselves.
 
 use std::collections::HashSet;

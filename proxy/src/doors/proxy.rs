@@ -6,222 +6,183 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
-use http::header::{CONNECTION, VIA};
-use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderMap, VIA};
 use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::doors::client::{Client, adopt};
 use crate::doors::decision::{Decision, decide};
-use crate::doors::dispatch::{self, Visit};
+use crate::doors::dispatch::{self, exchange};
 use crate::doors::intercept::intercept;
-use crate::doors::registry::{self, RegistryDoor};
+use crate::doors::refusal::DoorRefusal;
 use crate::doors::state::AppState;
 use crate::doors::tunnel::{TunnelCounters, splice};
-use entrepot_cache::pull::replies;
+use entrepot_cache::pull::RequestScope;
+use entrepot_cache::pull::error::PullError;
 use entrepot_config::ready::Scheme;
+use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
+use entrepot_net::http;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::exchange::{Exchange, LoggedBody};
 use entrepot_net::http::guard::{Guard, GuardHandle};
-use entrepot_net::http::reply::{Note, Reply};
-use entrepot_net::http::serve::{Deadlines, serve};
+use entrepot_net::http::reply::Reply;
+use entrepot_net::http::serve::Deadlines;
 use entrepot_net::listener::Place;
 use entrepot_net::serving::load::Connected;
 use entrepot_net::serving::turns::Turns;
-use entrepot_net::tls::leaf::LeafStore;
-use entrepot_observe::labels::{Direction, Rejection};
-use entrepot_registry::door::Arrival;
+use entrepot_observe as observe;
+use entrepot_observe::labels::{Direction, Door, Interception, Refused};
+use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::own::has_passed;
-
-/// What the door knows.
-pub struct ProxyDoor {
-    /// What answers requests.
-    pub state: Arc<AppState>,
-    /// Certificates for intercepted names.
-    pub leaves: Arc<LeafStore>,
-}
 
 /// One connection to the door. Its place is shared with what it becomes after a CONNECT.
 #[derive(Clone)]
-struct Guest {
-    door: Arc<ProxyDoor>,
-    peer: SocketAddr,
+struct Proxied {
+    state: Arc<AppState>,
+    connection: Arc<ConnectionContext>,
     place: Arc<(Place, Connected)>,
     drain: Watch,
 }
 
-impl ProxyDoor {
-    /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
-    /// as long, tunnels and intercepted connections included.
-    pub async fn serve(
-        self: Arc<Self>,
-        stream: std::net::TcpStream,
-        peer: SocketAddr,
-        place: (Place, Connected),
-        drain: Watch,
-    ) {
-        let Some(client) = adopt(stream, &self.state) else { return };
-        let deadlines = Deadlines::from(&self.state.snapshot().config.client);
-        let guest = Guest { door: self, peer, place: Arc::new(place), drain: drain.clone() };
-        let answer = move |handle, request| {
-            let guest = guest.clone();
-            async move { guest.answer(handle, request).await }
-        };
-        serve(client, Bytes::new(), deadlines, drain, answer).await;
-    }
+/// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept as long,
+/// tunnels and intercepted connections included.
+pub async fn serve(
+    state: Arc<AppState>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: (Place, Connected),
+    drain: Watch,
+) {
+    let Some(client) = adopt(stream, &state) else { return };
+    let deadlines = Deadlines::from(&state.snapshot().config.client);
+    let connection = ConnectionContext {
+        client: peer.ip().to_canonical(),
+        door: Door::Proxy,
+        scheme: Scheme::Http,
+        destination: Destination::Named,
+    };
+    let proxied = Proxied { state, connection: Arc::new(connection), place: Arc::new(place), drain: drain.clone() };
+    let respond = move |guard: GuardHandle, request| {
+        let proxied = proxied.clone();
+        async move {
+            let answer = |request, scope| proxied.answer(&guard, request, scope);
+            exchange(&proxied.state, &proxied.connection, &guard, request, answer).await
+        }
+    };
+    http::serve::serve(client, Bytes::new(), deadlines, drain, respond).await;
 }
 
-impl Guest {
-    async fn answer(&self, handle: GuardHandle, request: Request<Incoming>) -> Response<LoggedBody> {
-        let exchange = Exchange::begin(&self.door.state.log, self.peer.ip(), named_host(&request), &request);
-        exchange.run(&handle, request, |request| self.reply(&handle, request)).await
-    }
-
-    async fn reply(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
-        if request.method() == Method::CONNECT {
-            return self.connect(handle, request).await;
-        }
-        if request.uri().authority().is_some() {
-            return self.absolute(request).await;
-        }
-        self.door.state.page(&request).unwrap_or_else(|| {
-            let text = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
-            Reply::full(StatusCode::NOT_FOUND, "text/plain", text)
-        })
+impl Proxied {
+    async fn answer(&self, guard: &GuardHandle, request: Request<Incoming>, scope: RequestScope) -> Reply {
+        let answered = if request.method() == Method::CONNECT {
+            self.connect(guard, request, scope).await
+        } else if request.uri().authority().is_some() {
+            self.absolute(request, scope).await
+        } else {
+            Ok(dispatch::answer(&self.state, request, scope).await)
+        };
+        answered.unwrap_or_else(DoorRefusal::into_reply)
     }
 
     /// `GET http://host/path`: a plain registry is answered from the cache, anything else passes.
-    async fn absolute(&self, request: Request<Incoming>) -> Reply {
+    async fn absolute(&self, request: Request<Incoming>, scope: RequestScope) -> Result<Reply, DoorRefusal> {
         let uri = request.uri();
-        let authority = uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
-        let host = RegistryHost::parse(&authority, 80);
+        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let host = RegistryHost::parse(authority, 80);
         let (Ok(host), Some("http")) = (host, uri.scheme_str()) else {
-            return self.malformed("a request through this proxy names http://host[:port]/path");
+            return Err(DoorRefusal::Target("a request through this proxy names http://host[:port]/path"));
         };
-        let snapshot = self.door.state.snapshot();
-        if self.door.state.registry.local.is_named(&snapshot.config.registry, &host) {
-            let arrival = Arrival { client: self.peer.ip(), scheme: Scheme::Http };
-            return registry::reply(&self.door.state, &arrival, request).await;
-        }
-        let listed = match decide(&snapshot.config, &host, Scheme::Http) {
-            Decision::Intercept => true,
-            Decision::Pass => false,
-            Decision::Refuse(refusal) => return self.forbidden(refusal.message()),
+        let config = &scope.snapshot.config;
+        let destination = if self.state.registry.local.is_named(&config.registry, &host) {
+            Destination::Own
+        } else {
+            match decide(config, &host, Scheme::Http) {
+                Decision::Intercept => Destination::Registry(Target { host, listed: true }),
+                Decision::Pass => Destination::Registry(Target { host, listed: false }),
+                Decision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
+            }
         };
-        let visit = Visit { host, client_scheme: Scheme::Http, client: self.peer.ip(), listed };
-        dispatch::reply(&self.door.state, &visit, request).await
+        let connection = Arc::new(scope.connection.leading_to(destination, Scheme::Http));
+        Ok(dispatch::answer(&self.state, request, RequestScope { connection, ..scope }).await)
     }
 
-    async fn connect(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
+    async fn connect(
+        &self,
+        guard: &GuardHandle,
+        request: Request<Incoming>,
+        scope: RequestScope,
+    ) -> Result<Reply, DoorRefusal> {
         let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
         let Ok(host) = RegistryHost::parse_with_port(authority) else {
-            return self.malformed("CONNECT names host:port");
+            return Err(DoorRefusal::Target("CONNECT names host:port"));
         };
-        let snapshot = self.door.state.snapshot();
-        if has_passed(request.headers(), &snapshot.upstream.memory().via) {
-            self.door.state.pull.metrics.rejected_requests.inc(Rejection::Loop);
-            let reply = Reply::error(ErrorCode::Loop, "").with(CONNECTION, "close").because("loop");
-            return reply;
+        let config = &scope.snapshot.config;
+        if has_passed(request.headers(), &scope.snapshot.upstream.memory().via) {
+            return Err(DoorRefusal::Loop);
         }
-        if self.door.state.registry.local.is_named(&snapshot.config.registry, &host) {
-            return self.enter_registry(handle, request);
+        if self.state.registry.local.is_named(&config.registry, &host) {
+            self.enter(guard, request, Destination::Own);
+            return Ok(granted(&scope));
         }
-        match decide(&snapshot.config, &host, Scheme::Https) {
-            Decision::Refuse(refusal) => self.forbidden(refusal.message()),
+        match decide(config, &host, Scheme::Https) {
+            Decision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
             Decision::Intercept => {
-                let guest = self.clone();
-                handle.open_tunnel();
-                tokio::spawn(async move {
-                    if let Some((client, first)) = upgraded(request).await {
-                        let visit = Visit { host, client_scheme: Scheme::Https, client: guest.peer.ip(), listed: true };
-                        intercept(&guest.door, visit, client, first, guest.drain.clone()).await;
-                    }
-                    drop(guest);
-                });
-                established()
+                self.enter(guard, request, Destination::Registry(Target { host, listed: true }));
             }
             Decision::Pass => {
-                let timeout = snapshot.config.upstream.tunnel_connect_timeout;
+                let (timeout, idle) = (config.upstream.tunnel_connect_timeout, config.upstream.tunnel_idle_timeout);
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
-                let opened = snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
+                let opened = scope.snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {
-                        tracing::info!(%host, client = %self.peer.ip(), "no tunnel: {error}");
-                        if error.is_ours() {
-                            self.door.state.pull.metrics.rejected_requests.inc(Rejection::Address);
-                        }
-                        let reply = replies::unreachable(&error).with(CONNECTION, "close");
-                        return reply;
+                        tracing::info!(%host, client = %self.connection.client, "no tunnel: {error}");
+                        return Ok(no_tunnel(error));
                     }
                 };
-                handle.open_tunnel();
-                tokio::spawn(self.clone().tunnel(
-                    host,
-                    request,
-                    upstream,
-                    snapshot.config.upstream.tunnel_idle_timeout,
-                ));
-                established()
+                guard.open_tunnel();
+                tokio::spawn(self.clone().tunnel(host, request, upstream, idle));
             }
         }
+        Ok(granted(&scope))
     }
 
-    /// What is behind this CONNECT is our own registry.
-    fn enter_registry(&self, handle: &GuardHandle, request: Request<Incoming>) -> Reply {
-        let guest = self.clone();
-        handle.open_tunnel();
+    /// Answers the requests behind this CONNECT here. The door's place is kept until their end.
+    fn enter(&self, guard: &GuardHandle, request: Request<Incoming>, destination: Destination) {
+        let proxied = self.clone();
+        guard.open_tunnel();
         tokio::spawn(async move {
             if let Some((client, first)) = upgraded(request).await {
-                let own = RegistryDoor { state: guest.door.state.clone(), leaves: guest.door.leaves.clone() };
-                own.serve_client(client, first, guest.peer.ip(), guest.drain.clone()).await;
+                let connection = proxied.connection.leading_to(destination, Scheme::Https);
+                intercept(&proxied.state, connection, client, first, proxied.drain.clone()).await;
             }
-            drop(guest);
+            drop(proxied);
         });
-        established()
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.
     async fn tunnel(self, host: RegistryHost, request: Request<Incoming>, upstream: TcpStream, idle: Duration) {
         let Some((client, first)) = upgraded(request).await else { return };
-        let who = (&host, self.peer.ip());
-        carry(&self.door.state, (client, upstream), first, idle, self.drain.clone(), who).await;
+        let who = (&host, self.connection.client);
+        carry(&self.state, (client, upstream), first, idle, self.drain.clone(), who).await;
         drop(self.place);
     }
-
-    fn malformed(&self, message: &str) -> Reply {
-        self.door.state.pull.metrics.rejected_requests.inc(Rejection::Malformed);
-        Reply::full(StatusCode::BAD_REQUEST, "text/plain", format!("{message}\n")).with(CONNECTION, "close")
-    }
-
-    fn forbidden(&self, message: &str) -> Reply {
-        self.door.state.pull.metrics.rejected_requests.inc(Rejection::Policy);
-        Reply::error(ErrorCode::Denied, &format!("entrepot: {message}")).with(CONNECTION, "close").because("policy")
-    }
 }
 
-/// The answer to a CONNECT that was granted. It has no line in the log: what is asked behind it is logged itself.
-fn established() -> Reply {
-    let note = Note { unlogged: true, ..Note::default() };
-    Reply { status: StatusCode::OK, headers: http::HeaderMap::new(), body: ReplyBody::Full(Bytes::new()), note }
+/// The answer to a CONNECT that was granted.
+fn granted(scope: &RequestScope) -> Reply {
+    scope.trail.record(observe::trail::Decision::Door(Interception::Granted));
+    Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::Full(Bytes::new()), refused: None }
 }
 
-/// The host that a request names, for the log. A user and password in front of it are left out.
-fn named_host(request: &Request<Incoming>) -> String {
-    let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
-    let authority = authority.rsplit('@').next().unwrap_or_default();
-    match request.uri().scheme_str() {
-        Some("http") => {
-            RegistryHost::parse(authority, 80).map_or_else(|_| authority.to_owned(), |host| host.to_string())
-        }
-        _ => authority.to_owned(),
-    }
+fn no_tunnel(error: UpstreamError) -> Reply {
+    let refused = if error.is_ours() { Refused::Address } else { Refused::Unreachable };
+    PullError::Unreachable(Arc::new(error)).into_reply().with(CONNECTION, "close").because(refused)
 }
 
 /// Carries bytes both ways, sealed, after what was read of the client already; counts them.

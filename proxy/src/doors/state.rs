@@ -1,5 +1,5 @@
-//! What every door shares, made once at the start: who answers, where requests are reported, and the configuration that
-//! holds now.
+//! The state that every door shares, made once at the start: the pipeline, the registry, the log of requests, and the
+//! configuration that holds now.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,21 +7,24 @@ use http::Request;
 
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::reply::{Note, Reply};
+use entrepot_net::http::reply::Reply;
+use entrepot_net::tls::leaf::LeafStore;
 use entrepot_observe::request_log::RequestLog;
 use entrepot_registry::RegistryService;
 use entrepot_setup::pages::{self, CaPage};
 
-/// What every connection shares.
+/// Shared by every connection.
 pub struct AppState {
     /// Pulling through, with all its memories.
     pub pull: Arc<Pull>,
     /// Our own registry and its mirrors.
     pub registry: RegistryService,
-    /// Where requests are reported.
+    /// Takes the report of each request.
     pub log: Arc<RequestLog>,
-    /// What the local pages say.
+    /// The content of the local pages.
     pub ca_page: CaPage,
+    /// Certificates for intercepted names, and for our registry's own.
+    pub leaves: Arc<LeafStore>,
     snapshot: RwLock<Arc<ConfigSnapshot>>,
 }
 
@@ -32,9 +35,10 @@ impl AppState {
         registry: RegistryService,
         log: Arc<RequestLog>,
         ca_page: CaPage,
+        leaves: Arc<LeafStore>,
         snapshot: Arc<ConfigSnapshot>,
     ) -> Arc<Self> {
-        Arc::new(Self { pull, registry, log, ca_page, snapshot: RwLock::new(snapshot) })
+        Arc::new(Self { pull, registry, log, ca_page, leaves, snapshot: RwLock::new(snapshot) })
     }
 
     /// The local page that is asked for. None if the path is not one of them.
@@ -42,8 +46,7 @@ impl AppState {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
         let mirrors = || pages::mirror_pages::page(method, path, headers, &self.snapshot().config);
         let (head, body) = pages::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
-        let note = Note { unlogged: true, ..Note::default() };
-        Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), note })
+        Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), refused: None })
     }
 
     /// The configuration that holds now. A request keeps the one that it began with.

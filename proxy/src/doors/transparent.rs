@@ -15,28 +15,28 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::doors::client::{Client, adopt};
-use crate::doors::dispatch::{Visit, serve_visit};
 use crate::doors::intercept::intercept;
 use crate::doors::introduction::{RouteDecision, route};
 use crate::doors::original::{Outgoing, canonical, original_destination};
-use crate::doors::proxy::{ProxyDoor, carry};
-use crate::doors::registry::RegistryDoor;
+use crate::doors::proxy::carry;
+use crate::doors::state::AppState;
 use entrepot_config::ready::{Config, Scheme};
+use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::Place;
 use entrepot_net::serving::load::Connected;
-use entrepot_observe::labels::{ConnectionRefusal, Rejection};
+use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
 
-/// What the door knows.
+/// The door on 3129.
 pub struct TransparentDoor {
-    proxy: Arc<ProxyDoor>,
-    /// Where it listens.
+    state: Arc<AppState>,
+    /// The ports that it listens on.
     ports: Vec<u16>,
     outgoing: Outgoing,
 }
 
 /// One connection to the door.
-struct Guest {
+struct Introduced {
     peer: SocketAddr,
     client: Client,
     original: Option<SocketAddr>,
@@ -59,8 +59,8 @@ enum Gone {
 
 impl TransparentDoor {
     /// A door on `ports` to what `proxy` serves.
-    pub fn new(proxy: Arc<ProxyDoor>, ports: Vec<u16>) -> Self {
-        Self { proxy, ports, outgoing: Outgoing::default() }
+    pub fn new(state: Arc<AppState>, ports: Vec<u16>) -> Self {
+        Self { state, ports, outgoing: Outgoing::default() }
     }
 
     /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
@@ -72,27 +72,27 @@ impl TransparentDoor {
         place: (Place, Connected),
         drain: Watch,
     ) {
-        let Some(client) = adopt(stream, &self.proxy.state) else { return };
+        let Some(client) = adopt(stream, &self.state) else { return };
         let original = original_destination(client.get_ref().get_ref(), &self.ports);
-        let snapshot = self.proxy.state.snapshot();
-        let mut guest = Guest { peer: canonical(peer), client, original, read: BytesMut::new() };
-        let metrics = &self.proxy.state.pull.metrics;
+        let snapshot = self.state.snapshot();
+        let mut introduced = Introduced { peer: canonical(peer), client, original, read: BytesMut::new() };
+        let metrics = &self.state.pull.metrics;
         let mut draining = drain.clone();
         let opening = tokio::select! {
-            opening = guest.introduce(&snapshot.config) => opening,
+            opening = introduced.introduce(&snapshot.config) => opening,
             () = draining.draining() => return,
         };
         match opening {
             Ok(opening) => {
-                let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, guest.original);
-                let route = route(&snapshot.config, &opening, guest.original, is_own);
+                let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, introduced.original);
+                let route = route(&snapshot.config, &opening, introduced.original, is_own);
                 drop(snapshot);
-                self.run(guest, route, drain).await;
+                self.run(introduced, route, drain).await;
             }
             Err(Gone::Left) => {}
             Err(Gone::Silent) => metrics.connections_refused.inc(ConnectionRefusal::Timeout),
             Err(Gone::Header) => {
-                tracing::info!(client = %guest.peer, "a PROXY header is broken, or not in transparent.proxy_protocol_from");
+                tracing::info!(client = %introduced.peer, "a PROXY header is broken, or not in transparent.proxy_protocol_from");
                 metrics.connections_refused.inc(ConnectionRefusal::Protocol);
             }
         }
@@ -102,7 +102,7 @@ impl TransparentDoor {
     /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
     /// of the same name is another registry.
     fn is_own(&self, config: &Config, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
-        let registry = &self.proxy.state.registry.local;
+        let registry = &self.state.registry.local;
         let is_here = |original: SocketAddr| {
             let address = original.ip().to_string();
             registry.names().iter().any(|name| **name == *address)
@@ -110,49 +110,51 @@ impl TransparentDoor {
         registry.is_named(&config.registry, host) && original.is_none_or(is_here)
     }
 
-    async fn run(&self, guest: Guest, route: RouteDecision, drain: Watch) {
-        let metrics = &self.proxy.state.pull.metrics;
+    async fn run(&self, introduced: Introduced, route: RouteDecision, drain: Watch) {
+        let metrics = &self.state.pull.metrics;
         match route {
-            RouteDecision::Answer(host, scheme) => {
-                let visit = Visit { host, client_scheme: scheme, client: guest.peer.ip(), listed: true };
-                let (client, first) = (guest.client, guest.read.freeze());
-                match scheme {
-                    Scheme::Https => intercept(&self.proxy, visit, client, first, drain).await,
-                    Scheme::Http => serve_visit(self.proxy.state.clone(), visit, client, first, drain).await,
-                }
+            RouteDecision::Answer(host, _) => {
+                self.lead_to(Destination::Registry(Target { host, listed: true }), introduced, drain).await;
             }
-            RouteDecision::Own => {
-                let own = RegistryDoor { state: self.proxy.state.clone(), leaves: self.proxy.leaves.clone() };
-                own.serve_client(guest.client, guest.read.freeze(), guest.peer.ip(), drain).await;
-            }
-            RouteDecision::Tunnel(target) => self.tunnel(guest, target, drain).await,
+            RouteDecision::Own => self.lead_to(Destination::Own, introduced, drain).await,
+            RouteDecision::Tunnel(target) => self.tunnel(introduced, target, drain).await,
             RouteDecision::Health => {
-                let mut client = guest.client;
+                let mut client = introduced.client;
                 // The agent that asks finds out by itself when it gets no answer.
                 let _ = client.write_all(HEALTHY).await;
                 let _ = client.shutdown().await;
             }
             RouteDecision::Refuse(host, refusal) => {
-                tracing::info!(%host, client = %guest.peer, "refused: {}", refusal.message());
+                tracing::info!(%host, client = %introduced.peer, "refused: {}", refusal.message());
                 metrics.rejected_requests.inc(Rejection::Policy);
             }
             RouteDecision::Nowhere => {
-                tracing::info!(client = %guest.peer, "closed: no name, and where it meant to go is not known here");
+                tracing::info!(client = %introduced.peer, "closed: no name, and where it meant to go is not known here");
                 metrics.connections_refused.inc(ConnectionRefusal::Protocol);
             }
         }
     }
 
-    async fn tunnel(&self, guest: Guest, target: RegistryHost, drain: Watch) {
-        let metrics = &self.proxy.state.pull.metrics;
+    async fn lead_to(&self, destination: Destination, introduced: Introduced, drain: Watch) {
+        let connection = ConnectionContext {
+            client: introduced.peer.ip(),
+            door: Door::Transparent,
+            scheme: Scheme::Http,
+            destination,
+        };
+        intercept(&self.state, connection, introduced.client, introduced.read.freeze(), drain).await;
+    }
+
+    async fn tunnel(&self, introduced: Introduced, target: RegistryHost, drain: Watch) {
+        let metrics = &self.state.pull.metrics;
         // Only what was sent tells: by then our end is remembered.
-        if self.outgoing.contains(guest.peer) {
+        if self.outgoing.contains(introduced.peer) {
             tracing::warn!(host = %target, "entrepot's own connection was redirected to itself and is closed; run the \
                 agent with this process's control group in redirect.exempt_cgroups");
             metrics.rejected_requests.inc(Rejection::Loop);
             return;
         }
-        let snapshot = self.proxy.state.snapshot();
+        let snapshot = self.state.snapshot();
         let upstream = &snapshot.config.upstream;
         let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
         let opened = snapshot.upstream.reach().open_tunnel(&target, &[], timeout).await;
@@ -160,11 +162,11 @@ impl TransparentDoor {
             Ok(opened) => {
                 drop(snapshot);
                 let _known = self.outgoing.remember(&opened.stream);
-                let ends = (guest.client, opened.stream);
-                carry(&self.proxy.state, ends, guest.read.freeze(), idle, drain, (&target, guest.peer.ip())).await;
+                let ends = (introduced.client, opened.stream);
+                carry(&self.state, ends, introduced.read.freeze(), idle, drain, (&target, introduced.peer.ip())).await;
             }
             Err(error) => {
-                tracing::info!(host = %target, client = %guest.peer, "no tunnel: {error}");
+                tracing::info!(host = %target, client = %introduced.peer, "no tunnel: {error}");
                 if error.is_ours() {
                     metrics.rejected_requests.inc(Rejection::Address);
                 }
@@ -173,7 +175,7 @@ impl TransparentDoor {
     }
 }
 
-impl Guest {
+impl Introduced {
     /// Reads until it is clear what the connection begins with.
     async fn introduce(&mut self, config: &Config) -> Result<Sniffed, Gone> {
         let deadline = Instant::now() + config.client.header_timeout;
@@ -189,7 +191,7 @@ impl Guest {
             };
             match self.read_more(SNIFF_MAX_BYTES, patience).await {
                 Ok(()) => {}
-                // Half an introduction is passed on to where it meant to go; nothing at all is nobody.
+                // A client that sent half a head is tunnelled to the address it meant. One that sent nothing is dropped.
                 Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Sniffed::Other),
                 Err(Gone::Silent) if self.original.is_some() => return Ok(Sniffed::Other),
                 Err(gone) => return Err(gone),

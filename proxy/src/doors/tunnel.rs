@@ -31,11 +31,11 @@ pub struct TunnelEnd {
     pub sent_bytes: u64,
     /// From upstream to the client.
     pub received_bytes: u64,
-    /// What ended it.
+    /// The reason for its end.
     pub reason: TunnelEndReason,
 }
 
-/// What ended a tunnel.
+/// The reason for a tunnel's end.
 #[derive(Debug)]
 pub enum TunnelEndReason {
     /// Both sides were done.

@@ -22,3 +22,4 @@ mod registry;
 mod rights;
 mod shared;
 mod tags;
+mod trail;

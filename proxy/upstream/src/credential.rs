@@ -78,6 +78,11 @@ impl CredentialId {
     /// Nobody in particular.
     pub const ANONYMOUS: Self = Self([0; 16]);
 
+    /// The hash itself, to be recorded. All zero for anonymous requests.
+    pub fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+
     /// The hash of an `Authorization` value.
     pub fn of(header: &str) -> Self {
         let hash = digest(&SHA256, header.as_bytes());

@@ -430,7 +430,8 @@ fn kind_of(method: &Method) -> UpstreamMethod {
     }
 }
 
-fn outcome_of(status: StatusCode) -> UpstreamOutcome {
+/// The word for an answer of this status.
+pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     match status.as_u16() {
         401 | 403 => UpstreamOutcome::Denied,
         404 | 410 => UpstreamOutcome::NotFound,
@@ -441,7 +442,8 @@ fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     }
 }
 
-fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
+/// The word for a failure.
+pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
     match error.stage {
         _ if error.is_timeout() => UpstreamOutcome::Timeout,
         Stage::Dns | Stage::Connect | Stage::Tls => UpstreamOutcome::Unreachable,

@@ -49,7 +49,7 @@ pub struct Opened {
 }
 
 /// Upstream answered, but not with the blob.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     /// Its status.
     pub status: StatusCode,

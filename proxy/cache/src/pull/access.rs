@@ -2,7 +2,9 @@
 //!
 //! Upstream's challenges and tokens pass through unchanged as long as upstream answers and the administrator gave no
 //! account for the registry. Else entrepot is the token server itself, at `/entrepot/token` of the registry's own
-//! name: its tokens stand for the client's login, or for nobody, and never leave this process.
+//! name: its tokens stand for the client's login, or for an anonymous client, and mean nothing outside this process.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
@@ -15,20 +17,21 @@ use hyper::body::Incoming;
 use url::Url;
 
 use crate::fetch::source::Refusal;
+use crate::pull::error::{PullError, is_transient};
 use crate::pull::identity::header;
 use crate::pull::issued::LOCAL_LIFETIME;
-use crate::pull::manifests::is_transient;
-use crate::pull::{Call, Pull, replies};
+use crate::pull::{Pull, RequestContext, replies};
 use entrepot_config::ready::{Access, Scheme as Wire};
 use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
-use entrepot_upstream::exchange::Answer;
+use entrepot_upstream::exchange::{Answer, outcome_of};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry::implied_port;
 use entrepot_upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
-/// Where entrepot gives out tokens of its own, on every registry's name.
+/// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
 /// Docker Hub's token server, known before any challenge was seen.
 const DOCKER_HUB_REALM: (&str, &str, &str) = ("auth.docker.io", "/token", "registry-1.docker.io");
@@ -36,51 +39,51 @@ const TOKEN_BODY_MAX_BYTES: usize = 1 << 20;
 
 impl Pull {
     /// `GET /v2/`.
-    pub(super) async fn ping(&self, call: &Call) -> Reply {
-        let sent = header(&call.headers);
+    pub(super) async fn ping(&self, request: &RequestContext) -> Result<Reply, PullError> {
+        let sent = header(&request.headers);
         if let Some(header) = &sent
-            && let Some(token) = self.issued.local(&call.registry.host, header)
+            && let Some(token) = self.issued.local(&request.registry.host, header)
         {
-            return if token.is_some() { pong() } else { self.local_challenge(call, None) };
+            return Ok(if token.is_some() { pong() } else { self.local_challenge(request, None) });
         }
         // Never with the administrator's account: a client that is not asked keeps its own login to itself.
         let credential = sent.clone().map_or(Credential::None, Credential::Header);
-        let operation = Operation::relay(call.method.clone(), "/v2/".into(), &call.headers, None);
-        match call.snapshot.upstream.execute(&call.registry, &operation, &credential).await {
+        let operation = Operation::relay(request.method.clone(), "/v2/".into(), &request.headers, None);
+        match request.execute_as(&credential, &operation).await {
             Ok(answer) if !is_transient(answer.status) => {
                 if answer.status == StatusCode::UNAUTHORIZED {
-                    return self.refused_by_upstream(call, answer, ErrorCode::NameUnknown).await;
+                    return Err(self.refused_by_upstream(request, answer, ErrorCode::NameUnknown).await);
                 }
-                replies::relayed(answer)
+                Ok(replies::relayed(answer))
             }
             outcome => {
                 if let Err(error) = outcome {
-                    tracing::warn!(registry = %call.registry.host, "{error}; answering the ping here");
+                    tracing::warn!(registry = %request.registry.host, "{error}; answering the ping here");
                 }
-                if sent.is_some() { pong() } else { self.local_challenge(call, None) }
+                Ok(if sent.is_some() { pong() } else { self.local_challenge(request, None) })
             }
         }
     }
 
     /// A refusal as the client gets it. Where the administrator gave an account, the challenge leads to our own token
     /// endpoint, so that clients without a login need none and clients with one still use it.
-    pub(super) fn challenged(&self, call: &Call, mut refusal: Refusal) -> Refusal {
+    pub(super) fn challenged(&self, request: &RequestContext, mut refusal: Refusal) -> Refusal {
         if refusal.status != StatusCode::UNAUTHORIZED {
             return refusal;
         }
-        let usable = match call.snapshot.upstream.learn_challenge(&call.registry, &refusal.headers) {
+        let usable = match request.snapshot.upstream.learn_challenge(&request.registry, &refusal.headers) {
             Some(Scheme::Basic) => true,
             // A client's login may go where it would go without us, but not through us to a realm that we do not know.
-            Some(Scheme::Bearer { realm, .. }) => call.snapshot.upstream.trusts(&call.registry, &realm),
+            Some(Scheme::Bearer { realm, .. }) => request.snapshot.upstream.trusts(&request.registry, &realm),
             None => false,
         };
-        if usable && shares_accounts(call, &call.registry.host) {
+        if usable && shares_accounts(request, &request.registry.host) {
             let values = refusal.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
             let scope = Challenge::parse(values).into_iter().find_map(|challenge| match challenge {
                 Challenge::Bearer { scope, .. } => scope,
                 _ => None,
             });
-            if let Ok(value) = HeaderValue::from_str(&challenge_text(call, scope.as_deref())) {
+            if let Ok(value) = HeaderValue::from_str(&challenge_text(request, scope.as_deref())) {
                 refusal.headers.insert(WWW_AUTHENTICATE, value);
             }
         }
@@ -88,46 +91,54 @@ impl Pull {
     }
 
     /// 401 with our own realm.
-    pub fn local_challenge(&self, call: &Call, scope: Option<&str>) -> Reply {
-        Reply::error(ErrorCode::Unauthorized, "").with(WWW_AUTHENTICATE, &challenge_text(call, scope))
+    pub fn local_challenge(&self, request: &RequestContext, scope: Option<&str>) -> Reply {
+        let challenge = challenge_text(request, scope);
+        Reply::error(ErrorCode::Unauthorized, "").with(WWW_AUTHENTICATE, &challenge).because(Refused::Unauthenticated)
     }
 
     /// The registry whose tokens this endpoint gives out, if it is a token endpoint.
-    pub(super) fn realm_of(&self, call: &Call, path: &str) -> Option<RegistryHost> {
+    pub(super) fn realm_of(&self, request: &RequestContext, path: &str) -> Option<RegistryHost> {
         let (host, realm_path, registry) = DOCKER_HUB_REALM;
-        if call.registry.host.name() == host && path == realm_path {
+        if request.registry.host.name() == host && path == realm_path {
             return registry.parse().ok();
         }
-        let service = query_values(&call.path_and_query, "service").pop();
-        call.snapshot.upstream.memory().tokens.registry_of_realm(&call.registry.host, path, service.as_deref())
+        let service = query_values(&request.path_and_query, "service").pop();
+        request.snapshot.upstream.memory().tokens.registry_of_realm(&request.registry.host, path, service.as_deref())
     }
 
     /// A token request to a realm that is intercepted: passed on, and what the answer stands for remembered.
-    pub(super) async fn token(&self, call: &Call, registry: RegistryHost, body: Incoming) -> Reply {
-        let sent = header(&call.headers);
-        let reads = call.method == Method::GET;
-        if reads && sent.is_none() && shares_accounts(call, &registry) {
-            return self.issue(&registry, None);
+    pub(super) async fn token(
+        &self,
+        request: &RequestContext,
+        registry: RegistryHost,
+        body: Incoming,
+    ) -> Result<Reply, PullError> {
+        let sent = header(&request.headers);
+        let reads = request.method == Method::GET;
+        if reads && sent.is_none() && shares_accounts(request, &registry) {
+            return Ok(self.issue(&registry, None));
         }
         let body = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect();
-        let body = tokio::time::timeout(call.snapshot.config.client.body_timeout, body).await;
+        let body = tokio::time::timeout(request.snapshot.config.client.body_timeout, body).await;
         let Ok(Ok(body)) = body.map(|body| body.map(|body| body.to_bytes())) else {
-            return Reply::error(ErrorCode::BadRequest, "the token request's body is too large or broken");
+            let message = "the token request's body is too large or broken";
+            return Ok(Reply::error(ErrorCode::BadRequest, message).because(Refused::Form));
         };
-        let identified = call.registry.injects_headers();
+        let identified = request.registry.injects_headers();
         let principal = principal(sent.as_ref(), &body, reads).filter(|_| !identified);
         let login = sent.as_ref().and_then(Login::from_basic);
         let credential = sent.map_or(Credential::None, Credential::Header);
-        let operation = Operation::relay(call.method.clone(), call.path_and_query.clone(), &call.headers, None);
+        let operation =
+            Operation::relay(request.method.clone(), request.path_and_query.clone(), &request.headers, None);
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        let answer = call.snapshot.upstream.execute_with_body(&call.registry, &operation, &credential, body).await;
+        let answer = request.send(&credential, &operation, body).await;
         match answer {
-            Ok(answer) if !is_transient(answer.status) => self.passed_token(answer, principal).await,
-            Ok(answer) if !reads => replies::refused(Refusal::read(answer).await),
-            Err(error) if !reads => self.unreachable(call, &error),
+            Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal).await),
+            Ok(answer) if !reads => Err(PullError::Answered(Refusal::read(answer).await)),
+            Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
-                tracing::warn!(realm = %call.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
-                self.issue(&registry, login)
+                tracing::warn!(realm = %request.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
+                Ok(self.issue(&registry, login))
             }
         }
     }
@@ -136,83 +147,84 @@ impl Pull {
         if answer.status != StatusCode::OK {
             return replies::relayed(answer);
         }
-        let (headers, host, elapsed) = (answer.headers, answer.host, answer.elapsed);
+        let headers = answer.headers;
         let Ok(body) = Limited::new(answer.body, TOKEN_BODY_MAX_BYTES).collect().await else {
-            return Reply::error(ErrorCode::BadGateway, "entrepot: the token server's answer broke off");
+            let message = "entrepot: the token server's answer broke off";
+            return Reply::error(ErrorCode::BadGateway, message).because(Refused::Broken);
         };
         let body = body.to_bytes();
         if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
             self.issued.note(&token, principal, lifetime);
         }
-        let mut reply = replies::refused(Refusal { status: StatusCode::OK, headers, body });
-        reply.note.upstream = Some(host.to_string());
-        reply.note.upstream_time = Some(elapsed);
-        reply
+        replies::refused(Refusal { status: StatusCode::OK, headers, body })
     }
 
     /// Our own token endpoint: a client's login is checked with upstream's realm where upstream answers.
-    pub(super) async fn local_token(&self, call: &Call) -> Reply {
-        if call.method != Method::GET {
-            return Reply::error(ErrorCode::Unsupported, "tokens are asked for with GET here");
+    pub(super) async fn local_token(&self, request: &RequestContext) -> Result<Reply, PullError> {
+        if request.method != Method::GET {
+            let message = "tokens are asked for with GET here";
+            return Ok(Reply::error(ErrorCode::Unsupported, message).because(Refused::Method));
         }
-        let registry = &call.registry;
-        let Some(sent) = header(&call.headers) else { return self.issue(&registry.host, None) };
+        let registry = &request.registry;
+        let Some(sent) = header(&request.headers) else { return Ok(self.issue(&registry.host, None)) };
         let Some(login) = Login::from_basic(&sent) else {
-            return Reply::error(ErrorCode::Unauthorized, "a token is given for a Basic login, or for none");
+            let message = "a token is given for a Basic login, or for none";
+            return Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::TokenRefused));
         };
-        match self.scheme_of(call).await {
+        match self.scheme_of(request).await {
             Some(Scheme::Bearer { realm, service }) => {
-                let scopes = query_values(&call.path_and_query, "scope");
+                let scopes = query_values(&request.path_and_query, "scope");
                 let key = TokenKey { realm: realm.to_string(), service, scopes, credential: login.id() };
-                self.realm_token(call, &key, login).await
+                self.realm_token(request, &key, login).await
             }
             Some(Scheme::Basic) => {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
-                match call.snapshot.upstream.execute(registry, &operation, &credential).await {
+                match request.execute_as(&credential, &operation).await {
                     Ok(answer) if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                        Reply::error_with_status(
-                            StatusCode::UNAUTHORIZED,
-                            ErrorCode::Unauthorized,
-                            "upstream refuses this login",
-                        )
+                        let message = "upstream refuses this login";
+                        Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::WrongLogin))
                     }
-                    _ => self.issue(&registry.host, Some(login)),
+                    _ => Ok(self.issue(&registry.host, Some(login))),
                 }
             }
-            None => self.issue(&registry.host, Some(login)),
+            None => Ok(self.issue(&registry.host, Some(login))),
         }
     }
 
-    async fn realm_token(&self, call: &Call, key: &TokenKey, login: Login) -> Reply {
-        let Some(url) = request_url(key) else { return self.issue(&call.registry.host, Some(login)) };
-        match call.snapshot.upstream.ask_realm(&call.registry, &url, Some(login.basic())).await {
+    async fn realm_token(&self, request: &RequestContext, key: &TokenKey, login: Login) -> Result<Reply, PullError> {
+        let Some(url) = request_url(key) else { return Ok(self.issue(&request.registry.host, Some(login))) };
+        match request.snapshot.upstream.ask_realm(&request.registry, &url, Some(login.basic())).await {
             Ok((StatusCode::OK, headers, body)) => {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
                     self.issued.note(&token, login.id(), lifetime);
                 }
-                replies::refused(Refusal { status: StatusCode::OK, headers, body })
+                Ok(replies::refused(Refusal { status: StatusCode::OK, headers, body }))
             }
-            Ok((status, headers, body)) if !is_transient(status) => replies::refused(Refusal { status, headers, body }),
-            Err(error) if !error.is_retryable() => self.unreachable(call, &error),
-            _ => self.issue(&call.registry.host, Some(login)),
+            Ok((status, headers, body)) if !is_transient(status) => {
+                request.record_upstream(&key.realm, outcome_of(status), None);
+                Err(PullError::Answered(Refusal { status, headers, body }))
+            }
+            Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
+            _ => Ok(self.issue(&request.registry.host, Some(login))),
         }
     }
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.
-    async fn scheme_of(&self, call: &Call) -> Option<Scheme> {
-        let known = call.snapshot.upstream.memory().tokens.scheme(&call.registry.host);
+    async fn scheme_of(&self, request: &RequestContext) -> Option<Scheme> {
+        let known = request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
         if known.is_some() {
             return known;
         }
         let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
-        let answer = call.snapshot.upstream.execute(&call.registry, &operation, &Credential::None).await.ok()?;
-        call.snapshot.upstream.learn_challenge(&call.registry, &answer.headers)
+        let answer = request.execute_as(&Credential::None, &operation).await.ok()?;
+        request.snapshot.upstream.learn_challenge(&request.registry, &answer.headers)
     }
 
     fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Reply {
         let Some(token) = self.issued.issue(registry, login) else {
-            return Reply::error(ErrorCode::Unavailable, "entrepot: no token can be given out at the moment");
+            let message = "entrepot: no token can be given out at the moment";
+            return Reply::error(ErrorCode::Unavailable, message).because(Refused::TokenRefused);
         };
         // A tenth less than it holds: an anonymous one may have been given to others before.
         let (token, lifetime) = (token.expose(), LOCAL_LIFETIME.as_secs() * 9 / 10);
@@ -222,13 +234,13 @@ impl Pull {
 }
 
 /// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
-fn shares_accounts(call: &Call, host: &RegistryHost) -> bool {
-    call.snapshot.account(host, None).is_some() && call.snapshot.registry(host).access == Access::Shared
+fn shares_accounts(request: &RequestContext, host: &RegistryHost) -> bool {
+    request.snapshot.account(host, None).is_some() && request.snapshot.registry(host).access == Access::Shared
 }
 
-fn challenge_text(call: &Call, scope: Option<&str>) -> String {
-    let authority = call.registry.host.authority(implied_port(call.client_scheme));
-    let scheme = match call.client_scheme {
+fn challenge_text(request: &RequestContext, scope: Option<&str>) -> String {
+    let authority = request.registry.host.authority(implied_port(request.connection.scheme));
+    let scheme = match request.connection.scheme {
         Wire::Http => "http",
         Wire::Https => "https",
     };
@@ -237,7 +249,7 @@ fn challenge_text(call: &Call, scope: Option<&str>) -> String {
     let scope = scope.unwrap_or_default();
     format!(
         "Bearer realm=\"{scheme}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}",
-        call.registry.host.name()
+        request.registry.host.name()
     )
 }
 
@@ -246,7 +258,8 @@ fn pong() -> Reply {
     Reply::full(StatusCode::OK, "application/json", "{}").with(version, "registry/2.0").with(CONTENT_LENGTH, "2")
 }
 
-/// Whose request a token answers: a login by header or form, a refresh token, nobody; none where it cannot be told.
+/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot be
+/// told.
 fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
     if let Some(header) = header {
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));
@@ -274,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_stand_for_whoever_asked() {
+    fn tokens_stand_for_the_login_that_asked() {
         let basic = Secret::new("Basic YWxpY2U6cHc=");
         let alice = Login::new("alice", &Secret::new("pw")).id();
         let form = |text: &'static str| Bytes::from_static(text.as_bytes());

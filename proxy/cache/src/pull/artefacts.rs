@@ -9,7 +9,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
-use entrepot_core::outcome::{CacheStatus, RequestType};
 use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -17,15 +16,16 @@ use tokio::sync::mpsc;
 
 use crate::fetch::FetchError;
 use crate::fetch::source::Source;
-use crate::pull::blob_reply::{range_header, unsatisfiable};
-use crate::pull::manifests::{Asked, Wanted, hit};
+use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
+use crate::pull::rights::{Asked, Wanted};
 use crate::pull::stored::StoredReader;
-use crate::pull::{Call, Pull, offload, replies};
+use crate::pull::{Pull, RequestContext, offload, replies};
 use entrepot_core::range::{self, ContentRange, RangeAnswer};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
-use entrepot_net::http::reply::{Note, Reply};
-use entrepot_observe::labels::Bypass;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{Bypass, Served};
+use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
 use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::operation::Operation;
@@ -34,60 +34,63 @@ use entrepot_upstream::operation::Operation;
 const PIECES_IN_FLIGHT: usize = 8;
 
 impl Pull {
-    pub(super) fn is_artefact(&self, call: &Call, path: &str) -> bool {
-        let cache = &call.snapshot.config.cache;
-        let reads = matches!(call.method, Method::GET | Method::HEAD);
+    pub(super) fn is_artefact(&self, request: &RequestContext, path: &str) -> bool {
+        let cache = &request.snapshot.config.cache;
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
         cache.enabled && reads && cache.patterns.iter().any(|pattern| pattern.is_match(path))
     }
 
-    pub(super) async fn artefact(self: &Arc<Self>, call: &Call) -> Reply {
-        let Some(place) = place(&call.path_and_query) else { return self.fetch_artefact(call, None).await };
-        let (store, host, path) = (self.store.clone(), call.registry.host.clone(), call.path_and_query.clone());
+    pub(super) async fn artefact(self: &Arc<Self>, request: &RequestContext) -> Result<Reply, PullError> {
+        let Some(place) = place(&request.path_and_query) else { return self.fetch_artefact(request, None).await };
+        let (store, host, path) = (self.store.clone(), request.registry.host.clone(), request.path_and_query.clone());
         let entry = offload(move || store.artefact(&host, &path)).await.flatten();
-        let reply = match entry {
-            Some(entry) => self.known_artefact(call, &place, entry).await,
-            None => self.fetch_artefact(call, Some(&place)).await,
-        };
-        let status = reply.note.cache_status;
-        reply.noted(RequestType::BlobMutable, status)
+        match entry {
+            Some(entry) => self.known_artefact(request, &place, entry).await,
+            None => self.fetch_artefact(request, Some(&place)).await,
+        }
     }
 
-    async fn known_artefact(self: &Arc<Self>, call: &Call, place: &RepositoryName, entry: ArtefactEntry) -> Reply {
-        let status = if self.may_read(call, place) {
-            CacheStatus::Hit
+    async fn known_artefact(
+        self: &Arc<Self>,
+        request: &RequestContext,
+        place: &RepositoryName,
+        entry: ArtefactEntry,
+    ) -> Result<Reply, PullError> {
+        let served = if self.may_read(request, place) {
+            Served::Hit
         } else {
-            let path = call.path_and_query.clone();
+            let path = request.path_and_query.clone();
             let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
-            match self.ask(call, place, &probe, Wanted::Content(Some(entry.size_bytes))).await {
+            match self.ask(request, place, &probe, Wanted::Content(Some(entry.size_bytes))).await {
                 Asked::Allowed(answer) | Asked::Unproven(answer) => {
                     // The page that asks for a login is not the artefact.
                     if answer.content_length() != Some(entry.size_bytes) || !answer.status.is_success() {
-                        return self.fetch_artefact(call, None).await;
+                        return self.fetch_artefact(request, None).await;
                     }
-                    self.approve(call, place).await;
-                    CacheStatus::Revalidated
+                    self.approve(request, place).await;
+                    Served::Revalidated
                 }
-                Asked::Refused(reply) => return *reply,
-                Asked::Down(_) if self.may_read_offline(call, place).await => CacheStatus::Stale,
-                Asked::Down(reply) => return *reply,
+                Asked::Refused(error) => return Err(error),
+                Asked::Down(_) if self.may_read_offline(request, place).await => Served::Stale,
+                Asked::Down(error) => return Err(error),
             }
         };
         let (store, digest) = (self.store.clone(), entry.digest);
         let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
-            return self.fetch_artefact(call, Some(place)).await;
+            return self.fetch_artefact(request, Some(place)).await;
         };
-        let answer = range::decide(range_header(&call.headers).filter(|_| !call.is_head()), blob.size_bytes);
+        let answer = range::decide(request.range(), blob.size_bytes);
         let (start, end) = match answer {
-            RangeAnswer::Unsatisfiable => return unsatisfiable(blob.size_bytes),
+            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: blob.size_bytes }),
             RangeAnswer::Part { start, end } => (start, end),
             RangeAnswer::Whole => (0, blob.size_bytes),
         };
-        let source = Source { elsewhere: Some(call.path_and_query.clone().into()), ..call.source(place) };
+        let source = Source { elsewhere: Some(request.path_and_query.clone().into()), ..request.source(place) };
+        request.trail.record(Decision::Content { served, digest: Some(digest), stored_at: blob.stored_at() });
         let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
-        let body = if call.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };
-        let reply =
-            Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, note: hit(status) }.of(digest);
-        match answer {
+        let body = if request.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };
+        let reply = Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, refused: None };
+        Ok(match answer {
             RangeAnswer::Part { .. } => {
                 let range = ContentRange::Part { start, end, size: Some(entry.size_bytes) };
                 let mut reply = reply.with(CONTENT_RANGE, &range.to_string());
@@ -95,42 +98,45 @@ impl Pull {
                 reply.with(CONTENT_LENGTH, &(end - start).to_string())
             }
             _ => reply,
-        }
+        })
     }
 
-    async fn fetch_artefact(self: &Arc<Self>, call: &Call, place: Option<&RepositoryName>) -> Reply {
-        let path = call.path_and_query.clone();
-        let operation = Operation::relay(call.method.clone(), path, &call.headers, None);
-        let answer = match call.snapshot.upstream.execute(&call.registry, &operation, &call.credential).await {
-            Ok(answer) => answer,
-            Err(error) => return self.unreachable(call, &error),
-        };
+    async fn fetch_artefact(
+        self: &Arc<Self>,
+        request: &RequestContext,
+        place: Option<&RepositoryName>,
+    ) -> Result<Reply, PullError> {
+        let path = request.path_and_query.clone();
+        let operation = Operation::relay(request.method.clone(), path, &request.headers, None);
+        let answer = request.execute(&operation).await;
+        let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
         // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it too.
         let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
-        let (Some(length), true) = (length, call.method == Method::GET && answer.status == StatusCode::OK) else {
-            return replies::relayed(answer);
+        let (Some(length), true) = (length, request.method == Method::GET && answer.status == StatusCode::OK) else {
+            return Ok(replies::relayed(answer));
         };
         if !may_store(&answer.headers) {
-            self.metrics.bypass.inc(Bypass::NoStore);
-            return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass).because("no_store");
+            request.trail.record(Decision::PassedThrough(Bypass::NoStore));
+            return Ok(replies::relayed(answer));
         }
         if let Some(place) = place {
-            self.approve(call, place).await;
+            self.approve(request, place).await;
         }
         let fill = match self.store.begin_unnamed_in_time(Some(length)).await {
             Ok(fill) => fill,
             Err(error) => {
-                self.metrics.bypass.inc(error.bypass());
-                return replies::relayed(answer).noted(RequestType::BlobMutable, CacheStatus::Bypass);
+                request.trail.record(Decision::PassedThrough(error.bypass()));
+                return Ok(replies::relayed(answer));
             }
         };
-        let note = Note { upstream: Some(answer.host.to_string()), ..hit(CacheStatus::Miss) };
+        request.trail.record(Decision::Content { served: Served::Led, digest: None, stored_at: None });
         let headers = relayed_headers(&answer.headers);
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
-        let copy = Copy { pull: self.clone(), fill: Some(Arc::new(fill)), sender, length };
-        let key = (call.registry.host.clone(), call.path_and_query.clone(), headers.clone());
+        let trail = request.trail.clone();
+        let copy = Copy { pull: self.clone(), trail, fill: Some(Arc::new(fill)), sender, length };
+        let key = (request.registry.host.clone(), request.path_and_query.clone(), headers.clone());
         tokio::spawn(copy.run(answer.body, key));
-        Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), note }
+        Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), refused: None })
     }
 }
 
@@ -138,6 +144,7 @@ impl Pull {
 /// stop the rest.
 struct Copy {
     pull: Arc<Pull>,
+    trail: Arc<Trail>,
     /// None once the disk has failed.
     fill: Option<Arc<PartialBlob>>,
     sender: mpsc::Sender<Result<Bytes, FetchError>>,
@@ -204,7 +211,7 @@ impl Copy {
 
     fn give_up(&mut self, error: &StoreError) {
         tracing::warn!("an artefact is passed on without being stored: {error}");
-        self.pull.metrics.bypass.inc(error.bypass());
+        self.trail.record(Decision::NotStored(error.bypass()));
         self.fill = None;
     }
 
@@ -222,7 +229,7 @@ impl Copy {
         }
         let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
         offload(move || store.set_artefact(&host, &path, entry)).await;
-        self.pull.metrics.stored.inc();
+        self.trail.record(Decision::Stored);
     }
 }
 

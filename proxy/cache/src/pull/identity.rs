@@ -20,8 +20,8 @@ pub fn header(headers: &HeaderMap) -> Option<Secret> {
 }
 
 impl Pull {
-    /// As whom a read of `repository` is made: the client's own credential wins; where access is shared, the
-    /// administrator's account is there for those who have none.
+    /// The credential for a read of `repository`: the client's own wins; where access is shared, the
+    /// administrator's account stands in for clients that sent none.
     pub fn reader(
         &self,
         snapshot: &ConfigSnapshot,
@@ -45,7 +45,7 @@ impl Pull {
         }
     }
 
-    /// As whom a request outside the registry's grammar is made: the client as it is. The administrator's account has
+    /// The credential for a request outside the registry's grammar: the client's own. The administrator's account has
     /// no part in it; a token of ours says nothing to others.
     pub fn passer(&self, registry: &Registry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
         let Some(header) = header else { return Ok(Credential::None) };

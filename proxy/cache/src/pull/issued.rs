@@ -1,4 +1,4 @@
-//! Tokens in clients' hands, known by their hash: who got them, and until when. Two kinds: upstream's, which were seen
+//! Tokens that clients hold, known by their hash: their principal, and until when they hold. Two kinds: upstream's, which were seen
 //! as they passed, and our own, given out where upstream cannot answer or the administrator's account stands in.
 //!
 //! Invariant (T2): a token is an answer to one client. Nothing here hands one client's token to another; the memory
@@ -17,7 +17,7 @@ use entrepot_upstream::credential::{CredentialId, Login};
 /// Upstream's token, as it passed.
 #[derive(Clone, Copy)]
 pub struct SeenToken {
-    /// Whose request it answered: a login's hash, or anonymous.
+    /// The principal that it was given to: a login's hash, or anonymous.
     pub principal: CredentialId,
     /// When upstream stops taking it.
     pub expires: Instant,
@@ -42,7 +42,7 @@ pub struct IssuedTokens {
     local: Mutex<HashMap<CredentialId, LocalToken>>,
 }
 
-/// The mark of our own tokens; none is ever sent upstream.
+/// Our own tokens begin with this. They are never sent upstream.
 const LOCAL_PREFIX: &str = "entrepot.";
 /// How long a token of ours holds: long enough for one large pull.
 pub const LOCAL_LIFETIME: Duration = Duration::from_secs(300);
@@ -62,7 +62,7 @@ impl IssuedTokens {
         }
     }
 
-    /// What is known of the token in this `Authorization` header.
+    /// The token in this `Authorization` header, if it was seen.
     pub fn seen(&self, header: &Secret) -> Option<SeenToken> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(&CredentialId::of(header.expose())).copied()

@@ -9,7 +9,7 @@ use entrepot_upstream::credential::CredentialId;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
-/// A lock for each key that somebody holds or waits for.
+/// A lock for each key that is held or waited for.
 #[derive(Default)]
 pub struct KeyedLocks {
     locks: Mutex<HashMap<String, Lock>>,

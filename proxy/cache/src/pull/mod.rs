@@ -1,59 +1,57 @@
 //! Pulling through: what a request to an intercepted registry is answered, from the cache where the client has the
 //! right to it, from upstream else.
 //!
-//! `tags.rs`, `manifests.rs` and `blobs.rs` answer reads; `relay.rs` passes everything else on, pushes included;
-//! `access.rs` answers pings and tokens; `artefacts.rs` caches what a configured pattern names. All of them ask
-//! `rights.rs` before a stored byte leaves. Below are `fill/`, `upstream/` and `store/`.
+//! Read `pipeline.rs` first: it tells a pull from its first decision to its reply, with `request.rs` as what every phase
+//! needs and `error.rs` as the one way to fail. `manifest.rs` and `serve.rs` make replies; `rights.rs` is asked before a
+//! stored byte leaves, and asks upstream. `relay.rs` passes everything else on, pushes included; `access.rs` answers pings
+//! and tokens; `artefacts.rs` caches what a configured pattern names.
 //!
-//! Invariant (DESIGN 2.2): a stored byte is given only to a credential that upstream serves, or served within the
+//! Invariant: a stored byte is given only to a credential that upstream serves, or served within the
 //! verdict's life, the same repository of the same registry; a digest alone grants nothing.
 
 pub mod access;
 pub mod artefacts;
-pub mod blob_reply;
-pub mod blobs;
+pub mod error;
 pub mod identity;
 pub mod issued;
-pub mod manifests;
+pub mod manifest;
 pub mod memory;
 pub mod oversize;
+pub mod pipeline;
 pub mod relay;
 pub mod replies;
+pub mod request;
 pub mod rights;
+pub mod serve;
 pub mod stored;
-pub mod tags;
+mod tag_policy;
 
 use std::sync::Arc;
 
-use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
-use entrepot_core::route::Route;
-use http::{HeaderMap, Method};
-use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
-use crate::fetch::source::Source;
 use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
+pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
-use entrepot_config::ready::{Config, Scheme};
-use entrepot_net::http::reply::Reply;
+use entrepot_config::ready::Config;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
-use entrepot_upstream::credential::{Credential, Login};
+use entrepot_upstream::credential::Login;
 use entrepot_upstream::exchange::Upstream;
 use entrepot_upstream::registry::{Registry, account, host_of};
 use entrepot_upstream::token;
 
-/// What pulling remembers, for as long as the process lives.
+/// Pulling through, with all that it remembers for as long as the process lives.
 pub struct Pull {
     /// Content and index.
     pub store: Arc<Store>,
     /// Blobs on their way.
     pub inflight: Arc<InflightFetches>,
-    /// Who may read what.
+    /// The verdicts about who may read which repository.
     pub rights: Rights,
     /// Tokens that were given to clients, theirs and ours.
     pub issued: IssuedTokens,
@@ -71,24 +69,6 @@ pub struct ConfigSnapshot {
     pub upstream: Arc<Upstream>,
 }
 
-/// One request to one registry.
-pub struct Call {
-    /// The configuration that it is answered under.
-    pub snapshot: Arc<ConfigSnapshot>,
-    /// Where it goes.
-    pub registry: Registry,
-    /// As whom.
-    pub credential: Credential,
-    /// What the client speaks to us.
-    pub client_scheme: Scheme,
-    /// The client's method.
-    pub method: Method,
-    /// The client's path and query.
-    pub path_and_query: String,
-    /// The client's headers.
-    pub headers: HeaderMap,
-}
-
 impl Pull {
     /// With nothing remembered yet.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
@@ -101,23 +81,6 @@ impl Pull {
             store,
             metrics,
         })
-    }
-
-    /// Answers a request that the grammar read as `route`.
-    pub async fn answer(self: &Arc<Self>, call: &Call, route: Route, body: Incoming) -> Reply {
-        if route.is_push(&call.method) {
-            return self.push(call, &route, body).await;
-        }
-        if !route.allows(&call.method) {
-            return Reply::error(ErrorCode::Unsupported, "").because("method");
-        }
-        match route {
-            Route::Ping => self.ping(call).await,
-            Route::Manifest { repository, reference } => self.manifest(call, &repository, &reference).await,
-            Route::Blob { repository, digest } => self.blob(call, &repository, &digest).await,
-            Route::Other => self.other(call, body).await,
-            route => self.read_through(call, &route).await,
-        }
     }
 }
 
@@ -146,37 +109,6 @@ impl ConfigSnapshot {
             token::Scheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
             _ => None,
         }
-    }
-}
-
-impl Call {
-    /// Where the bytes of this request can be had.
-    pub fn source(&self, repository: &RepositoryName) -> Source {
-        Source {
-            upstream: self.snapshot.upstream.clone(),
-            registry: self.registry.clone(),
-            repository: repository.clone(),
-            credential: self.credential.clone(),
-            elsewhere: None,
-        }
-    }
-
-    /// The same request made as somebody else.
-    pub fn with_credential(&self, credential: Credential) -> Self {
-        Self {
-            snapshot: self.snapshot.clone(),
-            registry: self.registry.clone(),
-            credential,
-            client_scheme: self.client_scheme,
-            method: self.method.clone(),
-            path_and_query: self.path_and_query.clone(),
-            headers: self.headers.clone(),
-        }
-    }
-
-    /// Whether only the head is asked.
-    pub fn is_head(&self) -> bool {
-        self.method == Method::HEAD
     }
 }
 

@@ -1,5 +1,5 @@
 //! A manifest that is too large to be kept: passed on to one client while it is hashed. Its last piece waits until the
-//! digest is right, so that nobody takes a wrong one for complete.
+//! digest is right, so that no client takes a wrong manifest for complete.
 
 use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};

@@ -1,16 +1,12 @@
-//! Replies made of upstream's answers and failures: relayed, refused, unreachable, broken. What is relayed is rebuilt from
-//! the headers that clients need.
+//! Replies made of upstream's answers. What is relayed is rebuilt from the headers that clients need; failures become replies
+//! in `error.rs`.
 
-use entrepot_core::error::ErrorCode;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::fetch::FetchError;
 use crate::fetch::source::Refusal;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::reply::{Note, Reply};
-use entrepot_observe::labels::Label;
-use entrepot_upstream::error::UpstreamError;
+use entrepot_net::http::reply::Reply;
 use entrepot_upstream::exchange::Answer;
 use entrepot_upstream::operation::is_of_the_hop;
 
@@ -50,35 +46,17 @@ pub fn relayed_headers(headers: &HeaderMap) -> HeaderMap {
     relayed
 }
 
-/// Upstream could not be asked: whose fault, and what to do, in the client's own error format.
-pub fn unreachable(error: &UpstreamError) -> Reply {
-    let code = if error.is_ours() {
-        ErrorCode::Denied
-    } else if error.is_timeout() {
-        ErrorCode::GatewayTimeout
-    } else {
-        ErrorCode::BadGateway
-    };
-    Reply::error(code, &format!("entrepot: {error}")).because("upstream_unreachable")
-}
-
-/// Upstream's bytes were wrong.
-pub fn broken(error: &FetchError) -> Reply {
-    Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(error.reason().word())
-}
-
 /// Upstream's own error answer.
 pub fn refused(refusal: Refusal) -> Reply {
     let mut headers = relayed_headers(&refusal.headers);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len() as u64));
-    Reply { status: refusal.status, headers, body: ReplyBody::Full(refusal.body), note: Note::default() }
+    Reply { status: refusal.status, headers, body: ReplyBody::Full(refusal.body), refused: None }
 }
 
 /// Upstream's answer as it comes.
 pub fn relayed(answer: Answer) -> Reply {
     let headers = relayed_headers(&answer.headers);
-    let note = Note { upstream: Some(answer.host.to_string()), upstream_time: Some(answer.elapsed), ..Note::default() };
-    Reply { status: answer.status, headers, body: ReplyBody::relayed(answer.body), note }
+    Reply { status: answer.status, headers, body: ReplyBody::relayed(answer.body), refused: None }
 }
 
 /// An answer that has nothing to do with a registry: all of it but the hop's own headers.

@@ -1,29 +1,49 @@
-//! Who may read what (threat T1). A verdict is upstream's own word, for one registry, repository and credential, and
-//! holds at most five minutes and never longer than the token it was given for.
+//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository and
+//! credential, and holds at most five minutes and never longer than the token it was given for.
 //!
-//! What upstream gives an anonymous request is public: that is remembered in the index too, and is what still holds
+//! A repository that upstream gives to an anonymous request is public. The index remembers that too, and it still holds
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
+//!
+//! Asking upstream ([`Pull::ask`]) is here as well, because every answer says something about the right.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use entrepot_core::error::ErrorCode;
 use entrepot_core::freshness::{jwt_expiry, verdict_ttl};
 use entrepot_core::host::RegistryHost;
+use entrepot_core::media::ManifestType;
 use entrepot_core::name::RepositoryName;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 
-use crate::pull::{Call, Pull, offload};
+use crate::fetch::source::Refusal;
+use crate::pull::error::{PullError, is_transient};
+use crate::pull::{Pull, RequestContext, offload};
 use entrepot_config::ready::Access;
+use entrepot_observe::labels::Proof;
+use entrepot_observe::trail::Decision;
 use entrepot_store::Store;
 use entrepot_upstream::credential::{Credential, CredentialId};
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::exchange::Answer;
+use entrepot_upstream::operation::Operation;
 use entrepot_upstream::token::Scheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
 
 /// The verdicts that hold at the moment.
 pub struct Rights {
-    verdicts: Mutex<HashMap<Key, Instant>>,
+    verdicts: Mutex<HashMap<Key, Verdict>>,
     store: Arc<Store>,
+}
+
+/// Upstream's yes.
+#[derive(Clone, Copy)]
+struct Verdict {
+    since: Instant,
+    until: Instant,
 }
 
 const VERDICTS_MAX: usize = 65_536;
@@ -36,24 +56,32 @@ impl Rights {
         Self { verdicts: Mutex::default(), store }
     }
 
-    fn holds(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> bool {
-        !self.life_left(registry, repository, credential).is_zero()
+    /// The age of the verdict. None if none holds.
+    fn age(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> Option<Duration> {
+        let now = Instant::now();
+        let verdict = self.get(registry, repository, credential).filter(|verdict| verdict.until > now)?;
+        Some(now.saturating_duration_since(verdict.since))
     }
 
     fn life_left(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> Duration {
+        let verdict = self.get(registry, repository, credential);
+        verdict.map_or(Duration::ZERO, |verdict| verdict.until.saturating_duration_since(Instant::now()))
+    }
+
+    fn get(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> Option<Verdict> {
         let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = verdicts.get(&(registry.clone(), repository.clone(), credential));
-        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+        verdicts.get(&(registry.clone(), repository.clone(), credential)).copied()
     }
 
     fn note(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId, time: Duration) {
         let now = Instant::now();
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         if verdicts.len() >= VERDICTS_MAX {
-            verdicts.retain(|_, until| *until > now);
+            verdicts.retain(|_, verdict| verdict.until > now);
         }
         if verdicts.len() < VERDICTS_MAX {
-            verdicts.insert((registry.clone(), repository.clone(), credential), now + time);
+            let verdict = Verdict { since: now, until: now + time };
+            verdicts.insert((registry.clone(), repository.clone(), credential), verdict);
         }
     }
 
@@ -63,40 +91,133 @@ impl Rights {
     }
 }
 
+/// Upstream's answer, by what it says about the right to the content.
+pub(super) enum Asked {
+    /// Upstream serves it to this credential.
+    Allowed(Box<Answer>),
+    /// It led elsewhere, or takes no HEAD: only the content itself can tell.
+    Unproven(Box<Answer>),
+    /// It refused.
+    Refused(PullError),
+    /// It could not be asked, or was not in a state to say.
+    Down(PullError),
+}
+
+/// The content that is asked for. It tells when an answer shows that the registry itself gives it to this credential. A redirect
+/// shows nothing, and neither does a page: both are ways to ask for a login.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    Manifest,
+    /// Content of this length. None if the length is not known.
+    Content(Option<u64>),
+}
+
 impl Pull {
-    /// Whether upstream has lately served this repository to this credential, or to everybody.
-    pub fn may_read(&self, call: &Call, repository: &RepositoryName) -> bool {
-        let registry = &call.registry.host;
-        let holds = |credential| self.rights.holds(registry, repository, credential);
-        self.is_current(&call.credential) && holds(call.credential.id())
-            || holds(CredentialId::ANONYMOUS)
-            || (call.registry.access == Access::Shared
-                && call.snapshot.account(registry, Some(repository)).is_some_and(|login| holds(login.id())))
+    /// Asks upstream, and remembers what its answer says about the right to the repository.
+    pub(super) async fn ask(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        operation: &Operation,
+        wanted: Wanted,
+    ) -> Asked {
+        match request.execute(operation).await {
+            Ok(answer) if wanted.is_shown_by(&answer) => {
+                request.trail.record(Decision::Right { proof: Proof::Upstream, age: Duration::ZERO });
+                self.approve(request, repository).await;
+                Asked::Allowed(Box::new(answer))
+            }
+            Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
+            Ok(answer) if is_transient(answer.status) => {
+                request.trail.record(Decision::Right { proof: Proof::Unknown, age: Duration::ZERO });
+                Asked::Down(PullError::Answered(Refusal::read(answer).await.worded(operation.unknown)))
+            }
+            Ok(answer) => {
+                request.trail.record(Decision::Right { proof: Proof::Denied, age: Duration::ZERO });
+                if !answer.crossed && matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                    self.deny(request, repository).await;
+                }
+                Asked::Refused(self.refused_by_upstream(request, answer, operation.unknown).await)
+            }
+            Err(error) => {
+                request.trail.record(Decision::Right { proof: Proof::Unknown, age: Duration::ZERO });
+                Asked::Down(self.unreachable(request, Arc::new(error)))
+            }
+        }
+    }
+
+    /// Upstream's refusal, its challenge made one that the client can answer here where need be.
+    pub(super) async fn refused_by_upstream(
+        &self,
+        request: &RequestContext,
+        answer: Answer,
+        unknown: ErrorCode,
+    ) -> PullError {
+        if answer.crossed {
+            return PullError::RedirectTarget { host: answer.host, status: answer.status };
+        }
+        PullError::Answered(self.challenged(request, Refusal::read(answer).await.worded(unknown)))
+    }
+
+    /// Upstream could not be asked. That is said once for each request.
+    pub(super) fn unreachable(&self, request: &RequestContext, error: Arc<UpstreamError>) -> PullError {
+        tracing::warn!(registry = %request.registry.host, path = request.path(), "{error}");
+        PullError::Unreachable(error)
+    }
+
+    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is recorded.
+    pub fn may_read(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
+        let proof = self.proof(request, repository);
+        if let Some((proof, age)) = proof {
+            request.trail.record(Decision::Right { proof, age });
+        }
+        proof.is_some()
+    }
+
+    fn proof(&self, request: &RequestContext, repository: &RepositoryName) -> Option<(Proof, Duration)> {
+        let registry = &request.registry.host;
+        let age = |credential| self.rights.age(registry, repository, credential);
+        let own = || age(request.credential.id()).filter(|_| self.is_current(&request.credential));
+        let accounts = || {
+            let login = request.snapshot.account(registry, Some(repository));
+            login.filter(|_| request.registry.access == Access::Shared).and_then(|login| age(login.id()))
+        };
+        own()
+            .map(|age| (Proof::Verdict, age))
+            .or_else(|| age(CredentialId::ANONYMOUS).map(|age| (Proof::PublicVerdict, age)))
+            .or_else(|| accounts().map(|age| (Proof::AccountVerdict, age)))
     }
 
     /// The same while upstream cannot be asked: what was public stays so, however long ago upstream said it.
-    pub async fn may_read_offline(&self, call: &Call, repository: &RepositoryName) -> bool {
-        self.may_read(call, repository) || self.is_public(call, repository).await
+    pub async fn may_read_offline(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
+        if self.may_read(request, repository) {
+            return true;
+        }
+        let was_public = self.is_public(request, repository).await;
+        if was_public {
+            request.trail.record(Decision::Right { proof: Proof::PublicMark, age: Duration::ZERO });
+        }
+        was_public
     }
 
-    /// Whether upstream has ever given this repository to everybody, and not taken it back since.
-    pub async fn is_public(&self, call: &Call, repository: &RepositoryName) -> bool {
+    /// Whether upstream has ever given this repository to an anonymous client, and not taken it back since.
+    pub async fn is_public(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
         let store = self.rights.store.clone();
-        let (registry, repository) = (call.registry.host.clone(), repository.clone());
+        let (registry, repository) = (request.registry.host.clone(), repository.clone());
         offload(move || store.last_public(&registry, &repository).is_some()).await.unwrap_or(false)
     }
 
-    /// Upstream served this repository to the call's credential.
-    pub async fn approve(&self, call: &Call, repository: &RepositoryName) {
-        let registry = &call.registry.host;
+    /// Upstream served this repository to the request's credential.
+    pub async fn approve(&self, request: &RequestContext, repository: &RepositoryName) {
+        let registry = &request.registry.host;
         let marked = self.rights.life_left(registry, repository, CredentialId::ANONYMOUS) > PUBLIC_MARK_FRESH;
-        let time = self.verdict_time(&call.credential);
-        self.rights.note(registry, repository, call.credential.id(), time);
-        let principal = self.principal(&call.credential);
-        if principal != call.credential.id() {
+        let time = self.verdict_time(&request.credential);
+        self.rights.note(registry, repository, request.credential.id(), time);
+        let principal = self.principal(&request.credential);
+        if principal != request.credential.id() {
             self.rights.note(registry, repository, principal, time);
         }
-        let public = principal == CredentialId::ANONYMOUS && !call.registry.injects_headers();
+        let public = principal == CredentialId::ANONYMOUS && !request.registry.injects_headers();
         if !public || marked {
             return;
         }
@@ -106,26 +227,26 @@ impl Pull {
         offload(move || store.mark_public(&registry, &repository, SystemTime::now())).await;
     }
 
-    /// Upstream refused this repository to the call's credential.
-    pub async fn deny(&self, call: &Call, repository: &RepositoryName) {
+    /// Upstream refused this repository to the request's credential.
+    pub async fn deny(&self, request: &RequestContext, repository: &RepositoryName) {
         // A client that has answered no challenge yet is refused at first where tokens are asked; that says nothing.
-        // Where a login is asked, it says that the repository is not public.
-        let scheme = || call.snapshot.upstream.memory().tokens.scheme(&call.registry.host);
-        if matches!(call.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
+        // A registry that asks for a Basic login says by that that the repository is not public.
+        let scheme = || request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
+        if matches!(request.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
             return;
         }
-        let registry = &call.registry.host;
-        let principal = self.principal(&call.credential);
-        self.rights.forget(registry, repository, call.credential.id());
+        let registry = &request.registry.host;
+        let principal = self.principal(&request.credential);
+        self.rights.forget(registry, repository, request.credential.id());
         self.rights.forget(registry, repository, principal);
-        if principal == CredentialId::ANONYMOUS && self.is_current(&call.credential) {
+        if principal == CredentialId::ANONYMOUS && self.is_current(&request.credential) {
             let store = self.rights.store.clone();
             let (registry, repository) = (registry.clone(), repository.clone());
             offload(move || store.unmark_public(&registry, &repository)).await;
         }
     }
 
-    /// Who is behind a credential: for a token that passed here, whoever asked for it.
+    /// The principal behind a credential: for a token that passed here, the login that asked for it.
     fn principal(&self, credential: &Credential) -> CredentialId {
         match credential {
             Credential::Header(header) => self.issued.seen(header).map_or(credential.id(), |token| token.principal),
@@ -151,4 +272,24 @@ impl Pull {
 fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl Wanted {
+    fn is_shown_by(self, answer: &Answer) -> bool {
+        let is_it = || match self {
+            Self::Manifest => {
+                let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+                content_type.is_some_and(|content_type| ManifestType::of(content_type).is_some())
+            }
+            Self::Content(size) => size.is_none() || answer.content_length() == size,
+        };
+        answer.status.is_success() && answer.is_registrys_word() && (answer.digest.is_some() || is_it())
+    }
+}
+
+fn is_open_question(answer: &Answer) -> bool {
+    answer.status.is_success()
+        || answer.status.is_redirection()
+        || matches!(answer.status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+        || (answer.crossed && answer.status.is_client_error())
 }

@@ -45,7 +45,7 @@ impl StoredReader {
                 Ok(bytes) => {
                     self.position += bytes.len() as u64;
                     if matches!(window, Window::Coming(_)) && self.position < self.end {
-                        // Where one window was cold the next one may be: it is read while this one is sent.
+                        // After a cold window the next one may be cold too: it is read while this one is sent.
                         self.ahead = Some(self.blob.window(self.position, self.end));
                     }
                     return Ok(Some(bytes));

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 
-/// Where a reply's bytes come from.
+/// The body of a reply, by the origin of its bytes.
 pub enum ReplyBody {
     /// Memory.
     Full(Bytes),

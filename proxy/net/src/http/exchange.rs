@@ -1,7 +1,8 @@
-//! One exchange, from a request's head to the last byte of its reply: the framing check, the headers that every reply
-//! gets, what HTTP/1.0 needs, and the report. Every door uses this one.
+//! One exchange, from a request's head to the last byte of its reply: the span with the request's id, the framing check, the
+//! trail of decisions, the headers that every reply gets, what HTTP/1.0 needs, and the report. Every door uses this one.
 //!
-//! The report is made when the body is done or given up, so a client that leaves is in the log as well.
+//! The report is made when the body is done or given up, so a client that leaves is in the log as well. What it says is read
+//! from the trail.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -13,28 +14,36 @@ use bytes::Bytes;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::framing::Rejection as FramingRejection;
 use entrepot_core::outcome::CacheStatus;
-use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
+use tracing::{Instrument, Span};
 
+use crate::connection::{ConnectionContext, Destination};
 use crate::http::body::{BodyError, ReplyBody};
 use crate::http::guard::GuardHandle;
 use crate::http::length::{counted, is_fit};
-use crate::http::reply::{Note, Reply};
+use crate::http::reply::Reply;
 use crate::serving::load::InFlight;
+use entrepot_core::host::RegistryHost;
 use entrepot_observe::access_record::AccessRecord;
 use entrepot_observe::labels::Rejection;
 use entrepot_observe::request_log::RequestLog;
+use entrepot_observe::trail::{Decision, Summary, Trail};
 
 const CACHE_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-docker-registry-proxy-cache-upstream-status");
 const CACHE_TYPE: HeaderName = HeaderName::from_static("x-docker-registry-proxy-cache-type");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_CACHE_DATE: HeaderName = HeaderName::from_static("x-cache-date");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// A request that is being answered.
 pub struct Exchange {
     log: Arc<RequestLog>,
+    trail: Arc<Trail>,
+    /// Every event about the request is logged inside of it.
+    span: Span,
     arrived: (SystemTime, Instant),
     method: Method,
     path_and_query: String,
@@ -45,8 +54,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Begins with a request's head. `host` is what the log says that the client meant.
-    pub fn begin<B>(log: &Arc<RequestLog>, client: IpAddr, host: String, request: &Request<B>) -> Self {
+    /// Begins with a request's head.
+    pub fn begin<B>(log: &Arc<RequestLog>, connection: &ConnectionContext, request: &Request<B>) -> Self {
+        let trail = Trail::new(log.metrics.clone());
+        // At the level of errors, so that no filter of events takes the id away from those that pass it.
+        let span = tracing::error_span!("request", request_id = %trail.id);
         let path_and_query = match (request.uri().path_and_query(), request.method()) {
             (Some(path_and_query), _) => path_and_query.to_string(),
             (None, &Method::CONNECT) => String::new(),
@@ -54,12 +66,14 @@ impl Exchange {
         };
         Self {
             log: log.clone(),
+            trail,
+            span,
             arrived: (SystemTime::now(), Instant::now()),
             method: request.method().clone(),
             path_and_query,
             version: request.version(),
-            host,
-            client,
+            host: meant_host(connection, request),
+            client: connection.client,
         }
     }
 
@@ -68,42 +82,69 @@ impl Exchange {
         self,
         guard: &GuardHandle,
         request: Request<B>,
-        answer: impl FnOnce(Request<B>) -> Answering,
+        answer: impl FnOnce(Request<B>, Arc<Trail>) -> Answering,
     ) -> Response<LoggedBody>
     where
         Answering: Future<Output = Reply>,
     {
         let reply = match guard.rejection_of(&request) {
-            Some(rejection) => framing_reply(&self.log, rejection),
-            None => answer(request).await,
+            Some(rejection) => unframed(&self.trail, rejection),
+            None => answer(request, self.trail.clone()).instrument(self.span.clone()).await,
         };
         let reply = if is_fit(self.version, &reply) { reply } else { counted(reply).await };
         self.respond(reply)
     }
 
     fn respond(self, reply: Reply) -> Response<LoggedBody> {
-        let Reply { status, mut headers, body, note } = reply;
-        let word = note.cache_status.word();
-        if !word.is_empty() {
-            headers.insert(CACHE_UPSTREAM_STATUS, HeaderValue::from_static(word));
-            headers.insert(X_CACHE, HeaderValue::from_static(word));
-            headers.insert(CACHE_TYPE, HeaderValue::from_static(note.request_type.word()));
+        let Reply { status, mut headers, body, refused } = reply;
+        if let Some(refused) = refused {
+            self.trail.record(Decision::Refused(refused));
         }
-        if let Some(stored_at) = note.stored_at.filter(|_| note.cache_status.served_from_store())
-            && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(stored_at))
-        {
-            headers.insert(X_CACHE_DATE, value);
-        }
+        tell_of_the_cache(&self.trail.summary(), &mut headers);
         if is_oci(self.path_and_query.split('?').next().unwrap_or_default()) {
             headers.entry(API_VERSION).or_insert(HeaderValue::from_static("registry/2.0"));
         }
+        if let Ok(id) = HeaderValue::try_from(self.trail.id.to_string()) {
+            headers.insert(X_REQUEST_ID, id);
+        }
         let size_bytes = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let report = Report { exchange: self, status: status.as_u16(), note, bytes_sent: 0 };
+        let report = Report { exchange: self, status: status.as_u16(), bytes_sent: 0 };
         let in_flight = InFlight::begin(size_bytes.unwrap_or(0));
         let mut response = Response::new(LoggedBody { body, report, in_flight });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+/// The host that a request is for, for the log. A user and password in front of it are left out.
+fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String {
+    match &connection.destination {
+        Destination::Registry(target) => target.host.to_string(),
+        Destination::Own => {
+            request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned()
+        }
+        Destination::Named => {
+            let authority = request.uri().authority().map(|authority| authority.as_str()).unwrap_or_default();
+            let authority = authority.rsplit('@').next().unwrap_or_default();
+            let host = request.uri().scheme_str().and_then(|_| RegistryHost::parse(authority, 80).ok());
+            host.map_or_else(|| authority.to_owned(), |host| host.to_string())
+        }
+    }
+}
+
+/// docker-registry-proxy's headers about the cache's part in a reply, and those of other proxies.
+fn tell_of_the_cache(summary: &Summary, headers: &mut HeaderMap) {
+    let word = summary.cache_status.word();
+    if !word.is_empty() {
+        headers.insert(CACHE_UPSTREAM_STATUS, HeaderValue::from_static(word));
+        headers.insert(X_CACHE, HeaderValue::from_static(word));
+        headers.insert(CACHE_TYPE, HeaderValue::from_static(summary.request_type.word()));
+    }
+    if let Some(stored_at) = summary.stored_at.filter(|_| summary.cache_status.served_from_store())
+        && let Ok(value) = HeaderValue::from_str(&httpdate::fmt_http_date(stored_at))
+    {
+        headers.insert(X_CACHE_DATE, value);
     }
 }
 
@@ -113,19 +154,19 @@ pub fn is_oci(path: &str) -> bool {
 }
 
 /// Refuses a request that is not HTTP as it is specified. It is never repaired, and the connection ends.
-fn framing_reply(log: &RequestLog, rejection: FramingRejection) -> Reply {
+fn unframed(trail: &Trail, rejection: FramingRejection) -> Reply {
     let (code, label) = match rejection.status {
         431 => (ErrorCode::HeadTooLarge, Rejection::TooLarge),
         _ => (ErrorCode::BadRequest, Rejection::Malformed),
     };
-    log.metrics.rejected_requests.inc(label);
+    trail.record(Decision::Unframed { reason: rejection.reason, rejection: label });
     let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
     let reply = if rejection.oci {
         Reply::error_with_status(status, code, rejection.reason)
     } else {
         Reply::full(status, "text/plain", format!("{}\n", rejection.reason))
     };
-    reply.with(CONNECTION, "close").because(rejection.reason)
+    reply.with(CONNECTION, "close")
 }
 
 /// A body that reports its exchange when it ends.
@@ -135,11 +176,10 @@ pub struct LoggedBody {
     in_flight: InFlight,
 }
 
-/// What is logged and counted when it is dropped.
+/// Logs and counts the exchange when it is dropped.
 struct Report {
     exchange: Exchange,
     status: u16,
-    note: Note,
     bytes_sent: u64,
 }
 
@@ -151,18 +191,20 @@ impl Body for LoggedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let this = &mut *self;
+        let _inside = this.report.exchange.span.enter();
+        let frame = Pin::new(&mut this.body).poll_frame(context);
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-                self.report.bytes_sent += bytes;
-                self.in_flight.sent(bytes);
+                this.report.bytes_sent += bytes;
+                this.in_flight.sent(bytes);
             }
             Poll::Ready(Some(Err(error))) => {
-                let exchange = &self.report.exchange;
+                let exchange = &this.report.exchange;
                 let path = exchange.path_and_query.split('?').next().unwrap_or_default();
                 tracing::warn!(host = %exchange.host, path, "the answer was cut off: {error}");
-                self.report.note.reason = Some("cut_off");
+                exchange.trail.record(Decision::CutOff);
             }
             _ => {}
         }
@@ -180,32 +222,38 @@ impl Body for LoggedBody {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let (exchange, note) = (&mut self.exchange, &mut self.note);
-        if note.unlogged {
+        let exchange = &mut self.exchange;
+        let summary = exchange.trail.summary();
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let trail: Vec<_> = exchange.trail.decisions().iter().map(ToString::to_string).collect();
+            exchange.span.in_scope(|| tracing::debug!(host = %exchange.host, "decided: {}", trail.join(", ")));
+        }
+        if !summary.is_logged {
             return;
         }
         let metrics = &exchange.log.metrics;
-        metrics.request(note.request_type, note.cache_status, self.status);
+        metrics.request(summary.request_type, summary.cache_status, self.status);
         metrics.bytes_to_clients.inc_by(self.bytes_sent);
-        let upstream = note.upstream.take().unwrap_or_default();
+        let upstream = summary.upstream.map(String::from).unwrap_or_default();
         // As nginx has it: the registry that was or would have been asked, on a hit as well.
-        let answered = !upstream.is_empty() || note.cache_status != CacheStatus::None;
+        let answered = !upstream.is_empty() || summary.cache_status != CacheStatus::None;
         exchange.log.access_log.write(&AccessRecord {
             access_time: exchange.arrived.0,
-            cache_status: note.cache_status,
+            cache_status: summary.cache_status,
             method: exchange.method.to_string(),
             uri: std::mem::take(&mut exchange.path_and_query),
-            request_type: note.request_type,
+            request_type: summary.request_type,
             status: self.status,
             bytes_sent: self.bytes_sent,
-            upstream_response_time: note.upstream_time,
+            upstream_response_time: summary.upstream_time,
             host: exchange.host.clone(),
             proxy_host: if answered { std::mem::take(&mut exchange.host) } else { String::new() },
             upstream,
             client: exchange.client,
-            digest: note.digest,
+            digest: summary.digest,
             duration: exchange.arrived.1.elapsed(),
-            reason: note.reason,
+            reason: summary.reason,
+            request_id: exchange.trail.id,
         });
     }
 }

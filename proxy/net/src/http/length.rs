@@ -1,5 +1,5 @@
 //! HTTP/1.0 tells a body's end by its length, or by the connection's end, and a body that broke off ends the connection
-//! too. So who speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
+//! too. So a client that speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
 
 use std::pin::Pin;
 
@@ -10,7 +10,8 @@ use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::http::body::ReplyBody;
-use crate::http::reply::{Note, Reply};
+use crate::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 
 /// A longer body is not kept to be counted: lists and tokens are shorter, blobs that are longer are asked for by HTTP/1.1.
 const COUNTED_MAX_BYTES: usize = 256 * 1024;
@@ -32,18 +33,17 @@ pub(crate) fn counted(reply: Reply) -> Pin<Box<dyn Future<Output = Reply> + Send
 }
 
 async fn count(reply: Reply) -> Reply {
-    let Reply { status, mut headers, body, note } = reply;
-    let (instead, reason) = match Limited::new(body, COUNTED_MAX_BYTES).collect().await {
+    let Reply { status, mut headers, body, refused } = reply;
+    match Limited::new(body, COUNTED_MAX_BYTES).collect().await {
         Ok(collected) => {
             let bytes = collected.to_bytes();
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len() as u64));
-            return Reply { status, headers, body: ReplyBody::Full(bytes), note };
+            Reply { status, headers, body: ReplyBody::Full(bytes), refused }
         }
         Err(error) if error.is::<LengthLimitError>() => {
             let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-            (Reply::error_with_status(status, ErrorCode::Unsupported, UNKNOWN), "http_1_0")
+            Reply::error_with_status(status, ErrorCode::Unsupported, UNKNOWN).because(Refused::Http10)
         }
-        Err(error) => (Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")), "cut_off"),
-    };
-    Reply { note: Note { reason: Some(reason), ..note }, ..instead }
+        Err(error) => Reply::error(ErrorCode::BadGateway, &format!("entrepot: {error}")).because(Refused::Broken),
+    }
 }

@@ -1,18 +1,15 @@
-//! A reply to a client and what the log will say about it. Every status that is ours comes from the one error table
+//! A reply to a client. Every status that is ours comes from the one error table
 //! (`entrepot_core::error`).
 
-use std::time::{Duration, SystemTime};
-
 use bytes::Bytes;
-use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
-use entrepot_core::outcome::{CacheStatus, RequestType};
+use entrepot_observe::labels::Refused;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::http::body::ReplyBody;
 
-/// An answer and its note for the log.
+/// A reply to one request.
 pub struct Reply {
     /// Status.
     pub status: StatusCode,
@@ -20,44 +17,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Body.
     pub body: ReplyBody,
-    /// For the log, the metrics and the cache headers.
-    pub note: Note,
-}
-
-/// What an answer's line in the log says beside its status.
-#[derive(Clone)]
-pub struct Note {
-    /// The cache's part.
-    pub cache_status: CacheStatus,
-    /// What was asked.
-    pub request_type: RequestType,
-    /// Content, where named by digest.
-    pub digest: Option<Digest>,
-    /// The host that upstream's part came from.
-    pub upstream: Option<String>,
-    /// Until upstream's head was there.
-    pub upstream_time: Option<Duration>,
-    /// Why it was refused or bypassed.
-    pub reason: Option<&'static str>,
-    /// Since when the content is stored here, where it is.
-    pub stored_at: Option<SystemTime>,
-    /// Not worth a line: a CONNECT that succeeded, whose requests are logged themselves, or a local page.
-    pub unlogged: bool,
-}
-
-impl Default for Note {
-    fn default() -> Self {
-        Self {
-            cache_status: CacheStatus::None,
-            request_type: RequestType::Unknown,
-            digest: None,
-            upstream: None,
-            upstream_time: None,
-            reason: None,
-            stored_at: None,
-            unlogged: false,
-        }
-    }
+    /// Why the request is refused or cannot be answered. None for every other reply.
+    pub refused: Option<Refused>,
 }
 
 impl Reply {
@@ -67,7 +28,7 @@ impl Reply {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len() as u64));
-        Self { status, headers, body: ReplyBody::Full(body), note: Note::default() }
+        Self { status, headers, body: ReplyBody::Full(body), refused: None }
     }
 
     /// An error of the table, with what the person at the client should know.
@@ -88,25 +49,10 @@ impl Reply {
         self
     }
 
-    /// Notes what was asked and the cache's part in it.
+    /// Says why the request is refused.
     #[must_use]
-    pub fn noted(mut self, request_type: RequestType, cache_status: CacheStatus) -> Self {
-        self.note.request_type = request_type;
-        self.note.cache_status = cache_status;
-        self
-    }
-
-    /// Notes why.
-    #[must_use]
-    pub fn because(mut self, reason: &'static str) -> Self {
-        self.note.reason = Some(reason);
-        self
-    }
-
-    /// Notes the content.
-    #[must_use]
-    pub fn of(mut self, digest: Digest) -> Self {
-        self.note.digest = Some(digest);
+    pub fn because(mut self, refused: Refused) -> Self {
+        self.refused = Some(refused);
         self
     }
 

@@ -22,6 +22,7 @@ use super::refusal::AccessRefusal;
 use super::token::{GRANTS_MAX, SERVICE, Ticket};
 use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 
 /// The path of the endpoint, beside `/v2/`.
 pub const TOKEN_PATH: &str = "/token";
@@ -50,16 +51,20 @@ impl Access {
         let (parameters, is_form) = match *method {
             Method::GET | Method::HEAD => (query.unwrap_or_default().as_bytes(), false),
             Method::POST => (form, true),
-            _ => return Reply::error(ErrorCode::Unsupported, "").with(ALLOW, "GET, HEAD, POST").because("method"),
+            _ => {
+                return Reply::error(ErrorCode::Unsupported, "")
+                    .with(ALLOW, "GET, HEAD, POST")
+                    .because(Refused::Method);
+            }
         };
         let asked = Asked::read(parameters);
         if asked.scopes.len() > GRANTS_MAX {
-            return Reply::error(ErrorCode::BadRequest, "too many scopes for one token").because("scopes");
+            return Reply::error(ErrorCode::BadRequest, "too many scopes for one token").because(Refused::Scopes);
         }
         let recognised = match is_form {
             true if asked.grant_type.as_deref() != Some("password") => {
                 let body = Bytes::from_static(br#"{"error":"unsupported_grant_type"}"#);
-                return Reply::full(StatusCode::BAD_REQUEST, "application/json", body).because("grant_type");
+                return Reply::full(StatusCode::BAD_REQUEST, "application/json", body).because(Refused::GrantType);
             }
             true => self.recognise(asked.username.as_deref().unwrap_or_default(), asked.password.as_ref()).await,
             false => match Login::read(login) {
@@ -129,5 +134,5 @@ fn refused(refusal: &AccessRefusal) -> Reply {
         _ => Reply::error(ErrorCode::Unauthorized, &refusal.to_string())
             .with(WWW_AUTHENTICATE, &format!("Basic realm=\"{SERVICE}\"")),
     };
-    reply.with(CACHE_CONTROL, "no-store").because("token_refused")
+    reply.with(CACHE_CONTROL, "no-store").because(Refused::TokenRefused)
 }

@@ -11,6 +11,7 @@ use super::policy::Overdrawn;
 use super::token::SERVICE;
 use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 
 /// The reason why a request is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -71,22 +72,22 @@ impl AccessRefusal {
         if *self == Self::Busy { reply.with(RETRY_AFTER, "1") } else { reply }
     }
 
-    fn row(&self) -> (StatusCode, ErrorCode, &'static str) {
+    fn row(&self) -> (StatusCode, ErrorCode, Refused) {
         let usual = |code: ErrorCode, reason| (code.status(), code, reason);
         match self {
-            Self::Unauthenticated { .. } => usual(ErrorCode::Unauthorized, "unauthenticated"),
-            Self::WrongLogin => usual(ErrorCode::Unauthorized, "wrong_login"),
-            Self::InsufficientScope { .. } => usual(ErrorCode::Unauthorized, "insufficient_scope"),
-            Self::Denied { .. } | Self::MayNotCollect => usual(ErrorCode::Denied, "denied"),
-            Self::ReadOnly => usual(ErrorCode::Unsupported, "read_only"),
-            Self::ImmutableTag { .. } => usual(ErrorCode::Denied, "immutable_tag"),
+            Self::Unauthenticated { .. } => usual(ErrorCode::Unauthorized, Refused::Unauthenticated),
+            Self::WrongLogin => usual(ErrorCode::Unauthorized, Refused::WrongLogin),
+            Self::InsufficientScope { .. } => usual(ErrorCode::Unauthorized, Refused::InsufficientScope),
+            Self::Denied { .. } | Self::MayNotCollect => usual(ErrorCode::Denied, Refused::Denied),
+            Self::ReadOnly => usual(ErrorCode::Unsupported, Refused::ReadOnly),
+            Self::ImmutableTag { .. } => usual(ErrorCode::Denied, Refused::ImmutableTag),
             Self::Overdrawn(Overdrawn::Repository(_)) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Denied, "repository_quota")
+                (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Denied, Refused::RepositoryQuota)
             }
             Self::Overdrawn(Overdrawn::Total(_)) => {
-                (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Denied, "registry_quota")
+                (StatusCode::INSUFFICIENT_STORAGE, ErrorCode::Denied, Refused::RegistryQuota)
             }
-            Self::Busy => usual(ErrorCode::TooManyRequests, "logins"),
+            Self::Busy => usual(ErrorCode::TooManyRequests, Refused::Logins),
         }
     }
 

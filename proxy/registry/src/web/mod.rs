@@ -15,7 +15,6 @@ mod look;
 mod pages;
 mod problem;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,13 +28,12 @@ use tokio::task::spawn_blocking;
 
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, Principal, Wish};
-use super::door::Arrival;
 use super::removal::NotRemoved;
-use super::request::Request;
+use super::request::LocalRequest;
 use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
 use csrf::{Forgery, check_host, check_origin};
-use entrepot_cache::pull::{ConfigSnapshot, identity, offload};
+use entrepot_cache::pull::{RequestScope, identity, offload};
 use entrepot_net::http::reply::Reply;
 use entrepot_store::{StoreError, Sweep};
 use look::Look;
@@ -46,7 +44,7 @@ const SHORT_COLLECTION: Duration = Duration::from_secs(2);
 
 /// A request to a page, its visitor known.
 struct Guest {
-    request: Request,
+    request: LocalRequest,
     /// Whether it names this registry; else it may look, as it may with the API, and change nothing.
     host: Result<(), Forgery>,
 }
@@ -57,18 +55,13 @@ pub fn is_here(path: &str) -> bool {
 }
 
 /// Answers a request to a page.
-pub async fn answer(
-    service: &RegistryService,
-    snapshot: Arc<ConfigSnapshot>,
-    arrival: &Arrival,
-    request: http::Request<Incoming>,
-) -> Reply {
+pub async fn answer(service: &RegistryService, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
     let (head, body) = request.into_parts();
     if !head.uri.path().starts_with(PATH) {
         return see(StatusCode::PERMANENT_REDIRECT, PATH);
     }
     let is_head = head.method == Method::HEAD;
-    let reply = match page(service, snapshot, arrival, head, body).await {
+    let reply = match page(service, scope, head, body).await {
         Ok(reply) => reply,
         Err(problem) => problem.reply(),
     };
@@ -76,17 +69,11 @@ pub async fn answer(
     if is_head { reply.without_body() } else { reply }
 }
 
-async fn page(
-    service: &RegistryService,
-    snapshot: Arc<ConfigSnapshot>,
-    arrival: &Arrival,
-    head: Parts,
-    body: Incoming,
-) -> Result<Reply, Problem> {
+async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body: Incoming) -> Result<Reply, Problem> {
     let place = place(&head)?;
-    let host = check_host(&service.local, &snapshot.config.registry, &head);
+    let host = check_host(&service.local, &scope.snapshot.config.registry, &head);
     let is_form = place.method == Method::POST;
-    let form = if is_form { form(&head, body, snapshot.config.client.body_timeout).await? } else { Bytes::new() };
+    let form = if is_form { form(&head, body, scope.snapshot.config.client.body_timeout).await? } else { Bytes::new() };
     let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
     let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
@@ -96,12 +83,10 @@ async fn page(
     }
     let asked = (place.read)(&fields).ok_or(Problem::Form)?;
     let done = head.uri.query().and_then(|query| Fields(query.as_bytes()).get("done"));
-    let request = Request {
+    let request = LocalRequest {
         registry: service.local.clone(),
-        snapshot,
+        scope: scope.clone(),
         visitor,
-        client: arrival.client,
-        scheme: arrival.scheme,
         method: head.method,
         query: String::new(),
         headers: head.headers,
@@ -198,7 +183,7 @@ impl Guest {
     async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
-        let sweep = Sweep { grace: self.request.snapshot.config.registry.grace, untagged: false, dry_run };
+        let sweep = Sweep { grace: self.request.scope.snapshot.config.registry.grace, untagged: false, dry_run };
         let running = spawn_blocking(move || registry.collect_quietly(sweep));
         // However it goes on, the page shows how far it is.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;

@@ -9,6 +9,7 @@ use crate::access::AccessRefusal;
 use crate::access::token::SERVICE;
 use crate::failure::{store_failed, unavailable};
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
 
 /// Why not.
@@ -46,16 +47,16 @@ impl Problem {
         }
     }
 
-    fn row(&self) -> (StatusCode, &'static str) {
-        let of = |reply: Reply| (reply.status, reply.note.reason.unwrap_or("page"));
+    fn row(&self) -> (StatusCode, Refused) {
+        let of = |reply: Reply| (reply.status, reply.refused.unwrap_or(Refused::NotHere));
         match self {
-            Self::Forged(Forgery::Host) => (StatusCode::MISDIRECTED_REQUEST, "host"),
-            Self::Forged(_) => (StatusCode::FORBIDDEN, "forged_form"),
+            Self::Forged(Forgery::Host) => (StatusCode::MISDIRECTED_REQUEST, Refused::Host),
+            Self::Forged(_) => (StatusCode::FORBIDDEN, Refused::ForgedForm),
             Self::Refused(refusal) => of(refusal.plain()),
-            Self::Unknown => (StatusCode::NOT_FOUND, "page"),
-            Self::Moved => (StatusCode::CONFLICT, "moved"),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
-            Self::Form => (StatusCode::BAD_REQUEST, "form"),
+            Self::Unknown => (StatusCode::NOT_FOUND, Refused::NotHere),
+            Self::Moved => (StatusCode::CONFLICT, Refused::Moved),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Refused::Method),
+            Self::Form => (StatusCode::BAD_REQUEST, Refused::Form),
             Self::Failed(error) => of(store_failed(error)),
             Self::BrokenOff => of(unavailable()),
         }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use entrepot::doors::dispatch::{Visit, serve_visit};
-use entrepot::doors::proxy::ProxyDoor;
-use entrepot::doors::registry::RegistryDoor;
+use entrepot::doors::dispatch::serve_connection;
 use entrepot::doors::state::AppState;
+use entrepot::doors::{proxy, registry};
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
+use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::listener::{self, Bounds, Place};
 use entrepot_net::serving::workers::Workers;
@@ -128,7 +128,7 @@ pub(crate) struct Proxy {
     _trigger: Trigger,
     authority: Arc<Authority>,
     data: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Proxy {
@@ -159,27 +159,31 @@ impl Proxy {
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
         let local =
             LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, snapshot.upstream.clone()));
-        let state = AppState::new(pull.clone(), RegistryService { local, pull: pull.clone() }, log, page, snapshot);
-        let leaves = Arc::new(leaves);
-        let registry = Arc::new(RegistryDoor { state: state.clone(), leaves: leaves.clone() });
-        let door = Arc::new(ProxyDoor { state: state.clone(), leaves });
+        let state = AppState::new(
+            pull.clone(),
+            RegistryService { local, pull: pull.clone() },
+            log,
+            page,
+            Arc::new(leaves),
+            snapshot,
+        );
         let (trigger, watch) = drain::channel();
         let workers = Arc::new(Workers::start(1, with_ring).expect("a serving thread"));
         let serve = {
-            let (workers, watch) = (workers.clone(), watch.clone());
+            let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
             move |stream, peer, place| {
-                let (door, drain) = (door.clone(), watch.clone());
-                workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+                let (state, drain) = (state.clone(), watch.clone());
+                workers.hand(move |connected| proxy::serve(state, stream, peer, (place, connected), drain));
             }
         };
         let address = open(serve, &pull, &watch);
-        let drain = watch.clone();
+        let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
-            let (door, drain) = (registry.clone(), drain.clone());
-            workers.hand(move |connected| door.serve(stream, peer, (place, connected), drain));
+            let (state, drain) = (served.clone(), drain.clone());
+            workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, _folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder: folder }
     }
 
     /// A request through the proxy door, in absolute form.
@@ -213,9 +217,10 @@ impl Proxy {
     pub(crate) fn visit(&self, upstream: &Upstream, room_bytes: usize) -> DuplexStream {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
-        let visit = Visit { host, client_scheme: Scheme::Https, client, listed: true };
+        let destination = Destination::Registry(Target { host, listed: true });
+        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_visit(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_connection(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
         client
     }
 
@@ -227,6 +232,16 @@ impl Proxy {
     /// Waits until no fill runs any more.
     pub(crate) async fn landed(&self) {
         eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
+    }
+
+    /// The access log, once it has so many lines.
+    pub(crate) async fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let read = || {
+            let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect::<Vec<_>>()
+        };
+        eventually("the access log has every line", || read().len() >= count).await;
+        read()
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {

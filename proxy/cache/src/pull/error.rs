@@ -1,0 +1,196 @@
+//! Why a pull fails: whose fault it is, what was being done, and what to do. The one place where that becomes HTTP.
+
+use std::sync::Arc;
+
+use entrepot_core::digest::Digest;
+use entrepot_core::error::ErrorCode;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::range::ContentRange;
+use http::StatusCode;
+use http::header::CONTENT_RANGE;
+
+use crate::fetch::FetchError;
+use crate::fetch::source::Refusal;
+use crate::pull::replies;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{FetchFailure, Refused};
+use entrepot_upstream::error::UpstreamError;
+
+/// Why there is no content for the client.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// Upstream's registry said no, or was not in a state to answer. The client gets its words.
+    #[error("upstream answered {}", .0.status)]
+    Answered(Refusal),
+    /// Upstream could not be asked.
+    #[error("{0}")]
+    Unreachable(Arc<UpstreamError>),
+    /// Upstream's bytes are not the blob.
+    #[error("{0}")]
+    Broken(FetchError),
+    /// A redirect led to another host, and that host refused. Its word is not the registry's.
+    #[error("{host}, where the registry led to, answered {status}")]
+    RedirectTarget {
+        /// The host that refused.
+        host: RegistryHost,
+        /// Its status.
+        status: StatusCode,
+    },
+    /// Upstream sent a manifest compressed, or as a part.
+    #[error("upstream answered a manifest in a form that was not asked for")]
+    ManifestForm,
+    /// Upstream's manifest is not the one that was named.
+    #[error("upstream's manifest has the digest {got}, not the one it is named by")]
+    WrongManifest {
+        /// The digest of what came.
+        got: Digest,
+    },
+    /// The client asks for bytes behind the end of the content.
+    #[error("the content has {size_bytes} bytes, and the range begins behind them")]
+    Range {
+        /// The whole content.
+        size_bytes: u64,
+    },
+}
+
+/// The party that has to mend a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The registry, or what is between it and us.
+    Upstream,
+    /// The request.
+    Client,
+    /// Our configuration or our disk.
+    Ours,
+}
+
+impl PullError {
+    /// The party that has to mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Range { .. } => Fault::Client,
+            Self::Answered(refusal) if refusal.status.is_client_error() => Fault::Client,
+            Self::Unreachable(error) if error.is_ours() => Fault::Ours,
+            Self::Broken(FetchError::Read { .. } | FetchError::Interrupted { .. }) => Fault::Ours,
+            Self::Answered(_)
+            | Self::Unreachable(_)
+            | Self::Broken(_)
+            | Self::RedirectTarget { .. }
+            | Self::ManifestForm
+            | Self::WrongManifest { .. } => Fault::Upstream,
+        }
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Answered(refusal) => refusal.status,
+            _ => self.code().status(),
+        }
+    }
+
+    /// Whether the failure says nothing about the content and may pass: what is stored may stand in.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_)) || is_transient(self.status())
+    }
+
+    /// Whether the registry said no to this credential, as opposed to a request that no credential could have.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Answered(refusal) if is_refusal(refusal.status))
+    }
+
+    /// The reply to the client.
+    pub fn into_reply(self) -> Reply {
+        let message = format!("entrepot: {self}");
+        let code = self.code();
+        match self {
+            // The trail has upstream's answer already.
+            Self::Answered(refusal) => replies::refused(refusal),
+            Self::Range { size_bytes } => {
+                let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
+                Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
+            }
+            Self::Unreachable(_) => Reply::error(code, &message).because(Refused::Unreachable),
+            Self::Broken(error) => Reply::error(code, &message).because(refused(error.reason())),
+            Self::RedirectTarget { .. } => Reply::error(code, &message).because(Refused::RedirectTarget),
+            Self::ManifestForm => Reply::error(code, &message).because(Refused::Encoded),
+            Self::WrongManifest { .. } => Reply::error(code, &message).because(Refused::WrongDigest),
+        }
+    }
+
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Range { .. } => ErrorCode::RangeInvalid,
+            Self::Unreachable(error) if error.is_ours() => ErrorCode::Denied,
+            Self::Unreachable(error) if error.is_timeout() => ErrorCode::GatewayTimeout,
+            Self::Answered(_)
+            | Self::Unreachable(_)
+            | Self::Broken(_)
+            | Self::RedirectTarget { .. }
+            | Self::ManifestForm
+            | Self::WrongManifest { .. } => ErrorCode::BadGateway,
+        }
+    }
+}
+
+/// Answers that say nothing about the content.
+pub(crate) fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+}
+
+/// The registry's no to a credential.
+pub(crate) fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+}
+
+fn refused(failure: FetchFailure) -> Refused {
+    match failure {
+        FetchFailure::Refused => Refused::Status,
+        FetchFailure::Broken => Refused::Broken,
+        FetchFailure::Timeout => Refused::Timeout,
+        FetchFailure::WrongDigest => Refused::WrongDigest,
+        FetchFailure::WrongLength => Refused::WrongLength,
+        FetchFailure::Encoded => Refused::Encoded,
+        FetchFailure::IoError => Refused::IoError,
+        FetchFailure::Interrupted => Refused::Interrupted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use entrepot_core::digest::Algorithm;
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn answered(status: u16) -> PullError {
+        let status = StatusCode::from_u16(status).expect("a status");
+        PullError::Answered(Refusal { status, headers: HeaderMap::new(), body: Bytes::new() })
+    }
+
+    #[test]
+    fn each_failure_has_a_status_a_fault_and_a_reason() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let cases = [
+            (answered(404), 404, Fault::Client, None, false),
+            (answered(503), 503, Fault::Upstream, None, true),
+            (answered(429), 429, Fault::Client, None, true),
+            (PullError::Range { size_bytes: 7 }, 416, Fault::Client, Some(Refused::Range), false),
+            (PullError::ManifestForm, 502, Fault::Upstream, Some(Refused::Encoded), true),
+            (PullError::WrongManifest { got: digest }, 502, Fault::Upstream, Some(Refused::WrongDigest), true),
+            (PullError::Broken(FetchError::Interrupted { digest }), 502, Fault::Ours, Some(Refused::Interrupted), true),
+        ];
+        for (error, status, fault, refused, is_transient) in cases {
+            assert_eq!((error.status().as_u16(), error.fault(), error.is_transient()), (status, fault, is_transient));
+            let reply = error.into_reply();
+            assert_eq!((reply.status.as_u16(), reply.refused), (status, refused));
+        }
+    }
+
+    #[test]
+    fn a_range_that_cannot_be_satisfied_tells_the_length() {
+        let reply = PullError::Range { size_bytes: 7 }.into_reply();
+        assert_eq!(reply.headers[CONTENT_RANGE], "bytes */7");
+    }
+}

@@ -1,0 +1,205 @@
+//! One manifest: read from upstream, checked against its digest and its type, stored, and replied.
+//!
+//! Neighbours: `pipeline` decides which manifest a client gets; `oversize` passes on what is too large to be kept.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
+use entrepot_core::name::{Reference, RepositoryName};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
+
+use crate::pull::error::PullError;
+use crate::pull::oversize::Oversize;
+use crate::pull::replies::relayed_headers;
+use crate::pull::request::RequestContext;
+use crate::pull::rights::{Asked, Wanted};
+use crate::pull::{Pull, offload};
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{Bypass, Served};
+use entrepot_observe::trail::Decision;
+use entrepot_store::StoredManifest;
+use entrepot_upstream::body::TimedBody;
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::exchange::Answer;
+use entrepot_upstream::operation::Operation;
+
+/// A manifest in memory.
+#[derive(Clone)]
+pub struct Manifest {
+    /// Its bytes, verbatim.
+    pub bytes: Bytes,
+    /// Its media type.
+    pub media_type: String,
+    /// The digest it is named by.
+    pub digest: Digest,
+    /// Since when it is stored. None for one that was just fetched.
+    pub stored_at: Option<SystemTime>,
+}
+
+/// A manifest as it came from upstream.
+pub(super) enum Fetched {
+    /// A manifest that is checked, and stored where the disk takes it.
+    Manifest(Manifest),
+    /// The reply that passes it on to this client, because it cannot be kept.
+    PassedThrough(Reply),
+}
+
+impl Pull {
+    /// Reads a manifest from upstream, checks it against its digest, stores it and notes that the repository has it.
+    pub(super) async fn fetch_manifest(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        reference: &Reference,
+        class: AcceptClass,
+    ) -> Result<Fetched, PullError> {
+        let operation = Operation::manifest(Method::GET, repository, reference, class);
+        let answer = match self.ask(request, repository, &operation, Wanted::Manifest).await {
+            Asked::Allowed(answer) | Asked::Unproven(answer) => *answer,
+            Asked::Refused(error) | Asked::Down(error) => return Err(error),
+        };
+        if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
+            return Err(PullError::ManifestForm);
+        }
+        let (told, headers) = (answer.digest, answer.headers.clone());
+        let expected = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => told,
+        };
+        let bytes = match read(answer).await {
+            Ok(bytes) => bytes,
+            Err(Unread::Broken(error)) => return Err(self.unreachable(request, Arc::new(error))),
+            Err(Unread::TooLarge(start, rest)) => {
+                request.trail.record(Decision::PassedThrough(Bypass::TooLarge));
+                return Ok(Fetched::PassedThrough(too_large(start, rest, &headers, expected)));
+            }
+        };
+        let digest = Digest::of(expected.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
+        if expected.is_some_and(|expected| expected != digest) {
+            let error = PullError::WrongManifest { got: digest };
+            tracing::warn!(registry = %request.registry.host, %repository, %reference, "{error}");
+            return Err(error);
+        }
+        let Some(media_type) = agreed_media_type(&headers, &bytes) else {
+            request.trail.record(Decision::PassedThrough(Bypass::Ambiguous));
+            return Ok(Fetched::PassedThrough(ambiguous(&headers, digest, bytes)));
+        };
+        // A manifest, and the one that was named: whatever way it came, the registry led there.
+        self.approve(request, repository).await;
+        let manifest = Manifest { bytes, media_type, digest, stored_at: None };
+        self.keep_manifest(request, repository, &manifest).await;
+        Ok(Fetched::Manifest(manifest))
+    }
+
+    /// The stored manifest. None if it is not stored, or this repository is not known to have it.
+    pub(super) async fn stored_manifest(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Option<Manifest> {
+        // In memory on the spot; only else is a thread taken that may wait for the disk.
+        if let Some(stored) = self.store.manifest_now(&request.registry.host, repository, digest) {
+            return Some(stored.into());
+        }
+        let (store, digest) = (self.store.clone(), *digest);
+        let (registry, repository) = (request.registry.host.clone(), repository.clone());
+        offload(move || store.manifest(&registry, &repository, &digest)).await?.map(Manifest::from)
+    }
+
+    async fn keep_manifest(&self, request: &RequestContext, repository: &RepositoryName, manifest: &Manifest) {
+        if !request.snapshot.config.cache.enabled {
+            return;
+        }
+        let (store, manifest) = (self.store.clone(), manifest.clone());
+        let (registry, repository) = (request.registry.host.clone(), repository.clone());
+        if let Err(error) = store.put_in_time(&manifest.digest, manifest.bytes).await {
+            tracing::warn!("a manifest was served but not stored: {error}");
+            return request.trail.record(Decision::NotStored(error.bypass()));
+        }
+        let noted = offload(move || {
+            store.set_media_type(&manifest.digest, &manifest.media_type);
+            store.link(&registry, &repository, &manifest.digest);
+        });
+        if noted.await.is_some() {
+            request.trail.record(Decision::Stored);
+        }
+    }
+}
+
+/// The manifest for the client; only its head for HEAD.
+pub(super) fn reply(request: &RequestContext, manifest: &Manifest, served: Served) -> Reply {
+    let (digest, stored_at) = (Some(manifest.digest), manifest.stored_at);
+    request.trail.record(Decision::Content { served, digest, stored_at });
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&manifest.media_type) {
+        headers.insert(CONTENT_TYPE, value);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len() as u64));
+    let body = ReplyBody::Full(if request.is_head() { Bytes::new() } else { manifest.bytes.clone() });
+    Reply { status: StatusCode::OK, headers, body, refused: None }
+        .with(DOCKER_CONTENT_DIGEST, &manifest.digest.to_string())
+        .with(ETAG, &format!("\"{}\"", manifest.digest))
+}
+
+impl From<StoredManifest> for Manifest {
+    fn from(stored: StoredManifest) -> Self {
+        let StoredManifest { digest, bytes, media_type, stored_at } = stored;
+        Self { bytes, media_type: media_type.as_ref().to_owned(), digest, stored_at }
+    }
+}
+
+pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// Why a manifest was not read to its end.
+enum Unread {
+    Broken(UpstreamError),
+    TooLarge(Bytes, TimedBody),
+}
+
+async fn read(answer: Answer) -> Result<Bytes, Unread> {
+    let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let mut body = answer.body;
+    let mut bytes = BytesMut::with_capacity(told.unwrap_or(8192).min(MANIFEST_MAX_BYTES));
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(Unread::Broken)?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > MANIFEST_MAX_BYTES {
+            return Err(Unread::TooLarge(bytes.freeze(), body));
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+/// The one media type that Content-Type and the manifest itself agree on (T12 in `docs/threats.md`). A CDN behind a
+/// redirect knows no manifest types; then the manifest's own word counts.
+fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
+    let info = ManifestInfo::inspect(bytes).ok()?;
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match ManifestType::of(content_type) {
+        Some(_) if media::agrees(content_type, &info) => Some(content_type.to_owned()),
+        Some(_) => None,
+        None if !info.ambiguous => info.media_type,
+        None => None,
+    }
+}
+
+fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {
+    let body = ReplyBody::pieces(Oversize::new(start, rest, named));
+    Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, refused: None }
+}
+
+/// A manifest whose type is in doubt is passed on as it came, and not kept.
+fn ambiguous(headers: &HeaderMap, digest: Digest, bytes: Bytes) -> Reply {
+    let mut headers = relayed_headers(headers);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len() as u64));
+    Reply { status: StatusCode::OK, headers, body: ReplyBody::Full(bytes), refused: None }
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+}

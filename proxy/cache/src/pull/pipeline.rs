@@ -1,0 +1,780 @@
+//! The pipeline: how a pull is answered, from its first decision to its last byte. It reads from the top.
+//!
+//! ```text
+//! admit    is the method one that the route has; push, ping, token or page: elsewhere     answer
+//! resolve  which digest is the tag: a young answer, upstream's HEAD, or the last answer   resolve
+//! locate   where is the digest: stored, on its way, missing; may this client have it      manifest, blob
+//! fetch    begin a fetch for it, or join the one that runs                                lead_or_join, join_fetch
+//! serve    status, range and body                                                         manifest.rs, serve.rs
+//! ```
+//!
+//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to this
+//! credential in this repository: by a verdict that lives and content that is known to be there, or by an answer of its own
+//! (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely claims to have
+//! a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
+//!
+//! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use entrepot_core::digest::Digest;
+use entrepot_core::error::ErrorCode;
+use entrepot_core::media::AcceptClass;
+use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::outcome::RequestType;
+use entrepot_core::range::{self, ByteSpec, RangeHeader};
+use entrepot_core::route::Route;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, WARNING};
+use http::{HeaderMap, Method, StatusCode};
+use hyper::body::Incoming;
+
+use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
+use crate::fetch::source::{OpenError, Opened};
+use crate::fetch::table::Wish;
+use crate::pull::error::{PullError, is_refusal};
+use crate::pull::manifest::{self, DOCKER_CONTENT_DIGEST, Fetched, Manifest};
+use crate::pull::request::{RequestContext, route_decision};
+use crate::pull::rights::{Asked, Wanted};
+use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
+use crate::pull::{Pull, offload, replies};
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
+use entrepot_observe::trail::Decision;
+use entrepot_store::{Blob, TagEntry, TagKey};
+use entrepot_upstream::exchange::outcome_of;
+use entrepot_upstream::operation::{ByteRange, Operation};
+
+/// How long after upstream's answer its verdict may still be on its way into the table of rights.
+const VERDICT_LAG: Duration = Duration::from_secs(3);
+
+// ── admit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+impl Pull {
+    /// Answers a request that the grammar read as `route`.
+    pub async fn answer(self: &Arc<Self>, request: &RequestContext, route: Route, body: Incoming) -> Reply {
+        request.record_credential();
+        if route != Route::Other {
+            request.trail.record(route_decision(&route, &request.method, tag_type(request, &route)));
+        }
+        if route.is_push(&request.method) {
+            return self.push(request, &route, body).await.unwrap_or_else(PullError::into_reply);
+        }
+        if !route.allows(&request.method) {
+            return Reply::error(ErrorCode::Unsupported, "").because(Refused::Method);
+        }
+        let pulled = match &route {
+            Route::Ping => self.ping(request).await,
+            Route::Manifest { repository, reference: Reference::Tag(tag) } => {
+                self.tag(TagRequest::new(request, repository, tag)).await
+            }
+            Route::Manifest { repository, reference: Reference::Digest(digest) } => {
+                self.manifest(request, repository, digest).await
+            }
+            Route::Blob { repository, digest } => self.blob(BlobRequest { request, repository, digest: *digest }).await,
+            Route::Other => self.other(request, body).await,
+            route => self.read_through(request, route).await,
+        };
+        pulled.unwrap_or_else(PullError::into_reply)
+    }
+
+    /// Passes on a request to a host that is no listed registry: nothing of it is cached.
+    pub async fn pass_on(&self, request: &RequestContext, body: Incoming) -> Reply {
+        request.record_credential();
+        self.pass(request, body).await.unwrap_or_else(PullError::into_reply)
+    }
+}
+
+/// A tag's kind in docker-registry-proxy's words.
+fn tag_type(request: &RequestContext, route: &Route) -> RequestType {
+    let policy = &request.snapshot.config.tags;
+    match route {
+        Route::Manifest { reference: Reference::Tag(tag), .. } => request_type(policy, tier(policy, tag)),
+        _ => RequestType::Unknown,
+    }
+}
+
+// ── a manifest by tag: resolve, then locate ────────────────────────────────────────────────────────────────────────
+
+/// A request for a tag: the only mutable thing that is cached.
+pub(super) struct TagRequest<'a> {
+    request: &'a RequestContext,
+    repository: &'a RepositoryName,
+    tag: &'a Tag,
+    class: AcceptClass,
+}
+
+/// The outcome of resolving a tag.
+enum Resolved {
+    /// The last answer is young enough, and the client may have it.
+    Fresh(Manifest),
+    /// Upstream told the digest. The reply is its HEAD.
+    Told(Digest, Reply),
+    /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to this
+    /// client.
+    Untold(Option<Reply>),
+}
+
+impl Pull {
+    async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
+        let known = self.tag_entry(&tag).await;
+        let pulled = match self.resolve(&tag, known.as_ref()).await {
+            Ok(Resolved::Fresh(manifest)) => return Ok(manifest::reply(tag.request, &manifest, Served::Hit)),
+            Ok(Resolved::Told(digest, head)) => self.told_tag(&tag, known.as_ref(), digest, head).await,
+            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(self.head(tag.request, None, head)),
+            Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        match pulled {
+            Ok(reply) => Ok(reply),
+            Err(error) => self.instead_of(tag, known.as_ref(), error).await,
+        }
+    }
+
+    /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is none.
+    async fn resolve(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Resolved, PullError> {
+        let (request, repository) = (tag.request, tag.repository);
+        let policy = &request.snapshot.config.tags;
+        if let Some(entry) = known
+            && is_fresh(entry, trusted_for(policy, tag.tag, tier(policy, tag.tag)))
+            && self.may_read(request, repository)
+            && let Some(manifest) = self.stored_manifest(request, repository, &entry.digest).await
+        {
+            request.trail.record(Decision::Tag(TagCheck::Fresh));
+            return Ok(Resolved::Fresh(manifest));
+        }
+        if let Some(refusal) = self.negatives.get(&tag.name(), request.credential.id()) {
+            request.trail.record(Decision::Tag(TagCheck::KnownMissing));
+            return Err(PullError::Answered(refusal));
+        }
+        let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
+        let (check, resolved) = match self.ask(request, repository, &operation, Wanted::Manifest).await {
+            Asked::Allowed(answer) if answer.status == StatusCode::OK => match answer.digest {
+                Some(digest) => {
+                    let check = match known {
+                        Some(entry) if entry.digest == digest => TagCheck::Unchanged,
+                        Some(_) => TagCheck::Changed,
+                        None => TagCheck::New,
+                    };
+                    (check, Ok(Resolved::Told(digest, replies::relayed(*answer))))
+                }
+                None => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
+            },
+            Asked::Allowed(_) => (TagCheck::Untold, Ok(Resolved::Untold(None))),
+            Asked::Unproven(answer) => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
+            Asked::Refused(error) => return Err(error),
+            Asked::Down(error) => (TagCheck::Unanswered, Err(error)),
+        };
+        request.trail.record(Decision::Tag(check));
+        resolved
+    }
+
+    /// Upstream's HEAD told the digest.
+    async fn told_tag(
+        self: &Arc<Self>,
+        tag: &TagRequest<'_>,
+        known: Option<&TagEntry>,
+        digest: Digest,
+        head: Reply,
+    ) -> Result<Reply, PullError> {
+        let (request, repository) = (tag.request, tag.repository);
+        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+            self.keep_tag(tag, &manifest).await;
+            let is_known = known.is_some_and(|entry| entry.digest == digest);
+            let served = if is_known { Served::Revalidated } else { Served::Hit };
+            return Ok(manifest::reply(request, &manifest, served));
+        }
+        if request.is_head() {
+            // The GET by digest that follows brings the manifest; the tag is known from now on. What is known already
+            // stays until then: it is what can be served should upstream go away.
+            if known.is_none() {
+                self.keep_told_tag(tag, digest, &head.headers).await;
+            }
+            return Ok(self.head(request, Some(digest), head));
+        }
+        let _turn = self.manifest_locks.lock(&lock_name(request, repository, &digest)).await;
+        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+            self.keep_tag(tag, &manifest).await;
+            return Ok(manifest::reply(request, &manifest, Served::Joined));
+        }
+        match self.fetch_manifest(request, repository, &Reference::Digest(digest), tag.class).await {
+            Ok(fetched) => Ok(self.fetched_tag(tag, known, fetched).await),
+            // A registry that tells a digest and knows no manifest by it.
+            Err(error) if error.status() == StatusCode::NOT_FOUND => self.fetch_tag(tag, known).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Upstream tells no digest, or takes no HEAD: the manifest itself has to be read.
+    async fn fetch_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Reply, PullError> {
+        let _turn = self.manifest_locks.lock(&tag.name()).await;
+        let fetched = self.fetch_manifest(tag.request, tag.repository, &tag.reference(), tag.class).await?;
+        Ok(self.fetched_tag(tag, known, fetched).await)
+    }
+
+    async fn fetched_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, fetched: Fetched) -> Reply {
+        match fetched {
+            Fetched::PassedThrough(reply) => reply,
+            Fetched::Manifest(manifest) => {
+                self.keep_tag(tag, &manifest).await;
+                let served = if known.is_some() { Served::Refetched } else { Served::Led };
+                manifest::reply(tag.request, &manifest, served)
+            }
+        }
+    }
+
+    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the administrator's
+    /// account if access is shared, or with the error.
+    async fn instead_of(
+        self: &Arc<Self>,
+        tag: TagRequest<'_>,
+        known: Option<&TagEntry>,
+        error: PullError,
+    ) -> Result<Reply, PullError> {
+        let request = tag.request;
+        // This client is blocked, not refused: content that is public is still given.
+        let is_blocked = error.status() == StatusCode::FORBIDDEN && self.is_public(request, tag.repository).await;
+        if is_blocked {
+            request.trail.record(Decision::Tag(TagCheck::Blocked));
+        }
+        if is_blocked || error.is_transient() {
+            return self.stale_tag(&tag, known).await.ok_or(error);
+        }
+        if let Some(request) = request.as_account(tag.repository).filter(|_| error.is_refusal()) {
+            let tag = TagRequest { request: &request, ..tag };
+            return Box::pin(self.tag(tag)).await;
+        }
+        if let PullError::Answered(refusal) = &error
+            && refusal.status == StatusCode::NOT_FOUND
+        {
+            let time = request.snapshot.config.tags.negative_time;
+            self.negatives.note(&tag.name(), request.credential.id(), refusal.clone(), time);
+        }
+        Err(error)
+    }
+
+    /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
+    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
+        let digests = self.known_digests(tag, known).await;
+        if digests.is_empty() || !self.may_read_offline(tag.request, tag.repository).await {
+            return None;
+        }
+        for digest in digests {
+            if let Some(manifest) = self.stored_manifest(tag.request, tag.repository, &digest).await {
+                let reply = manifest::reply(tag.request, &manifest, Served::Stale);
+                return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
+            }
+        }
+        None
+    }
+
+    /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of other
+    /// classes that this client takes as well, the latest first.
+    async fn known_digests(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Vec<Digest> {
+        let (store, registry) = (self.store.clone(), tag.request.registry.host.clone());
+        let (repository, name) = (tag.repository.clone(), tag.tag.clone());
+        let entries =
+            offload(move || store.tag_in_all_classes(&registry, &repository, &name)).await.unwrap_or_default();
+        let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);
+        let others = entries.into_iter().filter(shared).map(|(_, entry)| entry);
+        known.cloned().into_iter().chain(others).map(|entry| entry.digest).collect()
+    }
+
+    async fn tag_entry(&self, tag: &TagRequest<'_>) -> Option<TagEntry> {
+        let key = tag.key();
+        if let Some(entry) = self.store.tag_now(&key) {
+            return Some(entry);
+        }
+        let store = self.store.clone();
+        offload(move || store.tag(&key)).await.flatten()
+    }
+
+    async fn keep_told_tag(&self, tag: &TagRequest<'_>, digest: Digest, headers: &HeaderMap) {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if let (Some(media_type), Some(Ok(size))) = (text(CONTENT_TYPE), text(CONTENT_LENGTH).map(str::parse)) {
+            self.keep_tag_entry(tag, digest, media_type.to_owned(), size).await;
+        }
+    }
+
+    async fn keep_tag(&self, tag: &TagRequest<'_>, manifest: &Manifest) {
+        let size_bytes = manifest.bytes.len() as u64;
+        self.keep_tag_entry(tag, manifest.digest, manifest.media_type.clone(), size_bytes).await;
+    }
+
+    async fn keep_tag_entry(&self, tag: &TagRequest<'_>, digest: Digest, media_type: String, size_bytes: u64) {
+        if !tag.request.snapshot.config.cache.enabled {
+            return;
+        }
+        let entry = TagEntry { digest, media_type, size_bytes, validated_at: SystemTime::now() };
+        let (store, key) = (self.store.clone(), tag.key());
+        offload(move || store.set_tag(key, entry)).await;
+    }
+}
+
+impl<'a> TagRequest<'a> {
+    fn new(request: &'a RequestContext, repository: &'a RepositoryName, tag: &'a Tag) -> Self {
+        Self { request, repository, tag, class: request.accept_class() }
+    }
+
+    fn reference(&self) -> Reference {
+        Reference::Tag(self.tag.clone())
+    }
+
+    /// Names the tag in the small memories.
+    fn name(&self) -> String {
+        format!("{}/{}:{} {}", self.request.registry.host, self.repository, self.tag, self.class.bits())
+    }
+
+    fn key(&self) -> TagKey {
+        TagKey {
+            registry: self.request.registry.host.clone(),
+            repository: self.repository.clone(),
+            tag: self.tag.clone(),
+            accept_class: self.class.bits(),
+        }
+    }
+}
+
+// ── a manifest by digest: locate ───────────────────────────────────────────────────────────────────────────────────
+
+impl Pull {
+    async fn manifest(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Reply, PullError> {
+        let reference = Reference::Digest(*digest);
+        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest).await;
+        }
+        if request.is_head() {
+            return self.head_upstream(request, repository, &reference).await;
+        }
+        // One at a time for each digest: a request that waited finds it stored, and then needs only the right to it.
+        let _turn = self.manifest_locks.lock(&lock_name(request, repository, digest)).await;
+        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest).await;
+        }
+        let fetched = self.fetch_manifest(request, repository, &reference, request.accept_class()).await?;
+        Ok(serve_fetched(request, fetched))
+    }
+
+    /// A manifest that is stored and known to be in this repository: only the right to it is in question.
+    async fn known_manifest(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        manifest: Manifest,
+    ) -> Result<Reply, PullError> {
+        if self.may_read(request, repository) {
+            return Ok(manifest::reply(request, &manifest, Served::Hit));
+        }
+        let reference = Reference::Digest(manifest.digest);
+        let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
+        match self.ask(request, repository, &operation, Wanted::Manifest).await {
+            Asked::Allowed(_) => Ok(manifest::reply(request, &manifest, Served::Revalidated)),
+            Asked::Unproven(_) => {
+                let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
+                Ok(serve_fetched(request, fetched))
+            }
+            Asked::Refused(error) => Err(error),
+            Asked::Down(_) if self.may_read_offline(request, repository).await => {
+                Ok(manifest::reply(request, &manifest, Served::Stale))
+            }
+            Asked::Down(error) => Err(error),
+        }
+    }
+
+    /// HEAD stays HEAD: nothing is fetched, upstream's head is the answer.
+    async fn head_upstream(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, PullError> {
+        let operation = Operation::manifest(Method::HEAD, repository, reference, request.accept_class());
+        match self.ask(request, repository, &operation, Wanted::Manifest).await {
+            Asked::Allowed(answer) | Asked::Unproven(answer) => {
+                Ok(self.head(request, answer.digest, replies::relayed(*answer)))
+            }
+            Asked::Refused(error) | Asked::Down(error) => Err(error),
+        }
+    }
+
+    /// Upstream's head as the reply to HEAD.
+    fn head(&self, request: &RequestContext, digest: Option<Digest>, head: Reply) -> Reply {
+        request.trail.record(Decision::Content { served: Served::Head, digest, stored_at: None });
+        let head = head.without_body();
+        match digest {
+            Some(digest) => head.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
+            None => head,
+        }
+    }
+}
+
+fn serve_fetched(request: &RequestContext, fetched: Fetched) -> Reply {
+    match fetched {
+        Fetched::Manifest(manifest) => manifest::reply(request, &manifest, Served::Led),
+        Fetched::PassedThrough(reply) => reply,
+    }
+}
+
+/// The name of a manifest's lock: another registry's slowness is not ours to wait for.
+fn lock_name(request: &RequestContext, repository: &RepositoryName, digest: &Digest) -> String {
+    format!("{}/{repository}@{digest}", request.registry.host)
+}
+
+// ── a blob: locate, then fetch or join ─────────────────────────────────────────────────────────────────────────────
+
+/// A request for a blob.
+#[derive(Clone, Copy)]
+pub(super) struct BlobRequest<'a> {
+    pub(super) request: &'a RequestContext,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) digest: Digest,
+}
+
+/// The place of a blob.
+enum Located {
+    Stored(Arc<Blob>),
+    Inflight(Arc<InflightFetch>),
+    Missing,
+}
+
+/// The outcome of joining a fetch.
+enum Joined {
+    Served(Reply),
+    /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
+    TooLate(Arc<InflightFetch>),
+}
+
+/// The answer of the client's own registry about a blob that is here already.
+enum Probed {
+    /// It serves it to this credential, of the same length.
+    Serves,
+    /// It may; only its bytes will tell.
+    Unclear,
+}
+
+impl Pull {
+    async fn blob(self: &Arc<Self>, blob: BlobRequest<'_>) -> Result<Reply, PullError> {
+        let pulled = if blob.request.is_head() { self.head_blob(&blob).await } else { self.get_blob(&blob).await };
+        match pulled {
+            Err(error) if error.is_refusal() => match blob.request.as_account(blob.repository) {
+                Some(request) => Box::pin(self.blob(BlobRequest { request: &request, ..blob })).await,
+                None => Err(error),
+            },
+            pulled => pulled,
+        }
+    }
+
+    /// HEAD is a question about upstream, above all before a push: a copy here that upstream has lost must not make a
+    /// client skip a layer. Only when upstream is down does the copy answer.
+    async fn head_blob(&self, blob: &BlobRequest<'_>) -> Result<Reply, PullError> {
+        let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
+        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
+            Asked::Allowed(answer) | Asked::Unproven(answer) => {
+                Ok(self.head(blob.request, Some(blob.digest), replies::relayed(*answer)))
+            }
+            Asked::Refused(error) => Err(error),
+            Asked::Down(error) => match self.offline_copy(blob).await {
+                Some(stored) => self.serve_stored(blob, stored, Served::Stale),
+                None => Err(error),
+            },
+        }
+    }
+
+    async fn get_blob(self: &Arc<Self>, blob: &BlobRequest<'_>) -> Result<Reply, PullError> {
+        if !blob.request.snapshot.config.cache.enabled {
+            return self.read_alone(blob, None, Bypass::CacheOff).await;
+        }
+        loop {
+            let joined = match self.locate(blob).await {
+                Located::Stored(stored) => return self.give_stored(blob, stored).await,
+                Located::Inflight(fetch) => self.join_fetch(blob, &fetch).await?,
+                Located::Missing => self.lead_or_join(blob).await?,
+            };
+            match joined {
+                Joined::Served(reply) => return Ok(reply),
+                Joined::TooLate(fetch) => self.inflight.gone(&fetch).await,
+            }
+        }
+    }
+
+    async fn locate(&self, blob: &BlobRequest<'_>) -> Located {
+        // Fetches first: one that is published between the two looks is found in the store.
+        if let Some(fetch) = self.inflight.find(&blob.digest) {
+            return Located::Inflight(fetch);
+        }
+        self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
+    }
+
+    /// The blob is stored, by whatever way. This client gets it if its own registry serves it.
+    async fn give_stored(self: &Arc<Self>, blob: &BlobRequest<'_>, stored: Arc<Blob>) -> Result<Reply, PullError> {
+        let is_linked = self.is_linked(blob).await;
+        if is_linked && self.may_read(blob.request, blob.repository) {
+            return self.serve_stored(blob, stored, Served::Hit);
+        }
+        match self.probe(blob, Some(stored.size_bytes)).await {
+            Ok(Probed::Serves) => {
+                if !is_linked && !self.may_share(blob, &stored).await {
+                    return self.read_alone(blob, None, Bypass::CrossRegistry).await;
+                }
+                self.link(blob).await;
+                self.serve_stored(blob, stored, Served::Revalidated)
+            }
+            Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Err(error) if !error.is_transient() => Err(error),
+            Err(_) if is_linked && self.may_read_offline(blob.request, blob.repository).await => {
+                self.serve_stored(blob, stored, Served::Stale)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
+    /// asks for a login has another length than the blob.
+    async fn probe(&self, blob: &BlobRequest<'_>, size: Option<u64>) -> Result<Probed, PullError> {
+        let operation = Operation::probe(blob.repository, &blob.digest);
+        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await {
+            Asked::Allowed(answer) => {
+                let told = answer.content_length();
+                let is_alike = told.is_none() || size.is_none() || told == size;
+                Ok(if is_alike { Probed::Serves } else { Probed::Unclear })
+            }
+            Asked::Unproven(_) => {
+                let first_byte = ByteRange { start: 0, end: Some(1) };
+                match blob.request.source(blob.repository).open(&blob.digest, Some(first_byte)).await {
+                    Ok(opened) if opened.size.is_some() && opened.size == size => {
+                        self.approve(blob.request, blob.repository).await;
+                        Ok(Probed::Serves)
+                    }
+                    Ok(_) | Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
+                    Err(error) => Err(self.not_opened(blob, error)),
+                }
+            }
+            Asked::Refused(error) | Asked::Down(error) => Err(error),
+        }
+    }
+
+    /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the blob
+    /// is there; elsewhere this client's own registry is asked first.
+    async fn join_fetch(
+        self: &Arc<Self>,
+        blob: &BlobRequest<'_>,
+        fetch: &Arc<InflightFetch>,
+    ) -> Result<Joined, PullError> {
+        let same_registry = fetch.origin.0 == blob.request.registry.host;
+        let same_place = same_registry && fetch.origin.1 == *blob.repository;
+        let is_leaders = fetch.led_by(&blob.request.registry.host, blob.repository, blob.request.credential.id());
+        let was_open = fetch.opened_for();
+        let opening = fetch.opened().await;
+        match &opening {
+            Opening::Filling { .. } | Opening::NotStored(..) => {}
+            // The leader's answer is the answer for its credential.
+            Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
+                return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())));
+            }
+            Opening::Failed(error) if same_registry => return Err(self.unreachable(blob.request, error.clone())),
+            Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
+            _ => return Ok(Joined::TooLate(fetch.clone())),
+        }
+        let just_served = is_leaders && was_open.is_none_or(|time| time < VERDICT_LAG);
+        let is_allowed = same_place && (just_served || self.may_read(blob.request, blob.repository));
+        let probed = match is_allowed {
+            true => Probed::Serves,
+            false => self.probe(blob, fetch.size()).await?,
+        };
+        match probed {
+            Probed::Serves if is_allowed || self.may_share_fetch(blob, fetch).await => {
+                match fetch.join(Some(blob.request.source(blob.repository)), false) {
+                    Some(subscription) => self.serve_subscribed(blob, subscription, opening, false).await,
+                    None => Ok(Joined::TooLate(fetch.clone())),
+                }
+            }
+            Probed::Serves | Probed::Unclear => {
+                Ok(Joined::Served(self.read_alone(blob, None, Bypass::CrossRegistry).await?))
+            }
+        }
+    }
+
+    /// Starts the blob's fetch with this client's credential, unless another request was faster: then the right to that
+    /// fetch is asked like to any other.
+    async fn lead_or_join(self: &Arc<Self>, blob: &BlobRequest<'_>) -> Result<Joined, PullError> {
+        let asked = self.asked_part(blob).await?;
+        let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
+        let whole = range.is_none_or(|range| range.end.is_none());
+        let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
+        let wish = Wish { range, whole, complete_up_to_bytes };
+        let joined = self.inflight.board(&blob.digest, &blob.request.source(blob.repository), &wish).await;
+        let Some((subscription, leads)) = joined else {
+            return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
+        };
+        if !leads {
+            let fetch = subscription.fetch.clone();
+            drop(subscription);
+            return self.join_fetch(blob, &fetch).await;
+        }
+        let opening = subscription.fetch.opened().await;
+        if let Opening::Filling { is_registrys_word: true, .. } = opening {
+            self.approve(blob.request, blob.repository).await;
+        }
+        self.serve_subscribed(blob, subscription, opening, true).await
+    }
+
+    /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch has
+    /// published it, with the digest proven.
+    async fn serve_subscribed(
+        &self,
+        blob: &BlobRequest<'_>,
+        subscription: Subscription,
+        opening: Opening,
+        leads: bool,
+    ) -> Result<Joined, PullError> {
+        blob.request.trail.record(Decision::Subscribed { leads });
+        let reply = match opening {
+            Opening::Filling { size, .. } => {
+                let host = blob.request.registry.host.to_string();
+                blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+                self.serve_fetch(blob, subscription, size, leads)
+            }
+            Opening::NotStored(spare, reason) => {
+                let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+                drop(subscription);
+                self.read_alone(blob, spare, reason).await
+            }
+            Opening::Refused(refusal) => {
+                if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                    self.deny(blob.request, blob.repository).await;
+                }
+                Err(self.not_opened(blob, OpenError::Refused(refusal)))
+            }
+            Opening::Failed(error) => Err(self.unreachable(blob.request, error)),
+            Opening::Broken(error) => Err(PullError::Broken(error)),
+        };
+        reply.map(Joined::Served)
+    }
+
+    /// The range of a blob that is not here yet. A suffix needs the length, which upstream's HEAD tells.
+    async fn asked_part(&self, blob: &BlobRequest<'_>) -> Result<Option<(u64, Option<u64>)>, PullError> {
+        let RangeHeader::Single(spec) = blob.request.range().map_or(RangeHeader::Ignored, range::parse) else {
+            return Ok(None);
+        };
+        match spec {
+            ByteSpec::From(start) => Ok(Some((start, None))),
+            ByteSpec::FromTo(start, last) => Ok(Some((start, last.checked_add(1)))),
+            ByteSpec::Suffix(_) => {
+                let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
+                let answer = match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
+                    Asked::Allowed(answer) | Asked::Unproven(answer) => answer,
+                    Asked::Refused(error) | Asked::Down(error) => return Err(error),
+                };
+                match answer.content_length().map(|size| (size, range::resolve(spec, size))) {
+                    Some((_, Some((start, end)))) => Ok(Some((start, Some(end)))),
+                    Some((size_bytes, None)) => Err(PullError::Range { size_bytes }),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Past the store: the client gets upstream's bytes, and whole ones checked.
+    async fn read_alone(
+        &self,
+        blob: &BlobRequest<'_>,
+        spare: Option<Opened>,
+        reason: Bypass,
+    ) -> Result<Reply, PullError> {
+        let part = match blob.request.range().map(range::parse) {
+            Some(RangeHeader::Single(ByteSpec::FromTo(start, last))) => {
+                last.checked_add(1).map(|end| ByteRange { start, end: Some(end) })
+            }
+            _ => None,
+        };
+        let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
+        let opened = match spare {
+            Some(opened) => Ok(opened),
+            None => blob.request.source(blob.repository).open(&blob.digest, part).await,
+        };
+        let opened = opened.map_err(|error| self.not_opened(blob, error))?;
+        let host = blob.request.registry.host.to_string();
+        blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+        if opened.is_registrys_word {
+            self.approve(blob.request, blob.repository).await;
+        }
+        self.serve_alone(blob, opened, reason)
+    }
+
+    fn not_opened(&self, blob: &BlobRequest<'_>, error: OpenError) -> PullError {
+        match error {
+            OpenError::Refused(refusal) => {
+                let host = blob.request.registry.host.to_string();
+                blob.request.record_upstream(&host, outcome_of(refusal.status), None);
+                PullError::Answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
+            }
+            OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
+            OpenError::Broken(error) => PullError::Broken(error),
+        }
+    }
+}
+
+// ── a blob in the store and in the table of rights ──────────────────────────────────────────────────────────────────
+
+impl Pull {
+    async fn stored_blob(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
+        if let Some(open) = self.store.open_blob(&blob.digest) {
+            return Some(open);
+        }
+        let (store, digest) = (self.store.clone(), blob.digest);
+        let found = offload(move || store.blob(&digest)).await?;
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%digest, "the store cannot be read, asking upstream: {error}");
+            None
+        })
+    }
+
+    async fn offline_copy(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
+        let permitted = self.is_linked(blob).await && self.may_read_offline(blob.request, blob.repository).await;
+        if permitted { self.stored_blob(blob).await } else { None }
+    }
+
+    async fn is_linked(&self, blob: &BlobRequest<'_>) -> bool {
+        if self.store.linked_now(&blob.request.registry.host, blob.repository, &blob.digest) {
+            return true;
+        }
+        let (store, digest) = (self.store.clone(), blob.digest);
+        let (registry, repository) = (blob.request.registry.host.clone(), blob.repository.clone());
+        offload(move || store.linked(&registry, &repository, &digest)).await.unwrap_or(false)
+    }
+
+    async fn link(&self, blob: &BlobRequest<'_>) {
+        let (store, digest) = (self.store.clone(), blob.digest);
+        let (registry, repository) = (blob.request.registry.host.clone(), blob.repository.clone());
+        offload(move || store.link(&registry, &repository, &digest)).await;
+    }
+
+    /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
+    /// public somewhere.
+    async fn may_share(&self, blob: &BlobRequest<'_>, stored: &Arc<Blob>) -> bool {
+        let (store, digest, registry) = (self.store.clone(), blob.digest, blob.request.registry.host.clone());
+        let stored = stored.clone();
+        let shared = offload(move || {
+            if stored.first_registry().as_ref() == Some(&registry) {
+                return true;
+            }
+            let places = store.linked_repositories(&digest);
+            let public = |host, name: &str| name.parse().is_ok_and(|name| store.last_public(host, &name).is_some());
+            places.iter().any(|(host, name)| *host == registry || public(host, name))
+        });
+        shared.await.unwrap_or(false)
+    }
+
+    async fn may_share_fetch(&self, blob: &BlobRequest<'_>, fetch: &InflightFetch) -> bool {
+        if fetch.origin.0 == blob.request.registry.host {
+            return true;
+        }
+        let (store, (host, name)) = (self.store.clone(), fetch.origin.clone());
+        offload(move || store.last_public(&host, &name).is_some()).await.unwrap_or(false)
+    }
+}

@@ -1,0 +1,176 @@
+//! One request to one registry, as far as every phase needs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use entrepot_core::media::AcceptClass;
+use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::outcome::RequestType;
+use entrepot_core::route::Route;
+use http::header::{ACCEPT, RANGE};
+use http::{HeaderMap, Method};
+
+use crate::fetch::source::Source;
+use crate::pull::ConfigSnapshot;
+use entrepot_config::ready::Access;
+use entrepot_net::connection::ConnectionContext;
+use entrepot_observe::labels::{CredentialKind, RequestRoute, UpstreamOutcome};
+use entrepot_observe::trail::{Decision, Trail};
+use entrepot_upstream::body::RequestBody;
+use entrepot_upstream::credential::Credential;
+use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::exchange::{Answer, failure_of, outcome_of};
+use entrepot_upstream::operation::Operation;
+use entrepot_upstream::registry::Registry;
+
+/// Every answer to a request needs these: the connection, the configuration in force, and the trail.
+#[derive(Clone)]
+pub struct RequestScope {
+    /// The connection that it came by.
+    pub connection: Arc<ConnectionContext>,
+    /// The configuration that it is answered under. A reload in the middle changes nothing for it.
+    pub snapshot: Arc<ConfigSnapshot>,
+    /// Takes the decisions about it.
+    pub trail: Arc<Trail>,
+}
+
+/// A request to a registry that is asked upstream.
+pub struct RequestContext {
+    /// The connection that it came by.
+    pub connection: Arc<ConnectionContext>,
+    /// The configuration that it is answered under.
+    pub snapshot: Arc<ConfigSnapshot>,
+    /// Takes the decisions about it.
+    pub trail: Arc<Trail>,
+    /// The registry that is asked.
+    pub registry: Registry,
+    /// The credential that it is asked with.
+    pub credential: Credential,
+    /// The client's method.
+    pub method: Method,
+    /// The client's path and query. For a mirror, as the registry itself would have them.
+    pub path_and_query: String,
+    /// The client's headers.
+    pub headers: HeaderMap,
+}
+
+impl RequestContext {
+    /// Whether only the head is asked for.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The path without its query, where tokens and signatures are.
+    pub fn path(&self) -> &str {
+        self.path_and_query.split('?').next().unwrap_or_default()
+    }
+
+    /// The manifest types that the client takes, as a set.
+    pub fn accept_class(&self) -> AcceptClass {
+        AcceptClass::of(self.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()))
+    }
+
+    /// The value of the Range header. None if it is not text, or for HEAD, which has no ranges (RFC 9110 section 14.2).
+    pub fn range(&self) -> Option<&str> {
+        self.headers.get(RANGE).filter(|_| !self.is_head())?.to_str().ok()
+    }
+
+    /// A source of this request's bytes.
+    pub fn source(&self, repository: &RepositoryName) -> Source {
+        Source {
+            upstream: self.snapshot.upstream.clone(),
+            registry: self.registry.clone(),
+            repository: repository.clone(),
+            credential: self.credential.clone(),
+            elsewhere: None,
+        }
+    }
+
+    /// The same request made as the administrator's account. None if access to the registry is not shared, there is no
+    /// account, or the client's own credential was not the one that was refused.
+    pub fn as_account(&self, repository: &RepositoryName) -> Option<Self> {
+        let own = matches!(self.credential, Credential::Header(_));
+        let login = self.snapshot.account(&self.registry.host, Some(repository))?;
+        (own && self.registry.access == Access::Shared).then(|| {
+            let request = Self {
+                connection: self.connection.clone(),
+                snapshot: self.snapshot.clone(),
+                trail: self.trail.clone(),
+                registry: self.registry.clone(),
+                credential: Credential::Answered(Some(login)),
+                method: self.method.clone(),
+                path_and_query: self.path_and_query.clone(),
+                headers: self.headers.clone(),
+            };
+            request.record_credential();
+            request
+        })
+    }
+
+    /// Records the credential that upstream is asked with.
+    pub fn record_credential(&self) {
+        let kind = match &self.credential {
+            Credential::None | Credential::Answered(None) => CredentialKind::Anonymous,
+            Credential::Header(_) => CredentialKind::Client,
+            Credential::Answered(Some(_)) => CredentialKind::Account,
+        };
+        self.trail.record(Decision::Credential { kind, id: self.credential.id().bytes() });
+    }
+
+    /// Asks upstream and records what came of it.
+    pub async fn execute(&self, operation: &Operation) -> Result<Answer, UpstreamError> {
+        self.execute_as(&self.credential, operation).await
+    }
+
+    /// The same with another credential.
+    pub async fn execute_as(&self, credential: &Credential, operation: &Operation) -> Result<Answer, UpstreamError> {
+        self.recorded(self.snapshot.upstream.execute(&self.registry, operation, credential).await)
+    }
+
+    /// Sends a body to upstream and records what came of it.
+    pub async fn send(
+        &self,
+        credential: &Credential,
+        operation: &Operation,
+        body: RequestBody,
+    ) -> Result<Answer, UpstreamError> {
+        let upstream = &self.snapshot.upstream;
+        self.recorded(upstream.execute_with_body(&self.registry, operation, credential, body).await)
+    }
+
+    fn recorded(&self, answer: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
+        match &answer {
+            Ok(answer) => {
+                self.record_upstream(&answer.host.to_string(), outcome_of(answer.status), Some(answer.elapsed));
+            }
+            Err(error) => self.record_upstream(&self.registry.host.to_string(), failure_of(error), None),
+        }
+        answer
+    }
+
+    /// Records an answer of upstream.
+    pub fn record_upstream(&self, host: &str, outcome: UpstreamOutcome, elapsed: Option<Duration>) {
+        self.trail.record(Decision::Upstream { host: host.into(), outcome, elapsed });
+    }
+}
+
+/// The decision of the grammar about a request, for its trail. `tag_type` is the kind of the tag if it is a manifest's by tag. Only
+/// reads are of docker-registry-proxy's kinds.
+pub fn route_decision(route: &Route, method: &Method, tag_type: RequestType) -> Decision {
+    let (route, request_type, digest) = match route {
+        Route::Manifest { reference: Reference::Tag(_), .. } => (RequestRoute::ManifestByTag, tag_type, None),
+        Route::Manifest { reference: Reference::Digest(digest), .. } => {
+            (RequestRoute::ManifestByDigest, RequestType::ManifestByDigest, Some(*digest))
+        }
+        Route::Blob { digest, .. } => (RequestRoute::Blob, RequestType::BlobByDigest, Some(*digest)),
+        Route::Ping => (RequestRoute::Ping, RequestType::Unknown, None),
+        Route::Catalog => (RequestRoute::Catalog, RequestType::Unknown, None),
+        Route::Tags { .. } => (RequestRoute::Tags, RequestType::Unknown, None),
+        Route::Referrers { .. } => (RequestRoute::Referrers, RequestType::Unknown, None),
+        Route::Uploads { .. } | Route::Upload { .. } => (RequestRoute::Upload, RequestType::Unknown, None),
+        Route::Extension => (RequestRoute::Extension, RequestType::Unknown, None),
+        Route::Other => (RequestRoute::Other, RequestType::Unknown, None),
+    };
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    Decision::Route { route, request_type: if is_read { request_type } else { RequestType::Unknown }, digest }
+}

@@ -1,0 +1,145 @@
+//! The last phase of a blob's pull: status, range and body, for a blob from the store, from a fetch that runs, or straight
+//! from upstream. A range is answered alike, wherever the bytes come from.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::fetch::inflight::Subscription;
+use crate::fetch::reader::FetchReader;
+use crate::fetch::source::{Opened, Source};
+use crate::fetch::through::Through;
+use crate::pull::Pull;
+use crate::pull::error::PullError;
+use crate::pull::manifest::DOCKER_CONTENT_DIGEST;
+use crate::pull::pipeline::BlobRequest;
+use crate::pull::stored::StoredReader;
+use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::{Bypass, Served};
+use entrepot_observe::trail::{Decision, Trail};
+use entrepot_store::{Blob, Store};
+
+impl Pull {
+    /// A blob that is published here.
+    pub(super) fn serve_stored(
+        &self,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+        served: Served,
+    ) -> Result<Reply, PullError> {
+        let source = || Some(blob.request.source(blob.repository));
+        let (range, is_head) = (blob.request.range(), blob.request.is_head());
+        stored_reply(&self.store, &blob.request.trail, stored, range, is_head, source, served)
+    }
+
+    /// A blob that is on its way.
+    pub(super) fn serve_fetch(
+        &self,
+        blob: &BlobRequest<'_>,
+        subscription: Subscription,
+        size: Option<u64>,
+        leads: bool,
+    ) -> Result<Reply, PullError> {
+        let served = match leads {
+            true => Served::Led,
+            // Complete and right, only not yet moved to its place.
+            false if subscription.fetch.is_verified() => Served::Hit,
+            false => Served::Joined,
+        };
+        let source = blob.request.source(blob.repository);
+        let header = blob.request.range();
+        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+        let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+        let reader = match answer {
+            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+            RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
+            RangeAnswer::Part { start, end } => {
+                // A part that is the whole, or the rest of it, ends only when the digest is right.
+                let completes = open_ended || (start == 0 && Some(end) == size);
+                FetchReader::new(subscription, source, start, (!completes).then_some(end))
+            }
+        };
+        blob.request.trail.record(Decision::Content { served, digest: Some(blob.digest), stored_at: None });
+        Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
+    }
+
+    /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
+    pub(super) fn serve_alone(
+        &self,
+        blob: &BlobRequest<'_>,
+        opened: Opened,
+        reason: Bypass,
+    ) -> Result<Reply, PullError> {
+        let (source, size, digest) = (blob.request.source(blob.repository), opened.size, blob.digest);
+        let header = blob.request.range();
+        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+        let through = match answer {
+            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+            RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
+                Through::part(digest, source, start, end, size).with_opened(opened)
+            }
+            RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
+            RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
+        };
+        let (store, registry, repository) =
+            (self.store.clone(), blob.request.registry.host.clone(), blob.repository.clone());
+        let through = through.and_then(move || {
+            tokio::task::spawn_blocking(move || store.link(&registry, &repository, &digest));
+        });
+        blob.request.trail.record(Decision::PassedThrough(reason));
+        Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))
+    }
+}
+
+/// A published blob, or the range of it; only its head if `is_head`. `source` is where the bytes can be had if the disk
+/// fails.
+pub fn stored_reply(
+    store: &Arc<Store>,
+    trail: &Trail,
+    stored: Arc<Blob>,
+    range: Option<&str>,
+    is_head: bool,
+    source: impl FnOnce() -> Option<Source>,
+    served: Served,
+) -> Result<Reply, PullError> {
+    let (digest, size_bytes) = (stored.digest, stored.size_bytes);
+    let answer = range::decide(range, size_bytes);
+    let (start, end) = match answer {
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes }),
+        RangeAnswer::Whole => (0, size_bytes),
+        RangeAnswer::Part { start, end } => (start, end),
+    };
+    trail.record(Decision::Content { served, digest: Some(digest), stored_at: stored.stored_at() });
+    let body = match is_head {
+        true => ReplyBody::Full(Bytes::new()),
+        false => ReplyBody::pieces(StoredReader::new(stored, store.clone(), source(), start, end)),
+    };
+    Ok(blob_reply(&digest, answer, Some(size_bytes), body))
+}
+
+fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let (status, length) = match (answer, size) {
+        (RangeAnswer::Part { start, end }, _) => (StatusCode::PARTIAL_CONTENT, Some(end - start)),
+        (_, size) => (StatusCode::OK, size),
+    };
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let reply = Reply { status, headers, body, refused: None }
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+        .with(ETAG, &format!("\"{digest}\""));
+    match answer {
+        RangeAnswer::Part { start, end } => {
+            reply.with(CONTENT_RANGE, &ContentRange::Part { start, end, size }.to_string())
+        }
+        _ => reply,
+    }
+}
