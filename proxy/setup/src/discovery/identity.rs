@@ -27,7 +27,7 @@ impl Identity {
     }
 
     /// Sets the announced name, which a conflict on the network may have changed.
-    pub fn set_host(&self, host: String) {
+    pub(crate) fn set_host(&self, host: String) {
         self.lock().host = Some(host);
     }
 
