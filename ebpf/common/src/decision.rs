@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_outcome() {
+    fn each_reason_is_said() {
         let v4 = Endpoint::new(mapped([192, 0, 2, 1]), 443);
         let v6 = Endpoint::new([0x20; 16], 443);
         let cases = [

@@ -93,6 +93,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[test]
+#[ignore = "needs root: mounts a disk"]
 fn a_small_disk_is_shared_by_eviction() {
     let disk = SmallDisk::new("size=24m");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
@@ -105,6 +106,7 @@ fn a_small_disk_is_shared_by_eviction() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a disk"]
 fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
     let disk = SmallDisk::new("size=24m");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
@@ -141,6 +143,7 @@ fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a disk"]
 fn without_inodes_eviction_makes_some() {
     let disk = SmallDisk::new("size=64m,nr_inodes=60");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
@@ -155,6 +158,7 @@ fn without_inodes_eviction_makes_some() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a disk"]
 fn a_disk_that_turns_read_only_serves_hits() {
     let disk = FailingDisk::new();
     let store = Store::open(&disk.mounted_at(), limits(PLENTY)).unwrap();
@@ -176,6 +180,7 @@ fn a_disk_that_turns_read_only_serves_hits() {
 }
 
 #[test]
+#[ignore = "needs root: mounts a disk"]
 fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
     let disk = SmallDisk::new("size=24m");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();

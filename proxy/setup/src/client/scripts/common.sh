@@ -70,7 +70,8 @@ note_folders() {
 }
 
 # Finds the distribution's trust store: the file of the certificate ($anchor) and the command that rebuilds the bundles
-# ($refresh).
+# ($refresh). The undo reads $refresh alone.
+# shellcheck disable=SC2034
 find_trust_store() {
     if [ -d /etc/pki/trust/anchors ] && command -v update-ca-certificates >/dev/null; then
         anchor=/etc/pki/trust/anchors/entrepot.crt refresh="update-ca-certificates"
