@@ -173,7 +173,7 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     let worker_runtimes = workers.stop(LAST_LINES);
     runtime.shutdown_timeout(LAST_LINES);
     worker_runtimes.into_iter().for_each(Runtime::shutdown_background);
-    reloader.store.flush();
+    reloader.store.flush_blocking();
     reloader.state.log.access_log.flush(LAST_LINES);
     reloader.events.flush(LAST_LINES);
     outcome
@@ -373,16 +373,18 @@ async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     loop {
         ticks.tick().await;
-        let (reloader, identity) = (reloader.clone(), identity.clone());
-        let done = spawn_blocking(move || {
-            reloader.ourselves.sockets.refresh();
-            identity.refresh(&reloader.state.snapshot().config.mdns.interfaces);
-            let (registry, snapshot) = (&reloader.state.registry.local, reloader.state.snapshot());
-            registry.refresh_names(&snapshot.config.registry);
-            let expired = registry.expire_uploads(snapshot.config.registry.upload_expiry);
-            (reloader.store.expire_unused(SystemTime::now()), expired)
+        let (looking, identity) = (reloader.clone(), identity.clone());
+        let looked = spawn_blocking(move || {
+            looking.ourselves.sockets.refresh();
+            let snapshot = looking.state.snapshot();
+            identity.refresh(&snapshot.config.mdns.interfaces);
+            looking.state.registry.local.refresh_names(&snapshot.config.registry);
         });
-        let (dropped, expired) = done.await.unwrap_or_default();
+        // A panic is in the log, and the next tick looks again.
+        let _ = looked.await;
+        let expiry = reloader.state.snapshot().config.registry.upload_expiry;
+        let expired = reloader.state.registry.local.expire_uploads(expiry).await;
+        let dropped = reloader.store.expire_unused(SystemTime::now()).await;
         if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");
         }
@@ -402,7 +404,7 @@ async fn collecting(state: Arc<AppState>) {
             let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
             let sweep = Sweep { grace, untagged: false, dry_run: false };
             // Its outcome is in the log.
-            let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;
+            registry.collect_quietly(sweep).await;
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Collection: what nothing needs is taken away, while pushes and pulls go on.
 //!
 //! First each repository by itself: blobs that none of its manifests names, once nobody pushed or asked for them for the
-//! grace period; where asked, manifests that no tag leads to. Then the pins: content that no repository links is the
-//! cache's again, or goes where the cache has no use for it either. What is read meanwhile stays readable to its end.
+//! grace period; if asked, manifests that no tag leads to as well. Then the pins: content that no repository links is the
+//! cache's again, or goes if the cache has no use for it either. What is read meanwhile stays readable to its end.
 //!
 //! Manifests are read without the repository's lock; under it only those are read that came since.
 
@@ -10,18 +10,18 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::DirEntry;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use entrepot_core::digest::Digest;
 use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{RepositoryName, Tag};
 
-use super::super::errors::StoreError;
-use super::super::index::recency;
-use super::super::paths::{ALGORITHMS, Kept, digest_of_link};
-use super::super::{Store, disk, lock};
-use super::files;
+use super::facts::Facts;
+use crate::errors::StoreError;
+use crate::index::{Index, names, recency};
+use crate::paths::{ALGORITHMS, Kept};
+use crate::{disk, small_files};
 
 /// Links that are held in memory at once while pins are compared with them.
 const LINKS_MAX: usize = 500_000;
@@ -69,9 +69,17 @@ pub enum Step {
     Content(u64, u64),
 }
 
+/// Collects, one collection at a time.
+pub(super) struct Collector {
+    facts: Arc<Facts>,
+    index: Arc<Index>,
+    running: Mutex<()>,
+}
+
 /// One collection at work.
-struct Sweeper<'s> {
-    store: &'s Store,
+struct Sweeper<'c> {
+    facts: &'c Facts,
+    index: &'c Index,
     sweep: Sweep,
     /// Marked before this: no longer in its grace period.
     before: SystemTime,
@@ -80,15 +88,24 @@ struct Sweeper<'s> {
     would_go: HashSet<(RepositoryName, Digest)>,
 }
 
-impl Store {
-    /// Collects; none while another collection runs.
-    pub fn collect(&self, sweep: Sweep, progress: &mut dyn FnMut(Step)) -> Result<Option<Collected>, StoreError> {
-        let Ok(_only) = self.pushed.sweeping.try_lock() else { return Ok(None) };
-        let _watching = Watching::begin(self);
+impl Collector {
+    pub(super) fn new(facts: Arc<Facts>, index: Arc<Index>) -> Self {
+        Self { facts, index, running: Mutex::default() }
+    }
+
+    /// See [`super::Repositories::collect`].
+    pub(super) fn collect(
+        &self,
+        sweep: Sweep,
+        mut progress: impl FnMut(Step),
+    ) -> Result<Option<Collected>, StoreError> {
+        let Ok(_only) = self.running.try_lock() else { return Ok(None) };
+        let _watching = self.facts.pins.watch();
         let before = SystemTime::now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
-        let collected = Collected::default();
-        let mut sweeper = Sweeper { store: self, sweep, before, collected, would_go: HashSet::new() };
-        let repositories = self.all_repositories()?;
+        let (facts, index) = (&*self.facts, &*self.index);
+        let mut sweeper =
+            Sweeper { facts, index, sweep, before, collected: Collected::default(), would_go: HashSet::new() };
+        let repositories = facts.all()?;
         let total = repositories.len() as u64;
         for repository in &repositories {
             if let Err(error) = sweeper.repository(repository) {
@@ -99,111 +116,89 @@ impl Store {
             sweeper.collected.repositories += 1;
             progress(Step::Repositories(sweeper.collected.repositories, total));
         }
-        sweeper.content(&repositories, progress)?;
+        sweeper.content(&repositories, &mut progress)?;
         if !sweep.dry_run {
-            self.correct_pinned_rows();
+            sweeper.correct_pinned_rows();
         }
         Ok(Some(sweeper.collected))
     }
+}
 
-    /// Removes a tag, and the manifest with its children where nothing else leads to them; false where there was none.
-    pub fn remove_tagged(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Vec<Digest>>, StoreError> {
-        let _turn = self.pushed.lock(repository);
-        let Some(digest) = self.pushed_tag(repository, tag)? else { return Ok(None) };
-        files::remove(&self.paths.tag(repository, tag))?;
-        let mut known = HashMap::new();
-        let needed = self.reachable(repository, &mut known)?;
-        let mut gone = Vec::new();
-        for manifest in self.closure(repository, vec![digest], &mut known)? {
-            if !needed.contains(&manifest) && self.remove_manifest_now(repository, &manifest)?.is_some() {
-                gone.push(manifest);
-            }
-        }
-        Ok(Some(gone))
-    }
-
-    /// The manifests that tags lead to, their children and what refers to them.
-    fn reachable(&self, repository: &RepositoryName, known: &mut Children) -> Result<HashSet<Digest>, StoreError> {
-        let tagged = self.tagged(repository)?.into_iter().map(|tagged| tagged.digest).collect();
-        self.closure(repository, tagged, known)
-    }
-
-    fn closure(
-        &self,
-        repository: &RepositoryName,
-        mut open: Vec<Digest>,
-        known: &mut Children,
-    ) -> Result<HashSet<Digest>, StoreError> {
-        let mut found = HashSet::new();
-        while let Some(digest) = open.pop() {
-            if !found.insert(digest) {
-                continue;
-            }
-            // An index may name what is not here, and a kill leave the entry of a referrer whose manifest never came.
-            let is_here = |manifest: &Digest| self.paths.pushed_manifest(repository, manifest).exists();
-            let children = known_children(self, known, &digest)?;
-            open.extend(children.iter().filter(|child| is_here(child)));
-            let referrers = files::names(&self.paths.referrers(repository, &digest))?;
-            open.extend(referrers.iter().filter_map(|name| digest_of_link(name)).filter(is_here));
-        }
-        Ok(found)
-    }
-
-    /// Rows that a kill left among the pinned ones without a pin.
-    fn correct_pinned_rows(&self) {
-        let mut after = None;
-        while let Some(rows) = self.index.read(|index| recency::pinned(index, after, ROWS_MAX)) {
-            let Some(last) = rows.last() else { return };
-            after = Some(last.place);
-            rows.iter().filter(|row| !self.is_pinned(&row.digest)).for_each(|row| self.pinning_changed(&row.digest));
+/// See [`super::Repository::remove_tagged`].
+pub(super) fn remove_tagged(
+    facts: &Facts,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<Option<Vec<Digest>>, StoreError> {
+    let _turn = facts.lock(repository);
+    let Some(digest) = facts.tag(repository, tag)? else { return Ok(None) };
+    small_files::remove(&facts.paths.tag(repository, tag))?;
+    let mut known = HashMap::new();
+    let needed = reachable(facts, repository, &mut known)?;
+    let mut gone = Vec::new();
+    for manifest in closure(facts, repository, vec![digest], &mut known)? {
+        if !needed.contains(&manifest) && facts.remove_manifest_locked(repository, &manifest)?.is_some() {
+            gone.push(manifest);
         }
     }
+    Ok(Some(gone))
 }
 
 type Children = HashMap<Digest, Vec<Digest>>;
 
+/// The manifests that tags lead to, their children and what refers to them.
+fn reachable(facts: &Facts, repository: &RepositoryName, known: &mut Children) -> Result<HashSet<Digest>, StoreError> {
+    let tagged = facts.tagged(repository)?.into_iter().map(|tagged| tagged.digest).collect();
+    closure(facts, repository, tagged, known)
+}
+
+fn closure(
+    facts: &Facts,
+    repository: &RepositoryName,
+    mut open: Vec<Digest>,
+    known: &mut Children,
+) -> Result<HashSet<Digest>, StoreError> {
+    let mut found = HashSet::new();
+    while let Some(digest) = open.pop() {
+        if !found.insert(digest) {
+            continue;
+        }
+        // An index may name what is not here, and a kill leave the entry of a referrer whose manifest never came.
+        let is_here = |manifest: &Digest| facts.paths.pushed_manifest(repository, manifest).exists();
+        let children = known_children(facts, known, &digest)?;
+        open.extend(children.iter().filter(|child| is_here(child)));
+        let referrers = facts.digests_in(&facts.paths.referrers(repository, &digest))?;
+        open.extend(referrers.into_iter().filter(is_here));
+    }
+    Ok(found)
+}
+
 /// What a manifest names.
-fn known_children<'k>(store: &Store, known: &'k mut Children, digest: &Digest) -> Result<&'k [Digest], StoreError> {
+fn known_children<'k>(facts: &Facts, known: &'k mut Children, digest: &Digest) -> Result<&'k [Digest], StoreError> {
     match known.entry(*digest) {
         Entry::Occupied(known) => Ok(known.into_mut()),
         Entry::Vacant(unknown) => {
             let lost = || StoreError::ManifestLost { digest: Box::new(*digest) };
-            let manifest = store.manifest_as(digest, "").ok_or_else(lost)?;
-            let info = ManifestInfo::inspect(&manifest.bytes).map_err(|_| lost())?;
+            let (_, bytes) = facts.blobs.manifest_blocking(digest).ok_or_else(lost)?;
+            let info = ManifestInfo::inspect(&bytes).map_err(|_| lost())?;
             Ok(unknown.insert(info.children.into_iter().map(|child| child.digest).collect()))
         }
     }
 }
 
-/// Has what is pinned noted, as long as a collection runs.
-struct Watching<'s>(&'s Store);
-
-impl<'s> Watching<'s> {
-    fn begin(store: &'s Store) -> Self {
-        lock(&store.pushed.pins).since_sweep = Some(HashSet::new());
-        Self(store)
-    }
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        self.0.pushed.pins.lock().unwrap_or_else(PoisonError::into_inner).since_sweep = None;
-    }
-}
-
 impl Sweeper<'_> {
     fn repository(&mut self, repository: &RepositoryName) -> Result<(), StoreError> {
-        let store = self.store;
+        let facts = self.facts;
         let mut known = Children::new();
-        for digest in store.pushed_manifests(repository)? {
-            known_children(store, &mut known, &digest)?;
+        for digest in facts.manifests(repository)? {
+            known_children(facts, &mut known, &digest)?;
         }
-        let _turn = store.pushed.lock(repository);
-        let mut manifests = store.pushed_manifests(repository)?;
+        let _turn = facts.lock(repository);
+        let mut manifests = facts.manifests(repository)?;
         if self.sweep.untagged {
-            let reachable = store.reachable(repository, &mut known)?;
+            let reachable = reachable(facts, repository, &mut known)?;
             for digest in manifests.extract_if(.., |digest| !reachable.contains(digest)).collect::<Vec<_>>() {
-                if self.is_young(&store.paths.pushed_manifest(repository, &digest)) {
+                if self.is_young(&facts.paths.pushed_manifest(repository, &digest)) {
                     manifests.push(digest);
                     continue;
                 }
@@ -211,17 +206,19 @@ impl Sweeper<'_> {
                 if self.sweep.dry_run {
                     self.would_go.insert((repository.clone(), digest));
                 } else {
-                    store.remove_manifest_now(repository, &digest)?;
+                    facts.remove_manifest_locked(repository, &digest)?;
                 }
             }
         }
         let mut needed: HashSet<Digest> = HashSet::new();
         for digest in &manifests {
-            needed.extend(known_children(store, &mut known, digest)?);
+            needed.extend(known_children(facts, &mut known, digest)?);
         }
-        for name in files::names(&store.paths.kept(repository, Kept::Blobs))? {
-            let Some(digest) = digest_of_link(&name).filter(|digest| !needed.contains(digest)) else { continue };
-            let path = store.paths.pushed_blob(repository, &digest);
+        for digest in facts.digests_in(&facts.paths.kept(repository, Kept::Blobs))? {
+            if needed.contains(&digest) {
+                continue;
+            }
+            let path = facts.paths.pushed_blob(repository, &digest);
             if self.is_young(&path) {
                 self.collected.waiting += 1;
                 continue;
@@ -236,24 +233,24 @@ impl Sweeper<'_> {
         }
         if !self.sweep.dry_run {
             self.remove_drafts(repository);
-            store.remove_empty_folders(repository);
+            facts.remove_empty_folders(repository);
         }
         Ok(())
     }
 
     fn is_young(&self, path: &Path) -> bool {
         // What cannot be told stays.
-        files::marked_at(path).is_none_or(|marked| marked > self.before)
+        small_files::marked_at(path).is_none_or(|marked| marked > self.before)
     }
 
     /// Files that a kill left half written. The repository's lock says that none is being written now.
     fn remove_drafts(&self, repository: &RepositoryName) {
         for kept in [Kept::Blobs, Kept::Manifests, Kept::Tags] {
-            remove_drafts_in(&self.store.paths.kept(repository, kept));
+            remove_drafts_in(&self.facts.paths.kept(repository, kept));
         }
-        for subject in entries(&self.store.paths.kept(repository, Kept::Referrers)) {
+        for subject in entries(&self.facts.paths.kept(repository, Kept::Referrers)) {
             remove_drafts_in(&subject.path());
-            files::remove_folder_if_empty(&subject.path());
+            small_files::remove_folder_if_empty(&subject.path());
         }
     }
 
@@ -273,7 +270,7 @@ impl Sweeper<'_> {
             })?;
             for algorithm in ALGORITHMS {
                 for first_byte in (pass..=u8::MAX).step_by(usize::from(passes)) {
-                    for name in files::names(&self.store.paths.pins(algorithm, first_byte))? {
+                    for name in small_files::names(&self.facts.paths.pins(algorithm, first_byte))? {
                         let pinned = format!("{}:{name}", algorithm.name()).parse::<Digest>();
                         if let Some(digest) = pinned.ok().filter(|digest| !linked.contains(digest)) {
                             self.release(&digest)?;
@@ -290,10 +287,8 @@ impl Sweeper<'_> {
     fn each_link(&self, repositories: &[RepositoryName], mut see: impl FnMut(Digest)) -> Result<(), StoreError> {
         for repository in repositories {
             for kept in [Kept::Blobs, Kept::Manifests] {
-                for name in files::names(&self.store.paths.kept(repository, kept))? {
-                    if let Some(digest) = digest_of_link(&name)
-                        && (self.would_go.is_empty() || !self.would_go.contains(&(repository.clone(), digest)))
-                    {
+                for digest in self.facts.digests_in(&self.facts.paths.kept(repository, kept))? {
+                    if self.would_go.is_empty() || !self.would_go.contains(&(repository.clone(), digest)) {
                         see(digest);
                     }
                 }
@@ -302,21 +297,32 @@ impl Sweeper<'_> {
         Ok(())
     }
 
+    /// Rows that a kill left among the pinned ones without a pin.
+    fn correct_pinned_rows(&self) {
+        let (pins, mut after) = (&self.facts.pins, None);
+        while let Some(rows) = self.index.read(|index| recency::pinned(index, after, ROWS_MAX)) {
+            let Some(last) = rows.last() else { return };
+            after = Some(last.position);
+            rows.iter().filter(|row| !pins.is_pinned(&row.digest)).for_each(|row| pins.changed(&row.digest));
+        }
+    }
+
     /// Content that no repository has.
     fn release(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let store = self.store;
-        let bytes = std::fs::metadata(store.paths.blob(digest)).map_or(0, |file| file.len());
-        let cached = !store.linked_repositories(digest).is_empty();
+        let facts = self.facts;
+        let bytes = facts.blobs.size_blocking(digest).unwrap_or(0);
+        let places = self.index.read(|index| names::places(index, digest, 1));
+        let cached = places.is_some_and(|places| !places.is_empty());
         if !self.sweep.dry_run {
-            if !store.unpin(digest)? {
+            if !facts.pins.unpin(digest)? {
                 return Ok(());
             }
             if !cached {
-                // Whoever pins it in between keeps it, and pays for it as the cache does.
-                if store.unless_pinned(digest, || store.unlink_blob(digest))?.is_none() {
+                // If it is pinned in between it stays, and is paid for as the cache's content is.
+                if facts.pins.unless_pinned(digest, || facts.blobs.unlink(digest))?.is_none() {
                     return Ok(());
                 }
-                store.drop_rows(vec![*digest]);
+                facts.blobs.drop_rows(vec![*digest]);
             }
         }
         match cached {

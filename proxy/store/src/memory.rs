@@ -2,8 +2,8 @@
 //! short lock and never waits for a disk, so it is made on the serving threads themselves.
 //!
 //! ```text
-//! hit ─► *_now ─ found ─► answer             reads of the index and of files ─► remember, if nothing was
-//!            └─ not found ─► a blocking thread ─┘                                 forgotten meanwhile (`Epoch`)
+//! names ─► look-up ─ found ─► answer         reads of the index and of files ─► remember, if nothing was
+//!              └─ not found ─► the blocking pool ─┘                               forgotten meanwhile (`Epoch`)
 //! the index's writer, after each commit ─► forget        unlinking a file ─► forget_content
 //! ```
 //!
@@ -11,10 +11,10 @@
 //! is forgotten before the change counts as visible, and what was read before that is not remembered after it. Bounded
 //! by bytes, whatever the sizes and numbers of entries.
 
-mod bounded;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,16 +22,23 @@ use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
 
-use super::lock;
-use super::names::{TagEntry, TagKey};
-use bounded::Bounded;
+use crate::lock;
+use crate::names::{TagEntry, TagKey};
+use crate::place::Place;
 
 /// Larger manifests are read from their files each time.
 const MANIFEST_MAX_BYTES: usize = 64 << 10;
-const MANIFESTS_BYTES: usize = 12 << 20;
-const LINKS_BYTES: usize = 2 << 20;
-const TAGS_BYTES: usize = 2 << 20;
+const MANIFESTS_BYTES: u64 = 12 << 20;
+const LINKS_BYTES: u64 = 2 << 20;
+const TAGS_BYTES: u64 = 2 << 20;
+/// An entry of each kind takes about so many bytes, which says how many there will be.
+const TYPICAL_BYTES: u64 = 512;
+/// What an entry takes beside its key, its value and what they have on the heap: links to its neighbours, its share of a
+/// hash table that has just grown.
+const SLOT_BYTES: usize = 64;
 /// Repositories remembered for one digest; base layers are in a great many.
 const REPOSITORIES_MAX: usize = 16;
 /// Uses of a manifest reach the index once in this time.
@@ -52,26 +59,26 @@ pub struct StoredManifest {
 
 /// What a change of the index makes untrue.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Stale {
+pub(crate) enum Stale {
     /// The content is gone, with its type and its links.
     Removed(Digest),
     /// It has another type.
     MediaType(Digest),
     /// This repository no longer has it.
-    Link(RegistryHost, RepositoryName, Digest),
+    Link(Place, Digest),
     /// The tag points elsewhere, or nowhere, for one class of Accept.
     Tag(TagKey),
     /// The tag is forgotten for all of them.
-    TagName(RegistryHost, RepositoryName, Tag),
+    TagName(Place, Tag),
     /// Every tag was forgotten.
     Tags,
 }
 
 /// The moment before something was read. It may be remembered only as long as nothing was forgotten since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Epoch(u64);
+pub(crate) struct Epoch(u64);
 
-pub(super) struct Hot {
+pub(crate) struct Memory {
     state: Mutex<State>,
 }
 
@@ -79,101 +86,107 @@ struct State {
     epoch: u64,
     manifests: Bounded<Digest, Known>,
     /// Who has a digest.
-    links: Bounded<Digest, Vec<(RegistryHost, RepositoryName)>>,
+    links: Bounded<Digest, Vec<Place>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
+}
+
+/// A cache that holds at most so many bytes; entries that were not asked for again leave first.
+type Bounded<K, V> = Cache<K, Weighed<V>, ByWeight>;
+
+struct Weighed<V> {
+    value: V,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl<K, V> Weighter<K, Weighed<V>> for ByWeight {
+    fn weight(&self, _: &K, weighed: &Weighed<V>) -> u64 {
+        weighed.bytes
+    }
 }
 
 struct Known {
     manifest: StoredManifest,
-    touched: Instant,
+    touched: Cell<Instant>,
 }
 
-impl Default for Hot {
+impl Default for Memory {
     fn default() -> Self {
         let state = State {
             epoch: 0,
-            manifests: Bounded::new(MANIFESTS_BYTES),
-            links: Bounded::new(LINKS_BYTES),
-            tags: Bounded::new(TAGS_BYTES),
+            manifests: bounded(MANIFESTS_BYTES),
+            links: bounded(LINKS_BYTES),
+            tags: bounded(TAGS_BYTES),
         };
         Self { state: Mutex::new(state) }
     }
 }
 
-impl Hot {
+impl Memory {
     /// To be asked before reading what is to be remembered.
-    pub(super) fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> Epoch {
         Epoch(lock(&self.state).epoch)
     }
 
     /// A manifest that the repository has, and whether the index is to hear of this use.
-    pub(super) fn manifest(
-        &self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Option<(StoredManifest, bool)> {
-        let mut state = lock(&self.state);
-        if !state.linked(registry, repository, digest) {
+    pub(crate) fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, bool)> {
+        let state = lock(&self.state);
+        if !state.linked(place, digest) {
             return None;
         }
-        let known = state.manifests.get(digest)?;
-        let touch = known.touched.elapsed() >= TOUCH_INTERVAL;
+        let known = &state.manifests.get(digest)?.value;
+        let touch = known.touched.get().elapsed() >= TOUCH_INTERVAL;
         if touch {
-            known.touched = Instant::now();
+            known.touched.set(Instant::now());
         }
         Some((known.manifest.clone(), touch))
     }
 
     /// Whether the repository is known to have the content; false says nothing.
-    pub(super) fn linked(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
-        lock(&self.state).linked(registry, repository, digest)
+    pub(crate) fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        lock(&self.state).linked(place, digest)
     }
 
-    pub(super) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
-        lock(&self.state).tags.get(key).cloned()
+    pub(crate) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
+        lock(&self.state).tags.get(key).map(|entry| entry.value.clone())
     }
 
     /// Remembers a manifest whose use the index was just told.
-    pub(super) fn remember_manifest(&self, since: Epoch, manifest: StoredManifest) {
+    pub(crate) fn remember_manifest(&self, since: Epoch, manifest: StoredManifest) {
         if manifest.bytes.len() > MANIFEST_MAX_BYTES {
             return;
         }
         let heap_bytes = manifest.bytes.len() + manifest.media_type.len();
-        let known = Known { manifest, touched: Instant::now() };
-        self.remember(since, |state| state.manifests.insert(known.manifest.digest, known, heap_bytes));
+        let (digest, known) = (manifest.digest, Known { manifest, touched: Cell::new(Instant::now()) });
+        self.remember(since, |state| state.manifests.insert(digest, weighed::<Digest, _>(known, heap_bytes)));
     }
 
-    pub(super) fn remember_link(
-        &self,
-        since: Epoch,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) {
+    pub(crate) fn remember_link(&self, since: Epoch, place: &Place, digest: &Digest) {
         self.remember(since, |state| {
-            if state.linked(registry, repository, digest) {
+            if state.linked(place, digest) {
                 return;
             }
-            let mut places = state.links.remove(digest).unwrap_or_default();
+            let mut places = state.links.remove(digest).map(|(_, places)| places.value).unwrap_or_default();
             if places.len() >= REPOSITORIES_MAX {
                 places.remove(0);
             }
-            places.push((registry.clone(), repository.clone()));
-            let text_bytes = places.iter().map(|(host, name)| host.name().len() + name.as_str().len()).sum::<usize>();
-            let heap_bytes = text_bytes + places.capacity() * size_of::<(RegistryHost, RepositoryName)>();
-            state.links.insert(*digest, places, heap_bytes);
+            places.push(place.clone());
+            let heap_bytes = places.iter().map(heap_bytes_of).sum::<usize>() + places.capacity() * size_of::<Place>();
+            state.links.insert(*digest, weighed::<Digest, _>(places, heap_bytes));
         });
     }
 
-    pub(super) fn remember_tag(&self, since: Epoch, key: &TagKey, entry: &TagEntry) {
-        let names_bytes = key.registry.name().len() + key.repository.as_str().len() + key.tag.as_str().len();
+    pub(crate) fn remember_tag(&self, since: Epoch, key: &TagKey, entry: &TagEntry) {
+        let names_bytes = heap_bytes_of(&key.place) + key.tag.as_str().len();
         let heap_bytes = size_of::<TagKey>() + names_bytes + entry.media_type.len();
-        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry.clone(), heap_bytes));
+        let entry = weighed::<Arc<TagKey>, _>(entry.clone(), heap_bytes);
+        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry));
     }
 
     /// Forgets what changes of the index made untrue.
-    pub(super) fn forget(&self, stale: &[Stale]) {
+    pub(crate) fn forget(&self, stale: &[Stale]) {
         if stale.is_empty() {
             return;
         }
@@ -183,14 +196,14 @@ impl Hot {
     }
 
     /// Forgets the bytes of a digest, whose file goes.
-    pub(super) fn forget_content(&self, digest: &Digest) {
+    pub(crate) fn forget_content(&self, digest: &Digest) {
         let mut state = lock(&self.state);
         state.epoch += 1;
         state.manifests.remove(digest);
     }
 
     /// Forgets everything, with an index that is closed.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut state = lock(&self.state);
         state.epoch += 1;
         state.manifests.clear();
@@ -206,10 +219,24 @@ impl Hot {
     }
 }
 
+fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64) -> Bounded<K, V> {
+    Cache::with_weighter((bytes / TYPICAL_BYTES) as usize, bytes, ByWeight)
+}
+
+/// A value for the key type `K`; `heap_bytes` is what both take besides their own size.
+fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
+    let bytes = heap_bytes.saturating_add(size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
+    Weighed { value, bytes: bytes as u64 }
+}
+
+/// What a place takes of the heap, if nobody else shares it.
+fn heap_bytes_of(place: &Place) -> usize {
+    size_of::<(RegistryHost, RepositoryName)>() + place.registry().name().len() + place.repository().as_str().len()
+}
+
 impl State {
-    fn linked(&mut self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
-        let places = self.links.get(digest);
-        places.is_some_and(|places| places.iter().any(|(host, name)| name == repository && host == registry))
+    fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        self.links.get(digest).is_some_and(|places| places.value.contains(place))
     }
 
     fn forget(&mut self, stale: &Stale) {
@@ -220,11 +247,9 @@ impl State {
             }
             Stale::MediaType(digest) => drop(self.manifests.remove(digest)),
             // The other repositories of the digest are soon read again.
-            Stale::Link(_, _, digest) => drop(self.links.remove(digest)),
+            Stale::Link(_, digest) => drop(self.links.remove(digest)),
             Stale::Tag(key) => drop(self.tags.remove(key)),
-            Stale::TagName(registry, repository, tag) => {
-                self.tags.retain(|key| key.tag != *tag || key.repository != *repository || key.registry != *registry)
-            }
+            Stale::TagName(place, tag) => self.tags.retain(|key, _| key.tag != *tag || key.place != *place),
             Stale::Tags => self.tags.clear(),
         }
     }

@@ -6,14 +6,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::super::disk;
-use super::super::errors::StoreError;
+use crate::disk;
+use crate::errors::StoreError;
 
 /// No fact is longer; a file that is was not made by us.
 const FILE_MAX_BYTES: u64 = 8 << 20;
 
 /// Makes a file with this content, replacing what had its name.
-pub(super) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let folder = folder_of(path);
     make_folder(folder)?;
     let draft = folder.join(format!(".{:016x}", random()));
@@ -31,7 +31,7 @@ pub(super) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 }
 
 /// Makes an empty file, or renews the time of the one that is there.
-pub(super) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
     if !touch(path)? {
         make(folder, path)?;
     }
@@ -40,7 +40,7 @@ pub(super) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
 }
 
 /// Makes an empty file, which is durable once its folder is synced.
-pub(super) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
     make_folder(folder)?;
     match disk::create(path) {
         Err(error) if !path.exists() => Err(error),
@@ -49,14 +49,14 @@ pub(super) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
 }
 
 /// Renews the time of a file; false where there is none.
-pub(super) fn touch(path: &Path) -> Result<bool, StoreError> {
+pub(crate) fn touch(path: &Path) -> Result<bool, StoreError> {
     let Some(file) = disk::open(path)? else { return Ok(false) };
     let touched = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
     touched.map(|()| true).map_err(|error| StoreError::from_io("renew the time of", path, error))
 }
 
 /// The content of a file; none where there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let Some(file) = disk::open(path)? else { return Ok(None) };
     let mut content = Vec::new();
     let read = file.take(FILE_MAX_BYTES).read_to_end(&mut content);
@@ -64,7 +64,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 }
 
 /// Removes a file; false where there was none.
-pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
+pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     let removed = disk::unlink(path)?;
     if removed {
         disk::sync_dir(folder_of(path))?;
@@ -73,7 +73,7 @@ pub(super) fn remove(path: &Path) -> Result<bool, StoreError> {
 }
 
 /// The names in a folder that are not of files being written; none where there is no such folder.
-pub(super) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -88,12 +88,12 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 /// Removes a folder that has nothing in it; false where it has, or does not exist.
-pub(super) fn remove_folder_if_empty(folder: &Path) -> bool {
+pub(crate) fn remove_folder_if_empty(folder: &Path) -> bool {
     std::fs::remove_dir(folder).is_ok_and(|()| folder.parent().is_some_and(|parent| disk::sync_dir(parent).is_ok()))
 }
 
 /// Makes a folder and those above it, each durably.
-pub(super) fn make_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_folder(folder: &Path) -> Result<(), StoreError> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -110,7 +110,7 @@ pub(super) fn make_folder(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// When a file was last marked; none where it cannot be told.
-pub(super) fn marked_at(path: &Path) -> Option<SystemTime> {
+pub(crate) fn marked_at(path: &Path) -> Option<SystemTime> {
     File::open(path).and_then(|file| file.metadata()).and_then(|file| file.modified()).ok()
 }
 
@@ -118,8 +118,8 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(path)
 }
 
-/// Tells two drafts apart; `create` refuses a name that is taken.
-fn random() -> u64 {
+/// Tells two files of one purpose apart. Not a secret; `create` refuses a name that is taken.
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now())
 }
