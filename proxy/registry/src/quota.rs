@@ -8,7 +8,7 @@ use entrepot_core::name::RepositoryName;
 use tokio::sync::MutexGuard;
 
 use super::LocalRegistry;
-use super::access::{Held, Refusal};
+use super::access::{AccessRefusal, Held};
 use entrepot_store::StoreError;
 
 impl LocalRegistry {
@@ -27,7 +27,7 @@ impl LocalRegistry {
         repository: &RepositoryName,
         digest: Option<&Digest>,
         size_bytes: u64,
-    ) -> Result<Option<Refusal>, StoreError> {
+    ) -> Result<Option<AccessRefusal>, StoreError> {
         let access = self.access();
         if !access.has_quota(repository) {
             return Ok(None);
