@@ -211,7 +211,7 @@ async fn a_tag_that_was_pushed_here_meanwhile_stays() {
     newer.manifest("team/app", &["v1", "v2"], &image(&config, &[]));
     let (imported, lines) = here.import(&newer).await;
     assert_eq!((imported.unwrap().tags, here.tag("team/app", "v1").await), (1, Some(manifest)));
-    assert_eq!(skipped(&lines), ["team/app:v1: the tag points to something else here, and stays"]);
+    assert_eq!(skipped(&lines), ["team/app:v1: the tag points to something else here and stays"]);
     assert!(here.tag("team/app", "v2").await.is_some());
 }
 
