@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_kernel::read::{self, Reading};
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_registry};
 use crate::blobs::Blobs;
@@ -43,7 +43,6 @@ use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::random;
 use crate::space::{Counters, Purpose, Reservation, count};
-use crate::uploads::UploadTurn;
 
 /// What content of unknown size reserves at once.
 const GROW_BYTES: u64 = 4 << 20;
@@ -69,6 +68,9 @@ pub struct PartialBlob {
     /// None once the end began. Held for reading while writing.
     reservation: RwLock<Option<Reservation>>,
 }
+
+/// Held by the request that may write the file of an upload.
+pub(crate) type UploadTurn = OwnedMutexGuard<()>;
 
 /// What a partial blob is made of.
 pub(crate) struct Begun {
