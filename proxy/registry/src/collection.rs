@@ -1,4 +1,4 @@
-//! Collections of the registry, whoever asked for them: one at a time, and what the last ones came to.
+//! Collections of the registry, by request or by the clock: one at a time, with the outcome of the last ones.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::LocalRegistry;
 use entrepot_store::{Collected, Step, StoreError, Sweep};
 
-/// What is known of collections since the process started.
+/// The collections since the process started.
 #[derive(Clone, Default, Debug)]
 pub struct Known {
     /// One that runs.
@@ -33,11 +33,11 @@ pub struct Ended {
     pub at: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// What it took away, or would have.
+    /// The content it took away, or would have.
     pub collected: Collected,
 }
 
-/// Where that is kept.
+/// Keeps the outcome of collections.
 #[derive(Default)]
 pub(super) struct Collections(Mutex<Known>);
 
@@ -46,7 +46,7 @@ impl Collections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turn to collect; none while another has it.
+    /// The turn to collect. None while another collection has it.
     fn begin(&self, dry_run: bool) -> Option<Turn<'_>> {
         let mut known = self.known();
         if known.running.is_some() {
@@ -98,7 +98,7 @@ impl LocalRegistry {
         if sweep.dry_run {
             known.counted = Some(ended);
         } else {
-            // What was counted before is no longer so.
+            // The counts from before no longer hold.
             (known.last, known.counted) = (Some(ended), None);
         }
         drop(known);
@@ -117,7 +117,7 @@ impl LocalRegistry {
         }
     }
 
-    /// What is known of collections.
+    /// The collections so far.
     pub fn collections(&self) -> Known {
         self.collections.known().clone()
     }

@@ -1,4 +1,4 @@
-//! One request at our registry's door: whose place it names, who asks, whether he may, and who answers.
+//! One request at our registry's door: the registry that it names, the client's login, its rights, and the answer.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use entrepot_observe::trail::Decision;
 use entrepot_upstream::registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// What is read of a body that nobody wants, so that its sender comes to read the answer.
+/// The most that is read of an unwanted body, so that its sender comes to read the answer.
 const UNWANTED_MAX_BYTES: usize = 16 << 20;
 const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -159,7 +159,7 @@ async fn answer_ours(
     Ok(reply)
 }
 
-/// Reads what nobody wants, up to a bound, and keeps none of it.
+/// Reads an unwanted body up to a bound, and keeps none of it.
 async fn drain<B>(body: B)
 where
     B: Body + Unpin,
@@ -173,13 +173,13 @@ fn is_reading(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// A manifest by a name that no tag can have: whoever asks for it is told that there is none.
+/// A manifest by a name that no tag can have: the client is told that there is none.
 fn names_no_tag(path: &str) -> bool {
     let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
     parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
 }
 
-/// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
+/// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked by.
 fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
     let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
     named.is_some_and(|named| service.local.access().may_see(visitor, &named))
@@ -203,7 +203,7 @@ fn user_agent(head: &Parts) -> Option<&str> {
     head.headers.get(USER_AGENT)?.to_str().ok()
 }
 
-/// What a request wants; none where the route has no such method.
+/// The right that a request needs. None if the route has no such method.
 fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
     if !route.allows(method) {
         return None;

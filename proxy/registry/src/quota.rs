@@ -12,7 +12,7 @@ use super::access::{Held, Refusal};
 use entrepot_store::StoreError;
 
 impl LocalRegistry {
-    /// The turn to count and to add; none where nothing is counted.
+    /// The turn to count and to add. None if nothing is counted.
     pub(super) async fn turn(&self, repository: &RepositoryName) -> Option<MutexGuard<'_, ()>> {
         match self.access().has_quota(repository) {
             true => Some(self.counting.lock().await),
@@ -20,8 +20,8 @@ impl LocalRegistry {
         }
     }
 
-    /// Why `size_bytes` more do not fit into a repository; none where they do. Content that it has already takes no room;
-    /// what another repository has takes none of the total.
+    /// The refusal of `size_bytes` more for a repository. None if they fit. Content that it has already takes no room;
+    /// content of another repository takes none of the total.
     pub(super) async fn overdrawn(
         &self,
         repository: &RepositoryName,

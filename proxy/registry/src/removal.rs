@@ -1,5 +1,5 @@
 //! Taking away: one way for the protocol's DELETE, the web page and the administrator, so each deletion is durable, and is
-//! told to those who want to hear of it.
+//! told to the receivers of events.
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -10,7 +10,7 @@ use super::events::{Deed, Event};
 use super::request::LocalRequest;
 use entrepot_store::{Repository, StoreError};
 
-/// What of a repository is to go.
+/// The part of a repository that is to go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// A tag; its manifest stays.
@@ -23,7 +23,7 @@ pub enum Target {
     Everything,
 }
 
-/// What went.
+/// The tags and manifests that went.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Removed {
     /// Tags.
@@ -75,7 +75,7 @@ fn removed(tags: Vec<Tag>, manifests: Vec<Digest>) -> Removed {
 }
 
 impl Target {
-    /// What an event of the deletion says of it.
+    /// The event of the deletion.
     pub fn about(&self, event: Event) -> Event {
         match self {
             Self::Tag(tag) | Self::Image(tag) => Event { tag: Some(tag.clone()), ..event },
@@ -104,7 +104,7 @@ impl Target {
 }
 
 impl From<&Reference> for Target {
-    /// What the protocol's DELETE means.
+    /// The meaning of the protocol's DELETE.
     fn from(reference: &Reference) -> Self {
         match reference {
             Reference::Tag(tag) => Self::Tag(tag.clone()),

@@ -1,5 +1,5 @@
-//! Upload sessions: which run, whose they are, how far they are. An id of 128 random bits is bound to its repository
-//! and to whoever began it; what is not theirs is unknown to others.
+//! Upload sessions: which run, to whom they belong, how far they are. An id of 128 random bits is bound to its repository
+//! and to the principal that began it; to others it is unknown.
 //!
 //! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
 //! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
@@ -36,7 +36,7 @@ pub(super) struct Session {
 pub(super) struct State {
     /// Bytes that arrived.
     pub(super) length: u64,
-    /// Their hash; none after a restart.
+    /// Their hash. None after a restart.
     pub(super) hasher: Option<Hasher>,
     /// It was published or given up.
     pub(super) is_over: bool,
@@ -101,7 +101,7 @@ impl Sessions {
         Ok(session)
     }
 
-    /// A session, for the one who began it in that repository; that is a use.
+    /// A session, for the principal that began it in that repository. Counts as a use.
     pub(super) fn find(&self, id: &str, repository: &RepositoryName, principal: &Principal) -> Option<Arc<Session>> {
         let session = self.table().get(&id.parse().ok()?)?.clone();
         let is_theirs = session.repository == *repository && session.principal == *principal;
@@ -117,7 +117,7 @@ impl Sessions {
         self.store.uploads.discard(id).await;
     }
 
-    /// Ends those that nobody added to for so long.
+    /// Ends those that were not added to for so long.
     pub(super) async fn expire(&self, after: Duration) -> usize {
         let Some(before) = SystemTime::now().checked_sub(after) else { return 0 };
         let old: Vec<_> = self.table().values().filter(|session| session.used_at() < before).cloned().collect();
@@ -150,7 +150,7 @@ impl Session {
         })
     }
 
-    /// Where it goes on, relative to the door: whatever name the client knows it by.
+    /// The place where it goes on, relative to the door: by whatever name the client knows it.
     pub(super) fn location(&self) -> String {
         format!("/v2/{}/blobs/uploads/{}", self.repository, self.file.id)
     }

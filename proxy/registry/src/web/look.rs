@@ -1,4 +1,4 @@
-//! What the pages show, read from the store. Everything here reads a bounded part of what there is.
+//! The content of the pages, read from the store. Everything here reads a bounded part of what there is.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const PIECES_MAX: usize = 4096;
 /// A part of a list.
 pub(super) struct Part<T> {
     pub(super) rows: Vec<T>,
-    /// After which the next part begins; none where this is the last.
+    /// The next part begins after this. None for the last part.
     pub(super) next: Option<String>,
 }
 
@@ -74,7 +74,7 @@ impl Look<'_> {
         Ok(Part { rows, next })
     }
 
-    /// None where there is no such repository.
+    /// None if there is no such repository.
     pub(super) async fn tags(
         &self,
         repository: &RepositoryName,
@@ -92,7 +92,7 @@ impl Look<'_> {
         Ok(Some(Part { rows, next }))
     }
 
-    /// None where there is no such tag.
+    /// None if there is no such tag.
     pub(super) async fn tag(&self, repository: &RepositoryName, tag: Tag) -> Result<Option<TagRow>, StoreError> {
         let kept = self.store.repositories.at(repository);
         let found = kept.manifest(&Reference::Tag(tag.clone())).await?;
@@ -116,7 +116,7 @@ impl Look<'_> {
     }
 }
 
-/// What a manifest leads to, itself included, and if it is an index, what its manifests lead to.
+/// The content that a manifest leads to, itself included. For an index, also the content of its manifests.
 async fn pieces(repository: &Repository, manifest: &StoredManifest) -> Result<HashSet<Digest>, StoreError> {
     let mut pieces = HashSet::new();
     let children = gather(manifest, &mut pieces);
@@ -149,7 +149,7 @@ async fn platforms(repository: &Repository, manifest: &StoredManifest) -> Result
     let Some(config) = children.first() else { return Ok(Vec::new()) };
     let blob = repository.blob(&config.digest).await?;
     let Some(blob) = blob.filter(|blob| blob.size_bytes <= CONFIG_MAX_BYTES) else { return Ok(Vec::new()) };
-    // What cannot be read now is not known; a pull will say more.
+    // Unreadable content counts as unknown; a pull will say more.
     let bytes = blob.read(0, blob.size_bytes as usize).await.unwrap_or_default();
     Ok(Platform::of_config(&bytes).into_iter().collect())
 }

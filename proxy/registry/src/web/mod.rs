@@ -5,8 +5,8 @@
 //!                                                        removal, collection ◄──┴─ confirmed
 //! ```
 //!
-//! Invariants: rights are the API's, asked by the same functions: who may not pull does not see a repository, who may not
-//! delete gets no button, and 401 or 403 when he asks all the same. What a form does is what DELETE does, events included.
+//! Invariants: rights are the API's, asked by the same functions: a person that may not pull does not see a repository; one
+//! that may not delete gets no button, and 401 or 403 when asking all the same. A form does what DELETE does, events included.
 //! Nothing is changed by GET, nor by a form that is not from here (`seal`).
 
 mod asked;
@@ -37,7 +37,7 @@ use entrepot_store::{Repository, Sweep};
 use look::Look;
 use problem::Problem;
 
-/// Where it is.
+/// The path of these pages.
 pub const PATH: &str = "/registry/";
 /// A collection that takes longer is shown as it runs.
 const SHORT_COLLECTION: Duration = Duration::from_secs(2);
