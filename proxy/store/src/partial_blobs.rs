@@ -19,7 +19,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -206,14 +206,14 @@ impl PartialBlobs {
     async fn reserve_file(
         &self,
         calls: Calls,
-        path: &PathBuf,
+        path: &Path,
         size_bytes: u64,
         purpose: Purpose,
     ) -> Result<(Arc<File>, Reservation), StoreError> {
         let room = self.room.clone();
         let mut reservation = calls.aside(move || room.reserve(size_bytes, purpose)).await?;
         let create = async || {
-            let path = path.clone();
+            let path = path.to_owned();
             calls.aside(move || disk::create(&path)).await
         };
         let file = Arc::new(self.room.with_room(calls, 0, create).await?);
