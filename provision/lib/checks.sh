@@ -102,7 +102,7 @@ check_ports() {
   fi
   taken=$(awk '$4 == "0A" { sub(/.*:/, "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
   wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https) ' "$work/effective" |
-    grep -v '^registry.*# default$' | sed 's/ # .*//' | grep -o ':[0-9]*"' | tr -d ':"')
+    grep -v '^registry.*# default\(;.*\)*$' | sed 's/ # .*//' | grep -o ':[0-9]*"' | tr -d ':"')
   for port in $wanted; do
     if printf '%s\n' "$taken" | grep -qx "$(printf %04X "$port")"; then
       fail 69 "nothing was changed: port $port is in use on this machine; stop what listens there, or take provision/install, whose registry is on 5000 and 5443"

@@ -8,6 +8,7 @@ use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 use http::Method;
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 #[test]
 fn bad_configurations_are_refused_in_one_line() {
@@ -62,6 +63,53 @@ fn check_shows_values_and_where_they_come_from() {
     let max_size = line("cache.max_size");
     assert!(max_size.contains("5g") && max_size.contains("CACHE_MAX_SIZE"), "{max_size}");
     assert!(line("inactive").contains("7d") && line("inactive").contains("entrepot.toml"), "{}", line("inactive"));
+}
+
+/// The row of a key in the answer of `/api/config`, or in that of `entrepot check --json`.
+fn row(rows: &Value, key: &str) -> Value {
+    let found = rows.as_array().and_then(|rows| rows.iter().find(|row| row["key"] == key));
+    found.unwrap_or_else(|| panic!("{key} in {rows}")).clone()
+}
+
+#[test]
+fn a_reload_swaps_what_it_can_and_names_what_waits_for_a_start() {
+    let world = World::new();
+    let settings = |workers: u32, size: &str| {
+        let data_plane = format!("workers = {workers}");
+        Settings::new().set("data_plane", &data_plane).set("cache", &format!("max_size = {size:?}"))
+    };
+    let entrepot = Entrepot::start(&world, settings(1, "5g"));
+    entrepot.rewrite(&settings(2, "6g"));
+    let told = |key| {
+        let (status, rows) = entrepot.admin(Method::GET, "/api/config");
+        assert_eq!(status, 200, "{rows}");
+        row(&serde_json::from_str(&rows).expect("JSON"), key)
+    };
+    let size = told("cache.max_size");
+    assert_eq!((&size["value"], &size["file_value"]), (&json!("5g"), &json!("6g")), "before the reload");
+
+    assert_eq!(entrepot.admin(Method::POST, "/api/reload").0, 200);
+    let warning = entrepot.process().wait_line("data_plane.workers", Duration::from_secs(5));
+    assert!(warning.contains("read at the start only") && warning.contains("WARN"), "{warning}");
+    let (workers, size) = (told("data_plane.workers"), told("cache.max_size"));
+    assert_eq!((&workers["value"], &workers["file_value"]), (&json!(1), &json!(2)), "{workers}");
+    assert_eq!(workers["applies"], "start");
+    assert_eq!((&size["value"], size.get("file_value")), (&json!("6g"), None), "{size}");
+    assert_eq!(entrepot.stat("max_size"), 6 << 30, "it is in force");
+    let door = told("transparent.listen");
+    assert!(
+        door["applies"] == "start" && door.get("file_value").is_none(),
+        "what did not change does not differ: {door}"
+    );
+
+    let check = |arguments: &[&str]| run(&world, &settings(2, "6g"), arguments).expect_success("entrepot check").stdout;
+    let checked: Value = serde_json::from_str(&check(&["check", "--json"])).expect("JSON");
+    let workers = row(&checked["effective"], "data_plane.workers");
+    assert_eq!((&workers["value"], &workers["in_force"]), (&json!(2), &json!(1)), "{workers}");
+    assert!(row(&checked["effective"], "cache.max_size").get("in_force").is_none(), "{checked}");
+    let table = check(&["check"]);
+    let line = table.lines().find(|line| line.starts_with("data_plane.workers")).unwrap_or_default();
+    assert!(line.contains("= 2") && line.contains("read at start; in force: 1"), "{line}");
 }
 
 #[test]

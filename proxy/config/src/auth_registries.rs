@@ -1,4 +1,4 @@
-//! The value of `AUTH_REGISTRIES`: `host:user:password` entries, the two delimiters chosen by the administrator.
+//! The value of `AUTH_REGISTRIES`: `host:user:password` entries. The administrator chooses both delimiters.
 //!
 //! An entry has at most three fields, so a password keeps whatever follows, and the host may name a repository prefix
 //! (`ghcr.io/team`). No part of an entry but the host and the user ever appears in a message: with a wrong delimiter any
@@ -11,7 +11,7 @@ use super::origin::{Given, Place, Refusal};
 use super::raw::{HiddenText, RawAccount};
 use entrepot_core::secret::Secret;
 
-/// The accounts, longest prefix first, and what should be said about them.
+/// The accounts, longest prefix first, and the notices about them.
 pub(super) fn parse(
     entries: &Secret,
     between_entries: &str,

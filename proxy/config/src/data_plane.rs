@@ -1,28 +1,36 @@
-//! `[data_plane]`: how bytes get to clients and to the disk. Defaults fit any machine; nothing here changes what a client gets.
+//! `[data_plane]`: the way that bytes take to clients and to the disk. The defaults fit any machine. Clients get the same
+//! bytes whatever is set here.
 
 use entrepot_core::quantity::Size;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::RawDataPlane;
-use super::ready::DataPlane;
-use super::resolver::Resolver;
+use super::ready::{DataPlane, Sealing};
+use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
 
 const WORKERS_MAX: i64 = 1024;
 const DISK_THREADS_MAX: i64 = 64;
-/// Less would have fills wait for each other rather than for the disk.
+/// With less, fetches would wait for each other rather than for the disk.
 const DISK_BUFFERS_MIN: Size = Size(1 << 20);
 
-pub(super) fn data_plane(resolver: &mut Resolver, raw: RawDataPlane) -> Result<DataPlane, ConfigError> {
-    const RUNG: &[(&str, bool)] = &[("auto", true), ("off", false)];
+pub(super) fn data_plane(resolver: &mut Resolver<'_, AtStart>, raw: &RawDataPlane) -> Result<DataPlane, ConfigError> {
     Ok(DataPlane {
-        workers: resolver.number("data_plane.workers", raw.workers, 0, 0..=WORKERS_MAX)?,
-        disk_threads: resolver.number("data_plane.disk_threads", raw.disk_threads, 2, 1..=DISK_THREADS_MAX)?,
-        disk_timeout: resolver.text("data_plane.disk_timeout", raw.disk_timeout, "30s", values::deadline)?,
-        disk_buffers: resolver.text("data_plane.disk_buffers", raw.disk_buffers, "32m", buffers)?,
-        io_uring: resolver.text("data_plane.io_uring", raw.io_uring, "auto", |text| values::choice(text, RUNG))?,
-        ktls: resolver.text("data_plane.ktls", raw.ktls, "off", |text| values::choice(text, RUNG))?,
+        workers: resolver.number("data_plane.workers", &raw.workers, 0, 0..=WORKERS_MAX)?,
+        disk_threads: resolver.number("data_plane.disk_threads", &raw.disk_threads, 2, 1..=DISK_THREADS_MAX)?,
+        disk_timeout: resolver.text("data_plane.disk_timeout", &raw.disk_timeout, "30s", values::deadline)?,
+        disk_buffers: resolver.text("data_plane.disk_buffers", &raw.disk_buffers, "32m", buffers)?,
+        io_uring: resolver.text("data_plane.io_uring", &raw.io_uring, "auto", auto)?,
     })
+}
+
+pub(super) fn sealing(resolver: &mut Resolver<'_, AtReload>, raw: &RawDataPlane) -> Result<Sealing, ConfigError> {
+    Ok(Sealing { ktls: resolver.text("data_plane.ktls", &raw.ktls, "off", auto)? })
+}
+
+/// `auto` uses what not every kernel has, if this one has it.
+fn auto(text: &str) -> Result<bool, Refusal> {
+    values::choice(text, &[("auto", true), ("off", false)])
 }
 
 fn buffers(text: &str) -> Result<Size, Refusal> {

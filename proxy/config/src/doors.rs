@@ -1,57 +1,57 @@
-//! `[proxy]`, `[admin]`, `[logging]`: what is listened on, who gets through, what is written down.
+//! `[proxy]`, `[admin]`, `[logging]`: the listening addresses, the hosts that clients may reach, and the logs.
 
 use std::path::Path;
 
+use entrepot_core::docker_hub;
 use globset::GlobSet;
 
 use super::origin::{ConfigError, Given, Refusal};
 use super::raw::{RawAdmin, RawLogging, RawProxy, Texts};
-use super::ready::{AdminDoor, LogFormat, Logging, ProxyDoor, TunnelPolicy};
-use super::registries::DOCKER_HUB;
-use super::resolver::Resolver;
+use super::ready::{AdminDoor, LogFormat, LogLevel, LogOutput, ProxyListen, ProxyPolicy, TunnelPolicy};
+use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
 
 const CONNECTIONS_MAX: i64 = 1_000_000;
 const PORT_MAX: i64 = 65_535;
 
-pub(super) fn proxy(resolver: &mut Resolver, raw: RawProxy) -> Result<ProxyDoor, ConfigError> {
-    const TUNNEL: &[(&str, TunnelPolicy)] =
-        &[("any", TunnelPolicy::Any), ("registries", TunnelPolicy::Registries), ("none", TunnelPolicy::None)];
+pub(super) fn proxy_listen(resolver: &mut Resolver<'_, AtStart>, raw: &RawProxy) -> Result<ProxyListen, ConfigError> {
     let empty = raw.listen.as_ref().filter(|listen| listen.value.is_empty()).map(|listen| listen.place);
     if let Some(place) = empty {
         let refusal = Refusal::new("the list is empty").hint("write for example [\"[::]:3128\"]");
         return Err(resolver.refuse("proxy.listen", place, refusal));
     }
-    let connections = 1..=CONNECTIONS_MAX;
-    let per_client = raw.max_connections_per_client;
-    Ok(ProxyDoor {
-        listen: resolver.texts("proxy.listen", raw.listen, &["[::]:3128"], values::listen_address)?,
-        tunnel: resolver.text("proxy.tunnel", raw.tunnel, "any", |text| values::choice(text, TUNNEL))?,
-        tunnel_ports: resolver
-            .numbers("proxy.tunnel_ports", raw.tunnel_ports, &[443], 1..=PORT_MAX)?
-            .into_iter()
-            .filter_map(|port| u16::try_from(port).ok())
-            .collect(),
-        allow: allow(resolver, raw.allow)?,
-        max_connections: resolver.number("proxy.max_connections", raw.max_connections, 10_000, connections.clone())?,
-        max_connections_per_client: resolver.number(
-            "proxy.max_connections_per_client",
-            per_client,
-            1000,
-            connections,
-        )?,
-        allow_push: resolver.switch("proxy.allow_push", raw.allow_push, false),
-        drain_timeout: resolver.text("proxy.drain_timeout", raw.drain_timeout, "30s", values::duration)?,
+    let bounds = || 1..=CONNECTIONS_MAX;
+    let per_client = &raw.max_connections_per_client;
+    Ok(ProxyListen {
+        listen: resolver.texts("proxy.listen", &raw.listen, &["[::]:3128"], values::listen_address)?,
+        max_connections: resolver.number("proxy.max_connections", &raw.max_connections, 10_000, bounds())?,
+        max_connections_per_client: resolver.number("proxy.max_connections_per_client", per_client, 1000, bounds())?,
     })
 }
 
-/// An empty list allows everything. `docker.io` is how people call Docker Hub, whose hosts have other names.
-fn allow(resolver: &mut Resolver, given: Texts) -> Result<Option<GlobSet>, ConfigError> {
+pub(super) fn proxy_policy(resolver: &mut Resolver<'_, AtReload>, raw: &RawProxy) -> Result<ProxyPolicy, ConfigError> {
+    const TUNNEL: &[(&str, TunnelPolicy)] =
+        &[("any", TunnelPolicy::Any), ("registries", TunnelPolicy::Registries), ("none", TunnelPolicy::None)];
+    Ok(ProxyPolicy {
+        tunnel: resolver.text("proxy.tunnel", &raw.tunnel, "any", |text| values::choice(text, TUNNEL))?,
+        tunnel_ports: resolver
+            .numbers("proxy.tunnel_ports", &raw.tunnel_ports, &[443], 1..=PORT_MAX)?
+            .into_iter()
+            .filter_map(|port| u16::try_from(port).ok())
+            .collect(),
+        allow: allow(resolver, &raw.allow)?,
+        allow_push: resolver.switch("proxy.allow_push", &raw.allow_push, false),
+        drain_timeout: resolver.text("proxy.drain_timeout", &raw.drain_timeout, "30s", values::duration)?,
+    })
+}
+
+/// An empty list allows every host. `docker.io` stands for Docker Hub, whose hosts have other names.
+fn allow(resolver: &mut Resolver<'_, AtReload>, given: &Texts) -> Result<Option<GlobSet>, ConfigError> {
     const KEY: &str = "proxy.allow";
     let place = given.as_ref().map(|Given { place, .. }| *place);
     let mut globs = resolver.texts(KEY, given, &[], values::host_glob)?;
-    if globs.iter().any(|glob| glob == "docker.io") {
-        globs.extend(DOCKER_HUB.iter().map(|host| host.to_string()));
+    if globs.iter().any(|glob| glob == docker_hub::NAME) {
+        globs.extend(docker_hub::HOSTS.iter().map(|host| host.to_string()));
     }
     match place {
         Some(place) if !globs.is_empty() => {
@@ -61,20 +61,27 @@ fn allow(resolver: &mut Resolver, given: Texts) -> Result<Option<GlobSet>, Confi
     }
 }
 
-pub(super) fn admin(resolver: &mut Resolver, raw: RawAdmin, data_dir: &Path) -> Result<AdminDoor, ConfigError> {
+pub(super) fn admin(
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &RawAdmin,
+    data_dir: &Path,
+) -> Result<AdminDoor, ConfigError> {
     let listen = |text: &str| if text == "none" { Ok(None) } else { values::listen_address(text).map(Some) };
     Ok(AdminDoor {
-        listen: resolver.text("admin.listen", raw.listen, "127.0.0.1:3130", listen)?,
-        socket: resolver.path("admin.socket", raw.socket, data_dir.join("admin.sock")),
-        token: resolver.optional("admin.token_file", raw.token_file, values::secret_file)?,
+        listen: resolver.text("admin.listen", &raw.listen, "127.0.0.1:3130", listen)?,
+        socket: resolver.path("admin.socket", &raw.socket, data_dir.join("admin.sock")),
+        token: resolver.optional("admin.token_file", &raw.token_file, values::secret_file)?,
     })
 }
 
-pub(super) fn logging(resolver: &mut Resolver, raw: RawLogging) -> Result<Logging, ConfigError> {
+pub(super) fn log_output(resolver: &mut Resolver<'_, AtStart>, raw: &RawLogging) -> Result<LogOutput, ConfigError> {
     const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
-    Ok(Logging {
-        level: resolver.text("logging.level", raw.level, "info", values::log_filter)?,
-        format: resolver.text("logging.format", raw.format, "json", |text| values::choice(text, FORMATS))?,
-        file: resolver.optional("logging.file", raw.file, values::path)?,
+    Ok(LogOutput {
+        format: resolver.text("logging.format", &raw.format, "json", |text| values::choice(text, FORMATS))?,
+        file: resolver.optional("logging.file", &raw.file, values::path)?,
     })
+}
+
+pub(super) fn log_level(resolver: &mut Resolver<'_, AtReload>, raw: &RawLogging) -> Result<LogLevel, ConfigError> {
+    Ok(LogLevel { level: resolver.text("logging.level", &raw.level, "info", values::log_filter)? })
 }

@@ -1,7 +1,9 @@
-//! The configuration that is in force, for people: every knob, its value, and where the value came from.
+//! The configuration for people: every knob, its value, where the value came from, and when a change takes effect.
 //!
-//! Secrets never get here; whoever records one records [`MASK`].
+//! A server has two of these: what is in force, and what its file says now. [`pair`] puts the rows of two side by side.
+//! Secrets never get here: [`MASK`] is recorded in their place.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
 use serde_json::json;
@@ -27,39 +29,170 @@ pub struct Effective {
 pub struct Entry {
     /// Dotted, as TOML would have it.
     pub key: String,
-    /// As it is in force, secrets masked.
+    /// Secrets are masked.
     pub value: Value,
-    /// Where it came from.
+    /// Where the value came from.
     pub origin: Origin,
+    /// When a changed value takes effect.
+    pub applies: Applies,
+}
+
+/// When a changed value takes effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applies {
+    /// When the server reloads its configuration.
+    AtReload,
+    /// When the server starts again.
+    AtStart,
+    /// When the agent `entrepot redirect` starts again; the server does not use the value.
+    AtAgentStart,
+}
+
+/// One knob as a running server tells it in `/api/config`.
+#[derive(Clone, PartialEq, Debug, serde::Deserialize)]
+pub struct Told {
+    /// As in [`Entry::key`].
+    pub key: String,
+    /// The value in force. None if the knob is only in the server's file.
+    pub value: Option<Value>,
+    /// Where the value in force came from.
+    pub origin: Option<String>,
+}
+
+/// A row with a key, for [`pair`].
+pub trait Keyed {
+    /// Dotted, as TOML would have it.
+    fn key(&self) -> &str;
+}
+
+/// The rows of two lists side by side: rows with the same key belong together, the first with the first. Rows that only
+/// `right` has come last.
+pub fn pair<'a, L: Keyed, R: Keyed>(left: &'a [L], right: &'a [R]) -> Vec<(Option<&'a L>, Option<&'a R>)> {
+    let mut waiting: HashMap<&str, VecDeque<usize>> = HashMap::new();
+    for (at, row) in right.iter().enumerate() {
+        waiting.entry(row.key()).or_default().push_back(at);
+    }
+    let mut partner = |row: &L| waiting.get_mut(row.key()).and_then(VecDeque::pop_front).map(|at| &right[at]);
+    let mut pairs: Vec<_> = left.iter().map(|row| (Some(row), partner(row))).collect();
+    let mut alone: Vec<usize> = waiting.into_values().flatten().collect();
+    alone.sort_unstable();
+    pairs.extend(alone.into_iter().map(|at| (None, Some(&right[at]))));
+    pairs
 }
 
 impl Effective {
-    /// The value that is in force for `key`.
+    /// The value of `key`. None if there is no such knob.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// For programs: a list of `{key, value, origin}`.
-    pub fn to_json(&self) -> serde_json::Value {
-        let row = |entry: &Entry| json!({"key": entry.key, "value": entry.value, "origin": entry.origin.to_string()});
-        self.entries.iter().map(row).collect()
+    /// What is in force when a server in which `self` was in force has reloaded `read`.
+    pub fn after_reload(&self, read: Self) -> Self {
+        let at_start = |entry: &&Entry| entry.applies == Applies::AtStart;
+        let kept = |read: Entry| {
+            let kept = self.entries.iter().filter(at_start).find(|entry| entry.key == read.key);
+            kept.filter(|kept| kept.value != read.value).cloned().unwrap_or(read)
+        };
+        Self { entries: read.entries.into_iter().map(kept).collect() }
     }
 
-    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin) {
-        self.entries.push(Entry { key: key.into(), value: value.into(), origin });
+    /// The rows of `self`, which is in force, whose other value in `read` waits for a start of the server; each with the
+    /// row of `read`.
+    pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
+        let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
+        pairs.filter(|(old, new)| old.applies == Applies::AtStart && old.value != new.value).collect()
+    }
+
+    /// For programs: a list of `{key, value, origin, applies}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        self.entries.iter().map(Entry::to_json).collect()
+    }
+
+    /// The same of a server in which `self` is in force, with `file_value` and `file_origin` where the file says
+    /// something else. `value` is null where only the file has the knob, and `file_value` where only the server has it.
+    pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
+        let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
+            let mut row = match (in_force, in_file) {
+                (Some(entry), _) => entry.to_json(),
+                (None, Some(entry)) => json!({"key": entry.key, "value": null, "applies": entry.applies.word()}),
+                (None, None) => json!({}),
+            };
+            if in_force.map(|entry| &entry.value) != in_file.map(|entry| &entry.value) {
+                row["file_value"] = json!(in_file.map(|entry| &entry.value));
+                row["file_origin"] = json!(in_file.map(|entry| entry.origin.to_string()));
+            }
+            row
+        };
+        pair(&self.entries, &file.entries).into_iter().map(row).collect()
+    }
+
+    /// For people: a line `key = value  # origin` for each row, with a word on when it is read, and what `remark` says.
+    pub fn table(&self, remark: impl Fn(usize) -> Option<String>) -> String {
+        let keys = self.entries.iter().map(|entry| entry.key.len()).max().unwrap_or(0);
+        let values: Vec<String> = self.entries.iter().map(|entry| entry.value.to_string()).collect();
+        let column = values.iter().map(String::len).filter(|length| *length <= VALUE_COLUMN_MAX).max().unwrap_or(0);
+        let mut table = String::new();
+        for (at, (Entry { key, origin, applies, .. }, value)) in self.entries.iter().zip(&values).enumerate() {
+            let read = match applies {
+                Applies::AtReload => "",
+                Applies::AtStart => "; read at start",
+                Applies::AtAgentStart => "; read by entrepot redirect",
+            };
+            let remark = remark(at).map(|remark| format!("; {remark}")).unwrap_or_default();
+            table.push_str(&format!("{key:keys$} = {value:column$}  # {origin}{read}{remark}\n"));
+        }
+        table
+    }
+
+    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin, applies: Applies) {
+        self.entries.push(Entry { key: key.into(), value: value.into(), origin, applies });
+    }
+
+    /// Orders the rows by `sections`, the first parts of their keys.
+    pub(super) fn sort(&mut self, sections: &[&str]) {
+        let section = |entry: &Entry| {
+            let first = entry.key.split('.').next().unwrap_or_default();
+            sections.iter().position(|section| *section == first)
+        };
+        self.entries.sort_by_key(section);
+    }
+}
+
+impl Entry {
+    /// For programs: `{key, value, origin, applies}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let (origin, applies) = (self.origin.to_string(), self.applies.word());
+        json!({"key": self.key, "value": self.value, "origin": origin, "applies": applies})
+    }
+}
+
+impl Applies {
+    /// In JSON: what has to happen for a change to take effect.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::AtReload => "reload",
+            Self::AtStart => "start",
+            Self::AtAgentStart => "redirect",
+        }
+    }
+}
+
+impl Keyed for Entry {
+    fn key(&self) -> &str {
+        &self.key
+    }
+}
+
+impl Keyed for Told {
+    fn key(&self) -> &str {
+        &self.key
     }
 }
 
 impl fmt::Display for Effective {
-    /// A table: `key = value  # origin`.
+    /// The table, without remarks.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.entries.iter().map(|entry| entry.key.len()).max().unwrap_or(0);
-        let values: Vec<String> = self.entries.iter().map(|entry| entry.value.to_string()).collect();
-        let column = values.iter().map(String::len).filter(|length| *length <= VALUE_COLUMN_MAX).max().unwrap_or(0);
-        for (Entry { key, origin, .. }, value) in self.entries.iter().zip(&values) {
-            writeln!(formatter, "{key:keys$} = {value:column$}  # {origin}")?;
-        }
-        Ok(())
+        formatter.write_str(&self.table(|_| None))
     }
 }
 
@@ -67,17 +200,73 @@ impl fmt::Display for Effective {
 mod tests {
     use super::*;
 
+    fn effective(rows: &[(&str, &str, Applies)]) -> Effective {
+        let mut effective = Effective::default();
+        for (key, value, applies) in rows {
+            effective.record(*key, *value, Origin::Default, *applies);
+        }
+        effective
+    }
+
     #[test]
     fn the_table_is_aligned() {
         let mut effective = Effective::default();
-        effective.record("a", "x", Origin::Default);
-        effective.record("long.key", 10, Origin::Environment("KEY"));
-        effective.record("b", "y".repeat(60), Origin::Flag("--b"));
+        effective.record("a", "x", Origin::Default, Applies::AtReload);
+        effective.record("long.key", 10, Origin::Environment("KEY"), Applies::AtStart);
+        effective.record("b", "y".repeat(60), Origin::Flag("--b"), Applies::AtAgentStart);
         let expected = format!(
-            "a        = \"x\"  # default\nlong.key = 10   # environment variable KEY\nb        = \"{}\"  # flag --b\n",
+            "a        = \"x\"  # default\nlong.key = 10   # environment variable KEY; read at start; told\n\
+             b        = \"{}\"  # flag --b; read by entrepot redirect\n",
             "y".repeat(60)
         );
-        assert_eq!(effective.to_string(), expected);
+        assert_eq!(effective.table(|at| (at == 1).then(|| "told".to_owned())), expected);
         assert_eq!(effective.to_json()[1]["value"], 10);
+    }
+
+    #[test]
+    fn rows_of_one_key_belong_together_in_their_order() {
+        let (left, right) = (["a", "b", "b", "d"], ["b", "c", "a", "b", "b"]);
+        let rows = |keys: &[&str]| {
+            let numbered: Vec<_> = keys.iter().enumerate().map(|(at, key)| (*key, at.to_string())).collect();
+            let rows: Vec<_> = numbered.iter().map(|(key, value)| (*key, value.as_str(), Applies::AtReload)).collect();
+            effective(&rows).entries
+        };
+        let (left, right) = (rows(&left), rows(&right));
+        let shown =
+            |entry: Option<&Entry>| entry.map_or("-".to_owned(), |entry| format!("{}{}", entry.key, entry.value));
+        let pairs = pair(&left, &right).into_iter().map(|(left, right)| shown(left) + &shown(right));
+        let expected = ["a\"0\"a\"2\"", "b\"1\"b\"0\"", "b\"2\"b\"3\"", "d\"3\"-", "-c\"1\"", "-b\"4\""];
+        assert_eq!(pairs.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_reload_swaps_all_but_what_is_read_at_start() {
+        let before = effective(&[("bound", "1", Applies::AtStart), ("swapped", "1", Applies::AtReload)]);
+        let read = effective(&[
+            ("bound", "2", Applies::AtStart),
+            ("swapped", "2", Applies::AtReload),
+            ("new", "2", Applies::AtReload),
+        ]);
+        let waiting = before.waiting_for_a_start(&read);
+        assert_eq!(waiting.iter().map(|(old, _)| old.key.as_str()).collect::<Vec<_>>(), ["bound"]);
+        let in_force = before.after_reload(read.clone());
+        let values: Vec<_> = in_force.entries.iter().map(|entry| entry.value.as_str().unwrap_or_default()).collect();
+        assert_eq!(values, ["1", "2", "2"]);
+        let told = in_force.to_json_beside(&read);
+        let bound = json!({"key": "bound", "value": "1", "origin": "default", "applies": "start", "file_value": "2",
+            "file_origin": "default"});
+        assert_eq!(told[0], bound);
+        assert_eq!(told[1], json!({"key": "swapped", "value": "2", "origin": "default", "applies": "reload"}));
+    }
+
+    #[test]
+    fn a_row_that_only_one_side_has_is_told_as_null() {
+        let in_force = effective(&[("gone", "1", Applies::AtReload)]);
+        let told = in_force.to_json_beside(&effective(&[("new", "2", Applies::AtReload)]));
+        assert_eq!((&told[0]["value"], &told[0]["file_value"]), (&json!("1"), &json!(null)));
+        assert!(told[0].as_object().is_some_and(|row| row.contains_key("file_value")));
+        assert_eq!((&told[1]["value"], &told[1]["file_value"]), (&json!(null), &json!("2")));
+        let rows: Vec<Told> = serde_json::from_value(told).expect("as a program reads it");
+        assert_eq!((rows[0].value.clone(), rows[1].value.clone()), (Some(Value::from("1")), None));
     }
 }

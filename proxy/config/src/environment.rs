@@ -2,7 +2,7 @@
 //!
 //! One table says which knob each variable sets; they write into `raw` over what the file said. `REGISTRIES` and
 //! `AUTH_REGISTRIES` add to the file's lists instead. A variable that is empty counts as not set, except in the manifest
-//! cache's tiers, where empty switches a tier off. The environment itself comes in as a function.
+//! cache's tiers: an empty one switches its tier off. The environment itself comes in as a function.
 
 use super::auth_registries;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
@@ -10,12 +10,12 @@ use super::raw::{HiddenText, Raw, RawAccount, Switch, Text};
 use super::values;
 use entrepot_core::secret::Secret;
 
-/// What the environment adds, rather than sets.
+/// The values that the environment adds to lists.
 #[derive(Default)]
 pub(super) struct Additions {
     pub(super) registries: Vec<Given<String>>,
     pub(super) accounts: Vec<Given<RawAccount>>,
-    /// To be said once at start.
+    /// Lines to say once at start.
     pub(super) notices: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn apply(raw: &mut Raw, env: &dyn Fn(&str) -> Option<String>) -> Resu
     Ok(layer.additions)
 }
 
-/// Every variable that is looked at.
+/// Every variable that is read.
 #[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let parents = PARENT_PROXIES.iter().flat_map(|(name, file)| [Some(*name), *file]).flatten();
@@ -46,9 +46,9 @@ enum Target {
     Text(fn(&mut Raw) -> &mut Text),
     OffWhenEmpty(fn(&mut Raw) -> &mut Text),
     Switch(fn(&mut Raw) -> &mut Switch),
-    /// The knob says the opposite of the variable.
+    /// The knob means the opposite of the variable.
     Inverted(fn(&mut Raw) -> &mut Switch),
-    /// Something of its own.
+    /// The variable has a rule of its own.
     Special(fn(&mut Layer<'_>, &'static str, &str) -> Result<(), ConfigError>),
 }
 use Target::{Inverted, OffWhenEmpty, Special};
@@ -77,7 +77,7 @@ const VARIABLES: &[(&str, Target)] = &[
     ("PROXY_SEND_TIMEOUT", Target::Text(|raw| &mut raw.upstream.send_timeout)),
     ("PROXY_CONNECT_CONNECT_TIMEOUT", Target::Text(|raw| &mut raw.upstream.tunnel_connect_timeout)),
     ("DISABLE_IPV6", Inverted(|raw| &mut raw.upstream.ipv6)),
-    // The most talkative last: it wins.
+    // The last one wins, so the most talkative comes last.
     ("DEBUG", Special(debug)),
     ("DEBUG_HUB", Special(debug)),
     ("DEBUG_NGINX", Special(trace)),
@@ -87,7 +87,7 @@ const VARIABLES: &[(&str, Target)] = &[
     ("NO_PROXY", Special(no_proxy)),
 ];
 
-/// The first that is set wins: what was meant for us before what is meant for every program.
+/// The first that is set wins. Variables for this program come before those for every program.
 const PARENT_PROXIES: [(&str, Option<&'static str>); 4] = [
     ("UPSTREAM_PROXY", Some("UPSTREAM_PROXY_FILE")),
     ("upstream_proxy", None),
@@ -95,7 +95,7 @@ const PARENT_PROXIES: [(&str, Option<&'static str>); 4] = [
     ("https_proxy", None),
 ];
 
-/// nginx has one idle time for each direction of a tunnel; a tunnel is idle when both are.
+/// nginx has one idle time for each direction of a tunnel. A tunnel is idle when both directions are.
 const TUNNEL_IDLE: [&str; 2] = ["PROXY_CONNECT_READ_TIMEOUT", "PROXY_CONNECT_SEND_TIMEOUT"];
 
 /// The accounts, the file that may hold them, and the delimiters of entries and of fields.
@@ -161,7 +161,8 @@ impl Layer<'_> {
         Ok(())
     }
 
-    /// A secret from the variable itself or from the file that its `_FILE` variant names; and the variable it was.
+    /// The secret in the variable `name`, or in the file that the variable `file` names; and the name of the variable that
+    /// is set. None if neither is.
     fn secret(
         &self,
         name: &'static str,

@@ -1,9 +1,11 @@
-//! Configuration: what was typed (file, environment, flags) and what is ready.
+//! Configuration: the typed form (file, environment, flags) and the ready one.
 //!
 //! ```text
 //! entrepot.toml ─ schema (unknown keys) ─ raw ◄─ environment ◄─ flags
 //!                                          └─ resolver: places, doors, cache, registries, upstream ─► ready + effective
 //! ```
+//!
+//! The ready configuration has a part that is read once, at the start, and a part that a reload swaps; see [`ready`].
 //!
 //! Later layers win; lists of registries and accounts add up. Nothing is written and no port is opened here; the files
 //! that are named (CA, passwords) are read, so that a bad one is known before anything starts.
@@ -12,6 +14,7 @@ mod auth_registries;
 mod cache;
 mod data_plane;
 mod doors;
+pub mod edit;
 mod effective;
 mod environment;
 mod mdns;
@@ -36,16 +39,17 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use effective::{Effective, Entry, MASK};
+pub use effective::{Applies, Effective, Entry, Keyed, MASK, Told, pair};
 use environment::Additions;
 pub use origin::{ConfigError, Origin};
 use origin::{Given, Place, Refusal, Source};
 pub use places::{Found, HostFacts};
-use raw::Raw;
-use ready::Config;
-use resolver::Resolver;
+use raw::{Raw, RawAccount};
+use ready::{Config, LiveConfig, Startup};
+pub use registries::BUILT_IN_REGISTRIES;
+use resolver::{AtReload, AtStart, Record, Resolver};
 
-/// Read where nobody names a file and this one exists.
+/// Read if nobody names a file and this one exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
 
 /// The flags that configure, common to every command that reads the configuration.
@@ -62,17 +66,17 @@ pub struct Flags {
     pub listen: Vec<SocketAddr>,
 }
 
-/// A configuration that is in order.
+/// A configuration without mistakes.
 pub struct Loaded {
-    /// What the product uses.
+    /// For the product.
     pub config: Config,
-    /// The same for people, with origins.
+    /// The same for people, with the origin of each value.
     pub effective: Effective,
     /// Lines to say once at start.
     pub notices: Vec<String>,
 }
 
-/// Reads all layers. `env` gives the variables of the environment, `host` what the defaults depend on.
+/// Reads all layers. `env` gives the variables of the environment, `host` the facts that the defaults depend on.
 pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Loaded, ConfigError> {
     let source = find_source(flags, env, host)?;
     let mut raw = parse(&source)?;
@@ -81,8 +85,8 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFact
     resolve(source, raw, additions, env, host)
 }
 
-/// The configuration that a file with this text makes, where no environment and no flag says anything else. Nothing but
-/// the files that the text names is read.
+/// The configuration that a file with this text makes, without environment and flags. Nothing but the files that the text
+/// names is read.
 pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     let source = Source::new(PathBuf::from(DEFAULT_FILE), text.to_owned());
     let mut raw = parse(&source)?;
@@ -90,6 +94,26 @@ pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     let additions = environment::apply(&mut raw, &environment)?;
     let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
     Ok(resolve(source, raw, additions, &environment, &host)?.config)
+}
+
+/// The configuration that a file at `path` with this text makes, without environment and flags. `env` is asked only for the
+/// places that defaults depend on. The file itself is not read, so a text can be validated before it replaces the file.
+pub fn validate(
+    path: &Path,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    host: &HostFacts,
+) -> Result<Loaded, ConfigError> {
+    let source = Source::new(path.to_owned(), text.to_owned());
+    let mut raw = parse(&source)?;
+    let additions = environment::apply(&mut raw, &|_| None)?;
+    resolve(source, raw, additions, env, host)
+}
+
+/// The file that is read: `flags`, else the environment, name it. The last one is the default place.
+pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    flags.config.clone().or_else(from_env).unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
@@ -141,44 +165,67 @@ fn resolve(
     env: &dyn Fn(&str) -> Option<String>,
     host: &HostFacts,
 ) -> Result<Loaded, ConfigError> {
-    let mut resolver = Resolver::new(source, additions.notices);
-    let data_dir = places::data_dir(&mut resolver, raw.data_dir, env, host)?;
-    let proxy = doors::proxy(&mut resolver, raw.proxy)?;
-    let transparent = redirect::transparent(&mut resolver, raw.transparent)?;
-    let registry = registry_door::registry(&mut resolver, raw.registry)?;
-    let admin = doors::admin(&mut resolver, raw.admin, &data_dir)?;
-    let ca = places::ca(&mut resolver, raw.ca, &data_dir, host)?;
-    let (cache, tags) = cache::cache(&mut resolver, raw.cache)?;
-    let upstream = upstream::upstream(&mut resolver, raw.upstream)?;
-    let client = upstream::client(&mut resolver, raw.client)?;
-    let data_plane = data_plane::data_plane(&mut resolver, raw.data_plane)?;
-    let redirect = redirect::redirect(&mut resolver, raw.redirect, &data_dir)?;
-    let mdns = mdns::mdns(&mut resolver, raw.mdns)?;
-    let logging = doors::logging(&mut resolver, raw.logging)?;
-    // The environment's accounts come first among equals.
-    let accounts = additions.accounts.into_iter().chain(raw.credentials).collect();
-    let (credentials, mut implied) = registries::accounts(&mut resolver, accounts)?;
-    let (policies, named) = registries::policies(&mut resolver, raw.registries, upstream.verify)?;
-    implied.extend(named);
-    let intercept = registries::intercept(&mut resolver, raw.intercept.registries, &additions.registries, implied)?;
-    let config = Config {
+    let mut record = Record::new(source, additions.notices);
+    let startup = startup(&mut record.resolver(), &raw, env, host)?;
+    let redirect = redirect::redirect(&mut record.resolver(), &raw.redirect, &startup.data_dir)?;
+    let live = live(&mut record.resolver(), raw, (additions.registries, additions.accounts))?;
+    let Record { mut effective, notices, .. } = record;
+    effective.sort(&schema::sections());
+    Ok(Loaded { config: Config { startup, live, redirect }, effective, notices })
+}
+
+fn startup(
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &Raw,
+    env: &dyn Fn(&str) -> Option<String>,
+    host: &HostFacts,
+) -> Result<Startup, ConfigError> {
+    let data_dir = places::data_dir(resolver, &raw.data_dir, env, host)?;
+    Ok(Startup {
+        proxy: doors::proxy_listen(resolver, &raw.proxy)?,
+        transparent: redirect::listen(resolver, &raw.transparent)?,
+        registry: registry_door::listen(resolver, &raw.registry)?,
+        admin: doors::admin(resolver, &raw.admin, &data_dir)?,
+        ca: places::ca(resolver, &raw.ca, &data_dir, host)?,
+        data_plane: data_plane::data_plane(resolver, &raw.data_plane)?,
+        mdns: mdns::mdns(resolver, &raw.mdns)?,
+        logging: doors::log_output(resolver, &raw.logging)?,
         data_dir,
+    })
+}
+
+/// `added` are the registries and accounts of the environment.
+fn live(
+    resolver: &mut Resolver<'_, AtReload>,
+    raw: Raw,
+    added: (Vec<Given<String>>, Vec<Given<RawAccount>>),
+) -> Result<LiveConfig, ConfigError> {
+    let proxy = doors::proxy_policy(resolver, &raw.proxy)?;
+    let transparent = redirect::policy(resolver, &raw.transparent)?;
+    let registry = registry_door::settings(resolver, &raw.registry)?;
+    let (cache, tags) = cache::cache(resolver, &raw.cache)?;
+    let upstream = upstream::upstream(resolver, &raw.upstream)?;
+    let client = upstream::client(resolver, &raw.client)?;
+    let data_plane = data_plane::sealing(resolver, &raw.data_plane)?;
+    let logging = doors::log_level(resolver, &raw.logging)?;
+    // The environment's accounts come first among equals.
+    let accounts = added.1.into_iter().chain(raw.credentials).collect();
+    let (credentials, mut implied) = registries::accounts(resolver, accounts)?;
+    let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify)?;
+    implied.extend(named);
+    let intercept = registries::intercept(resolver, &raw.intercept.registries, &added.0, implied)?;
+    Ok(LiveConfig {
         proxy,
         transparent,
         registry,
-        admin,
-        ca,
         cache,
         tags,
         intercept,
         credentials,
-        registries: policies,
+        registries,
         upstream,
         client,
         data_plane,
-        redirect,
-        mdns,
         logging,
-    };
-    Ok(Loaded { config, effective: resolver.effective, notices: resolver.notices })
+    })
 }

@@ -1,19 +1,19 @@
-//! `[mdns]`: whether and under which name this server is found on the local network.
+//! `[mdns]`: the announcement of this server on the local network.
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::RawMdns;
 use super::ready::Mdns;
-use super::resolver::Resolver;
+use super::resolver::{AtStart, Resolver};
 use entrepot_core::mdns_name::MdnsName;
 
 /// The kernel's IFNAMSIZ, less the zero.
 const INTERFACE_MAX_BYTES: usize = 15;
 
-pub(super) fn mdns(resolver: &mut Resolver, raw: RawMdns) -> Result<Mdns, ConfigError> {
+pub(super) fn mdns(resolver: &mut Resolver<'_, AtStart>, raw: &RawMdns) -> Result<Mdns, ConfigError> {
     Ok(Mdns {
-        enabled: resolver.switch("mdns.enabled", raw.enabled, true),
-        hostname: resolver.text("mdns.hostname", raw.hostname, "docker-registry", hostname)?,
-        interfaces: resolver.texts("mdns.interfaces", raw.interfaces, &[], interface)?,
+        enabled: resolver.switch("mdns.enabled", &raw.enabled, true),
+        hostname: resolver.text("mdns.hostname", &raw.hostname, "docker-registry", hostname)?,
+        interfaces: resolver.texts("mdns.interfaces", &raw.interfaces, &[], interface)?,
     })
 }
 

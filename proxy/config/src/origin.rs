@@ -1,4 +1,4 @@
-//! Where a setting came from, and what is said when it cannot be used.
+//! The origin of a setting, and the error for one that cannot be used.
 //!
 //! [`Place`] is what the layers record while they read (a byte offset is all the file's parser knows); [`Source`] turns
 //! it into an [`Origin`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
@@ -7,16 +7,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the value of a knob comes from.
+/// The source of a knob's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// Built in.
     Default,
     /// The configuration file.
     File {
-        /// As the administrator named it.
+        /// The path as the administrator wrote it.
         path: Arc<Path>,
-        /// Counted from 1; none where the file as a whole is meant.
+        /// Counted from 1. None if the file as a whole is meant.
         line: Option<usize>,
     },
     /// An environment variable.
@@ -28,11 +28,11 @@ pub enum Origin {
 /// Why the configuration cannot be used: where, what, and what to do about it.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct ConfigError {
-    /// Where the mistake is.
+    /// The place of the mistake.
     pub origin: Origin,
-    /// What is wrong with it.
+    /// What is wrong there.
     pub message: String,
-    /// What to write instead.
+    /// What to write instead. None if the message says enough.
     pub hint: Option<String>,
 }
 
@@ -52,14 +52,14 @@ pub(super) enum Place {
     Flag(&'static str),
 }
 
-/// Why one value is refused, before it is known where the value stands.
+/// Why one value is refused. The caller adds the place of the value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
-/// The configuration file that was read; without a path where there is none.
+/// The configuration file that was read. The text is empty if there is none.
 pub(super) struct Source {
     pub(super) path: Arc<Path>,
     pub(super) text: String,
@@ -118,7 +118,7 @@ impl fmt::Display for Origin {
 }
 
 impl fmt::Display for ConfigError {
-    /// One line, whatever the message quotes.
+    /// One line: control characters in quoted text become spaces.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = self.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
         let text = format!("{}: {}{hint}", self.origin, self.message);

@@ -1,4 +1,4 @@
-//! Where things are kept when nobody says so: the data directory and the CA.
+//! The default places of the data directory and the CA.
 //!
 //! docker-registry-proxy's volumes, `/docker_mirror_cache` and `/ca`, are taken over where they exist. What the host
 //! looks like comes in through [`HostFacts`], so that the rules can be tested without being root.
@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::origin::{ConfigError, Given, Origin, Refusal};
+use super::origin::{ConfigError, Origin, Place, Refusal};
 use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
-use super::resolver::Resolver;
+use super::resolver::{AtStart, Resolver};
 use super::values;
 
-/// What the defaults depend on.
+/// The facts about the host that the defaults depend on.
 pub struct HostFacts {
     /// The effective user.
     pub uid: u32,
-    /// What is at a path.
+    /// Tells what is at a path.
     pub look: Box<dyn Fn(&Path) -> Found + Send + Sync>,
 }
 
 /// What is at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
-    /// Nothing, or nothing that we may see.
+    /// Nothing, or nothing that this process may see.
     Nothing,
     /// Anything but a directory.
     File,
@@ -41,7 +41,7 @@ const DOCKER_REGISTRY_PROXY_CA: &str = "/ca";
 const SYSTEM_DATA: &str = "/var/lib/entrepot";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
-/// Leaves are renewed while running; below this the minting would be all that is done.
+/// Leaves are renewed while the server runs. With a shorter life, minting them would take all the time.
 const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(3600);
 
 impl HostFacts {
@@ -68,8 +68,8 @@ fn look(path: &Path) -> Found {
 }
 
 pub(super) fn data_dir(
-    resolver: &mut Resolver,
-    given: Text,
+    resolver: &mut Resolver<'_, AtStart>,
+    given: &Text,
     env: &dyn Fn(&str) -> Option<String>,
     host: &HostFacts,
 ) -> Result<PathBuf, ConfigError> {
@@ -86,7 +86,7 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
     if host.uid == 0 {
         return Ok(PathBuf::from(SYSTEM_DATA));
     }
-    // The XDG specification has relative paths ignored.
+    // Relative paths are ignored (XDG Base Directory Specification).
     let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     state.map(|state| state.join("entrepot")).ok_or_else(|| {
@@ -97,29 +97,32 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
 }
 
 pub(super) fn ca(
-    resolver: &mut Resolver,
-    raw: RawCa,
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &RawCa,
     data_dir: &Path,
     host: &HostFacts,
 ) -> Result<CaFiles, ConfigError> {
     let folder = ca_folder(data_dir, host);
     let (default_certificate, default_key) = (folder.join(CERTIFICATE), folder.join(KEY));
-    let certificate = resolver.path("ca.cert", raw.cert.clone(), default_certificate.clone());
-    let key = resolver.path("ca.key", raw.key.clone(), default_key.clone());
-    // Naming the default place is not bringing a CA: docker-registry-proxy's users have these paths in their files.
+    let certificate = resolver.path("ca.cert", &raw.cert, default_certificate.clone());
+    let key = resolver.path("ca.key", &raw.key, default_key.clone());
+    // A user who names the default place does not bring a CA: docker-registry-proxy's users have these paths in their
+    // files.
     let provided = certificate != default_certificate || key != default_key;
     if provided {
-        let whose = |own: Text, other: &Text| own.or(other.clone());
-        readable(resolver, "ca.cert", &certificate, whose(raw.cert.clone(), &raw.key), |path| {
+        let whose = |own: &Text, other: &Text| own.as_ref().or(other.as_ref()).map(|given| given.place);
+        readable(resolver, "ca.cert", &certificate, whose(&raw.cert, &raw.key), |path| {
             values::certificates(path).map(drop)
         })?;
-        readable(resolver, "ca.key", &key, whose(raw.key, &raw.cert), |path| values::private_key_file(path).map(drop))?;
+        readable(resolver, "ca.key", &key, whose(&raw.key, &raw.cert), |path| {
+            values::private_key_file(path).map(drop)
+        })?;
     }
     Ok(CaFiles {
         certificate,
         key,
-        passphrase: resolver.optional("ca.passphrase_file", raw.passphrase_file, values::secret_file)?,
-        leaf_lifetime: resolver.text("ca.leaf_lifetime", raw.leaf_lifetime, "7d", leaf_lifetime)?,
+        passphrase: resolver.optional("ca.passphrase_file", &raw.passphrase_file, values::secret_file)?,
+        leaf_lifetime: resolver.text("ca.leaf_lifetime", &raw.leaf_lifetime, "7d", leaf_lifetime)?,
         provided,
     })
 }
@@ -131,16 +134,15 @@ fn ca_folder(data_dir: &Path, host: &HostFacts) -> PathBuf {
     if has_ca || can_have_ca { volume.to_owned() } else { data_dir.join("ca") }
 }
 
-/// `blame` is where the path, or the one that goes with it, was named.
+/// `blame` is the place at which the path, or the one that goes with it, was named.
 fn readable(
-    resolver: &Resolver,
+    resolver: &Resolver<'_, AtStart>,
     key: &str,
     path: &Path,
-    blame: Text,
+    blame: Option<Place>,
     check: impl Fn(&str) -> Result<(), Refusal>,
 ) -> Result<(), ConfigError> {
-    let origin = blame.map(|Given { place, .. }| place);
-    check(&path.to_string_lossy()).map_err(|refusal| match origin {
+    check(&path.to_string_lossy()).map_err(|refusal| match blame {
         Some(place) => resolver.refuse(key, place, refusal),
         None => refusal.at(Origin::Default),
     })

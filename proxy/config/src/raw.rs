@@ -1,7 +1,7 @@
-//! What was typed: the sections of `entrepot.toml` as serde reads them, each value with its place.
+//! The typed form: the sections of `entrepot.toml` as serde reads them, each value with its place.
 //!
 //! The environment and the flags write into the same types afterwards, so `Raw` holds whatever layer won; the ready
-//! form is made of it in `resolve`. `Shape` describes the same types to `schema`, which finds unknown keys and
+//! form is made of it by `resolver`. `Shape` describes the same types to `schema`, which finds unknown keys and
 //! wrong kinds of values first and says so better than a deserializer can.
 
 use std::fmt;
@@ -20,7 +20,7 @@ pub(super) type Text = Option<Given<String>>;
 pub(super) type Hidden = Option<Given<HiddenText>>;
 /// `true` or `false`.
 pub(super) type Switch = Option<Given<bool>>;
-/// A whole number; `i64` as TOML has it, so that a negative one is refused by us.
+/// A whole number, with a sign as in TOML: so a negative one gets an error of ours.
 pub(super) type Number = Option<Given<i64>>;
 /// A list of texts.
 pub(super) type Texts = Option<Given<Vec<Given<String>>>>;
@@ -50,7 +50,7 @@ section! {
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
-        // Behind `cache`, which more people mean by a misplaced `max_size`.
+        // Behind `cache`: the suggestion for a misplaced `max_size` names the first section that has it.
         registry: RawRegistryDoor,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,

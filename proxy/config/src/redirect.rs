@@ -1,47 +1,60 @@
 //! `[transparent]` and `[redirect]`: the door for redirected connections, and the agent that redirects them.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRedirect, RawTransparent};
-use super::ready::{Redirect, TRANSPARENT_PORT, TransparentDoor};
-use super::resolver::Resolver;
+use super::ready::{Redirect, TRANSPARENT_PORT, TransparentListen, TransparentPolicy};
+use super::resolver::{AtAgentStart, AtReload, AtStart, Resolver};
 use super::values;
 
 const PORT_MAX: i64 = 65_535;
 
-pub(super) fn transparent(resolver: &mut Resolver, raw: RawTransparent) -> Result<TransparentDoor, ConfigError> {
-    Ok(TransparentDoor {
-        listen: resolver.texts("transparent.listen", raw.listen, &["[::]:3129"], values::listen_address)?,
+pub(super) fn listen(
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &RawTransparent,
+) -> Result<TransparentListen, ConfigError> {
+    let listen = resolver.texts("transparent.listen", &raw.listen, &["[::]:3129"], values::listen_address)?;
+    Ok(TransparentListen { listen })
+}
+
+pub(super) fn policy(
+    resolver: &mut Resolver<'_, AtReload>,
+    raw: &RawTransparent,
+) -> Result<TransparentPolicy, ConfigError> {
+    Ok(TransparentPolicy {
         proxy_protocol_from: resolver.texts(
             "transparent.proxy_protocol_from",
-            raw.proxy_protocol_from,
+            &raw.proxy_protocol_from,
             &[],
             values::network,
         )?,
     })
 }
 
-pub(super) fn redirect(resolver: &mut Resolver, raw: RawRedirect, data_dir: &Path) -> Result<Redirect, ConfigError> {
-    let ports = resolver.numbers("redirect.ports", raw.ports, &[443], 1..=PORT_MAX)?;
+pub(super) fn redirect(
+    resolver: &mut Resolver<'_, AtAgentStart>,
+    raw: &RawRedirect,
+    data_dir: &Path,
+) -> Result<Redirect, ConfigError> {
+    let ports = resolver.numbers("redirect.ports", &raw.ports, &[443], 1..=PORT_MAX)?;
     Ok(Redirect {
-        appliance: resolver.optional("redirect.appliance", raw.appliance, appliance)?,
+        appliance: resolver.optional("redirect.appliance", &raw.appliance, appliance)?,
         ports: ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect(),
-        prefixes: resolver.texts("redirect.prefixes", raw.prefixes, &[], values::network)?,
-        cgroups: resolver.texts("redirect.cgroups", raw.cgroups, &[], values::path)?,
-        exempt_cgroups: resolver.texts("redirect.exempt_cgroups", raw.exempt_cgroups, &[], values::path)?,
-        interfaces: resolver.texts("redirect.interfaces", raw.interfaces, &[], interface)?,
-        seed_interval: resolver.text("redirect.seed_interval", raw.seed_interval, "5m", values::deadline)?,
-        enforce: resolver.switch("redirect.enforce", raw.enforce, false),
-        socket: resolver.path("redirect.socket", raw.socket, data_dir.join("redirect.sock")),
-        listen: resolver.optional("redirect.listen", raw.listen, listen)?,
+        prefixes: resolver.texts("redirect.prefixes", &raw.prefixes, &[], values::network)?,
+        cgroups: resolver.texts("redirect.cgroups", &raw.cgroups, &[], values::path)?,
+        exempt_cgroups: resolver.texts("redirect.exempt_cgroups", &raw.exempt_cgroups, &[], values::path)?,
+        interfaces: resolver.texts("redirect.interfaces", &raw.interfaces, &[], interface)?,
+        seed_interval: resolver.text("redirect.seed_interval", &raw.seed_interval, "5m", values::deadline)?,
+        enforce: resolver.switch("redirect.enforce", &raw.enforce, false),
+        socket: resolver.path("redirect.socket", &raw.socket, data_dir.join("redirect.sock")),
+        listen: resolver.optional("redirect.listen", &raw.listen, values::listen_address)?,
     })
 }
 
-/// A name or address, with the door's port where none is given.
+/// A name or address, on the door's port if it names none.
 fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
     RegistryHost::parse(text, TRANSPARENT_PORT).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable appliance: {error}"))
@@ -49,12 +62,8 @@ fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
     })
 }
 
-/// The name of a network interface, as Linux allows it.
+/// The name of a network interface, in Linux's grammar.
 fn interface(text: &str) -> Result<String, Refusal> {
     let allowed = (1..=15).contains(&text.len()) && !text.contains(['/', ':']) && !text.contains(char::is_whitespace);
     if allowed { Ok(text.to_owned()) } else { Err(Refusal::new(format!("{text:?} is no name of an interface"))) }
-}
-
-fn listen(text: &str) -> Result<SocketAddr, Refusal> {
-    values::listen_address(text)
 }

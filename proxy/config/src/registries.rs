@@ -1,9 +1,11 @@
-//! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: which hosts are intercepted, and what is special about them.
+//! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: the hosts that are intercepted, and their special
+//! settings.
 //!
-//! A host that is named in any of the three is intercepted; anything else in its settings would have no effect.
+//! A host that is named in any of the three is intercepted: its settings would have no effect otherwise.
 
 use std::collections::HashMap;
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, HostPattern};
 use http::{HeaderName, HeaderValue, header};
 
@@ -11,14 +13,11 @@ use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
 use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
 use super::ready::{Access, Account, RegistryPolicy, Scheme};
-use super::resolver::Resolver;
+use super::resolver::{AtReload, Resolver};
 use super::values;
 
-/// Docker Hub's own hosts.
-pub(super) const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "auth.docker.io", "index.docker.io"];
-
-/// Intercepted besides Docker Hub without being asked for.
-const BUILT_IN: [&str; 10] = [
+/// Registries that are intercepted without being asked for, besides Docker Hub.
+pub const BUILT_IN_REGISTRIES: [&str; 10] = [
     "registry.k8s.io",
     "k8s.gcr.io",
     "gcr.io",
@@ -50,17 +49,17 @@ pub(super) type Listed = (HostPattern, Place);
 
 /// The hosts of `[intercept]`, of the environment (`added`), and those that other sections `imply`.
 pub(super) fn intercept(
-    resolver: &mut Resolver,
-    given: Texts,
+    resolver: &mut Resolver<'_, AtReload>,
+    given: &Texts,
     added: &[Given<String>],
     implied: Vec<Listed>,
 ) -> Result<Vec<HostPattern>, ConfigError> {
     const KEY: &str = "intercept.registries";
-    let built_in: Vec<&str> = DOCKER_HUB.into_iter().chain(BUILT_IN).collect();
-    let mut hosts = resolver.texts(KEY, None, &built_in, values::host_pattern)?;
-    if let Some(given) = given.filter(|given| !given.value.is_empty()) {
-        let places: Vec<Place> = given.value.iter().map(|item| item.place).collect();
-        let listed = resolver.texts(KEY, Some(given), &[], values::host_pattern)?;
+    let built_in: Vec<&str> = docker_hub::HOSTS.into_iter().chain(BUILT_IN_REGISTRIES).collect();
+    let mut hosts = resolver.texts(KEY, &None, &built_in, values::host_pattern)?;
+    if let Some(items) = given.as_ref().filter(|given| !given.value.is_empty()) {
+        let places: Vec<Place> = items.value.iter().map(|item| item.place).collect();
+        let listed = resolver.texts(KEY, given, &[], values::host_pattern)?;
         let listed: Vec<Listed> = listed.into_iter().zip(places).collect();
         refuse_duplicates(resolver, KEY, listed.iter())?;
         hosts.extend(listed.into_iter().map(|(host, _)| host));
@@ -73,7 +72,7 @@ pub(super) fn intercept(
     for (host, place) in more.into_iter().chain(implied) {
         if !hosts.contains(&host) {
             let origin = resolver.origin(place);
-            resolver.effective.record(KEY, vec![host.to_string()], origin);
+            resolver.record(KEY, vec![host.to_string()], origin);
             hosts.push(host);
         }
     }
@@ -87,22 +86,27 @@ pub(super) fn intercept(
     Ok(hosts)
 }
 
-/// The accounts, those for some repositories before those for a whole host: the first that matches wins.
+/// The accounts. Those for some repositories come before those for a whole host, because the first that matches wins.
 pub(super) fn accounts(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     mut raw: Vec<Given<RawAccount>>,
 ) -> Result<(Vec<Account>, Vec<Listed>), ConfigError> {
     raw.sort_by_key(|account| !is_set(&account.value.repository));
     let (mut accounts, mut listed) = (Vec::new(), Vec::new());
     for (number, Given { value, place }) in raw.into_iter().enumerate() {
-        let account = account(resolver, &format!("credentials.{}", number + 1), value, place)?;
+        let account = account(resolver, &format!("credentials.{}", number + 1), &value, place)?;
         listed.push((account.registry.clone(), place));
         accounts.push(account);
     }
     Ok((accounts, listed))
 }
 
-fn account(resolver: &mut Resolver, key: &str, raw: RawAccount, place: Place) -> Result<Account, ConfigError> {
+fn account(
+    resolver: &mut Resolver<'_, AtReload>,
+    key: &str,
+    raw: &RawAccount,
+    place: Place,
+) -> Result<Account, ConfigError> {
     let missing = |what: &str| {
         let refusal = Refusal::new(format!("the entry has no {what}"));
         resolver.refuse(
@@ -117,24 +121,24 @@ fn account(resolver: &mut Resolver, key: &str, raw: RawAccount, place: Place) ->
     if !is_set(&raw.username) {
         return Err(missing("username"));
     }
-    let password = raw.password.filter(|password| !password.value.0.expose().is_empty());
+    let password = raw.password.as_ref().filter(|password| !password.value.0.expose().is_empty());
     if password.is_none() && !is_set(&raw.password_file) {
         return Err(missing("password"));
     }
     if let (Some(_), Some(file)) = (&password, raw.password_file.as_ref().filter(|file| !file.value.is_empty())) {
         return Err(resolver.refuse("credentials", file.place, Refusal::new("give either password or password_file")));
     }
-    let registry = resolver.text(&format!("{key}.registry"), raw.registry, "", values::host_pattern)?;
+    let registry = resolver.text(&format!("{key}.registry"), &raw.registry, "", values::host_pattern)?;
     let repository = resolver
-        .optional(&format!("{key}.repository"), raw.repository, |text| values::repository_globs(&[text.to_owned()]))?;
-    let username = resolver.text(&format!("{key}.username"), raw.username, "", username)?;
+        .optional(&format!("{key}.repository"), &raw.repository, |text| values::repository_globs(&[text.to_owned()]))?;
+    let username = resolver.text(&format!("{key}.username"), &raw.username, "", username)?;
     let password = match password {
         Some(Given { value: HiddenText(secret), place }) => {
-            let origin = resolver.origin(place);
-            resolver.effective.record(format!("{key}.password"), MASK, origin);
-            secret
+            let origin = resolver.origin(*place);
+            resolver.record(format!("{key}.password"), MASK, origin);
+            secret.clone()
         }
-        None => resolver.text(&format!("{key}.password_file"), raw.password_file, "", values::secret_file)?,
+        None => resolver.text(&format!("{key}.password_file"), &raw.password_file, "", values::secret_file)?,
     };
     Ok(Account { registry, repository, username, password })
 }
@@ -148,14 +152,14 @@ fn username(text: &str) -> Result<String, Refusal> {
     if text.contains(':') { Err(Refusal::new(format!("{text:?} has a colon"))) } else { Ok(text.to_owned()) }
 }
 
-/// The exceptions, in the order of the file. `verify` is what holds where a registry says nothing.
+/// The exceptions, in the order of the file. `verify` holds for a registry that says nothing about it.
 pub(super) fn policies(
-    resolver: &mut Resolver,
-    raw: Named<RawRegistry>,
+    resolver: &mut Resolver<'_, AtReload>,
+    raw: &Named<RawRegistry>,
     verify: bool,
 ) -> Result<(Vec<RegistryPolicy>, Vec<Listed>), ConfigError> {
     let (mut policies, mut listed) = (Vec::new(), Vec::new());
-    for (name, registry) in raw.0 {
+    for (name, registry) in &raw.0 {
         let host =
             values::host_pattern(&name.value).map_err(|refusal| resolver.refuse("registries", name.place, refusal))?;
         listed.push((host.clone(), name.place));
@@ -166,42 +170,42 @@ pub(super) fn policies(
 }
 
 fn policy(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     host: HostPattern,
-    raw: RawRegistry,
+    raw: &RawRegistry,
     verify: bool,
 ) -> Result<RegistryPolicy, ConfigError> {
     const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
     const ACCESS: &[(&str, Access)] = &[("strict", Access::Strict), ("shared", Access::Shared)];
     let key = |name: &str| format!("registries.\"{host}\".{name}");
     Ok(RegistryPolicy {
-        scheme: resolver.text(&key("scheme"), raw.scheme, "https", |text| values::choice(text, SCHEMES))?,
-        extra_roots: resolver.optional(&key("ca_file"), raw.ca_file, values::certificates)?.unwrap_or_default(),
-        verify: resolver.switch(&key("verify"), raw.verify, verify),
-        access: resolver.optional(&key("access"), raw.access, |text| values::choice(text, ACCESS))?,
-        realm: resolver.optional(&key("realm"), raw.realm, values::host)?,
-        headers: headers(resolver, &key("headers"), raw.headers)?,
+        scheme: resolver.text(&key("scheme"), &raw.scheme, "https", |text| values::choice(text, SCHEMES))?,
+        extra_roots: resolver.optional(&key("ca_file"), &raw.ca_file, values::certificates)?.unwrap_or_default(),
+        verify: resolver.switch(&key("verify"), &raw.verify, verify),
+        access: resolver.optional(&key("access"), &raw.access, |text| values::choice(text, ACCESS))?,
+        realm: resolver.optional(&key("realm"), &raw.realm, values::host)?,
+        headers: headers(resolver, &key("headers"), &raw.headers)?,
         host,
     })
 }
 
-/// Headers to send, as secret as keys are.
+/// Headers to send. Their values are secrets.
 pub(super) fn headers(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     key: &str,
-    raw: Named<Given<HiddenText>>,
+    raw: &Named<Given<HiddenText>>,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
     let mut headers = Vec::new();
-    for (name, Given { value, place }) in raw.0 {
+    for (name, Given { value, place }) in &raw.0 {
         let header = header_name(&name.value).map_err(|refusal| resolver.refuse(key, name.place, refusal))?;
         let mut value = HeaderValue::from_str(value.0.expose()).map_err(|_| {
             let refusal = Refusal::new(format!("the value of {header} has characters that no header may have"));
-            resolver.refuse(key, place, refusal)
+            resolver.refuse(key, *place, refusal)
         })?;
         // Most injected headers are keys of some kind.
         value.set_sensitive(true);
-        let origin = resolver.origin(place);
-        resolver.effective.record(format!("{key}.{header}"), MASK, origin);
+        let origin = resolver.origin(*place);
+        resolver.record(format!("{key}.{header}"), MASK, origin);
         headers.push((header, value));
     }
     Ok(headers)
@@ -217,7 +221,7 @@ fn header_name(text: &str) -> Result<HeaderName, Refusal> {
 
 /// One host twice in one list, however it is spelt, is a mistake: the second would have no effect.
 fn refuse_duplicates<'a>(
-    resolver: &Resolver,
+    resolver: &Resolver<'_, AtReload>,
     key: &str,
     listed: impl Iterator<Item = &'a Listed>,
 ) -> Result<(), ConfigError> {

@@ -11,43 +11,40 @@ use super::origin::{ConfigError, Given, Place, Refusal};
 use super::raw::{RawNotification, RawQuota, RawRegistryDoor, RawRule, Text};
 use super::ready::rights::{AuthMethod, Notification, Quota, Rights, Rule, RuleSubject, TagPattern};
 use super::registries::headers;
-use super::resolver::Resolver;
+use super::resolver::{AtReload, Resolver};
 use super::values;
 use entrepot_core::secret::Secret;
 
-/// Clients take a shorter one for a minute all the same.
+/// Clients use a token for at least a minute, whatever lifetime it tells (Docker's token specification, "expires_in").
 const TOKEN_LIFETIME_MIN: Duration = Duration::from_secs(60);
 const QUEUE_MAX: i64 = 100_000;
 
-/// Takes its own keys out of the section.
 pub(super) fn access(
-    resolver: &mut Resolver,
-    raw: &mut RawRegistryDoor,
+    resolver: &mut Resolver<'_, AtReload>,
+    raw: &RawRegistryDoor,
 ) -> Result<(Arc<Rights>, Vec<Notification>), ConfigError> {
     const LEVELS: &[(&str, Actions)] = &[("push", Actions::ALL), ("pull", Actions::PULL), ("none", Actions::NONE)];
     const METHODS: &[(&str, AuthMethod)] = &[("token", AuthMethod::Token), ("basic", AuthMethod::Basic)];
     let (anonymous_at, auth_at) = (place(&raw.anonymous), place(&raw.auth));
     let rights = Rights {
-        anonymous: resolver
-            .text("registry.anonymous", raw.anonymous.take(), "push", |text| values::choice(text, LEVELS))?,
-        htpasswd: resolver.optional("registry.htpasswd", raw.htpasswd.take(), values::htpasswd)?,
-        auth: resolver.text("registry.auth", raw.auth.take(), "token", |text| values::choice(text, METHODS))?,
-        token_lifetime: resolver.text("registry.token_lifetime", raw.token_lifetime.take(), "5m", token_lifetime)?,
-        read_only: resolver.switch("registry.read_only", raw.read_only.take(), false),
-        immutable_tags: resolver.texts("registry.immutable_tags", raw.immutable_tags.take(), &[], tag_pattern)?,
-        max_size: resolver.optional("registry.max_size", raw.max_size.take(), values::size_above_zero)?,
-        rules: numbered(resolver, "registry.rules", std::mem::take(&mut raw.rules), rule)?,
-        quotas: numbered(resolver, "registry.quotas", std::mem::take(&mut raw.quotas), quota)?,
+        anonymous: resolver.text("registry.anonymous", &raw.anonymous, "push", |text| values::choice(text, LEVELS))?,
+        htpasswd: resolver.optional("registry.htpasswd", &raw.htpasswd, values::htpasswd)?,
+        auth: resolver.text("registry.auth", &raw.auth, "token", |text| values::choice(text, METHODS))?,
+        token_lifetime: resolver.text("registry.token_lifetime", &raw.token_lifetime, "5m", token_lifetime)?,
+        read_only: resolver.switch("registry.read_only", &raw.read_only, false),
+        immutable_tags: resolver.texts("registry.immutable_tags", &raw.immutable_tags, &[], tag_pattern)?,
+        max_size: resolver.optional("registry.max_size", &raw.max_size, values::size_above_zero)?,
+        rules: numbered(resolver, "registry.rules", &raw.rules, rule)?,
+        quotas: numbered(resolver, "registry.quotas", &raw.quotas, quota)?,
     };
-    let notifications =
-        numbered(resolver, "registry.notifications", std::mem::take(&mut raw.notifications), notification)?;
+    let notifications = numbered(resolver, "registry.notifications", &raw.notifications, notification)?;
     check_ways_in(resolver, &rights, anonymous_at, auth_at)?;
     Ok((Arc::new(rights), notifications))
 }
 
-/// A configuration that lets nobody in, or in another way than it says, is a mistake.
+/// It is a mistake if no client could get in, or if clients got in by another way than the configuration says.
 fn check_ways_in(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     rights: &Rights,
     anonymous_at: Option<Place>,
     auth_at: Option<Place>,
@@ -60,10 +57,10 @@ fn check_ways_in(
             return Err(resolver.refuse("registry.anonymous", place, refusal.hint("set registry.htpasswd")));
         }
         if subjects().any(|subject| *subject != RuleSubject::Anonymous) {
-            resolver.notices.push("registry.rules name accounts, but registry.htpasswd is not set".to_owned());
+            resolver.notice("registry.rules name accounts, but registry.htpasswd is not set".to_owned());
         }
     } else if let (AuthMethod::Basic, true, Some(place)) = (rights.auth, for_anonymous, auth_at) {
-        // Docker decides by the first answer whether it logs in at all, and then for everything.
+        // Docker decides by the first answer whether it logs in at all, and keeps to that for every request.
         let refusal = Refusal::new("\"basic\" asks everybody to log in, but something is for anonymous clients");
         let hint = "use auth = \"token\", or anonymous = \"none\" and no rules for \"anonymous\"";
         return Err(resolver.refuse("registry.auth", place, refusal.hint(hint)));
@@ -77,59 +74,64 @@ fn place(text: &Text) -> Option<Place> {
 
 /// The entries of a list of tables, each under its number.
 fn numbered<R, T>(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     key: &str,
-    raw: Vec<Given<R>>,
-    read: impl Fn(&mut Resolver, &str, R, Place) -> Result<T, ConfigError>,
+    raw: &[Given<R>],
+    read: impl Fn(&mut Resolver<'_, AtReload>, &str, &R, Place) -> Result<T, ConfigError>,
 ) -> Result<Vec<T>, ConfigError> {
-    let entries = raw.into_iter().enumerate();
-    entries.map(|(at, Given { value, place })| read(resolver, &format!("{key}.{}", at + 1), value, place)).collect()
+    let entries = raw.iter().enumerate();
+    entries.map(|(at, Given { value, place })| read(resolver, &format!("{key}.{}", at + 1), value, *place)).collect()
 }
 
-fn rule(resolver: &mut Resolver, key: &str, raw: RawRule, place: Place) -> Result<Rule, ConfigError> {
-    let repositories = repositories(resolver, key, raw.repository, place)?;
-    let subjects = resolver.texts(&format!("{key}.users"), raw.users, &["*"], |text| Ok(subject(text)))?;
-    let actions = resolver.texts(&format!("{key}.actions"), raw.actions, &["pull"], action)?;
+fn rule(resolver: &mut Resolver<'_, AtReload>, key: &str, raw: &RawRule, place: Place) -> Result<Rule, ConfigError> {
+    let repositories = repositories(resolver, key, &raw.repository, place)?;
+    let subjects = resolver.texts(&format!("{key}.users"), &raw.users, &["*"], |text| Ok(subject(text)))?;
+    let actions = resolver.texts(&format!("{key}.actions"), &raw.actions, &["pull"], action)?;
     let actions: Actions = actions.into_iter().collect();
     // Every client that pushes looks first for what is there already.
     let looks = if actions.contains(Action::Push) { Actions::PULL } else { Actions::NONE };
     Ok(Rule { repositories, subjects, actions: actions.or(looks) })
 }
 
-fn quota(resolver: &mut Resolver, key: &str, raw: RawQuota, place: Place) -> Result<Quota, ConfigError> {
-    let repositories = repositories(resolver, key, raw.repository, place)?;
-    let Some(max_size) = raw.max_size else {
+fn quota(resolver: &mut Resolver<'_, AtReload>, key: &str, raw: &RawQuota, place: Place) -> Result<Quota, ConfigError> {
+    let repositories = repositories(resolver, key, &raw.repository, place)?;
+    if raw.max_size.is_none() {
         return Err(resolver.refuse(key, place, Refusal::new("the entry has no max_size")));
-    };
-    let max_size = resolver.text(&format!("{key}.max_size"), Some(max_size), "", values::size_above_zero)?;
+    }
+    let max_size = resolver.text(&format!("{key}.max_size"), &raw.max_size, "", values::size_above_zero)?;
     Ok(Quota { repositories, max_size })
 }
 
 fn notification(
-    resolver: &mut Resolver,
+    resolver: &mut Resolver<'_, AtReload>,
     key: &str,
-    raw: RawNotification,
+    raw: &RawNotification,
     place: Place,
 ) -> Result<Notification, ConfigError> {
-    let Some(Given { value: url, place }) = raw.url else {
+    let Some(Given { value: url, place }) = &raw.url else {
         return Err(resolver.refuse(key, place, Refusal::new("the entry has no url")));
     };
-    let parsed = values::webhook(url.0.expose()).map_err(|refusal| resolver.refuse(key, place, refusal))?;
+    let parsed = values::webhook(url.0.expose()).map_err(|refusal| resolver.refuse(key, *place, refusal))?;
     let name = parsed.origin().ascii_serialization();
-    let origin = resolver.origin(place);
-    // The path is often all that keeps others from posting.
-    resolver.effective.record(format!("{key}.url"), format!("{name}/{MASK}"), origin);
+    let origin = resolver.origin(*place);
+    // The path is often the only secret that protects the receiver.
+    resolver.record(format!("{key}.url"), format!("{name}/{MASK}"), origin);
     Ok(Notification {
         url: Secret::new(String::from(parsed)),
         name,
-        headers: headers(resolver, &format!("{key}.headers"), raw.headers)?,
-        timeout: resolver.text(&format!("{key}.timeout"), raw.timeout, "5s", values::deadline)?,
-        retry_for: resolver.text(&format!("{key}.retry_for"), raw.retry_for, "1h", values::duration)?,
-        queue: resolver.number(&format!("{key}.queue"), raw.queue, 1000, 1..=QUEUE_MAX)?,
+        headers: headers(resolver, &format!("{key}.headers"), &raw.headers)?,
+        timeout: resolver.text(&format!("{key}.timeout"), &raw.timeout, "5s", values::deadline)?,
+        retry_for: resolver.text(&format!("{key}.retry_for"), &raw.retry_for, "1h", values::duration)?,
+        queue: resolver.number(&format!("{key}.queue"), &raw.queue, 1000, 1..=QUEUE_MAX)?,
     })
 }
 
-fn repositories(resolver: &mut Resolver, key: &str, given: Text, place: Place) -> Result<GlobSet, ConfigError> {
+fn repositories(
+    resolver: &mut Resolver<'_, AtReload>,
+    key: &str,
+    given: &Text,
+    place: Place,
+) -> Result<GlobSet, ConfigError> {
     if given.as_ref().is_none_or(|given| given.value.is_empty()) {
         return Err(resolver.refuse(key, place, Refusal::new("the entry has no repository")));
     }

@@ -1,33 +1,49 @@
-//! `[registry]`: our own registry, where it listens and what it keeps.
+//! `[registry]`: our own registry, where it listens and what it keeps. `registry_access` has the rest of the section.
 
 use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
-use super::ready::{Listen, RegistryDoor};
+use super::ready::{Listen, RegistryListen, RegistrySettings};
 use super::registry_access;
-use super::resolver::Resolver;
+use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
 
 const UPLOADS_MAX: i64 = 1_000_000;
 
-pub(super) fn registry(resolver: &mut Resolver, mut raw: RawRegistryDoor) -> Result<RegistryDoor, ConfigError> {
-    let (rights, notifications) = registry_access::access(resolver, &mut raw)?;
-    Ok(RegistryDoor {
-        hostname: resolver.text("registry.hostname", raw.hostname, "docker-registry.local", hostname)?,
-        http: listen(resolver, "registry.http", raw.http, "[::]:5000")?,
-        https: listen(resolver, "registry.https", raw.https, "[::]:5443")?,
-        docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", raw.docker_hub_mirror, true),
-        max_uploads: resolver.number("registry.max_uploads", raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
-        upload_expiry: resolver.text("registry.upload_expiry", raw.upload_expiry, "24h", values::duration)?,
-        grace: resolver.text("registry.grace", raw.grace, "1h", values::duration)?,
-        gc_interval: resolver.text("registry.gc_interval", raw.gc_interval, "6h", values::duration)?,
+pub(super) fn listen(
+    resolver: &mut Resolver<'_, AtStart>,
+    raw: &RawRegistryDoor,
+) -> Result<RegistryListen, ConfigError> {
+    Ok(RegistryListen {
+        http: addresses(resolver, "registry.http", &raw.http, "[::]:5000")?,
+        https: addresses(resolver, "registry.https", &raw.https, "[::]:5443")?,
+    })
+}
+
+pub(super) fn settings(
+    resolver: &mut Resolver<'_, AtReload>,
+    raw: &RawRegistryDoor,
+) -> Result<RegistrySettings, ConfigError> {
+    let (rights, notifications) = registry_access::access(resolver, raw)?;
+    Ok(RegistrySettings {
+        hostname: resolver.text("registry.hostname", &raw.hostname, "docker-registry.local", hostname)?,
+        docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", &raw.docker_hub_mirror, true),
+        max_uploads: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+        upload_expiry: resolver.text("registry.upload_expiry", &raw.upload_expiry, "24h", values::duration)?,
+        grace: resolver.text("registry.grace", &raw.grace, "1h", values::duration)?,
+        gc_interval: resolver.text("registry.gc_interval", &raw.gc_interval, "6h", values::duration)?,
         rights,
         notifications,
     })
 }
 
-fn listen(resolver: &mut Resolver, key: &str, given: Texts, default: &str) -> Result<Listen, ConfigError> {
+fn addresses(
+    resolver: &mut Resolver<'_, AtStart>,
+    key: &str,
+    given: &Texts,
+    default: &str,
+) -> Result<Listen, ConfigError> {
     let is_default = given.is_none();
     Ok(Listen { addresses: resolver.texts(key, given, &[default], values::listen_address)?, is_default })
 }

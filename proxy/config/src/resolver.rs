@@ -1,68 +1,109 @@
 //! The tool that turns typed values into ready ones: one method a kind of knob. Each takes the typed value or the
 //! default, parses it, and records what came of it, so that no knob can be read without being shown.
 //!
+//! A resolver has a type that says when its knobs take effect: [`AtStart`], [`AtReload`] or [`AtAgentStart`]. Each part of
+//! the ready configuration is built with one of them alone, so a knob of [`Startup`](super::ready::Startup) cannot be
+//! shown as one that a reload swaps.
+//!
 //! Defaults are written in the administrator's syntax and go through the same parsers.
 
+use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use toml::Value;
 
-use super::effective::Effective;
+use super::effective::{Applies, Effective};
 use super::origin::{ConfigError, Given, Origin, Place, Refusal, Source};
 use super::raw::{Number, Numbers, Switch, Text, Texts};
 
-/// Carries the file's name and what was recorded through the sections.
-pub(super) struct Resolver {
+/// The file, and what was recorded so far.
+pub(super) struct Record {
     source: Source,
     pub(super) effective: Effective,
     pub(super) notices: Vec<String>,
 }
 
-impl Resolver {
+/// Resolves the knobs of one part of the configuration.
+pub(super) struct Resolver<'a, W> {
+    record: &'a mut Record,
+    when: PhantomData<W>,
+}
+
+/// When the knobs of a resolver take effect.
+pub(super) trait When {
+    const APPLIES: Applies;
+}
+
+/// See [`Applies::AtStart`].
+pub(super) enum AtStart {}
+/// See [`Applies::AtReload`].
+pub(super) enum AtReload {}
+/// See [`Applies::AtAgentStart`].
+pub(super) enum AtAgentStart {}
+
+impl When for AtStart {
+    const APPLIES: Applies = Applies::AtStart;
+}
+
+impl When for AtReload {
+    const APPLIES: Applies = Applies::AtReload;
+}
+
+impl When for AtAgentStart {
+    const APPLIES: Applies = Applies::AtAgentStart;
+}
+
+impl Record {
     pub(super) fn new(source: Source, notices: Vec<String>) -> Self {
         Self { source, effective: Effective::default(), notices }
     }
 
+    /// For the knobs that take effect at `W`.
+    pub(super) fn resolver<W: When>(&mut self) -> Resolver<'_, W> {
+        Resolver { record: self, when: PhantomData }
+    }
+}
+
+impl<W: When> Resolver<'_, W> {
     /// Text with a meaning.
     pub(super) fn text<T>(
         &mut self,
         key: &str,
-        given: Text,
+        given: &Text,
         default: &str,
         parse: impl Fn(&str) -> Result<T, Refusal>,
     ) -> Result<T, ConfigError> {
         let (text, origin) = self.or_default(given, || default.to_owned());
         let value = parse(&text).map_err(|refusal| named(key, refusal, &origin))?;
-        self.effective.record(key, text, origin);
+        self.record(key, text, origin);
         Ok(value)
     }
 
-    /// Text that may be empty: then there is no such thing.
+    /// Text that may be empty: then the answer is None.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
-        given: Text,
+        given: &Text,
         parse: impl Fn(&str) -> Result<T, Refusal>,
     ) -> Result<Option<T>, ConfigError> {
         self.text(key, given, "", |text| if text.is_empty() { Ok(None) } else { parse(text).map(Some) })
     }
 
-    /// A path that has a default of its own where it is not given, or given empty.
-    pub(super) fn path(&mut self, key: &str, given: Text, default: PathBuf) -> PathBuf {
-        let given = given.filter(|given| !given.value.is_empty());
+    /// A path. The default holds if none is given, or an empty one.
+    pub(super) fn path(&mut self, key: &str, given: &Text, default: PathBuf) -> PathBuf {
         let (path, origin) = match given {
-            Some(Given { value, place }) => (PathBuf::from(value), self.origin(place)),
-            None => (default, Origin::Default),
+            Some(Given { value, place }) if !value.is_empty() => (PathBuf::from(value), self.origin(*place)),
+            _ => (default, Origin::Default),
         };
-        self.effective.record(key, path.to_string_lossy().into_owned(), origin);
+        self.record(key, path.to_string_lossy().into_owned(), origin);
         path
     }
 
     /// `true` or `false`.
-    pub(super) fn switch(&mut self, key: &str, given: Switch, default: bool) -> bool {
+    pub(super) fn switch(&mut self, key: &str, given: &Switch, default: bool) -> bool {
         let (value, origin) = self.or_default(given, || default);
-        self.effective.record(key, value, origin);
+        self.record(key, value, origin);
         value
     }
 
@@ -70,13 +111,13 @@ impl Resolver {
     pub(super) fn number(
         &mut self,
         key: &str,
-        given: Number,
+        given: &Number,
         default: i64,
         bounds: RangeInclusive<i64>,
     ) -> Result<usize, ConfigError> {
         let (value, origin) = self.or_default(given, || default);
         let number = bounded(value, &bounds).map_err(|refusal| named(key, refusal, &origin))?;
-        self.effective.record(key, value, origin);
+        self.record(key, value, origin);
         Ok(number)
     }
 
@@ -84,15 +125,15 @@ impl Resolver {
     pub(super) fn numbers(
         &mut self,
         key: &str,
-        given: Numbers,
+        given: &Numbers,
         default: &[i64],
         bounds: RangeInclusive<i64>,
     ) -> Result<Vec<usize>, ConfigError> {
         let Some(Given { value: items, place }) = given else {
-            self.effective.record(key, default.to_vec(), Origin::Default);
+            self.record(key, default.to_vec(), Origin::Default);
             return Ok(default.iter().filter_map(|number| usize::try_from(*number).ok()).collect());
         };
-        self.effective.record(key, shown(&items), self.source.origin(place));
+        self.record(key, shown(items), self.origin(*place));
         let number =
             |item: &Given<i64>| bounded(item.value, &bounds).map_err(|refusal| self.refuse(key, item.place, refusal));
         items.iter().map(number).collect()
@@ -102,23 +143,33 @@ impl Resolver {
     pub(super) fn texts<T>(
         &mut self,
         key: &str,
-        given: Texts,
+        given: &Texts,
         default: &[&str],
         parse: impl Fn(&str) -> Result<T, Refusal>,
     ) -> Result<Vec<T>, ConfigError> {
         let Some(Given { value: items, place }) = given else {
-            self.effective.record(key, default.to_vec(), Origin::Default);
+            self.record(key, default.to_vec(), Origin::Default);
             let parsed: Result<_, _> = default.iter().map(|text| parse(text)).collect();
             return parsed.map_err(|refusal| named(key, refusal, &Origin::Default));
         };
-        self.effective.record(key, shown(&items), self.source.origin(place));
+        self.record(key, shown(items), self.origin(*place));
         let item = |item: &Given<String>| parse(&item.value).map_err(|refusal| self.refuse(key, item.place, refusal));
         items.iter().map(item).collect()
     }
 
-    /// The origin of a place, for those who record by themselves.
+    /// Records a knob that was parsed elsewhere. The caller masks secrets.
+    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin) {
+        self.record.effective.record(key, value, origin, W::APPLIES);
+    }
+
+    /// Adds a line to say once at start.
+    pub(super) fn notice(&mut self, notice: String) {
+        self.record.notices.push(notice);
+    }
+
+    /// The origin of a place.
     pub(super) fn origin(&self, place: Place) -> Origin {
-        self.source.origin(place)
+        self.record.source.origin(place)
     }
 
     /// The error for a value of `key` that stands at `place`.
@@ -126,15 +177,15 @@ impl Resolver {
         named(key, refusal, &self.origin(place))
     }
 
-    fn or_default<T>(&self, given: Option<Given<T>>, default: impl FnOnce() -> T) -> (T, Origin) {
+    fn or_default<T: Clone>(&self, given: &Option<Given<T>>, default: impl FnOnce() -> T) -> (T, Origin) {
         match given {
-            Some(Given { value, place }) => (value, self.origin(place)),
+            Some(Given { value, place }) => (value.clone(), self.origin(*place)),
             None => (default(), Origin::Default),
         }
     }
 }
 
-/// The key is said where the origin does not tell it already.
+/// The key is said if the origin does not tell it already.
 fn named(key: &str, refusal: Refusal, origin: &Origin) -> ConfigError {
     let Refusal { message, hint } = refusal;
     let message = match origin {

@@ -1,4 +1,4 @@
-//! `[upstream]`, `[client]`: how upstream is reached and how long anybody is waited for.
+//! `[upstream]`, `[client]`: the way to upstreams, and the deadlines on both sides.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,63 +10,63 @@ use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
 use super::raw::{Hidden, RawClient, RawUpstream, Texts};
 use super::ready::{ClientDeadlines, NoProxy, ParentProxy, Upstream};
-use super::resolver::Resolver;
+use super::resolver::{AtReload, Resolver};
 use super::values;
 use entrepot_core::secret::Secret;
 
-/// Every wait of docker-registry-proxy that has no reason to be longer.
+/// The deadline of docker-registry-proxy, for every wait that has no reason to be longer.
 const DEADLINE: &str = "60s";
 
-pub(super) fn upstream(resolver: &mut Resolver, raw: RawUpstream) -> Result<Upstream, ConfigError> {
+pub(super) fn upstream(resolver: &mut Resolver<'_, AtReload>, raw: &RawUpstream) -> Result<Upstream, ConfigError> {
     Ok(Upstream {
-        proxy: parent_proxy(resolver, raw.proxy)?,
-        no_proxy: no_proxy(resolver, raw.no_proxy)?,
-        extra_roots: resolver.optional("upstream.extra_ca", raw.extra_ca, values::certificates)?.unwrap_or_default(),
-        verify: resolver.switch("upstream.verify", raw.verify, true),
-        connect_timeout: resolver.text("upstream.connect_timeout", raw.connect_timeout, DEADLINE, values::deadline)?,
-        read_timeout: resolver.text("upstream.read_timeout", raw.read_timeout, DEADLINE, values::deadline)?,
-        send_timeout: resolver.text("upstream.send_timeout", raw.send_timeout, DEADLINE, values::deadline)?,
+        proxy: parent_proxy(resolver, &raw.proxy)?,
+        no_proxy: no_proxy(resolver, &raw.no_proxy)?,
+        extra_roots: resolver.optional("upstream.extra_ca", &raw.extra_ca, values::certificates)?.unwrap_or_default(),
+        verify: resolver.switch("upstream.verify", &raw.verify, true),
+        connect_timeout: resolver.text("upstream.connect_timeout", &raw.connect_timeout, DEADLINE, values::deadline)?,
+        read_timeout: resolver.text("upstream.read_timeout", &raw.read_timeout, DEADLINE, values::deadline)?,
+        send_timeout: resolver.text("upstream.send_timeout", &raw.send_timeout, DEADLINE, values::deadline)?,
         tunnel_idle_timeout: resolver.text(
             "upstream.tunnel_idle_timeout",
-            raw.tunnel_idle_timeout,
+            &raw.tunnel_idle_timeout,
             "15m",
             values::deadline,
         )?,
         tunnel_connect_timeout: resolver.text(
             "upstream.tunnel_connect_timeout",
-            raw.tunnel_connect_timeout,
+            &raw.tunnel_connect_timeout,
             DEADLINE,
             values::deadline,
         )?,
-        ipv6: resolver.switch("upstream.ipv6", raw.ipv6, true),
-        allow_addresses: resolver.texts("upstream.allow_addresses", raw.allow_addresses, &[], values::network)?,
+        ipv6: resolver.switch("upstream.ipv6", &raw.ipv6, true),
+        allow_addresses: resolver.texts("upstream.allow_addresses", &raw.allow_addresses, &[], values::network)?,
     })
 }
 
-pub(super) fn client(resolver: &mut Resolver, raw: RawClient) -> Result<ClientDeadlines, ConfigError> {
+pub(super) fn client(resolver: &mut Resolver<'_, AtReload>, raw: &RawClient) -> Result<ClientDeadlines, ConfigError> {
     Ok(ClientDeadlines {
-        header_timeout: resolver.text("client.header_timeout", raw.header_timeout, DEADLINE, values::deadline)?,
-        body_timeout: resolver.text("client.body_timeout", raw.body_timeout, DEADLINE, values::deadline)?,
-        send_timeout: resolver.text("client.send_timeout", raw.send_timeout, DEADLINE, values::deadline)?,
+        header_timeout: resolver.text("client.header_timeout", &raw.header_timeout, DEADLINE, values::deadline)?,
+        body_timeout: resolver.text("client.body_timeout", &raw.body_timeout, DEADLINE, values::deadline)?,
+        send_timeout: resolver.text("client.send_timeout", &raw.send_timeout, DEADLINE, values::deadline)?,
         keepalive_timeout: resolver.text(
             "client.keepalive_timeout",
-            raw.keepalive_timeout,
+            &raw.keepalive_timeout,
             "300s",
             values::duration,
         )?,
     })
 }
 
-fn parent_proxy(resolver: &mut Resolver, given: Hidden) -> Result<Option<ParentProxy>, ConfigError> {
+fn parent_proxy(resolver: &mut Resolver<'_, AtReload>, given: &Hidden) -> Result<Option<ParentProxy>, ConfigError> {
     const KEY: &str = "upstream.proxy";
-    let Some(Given { value, place }) = given.filter(|given| !given.value.0.expose().is_empty()) else {
-        resolver.effective.record(KEY, "", Origin::Default);
+    let Some(Given { value, place }) = given.as_ref().filter(|given| !given.value.0.expose().is_empty()) else {
+        resolver.record(KEY, "", Origin::Default);
         return Ok(None);
     };
-    let parent = parse_parent_proxy(value.0.expose()).map_err(|refusal| resolver.refuse(KEY, place, refusal))?;
+    let parent = parse_parent_proxy(value.0.expose()).map_err(|refusal| resolver.refuse(KEY, *place, refusal))?;
     let user = if parent.authorization.is_some() { format!("{MASK}@") } else { String::new() };
-    let origin = resolver.origin(place);
-    resolver.effective.record(KEY, format!("http://{user}{}", parent.host.authority(0)), origin);
+    let origin = resolver.origin(*place);
+    resolver.record(KEY, format!("http://{user}{}", parent.host.authority(0)), origin);
     Ok(Some(parent))
 }
 
@@ -100,17 +100,16 @@ fn basic(url: &Url) -> Option<Secret> {
     Some(Secret::new(format!("Basic {}", STANDARD.encode(account))))
 }
 
-fn no_proxy(resolver: &mut Resolver, given: Texts) -> Result<NoProxy, ConfigError> {
+fn no_proxy(resolver: &mut Resolver<'_, AtReload>, given: &Texts) -> Result<NoProxy, ConfigError> {
     const KEY: &str = "upstream.no_proxy";
-    let entries = given.as_ref().map(|given| given.value.clone()).unwrap_or_default();
     resolver.texts(KEY, given, &[], |_| Ok(()))?;
     let mut list = NoProxy::default();
-    for Given { value, place } in entries {
-        match (list.add(&value), place) {
+    for Given { value, place } in given.iter().flat_map(|given| &given.value) {
+        match (list.add(value), *place) {
             (Ok(()), _) => {}
             // The variable belongs to every program of the machine; each ignores what it does not understand.
-            (Err(_), Place::Environment(name)) => resolver.notices.push(format!("{name}: {value:?} is ignored")),
-            (Err(refusal), _) => return Err(resolver.refuse(KEY, place, refusal)),
+            (Err(_), Place::Environment(name)) => resolver.notice(format!("{name}: {value:?} is ignored")),
+            (Err(refusal), _) => return Err(resolver.refuse(KEY, *place, refusal)),
         }
     }
     Ok(list)

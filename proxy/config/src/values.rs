@@ -1,5 +1,5 @@
 //! Parsers of single values. Each takes the text of one knob and returns its ready form or the reason against it;
-//! `resolver` adds where the text stands.
+//! `resolver` adds the place of the text.
 
 use std::fs;
 use std::io::Read;
@@ -41,7 +41,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
     quantity::parse_duration(text).map_err(|error| Refusal::new(format!("{text:?} is {error}")))
 }
 
-/// A deadline: zero would fail everything.
+/// A deadline. Zero is refused: every wait would fail.
 pub(super) fn deadline(text: &str) -> Result<Duration, Refusal> {
     above(duration(text)?, Duration::ZERO, text)
 }
@@ -58,7 +58,7 @@ pub(super) fn duration_up_to(ceiling: &str) -> impl Fn(&str) -> Result<Duration,
     }
 }
 
-/// One of a few words.
+/// The value that belongs to one of a few words.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -98,7 +98,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
     })
 }
 
-/// One host, on 443 where it names no port.
+/// One host, on port 443 if it names none.
 pub(super) fn host(text: &str) -> Result<RegistryHost, Refusal> {
     RegistryHost::parse(text, HTTPS_PORT).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable host: {error}")).hint("write for example auth.example")
@@ -116,7 +116,7 @@ pub(super) fn repository_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
     globs(texts.iter().cloned())
 }
 
-/// A host glob's own syntax, for its line; the brackets of IPv6 literals are no character class.
+/// Checks the syntax of one host glob. The brackets of an IPv6 literal are no character class.
 pub(super) fn host_glob(text: &str) -> Result<String, Refusal> {
     let literal = text.replace('[', "\u{1}").replace(']', "[]]").replace('\u{1}', "[[]");
     if text.is_empty() || text.contains('/') || text.contains(char::is_whitespace) {
@@ -142,7 +142,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, Refusal> {
     })
 }
 
-/// tracing's syntax; a bare word must be a level, else a misspelt level would silently name a module.
+/// A filter in tracing's syntax. A bare word must be a level: a misspelt level would silently name a module.
 pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let known = |part: &str| part.contains('=') || LEVELS.contains(&part.trim().to_ascii_lowercase().as_str());
@@ -175,7 +175,7 @@ pub(super) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, R
     Ok(certificates)
 }
 
-/// A PEM file with a private key in it; whether the passphrase opens it is the TLS room's to find out.
+/// A PEM file with a private key in it. The authority finds out later whether the passphrase opens it.
 pub(super) fn private_key_file(text: &str) -> Result<PathBuf, Refusal> {
     let pem = Secret::new(String::from_utf8_lossy(&read(Path::new(text))?));
     if pem.expose().contains("-----BEGIN ") && pem.expose().contains("PRIVATE KEY-----") {
@@ -203,7 +203,7 @@ pub(super) fn htpasswd(text: &str) -> Result<PathBuf, Refusal> {
     }
 }
 
-/// An address that can be posted to. Userinfo would be shown in logs by many a receiver; headers are for that.
+/// An address to post to. A user in it is refused: many receivers write the whole address to their logs.
 pub(super) fn webhook(text: &str) -> Result<Url, Refusal> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or_else(|| Refusal::new("not an http or https address"))?;
@@ -224,7 +224,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// The reason of an I/O error without the number that people do not need.
+/// The text of an I/O error, without its number.
 pub(super) fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()

@@ -168,6 +168,11 @@ impl Metrics {
         self.data_plane.get_or_create(&[(what, way)]).set(1);
     }
 
+    /// Takes back what [`Self::show_data_plane`] said.
+    pub fn hide_data_plane(&self, what: &'static str, way: &'static str) {
+        self.data_plane.remove(&[(what, way)]);
+    }
+
     /// Counts a decision about a request.
     pub fn count(&self, decision: &Decision) {
         match decision {

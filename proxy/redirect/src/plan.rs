@@ -77,7 +77,7 @@ impl Plan {
         let mut notices = Vec::new();
         let door = door_place(config)?;
         let mut ports = redirect.ports.clone();
-        ports.extend(config.intercept.iter().filter_map(HostPattern::port));
+        ports.extend(config.live.intercept.iter().filter_map(HostPattern::port));
         ports.sort_unstable();
         ports.dedup();
         if let DoorPlace::Appliance(appliance) = &door {
@@ -110,8 +110,8 @@ impl Plan {
             door,
             ports,
             prefixes: redirect.prefixes.clone(),
-            names: names(&config.intercept),
-            seeds: seeds(&config.intercept),
+            names: names(&config.live.intercept),
+            seeds: seeds(&config.live.intercept),
             seed_interval: redirect.seed_interval,
             cgroups: redirect.cgroups.clone(),
             exempt_cgroups: redirect.exempt_cgroups.clone(),
@@ -126,7 +126,7 @@ fn door_place(config: &Config) -> Result<DoorPlace, RedirectError> {
     if let Some(appliance) = &config.redirect.appliance {
         return Ok(DoorPlace::Appliance(appliance.clone()));
     }
-    let doors = local_doors(&config.transparent.listen);
+    let doors = local_doors(&config.startup.transparent.listen);
     if doors.is_empty() {
         let message = "no door: transparent.listen is empty, and redirect.appliance names no other machine";
         return Err(RedirectError::Plan(message.to_owned()));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
@@ -16,7 +17,7 @@ use hyper::body::{Body, Incoming};
 use super::RegistryService;
 use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
 use super::error::RegistryError;
-use super::mirror::{DOCKER_HUB, Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
+use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
@@ -181,7 +182,7 @@ fn names_no_tag(path: &str) -> bool {
 
 /// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked by.
 fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
-    let named = route.repository().and_then(|repository| name_in_rules(DOCKER_HUB, repository));
+    let named = route.repository().and_then(|repository| name_in_rules(docker_hub::REGISTRY, repository));
     named.is_some_and(|named| service.local.access().may_see(visitor, &named))
 }
 
@@ -193,7 +194,7 @@ async fn from_docker_hub(
     head: Parts,
 ) -> Option<Mirrored> {
     let repository = route.repository()?;
-    let host = RegistryHost::parse(DOCKER_HUB, 443).ok()?;
+    let host = RegistryHost::parse(docker_hub::REGISTRY, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
     let ours = service.local.store.repositories.at(repository).exists().await;
     (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(scope, host, place, head))

@@ -39,7 +39,7 @@ use http::StatusCode;
 use access::Access;
 use collection::Collections;
 use entrepot_cache::pull::Pull;
-use entrepot_config::ready::RegistryDoor;
+use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
 use sessions::Sessions;
@@ -56,6 +56,8 @@ pub struct LocalRegistry {
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
     names: RwLock<Arc<[Box<str>]>>,
+    /// Of its doors, as they were when the process started.
+    ports: Vec<u16>,
     collections: Collections,
     /// Proves that a form came from a page of ours.
     csrf: CsrfKey,
@@ -75,15 +77,22 @@ pub struct RegistryService {
 const DOCKER_HUB_PAUSE: Duration = Duration::from_secs(30);
 
 impl LocalRegistry {
-    /// Over a store, with the uploads that an earlier process left. Blocks.
-    pub fn open(store: Arc<Store>, door: &RegistryDoor, access: Access, events: Events) -> Arc<Self> {
+    /// Over a store, with the uploads that an earlier process left; `ports` are those of its doors. Blocks.
+    pub fn open(
+        store: Arc<Store>,
+        ports: Vec<u16>,
+        settings: &RegistrySettings,
+        access: Access,
+        events: Events,
+    ) -> Arc<Self> {
         Arc::new(Self {
             sessions: Sessions::load(store.clone()),
             store,
             events,
             access: RwLock::new(Arc::new(access)),
             counting: tokio::sync::Mutex::default(),
-            names: RwLock::new(names::own_names(door)),
+            names: RwLock::new(names::own_names(settings)),
+            ports,
             collections: Collections::default(),
             csrf: CsrfKey::new(),
             docker_hub_down_until: Mutex::default(),
@@ -114,20 +123,19 @@ impl LocalRegistry {
 
     /// Whether a host that a client names is this registry: its configured name on a default port, or any name or address
     /// of this machine on a port of the door.
-    pub fn is_named(&self, door: &RegistryDoor, host: &RegistryHost) -> bool {
-        let mut addresses = door.http.addresses.iter().chain(&door.https.addresses).peekable();
-        if addresses.peek().is_none() {
+    pub fn is_named(&self, settings: &RegistrySettings, host: &RegistryHost) -> bool {
+        if self.ports.is_empty() {
             return false;
         }
         let is_known = || self.names().iter().any(|name| **name == *host.name());
-        let is_configured = host.name() == door.hostname.name();
-        let on_its_port = addresses.any(|address| address.port() == host.port());
+        let is_configured = host.name() == settings.hostname.name();
+        let on_its_port = self.ports.contains(&host.port());
         (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
     }
 
     /// Looks at this machine's name and addresses again. Blocks.
-    pub fn refresh_names(&self, door: &RegistryDoor) {
-        *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(door);
+    pub fn refresh_names(&self, settings: &RegistrySettings) {
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(settings);
     }
 
     /// Drops uploads that were not added to for so long. Returns their number.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::{self, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use tracing::Instrument;
 
 use super::LocalRegistry;
 use super::access::Refusal;
@@ -18,7 +19,7 @@ use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, Target};
 use super::request::LocalRequest;
-use super::uploads::{CONTENT_DIGEST, empty};
+use super::uploads::empty;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -66,8 +67,8 @@ impl LocalRequest {
         let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
-        let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
-        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+        let keeping = async move { keep(&registry, named, arrived).await };
+        match tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))? {
             Ok(()) => {}
             Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
             Err(NotPut::Refused(refusal)) => return Err(refusal.into()),
@@ -82,7 +83,7 @@ impl LocalRequest {
         self.tell(Deed::Push, repository, about);
         let mut reply = empty(StatusCode::CREATED)
             .with(LOCATION, &format!("/v2/{repository}/manifests/{digest}"))
-            .with(CONTENT_DIGEST, &digest.to_string());
+            .with(DOCKER_CONTENT_DIGEST, &digest.to_string());
         self.scope.trail.record(Decision::Pushed(digest));
         if let Some(subject) = subject {
             reply = reply.with(OCI_SUBJECT, &subject.to_string());
@@ -206,6 +207,6 @@ fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len() as u64));
     let body = ReplyBody::Full(if is_head { Bytes::new() } else { manifest.bytes.clone() });
     Reply { status: StatusCode::OK, headers, body, refused: None }
-        .with(CONTENT_DIGEST, &manifest.digest.to_string())
+        .with(DOCKER_CONTENT_DIGEST, &manifest.digest.to_string())
         .with(ETAG, &format!("\"{}\"", manifest.digest))
 }

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
@@ -18,15 +19,11 @@ use hyper::body::Incoming;
 use url::form_urlencoded;
 
 use entrepot_cache::pull::{Pull, RequestContext, RequestScope};
-use entrepot_config::ready::{Access, Config};
+use entrepot_config::ready::{Access, LiveConfig};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
-
-/// Docker Hub's registry, and the names that people give it.
-pub(super) const DOCKER_HUB: &str = "registry-1.docker.io";
-const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", DOCKER_HUB];
 
 /// The registry that a request means by its path and query.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +37,12 @@ pub(super) enum Meant {
 }
 
 /// Reads a request below `/v2/`. `is_own` tells our own names.
-pub(super) fn meant(config: &Config, path: &str, query: Option<&str>, is_own: impl Fn(&RegistryHost) -> bool) -> Meant {
+pub(super) fn meant(
+    config: &LiveConfig,
+    path: &str,
+    query: Option<&str>,
+    is_own: impl Fn(&RegistryHost) -> bool,
+) -> Meant {
     let pairs = || form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     if let Some((_, namespace)) = pairs().find(|(name, _)| name == "ns").filter(|_| path.len() > "/v2/".len()) {
         let host = match RegistryHost::parse(&namespace, 443) {
@@ -66,7 +68,7 @@ pub(super) fn meant(config: &Config, path: &str, query: Option<&str>, is_own: im
 }
 
 /// `/v2/<host>/<repository>/…`, where the host is a listed registry.
-fn by_path(config: &Config, path: &str) -> Option<(RegistryHost, String)> {
+fn by_path(config: &LiveConfig, path: &str) -> Option<(RegistryHost, String)> {
     let (first, rest) = path.strip_prefix("/v2/")?.split_once('/')?;
     let looks_like_a_host = first.contains(['.', ':']) && !rest.is_empty();
     let host = canonical(RegistryHost::parse(first, 443).ok().filter(|_| looks_like_a_host)?);
@@ -74,7 +76,7 @@ fn by_path(config: &Config, path: &str) -> Option<(RegistryHost, String)> {
         return None;
     }
     // Docker Hub's official images are people's `docker.io/busybox`.
-    let is_official = host.name() == DOCKER_HUB && is_in_one_component(rest);
+    let is_official = host.name() == docker_hub::REGISTRY && is_in_one_component(rest);
     Some((host, if is_official { format!("/v2/library/{rest}") } else { format!("/v2/{rest}") }))
 }
 
@@ -84,11 +86,10 @@ fn is_in_one_component(rest: &str) -> bool {
 }
 
 fn canonical(host: RegistryHost) -> RegistryHost {
-    let is_hub = host.port() == 443 && DOCKER_HUB_NAMES.contains(&host.name());
-    if is_hub { RegistryHost::parse(DOCKER_HUB, 443).unwrap_or(host) } else { host }
+    if docker_hub::is_meant(&host) { RegistryHost::parse(docker_hub::REGISTRY, 443).unwrap_or(host) } else { host }
 }
 
-fn may_be_meant(config: &Config, host: &RegistryHost) -> bool {
+fn may_be_meant(config: &LiveConfig, host: &RegistryHost) -> bool {
     let allowed = config.proxy.allow.as_ref().is_none_or(|allow| allow.is_match(host.to_string()));
     allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
 }
@@ -102,7 +103,7 @@ pub(super) fn name_in_rules(host_name: &str, repository: &RepositoryName) -> Opt
 /// Whether a read of something that is not here is one that Docker sends its mirror: dockerd's own, or anybody's below
 /// `library/`, where no one pushes. A blob's HEAD is not: a client that pushes must not hear of Docker Hub's. dockerd with
 /// containerd's store says `ns` where it means a mirror.
-pub(super) fn is_for_docker_hub(config: &Config, method: &Method, route: &Route, user_agent: Option<&str>) -> bool {
+pub(super) fn is_for_docker_hub(config: &LiveConfig, method: &Method, route: &Route, user_agent: Option<&str>) -> bool {
     let reads = match route {
         Route::Manifest { .. } => matches!(*method, Method::GET | Method::HEAD),
         Route::Blob { .. } => *method == Method::GET,
@@ -184,14 +185,18 @@ mod tests {
 
     #[test]
     fn what_is_meant_is_ours_or_a_listed_registrys() {
-        let config = from_text("[intercept]\nregistries = [\"reg.example:5000\"]\n").expect("configuration");
+        let config = from_text("[intercept]\nregistries = [\"reg.example:5000\"]\n").expect("configuration").live;
         let is_own = |host: &RegistryHost| host.name() == "docker-registry.local";
         let upstream = |host: &str, place: &str| Meant::Upstream(host.parse().expect(host), place.to_owned());
         for (path, query, expected) in [
             ("/v2/a/manifests/1", None, Meant::Ours),
             ("/v2/a/manifests/1", Some("ns=ghcr.io"), upstream("ghcr.io", "/v2/a/manifests/1")),
             ("/v2/a/tags/list", Some("n=5&ns=ghcr.io"), upstream("ghcr.io", "/v2/a/tags/list?n=5")),
-            ("/v2/library/a/manifests/1", Some("ns=docker.io"), upstream(DOCKER_HUB, "/v2/library/a/manifests/1")),
+            (
+                "/v2/library/a/manifests/1",
+                Some("ns=docker.io"),
+                upstream(docker_hub::REGISTRY, "/v2/library/a/manifests/1"),
+            ),
             ("/v2/a/manifests/1", Some("ns=reg.example:5000"), upstream("reg.example:5000", "/v2/a/manifests/1")),
             ("/v2/a/manifests/1", Some("ns=docker-registry.local"), Meant::Ours),
             ("/v2/a/manifests/1", Some("ns=evil.example"), Meant::Stranger),
@@ -200,8 +205,12 @@ mod tests {
             ("/v2/", Some("ns=ghcr.io"), Meant::Ours),
             ("/v2/ghcr.io/a/b/manifests/1", None, upstream("ghcr.io", "/v2/a/b/manifests/1")),
             ("/v2/reg.example:5000/a/blobs/x", None, upstream("reg.example:5000", "/v2/a/blobs/x")),
-            ("/v2/docker.io/busybox/manifests/1", None, upstream(DOCKER_HUB, "/v2/library/busybox/manifests/1")),
-            ("/v2/docker.io/a/b/manifests/1", None, upstream(DOCKER_HUB, "/v2/a/b/manifests/1")),
+            (
+                "/v2/docker.io/busybox/manifests/1",
+                None,
+                upstream(docker_hub::REGISTRY, "/v2/library/busybox/manifests/1"),
+            ),
+            ("/v2/docker.io/a/b/manifests/1", None, upstream(docker_hub::REGISTRY, "/v2/a/b/manifests/1")),
             ("/v2/my.team/app/manifests/1", None, Meant::Ours),
             ("/v2/ghcr.io/", None, Meant::Ours),
             ("/v2/localhost/a/manifests/1", None, Meant::Ours),
@@ -229,7 +238,7 @@ mod tests {
 
     #[test]
     fn only_what_docker_sends_its_mirror_is_for_docker_hub() {
-        let config = from_text("").expect("configuration");
+        let config = from_text("").expect("configuration").live;
         let engine = Some("docker/28.5.2 go/go1.24 kernel/6.1 os/linux arch/amd64 UpstreamClient(Docker-Client/28.5)");
         let with_containerd = Some("docker/28.5.2 containerd-client/2.1 storage-driver/overlayfs");
         let digest = format!("sha256:{}", "0a".repeat(32));

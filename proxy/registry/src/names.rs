@@ -6,19 +6,19 @@ use std::sync::Arc;
 use entrepot_core::host::RegistryHost;
 use nix::ifaddrs::getifaddrs;
 
-use entrepot_config::ready::RegistryDoor;
+use entrepot_config::ready::RegistrySettings;
 
 /// More addresses than a certificate should have; containers' hosts have hundreds of interfaces.
 const ADDRESSES_MAX: usize = 64;
 
 /// The configured name first, then this machine's, then its addresses, in an order that stays as long as they do. A
 /// netlink dump: not for the event loop.
-pub(super) fn own_names(door: &RegistryDoor) -> Arc<[Box<str>]> {
+pub(super) fn own_names(settings: &RegistrySettings) -> Arc<[Box<str>]> {
     let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let machine = machine.and_then(|name| name.parse::<RegistryHost>().ok());
     let machine_local = machine.as_ref().filter(|name| !name.name().contains('.'));
     let local = machine_local.map(|name| format!("{}.local", name.name()));
-    let own = [door.hostname.name().to_owned(), "localhost".to_owned()];
+    let own = [settings.hostname.name().to_owned(), "localhost".to_owned()];
     let named = own.into_iter().chain(machine.map(|name| name.name().to_owned())).chain(local);
     let mut names: Vec<Box<str>> = Vec::new();
     for name in named.chain(addresses().into_iter().map(|address| address.to_string())) {

@@ -83,12 +83,12 @@ mod tests {
         let via = http::HeaderValue::from_static("1.1 entrepot-test");
         let metrics = Arc::new(Metrics::new());
         let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-        let client = UpstreamClient::new(&config.upstream, &[], &Ourselves::default());
+        let client = UpstreamClient::new(&config.live.upstream, &[], &Ourselves::default());
         let source = Source { address: String::new(), instance: String::new() };
         let events = Events::new(source, Arc::new(Upstream::new(client, Arc::new(memory))));
-        let access = Access::open(config.registry.rights.clone(), folder.path()).unwrap();
+        let access = Access::open(config.live.registry.rights.clone(), folder.path()).unwrap();
         let store = Store::open(folder.path(), limits).unwrap();
-        LocalRegistry::open(store, &config.registry, access, events)
+        LocalRegistry::open(store, config.startup.registry.ports(), &config.live.registry, access, events)
     }
 
     /// Pushes so many bytes to a repository.

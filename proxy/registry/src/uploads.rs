@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ChunkRange;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::body::{Body, Incoming};
+use tracing::Instrument;
 
 use super::LocalRegistry;
 use super::access::{Action, Refusal, Wish};
@@ -27,7 +28,6 @@ use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
 
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Of a blob in events, whatever manifests call it.
 const BLOB_TYPE: &str = "application/octet-stream";
@@ -272,13 +272,15 @@ impl LocalRequest {
             (self.registry.clone(), session.clone(), *digest_told, attempt.length);
         let repository = session.repository.clone();
         // A client that leaves now does not stop it half way.
-        let kept = tokio::spawn(async move {
+        let keeping = async move {
             let kept = keep(&registry, &session.repository, &fill, &digest, length).await;
             drop(fill);
             end(&registry, &session).await;
             kept
-        });
-        if let Some(refusal) = kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+        };
+        if let Some(refusal) =
+            tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))?
+        {
             return Err(refusal.into());
         }
         let media_type = Some(BLOB_TYPE.to_owned());
@@ -336,7 +338,7 @@ pub(super) fn blob_location(repository: &RepositoryName, digest: &Digest) -> Str
 
 /// 201 for content that is here to stay.
 pub(super) fn created(location: &str, digest: &Digest) -> Reply {
-    empty(StatusCode::CREATED).with(LOCATION, location).with(CONTENT_DIGEST, &digest.to_string())
+    empty(StatusCode::CREATED).with(LOCATION, location).with(DOCKER_CONTENT_DIGEST, &digest.to_string())
 }
 
 /// An answer without a body.

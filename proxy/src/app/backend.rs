@@ -1,4 +1,4 @@
-//! What the administrator's door can do, as closures over the rooms.
+//! The operations of the administrator's door, as closures over the rooms.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 
-use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
-use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, Outcome};
+use crate::admin::answers::{BlobState, BlobSummary, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
+use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, OperationResult};
 use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
 use entrepot_cache::pull::Pull;
 use entrepot_store::{Place, Removal, Store, StoreError, Verified};
 
-/// The longest that a blob which is complete may take to be published.
+/// A complete blob may take so long to be published.
 const SETTLING: Duration = Duration::from_secs(30);
-/// What who wants to remove pushed content from the cache is told.
+/// The refusal to remove pushed content from the cache.
 const PUSHED: &str = "this blob was pushed to the registry here; delete what needs it there, then collect";
-/// Blobs asked of the index at a time.
+/// Blobs in one answer of the index.
 const PAGE: usize = 1000;
 
-/// Everything the door may do; `draining` tells that the process stops. Called on the runtime.
+/// Every operation of the door. `draining` is true once the process stops. Call within a tokio runtime.
 pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
@@ -35,7 +35,7 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         ready: Box::new(move || ready(&ready_store, &draining)),
         stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
         clear: Box::new(move || {
-            // What a client has read to its end is in the cache, as far as anybody can tell.
+            // A client that has read a blob to its end expects it in the cache, and so gone after this.
             let settled = async { tokio::time::timeout(SETTLING, clear_flights.settle()).await };
             if runtime.block_on(settled).is_err() {
                 tracing::warn!("clearing the cache although a blob is still being published");
@@ -70,7 +70,7 @@ fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
     if draining.load(Ordering::Relaxed) {
         return Err("stopping: running answers are finished, no more are taken".to_owned());
     }
-    // An index that is being rebuilt serves meanwhile.
+    // A server whose index is being rebuilt is ready: it serves meanwhile.
     let _ = store.usage();
     Ok(())
 }
@@ -104,9 +104,9 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
     }
 }
 
-fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
+fn entry(blob: entrepot_store::BlobEntry) -> BlobSummary {
     let last_use = blob.last_use.duration_since(UNIX_EPOCH).unwrap_or_default();
-    BlobEntry {
+    BlobSummary {
         digest: blob.digest.to_string(),
         size: blob.size_bytes,
         last_used_unix_seconds: last_use.as_secs(),
@@ -115,7 +115,7 @@ fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
     }
 }
 
-async fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
+async fn verify(store: &Store, on_verified: OnVerified<'_>) -> OperationResult<()> {
     let mut after = None;
     loop {
         let page = store.blobs.list(after, PAGE).await.map_err(failed)?;

@@ -1,31 +1,28 @@
-//! What this server tells on the local network, and whether it is announced there.
+//! The facts that clients on the local network are told, and the announcement of this server there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use entrepot_config::ready::{Listen, Mdns, RegistryDoor};
+use super::listening::Addresses;
+use entrepot_config::ready::{Listen, Mdns, RegistryListen};
 use entrepot_net::tls::authority::Authority;
 use entrepot_setup::discovery::announce::{Announcement, Announcer};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::discovery::identity::Identity;
 
-/// What clients need to know of the doors that are open.
-pub(super) fn facts(
-    proxy: &[SocketAddr],
-    registry: &[SocketAddr],
-    door: &RegistryDoor,
-    authority: &Authority,
-) -> Facts {
-    let facts = Facts::new(proxy.first().map_or(3128, SocketAddr::port), &authority.fingerprint_sha256());
-    // Only what is open: a default port that something else has is not told.
+/// The facts that clients need about the doors that are open.
+pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Authority) -> Facts {
+    let proxy_port = bound.proxy.first().map_or(3128, SocketAddr::port);
+    let facts = Facts::new(proxy_port, &authority.fingerprint_sha256());
+    // Only open doors are told: another program may have a default port.
     let open = |listen: &Listen| {
-        registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
+        bound.registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
     };
     let port = |listen| open(listen).map(SocketAddr::port);
-    Facts { registry_http_port: port(&door.http), registry_https_port: port(&door.https), ..facts }
+    Facts { registry_http_port: port(&wanted.http), registry_https_port: port(&wanted.https), ..facts }
 }
 
-/// Announces this server, where that is wanted and others could reach it.
+/// Announces this server. None if the configuration says no, or if no other machine could reach it.
 pub(super) fn announce(mdns: &Mdns, facts: Facts, proxy: &[SocketAddr], identity: Arc<Identity>) -> Option<Announcer> {
     if !mdns.enabled {
         return None;

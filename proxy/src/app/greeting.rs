@@ -1,23 +1,25 @@
-//! What a person at the console reads when the server has started: the doors, the CA's fingerprint, and how a Docker
-//! host is pointed here.
+//! The text that a person at the console reads when the server has started: the doors, the CA's fingerprint, and how a
+//! Docker host is pointed here.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use entrepot_config::ready::Config;
+use super::listening::Addresses;
+use entrepot_config::ready::{LiveConfig, Startup};
 use entrepot_net::tls::authority::Authority;
 use entrepot_registry::access::Access;
 use entrepot_setup::pages::{link, terminal_code};
 
-/// The text for stderr. `addresses` are those by which others may know this machine.
+/// The text for stderr. `addresses` are those by which other machines may know this one.
 pub(super) fn greeting(
-    config: &Config,
+    (startup, live): (&Startup, &LiveConfig),
     authority: &Authority,
-    (proxy, registry): (&[SocketAddr], &[SocketAddr]),
+    bound: &Addresses,
     access: &Access,
     addresses: &[IpAddr],
 ) -> String {
+    let Addresses { proxy, registry, .. } = bound;
     let port = proxy.first().map_or(3128, SocketAddr::port);
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let first = bound.or_else(|| addresses.first().copied()).unwrap_or(Ipv4Addr::LOCALHOST.into());
@@ -32,24 +34,24 @@ pub(super) fn greeting(
     line("proxy", listening.join(", "));
     if !registry.is_empty() {
         let listening: Vec<_> = registry.iter().map(ToString::to_string).collect();
-        let name = config.registry.hostname.name();
+        let name = live.registry.hostname.name();
         line("registry", format!("{} ({name}); {}", listening.join(", "), access.told()));
     }
-    if let Some(admin) = config.admin.listen {
-        line("admin", format!("http://{admin}/ (metrics, health) and {}", config.admin.socket.display()));
+    if let Some(admin) = startup.admin.listen {
+        line("admin", format!("http://{admin}/ (metrics, health) and {}", startup.admin.socket.display()));
     }
-    if config.mdns.enabled && !addresses.is_empty() {
+    if startup.mdns.enabled && !addresses.is_empty() {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        line("network", format!("{} ({})", config.mdns.hostname.host(), addresses.join(", ")));
+        line("network", format!("{} ({})", startup.mdns.hostname.host(), addresses.join(", ")));
     }
-    line("cache", format!("{} at most, in {}", config.cache.max_size, config.data_dir.display()));
-    line("CA", config.ca.certificate.display().to_string());
+    line("cache", format!("{} at most, in {}", live.cache.max_size, startup.data_dir.display()));
+    line("CA", startup.ca.certificate.display().to_string());
     line("sha256", fingerprint.clone());
     text.push_str("\nPoint a Docker host at it:\n");
     let _ = writeln!(text, "  curl -fsS http://{name}/setup/docker | sudo sh");
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
-    // A journal has no use for pictures.
+    // A picture is of no use in a journal.
     if io::stderr().is_terminal() {
         let code = terminal_code(&link(&format!("http://{name}/"), &fingerprint.replace(':', "").to_lowercase()));
         let _ = writeln!(text, "\nThe same as a page, with the fingerprint to compare:\n{code}");

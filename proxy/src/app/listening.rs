@@ -1,4 +1,4 @@
-//! Every listening socket of the server: bound before anything is served, or taken over from the process before.
+//! Every listening socket of the server: bound before anything is served, or handed over by the service manager.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,44 +6,74 @@ use std::net::SocketAddr;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
-use super::serve::StartError;
-use entrepot_config::ready::{Config, RegistryDoor};
+use super::start_error::StartError;
+use entrepot_config::ready::{RegistryListen, Startup};
+use entrepot_net::admin_socket::AdminSocket;
 use entrepot_net::service_manager::listeners::Listeners;
 
-/// The doors' listening sockets.
+/// Every listening socket.
 pub(super) struct Listening {
+    pub(super) doors: Doors,
+    pub(super) admin: AdminListening,
+}
+
+/// The sockets for clients.
+pub(super) struct Doors {
     pub(super) proxy: Vec<TcpListener>,
     pub(super) transparent: Vec<TcpListener>,
     pub(super) registry: Vec<TcpListener>,
-    pub(super) admin: Option<TcpListener>,
+}
+
+/// The sockets for administrators.
+pub(super) struct AdminListening {
+    /// None if TCP is switched off.
+    pub(super) tcp: Option<TcpListener>,
+    pub(super) socket: AdminSocket,
+}
+
+/// The addresses that the sockets for clients are bound to.
+pub(super) struct Addresses {
+    pub(super) proxy: Vec<SocketAddr>,
+    pub(super) transparent: Vec<SocketAddr>,
+    pub(super) registry: Vec<SocketAddr>,
 }
 
 impl Listening {
     /// Binds what the configuration says. Call within a tokio runtime.
-    pub(super) fn bind(config: &Config) -> Result<Self, StartError> {
-        let registry = [&config.registry.http, &config.registry.https];
-        let doors = config.proxy.listen.iter().chain(&config.transparent.listen).chain(&config.admin.listen);
+    pub(super) fn bind(startup: &Startup) -> Result<Self, StartError> {
+        let registry = [&startup.registry.http, &startup.registry.https];
+        let doors = startup.proxy.listen.iter().chain(&startup.transparent.listen).chain(&startup.admin.listen);
         let configured = doors.chain(registry.iter().flat_map(|door| &door.addresses));
         let mut listeners = Listeners::take(configured.copied());
         let mut all = |addresses: &[SocketAddr]| {
             addresses.iter().map(|address| bind(&mut listeners, *address)).collect::<Result<Vec<_>, _>>()
         };
-        let (proxy, transparent) = (all(&config.proxy.listen)?, all(&config.transparent.listen)?);
+        let (proxy, transparent) = (all(&startup.proxy.listen)?, all(&startup.transparent.listen)?);
         transparent.iter().for_each(accept_for_others);
-        let admin = config.admin.listen.map(|address| bind(&mut listeners, address)).transpose()?;
-        let registry = bind_registry(&mut listeners, &config.registry)?;
-        Ok(Self { proxy, transparent, registry, admin })
+        let tcp = startup.admin.listen.map(|address| bind(&mut listeners, address)).transpose()?;
+        let registry = bind_registry(&mut listeners, &startup.registry)?;
+        let socket = AdminSocket::bind(&startup.admin.socket)?;
+        Ok(Self { doors: Doors { proxy, transparent, registry }, admin: AdminListening { tcp, socket } })
+    }
+
+    /// The addresses of the sockets for clients.
+    pub(super) fn addresses(&self) -> Addresses {
+        let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let Doors { proxy, transparent, registry } = &self.doors;
+        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry) }
     }
 }
 
-/// Where they listen.
-pub(super) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+impl Addresses {
+    /// Of all doors.
+    pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        [&self.proxy, &self.registry, &self.transparent].into_iter().flatten().copied()
+    }
 }
 
-/// The registry's ports. One that nobody asked for and that is taken does not stop a proxy from starting, which may have
-/// been installed beside a registry.
-fn bind_registry(listeners: &mut Listeners, door: &RegistryDoor) -> Result<Vec<TcpListener>, StartError> {
+/// The registry's sockets. A default port that another program has does not keep the proxy from starting: it may have been
+/// installed beside another registry.
+fn bind_registry(listeners: &mut Listeners, door: &RegistryListen) -> Result<Vec<TcpListener>, StartError> {
     let mut bound = Vec::new();
     for listen in [&door.http, &door.https] {
         for address in &listen.addresses {
@@ -74,7 +104,8 @@ fn bind(listeners: &mut Listeners, address: SocketAddr) -> Result<TcpListener, S
     })
 }
 
-/// The transparent door takes connections to addresses that are not its own, where it may: a gateway leads them here.
+/// Lets the transparent door take connections to addresses of other machines, if the process may: a gateway leads them
+/// here.
 fn accept_for_others(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_ip_transparent_v4(true) {
         tracing::debug!("not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");

@@ -1,14 +1,18 @@
-//! What a configuration puts in force, made anew at each reload. A configuration that cannot be used leaves the one
-//! before it in force.
+//! Puts another configuration in force at a reload. A configuration that cannot be used leaves the one before it in force.
+//!
+//! A reload swaps [`LiveConfig`] and whatever was made from it. It cannot swap what was read at the start; the log warns
+//! about each such key that changed, and [`Reloader::effective`] shows both values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cli;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::ConfigSnapshot;
-use entrepot_config::ready::Config;
-use entrepot_config::{Effective, Flags, HostFacts, Loaded, load};
+use entrepot_config::ready::{LiveConfig, RegistrySettings};
+use entrepot_config::{ConfigError, Effective, Flags, HostFacts, Loaded, load};
+use entrepot_net::serving::capabilities::sealing;
 use entrepot_observe::events::EventsHandle;
+use entrepot_observe::metrics::Metrics;
 use entrepot_store::{Limits, Store};
 use entrepot_upstream::client::UpstreamClient;
 use entrepot_upstream::exchange::{Memory, Upstream};
@@ -22,29 +26,28 @@ pub(super) struct Reloader {
     pub(super) events: EventsHandle,
     pub(super) ourselves: Ourselves,
     pub(super) memory: Arc<Memory>,
+    /// The first port of our registry. Zero if it has none.
+    pub(super) registry_port: u16,
+    /// What is in force now.
     pub(super) effective: Mutex<Effective>,
 }
 
-/// Keys that are read once: what is bound or opened with them stays as it is.
-const READ_AT_START: [&str; 12] = [
-    "data_dir",
-    "proxy.listen",
-    "proxy.max_connections",
-    "proxy.max_connections_per_client",
-    "registry.http",
-    "registry.https",
-    "admin.",
-    "ca.",
-    "mdns.",
-    "logging.file",
-    "logging.format",
-    "proxy.drain_timeout",
-];
-
-/// The way out and the configuration, as requests hold them. Reads the system's roots: not for the event loop.
-pub(super) fn snapshot(config: Config, ourselves: &Ourselves, memory: Arc<Memory>) -> Arc<ConfigSnapshot> {
+/// The configuration and the way out, as requests hold them. Reads the system's roots: not for the event loop.
+pub(super) fn snapshot(config: LiveConfig, ourselves: &Ourselves, memory: Arc<Memory>) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, ourselves);
     Arc::new(ConfigSnapshot { upstream: Arc::new(Upstream::new(client, memory)), config })
+}
+
+/// The address by which events name our registry.
+pub(super) fn registry_address(settings: &RegistrySettings, port: u16) -> String {
+    format!("{}:{port}", settings.hostname.name())
+}
+
+/// Shows in the metrics who seals TLS records.
+pub(super) fn show_sealing(metrics: &Metrics, config: &LiveConfig) {
+    let (now, other) = sealing(config.data_plane.ktls);
+    metrics.hide_data_plane("sealing", other);
+    metrics.show_data_plane("sealing", now);
 }
 
 impl Reloader {
@@ -52,9 +55,8 @@ impl Reloader {
     pub(super) fn reload(&self) -> Result<(), String> {
         // One reload at a time: the one that reads last is the one that holds.
         let mut effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = load(&self.flags, &cli::environment, &HostFacts::real())
-            .map_err(|error| error.to_string())
-            .and_then(|loaded| self.put_in_force(loaded, &effective));
+        let outcome =
+            self.read().map_err(|error| error.to_string()).and_then(|loaded| self.put_in_force(loaded, &effective));
         self.state.log.access_log.reopen();
         match outcome {
             Ok(now) => {
@@ -69,31 +71,48 @@ impl Reloader {
         }
     }
 
-    fn put_in_force(&self, loaded: Loaded, before: &Effective) -> Result<Effective, String> {
-        self.events.set_level(&loaded.config.logging.level).map_err(|error| error.to_string())?;
-        for notice in &loaded.notices {
-            tracing::info!("{notice}");
-        }
-        for entry in &loaded.effective.entries {
-            let fixed =
-                READ_AT_START.iter().any(|key| entry.key == *key || (key.ends_with('.') && entry.key.starts_with(key)));
-            let same = before.entries.iter().any(|old| old.key == entry.key && old.value == entry.value);
-            if fixed && !same {
-                tracing::warn!("{} changes with the next start only", entry.key);
+    /// Every knob with the value in force, and the value in the file if that is another; secrets masked. Reads the file.
+    pub(super) fn effective(&self) -> serde_json::Value {
+        let effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.read() {
+            Ok(loaded) => effective.to_json_beside(&loaded.effective),
+            Err(error) => {
+                tracing::warn!("the configuration in the file is bad, so it is not shown: {error}");
+                effective.to_json()
             }
         }
-        self.store.set_limits(Limits::from(&loaded.config.cache));
-        let snapshot = snapshot(loaded.config, &self.ourselves, self.memory.clone());
-        let (registry, door) = (&self.state.registry.local, &snapshot.config.registry);
-        registry.set_access(registry.access().renewed(door.rights.clone()));
-        registry.events.set_way_out(snapshot.upstream.clone());
-        registry.events.set_receivers(&door.notifications);
-        self.state.set_snapshot(snapshot);
-        Ok(loaded.effective)
     }
 
-    /// The configuration in force, secrets masked.
-    pub(super) fn effective(&self) -> serde_json::Value {
-        self.effective.lock().unwrap_or_else(PoisonError::into_inner).to_json()
+    fn read(&self) -> Result<Loaded, ConfigError> {
+        load(&self.flags, &cli::environment, &HostFacts::real())
+    }
+
+    /// Returns what is in force then.
+    fn put_in_force(&self, loaded: Loaded, before: &Effective) -> Result<Effective, String> {
+        let Loaded { config, effective, notices } = loaded;
+        self.events.set_level(&config.live.logging.level).map_err(|error| error.to_string())?;
+        for notice in &notices {
+            tracing::info!("{notice}");
+        }
+        for (in_force, in_file) in before.waiting_for_a_start(&effective) {
+            tracing::warn!(
+                key = in_force.key,
+                "{} is read at the start only: {} stays in force until the server starts again, then {} holds",
+                in_force.key,
+                in_force.value,
+                in_file.value
+            );
+        }
+        self.store.set_limits(Limits::from(&config.live.cache));
+        show_sealing(&self.memory.metrics, &config.live);
+        let snapshot = snapshot(config.live, &self.ourselves, self.memory.clone());
+        let (registry, settings) = (&self.state.registry.local, &snapshot.config.registry);
+        registry.set_access(registry.access().renewed(settings.rights.clone()));
+        registry.refresh_names(settings);
+        registry.events.set_way_out(snapshot.upstream.clone());
+        registry.events.set_address(registry_address(settings, self.registry_port));
+        registry.events.set_receivers(&settings.notifications);
+        self.state.set_snapshot(snapshot);
+        Ok(before.after_reload(effective))
     }
 }

@@ -1,4 +1,4 @@
-//! What signals ask of a running server: SIGHUP reads the configuration anew, SIGTERM and SIGINT end it.
+//! Signals to a running server: SIGHUP reads the configuration anew, SIGTERM and SIGINT end the server.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use super::reload::Reloader;
-use super::serve::StartError;
+use super::start_error::StartError;
 use entrepot_net::service_manager;
 
-/// Caught from the moment that this is made.
+/// Signals are caught from the moment that this is made.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -17,14 +17,13 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Catches them.
     pub(super) fn new() -> Result<Self, StartError> {
         let catch = |kind| signal(kind).map_err(|source| StartError::System { what: "signals", source });
         let (terminate, interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hang_up: catch(SignalKind::hangup())? })
     }
 
-    /// Returns when one asks for the end. `serving` is what the service manager is told besides.
+    /// Returns when a signal asks for the end. `serving` is the first part of what the service manager is told.
     pub(super) async fn until_end(&mut self, reloader: &Arc<Reloader>, serving: &str) {
         loop {
             tokio::select! {

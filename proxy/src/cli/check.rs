@@ -1,31 +1,75 @@
-//! `entrepot check`: validates the configuration and prints what is in force and why. Nothing is started or written.
+//! `entrepot check`: validates the configuration and prints it, with the origin of each value. Nothing is started or
+//! written.
+//!
+//! If a server answers on the admin socket that the configuration names, the values that are in force there are shown
+//! where they differ.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
+use super::admin_client::{AdminClient, AdminClientError};
 use super::environment;
 use entrepot_core::exit;
 
-use entrepot_config::{ConfigError, Flags, HostFacts, Loaded, load};
+use entrepot_config::{Applies, ConfigError, Entry, Flags, HostFacts, Loaded, Told, load, pair};
+
+/// A server that hangs does not hold up the check.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a running server says about its configuration.
+enum Running {
+    /// No server runs.
+    No,
+    /// The rows of `/api/config`.
+    Told(Vec<Told>),
+    /// A server may run, but did not answer; the reason.
+    Silent(String),
+}
 
 /// Exit code 0 and the effective configuration on stdout, or 78 and one line on stderr.
 pub fn run(flags: &Flags, as_json: bool) -> ExitCode {
     let loaded = load(flags, &environment, &HostFacts::real());
-    let code = report(loaded, as_json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+    let running = loaded.as_ref().map_or(Running::No, |loaded| ask(&loaded.config.startup.admin.socket));
+    let code = report(loaded, &running, as_json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
     ExitCode::from(code)
 }
 
-fn report(loaded: Result<Loaded, ConfigError>, as_json: bool, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+fn ask(socket: &Path) -> Running {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Running::Silent(format!("the system gives no event loop: {error}")),
+    };
+    let asked = async { tokio::time::timeout(PATIENCE, AdminClient::new(socket).get("/api/config")).await };
+    match runtime.block_on(asked) {
+        Ok(Ok(rows)) => Running::Told(rows),
+        Ok(Err(AdminClientError::NotRunning { .. })) => Running::No,
+        Ok(Err(error)) => Running::Silent(error.to_string()),
+        Err(_) => Running::Silent(format!("it did not answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+fn report(
+    loaded: Result<Loaded, ConfigError>,
+    running: &Running,
+    as_json: bool,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> u8 {
     let written = match &loaded {
-        Ok(loaded) if as_json => {
-            let report = json!({"effective": loaded.effective.to_json(), "notices": loaded.notices});
-            writeln!(stdout, "{report:#}")
-        }
         Ok(loaded) => {
-            let notices = loaded.notices.iter().try_for_each(|notice| writeln!(stderr, "notice: {notice}"));
-            notices.and_then(|()| write!(stdout, "{}", loaded.effective))
+            let mut notices = loaded.notices.clone();
+            notices.extend(notice(running));
+            match as_json {
+                true => writeln!(stdout, "{:#}", as_rows(loaded, running, &notices)),
+                false => notices
+                    .iter()
+                    .try_for_each(|notice| writeln!(stderr, "notice: {notice}"))
+                    .and_then(|()| write!(stdout, "{}", as_table(loaded, running))),
+            }
         }
         Err(error) => writeln!(stderr, "{error}"),
     };
@@ -34,6 +78,62 @@ fn report(loaded: Result<Loaded, ConfigError>, as_json: bool, stdout: &mut dyn W
         (Ok(_), Err(_)) => exit::IO,
         (Ok(_), Ok(())) => 0,
     }
+}
+
+fn notice(running: &Running) -> Option<String> {
+    match running {
+        Running::Silent(reason) => Some(format!("the values in force in a running server are not shown: {reason}")),
+        Running::No | Running::Told(_) => None,
+    }
+}
+
+/// The rows of the configuration and of the server side by side, without those that agree.
+fn differences<'a>(loaded: &'a Loaded, running: &'a Running) -> Vec<(Option<&'a Entry>, Option<&'a Told>)> {
+    let Running::Told(told) = running else { return Vec::new() };
+    let differs = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
+        // The server does not know what the agent has in force.
+        let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
+        !is_of_the_agent && entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref())
+    };
+    pair(&loaded.effective.entries, told).into_iter().filter(differs).collect()
+}
+
+fn as_rows(loaded: &Loaded, running: &Running, notices: &[String]) -> serde_json::Value {
+    let differences = differences(loaded, running);
+    let mut rows: Vec<_> = loaded.effective.entries.iter().map(Entry::to_json).collect();
+    for (at, entry) in loaded.effective.entries.iter().enumerate() {
+        let other = differences.iter().find(|(differing, _)| differing.is_some_and(|row| std::ptr::eq(row, entry)));
+        if let Some((_, told)) = other {
+            rows[at]["in_force"] = json!(told.and_then(|told| told.value.as_ref()));
+            rows[at]["in_force_origin"] = json!(told.and_then(|told| told.origin.as_ref()));
+        }
+    }
+    let only_in_force = differences.iter().filter_map(|(entry, told)| (*told).filter(|_| entry.is_none()));
+    rows.extend(
+        only_in_force.map(
+            |told| json!({"key": told.key, "value": null, "in_force": told.value, "in_force_origin": told.origin}),
+        ),
+    );
+    json!({"effective": rows, "notices": notices, "server_answers": matches!(running, Running::Told(_))})
+}
+
+fn as_table(loaded: &Loaded, running: &Running) -> String {
+    let differences = differences(loaded, running);
+    let remark = |at: usize| {
+        let entry = &loaded.effective.entries[at];
+        let (_, told) = differences.iter().find(|(row, _)| row.is_some_and(|row| std::ptr::eq(row, entry)))?;
+        Some(match told.and_then(|told| told.value.as_ref()) {
+            Some(value) => format!("in force: {value}"),
+            None => "not in force".to_owned(),
+        })
+    };
+    let mut table = loaded.effective.table(remark);
+    for told in differences.iter().filter_map(|(entry, told)| (*told).filter(|_| entry.is_none())) {
+        if let Some(value) = &told.value {
+            table.push_str(&format!("# {} = {value} is in force, but not configured any more\n", told.key));
+        }
+    }
+    table
 }
 
 #[cfg(test)]
@@ -47,21 +147,86 @@ mod tests {
     }
 
     fn reported(variable: &'static str, value: &'static str, as_json: bool) -> (u8, String, String) {
+        reported_beside(&Running::No, variable, value, as_json)
+    }
+
+    fn reported_beside(
+        running: &Running,
+        variable: &'static str,
+        value: &'static str,
+        as_json: bool,
+    ) -> (u8, String, String) {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let code = report(loaded(variable, value), as_json, &mut stdout, &mut stderr);
+        let code = report(loaded(variable, value), running, as_json, &mut stdout, &mut stderr);
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (code, text(stdout), text(stderr))
+    }
+
+    fn line(table: &str, key: &str) -> String {
+        let line = table.lines().find(|line| line.split(' ').next() == Some(key)).expect(key);
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// A server with the defaults, but for its size, its port and an account.
+    fn running() -> Running {
+        let mut rows = loaded("", "").expect("the defaults").effective.to_json();
+        for row in rows.as_array_mut().expect("a list") {
+            match row["key"].as_str() {
+                Some("cache.max_size") => row["value"] = json!("64g"),
+                Some("proxy.listen") => row["value"] = json!(["127.0.0.1:1"]),
+                Some("redirect.enforce") => row["value"] = json!(true),
+                _ => {}
+            }
+        }
+        let mut told: Vec<Told> = serde_json::from_value(rows).expect("rows");
+        let (value, origin) = (Some("u".into()), Some("entrepot.toml:3".to_owned()));
+        told.push(Told { key: "credentials.1.username".to_owned(), value, origin });
+        Running::Told(told)
+    }
+
+    #[test]
+    fn values_that_a_running_server_has_are_shown_where_they_differ() {
+        let (code, table, stderr) = reported_beside(&running(), "", "", false);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert_eq!(line(&table, "cache.max_size"), "cache.max_size = \"32g\" # default; in force: \"64g\"");
+        let listen = "proxy.listen = [\"[::]:3128\"] # default; read at start; in force: [\"127.0.0.1:1\"]";
+        assert_eq!(line(&table, "proxy.listen"), listen);
+        assert_eq!(line(&table, "cache.min_free"), "cache.min_free = \"1g\" # default");
+        assert_eq!(line(&table, "redirect.enforce"), "redirect.enforce = false # default; read by entrepot redirect");
+        assert!(table.ends_with("# credentials.1.username = \"u\" is in force, but not configured any more\n"));
+        toml::from_str::<toml::Table>(&table).expect("the table is TOML");
+    }
+
+    #[test]
+    fn json_has_both_values_too() {
+        let (_, text, _) = reported_beside(&running(), "", "", true);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let rows = report["effective"].as_array().expect("a list");
+        let row = |key: &str| rows.iter().find(|row| row["key"] == key).expect(key);
+        assert_eq!(
+            (&row("cache.max_size")["value"], &row("cache.max_size")["in_force"]),
+            (&json!("32g"), &json!("64g"))
+        );
+        assert!(row("cache.min_free").get("in_force").is_none() && row("redirect.enforce").get("in_force").is_none());
+        let gone = row("credentials.1.username");
+        assert_eq!((&gone["value"], &gone["in_force_origin"]), (&json!(null), &json!("entrepot.toml:3")));
+        assert_eq!(report["server_answers"], true);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_mentioned() {
+        let silent = Running::Silent("it did not answer within 2 s".to_owned());
+        let (code, _, stderr) = reported_beside(&silent, "", "", false);
+        let notice = "notice: the values in force in a running server are not shown: it did not answer within 2 s\n";
+        assert_eq!((code, stderr.as_str()), (0, notice));
     }
 
     #[test]
     fn a_good_configuration_is_shown_with_origins() {
         let (code, stdout, stderr) = reported("DEBUG", "true", false);
         assert_eq!(code, 0);
-        let line = |key: &str| {
-            let line = stdout.lines().find(|line| line.split(' ').next() == Some(key)).expect(key);
-            line.split_whitespace().collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(line("data_dir"), "data_dir = \"/data\" # flag --data-dir");
+        let line = |key: &str| line(&stdout, key);
+        assert_eq!(line("data_dir"), "data_dir = \"/data\" # flag --data-dir; read at start");
         assert_eq!(line("cache.max_size"), "cache.max_size = \"32g\" # default");
         assert_eq!(line("logging.level"), "logging.level = \"debug\" # environment variable DEBUG");
         assert_eq!(stderr, "notice: DEBUG starts no mitmweb here: events are logged at level debug\n");
@@ -74,8 +239,10 @@ mod tests {
         let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
         let rows = report["effective"].as_array().expect("a list");
         let row = rows.iter().find(|row| row["key"] == "proxy.allow_push").expect("the knob");
-        let expected = json!({"key": "proxy.allow_push", "value": true, "origin": "environment variable ALLOW_PUSH"});
+        let expected = json!({"key": "proxy.allow_push", "value": true, "origin": "environment variable ALLOW_PUSH",
+            "applies": "reload"});
         assert_eq!((code, row), (0, &expected));
+        assert_eq!(report["server_answers"], false);
     }
 
     #[test]
@@ -89,6 +256,6 @@ mod tests {
     #[test]
     fn a_closed_pipe_is_an_io_failure() {
         let (mut full, mut stderr) = ([0u8; 8], Vec::new());
-        assert_eq!(report(loaded("", ""), false, &mut full.as_mut_slice(), &mut stderr), exit::IO);
+        assert_eq!(report(loaded("", ""), &Running::No, false, &mut full.as_mut_slice(), &mut stderr), exit::IO);
     }
 }

@@ -2,7 +2,7 @@
 
 use entrepot_core::host::RegistryHost;
 
-use entrepot_config::ready::{Config, Scheme, TunnelPolicy};
+use entrepot_config::ready::{LiveConfig, Scheme, TunnelPolicy};
 
 /// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub enum Refusal {
 }
 
 /// Decides for a client that speaks `scheme` to `host`.
-pub fn decide(config: &Config, host: &RegistryHost, scheme: Scheme) -> Decision {
+pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> Decision {
     let proxy = &config.proxy;
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
         return Decision::Refuse(Refusal::NotAllowed);
@@ -97,7 +97,7 @@ mod tests {
         for (toml, host, scheme, expected) in cases {
             let host = RegistryHost::parse_with_port(host).expect(host);
             assert_eq!(
-                decide(&from_text(toml).expect("configuration"), &host, scheme),
+                decide(&from_text(toml).expect("configuration").live, &host, scheme),
                 expected,
                 "{host} {scheme:?} under {toml}"
             );

@@ -11,7 +11,7 @@ use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
 use crate::doors::decision::{Decision, Refusal, decide};
-use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::ready::{LiveConfig, Scheme};
 
 /// The decision about a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub enum RouteDecision {
 /// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known. `is_own` knows
 /// the names of our own registry.
 pub fn route(
-    config: &Config,
+    config: &LiveConfig,
     opening: &Sniffed,
     original: Option<SocketAddr>,
     is_own: impl Fn(&RegistryHost) -> bool,
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn names_and_destinations_decide_together() {
-        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration");
+        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration").live;
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
         let answer = |text: &str, scheme| RouteDecision::Answer(host(text), scheme);
         let tunnel = |text: &str| RouteDecision::Tunnel(host(text));
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn policies_for_strangers_hold_where_only_the_name_is_known() {
-        let config = from_text("[proxy]\ntunnel = \"none\"\n").expect("configuration");
+        let config = from_text("[proxy]\ntunnel = \"none\"\n").expect("configuration").live;
         let stranger = "shop.test".parse().expect("a host");
         assert_eq!(
             route(&config, &tls("shop.test"), None, |_| false),

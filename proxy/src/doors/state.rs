@@ -44,7 +44,8 @@ impl AppState {
     /// The local page that is asked for. None if the path is not one of them.
     pub fn page<B>(&self, request: &Request<B>) -> Option<Reply> {
         let (method, path, headers) = (request.method(), request.uri().path(), request.headers());
-        let mirrors = || pages::mirror_pages::page(method, path, headers, &self.snapshot().config);
+        let mirrors =
+            || pages::mirror_pages::page(method, path, headers, &self.snapshot().config, self.ca_page.facts());
         let (head, body) = pages::page(method, path, headers, &self.ca_page).or_else(mirrors)?.into_parts();
         Some(Reply { status: head.status, headers: head.headers, body: ReplyBody::Full(body), refused: None })
     }

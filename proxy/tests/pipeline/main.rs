@@ -19,6 +19,7 @@ mod pushes;
 mod ranges;
 mod redirects;
 mod registry;
+mod reload;
 mod rights;
 mod shared;
 mod tags;

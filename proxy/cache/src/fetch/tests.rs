@@ -109,7 +109,7 @@ async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    let config = from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration");
+    let config = from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration").live;
     let client = UpstreamClient::new(&config.upstream, &[], &Ourselves::default());
     let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
     let metrics = Arc::new(Metrics::new());

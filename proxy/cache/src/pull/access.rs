@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
+use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
@@ -33,8 +34,6 @@ use entrepot_upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
-/// Docker Hub's token server, known before any challenge was seen.
-const DOCKER_HUB_REALM: (&str, &str, &str) = ("auth.docker.io", "/token", "registry-1.docker.io");
 const TOKEN_BODY_MAX_BYTES: usize = 1 << 20;
 
 impl Pull {
@@ -98,9 +97,9 @@ impl Pull {
 
     /// The registry whose tokens this endpoint gives out, if it is a token endpoint.
     pub(super) fn realm_of(&self, request: &RequestContext, path: &str) -> Option<RegistryHost> {
-        let (host, realm_path, registry) = DOCKER_HUB_REALM;
-        if request.registry.host.name() == host && path == realm_path {
-            return registry.parse().ok();
+        // Docker Hub's token server is known before any challenge was seen.
+        if request.registry.host.name() == docker_hub::TOKEN_HOST && path == docker_hub::TOKEN_PATH {
+            return docker_hub::REGISTRY.parse().ok();
         }
         let service = query_values(&request.path_and_query, "service").pop();
         request.snapshot.upstream.memory().tokens.registry_of_realm(&request.registry.host, path, service.as_deref())

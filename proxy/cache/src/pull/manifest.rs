@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::pull::Pull;
@@ -142,8 +142,6 @@ impl From<StoredManifest> for Manifest {
         Self { bytes, media_type: media_type.as_ref().to_owned(), digest, stored_at }
     }
 }
-
-pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Why a manifest was not read to its end.
 enum Unread {

@@ -36,7 +36,7 @@ use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
-use entrepot_config::ready::Config;
+use entrepot_config::ready::LiveConfig;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::credential::Login;
@@ -63,7 +63,7 @@ pub struct Pull {
 /// The configuration in force and the way out that was built from it.
 pub struct ConfigSnapshot {
     /// The configuration.
-    pub config: Config,
+    pub config: LiveConfig,
     /// The way to upstreams.
     pub upstream: Arc<Upstream>,
 }

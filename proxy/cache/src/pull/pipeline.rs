@@ -18,7 +18,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -33,7 +33,7 @@ use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, Opened};
 use crate::fetch::table::Wish;
 use crate::pull::error::{PullError, is_refusal};
-use crate::pull::manifest::{self, DOCKER_CONTENT_DIGEST, Fetched, Manifest};
+use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{RequestContext, route_decision};
 use crate::pull::rights::{Asked, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};

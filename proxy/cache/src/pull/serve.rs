@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -15,7 +15,6 @@ use crate::fetch::source::{Opened, Source};
 use crate::fetch::through::Through;
 use crate::pull::Pull;
 use crate::pull::error::PullError;
-use crate::pull::manifest::DOCKER_CONTENT_DIGEST;
 use crate::pull::pipeline::BlobRequest;
 use crate::pull::stored::StoredReader;
 use entrepot_net::http::body::ReplyBody;

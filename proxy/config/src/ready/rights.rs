@@ -5,30 +5,29 @@ use std::time::Duration;
 
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::Actions;
+use entrepot_core::secret::Secret;
 use globset::GlobSet;
 use http::{HeaderName, HeaderValue};
 
-use entrepot_core::secret::Secret;
-
 /// Who may do what.
 pub struct Rights {
-    /// What anybody may do without a login, where no rule says otherwise.
+    /// What a client without a login may do where no rule says otherwise.
     pub anonymous: Actions,
-    /// The accounts; none: nobody can log in.
+    /// The file of accounts. None if nobody can log in.
     pub htpasswd: Option<PathBuf>,
-    /// What a client that has to log in is asked for.
+    /// How a client is asked to log in.
     pub auth: AuthMethod,
-    /// How long a token holds.
+    /// From a minute to an hour.
     pub token_lifetime: Duration,
     /// For the repositories that a rule names, the rules decide alone.
     pub rules: Vec<Rule>,
-    /// Nothing is pushed or deleted.
+    /// If true, nothing is pushed or deleted.
     pub read_only: bool,
     /// Tags that keep the manifest that they were first set to.
     pub immutable_tags: Vec<TagPattern>,
-    /// The most bytes that all pushed content may take.
+    /// The most bytes that all pushed content may take. None means no limit.
     pub max_size: Option<Size>,
-    /// The most bytes that single repositories may hold, first match wins.
+    /// The most bytes that single repositories may hold; the first that matches wins.
     pub quotas: Vec<Quota>,
 }
 
@@ -43,47 +42,47 @@ pub enum AuthMethod {
 
 /// `[[registry.rules]]`
 pub struct Rule {
-    /// Which repositories.
+    /// The repositories that it decides about.
     pub repositories: GlobSet,
-    /// Whom it is about.
+    /// The clients that it allows something.
     pub subjects: Vec<RuleSubject>,
     /// What they may do there.
     pub actions: Actions,
 }
 
-/// Whom a rule is about.
+/// A client that a rule allows something.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RuleSubject {
-    /// `anonymous`: who has no login.
+    /// `anonymous`: a client without a login.
     Anonymous,
-    /// `*`: who has one.
+    /// `*`: any client with a login.
     AnyAccount,
-    /// One account.
+    /// One account, by its name.
     Account(String),
 }
 
-/// A glob over tags, of all repositories or of some.
+/// A glob over tags.
 pub struct TagPattern {
-    /// Only in these, where set.
+    /// The repositories it holds in. None means all.
     pub repositories: Option<GlobSet>,
-    /// Which tags.
+    /// The tags it matches.
     pub tags: GlobSet,
 }
 
 /// `[[registry.quotas]]`
 pub struct Quota {
-    /// Each repository that matches.
+    /// The quota holds for each repository that matches, on its own.
     pub repositories: GlobSet,
-    /// What it may hold.
+    /// The most bytes that one of them may hold.
     pub max_size: Size,
 }
 
 /// `[[registry.notifications]]`
 #[derive(Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// Where events are posted to, http or https; often a secret in itself.
+    /// The http or https address that events are posted to; often a secret in itself.
     pub url: Secret,
-    /// The same as far as it may be told: scheme, host and port.
+    /// The part of the address that may be shown: scheme, host and port.
     pub name: String,
     /// Sent along; secrets are usual here.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -91,6 +90,6 @@ pub struct Notification {
     pub timeout: Duration,
     /// How long an event is tried again.
     pub retry_for: Duration,
-    /// Events that wait for the receiver at most.
+    /// The most events that wait for the receiver.
     pub queue: usize,
 }

@@ -190,7 +190,7 @@ fn a_file_that_the_flag_names_must_exist() {
 }
 
 proptest! {
-    /// Whatever is typed, the answer is one line that names the file.
+    /// Any text is read, or refused in one line that names the file.
     #[test]
     fn any_text_is_read_or_refused_in_one_line(text in r#"([a-z_]{1,9}|\[|\]|=|"|'|\n|\.|[0-9]|\PC| ){0,60}"#) {
         if let Err(error) = parse(&Source::new("entrepot.toml".into(), text)) {

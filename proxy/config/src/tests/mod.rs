@@ -59,7 +59,7 @@ impl Case {
         self.load().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The error's line, the case's directory taken out.
+    /// The error's line, without the case's directory.
     pub(super) fn error(&self) -> String {
         let error = self.load().map(|_| ()).expect_err("a mistake");
         error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
@@ -71,7 +71,7 @@ fn bare_host() -> HostFacts {
     HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) }
 }
 
-/// `key = value` as it is in force, with its origin.
+/// The value and its origin, as `value # origin`.
 pub(super) fn shown(loaded: &Loaded, key: &str) -> String {
     let entry = loaded.effective.entries.iter().rfind(|entry| entry.key == key).expect(key);
     let origin = entry.origin.to_string();
@@ -89,7 +89,7 @@ fn later_layers_win_and_say_so() {
     assert_eq!(shown(&loaded, "proxy.listen"), "[\"127.0.0.1:1\"] # entrepot.toml:3");
     assert_eq!(shown(&loaded, "cache.max_size"), "\"3g\" # environment variable CACHE_MAX_SIZE");
     assert_eq!(shown(&loaded, "cache.min_free"), "\"1g\" # default");
-    assert_eq!(loaded.config.cache.max_size.0, 3 << 30);
+    assert_eq!(loaded.config.live.cache.max_size.0, 3 << 30);
 
     case.flags.data_dir = Some("/two".into());
     case.flags.listen = vec!["[::1]:2".parse().expect("address")];
@@ -98,9 +98,9 @@ fn later_layers_win_and_say_so() {
     assert_eq!(shown(&loaded, "data_dir"), "\"/two\" # flag --data-dir");
     assert_eq!(shown(&loaded, "proxy.listen"), "[\"[::1]:2\"] # flag --listen");
     assert_eq!(shown(&loaded, "cache.max_size"), "\"2g\" # entrepot.toml:6");
-    assert_eq!(loaded.config.admin.socket, Path::new("/two/admin.sock"));
-    assert_eq!(loaded.config.ca.certificate, Path::new("/two/ca/ca.crt"));
-    assert!(!loaded.config.ca.provided);
+    assert_eq!(loaded.config.startup.admin.socket, Path::new("/two/admin.sock"));
+    assert_eq!(loaded.config.startup.ca.certificate, Path::new("/two/ca/ca.crt"));
+    assert!(!loaded.config.startup.ca.provided);
 }
 
 #[test]
@@ -108,11 +108,11 @@ fn the_file_is_found_by_flag_then_variable() {
     let case = Case::new("data_dir = \"/flag\"");
     let other = case.file("other.toml", "data_dir = \"/variable\"");
     let mut case = case.set("ENTREPOT_CONFIG", &other.to_string_lossy());
-    assert_eq!(case.loaded().config.data_dir, Path::new("/flag"));
+    assert_eq!(case.loaded().config.startup.data_dir, Path::new("/flag"));
     case.flags.config = None;
-    assert_eq!(case.loaded().config.data_dir, Path::new("/variable"));
+    assert_eq!(case.loaded().config.startup.data_dir, Path::new("/variable"));
     case.variables.clear();
-    assert_eq!(case.loaded().config.data_dir, Path::new("/var/lib/entrepot"));
+    assert_eq!(case.loaded().config.startup.data_dir, Path::new("/var/lib/entrepot"));
 }
 
 #[test]
@@ -136,12 +136,12 @@ fn named_hosts_are_intercepted_whichever_section_names_them() {
         ("c.example", true),
         ("example.org", false),
     ] {
-        assert_eq!(config.intercepts_tls(&host.parse::<RegistryHost>().expect(host)), listed, "{host}");
+        assert_eq!(config.live.intercepts_tls(&host.parse::<RegistryHost>().expect(host)), listed, "{host}");
     }
-    let mut hosts: Vec<String> = config.intercept.iter().map(ToString::to_string).collect();
+    let mut hosts: Vec<String> = config.live.intercept.iter().map(ToString::to_string).collect();
     hosts.sort();
     hosts.dedup();
-    assert_eq!(hosts.len(), config.intercept.len(), "no host twice");
+    assert_eq!(hosts.len(), config.live.intercept.len(), "no host twice");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn the_closest_account_wins() {
     let case = Case::new(&text.concat()).set("AUTH_REGISTRIES", "ghcr.io:env:p ghcr.io/team:team:p");
     let config = case.loaded().config;
     let host: RegistryHost = "ghcr.io".parse().expect("host");
-    let user = |repository| config.account(&host, Some(repository)).map(|account| account.username.as_str());
+    let user = |repository| config.live.account(&host, Some(repository)).map(|account| account.username.as_str());
     assert_eq!(user("team/a"), Some("team"));
     assert_eq!(user("team"), Some("team"));
     assert_eq!(user("other/a/b"), Some("other"));
@@ -176,8 +176,8 @@ fn secrets_are_masked_everywhere() {
     assert!(!loaded.effective.to_json().to_string().contains("canary"));
     assert!(!loaded.notices.concat().contains("canary"));
     assert_eq!(shown(&loaded, "upstream.proxy"), "\"http://********@proxy:80\" # entrepot.toml:6");
-    assert_eq!(loaded.config.admin.token.map(|token| token.expose().to_owned()), Some("canary".to_owned()));
-    let headers = &loaded.config.registries[0].headers;
+    assert_eq!(loaded.config.startup.admin.token.map(|token| token.expose().to_owned()), Some("canary".to_owned()));
+    let headers = &loaded.config.live.registries[0].headers;
     assert_eq!(headers[0].1, "canary");
     assert!(!format!("{headers:?}").contains("canary"));
     for (key, mask) in [
@@ -195,11 +195,51 @@ fn an_own_ca_is_only_read_and_the_default_places_are_made() {
     let case = Case::without_file().set("CA_CRT_FILE", "$DIR/own.crt").set("CA_KEY_FILE", "$DIR/own.key");
     case.file("own.crt", &pair.cert.pem());
     case.file("own.key", &pair.signing_key.serialize_pem());
-    assert!(case.loaded().config.ca.provided);
+    assert!(case.loaded().config.startup.ca.provided);
     let case = Case::without_file()
         .set("CA_CRT_FILE", "/var/lib/entrepot/ca/ca.crt")
         .set("CA_KEY_FILE", "/var/lib/entrepot/ca/ca.key");
-    assert!(!case.loaded().config.ca.provided);
+    assert!(!case.loaded().config.startup.ca.provided);
+}
+
+/// The list is for readers. The types decide: a knob of `Startup` cannot be missing in it.
+#[test]
+fn every_knob_says_when_a_change_takes_effect() {
+    let loaded = Case::without_file().loaded();
+    let that_apply = |at: Applies| {
+        let rows = loaded.effective.entries.iter().filter(move |entry| entry.applies == at);
+        rows.map(|entry| entry.key.as_str()).collect::<Vec<_>>()
+    };
+    let at_start = [
+        "data_dir",
+        "proxy.listen",
+        "proxy.max_connections",
+        "proxy.max_connections_per_client",
+        "transparent.listen",
+        "admin.listen",
+        "admin.socket",
+        "admin.token_file",
+        "ca.cert",
+        "ca.key",
+        "ca.passphrase_file",
+        "ca.leaf_lifetime",
+        "registry.http",
+        "registry.https",
+        "data_plane.workers",
+        "data_plane.disk_threads",
+        "data_plane.disk_timeout",
+        "data_plane.disk_buffers",
+        "data_plane.io_uring",
+        "mdns.enabled",
+        "mdns.hostname",
+        "mdns.interfaces",
+        "logging.format",
+        "logging.file",
+    ];
+    assert_eq!(that_apply(Applies::AtStart), at_start);
+    let of_the_agent = that_apply(Applies::AtAgentStart);
+    assert!(!of_the_agent.is_empty() && of_the_agent.iter().all(|key| key.starts_with("redirect.")));
+    assert!(that_apply(Applies::AtReload).iter().all(|key| !key.starts_with("redirect.")));
 }
 
 #[test]
@@ -208,7 +248,7 @@ fn words_become_policies() {
         [("any", TunnelPolicy::Any), ("registries", TunnelPolicy::Registries), ("none", TunnelPolicy::None)]
     {
         let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
-        assert_eq!(case.loaded().config.proxy.tunnel, policy);
-        assert_eq!(case.loaded().config.admin.listen, None);
+        assert_eq!(case.loaded().config.live.proxy.tunnel, policy);
+        assert_eq!(case.loaded().config.startup.admin.listen, None);
     }
 }

@@ -1,4 +1,4 @@
-//! `[registry]`: what it becomes, and the mistakes that are told.
+//! `[registry]`: the ready form, and the errors.
 
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Action, Actions};
@@ -8,7 +8,7 @@ use crate::ready::rights::{AuthMethod, RuleSubject};
 
 const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuS3IfcqE2Cpe9e0oBDnxYBrvQuAUj9jC";
 
-/// The text with a file of one account, alice's.
+/// The text, with a file that has one account, alice.
 fn with_accounts(text: &str) -> Case {
     let case = Case::new("");
     let path = case.file("htpasswd", &format!("alice:{HASH}\n"));
@@ -18,7 +18,7 @@ fn with_accounts(text: &str) -> Case {
 
 #[test]
 fn everything_is_open_by_default() {
-    let rights = Case::new("").loaded().config.registry.rights;
+    let rights = Case::new("").loaded().config.live.registry.rights;
     assert_eq!((rights.anonymous, rights.auth), (Actions::ALL, AuthMethod::Token));
     assert!(rights.htpasswd.is_none() && !rights.read_only && rights.max_size.is_none());
     assert_eq!(rights.token_lifetime.as_secs(), 300);
@@ -46,7 +46,7 @@ fn rules_quotas_tags_and_notifications() {
         "#,
     )
     .loaded();
-    let rights = &registry.config.registry.rights;
+    let rights = &registry.config.live.registry.rights;
     assert_eq!((rights.anonymous, rights.read_only, rights.max_size), (Actions::NONE, true, Some(Size(10 << 30))));
     let [first, second] = &rights.rules[..] else { panic!("two rules") };
     assert!(first.repositories.is_match("team/a/b") && !first.repositories.is_match("teams"));
@@ -58,7 +58,7 @@ fn rules_quotas_tags_and_notifications() {
     assert!(everywhere.repositories.is_none() && everywhere.tags.is_match("v1.2"));
     assert!(here.repositories.as_ref().is_some_and(|globs| globs.is_match("team/x")) && here.tags.is_match("release"));
     assert_eq!(rights.quotas[0].max_size, Size(1 << 30));
-    let [hook] = &registry.config.registry.notifications[..] else { panic!("one receiver") };
+    let [hook] = &registry.config.live.registry.notifications[..] else { panic!("one receiver") };
     assert_eq!((hook.name.as_str(), hook.queue), ("https://ci.example", 1000));
     assert_eq!(hook.url.expose(), "https://ci.example/canary-path?key=canary-key");
     assert!(!registry.effective.to_string().contains("canary"), "{}", registry.effective);

@@ -1,4 +1,4 @@
-//! The sample configuration says the truth: every knob is in it, with the default that is built in.
+//! The sample configuration is right: every knob is in it, with its built-in default.
 
 use std::collections::BTreeSet;
 
@@ -34,8 +34,8 @@ fn its_knobs_have_the_built_in_defaults() {
 #[test]
 fn its_examples_are_usable() {
     let config = Case::new(&uncommented(true)).loaded().config;
-    assert_eq!((config.credentials.len(), config.registries.len()), (1, 1));
-    let registry = config.registry;
+    assert_eq!((config.live.credentials.len(), config.live.registries.len()), (1, 1));
+    let registry = config.live.registry;
     assert_eq!((registry.rights.rules.len(), registry.rights.quotas.len(), registry.notifications.len()), (1, 1, 1));
 }
 

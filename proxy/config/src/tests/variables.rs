@@ -1,4 +1,4 @@
-//! Every environment variable: what it changes, and that `check` names it as the origin.
+//! Every environment variable changes its knob, and `check` names it as the origin.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{Case, shown};
 use crate::ready::{Config, Tier};
 use entrepot_core::secret::Secret;
 
-/// Variable, value, what to look at, and how that looks with the default and with the variable; the key of the origin.
+/// Variable, value, the knob to show, its text with the default and with the variable, and the key that has the origin.
 type Row = (&'static str, &'static str, fn(&Config) -> String, &'static str, &'static str, &'static str);
 
 fn tier(tier: &Option<Tier>) -> String {
@@ -20,11 +20,11 @@ fn accounts(config: &Config) -> String {
     let row = |account: &crate::ready::Account| {
         format!("{} {} {}", account.registry, account.username, account.password.expose())
     };
-    config.credentials.iter().map(row).collect::<Vec<_>>().join(", ")
+    config.live.credentials.iter().map(row).collect::<Vec<_>>().join(", ")
 }
 
 fn parent(config: &Config) -> String {
-    let parent = config.upstream.proxy.as_ref();
+    let parent = config.live.upstream.proxy.as_ref();
     parent.map_or("none".to_owned(), |parent| {
         let authorization = parent.authorization.as_ref().map_or("-", Secret::expose);
         format!("{} {authorization}", parent.host.authority(0))
@@ -32,18 +32,18 @@ fn parent(config: &Config) -> String {
 }
 
 fn no_proxy(config: &Config) -> String {
-    let list = &config.upstream.no_proxy;
+    let list = &config.live.upstream.no_proxy;
     format!("{} {:?} {:?}", list.everything, list.names, list.networks)
 }
 
 fn allowed(config: &Config) -> String {
     let hosts = ["ghcr.io", "quay.io", "registry-1.docker.io", "auth.docker.io", "reg:5000"];
-    let allow = config.proxy.allow.as_ref();
+    let allow = config.live.proxy.allow.as_ref();
     hosts.map(|host| if allow.is_none_or(|allow| allow.is_match(host)) { "+" } else { "-" }).concat()
 }
 
 fn extra_hosts(config: &Config) -> String {
-    config.intercept[13..].iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    config.live.intercept[13..].iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 const PRIMARY: &str = "^(?:(stable|nightly|production|test)) 10m";
@@ -57,49 +57,49 @@ const ROWS: &[Row] = &[
     ("REGISTRY_WHITELIST", "GHCR.io, docker.io,reg", allowed, "+++++", "+-+++", "proxy.allow"),
     ("AUTH_REGISTRIES", "a.example:u:p:w b.example:v:q", accounts, "", "a.example u p:w, b.example v q", "credentials.1.registry"),
     ("AUTH_REGISTRIES_FILE", "$DIR/accounts", accounts, "", "f.example u p:w", "credentials.1.registry"),
-    ("VERIFY_SSL", "false", |config| config.upstream.verify.to_string(), "true", "false", "upstream.verify"),
-    ("ENABLE_MANIFEST_CACHE", "true", |config| format!("{:?}", config.tags.mode), "Revalidate", "Ttl", "cache.tags.mode"),
-    ("MANIFEST_CACHE_PRIMARY_REGEX", "dev|edge", |config| tier(&config.tags.primary), PRIMARY, "^(?:dev|edge) 10m",
+    ("VERIFY_SSL", "false", |config| config.live.upstream.verify.to_string(), "true", "false", "upstream.verify"),
+    ("ENABLE_MANIFEST_CACHE", "true", |config| format!("{:?}", config.live.tags.mode), "Revalidate", "Ttl", "cache.tags.mode"),
+    ("MANIFEST_CACHE_PRIMARY_REGEX", "dev|edge", |config| tier(&config.live.tags.primary), PRIMARY, "^(?:dev|edge) 10m",
         "cache.tags.primary.regex"),
-    ("MANIFEST_CACHE_PRIMARY_REGEX", "", |config| tier(&config.tags.primary), PRIMARY, "off", "cache.tags.primary.regex"),
-    ("MANIFEST_CACHE_PRIMARY_TIME", "5m", |config| tier(&config.tags.primary), PRIMARY,
+    ("MANIFEST_CACHE_PRIMARY_REGEX", "", |config| tier(&config.live.tags.primary), PRIMARY, "off", "cache.tags.primary.regex"),
+    ("MANIFEST_CACHE_PRIMARY_TIME", "5m", |config| tier(&config.live.tags.primary), PRIMARY,
         "^(?:(stable|nightly|production|test)) 5m", "cache.tags.primary.time"),
-    ("MANIFEST_CACHE_PRIMARY_TIME", "", |config| tier(&config.tags.primary), PRIMARY, "off", "cache.tags.primary.time"),
-    ("MANIFEST_CACHE_SECONDARY_REGEX", "v", |config| tier(&config.tags.secondary), SECONDARY, "^(?:v) 60d",
+    ("MANIFEST_CACHE_PRIMARY_TIME", "", |config| tier(&config.live.tags.primary), PRIMARY, "off", "cache.tags.primary.time"),
+    ("MANIFEST_CACHE_SECONDARY_REGEX", "v", |config| tier(&config.live.tags.secondary), SECONDARY, "^(?:v) 60d",
         "cache.tags.secondary.regex"),
-    ("MANIFEST_CACHE_SECONDARY_REGEX", "", |config| tier(&config.tags.secondary), SECONDARY, "off",
+    ("MANIFEST_CACHE_SECONDARY_REGEX", "", |config| tier(&config.live.tags.secondary), SECONDARY, "off",
         "cache.tags.secondary.regex"),
-    ("MANIFEST_CACHE_SECONDARY_TIME", "", |config| tier(&config.tags.secondary), SECONDARY, "off",
+    ("MANIFEST_CACHE_SECONDARY_TIME", "", |config| tier(&config.live.tags.secondary), SECONDARY, "off",
         "cache.tags.secondary.time"),
-    ("MANIFEST_CACHE_SECONDARY_TIME", "1y", |config| tier(&config.tags.secondary), SECONDARY,
+    ("MANIFEST_CACHE_SECONDARY_TIME", "1y", |config| tier(&config.live.tags.secondary), SECONDARY,
         r"^(?:(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+) 365d", "cache.tags.secondary.time"),
-    ("MANIFEST_CACHE_DEFAULT_TIME", "2h", |config| show_duration(config.tags.default_time), "1h", "2h",
+    ("MANIFEST_CACHE_DEFAULT_TIME", "2h", |config| show_duration(config.live.tags.default_time), "1h", "2h",
         "cache.tags.default_time"),
-    ("MANIFEST_CACHE_DEFAULT_TIME", "", |config| show_duration(config.tags.default_time), "1h", "0ms",
+    ("MANIFEST_CACHE_DEFAULT_TIME", "", |config| show_duration(config.live.tags.default_time), "1h", "0ms",
         "cache.tags.default_time"),
-    ("CACHE_MAX_SIZE", "64G", |config| config.cache.max_size.to_string(), "32g", "64g", "cache.max_size"),
-    ("CACHE_INACTIVE", "7d", |config| show_duration(config.cache.inactive), "60d", "7d", "cache.inactive"),
-    ("ALLOW_PUSH", "TRUE", |config| config.proxy.allow_push.to_string(), "false", "true", "proxy.allow_push"),
-    ("SEND_TIMEOUT", "11s", |config| show_duration(config.client.send_timeout), "1m", "11s", "client.send_timeout"),
-    ("CLIENT_BODY_TIMEOUT", "12s", |config| show_duration(config.client.body_timeout), "1m", "12s", "client.body_timeout"),
-    ("CLIENT_HEADER_TIMEOUT", "13s", |config| show_duration(config.client.header_timeout), "1m", "13s",
+    ("CACHE_MAX_SIZE", "64G", |config| config.live.cache.max_size.to_string(), "32g", "64g", "cache.max_size"),
+    ("CACHE_INACTIVE", "7d", |config| show_duration(config.live.cache.inactive), "60d", "7d", "cache.inactive"),
+    ("ALLOW_PUSH", "TRUE", |config| config.live.proxy.allow_push.to_string(), "false", "true", "proxy.allow_push"),
+    ("SEND_TIMEOUT", "11s", |config| show_duration(config.live.client.send_timeout), "1m", "11s", "client.send_timeout"),
+    ("CLIENT_BODY_TIMEOUT", "12s", |config| show_duration(config.live.client.body_timeout), "1m", "12s", "client.body_timeout"),
+    ("CLIENT_HEADER_TIMEOUT", "13s", |config| show_duration(config.live.client.header_timeout), "1m", "13s",
         "client.header_timeout"),
-    ("KEEPALIVE_TIMEOUT", "0", |config| show_duration(config.client.keepalive_timeout), "5m", "0ms",
+    ("KEEPALIVE_TIMEOUT", "0", |config| show_duration(config.live.client.keepalive_timeout), "5m", "0ms",
         "client.keepalive_timeout"),
-    ("PROXY_READ_TIMEOUT", "14s", |config| show_duration(config.upstream.read_timeout), "1m", "14s", "upstream.read_timeout"),
-    ("PROXY_CONNECT_TIMEOUT", "15s", |config| show_duration(config.upstream.connect_timeout), "1m", "15s",
+    ("PROXY_READ_TIMEOUT", "14s", |config| show_duration(config.live.upstream.read_timeout), "1m", "14s", "upstream.read_timeout"),
+    ("PROXY_CONNECT_TIMEOUT", "15s", |config| show_duration(config.live.upstream.connect_timeout), "1m", "15s",
         "upstream.connect_timeout"),
-    ("PROXY_SEND_TIMEOUT", "16s", |config| show_duration(config.upstream.send_timeout), "1m", "16s", "upstream.send_timeout"),
-    ("PROXY_CONNECT_READ_TIMEOUT", "17s", |config| show_duration(config.upstream.tunnel_idle_timeout), "15m", "17s",
+    ("PROXY_SEND_TIMEOUT", "16s", |config| show_duration(config.live.upstream.send_timeout), "1m", "16s", "upstream.send_timeout"),
+    ("PROXY_CONNECT_READ_TIMEOUT", "17s", |config| show_duration(config.live.upstream.tunnel_idle_timeout), "15m", "17s",
         "upstream.tunnel_idle_timeout"),
-    ("PROXY_CONNECT_SEND_TIMEOUT", "18s", |config| show_duration(config.upstream.tunnel_idle_timeout), "15m", "18s",
+    ("PROXY_CONNECT_SEND_TIMEOUT", "18s", |config| show_duration(config.live.upstream.tunnel_idle_timeout), "15m", "18s",
         "upstream.tunnel_idle_timeout"),
-    ("PROXY_CONNECT_CONNECT_TIMEOUT", "19s", |config| show_duration(config.upstream.tunnel_connect_timeout), "1m", "19s",
+    ("PROXY_CONNECT_CONNECT_TIMEOUT", "19s", |config| show_duration(config.live.upstream.tunnel_connect_timeout), "1m", "19s",
         "upstream.tunnel_connect_timeout"),
-    ("DISABLE_IPV6", "yes", |config| config.upstream.ipv6.to_string(), "true", "false", "upstream.ipv6"),
-    ("DEBUG", "1", |config| config.logging.level.clone(), "info", "debug", "logging.level"),
-    ("DEBUG_HUB", "on", |config| config.logging.level.clone(), "info", "debug", "logging.level"),
-    ("DEBUG_NGINX", "true", |config| config.logging.level.clone(), "info", "trace", "logging.level"),
+    ("DISABLE_IPV6", "yes", |config| config.live.upstream.ipv6.to_string(), "true", "false", "upstream.ipv6"),
+    ("DEBUG", "1", |config| config.live.logging.level.clone(), "info", "debug", "logging.level"),
+    ("DEBUG_HUB", "on", |config| config.live.logging.level.clone(), "info", "debug", "logging.level"),
+    ("DEBUG_NGINX", "true", |config| config.live.logging.level.clone(), "info", "trace", "logging.level"),
     ("UPSTREAM_PROXY", "http://proxy:8080", parent, "none", "proxy:8080 -", "upstream.proxy"),
     ("UPSTREAM_PROXY_FILE", "$DIR/parent", parent, "none", "proxy:81 Basic dTpw", "upstream.proxy"),
     ("upstream_proxy", "http://proxy:8080", parent, "none", "proxy:8080 -", "upstream.proxy"),
@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     ("no_proxy", "*", no_proxy, "false [] []", "true [] []", "upstream.no_proxy"),
 ];
 
-/// Variables that set nothing by themselves, or need more than text: tested below or in `tests`.
+/// Variables that set nothing by themselves, or need files. Other tests cover them.
 const ELSEWHERE: [&str; 5] =
     ["PROXY_REQUEST_BUFFERING", "CA_CRT_FILE", "CA_KEY_FILE", "AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"];
 
@@ -138,9 +138,9 @@ fn no_variable_is_untested() {
 fn switches_are_read_in_any_case_and_empty_is_unset() {
     for (text, expected) in [("true", true), ("1", true), ("Yes", true), ("ON", true), ("false", false), ("0", false)] {
         let file = Case::new(&format!("[proxy]\nallow_push = {}\n", !expected));
-        assert_eq!(file.set("ALLOW_PUSH", text).loaded().config.proxy.allow_push, expected, "{text}");
+        assert_eq!(file.set("ALLOW_PUSH", text).loaded().config.live.proxy.allow_push, expected, "{text}");
     }
-    assert!(Case::new("[proxy]\nallow_push = true\n").set("ALLOW_PUSH", "").loaded().config.proxy.allow_push);
+    assert!(Case::new("[proxy]\nallow_push = true\n").set("ALLOW_PUSH", "").loaded().config.live.proxy.allow_push);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_was_meant_for_us_comes_before_what_is_meant_for_all() {
 fn a_tunnel_is_idle_when_both_directions_are() {
     for (read, send, expected) in [("10s", "20s", "20s"), ("30s", "20s", "30s")] {
         let case = Case::without_file().set("PROXY_CONNECT_READ_TIMEOUT", read).set("PROXY_CONNECT_SEND_TIMEOUT", send);
-        assert_eq!(show_duration(case.loaded().config.upstream.tunnel_idle_timeout), expected);
+        assert_eq!(show_duration(case.loaded().config.live.upstream.tunnel_idle_timeout), expected);
     }
 }
 

@@ -10,14 +10,14 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::envelope::{self, Source};
-use super::{Event, WayOut};
+use super::envelope;
+use super::{Event, SharedSource, WayOut};
 use entrepot_config::ready::rights::Notification;
 
 /// Delivers to one receiver.
 pub(super) struct Delivery {
     pub(super) settings: Notification,
-    pub(super) source: Arc<Source>,
+    pub(super) source: SharedSource,
     pub(super) way_out: WayOut,
     pub(super) pace: Pace,
 }
@@ -63,7 +63,8 @@ impl Delivery {
 
     async fn deliver(&self, event: &Event) {
         let id = envelope::id();
-        let body = Bytes::from(envelope::body(event, &id, &self.source));
+        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = Bytes::from(envelope::body(event, &id, &source));
         let (receiver, give_up) = (&self.settings.name, Instant::now() + self.settings.retry_for);
         let mut failed = 0;
         loop {

@@ -84,6 +84,8 @@ pub struct EventRequest {
 
 /// The way out that holds now.
 type WayOut = Arc<RwLock<Arc<Upstream>>>;
+/// What events say about us now.
+type SharedSource = Arc<RwLock<Source>>;
 
 /// Where events go. Cloned freely; telling never waits.
 #[derive(Clone)]
@@ -92,7 +94,7 @@ pub struct Events {
 }
 
 struct Inner {
-    source: Arc<Source>,
+    source: SharedSource,
     way_out: WayOut,
     runtime: Handle,
     pace: Pace,
@@ -116,13 +118,25 @@ impl Events {
     fn with_pace(source: Source, way_out: Arc<Upstream>, pace: Pace) -> Self {
         let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
-        let inner = Inner { source: Arc::new(source), way_out, runtime: Handle::current(), pace, receivers, running };
+        let inner = Inner {
+            source: Arc::new(RwLock::new(source)),
+            way_out,
+            runtime: Handle::current(),
+            pace,
+            receivers,
+            running,
+        };
         Self { inner: Arc::new(inner) }
     }
 
     /// Takes this way out from now on.
     pub fn set_way_out(&self, way_out: Arc<Upstream>) {
         *self.inner.way_out.write().unwrap_or_else(PoisonError::into_inner) = way_out;
+    }
+
+    /// Events that are sent from now on name the registry by this address.
+    pub fn set_address(&self, address: String) {
+        self.inner.source.write().unwrap_or_else(PoisonError::into_inner).address = address;
     }
 
     /// Tells these receivers from now on. One that was told before keeps its queue; one that is gone gets what it was

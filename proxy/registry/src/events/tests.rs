@@ -192,5 +192,5 @@ async fn listener() -> (TcpListener, SocketAddr) {
 
 /// `[upstream]` with loopback allowed.
 fn upstream() -> ready::Upstream {
-    from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration").upstream
+    from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration").live.upstream
 }

@@ -17,7 +17,7 @@ use http::request::Parts;
 
 use crate::LocalRegistry;
 use crate::access::Principal;
-use entrepot_config::ready::RegistryDoor;
+use entrepot_config::ready::RegistrySettings;
 use entrepot_net::http::fields::only;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -74,14 +74,14 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether the request is meant for this registry. The port does not matter: mapped ones are common.
-pub(super) fn check_host(registry: &LocalRegistry, door: &RegistryDoor, head: &Parts) -> Result<(), Forgery> {
+pub(super) fn check_host(registry: &LocalRegistry, settings: &RegistrySettings, head: &Parts) -> Result<(), Forgery> {
     let named = only(&head.headers, &HOST);
     let target = head.uri.authority().map(|authority| authority.as_str());
     let is_ours = |text: &str| {
         RegistryHost::parse(text, 80).is_ok_and(|host| {
             let is_known = || registry.names().iter().any(|name| **name == *host.name());
             // A name cannot be rebound that is an address.
-            host.address().is_some() || host.name() == door.hostname.name() || is_known()
+            host.address().is_some() || host.name() == settings.hostname.name() || is_known()
         })
     };
     let mut told = named.into_iter().chain(target).peekable();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
@@ -77,11 +78,11 @@ impl Image {
     pub fn parse(text: &str) -> Option<Self> {
         let (name, rest) = text.split_once('/')?;
         let (repository, tag) = rest.rsplit_once(':').unwrap_or((rest, "latest"));
-        let repository = match name == "docker.io" && !repository.contains('/') {
+        let repository = match name == docker_hub::NAME && !repository.contains('/') {
             true => format!("library/{repository}"),
             false => repository.to_owned(),
         };
-        let host = if name == "docker.io" { "registry-1.docker.io" } else { name };
+        let host = if name == docker_hub::NAME { docker_hub::REGISTRY } else { name };
         Some(Self {
             registry: host.parse().ok()?,
             name: name.to_owned(),

@@ -2,20 +2,18 @@
 //! the registry door is goes in, the text of a file comes out. Every client asks the registry itself where the mirror does
 //! not answer.
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 
 use crate::client::plan::Mirror;
 use crate::client::runtimes::texts;
-
-/// How people call Docker Hub, and its hosts.
-const DOCKER_HUB: (&str, [&str; 3]) = ("docker.io", ["docker.io", "registry-1.docker.io", "index.docker.io"]);
 
 /// containerd's `hosts.toml`, for one registry or, in the folder `_default`, for all; Docker's containerd store and newer
 /// Docker engines read the same file.
 pub fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
     let (folder, server) = match registry.map(known_as) {
         None => ("_default".to_owned(), String::new()),
-        Some(name) if name == DOCKER_HUB.0 => (name, "server = \"https://registry-1.docker.io\"\n\n".to_owned()),
+        Some(name) if name == docker_hub::NAME => (name, format!("server = \"https://{}\"\n\n", docker_hub::REGISTRY)),
         Some(name) => (name.clone(), format!("server = \"https://{name}\"\n\n")),
     };
     format!(
@@ -51,7 +49,7 @@ pub fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
 /// As clients call a registry; a host's grammar has no quotes or slashes.
 fn known_as(registry: &RegistryHost) -> String {
     let name = registry.authority(HTTPS_PORT);
-    if DOCKER_HUB.1.contains(&&*name) { DOCKER_HUB.0.to_owned() } else { name }
+    if docker_hub::REGISTRY_NAMES.contains(&&*name) { docker_hub::NAME.to_owned() } else { name }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! configuration that holds now and of the host that the client asked.
 
 use bytes::Bytes;
+use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -9,16 +10,21 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use super::mirror::{containerd, docker, k3s, podman};
 use super::{PLAIN, answer, named_host, no_host, plain};
 use crate::client::plan::Mirror;
-use entrepot_config::ready::{Config, Listen};
+use crate::discovery::facts::Facts;
+use entrepot_config::ready::LiveConfig;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Below it: `<registry>/hosts.toml`.
 const CERTS_D: &str = "/setup/containerd/certs.d/";
-/// Docker Hub's token server has no images.
-const NO_IMAGES: &str = "auth.docker.io";
 
 /// The page at `path`, or `None` where there is none, or no registry door for clients to be led to.
-pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -> Option<Response<Bytes>> {
+pub fn page(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    config: &LiveConfig,
+    facts: &Facts,
+) -> Option<Response<Bytes>> {
     let listed = || listed(config);
     let file: Box<dyn Fn(&Mirror) -> String> = match path {
         "/setup/containerd/hosts.toml" => Box::new(|mirror| containerd(mirror, None)),
@@ -29,7 +35,7 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -
             let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
             let host = registry.parse::<RegistryHost>().ok();
             let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
-            let hub = RegistryHost::parse("docker.io", 443).ok().filter(|_| registry == "docker.io");
+            let hub = RegistryHost::parse(docker_hub::NAME, 443).ok().filter(|_| registry == docker_hub::NAME);
             let host = known.or(hub)?;
             Box::new(move |mirror| containerd(mirror, Some(&host)))
         }
@@ -37,7 +43,7 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -
     let content_type = if path == "/setup/docker-mirror" { JSON } else { PLAIN };
     let asked = named_host(headers);
     let mirror = match &asked {
-        Some(host) => mirror(host, config)?,
+        Some(host) => mirror(host, facts)?,
         None => return Some(no_host()),
     };
     Some(match *method {
@@ -53,18 +59,17 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, config: &Config) -
 }
 
 /// The registry door under the name that the client used; plain where it is, as that needs no trust in our CA.
-fn mirror(asked: &RegistryHost, config: &Config) -> Option<Mirror> {
-    let port = |listen: &Listen| Some(listen.addresses.first()?.port());
-    let plain = port(&config.registry.http).map(|port| ("http", port));
-    let (scheme, port) = plain.or_else(|| Some(("https", port(&config.registry.https)?)))?;
+fn mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
+    let plain = facts.registry_http_port.map(|port| ("http", port));
+    let (scheme, port) = plain.or_else(|| Some(("https", facts.registry_https_port?)))?;
     // No host has port 0, so the port is always written.
     Some(Mirror { scheme, authority: asked.with_port(port).authority(0) })
 }
 
 /// The registries that are listed by name.
-fn listed(config: &Config) -> Vec<RegistryHost> {
+fn listed(config: &LiveConfig) -> Vec<RegistryHost> {
     let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
-    hosts.filter(|host| host.name() != NO_IMAGES).collect()
+    hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()
 }
 
 #[cfg(test)]
@@ -73,9 +78,14 @@ mod tests {
     use entrepot_config::from_text;
     use http::header::HOST;
 
-    fn get(path: &str, toml: &str) -> Option<String> {
+    /// With plain http at a port, if there is one, and https at another.
+    fn facts(http: Option<u16>, https: Option<u16>) -> Facts {
+        Facts { registry_http_port: http, registry_https_port: https, ..Facts::new(3128, "00") }
+    }
+
+    fn get(path: &str, toml: &str, facts: &Facts) -> Option<String> {
         let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
-        let page = page(&Method::GET, path, &headers, &from_text(toml).expect("configuration"))?;
+        let page = page(&Method::GET, path, &headers, &from_text(toml).expect("configuration").live, facts)?;
         assert_eq!(page.status(), StatusCode::OK, "{path}");
         Some(String::from_utf8(page.into_body().to_vec()).expect("text"))
     }
@@ -91,13 +101,14 @@ mod tests {
             ("/setup/podman/registries.conf", "location = \"appliance.lan:5000/reg.example:5000\""),
             ("/setup/docker-mirror", "{\n  \"registry-mirrors\": [\"http://appliance.lan:5000\"]\n}\n"),
         ] {
-            let text = get(path, "[intercept]\nregistries = [\"reg.example:5000\", \"*.other.example\"]").expect(path);
+            let toml = "[intercept]\nregistries = [\"reg.example:5000\", \"*.other.example\"]";
+            let text = get(path, toml, &facts(Some(5000), Some(5443))).expect(path);
             assert!(
                 text.contains(part) && !text.contains("auth.docker.io") && !text.contains('*') || path.contains("k3s"),
                 "{path}: {text}"
             );
         }
-        let secure = get("/setup/containerd/hosts.toml", "[registry]\nhttp = []\n").expect("a page");
+        let secure = get("/setup/containerd/hosts.toml", "", &facts(None, Some(5443))).expect("a page");
         assert!(secure.contains("https://appliance.lan:5443"), "{secure}");
     }
 
@@ -110,12 +121,17 @@ mod tests {
             "/setup/containerd",
             "/setup/k3s/",
         ] {
-            assert_eq!(get(path, ""), None, "{path}");
+            assert_eq!(get(path, "", &facts(Some(5000), None)), None, "{path}");
         }
-        assert_eq!(get("/setup/docker-mirror", "[registry]\nhttp = []\nhttps = []\n"), None);
-        let nameless =
-            page(&Method::GET, "/setup/docker-mirror", &HeaderMap::new(), &from_text("").expect("configuration"))
-                .expect("an answer");
+        assert_eq!(get("/setup/docker-mirror", "", &facts(None, None)), None);
+        let nameless = page(
+            &Method::GET,
+            "/setup/docker-mirror",
+            &HeaderMap::new(),
+            &from_text("").expect("configuration").live,
+            &facts(Some(5000), None),
+        )
+        .expect("an answer");
         assert_eq!(nameless.status(), StatusCode::BAD_REQUEST);
     }
 }

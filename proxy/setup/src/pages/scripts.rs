@@ -5,7 +5,7 @@
 //! `entrepot client setup` writes: the same functions make it. `/setup/systemd` is older than these and stays as it was (`script.rs`).
 
 use crate::client::plan::Target;
-use crate::client::runtimes::{MIRRORED, texts};
+use crate::client::runtimes::{mirrored, texts};
 
 /// A runtime that has a script.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +58,7 @@ impl Script {
         let mirror = target.mirror().ok();
         let of_mirror =
             |text: fn(&crate::client::plan::Mirror) -> String| mirror.as_ref().map(text).unwrap_or_default();
-        let registries = MIRRORED.map(str::to_owned);
+        let registries: Vec<String> = mirrored().map(str::to_owned).collect();
         let registries_conf = mirror.as_ref().map(|mirror| texts::registries_conf(mirror, &registries));
         let values = [
             ("@DROP_IN@", texts::drop_in(prefix, target)),

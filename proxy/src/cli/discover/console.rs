@@ -43,7 +43,7 @@ async fn keep(file: &Path, config: &Config) -> io::Result<Infallible> {
     let mut looks = interval(LOOK);
     loop {
         looks.tick().await;
-        identity.refresh(&config.mdns.interfaces);
+        identity.refresh(&config.startup.mdns.interfaces);
         let (server, addresses) = (server(config).await, identity.addresses());
         let now = text(&Console { server, addresses, short: short(config) });
         if now != shown {
@@ -54,7 +54,7 @@ async fn keep(file: &Path, config: &Config) -> io::Result<Infallible> {
 }
 
 async fn server(config: &Config) -> Server {
-    let Some(listening) = config.proxy.listen.first() else { return Server::Down { port: 0 } };
+    let Some(listening) = config.startup.proxy.listen.first() else { return Server::Down { port: 0 } };
     let ip = match listening.ip() {
         ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         ip => ip,
@@ -67,8 +67,8 @@ async fn server(config: &Config) -> Server {
 
 /// Whether less is left than `cache.min_free`: the cache makes room by itself, so something else took it.
 fn short(config: &Config) -> Option<Short> {
-    let wanted = config.cache.min_free;
-    let stat = statvfs(&config.data_dir).ok()?;
+    let wanted = config.live.cache.min_free;
+    let stat = statvfs(&config.startup.data_dir).ok()?;
     // The fields' widths differ between architectures.
     #[allow(clippy::unnecessary_cast)]
     let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);

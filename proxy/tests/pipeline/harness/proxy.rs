@@ -11,15 +11,15 @@ use entrepot::doors::dispatch::serve_connection;
 use entrepot::doors::state::AppState;
 use entrepot::doors::{proxy, registry};
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
-use entrepot_config::ready::{Config, Scheme};
+use entrepot_config::ready::{Config, LiveConfig, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
 use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::listener::{self, Bounds, Place};
-use entrepot_net::serving::workers::Workers;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
+use entrepot_net::workers::Workers;
 use entrepot_observe::access_log::AccessLog;
 use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
@@ -140,25 +140,29 @@ impl Proxy {
     async fn start(setup: &Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
-        std::fs::create_dir_all(&config.data_dir).expect("a folder");
-        let data = config.data_dir.clone();
-        let authority = Arc::new(Authority::open_or_create(&config.ca).expect("an authority"));
-        let leaves = LeafStore::new(authority.clone(), config.ca.leaf_lifetime, SystemTime::now).expect("leaves");
-        let with_ring = config.data_plane.io_uring;
-        let disk = DiskSettings::from(&config.data_plane);
-        let store = Store::open_with(&config.data_dir, Limits::from(&config.cache), disk).expect("a store");
-        let log = AccessLog::start(config.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
+        std::fs::create_dir_all(&config.startup.data_dir).expect("a folder");
+        let data = config.startup.data_dir.clone();
+        let authority = Arc::new(Authority::open_or_create(&config.startup.ca).expect("an authority"));
+        let leaves =
+            LeafStore::new(authority.clone(), config.startup.ca.leaf_lifetime, SystemTime::now).expect("leaves");
+        let with_ring = config.startup.data_plane.io_uring;
+        let disk = DiskSettings::from(&config.startup.data_plane);
+        let store =
+            Store::open_with(&config.startup.data_dir, Limits::from(&config.live.cache), disk).expect("a store");
+        let log =
+            AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
         let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
         let pull = Pull::new(store, metrics);
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
-        let snapshot = snapshot(config);
+        let ports = config.startup.registry.ports();
+        let snapshot = snapshot(config.live);
         let door = &snapshot.config.registry;
         let access = Access::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let local =
-            LocalRegistry::open(pull.store.clone(), door, access, Events::new(source, snapshot.upstream.clone()));
+        let events = Events::new(source, snapshot.upstream.clone());
+        let local = LocalRegistry::open(pull.store.clone(), ports, door, access, events);
         let state = AppState::new(
             pull.clone(),
             RegistryService { local, pull: pull.clone() },
@@ -183,7 +187,12 @@ impl Proxy {
             workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
         };
         let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder: folder }
+        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
+    }
+
+    /// Puts the part of another configuration in force that a reload swaps.
+    pub(crate) fn reload(&self, setup: &Setup) {
+        self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
     }
 
     /// A request through the proxy door, in absolute form.
@@ -197,6 +206,11 @@ impl Proxy {
 
     pub(crate) fn head(&self, upstream: &Upstream, path: &str) -> Ask {
         self.ask(Method::HEAD, upstream, path)
+    }
+
+    /// A request through the proxy door to any host.
+    pub(crate) fn ask_host(&self, method: Method, host: &str, path: &str) -> Ask {
+        Ask::new(self.door, method, host, path)
     }
 
     /// A request to our own registry.
@@ -220,7 +234,7 @@ impl Proxy {
         let destination = Destination::Registry(Target { host, listed: true });
         let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_connection(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
     }
 
@@ -302,7 +316,7 @@ fn open(
     address
 }
 
-fn snapshot(config: Config) -> Arc<ConfigSnapshot> {
+fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
     let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());

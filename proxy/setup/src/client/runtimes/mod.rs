@@ -13,24 +13,18 @@ mod service;
 mod tests;
 pub(crate) mod texts;
 
+use entrepot_config::BUILT_IN_REGISTRIES;
+use entrepot_core::docker_hub;
+
 use super::host::Host;
 use super::plan::{Plan, PlanError, Target};
 use super::{Mode, Runtime, trust};
 use service::Service;
 
-/// Registries that a mirror stands in for where the format wants them named.
-pub(crate) const MIRRORED: [&str; 10] = [
-    "docker.io",
-    "registry.k8s.io",
-    "k8s.gcr.io",
-    "gcr.io",
-    "quay.io",
-    "ghcr.io",
-    "mcr.microsoft.com",
-    "public.ecr.aws",
-    "nvcr.io",
-    "lscr.io",
-];
+/// Registries that a mirror stands in for where the format wants them named: a pattern names none.
+pub(crate) fn mirrored() -> impl Iterator<Item = &'static str> {
+    [docker_hub::NAME].into_iter().chain(BUILT_IN_REGISTRIES.into_iter().filter(|name| !name.contains('*')))
+}
 
 /// The plan, or the reason against it. `kind_nodes` are the containers of Kind clusters that run here.
 pub fn plan(
@@ -90,8 +84,7 @@ fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Re
 }
 
 fn registries(target: &Target) -> Vec<String> {
-    let given = target.registries.iter().map(String::as_str);
-    let mut all: Vec<String> = MIRRORED.into_iter().chain(given).map(str::to_owned).collect();
+    let mut all: Vec<String> = mirrored().map(str::to_owned).chain(target.registries.iter().cloned()).collect();
     all.dedup();
     all
 }

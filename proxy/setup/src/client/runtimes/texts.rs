@@ -1,6 +1,7 @@
 //! The files' texts, each in one place: plans write them, and so do the scripts for hosts without this program and the
 //! pages with ready files.
 
+use entrepot_core::docker_hub;
 use serde_json::json;
 
 use super::super::plan::{Mirror, Target};
@@ -67,7 +68,7 @@ pub(crate) fn registry_tables(mirror: &Mirror, registries: &[String]) -> String 
 /// is named too.
 pub(crate) fn registries_yaml(mirror: &Mirror) -> String {
     let entry = |name: &str| format!("  {name}:\n    endpoint:\n      - \"{}\"\n", mirror.url());
-    format!("mirrors:\n{}{}", entry("\"*\""), entry("docker.io"))
+    format!("mirrors:\n{}{}", entry("\"*\""), entry(docker_hub::NAME))
 }
 
 /// Tables for buildkitd: each registry by way of the mirror.

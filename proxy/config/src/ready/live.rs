@@ -1,0 +1,292 @@
+//! What a reload swaps. Every request holds the whole of it, as it was when the request began.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
+use entrepot_core::quantity::Size;
+use entrepot_core::secret::Secret;
+use globset::GlobSet;
+use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
+use regex::Regex;
+use rustls_pki_types::CertificateDer;
+
+use super::rights::{Notification, Rights};
+
+/// The sections, and the parts of sections, that hold from one reload to the next.
+pub struct LiveConfig {
+    /// `[proxy]`
+    pub proxy: ProxyPolicy,
+    /// `[transparent]`
+    pub transparent: TransparentPolicy,
+    /// `[registry]`
+    pub registry: RegistrySettings,
+    /// `[cache]`
+    pub cache: Cache,
+    /// `[cache.tags]`
+    pub tags: TagPolicy,
+    /// The registries that are intercepted: the built-in list and the user's.
+    pub intercept: Vec<HostPattern>,
+    /// `[[credentials]]`; the first that matches wins.
+    pub credentials: Vec<Account>,
+    /// `[registries."HOST"]`
+    pub registries: Vec<RegistryPolicy>,
+    /// `[upstream]`
+    pub upstream: Upstream,
+    /// `[client]`
+    pub client: ClientDeadlines,
+    /// `[data_plane]`
+    pub data_plane: Sealing,
+    /// `[logging]`
+    pub logging: LogLevel,
+}
+
+/// Which hosts clients may reach through us.
+pub struct ProxyPolicy {
+    /// What happens to CONNECT for hosts that are not listed.
+    pub tunnel: TunnelPolicy,
+    /// Ports on which an unlisted host may be reached.
+    pub tunnel_ports: Vec<u16>,
+    /// The only hosts that may be reached at all, listed or not. None allows all hosts.
+    pub allow: Option<GlobSet>,
+    /// Whether pushes to upstream registries pass.
+    pub allow_push: bool,
+    /// How long running answers may take after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// What happens to a CONNECT for a host that is not listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TunnelPolicy {
+    /// It is tunnelled, sealed.
+    Any,
+    /// It is tunnelled to the names of listed registries (on other ports), and refused else.
+    Registries,
+    /// It is refused.
+    None,
+}
+
+/// Whom the door for redirected connections believes.
+pub struct TransparentPolicy {
+    /// Networks whose PROXY protocol headers are believed.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// How our own registry answers.
+pub struct RegistrySettings {
+    /// The name by which clients on the network know it.
+    pub hostname: RegistryHost,
+    /// Whether Docker Hub's images are pulled through if a client asks as Docker asks its mirror.
+    pub docker_hub_mirror: bool,
+    /// Uploads that run at once.
+    pub max_uploads: usize,
+    /// An upload that nobody adds to for so long is dropped.
+    pub upload_expiry: Duration,
+    /// How long pushed blobs wait for a manifest before a collection takes them.
+    pub grace: Duration,
+    /// Time between two automatic collections. Zero means none.
+    pub gc_interval: Duration,
+    /// Who may do what.
+    pub rights: Arc<Rights>,
+    /// Who hears of pushes and deletions.
+    pub notifications: Vec<Notification>,
+}
+
+/// `[cache]`
+pub struct Cache {
+    /// If false, every request passes through.
+    pub enabled: bool,
+    /// The most that cached and partial blobs together may take.
+    pub max_size: Size,
+    /// Free space that stays on the file system.
+    pub min_free: Size,
+    /// Entries unused for so long are dropped.
+    pub inactive: Duration,
+    /// Paths of other immutable artefacts to cache on intercepted hosts.
+    pub patterns: Vec<Regex>,
+    /// Up to this size, a blob of which only a range was asked is completed in the background.
+    pub complete_up_to: Size,
+}
+
+/// `[cache.tags]`
+pub struct TagPolicy {
+    /// Ask upstream each time, or trust an answer for a time.
+    pub mode: TagMode,
+    /// The first tier. None if it is off.
+    pub primary: Option<Tier>,
+    /// The second tier. None if it is off.
+    pub secondary: Option<Tier>,
+    /// How long the answer for any other tag is trusted.
+    pub default_time: Duration,
+    /// In `revalidate` mode, upstream gets one HEAD a tag in this time.
+    pub revalidate_interval: Duration,
+    /// How long a 404 of upstream is remembered, at most 10 s.
+    pub negative_time: Duration,
+}
+
+/// How a tag's answer is kept fresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TagMode {
+    /// A HEAD to upstream decides.
+    Revalidate,
+    /// The tiers decide, as with docker-registry-proxy's `ENABLE_MANIFEST_CACHE=true`.
+    Ttl,
+}
+
+/// Tags that match `regex` from their start hold for `time`.
+pub struct Tier {
+    /// Compiled with `^` in front and no anchor at the end.
+    pub regex: Regex,
+    /// How long an answer is trusted.
+    pub time: Duration,
+}
+
+/// `[[credentials]]`
+pub struct Account {
+    /// The registry, or its token server.
+    pub registry: HostPattern,
+    /// The repositories it is for. None means all.
+    pub repository: Option<GlobSet>,
+    /// Sent as Basic authentication.
+    pub username: String,
+    /// Or a key.
+    pub password: Secret,
+}
+
+/// `[registries."HOST"]`
+pub struct RegistryPolicy {
+    /// Which hosts it is about.
+    pub host: HostPattern,
+    /// How upstream is reached.
+    pub scheme: Scheme,
+    /// Certificates trusted for this registry besides the system's roots.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Whether the upstream certificate is verified.
+    pub verify: bool,
+    /// Which clients get a cached image. None means `Shared` if credentials are configured, else `Strict`.
+    pub access: Option<Access>,
+    /// The host of its token server, if accounts may go there. None means no other host.
+    pub realm: Option<RegistryHost>,
+    /// Request headers added towards this host.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How a registry is spoken to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// TLS.
+    Https,
+}
+
+/// Which clients get a cached image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// A client gets what upstream allows its own credential.
+    Strict,
+    /// Every client gets what upstream allows the administrator's account.
+    Shared,
+}
+
+/// `[upstream]`
+pub struct Upstream {
+    /// None if upstreams are reached directly.
+    pub proxy: Option<ParentProxy>,
+    /// Hosts that are reached without the parent proxy.
+    pub no_proxy: NoProxy,
+    /// Certificates trusted for every upstream besides the system's roots.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Whether upstream certificates are verified if a registry's own section says nothing.
+    pub verify: bool,
+    /// For DNS, connect and TLS together.
+    pub connect_timeout: Duration,
+    /// Without a byte received: head and body.
+    pub read_timeout: Duration,
+    /// Without a byte sent.
+    pub send_timeout: Duration,
+    /// For tunnels: without a byte either way.
+    pub tunnel_idle_timeout: Duration,
+    /// For tunnels: reaching the other side.
+    pub tunnel_connect_timeout: Duration,
+    /// Whether IPv6 addresses are dialled.
+    pub ipv6: bool,
+    /// Loopback, link-local or own addresses that may be dialled all the same.
+    pub allow_addresses: Vec<IpNet>,
+}
+
+/// A parent proxy, `http://[user:password@]host:port`.
+pub struct ParentProxy {
+    /// Its address.
+    pub host: RegistryHost,
+    /// The value of `Proxy-Authorization`. None if the address has no user.
+    pub authorization: Option<Secret>,
+}
+
+/// `NO_PROXY`'s list: `*`, host names (with everything below them), addresses and networks.
+#[derive(Default)]
+pub struct NoProxy {
+    /// `*`: nothing goes through the parent.
+    pub everything: bool,
+    /// Names, lower case, without a leading dot or `*.`; each with an optional port.
+    pub names: Vec<(String, Option<u16>)>,
+    /// Addresses and networks.
+    pub networks: Vec<IpNet>,
+}
+
+/// Deadlines towards clients, each measured from the last progress.
+pub struct ClientDeadlines {
+    /// To send a whole request head.
+    pub header_timeout: Duration,
+    /// Between two parts of a request body.
+    pub body_timeout: Duration,
+    /// Between two writes that the client takes.
+    pub send_timeout: Duration,
+    /// Idle between requests.
+    pub keepalive_timeout: Duration,
+}
+
+/// How bodies are sealed for clients that speak TLS.
+pub struct Sealing {
+    /// Whether the kernel seals TLS records if it can. Looked at for each connection.
+    pub ktls: bool,
+}
+
+/// Which events are written.
+pub struct LogLevel {
+    /// A level's name, or a filter in tracing's syntax.
+    pub level: String,
+}
+
+impl LiveConfig {
+    /// Whether TLS to `host` is intercepted.
+    pub fn intercepts_tls(&self, host: &RegistryHost) -> bool {
+        self.lists(host, HTTPS_PORT)
+    }
+
+    /// Whether plain http to `host` is cached.
+    pub fn intercepts_plain(&self, host: &RegistryHost) -> bool {
+        self.lists(host, 80)
+    }
+
+    fn lists(&self, host: &RegistryHost, implied_port: u16) -> bool {
+        self.intercept.iter().any(|pattern| pattern.matches(host, implied_port))
+    }
+
+    /// The exceptions for `host`. None if it has none.
+    pub fn registry(&self, host: &RegistryHost) -> Option<&RegistryPolicy> {
+        self.registries.iter().find(|policy| policy.host.matches(host, HTTPS_PORT) || policy.host.matches(host, 80))
+    }
+
+    /// The administrator's account for a repository of `host`. Without a repository, any account of the host.
+    pub fn account(&self, host: &RegistryHost, repository: Option<&str>) -> Option<&Account> {
+        self.credentials.iter().find(|account| {
+            (account.registry.matches(host, HTTPS_PORT) || account.registry.matches(host, 80))
+                && match (&account.repository, repository) {
+                    (Some(globs), Some(repository)) => globs.is_match(repository),
+                    _ => true,
+                }
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What is read once. The server binds it, opens it or starts threads by it; a changed value takes effect with the next
+//! start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use entrepot_core::mdns_name::MdnsName;
+use entrepot_core::quantity::Size;
+use entrepot_core::secret::Secret;
+
+/// The sections, and the parts of sections, that hold from the start of the server to its end.
+pub struct Startup {
+    /// The directory of blobs, partial blobs and the index; also of the CA and the sockets, by default.
+    pub data_dir: PathBuf,
+    /// `[proxy]`
+    pub proxy: ProxyListen,
+    /// `[transparent]`
+    pub transparent: TransparentListen,
+    /// `[registry]`
+    pub registry: RegistryListen,
+    /// `[admin]`
+    pub admin: AdminDoor,
+    /// `[ca]`
+    pub ca: CaFiles,
+    /// `[data_plane]`
+    pub data_plane: DataPlane,
+    /// `[mdns]`
+    pub mdns: Mdns,
+    /// `[logging]`
+    pub logging: LogOutput,
+}
+
+/// The sockets of the explicit proxy, and how many connections all doors hold.
+pub struct ProxyListen {
+    /// At least one address.
+    pub listen: Vec<SocketAddr>,
+    /// Connections held at once by all doors; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Connections held at once for one client address; more are closed.
+    pub max_connections_per_client: usize,
+}
+
+/// The sockets of the door for redirected connections.
+pub struct TransparentListen {
+    /// Empty switches the door off.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// The sockets of our own registry.
+pub struct RegistryListen {
+    /// Plain HTTP.
+    pub http: Listen,
+    /// TLS, with certificates of our authority.
+    pub https: Listen,
+}
+
+/// Where a door listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listen {
+    /// Empty switches the door off.
+    pub addresses: Vec<SocketAddr>,
+    /// True if nobody named the addresses: the door stays shut if another program listens there already.
+    pub is_default: bool,
+}
+
+/// `[admin]`
+pub struct AdminDoor {
+    /// The TCP address, loopback by default. None switches TCP off.
+    pub listen: Option<SocketAddr>,
+    /// The unix socket, mode 0600: a process that may open it may change things.
+    pub socket: PathBuf,
+    /// The bearer token for changes over TCP. None allows no changes there.
+    pub token: Option<Secret>,
+}
+
+/// `[ca]`
+pub struct CaFiles {
+    /// PEM.
+    pub certificate: PathBuf,
+    /// PEM, possibly encrypted.
+    pub key: PathBuf,
+    /// Opens an encrypted key. `foobar`, docker-registry-proxy's passphrase, is tried too.
+    pub passphrase: Option<Secret>,
+    /// Validity of the leaves that are minted, from an hour to 7 days.
+    pub leaf_lifetime: Duration,
+    /// True if the user named the files: then they are only read, never made.
+    pub provided: bool,
+}
+
+/// `[data_plane]`
+pub struct DataPlane {
+    /// Threads that serve clients. Zero means one a core.
+    pub workers: usize,
+    /// Threads that write to the disk.
+    pub disk_threads: usize,
+    /// How long the disk may take before clients go on without it.
+    pub disk_timeout: Duration,
+    /// Memory for bytes on their way from upstream to the disk.
+    pub disk_buffers: Size,
+    /// Whether io_uring is used if the kernel has it.
+    pub io_uring: bool,
+}
+
+/// `[mdns]`
+#[derive(Clone)]
+pub struct Mdns {
+    /// Whether this server announces itself.
+    pub enabled: bool,
+    /// The name it asks for. If another machine has it, `-2` is added.
+    pub hostname: MdnsName,
+    /// The interfaces to announce on. Empty means all of the local network.
+    pub interfaces: Vec<String>,
+}
+
+/// Where log lines go, and how they look.
+pub struct LogOutput {
+    /// Of events and of the access log.
+    pub format: LogFormat,
+    /// The file of the access log. None means stdout.
+    pub file: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl RegistryListen {
+    /// The ports of both doors.
+    pub fn ports(&self) -> Vec<u16> {
+        self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port).collect()
+    }
+}

@@ -1,0 +1,77 @@
+//! Leads the connections of every listening socket to the serving threads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::build::Server;
+use super::listening::Doors;
+use crate::doors::transparent::TransparentDoor;
+use crate::doors::{proxy, registry};
+use entrepot_net::drain::Watch;
+use entrepot_net::listener::{self, Bounds, Place};
+use entrepot_net::serving::load::Connected;
+use entrepot_net::serving::workers::Workers;
+use entrepot_observe::labels::Door;
+use entrepot_observe::metrics::Metrics;
+
+/// What the doors share: their bounds count together.
+struct Common<'a> {
+    bounds: Arc<Bounds>,
+    metrics: &'a Arc<Metrics>,
+    workers: &'a Arc<Workers>,
+    watch: Watch,
+}
+
+/// Accepts until the drain begins.
+pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<Workers>, watch: Watch) {
+    let wanted = &server.startup.proxy;
+    let bounds = Bounds::new(wanted.max_connections, wanted.max_connections_per_client);
+    let common = Common { bounds, metrics: &server.pull.metrics, workers, watch };
+    let state = &server.reloader.state;
+    let ports = doors.transparent.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
+    let transparent = Arc::new(TransparentDoor::new(state.clone(), ports));
+    for listener in doors.proxy {
+        let state = state.clone();
+        common.accept(listener, Door::Proxy, move |stream, peer, place, drain| {
+            proxy::serve(state.clone(), stream, peer, place, drain)
+        });
+    }
+    for listener in doors.transparent {
+        let door = transparent.clone();
+        common.accept(listener, Door::Transparent, move |stream, peer, place, drain| {
+            door.clone().serve(stream, peer, place, drain)
+        });
+    }
+    for listener in doors.registry {
+        let state = state.clone();
+        common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
+            registry::serve(state.clone(), stream, peer, place, drain)
+        });
+    }
+}
+
+impl Common<'_> {
+    /// Each connection goes to the serving thread with the least to do.
+    fn accept<Serving>(
+        &self,
+        listener: TcpListener,
+        door: Door,
+        serve: impl Fn(std::net::TcpStream, SocketAddr, (Place, Connected), Watch) -> Serving
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    ) where
+        Serving: Future<Output = ()> + 'static,
+    {
+        let (drain, workers) = (self.watch.clone(), self.workers.clone());
+        let hand = move |stream, peer, place| {
+            let (serve, drain) = (serve.clone(), drain.clone());
+            workers.hand(move |connected| serve(stream, peer, (place, connected), drain));
+        };
+        let metrics = (self.metrics.clone(), door);
+        tokio::spawn(listener::accept(listener, self.bounds.clone(), metrics, self.watch.clone(), hand));
+    }
+}

@@ -1,0 +1,169 @@
+//! Makes the parts of a server: first those that need no port ([`Foundation`]), then, when every listener is bound, those
+//! that have to know their addresses ([`Server`]).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use aws_lc_rs::rand;
+use http::HeaderValue;
+
+use super::discovery::{announce, facts};
+use super::greeting::greeting;
+use super::listening::Addresses;
+use super::reload::{Reloader, registry_address, show_sealing, snapshot};
+use super::start_error::StartError;
+use crate::doors::state::AppState;
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
+use entrepot_config::ready::{Config, Startup};
+use entrepot_config::{Flags, Loaded};
+use entrepot_net::serving::workers::Workers;
+use entrepot_net::tls::authority::Authority;
+use entrepot_net::tls::leaf::LeafStore;
+use entrepot_observe::access_log::AccessLog;
+use entrepot_observe::events::EventsHandle;
+use entrepot_observe::labels::Label;
+use entrepot_observe::metrics::{Metrics, Scraped};
+use entrepot_observe::request_log::RequestLog;
+use entrepot_registry::access::Access;
+use entrepot_registry::events::{Events, Source};
+use entrepot_registry::{LocalRegistry, RegistryService};
+use entrepot_setup::discovery::announce::Announcer;
+use entrepot_setup::discovery::identity::Identity;
+use entrepot_setup::pages::CaPage;
+use entrepot_store::{DiskSettings, Limits, Store};
+use entrepot_upstream::exchange::Memory;
+use entrepot_upstream::own::{Ourselves, OwnSockets};
+use entrepot_upstream::quota::Quotas;
+use entrepot_upstream::token::Tokens;
+
+/// What has to be in order before a port is bound.
+pub(super) struct Foundation {
+    authority: Arc<Authority>,
+    store: Arc<Store>,
+    access_log: AccessLog,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// The parts of a server, ready to serve.
+pub(super) struct Server {
+    pub(super) startup: Startup,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) pull: Arc<Pull>,
+    pub(super) identity: Arc<Identity>,
+    /// None if this server is not announced.
+    pub(super) announcer: Option<Announcer>,
+    /// Set when the process stops, for `/readyz`.
+    pub(super) stopping: Arc<AtomicBool>,
+}
+
+impl Foundation {
+    /// Opens the CA, the store and the access log.
+    pub(super) fn open(config: &Config) -> Result<Self, StartError> {
+        let Config { startup, live, .. } = config;
+        let path = startup.data_dir.clone();
+        std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
+        let authority = Arc::new(Authority::open_or_create(&startup.ca)?);
+        let disk = DiskSettings::from(&startup.data_plane);
+        let store = Store::open_with(&startup.data_dir, Limits::from(&live.cache), disk)?;
+        let disk_ladder = store.start_disk_threads();
+        let metrics = Arc::new(Metrics::new());
+        metrics.set_disk_ladder(disk_ladder);
+        tracing::info!(threads = startup.data_plane.disk_threads, by = disk_ladder.word(), "disk threads run");
+        let access_log = AccessLog::start(startup.logging.format, startup.logging.file.as_deref())?;
+        Ok(Self { authority, store, access_log, metrics })
+    }
+}
+
+impl Server {
+    /// Puts the parts together, tells the person at the console, and announces the server. Call within a tokio runtime.
+    pub(super) fn build(
+        loaded: Loaded,
+        (flags, events): (Flags, EventsHandle),
+        foundation: Foundation,
+        bound: &Addresses,
+    ) -> Result<Self, StartError> {
+        let Loaded { config: Config { startup, live, .. }, effective, .. } = loaded;
+        let Foundation { authority, store, access_log, metrics } = foundation;
+        let instance = instance()?;
+        let ourselves = Ourselves {
+            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen)),
+            instance: instance.clone().into(),
+            authorities: authority.certificates(),
+        };
+        let (tokens, quotas) = (Tokens::default(), Quotas::default());
+        let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via: via(&instance) });
+        let leaves = Arc::new(LeafStore::new(authority.clone(), startup.ca.leaf_lifetime, SystemTime::now)?);
+        let identity = Arc::new(Identity::default());
+        identity.refresh(&startup.mdns.interfaces);
+        let facts = facts(bound, &startup.registry, &authority);
+        let access = Access::open(live.registry.rights.clone(), &startup.data_dir)
+            .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
+        let greeting = greeting((&startup, &live), &authority, bound, &access, &identity.addresses());
+
+        let pull = Pull::new(store.clone(), metrics.clone());
+        show_sealing(&metrics, &live);
+        let snapshot = snapshot(live, &ourselves, memory.clone());
+        let registry_port = bound.registry.first().map_or(0, SocketAddr::port);
+        let source = Source { address: registry_address(&snapshot.config.registry, registry_port), instance };
+        let local = local_registry(&snapshot, &pull, startup.registry.ports(), access, source);
+        let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
+        let log = Arc::new(RequestLog { access_log, metrics });
+        let registry = RegistryService { local, pull: pull.clone() };
+        let state = AppState::new(pull.clone(), registry, log, page, leaves, snapshot);
+        let effective = Mutex::new(effective);
+        let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
+
+        eprint!("{greeting}");
+        // Everything is bound: a client that hears of this server finds its doors open.
+        let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
+        let (reloader, stopping) = (Arc::new(reloader), Arc::default());
+        Ok(Self { startup, reloader, pull, identity, announcer, stopping })
+    }
+
+    /// Gives the metrics the numbers that are looked up at each scrape.
+    pub(super) fn answer_scrapes(&self, workers: &Arc<Workers>) {
+        let (reloader, workers) = (Arc::downgrade(&self.reloader), workers.clone());
+        self.pull.metrics.scrape_from(move || {
+            let Some(reloader) = reloader.upgrade() else { return Scraped::default() };
+            let usage = reloader.store.usage();
+            Scraped {
+                store_size_bytes: usage.used_bytes,
+                store_max_size_bytes: reloader.state.snapshot().config.cache.max_size.0,
+                store_blobs: usage.blobs,
+                store_evictions: usage.evictions,
+                store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
+                access_log_dropped: reloader.state.log.access_log.dropped(),
+                worker_major_faults: workers.major_faults(),
+            }
+        });
+    }
+}
+
+/// Our registry, with the receivers of its events.
+fn local_registry(
+    snapshot: &Arc<ConfigSnapshot>,
+    pull: &Arc<Pull>,
+    ports: Vec<u16>,
+    access: Access,
+    source: Source,
+) -> Arc<LocalRegistry> {
+    let settings = &snapshot.config.registry;
+    let events = Events::new(source, snapshot.upstream.clone());
+    events.set_receivers(&settings.notifications);
+    LocalRegistry::open(pull.store.clone(), ports, settings, access, events)
+}
+
+/// A name for this process that no other has. A request that comes back to us is recognised by it.
+fn instance() -> Result<String, StartError> {
+    let mut random = [0u8; 8];
+    rand::fill(&mut random)
+        .map_err(|_| StartError::System { what: "randomness", source: io::ErrorKind::Other.into() })?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn via(instance: &str) -> HeaderValue {
+    HeaderValue::from_str(&format!("1.1 entrepot-{instance}")).unwrap_or(HeaderValue::from_static("1.1 entrepot"))
+}

@@ -1,0 +1,83 @@
+//! The reasons for which a server does not start, and the exit code of each.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use entrepot_core::exit;
+use entrepot_net::admin_socket::SocketError;
+use entrepot_net::tls::error::CaError;
+use entrepot_observe::access_log::AccessLogError;
+use entrepot_observe::events::EventsError;
+use entrepot_store::StoreError;
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The event log.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The access log.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// The certificate authority.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A listening address.
+    #[error("cannot listen on {address}: {source}; {hint}")]
+    Bind {
+        /// The address and port that was wanted.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The admin socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The data directory.
+    #[error("cannot create {path}: {source}; choose another place with --data-dir", path = path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The key of the registry's tokens.
+    #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
+    TokenKey {
+        /// The data directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Threads, signals or randomness.
+    #[error("the system gives no {what}: {source}")]
+    System {
+        /// One of these, in words.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit code, from sysexits.
+    pub fn exit_code(&self) -> u8 {
+        let io = match self {
+            Self::Events(_) | Self::Ca(_) => return exit::CONFIGURATION,
+            Self::Store(StoreError::Locked { .. }) => return exit::UNAVAILABLE,
+            Self::Bind { source, .. } | Self::DataDir { source, .. } => source.kind(),
+            _ => return exit::IO,
+        };
+        match io {
+            io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            io::ErrorKind::AddrInUse => exit::UNAVAILABLE,
+            _ => exit::IO,
+        }
+    }
+}

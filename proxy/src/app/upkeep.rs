@@ -1,0 +1,63 @@
+//! What is due from time to time while a server runs: our own addresses, unused entries, abandoned uploads, and
+//! collections in the registry.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::reload::Reloader;
+use crate::doors::state::AppState;
+use entrepot_setup::discovery::identity::Identity;
+use entrepot_store::Sweep;
+
+/// How often unused entries are dropped and our own addresses are looked up again.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// Looks up our addresses, which are those of `interfaces`, and drops what nobody used for too long.
+pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>, interfaces: Vec<String>) {
+    let (mut ticks, interfaces) = (tokio::time::interval(HOUSEKEEPING), Arc::<[String]>::from(interfaces));
+    loop {
+        ticks.tick().await;
+        let (looking, identity, interfaces) = (reloader.clone(), identity.clone(), interfaces.clone());
+        let looked = spawn_blocking(move || {
+            looking.ourselves.sockets.refresh();
+            identity.refresh(&interfaces);
+            looking.state.registry.local.refresh_names(&looking.state.snapshot().config.registry);
+        });
+        // A panic is in the log, and the next tick looks again.
+        let _ = looked.await;
+        let expiry = reloader.state.snapshot().config.registry.upload_expiry;
+        let expired = reloader.state.registry.local.expire_uploads(expiry).await;
+        let dropped = reloader.store.expire_unused(SystemTime::now()).await;
+        if dropped > 0 {
+            tracing::info!("dropped {dropped} unused entries");
+        }
+        if expired > 0 {
+            tracing::info!("dropped {expired} uploads that nobody went on with");
+        }
+    }
+}
+
+/// Collects in the registry, as often as the configuration says at the time.
+pub(super) async fn collecting(state: Arc<AppState>) {
+    let mut collected = Instant::now();
+    loop {
+        let interval = state.snapshot().config.registry.gc_interval;
+        if interval.is_zero() {
+            collected = Instant::now();
+        }
+        let left = if interval.is_zero() { HOUSEKEEPING } else { interval.saturating_sub(collected.elapsed()) };
+        if !left.is_zero() {
+            // A reload may change the interval meanwhile.
+            tokio::time::sleep(left.min(HOUSEKEEPING)).await;
+            continue;
+        }
+        let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
+        let sweep = Sweep { grace, untagged: false, dry_run: false };
+        // The log has the outcome.
+        registry.collect_quietly(sweep).await;
+        collected = Instant::now();
+    }
+}
