@@ -25,7 +25,7 @@ use entrepot_config::ready::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
-use entrepot_upstream::registry::implied_port;
+use entrepot_upstream::upstream_registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// The most that is read of an unwanted body, so that its sender comes to read the answer.

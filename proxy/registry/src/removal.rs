@@ -5,7 +5,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 
 use super::LocalRegistry;
-use super::access::{Access, AccessRefusal};
+use super::access::{AccessControl, AccessRefusal};
 use super::events::{Deed, Event};
 use super::request::LocalRequest;
 use entrepot_store::{Repository, StoreError};
@@ -88,7 +88,7 @@ impl Target {
     pub(super) async fn kept(
         &self,
         store: &Repository,
-        access: &Access,
+        access: &AccessControl,
         repository: &RepositoryName,
     ) -> Result<Option<AccessRefusal>, StoreError> {
         let would_go: Vec<Tag> = match self {

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
-use super::Access;
+use super::AccessControl;
 use super::login::Login;
 use super::policy::{Principal, actions, something_for_anonymous};
 use super::refusal::AccessRefusal;
@@ -45,7 +45,7 @@ struct Asked {
     password: Option<Secret>,
 }
 
-impl Access {
+impl AccessControl {
     /// Answers a request for a token. `form` is the body of a POST, at most [`FORM_MAX_BYTES`] of it.
     pub async fn token(&self, method: &Method, query: Option<&str>, login: Option<&Secret>, form: &[u8]) -> Reply {
         let (parameters, is_form) = match *method {

@@ -1,4 +1,4 @@
-//! Access control of the push registry: accounts, tokens, rules, read-only mode, immutable tags and quotas.
+//! AccessControl control of the push registry: accounts, tokens, rules, read-only mode, immutable tags and quotas.
 //!
 //! ```text
 //! request ─► login ─► users (htpasswd, bcrypt) or token (our own signer) ─► Visitor
@@ -44,7 +44,7 @@ use users::{NotRecognised, Users};
 const TOKEN_KEY: &str = "registry-token.key";
 
 /// The access rules of one configuration.
-pub struct Access {
+pub struct AccessControl {
     rights: Arc<Rights>,
     signer: Arc<Signer>,
     users: Option<Arc<Users>>,
@@ -71,7 +71,7 @@ pub enum Wish<'a> {
     In(&'a RepositoryName, Action),
 }
 
-impl Access {
+impl AccessControl {
     /// Reads the accounts of the htpasswd file, if there is one, and the signing key in the data directory. Makes a key
     /// if it is missing. Blocks: not for the event loop.
     pub fn open(rights: Arc<Rights>, data_dir: &Path) -> io::Result<Self> {
@@ -80,7 +80,7 @@ impl Access {
         Ok(Self { rights, signer, users })
     }
 
-    /// Access under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that
+    /// AccessControl under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that
     /// were verified stay remembered. Blocks.
     pub fn renewed(&self, rights: Arc<Rights>) -> Self {
         let users = rights.htpasswd.as_deref().map(|path| match &self.users {

@@ -1,4 +1,4 @@
-//! Access control from the headers of a request to the decision.
+//! AccessControl control from the headers of a request to the decision.
 
 use std::fs;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use entrepot_net::http::reply::Reply;
 
 struct Place {
     folder: TempDir,
-    access: Access,
+    access: AccessControl,
 }
 
 /// Alice and Bob have accounts; `change` sets the rest of the configuration.
@@ -26,7 +26,7 @@ fn place(change: impl FnOnce(&mut Rights)) -> Place {
     write(&path, &[("alice", "canary-a"), ("bob", "canary-b")]);
     let mut rights = Rights { htpasswd: Some(path), ..open() };
     change(&mut rights);
-    Place { access: Access::open(Arc::new(rights), folder.path()).unwrap(), folder }
+    Place { access: AccessControl::open(Arc::new(rights), folder.path()).unwrap(), folder }
 }
 
 fn name(text: &str) -> RepositoryName {
@@ -144,7 +144,7 @@ async fn the_first_question_tells_whether_to_log_in() {
 #[tokio::test]
 async fn without_accounts_logins_are_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
-    let access = Access::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
+    let access = AccessControl::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
     for sent in [None, basic("alice", "canary-a"), with("Bearer x"), with("Digest x")] {
         let visitor = access.identify(sent.as_ref()).await.unwrap();
         assert_eq!(visitor, Visitor::anonymous());

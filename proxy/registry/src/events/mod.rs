@@ -28,7 +28,7 @@ use super::access::Principal;
 use delivery::{Delivery, Pace};
 use entrepot_config::ready::Scheme;
 use entrepot_config::ready::rights::Notification;
-use entrepot_upstream::exchange::Upstream;
+use entrepot_upstream::registry_client::RegistryClient;
 pub use envelope::Source;
 
 /// The kind of an event.
@@ -75,7 +75,7 @@ pub struct EventRequest {
 }
 
 /// The present way to receivers; a reload replaces it.
-type WayOut = Arc<RwLock<Arc<Upstream>>>;
+type WayOut = Arc<RwLock<Arc<RegistryClient>>>;
 /// What events say about us now.
 type SharedSource = Arc<RwLock<Source>>;
 
@@ -103,11 +103,11 @@ struct Receiver {
 
 impl Events {
     /// Without receivers. Deliveries run on the current runtime.
-    pub fn new(source: Source, way_out: Arc<Upstream>) -> Self {
+    pub fn new(source: Source, way_out: Arc<RegistryClient>) -> Self {
         Self::with_pace(source, way_out, Pace::default())
     }
 
-    fn with_pace(source: Source, way_out: Arc<Upstream>, pace: Pace) -> Self {
+    fn with_pace(source: Source, way_out: Arc<RegistryClient>, pace: Pace) -> Self {
         let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
         let inner = Inner {
@@ -122,7 +122,7 @@ impl Events {
     }
 
     /// Replaces the way to receivers, for later tries.
-    pub fn set_way_out(&self, way_out: Arc<Upstream>) {
+    pub fn set_way_out(&self, way_out: Arc<RegistryClient>) {
         *self.inner.way_out.write().unwrap_or_else(PoisonError::into_inner) = way_out;
     }
 

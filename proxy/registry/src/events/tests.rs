@@ -22,9 +22,9 @@ use super::*;
 use entrepot_config::{from_text, ready};
 use entrepot_core::secret::Secret;
 use entrepot_observe::metrics::Metrics;
-use entrepot_upstream::client::UpstreamClient;
-use entrepot_upstream::exchange::Memory;
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::registry_client::UpstreamMemory;
 
 /// A request to a receiver: path, headers, the tag of the event.
 type Got = (String, HeaderMap, String);
@@ -74,14 +74,14 @@ fn hook(address: SocketAddr) -> Notification {
 }
 
 fn events(settings: ready::Upstream) -> Events {
-    let memory = Memory {
+    let memory = UpstreamMemory {
         tokens: Default::default(),
         quotas: Default::default(),
         metrics: Arc::new(Metrics::new()),
         via: HeaderValue::from_static("1.1 entrepot-test"),
     };
-    let client = UpstreamClient::new(&settings, &[], &Ourselves::default());
-    let upstream = Arc::new(Upstream::new(client, Arc::new(memory)));
+    let client = HttpClient::new(&settings, &[], &Ourselves::default());
+    let upstream = Arc::new(RegistryClient::new(client, Arc::new(memory)));
     let pace = Pace { first: Duration::from_millis(1), most: Duration::from_millis(4) };
     Events::with_pace(source(), upstream, pace)
 }

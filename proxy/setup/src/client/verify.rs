@@ -18,17 +18,17 @@ use super::Mode;
 use super::appliance::Appliance;
 use super::plan::PlanError;
 use super::target::Target;
-use entrepot_config::ready::{Access, NoProxy, ParentProxy, Scheme, Upstream as Settings};
+use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Scheme, Upstream as Settings};
 use entrepot_observe::metrics::Metrics;
-use entrepot_upstream::address::Purpose;
-use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
-use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::own::Ourselves;
-use entrepot_upstream::quota::Quotas;
-use entrepot_upstream::registry::Registry;
-use entrepot_upstream::token::Tokens;
+use entrepot_upstream::pull_quota::PullQuotas;
+use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
+use entrepot_upstream::token_cache::TokenCache;
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// The image whose manifest is pulled.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,17 +129,17 @@ pub async fn verify(
     Ok(asked.unwrap_or_else(|_| Verdict::Failed(format!("no answer within {} s", DEADLINE.as_secs()))))
 }
 
-async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Verdict {
+async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operation) -> Verdict {
     // Off the event loop: this reads the system's certificates from the disk.
-    let client = tokio::task::spawn_blocking(move || UpstreamClient::new(&settings, &[], &Ourselves::default())).await;
+    let client = tokio::task::spawn_blocking(move || HttpClient::new(&settings, &[], &Ourselves::default())).await;
     let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
-    let memory = Memory {
-        tokens: Tokens::default(),
-        quotas: Quotas::default(),
+    let memory = UpstreamMemory {
+        tokens: TokenCache::default(),
+        quotas: PullQuotas::default(),
         metrics: Arc::new(Metrics::new()),
         via: HeaderValue::from_static("1.1 entrepot-client-setup"),
     };
-    let upstream = Upstream::new(client, Arc::new(memory));
+    let upstream = RegistryClient::new(client, Arc::new(memory));
     match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
         Err(error) => Verdict::Failed(error.to_string()),
         Ok(answer) if !answer.headers.contains_key(X_CACHE) => Verdict::Bypassed,
@@ -151,9 +151,17 @@ async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Ve
     }
 }
 
-fn registry(host: RegistryHost, scheme: Scheme) -> Registry {
+fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
     let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-    Registry { host, scheme, access: Access::Strict, headers, realms, purpose: Purpose::Registry, heard_via }
+    UpstreamRegistry {
+        host,
+        scheme,
+        access: AccessMode::Strict,
+        headers,
+        realms,
+        purpose: Purpose::Registry,
+        heard_via,
+    }
 }
 
 fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {
