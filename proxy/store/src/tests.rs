@@ -91,12 +91,12 @@ fn read_back(partial: &PartialBlob, offset: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What nobody waits for happens soon.
+/// Waits for work that runs in the background and announces nothing.
 fn soon(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::yield_now();
     }
 }
 

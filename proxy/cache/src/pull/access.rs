@@ -133,7 +133,7 @@ impl Pull {
         let answer = request.send(&credential, &operation, body).await;
         match answer {
             Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal).await),
-            Ok(answer) if !reads => Err(PullError::Answered(UpstreamRefusal::read(answer).await)),
+            Ok(answer) if !reads => Err(PullError::answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
                 tracing::warn!(realm = %request.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
@@ -202,7 +202,7 @@ impl Pull {
             }
             Ok((status, headers, body)) if !is_transient(status) => {
                 request.record_upstream(&key.realm, outcome_of(status), None);
-                Err(PullError::Answered(UpstreamRefusal { status, headers, body }))
+                Err(PullError::answered(UpstreamRefusal { status, headers, body }))
             }
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
             _ => Ok(self.issue(&request.registry.host, Some(login))),

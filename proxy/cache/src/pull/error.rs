@@ -21,7 +21,7 @@ use entrepot_upstream::error::UpstreamError;
 pub enum PullError {
     /// Upstream's registry said no, or was not in a state to answer. The client gets its words.
     #[error("upstream answered {}", .0.status)]
-    Answered(UpstreamRefusal),
+    Answered(Box<UpstreamRefusal>),
     /// Upstream could not be asked.
     #[error("{0}")]
     Unreachable(Arc<UpstreamError>),
@@ -65,6 +65,11 @@ pub enum Fault {
 }
 
 impl PullError {
+    /// Upstream's own refusal or failure.
+    pub fn answered(refusal: UpstreamRefusal) -> Self {
+        Self::Answered(Box::new(refusal))
+    }
+
     /// The party that has to mend it.
     pub fn fault(&self) -> Fault {
         match self {
@@ -105,7 +110,7 @@ impl PullError {
         let code = self.code();
         match self {
             // The trail has upstream's answer already.
-            Self::Answered(refusal) => replies::refused(refusal),
+            Self::Answered(refusal) => replies::refused(*refusal),
             Self::Range { size_bytes } => {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
                 Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
@@ -166,7 +171,7 @@ mod tests {
 
     fn answered(status: u16) -> PullError {
         let status = StatusCode::from_u16(status).expect("a status");
-        PullError::Answered(UpstreamRefusal { status, headers: HeaderMap::new(), body: Bytes::new() })
+        PullError::answered(UpstreamRefusal { status, headers: HeaderMap::new(), body: Bytes::new() })
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Pull {
         }
         if let Some(refusal) = self.negatives.get(&tag.name(), request.credential.id()) {
             request.trail.record(Decision::Tag(TagCheck::KnownMissing));
-            return Err(PullError::Answered(refusal));
+            return Err(PullError::answered(refusal));
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
         let (check, resolved) = match self.ask(request, repository, &operation, Wanted::Manifest).await {
@@ -248,7 +248,7 @@ impl Pull {
             && refusal.status == StatusCode::NOT_FOUND
         {
             let time = request.snapshot.config.tags.negative_time;
-            self.negatives.note(&tag.name(), request.credential.id(), refusal.clone(), time);
+            self.negatives.note(&tag.name(), request.credential.id(), refusal.as_ref().clone(), time);
         }
         Err(error)
     }
@@ -705,7 +705,7 @@ impl Pull {
             OpenError::Refused(refusal) => {
                 let host = blob.request.registry.host.to_string();
                 blob.request.record_upstream(&host, outcome_of(refusal.status), None);
-                PullError::Answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
+                PullError::answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
             }
             OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
             OpenError::Broken(error) => PullError::Broken(error),

@@ -124,7 +124,7 @@ impl Pull {
             Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
             Ok(answer) if is_transient(answer.status) => {
                 request.trail.record(Decision::Right { proof: Proof::Unknown, age: Duration::ZERO });
-                Asked::Down(PullError::Answered(UpstreamRefusal::read(answer).await.worded(operation.unknown)))
+                Asked::Down(PullError::answered(UpstreamRefusal::read(answer).await.worded(operation.unknown)))
             }
             Ok(answer) => {
                 request.trail.record(Decision::Right { proof: Proof::Denied, age: Duration::ZERO });
@@ -150,7 +150,7 @@ impl Pull {
         if answer.crossed {
             return PullError::RedirectTarget { host: answer.host, status: answer.status };
         }
-        PullError::Answered(self.challenged(request, UpstreamRefusal::read(answer).await.worded(unknown)))
+        PullError::answered(self.challenged(request, UpstreamRefusal::read(answer).await.worded(unknown)))
     }
 
     /// Upstream could not be asked. That is said once for each request.

@@ -43,7 +43,9 @@ pub trait PieceSource: Send + 'static {
 }
 
 /// A source at work. None once it has ended or failed: it is not asked again.
-pub struct Pieces(Option<Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send>>>);
+pub struct Pieces(Option<Pin<Box<PieceStream>>>);
+
+type PieceStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;
 
 impl ReplyBody {
     /// Another server's body, relayed.
