@@ -1,4 +1,5 @@
-//! The disk is full or read-only: pulls complete all the same, uncached, and it is counted (invariant 7).
+//! The disk is full or read-only: pulls complete all the same, uncached, and it is counted
+//! (invariant 7 of ARCHITECTURE.md).
 
 use std::path::PathBuf;
 use std::process::Command;

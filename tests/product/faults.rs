@@ -1,5 +1,5 @@
 //! Upstreams that break off, lie or stall: a client gets the right bytes or sees that it has not, nothing wrong is kept,
-//! and the next pull is clean (T10, T25 and the fault plan).
+//! and the next pull is clean (T10, T25 and the faults of docs/threats.md).
 
 use std::time::Duration;
 

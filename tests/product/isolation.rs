@@ -1,5 +1,5 @@
-//! Nobody gets what upstream would not give them, and registries do not bleed into each other (T1, T2 of the threat
-//! model; flaws 1 and 14 of docker-registry-proxy).
+//! Nobody gets what upstream would not give them, and registries do not bleed into each other (T1, T2 and T9 of
+//! docs/threats.md). docker-registry-proxy gives what is cached to every client.
 
 use bytes::Bytes;
 use entrepot_tests::door::{Door, Reply};

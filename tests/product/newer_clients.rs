@@ -43,13 +43,12 @@ fn docker_with_containerds_image_store_pushes_pulls_and_takes_a_default_mirror()
     let by_ghcr = ghcr.publish(&image, "team/app", "1.0");
     let entrepot = Entrepot::start(&world, Settings::new());
     let client = entrepot.neighbour().newer();
-    // As the README has it. The place is the daemon's own, and nobody's but this client's host's.
+    // As docs/mirrors.md has it. The place is the daemon's own, and nobody's but this client's host's.
     let place = world.make_directory("etc/certs.d/_default").join("hosts.toml").display().to_string();
     let url = format!("http://{PROXY_ADDRESS}:3128/setup/containerd/hosts.toml");
     client.curl(&["-f", "-o", &place, &url]).expect_success("the ready file");
     let mut bind = Command::new("mount");
     bind.args(["--bind", &world.path("etc").display().to_string(), "/etc/docker"]);
-    std::fs::create_dir_all("/etc/docker").expect("a mount point");
     finish(&world.client, bind, Duration::from_secs(10)).expect_success("mount");
 
     let docker = Dockerd::start_with(&client, &[IMAGE_STORE]);

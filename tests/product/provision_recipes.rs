@@ -1,6 +1,7 @@
 //! The recipes for Compose, Kind, k3d and Kubernetes: they are YAML, and every command line and variable in them, and in
 //! what explains them, is one that the program takes.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use entrepot_tests::entrepot::binary;
@@ -83,8 +84,12 @@ fn kind_and_k3d_take_their_clusters() {
 #[test]
 fn every_command_that_a_reader_is_told_is_one() {
     let mut found = 0;
-    for path in ["README.md", "provision/README.md", "provision/kubernetes/redirect.yaml"] {
-        let text = std::fs::read_to_string(repository().join(path)).expect("a page");
+    let fixed = ["README.md", "SECURITY.md", "provision/README.md", "provision/kubernetes/redirect.yaml"];
+    let mut pages: Vec<PathBuf> = fixed.map(|path| repository().join(path)).into();
+    let documents = std::fs::read_dir(repository().join("docs")).expect("docs/");
+    pages.extend(documents.map(|entry| entry.expect("a document").path()));
+    for page in pages {
+        let text = std::fs::read_to_string(page).expect("a page");
         for line in text.lines() {
             let line = line.trim_start_matches(['#', ' ']).trim_start_matches("sudo ");
             let line = line.split(" #").next().unwrap_or_default();
@@ -97,5 +102,5 @@ fn every_command_that_a_reader_is_told_is_one() {
             }
         }
     }
-    assert!(found > 7, "only {found} commands were found");
+    assert!(found > 20, "only {found} commands were found");
 }

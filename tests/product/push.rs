@@ -1,5 +1,5 @@
 //! Pushes through the proxy to upstream registries: only where allowed, refused in the registry's own words else, and a
-//! pushed tag is seen by the next pull (flaws 8 and 9 of docker-registry-proxy).
+//! pushed tag is seen by the next pull.
 
 use bytes::Bytes;
 use entrepot_tests::daemons::Dockerd;

@@ -22,6 +22,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// An address of the internet.
 const V6: &str = "fd90:2::11";
 
+/// A host that no other test has. The agent counts entrepot's own connections in every network namespace of the machine, so
+/// a test that compares this count needs an address to which no other entrepot connects.
+const UNSHARED: &str = "unshared.test";
+
 #[test]
 fn skopeo_and_dockerd_pull_from_the_cache_of_their_own_machine() {
     let world = World::new();
@@ -44,7 +48,6 @@ fn skopeo_and_dockerd_pull_from_the_cache_of_their_own_machine() {
     docker.pull(&from_hub).expect_success("docker");
     assert_eq!(hub.ledger.blob_bytes(), 0, "the blobs are those of the other registry");
     assert!(agent.count("redirected") > redirected);
-    assert!(agent.count("own") > 0, "the proxy's own connections were left alone");
     let (before, metrics, after) = (agent.count("redirected"), agent.metrics(), agent.count("redirected"));
     let told =
         metrics.lines().find_map(|line| line.strip_prefix("entrepot_redirect_outcomes_total{outcome=\"redirected\"} "));
@@ -72,7 +75,7 @@ fn a_host_pulls_from_an_appliance_on_its_network() {
     client.skopeo_pull(&name, None).expect_success("skopeo, warm");
     assert_eq!(ghcr.ledger.blob_bytes(), 0, "from the appliance's cache");
     assert!(agent.count("redirected") >= 2);
-    let _shop = shop(&world);
+    let _shop = shop(&world, "outside.test");
     let stranger = Client::without_proxy(&world, &world.client, world.internet_ca());
     let page = stranger.curl(&["https://outside.test/"]).expect_success("a host that is no registry");
     assert_eq!(page.stdout, "from the shop");
@@ -95,7 +98,7 @@ fn an_appliance_is_found_by_its_name_on_the_network() {
 #[test]
 fn what_shares_an_address_with_a_registry_goes_on_sealed() {
     let world = World::new();
-    let _shop = shop(&world);
+    let _shop = shop(&world, "outside.test");
     let entrepot = Entrepot::start(&world, Settings::new());
     let network = format!("{}/32", address_of("outside.test"));
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["host", "--prefix", &network, "--port", "80"]);
@@ -167,7 +170,9 @@ fn ten_thousand_answers_of_dns_and_ten_thousand_connections() {
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["host"]);
     let redirected = world.proxy.run(|| (0..10_000u16).filter(|number| super::ask_and_connect(*number)).count());
     assert_eq!(redirected, 10_000, "every first connection came to the door");
-    assert_eq!((agent.count("redirected"), agent.count("learned")), (10_000, 10_000));
+    assert_eq!(agent.count("redirected"), 10_000);
+    // The agent learns from every answer that a process of the machine gets, so others may add to this count.
+    assert!(agent.count("learned") >= 10_000);
 }
 
 #[test]
@@ -209,9 +214,9 @@ fn only_the_named_control_groups_are_redirected() {
 #[test]
 fn without_the_right_to_mark_there_is_no_endless_loop_and_an_exemption_helps() {
     let world = World::new();
-    let _shop = shop(&world);
+    let _shop = shop(&world, UNSHARED);
     let group = ControlGroup::new("exempt");
-    let network = format!("{}/32", address_of("outside.test"));
+    let network = format!("{}/32", address_of(UNSHARED));
     let settings = Settings::new();
     std::fs::write(world.path("unmarked.toml"), settings.toml(&world)).expect("the configuration");
     let mut command = Command::new("setpriv");
@@ -221,14 +226,15 @@ fn without_the_right_to_mark_there_is_no_endless_loop_and_an_exemption_helps() {
     let entrepot = Entrepot::adopt(&world, Process::start(&world.proxy, command));
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["host", "--prefix", &network]);
     let client = Client::without_proxy(&world, &world.proxy, world.internet_ca());
-    client.curl(&["https://outside.test/"]).expect_failure("our own connection comes back to us");
+    let url = format!("https://{UNSHARED}/");
+    client.curl(&[&url]).expect_failure("our own connection comes back to us");
     let loops = agent.count("redirected");
     assert!(loops <= 3, "{loops} connections of one");
     drop(agent);
     std::fs::write(group.processes(), entrepot.process().pid().to_string()).expect("a move");
     let exempt = ["host", "--prefix", &network, "--exempt-cgroup", group.name()];
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &exempt);
-    let page = client.curl(&["https://outside.test/"]).expect_success("exempt");
+    let page = client.curl(&[&url]).expect_success("exempt");
     assert_eq!((page.stdout.as_str(), agent.count("own")), ("from the shop", 1));
 }
 
@@ -248,9 +254,9 @@ fn what_is_missing_is_said_in_one_line() {
 }
 
 /// A web server that is no registry.
-fn shop(world: &World) -> Server {
-    let address = format!("{}:443", address_of("outside.test")).parse().expect("an address");
-    let tls = world.authority.server(&["outside.test"], &["http/1.1"]);
+fn shop(world: &World, host: &str) -> Server {
+    let address = format!("{}:443", address_of(host)).parse().expect("an address");
+    let tls = world.authority.server(&[host], &["http/1.1"]);
     Server::start(&world.internet, address, Some(tls), http(|_| async { Response::new(full("from the shop")) }))
 }
 

@@ -1,5 +1,6 @@
 //! The redirect agent under test: started in a namespace, awaited until it redirects, asked for its status, and ended.
-//! Its programs see connections of its own network namespace only, so tests do not disturb each other.
+//! Its programs redirect connections of its own network namespace only, so tests do not disturb each other. The counters of
+//! addresses and of entrepot's own connections (`not_listed`, `learned`, `own`) count for the whole machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};

@@ -27,6 +27,7 @@ impl<'w> ClientHost<'w> {
     /// A host with the product's binary in `/out`.
     pub fn new(world: &'w World) -> Self {
         let out = world.make_directory("out");
+        std::fs::create_dir(out.join("home")).expect("a directory");
         std::fs::copy(binary(), out.join("entrepot")).expect("the product");
         Self { world, out }
     }
@@ -34,7 +35,7 @@ impl<'w> ClientHost<'w> {
     /// Runs a shell script there to its end. Whatever it starts dies with it.
     pub fn run(&self, script: &str, variables: &[(&str, &str)]) -> Finished {
         let mut shell = Command::new("bash");
-        shell.args(["-c", &format!("{FUNCTIONS}\n{script}")]).env("HOME", "/root");
+        shell.args(["-c", &format!("{FUNCTIONS}\n{script}")]).env("HOME", "/out/home");
         shell.env("PATH", "/out/bin:/out:/usr/sbin:/usr/bin:/sbin:/bin");
         for (name, value) in variables {
             shell.env(name, value);

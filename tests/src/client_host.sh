@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 set -eu
 
 fail() {
@@ -82,7 +83,7 @@ stop_dockerd() {
 
 # Everything that set-up may touch, with its content.
 snapshot() {
-    local places=(/etc /usr/local/share /usr/share/ca-certificates)
+    local places=(/etc /usr/local/share/ca-certificates /usr/share/ca-certificates)
     [ ! -e /var/lib/entrepot-client ] || places+=(/var/lib/entrepot-client)
     {
         find "${places[@]}" -printf '%M %u %p %l\n'

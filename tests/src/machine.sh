@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Makes a machine of a Debian tree and becomes its systemd: an overlay over the tree, the few devices that a container has,
 # a control group hierarchy that begins at this test's group. Kernel settings of the network can be changed, others not.
 # Arguments: the tree, a directory of the test, the repository.

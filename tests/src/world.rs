@@ -34,6 +34,7 @@ pub const HOSTS: &[(&str, &str)] = &[
     ("cdn2.test", "10.90.2.20"),
     ("auth.hijack.test", "10.90.2.21"),
     ("eu.pkg.dev", "10.90.2.22"),
+    ("unshared.test", "10.90.2.23"),
     ("index.docker.io", "10.90.2.11"),
 ];
 
@@ -113,9 +114,22 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
-/// Where daemons keep what there is one of on a machine.
-const FIXED_PLACES: &[&str] =
-    &["/var/lib/containers", "/run/containers", "/run/docker", "/run/containerd", "/run/dbus", "/run/avahi-daemon"];
+/// Directories of runtimes that a machine has once. Each namespace has its own, empty when the test begins.
+const FIXED_PLACES: &[&str] = &[
+    "/dev/shm",
+    "/etc/cni",
+    "/etc/containers",
+    "/etc/docker",
+    "/run/avahi-daemon",
+    "/run/containerd",
+    "/run/containers",
+    "/run/dbus",
+    "/run/docker",
+    "/var/lib/containers",
+];
+
+/// skopeo and podman pull nothing without a policy.
+const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
 /// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
@@ -128,6 +142,9 @@ fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
         let source = directory.join(format!("{namespace}{name}"));
         std::fs::create_dir_all(&source).expect("a directory");
         std::fs::create_dir_all(target).expect("a mount point");
+        if *target == "/etc/containers" {
+            std::fs::write(source.join("policy.json"), POLICY).expect("a file");
+        }
         binds.push(Bind { source, target: target.into() });
     }
     binds

@@ -1,4 +1,6 @@
-# The life of a machine as a user of Vagrant has it. What is printed is looked at by vagrant.rs.
+# shellcheck shell=bash
+# The life of a machine as a user of Vagrant has it. vagrant.rs looks at the printed lines.
+set -eu
 export PATH="$PATH:/usr/sbin:/sbin"
 mkdir -p /run/libvirt /var/lib/libvirt/images /var/lib/libvirt/qemu /var/lib/libvirt/dnsmasq
 echo 1 >/proc/sys/net/ipv4/ip_forward
@@ -22,11 +24,13 @@ cache_size() {
 # What a user has: the repository's files with the box, and a .env of his own.
 mkdir "$HOME/entrepot"
 cd "$HOME/entrepot"
-cp -r "$REPOSITORY"/{Vagrantfile,README.md,provision} .
+cp -r "$REPOSITORY"/{Vagrantfile,README.md,docs,provision} .
 mkdir image
 cp -r "$REPOSITORY/image/guest" image/
 ln -s "$REPOSITORY/image/out" image/out
 echo 'REGISTRIES="fake.test"' >.env
+# A dollar sign in a password is not expanded anywhere.
+# shellcheck disable=SC2016
 echo 'AUTH_REGISTRIES=fake.test:robot:canary-$x' >>.env
 echo 'CACHE_MAX_SIZE=512m' >>.env
 

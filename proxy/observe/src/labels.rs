@@ -335,6 +335,8 @@ labels! {
         RepositoryQuota = "repository_quota",
         /// The registry's quota.
         RegistryQuota = "registry_quota",
+        /// As many uploads run as may.
+        TooManyUploads = "too_many_uploads",
         /// Too many logins are being checked.
         Logins = "logins",
         /// Our own disk is full.

@@ -6,12 +6,11 @@ use entrepot_core::name::RepositoryName;
 use http::StatusCode;
 use http::header::RANGE;
 
+use super::error::RegistryError;
 use super::events::{Deed, Event};
-use super::failure::{store_failed, unavailable, unknown};
 use super::request::LocalRequest;
 use super::uploads::empty;
 use entrepot_cache::pull::error::PullError;
-use entrepot_cache::pull::offload;
 use entrepot_cache::pull::serve::stored_reply;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Served;
@@ -19,53 +18,43 @@ use entrepot_observe::trail::Decision;
 
 impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/blobs/<digest>`
-    pub(super) async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
-        let (store, is_head) = (self.registry.store.clone(), self.is_head());
-        let (named, wanted) = (repository.clone(), *digest);
-        let found = offload(move || {
-            // Who asks by HEAD is about to push a manifest with it, more often than not.
-            let found = match is_head {
-                true => store.confirm_pushed_blob(&named, &wanted),
-                false => store.pushed_blob(&named, &wanted),
-            };
-            found.map(|found| found.ok_or_else(|| store.has_repository(&named)))
-        });
-        match found.await {
-            Some(Ok(Ok(blob))) => {
-                let range = self.header(&RANGE).filter(|_| !is_head);
-                if range.is_some_and(is_backwards) {
-                    return PullError::Range { size_bytes: blob.size_bytes }.into_reply();
-                }
-                stored_reply(&self.registry.store, &self.scope.trail, blob, range, is_head, || None, Served::Hit)
-                    .unwrap_or_else(PullError::into_reply)
-            }
-            Some(Ok(Err(has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+    pub(super) async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Reply, RegistryError> {
+        let (store, is_head) = (self.registry.store.repositories.at(repository), self.is_head());
+        // A client that asks by HEAD is about to push a manifest with it, more often than not.
+        let found = match is_head {
+            true => store.confirm_blob(digest).await?,
+            false => store.blob(digest).await?,
+        };
+        let Some(blob) = found else {
+            let has_repository = store.exists().await;
+            return Err(RegistryError::Unknown { has_repository, code: ErrorCode::BlobUnknown });
+        };
+        let range = self.header(&RANGE).filter(|_| !is_head);
+        if range.is_some_and(is_backwards) {
+            return Ok(PullError::Range { size_bytes: blob.size_bytes }.into_reply());
         }
+        let reply = stored_reply(&self.registry.store, &self.scope.trail, blob, range, is_head, || None, Served::Hit);
+        Ok(reply.unwrap_or_else(PullError::into_reply))
     }
 
     /// `DELETE /v2/<name>/blobs/<digest>`
-    pub(super) async fn delete_blob(&self, repository: &RepositoryName, digest: &Digest) -> Reply {
-        let (store, named, wanted) = (self.registry.store.clone(), repository.clone(), *digest);
-        let removed = offload(move || {
-            let removed = store.remove_pushed_blob(&named, &wanted)?;
-            Ok((removed, store.has_repository(&named)))
-        });
-        match removed.await {
-            Some(Ok((true, _))) => {
-                self.tell(Deed::Delete, repository, |event| Event { digest: Some(*digest), ..event });
-                self.scope.trail.record(Decision::Deleted(*digest));
-                empty(StatusCode::ACCEPTED)
-            }
-            Some(Ok((false, has_repository))) => unknown(has_repository, ErrorCode::BlobUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+    pub(super) async fn delete_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Reply, RegistryError> {
+        let store = self.registry.store.repositories.at(repository);
+        if !store.remove_blob(digest).await? {
+            let has_repository = store.exists().await;
+            return Err(RegistryError::Unknown { has_repository, code: ErrorCode::BlobUnknown });
         }
+        self.tell(Deed::Delete, repository, |event| Event { digest: Some(*digest), ..event });
+        self.scope.trail.record(Decision::Deleted(*digest));
+        Ok(empty(StatusCode::ACCEPTED))
     }
 }
 
-/// `bytes=9-5`. HTTP has such a range ignored; to whoever computed it, 416 says more than the whole blob.
+/// `bytes=9-5`. HTTP has such a range ignored; to the client that computed it, 416 says more than the whole blob.
 fn is_backwards(range: &str) -> bool {
     let bounds = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
     let numbers = bounds.and_then(|(first, last)| Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?)));

@@ -1,12 +1,12 @@
-//! Collections of the registry, whoever asked for them: one at a time, and what the last ones came to.
+//! Collections of the registry, by request or by the clock: one at a time, with the outcome of the last ones.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::LocalRegistry;
 use entrepot_store::{Collected, Step, StoreError, Sweep};
 
-/// What is known of collections since the process started.
+/// The collections since the process started.
 #[derive(Clone, Default, Debug)]
 pub struct Known {
     /// One that runs.
@@ -33,11 +33,11 @@ pub struct Ended {
     pub at: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// What it took away, or would have.
+    /// The content it took away, or would have.
     pub collected: Collected,
 }
 
-/// Where that is kept.
+/// Keeps the outcome of collections.
 #[derive(Default)]
 pub(super) struct Collections(Mutex<Known>);
 
@@ -46,7 +46,7 @@ impl Collections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The turn to collect; none while another has it.
+    /// The turn to collect. None while another collection has it.
     fn begin(&self, dry_run: bool) -> Option<Turn<'_>> {
         let mut known = self.known();
         if known.running.is_some() {
@@ -67,32 +67,47 @@ impl Drop for Turn<'_> {
 }
 
 impl LocalRegistry {
-    /// Collects; none while another collection runs. Blocks.
-    pub fn collect(&self, sweep: Sweep, progress: &mut dyn FnMut(Step)) -> Result<Option<Collected>, StoreError> {
+    /// Collects. None if another collection runs. It goes on to its end also if the caller no longer waits.
+    pub async fn collect(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        progress: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Option<Collected>, StoreError> {
+        let registry = self.clone();
+        let collecting = tokio::spawn(async move { registry.collect_now(sweep, progress).await });
+        collecting.await.unwrap_or(Err(StoreError::DiskThreadGone))
+    }
+
+    async fn collect_now(
+        self: &Arc<Self>,
+        sweep: Sweep,
+        mut progress: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Option<Collected>, StoreError> {
         let Some(turn) = self.collections.begin(sweep.dry_run) else { return Ok(None) };
         let began = Instant::now();
-        let mut noted = |step| {
-            if let Some(running) = &mut turn.0.known().running {
+        let registry = self.clone();
+        let noted = move |step| {
+            if let Some(running) = &mut registry.collections.known().running {
                 running.step = Some(step);
             }
             progress(step);
         };
-        let Some(collected) = self.store.collect(sweep, &mut noted)? else { return Ok(None) };
+        let Some(collected) = self.store.repositories.collect(sweep, noted).await? else { return Ok(None) };
         let ended = Ended { at: SystemTime::now(), took: began.elapsed(), collected };
         let mut known = turn.0.known();
         if sweep.dry_run {
             known.counted = Some(ended);
         } else {
-            // What was counted before is no longer so.
+            // The counts from before no longer hold.
             (known.last, known.counted) = (Some(ended), None);
         }
         drop(known);
         Ok(Some(collected))
     }
 
-    /// A collection whose outcome nobody waits for: it is logged where it did something. Blocks.
-    pub fn collect_quietly(&self, sweep: Sweep) {
-        match self.collect(sweep, &mut |_| {}) {
+    /// A collection whose outcome is only logged, if it did something.
+    pub async fn collect_quietly(self: &Arc<Self>, sweep: Sweep) {
+        match self.collect(sweep, |_| {}).await {
             Ok(Some(collected)) if collected.links + collected.blobs > 0 && !sweep.dry_run => {
                 let Collected { links, blobs, bytes, .. } = collected;
                 tracing::info!(links, blobs, bytes, "collected what no manifest of the registry names");
@@ -102,7 +117,7 @@ impl LocalRegistry {
         }
     }
 
-    /// What is known of collections.
+    /// The collections so far.
     pub fn collections(&self) -> Known {
         self.collections.known().clone()
     }

@@ -1,4 +1,4 @@
-//! One request at our registry's door: whose place it names, who asks, whether he may, and who answers.
+//! One request at our registry's door: the registry that it names, the client's login, its rights, and the answer.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 
 use super::RegistryService;
 use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
+use super::error::RegistryError;
 use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
@@ -27,7 +28,7 @@ use entrepot_observe::trail::Decision;
 use entrepot_upstream::registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// What is read of a body that nobody wants, so that its sender comes to read the answer.
+/// The most that is read of an unwanted body, so that its sender comes to read the answer.
 const UNWANTED_MAX_BYTES: usize = 16 << 20;
 const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,28 +47,32 @@ impl RegistryService {
 
 /// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
 pub async fn answer(service: &RegistryService, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
+    route_to_owner(service, scope, request).await.unwrap_or_else(RegistryError::into_reply)
+}
+
+async fn route_to_owner(
+    service: &RegistryService,
+    scope: &RequestScope,
+    request: http::Request<Incoming>,
+) -> Result<Reply, RegistryError> {
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query());
     let config = &scope.snapshot.config;
     let meant = meant(config, path, query, |host| service.local.is_named(&config.registry, host));
     if meant == Meant::Stranger {
         let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
-        return Reply::error(ErrorCode::Denied, message).because(Refused::Policy);
+        return Err(RegistryError::policy(message));
     }
     let access = service.local.access();
-    let visitor = match access.identify(identity::header(&head.headers).as_ref()).await {
-        Ok(visitor) => visitor,
-        Err(refusal) => return refused(service, scope, &head, &refusal),
-    };
+    let identified = access.identify(identity::header(&head.headers).as_ref()).await;
+    let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
     match meant {
         Meant::Upstream(host, place) => {
             scope.trail.record(Decision::Door(Interception::Mirrored));
-            if let Err(reply) = check_upstream(service, scope, &head, &visitor, (&host, &place)) {
-                return *reply;
-            }
+            check_upstream(service, scope, &head, &visitor, (&host, &place))?;
             let namespace = host.to_string();
             let reply = mirrored(scope, host, place, head).answer(&service.pull, body).await;
-            reply.with(NAMESPACE, &namespace)
+            Ok(reply.with(NAMESPACE, &namespace))
         }
         _ => {
             scope.trail.record(Decision::Door(Interception::OwnRegistry));
@@ -76,14 +81,14 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
     }
 }
 
-/// Whether he may have what is at a place of another registry.
+/// Whether the rules give the client what is at a place of another registry.
 fn check_upstream(
     service: &RegistryService,
     scope: &RequestScope,
     head: &Parts,
     visitor: &Visitor,
     (host, place): (&RegistryHost, &str),
-) -> Result<(), Box<Reply>> {
+) -> Result<(), RegistryError> {
     let route = Route::parse(&Method::GET, path_of(place), None).ok();
     let Some(repository) = route.as_ref().and_then(Route::repository) else {
         // Nothing of a repository is given for this.
@@ -91,7 +96,7 @@ fn check_upstream(
     };
     let Some(named) = name_in_rules(host.name(), repository) else {
         let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
-        return Err(Box::new(Reply::error(ErrorCode::Denied, message).because(Refused::Policy)));
+        return Err(RegistryError::policy(message));
     };
     check(service, scope, head, visitor, &Wish::In(&named, Action::Pull))
 }
@@ -110,21 +115,19 @@ async fn answer_ours(
     visitor: Visitor,
     head: Parts,
     mut body: Incoming,
-) -> Reply {
+) -> Result<Reply, RegistryError> {
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
         Err(_) if is_reading(&head.method) && names_no_tag(head.uri.path()) => {
-            return Reply::error(ErrorCode::ManifestUnknown, "").because(Refused::Grammar);
+            return Err(RegistryError::grammar(ErrorCode::ManifestUnknown));
         }
-        Err(error) => {
-            return Reply::error(error.code, "").because(Refused::Grammar);
-        }
+        Err(error) => return Err(RegistryError::grammar(error.code)),
     };
     scope.trail.record(route_decision(&route, &head.method, RequestType::ManifestDefaultDisabled));
     let Some(wish) = wish_of(&route, &head.method) else {
-        return Reply::error(ErrorCode::Unsupported, "").because(Refused::Method);
+        return Err(RegistryError::method());
     };
-    let refused = check(service, scope, &head, &visitor, &wish).err();
+    let checked = check(service, scope, &head, &visitor, &wish);
     let wants_continue = head.headers.contains_key(EXPECT);
     let hub = is_for_docker_hub(&scope.snapshot.config, &head.method, &route, user_agent(&head))
         && may_have_docker_hubs(service, &visitor, &route);
@@ -136,27 +139,28 @@ async fn answer_ours(
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
     };
-    let reply = match refused {
-        Some(refused) => *refused,
-        None => request.answer(&route, &mut body).await,
+    let answered = match checked {
+        Ok(()) => request.answer(&route, &mut body).await,
+        Err(error) => Err(error),
     };
+    let reply = answered.unwrap_or_else(RegistryError::into_reply);
     if reply.status == StatusCode::NOT_FOUND
         && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, scope, head)
+        && let Some(mirrored) = from_docker_hub(service, &route, scope, head).await
     {
         let instead = mirrored.answer(&service.pull, body).await;
         service.local.heard_of_docker_hub(instead.status);
-        return if instead.status.is_success() { instead } else { reply };
+        return Ok(if instead.status.is_success() { instead } else { reply });
     }
     let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
     if is_refusal && !wants_continue && !body.is_end_stream() {
         // However that ends, the answer is given.
         let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
     }
-    reply
+    Ok(reply)
 }
 
-/// Reads what nobody wants, up to a bound, and keeps none of it.
+/// Reads an unwanted body up to a bound, and keeps none of it.
 async fn drain<B>(body: B)
 where
     B: Body + Unpin,
@@ -170,24 +174,29 @@ fn is_reading(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// A manifest by a name that no tag can have: whoever asks for it is told that there is none.
+/// A manifest by a name that no tag can have: the client is told that there is none.
 fn names_no_tag(path: &str) -> bool {
     let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
     parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
 }
 
-/// Whether the rules give him the repository under Docker Hub's name as well. His token is for the name that he asked by.
+/// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked by.
 fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
     let named = route.repository().and_then(|repository| name_in_rules(docker_hub::REGISTRY, repository));
     named.is_some_and(|named| service.local.access().may_see(visitor, &named))
 }
 
 /// The same asked of Docker Hub, for a repository that was never pushed here.
-fn from_docker_hub(service: &RegistryService, route: &Route, scope: &RequestScope, head: Parts) -> Option<Mirrored> {
+async fn from_docker_hub(
+    service: &RegistryService,
+    route: &Route,
+    scope: &RequestScope,
+    head: Parts,
+) -> Option<Mirrored> {
     let repository = route.repository()?;
     let host = RegistryHost::parse(docker_hub::REGISTRY, 443).ok()?;
     let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    let ours = service.local.store.has_repository(repository);
+    let ours = service.local.store.repositories.at(repository).exists().await;
     (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(scope, host, place, head))
 }
 
@@ -195,7 +204,7 @@ fn user_agent(head: &Parts) -> Option<&str> {
     head.headers.get(USER_AGENT)?.to_str().ok()
 }
 
-/// What a request wants; none where the route has no such method.
+/// The right that a request needs. None if the route has no such method.
 fn wish_of<'r>(route: &'r Route, method: &Method) -> Option<Wish<'r>> {
     if !route.allows(method) {
         return None;
@@ -223,29 +232,30 @@ fn check(
     head: &Parts,
     visitor: &Visitor,
     wish: &Wish<'_>,
-) -> Result<(), Box<Reply>> {
+) -> Result<(), RegistryError> {
     let may = service.local.access().may(visitor, wish);
-    may.map_err(|refusal| Box::new(refused(service, scope, head, &refusal)))
+    may.map_err(|refusal| challenged(service, scope, head, refusal))
 }
 
 /// The refusal with the way to a login, where one would help.
-fn refused(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: &Refusal) -> Reply {
+fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: Refusal) -> RegistryError {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // What a client wrote comes back to it only as the host that it is.
+    // The client's text comes back to it only as the host that it names.
     let port = implied_port(scope.connection.scheme);
     let host = RegistryHost::parse(text, port).unwrap_or(scope.snapshot.config.registry.hostname.with_port(port));
     let scheme = match scope.connection.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    refusal.reply(&format!("{scheme}://{}", host.authority(port)), service.local.access().auth())
+    let door = format!("{scheme}://{}", host.authority(port));
+    RegistryError::Challenged { refusal, door, method: service.local.access().auth() }
 }
 
 impl LocalRequest {
-    async fn answer(&self, route: &Route, body: &mut Incoming) -> Reply {
+    async fn answer(&self, route: &Route, body: &mut Incoming) -> Result<Reply, RegistryError> {
         let reads = is_reading(&self.method);
         match route {
-            Route::Ping => Reply::full(StatusCode::OK, "application/json", "{}"),
+            Route::Ping => Ok(Reply::full(StatusCode::OK, "application/json", "{}")),
             Route::Catalog => self.catalog().await,
             Route::Tags { repository } => self.tags(repository).await,
             Route::Referrers { repository, digest } => self.referrers(repository, digest).await,
@@ -263,7 +273,9 @@ impl LocalRequest {
                 Method::DELETE => self.cancel_upload(repository, session.id()).await,
                 _ => self.upload_status(repository, session.id()).await,
             },
-            Route::Extension | Route::Other => Reply::error(ErrorCode::NameUnknown, "there is nothing at this path"),
+            Route::Extension | Route::Other => {
+                Err(RegistryError::invalid(ErrorCode::NameUnknown, "there is nothing at this path"))
+            }
         }
     }
 }

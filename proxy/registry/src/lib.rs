@@ -2,21 +2,21 @@
 //! registries by mirror names.
 //!
 //! ```text
-//! door ── request (who, what) ── access/ (may he?) ──► blobs, manifests, lists     what is here
+//! door ── request ── access/ (the client's right) ─► blobs, manifests, lists     what is here
 //!   │                                                 uploads ─ sessions, receive  what is coming
 //!   ├── web/ (for people)                             removal, collection          what goes
 //!   └── mirror ──► pull/                              events/                      what happened
 //! ```
 //!
-//! What was pushed lies in `store/pushed`; a repository's content is given by this room alone, and the cache's only by
-//! `pull/` under upstream's rights: one blob may be in both, its bytes once on the disk.
+//! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by the
+//! pipeline, under upstream's rights. One blob may be in both, with its bytes once on the disk. Failures are `error`'s.
 
 pub mod access;
 mod blobs;
 pub mod collection;
 pub mod door;
+mod error;
 pub mod events;
-mod failure;
 pub mod import;
 mod lists;
 mod manifests;
@@ -49,7 +49,7 @@ use web::CsrfKey;
 pub struct LocalRegistry {
     /// Content, and who has it.
     pub store: Arc<Store>,
-    /// Who hears of changes.
+    /// Tells receivers of changes.
     pub events: Events,
     sessions: Sessions,
     access: RwLock<Arc<Access>>,
@@ -65,7 +65,7 @@ pub struct LocalRegistry {
     docker_hub_down_until: Mutex<Option<Instant>>,
 }
 
-/// What answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
+/// Answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
 pub struct RegistryService {
     /// Our own registry.
     pub local: Arc<LocalRegistry>,
@@ -138,9 +138,9 @@ impl LocalRegistry {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(settings);
     }
 
-    /// Drops uploads that nobody added to for so long. Blocks.
-    pub fn expire_uploads(&self, after: Duration) -> usize {
-        self.sessions.expire(after)
+    /// Drops uploads that were not added to for so long. Returns their number.
+    pub async fn expire_uploads(&self, after: Duration) -> usize {
+        self.sessions.expire(after).await
     }
 
     fn is_docker_hub_down(&self) -> bool {
@@ -148,7 +148,7 @@ impl LocalRegistry {
         until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// What Docker Hub answered for a pull that nothing here could.
+    /// Notes Docker Hub's answer to a pull that our registry could not serve.
     fn heard_of_docker_hub(&self, status: StatusCode) {
         let is_down = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         let until = is_down.then(|| Instant::now() + DOCKER_HUB_PAUSE);

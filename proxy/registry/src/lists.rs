@@ -9,10 +9,10 @@ use http::{HeaderName, StatusCode};
 use serde::Serialize;
 use url::form_urlencoded;
 
-use super::failure::{store_failed, unavailable};
+use super::error::RegistryError;
 use super::request::LocalRequest;
-use entrepot_cache::pull::offload;
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// The most that one page has, whatever was asked.
@@ -40,68 +40,53 @@ struct Page {
 
 impl LocalRequest {
     /// `GET /v2/<name>/tags/list`
-    pub(super) async fn tags(&self, repository: &RepositoryName) -> Reply {
-        let page = match self.page(PAGE_TAGS_MAX) {
-            Ok(page) => page,
-            Err(reply) => return *reply,
+    pub(super) async fn tags(&self, repository: &RepositoryName) -> Result<Reply, RegistryError> {
+        let page = self.page(PAGE_TAGS_MAX)?;
+        let store = self.registry.store.repositories.at(repository);
+        let Some((tags, more)) = store.tags(page.after.as_deref(), page.limit).await? else {
+            return Err(RegistryError::Unknown { has_repository: false, code: ErrorCode::NameUnknown });
         };
-        let (store, named) = (self.registry.store.clone(), repository.clone());
-        let (after, limit) = (page.after.clone(), page.limit);
-        match offload(move || store.pushed_tags(&named, after.as_deref(), limit)).await {
-            Some(Ok(Some((tags, more)))) => {
-                let names = tags.iter().map(Tag::as_str).collect();
-                let reply = json(&Tags { name: repository.as_str(), tags: names });
-                page.linked(reply, &format!("/v2/{repository}/tags/list"), tags.last().map(Tag::as_str), more)
-            }
-            Some(Ok(None)) => Reply::error(ErrorCode::NameUnknown, ""),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
-        }
+        let reply = json(&Tags { name: repository.as_str(), tags: tags.iter().map(Tag::as_str).collect() });
+        Ok(page.linked(reply, &format!("/v2/{repository}/tags/list"), tags.last().map(Tag::as_str), more))
     }
 
     /// `GET /v2/_catalog`
-    pub(super) async fn catalog(&self) -> Reply {
-        let page = match self.page(PAGE_REPOSITORIES_MAX) {
-            Ok(page) => page,
-            Err(reply) => return *reply,
-        };
-        let (store, after, limit) = (self.registry.store.clone(), page.after.clone(), page.limit);
+    pub(super) async fn catalog(&self) -> Result<Reply, RegistryError> {
+        let page = self.page(PAGE_REPOSITORIES_MAX)?;
         let (access, visitor) = (self.registry.access(), self.visitor.clone());
         let seen = move |name: &RepositoryName| access.may_see(&visitor, name);
-        match offload(move || store.repositories_where(after.as_deref(), limit, seen)).await {
-            Some(Ok((found, more))) => {
-                let reply = json(&Catalog { repositories: found.iter().map(RepositoryName::as_str).collect() });
-                page.linked(reply, "/v2/_catalog", found.last().map(RepositoryName::as_str), more)
-            }
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
-        }
+        let repositories = &self.registry.store.repositories;
+        let (found, more) = repositories.list(page.after.as_deref(), page.limit, seen).await?;
+        let reply = json(&Catalog { repositories: found.iter().map(RepositoryName::as_str).collect() });
+        Ok(page.linked(reply, "/v2/_catalog", found.last().map(RepositoryName::as_str), more))
     }
 
-    /// `GET /v2/<name>/referrers/<digest>`. A subject that nobody knows has no referrers, and that is no error.
-    pub(super) async fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Reply {
-        let (store, named, subject) = (self.registry.store.clone(), repository.clone(), *subject);
-        let mut found = match offload(move || store.referrers(&named, &subject)).await {
-            Some(Ok(found)) => found,
-            Some(Err(error)) => return store_failed(&error),
-            None => return unavailable(),
-        };
+    /// `GET /v2/<name>/referrers/<digest>`. A subject that is not here has no referrers, and that is no error.
+    pub(super) async fn referrers(
+        &self,
+        repository: &RepositoryName,
+        subject: &Digest,
+    ) -> Result<Reply, RegistryError> {
+        let mut found = self.registry.store.repositories.at(repository).referrers(subject).await?;
         let filter = self.parameter("artifactType").filter(|filter| !filter.is_empty());
         if let Some(filter) = &filter {
             found.retain(|referrer| referrer.artifact_type.as_deref() == Some(filter));
         }
         let reply = Reply::full(StatusCode::OK, REFERRERS_TYPE, referrer::list(&found));
-        if filter.is_some() { reply.with(FILTERS_APPLIED, "artifactType") } else { reply }
+        Ok(if filter.is_some() { reply.with(FILTERS_APPLIED, "artifactType") } else { reply })
     }
 
-    fn page(&self, max: usize) -> Result<Page, Box<Reply>> {
+    fn page(&self, max: usize) -> Result<Page, RegistryError> {
         let n = match self.parameter("n").map(|text| text.parse::<usize>()) {
             None => None,
             Some(Ok(n)) => Some(n),
             Some(Err(_)) => {
-                let message = "the parameter n is not a number";
-                let status = StatusCode::BAD_REQUEST;
-                return Err(Box::new(Reply::error_with_status(status, ErrorCode::Unsupported, message)));
+                return Err(RegistryError::Invalid {
+                    code: ErrorCode::Unsupported,
+                    status: Some(StatusCode::BAD_REQUEST),
+                    why: "the parameter n is not a number".into(),
+                    refused: Refused::Invalid,
+                });
             }
         };
         let after = self.parameter("last").filter(|last| !last.is_empty());

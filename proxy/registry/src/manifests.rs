@@ -13,31 +13,22 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
 use super::LocalRegistry;
-use super::access::{Access, Refusal};
+use super::access::Refusal;
+use super::error::RegistryError;
 use super::events::{Deed, Event};
-use super::failure::{store_failed, unavailable, unknown};
 use super::removal::{NotRemoved, Target};
 use super::request::LocalRequest;
 use super::uploads::empty;
-use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_observe::trail::Decision;
-use entrepot_store::{PushedManifest, Store, StoreError, StoredManifest};
+use entrepot_store::{NotPut, PushedManifest, StoreError, StoredManifest};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// Tags that one push may set.
 const TAGS_MAX: usize = 100;
-
-/// Why a manifest is not taken although it is one.
-enum Objection {
-    /// It names what the repository has not.
-    Missing(Digest),
-    /// A tag of it stays where it is, or there is no room.
-    Refused(Refusal),
-}
 
 /// A manifest that may be taken, with where it is to go.
 struct Arrived {
@@ -50,17 +41,15 @@ struct Arrived {
 
 impl LocalRequest {
     /// `GET` or `HEAD /v2/<name>/manifests/<reference>`
-    pub(super) async fn manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
-        let (store, named, wanted) = (self.registry.store.clone(), repository.clone(), reference.clone());
-        let found = offload(move || {
-            let found = store.pushed_manifest(&named, &wanted)?;
-            Ok(found.ok_or_else(|| store.has_repository(&named)))
-        });
-        match found.await {
-            Some(Ok(Ok(manifest))) => manifest_reply(&manifest, self.is_head()),
-            Some(Ok(Err(has_repository))) => unknown(has_repository, ErrorCode::ManifestUnknown),
-            Some(Err(error)) => store_failed(&error),
-            None => unavailable(),
+    pub(super) async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, RegistryError> {
+        let store = self.registry.store.repositories.at(repository);
+        match store.manifest(reference).await? {
+            Some(manifest) => Ok(manifest_reply(&manifest, self.is_head())),
+            None => Err(unknown_manifest(store.exists().await)),
         }
     }
 
@@ -70,25 +59,18 @@ impl LocalRequest {
         repository: &RepositoryName,
         reference: &Reference,
         body: &mut Incoming,
-    ) -> Reply {
-        let arrived = match self.arrived(reference, body).await {
-            Ok(arrived) => arrived,
-            Err(reply) => return *reply,
-        };
+    ) -> Result<Reply, RegistryError> {
+        let arrived = self.arrived(reference, body).await?;
         let (registry, named) = (self.registry.clone(), repository.clone());
         let (tags, digest) = (arrived.tags.clone(), arrived.digest);
         let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
         let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
-        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
-            Ok(None) => {}
-            Ok(Some(Objection::Missing(missing))) => {
-                let message = format!("the repository has not {missing}, which the manifest names");
-                return Reply::error(ErrorCode::ManifestBlobUnknown, &message);
-            }
-            Ok(Some(Objection::Refused(refusal))) => return refusal.plain(),
-            Err(error) => return store_failed(&error),
+        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+            Ok(()) => {}
+            Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
+            Err(NotPut::Refused(refusal)) => return Err(refusal.into()),
         }
         let about = |event| Event {
             digest: Some(digest),
@@ -109,26 +91,30 @@ impl LocalRequest {
             let listed: Vec<_> = tags.iter().map(Tag::as_str).collect();
             reply = reply.with(OCI_TAG, &listed.join(", "));
         }
-        reply
+        Ok(reply)
     }
 
     /// `DELETE /v2/<name>/manifests/<reference>`
-    pub(super) async fn delete_manifest(&self, repository: &RepositoryName, reference: &Reference) -> Reply {
+    pub(super) async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, RegistryError> {
         match self.remove(repository, &Target::from(reference)).await {
-            Ok(_) => empty(StatusCode::ACCEPTED),
-            Err(NotRemoved::Refused(refusal)) => refusal.plain(),
-            Err(NotRemoved::Missing) => {
-                let (store, named) = (self.registry.store.clone(), repository.clone());
-                let has_repository = offload(move || store.has_repository(&named)).await.unwrap_or(false);
-                unknown(has_repository, ErrorCode::ManifestUnknown)
+            Ok(removed) => {
+                removed.manifests.into_iter().for_each(|digest| self.scope.trail.record(Decision::Deleted(digest)));
+                Ok(empty(StatusCode::ACCEPTED))
             }
-            Err(NotRemoved::Failed(error)) => store_failed(&error),
-            Err(NotRemoved::BrokenOff) => unavailable(),
+            Err(NotRemoved::Refused(refusal)) => Err(refusal.into()),
+            Err(NotRemoved::Missing) => {
+                Err(unknown_manifest(self.registry.store.repositories.at(repository).exists().await))
+            }
+            Err(NotRemoved::Failed(error)) => Err(error.into()),
         }
     }
 
     /// Reads and judges what was sent.
-    async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, Box<Reply>> {
+    async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, RegistryError> {
         let bytes = self.whole(body).await?;
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
@@ -138,12 +124,14 @@ impl LocalRequest {
         let tags = match reference {
             Reference::Tag(tag) => vec![tag.clone()],
             Reference::Digest(named) if *named != digest => {
-                return Err(Box::new(Reply::error(ErrorCode::DigestInvalid, "the manifest does not have this digest")));
+                let why = "the manifest does not have this digest";
+                return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
             }
             Reference::Digest(_) => self.further_tags()?,
         };
-        let invalid = |message: &str| Box::new(Reply::error(ErrorCode::ManifestInvalid, message));
-        let info = ManifestInfo::inspect(&bytes).map_err(|error| invalid(&error.to_string()))?;
+        let invalid = |why| RegistryError::invalid(ErrorCode::ManifestInvalid, why);
+        let info = ManifestInfo::inspect(&bytes);
+        let info = info.map_err(|error| RegistryError::invalid(ErrorCode::ManifestInvalid, error.to_string()))?;
         let content_type = self.header(&CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or_default().trim());
         let media_type = match (content_type, info.media_type.as_deref()) {
             (Some(told), _) if media::agrees(told, &info) => told.to_owned(),
@@ -156,34 +144,35 @@ impl LocalRequest {
         Ok(Arrived { bytes, media_type, digest, info, tags })
     }
 
-    async fn whole(&self, body: &mut Incoming) -> Result<Bytes, Box<Reply>> {
+    async fn whole(&self, body: &mut Incoming) -> Result<Bytes, RegistryError> {
         let body = Limited::new(body, MANIFEST_MAX_BYTES).collect();
         match tokio::time::timeout(self.scope.snapshot.config.client.body_timeout, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let message = "the manifest is larger than 4 MiB";
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                Err(Box::new(
-                    Reply::error_with_status(status, ErrorCode::ManifestInvalid, message).because(Refused::TooLarge),
-                ))
+                Err(too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"))
             }
-            _ => Err(Box::new(Reply::error(ErrorCode::ManifestInvalid, "the request's body broke off"))),
+            _ => Err(RegistryError::broke_off(ErrorCode::ManifestInvalid)),
         }
     }
 
     /// `?tag=` of a push by digest.
-    fn further_tags(&self) -> Result<Vec<Tag>, Box<Reply>> {
+    fn further_tags(&self) -> Result<Vec<Tag>, RegistryError> {
         let tags: Result<Vec<Tag>, _> = self.parameters("tag").map(|text| text.parse()).collect();
         match tags {
             Ok(tags) if tags.len() <= TAGS_MAX => Ok(tags),
-            Ok(_) => {
-                let message = "more than 100 tags";
-                let status = StatusCode::URI_TOO_LONG;
-                Err(Box::new(Reply::error_with_status(status, ErrorCode::ManifestInvalid, message)))
-            }
-            Err(_) => Err(Box::new(Reply::error(ErrorCode::NameInvalid, "a parameter tag is no tag"))),
+            Ok(_) => Err(too_much(StatusCode::URI_TOO_LONG, "more than 100 tags")),
+            Err(_) => Err(RegistryError::invalid(ErrorCode::NameInvalid, "a parameter tag is no tag")),
         }
     }
+}
+
+fn unknown_manifest(has_repository: bool) -> RegistryError {
+    RegistryError::Unknown { has_repository, code: ErrorCode::ManifestUnknown }
+}
+
+fn too_much(status: StatusCode, why: &'static str) -> RegistryError {
+    let code = ErrorCode::ManifestInvalid;
+    RegistryError::Invalid { code, status: Some(status), why: why.into(), refused: Refused::TooLarge }
 }
 
 /// Makes it content, then the repository's manifest, then what its tags point to.
@@ -191,46 +180,22 @@ async fn keep(
     registry: &Arc<LocalRegistry>,
     repository: RepositoryName,
     arrived: Arrived,
-) -> Result<Option<Objection>, StoreError> {
+) -> Result<Result<(), NotPut<Refusal>>, StoreError> {
     let Arrived { bytes, media_type, digest, info, tags } = arrived;
-    let lost = || StoreError::DiskThreadGone;
     let _turn = registry.turn(&repository).await;
-    let (counting, named, size_bytes) = (registry.clone(), repository.clone(), bytes.len() as u64);
-    let held = offload(move || match counting.overdrawn(&named, Some(&digest), size_bytes)? {
-        Some(refusal) => Ok(Err(refusal)),
-        None => counting.store.hold(&digest).map(Ok),
-    });
-    let hold = match held.await.ok_or_else(lost)?? {
-        Ok(hold) => hold,
-        Err(refusal) => return Ok(Some(Objection::Refused(refusal))),
-    };
-    let (store, access) = (registry.store.clone(), registry.access());
-    store.put_pushed_in_time(&digest, bytes.clone()).await?;
-    let put = offload(move || {
-        let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
-        let objection = || objection(&store, &access, &repository, &digest, &info, &tags);
-        let put = store.put_pushed_manifest(&repository, &manifest, &tags, objection);
-        drop(hold);
-        put
-    });
-    put.await.ok_or_else(lost)?
-}
-
-fn objection(
-    store: &Store,
-    access: &Access,
-    repository: &RepositoryName,
-    digest: &Digest,
-    info: &ManifestInfo,
-    tags: &[Tag],
-) -> Option<Objection> {
-    let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest);
-    if let Some(missing) = needed.into_iter().find(|child| !store.has_pushed(repository, child)) {
-        return Some(Objection::Missing(missing));
+    if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {
+        return Ok(Err(NotPut::Refused(refusal)));
     }
-    let is_elsewhere = |tag: &Tag| store.pushed_tag(repository, tag).ok().flatten().is_some_and(|at| at != *digest);
-    let mut moved = tags.iter().filter(|tag| is_elsewhere(tag));
-    moved.find_map(|tag| access.may_move(repository, tag).err()).map(Objection::Refused)
+    let (repositories, access) = (&registry.store.repositories, registry.access());
+    let hold = repositories.hold(&digest).await?;
+    repositories.put(&digest, bytes.clone()).await?;
+    let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
+    let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest).collect();
+    let named = repository.clone();
+    let may_move = move |tag: &Tag| access.may_move(&named, tag);
+    let put = repositories.at(&repository).put_manifest(manifest, tags, needed, may_move).await;
+    drop(hold);
+    put
 }
 
 fn manifest_reply(manifest: &StoredManifest, is_head: bool) -> Reply {

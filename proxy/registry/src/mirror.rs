@@ -25,14 +25,14 @@ use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
 
-/// What a request means by its path and query.
+/// The registry that a request means by its path and query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Meant {
     /// Something of ours.
     Ours,
     /// Something of this registry, at this place there.
     Upstream(RegistryHost, String),
-    /// A registry that nobody listed.
+    /// A registry that is not listed.
     Stranger,
 }
 
@@ -94,14 +94,14 @@ fn may_be_meant(config: &LiveConfig, host: &RegistryHost) -> bool {
     allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
 }
 
-/// What rules call a repository of another registry: below its host's name, whatever the port. None where that is no
+/// The name of another registry's repository in rules: below its host's name, whatever the port. None if that is no
 /// repository's name (an IPv6 address, or more than 255 characters), so that no rule can be about it.
 pub(super) fn name_in_rules(host_name: &str, repository: &RepositoryName) -> Option<RepositoryName> {
     format!("{host_name}/{repository}").parse().ok()
 }
 
 /// Whether a read of something that is not here is one that Docker sends its mirror: dockerd's own, or anybody's below
-/// `library/`, where nobody pushes. A blob's HEAD is not: who pushes must not hear of Docker Hub's. dockerd with
+/// `library/`, where no one pushes. A blob's HEAD is not: a client that pushes must not hear of Docker Hub's. dockerd with
 /// containerd's store says `ns` where it means a mirror.
 pub(super) fn is_for_docker_hub(config: &LiveConfig, method: &Method, route: &Route, user_agent: Option<&str>) -> bool {
     let reads = match route {

@@ -12,7 +12,7 @@ use super::access::{Held, Refusal};
 use entrepot_store::StoreError;
 
 impl LocalRegistry {
-    /// The turn to count and to add; none where nothing is counted.
+    /// The turn to count and to add. None if nothing is counted.
     pub(super) async fn turn(&self, repository: &RepositoryName) -> Option<MutexGuard<'_, ()>> {
         match self.access().has_quota(repository) {
             true => Some(self.counting.lock().await),
@@ -20,26 +20,35 @@ impl LocalRegistry {
         }
     }
 
-    /// Why `size_bytes` more do not fit into a repository; none where they do. Content that it has already takes no room;
-    /// what another repository has takes none of the total. Blocks.
-    pub(super) fn overdrawn(
+    /// The refusal of `size_bytes` more for a repository. None if they fit. Content that it has already takes no room;
+    /// content of another repository takes none of the total.
+    pub(super) async fn overdrawn(
         &self,
         repository: &RepositoryName,
         digest: Option<&Digest>,
         size_bytes: u64,
     ) -> Result<Option<Refusal>, StoreError> {
         let access = self.access();
-        if !access.has_quota(repository) || digest.is_some_and(|digest| self.store.has_pushed(repository, digest)) {
+        if !access.has_quota(repository) {
+            return Ok(None);
+        }
+        let held = self.store.repositories.at(repository);
+        if let Some(digest) = digest
+            && held.has(digest).await
+        {
             return Ok(None);
         }
         if access.has_total_quota() {
             // The total is the index's, which notes what was added a moment later.
-            self.store.flush();
+            self.store.flush().await;
         }
-        let is_elsewhere = digest.is_some_and(|digest| self.store.is_pinned(digest));
+        let is_elsewhere = match digest {
+            Some(digest) => self.store.repositories.is_pinned(digest).await,
+            None => false,
+        };
         let after = Held {
-            repository_bytes: self.store.pushed_usage(Some(repository))?.saturating_add(size_bytes),
-            total_bytes: self.store.pushed_usage(None)?.saturating_add(if is_elsewhere { 0 } else { size_bytes }),
+            repository_bytes: held.held_bytes().await?.saturating_add(size_bytes),
+            total_bytes: self.store.usage().pinned_bytes.saturating_add(if is_elsewhere { 0 } else { size_bytes }),
         };
         Ok(access.room(repository, after).err())
     }
@@ -83,19 +92,18 @@ mod tests {
     }
 
     /// Pushes so many bytes to a repository.
-    fn push(registry: &LocalRegistry, repository: &str, seed: u8, size: usize) -> Digest {
+    async fn push(registry: &LocalRegistry, repository: &str, seed: u8, size: usize) -> Digest {
         let bytes = vec![seed; size];
         let digest = Digest::of(Algorithm::Sha256, &bytes);
-        let _hold = registry.store.hold(&digest).unwrap();
-        let fill = registry.store.begin_pushed(&digest, size as u64).unwrap();
-        fill.write_at(0, &bytes).unwrap();
-        fill.publish(None, &[]).unwrap();
-        assert!(registry.store.link_pushed(&repository.parse().unwrap(), &digest).unwrap());
+        let repositories = &registry.store.repositories;
+        let _hold = repositories.hold(&digest).await.unwrap();
+        repositories.put(&digest, bytes.into()).await.unwrap();
+        assert!(repositories.at(&repository.parse().unwrap()).link(&digest).await.unwrap());
         digest
     }
 
-    fn over(registry: &LocalRegistry, repository: &str, digest: Option<&Digest>, size: u64) -> Option<u16> {
-        let refusal = registry.overdrawn(&repository.parse().unwrap(), digest, size).unwrap()?;
+    async fn over(registry: &LocalRegistry, repository: &str, digest: Option<&Digest>, size: u64) -> Option<u16> {
+        let refusal = registry.overdrawn(&repository.parse().unwrap(), digest, size).await.unwrap()?;
         Some(refusal.plain().status.as_u16())
     }
 
@@ -104,8 +112,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let lines = "max_size = \"1000\"\n[[registry.quotas]]\nrepository = \"small/*\"\nmax_size = \"300\"\n";
         let registry = registry(&folder, lines);
-        let held = push(&registry, "small/a", 1, 200);
-        let other = push(&registry, "large", 2, 500);
+        let held = push(&registry, "small/a", 1, 200).await;
+        let other = push(&registry, "large", 2, 500).await;
         for (repository, digest, size, expected) in [
             ("small/a", None, 100, None),
             ("small/a", None, 101, Some(413)),
@@ -116,7 +124,7 @@ mod tests {
             ("large", None, 301, Some(507)),
             ("another", Some(&other), 500, None),
         ] {
-            assert_eq!(over(&registry, repository, digest, size), expected, "{repository} {digest:?} {size}");
+            assert_eq!(over(&registry, repository, digest, size).await, expected, "{repository} {digest:?} {size}");
         }
     }
 
@@ -127,6 +135,6 @@ mod tests {
         let repository: RepositoryName = "a".parse().unwrap();
         let (first, second) = (registry.turn(&repository).await, registry.turn(&repository).await);
         assert!(first.is_none() && second.is_none());
-        assert_eq!(over(&registry, "a", None, u64::MAX), None);
+        assert_eq!(over(&registry, "a", None, u64::MAX).await, None);
     }
 }

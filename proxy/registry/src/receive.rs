@@ -10,13 +10,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::sessions::State;
-use entrepot_cache::pull::offload;
+use entrepot_cache::fetch::hashing::{hash_again, hash_aside};
 use entrepot_store::{PartialBlob, StoreError};
 
 /// Pieces up to this length are hashed where they arrive, in a few microseconds.
 const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
-/// Read back at once where bytes are hashed again.
-const REREAD_BYTES: usize = 256 * 1024;
 
 /// Why a body was not taken to its end. What arrived before is part of the upload.
 pub(super) enum Interrupted {
@@ -63,7 +61,7 @@ async fn next_piece(body: &mut Incoming, timeout: Duration) -> Result<Option<Byt
 async fn keep(fill: &Arc<PartialBlob>, state: &mut State, piece: Option<Bytes>) -> Result<(), StoreError> {
     let Some(bytes) = piece else { return Ok(()) };
     let length = bytes.len() as u64;
-    let write = fill.write_in_time(state.length, bytes.clone());
+    let write = fill.write(state.length, bytes.clone());
     let (written, hasher) = tokio::join!(write, hash(state.hasher.take(), bytes));
     // A write that failed leaves the hash ahead of the bytes: they are hashed again then.
     written?;
@@ -78,11 +76,7 @@ async fn hash(hasher: Option<Hasher>, bytes: Bytes) -> Option<Hasher> {
         hasher.update(&bytes);
         return Some(hasher);
     }
-    offload(move || {
-        hasher.update(&bytes);
-        hasher
-    })
-    .await
+    hash_aside(hasher, bytes).await
 }
 
 /// The digest of everything that arrived: from the hash that ran along where it is of this algorithm, else from the file.
@@ -90,20 +84,6 @@ pub(super) async fn digest(fill: &Arc<PartialBlob>, state: &State, algorithm: Al
     if let Some(hasher) = state.hasher.as_ref().filter(|hasher| hasher.algorithm() == algorithm) {
         return Ok(hasher.clone().finish());
     }
-    let (fill, length) = (fill.clone(), state.length);
-    offload(move || reread(&fill, length, algorithm)).await.unwrap_or(Err(StoreError::DiskThreadGone))
-}
-
-fn reread(fill: &PartialBlob, length: u64, algorithm: Algorithm) -> Result<Digest, StoreError> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buffer = vec![0; REREAD_BYTES];
-    let mut position = 0;
-    while position < length {
-        let left = usize::try_from(length - position).unwrap_or(usize::MAX);
-        let piece = left.min(buffer.len());
-        fill.read_into(position, &mut buffer[..piece]).map_err(|error| fill.unreadable(error))?;
-        hasher.update(&buffer[..piece]);
-        position += piece as u64;
-    }
-    Ok(hasher.finish())
+    let hashed = hash_again(fill, 0..state.length, Hasher::new(algorithm)).await;
+    hashed.map(Hasher::finish).map_err(|error| fill.unreadable(error))
 }

@@ -1,5 +1,5 @@
 //! Taking away: one way for the protocol's DELETE, the web page and the administrator, so each deletion is durable, and is
-//! told to those who want to hear of it.
+//! told to the receivers of events.
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -8,10 +8,9 @@ use super::LocalRegistry;
 use super::access::{Access, Refusal};
 use super::events::{Deed, Event};
 use super::request::LocalRequest;
-use entrepot_cache::pull::offload;
-use entrepot_store::{Store, StoreError};
+use entrepot_store::{Repository, StoreError};
 
-/// What of a repository is to go.
+/// The part of a repository that is to go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// A tag; its manifest stays.
@@ -24,7 +23,7 @@ pub enum Target {
     Everything,
 }
 
-/// What went.
+/// The tags and manifests that went.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Removed {
     /// Tags.
@@ -42,28 +41,32 @@ pub(super) enum NotRemoved {
     Refused(Refusal),
     /// The disk did not do it.
     Failed(StoreError),
-    /// The operation itself broke off; the log says why.
-    BrokenOff,
 }
 
 impl LocalRegistry {
-    /// Removes it, immutable or not; none where it is not there. Blocks.
-    pub fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Option<Removed>, StoreError> {
-        let store = &self.store;
+    /// Removes it, immutable or not. None if it is not there.
+    pub async fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Option<Removed>, StoreError> {
+        let repository = self.store.repositories.at(repository);
         Ok(match target {
-            Target::Tag(tag) => store.remove_pushed_tag(repository, tag)?.then(|| removed(vec![tag.clone()], vec![])),
+            Target::Tag(tag) => repository.remove_tag(tag).await?.then(|| removed(vec![tag.clone()], vec![])),
             Target::Image(tag) => {
-                store.remove_tagged(repository, tag)?.map(|manifests| removed(vec![tag.clone()], manifests))
+                repository.remove_tagged(tag).await?.map(|manifests| removed(vec![tag.clone()], manifests))
             }
             Target::Manifest(digest) => {
-                store.remove_pushed_manifest(repository, digest)?.map(|tags| removed(tags, vec![*digest]))
+                repository.remove_manifest(digest).await?.map(|tags| removed(tags, vec![*digest]))
             }
             Target::Everything => {
-                let (tagged, manifests) = (store.tagged(repository)?, store.pushed_manifests(repository)?);
+                let (tagged, manifests) = (repository.tagged().await?, repository.manifests().await?);
                 let tags = tagged.into_iter().map(|tagged| tagged.tag).collect();
-                store.remove_repository(repository)?.then(|| removed(tags, manifests))
+                repository.remove().await?.then(|| removed(tags, manifests))
             }
         })
+    }
+}
+
+impl From<StoreError> for NotRemoved {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -72,7 +75,7 @@ fn removed(tags: Vec<Tag>, manifests: Vec<Digest>) -> Removed {
 }
 
 impl Target {
-    /// What an event of the deletion says of it.
+    /// The event of the deletion.
     pub fn about(&self, event: Event) -> Event {
         match self {
             Self::Tag(tag) | Self::Image(tag) => Event { tag: Some(tag.clone()), ..event },
@@ -82,28 +85,26 @@ impl Target {
     }
 
     /// An immutable tag that would go.
-    pub(super) fn kept(
+    pub(super) async fn kept(
         &self,
-        store: &Store,
+        store: &Repository,
         access: &Access,
         repository: &RepositoryName,
     ) -> Result<Option<Refusal>, StoreError> {
         let would_go: Vec<Tag> = match self {
-            Self::Tag(tag) | Self::Image(tag) => {
-                store.pushed_tag(repository, tag)?.map(|_| tag.clone()).into_iter().collect()
-            }
+            Self::Tag(tag) | Self::Image(tag) => store.tag(tag).await?.map(|_| tag.clone()).into_iter().collect(),
             Self::Manifest(digest) => {
-                let tagged = store.tagged(repository)?.into_iter().filter(|tagged| tagged.digest == *digest);
+                let tagged = store.tagged().await?.into_iter().filter(|tagged| tagged.digest == *digest);
                 tagged.map(|tagged| tagged.tag).collect()
             }
-            Self::Everything => store.tagged(repository)?.into_iter().map(|tagged| tagged.tag).collect(),
+            Self::Everything => store.tagged().await?.into_iter().map(|tagged| tagged.tag).collect(),
         };
         Ok(would_go.iter().find_map(|tag| access.may_move(repository, tag).err()))
     }
 }
 
 impl From<&Reference> for Target {
-    /// What the protocol's DELETE means.
+    /// The meaning of the protocol's DELETE.
     fn from(reference: &Reference) -> Self {
         match reference {
             Reference::Tag(tag) => Self::Tag(tag.clone()),
@@ -115,17 +116,11 @@ impl From<&Reference> for Target {
 impl LocalRequest {
     /// Removes it, unless an immutable tag would go, and tells of it. Whether the visitor may was asked before.
     pub(super) async fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Removed, NotRemoved> {
-        let (registry, access) = (self.registry.clone(), self.registry.access());
-        let (named, wanted) = (repository.clone(), target.clone());
-        let done = offload(move || match wanted.kept(&registry.store, &access, &named)? {
-            Some(refusal) => Ok(Err(NotRemoved::Refused(refusal))),
-            None => Ok(registry.remove(&named, &wanted)?.ok_or(NotRemoved::Missing)),
-        });
-        let removed = match done.await {
-            Some(Ok(outcome)) => outcome?,
-            Some(Err(error)) => return Err(NotRemoved::Failed(error)),
-            None => return Err(NotRemoved::BrokenOff),
-        };
+        let (store, access) = (self.registry.store.repositories.at(repository), self.registry.access());
+        if let Some(refusal) = target.kept(&store, &access, repository).await? {
+            return Err(NotRemoved::Refused(refusal));
+        }
+        let removed = self.registry.remove(repository, target).await?.ok_or(NotRemoved::Missing)?;
         self.tell(Deed::Delete, repository, |event| target.about(event));
         Ok(removed)
     }

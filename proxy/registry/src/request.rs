@@ -13,7 +13,7 @@ use super::access::Visitor;
 use super::events::{Deed, Event, EventRequest};
 use entrepot_cache::pull::RequestScope;
 
-/// A request to our own registry, made by somebody whom the rules know.
+/// A request to our own registry, by a client whose login is checked.
 pub(super) struct LocalRequest {
     pub(super) registry: Arc<LocalRegistry>,
     pub(super) scope: RequestScope,

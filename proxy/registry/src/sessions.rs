@@ -1,5 +1,5 @@
-//! Upload sessions: which run, whose they are, how far they are. An id of 128 random bits is bound to its repository
-//! and to whoever began it; what is not theirs is unknown to others.
+//! Upload sessions: which run, to whom they belong, how far they are. An id of 128 random bits is bound to its repository
+//! and to the principal that began it; to others it is unknown.
 //!
 //! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
 //! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
@@ -36,7 +36,7 @@ pub(super) struct Session {
 pub(super) struct State {
     /// Bytes that arrived.
     pub(super) length: u64,
-    /// Their hash; none after a restart.
+    /// Their hash. None after a restart.
     pub(super) hasher: Option<Hasher>,
     /// It was published or given up.
     pub(super) is_over: bool,
@@ -63,22 +63,16 @@ pub(super) enum NotBegun {
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
     pub(super) fn load(store: Arc<Store>) -> Self {
-        let found = store.found_uploads().unwrap_or_else(|error| {
+        let found = store.uploads.take_over(|upload| Session::found(&upload)).unwrap_or_else(|error| {
             tracing::error!("unfinished uploads cannot be found: {error}");
             Vec::new()
         });
-        let mut table = HashMap::new();
-        for upload in found {
-            match Session::found(&upload) {
-                Some(session) => drop(table.insert(upload.id, Arc::new(session))),
-                None => store.discard_upload(upload.id),
-            }
-        }
+        let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
         Self { store, table: Mutex::new(table) }
     }
 
-    /// Begins a session. Blocks.
-    pub(super) fn begin(
+    /// Begins a session.
+    pub(super) async fn begin(
         &self,
         repository: &RepositoryName,
         principal: &Principal,
@@ -100,14 +94,14 @@ impl Sessions {
             }
             table.insert(id, session.clone());
         }
-        self.store.note_upload(id, &session.note()).map_err(|error| {
-            self.end(id);
-            NotBegun::Store(error)
-        })?;
+        if let Err(error) = self.store.uploads.note(id, session.note()).await {
+            self.end(id).await;
+            return Err(NotBegun::Store(error));
+        }
         Ok(session)
     }
 
-    /// A session, for the one who began it in that repository; that is a use.
+    /// A session, for the principal that began it in that repository. Counts as a use.
     pub(super) fn find(&self, id: &str, repository: &RepositoryName, principal: &Principal) -> Option<Arc<Session>> {
         let session = self.table().get(&id.parse().ok()?)?.clone();
         let is_theirs = session.repository == *repository && session.principal == *principal;
@@ -117,14 +111,14 @@ impl Sessions {
         })
     }
 
-    /// Forgets a session and removes its bytes. Blocks.
-    pub(super) fn end(&self, id: UploadId) {
+    /// Forgets a session and removes its bytes.
+    pub(super) async fn end(&self, id: UploadId) {
         self.table().remove(&id);
-        self.store.discard_upload(id);
+        self.store.uploads.discard(id).await;
     }
 
-    /// Ends those that nobody added to for so long. Blocks.
-    pub(super) fn expire(&self, after: Duration) -> usize {
+    /// Ends those that were not added to for so long.
+    pub(super) async fn expire(&self, after: Duration) -> usize {
         let Some(before) = SystemTime::now().checked_sub(after) else { return 0 };
         let old: Vec<_> = self.table().values().filter(|session| session.used_at() < before).cloned().collect();
         let mut expired = 0;
@@ -132,7 +126,8 @@ impl Sessions {
             // One that is being added to is in use.
             let Ok(mut state) = session.state.try_lock() else { continue };
             state.is_over = true;
-            self.end(session.file.id);
+            drop(state);
+            self.end(session.file.id).await;
             expired += 1;
         }
         expired
@@ -155,7 +150,7 @@ impl Session {
         })
     }
 
-    /// Where it goes on, relative to the door: whatever name the client knows it by.
+    /// The place where it goes on, relative to the door: by whatever name the client knows it.
     pub(super) fn location(&self) -> String {
         format!("/v2/{}/blobs/uploads/{}", self.repository, self.file.id)
     }

@@ -16,15 +16,13 @@ use hyper::body::{Body, Incoming};
 
 use super::LocalRegistry;
 use super::access::{Action, Refusal, Wish};
+use super::error::RegistryError;
 use super::events::{Deed, Event};
-use super::failure::{no_room, store_failed, unavailable};
 use super::receive::{Interrupted, digest, receive};
 use super::request::LocalRequest;
 use super::sessions::{NotBegun, Session, State};
-use entrepot_cache::pull::offload;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::Refused;
 use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
 
@@ -33,7 +31,7 @@ const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// Of a blob in events, whatever manifests call it.
 const BLOB_TYPE: &str = "application/octet-stream";
 
-/// Where a session stood before a request, to be set back to where the request comes to nothing.
+/// The state of a session before a request. The session is set back to it if the request fails.
 struct Mark {
     length: u64,
     hasher: Option<entrepot_core::digest::Hasher>,
@@ -41,148 +39,166 @@ struct Mark {
 
 impl LocalRequest {
     /// `POST /v2/<name>/blobs/uploads/`
-    pub(super) async fn begin_upload(&self, repository: &RepositoryName, body: &mut Incoming) -> Reply {
+    pub(super) async fn begin_upload(
+        &self,
+        repository: &RepositoryName,
+        body: &mut Incoming,
+    ) -> Result<Reply, RegistryError> {
+        let no_digest = |_| RegistryError::invalid(ErrorCode::DigestInvalid, "");
         if let Some(mount) = self.parameter("mount") {
-            let Ok(digest) = mount.parse::<Digest>() else { return Reply::error(ErrorCode::DigestInvalid, "") };
-            if let Some(reply) = self.mount(repository, &digest).await {
-                return reply;
+            let digest = mount.parse::<Digest>().map_err(no_digest)?;
+            if let Some(reply) = self.mount(repository, &digest).await? {
+                return Ok(reply);
             }
         }
-        let whole = match self.parameter("digest").map(|text| text.parse::<Digest>()) {
-            Some(Err(_)) => return Reply::error(ErrorCode::DigestInvalid, ""),
-            Some(Ok(digest)) => Some(digest),
-            None => None,
-        };
+        let whole = self.parameter("digest").map(|text| text.parse::<Digest>()).transpose().map_err(no_digest)?;
         let named = self.parameter("digest-algorithm").map(|name| algorithm(&name));
         let algorithm = match (named, whole) {
-            (Some(None), _) => return Reply::error(ErrorCode::DigestInvalid, "sha256 and sha512 are known here"),
+            (Some(None), _) => {
+                let why = "sha256 and sha512 are known here";
+                return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
+            }
             (Some(Some(algorithm)), _) => algorithm,
             (None, whole) => whole.map_or(Algorithm::Sha256, |digest| digest.algorithm()),
         };
-        let session = match self.begin_session(repository, algorithm).await {
-            Ok(session) => session,
-            Err(reply) => return *reply,
-        };
+        let session = self.begin_session(repository, algorithm).await?;
         match whole {
             // Without a body this only asks for a session, unless it is the empty blob that is pushed.
             Some(digest) if !body.is_end_stream() || digest == Digest::of(digest.algorithm(), b"") => {
-                let reply = self.finish(&session, &digest, body).await;
-                if reply.status != StatusCode::CREATED {
+                let finished = self.finish(&session, &digest, body).await;
+                if finished.is_err() {
                     end(&self.registry, &session).await;
                 }
-                reply
+                finished
             }
-            _ => session_reply(StatusCode::ACCEPTED, &session, 0),
+            _ => Ok(session_reply(StatusCode::ACCEPTED, &session, 0)),
         }
     }
 
     /// `PATCH`: adds to an upload.
-    pub(super) async fn add_to_upload(&self, repository: &RepositoryName, id: &str, body: &mut Incoming) -> Reply {
-        let Some(session) = self.session(repository, id) else { return unknown_upload() };
+    pub(super) async fn add_to_upload(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+        body: &mut Incoming,
+    ) -> Result<Reply, RegistryError> {
+        let session = self.session(repository, id)?;
         let mut state = session.state.lock().await;
         if state.is_over {
-            return unknown_upload();
+            return Err(RegistryError::unknown_upload());
         }
         let added = self.append(&session, &mut state, body).await;
         session.touch();
-        match added {
-            Ok(_) => session_reply(StatusCode::ACCEPTED, &session, state.length),
-            Err(reply) => *reply,
-        }
+        added?;
+        Ok(session_reply(StatusCode::ACCEPTED, &session, state.length))
     }
 
     /// `PUT`: ends an upload.
-    pub(super) async fn end_upload(&self, repository: &RepositoryName, id: &str, body: &mut Incoming) -> Reply {
-        let Some(session) = self.session(repository, id) else { return unknown_upload() };
+    pub(super) async fn end_upload(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+        body: &mut Incoming,
+    ) -> Result<Reply, RegistryError> {
+        let session = self.session(repository, id)?;
         match self.parameter("digest").map(|text| text.parse::<Digest>()) {
             Some(Ok(digest)) => self.finish(&session, &digest, body).await,
-            Some(Err(_)) => Reply::error(ErrorCode::DigestInvalid, ""),
-            None => Reply::error(ErrorCode::DigestInvalid, "the parameter digest is missing"),
+            Some(Err(_)) => Err(RegistryError::invalid(ErrorCode::DigestInvalid, "")),
+            None => Err(RegistryError::invalid(ErrorCode::DigestInvalid, "the parameter digest is missing")),
         }
     }
 
     /// `GET`: how far an upload is.
-    pub(super) async fn upload_status(&self, repository: &RepositoryName, id: &str) -> Reply {
-        let Some(session) = self.session(repository, id) else { return unknown_upload() };
+    pub(super) async fn upload_status(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
+        let session = self.session(repository, id)?;
         let state = session.state.lock().await;
         if state.is_over {
-            return unknown_upload();
+            return Err(RegistryError::unknown_upload());
         }
-        session_reply(StatusCode::NO_CONTENT, &session, state.length)
+        Ok(session_reply(StatusCode::NO_CONTENT, &session, state.length))
     }
 
     /// `DELETE`: gives an upload up.
-    pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Reply {
-        let Some(session) = self.session(repository, id) else { return unknown_upload() };
+    pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
+        let session = self.session(repository, id)?;
         let mut state = session.state.lock().await;
         if state.is_over {
-            return unknown_upload();
+            return Err(RegistryError::unknown_upload());
         }
         state.is_over = true;
         drop(state);
         end(&self.registry, &session).await;
-        empty(StatusCode::NO_CONTENT)
+        Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    /// Takes a blob over from a repository that the client may read; none where there is none.
-    async fn mount(&self, repository: &RepositoryName, digest: &Digest) -> Option<Reply> {
-        let from = match self.parameter("from") {
-            Some(name) => Some(name.parse::<RepositoryName>().ok()?),
+    /// Takes a blob over from a repository that the client may read. None if there is no such repository: the client
+    /// uploads the blob then.
+    async fn mount(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Reply>, RegistryError> {
+        let from = match self.parameter("from").map(|name| name.parse::<RepositoryName>()) {
+            Some(Ok(name)) => Some(name),
+            Some(Err(_)) => return Ok(None),
             None => None,
         };
-        let (registry, access, visitor) = (self.registry.clone(), self.registry.access(), self.visitor.clone());
-        let (to, digest) = (repository.clone(), *digest);
         let _turn = self.registry.turn(repository).await;
-        let mounted = offload(move || {
-            let readable = |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
-            let store = &registry.store;
-            let from = match from {
-                Some(from) => Some(from).filter(|from| readable(from) && store.has_pushed_blob(from, &digest)),
-                None => store.pushed_holder(&digest, readable)?,
-            };
-            let Some(from) = from else { return Ok::<_, StoreError>(None) };
-            let size_bytes = store.blob(&digest)?.map_or(0, |blob| blob.size_bytes);
-            if let Some(refusal) = registry.overdrawn(&to, Some(&digest), size_bytes)? {
-                return Ok(Some(Err(refusal)));
-            }
-            Ok(store.link_pushed(&to, &digest)?.then_some(Ok(from)))
-        });
-        match mounted.await? {
-            Ok(Some(Err(refusal))) => Some(refusal.plain()),
+        match self.link_from(from, repository, digest).await {
+            Ok(Some(Err(refusal))) => Err(refusal.into()),
             Ok(Some(Ok(from))) => {
+                let digest = *digest;
                 let media_type = Some(BLOB_TYPE.to_owned());
                 let about = |event| Event { digest: Some(digest), from: Some(from), media_type, ..event };
                 self.tell(Deed::Mount, repository, about);
                 self.scope.trail.record(Decision::Pushed(digest));
-                Some(created(&blob_location(repository, &digest), &digest))
+                Ok(Some(created(&blob_location(repository, &digest), &digest)))
             }
-            Ok(None) => None,
+            Ok(None) => Ok(None),
             Err(error) => {
                 tracing::warn!(%repository, "a blob cannot be mounted: {error}");
-                None
+                Ok(None)
             }
         }
+    }
+
+    /// Links a blob that another repository has; the repository that it is taken over from. None if there is none that
+    /// the client may read.
+    async fn link_from(
+        &self,
+        from: Option<RepositoryName>,
+        to: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Result<RepositoryName, Refusal>>, StoreError> {
+        let (store, access, visitor) = (&self.registry.store, self.registry.access(), self.visitor.clone());
+        let readable = move |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
+        let from = match from {
+            Some(from) if readable(&from) && store.repositories.at(&from).has_blob(digest).await => from,
+            Some(_) => return Ok(None),
+            None => match store.repositories.holder(digest, readable).await? {
+                Some(from) => from,
+                None => return Ok(None),
+            },
+        };
+        let size_bytes = store.repositories.content_bytes(digest).await.unwrap_or(0);
+        if let Some(refusal) = self.registry.overdrawn(to, Some(digest), size_bytes).await? {
+            return Ok(Some(Err(refusal)));
+        }
+        Ok(store.repositories.at(to).link(digest).await?.then_some(Ok(from)))
     }
 
     async fn begin_session(
         &self,
         repository: &RepositoryName,
         algorithm: Algorithm,
-    ) -> Result<Arc<Session>, Box<Reply>> {
-        let (registry, repository) = (self.registry.clone(), repository.clone());
-        let (principal, max) = (self.visitor.principal.clone(), self.scope.snapshot.config.registry.max_uploads);
-        let begun = offload(move || registry.sessions.begin(&repository, &principal, algorithm, max)).await;
-        begun.unwrap_or(Err(NotBegun::Random)).map_err(|why| {
-            Box::new(match why {
-                NotBegun::TooMany => Reply::error(ErrorCode::TooManyRequests, "too many uploads run at the moment"),
-                NotBegun::Random => unavailable(),
-                NotBegun::Store(error) => store_failed(&error),
-            })
+    ) -> Result<Arc<Session>, RegistryError> {
+        let (principal, max) = (&self.visitor.principal, self.scope.snapshot.config.registry.max_uploads);
+        self.registry.sessions.begin(repository, principal, algorithm, max).await.map_err(|why| match why {
+            NotBegun::TooMany => RegistryError::TooManyUploads,
+            NotBegun::Random => RegistryError::DiskFailed,
+            NotBegun::Store(error) => error.into(),
         })
     }
 
-    fn session(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {
-        self.registry.sessions.find(id, repository, &self.visitor.principal)
+    fn session(&self, repository: &RepositoryName, id: &str) -> Result<Arc<Session>, RegistryError> {
+        let session = self.registry.sessions.find(id, repository, &self.visitor.principal);
+        session.ok_or_else(RegistryError::unknown_upload)
     }
 
     /// Adds the request's body where its place is the right one. On a refusal the state is as before, except that what came
@@ -192,82 +208,62 @@ impl LocalRequest {
         session: &Session,
         state: &mut State,
         body: &mut Incoming,
-    ) -> Result<Arc<PartialBlob>, Box<Reply>> {
+    ) -> Result<Arc<PartialBlob>, RegistryError> {
         let range = self.chunk_range()?;
         if range.is_some_and(|range| range.first != state.length) {
-            return Err(Box::new(out_of_order(session, state.length)));
+            return Err(RegistryError::out_of_order(session, state.length));
         }
         let told = self.header(&CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         if let (Some(range), Some(told)) = (range, told)
             && range.length() != told
         {
-            return Err(Box::new(wrong_size()));
+            return Err(wrong_size());
         }
-        if let Some(refusal) =
-            self.no_room_for(&session.repository, state.length.saturating_add(told.unwrap_or(0))).await
-        {
-            return Err(refusal);
+        // Better before its bytes than after them: by its length alone the upload may pass a quota.
+        let length = state.length.saturating_add(told.unwrap_or(0));
+        if let Some(refusal) = self.registry.overdrawn(&session.repository, None, length).await? {
+            return Err(refusal.into());
         }
-        let fill =
-            self.registry.store.open_upload(&session.file).await.map_err(|error| Box::new(store_failed(&error)))?;
-        let fill = Arc::new(fill);
+        let fill = Arc::new(self.registry.store.uploads.open(&session.file).await?);
         let mark = Mark::of(state);
         match receive(&fill, state, body, self.scope.snapshot.config.client.body_timeout).await {
             Ok(added) if range.is_some_and(|range| range.length() != added) => {
                 mark.reset(state);
-                Err(Box::new(wrong_size()))
+                Err(wrong_size())
             }
             Ok(_) => Ok(fill),
-            Err(Interrupted::Client) => {
-                let message = "the request's body broke off";
-                Err(Box::new(Reply::error(ErrorCode::BlobUploadInvalid, message).because(Refused::ClientLeft)))
-            }
+            Err(Interrupted::Client) => Err(RegistryError::broke_off(ErrorCode::BlobUploadInvalid)),
             Err(Interrupted::Store(error)) => {
                 mark.reset(state);
-                Err(Box::new(if matches!(error, StoreError::NoSpace { .. }) {
-                    no_room()
-                } else {
-                    store_failed(&error)
-                }))
+                Err(error.into())
             }
         }
     }
 
-    /// The refusal of an upload that would pass a quota by its length alone: better before its bytes than after them.
-    async fn no_room_for(&self, repository: &RepositoryName, length: u64) -> Option<Box<Reply>> {
-        if !self.registry.access().has_quota(repository) {
-            return None;
-        }
-        let (registry, repository) = (self.registry.clone(), repository.clone());
-        match offload(move || registry.overdrawn(&repository, None, length)).await? {
-            Ok(refusal) => Some(Box::new(refusal?.plain())),
-            Err(error) => Some(Box::new(store_failed(&error))),
-        }
-    }
-
-    fn chunk_range(&self) -> Result<Option<ChunkRange>, Box<Reply>> {
+    fn chunk_range(&self) -> Result<Option<ChunkRange>, RegistryError> {
         let Some(text) = self.header(&CONTENT_RANGE) else { return Ok(None) };
-        let range = text.parse().map_err(|_| Reply::error(ErrorCode::BlobUploadInvalid, "Content-Range: first-last"));
-        range.map(Some).map_err(Box::new)
+        let range = text.parse().map(Some);
+        range.map_err(|_| RegistryError::invalid(ErrorCode::BlobUploadInvalid, "Content-Range: first-last"))
     }
 
     /// Adds the last bytes, compares, publishes, links. What is not acknowledged leaves the session as it was before this
     /// request, except where the disk failed while publishing.
-    async fn finish(&self, session: &Arc<Session>, digest_told: &Digest, body: &mut Incoming) -> Reply {
+    async fn finish(
+        &self,
+        session: &Arc<Session>,
+        digest_told: &Digest,
+        body: &mut Incoming,
+    ) -> Result<Reply, RegistryError> {
         let mut state = session.state.lock().await;
         if state.is_over {
-            return unknown_upload();
+            return Err(RegistryError::unknown_upload());
         }
         let mut attempt = State { length: state.length, hasher: state.hasher.clone(), is_over: false };
-        let fill = match self.append(session, &mut attempt, body).await {
-            Ok(fill) => fill,
-            Err(reply) => return *reply,
-        };
+        let fill = self.append(session, &mut attempt, body).await?;
         session.touch();
-        match digest(&fill, &attempt, digest_told.algorithm()).await {
-            Ok(actual) if actual == *digest_told => {}
-            Ok(_) => return Reply::error(ErrorCode::DigestInvalid, "the content does not have this digest"),
-            Err(error) => return store_failed(&error),
+        if digest(&fill, &attempt, digest_told.algorithm()).await? != *digest_told {
+            let why = "the content does not have this digest";
+            return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
         }
         state.is_over = true;
         drop(state);
@@ -281,58 +277,41 @@ impl LocalRequest {
             end(&registry, &session).await;
             kept
         });
-        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone)) {
-            Ok(Some(refusal)) => refusal.plain(),
-            Ok(None) => {
-                let media_type = Some(BLOB_TYPE.to_owned());
-                let about = |event| Event { digest: Some(digest), size_bytes: Some(length), media_type, ..event };
-                self.tell(Deed::Push, &repository, about);
-                self.scope.trail.record(Decision::Pushed(digest));
-                created(&blob_location(&repository, &digest), &digest)
-            }
-            Err(error) => store_failed(&error),
+        if let Some(refusal) = kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+            return Err(refusal.into());
         }
+        let media_type = Some(BLOB_TYPE.to_owned());
+        let about = |event| Event { digest: Some(digest), size_bytes: Some(length), media_type, ..event };
+        self.tell(Deed::Push, &repository, about);
+        self.scope.trail.record(Decision::Pushed(digest));
+        Ok(created(&blob_location(&repository, &digest), &digest))
     }
 }
 
-async fn end(registry: &Arc<LocalRegistry>, session: &Session) {
-    let (registry, id) = (registry.clone(), session.file.id);
-    offload(move || registry.sessions.end(id)).await;
+async fn end(registry: &LocalRegistry, session: &Session) {
+    registry.sessions.end(session.file.id).await;
 }
 
 /// Makes the bytes of an upload content of the repository, if that has room for them.
 async fn keep(
-    registry: &Arc<LocalRegistry>,
+    registry: &LocalRegistry,
     repository: &RepositoryName,
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
 ) -> Result<Option<Refusal>, StoreError> {
-    let lost = || StoreError::DiskThreadGone;
     let _turn = registry.turn(repository).await;
-    let (counting, into, named) = (registry.clone(), repository.clone(), *digest);
-    let held = offload(move || {
-        if let Some(refusal) = counting.overdrawn(&into, Some(&named), length)? {
-            return Ok(Err(refusal));
-        }
-        // Pinned before it is there, so that no collection and no eviction comes in between.
-        let hold = counting.store.hold(&named)?;
-        Ok(Ok((hold, counting.store.has_content(&named, length))))
-    });
-    let (hold, is_there) = match held.await.ok_or_else(lost)?? {
-        Ok(held) => held,
-        Err(refusal) => return Ok(Some(refusal)),
-    };
-    if !is_there {
+    if let Some(refusal) = registry.overdrawn(repository, Some(digest), length).await? {
+        return Ok(Some(refusal));
+    }
+    // Pinned before it is there, so that no collection and no eviction comes in between.
+    let hold = registry.store.repositories.hold(digest).await?;
+    if registry.store.repositories.content_bytes(digest).await != Some(length) {
         fill.publish_upload(digest, length).await?;
     }
-    let (store, repository) = (registry.store.clone(), repository.clone());
-    let linked = offload(move || {
-        let linked = store.link_pushed(&repository, &named);
-        drop(hold);
-        linked
-    });
-    if linked.await.ok_or_else(lost)?? { Ok(None) } else { Err(lost()) }
+    let linked = registry.store.repositories.at(repository).link(digest).await;
+    drop(hold);
+    if linked? { Ok(None) } else { Err(StoreError::DiskThreadGone) }
 }
 
 impl Mark {
@@ -368,28 +347,19 @@ pub(super) fn empty(status: StatusCode) -> Reply {
     Reply { status, headers, body: ReplyBody::Full(Bytes::new()), refused: None }
 }
 
-/// Where the session goes on. Without any bytes the range is the one that Docker's registry says.
+/// Tells the client where the session goes on. Without any bytes the range is the one that Docker's registry says.
 fn session_reply(status: StatusCode, session: &Session, length: u64) -> Reply {
     placed(empty(status), session, length)
 }
 
-fn placed(reply: Reply, session: &Session, length: u64) -> Reply {
+/// With the place of an upload and how far it is.
+pub(super) fn placed(reply: Reply, session: &Session, length: u64) -> Reply {
     reply
         .with(LOCATION, &session.location())
         .with(RANGE, &format!("0-{}", length.saturating_sub(1)))
         .with(UPLOAD_UUID, &session.file.id.to_string())
 }
 
-fn out_of_order(session: &Session, length: u64) -> Reply {
-    let message = "the chunk does not begin where the upload ends";
-    let reply = Reply::error_with_status(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid, message);
-    placed(reply, session, length)
-}
-
-fn wrong_size() -> Reply {
-    Reply::error(ErrorCode::SizeInvalid, "")
-}
-
-fn unknown_upload() -> Reply {
-    Reply::error(ErrorCode::BlobUploadUnknown, "")
+fn wrong_size() -> RegistryError {
+    RegistryError::invalid(ErrorCode::SizeInvalid, "")
 }

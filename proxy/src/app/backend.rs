@@ -12,7 +12,7 @@ use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, Outcom
 use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
 use entrepot_cache::pull::Pull;
-use entrepot_store::{Removal, Store, StoreError, Verified};
+use entrepot_store::{Place, Removal, Store, StoreError, Verified};
 
 /// A complete blob may take so long to be published.
 const SETTLING: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
     let (clear_store, tag_store) = (store(), store());
     let (clear_flights, runtime) = (pull.inflight.clone(), Handle::current());
+    let runtimes = || runtime.clone();
+    let (list_on, remove_on, verify_on, tag_on) = (runtimes(), runtimes(), runtimes(), runtimes());
     let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
     let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
     AdminBackend {
@@ -38,24 +40,24 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
             if runtime.block_on(settled).is_err() {
                 tracing::warn!("clearing the cache although a blob is still being published");
             }
-            let cleared = clear_store.clear().map_err(failed)?;
+            let cleared = runtime.block_on(clear_store.clear()).map_err(failed)?;
             Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
         }),
         list: Box::new(move |request: ListRequest| {
-            let blobs = list_store.list(request.after, request.limit).map_err(failed)?;
+            let blobs = list_on.block_on(list_store.blobs.list(request.after, request.limit)).map_err(failed)?;
             Ok(blobs.into_iter().map(entry).collect())
         }),
         remove: Box::new(move |digest| {
-            let size = remove_store.blob(&digest).map_err(failed)?.map(|blob| blob.size_bytes);
-            match remove_store.remove_cached(&digest).map_err(failed)? {
-                Removal::Removed => Ok(size.map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes })),
+            match remove_on.block_on(remove_store.blobs.remove(&digest)).map_err(failed)? {
+                Removal::Removed(bytes) => Ok(Some(Freed { freed_blobs: 1, freed_bytes: bytes })),
                 Removal::Missing => Ok(None),
                 Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
             }
         }),
-        verify: Box::new(move |on_verified| verify(&verify_store, on_verified)),
+        verify: Box::new(move |on_verified| verify_on.block_on(verify(&verify_store, on_verified))),
         forget_tag: Box::new(move |name| {
-            tag_store.forget_tag(&name.registry, &name.repository, &name.tag);
+            let place = Place::new(name.registry, name.repository);
+            tag_on.block_on(tag_store.names.forget_tag(&place, &name.tag));
             Ok(())
         }),
         registry: registry_backend(&reloader.state),
@@ -109,18 +111,18 @@ fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
         size: blob.size_bytes,
         last_used_unix_seconds: last_use.as_secs(),
         pinned: blob.is_pinned,
-        repositories: blob.repositories.iter().map(|(registry, name)| format!("{registry}/{name}")).collect(),
+        repositories: blob.places.iter().map(ToString::to_string).collect(),
     }
 }
 
-fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
+async fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
     let mut after = None;
     loop {
-        let page = store.list(after, PAGE).map_err(failed)?;
+        let page = store.blobs.list(after, PAGE).await.map_err(failed)?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.digest);
         for blob in page {
-            let state = match store.verify(&blob.digest) {
+            let state = match store.blobs.verify(&blob.digest).await {
                 Ok(Verified::Good) => BlobState::Ok,
                 Ok(Verified::Bad) => BlobState::Corrupt,
                 // Evicted since it was listed.

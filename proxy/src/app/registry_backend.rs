@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot_core::name::{Reference, RepositoryName};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
 use crate::admin::registry::{
     CollectRequest, Collection, GcLine, OnStep, RegistryBackend, RemoveRequest, Removed, RepositoriesRequest,
@@ -26,40 +28,46 @@ pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let (list_store, tags_store) = (store(), store());
     let import_store = store();
     let (remove_registry, collect_site) = (state.registry.local.clone(), state.clone());
+    let runtime = Handle::current;
+    let (list_on, tags_on, remove_on, collect_on, import_on) = (runtime(), runtime(), runtime(), runtime(), runtime());
     RegistryBackend {
-        repositories: Box::new(move |request| repositories(&list_store, &request).map_err(failed)),
-        tags: Box::new(move |repository| tags(&tags_store, &repository).map_err(failed)),
-        remove: Box::new(move |request| remove(&remove_registry, request).map_err(failed)),
-        collect: Box::new(move |request, on_step| collect(&collect_site, request, on_step)),
+        repositories: Box::new(move |request| list_on.block_on(repositories(&list_store, &request)).map_err(failed)),
+        tags: Box::new(move |repository| tags_on.block_on(tags(&tags_store, &repository)).map_err(failed)),
+        remove: Box::new(move |request| remove_on.block_on(remove(&remove_registry, request)).map_err(failed)),
+        collect: Box::new(move |request, on_step| collect_on.block_on(collect(&collect_site, request, on_step))),
         import: Box::new(move |directory, on_imported| {
-            import::import(&import_store, directory, on_imported)
+            import_on
+                .block_on(import::import(&import_store, directory, on_imported))
                 .map_err(|error| OperationError::Failed(error.to_string()))
         }),
     }
 }
 
-fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<RepositoryPage, StoreError> {
-    let (found, more) = store.repositories(request.after.as_deref(), request.limit)?;
+async fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<RepositoryPage, StoreError> {
+    let (found, more) = store.repositories.list(request.after.as_deref(), request.limit, |_| true).await?;
     let next = found.last().filter(|_| more).map(ToString::to_string);
-    let entries = found.iter().map(|repository| {
-        Ok(RepositoryEntry {
-            name: repository.to_string(),
-            tags: store.tagged(repository)?.len() as u64,
-            manifests: store.pushed_manifests(repository)?.len() as u64,
-            size: store.pushed_usage(Some(repository))?,
-        })
-    });
-    Ok(RepositoryPage { repositories: entries.collect::<Result<_, StoreError>>()?, next })
+    let mut repositories = Vec::with_capacity(found.len());
+    for name in found {
+        let repository = store.repositories.at(&name);
+        repositories.push(RepositoryEntry {
+            name: name.to_string(),
+            tags: repository.tagged().await?.len() as u64,
+            manifests: repository.manifests().await?.len() as u64,
+            size: repository.held_bytes().await?,
+        });
+    }
+    Ok(RepositoryPage { repositories, next })
 }
 
-fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, StoreError> {
-    if !store.has_repository(repository) {
+async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, StoreError> {
+    let repository = store.repositories.at(name);
+    if !repository.exists().await {
         return Ok(None);
     }
     let mut tags = Vec::new();
-    for tagged in store.tagged(repository)? {
+    for tagged in repository.tagged().await? {
         // A tag whose manifest was deleted meanwhile is left out.
-        if let Some(manifest) = store.pushed_manifest(repository, &Reference::Digest(tagged.digest))? {
+        if let Some(manifest) = repository.manifest(&Reference::Digest(tagged.digest)).await? {
             tags.push(TagEntry {
                 tag: tagged.tag.to_string(),
                 digest: tagged.digest.to_string(),
@@ -68,16 +76,16 @@ fn tags(store: &Store, repository: &RepositoryName) -> Result<Option<TagPage>, S
             });
         }
     }
-    Ok(Some(TagPage { name: repository.to_string(), tags }))
+    Ok(Some(TagPage { name: name.to_string(), tags }))
 }
 
-fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Removed>, StoreError> {
+async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Removed>, StoreError> {
     let (repository, target) = match request {
         RemoveRequest::Tag(repository, tag) => (repository, Target::Image(tag)),
         RemoveRequest::Manifest(repository, digest) => (repository, Target::Manifest(digest)),
         RemoveRequest::Repository(repository) => (repository, Target::Everything),
     };
-    let Some(removed) = registry.remove(&repository, &target)? else { return Ok(None) };
+    let Some(removed) = registry.remove(&repository, &target).await? else { return Ok(None) };
     registry.events.tell(target.about(event(repository)));
     Ok(Some(Removed {
         tags: removed.tags.iter().map(ToString::to_string).collect(),
@@ -100,19 +108,28 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
+async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
-    let mut is_heard = true;
-    let mut progress = |step| {
-        let line = match step {
-            Step::Repositories(done, total) => GcLine::Repositories { done, total },
-            Step::Content(done, total) => GcLine::Content { done, total },
-        };
-        // A client that leaves does not stop the collection half way.
-        is_heard = is_heard && on_step(line).is_continue();
+    let (said, mut heard) = mpsc::unbounded_channel();
+    // A client that leaves does not stop the collection half way.
+    let progress = move |step| {
+        let _ = said.send(step);
     };
-    let collected = state.registry.local.collect(Sweep { grace, untagged, dry_run }, &mut progress).map_err(failed)?;
+    let collecting = state.registry.local.collect(Sweep { grace, untagged, dry_run }, progress);
+    let telling = async {
+        while let Some(step) = heard.recv().await {
+            let line = match step {
+                Step::Repositories(done, total) => GcLine::Repositories { done, total },
+                Step::Content(done, total) => GcLine::Content { done, total },
+            };
+            if on_step(line).is_break() {
+                break;
+            }
+        }
+    };
+    let (collected, ()) = tokio::join!(collecting, telling);
+    let collected = collected.map_err(failed)?;
     let busy = || OperationError::Refused("a collection is already running".to_owned());
     let collected = collected.ok_or_else(busy)?;
     Ok(told(&collected, dry_run))

@@ -60,7 +60,7 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     let worker_runtimes = workers.stop(LAST_LINES);
     runtime.shutdown_timeout(LAST_LINES);
     worker_runtimes.into_iter().for_each(Runtime::shutdown_background);
-    reloader.store.flush();
+    reloader.store.flush_blocking();
     reloader.state.log.access_log.flush(LAST_LINES);
     reloader.events.flush(LAST_LINES);
     outcome

@@ -20,16 +20,17 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
     let (mut ticks, interfaces) = (tokio::time::interval(HOUSEKEEPING), Arc::<[String]>::from(interfaces));
     loop {
         ticks.tick().await;
-        let (reloader, identity, interfaces) = (reloader.clone(), identity.clone(), interfaces.clone());
-        let done = spawn_blocking(move || {
-            reloader.ourselves.sockets.refresh();
+        let (looking, identity, interfaces) = (reloader.clone(), identity.clone(), interfaces.clone());
+        let looked = spawn_blocking(move || {
+            looking.ourselves.sockets.refresh();
             identity.refresh(&interfaces);
-            let (registry, snapshot) = (&reloader.state.registry.local, reloader.state.snapshot());
-            registry.refresh_names(&snapshot.config.registry);
-            let expired = registry.expire_uploads(snapshot.config.registry.upload_expiry);
-            (reloader.store.expire_unused(SystemTime::now()), expired)
+            looking.state.registry.local.refresh_names(&looking.state.snapshot().config.registry);
         });
-        let (dropped, expired) = done.await.unwrap_or_default();
+        // A panic is in the log, and the next tick looks again.
+        let _ = looked.await;
+        let expiry = reloader.state.snapshot().config.registry.upload_expiry;
+        let expired = reloader.state.registry.local.expire_uploads(expiry).await;
+        let dropped = reloader.store.expire_unused(SystemTime::now()).await;
         if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");
         }
@@ -56,7 +57,7 @@ pub(super) async fn collecting(state: Arc<AppState>) {
         let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
         let sweep = Sweep { grace, untagged: false, dry_run: false };
         // The log has the outcome.
-        let _ = spawn_blocking(move || registry.collect_quietly(sweep)).await;
+        registry.collect_quietly(sweep).await;
         collected = Instant::now();
     }
 }

@@ -1,108 +1,194 @@
-//! Published content: opening it, and keeping what is hot open.
+//! Published content by its digest: open it, list it, check it, take it away.
 //!
-//! A hit costs one lock and one map look-up. Whether content exists is decided by its file; the index is told of uses
-//! (at most once a minute for each blob that stays open) and is asked only when a file is opened, for its size: a file
-//! that shrank or grew is never served (DESIGN invariant 1).
+//! A hit costs one lock and one look-up (`open_blobs`). The file decides whether content exists; the index is told of
+//! uses and is asked only when a file is opened, for its size: a file that shrank or grew is never served (DESIGN
+//! invariant 1).
+//!
+//! Order of a removal: close, unlink, close again (it may have been opened in between), then the index. Readers that have
+//! the file open finish. A crash in between leaves a row without a file, which the next start or use removes.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use entrepot_core::digest::Digest;
-use entrepot_core::host::RegistryHost;
-use entrepot_kernel::mapping::MappedFile;
-use xattr::FileExt as _;
+use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::media::MANIFEST_MAX_BYTES;
 
-use super::errors::StoreError;
-use super::index::{Job, ms_of, recency};
-use super::space::{Counters, count};
-use super::{Store, disk, lock};
+use crate::blob::Blob;
+use crate::blocking::{blocking, try_blocking};
+use crate::disk;
+use crate::errors::StoreError;
+use crate::index::{Index, Job, ms_of, names, recency, time_of};
+use crate::memory::Memory;
+use crate::open_blobs::OpenBlobs;
+use crate::paths::{ALGORITHMS, Paths};
+use crate::pins::Pins;
+use crate::place::Place;
+use crate::space::{Counters, count};
 
-/// Where a file names the registry that gave it.
-const REGISTRY_ATTRIBUTE: &str = "user.entrepot.registry";
-/// Files kept open. More stay open while more are being read.
-const OPEN_MAX: usize = 512;
-/// Uses of an open blob reach the index once in this time.
-const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// Read at once while checking.
+const VERIFY_CHUNK_BYTES: usize = 1 << 20;
+/// Most entries that one call of `list` gives.
+const LIST_MAX: usize = 1000;
+/// Repositories that a listing names for one blob, at most.
+pub(crate) const PLACES_MAX: usize = 64;
 
-/// Published, verified, immutable content.
-pub struct Blob {
-    /// Its name.
+/// The published content of one store.
+pub struct Blobs {
+    paths: Paths,
+    counters: Arc<Counters>,
+    index: Arc<Index>,
+    memory: Arc<Memory>,
+    pins: Arc<Pins>,
+    open: OpenBlobs,
+}
+
+/// One line of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlobEntry {
+    /// The digest of its bytes.
     pub digest: Digest,
     /// Its length.
     pub size_bytes: u64,
-    /// The open file. It stays readable after the blob was evicted.
-    pub file: Arc<File>,
-    pub(super) counters: Arc<Counters>,
-    /// Made when it is first asked for; none where the file cannot be mapped.
-    pub(super) mapped: OnceLock<Option<Arc<MappedFile>>>,
+    /// The last use that was noted, to about a minute.
+    pub last_use: SystemTime,
+    /// Uses that were noted.
+    pub uses: u32,
+    /// Its type, if it is a manifest.
+    pub media_type: Option<String>,
+    /// The repositories that are known to have it, the first 64.
+    pub places: Vec<Place>,
+    /// It was pushed here, and is never evicted.
+    pub is_pinned: bool,
 }
 
-impl Blob {
-    pub(super) fn new(digest: Digest, size_bytes: u64, file: File, counters: Arc<Counters>) -> Arc<Self> {
-        let (file, mapped) = (Arc::new(file), OnceLock::new());
-        Arc::new(Self { digest, size_bytes, file, counters, mapped })
-    }
-
-    /// Reads up to `len` bytes from `offset` on; fewer only at the end of the blob. A file that is shorter than the
-    /// blob is an error, as is the disk's; both are counted, and call for [`Store::quarantine`].
-    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        read_exact_at(&self.file, offset, len, self.size_bytes).inspect_err(|_| count(&self.counters.read_errors))
-    }
-
-    /// The registry that gave the bytes, written on the file itself: it outlives the index. None where the file system
-    /// keeps no attributes.
-    pub fn first_registry(&self) -> Option<RegistryHost> {
-        let value = self.file.get_xattr(REGISTRY_ATTRIBUTE).ok()??;
-        std::str::from_utf8(&value).ok()?.parse().ok()
-    }
-
-    /// Since when it is published: the file's time, of which the open file's inode tells without asking the disk.
-    pub fn stored_at(&self) -> Option<SystemTime> {
-        self.file.metadata().ok()?.modified().ok()
-    }
+/// What [`crate::Store::clear`] removed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Cleared {
+    /// How many blobs.
+    pub blobs: u64,
+    /// How many bytes.
+    pub bytes: u64,
 }
 
-/// Writes on the file which registry gave it. Without it the blob is fetched once more after the index was lost.
-pub(super) fn mark_registry(file: &File, registry: &RegistryHost) {
-    if let Err(error) = file.set_xattr(REGISTRY_ATTRIBUTE, registry.to_string().as_bytes()) {
-        tracing::debug!("the file system keeps no attributes: {error}");
+/// What became of the wish to remove cached content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// It is gone, so many bytes.
+    Removed(u64),
+    /// It stays: it was pushed here.
+    Pinned,
+    /// There was none.
+    Missing,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verified {
+    /// The content has the digest that it is named by.
+    Good,
+    /// It has another digest, or cannot be read; it was thrown away and will be fetched again.
+    Bad,
+    /// There is none of that name.
+    Missing,
+}
+
+impl Blobs {
+    pub(crate) fn new(
+        paths: Paths,
+        counters: Arc<Counters>,
+        index: Arc<Index>,
+        memory: Arc<Memory>,
+        pins: Arc<Pins>,
+    ) -> Self {
+        Self { paths, counters, index, memory, pins, open: OpenBlobs::default() }
     }
-}
 
-/// Reads `len` bytes, or up to `end`.
-pub(super) fn read_exact_at(file: &File, offset: u64, len: usize, end: u64) -> io::Result<Bytes> {
-    let left = end.saturating_sub(offset);
-    let len = usize::try_from(left).map_or(len, |left| left.min(len));
-    let mut buffer = vec![0; len];
-    file.read_exact_at(&mut buffer, offset)?;
-    Ok(Bytes::from(buffer))
-}
+    /// The content of that digest, if it is here; counts as a use. Ready at once if the blob is open already.
+    pub async fn get(self: &Arc<Self>, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
+        if let Some(blob) = self.get_open(digest) {
+            return Ok(Some(blob));
+        }
+        let (blobs, digest) = (self.clone(), *digest);
+        try_blocking(move || blobs.get_blocking(&digest)).await
+    }
 
-impl Store {
-    /// A blob that is open already, without a wait; counts as a use.
-    pub fn open_blob(&self, digest: &Digest) -> Option<Arc<Blob>> {
-        let (blob, touch) = self.open_blobs.get(digest)?;
+    /// Whether the content is here; not a use.
+    pub async fn contains(self: &Arc<Self>, digest: &Digest) -> bool {
+        if self.open.contains(digest) {
+            return true;
+        }
+        let (blobs, digest) = (self.clone(), *digest);
+        blocking(move || blobs.contains_blocking(&digest)).await.unwrap_or(false)
+    }
+
+    /// Throws away content that the disk does not give, if it can be fetched again. What was pushed stays: the disk may
+    /// give it another time.
+    pub async fn unreadable(self: &Arc<Self>, digest: &Digest) {
+        let (blobs, digest) = (self.clone(), *digest);
+        blocking(move || blobs.unreadable_blocking(&digest)).await;
+    }
+
+    /// Removes cached content.
+    pub async fn remove(self: &Arc<Self>, digest: &Digest) -> Result<Removal, StoreError> {
+        let (blobs, digest) = (self.clone(), *digest);
+        try_blocking(move || {
+            let size_bytes = blobs.size_blocking(&digest).unwrap_or(0);
+            let Some(removed) = blobs.pins.unless_pinned(&digest, || blobs.unlink(&digest))? else {
+                return Ok(Removal::Pinned);
+            };
+            blobs.drop_rows(vec![digest]);
+            Ok(if removed { Removal::Removed(size_bytes) } else { Removal::Missing })
+        })
+        .await
+    }
+
+    /// Content in the order of its digests, after one of them; at most 1000 entries.
+    pub async fn list(self: &Arc<Self>, after: Option<Digest>, limit: usize) -> Result<Vec<BlobEntry>, StoreError> {
+        let pins = self.pins.clone();
+        let listed = self.index.ask(move |index| {
+            let rows = recency::list(index, after.as_ref(), limit.min(LIST_MAX))?;
+            let entries = rows.into_iter().map(|row| {
+                Ok(BlobEntry {
+                    digest: row.digest,
+                    size_bytes: row.size_bytes,
+                    last_use: time_of(row.last_use_ms),
+                    uses: row.uses,
+                    media_type: names::media_type(index, &row.digest)?,
+                    places: names::places(index, &row.digest, PLACES_MAX)?,
+                    is_pinned: pins.is_pinned(&row.digest),
+                })
+            });
+            entries.collect()
+        });
+        listed.await.ok_or(StoreError::IndexUnavailable)
+    }
+
+    /// Reads content and compares it with its digest; not a use.
+    pub async fn verify(self: &Arc<Self>, digest: &Digest) -> Result<Verified, StoreError> {
+        let (blobs, digest) = (self.clone(), *digest);
+        try_blocking(move || blobs.verify_blocking(&digest)).await
+    }
+
+    /// A blob that is open already; counts as a use.
+    fn get_open(&self, digest: &Digest) -> Option<Arc<Blob>> {
+        let (blob, touch) = self.open.get(digest)?;
         if touch {
             self.touch(digest);
         }
         Some(blob)
     }
 
-    /// The published content of that name, if it is there; counts as a use.
-    pub fn blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
-        if let Some(blob) = self.open_blob(digest) {
+    /// [`Self::get`] on this thread.
+    pub(crate) fn get_blocking(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
+        if let Some(blob) = self.get_open(digest) {
             return Ok(Some(blob));
         }
-        let opened = disk::open(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.read_errors))?;
+        let path = self.paths.blob(digest);
+        let opened = disk::open(&path).inspect_err(|_| count(&self.counters.read_errors))?;
         let Some(file) = opened else {
             return Ok(None);
         };
-        let path = self.paths.blob(digest);
         let size_bytes = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
         let expected = self.index.read(|index| recency::size_of(index, digest)).flatten();
         if expected.is_some_and(|expected| expected != size_bytes) {
@@ -110,169 +196,150 @@ impl Store {
             self.quarantine(digest);
             return Ok(None);
         }
-        let blob = Blob::new(*digest, size_bytes, file, self.counters.clone());
-        self.open_blobs.insert(blob.clone(), Some(Instant::now()));
+        let blob = Blob::new(*digest, size_bytes, Arc::new(file), self.counters.clone());
+        self.open.insert(blob.clone(), Some(Instant::now()));
         // If it was evicted between the two, the open file must not keep its bytes on disk for long.
         if !path.exists() {
-            self.open_blobs.forget(digest);
+            self.open.forget(digest);
         }
         self.touch(digest);
         Ok(Some(blob))
     }
 
-    /// Whether the content is there; not a use.
-    pub fn contains(&self, digest: &Digest) -> bool {
-        self.open_blobs.contains(digest) || self.paths.blob(digest).is_file()
+    /// [`Self::contains`] on this thread.
+    pub(crate) fn contains_blocking(&self, digest: &Digest) -> bool {
+        self.open.contains(digest) || self.paths.blob(digest).is_file()
     }
 
-    /// Whether the content is there in this length; not a use.
-    pub fn has_content(&self, digest: &Digest, size_bytes: u64) -> bool {
-        std::fs::metadata(self.paths.blob(digest)).is_ok_and(|file| file.is_file() && file.len() == size_bytes)
+    /// The length of content by its file. None if it is not here. Blocks; not a use.
+    pub(crate) fn size_blocking(&self, digest: &Digest) -> Option<u64> {
+        std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file()).map(|file| file.len())
     }
 
-    /// Tells the index of a use.
-    pub(super) fn touch(&self, digest: &Digest) {
+    /// All bytes of a manifest, compared with their digest. Bytes that are not what the digest says are thrown away.
+    /// Blocks; counts as a use.
+    pub(crate) fn manifest_blocking(&self, digest: &Digest) -> Option<(Arc<Blob>, Bytes)> {
+        let blob = self.get_blocking(digest).ok()??;
+        if blob.size_bytes > MANIFEST_MAX_BYTES as u64 {
+            return None;
+        }
+        let bytes = blob.read_blocking(0, blob.size_bytes as usize).ok()?;
+        if bytes.len() as u64 != blob.size_bytes || Digest::of(digest.algorithm(), &bytes) != *digest {
+            self.quarantine(digest);
+            return None;
+        }
+        Some((blob, bytes))
+    }
+
+    fn verify_blocking(&self, digest: &Digest) -> Result<Verified, StoreError> {
+        let path = self.paths.blob(digest);
+        let Some(file) = disk::open(&path)? else { return Ok(Verified::Missing) };
+        let size_bytes = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
+        let blob = Blob::new(*digest, size_bytes, Arc::new(file), self.counters.clone());
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut offset = 0;
+        while offset < size_bytes {
+            let Ok(bytes) = blob.read_blocking(offset, VERIFY_CHUNK_BYTES) else { break };
+            hasher.update(&bytes);
+            offset += bytes.len() as u64;
+        }
+        if offset < size_bytes {
+            self.unreadable_blocking(digest);
+            return Ok(Verified::Bad);
+        }
+        if hasher.finish() == *digest {
+            return Ok(Verified::Good);
+        }
+        self.quarantine(digest);
+        Ok(Verified::Bad)
+    }
+
+    fn unreadable_blocking(&self, digest: &Digest) {
+        if !self.pins.is_pinned(digest) {
+            self.quarantine(digest);
+        }
+    }
+
+    /// Throws away content that was found bad. Failures are logged: the caller could do nothing about them.
+    pub(crate) fn quarantine(&self, digest: &Digest) {
+        count(&self.counters.quarantined);
+        if let Err(error) = self.discard(digest) {
+            tracing::error!(%digest, %error, "bad content could not be removed from the cache");
+        }
+    }
+
+    /// Removes content that is bad or not durable, pushed or not; false if there was none.
+    pub(crate) fn discard(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let removed = self.unlink(digest)?;
+        self.drop_rows(vec![*digest]);
+        Ok(removed)
+    }
+
+    /// Keeps content open that was just published.
+    pub(crate) fn published(&self, blob: Arc<Blob>) {
+        self.open.insert(blob, None);
+    }
+
+    /// Tells the index of a use, some time soon.
+    pub(crate) fn touch(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
         self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)));
     }
-}
 
-/// The blobs that are open, the least recently used idle one leaving first.
-#[derive(Default)]
-pub(super) struct OpenBlobs {
-    slots: Mutex<Slots>,
-}
-
-#[derive(Default)]
-struct Slots {
-    by_digest: HashMap<Digest, Slot>,
-    clock: u64,
-}
-
-struct Slot {
-    blob: Arc<Blob>,
-    used: u64,
-    touched: Option<Instant>,
-}
-
-impl Slot {
-    /// Whether anybody but this cache holds the blob.
-    fn is_read(&self) -> bool {
-        Arc::strong_count(&self.blob) > 1
-    }
-}
-
-impl OpenBlobs {
-    /// An open blob, and whether the index is to hear of this use.
-    fn get(&self, digest: &Digest) -> Option<(Arc<Blob>, bool)> {
-        let mut slots = lock(&self.slots);
-        slots.clock += 1;
-        let used = slots.clock;
-        let slot = slots.by_digest.get_mut(digest)?;
-        slot.used = used;
-        let touch = slot.touched.is_none_or(|touched| touched.elapsed() >= TOUCH_INTERVAL);
-        if touch {
-            slot.touched = Some(Instant::now());
-        }
-        Some((slot.blob.clone(), touch))
-    }
-
-    fn contains(&self, digest: &Digest) -> bool {
-        lock(&self.slots).by_digest.contains_key(digest)
-    }
-
-    /// Keeps a blob open; `touched` is when the index heard of its last use after its publication.
-    pub(super) fn insert(&self, blob: Arc<Blob>, touched: Option<Instant>) {
-        let mut slots = lock(&self.slots);
-        slots.clock += 1;
-        let used = slots.clock;
-        slots.by_digest.insert(blob.digest, Slot { blob, used, touched });
-        if slots.by_digest.len() > OPEN_MAX {
-            let idle = slots.by_digest.iter().filter(|(_, slot)| !slot.is_read());
-            if let Some(oldest) = idle.min_by_key(|(_, slot)| slot.used).map(|(digest, _)| *digest) {
-                slots.by_digest.remove(&oldest);
+    /// Removes all cached content, and the names that led to it. Goes by the files, so it also works without an index.
+    pub(crate) fn clear_blocking(&self) -> Result<Cleared, StoreError> {
+        let mut cleared = Cleared::default();
+        for algorithm in ALGORITHMS {
+            for first_byte in 0..=u8::MAX {
+                let (mut digests, mut pinned) = (Vec::new(), Vec::new());
+                for (digest, file) in disk::blobs_in(&self.paths, algorithm, first_byte) {
+                    let Some(removed) = self.pins.unless_pinned(&digest, || self.unlink(&digest))? else {
+                        pinned.push(digest);
+                        continue;
+                    };
+                    if removed {
+                        cleared.blobs += 1;
+                        cleared.bytes += file.len();
+                    }
+                    digests.push(digest);
+                }
+                self.drop_rows(digests);
+                if !pinned.is_empty() {
+                    // The cache has no use for it any more, but our registry has.
+                    let forget =
+                        Job::new(move |tables| pinned.iter().try_for_each(|digest| tables.forget_cached(digest)));
+                    self.index.change(forget);
+                }
             }
         }
+        self.index.change(Job::new(|tables| tables.forget_names()));
+        Ok(cleared)
     }
 
-    /// Closes a blob, unless somebody reads it; false then.
-    pub(super) fn forget_idle(&self, digest: &Digest) -> bool {
-        let mut slots = lock(&self.slots);
-        let is_read = slots.by_digest.get(digest).is_some_and(Slot::is_read);
-        if !is_read {
-            slots.by_digest.remove(digest);
+    /// Removes the file of a blob that nobody reads and nobody pushed; false else. A file that is gone already counts as
+    /// removed.
+    pub(crate) fn unlink_idle(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let unlink = || Ok(self.open.forget_idle(digest) && self.unlink(digest).map(|_| true)?);
+        let unlinked = self.pins.unless_pinned(digest, unlink)?;
+        if unlinked.is_none() {
+            // The index did not hear of the pin, or this would be no candidate.
+            self.pins.changed(digest);
         }
-        !is_read
+        Ok(unlinked.unwrap_or(false))
     }
 
-    /// Closes a blob; who reads it keeps its file.
-    pub(super) fn forget(&self, digest: &Digest) {
-        lock(&self.slots).by_digest.remove(digest);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blob(number: u8) -> Arc<Blob> {
-        Blob::new(Digest::Sha256([number; 32]), 0, tempfile::tempfile().unwrap(), Arc::default())
+    /// Removes the file and closes it; false if there was none. The caller drops the row.
+    pub(crate) fn unlink(&self, digest: &Digest) -> Result<bool, StoreError> {
+        self.open.forget(digest);
+        let unlinked = disk::unlink(&self.paths.blob(digest)).inspect_err(|_| count(&self.counters.write_errors));
+        self.open.forget(digest);
+        self.memory.forget_content(digest);
+        unlinked
     }
 
-    #[test]
-    fn a_use_is_told_once_a_minute() {
-        let open = OpenBlobs::default();
-        let first = blob(1);
-        open.insert(first.clone(), None);
-        let told: Vec<bool> = (0..3).map(|_| open.get(&first.digest).unwrap().1).collect();
-        assert_eq!(told, [true, false, false]);
-    }
-
-    #[test]
-    fn what_is_read_is_not_closed() {
-        let open = OpenBlobs::default();
-        let read = blob(1);
-        open.insert(read.clone(), None);
-        assert!(!open.forget_idle(&read.digest));
-        let digest = read.digest;
-        drop(read);
-        assert!(open.forget_idle(&digest) && !open.contains(&digest));
-        assert!(open.forget_idle(&digest), "unknown is idle");
-    }
-
-    #[test]
-    fn the_oldest_idle_file_is_closed_first() {
-        let open = OpenBlobs::default();
-        let file = Arc::new(tempfile::tempfile().unwrap());
-        let make = |number: u32| {
-            let digest = Digest::of(entrepot_core::digest::Algorithm::Sha256, &number.to_le_bytes());
-            Arc::new(Blob {
-                digest,
-                size_bytes: 0,
-                file: file.clone(),
-                counters: Arc::default(),
-                mapped: OnceLock::new(),
-            })
-        };
-        let read = make(0);
-        open.insert(read.clone(), None);
-        (1..=OPEN_MAX as u32 + 1).for_each(|number| open.insert(make(number), None));
-        assert!(open.contains(&read.digest), "in use");
-        assert!(!open.contains(&make(1).digest) && !open.contains(&make(2).digest));
-        assert!(open.contains(&make(3).digest));
-    }
-
-    #[test]
-    fn reads_end_at_the_end_and_a_short_file_is_an_error() {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(b"0123456789", 0).unwrap();
-        let counters: Arc<Counters> = Arc::default();
-        let blob = Blob::new(Digest::Sha256([0; 32]), 10, file, counters.clone());
-        assert_eq!(blob.read_at(8, 100).unwrap(), "89");
-        assert_eq!(blob.read_at(10, 100).unwrap(), "");
-        assert_eq!(blob.read_at(u64::MAX, 1).unwrap(), "");
-        blob.file.set_len(5).unwrap();
-        assert_eq!(blob.read_at(0, 10).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(counters.read_errors.load(std::sync::atomic::Ordering::Relaxed), 1);
+    /// Drops the rows of removed blobs; false if it is not certain that the index followed.
+    pub(crate) fn drop_rows(&self, digests: Vec<Digest>) -> bool {
+        digests.is_empty()
+            || self.index.change(Job::new(move |tables| digests.iter().try_for_each(|digest| tables.removed(digest))))
     }
 }

@@ -3,27 +3,28 @@
 //!
 //! ```text
 //! mod     DiskThreads: the queues, which thread a digest has, deadlines      buffers  pieces between upstream and disk
-//! thread  one thread: a tokio-uring runtime, or a small blocking pool        calls    the calls, made either way
+//! thread  one thread: the ring's runtime, or a small blocking pool           calls    the calls, made either way
+//! ring    the io_uring, by tokio-uring, which nobody else here knows
 //! ```
 //!
 //! A job is an async closure that gets [`Calls`] and runs on one thread to its end, whether or not its caller still
 //! waits. All jobs of a digest go to the same thread, which starts them in the order of its queue and runs them beside
-//! each other: while one waits for the disk, others go on. `store::fill` orders what must be ordered (writes before the
-//! end, the steps of publishing) by awaiting one after the other.
+//! each other: while one waits for the disk, others go on. `partial_blobs` orders what must be ordered (writes before
+//! the end, the steps of publishing) by awaiting one after the other.
 //!
-//! The ladder: where the kernel lets us have an io_uring, tokio-uring makes the calls; what version 0.5 lacks (create
-//! with a mode, truncate, mkdir, attributes), and what waits for the index, runs on its runtime's blocking pool. Where the
-//! kernel refuses (`io_uring_disabled`, seccomp, too old: probed at the start of each thread), all calls are ordinary
-//! ones on a small blocking pool of the thread's. Either way the disk never blocks a disk thread itself.
+//! The ladder: if the kernel lets us have an io_uring, it makes the calls; what the ring's library lacks (create with a
+//! mode, truncate, mkdir, attributes), and what waits for the index, runs on its runtime's blocking pool. If the kernel
+//! refuses (`io_uring_disabled`, seccomp, too old: probed at the start of each thread), all calls are ordinary ones on a
+//! small blocking pool of the thread's. Either way the disk never blocks a disk thread itself.
 //!
-//! Content is not pushed out by `sync_file_range` along the way: neither nix nor tokio-uring offers it, and it would
-//! save little: publishing took 0 to 0.6 s a GiB here (virtual disk, ext4), its `fdatasync` included; no client waits.
+//! Content is not pushed out by `sync_file_range` along the way: it would save little: publishing took 0 to 0.6 s a GiB here (virtual disk, ext4), its `fdatasync` included; no client waits.
 //!
-//! Bounds: so many jobs wait for a thread, so many run on its ring; who asks waits beyond that, never longer than the
+//! Bounds: so many jobs wait for a thread, so many run on its ring; a caller waits beyond that, never longer than the
 //! deadline. A disk that hangs costs the jobs that are at it, which stay with the kernel until it answers.
 
 pub(super) mod buffers;
 pub(super) mod calls;
+mod ring;
 mod thread;
 
 #[cfg(test)]
@@ -38,15 +39,14 @@ use std::time::Duration;
 use entrepot_core::digest::Digest;
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk;
-use super::errors::StoreError;
-use super::space::Reservation;
+use crate::disk;
+use crate::errors::StoreError;
+use crate::space::Reservation;
 use calls::Calls;
 use entrepot_config::ready;
 use entrepot_observe::labels::DiskLadder;
-pub(super) use thread::wait;
 
-/// Jobs that wait for one thread; who has one more waits with it.
+/// Jobs that wait for one thread; a caller with one more waits with it.
 const QUEUED_MAX: usize = 256;
 
 /// What a thread runs.
@@ -93,12 +93,12 @@ struct Running {
     ladder: DiskLadder,
 }
 
-/// Which thread has the jobs of a fill.
+/// Which thread has the jobs of a partial blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lane(pub(super) u64);
 
 impl Lane {
-    /// A digest's; a fill without one has the lane of its random number.
+    /// A digest's; one without a digest has the lane of its random number.
     pub(super) fn of(digest: Option<&Digest>, random: u64) -> Self {
         let first_bytes = digest.and_then(|digest| digest.bytes().first_chunk().copied());
         Self(first_bytes.map_or(random, u64::from_be_bytes))
@@ -133,7 +133,7 @@ impl DiskThreads {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |calls| {
             Box::pin(async move {
-                // Who no longer waits needs no answer.
+                // A caller that no longer waits needs no answer.
                 let _ = answer.send(job(calls).await);
             })
         });
@@ -162,7 +162,7 @@ impl DiskThreads {
         tokio::time::timeout(timeout, work).await.map_err(stalled)
     }
 
-    /// Removes the file of a fill that came to nothing and gives its room back. Not waited for, except where no thread
+    /// Removes the file of a partial blob that came to nothing and gives its room back. Not waited for, except where no thread
     /// runs or takes more: then it is done here.
     pub(super) fn discard(&self, lane: Lane, path: PathBuf, file: Arc<File>, reservation: Reservation) {
         let queue = self.running.get().and_then(|running| running.queue(lane));

@@ -1,17 +1,16 @@
-//! Which bytes of a partial fill are on disk: a set of byte ranges. Pure, no I/O; the fill room asks it what to
-//! fetch next and how far a reader may go, the sidecar of a paused fill carries it over a restart.
-//!
-//! Invariant: ranges are sorted, not empty, and neither overlap nor touch.
+//! Which bytes of partial content are on disk: a set of byte ranges. The fetch asks it what to fetch next and how far a
+//! reader may go; the sidecar of paused content carries it over a restart.
 
 use std::ops::Range;
 
+use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 
-/// A set of byte ranges.
+/// A set of byte ranges. Ranges that overlap or touch are one.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct Extents {
-    ranges: Vec<Range<u64>>,
+    ranges: RangeSet<u64>,
 }
 
 impl Extents {
@@ -20,37 +19,21 @@ impl Extents {
         Self::default()
     }
 
-    /// Adds a range, joining it with those it overlaps or touches. An empty range adds nothing.
+    /// Adds a range. An empty one adds nothing.
     pub fn insert(&mut self, range: Range<u64>) {
-        if range.is_empty() {
-            return;
+        if !range.is_empty() {
+            self.ranges.insert(range);
         }
-        let first = self.ranges.partition_point(|known| known.end < range.start);
-        let last = self.ranges.partition_point(|known| known.start <= range.end);
-        let joined = self.ranges[first..last]
-            .iter()
-            .fold(range, |joined, known| joined.start.min(known.start)..joined.end.max(known.end));
-        self.ranges.splice(first..last, [joined]);
     }
 
-    /// The end of the bytes that are there from `offset` on without a gap; `offset` itself where it is not covered.
+    /// The end of the bytes that are there from `offset` on without a gap; `offset` itself if it is not covered.
     pub fn covered(&self, offset: u64) -> u64 {
-        let next = self.ranges.partition_point(|known| known.end <= offset);
-        match self.ranges.get(next) {
-            Some(known) if known.start <= offset => known.end,
-            _ => offset,
-        }
+        self.ranges.get(&offset).map_or(offset, |known| known.end)
     }
 
-    /// The first missing range at or after `from`, below `size`; `None` when everything from there on is covered.
+    /// The first missing range at or after `from`, below `size`. None if everything from there on is covered.
     pub fn first_gap(&self, from: u64, size: u64) -> Option<Range<u64>> {
-        let start = self.covered(from);
-        if start >= size {
-            return None;
-        }
-        let next = self.ranges.partition_point(|known| known.start <= start);
-        let end = self.ranges.get(next).map_or(size, |known| known.start.min(size));
-        Some(start..end)
+        (from < size).then(|| self.ranges.gaps(&(from..size)).next()).flatten()
     }
 
     /// Whether every byte below `size` is there.
@@ -66,11 +49,6 @@ impl Extents {
     /// The end of the last range, 0 when empty.
     pub fn end(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.end)
-    }
-
-    /// The ranges in order.
-    pub fn ranges(&self) -> &[Range<u64>] {
-        &self.ranges
     }
 }
 
@@ -102,12 +80,11 @@ mod tests {
         extents.insert(0..10);
         extents.insert(20..30);
         extents.insert(5..5);
-        assert_eq!(extents.ranges(), [0..10, 20..30]);
+        assert_eq!(Vec::from(extents.clone()), [(0, 10), (20, 30)]);
         assert_eq!(extents.first_gap(0, 100), Some(10..20));
         assert_eq!(extents.first_gap(25, 28), None);
         extents.insert(10..20);
         assert_eq!(extents, Extents::from(vec![(0, 30)]));
-        assert_eq!(extents.ranges().len(), 1);
         assert!(extents.is_complete(30) && !extents.is_complete(31));
     }
 
@@ -139,7 +116,7 @@ mod tests {
                 start..(start..size).find(|at| has(*at)).unwrap_or(size)
             });
             prop_assert_eq!(extents.first_gap(from, size), gap);
-            prop_assert!(extents.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert!(Vec::from(extents).windows(2).all(|pair| pair[0].1 < pair[1].0));
         }
     }
 }

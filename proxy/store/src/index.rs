@@ -28,11 +28,12 @@ use std::time::Duration;
 
 use redb::{Database, Error, ReadTransaction, ReadableDatabase};
 
-use super::errors::StoreError;
-use super::hot::Hot;
-use super::lock;
-use super::paths::Paths;
-use super::space::{Counters, Space, count};
+use crate::blocking::blocking;
+use crate::errors::StoreError;
+use crate::lock;
+use crate::memory::Memory;
+use crate::paths::Paths;
+use crate::space::{Counters, Space, count};
 use opening::{ailment_of, guarded};
 pub(super) use queue::Job;
 use queue::Queue;
@@ -55,7 +56,7 @@ pub(super) struct Shared {
     pub(super) paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
-    hot: Arc<Hot>,
+    memory: Arc<Memory>,
     queue: Queue,
     /// None while it cannot be opened. Only the writer takes the write lock, to replace it.
     database: RwLock<Option<Database>>,
@@ -76,14 +77,14 @@ impl Index {
         paths: Paths,
         space: Arc<Space>,
         counters: Arc<Counters>,
-        hot: Arc<Hot>,
+        memory: Arc<Memory>,
     ) -> Result<Self, StoreError> {
         let opened = opening::open(&paths)?;
         let shared = Arc::new(Shared {
             paths,
             space,
             counters,
-            hot,
+            memory,
             queue: Queue::default(),
             database: RwLock::new(None),
             rebuild: Mutex::default(),
@@ -99,6 +100,21 @@ impl Index {
     /// Reads a snapshot; `None` when the index cannot answer.
     pub(super) fn read<T>(&self, query: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Option<T> {
         self.shared.read(query)
+    }
+
+    /// [`Self::read`] on the blocking pool.
+    pub(crate) async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        query: impl FnOnce(&ReadTransaction) -> Result<T, Error> + Send + 'static,
+    ) -> Option<T> {
+        let index = self.clone();
+        blocking(move || index.read(query)).await.flatten()
+    }
+
+    /// [`Self::change`] on the blocking pool.
+    pub(crate) async fn note(self: &Arc<Self>, job: Job) -> bool {
+        let index = self.clone();
+        blocking(move || index.change(job)).await.unwrap_or(false)
     }
 
     /// Makes a change and waits until readers see it; false when that is not certain.

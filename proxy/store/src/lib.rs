@@ -1,94 +1,97 @@
 //! The store: every byte that was verified, once per digest, and what is known about it.
 //!
 //! ```text
-//! mod       Store, its opening and its figures       paused    fills that wait, clean-up at start
-//! paths     where things lie (the only builder)       eviction  making room      space    the ledger
-//! disk      the calls that change content on disk     removal   rm, clear, verify
-//! pushed/   what was pushed: links, tags, pins        uploads   partial files of pushes
-//! adopt     content by clone or link of a file
-//! extents   which bytes of a fill are there           expiry    dropping what was not used
-//! blobs     hits: open files, reads, uses             index/    redb: recency, links, tags, verdicts
-//! manifests manifests, from memory or their files     hot       small manifests, links and tags in memory
-//! names     links, tags, marks, artefacts             rebuild   the index from the files
-//! fill      one fill: write, read, publish, pause     seed      a great many rows, for benchmarks
-//! window    a blob's bytes for a client               disk_threads/  who writes, by io_uring where there is one
+//! Store          opens everything; limits, figures, expiry               one fact each, beside them
+//!   blobs          published content by digest                             blob, open_blobs
+//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   names          what leads to content of other registries               memory, index/, place
+//!   repositories   what was pushed                                         pins, small_files
+//!   uploads        the partial files of pushes
+//! room    making room     space   the ledger      rebuild  the index from the files
+//! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
-//! What is not async here blocks, but for the look-ups named `*_now`, `open_blob` and windows; its callers are on
-//! blocking threads. What is async waits for a disk thread. Files are the truth and the index follows: a hit needs only
-//! the file, a lost index is rebuilt while serving, and no trouble with it fails a request.
+//! The handles are async: a look-up that memory can answer is ready at once, everything else that blocks runs on the
+//! blocking pool or on the disk threads. Methods that say so block, and are for the start and for threads of their own.
+//! Files are the truth and the index follows: a hit needs only the file, a lost index is rebuilt while serving, and no
+//! trouble with it fails a request.
 
 mod adopt;
+mod blob;
 mod blobs;
+mod blocking;
 mod disk;
 mod disk_threads;
 mod errors;
-mod eviction;
-mod expiry;
 mod extents;
-mod hot;
 mod index;
-mod manifests;
+mod memory;
 mod names;
-mod partial_blob;
+mod open_blobs;
+mod partial_blobs;
 mod paths;
 mod paused;
-mod pushed;
+mod pins;
+mod place;
 mod rebuild;
-mod removal;
-pub mod seed;
+mod repositories;
+mod room;
+mod small_files;
 mod space;
 #[cfg(test)]
 mod tests;
 mod uploads;
-mod window;
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::SystemTime;
 
 use entrepot_observe::labels::DiskLadder;
 
 pub use adopt::Adopted;
-pub use blobs::Blob;
+pub use blob::{Blob, Window};
+pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use errors::StoreError;
 pub use extents::Extents;
-pub use hot::StoredManifest;
-pub use names::{ArtefactEntry, TagEntry, TagKey};
-pub use partial_blob::PartialBlob;
-pub use pushed::{Collected, Hold, PushedManifest, Step, Sweep, Tagged};
-pub use removal::{BlobEntry, Cleared, Removal, Verified};
+pub use memory::StoredManifest;
+pub use names::{ArtefactEntry, Names, TagEntry, TagKey};
+pub use partial_blobs::{PartialBlob, PartialBlobs};
+pub use pins::Hold;
+pub use place::Place;
+pub use repositories::{Collected, NotPut, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
 pub use space::Limits;
-pub use uploads::{FoundUpload, UploadFile, UploadId};
-pub use window::Window;
+pub use uploads::{FoundUpload, UploadFile, UploadId, Uploads};
 
-use blobs::OpenBlobs;
-use disk_threads::DiskThreads;
-use hot::Hot;
+use blocking::{blocking, try_blocking};
 use index::Index;
-use index::sweep::Places;
+use memory::Memory;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
-use pushed::Pushed;
+use pins::Pins;
+use room::Room;
 use space::{Counters, Space};
 
-/// The store of one data directory. Shared by `Arc`; dropping the last one commits the index and waits for that.
+/// The store of one data directory. When the last handle of it is dropped, the index is committed, which is waited for.
 pub struct Store {
+    /// Published content by its digest.
+    pub blobs: Arc<Blobs>,
+    /// Content on its way in.
+    pub partial_blobs: Arc<PartialBlobs>,
+    /// What leads to content of other registries.
+    pub names: Names,
+    /// What was pushed.
+    pub repositories: Repositories,
+    /// The partial files of pushes.
+    pub uploads: Uploads,
     paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
-    index: Index,
-    hot: Arc<Hot>,
-    open_blobs: OpenBlobs,
-    paused: Paused,
-    pushed: Pushed,
-    evicting: Mutex<()>,
-    sweep_places: Mutex<Places>,
-    disk: DiskThreads,
-    buffers: Buffers,
+    index: Arc<Index>,
+    paused: Arc<Paused>,
+    room: Arc<Room>,
 }
 
 /// The store's figures; none of them is found by walking.
@@ -98,7 +101,7 @@ pub struct Usage {
     pub used_bytes: u64,
     /// Bytes of pushed content.
     pub pinned_bytes: u64,
-    /// Bytes promised to running and paused fills.
+    /// Bytes promised to running and paused partial blobs.
     pub reserved_bytes: u64,
     /// Bytes promised to uploads.
     pub uploading_bytes: u64,
@@ -106,7 +109,7 @@ pub struct Usage {
     pub blobs: u64,
     /// Blobs that made room for others.
     pub evictions: u64,
-    /// Fills and removals that failed for lack of room or because the disk refused.
+    /// Writes and removals that failed for lack of room or because the disk refused.
     pub write_errors: u64,
     /// Reads that the disk refused.
     pub read_errors: u64,
@@ -119,13 +122,13 @@ pub struct Usage {
 }
 
 impl Store {
-    /// Opens the store of a directory, making it where it does not exist. Deletes partial fills that were not paused
-    /// in good order. A damaged index is set aside, and a new one is filled from the files in the background.
+    /// Opens the store of a directory, making it if it does not exist. Deletes partial blobs that were not paused in good
+    /// order. A damaged index is set aside, and a new one is filled from the files in the background. Blocks.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
         Self::open_with(data_dir, limits, DiskSettings::default())
     }
 
-    /// The same with a say in how the disk is worked with. The disk threads start with the first fill, or by
+    /// The same with a say in how the disk is worked with. The disk threads start with the first write, or by
     /// [`Store::start_disk_threads`].
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
@@ -138,42 +141,50 @@ impl Store {
             disk::make_dir(&paths.algorithm(algorithm))?;
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
-        let hot = Arc::<Hot>::default();
-        let index = Index::open(paths.clone(), space.clone(), counters.clone(), hot.clone())?;
-        // After the index, whose lock says that no other process fills here.
-        let paused = Paused::load(&paths, &space);
+        let memory = Arc::<Memory>::default();
+        let index = Arc::new(Index::open(paths.clone(), space.clone(), counters.clone(), memory.clone())?);
+        // After the index, whose lock says that no other process writes here.
+        let paused = Arc::new(Paused::load(&paths, &space));
+        let pins = Arc::new(Pins::new(paths.clone(), index.clone()));
+        let blobs = Arc::new(Blobs::new(paths.clone(), counters.clone(), index.clone(), memory.clone(), pins.clone()));
+        let room = Arc::new(Room::new(
+            paths.clone(),
+            space.clone(),
+            counters.clone(),
+            index.clone(),
+            blobs.clone(),
+            paused.clone(),
+        ));
+        let partial_blobs = Arc::new(PartialBlobs::new(
+            paths.clone(),
+            room.clone(),
+            counters.clone(),
+            index.clone(),
+            blobs.clone(),
+            paused.clone(),
+            disk,
+        ));
         Ok(Arc::new(Self {
+            names: Names::new(index.clone(), memory, blobs.clone()),
+            repositories: Repositories::new(paths.clone(), blobs.clone(), pins, index.clone(), partial_blobs.clone()),
+            uploads: Uploads::new(partial_blobs.clone()),
+            blobs,
+            partial_blobs,
             paths,
             space,
             counters,
             index,
-            hot,
-            open_blobs: OpenBlobs::default(),
             paused,
-            pushed: Pushed::default(),
-            evicting: Mutex::new(()),
-            sweep_places: Mutex::default(),
-            disk: DiskThreads::new(disk),
-            buffers: Buffers::new(disk.buffers_bytes, disk.timeout),
+            room,
         }))
     }
 
-    /// Starts the disk threads where they do not run yet, and says how they make their calls.
+    /// Starts the disk threads if they do not run yet, and says how they make their calls.
     pub fn start_disk_threads(&self) -> DiskLadder {
-        self.disk.start()
+        self.partial_blobs.disk.start()
     }
 
-    /// The memory for bytes on their way to the disk.
-    pub fn buffers(&self) -> &Buffers {
-        &self.buffers
-    }
-
-    /// How long the disk may take before clients go on without it.
-    pub fn disk_timeout(&self) -> Duration {
-        self.disk.timeout()
-    }
-
-    /// Takes over limits after a reload. Lower ones are enforced with the next fill or [`Store::expire_unused`].
+    /// Takes over limits after a reload. Lower ones are enforced with the next write or [`Store::expire_unused`].
     pub fn set_limits(&self, limits: Limits) {
         self.space.set_limits(limits);
     }
@@ -181,7 +192,7 @@ impl Store {
     /// The figures.
     pub fn usage(&self) -> Usage {
         let ledger = self.space.ledger();
-        let counted = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Usage {
             used_bytes: ledger.held.used_bytes,
             pinned_bytes: ledger.held.pinned_bytes,
@@ -197,18 +208,42 @@ impl Store {
         }
     }
 
-    /// Waits until everything that was noted is on the medium; false when the disk does not get there in time.
-    pub fn flush(&self) -> bool {
+    /// Removes all cached content, paused partial blobs, tags and artefacts. What was pushed stays.
+    pub async fn clear(&self) -> Result<Cleared, StoreError> {
+        let (paths, paused, blobs) = (self.paths.clone(), self.paused.clone(), self.blobs.clone());
+        try_blocking(move || {
+            paused.clear(&paths);
+            blobs.clear_blocking()
+        })
+        .await
+    }
+
+    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, as far
+    /// as this round looks, and comes back under limits that were lowered. The number of blobs dropped.
+    pub async fn expire_unused(&self, now: SystemTime) -> usize {
+        let room = self.room.clone();
+        blocking(move || room.expire_unused(now)).await.unwrap_or(0)
+    }
+
+    /// Waits until everything that was noted is on the medium; false if the disk does not get there in time.
+    pub async fn flush(&self) -> bool {
+        let index = self.index.clone();
+        blocking(move || index.flush()).await.unwrap_or(false)
+    }
+
+    /// [`Self::flush`] on this thread, for the end of the process.
+    pub fn flush_blocking(&self) -> bool {
         self.index.flush()
     }
 
-    /// Waits until the index knows every file, so that listings and figures are complete.
+    /// Waits until the index knows every file, so that listings and figures are complete. Blocks.
     pub fn wait_for_rebuild(&self) {
         self.index.wait_for_rebuild();
     }
 }
 
-/// Locks, whoever panicked while holding it: what the store's locks guard is consistent after every statement.
+/// Locks, also after a panic of the thread that held it: what the store's locks guard is consistent after every
+/// statement.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,29 +1,34 @@
-//! Names that lead to content: which repository has it (links), what a tag points to, what an artefact's path gave,
-//! which repositories were seen public. Rows of the index, so all of them may be lost, and then upstream is asked.
+//! Names that lead to content: which repository has it (links), the manifests of repositories, what a tag points to,
+//! what an artefact's path gave, which repositories were seen public.
+//!
+//! A look-up asks memory first and is ready at once if memory knows; else it reads the index, and the file of a manifest,
+//! on the blocking pool, and what it finds is remembered. All of it are answers of upstream: rows of the index, which may
+//! be lost, and then upstream is asked again. A change that returned is seen by every look-up that begins after it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
-use entrepot_core::media::AcceptClass;
-use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::media::{AcceptClass, ManifestInfo};
+use entrepot_core::name::Tag;
 
-use super::Store;
-use super::index::{Job, ms_of, names as rows, time_of};
+use crate::blobs::{Blobs, PLACES_MAX};
+use crate::blocking::blocking;
+use crate::index::tables::Tables;
+use crate::index::{Index, Job, ms_of, names as rows, time_of};
+use crate::memory::{Memory, StoredManifest};
+use crate::place::Place;
 
-/// Repositories that [`Store::linked_repositories`] names at most.
-pub(super) const LINKED_MAX: usize = 64;
 /// An artefact whose path, type and headers are longer than this together is not remembered.
 const ARTEFACT_MAX_BYTES: usize = 16 << 10;
 
 /// What a tag's answer is kept under.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TagKey {
-    /// Where.
-    pub registry: RegistryHost,
-    /// In which repository.
-    pub repository: RepositoryName,
-    /// Which tag.
+    /// The repository.
+    pub place: Place,
+    /// Its tag.
     pub tag: Tag,
     /// The class of the request's `Accept`, which changes the answer.
     pub accept_class: u16,
@@ -55,116 +60,156 @@ pub struct ArtefactEntry {
     pub headers: Vec<(String, String)>,
 }
 
-impl Store {
-    /// Notes that a repository has the content, as its upstream said by serving it.
-    pub fn link(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) {
-        let (registry, repository, digest) = (registry.clone(), repository.clone(), *digest);
-        let at_ms = ms_of(SystemTime::now());
-        self.index.change(Job::new(move |tables| tables.link(&registry, &repository, &digest, at_ms)));
+/// The names of one store.
+pub struct Names {
+    index: Arc<Index>,
+    memory: Arc<Memory>,
+    blobs: Arc<Blobs>,
+}
+
+impl Names {
+    pub(crate) fn new(index: Arc<Index>, memory: Arc<Memory>, blobs: Arc<Blobs>) -> Self {
+        Self { index, memory, blobs }
     }
 
     /// Whether the repository is known to have the content.
-    pub fn linked(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) -> bool {
-        if self.linked_now(registry, repository, digest) {
+    pub async fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        if self.memory.linked(place, digest) {
             return true;
         }
-        let since = self.hot.epoch();
-        let linked = self.index.read(|index| rows::linked(index, registry, repository, digest)).unwrap_or(false);
+        let since = self.memory.epoch();
+        let (wanted, digest) = (place.clone(), *digest);
+        let linked = self.index.ask(move |index| rows::linked(index, &wanted, &digest)).await.unwrap_or(false);
         if linked {
-            self.hot.remember_link(since, registry, repository, digest);
+            self.memory.remember_link(since, place, &digest);
         }
         linked
     }
 
-    /// The repositories known to have the content, the first 64.
-    pub fn linked_repositories(&self, digest: &Digest) -> Vec<(RegistryHost, String)> {
-        self.index.read(|index| rows::linked_repositories(index, digest, LINKED_MAX)).unwrap_or_default()
+    /// Notes that the repository has the content, as its upstream said by serving it.
+    pub async fn link(&self, place: &Place, digest: &Digest) {
+        let (place, digest, at_ms) = (place.clone(), *digest, ms_of(SystemTime::now()));
+        self.note(move |tables| tables.link(&place, &digest, at_ms)).await;
     }
 
     /// Takes back that the repository has the content.
-    pub fn forget_links(&self, registry: &RegistryHost, repository: &RepositoryName, digest: &Digest) {
-        let (registry, repository, digest) = (registry.clone(), repository.clone(), *digest);
-        self.index.change(Job::new(move |tables| tables.unlink(&registry, &repository, &digest)));
+    pub async fn unlink(&self, place: &Place, digest: &Digest) {
+        let (place, digest) = (place.clone(), *digest);
+        self.note(move |tables| tables.unlink(&place, &digest)).await;
+    }
+
+    /// The repositories known to have the content, the first 64.
+    pub async fn places(&self, digest: &Digest) -> Vec<Place> {
+        let digest = *digest;
+        self.index.ask(move |index| rows::places(index, &digest, PLACES_MAX)).await.unwrap_or_default()
+    }
+
+    /// The manifest, if the repository is known to have it; counts as a use. Bytes that are not what their digest says
+    /// are thrown away.
+    pub async fn manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
+        if let Some((manifest, touch)) = self.memory.manifest(place, digest) {
+            if touch {
+                self.blobs.touch(digest);
+            }
+            return Some(manifest);
+        }
+        if !self.linked(place, digest).await {
+            return None;
+        }
+        let since = self.memory.epoch();
+        let (index, blobs, digest) = (self.index.clone(), self.blobs.clone(), *digest);
+        let manifest = blocking(move || {
+            let (blob, bytes) = blobs.manifest_blocking(&digest)?;
+            let noted = index.read(|index| rows::media_type(index, &digest)).flatten();
+            let media_type = noted.or_else(|| ManifestInfo::inspect(&bytes).ok()?.media_type)?;
+            Some(StoredManifest { digest, media_type: media_type.into(), stored_at: blob.stored_at(), bytes })
+        });
+        let manifest = manifest.await.flatten()?;
+        self.memory.remember_manifest(since, manifest.clone());
+        Some(manifest)
+    }
+
+    /// Notes the type of a manifest.
+    pub async fn set_media_type(&self, digest: &Digest, media_type: &str) {
+        let (digest, media_type) = (*digest, media_type.to_owned());
+        self.note(move |tables| tables.set_media_type(&digest, &media_type)).await;
     }
 
     /// What the tag pointed to when it was last asked.
-    pub fn tag(&self, key: &TagKey) -> Option<TagEntry> {
-        if let Some(entry) = self.tag_now(key) {
+    pub async fn tag(&self, key: &TagKey) -> Option<TagEntry> {
+        if let Some(entry) = self.memory.tag(key) {
             return Some(entry);
         }
-        let since = self.hot.epoch();
-        let entry = self.index.read(|index| rows::tag(index, key)).flatten()?;
-        self.hot.remember_tag(since, key, &entry);
+        let since = self.memory.epoch();
+        let wanted = key.clone();
+        let entry = self.index.ask(move |index| rows::tag(index, &wanted)).await.flatten()?;
+        self.memory.remember_tag(since, key, &entry);
         Some(entry)
     }
 
     /// What the tag pointed to for each class of Accept that asked for it, the last seen first.
-    pub fn tag_in_all_classes(
-        &self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        tag: &Tag,
-    ) -> Vec<(AcceptClass, TagEntry)> {
-        let mut entries =
-            self.index.read(|index| rows::tag_in_all_classes(index, registry, repository, tag)).unwrap_or_default();
+    pub async fn tag_in_all_classes(&self, place: &Place, tag: &Tag) -> Vec<(AcceptClass, TagEntry)> {
+        let (place, tag) = (place.clone(), tag.clone());
+        let entries = self.index.ask(move |index| rows::tag_in_all_classes(index, &place, &tag));
+        let mut entries = entries.await.unwrap_or_default();
         entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.validated_at));
         entries
     }
 
     /// Notes what a tag points to.
-    pub fn set_tag(&self, key: TagKey, entry: TagEntry) {
-        self.index.change(Job::new(move |tables| tables.set_tag(&key, &entry)));
+    pub async fn set_tag(&self, key: TagKey, entry: TagEntry) {
+        self.note(move |tables| tables.set_tag(&key, &entry)).await;
     }
 
     /// Forgets a tag in all its Accept classes.
-    pub fn forget_tag(&self, registry: &RegistryHost, repository: &RepositoryName, tag: &Tag) {
-        let (registry, repository, tag) = (registry.clone(), repository.clone(), tag.clone());
-        self.index.change(Job::new(move |tables| tables.forget_tag(&registry, &repository, &tag)));
+    pub async fn forget_tag(&self, place: &Place, tag: &Tag) {
+        let (place, tag) = (place.clone(), tag.clone());
+        self.note(move |tables| tables.forget_tag(&place, &tag)).await;
     }
 
-    /// The type of a stored manifest.
-    pub fn media_type(&self, digest: &Digest) -> Option<String> {
-        self.index.read(|index| rows::media_type(index, digest)).flatten()
-    }
-
-    /// Notes the type of a manifest.
-    pub fn set_media_type(&self, digest: &Digest, media_type: &str) {
-        let (digest, media_type) = (*digest, media_type.to_owned());
-        self.index.change(Job::new(move |tables| tables.set_media_type(&digest, &media_type)));
+    /// When upstream last served the repository to somebody without credentials, to the millisecond. None if it never
+    /// did, or has taken it back.
+    pub async fn last_public(&self, place: &Place) -> Option<SystemTime> {
+        let place = place.clone();
+        self.index.ask(move |index| rows::last_public(index, &place)).await.flatten().map(time_of)
     }
 
     /// Notes that upstream served the repository to somebody without credentials.
-    pub fn mark_public(&self, registry: &RegistryHost, repository: &RepositoryName, at: SystemTime) {
-        self.set_public(registry, repository, Some(ms_of(at)));
+    pub async fn mark_public(&self, place: &Place, at: SystemTime) {
+        let place = place.clone();
+        self.note(move |tables| tables.set_public(&place, Some(ms_of(at)))).await;
     }
 
     /// Takes the mark away.
-    pub fn unmark_public(&self, registry: &RegistryHost, repository: &RepositoryName) {
-        self.set_public(registry, repository, None);
-    }
-
-    /// When the repository was last seen public, to the millisecond.
-    pub fn last_public(&self, registry: &RegistryHost, repository: &RepositoryName) -> Option<SystemTime> {
-        self.index.read(|index| rows::last_public(index, registry, repository)).flatten().map(time_of)
+    pub async fn unmark_public(&self, place: &Place) {
+        let place = place.clone();
+        self.note(move |tables| tables.set_public(&place, None)).await;
     }
 
     /// What the path of an artefact gave.
-    pub fn artefact(&self, registry: &RegistryHost, path_and_query: &str) -> Option<ArtefactEntry> {
-        self.index.read(|index| rows::artefact(index, registry, path_and_query)).flatten()
+    pub async fn artefact(&self, registry: &RegistryHost, path_and_query: &str) -> Option<ArtefactEntry> {
+        let (registry, path) = (registry.clone(), path_and_query.to_owned());
+        self.index.ask(move |index| rows::artefact(index, &registry, &path)).await.flatten()
     }
 
-    /// Notes what the path of an artefact gave; one with very long headers is not remembered.
-    pub fn set_artefact(&self, registry: &RegistryHost, path_and_query: &str, entry: ArtefactEntry) {
+    /// Notes what the path of an artefact gave. One with very long headers is not remembered.
+    pub async fn set_artefact(&self, registry: &RegistryHost, path_and_query: &str, entry: ArtefactEntry) {
         let headers_bytes: usize = entry.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if path_and_query.len() + entry.content_type.len() + headers_bytes > ARTEFACT_MAX_BYTES {
             return;
         }
-        let (registry, path_and_query) = (registry.clone(), path_and_query.to_owned());
-        self.index.change(Job::new(move |tables| tables.set_artefact(&registry, &path_and_query, &entry)));
+        let (registry, path) = (registry.clone(), path_and_query.to_owned());
+        self.note(move |tables| tables.set_artefact(&registry, &path, &entry)).await;
     }
 
-    fn set_public(&self, registry: &RegistryHost, repository: &RepositoryName, at_ms: Option<u64>) {
-        let (registry, repository) = (registry.clone(), repository.clone());
-        self.index.change(Job::new(move |tables| tables.set_public(&registry, &repository, at_ms)));
+    async fn note(&self, change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send + 'static) {
+        self.index.note(Job::new(change)).await;
+    }
+}
+
+#[cfg(test)]
+impl Names {
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 }

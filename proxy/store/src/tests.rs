@@ -10,13 +10,15 @@ mod threaded;
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
-use super::{Limits, Store, StoreError};
+use super::{Limits, PartialBlob, Store, StoreError};
 
 const PLENTY: u64 = 1 << 40;
 
@@ -25,12 +27,12 @@ fn limits(max_size_bytes: u64) -> Limits {
 }
 
 /// A store in a directory of its own.
-struct Place {
+struct World {
     store: Arc<Store>,
     dir: TempDir,
 }
 
-impl Place {
+impl World {
     fn new(max_size_bytes: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), limits(max_size_bytes)).unwrap();
@@ -61,15 +63,41 @@ fn content(seed: u64, len: usize) -> (Digest, Vec<u8>) {
     (Digest::of(Algorithm::Sha256, &bytes), bytes)
 }
 
-fn put(store: &Arc<Store>, seed: u64, len: usize) -> Digest {
+/// Runs to its end what is async. For tests that wait for each step.
+pub(crate) fn done<F: Future>(future: F) -> F::Output {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    RUNTIME.block_on(future)
+}
+
+fn put(store: &Store, seed: u64, len: usize) -> Digest {
     let (digest, bytes) = content(seed, len);
-    store.put(&digest, &bytes).unwrap();
+    done(store.partial_blobs.put(&digest, bytes.into())).unwrap();
     digest
 }
 
 fn read(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
-    let blob = store.blob(digest).unwrap()?;
-    Some(blob.read_at(0, usize::MAX).unwrap().to_vec())
+    done(reading(store, digest))
+}
+
+async fn reading(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
+    let blob = store.blobs.get(digest).await.unwrap()?;
+    Some(blob.read(0, usize::MAX).await.unwrap().to_vec())
+}
+
+/// Bytes of content on its way in.
+fn read_back(partial: &PartialBlob, offset: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    partial.read_into(offset, &mut bytes).unwrap();
+    bytes
+}
+
+/// What nobody waits for happens soon.
+fn soon(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn files_below(path: &Path) -> usize {

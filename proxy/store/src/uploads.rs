@@ -1,6 +1,6 @@
-//! The partial files of pushes. Unlike a fill of the cache, an upload outlives the request that writes it, and the
+//! The partial files of pushes. Unlike a partial blob of the cache, an upload outlives the request that writes it, and the
 //! process: its bytes lie in a file under its id until it is published or discarded, and beside them a note of whose it
-//! is, which `registry::uploads` writes and reads.
+//! is, which the registry writes and reads.
 //!
 //! One request at a time has the file: it is the next one's when the last write of the one before has ended, whether or
 //! not that request still waits for it ([`UploadFile`]). A write that came late would change bytes that were hashed.
@@ -9,6 +9,7 @@
 //! a whole before they are published.
 
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::str::FromStr;
@@ -16,17 +17,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::rand;
-use entrepot_core::digest::Digest;
-use tokio::sync::{Mutex, OwnedMutexGuard, RwLock};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::blobs::Blob;
-use super::disk_threads::Lane;
-use super::errors::StoreError;
-use super::extents::Extents;
-use super::partial_blob::{PartialBlob, Published};
-use super::paths::{FillName, upload_of_session};
-use super::space::Purpose;
-use super::{Store, disk};
+use crate::blocking::{blocking, try_blocking};
+use crate::disk;
+use crate::disk_threads::Lane;
+use crate::errors::StoreError;
+use crate::extents::Extents;
+use crate::partial_blobs::{Begun, PartialBlob, PartialBlobs};
+use crate::paths::{FillName, Paths, upload_of_session};
+use crate::space::Purpose;
 
 /// Names an upload: 128 random bits, so that nobody guesses another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -38,7 +38,7 @@ pub struct UploadId([u8; 16]);
 pub struct NoUploadId;
 
 impl UploadId {
-    /// A new one; none where the system gives no randomness.
+    /// A new one. None if the system gives no randomness.
     pub fn random() -> Option<Self> {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes).ok().map(|()| Self(bytes))
@@ -71,11 +71,11 @@ impl FromStr for UploadId {
 pub struct UploadFile {
     /// Whose file it is.
     pub id: UploadId,
-    pub(super) turns: Arc<Mutex<()>>,
+    pub(crate) turns: Arc<Mutex<()>>,
 }
 
-/// Held by whoever may write the file of an upload.
-pub(super) type UploadTurn = OwnedMutexGuard<()>;
+/// Held by the request that may write the file of an upload.
+pub(crate) type UploadTurn = OwnedMutexGuard<()>;
 
 impl UploadFile {
     /// The file of an upload that nobody has open.
@@ -96,105 +96,104 @@ pub struct FoundUpload {
     pub last_use: SystemTime,
 }
 
-impl Store {
-    /// Opens the file of an upload for more, making it where it does not exist, once nothing writes it any more. Waits at
+/// The uploads of one store.
+pub struct Uploads {
+    partial_blobs: Arc<PartialBlobs>,
+}
+
+impl Uploads {
+    pub(crate) fn new(partial_blobs: Arc<PartialBlobs>) -> Self {
+        Self { partial_blobs }
+    }
+
+    /// Opens the file of an upload for more, making it if it does not exist, once nothing writes it any more. Waits at
     /// most for the disk's deadline, for either.
-    pub async fn open_upload(self: &Arc<Self>, file: &UploadFile) -> Result<PartialBlob, StoreError> {
-        let (store, id) = (self.clone(), file.id);
-        let turn = self.disk.in_time(file.turns.clone().lock_owned()).await?;
-        let opened = self.disk.run_in_time(id.lane(), move |calls| async move {
-            calls.aside(move || store.open_upload_now(id, turn)).await
-        });
+    pub async fn open(&self, file: &UploadFile) -> Result<PartialBlob, StoreError> {
+        let (home, id) = (self.partial_blobs.clone(), file.id);
+        let turn = home.disk.in_time(file.turns.clone().lock_owned()).await?;
+        let disk = &self.partial_blobs.disk;
+        let opened = disk
+            .run_in_time(id.lane(), move |calls| async move { calls.aside(move || open_now(&home, id, turn)).await });
         opened.await?
     }
 
-    fn open_upload_now(self: &Arc<Self>, id: UploadId, turn: UploadTurn) -> Result<PartialBlob, StoreError> {
-        let path = self.paths.upload(id);
-        let file = match disk::create(&path) {
-            Ok(file) => file,
-            Err(_) if path.exists() => disk::reopen(&path)?,
-            Err(error) => return Err(error),
-        };
-        let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
-        let reservation = self.space.adopt(length, Purpose::Upload);
-        Ok(PartialBlob {
-            store: self.clone(),
-            name: FillName { digest: None, random: id.lane().0 },
-            path,
-            file: Arc::new(file),
-            size: None,
-            extents: Extents::new(),
-            purpose: Purpose::Upload,
-            turn: Some(turn),
-            reservation: RwLock::new(Some(reservation)),
-        })
-    }
-
     /// Writes the note of an upload.
-    pub fn note_upload(&self, id: UploadId, note: &[u8]) -> Result<(), StoreError> {
-        let path = self.paths.session(id);
-        let open = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = open.and_then(|mut file| file.write_all(note));
-        written.map_err(|error| StoreError::from_io("write", &path, error).needing(note.len() as u64))
+    pub async fn note(&self, id: UploadId, note: Vec<u8>) -> Result<(), StoreError> {
+        let path = self.partial_blobs.paths.session(id);
+        try_blocking(move || {
+            let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+            let written = open.and_then(|mut file| file.write_all(&note));
+            written.map_err(|error| StoreError::from_io("write", &path, error).needing(note.len() as u64))
+        })
+        .await
     }
 
-    /// Removes an upload with its note; failures are logged, the next start tries again.
-    pub fn discard_upload(&self, id: UploadId) {
-        for path in [self.paths.session(id), self.paths.upload(id)] {
-            if let Err(error) = disk::unlink(&path) {
-                tracing::warn!(%error, "an upload could not be removed");
-            }
-        }
+    /// Removes an upload with its note. Failures are logged; the next start tries again.
+    pub async fn discard(&self, id: UploadId) {
+        let paths = self.partial_blobs.paths.clone();
+        blocking(move || discard_now(&paths, id)).await;
     }
 
-    /// The uploads of an earlier process, and removes files that belong to none. For the start.
-    pub fn found_uploads(&self) -> Result<Vec<FoundUpload>, StoreError> {
-        let folder = self.paths.uploads();
+    /// Takes over the uploads that an earlier process left, and removes those that `read` makes nothing of, and files that
+    /// belong to none. For the start; blocks.
+    pub fn take_over<T>(&self, read: impl Fn(FoundUpload) -> Option<T>) -> Result<Vec<T>, StoreError> {
+        let paths = &self.partial_blobs.paths;
+        let folder = paths.uploads();
         let entries = std::fs::read_dir(&folder).map_err(|error| StoreError::from_io("list", &folder, error))?;
-        let (mut found, mut others) = (Vec::new(), Vec::new());
+        let (mut taken, mut known, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for entry in entries.flatten() {
             let name = entry.file_name();
-            match name.to_str().and_then(upload_of_session) {
-                Some(id) => found.extend(self.found_upload(id)),
-                None => others.push(entry.path()),
+            let Some(id) = name.to_str().and_then(upload_of_session) else {
+                others.push(entry.path());
+                continue;
+            };
+            known.push(paths.upload(id));
+            // One that cannot be read now is left to the next start.
+            let Some(found) = find(paths, id) else { continue };
+            match read(found) {
+                Some(upload) => taken.push(upload),
+                None => discard_now(paths, id),
             }
         }
-        let known: Vec<_> = found.iter().map(|upload| self.paths.upload(upload.id)).collect();
         for stray in others.iter().filter(|path| !known.contains(path)) {
             // It stays until the next start.
             let _ = disk::unlink(stray);
         }
-        Ok(found)
-    }
-
-    fn found_upload(&self, id: UploadId) -> Option<FoundUpload> {
-        let note = std::fs::read(self.paths.session(id)).ok()?;
-        let (length, modified) = match std::fs::metadata(self.paths.upload(id)) {
-            Ok(file) => (file.len(), file.modified()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (0, std::fs::metadata(self.paths.session(id)).and_then(|file| file.modified()))
-            }
-            Err(_) => return None,
-        };
-        Some(FoundUpload { id, note, length, last_use: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
+        Ok(taken)
     }
 }
 
-impl PartialBlob {
-    /// The error for bytes that were written and cannot be read back.
-    pub fn unreadable(&self, error: io::Error) -> StoreError {
-        StoreError::from_io("read", &self.path, error)
-    }
+fn open_now(home: &Arc<PartialBlobs>, id: UploadId, turn: UploadTurn) -> Result<PartialBlob, StoreError> {
+    let path = home.paths.upload(id);
+    let file = match disk::create(&path) {
+        Ok(file) => file,
+        Err(_) if path.exists() => disk::reopen(&path)?,
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
+    let (name, purpose) = (FillName { digest: None, random: id.lane().0 }, Purpose::Upload);
+    let begun = Begun { name, file: Arc::new(file), size: None, extents: Extents::new(), purpose, turn: Some(turn) };
+    Ok(PartialBlob::new(home, path, begun, home.room.adopt(length, purpose)))
+}
 
-    /// Publishes the first `length` bytes of an upload as `digest`, which the caller has compared with them. The upload
-    /// is over then, whether or not this succeeds. No deadline: a large file takes a slow disk its time.
-    pub async fn publish_upload(self: &Arc<Self>, digest: &Digest, length: u64) -> Result<Arc<Blob>, StoreError> {
-        let published = Published { digest: *digest, length: Some(length), media_type: None, links: Vec::new() };
-        let fill = self.clone();
-        let job =
-            self.store.disk.run(self.lane(), move |calls| async move { fill.publish_with(calls, published).await });
-        job.await?
+fn discard_now(paths: &Paths, id: UploadId) {
+    for path in [paths.session(id), paths.upload(id)] {
+        if let Err(error) = disk::unlink(&path) {
+            tracing::warn!(%error, "an upload could not be removed");
+        }
     }
+}
+
+fn find(paths: &Paths, id: UploadId) -> Option<FoundUpload> {
+    let note = std::fs::read(paths.session(id)).ok()?;
+    let (length, modified) = match std::fs::metadata(paths.upload(id)) {
+        Ok(file) => (file.len(), file.modified()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            (0, std::fs::metadata(paths.session(id)).and_then(|file| file.modified()))
+        }
+        Err(_) => return None,
+    };
+    Some(FoundUpload { id, note, length, last_use: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
 }
 
 #[cfg(test)]

@@ -222,6 +222,7 @@ impl Drop for FrozenDisk {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: mounts a disk"]
 async fn a_disk_that_hangs_stalls_nobody() {
     for rung in ["auto", "off"] {
         let (upstream, disk) = (Upstream::start().await, FrozenDisk::new());

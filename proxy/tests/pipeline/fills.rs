@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use entrepot_cache::fetch::source::Source;
-use entrepot_cache::fetch::table::{FLIGHTS_MAX, Wish};
+use entrepot_cache::fetch::table::{FETCHES_MAX, Wish};
 use entrepot_observe::labels::{Bypass, FetchFailure};
 use entrepot_upstream::credential::Credential;
 use futures_util::future::join_all;
@@ -271,10 +271,10 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
         credential: Credential::None,
         elsewhere: None,
     };
-    let contents: Vec<_> = (0..=FLIGHTS_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
+    let contents: Vec<_> = (0..=FETCHES_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
     let board = async |content: &bytes::Bytes| {
         let wish = Wish { range: None, whole: true, complete_up_to_bytes: 0 };
-        proxy.pull.inflight.board(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
+        proxy.pull.inflight.join_or_start(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
     };
     let (last, others) = contents.split_last().expect("some");
     for content in others {
@@ -287,7 +287,7 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let reply = proxy.get(&upstream, &path(&digest)).send().await;
     reply.is_whole(last);
     assert_eq!((reply.cache(), proxy.pull.metrics.bypass.get(Bypass::TooManyFills)), ("BYPASS", 1));
-    assert_eq!((proxy.pull.inflight.count(), proxy.has(&digest)), (FLIGHTS_MAX, false));
+    assert_eq!((proxy.pull.inflight.count(), proxy.has(&digest)), (FETCHES_MAX, false));
 
     drop(silent);
     proxy.landed().await;

@@ -78,7 +78,7 @@ fn run() -> Result<(), BoxError> {
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(OPEN_FILES), hard.max(OPEN_FILES))
         .map_err(|error| format!("{OPEN_FILES} open files are needed, the limit is {hard}: {error}"))?;
 
-    let mut report = Report::open(&results)?;
+    let mut report = Report::open(&results, SECTIONS.iter().map(|(name, _)| *name).collect())?;
     let lab = Lab::new(arguments.options.clone(), binary, scratch)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut failed = Vec::new();

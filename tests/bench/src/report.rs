@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 
 use crate::BoxError;
 use crate::figures::{GOALS, Goal, Samples, number};
-use crate::sections::SECTIONS;
 
 /// The figures of one section's run.
 #[derive(Default)]
@@ -23,6 +22,8 @@ pub(crate) struct Measured {
 /// Where results lie.
 pub(crate) struct Report {
     directory: PathBuf,
+    /// Names of the sections, in the order of the page.
+    sections: Vec<&'static str>,
     results: Map<String, Value>,
 }
 
@@ -51,14 +52,14 @@ impl Measured {
 
 impl Report {
     /// Takes up what an earlier run left in `directory`.
-    pub(crate) fn open(directory: &Path) -> Result<Self, BoxError> {
+    pub(crate) fn open(directory: &Path, sections: Vec<&'static str>) -> Result<Self, BoxError> {
         fs::create_dir_all(directory)?;
         let results = match fs::read(directory.join("results.json")) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|error| format!("{}/results.json is not ours, remove it: {error}", directory.display()))?,
             Err(_) => Map::new(),
         };
-        Ok(Self { directory: directory.to_owned(), results })
+        Ok(Self { directory: directory.to_owned(), sections, results })
     }
 
     /// Takes over a section's figures and writes both files.
@@ -90,7 +91,7 @@ impl Report {
         if let Ok(notes) = fs::read_to_string(self.directory.join("NOTES.md")) {
             let _ = write!(page, "\n{notes}");
         }
-        for (name, section) in SECTIONS.iter().filter_map(|(name, _)| Some((name, self.results.get(*name)?))) {
+        for (name, section) in self.sections.iter().filter_map(|name| Some((name, self.results.get(*name)?))) {
             let _ = write!(page, "\n## {name}\n\n{}\n", circumstances(&section["circumstances"]));
             let readings = section["readings"].as_array().map(Vec::as_slice).unwrap_or_default();
             if !readings.is_empty() {

@@ -1,5 +1,5 @@
-//! Runs one flight from its first request to its end: opens it upstream, reserves the file, keeps fetchers at work
-//! where readers wait, has the bytes hashed in order, publishes.
+//! Runs one fetch from its first request to its end: opens the blob upstream, begins the partial blob, keeps fetchers at
+//! work where readers wait, has the bytes hashed in order, publishes. Read `Driver::run` first.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub(super) struct Driver {
     pub(super) complete_up_to_bytes: u64,
 }
 
-/// How a flight's time in the air ended, where it did not fail.
-enum Flown {
+/// How fetching ended, if it did not fail.
+enum Fetched {
     /// Every byte is there and right.
     Complete,
     /// Nobody wants the rest.
@@ -45,8 +45,8 @@ impl Driver {
     pub(super) async fn run(self, range: Option<ByteRange>) {
         let Some(opened) = self.open(range).await else { return };
         let start = opened.start;
-        let fill = match self.reserve(opened.size).await {
-            Ok(fill) => fill,
+        let partial = match self.reserve(opened.size).await {
+            Ok(partial) => partial,
             Err(reason) => {
                 self.fetch.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason));
                 return;
@@ -59,21 +59,21 @@ impl Driver {
         let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
         self.fetch.update(|state| {
             state.size = size;
-            state.extents = fill.extents().clone();
-            state.file = Some(fill.clone());
+            state.extents = partial.extents().clone();
+            state.file = Some(partial.clone());
         });
         self.fetch.set_opening(Opening::Filling { size, is_registrys_word });
         let mut fetchers = JoinSet::new();
-        // What a paused fill has is not fetched again: the answer is read up to there, or given up where it begins there.
-        if let Some(gap) = fill.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
-            self.fetch(&mut fetchers, start, gap.end, Some(opened));
+        // What was paused is not fetched again: the answer is read up to there, or given up where it begins there.
+        if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
+            self.start_fetcher(&mut fetchers, start, gap.end, Some(opened));
         }
-        match self.fly(&fill, &mut fetchers).await {
-            Ok(Flown::Complete) => self.publish(fill).await,
-            Ok(Flown::Unwanted) => self.pause(fill).await,
-            Ok(Flown::HandedOver) => {}
+        match self.fetch_and_hash(&partial, &mut fetchers).await {
+            Ok(Fetched::Complete) => self.publish(partial).await,
+            Ok(Fetched::Unwanted) => self.pause(partial).await,
+            Ok(Fetched::HandedOver) => {}
             Err(error) => {
-                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.0, repository = %self.fetch.origin.1, "{error}");
+                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.registry(), repository = %self.fetch.origin.repository(), "{error}");
                 self.metrics.fills_failed.inc(error.reason());
                 let is_sound = matches!(
                     error,
@@ -81,18 +81,18 @@ impl Driver {
                 );
                 self.fetch.update(|state| {
                     state.end = Some(FetchEnd::Failed(error));
-                    // Who comes now must not be given this failure, but a flight of its own.
+                    // A client that comes now must not be given this failure, but a fetch of its own.
                     state.closed = true;
                 });
                 if is_sound {
                     // What came is as good as upstream is; the next pull goes on from it, and the hash decides.
-                    self.pause(fill).await;
+                    self.pause(partial).await;
                 }
             }
         }
     }
 
-    /// The first answer. Where upstream ignored the range the body begins at the first byte, which is as good a start.
+    /// The first answer. If upstream ignored the range, the body begins at the first byte, which is as good a start.
     async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
         let source = self.fetch.state().sources.first().cloned()?;
         let digest = &self.fetch.digest;
@@ -109,7 +109,7 @@ impl Driver {
         match opened {
             Ok(opened) => Some(opened),
             Err(error) => {
-                // Who comes after this answer asks anew.
+                // A client that comes after this answer asks anew.
                 self.fetch.state().closed = true;
                 self.fetch.set_opening(match error {
                     OpenError::Refused(refusal) => Opening::Refused(refusal),
@@ -125,32 +125,36 @@ impl Driver {
         }
     }
 
-    /// What is asked for of `range`, after what a paused fill has of it.
+    /// What is asked for of `range`, after what was paused of it.
     fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let start = self.store.first_missing(&self.fetch.digest, asked_start);
+        let start = self.store.partial_blobs.first_missing(&self.fetch.digest, asked_start);
         let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
         if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
     /// The file, or why there is none.
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
-        let fill = self.store.begin_in_time(&self.fetch.digest, size).await;
-        fill.map(Arc::new).map_err(|error| {
+        let partial = self.store.partial_blobs.begin(&self.fetch.digest, size).await;
+        partial.map(Arc::new).map_err(|error| {
             tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
             error.bypass()
         })
     }
 
-    async fn fly(&self, fill: &Arc<PartialBlob>, fetchers: &mut JoinSet<TransferEnd>) -> Result<Flown, FetchError> {
+    async fn fetch_and_hash(
+        &self,
+        partial: &Arc<PartialBlob>,
+        fetchers: &mut JoinSet<TransferEnd>,
+    ) -> Result<Fetched, FetchError> {
         let fetch = &self.fetch;
         let progress = Progress::new(&fetch.digest);
-        let in_order = hash_in_order(self.hash_threads.clone(), fetch.clone(), fill.clone(), progress.clone());
+        let in_order = hash_in_order(self.hash_threads.clone(), fetch.clone(), partial.clone(), progress.clone());
         let mut hashing = tokio::spawn(in_order);
         let result = loop {
             self.plan(fetchers);
             if self.close_if_unwanted() {
-                break Ok(Flown::Unwanted);
+                break Ok(Fetched::Unwanted);
             }
             tokio::select! {
                 Some(ended) = fetchers.join_next() => match ended {
@@ -166,17 +170,17 @@ impl Driver {
                             () = sleep(CATCHING_UP) => {}
                         }
                         hand_over(fetch, &progress);
-                        break Ok(Flown::HandedOver);
+                        break Ok(Fetched::HandedOver);
                     }
                     Err(_) => break Err(FetchError::Interrupted { digest: fetch.digest }),
                 },
                 hashed = &mut hashing => match hashed {
-                    Ok(Hashed::Right) => break Ok(Flown::Complete),
+                    Ok(Hashed::Right) => break Ok(Fetched::Complete),
                     Ok(Hashed::Wrong(got)) => break Err(FetchError::WrongDigest { digest: fetch.digest, got: Box::new(got) }),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         hand_over(fetch, &progress);
-                        break Ok(Flown::HandedOver);
+                        break Ok(Fetched::HandedOver);
                     }
                 },
                 () = fetch.wake.notified() => {}
@@ -199,13 +203,13 @@ impl Driver {
                 Some(Action::Shorten { index, limit }) => state.running[index].limit = limit,
                 Some(Action::Fetch { start, limit }) => {
                     drop(state);
-                    self.fetch(fetchers, start, limit, None);
+                    self.start_fetcher(fetchers, start, limit, None);
                 }
             }
         }
     }
 
-    fn fetch(&self, fetchers: &mut JoinSet<TransferEnd>, start: u64, limit: u64, opened: Option<Opened>) {
+    fn start_fetcher(&self, fetchers: &mut JoinSet<TransferEnd>, start: u64, limit: u64, opened: Option<Opened>) {
         let fetch = self.fetch.clone();
         let mut state = fetch.state();
         let id = state.next_id();
@@ -220,7 +224,7 @@ impl Driver {
         fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()));
     }
 
-    /// Decides under the lock that readers take to join, so that nobody joins a flight that has just ended.
+    /// Decides under the lock that readers take to join, so that nobody joins a fetch that has just ended.
     fn close_if_unwanted(&self) -> bool {
         let mut state = self.fetch.state();
         let complete = state.wants_whole || state.size.is_none_or(|size| size <= self.complete_up_to_bytes);
@@ -229,17 +233,17 @@ impl Driver {
     }
 
     /// Nobody wants the rest: what is there is kept for the next one who does.
-    async fn pause(&self, fill: Arc<PartialBlob>) {
+    async fn pause(&self, partial: Arc<PartialBlob>) {
         let extents = self.fetch.state().extents.clone();
-        if let Err(error) = fill.pause_in_time(&extents).await {
-            tracing::debug!(digest = %self.fetch.digest, "a partial fill was not kept: {error}");
+        if let Err(error) = partial.pause(&extents).await {
+            tracing::debug!(digest = %self.fetch.digest, "partial content was not kept: {error}");
         }
     }
 
     /// The bytes are right: readers may have the last of them while they are made durable.
-    async fn publish(&self, fill: Arc<PartialBlob>) {
+    async fn publish(&self, partial: Arc<PartialBlob>) {
         self.fetch.update(|state| state.verified = true);
-        match fill.publish_from(None, std::slice::from_ref(&self.fetch.origin)).await {
+        match partial.publish(None, std::slice::from_ref(&self.fetch.origin)).await {
             Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();
@@ -252,7 +256,7 @@ impl Driver {
     }
 }
 
-/// Stops a flight, so that the process can end; its bytes are kept, and whoever still reads it is cut off.
+/// Stops a fetch, so that the process can end. Its bytes are kept, and clients that still read it are cut off.
 pub(super) fn interrupt(fetch: &InflightFetch) {
     let mut state = fetch.state();
     if fetch.is_open() && !state.verified && state.end.is_none() {
@@ -262,7 +266,7 @@ pub(super) fn interrupt(fetch: &InflightFetch) {
     }
 }
 
-/// Called when the driver is gone: whoever still waits is told.
+/// Called when the driver is gone: clients that still wait are told.
 pub(super) fn abandon(fetch: &InflightFetch) {
     let interrupted = FetchError::Interrupted { digest: fetch.digest };
     if !fetch.is_open() {

@@ -3,7 +3,7 @@
 //! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
 //! their order. A piece is handed on when it is full, or some milliseconds old with nothing of this stretch at the disk:
 //! followers of a slow upstream wait for next to nothing, and each step between threads is taken for many of upstream's
-//! small packets at once. Memory comes from the store's bounded buffers: where none is free, upstream waits.
+//! small packets at once. Memory comes from the store's bounded buffers: if none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
 
 async fn write(file: Arc<PartialBlob>, start: u64, piece: Bytes) -> Result<Range<u64>, StoreError> {
     let range = start..start + piece.len() as u64;
-    file.write_in_time(start, piece).await?;
+    file.write(start, piece).await?;
     Ok(range)
 }
 
@@ -142,7 +142,7 @@ impl Gatherer {
                 Err(error) => return (self, Gathered::Failed(error)),
             }
         }
-        let mut buffer = match self.file.store().buffers().take().await {
+        let mut buffer = match self.file.buffers().take().await {
             Ok(buffer) => buffer,
             Err(error) => return (self, Gathered::NoBuffer(error)),
         };

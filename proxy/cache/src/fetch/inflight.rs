@@ -5,15 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use entrepot_core::digest::{Digest, Hasher};
-use entrepot_core::host::RegistryHost;
-use entrepot_core::name::RepositoryName;
 use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{Opened, Refusal, Source};
 use entrepot_observe::labels::Bypass;
-use entrepot_store::{Extents, PartialBlob};
+use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
 use entrepot_upstream::error::UpstreamError;
 
@@ -22,7 +20,7 @@ pub struct InflightFetch {
     /// Which blob.
     pub digest: Digest,
     /// The registry and repository that it is fetched from: upstream serves it there.
-    pub origin: (RegistryHost, RepositoryName),
+    pub origin: Place,
     leader: CredentialId,
     state: Mutex<State>,
     opening: watch::Sender<Option<Opening>>,
@@ -31,9 +29,9 @@ pub struct InflightFetch {
     pub(super) wake: Notify,
 }
 
-/// A reader's place in a flight; the flight counts it until it is dropped.
+/// A reader's share in a fetch, which counts it until it is dropped.
 pub struct Subscription {
-    /// The flight.
+    /// The fetch.
     pub fetch: Arc<InflightFetch>,
     pub(super) id: u64,
 }
@@ -48,8 +46,8 @@ pub enum Opening {
         /// Whether the answer's head alone shows that the registry serves it; else only the digest will.
         is_registrys_word: bool,
     },
-    /// The blob can be had but, for this reason, not stored; who wants it fetches it alone. One may take the answer
-    /// that is open.
+    /// The blob can be had but, for this reason, not stored; each client fetches it alone. One may take the answer that
+    /// is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
     Refused(Refusal),
@@ -72,14 +70,14 @@ pub(super) struct State {
     /// No reader can join any more.
     pub(super) closed: bool,
     pub(super) readers: usize,
-    /// Somebody asked for the blob to its end, so it is completed whoever leaves.
+    /// A client asked for the blob to its end, so it is completed also if all leave.
     pub(super) wants_whole: bool,
     pub(super) sources: Vec<Source>,
     pub(super) verified: bool,
     pub(super) end: Option<FetchEnd>,
 }
 
-/// How a flight ended, where it did not end as published.
+/// How a fetch ended, if it did not end as published.
 #[derive(Clone)]
 pub(super) enum FetchEnd {
     /// Nobody gets the rest.
@@ -88,12 +86,12 @@ pub(super) enum FetchEnd {
     HandedOver { prefix: u64, hasher: Hasher },
 }
 
-/// Followers whose credentials are kept for the case that the leader's runs out.
+/// Credentials of followers that are kept in case the leader's runs out.
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
     pub(super) fn new(digest: Digest, source: Source) -> Arc<Self> {
-        let origin = (source.registry.host.clone(), source.repository.clone());
+        let origin = Place::new(source.registry.host.clone(), source.repository.clone());
         let leader = source.credential.id();
         let state = State {
             opened_at: None,
@@ -115,8 +113,8 @@ impl InflightFetch {
     }
 
     /// Whether its first request was made in this place as this credential.
-    pub fn led_by(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> bool {
-        self.origin.0 == *registry && self.origin.1 == *repository && self.leader == credential
+    pub fn led_by(&self, place: &Place, credential: CredentialId) -> bool {
+        self.origin == *place && self.leader == credential
     }
 
     /// Waits for upstream's first answer.
@@ -137,7 +135,7 @@ impl InflightFetch {
                 match &state.end {
                     _ if state.verified => return Ok(()),
                     Some(FetchEnd::Failed(error)) => return Err(error.clone()),
-                    // Who goes on alone judges alone.
+                    // A client that goes on alone judges alone.
                     Some(FetchEnd::HandedOver { .. }) => return Ok(()),
                     None => {}
                 }
@@ -163,7 +161,7 @@ impl InflightFetch {
         self.state().verified
     }
 
-    /// Whether the blob's end was asked for as part of the whole: it is completed whoever leaves.
+    /// Has the blob completed, also if all clients leave: its end was asked for as part of the whole.
     pub(super) fn want_whole(&self) {
         self.state().wants_whole = true;
         self.wake.notify_one();
@@ -193,7 +191,7 @@ impl InflightFetch {
         self.changed.subscribe()
     }
 
-    /// A seat for one more reader, unless the flight is ending; `whole` when the reader needs the blob to its end.
+    /// One more reader. None if the fetch is ending. `whole` if the reader needs the blob to its end.
     pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
         let mut state = self.state();
         if state.closed {

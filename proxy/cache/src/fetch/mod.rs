@@ -1,16 +1,19 @@
-//! One fetch per missing digest: a flight fills a file, everybody who wants the blob reads the file as it grows.
+//! One fetch per missing digest: it writes a partial blob, and every client that wants the blob reads that as it grows.
 //!
-//! `table.rs` finds or starts the flight of a digest; `driver.rs` runs it, with `plan.rs` deciding which bytes to
-//! fetch next, `fetcher.rs` fetching them and `hashing.rs` hashing them; `reader.rs` is a client's view of it. `stream.rs` is a blob's bytes from
-//! upstream with breaks mended by Range, and `through.rs` gives them to one client without the store, for the times
-//! when the disk does not take them.
+//! ```text
+//! table ─► inflight          finds the fetch of a digest or starts it; what driver, fetchers and readers share
+//!   └► driver ─ open ─ begin ─┬─ plan ─► fetcher ─► stream ─► source     which bytes next; them into the file
+//!                             ├─ hashing                                 the same bytes in order, on hash threads
+//!                             └─ publish | pause | hand over
+//! reader                     a client's view of a fetch    through      a client's bytes past the store
+//! ```
 //!
-//! Invariants: the last bytes of a whole blob reach no client before length and digest are right; a client that
-//! leaves stops nothing; a flight ends as published, failed or handed over, never silently.
+//! Invariants: the last bytes of a whole blob reach no client before length and digest are right; a client that leaves
+//! stops nothing; a fetch ends as published, paused, failed or handed over, never silently.
 
 mod driver;
 mod fetcher;
-mod hashing;
+pub mod hashing;
 pub mod inflight;
 mod plan;
 pub mod reader;
@@ -33,7 +36,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// How many bytes at a blob's end wait for the digest to be right.
 pub const HELD_BACK_BYTES: u64 = 64 * 1024;
 
-/// Why a blob could not be completed. Cloned to everybody who waited for it.
+/// Why a blob could not be completed. Every client that waited for it gets a clone.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
     /// Upstream failed, and went on failing.
@@ -85,7 +88,7 @@ pub enum FetchError {
         error: Arc<std::io::Error>,
     },
     /// The process stops.
-    #[error("the fill of {digest} was interrupted, entrepot is stopping")]
+    #[error("the fetch of {digest} was interrupted, entrepot is stopping")]
     Interrupted {
         /// What was fetched.
         digest: Digest,
@@ -93,6 +96,18 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether it is ours to mend: our disk, or our stop. Else it is upstream's.
+    pub fn is_ours(&self) -> bool {
+        match self {
+            FetchError::Read { .. } | FetchError::Interrupted { .. } => true,
+            FetchError::Upstream { error, .. } => error.is_ours(),
+            FetchError::Status { .. }
+            | FetchError::WrongDigest { .. }
+            | FetchError::WrongLength { .. }
+            | FetchError::Encoded { .. } => false,
+        }
+    }
+
     /// The failure's word in metrics and logs.
     pub fn reason(&self) -> FetchFailure {
         match self {

@@ -1,4 +1,4 @@
-//! Which bytes a flight fetches next: a pure decision over what is there, what is coming and what is wanted.
+//! Which bytes a fetch asks for next: a pure decision over what is there, what is coming and what is wanted.
 
 use entrepot_store::Extents;
 
@@ -20,7 +20,7 @@ pub(super) enum Action {
     Shorten { index: usize, limit: u64 },
 }
 
-/// What the flight is after.
+/// What the readers of a fetch want.
 pub(super) struct Wanted<'a> {
     /// `offset..end` that a reader waits for.
     pub(super) demands: &'a [(u64, u64)],

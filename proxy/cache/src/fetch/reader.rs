@@ -1,4 +1,4 @@
-//! A client's view of a flight: waits for bytes, reads them from the file, holds the end of a whole blob back until it
+//! A client's view of a fetch: waits for bytes, reads them from the file, holds the end of a whole blob back until it
 //! is right, and goes on from upstream alone when the disk gives up.
 //!
 //! Invariant: the hash that decides about the end of a whole blob, or of its rest, has seen the very bytes that the client
@@ -19,7 +19,7 @@ use crate::fetch::through::Through;
 use crate::fetch::{CHUNK_BYTES, FetchError, HELD_BACK_BYTES};
 use entrepot_net::http::body::{BodyError, PieceSource};
 
-/// Bytes `position..end` of a blob that is being filled.
+/// Bytes `position..end` of a blob that is being fetched.
 pub struct FetchReader {
     subscription: Subscription,
     changes: watch::Receiver<()>,
@@ -170,7 +170,7 @@ impl FetchReader {
     }
 
     /// Has the hash see what the client was given behind `prefix`, as the file has it, and how far the hash has come then.
-    /// Where the file has not all of it, the client is cut off.
+    /// If the file lacks some of it, the client is cut off.
     async fn hash_what_was_given(&mut self, prefix: u64, hasher: Hasher) -> Result<(u64, Hasher), FetchError> {
         if self.position <= prefix.max(self.start) {
             return Ok((prefix, hasher));

@@ -34,7 +34,7 @@ pub struct BlobStream {
     resumed: u64,
 }
 
-/// Failures without one byte of progress after which a fill gives up.
+/// Failures without one byte of progress after which a fetch gives up.
 const FAILURES_MAX: u32 = 6;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The flights that are under way, one for each digest, and only so many: a flight goes on when its clients have left.
+//! The fetches that are in flight, one for each digest, and only so many: a fetch goes on when its clients have left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,22 +15,23 @@ use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::operation::ByteRange;
 
-/// InflightFetches at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that
-/// would bound it.
-pub const FLIGHTS_MAX: usize = 512;
+/// Fetches at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that would
+/// bound it.
+pub const FETCHES_MAX: usize = 512;
 
-/// Finds and starts flights.
+/// Finds and starts fetches.
 pub struct InflightFetches {
     running: Mutex<HashMap<Digest, Arc<InflightFetch>>>,
-    landed: Notify,
+    /// A fetch has ended.
+    ended: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     hash_threads: Arc<HashThreads>,
-    /// Fills outlive the connections that begin them.
+    /// Fetches outlive the connections that begin them.
     runtime: Handle,
 }
 
-/// What a request wants of a flight.
+/// What a request wants of a fetch.
 pub struct Wish {
     /// The part of the blob.
     pub range: Option<ByteRange>,
@@ -41,11 +42,11 @@ pub struct Wish {
 }
 
 impl InflightFetches {
-    /// No flights yet; they will run on the current runtime.
+    /// None yet; they will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
-            landed: Notify::new(),
+            ended: Notify::new(),
             store,
             metrics,
             hash_threads: Arc::default(),
@@ -53,23 +54,23 @@ impl InflightFetches {
         })
     }
 
-    /// The flight of `digest`, if one is under way.
+    /// The fetch of `digest`, if one is in flight.
     pub fn find(&self, digest: &Digest) -> Option<Arc<InflightFetch>> {
         self.lock().get(digest).cloned()
     }
 
-    /// A seat in the flight of `digest`, which is started with `source` if there is none. True for who started it. No seat
-    /// where it is not under way and [`FLIGHTS_MAX`] others are.
-    pub async fn board(
+    /// Subscribes to the fetch of `digest`, which is started with `source` if there is none; true if this call started it.
+    /// None if it is not in flight and [`FETCHES_MAX`] others are.
+    pub async fn join_or_start(
         self: &Arc<Self>,
         digest: &Digest,
         source: &Source,
         wish: &Wish,
     ) -> Option<(Subscription, bool)> {
         loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
             {
                 let mut running = self.lock();
                 match running.get(digest) {
@@ -78,23 +79,23 @@ impl InflightFetches {
                             return Some((subscription, false));
                         }
                     }
-                    None if running.len() >= FLIGHTS_MAX => return None,
+                    None if running.len() >= FETCHES_MAX => return None,
                     None => {
                         let fetch = InflightFetch::new(*digest, source.clone());
                         running.insert(*digest, fetch.clone());
                         if let Some(subscription) = fetch.join(None, wish.whole) {
-                            self.launch(fetch, wish);
+                            self.start(fetch, wish);
                             return Some((subscription, true));
                         }
                     }
                 }
             }
-            landed.await;
+            ended.await;
         }
     }
 
-    fn launch(self: &Arc<Self>, fetch: Arc<InflightFetch>, wish: &Wish) {
-        let landing = Landing { inflight: Arc::downgrade(self), digest: fetch.digest };
+    fn start(self: &Arc<Self>, fetch: Arc<InflightFetch>, wish: &Wish) {
+        let registration = Registration { inflight: Arc::downgrade(self), digest: fetch.digest };
         let driver = driver::Driver {
             fetch,
             store: self.store.clone(),
@@ -105,48 +106,48 @@ impl InflightFetches {
         let range = wish.range;
         self.runtime.spawn(async move {
             driver.run(range).await;
-            drop(landing);
+            drop(registration);
         });
     }
 
-    /// How many are under way.
+    /// How many are in flight.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Returns when this flight is under way no more.
+    /// Returns when this fetch is in flight no more.
     pub async fn gone(&self, fetch: &Arc<InflightFetch>) {
         loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
             if !self.find(&fetch.digest).is_some_and(|running| Arc::ptr_eq(&running, fetch)) {
                 return;
             }
-            landed.await;
+            ended.await;
         }
     }
 
     /// Returns once every blob that clients could finish reading is published, or has failed to be.
     pub async fn settle(&self) {
         loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
             if !self.lock().values().any(|fetch| fetch.is_verified()) {
                 return;
             }
-            landed.await;
+            ended.await;
         }
     }
 
-    /// Pauses all flights, whoever still reads them, and returns once none is under way. The caller has a deadline, and has
-    /// given readers theirs.
+    /// Pauses all fetches, also those that are still read, and returns once none is in flight. The caller has a deadline, and
+    /// has given readers theirs.
     pub async fn drain(&self) {
         loop {
-            let landed = self.landed.notified();
-            tokio::pin!(landed);
-            landed.as_mut().enable();
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
             let running: Vec<_> = self.lock().values().cloned().collect();
             if running.is_empty() {
                 return;
@@ -154,7 +155,7 @@ impl InflightFetches {
             for fetch in running {
                 driver::interrupt(&fetch);
             }
-            landed.await;
+            ended.await;
         }
     }
 
@@ -163,20 +164,20 @@ impl InflightFetches {
     }
 }
 
-/// Takes a flight off the table however its driver ended, a panic included: no digest stays wedged.
-struct Landing {
+/// Takes a fetch off the table however its driver ended, a panic included: no digest stays wedged.
+struct Registration {
     inflight: Weak<InflightFetches>,
     digest: Digest,
 }
 
-impl Drop for Landing {
+impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(inflight) = self.inflight.upgrade() {
             let fetch = inflight.lock().remove(&self.digest);
             if let Some(fetch) = fetch {
                 driver::abandon(&fetch);
             }
-            inflight.landed.notify_waiters();
+            inflight.ended.notify_waiters();
         }
     }
 }

@@ -34,8 +34,8 @@ const SIZE: usize = 1 << 20;
 const WRITTEN: u64 = 700_000;
 const HASHED: u64 = 200_000;
 
-/// A flight whose file and hash the test moves, and an upstream that has its blob.
-struct Air {
+/// A fetch whose file and hash the test moves, and an upstream that has its blob.
+struct World {
     fetch: Arc<InflightFetch>,
     source: Source,
     content: Bytes,
@@ -44,7 +44,7 @@ struct Air {
     folder: TempDir,
 }
 
-impl Air {
+impl World {
     /// `stored` of the content is in the file; where `wrong`, one bit of it is not what upstream has, behind the hash.
     async fn new(stored: Range<u64>, wrong: bool) -> Self {
         let content: Bytes = (0..SIZE).map(|at| (at ^ (at >> 8) ^ (at >> 15)) as u8).collect();
@@ -54,22 +54,22 @@ impl Air {
         let limits =
             Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600) };
         let store = Store::open(folder.path(), limits).expect("a store");
-        let fill = Arc::new(store.begin_in_time(&digest, Some(SIZE as u64)).await.expect("a fill"));
+        let partial = Arc::new(store.partial_blobs.begin(&digest, Some(SIZE as u64)).await.expect("a partial blob"));
         let mut bytes = content.to_vec();
         bytes[HASHED as usize + 1000] ^= u8::from(wrong);
         let piece = Bytes::from(bytes).slice(stored.start as usize..stored.end as usize);
-        fill.write_in_time(stored.start, piece).await.expect("written");
+        partial.write(stored.start, piece).await.expect("written");
         let fetch = InflightFetch::new(digest, source.clone());
         fetch.update(|state| {
             state.size = Some(SIZE as u64);
             state.extents.insert(stored);
-            state.file = Some(fill);
+            state.file = Some(partial);
         });
         Self { fetch, source, content, asked, folder }
     }
 
     fn reader(&self, start: u64, end: Option<u64>) -> FetchReader {
-        FetchReader::new(self.fetch.join(None, end.is_none()).expect("a seat"), self.source.clone(), start, end)
+        FetchReader::new(self.fetch.join(None, end.is_none()).expect("a subscription"), self.source.clone(), start, end)
     }
 
     /// The disk takes no more when the hash is at `prefix`.
@@ -143,56 +143,56 @@ async fn rest(reader: &mut FetchReader) -> Result<Vec<u8>, FetchError> {
 }
 
 #[tokio::test]
-async fn who_was_ahead_of_the_hash_goes_on_where_it_is() {
-    let air = Air::new(0..WRITTEN, false).await;
-    let mut readers = [air.reader(0, None), air.reader(0, None)];
+async fn a_client_ahead_of_the_hash_goes_on_where_it_is() {
+    let world = World::new(0..WRITTEN, false).await;
+    let mut readers = [world.reader(0, None), world.reader(0, None)];
     let mut given = [read_to(&mut readers[0], 0, WRITTEN).await, Vec::new()];
-    air.hand_over(HASHED);
+    world.hand_over(HASHED);
     for (reader, given) in readers.iter_mut().zip(&mut given) {
         given.extend(rest(reader).await.expect("whole"));
-        assert!(*given == air.content);
+        assert!(*given == world.content);
     }
-    assert_eq!(air.asked(), [format!("bytes={WRITTEN}-"), format!("bytes={HASHED}-")], "nothing is sent twice");
+    assert_eq!(world.asked(), [format!("bytes={WRITTEN}-"), format!("bytes={HASHED}-")], "nothing is sent twice");
 }
 
 #[tokio::test]
 async fn bytes_that_the_hash_had_not_seen_complete_no_blob_when_they_are_wrong() {
-    let air = Air::new(0..WRITTEN, true).await;
-    let mut reader = air.reader(0, None);
+    let world = World::new(0..WRITTEN, true).await;
+    let mut reader = world.reader(0, None);
     let given = read_to(&mut reader, 0, WRITTEN).await;
-    assert!(given != air.content[..WRITTEN as usize], "they are with the client");
-    air.hand_over(HASHED);
+    assert!(given != world.content[..WRITTEN as usize], "they are with the client");
+    world.hand_over(HASHED);
     assert!(matches!(rest(&mut reader).await, Err(FetchError::WrongDigest { .. })));
 }
 
 #[tokio::test]
 async fn a_rest_is_gone_on_with_only_where_its_bytes_can_be_hashed() {
-    let air = Air::new(300_000..WRITTEN, false).await;
-    let (mut begun, mut fresh) = (air.reader(300_000, None), air.reader(300_000, None));
-    let mut part = air.reader(300_000, Some(900_000));
+    let world = World::new(300_000..WRITTEN, false).await;
+    let (mut begun, mut fresh) = (world.reader(300_000, None), world.reader(300_000, None));
+    let mut part = world.reader(300_000, Some(900_000));
     read_to(&mut begun, 300_000, WRITTEN).await;
-    air.hand_over(0);
+    world.hand_over(0);
     assert!(matches!(rest(&mut begun).await, Err(FetchError::Read { .. })), "nobody knows that they are right");
-    assert!(rest(&mut fresh).await.expect("the rest") == air.content[300_000..]);
-    assert!(rest(&mut part).await.expect("the part") == air.content[300_000..900_000]);
+    assert!(rest(&mut fresh).await.expect("the rest") == world.content[300_000..]);
+    assert!(rest(&mut part).await.expect("the part") == world.content[300_000..900_000]);
 }
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
     for (wrong, verified) in [(false, false), (true, false), (false, true)] {
-        let air = Air::new(0..WRITTEN, wrong).await;
-        let mut reader = air.reader(0, None);
+        let world = World::new(0..WRITTEN, wrong).await;
+        let mut reader = world.reader(0, None);
         let mut given = read_to(&mut reader, 0, 500_000).await;
-        let files = std::fs::read_dir(air.folder.path().join("fill")).expect("a folder");
+        let files = std::fs::read_dir(world.folder.path().join("fill")).expect("a folder");
         for file in files.flatten() {
             let file = std::fs::OpenOptions::new().write(true).open(file.path()).expect("the file");
             file.set_len(given.len() as u64).expect("cut");
         }
-        air.fetch.update(|state| state.verified = verified);
+        world.fetch.update(|state| state.verified = verified);
         match rest(&mut reader).await {
             Ok(bytes) => {
                 given.extend(bytes);
-                assert!(given == air.content, "it was completed: wrong {wrong}, verified {verified}");
+                assert!(given == world.content, "it was completed: wrong {wrong}, verified {verified}");
             }
             Err(error) => assert!(wrong && matches!(error, FetchError::WrongDigest { .. }), "{error}"),
         }
@@ -201,12 +201,12 @@ async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
 
 #[tokio::test]
 async fn readers_hold_little_each_when_they_hold_much_together() {
-    let air = Air::new(0..WRITTEN, false).await;
+    let world = World::new(0..WRITTEN, false).await;
     let file = Arc::new(tempfile::tempfile().expect("a file"));
-    let plenty = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    let plenty = world.reader(0, None).next().await.expect("no failure").expect("a piece");
     // Others hold the budget, and more.
     let held: Vec<_> = (0..128).map(|_| read::start(&file, 0, buffers::WINDOW_BYTES)).collect();
-    let little = air.reader(0, None).next().await.expect("no failure").expect("a piece");
+    let little = world.reader(0, None).next().await.expect("no failure").expect("a piece");
     assert!(little.len() <= buffers::SMALL_WINDOW_BYTES && little == plenty[..little.len()], "{}", little.len());
     drop(held);
 }

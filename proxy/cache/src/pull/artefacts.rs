@@ -15,12 +15,13 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::fetch::FetchError;
+use crate::fetch::hashing::hash_aside;
 use crate::fetch::source::Source;
 use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
 use crate::pull::rights::{Asked, Wanted};
 use crate::pull::stored::StoredReader;
-use crate::pull::{Pull, RequestContext, offload, replies};
+use crate::pull::{Pull, RequestContext, replies};
 use entrepot_core::range::{self, ContentRange, RangeAnswer};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
 use entrepot_net::http::reply::Reply;
@@ -42,9 +43,7 @@ impl Pull {
 
     pub(super) async fn artefact(self: &Arc<Self>, request: &RequestContext) -> Result<Reply, PullError> {
         let Some(place) = place(&request.path_and_query) else { return self.fetch_artefact(request, None).await };
-        let (store, host, path) = (self.store.clone(), request.registry.host.clone(), request.path_and_query.clone());
-        let entry = offload(move || store.artefact(&host, &path)).await.flatten();
-        match entry {
+        match self.store.names.artefact(&request.registry.host, &request.path_and_query).await {
             Some(entry) => self.known_artefact(request, &place, entry).await,
             None => self.fetch_artefact(request, Some(&place)).await,
         }
@@ -75,8 +74,8 @@ impl Pull {
                 Asked::Down(error) => return Err(error),
             }
         };
-        let (store, digest) = (self.store.clone(), entry.digest);
-        let Some(Ok(Some(blob))) = offload(move || store.blob(&digest)).await else {
+        let digest = entry.digest;
+        let Ok(Some(blob)) = self.store.blobs.get(&digest).await else {
             return self.fetch_artefact(request, Some(place)).await;
         };
         let answer = range::decide(request.range(), blob.size_bytes);
@@ -122,7 +121,7 @@ impl Pull {
         if let Some(place) = place {
             self.approve(request, place).await;
         }
-        let fill = match self.store.begin_unnamed_in_time(Some(length)).await {
+        let fill = match self.store.partial_blobs.begin_unnamed(Some(length)).await {
             Ok(fill) => fill,
             Err(error) => {
                 request.trail.record(Decision::PassedThrough(error.bypass()));
@@ -187,19 +186,15 @@ impl Copy {
     }
 
     /// The disk and the hash take the same bytes at the same time.
-    async fn write(&mut self, position: u64, bytes: Bytes, mut hasher: Hasher) -> Hasher {
+    async fn write(&mut self, position: u64, bytes: Bytes, hasher: Hasher) -> Hasher {
         let (fill, piece) = (self.fill.clone(), bytes.clone());
         let writing = async move {
             match fill {
-                Some(fill) => fill.write_in_time(position, piece).await,
+                Some(fill) => fill.write(position, piece).await,
                 None => Ok(()),
             }
         };
-        let hashing = offload(move || {
-            hasher.update(&bytes);
-            hasher
-        });
-        let (written, hasher) = tokio::join!(writing, hashing);
+        let (written, hasher) = tokio::join!(writing, hash_aside(hasher, bytes));
         if let Err(error) = written {
             self.give_up(&error);
         }
@@ -221,14 +216,14 @@ impl Copy {
         (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
     ) {
         let Some(fill) = self.fill.take() else { return };
-        let (store, size_bytes) = (self.pull.store.clone(), self.length);
+        let size_bytes = self.length;
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
-        if let Err(error) = fill.publish_from(Some(&digest), &[]).await {
+        if let Err(error) = fill.publish(Some(&digest), &[]).await {
             return self.give_up(&error);
         }
         let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
-        offload(move || store.set_artefact(&host, &path, entry)).await;
+        self.pull.store.names.set_artefact(&host, &path, entry).await;
         self.trail.record(Decision::Stored);
     }
 }

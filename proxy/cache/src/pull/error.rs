@@ -71,7 +71,7 @@ impl PullError {
             Self::Range { .. } => Fault::Client,
             Self::Answered(refusal) if refusal.status.is_client_error() => Fault::Client,
             Self::Unreachable(error) if error.is_ours() => Fault::Ours,
-            Self::Broken(FetchError::Read { .. } | FetchError::Interrupted { .. }) => Fault::Ours,
+            Self::Broken(error) if error.is_ours() => Fault::Ours,
             Self::Answered(_)
             | Self::Unreachable(_)
             | Self::Broken(_)

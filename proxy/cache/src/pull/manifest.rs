@@ -13,12 +13,12 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 
+use crate::pull::Pull;
 use crate::pull::error::PullError;
 use crate::pull::oversize::Oversize;
 use crate::pull::replies::relayed_headers;
 use crate::pull::request::RequestContext;
 use crate::pull::rights::{Asked, Wanted};
-use crate::pull::{Pull, offload};
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
@@ -104,32 +104,20 @@ impl Pull {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Option<Manifest> {
-        // In memory on the spot; only else is a thread taken that may wait for the disk.
-        if let Some(stored) = self.store.manifest_now(&request.registry.host, repository, digest) {
-            return Some(stored.into());
-        }
-        let (store, digest) = (self.store.clone(), *digest);
-        let (registry, repository) = (request.registry.host.clone(), repository.clone());
-        offload(move || store.manifest(&registry, &repository, &digest)).await?.map(Manifest::from)
+        self.store.names.manifest(&request.place(repository), digest).await.map(Manifest::from)
     }
 
     async fn keep_manifest(&self, request: &RequestContext, repository: &RepositoryName, manifest: &Manifest) {
         if !request.snapshot.config.cache.enabled {
             return;
         }
-        let (store, manifest) = (self.store.clone(), manifest.clone());
-        let (registry, repository) = (request.registry.host.clone(), repository.clone());
-        if let Err(error) = store.put_in_time(&manifest.digest, manifest.bytes).await {
+        if let Err(error) = self.store.partial_blobs.put(&manifest.digest, manifest.bytes.clone()).await {
             tracing::warn!("a manifest was served but not stored: {error}");
             return request.trail.record(Decision::NotStored(error.bypass()));
         }
-        let noted = offload(move || {
-            store.set_media_type(&manifest.digest, &manifest.media_type);
-            store.link(&registry, &repository, &manifest.digest);
-        });
-        if noted.await.is_some() {
-            request.trail.record(Decision::Stored);
-        }
+        self.store.names.set_media_type(&manifest.digest, &manifest.media_type).await;
+        self.store.names.link(&request.place(repository), &manifest.digest).await;
+        request.trail.record(Decision::Stored);
     }
 }
 

@@ -30,7 +30,6 @@ use std::sync::Arc;
 
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
-use tokio::task::spawn_blocking;
 
 use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
@@ -74,7 +73,7 @@ impl Pull {
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             inflight: InflightFetches::new(store.clone(), metrics.clone()),
-            rights: Rights::new(store.clone()),
+            rights: Rights::default(),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
             negatives: Negatives::default(),
@@ -108,17 +107,6 @@ impl ConfigSnapshot {
         match self.upstream.memory().tokens.scheme(&registry.host)? {
             token::Scheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
             _ => None,
-        }
-    }
-}
-
-/// Runs a store operation off the event loop. `None` only where it panicked, which is our bug and logged as such.
-pub async fn offload<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match spawn_blocking(operation).await {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::error!("a store operation failed, please report this: {error}");
-            None
         }
     }
 }

@@ -37,11 +37,11 @@ use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{RequestContext, route_decision};
 use crate::pull::rights::{Asked, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
-use crate::pull::{Pull, offload, replies};
+use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
 use entrepot_observe::trail::Decision;
-use entrepot_store::{Blob, TagEntry, TagKey};
+use entrepot_store::{Blob, Place, TagEntry, TagKey};
 use entrepot_upstream::exchange::outcome_of;
 use entrepot_upstream::operation::{ByteRange, Operation};
 
@@ -271,22 +271,14 @@ impl Pull {
     /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of other
     /// classes that this client takes as well, the latest first.
     async fn known_digests(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Vec<Digest> {
-        let (store, registry) = (self.store.clone(), tag.request.registry.host.clone());
-        let (repository, name) = (tag.repository.clone(), tag.tag.clone());
-        let entries =
-            offload(move || store.tag_in_all_classes(&registry, &repository, &name)).await.unwrap_or_default();
+        let entries = self.store.names.tag_in_all_classes(&tag.request.place(tag.repository), tag.tag).await;
         let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);
         let others = entries.into_iter().filter(shared).map(|(_, entry)| entry);
         known.cloned().into_iter().chain(others).map(|entry| entry.digest).collect()
     }
 
     async fn tag_entry(&self, tag: &TagRequest<'_>) -> Option<TagEntry> {
-        let key = tag.key();
-        if let Some(entry) = self.store.tag_now(&key) {
-            return Some(entry);
-        }
-        let store = self.store.clone();
-        offload(move || store.tag(&key)).await.flatten()
+        self.store.names.tag(&tag.key()).await
     }
 
     async fn keep_told_tag(&self, tag: &TagRequest<'_>, digest: Digest, headers: &HeaderMap) {
@@ -306,8 +298,7 @@ impl Pull {
             return;
         }
         let entry = TagEntry { digest, media_type, size_bytes, validated_at: SystemTime::now() };
-        let (store, key) = (self.store.clone(), tag.key());
-        offload(move || store.set_tag(key, entry)).await;
+        self.store.names.set_tag(tag.key(), entry).await;
     }
 }
 
@@ -326,12 +317,8 @@ impl<'a> TagRequest<'a> {
     }
 
     fn key(&self) -> TagKey {
-        TagKey {
-            registry: self.request.registry.host.clone(),
-            repository: self.repository.clone(),
-            tag: self.tag.clone(),
-            accept_class: self.class.bits(),
-        }
+        let place = self.request.place(self.repository);
+        TagKey { place, tag: self.tag.clone(), accept_class: self.class.bits() }
     }
 }
 
@@ -433,6 +420,13 @@ pub(super) struct BlobRequest<'a> {
     pub(super) request: &'a RequestContext,
     pub(super) repository: &'a RepositoryName,
     pub(super) digest: Digest,
+}
+
+impl BlobRequest<'_> {
+    /// The repository that it is asked of.
+    pub(super) fn place(&self) -> Place {
+        self.request.place(self.repository)
+    }
 }
 
 /// The place of a blob.
@@ -565,9 +559,9 @@ impl Pull {
         blob: &BlobRequest<'_>,
         fetch: &Arc<InflightFetch>,
     ) -> Result<Joined, PullError> {
-        let same_registry = fetch.origin.0 == blob.request.registry.host;
-        let same_place = same_registry && fetch.origin.1 == *blob.repository;
-        let is_leaders = fetch.led_by(&blob.request.registry.host, blob.repository, blob.request.credential.id());
+        let same_registry = *fetch.origin.registry() == blob.request.registry.host;
+        let same_place = fetch.origin == blob.place();
+        let is_leaders = fetch.led_by(&blob.place(), blob.request.credential.id());
         let was_open = fetch.opened_for();
         let opening = fetch.opened().await;
         match &opening {
@@ -607,7 +601,7 @@ impl Pull {
         let whole = range.is_none_or(|range| range.end.is_none());
         let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
         let wish = Wish { range, whole, complete_up_to_bytes };
-        let joined = self.inflight.board(&blob.digest, &blob.request.source(blob.repository), &wish).await;
+        let joined = self.inflight.join_or_start(&blob.digest, &blob.request.source(blob.repository), &wish).await;
         let Some((subscription, leads)) = joined else {
             return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
         };
@@ -723,13 +717,8 @@ impl Pull {
 
 impl Pull {
     async fn stored_blob(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
-        if let Some(open) = self.store.open_blob(&blob.digest) {
-            return Some(open);
-        }
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let found = offload(move || store.blob(&digest)).await?;
-        found.unwrap_or_else(|error| {
-            tracing::warn!(%digest, "the store cannot be read, asking upstream: {error}");
+        self.store.blobs.get(&blob.digest).await.unwrap_or_else(|error| {
+            tracing::warn!(digest = %blob.digest, "the store cannot be read, asking upstream: {error}");
             None
         })
     }
@@ -740,41 +729,34 @@ impl Pull {
     }
 
     async fn is_linked(&self, blob: &BlobRequest<'_>) -> bool {
-        if self.store.linked_now(&blob.request.registry.host, blob.repository, &blob.digest) {
-            return true;
-        }
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let (registry, repository) = (blob.request.registry.host.clone(), blob.repository.clone());
-        offload(move || store.linked(&registry, &repository, &digest)).await.unwrap_or(false)
+        self.store.names.linked(&blob.place(), &blob.digest).await
     }
 
     async fn link(&self, blob: &BlobRequest<'_>) {
-        let (store, digest) = (self.store.clone(), blob.digest);
-        let (registry, repository) = (blob.request.registry.host.clone(), blob.repository.clone());
-        offload(move || store.link(&registry, &repository, &digest)).await;
+        self.store.names.link(&blob.place(), &blob.digest).await;
     }
 
     /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
     /// public somewhere.
     async fn may_share(&self, blob: &BlobRequest<'_>, stored: &Arc<Blob>) -> bool {
-        let (store, digest, registry) = (self.store.clone(), blob.digest, blob.request.registry.host.clone());
-        let stored = stored.clone();
-        let shared = offload(move || {
-            if stored.first_registry().as_ref() == Some(&registry) {
+        let registry = &blob.request.registry.host;
+        if stored.first_registry().await.as_ref() == Some(registry) {
+            return true;
+        }
+        let places = self.store.names.places(&blob.digest).await;
+        if places.iter().any(|place| place.registry() == registry) {
+            return true;
+        }
+        for place in &places {
+            if self.store.names.last_public(place).await.is_some() {
                 return true;
             }
-            let places = store.linked_repositories(&digest);
-            let public = |host, name: &str| name.parse().is_ok_and(|name| store.last_public(host, &name).is_some());
-            places.iter().any(|(host, name)| *host == registry || public(host, name))
-        });
-        shared.await.unwrap_or(false)
+        }
+        false
     }
 
     async fn may_share_fetch(&self, blob: &BlobRequest<'_>, fetch: &InflightFetch) -> bool {
-        if fetch.origin.0 == blob.request.registry.host {
-            return true;
-        }
-        let (store, (host, name)) = (self.store.clone(), fetch.origin.clone());
-        offload(move || store.last_public(&host, &name).is_some()).await.unwrap_or(false)
+        *fetch.origin.registry() == blob.request.registry.host
+            || self.store.names.last_public(&fetch.origin).await.is_some()
     }
 }

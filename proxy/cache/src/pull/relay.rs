@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::pull::access::LOCAL_REALM_PATH;
 use crate::pull::error::PullError;
-use crate::pull::{Pull, RequestContext, offload, replies};
+use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Refused, RequestRoute};
 use entrepot_observe::trail::Decision;
@@ -58,19 +58,15 @@ impl Pull {
     async fn forget_changed(&self, request: &RequestContext, route: &Route) {
         let Some(repository) = route.repository().cloned() else { return };
         self.negatives.forget(&format!("{}/{repository}:", request.registry.host));
-        let (store, registry) = (self.store.clone(), request.registry.host.clone());
+        let place = request.place(&repository);
         match (route, &request.method) {
             (Route::Manifest { reference: Reference::Tag(tag), .. }, _) => {
-                let tag = tag.clone();
-                offload(move || store.forget_tag(&registry, &repository, &tag)).await;
+                self.store.names.forget_tag(&place, tag).await;
             }
             (
                 Route::Manifest { reference: Reference::Digest(digest), .. } | Route::Blob { digest, .. },
                 &Method::DELETE,
-            ) => {
-                let digest = *digest;
-                offload(move || store.forget_links(&registry, &repository, &digest)).await;
-            }
+            ) => self.store.names.unlink(&place, digest).await,
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ use entrepot_config::ready::Access;
 use entrepot_net::connection::ConnectionContext;
 use entrepot_observe::labels::{CredentialKind, RequestRoute, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
+use entrepot_store::Place;
 use entrepot_upstream::body::RequestBody;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
@@ -73,6 +74,11 @@ impl RequestContext {
     /// The value of the Range header. None if it is not text, or for HEAD, which has no ranges (RFC 9110 section 14.2).
     pub fn range(&self) -> Option<&str> {
         self.headers.get(RANGE).filter(|_| !self.is_head())?.to_str().ok()
+    }
+
+    /// A repository of this registry.
+    pub fn place(&self, repository: &RepositoryName) -> Place {
+        Place::new(self.registry.host.clone(), repository.clone())
     }
 
     /// A source of this request's bytes.

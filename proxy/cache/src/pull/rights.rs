@@ -20,11 +20,10 @@ use http::header::CONTENT_TYPE;
 
 use crate::fetch::source::Refusal;
 use crate::pull::error::{PullError, is_transient};
-use crate::pull::{Pull, RequestContext, offload};
+use crate::pull::{Pull, RequestContext};
 use entrepot_config::ready::Access;
 use entrepot_observe::labels::Proof;
 use entrepot_observe::trail::Decision;
-use entrepot_store::Store;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::exchange::Answer;
@@ -34,9 +33,9 @@ use entrepot_upstream::token::Scheme;
 type Key = (RegistryHost, RepositoryName, CredentialId);
 
 /// The verdicts that hold at the moment.
+#[derive(Default)]
 pub struct Rights {
     verdicts: Mutex<HashMap<Key, Verdict>>,
-    store: Arc<Store>,
 }
 
 /// Upstream's yes.
@@ -51,11 +50,6 @@ const VERDICTS_MAX: usize = 65_536;
 const PUBLIC_MARK_FRESH: Duration = Duration::from_secs(240);
 
 impl Rights {
-    /// No verdicts yet.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self { verdicts: Mutex::default(), store }
-    }
-
     /// The age of the verdict. None if none holds.
     fn age(&self, registry: &RegistryHost, repository: &RepositoryName, credential: CredentialId) -> Option<Duration> {
         let now = Instant::now();
@@ -202,9 +196,7 @@ impl Pull {
 
     /// Whether upstream has ever given this repository to an anonymous client, and not taken it back since.
     pub async fn is_public(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
-        let store = self.rights.store.clone();
-        let (registry, repository) = (request.registry.host.clone(), repository.clone());
-        offload(move || store.last_public(&registry, &repository).is_some()).await.unwrap_or(false)
+        self.store.names.last_public(&request.place(repository)).await.is_some()
     }
 
     /// Upstream served this repository to the request's credential.
@@ -222,9 +214,7 @@ impl Pull {
             return;
         }
         self.rights.note(registry, repository, CredentialId::ANONYMOUS, time);
-        let store = self.rights.store.clone();
-        let (registry, repository) = (registry.clone(), repository.clone());
-        offload(move || store.mark_public(&registry, &repository, SystemTime::now())).await;
+        self.store.names.mark_public(&request.place(repository), SystemTime::now()).await;
     }
 
     /// Upstream refused this repository to the request's credential.
@@ -240,9 +230,7 @@ impl Pull {
         self.rights.forget(registry, repository, request.credential.id());
         self.rights.forget(registry, repository, principal);
         if principal == CredentialId::ANONYMOUS && self.is_current(&request.credential) {
-            let store = self.rights.store.clone();
-            let (registry, repository) = (registry.clone(), repository.clone());
-            offload(move || store.unmark_public(&registry, &repository)).await;
+            self.store.names.unmark_public(&request.place(repository)).await;
         }
     }
 

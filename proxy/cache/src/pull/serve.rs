@@ -85,10 +85,9 @@ impl Pull {
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
             RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
         };
-        let (store, registry, repository) =
-            (self.store.clone(), blob.request.registry.host.clone(), blob.repository.clone());
+        let (store, place) = (self.store.clone(), blob.place());
         let through = through.and_then(move || {
-            tokio::task::spawn_blocking(move || store.link(&registry, &repository, &digest));
+            tokio::spawn(async move { store.names.link(&place, &digest).await });
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use crate::fetch::FetchError;
 use crate::fetch::source::Source;
@@ -58,9 +57,7 @@ impl StoredReader {
     async fn fail_over(&mut self, why: io::Error) -> Result<(), FetchError> {
         let (digest, size) = (self.blob.digest, self.blob.size_bytes);
         tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside");
-        let store = self.store.clone();
-        // Its outcome changes nothing for this client.
-        let _ = spawn_blocking(move || store.unreadable(&digest)).await;
+        self.store.blobs.unreadable(&digest).await;
         let Some(source) = self.source.clone() else {
             return Err(FetchError::Read { digest, error: Arc::new(why) });
         };

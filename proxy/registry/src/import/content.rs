@@ -19,20 +19,20 @@ const LINK_MIN_BYTES: u64 = 64 << 10;
 
 impl Import<'_> {
     /// Brings a blob and gives it to a repository; false where it could not be had, which was told.
-    pub(super) fn blob(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<bool, ImportError> {
+    pub(super) async fn blob(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<bool, ImportError> {
         // So that it does not make room for other content before it is linked.
-        let _hold = self.store.hold(digest)?;
-        let brought = self.bring(&format!("{repository}@{digest}"), digest)?;
-        Ok(brought && self.store.link_pushed(repository, digest)?)
+        let _hold = self.store.repositories.hold(digest).await?;
+        let brought = self.bring(&format!("{repository}@{digest}"), digest).await?;
+        Ok(brought && self.store.repositories.at(repository).link(digest).await?)
     }
 
     /// Brings the bytes of a digest, which is news once.
-    pub(super) fn bring(&mut self, what: &str, digest: &Digest) -> Result<bool, ImportError> {
+    pub(super) async fn bring(&mut self, what: &str, digest: &Digest) -> Result<bool, ImportError> {
         if !self.seen.insert(*digest) {
-            return Ok(self.store.contains(digest));
+            return Ok(self.store.blobs.contains(digest).await);
         }
         let source = self.tree.data(digest);
-        let how = match bring(self.store, digest, &source) {
+        let how = match bring(self.store, digest, &source).await {
             Ok(how) => how,
             Err(NotBrought::Unreadable(error)) => {
                 self.skip(what.to_owned(), error)?;
@@ -44,7 +44,7 @@ impl Import<'_> {
             }
             Err(NotBrought::Store(error)) => return Err(error.into()),
         };
-        let size = self.store.blob(digest)?.map_or(0, |blob| blob.size_bytes);
+        let size = self.store.repositories.content_bytes(digest).await.unwrap_or(0);
         self.done.blobs += u64::from(how != Brought::Present);
         self.done.bytes += if how == Brought::Present { 0 } else { size };
         self.say(ImportLine::Blob { digest: digest.to_string(), size, how })?;
@@ -64,21 +64,21 @@ impl From<StoreError> for NotBrought {
     }
 }
 
-fn bring(store: &Arc<Store>, digest: &Digest, source: &Path) -> Result<Brought, NotBrought> {
-    if store.contains(digest) {
+async fn bring(store: &Store, digest: &Digest, source: &Path) -> Result<Brought, NotBrought> {
+    if store.blobs.contains(digest).await {
         return Ok(Brought::Present);
     }
     let mut file = File::open(source).map_err(NotBrought::Unreadable)?;
     let size = file.metadata().map_err(NotBrought::Unreadable)?.len();
     if size >= LINK_MIN_BYTES
-        && let Some(adopted) = store.adopt(digest, source)?
+        && let Some(adopted) = store.repositories.adopt(digest, source).await?
     {
         return Ok(match adopted {
             Adopted::Cloned => Brought::Cloned,
             Adopted::Linked => Brought::Linked,
         });
     }
-    let fill = store.begin_pushed(digest, size)?;
+    let partial = Arc::new(store.repositories.begin(digest, size).await?);
     let mut hasher = Hasher::new(digest.algorithm());
     let mut offset = 0;
     loop {
@@ -89,13 +89,13 @@ fn bring(store: &Arc<Store>, digest: &Digest, source: &Path) -> Result<Brought, 
         }
         piece.truncate(length);
         hasher.update(&piece);
-        fill.write_at(offset, &piece)?;
+        partial.write(offset, piece.into()).await?;
         offset += length as u64;
     }
     let actual = hasher.finish();
     if actual != *digest {
         return Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) }.into());
     }
-    fill.publish(None, &[])?;
+    partial.publish(None, &[]).await?;
     Ok(Brought::Copied)
 }

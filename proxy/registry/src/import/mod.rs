@@ -7,7 +7,7 @@
 //!
 //! Invariants: the tree is only read; a tag comes last, so none leads to what is missing; what is here already is not
 //! brought again, so an import that was broken off goes on where it was; what cannot be taken over is told and left out,
-//! and a tag that points elsewhere here stays. Everything blocks: not for the event loop.
+//! and a tag that points elsewhere here stays. The tree is read on the calling thread, so an import is not for the event loop.
 
 mod content;
 mod lines;
@@ -16,10 +16,10 @@ mod tests;
 mod tree;
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
@@ -47,19 +47,19 @@ pub enum ImportError {
 pub type Tell<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
 
 /// Takes over the tree below a directory.
-pub fn import(store: &Arc<Store>, directory: &Path, tell: Tell<'_>) -> Result<Imported, ImportError> {
+pub async fn import(store: &Store, directory: &Path, tell: Tell<'_>) -> Result<Imported, ImportError> {
     let tree = Tree::open(directory)?;
     let repositories = tree.repositories()?;
     let mut import = Import { store, tree, tell, seen: HashSet::new(), done: Imported::default() };
     import.plan(&repositories)?;
     for repository in &repositories {
-        import.repository(repository)?;
+        import.repository(repository).await?;
     }
     Ok(import.done)
 }
 
 struct Import<'a> {
-    store: &'a Arc<Store>,
+    store: &'a Store,
     tree: Tree,
     tell: Tell<'a>,
     /// What was counted as brought.
@@ -105,9 +105,9 @@ impl Import<'_> {
         self.say(ImportLine::Planned { repositories, blobs, bytes: sizes.values().sum() })
     }
 
-    fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
+    async fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
         for digest in self.tree.layers(repository)? {
-            self.blob(repository, &digest)?;
+            self.blob(repository, &digest).await?;
         }
         let mut tags: HashMap<Digest, Vec<Tag>> = HashMap::new();
         for (tag, digest) in self.tree.tags(repository)? {
@@ -115,9 +115,9 @@ impl Import<'_> {
         }
         let (before, mut waiting) = (self.done, Vec::new());
         for digest in self.tree.manifests(repository)? {
-            match self.read_manifest(repository, &digest)? {
+            match self.read_manifest(repository, &digest).await? {
                 Some(found) if found.is_index() => waiting.push(found),
-                Some(found) => self.manifest(repository, &found, tags.remove(&digest).unwrap_or_default())?,
+                Some(found) => self.manifest(repository, &found, tags.remove(&digest).unwrap_or_default()).await?,
                 None => {}
             }
         }
@@ -131,7 +131,7 @@ impl Import<'_> {
             }
             for found in now {
                 let own = tags.remove(&found.manifest.digest).unwrap_or_default();
-                self.manifest(repository, &found, own)?;
+                self.manifest(repository, &found, own).await?;
             }
             waiting = later;
         }
@@ -144,17 +144,21 @@ impl Import<'_> {
     }
 
     /// A manifest's bytes are brought like a blob's; whether it is one is seen then.
-    fn read_manifest(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Found>, ImportError> {
+    async fn read_manifest(
+        &mut self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Found>, ImportError> {
         let what = format!("{repository}@{digest}");
-        let _hold = self.store.hold(digest)?;
-        if !self.bring(&what, digest)? {
+        let _hold = self.store.repositories.hold(digest).await?;
+        if !self.bring(&what, digest).await? {
             return Ok(None);
         }
-        let Some(blob) = self.store.blob(digest)? else {
+        let Some(blob) = self.store.blobs.get(digest).await? else {
             return self.skip(what, "it was thrown away meanwhile").map(|()| None);
         };
         let len = usize::try_from(blob.size_bytes).unwrap_or(usize::MAX).min(MANIFEST_READ_MAX_BYTES);
-        let read = blob.read_at(0, len);
+        let read = blob.read(0, len).await;
         let bytes = match read {
             Ok(bytes) => bytes,
             Err(error) => return self.skip(what, error).map(|()| None),
@@ -172,12 +176,18 @@ impl Import<'_> {
 
     /// Adds a manifest with its tags. An image must be whole; of an index, platforms may be missing as they are in the
     /// tree, since the others are of use.
-    fn manifest(&mut self, repository: &RepositoryName, found: &Found, tags: Vec<Tag>) -> Result<(), ImportError> {
+    async fn manifest(
+        &mut self,
+        repository: &RepositoryName,
+        found: &Found,
+        tags: Vec<Tag>,
+    ) -> Result<(), ImportError> {
         let digest = found.manifest.digest;
         let is_index = found.is_index();
+        let kept = self.store.repositories.at(repository);
         for child in found.info.children.iter().filter(|child| !child.is_foreign) {
-            let here = self.store.has_pushed(repository, &child.digest);
-            if here || (!is_index && self.blob(repository, &child.digest)?) {
+            let here = kept.has(&child.digest).await;
+            if here || (!is_index && self.blob(repository, &child.digest).await?) {
                 continue;
             }
             let what = format!("{repository}@{digest}");
@@ -191,16 +201,19 @@ impl Import<'_> {
         }
         let mut free = Vec::with_capacity(tags.len());
         for tag in tags {
-            match self.store.pushed_tag(repository, &tag)? {
+            match kept.tag(&tag).await? {
                 Some(other) if other != digest => {
                     self.skip(format!("{repository}:{tag}"), "the tag points to something else here, and stays")?;
                 }
                 _ => free.push(tag),
             }
         }
-        self.store.put_pushed_manifest(repository, &found.manifest, &free, || None::<()>)?;
-        self.done.manifests += 1;
-        self.done.tags += free.len() as u64;
+        let tags = free.len() as u64;
+        let moves = |_: &Tag| Ok::<(), Infallible>(());
+        // Nothing is needed that was not looked for above, and a tag may move: so it is put.
+        let put = kept.put_manifest(found.manifest.clone(), free, Vec::new(), moves).await?;
+        self.done.manifests += u64::from(put.is_ok());
+        self.done.tags += tags;
         Ok(())
     }
 }

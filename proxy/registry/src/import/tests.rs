@@ -1,6 +1,7 @@
 //! Imports of trees as Docker's registry writes them, whole, broken off and damaged.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::digest::Algorithm;
@@ -28,21 +29,22 @@ impl Here {
     }
 
     /// Imports, and what was told.
-    fn import(&self, tree: &Written) -> (Result<Imported, ImportError>, Vec<ImportLine>) {
+    async fn import(&self, tree: &Written) -> (Result<Imported, ImportError>, Vec<ImportLine>) {
         let mut lines = Vec::new();
         let mut tell = |line| {
             lines.push(line);
             ControlFlow::Continue(())
         };
-        (import(&self.store, tree.folder.path(), &mut tell), lines)
+        let imported = import(&self.store, tree.folder.path(), &mut tell).await;
+        (imported, lines)
     }
 
-    fn tag(&self, repository: &str, tag: &str) -> Option<Digest> {
-        self.store.pushed_tag(&repository.parse().unwrap(), &tag.parse().unwrap()).unwrap()
+    async fn tag(&self, repository: &str, tag: &str) -> Option<Digest> {
+        self.store.repositories.at(&repository.parse().unwrap()).tag(&tag.parse().unwrap()).await.unwrap()
     }
 
-    fn has_blob(&self, repository: &str, digest: &Digest) -> bool {
-        self.store.has_pushed(&repository.parse().unwrap(), digest)
+    async fn has_blob(&self, repository: &str, digest: &Digest) -> bool {
+        self.store.repositories.at(&repository.parse().unwrap()).has(digest).await
     }
 }
 
@@ -83,32 +85,32 @@ fn skipped(lines: &[ImportLine]) -> Vec<String> {
     told.collect()
 }
 
-#[test]
-fn a_tree_comes_over_whole() {
+#[tokio::test]
+async fn a_tree_comes_over_whole() {
     let (tree, [config, layer, manifest, index]) = tree();
     let here = Here::new();
-    let (imported, lines) = here.import(&tree);
+    let (imported, lines) = here.import(&tree).await;
     let imported = imported.unwrap();
     let expected = Imported { repositories: 2, manifests: 3, tags: 3, blobs: 4, bytes: imported.bytes, skipped: 0 };
     assert_eq!(imported, expected, "{lines:?}");
     assert!(matches!(lines[0], ImportLine::Planned { repositories: 2, blobs: 4, bytes } if bytes == imported.bytes));
-    assert_eq!((here.tag("team/app", "v1"), here.tag("team/app", "latest")), (Some(manifest), Some(index)));
-    assert_eq!(here.tag("other", "v1"), Some(manifest));
+    assert_eq!((here.tag("team/app", "v1").await, here.tag("team/app", "latest").await), (Some(manifest), Some(index)));
+    assert_eq!(here.tag("other", "v1").await, Some(manifest));
     for repository in ["team/app", "other"] {
-        assert!(here.has_blob(repository, &config) && here.has_blob(repository, &layer));
+        assert!(here.has_blob(repository, &config).await && here.has_blob(repository, &layer).await);
         let name = repository.parse().unwrap();
-        let stored = here.store.pushed_manifest(&name, &Reference::Digest(manifest)).unwrap().unwrap();
+        let stored = here.store.repositories.at(&name).manifest(&Reference::Digest(manifest)).await.unwrap().unwrap();
         assert_eq!((&*stored.media_type, &stored.bytes[..]), (OCI, &image(&config, &[&layer])[..]));
     }
-    assert_eq!(here.store.blob(&layer).unwrap().unwrap().read_at(0, 1 << 20).unwrap(), large(1));
-    assert!(here.store.is_pinned(&layer), "it is never evicted");
+    assert_eq!(here.store.blobs.get(&layer).await.unwrap().unwrap().read(0, 1 << 20).await.unwrap(), large(1));
+    assert!(here.store.repositories.is_pinned(&layer).await, "it is never evicted");
 }
 
-#[test]
-fn large_blobs_take_no_second_room_and_small_ones_are_copies() {
+#[tokio::test]
+async fn large_blobs_take_no_second_room_and_small_ones_are_copies() {
     let (tree, [config, layer, ..]) = tree();
     let here = Here::new();
-    let (_, lines) = here.import(&tree);
+    let (_, lines) = here.import(&tree).await;
     let how = |digest: &Digest| {
         let text = digest.to_string();
         lines.iter().find_map(|line| match line {
@@ -127,21 +129,21 @@ fn large_blobs_take_no_second_room_and_small_ones_are_copies() {
     }
 }
 
-#[test]
-fn a_second_import_brings_nothing_twice() {
+#[tokio::test]
+async fn a_second_import_brings_nothing_twice() {
     let (tree, _) = tree();
     let here = Here::new();
-    let first = here.import(&tree).0.unwrap();
-    let (second, lines) = here.import(&tree);
+    let first = here.import(&tree).await.0.unwrap();
+    let (second, lines) = here.import(&tree).await;
     assert_eq!(second.unwrap(), Imported { blobs: 0, bytes: 0, ..first });
     assert!(lines.iter().all(|line| !matches!(line, ImportLine::Blob { how, .. } if *how != Brought::Present)));
 }
 
 /// Broken off after every line in turn, and gone on with: each tag that is there leads to a whole image.
-#[test]
-fn an_import_that_is_broken_off_anywhere_goes_on() {
+#[tokio::test]
+async fn an_import_that_is_broken_off_anywhere_goes_on() {
     let (tree, [config, layer, manifest, index]) = tree();
-    let lines = Here::new().import(&tree).1.len();
+    let lines = Here::new().import(&tree).await.1.len();
     for stop in 0..lines {
         let here = Here::new();
         let mut told = 0;
@@ -149,18 +151,24 @@ fn an_import_that_is_broken_off_anywhere_goes_on() {
             told += 1;
             if told > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let broken = import(&here.store, tree.folder.path(), &mut tell);
+        let broken = import(&here.store, tree.folder.path(), &mut tell).await;
         assert!(matches!(broken, Err(ImportError::BrokenOff)), "after {stop} lines");
-        if here.tag("team/app", "v1").is_some() || here.tag("team/app", "latest").is_some() {
-            assert!([config, layer, manifest].iter().all(|digest| here.has_blob("team/app", digest)), "{stop}");
+        if here.tag("team/app", "v1").await.is_some() || here.tag("team/app", "latest").await.is_some() {
+            for digest in [config, layer, manifest] {
+                assert!(here.has_blob("team/app", &digest).await, "{stop}");
+            }
         }
-        here.import(&tree).0.unwrap();
-        assert_eq!((here.tag("team/app", "latest"), here.tag("other", "v1")), (Some(index), Some(manifest)), "{stop}");
+        here.import(&tree).await.0.unwrap();
+        assert_eq!(
+            (here.tag("team/app", "latest").await, here.tag("other", "v1").await),
+            (Some(index), Some(manifest)),
+            "{stop}"
+        );
     }
 }
 
-#[test]
-fn what_is_damaged_is_left_out_and_the_rest_comes() {
+#[tokio::test]
+async fn what_is_damaged_is_left_out_and_the_rest_comes() {
     let tree = Written::new();
     let (config, layer, rotten) = (tree.layer("a", b"c"), tree.layer("a", b"good"), tree.layer("a", &large(2)));
     let lost = Digest::of(Algorithm::Sha256, b"lost");
@@ -172,13 +180,13 @@ fn what_is_damaged_is_left_out_and_the_rest_comes() {
     tree.manifest("a", &["text"], b"no manifest");
     let half = tree.manifest("a", &["half"], &index(&[&good, &bad]));
     let here = Here::new();
-    let (imported, lines) = here.import(&tree);
+    let (imported, lines) = here.import(&tree).await;
     assert_eq!(imported.unwrap().manifests, 2);
-    assert_eq!((here.tag("a", "good"), here.tag("a", "half")), (Some(good), Some(half)));
+    assert_eq!((here.tag("a", "good").await, here.tag("a", "half").await), (Some(good), Some(half)));
     for gone in ["rotten", "lost", "text"] {
-        assert_eq!(here.tag("a", gone), None, "{gone}");
+        assert_eq!(here.tag("a", gone).await, None, "{gone}");
     }
-    assert!(!here.store.contains(&rotten), "wrong bytes are nobody's content");
+    assert!(!here.store.blobs.contains(&rotten).await, "wrong bytes are nobody's content");
     let told = skipped(&lines).join("\n");
     for part in [
         format!("a@{rotten}: its bytes are not what its digest says"),
@@ -193,24 +201,24 @@ fn what_is_damaged_is_left_out_and_the_rest_comes() {
     assert!(lines.iter().any(incomplete), "{lines:?}");
 }
 
-#[test]
-fn a_tag_that_was_pushed_here_meanwhile_stays() {
+#[tokio::test]
+async fn a_tag_that_was_pushed_here_meanwhile_stays() {
     let (tree, [.., manifest, _]) = tree();
     let here = Here::new();
-    here.import(&tree).0.unwrap();
+    here.import(&tree).await.0.unwrap();
     let newer = Written::new();
     let config = newer.layer("team/app", b"newer");
     newer.manifest("team/app", &["v1", "v2"], &image(&config, &[]));
-    let (imported, lines) = here.import(&newer);
-    assert_eq!((imported.unwrap().tags, here.tag("team/app", "v1")), (1, Some(manifest)));
+    let (imported, lines) = here.import(&newer).await;
+    assert_eq!((imported.unwrap().tags, here.tag("team/app", "v1").await), (1, Some(manifest)));
     assert_eq!(skipped(&lines), ["team/app:v1: the tag points to something else here, and stays"]);
-    assert!(here.tag("team/app", "v2").is_some());
+    assert!(here.tag("team/app", "v2").await.is_some());
 }
 
-#[test]
-fn nothing_is_no_tree() {
+#[tokio::test]
+async fn nothing_is_no_tree() {
     let here = Here::new();
     let mut tell = |_| ControlFlow::Continue(());
-    let error = import(&here.store, here.folder.path(), &mut tell).err().unwrap();
+    let error = import(&here.store, here.folder.path(), &mut tell).await.err().unwrap();
     assert!(error.to_string().contains("holds no data of Docker's registry"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What a request to a page asks for: the table of pages, and the reading of their fields. A field that is there and not
+//! The requests to pages: the table of pages, and the reading of their fields. A field that is there and not
 //! understood makes the whole not understood.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::removal::Target;
 /// The longest form that is read: a name, a tag, a digest and a seal.
 const FORM_MAX_BYTES: usize = 8 << 10;
 
-/// What a request asks for, its fields read.
+/// A request to a page, its fields read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Asked {
     Repositories {
@@ -40,13 +40,13 @@ pub(super) enum Asked {
     LogIn,
 }
 
-/// What is to be deleted.
+/// The content that is to be deleted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Deletion {
     pub(super) repository: RepositoryName,
     /// None: all of the repository.
     pub(super) tag: Option<Tag>,
-    /// Where the tag pointed when the question was asked.
+    /// The digest that the tag had when the question was asked.
     pub(super) digest: Option<Digest>,
 }
 

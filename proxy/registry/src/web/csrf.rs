@@ -1,4 +1,4 @@
-//! Who may change something by a form: only a person who looks at a page of ours. Decisions on a request's head, without
+//! Changes by a form: only a person that looks at a page of ours may make them. Decisions on a request's head, without
 //! I/O.
 //!
 //! Against pages of other sites that post a form here with the visitor's browser (request forgery): browsers send a stored
@@ -6,7 +6,7 @@
 //! (`SameSite` is for cookies, and there are none). So a change needs all of: a Host that is this registry's (by a rebound
 //! name a page is shown without forms); no sign of another origin (`Origin`, `Sec-Fetch-Site`); and the seal of the
 //! page that the form is on, which no other site can read. The seal is of one person and one run of the process: what
-//! somebody reads with an account of his own, or without any, opens nothing in the name of another.
+//! a person reads with one account, or without any, opens nothing in the name of another.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -37,25 +37,25 @@ pub(super) enum Forgery {
     /// It came from elsewhere.
     #[error("Changes are not taken from pages of another site. Open the registry's own page and try again.")]
     Origin,
-    /// Its form is not one of ours, or older than this process, or somebody else's.
-    #[error("The form is out of date: the server was started anew, or somebody else is logged in. Try again.")]
+    /// Its form is not one of ours, or older than this process, or another account's.
+    #[error("The form is out of date: the server was started anew, or another account is logged in. Try again.")]
     CsrfKey,
 }
 
 impl CsrfKey {
-    /// With a key that nobody has seen. Where there is no randomness, no form is taken.
+    /// With a fresh random key. If the system has no randomness, no form is taken.
     pub(crate) fn new() -> Self {
         Self(hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok())
     }
 
-    /// What a form for somebody carries.
+    /// The proof that a form for this principal carries.
     pub(super) fn of(&self, principal: &Principal) -> String {
         let tag = self.0.as_ref().map(|key| hmac::sign(key, &told(principal)));
         let bytes = tag.as_ref().map_or(&[][..], |tag| tag.as_ref());
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Whether somebody's form carries it.
+    /// Checks the proof in this principal's form.
     pub(super) fn check(&self, principal: &Principal, given: &str) -> Result<(), Forgery> {
         let key = self.0.as_ref().ok_or(Forgery::CsrfKey)?;
         let given = unhex(given).ok_or(Forgery::CsrfKey)?;
@@ -63,7 +63,7 @@ impl CsrfKey {
     }
 }
 
-/// No account's name is taken for nobody.
+/// No account's name is taken for the anonymous principal.
 fn told(principal: &Principal) -> Vec<u8> {
     principal.user().map_or_else(|| b"anonymous".to_vec(), |name| format!("account {name}").into_bytes())
 }

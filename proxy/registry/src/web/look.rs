@@ -1,6 +1,7 @@
-//! What the pages show, read from the store. Everything here blocks, and reads a bounded part of what there is.
+//! The content of the pages, read from the store. Everything here reads a bounded part of what there is.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
@@ -10,7 +11,7 @@ use entrepot_core::platform::Platform;
 use entrepot_core::quantity::Size;
 
 use crate::access::{Access, Action, Visitor, Wish};
-use entrepot_store::{Store, StoreError, StoredManifest};
+use entrepot_store::{Repository, Store, StoreError, StoredManifest};
 
 /// Repositories and tags that one page has.
 const PAGE_ROWS: usize = 50;
@@ -23,7 +24,7 @@ const PIECES_MAX: usize = 4096;
 /// A part of a list.
 pub(super) struct Part<T> {
     pub(super) rows: Vec<T>,
-    /// After which the next part begins; none where this is the last.
+    /// The next part begins after this. None for the last part.
     pub(super) next: Option<String>,
 }
 
@@ -50,52 +51,60 @@ pub(super) struct TagRow {
 /// The reader of one request: what its visitor may see and do.
 pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
-    pub(super) access: &'a Access,
+    pub(super) access: Arc<Access>,
     pub(super) visitor: &'a Visitor,
     /// Whether there are buttons at all.
     pub(super) may_change: bool,
 }
 
 impl Look<'_> {
-    pub(super) fn repositories(&self, after: Option<&str>) -> Result<Part<RepositoryRow>, StoreError> {
-        let is_seen = |name: &RepositoryName| self.access.may_see(self.visitor, name);
-        let (names, more) = self.store.repositories_where(after, PAGE_ROWS, is_seen)?;
+    pub(super) async fn repositories(&self, after: Option<&str>) -> Result<Part<RepositoryRow>, StoreError> {
+        let (access, visitor) = (self.access.clone(), self.visitor.clone());
+        let is_seen = move |name: &RepositoryName| access.may_see(&visitor, name);
+        let (names, more) = self.store.repositories.list(after, PAGE_ROWS, is_seen).await?;
         let next = names.last().filter(|_| more).map(ToString::to_string);
-        let rows = names.into_iter().map(|name| {
-            let (tags, _) = self.store.pushed_tags(&name, None, usize::MAX)?.unwrap_or_default();
-            let held_bytes = self.store.pushed_usage(Some(&name))?;
+        let mut rows = Vec::with_capacity(names.len());
+        for name in names {
+            let repository = self.store.repositories.at(&name);
+            let (tags, _) = repository.tags(None, usize::MAX).await?.unwrap_or_default();
+            let held_bytes = repository.held_bytes().await?;
             let (quota, may_delete) = (self.access.quota(&name), self.may_delete(&name));
-            Ok(RepositoryRow { tags: tags.len(), held_bytes, quota, may_delete, name })
-        });
-        Ok(Part { rows: rows.collect::<Result<_, StoreError>>()?, next })
+            rows.push(RepositoryRow { tags: tags.len(), held_bytes, quota, may_delete, name });
+        }
+        Ok(Part { rows, next })
     }
 
-    /// None where there is no such repository.
-    pub(super) fn tags(
+    /// None if there is no such repository.
+    pub(super) async fn tags(
         &self,
         repository: &RepositoryName,
         after: Option<&str>,
     ) -> Result<Option<Part<TagRow>>, StoreError> {
-        let Some((tags, more)) = self.store.pushed_tags(repository, after, PAGE_ROWS)? else { return Ok(None) };
+        let Some((tags, more)) = self.store.repositories.at(repository).tags(after, PAGE_ROWS).await? else {
+            return Ok(None);
+        };
         let next = tags.last().filter(|_| more).map(|tag| tag.as_str().to_owned());
         let mut rows = Vec::with_capacity(tags.len());
         for tag in tags {
             // One that is deleted meanwhile is none.
-            rows.extend(self.tag(repository, tag)?);
+            rows.extend(self.tag(repository, tag).await?);
         }
         Ok(Some(Part { rows, next }))
     }
 
-    /// None where there is no such tag.
-    pub(super) fn tag(&self, repository: &RepositoryName, tag: Tag) -> Result<Option<TagRow>, StoreError> {
-        let found = self.store.pushed_manifest(repository, &Reference::Tag(tag.clone()))?;
+    /// None if there is no such tag.
+    pub(super) async fn tag(&self, repository: &RepositoryName, tag: Tag) -> Result<Option<TagRow>, StoreError> {
+        let kept = self.store.repositories.at(repository);
+        let found = kept.manifest(&Reference::Tag(tag.clone())).await?;
         let Some(manifest) = found else { return Ok(None) };
-        let mut pieces = HashSet::new();
-        self.gather(repository, &manifest, &mut pieces, true)?;
+        let mut size_bytes = 0;
+        for digest in &pieces(&kept, &manifest).await? {
+            size_bytes += self.store.repositories.content_bytes(digest).await.unwrap_or(0);
+        }
         Ok(Some(TagRow {
-            set_at: self.store.pushed_tag_set_at(repository, &tag),
-            size_bytes: pieces.iter().map(|digest| self.store.content_bytes(digest)).sum(),
-            platforms: self.platforms(repository, &manifest)?,
+            set_at: kept.tag_set_at(&tag).await,
+            size_bytes,
+            platforms: platforms(&kept, &manifest).await?,
             is_immutable: self.access.may_move(repository, &tag).is_err(),
             digest: manifest.digest,
             tag,
@@ -105,42 +114,44 @@ impl Look<'_> {
     fn may_delete(&self, repository: &RepositoryName) -> bool {
         self.may_change && self.access.may(self.visitor, &Wish::In(repository, Action::Delete)).is_ok()
     }
+}
 
-    /// Notes what a manifest leads to, and where it is an index, what its manifests lead to.
-    fn gather(
-        &self,
-        repository: &RepositoryName,
-        manifest: &StoredManifest,
-        pieces: &mut HashSet<Digest>,
-        looks_into: bool,
-    ) -> Result<(), StoreError> {
-        pieces.insert(manifest.digest);
-        let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
-        let room = PIECES_MAX.saturating_sub(pieces.len());
-        pieces.extend(children.iter().take(room).map(|child| child.digest));
-        if looks_into && is_index(manifest) {
-            for child in children.iter().take(CHILDREN_MAX) {
-                if let Some(inner) = self.store.pushed_manifest(repository, &Reference::Digest(child.digest))? {
-                    self.gather(repository, &inner, pieces, false)?;
-                }
+/// The content that a manifest leads to, itself included. For an index, also the content of its manifests.
+async fn pieces(repository: &Repository, manifest: &StoredManifest) -> Result<HashSet<Digest>, StoreError> {
+    let mut pieces = HashSet::new();
+    let children = gather(manifest, &mut pieces);
+    if is_index(manifest) {
+        for child in children.into_iter().take(CHILDREN_MAX) {
+            if let Some(inner) = repository.manifest(&Reference::Digest(child)).await? {
+                gather(&inner, &mut pieces);
             }
         }
-        Ok(())
     }
+    Ok(pieces)
+}
 
-    fn platforms(&self, repository: &RepositoryName, manifest: &StoredManifest) -> Result<Vec<Platform>, StoreError> {
-        if is_index(manifest) {
-            return Ok(Platform::of_index(&manifest.bytes));
-        }
-        let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
-        // The config comes first.
-        let Some(config) = children.first() else { return Ok(Vec::new()) };
-        let blob = self.store.pushed_blob(repository, &config.digest)?;
-        let Some(blob) = blob.filter(|blob| blob.size_bytes <= CONFIG_MAX_BYTES) else { return Ok(Vec::new()) };
-        // What cannot be read now is not known; a pull will say more.
-        let bytes = blob.read_at(0, blob.size_bytes as usize).unwrap_or_default();
-        Ok(Platform::of_config(&bytes).into_iter().collect())
+/// Adds a manifest and its children; the children.
+fn gather(manifest: &StoredManifest, pieces: &mut HashSet<Digest>) -> Vec<Digest> {
+    pieces.insert(manifest.digest);
+    let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
+    let children: Vec<Digest> = children.into_iter().map(|child| child.digest).collect();
+    let room = PIECES_MAX.saturating_sub(pieces.len());
+    pieces.extend(children.iter().take(room));
+    children
+}
+
+async fn platforms(repository: &Repository, manifest: &StoredManifest) -> Result<Vec<Platform>, StoreError> {
+    if is_index(manifest) {
+        return Ok(Platform::of_index(&manifest.bytes));
     }
+    let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
+    // The config comes first.
+    let Some(config) = children.first() else { return Ok(Vec::new()) };
+    let blob = repository.blob(&config.digest).await?;
+    let Some(blob) = blob.filter(|blob| blob.size_bytes <= CONFIG_MAX_BYTES) else { return Ok(Vec::new()) };
+    // Unreadable content counts as unknown; a pull will say more.
+    let bytes = blob.read(0, blob.size_bytes as usize).await.unwrap_or_default();
+    Ok(Platform::of_config(&bytes).into_iter().collect())
 }
 
 fn is_index(manifest: &StoredManifest) -> bool {

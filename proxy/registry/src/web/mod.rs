@@ -5,8 +5,8 @@
 //!                                                        removal, collection ◄──┴─ confirmed
 //! ```
 //!
-//! Invariants: rights are the API's, asked by the same functions: who may not pull does not see a repository, who may not
-//! delete gets no button, and 401 or 403 when he asks all the same. What a form does is what DELETE does, events included.
+//! Invariants: rights are the API's, asked by the same functions: a person that may not pull does not see a repository; one
+//! that may not delete gets no button, and 401 or 403 when asking all the same. A form does what DELETE does, events included.
 //! Nothing is changed by GET, nor by a form that is not from here (`seal`).
 
 mod asked;
@@ -23,7 +23,6 @@ use http::header::LOCATION;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
-use tokio::task::spawn_blocking;
 
 use super::RegistryService;
 use super::access::{Action, Principal, Refusal, Wish};
@@ -32,13 +31,13 @@ use super::request::LocalRequest;
 use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
 use csrf::{Forgery, check_host, check_origin};
-use entrepot_cache::pull::{RequestScope, identity, offload};
+use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_net::http::reply::Reply;
-use entrepot_store::{StoreError, Sweep};
+use entrepot_store::{Repository, Sweep};
 use look::Look;
 use problem::Problem;
 
-/// Where it is.
+/// The path of these pages.
 pub const PATH: &str = "/registry/";
 /// A collection that takes longer is shown as it runs.
 const SHORT_COLLECTION: Duration = Duration::from_secs(2);
@@ -122,8 +121,8 @@ impl Guest {
 
     async fn show_repositories(&self, after: Option<String>, done: Option<&str>) -> Result<Reply, Problem> {
         self.check(&Wish::Catalog)?;
-        let list = self.look(move |look| Ok((look.repositories(after.as_deref())?, look.store.pushed_usage(None)?)));
-        let (part, held_bytes) = list.await?;
+        let part = self.look().repositories(after.as_deref()).await?;
+        let held_bytes = self.request.registry.store.usage().pinned_bytes;
         Ok(pages::repositories(&self.shown(done), &part, held_bytes, self.may_change(&Wish::Collect)))
     }
 
@@ -134,12 +133,8 @@ impl Guest {
         done: Option<&str>,
     ) -> Result<Reply, Problem> {
         self.check(&Wish::In(&repository, Action::Pull))?;
-        let named = repository.clone();
-        let found = self.look(move |look| {
-            let held_bytes = look.store.pushed_usage(Some(&named))?;
-            Ok((look.tags(&named, after.as_deref())?, held_bytes))
-        });
-        let (part, held_bytes) = found.await?;
+        let held_bytes = self.repository(&repository).held_bytes().await?;
+        let part = self.look().tags(&repository, after.as_deref()).await?;
         let may_delete = self.may_change(&Wish::In(&repository, Action::Delete));
         let part = part.ok_or(Problem::Unknown)?;
         Ok(pages::tags(&self.shown(done), &repository, &part, held_bytes, may_delete))
@@ -148,18 +143,16 @@ impl Guest {
     async fn confirm(&self, deletion: Deletion) -> Result<Reply, Problem> {
         self.check(&Wish::In(&deletion.repository, Action::Delete))?;
         self.host?;
-        let (named, tag) = (deletion.repository.clone(), deletion.tag.clone());
-        let target = deletion.target();
-        let found = self.look(move |look| {
-            if let Some(refusal) = target.kept(look.store, look.access, &named)? {
-                return Ok(Err(Problem::from(refusal)));
-            }
-            Ok(match tag {
-                Some(tag) => look.tag(&named, tag)?.map(Some).ok_or(Problem::Unknown),
-                None => look.store.has_repository(&named).then_some(None).ok_or(Problem::Unknown),
-            })
-        });
-        let row = found.await??;
+        let repository = self.repository(&deletion.repository);
+        let access = self.request.registry.access();
+        if let Some(refusal) = deletion.target().kept(&repository, &access, &deletion.repository).await? {
+            return Err(Problem::from(refusal));
+        }
+        let row = match deletion.tag.clone() {
+            Some(tag) => Some(self.look().tag(&deletion.repository, tag).await?.ok_or(Problem::Unknown)?),
+            None if repository.exists().await => None,
+            None => return Err(Problem::Unknown),
+        };
         Ok(pages::confirm(&self.shown(None), &deletion.repository, row.as_ref()))
     }
 
@@ -167,8 +160,7 @@ impl Guest {
         let Deletion { repository, tag, digest } = &deletion;
         self.check(&Wish::In(repository, Action::Delete))?;
         if let (Some(tag), Some(expected)) = (tag.clone(), *digest) {
-            let named = repository.clone();
-            let found = self.look(move |look| look.store.pushed_tag(&named, &tag)).await?;
+            let found = self.repository(repository).tag(&tag).await?;
             if found.is_some_and(|found| found != expected) {
                 return Err(Problem::Moved);
             }
@@ -185,7 +177,7 @@ impl Guest {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
         let sweep = Sweep { grace: self.request.scope.snapshot.config.registry.grace, untagged: false, dry_run };
-        let running = spawn_blocking(move || registry.collect_quietly(sweep));
+        let running = tokio::spawn(async move { registry.collect_quietly(sweep).await });
         // However it goes on, the page shows how far it is.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;
         Ok(see(StatusCode::SEE_OTHER, &format!("{PATH}?done=collection")))
@@ -200,16 +192,13 @@ impl Guest {
         self.host.is_ok() && self.check(wish).is_ok()
     }
 
-    /// Looks at the store, off the event loop.
-    async fn look<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Look<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let (store, access, visitor) =
-            (self.request.registry.store.clone(), self.request.registry.access(), self.request.visitor.clone());
-        let may_change = self.host.is_ok();
-        let found = offload(move || read(&Look { store: &store, access: &access, visitor: &visitor, may_change }));
-        Ok(found.await.ok_or(Problem::BrokenOff)??)
+    fn look(&self) -> Look<'_> {
+        let (registry, visitor) = (&self.request.registry, &self.request.visitor);
+        Look { store: &registry.store, access: registry.access(), visitor, may_change: self.host.is_ok() }
+    }
+
+    fn repository(&self, name: &RepositoryName) -> Repository {
+        self.request.registry.store.repositories.at(name)
     }
 
     fn shown<'a>(&'a self, done: Option<&'a str>) -> pages::Shown<'a> {
@@ -233,7 +222,6 @@ impl From<NotRemoved> for Problem {
             NotRemoved::Missing => Self::Unknown,
             NotRemoved::Refused(refusal) => refusal.into(),
             NotRemoved::Failed(error) => error.into(),
-            NotRemoved::BrokenOff => Self::BrokenOff,
         }
     }
 }

@@ -7,7 +7,6 @@ use super::csrf::Forgery;
 use super::pages;
 use crate::access::Refusal;
 use crate::access::token::SERVICE;
-use crate::failure::{store_failed, unavailable};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
@@ -29,12 +28,13 @@ pub(super) enum Problem {
     Form,
     #[error("The registry's disk failed, or has no room. Try again; the server's log says more.")]
     Failed(#[from] StoreError),
-    #[error("It broke off; the server's log says why.")]
-    BrokenOff,
 }
 
 impl Problem {
     pub(super) fn reply(&self) -> Reply {
+        if let Self::Failed(error) = self {
+            tracing::error!("a page of the registry failed: {error}");
+        }
         let (status, reason) = self.row();
         let reply = pages::problem(status, &self.to_string()).because(reason);
         match self {
@@ -57,8 +57,8 @@ impl Problem {
             Self::Moved => (StatusCode::CONFLICT, Refused::Moved),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Refused::Method),
             Self::Form => (StatusCode::BAD_REQUEST, Refused::Form),
-            Self::Failed(error) => of(store_failed(error)),
-            Self::BrokenOff => of(unavailable()),
+            Self::Failed(StoreError::NoSpace { .. }) => (StatusCode::INSUFFICIENT_STORAGE, Refused::DiskFull),
+            Self::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, Refused::IoError),
         }
     }
 }

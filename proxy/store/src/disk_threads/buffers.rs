@@ -1,13 +1,13 @@
 //! The memory between upstream and disk: a bounded number of buffers for the whole process. A fetcher takes one, gathers
 //! a piece into it and freezes it for the disk; the buffer is free again when the last share of the piece is dropped.
-//! Where none is free the fetcher waits, and with it upstream: that is the back-pressure.
+//! If none is free the fetcher waits, and with it upstream: that is the back-pressure.
 //!
 //! No deadlock: a fetcher takes a buffer only when bytes are there to be put into it, and hands it on when it is full or
 //! when none of its earlier pieces is with the disk any more; it never waits for a second buffer, nor for upstream alone,
 //! while it holds an unfinished one. So every buffer that is out is with the disk, or waits for one that is. The disk
 //! needs no buffer to be done with one, and what it never ends is cut off for everybody by a deadline, that of
-//! [`Buffers::take`] included. A fetcher has one unfinished buffer and at most `fetcher::WRITING_MAX` with the disk; a
-//! flight has at most four fetchers.
+//! [`Buffers::take`] included. A fetcher has one unfinished buffer and at most four with the disk; a fetch has at
+//! most four fetchers.
 //!
 //! Buffers come from the allocator and are kept while any is in use; at rest only a few are. They are not aligned:
 //! content goes through the page cache, which does not ask for it.
@@ -53,7 +53,7 @@ impl Buffers {
         Self { shared: Arc::new(shared), timeout }
     }
 
-    /// An empty buffer, once one is free; an error where the disk keeps them all for too long.
+    /// An empty buffer, once one is free; an error if the disk keeps them all for too long.
     pub async fn take(&self) -> Result<Buffer, StoreError> {
         let stalled = StoreError::Stalled { seconds: self.timeout.as_secs_f32() };
         let permit = tokio::time::timeout(self.timeout, self.shared.free_permits.clone().acquire_owned()).await;

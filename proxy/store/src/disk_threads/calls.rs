@@ -1,9 +1,5 @@
-//! The calls that change content on disk, made by an io_uring or by ordinary system calls. All answer alike, so the
-//! store's logic is written once, and its unit tests run it without any thread.
-//!
-//! A ring's call works on a duplicate of the file's descriptor, because tokio-uring wants to own and close what it works
-//! on; that costs two short system calls for each piece. The duplicate and the bytes are the call's until the kernel is
-//! done with them, whoever stops waiting.
+//! The calls that change content on disk, made by the ring or by ordinary system calls. Both answer alike, so the steps of
+//! `partial_blobs` are written once.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +10,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
 
+use super::ring;
 use crate::disk;
 use crate::errors::StoreError;
 
@@ -24,16 +21,11 @@ pub(crate) enum Calls {
     Ring,
     /// On the blocking pool of this disk thread.
     Pool,
-    /// On this thread, which may block; nothing is ever pending then.
-    Inline,
 }
 
 impl Calls {
     /// Runs what blocks, without blocking a disk thread.
     pub(crate) async fn aside<T: Send + 'static>(self, run: impl FnOnce() -> T + Send + 'static) -> T {
-        if self == Self::Inline {
-            return run();
-        }
         match tokio::task::spawn_blocking(run).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
@@ -57,10 +49,9 @@ impl Calls {
             let (file, path) = (file.clone(), path.to_owned());
             return self.aside(move || disk::allocate(&file, &path, offset, len)).await;
         }
-        let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE.bits();
-        let allocated = async { ring_file(file)?.fallocate(offset, len, keep_size).await };
+        let allocated = ring::allocate(file, offset, len, FallocateFlags::FALLOC_FL_KEEP_SIZE.bits()).await;
         let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        disk::allocated(allocated.await.map_err(errno), path, len)
+        disk::allocated(allocated.map_err(errno), path, len)
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -75,8 +66,8 @@ impl Calls {
             let (file, path, bytes) = (file.clone(), path.to_owned(), bytes.clone());
             return self.aside(move || disk::write_at(&file, &path, offset, &bytes)).await;
         }
-        let written = async { ring_file(file)?.write_all_at(bytes.clone(), offset).await.0 };
-        written.await.map_err(|error| StoreError::from_io("write", path, error).needing(bytes.len() as u64))
+        let written = ring::write_all_at(file, bytes.clone(), offset).await;
+        written.map_err(|error| StoreError::from_io("write", path, error).needing(bytes.len() as u64))
     }
 
     /// The file's content is on the medium when this returns.
@@ -85,8 +76,7 @@ impl Calls {
             let (file, path) = (file.clone(), path.to_owned());
             return self.aside(move || disk::sync(&file, &path)).await;
         }
-        let synced = async { ring_file(file)?.sync_data().await };
-        synced.await.map_err(|error| StoreError::from_io("sync", path, error))
+        ring::sync_data(file).await.map_err(|error| StoreError::from_io("sync", path, error))
     }
 
     /// The folder's entries are on the medium when this returns.
@@ -95,9 +85,11 @@ impl Calls {
         if self != Self::Ring {
             return self.aside(move || disk::sync_dir(&folder)).await;
         }
-        let opened = self.aside(move || File::open(folder)).await;
-        let synced = async { tokio_uring::fs::File::from_std(opened?).sync_all().await };
-        synced.await.map_err(|error| StoreError::from_io("sync the directory", path, error))
+        let synced = match self.aside(move || File::open(folder)).await {
+            Ok(opened) => ring::sync_all(opened).await,
+            Err(error) => Err(error),
+        };
+        synced.map_err(|error| StoreError::from_io("sync the directory", path, error))
     }
 
     /// Gives a file its final name, replacing what had it.
@@ -106,7 +98,7 @@ impl Calls {
             let (from, to) = (from.to_owned(), to.to_owned());
             return self.aside(move || disk::rename(&from, &to)).await;
         }
-        tokio_uring::fs::rename(from, to).await.map_err(|error| StoreError::from_io("rename", from, error))
+        ring::rename(from, to).await.map_err(|error| StoreError::from_io("rename", from, error))
     }
 
     /// Removes a file; false where there was none.
@@ -115,11 +107,6 @@ impl Calls {
             let path = path.to_owned();
             return self.aside(move || disk::unlink(&path)).await;
         }
-        disk::unlinked(tokio_uring::fs::remove_file(path).await, path)
+        disk::unlinked(ring::remove_file(path).await, path)
     }
-}
-
-/// The same file for the ring.
-fn ring_file(file: &File) -> io::Result<tokio_uring::fs::File> {
-    Ok(tokio_uring::fs::File::from_std(file.try_clone()?))
 }

@@ -4,33 +4,25 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
-use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::name::Tag;
 use redb::{Error, ReadTransaction};
 
 use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of};
-use crate::hot::Stale;
+use crate::memory::Stale;
 use crate::names::{ArtefactEntry, TagEntry, TagKey};
+use crate::place::Place;
 
 impl Tables<'_> {
-    pub(crate) fn link(
-        &mut self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        digest: &Digest,
-        at_ms: u64,
-    ) -> Result<(), Error> {
-        self.links.insert((Key::of(digest).as_slice(), &*registry.to_string(), repository.as_str()), at_ms)?;
+    pub(crate) fn link(&mut self, place: &Place, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let (registry, repository) = row_of(place);
+        self.links.insert((Key::of(digest).as_slice(), &*registry, repository), at_ms)?;
         Ok(())
     }
 
-    pub(crate) fn unlink(
-        &mut self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<(), Error> {
-        self.stale.push(Stale::Link(registry.clone(), repository.clone(), *digest));
-        self.links.remove((Key::of(digest).as_slice(), &*registry.to_string(), repository.as_str()))?;
+    pub(crate) fn unlink(&mut self, place: &Place, digest: &Digest) -> Result<(), Error> {
+        self.stale.push(Stale::Link(place.clone(), *digest));
+        let (registry, repository) = row_of(place);
+        self.links.remove((Key::of(digest).as_slice(), &*registry, repository))?;
         Ok(())
     }
 
@@ -44,34 +36,24 @@ impl Tables<'_> {
         self.stale.push(Stale::Tag(key.clone()));
         let digest = Key::of(&entry.digest);
         let row = (digest.as_slice(), entry.media_type.as_str(), entry.size_bytes, ms_of(entry.validated_at));
-        let registry = key.registry.to_string();
-        self.tags.insert((&*registry, key.repository.as_str(), key.tag.as_str(), key.accept_class), row)?;
+        let (registry, repository) = row_of(&key.place);
+        self.tags.insert((&*registry, repository, key.tag.as_str(), key.accept_class), row)?;
         Ok(())
     }
 
     /// Forgets a tag in all its Accept classes.
-    pub(crate) fn forget_tag(
-        &mut self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        tag: &Tag,
-    ) -> Result<(), Error> {
-        self.stale.push(Stale::TagName(registry.clone(), repository.clone(), tag.clone()));
-        let registry = registry.to_string();
-        let class = |class: u16| (&*registry, repository.as_str(), tag.as_str(), class);
+    pub(crate) fn forget_tag(&mut self, place: &Place, tag: &Tag) -> Result<(), Error> {
+        self.stale.push(Stale::TagName(place.clone(), tag.clone()));
+        let (registry, repository) = row_of(place);
+        let class = |class: u16| (&*registry, repository, tag.as_str(), class);
         self.tags.retain_in(class(0)..=class(u16::MAX), |_, _| false)?;
         Ok(())
     }
 
     /// Marks a repository as seen public, or takes the mark away.
-    pub(crate) fn set_public(
-        &mut self,
-        registry: &RegistryHost,
-        repository: &RepositoryName,
-        at_ms: Option<u64>,
-    ) -> Result<(), Error> {
-        let registry = registry.to_string();
-        let key = (&*registry, repository.as_str());
+    pub(crate) fn set_public(&mut self, place: &Place, at_ms: Option<u64>) -> Result<(), Error> {
+        let (registry, repository) = row_of(place);
+        let key = (&*registry, repository);
         match at_ms {
             Some(at_ms) => self.public.insert(key, at_ms)?,
             None => self.public.remove(key)?,
@@ -101,23 +83,19 @@ impl Tables<'_> {
     }
 }
 
-pub(crate) fn linked(
-    transaction: &ReadTransaction,
-    registry: &RegistryHost,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<bool, Error> {
+/// A place as the keys of rows have it.
+fn row_of(place: &Place) -> (String, &str) {
+    (place.registry().to_string(), place.repository().as_str())
+}
+
+pub(crate) fn linked(transaction: &ReadTransaction, place: &Place, digest: &Digest) -> Result<bool, Error> {
     let key = Key::of(digest);
-    let registry = registry.to_string();
-    Ok(transaction.open_table(LINKS)?.get((key.as_slice(), &*registry, repository.as_str()))?.is_some())
+    let (registry, repository) = row_of(place);
+    Ok(transaction.open_table(LINKS)?.get((key.as_slice(), &*registry, repository))?.is_some())
 }
 
 /// The first `limit` repositories that have the content.
-pub(crate) fn linked_repositories(
-    transaction: &ReadTransaction,
-    digest: &Digest,
-    limit: usize,
-) -> Result<Vec<(RegistryHost, String)>, Error> {
+pub(crate) fn places(transaction: &ReadTransaction, digest: &Digest, limit: usize) -> Result<Vec<Place>, Error> {
     let key = Key::of(digest);
     let mut found = Vec::new();
     for row in transaction.open_table(LINKS)?.range((key.as_slice(), "", "")..)? {
@@ -126,8 +104,9 @@ pub(crate) fn linked_repositories(
         if linked != key.as_slice() || found.len() >= limit {
             break;
         }
-        let registry = registry.parse().map_err(|_| Error::Corrupted("a link names no registry".to_owned()))?;
-        found.push((registry, repository.to_owned()));
+        let damaged = || Error::Corrupted("a link names no repository".to_owned());
+        let registry = registry.parse().map_err(|_| damaged())?;
+        found.push(Place::new(registry, repository.parse().map_err(|_| damaged())?));
     }
     Ok(found)
 }
@@ -138,20 +117,19 @@ pub(crate) fn media_type(transaction: &ReadTransaction, digest: &Digest) -> Resu
 }
 
 pub(crate) fn tag(transaction: &ReadTransaction, key: &TagKey) -> Result<Option<TagEntry>, Error> {
-    let registry = key.registry.to_string();
+    let (registry, repository) = row_of(&key.place);
     let table = transaction.open_table(TAGS)?;
-    let row = table.get((&*registry, key.repository.as_str(), key.tag.as_str(), key.accept_class))?;
+    let row = table.get((&*registry, repository, key.tag.as_str(), key.accept_class))?;
     row.map(|row| tag_entry(row.value())).transpose()
 }
 
 pub(crate) fn tag_in_all_classes(
     transaction: &ReadTransaction,
-    registry: &RegistryHost,
-    repository: &RepositoryName,
+    place: &Place,
     tag: &Tag,
 ) -> Result<Vec<(AcceptClass, TagEntry)>, Error> {
-    let registry = registry.to_string();
-    let class = |class: u16| (&*registry, repository.as_str(), tag.as_str(), class);
+    let (registry, repository) = row_of(place);
+    let class = |class: u16| (&*registry, repository, tag.as_str(), class);
     let rows = transaction.open_table(TAGS)?.range(class(0)..=class(u16::MAX))?;
     rows.map(|row| {
         let (key, row) = row?;
@@ -169,12 +147,9 @@ fn tag_entry((digest, media_type, size_bytes, validated_at_ms): (&[u8], &str, u6
     })
 }
 
-pub(crate) fn last_public(
-    transaction: &ReadTransaction,
-    registry: &RegistryHost,
-    repository: &RepositoryName,
-) -> Result<Option<u64>, Error> {
-    let row = transaction.open_table(PUBLIC)?.get((&*registry.to_string(), repository.as_str()))?;
+pub(crate) fn last_public(transaction: &ReadTransaction, place: &Place) -> Result<Option<u64>, Error> {
+    let (registry, repository) = row_of(place);
+    let row = transaction.open_table(PUBLIC)?.get((&*registry, repository))?;
     Ok(row.map(|row| row.value()))
 }
 

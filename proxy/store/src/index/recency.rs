@@ -5,7 +5,7 @@
 //! then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used once, never
 //! the working set (threat T24).
 //!
-//! What was pushed is in a third segment, which has no victims and is in nobody's limit: `pushed/pins.rs` tells which
+//! What was pushed is in a third segment, which has no victims and is in nobody's limit: `pins.rs` tells which
 //! that is, and a row that is entered looks there.
 //!
 //! Invariant: `BLOBS` and `ORDER` have the same blobs, and the totals are their sums.
@@ -16,7 +16,7 @@ use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableTable};
 
 use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
-use crate::hot::Stale;
+use crate::memory::Stale;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
@@ -37,12 +37,12 @@ pub(crate) struct Row {
     pub(crate) uses: u32,
 }
 
-/// The place of a blob in the order of eviction.
-pub(crate) type Place = (u8, u64);
+/// Where a blob stands in the order of eviction: segment, and rank in it.
+pub(crate) type Position = (u8, u64);
 
 /// A blob in the order of eviction.
 pub(crate) struct Victim {
-    pub(crate) place: Place,
+    pub(crate) position: Position,
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
 }
@@ -170,11 +170,11 @@ impl Tables<'_> {
     /// Sends the oldest protected blob back to probation; false when there is none.
     fn demote_oldest(&mut self) -> Result<bool, Error> {
         let oldest = self.order.range((PROTECTED, 0)..(PINNED, 0))?.next().transpose()?;
-        let Some((place, key)) = oldest.map(|(place, row)| (place.value(), row.value().0.to_vec())) else {
+        let Some((position, key)) = oldest.map(|(position, row)| (position.value(), row.value().0.to_vec())) else {
             self.totals.protected_bytes = 0;
             return Ok(false);
         };
-        self.order.remove(place)?;
+        self.order.remove(position)?;
         let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
         let Some((size_bytes, _, _, last_use_ms, uses)) = known else { return Ok(true) };
         self.totals.protected_bytes = self.totals.protected_bytes.saturating_sub(size_bytes);
@@ -197,29 +197,37 @@ pub(crate) fn size_of(transaction: &ReadTransaction, digest: &Digest) -> Result<
     Ok(transaction.open_table(BLOBS)?.get(Key::of(digest).as_slice())?.map(|row| row.value().0))
 }
 
-/// The next victims after a place, in the order of eviction.
-pub(crate) fn victims(transaction: &ReadTransaction, after: Option<Place>, limit: usize) -> Result<Vec<Victim>, Error> {
+/// The next victims after a position, in the order of eviction.
+pub(crate) fn victims(
+    transaction: &ReadTransaction,
+    after: Option<Position>,
+    limit: usize,
+) -> Result<Vec<Victim>, Error> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
     in_order(transaction, (start, Bound::Excluded((PINNED, 0))), limit)
 }
 
-/// The next pinned blobs after a place.
-pub(crate) fn pinned(transaction: &ReadTransaction, after: Option<Place>, limit: usize) -> Result<Vec<Victim>, Error> {
+/// The next pinned blobs after a position.
+pub(crate) fn pinned(
+    transaction: &ReadTransaction,
+    after: Option<Position>,
+    limit: usize,
+) -> Result<Vec<Victim>, Error> {
     let start = after.map_or(Bound::Included((PINNED, 0)), Bound::Excluded);
     in_order(transaction, (start, Bound::Unbounded), limit)
 }
 
 fn in_order(
     transaction: &ReadTransaction,
-    range: (Bound<Place>, Bound<Place>),
+    range: (Bound<Position>, Bound<Position>),
     limit: usize,
 ) -> Result<Vec<Victim>, Error> {
     let order = transaction.open_table(ORDER)?;
-    let rows = order.range::<Place>(range)?.take(limit);
+    let rows = order.range::<Position>(range)?.take(limit);
     rows.map(|row| {
-        let (place, row) = row?;
+        let (position, row) = row?;
         let (key, size_bytes) = row.value();
-        Ok(Victim { place: place.value(), digest: digest_of(key)?, size_bytes })
+        Ok(Victim { position: position.value(), digest: digest_of(key)?, size_bytes })
     })
     .collect()
 }

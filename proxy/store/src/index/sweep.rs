@@ -8,24 +8,25 @@ use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTa
 
 use super::recency::PINNED;
 use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PUBLIC, TAGS, Tables, digest_of};
-use crate::hot::Stale;
+use crate::memory::Stale;
 use crate::names::TagKey;
+use crate::place::Place;
 
 /// Rows of one table that are looked at in one go.
 pub(crate) const ROWS_MAX: usize = 16_384;
 
-type LinkPlace = (Vec<u8>, String, String);
-type TagPlace = (String, String, String, u16);
-type NamePlace = (String, String);
+type LinkCursor = (Vec<u8>, String, String);
+type TagCursor = (String, String, String, u16);
+type NameCursor = (String, String);
 
 /// Where the next look at each table begins; `None` is its start.
 #[derive(Default)]
-pub(crate) struct Places {
+pub(crate) struct Cursors {
     blobs: Option<Vec<u8>>,
-    links: Option<LinkPlace>,
-    tags: Option<TagPlace>,
-    public: Option<NamePlace>,
-    artefacts: Option<NamePlace>,
+    links: Option<LinkCursor>,
+    tags: Option<TagCursor>,
+    public: Option<NameCursor>,
+    artefacts: Option<NameCursor>,
 }
 
 /// What one look found.
@@ -40,31 +41,31 @@ pub(crate) struct StaleNames {
     /// Digests with old links and no content: made for fills that never ended well.
     orphans: Vec<Digest>,
     /// Not confirmed for long.
-    tags: Vec<TagPlace>,
+    tags: Vec<TagCursor>,
     /// Not confirmed for long.
-    public: Vec<NamePlace>,
+    public: Vec<NameCursor>,
     /// Without content.
-    artefacts: Vec<NamePlace>,
+    artefacts: Vec<NameCursor>,
 }
 
-/// Looks at the next rows of each table and moves the places on.
-pub(crate) fn look(transaction: &ReadTransaction, places: &mut Places, before_ms: u64) -> Result<Suspects, Error> {
-    let blobs = unused_blobs(transaction, &mut places.blobs, before_ms)?;
+/// Looks at the next rows of each table and moves the cursors on.
+pub(crate) fn look(transaction: &ReadTransaction, cursors: &mut Cursors, before_ms: u64) -> Result<Suspects, Error> {
+    let blobs = unused_blobs(transaction, &mut cursors.blobs, before_ms)?;
     let names = StaleNames {
-        orphans: orphans(transaction, &mut places.links, before_ms)?,
-        tags: old_tags(transaction, &mut places.tags, before_ms)?,
-        public: old_marks(transaction, &mut places.public, before_ms)?,
-        artefacts: empty_artefacts(transaction, &mut places.artefacts)?,
+        orphans: orphans(transaction, &mut cursors.links, before_ms)?,
+        tags: old_tags(transaction, &mut cursors.tags, before_ms)?,
+        public: old_marks(transaction, &mut cursors.public, before_ms)?,
+        artefacts: empty_artefacts(transaction, &mut cursors.artefacts)?,
     };
     Ok(Suspects { blobs, names })
 }
 
 fn unused_blobs(
     transaction: &ReadTransaction,
-    place: &mut Option<Vec<u8>>,
+    cursor: &mut Option<Vec<u8>>,
     before_ms: u64,
 ) -> Result<Vec<Digest>, Error> {
-    let start = place.take().unwrap_or_default();
+    let start = cursor.take().unwrap_or_default();
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(BLOBS)?.range(start.as_slice()..)?));
     while let Some((key, row)) = rows.next()? {
         let (_, segment, _, last_use_ms, _) = row.value();
@@ -72,12 +73,16 @@ fn unused_blobs(
             found.push(digest_of(key.value())?);
         }
     }
-    *place = rows.end()?.map(|key| key.value().to_vec());
+    *cursor = rows.end()?.map(|key| key.value().to_vec());
     Ok(found)
 }
 
-fn orphans(transaction: &ReadTransaction, place: &mut Option<LinkPlace>, before_ms: u64) -> Result<Vec<Digest>, Error> {
-    let (digest, registry, repository) = place.take().unwrap_or_default();
+fn orphans(
+    transaction: &ReadTransaction,
+    cursor: &mut Option<LinkCursor>,
+    before_ms: u64,
+) -> Result<Vec<Digest>, Error> {
+    let (digest, registry, repository) = cursor.take().unwrap_or_default();
     let start = (digest.as_slice(), &*registry, &*repository);
     let blobs = transaction.open_table(BLOBS)?;
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(LINKS)?.range(start..)?));
@@ -87,7 +92,7 @@ fn orphans(transaction: &ReadTransaction, place: &mut Option<LinkPlace>, before_
             found.push(digest_of(digest)?);
         }
     }
-    *place = rows.end()?.map(|key| {
+    *cursor = rows.end()?.map(|key| {
         let (digest, registry, repository) = key.value();
         (digest.to_vec(), registry.to_owned(), repository.to_owned())
     });
@@ -97,13 +102,13 @@ fn orphans(transaction: &ReadTransaction, place: &mut Option<LinkPlace>, before_
 
 fn old_tags(
     transaction: &ReadTransaction,
-    place: &mut Option<TagPlace>,
+    cursor: &mut Option<TagCursor>,
     before_ms: u64,
-) -> Result<Vec<TagPlace>, Error> {
+) -> Result<Vec<TagCursor>, Error> {
     let owned = |(registry, repository, tag, class): (&str, &str, &str, u16)| {
         (registry.to_owned(), repository.to_owned(), tag.to_owned(), class)
     };
-    let (registry, repository, tag, class) = place.take().unwrap_or_default();
+    let (registry, repository, tag, class) = cursor.take().unwrap_or_default();
     let start = (&*registry, &*repository, &*tag, class);
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(TAGS)?.range(start..)?));
     while let Some((key, row)) = rows.next()? {
@@ -112,16 +117,16 @@ fn old_tags(
             found.push(owned(key.value()));
         }
     }
-    *place = rows.end()?.map(|key| owned(key.value()));
+    *cursor = rows.end()?.map(|key| owned(key.value()));
     Ok(found)
 }
 
 fn old_marks(
     transaction: &ReadTransaction,
-    place: &mut Option<NamePlace>,
+    cursor: &mut Option<NameCursor>,
     before_ms: u64,
-) -> Result<Vec<NamePlace>, Error> {
-    let (registry, repository) = place.take().unwrap_or_default();
+) -> Result<Vec<NameCursor>, Error> {
+    let (registry, repository) = cursor.take().unwrap_or_default();
     let start = (&*registry, &*repository);
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(PUBLIC)?.range(start..)?));
     while let Some((key, at_ms)) = rows.next()? {
@@ -129,12 +134,12 @@ fn old_marks(
             found.push(owned_name(key.value()));
         }
     }
-    *place = rows.end()?.map(|key| owned_name(key.value()));
+    *cursor = rows.end()?.map(|key| owned_name(key.value()));
     Ok(found)
 }
 
-fn empty_artefacts(transaction: &ReadTransaction, place: &mut Option<NamePlace>) -> Result<Vec<NamePlace>, Error> {
-    let (registry, path) = place.take().unwrap_or_default();
+fn empty_artefacts(transaction: &ReadTransaction, cursor: &mut Option<NameCursor>) -> Result<Vec<NameCursor>, Error> {
+    let (registry, path) = cursor.take().unwrap_or_default();
     let start = (&*registry, &*path);
     let blobs = transaction.open_table(BLOBS)?;
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(ARTEFACTS)?.range(start..)?));
@@ -144,11 +149,11 @@ fn empty_artefacts(transaction: &ReadTransaction, place: &mut Option<NamePlace>)
             found.push(owned_name(key.value()));
         }
     }
-    *place = rows.end()?.map(|key| owned_name(key.value()));
+    *cursor = rows.end()?.map(|key| owned_name(key.value()));
     Ok(found)
 }
 
-fn owned_name((registry, name): (&str, &str)) -> NamePlace {
+fn owned_name((registry, name): (&str, &str)) -> NameCursor {
     (registry.to_owned(), name.to_owned())
 }
 
@@ -222,8 +227,7 @@ impl Tables<'_> {
 fn tag_key(registry: &str, repository: &str, tag: &str, accept_class: u16) -> Result<TagKey, Error> {
     let damaged = || Error::Corrupted("a tag's key names no tag".to_owned());
     Ok(TagKey {
-        registry: registry.parse().map_err(|_| damaged())?,
-        repository: repository.parse().map_err(|_| damaged())?,
+        place: Place::new(registry.parse().map_err(|_| damaged())?, repository.parse().map_err(|_| damaged())?),
         tag: tag.parse().map_err(|_| damaged())?,
         accept_class,
     })

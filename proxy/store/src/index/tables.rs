@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use crate::hot::Stale;
+use crate::memory::Stale;
 use crate::paths::Paths;
 use crate::space::Held;
 

@@ -108,7 +108,7 @@ impl Writer {
         });
         match committed {
             Some(Ok((totals, stale))) => {
-                self.shared.hot.forget(&stale);
+                self.shared.memory.forget(&stale);
                 self.shared.space.set_used(totals.held());
                 self.dirty_since.get_or_insert_with(Instant::now);
             }
@@ -160,7 +160,7 @@ impl Writer {
             }
         }
         // Changes that were visible may be lost with it.
-        self.shared.hot.clear();
+        self.shared.memory.clear();
         self.dirty_since = None;
     }
 

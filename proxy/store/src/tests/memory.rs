@@ -2,44 +2,36 @@
 
 use std::time::SystemTime;
 
-use entrepot_core::host::RegistryHost;
-use entrepot_core::name::RepositoryName;
+use futures_util::FutureExt;
 
 use super::*;
-use crate::index::Job;
+use crate::index::{Job, ms_of};
 use crate::paths::Paths;
-use crate::{StoredManifest, TagEntry, TagKey, seed};
+use crate::{Place, StoredManifest, TagEntry, TagKey};
 
 const MEDIA_TYPE: &str = "application/manifest";
 
 /// A manifest in two repositories with a tag, all of it in memory.
 struct Known {
-    place: Place,
-    registry: RegistryHost,
-    repository: RepositoryName,
-    other: RepositoryName,
+    world: World,
+    here: Place,
+    there: Place,
     digest: Digest,
     tag: TagKey,
 }
 
 impl Known {
     fn new() -> Self {
-        let place = Place::new(PLENTY);
-        let digest = put(&place.store, 1, 100);
-        let (registry, repository): (RegistryHost, RepositoryName) =
-            ("ghcr.io".parse().unwrap(), "a/b".parse().unwrap());
-        let other = "a/c".parse().unwrap();
-        let tag = TagKey {
-            registry: registry.clone(),
-            repository: repository.clone(),
-            tag: "latest".parse().unwrap(),
-            accept_class: 0,
-        };
-        place.store.set_media_type(&digest, MEDIA_TYPE);
-        place.store.link(&registry, &repository, &digest);
-        place.store.link(&registry, &other, &digest);
-        place.store.set_tag(tag.clone(), Self::entry(digest, MEDIA_TYPE));
-        let known = Self { place, registry, repository, other, digest, tag };
+        let world = World::new(PLENTY);
+        let digest = put(&world.store, 1, 100);
+        let at = |repository: &str| Place::new("ghcr.io".parse().unwrap(), repository.parse().unwrap());
+        let (here, there) = (at("a/b"), at("a/c"));
+        let tag = TagKey { place: here.clone(), tag: "latest".parse().unwrap(), accept_class: 0 };
+        done(world.store.names.set_media_type(&digest, MEDIA_TYPE));
+        done(world.store.names.link(&here, &digest));
+        done(world.store.names.link(&there, &digest));
+        done(world.store.names.set_tag(tag.clone(), Self::entry(digest, MEDIA_TYPE)));
+        let known = Self { world, here, there, digest, tag };
         assert_eq!(known.state(), "", "nothing was asked for yet");
         known.warm();
         known
@@ -51,35 +43,37 @@ impl Known {
 
     /// With a store that has just started.
     fn cold(self) -> Self {
-        Self { place: self.place.restarted(), ..self }
+        Self { world: self.world.restarted(), ..self }
     }
 
     fn store(&self) -> &Arc<Store> {
-        &self.place.store
+        &self.world.store
     }
 
     fn manifest(&self) -> Option<StoredManifest> {
-        self.store().manifest(&self.registry, &self.repository, &self.digest)
+        done(self.store().names.manifest(&self.here, &self.digest))
     }
 
     fn warm(&self) {
         self.manifest();
-        self.store().linked(&self.registry, &self.other, &self.digest);
-        self.store().tag(&self.tag);
+        done(self.store().names.linked(&self.there, &self.digest));
+        done(self.store().names.tag(&self.tag));
     }
 
     /// What memory holds.
     fn state(&self) -> String {
-        let store = self.store();
-        let manifest = store.manifest_now(&self.registry, &self.repository, &self.digest);
+        let memory = self.store().names.memory();
+        let manifest = memory.manifest(&self.here, &self.digest).map(|(manifest, _)| manifest);
+        let is_known = |place| memory.linked(place, &self.digest);
+        let tag = memory.tag(&self.tag);
         let parts = [
             manifest.map_or(String::new(), |manifest| {
                 assert_eq!(manifest.bytes, content(1, 100).1);
                 manifest.media_type.to_string()
             }),
-            if store.linked_now(&self.registry, &self.repository, &self.digest) { " here" } else { "" }.to_owned(),
-            if store.linked_now(&self.registry, &self.other, &self.digest) { " there" } else { "" }.to_owned(),
-            store.tag_now(&self.tag).map_or(String::new(), |entry| format!(" tag of {}", entry.media_type)),
+            if is_known(&self.here) { " here" } else { "" }.to_owned(),
+            if is_known(&self.there) { " there" } else { "" }.to_owned(),
+            tag.map_or(String::new(), |entry| format!(" tag of {}", entry.media_type)),
         ];
         parts.concat().trim().to_owned()
     }
@@ -91,40 +85,40 @@ fn memory_follows_every_change() {
     let all = "application/manifest here there tag of application/manifest";
     let changes: [(&str, Change, &str); 10] = [
         ("nothing", |_| (), all),
-        ("remove", |known| assert!(known.store().remove(&known.digest).unwrap()), "tag of application/manifest"),
-        ("quarantine", |known| known.store().quarantine(&known.digest), "tag of application/manifest"),
-        ("clear", |known| assert_eq!(known.store().clear().unwrap().blobs, 1), ""),
+        ("remove", |known| assert!(known.store().blobs.discard(&known.digest).unwrap()), "tag of application/manifest"),
+        ("quarantine", |known| known.store().blobs.quarantine(&known.digest), "tag of application/manifest"),
+        ("clear", |known| assert_eq!(done(known.store().clear()).unwrap().blobs, 1), ""),
         (
             "eviction",
             |known| {
                 known.store().set_limits(limits(10));
-                known.store().begin(&Digest::Sha256([1; 32]), Some(10)).unwrap();
+                done(known.store().partial_blobs.begin(&Digest::Sha256([1; 32]), Some(10))).unwrap();
             },
             "tag of application/manifest",
         ),
         (
             "expiry",
-            |known| assert_eq!(known.store().expire_unused(SystemTime::now() + Duration::from_secs(4000)), 1),
+            |known| assert_eq!(done(known.store().expire_unused(SystemTime::now() + Duration::from_secs(4000))), 1),
             "",
         ),
         (
             "forget_links",
-            |known| known.store().forget_links(&known.registry, &known.repository, &known.digest),
+            |known| done(known.store().names.unlink(&known.here, &known.digest)),
             "there tag of application/manifest",
         ),
         (
             "forget_tag",
-            |known| known.store().forget_tag(&known.registry, &known.repository, &known.tag.tag),
+            |known| done(known.store().names.forget_tag(&known.here, &known.tag.tag)),
             "application/manifest here there",
         ),
         (
             "set_tag",
-            |known| known.store().set_tag(known.tag.clone(), Known::entry(known.digest, "another")),
+            |known| done(known.store().names.set_tag(known.tag.clone(), Known::entry(known.digest, "another"))),
             "application/manifest here there tag of another",
         ),
         (
             "set_media_type",
-            |known| known.store().set_media_type(&known.digest, "another"),
+            |known| done(known.store().names.set_media_type(&known.digest, "another")),
             "another here there tag of application/manifest",
         ),
     ];
@@ -143,13 +137,24 @@ fn memory_follows_every_change() {
 }
 
 #[test]
+fn what_memory_holds_is_ready_at_once() {
+    let known = Known::new();
+    let names = &known.store().names;
+    // Without a runtime, there is no other thread that could answer.
+    assert!(names.manifest(&known.here, &known.digest).now_or_never().flatten().is_some());
+    assert_eq!(names.linked(&known.there, &known.digest).now_or_never(), Some(true));
+    assert!(names.tag(&known.tag).now_or_never().flatten().is_some());
+    assert!(known.store().blobs.get(&known.digest).now_or_never().unwrap().unwrap().is_some());
+}
+
+#[test]
 fn a_rotten_manifest_is_not_given_and_not_remembered() {
     let known = Known::new().cold();
-    let path = Paths::new(known.place.dir.path()).blob(&known.digest);
+    let path = Paths::new(known.world.dir.path()).blob(&known.digest);
     std::fs::write(path, content(2, 100).1).unwrap();
     assert_eq!(known.manifest(), None);
     assert_eq!(known.state(), "");
-    assert!(!known.store().contains(&known.digest), "it is thrown away");
+    assert!(!done(known.store().blobs.contains(&known.digest)), "it is thrown away");
 }
 
 #[test]
@@ -158,30 +163,36 @@ fn an_index_that_is_replaced_takes_memory_with_it() {
     let damaged = || Err(redb::Error::Corrupted("as if".to_owned()));
     known.store().index.change(Job::new(move |_| damaged()));
     assert_eq!(known.state(), "");
-    known.store().flush();
+    done(known.store().flush());
     known.store().wait_for_rebuild();
     known.warm();
     assert_eq!(known.state(), "", "links and tags went with the index");
-    assert!(known.store().contains(&known.digest));
+    assert!(done(known.store().blobs.contains(&known.digest)));
 }
 
 #[test]
 fn expiry_comes_round_to_every_row() {
-    let dir = TempDir::new().unwrap();
-    let count = 40_000;
-    let seeded = seed::fill_index(dir.path(), count).unwrap();
-    assert_eq!(seeded.blobs, count);
-    let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    const ROWS: u64 = 40_000;
+    let world = World::new(PLENTY);
+    let (store, now) = (&world.store, SystemTime::now());
     store.wait_for_rebuild();
-    assert_eq!(store.usage().blobs, count, "rows without files survive a start");
-    let manifest = store.manifest(&seeded.registry, &seeded.repository, &seeded.manifest).unwrap();
-    assert!((1200..2000).contains(&manifest.bytes.len()), "{}", manifest.bytes.len());
-    assert!(store.linked(&seeded.registry, &seeded.repository, &seeded.layer));
-    let now = SystemTime::now();
-    assert_eq!(store.expire_unused(now), 0);
+    let place = Place::new("ghcr.io".parse().unwrap(), "a/b".parse().unwrap());
+    let digest = |number: u64| Digest::of(Algorithm::Sha256, &number.to_be_bytes());
+    for chunk in (0..ROWS).collect::<Vec<_>>().chunks(1000) {
+        let (chunk, linked, at_ms) = (chunk.to_vec(), place.clone(), ms_of(now));
+        assert!(store.index.change(Job::new(move |tables| {
+            chunk.into_iter().map(digest).try_for_each(|digest| {
+                tables.published(&digest, 1, at_ms)?;
+                tables.link(&linked, &digest, at_ms)
+            })
+        })));
+    }
+    assert_eq!(store.usage().blobs, ROWS);
+    assert!(done(store.names.linked(&place, &digest(0))));
+    assert_eq!(done(store.expire_unused(now)), 0);
     let later = now + Duration::from_secs(4000);
-    let dropped: Vec<usize> = (0..4).map(|_| store.expire_unused(later)).collect();
-    assert_eq!(dropped.iter().sum::<usize>() as u64, count, "{dropped:?}");
+    let dropped: Vec<usize> = (0..4).map(|_| done(store.expire_unused(later))).collect();
+    assert_eq!(dropped.iter().sum::<usize>() as u64, ROWS, "{dropped:?}");
     assert!(dropped[0] < 20_000 && store.usage().blobs == 0);
-    assert!(!store.linked(&seeded.registry, &seeded.repository, &seeded.layer));
+    assert!(!done(store.names.linked(&place, &digest(0))));
 }

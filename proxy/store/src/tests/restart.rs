@@ -9,53 +9,53 @@ use crate::paths::Paths;
 
 #[test]
 fn a_crash_leaves_what_was_published_and_nothing_else() {
-    let place = Place::new(PLENTY);
-    let digest = put(&place.store, 1, 1000);
+    let world = World::new(PLENTY);
+    let digest = put(&world.store, 1, 1000);
     let (half, bytes) = content(2, 1000);
-    let fill = place.store.begin(&half, Some(1000)).unwrap();
-    fill.write_at(0, &bytes[..500]).unwrap();
-    let unnamed = place.store.begin_unnamed(None).unwrap();
-    unnamed.write_at(0, &bytes).unwrap();
-    let paused = place.store.begin(&Digest::Sha256([3; 32]), Some(1000)).unwrap();
-    paused.write_at(0, &bytes[..10]).unwrap();
-    paused.pause(&Extents::from(vec![(0, 10)])).unwrap();
+    let fill = Arc::new(done(world.store.partial_blobs.begin(&half, Some(1000))).unwrap());
+    done(fill.write(0, Bytes::copy_from_slice(&bytes[..500]))).unwrap();
+    let unnamed = Arc::new(done(world.store.partial_blobs.begin_unnamed(None)).unwrap());
+    done(unnamed.write(0, Bytes::copy_from_slice(&bytes))).unwrap();
+    let paused = Arc::new(done(world.store.partial_blobs.begin(&Digest::Sha256([3; 32]), Some(1000))).unwrap());
+    done(paused.write(0, Bytes::copy_from_slice(&bytes[..10]))).unwrap();
+    done(paused.pause(&Extents::from(vec![(0, 10)]))).unwrap();
 
-    let wreck = place.wreck();
+    let wreck = world.wreck();
     assert_eq!(files_below(&wreck.path().join("fill")), 4);
     let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
     assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
-    assert!(!store.contains(&half));
+    assert!(!done(store.blobs.contains(&half)));
     assert_eq!(files_below(&wreck.path().join("fill")), 2, "the paused one and its sidecar");
     store.wait_for_rebuild();
     let usage = store.usage();
     assert_eq!((usage.used_bytes, usage.blobs, usage.reserved_bytes), (1000, 1, 1000));
     put(&store, 2, 1000);
-    assert_eq!(store.list(None, 10).unwrap().len(), 2);
+    assert_eq!(done(store.blobs.list(None, 10)).unwrap().len(), 2);
 }
 
 #[test]
 fn rows_that_a_crash_lost_are_found_again() {
-    let place = Place::new(PLENTY);
-    let removed = put(&place.store, 1, 10);
-    place.store.wait_for_rebuild();
-    assert!(place.store.flush());
-    let lost = put(&place.store, 2, 20);
-    place.store.remove(&removed).unwrap();
-    let wreck = place.wreck();
+    let world = World::new(PLENTY);
+    let removed = put(&world.store, 1, 10);
+    world.store.wait_for_rebuild();
+    assert!(done(world.store.flush()));
+    let lost = put(&world.store, 2, 20);
+    world.store.blobs.discard(&removed).unwrap();
+    let wreck = world.wreck();
     let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
     store.wait_for_rebuild();
-    let listed: Vec<Digest> = store.list(None, 10).unwrap().iter().map(|entry| entry.digest).collect();
+    let listed: Vec<Digest> = done(store.blobs.list(None, 10)).unwrap().iter().map(|entry| entry.digest).collect();
     assert_eq!(listed, [lost]);
     assert_eq!((store.usage().used_bytes, store.usage().blobs), (20, 1));
 }
 
 #[test]
 fn a_start_looks_only_at_folders_that_changed() {
-    let place = Place::new(PLENTY);
-    let paths = Paths::new(place.dir.path());
-    put(&place.store, 1, 10);
-    place.store.wait_for_rebuild();
-    let Place { store, dir } = place;
+    let world = World::new(PLENTY);
+    let paths = Paths::new(world.dir.path());
+    put(&world.store, 1, 10);
+    world.store.wait_for_rebuild();
+    let World { store, dir } = world;
     drop(store);
     let (old, new) = (Digest::Sha256([1; 32]), Digest::Sha256([2; 32]));
     for (digest, age) in [(old, Duration::from_secs(7200)), (new, Duration::ZERO)] {
@@ -65,11 +65,11 @@ fn a_start_looks_only_at_folders_that_changed() {
     }
     let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
     store.wait_for_rebuild();
-    let listed: Vec<Digest> = store.list(None, 10).unwrap().iter().map(|entry| entry.digest).collect();
+    let listed: Vec<Digest> = done(store.blobs.list(None, 10)).unwrap().iter().map(|entry| entry.digest).collect();
     assert!(listed.contains(&new) && !listed.contains(&old), "{listed:?}");
-    assert!(store.blob(&old).unwrap().is_some(), "its file says that it is there");
-    store.flush();
-    assert_eq!(store.list(None, 10).unwrap().len(), 3, "and its use brings its row back");
+    assert!(done(store.blobs.get(&old)).unwrap().is_some(), "its file says that it is there");
+    done(store.flush());
+    assert_eq!(done(store.blobs.list(None, 10)).unwrap().len(), 3, "and its use brings its row back");
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
         }),
     ];
     for (name, damage) in damages {
-        let place = Place::new(PLENTY);
-        let digests: Vec<Digest> = (0..20).map(|seed| put(&place.store, seed, 100)).collect();
-        let Place { store, dir } = place;
+        let world = World::new(PLENTY);
+        let digests: Vec<Digest> = (0..20).map(|seed| put(&world.store, seed, 100)).collect();
+        let World { store, dir } = world;
         drop(store);
         damage(&dir.path().join("index.redb"));
         let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
@@ -101,7 +101,7 @@ fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
         put(&store, 100, 100);
         store.wait_for_rebuild();
         assert_eq!((store.usage().blobs, store.usage().used_bytes), (21, 2100), "{name}");
-        assert_eq!(store.list(None, 100).unwrap().len(), 21, "{name}");
+        assert_eq!(done(store.blobs.list(None, 100)).unwrap().len(), 21, "{name}");
         drop(store);
         let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
         assert_eq!(store.usage().blobs, 21, "{name}: the new index lasts");
@@ -110,9 +110,9 @@ fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
 
 #[test]
 fn damage_found_while_running_is_healed() {
-    let place = Place::new(PLENTY);
-    let digests: Vec<Digest> = (0..200).map(|seed| put(&place.store, seed, 10)).collect();
-    let Place { store, dir } = place;
+    let world = World::new(PLENTY);
+    let digests: Vec<Digest> = (0..200).map(|seed| put(&world.store, seed, 10)).collect();
+    let World { store, dir } = world;
     drop(store);
     let index = dir.path().join("index.redb");
     let mut bytes = std::fs::read(&index).unwrap();
@@ -130,9 +130,9 @@ fn damage_found_while_running_is_healed() {
     };
     assert!(!is_set_aside(), "it opened");
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while store.list(None, 1000).map_or(0, |listed| listed.len()) < 200 {
+    while done(store.blobs.list(None, 1000)).map_or(0, |listed| listed.len()) < 200 {
         assert!(std::time::Instant::now() < deadline, "{:?}", store.usage());
-        assert!(digests.iter().all(|digest| store.blob(digest).unwrap().is_some()), "hits need no index");
+        assert!(digests.iter().all(|digest| done(store.blobs.get(digest)).unwrap().is_some()), "hits need no index");
         store.wait_for_rebuild();
     }
     assert!(is_set_aside());
@@ -152,12 +152,12 @@ fn only_the_last_damaged_index_is_kept() {
 
 #[test]
 fn foreign_files_are_left_alone_and_not_counted() {
-    let place = Place::new(PLENTY);
-    let digest = put(&place.store, 1, 10);
-    let folder = Paths::new(place.dir.path()).shard_of(&digest);
+    let world = World::new(PLENTY);
+    let digest = put(&world.store, 1, 10);
+    let folder = Paths::new(world.dir.path()).shard_of(&digest);
     std::fs::write(folder.join("notes.txt"), "x").unwrap();
     std::fs::write(folder.join(Digest::Sha256([0xee; 32]).hex()), "in the wrong folder").unwrap();
-    let Place { store, dir } = place;
+    let World { store, dir } = world;
     drop(store);
     std::fs::remove_file(dir.path().join("index.redb")).unwrap();
     let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
@@ -176,23 +176,23 @@ fn damaged_sidecars_are_not_believed() {
         r#"{"size":5,"extents":[[0,10]]}"#,
         r#"{"size":1000,"extents":[[0,10]],"x":1}"#,
     ] {
-        let place = Place::new(PLENTY);
+        let world = World::new(PLENTY);
         let digest = Digest::Sha256([1; 32]);
-        let fill = place.store.begin(&digest, Some(1000)).unwrap();
-        fill.write_at(0, &[7; 10]).unwrap();
-        fill.pause(&Extents::from(vec![(0, 10)])).unwrap();
+        let fill = Arc::new(done(world.store.partial_blobs.begin(&digest, Some(1000))).unwrap());
+        done(fill.write(0, Bytes::copy_from_slice(&[7; 10]))).unwrap();
+        done(fill.pause(&Extents::from(vec![(0, 10)]))).unwrap();
         drop(fill);
-        let files = std::fs::read_dir(place.dir.path().join("fill")).unwrap().map(|entry| entry.unwrap().path());
+        let files = std::fs::read_dir(world.dir.path().join("fill")).unwrap().map(|entry| entry.unwrap().path());
         let path = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "extents")).unwrap();
         std::fs::write(path, sidecar).unwrap();
-        let place = place.restarted();
-        assert_eq!(files_below(&place.dir.path().join("fill")), 0, "{sidecar}");
-        assert_eq!(place.store.usage().reserved_bytes, 0);
+        let world = world.restarted();
+        assert_eq!(files_below(&world.dir.path().join("fill")), 0, "{sidecar}");
+        assert_eq!(world.store.usage().reserved_bytes, 0);
     }
 }
 
 #[test]
 fn a_second_process_is_refused() {
-    let place = Place::new(PLENTY);
-    assert!(matches!(Store::open(place.dir.path(), limits(PLENTY)), Err(StoreError::Locked { .. })));
+    let world = World::new(PLENTY);
+    assert!(matches!(Store::open(world.dir.path(), limits(PLENTY)), Err(StoreError::Locked { .. })));
 }

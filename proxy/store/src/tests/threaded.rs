@@ -8,13 +8,13 @@ use super::*;
 use crate::{DiskSettings, Extents, UploadFile, UploadId, Verified};
 
 /// A store that works with a ring, where this kernel gives one, and one without.
-fn rungs(max_size_bytes: u64) -> [Place; 2] {
+fn rungs(max_size_bytes: u64) -> [World; 2] {
     [true, false].map(|io_uring| {
         let dir = TempDir::new().unwrap();
         let disk = DiskSettings { io_uring, ..DiskSettings::default() };
         let store = Store::open_with(dir.path(), limits(max_size_bytes), disk).unwrap();
         store.start_disk_threads();
-        Place { store, dir }
+        World { store, dir }
     })
 }
 
@@ -34,44 +34,44 @@ fn part(bytes: &[u8], range: std::ops::Range<usize>) -> Bytes {
 
 #[tokio::test]
 async fn a_fill_is_written_in_any_order_and_published() {
-    for place in rungs(PLENTY) {
+    for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 3_000_000);
-        let fill = Arc::new(place.store.begin_in_time(&digest, Some(3_000_000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(3_000_000)).await.unwrap());
         let pieces = (0..30).rev().map(|at| {
             let (fill, piece) = (&fill, part(&bytes, at * 100_000..(at + 1) * 100_000));
-            async move { fill.write_in_time(at as u64 * 100_000, piece).await }
+            async move { fill.write(at as u64 * 100_000, piece).await }
         });
         assert!(futures_util::future::join_all(pieces).await.into_iter().all(|written| written.is_ok()));
-        let too_long = fill.write_in_time(2_999_999, part(&bytes, 0..2)).await;
+        let too_long = fill.write(2_999_999, part(&bytes, 0..2)).await;
         assert!(matches!(too_long, Err(StoreError::WrongSize { .. })));
-        assert!(!place.store.contains(&digest));
-        let blob = fill.publish_from(None, &[]).await.unwrap();
-        assert_eq!(blob.read_at(0, usize::MAX).unwrap(), bytes);
-        assert!(matches!(fill.write_in_time(0, part(&bytes, 0..1)).await, Err(StoreError::FillState)));
-        assert!(matches!(fill.publish_from(None, &[]).await, Err(StoreError::FillState)));
-        assert_eq!(place.store.verify(&digest).unwrap(), Verified::Good);
-        assert_eq!((place.store.usage().reserved_bytes, place.store.usage().used_bytes), (0, 3_000_000));
+        assert!(!world.store.blobs.contains(&digest).await);
+        let blob = fill.publish(None, &[]).await.unwrap();
+        assert_eq!(blob.read(0, usize::MAX).await.unwrap(), bytes);
+        assert!(matches!(fill.write(0, part(&bytes, 0..1)).await, Err(StoreError::FillState)));
+        assert!(matches!(fill.publish(None, &[]).await, Err(StoreError::FillState)));
+        assert_eq!(world.store.blobs.verify(&digest).await.unwrap(), Verified::Good);
+        assert_eq!((world.store.usage().reserved_bytes, world.store.usage().used_bytes), (0, 3_000_000));
     }
 }
 
 #[tokio::test]
 async fn the_end_waits_for_writes_that_run() {
-    for place in rungs(PLENTY) {
+    for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 8_000_000);
-        let fill = Arc::new(place.store.begin_in_time(&digest, Some(8_000_000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(8_000_000)).await.unwrap());
         let writes: Vec<_> = (0..8)
             .map(|at| {
                 let (fill, piece) = (fill.clone(), part(&bytes, at * 1_000_000..(at + 1) * 1_000_000));
-                tokio::spawn(async move { fill.write_in_time(at as u64 * 1_000_000, piece).await })
+                tokio::spawn(async move { fill.write(at as u64 * 1_000_000, piece).await })
             })
             .collect();
         tokio::task::yield_now().await;
         // Whoever asked for the writes has left: they happen all the same, or not at all.
         writes.iter().for_each(tokio::task::JoinHandle::abort);
-        let published = fill.publish_from(None, &[]).await;
-        let file = place.dir.path().join("blobs");
+        let published = fill.publish(None, &[]).await;
+        let file = world.dir.path().join("blobs");
         match published {
-            Ok(_) => assert_eq!(read(&place.store, &digest).unwrap().len(), 8_000_000),
+            Ok(_) => assert_eq!(reading(&world.store, &digest).await.unwrap().len(), 8_000_000),
             Err(StoreError::WrongSize { .. }) => assert_eq!(files_below(&file), 0),
             Err(error) => panic!("{error}"),
         }
@@ -80,98 +80,89 @@ async fn the_end_waits_for_writes_that_run() {
 
 #[tokio::test]
 async fn a_fill_that_is_dropped_never_happened() {
-    for place in rungs(PLENTY) {
+    for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 1000);
-        let fill = Arc::new(place.store.begin_in_time(&digest, Some(1000)).await.unwrap());
-        fill.write_in_time(0, part(&bytes, 0..1000)).await.unwrap();
+        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
+        fill.write(0, part(&bytes, 0..1000)).await.unwrap();
         drop(fill);
-        drop(place.store.begin_unnamed_in_time(None).await.unwrap());
-        soon("the files are gone", || files_below(&place.dir.path().join("fill")) == 0).await;
-        soon("the room is given back", || place.store.usage().reserved_bytes == 0).await;
+        drop(world.store.partial_blobs.begin_unnamed(None).await.unwrap());
+        soon("the files are gone", || files_below(&world.dir.path().join("fill")) == 0).await;
+        soon("the room is given back", || world.store.usage().reserved_bytes == 0).await;
     }
 }
 
 #[tokio::test]
 async fn a_paused_fill_goes_on() {
-    for place in rungs(PLENTY) {
+    for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 1000);
-        let fill = Arc::new(place.store.begin_in_time(&digest, Some(1000)).await.unwrap());
-        fill.write_in_time(200, part(&bytes, 200..700)).await.unwrap();
+        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
+        fill.write(200, part(&bytes, 200..700)).await.unwrap();
         let extents = Extents::from(vec![(200, 700)]);
-        fill.pause_in_time(&extents).await.unwrap();
-        let fill = Arc::new(place.store.begin_in_time(&digest, Some(1000)).await.unwrap());
+        fill.pause(&extents).await.unwrap();
+        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
         assert_eq!(*fill.extents(), extents);
-        fill.write_in_time(0, part(&bytes, 0..200)).await.unwrap();
-        fill.write_in_time(700, part(&bytes, 700..1000)).await.unwrap();
-        fill.publish_from(None, &[]).await.unwrap();
-        assert_eq!(read(&place.store, &digest).unwrap(), bytes);
+        fill.write(0, part(&bytes, 0..200)).await.unwrap();
+        fill.write(700, part(&bytes, 700..1000)).await.unwrap();
+        fill.publish(None, &[]).await.unwrap();
+        assert_eq!(reading(&world.store, &digest).await.unwrap(), bytes);
     }
 }
 
 #[tokio::test]
 async fn size_and_name_may_come_at_the_end() {
-    for place in rungs(PLENTY) {
+    for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 9_000_000);
-        let fill = Arc::new(place.store.begin_unnamed_in_time(None).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin_unnamed(None).await.unwrap());
         let pieces = (0..9).map(|at| {
             let (fill, piece) = (&fill, part(&bytes, at * 1_000_000..(at + 1) * 1_000_000));
-            async move { fill.write_in_time(at as u64 * 1_000_000, piece).await }
+            async move { fill.write(at as u64 * 1_000_000, piece).await }
         });
         assert!(futures_util::future::join_all(pieces).await.into_iter().all(|written| written.is_ok()));
-        fill.publish_from(Some(&digest), &[]).await.unwrap();
-        assert_eq!(read(&place.store, &digest).unwrap(), bytes);
-        assert_eq!((place.store.usage().reserved_bytes, place.store.usage().used_bytes), (0, 9_000_000));
+        fill.publish(Some(&digest), &[]).await.unwrap();
+        assert_eq!(reading(&world.store, &digest).await.unwrap(), bytes);
+        assert_eq!((world.store.usage().reserved_bytes, world.store.usage().used_bytes), (0, 9_000_000));
     }
 }
 
 #[tokio::test]
 async fn small_content_is_put_and_room_is_made() {
-    for place in rungs(10_000) {
+    for world in rungs(10_000) {
         for seed in 0..20 {
             let (digest, bytes) = content(seed, 1000);
             let bytes = Bytes::from(bytes);
-            let wrong = place.store.put_in_time(&digest, bytes.slice(1..)).await;
+            let wrong = world.store.partial_blobs.put(&digest, bytes.slice(1..)).await;
             assert!(matches!(wrong, Err(StoreError::WrongDigest { .. })));
-            place.store.put_in_time(&digest, bytes.clone()).await.unwrap();
-            place.store.put_in_time(&digest, bytes.clone()).await.unwrap();
-            assert_eq!(read(&place.store, &digest).unwrap(), bytes);
+            world.store.partial_blobs.put(&digest, bytes.clone()).await.unwrap();
+            world.store.partial_blobs.put(&digest, bytes.clone()).await.unwrap();
+            assert_eq!(reading(&world.store, &digest).await.unwrap(), bytes);
         }
-        assert!(place.store.usage().evictions >= 10);
-        assert!(is_no_space(place.store.begin_in_time(&Digest::Sha256([1; 32]), Some(10_001)).await));
+        assert!(world.store.usage().evictions >= 10);
+        assert!(is_no_space(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(10_001)).await));
     }
 }
 
 #[tokio::test]
 async fn a_write_of_a_request_that_left_never_lands_behind_the_next_ones() {
-    for place in rungs(PLENTY) {
-        let (store, file) = (&place.store, UploadFile::of(UploadId::random().unwrap()));
+    for world in rungs(PLENTY) {
+        let (store, file) = (&world.store, UploadFile::of(UploadId::random().unwrap()));
         let (left, (digest, bytes)) = (content(1, 1000).1, content(2, 1000));
-        let fill = Arc::new(store.open_upload(&file).await.unwrap());
+        let fill = Arc::new(store.uploads.open(&file).await.unwrap());
         // The disk hangs at this file: what is written to it waits.
         let ((hangs, has_hung), (resume, resumed)) = (oneshot::channel(), oneshot::channel::<()>());
-        let hung = fill.clone();
-        let disk = store.clone();
-        let disk = tokio::spawn(async move {
-            let hang = disk.disk.run(hung.lane(), move |_| async move {
-                let _held = hung.reservation.write().await;
-                hangs.send(()).unwrap();
-                resumed.await.unwrap();
-            });
-            hang.await.unwrap();
-        });
+        let disk = tokio::spawn(fill.clone().hang(hangs, resumed));
         has_hung.await.unwrap();
-        let write = async move { fill.write_in_time(0, Bytes::from(left)).await };
+        let write = async move { fill.write(0, Bytes::from(left)).await };
         assert!(write.now_or_never().is_none(), "the request leaves, its write is under way");
         assert!(file.turns.try_lock().is_err(), "the next request would not wait for it");
         let next = async {
-            let fill = Arc::new(store.open_upload(&file).await?);
-            fill.write_in_time(0, part(&bytes, 0..1000)).await?;
+            let fill = Arc::new(store.uploads.open(&file).await?);
+            fill.write(0, part(&bytes, 0..1000)).await?;
             fill.publish_upload(&digest, 1000).await
         };
         let (published, ()) = tokio::join!(next, async { resume.send(()).unwrap() });
         published.unwrap();
         disk.await.unwrap();
-        assert_eq!(store.verify(&digest).unwrap(), Verified::Good);
+        assert_eq!(store.blobs.verify(&digest).await.unwrap(), Verified::Good);
         soon("the room is given back", || store.usage().reserved_bytes + store.usage().uploading_bytes == 0).await;
     }
 }

@@ -259,7 +259,8 @@ impl Proxy {
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {
-        self.pull.store.contains(digest)
+        let hex = digest.hex();
+        self.data().join(format!("blobs/{}/{}/{hex}", digest.algorithm().name(), &hex[..2])).is_file()
     }
 
     /// Asserts that the store has neither content nor the beginnings of it.

@@ -61,18 +61,18 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
     let proxy = Arc::new(registry().await);
     let collecting = {
         let store = proxy.pull.store.clone();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || {
+        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
             let mut runs = 0;
             // A grace period as long as the test: pushes under way are protected, everything else is fair game.
             let sweep = Sweep { grace: Duration::from_secs(600), untagged: false, dry_run: false };
-            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-                store.collect(sweep, &mut |_| {}).expect("collected");
+            while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+                store.repositories.collect(sweep, |_| {}).await.expect("collected");
                 runs += 1;
             }
             runs
         });
-        (stop, thread)
+        (stop, task)
     };
     let clients: Vec<_> = (1..=CLIENTS).map(|number| tokio::spawn(client(proxy.clone(), number))).collect();
     let mut model = BTreeMap::new();
@@ -80,10 +80,10 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
         model.extend(running.await.expect("no client failed"));
     }
     drop(collecting.0);
-    assert!(collecting.1.join().expect("no panic") > 0);
+    assert!(collecting.1.await.expect("no panic") > 0);
     // Now nothing is in its grace period any more: what no manifest names goes, everything else must not.
     let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
-    proxy.pull.store.collect(sweep, &mut |_| {}).expect("collected");
+    proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected");
     for ((repository, tag), image) in &model {
         match image {
             Some(image) => assert_whole(&proxy, image, tag).await,
@@ -132,7 +132,7 @@ async fn a_pull_that_runs_ends_well_whatever_is_deleted_and_collected() {
         assert_eq!(proxy.registry(Method::DELETE, &path).send().await.status, 202);
     }
     let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
-    let collected = proxy.pull.store.collect(sweep, &mut |_| {}).expect("collected").expect("it ran");
+    let collected = proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected").expect("it ran");
     assert_eq!(collected.blobs, 2);
     assert!(!proxy.has(&digest));
     let rest = reading.rest().await.expect("the pull ends well");

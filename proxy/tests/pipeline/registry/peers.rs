@@ -16,7 +16,7 @@ async fn distribution_4872_a_shared_blob_outlives_one_of_its_repositories() {
     push(&proxy, &two, "1").await;
     assert_eq!(status(&proxy, Method::DELETE, &one.manifest_path()).await, 202);
     let sweep = Sweep { grace: std::time::Duration::ZERO, untagged: false, dry_run: false };
-    proxy.pull.store.collect(sweep, &mut |_| {}).expect("collected");
+    proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected");
     get(&proxy, &two.layer_path()).await.is_whole(&two.layer);
     assert_eq!(status(&proxy, Method::GET, &one.layer_path()).await, 404);
 }

@@ -113,8 +113,8 @@ async fn only_so_many_uploads_run_and_those_at_rest_expire() {
     }
     let fourth = proxy.registry(Method::POST, "/v2/app/blobs/uploads/").send().await;
     fourth.is_error(429, "TOOMANYREQUESTS");
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::from_secs(60)), 0);
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::ZERO), 3);
+    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::from_secs(60)).await, 0);
+    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::ZERO).await, 3);
     assert!(proxy.files("uploads").is_empty());
     begin(&proxy, "app").await;
 }

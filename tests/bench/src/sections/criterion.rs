@@ -13,7 +13,7 @@ use crate::lab::Lab;
 use crate::report::Measured;
 
 /// Package and bench.
-const BENCHES: [(&str, &str); 2] = [("entrepot-core", "parsers"), ("entrepot", "index")];
+const BENCHES: [(&str, &str); 2] = [("entrepot-core", "parsers"), ("entrepot-store", "index")];
 
 pub(super) fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let mut measured = Measured::default();

@@ -28,7 +28,7 @@ const CONNECTIONS_PER_ADDRESS: usize = 250;
 pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let mut measured = Measured::default();
     let folder = lab.folder("entrepot")?;
-    let seeded = seed(lab, &folder);
+    let seeded = seed(lab, &folder).await;
     let image = lab.image(8, MIB, "memory");
     let path = manifest_path(&image.manifest.digest);
     let server = lab.entrepot(&folder).await?;

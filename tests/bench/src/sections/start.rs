@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let mut measured = Measured::default();
     let folder = lab.folder("entrepot")?;
-    let seeded = seed(lab, &folder);
+    let seeded = seed(lab, &folder).await;
     let image = lab.image(8, MIB, "start");
     let path = manifest_path(&image.manifest.digest);
     let server = lab.entrepot(&folder).await?;
@@ -62,8 +62,8 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
 }
 
 /// A data directory with a million entries in its index.
-pub(super) fn seed(lab: &Lab, folder: &Path) -> Result<(), BoxError> {
-    fill_index(&data_directory(folder), lab.either(ENTRIES, ENTRIES / 10))
+pub(super) async fn seed(lab: &Lab, folder: &Path) -> Result<(), BoxError> {
+    fill_index(&data_directory(folder), lab.either(ENTRIES, ENTRIES / 10)).await
 }
 
 /// Asks until there is an answer, which has to be a hit.

@@ -70,6 +70,8 @@ note_folders() {
 }
 
 # The distribution's trust store: where the certificate goes ($anchor), and what makes the bundles anew ($refresh).
+# The undo reads $refresh alone.
+# shellcheck disable=SC2034
 find_trust_store() {
     if [ -d /etc/pki/trust/anchors ] && command -v update-ca-certificates >/dev/null; then
         anchor=/etc/pki/trust/anchors/entrepot.crt refresh="update-ca-certificates"

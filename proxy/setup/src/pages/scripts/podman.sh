@@ -6,7 +6,9 @@ find_unit() {
 
 check_proxy() {
     for file in /etc/containers/containers.conf /etc/containers/containers.conf.d/*.conf; do
-        [ -f "$file" ] && [ "$file" != /etc/containers/containers.conf.d/50-entrepot.conf ] || continue
+        if [ ! -f "$file" ] || [ "$file" = /etc/containers/containers.conf.d/50-entrepot.conf ]; then
+            continue
+        fi
         if sed -n '/^[[:space:]]*\[engine\]/,/^[[:space:]]*\[/p' "$file" | grep -q '^[[:space:]]*env[[:space:]]*='; then
             fail 78 "$file sets the engine's env already; add \"HTTPS_PROXY=$proxy\" to it yourself"
         fi
@@ -21,7 +23,9 @@ place_proxy() {
 check_mirror() {
     [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
     for file in /etc/containers/registries.conf /etc/containers/registries.conf.d/*.conf; do
-        [ -f "$file" ] && [ "$file" != /etc/containers/registries.conf.d/50-entrepot.conf ] || continue
+        if [ ! -f "$file" ] || [ "$file" = /etc/containers/registries.conf.d/50-entrepot.conf ]; then
+            continue
+        fi
         if grep -q '^[[:space:]]*\[\[registry\]\]' "$file"; then
             fail 78 "$file has settings for registries already; add the mirrors to it yourself"
         fi

@@ -42,7 +42,9 @@ refuse_other_proxy() {
     for file in /etc/default/"${1%.service}" /etc/sysconfig/"${1%.service}" /etc/systemd/system/"$1".env \
         /etc/systemd/system/"$1" /etc/systemd/system/"$1".d/*.conf /run/systemd/system/"$1".d/*.conf \
         /usr/lib/systemd/system/"$1" /usr/lib/systemd/system/"$1".d/*.conf; do
-        [ -f "$file" ] && [ "$file" != "/etc/systemd/system/$1.d/entrepot.conf" ] || continue
+        if [ ! -f "$file" ] || [ "$file" = "/etc/systemd/system/$1.d/entrepot.conf" ]; then
+            continue
+        fi
         if grep -v '^[[:space:]]*[#;]' "$file" | grep -qiE "(^|[^A-Za-z0-9_])$2="; then
             fail 78 "$file gives $1 a proxy already; it is left as it is: take that away first"
         fi

@@ -1,0 +1,152 @@
+//! Why our registry does not do what a request asks for: the rules, the request itself, or our disk. The one place where that
+//! becomes HTTP, in the words of the OCI distribution specification (section "Error Codes").
+
+use std::borrow::Cow;
+
+use entrepot_core::digest::Digest;
+use entrepot_core::error::ErrorCode;
+use http::StatusCode;
+
+use super::access::Refusal;
+use super::sessions::Session;
+use super::uploads::placed;
+use entrepot_config::ready::rights::AuthMethod;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Refused;
+use entrepot_store::StoreError;
+
+/// Why there is no success.
+pub(super) enum RegistryError {
+    /// The rules or a quota refuse it, and no login would help.
+    Refused(Refusal),
+    /// The rules refuse it. The client is told where a login can be had.
+    Challenged {
+        /// The refusal.
+        refusal: Refusal,
+        /// The door as the client reached it, such as `https://host:5443`.
+        door: String,
+        /// How clients log in here.
+        method: AuthMethod,
+    },
+    /// It is not here.
+    Unknown {
+        /// Whether the repository is.
+        has_repository: bool,
+        /// The code for what is missing in it.
+        code: ErrorCode,
+    },
+    /// The manifest names content that the repository does not have.
+    Missing(Digest),
+    /// The request is one that no content and no repository makes right.
+    Invalid {
+        /// In the specification's words.
+        code: ErrorCode,
+        /// Another status than the code's own.
+        status: Option<StatusCode>,
+        /// For the person at the client. Empty for the code's own text.
+        why: Cow<'static, str>,
+        /// For the trail.
+        refused: Refused,
+    },
+    /// A chunk does not begin where the upload ends. The client is told where that is.
+    OutOfOrder {
+        /// The reply's headers say where the upload is and how far.
+        placed: Box<Reply>,
+    },
+    /// As many uploads run as may.
+    TooManyUploads,
+    /// The disk has no room.
+    DiskFull,
+    /// The disk or the index failed. The log has said how.
+    DiskFailed,
+}
+
+impl RegistryError {
+    /// A request that is wrong in itself.
+    pub(super) fn invalid(code: ErrorCode, why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Invalid { code, status: None, why: why.into(), refused: Refused::Invalid }
+    }
+
+    /// The client left, or stopped, in the middle of its body.
+    pub(super) fn broke_off(code: ErrorCode) -> Self {
+        Self::Invalid { code, status: None, why: "the request's body broke off".into(), refused: Refused::ClientLeft }
+    }
+
+    /// The route has no such method.
+    pub(super) fn method() -> Self {
+        Self::Invalid { code: ErrorCode::Unsupported, status: None, why: "".into(), refused: Refused::Method }
+    }
+
+    /// A name or path that the grammar does not have.
+    pub(super) fn grammar(code: ErrorCode) -> Self {
+        Self::Invalid { code, status: None, why: "".into(), refused: Refused::Grammar }
+    }
+
+    /// The configuration does not let it through.
+    pub(super) fn policy(why: &'static str) -> Self {
+        Self::Invalid { code: ErrorCode::Denied, status: None, why: why.into(), refused: Refused::Policy }
+    }
+
+    /// A chunk that does not begin where `session` ends, at `length`.
+    pub(super) fn out_of_order(session: &Session, length: u64) -> Self {
+        let why = "the chunk does not begin where the upload ends";
+        let status = StatusCode::RANGE_NOT_SATISFIABLE;
+        let reply = Reply::error_with_status(status, ErrorCode::BlobUploadInvalid, why).because(Refused::Range);
+        Self::OutOfOrder { placed: Box::new(placed(reply, session, length)) }
+    }
+
+    /// An upload that is over, or was never begun by this client.
+    pub(super) fn unknown_upload() -> Self {
+        Self::Unknown { has_repository: true, code: ErrorCode::BlobUploadUnknown }
+    }
+
+    /// The reply to the client.
+    pub(super) fn into_reply(self) -> Reply {
+        match self {
+            Self::Refused(refusal) => refusal.plain(),
+            Self::Challenged { refusal, door, method } => refusal.reply(&door, method),
+            Self::Unknown { has_repository, code } => {
+                let code = if has_repository { code } else { ErrorCode::NameUnknown };
+                Reply::error(code, "").because(Refused::Unknown)
+            }
+            Self::Missing(digest) => {
+                let message = format!("the repository has not {digest}, which the manifest names");
+                Reply::error(ErrorCode::ManifestBlobUnknown, &message).because(Refused::Invalid)
+            }
+            Self::Invalid { code, status, why, refused } => {
+                Reply::error_with_status(status.unwrap_or(code.status()), code, &why).because(refused)
+            }
+            Self::OutOfOrder { placed } => *placed,
+            Self::TooManyUploads => {
+                let message = "too many uploads run at the moment";
+                Reply::error(ErrorCode::TooManyRequests, message).because(Refused::TooManyUploads)
+            }
+            Self::DiskFull => {
+                let message = "entrepot: no space left on the registry's disk";
+                let status = StatusCode::INSUFFICIENT_STORAGE;
+                Reply::error_with_status(status, ErrorCode::Denied, message).because(Refused::DiskFull)
+            }
+            Self::DiskFailed => {
+                let message = "entrepot: the registry's disk failed, try again; its log says more";
+                Reply::error(ErrorCode::Unavailable, message).because(Refused::IoError)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for RegistryError {
+    /// The store did not do it, and nothing was acknowledged.
+    fn from(error: StoreError) -> Self {
+        tracing::error!("a request to the registry failed: {error}");
+        match error {
+            StoreError::NoSpace { .. } => Self::DiskFull,
+            _ => Self::DiskFailed,
+        }
+    }
+}
+
+impl From<Refusal> for RegistryError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}

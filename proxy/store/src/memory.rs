@@ -1,0 +1,256 @@
+//! What hits ask for again and again, in memory: small manifests that were verified, links, tags. A look-up is one
+//! short lock and never waits for a disk, so it is made on the serving threads themselves.
+//!
+//! ```text
+//! names ─► look-up ─ found ─► answer         reads of the index and of files ─► remember, if nothing was
+//!              └─ not found ─► the blocking pool ─┘                               forgotten meanwhile (`Epoch`)
+//! the index's writer, after each commit ─► forget        unlinking a file ─► forget_content
+//! ```
+//!
+//! Invariants: only what is there is remembered, never that something is not. What was changed or removed in the index
+//! is forgotten before the change counts as visible, and what was read before that is not remembered after it. Bounded
+//! by bytes, whatever the sizes and numbers of entries.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::name::{RepositoryName, Tag};
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
+
+use crate::lock;
+use crate::names::{TagEntry, TagKey};
+use crate::place::Place;
+
+/// Larger manifests are read from their files each time.
+const MANIFEST_MAX_BYTES: usize = 64 << 10;
+const MANIFESTS_BYTES: u64 = 12 << 20;
+const LINKS_BYTES: u64 = 2 << 20;
+const TAGS_BYTES: u64 = 2 << 20;
+/// An entry of each kind takes about so many bytes, which says how many there will be.
+const TYPICAL_BYTES: u64 = 512;
+/// What an entry takes beside its key, its value and what they have on the heap: links to its neighbours, its share of a
+/// hash table that has just grown.
+const SLOT_BYTES: usize = 64;
+/// Repositories remembered for one digest; base layers are in a great many.
+const REPOSITORIES_MAX: usize = 16;
+/// Uses of a manifest reach the index once in this time.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A stored manifest whose bytes were compared with its digest. Cloning it copies no content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredManifest {
+    /// Its name.
+    pub digest: Digest,
+    /// Its bytes, verbatim.
+    pub bytes: Bytes,
+    /// Its type.
+    pub media_type: Arc<str>,
+    /// Since when it is stored.
+    pub stored_at: Option<SystemTime>,
+}
+
+/// What a change of the index makes untrue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stale {
+    /// The content is gone, with its type and its links.
+    Removed(Digest),
+    /// It has another type.
+    MediaType(Digest),
+    /// This repository no longer has it.
+    Link(Place, Digest),
+    /// The tag points elsewhere, or nowhere, for one class of Accept.
+    Tag(TagKey),
+    /// The tag is forgotten for all of them.
+    TagName(Place, Tag),
+    /// Every tag was forgotten.
+    Tags,
+}
+
+/// The moment before something was read. It may be remembered only as long as nothing was forgotten since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Epoch(u64);
+
+pub(crate) struct Memory {
+    state: Mutex<State>,
+}
+
+struct State {
+    epoch: u64,
+    manifests: Bounded<Digest, Known>,
+    /// Who has a digest.
+    links: Bounded<Digest, Vec<Place>>,
+    tags: Bounded<Arc<TagKey>, TagEntry>,
+}
+
+/// A cache that holds at most so many bytes; entries that were not asked for again leave first.
+type Bounded<K, V> = Cache<K, Weighed<V>, ByWeight>;
+
+struct Weighed<V> {
+    value: V,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+struct ByWeight;
+
+impl<K, V> Weighter<K, Weighed<V>> for ByWeight {
+    fn weight(&self, _: &K, weighed: &Weighed<V>) -> u64 {
+        weighed.bytes
+    }
+}
+
+struct Known {
+    manifest: StoredManifest,
+    touched: Cell<Instant>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let state = State {
+            epoch: 0,
+            manifests: bounded(MANIFESTS_BYTES),
+            links: bounded(LINKS_BYTES),
+            tags: bounded(TAGS_BYTES),
+        };
+        Self { state: Mutex::new(state) }
+    }
+}
+
+impl Memory {
+    /// To be asked before reading what is to be remembered.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(lock(&self.state).epoch)
+    }
+
+    /// A manifest that the repository has, and whether the index is to hear of this use.
+    pub(crate) fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, bool)> {
+        let state = lock(&self.state);
+        if !state.linked(place, digest) {
+            return None;
+        }
+        let known = &state.manifests.get(digest)?.value;
+        let touch = known.touched.get().elapsed() >= TOUCH_INTERVAL;
+        if touch {
+            known.touched.set(Instant::now());
+        }
+        Some((known.manifest.clone(), touch))
+    }
+
+    /// Whether the repository is known to have the content; false says nothing.
+    pub(crate) fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        lock(&self.state).linked(place, digest)
+    }
+
+    pub(crate) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
+        lock(&self.state).tags.get(key).map(|entry| entry.value.clone())
+    }
+
+    /// Remembers a manifest whose use the index was just told.
+    pub(crate) fn remember_manifest(&self, since: Epoch, manifest: StoredManifest) {
+        if manifest.bytes.len() > MANIFEST_MAX_BYTES {
+            return;
+        }
+        let heap_bytes = manifest.bytes.len() + manifest.media_type.len();
+        let (digest, known) = (manifest.digest, Known { manifest, touched: Cell::new(Instant::now()) });
+        self.remember(since, |state| state.manifests.insert(digest, weighed::<Digest, _>(known, heap_bytes)));
+    }
+
+    pub(crate) fn remember_link(&self, since: Epoch, place: &Place, digest: &Digest) {
+        self.remember(since, |state| {
+            if state.linked(place, digest) {
+                return;
+            }
+            let mut places = state.links.remove(digest).map(|(_, places)| places.value).unwrap_or_default();
+            if places.len() >= REPOSITORIES_MAX {
+                places.remove(0);
+            }
+            places.push(place.clone());
+            let heap_bytes = places.iter().map(heap_bytes_of).sum::<usize>() + places.capacity() * size_of::<Place>();
+            state.links.insert(*digest, weighed::<Digest, _>(places, heap_bytes));
+        });
+    }
+
+    pub(crate) fn remember_tag(&self, since: Epoch, key: &TagKey, entry: &TagEntry) {
+        let names_bytes = heap_bytes_of(&key.place) + key.tag.as_str().len();
+        let heap_bytes = size_of::<TagKey>() + names_bytes + entry.media_type.len();
+        let entry = weighed::<Arc<TagKey>, _>(entry.clone(), heap_bytes);
+        self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry));
+    }
+
+    /// Forgets what changes of the index made untrue.
+    pub(crate) fn forget(&self, stale: &[Stale]) {
+        if stale.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        stale.iter().for_each(|stale| state.forget(stale));
+    }
+
+    /// Forgets the bytes of a digest, whose file goes.
+    pub(crate) fn forget_content(&self, digest: &Digest) {
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        state.manifests.remove(digest);
+    }
+
+    /// Forgets everything, with an index that is closed.
+    pub(crate) fn clear(&self) {
+        let mut state = lock(&self.state);
+        state.epoch += 1;
+        state.manifests.clear();
+        state.links.clear();
+        state.tags.clear();
+    }
+
+    fn remember(&self, since: Epoch, remember: impl FnOnce(&mut State)) {
+        let mut state = lock(&self.state);
+        if Epoch(state.epoch) == since {
+            remember(&mut state);
+        }
+    }
+}
+
+fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64) -> Bounded<K, V> {
+    Cache::with_weighter((bytes / TYPICAL_BYTES) as usize, bytes, ByWeight)
+}
+
+/// A value for the key type `K`; `heap_bytes` is what both take besides their own size.
+fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
+    let bytes = heap_bytes.saturating_add(size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
+    Weighed { value, bytes: bytes as u64 }
+}
+
+/// What a place takes of the heap, if nobody else shares it.
+fn heap_bytes_of(place: &Place) -> usize {
+    size_of::<(RegistryHost, RepositoryName)>() + place.registry().name().len() + place.repository().as_str().len()
+}
+
+impl State {
+    fn linked(&self, place: &Place, digest: &Digest) -> bool {
+        self.links.get(digest).is_some_and(|places| places.value.contains(place))
+    }
+
+    fn forget(&mut self, stale: &Stale) {
+        match stale {
+            Stale::Removed(digest) => {
+                self.manifests.remove(digest);
+                self.links.remove(digest);
+            }
+            Stale::MediaType(digest) => drop(self.manifests.remove(digest)),
+            // The other repositories of the digest are soon read again.
+            Stale::Link(_, digest) => drop(self.links.remove(digest)),
+            Stale::Tag(key) => drop(self.tags.remove(key)),
+            Stale::TagName(place, tag) => self.tags.retain(|key, _| key.tag != *tag || key.place != *place),
+            Stale::Tags => self.tags.clear(),
+        }
+    }
+}

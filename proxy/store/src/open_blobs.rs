@@ -1,0 +1,136 @@
+//! The blobs that are kept open, so that a hit costs one lock and one look-up. The least recently used idle one is closed
+//! first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use entrepot_core::digest::Digest;
+
+use crate::blob::Blob;
+use crate::lock;
+
+/// Files kept open. More stay open while more are being read.
+const OPEN_MAX: usize = 512;
+/// Uses of an open blob reach the index once in this time.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The open blobs of one store.
+#[derive(Default)]
+pub(crate) struct OpenBlobs {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_digest: HashMap<Digest, Slot>,
+    clock: u64,
+}
+
+struct Slot {
+    blob: Arc<Blob>,
+    used: u64,
+    touched: Option<Instant>,
+}
+
+impl Slot {
+    /// Whether anybody but this cache holds the blob.
+    fn is_read(&self) -> bool {
+        Arc::strong_count(&self.blob) > 1
+    }
+}
+
+impl OpenBlobs {
+    /// An open blob, and whether the index is to hear of this use.
+    pub(crate) fn get(&self, digest: &Digest) -> Option<(Arc<Blob>, bool)> {
+        let mut slots = lock(&self.slots);
+        slots.clock += 1;
+        let used = slots.clock;
+        let slot = slots.by_digest.get_mut(digest)?;
+        slot.used = used;
+        let touch = slot.touched.is_none_or(|touched| touched.elapsed() >= TOUCH_INTERVAL);
+        if touch {
+            slot.touched = Some(Instant::now());
+        }
+        Some((slot.blob.clone(), touch))
+    }
+
+    pub(crate) fn contains(&self, digest: &Digest) -> bool {
+        lock(&self.slots).by_digest.contains_key(digest)
+    }
+
+    /// Keeps a blob open; `touched` is when the index heard of its last use after its publication.
+    pub(crate) fn insert(&self, blob: Arc<Blob>, touched: Option<Instant>) {
+        let mut slots = lock(&self.slots);
+        slots.clock += 1;
+        let used = slots.clock;
+        slots.by_digest.insert(blob.digest, Slot { blob, used, touched });
+        if slots.by_digest.len() > OPEN_MAX {
+            let idle = slots.by_digest.iter().filter(|(_, slot)| !slot.is_read());
+            if let Some(oldest) = idle.min_by_key(|(_, slot)| slot.used).map(|(digest, _)| *digest) {
+                slots.by_digest.remove(&oldest);
+            }
+        }
+    }
+
+    /// Closes a blob, unless somebody reads it; false then.
+    pub(crate) fn forget_idle(&self, digest: &Digest) -> bool {
+        let mut slots = lock(&self.slots);
+        let is_read = slots.by_digest.get(digest).is_some_and(Slot::is_read);
+        if !is_read {
+            slots.by_digest.remove(digest);
+        }
+        !is_read
+    }
+
+    /// Closes a blob; who reads it keeps its file.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        lock(&self.slots).by_digest.remove(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blob(number: u8) -> Arc<Blob> {
+        Blob::new(Digest::Sha256([number; 32]), 0, Arc::new(tempfile::tempfile().unwrap()), Arc::default())
+    }
+
+    #[test]
+    fn a_use_is_told_once_a_minute() {
+        let open = OpenBlobs::default();
+        let first = blob(1);
+        open.insert(first.clone(), None);
+        let told: Vec<bool> = (0..3).map(|_| open.get(&first.digest).unwrap().1).collect();
+        assert_eq!(told, [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_read_is_not_closed() {
+        let open = OpenBlobs::default();
+        let read = blob(1);
+        open.insert(read.clone(), None);
+        assert!(!open.forget_idle(&read.digest));
+        let digest = read.digest;
+        drop(read);
+        assert!(open.forget_idle(&digest) && !open.contains(&digest));
+        assert!(open.forget_idle(&digest), "unknown is idle");
+    }
+
+    #[test]
+    fn the_oldest_idle_file_is_closed_first() {
+        let open = OpenBlobs::default();
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let make = |number: u32| {
+            let digest = Digest::of(entrepot_core::digest::Algorithm::Sha256, &number.to_le_bytes());
+            Blob::new(digest, 0, file.clone(), Arc::default())
+        };
+        let read = make(0);
+        open.insert(read.clone(), None);
+        (1..=OPEN_MAX as u32 + 1).for_each(|number| open.insert(make(number), None));
+        assert!(open.contains(&read.digest), "in use");
+        assert!(!open.contains(&make(1).digest) && !open.contains(&make(2).digest));
+        assert!(open.contains(&make(3).digest));
+    }
+}

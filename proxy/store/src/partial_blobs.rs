@@ -1,0 +1,483 @@
+//! Content on its way into the store: a partial file that is written at any offsets, read while it grows, and ends in one
+//! of three ways.
+//!
+//! ```text
+//! begin ─► write … read … ─► publish   sync file, rename into blobs/, sync folder, then the index
+//!                          ├► pause    sync file, sidecar; a later begin of the same digest and size goes on
+//!                          └► drop     the file is gone, it never happened
+//! ```
+//!
+//! Every step runs on a disk thread, which makes its calls by [`Calls`]. What a client waits for has a deadline
+//! (`data_plane.disk_timeout`); after it the caller goes on without the disk, and what was asked of the disk ends as if
+//! nobody had asked: a partial blob that was begun is dropped, a write is to one that is about to be dropped. An upload's
+//! file outlives that: its next request waits until the write has ended (`uploads`).
+//!
+//! Invariants: nothing is written after the end began (content under a digest is immutable), and the end waits for
+//! writes that run; nothing is visible before it is durable; whatever fails, the file is removed and the reservation
+//! given back. The caller has hashed the bytes: `publish` checks the length, not the digest again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_kernel::read::{self, Reading};
+use tokio::sync::RwLock;
+
+use crate::blob::{Blob, mark_registry};
+use crate::blobs::Blobs;
+use crate::disk;
+use crate::disk_threads::buffers::Buffers;
+use crate::disk_threads::calls::Calls;
+use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
+use crate::errors::StoreError;
+use crate::extents::Extents;
+use crate::index::{Index, Job, ms_of};
+use crate::paths::{FillName, Paths};
+use crate::paused::{Paused, PausedFill};
+use crate::place::Place;
+use crate::room::Room;
+use crate::small_files::random;
+use crate::space::{Counters, Purpose, Reservation, count};
+use crate::uploads::UploadTurn;
+
+/// What content of unknown size reserves at once.
+const GROW_BYTES: u64 = 4 << 20;
+
+/// Begins content, and goes on with what was paused.
+pub struct PartialBlobs {
+    pub(crate) paths: Paths,
+    pub(crate) room: Arc<Room>,
+    pub(crate) disk: DiskThreads,
+    counters: Arc<Counters>,
+    index: Arc<Index>,
+    blobs: Arc<Blobs>,
+    paused: Arc<Paused>,
+    buffers: Buffers,
+}
+
+/// Content that is being written. All methods take a shared reference: a leader writes while followers read. Dropping one
+/// that did not end removes its file.
+pub struct PartialBlob {
+    home: Arc<PartialBlobs>,
+    path: PathBuf,
+    begun: Begun,
+    /// None once the end began. Held for reading while writing.
+    reservation: RwLock<Option<Reservation>>,
+}
+
+/// What a partial blob is made of.
+pub(crate) struct Begun {
+    pub(crate) name: FillName,
+    pub(crate) file: Arc<File>,
+    /// The size that was announced.
+    pub(crate) size: Option<u64>,
+    /// What is in the file already.
+    pub(crate) extents: Extents,
+    pub(crate) purpose: Purpose,
+    /// Of an upload's: its file stays when the partial blob is dropped, and until then nobody else writes it. Every write
+    /// that runs holds the partial blob, also one whose caller has left.
+    pub(crate) turn: Option<UploadTurn>,
+}
+
+/// What content is published with.
+struct Publication {
+    digest: Digest,
+    /// How many bytes of the file are the content. None if all of them are, or as many as were announced.
+    length: Option<u64>,
+    /// The repositories that are known to have it from then on. The first one's registry gave the bytes.
+    links: Vec<Place>,
+}
+
+impl PartialBlobs {
+    pub(crate) fn new(
+        paths: Paths,
+        room: Arc<Room>,
+        counters: Arc<Counters>,
+        index: Arc<Index>,
+        blobs: Arc<Blobs>,
+        paused: Arc<Paused>,
+        disk: DiskSettings,
+    ) -> Self {
+        let (buffers, disk) = (Buffers::new(disk.buffers_bytes, disk.timeout), DiskThreads::new(disk));
+        Self { paths, room, disk, counters, index, blobs, paused, buffers }
+    }
+
+    /// Begins the content of a digest, or goes on where a paused one of the same size ended ([`PartialBlob::extents`]).
+    /// Makes room first; `NoSpace` if there is none to be made.
+    pub async fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
+        let (home, digest) = (self.clone(), *digest);
+        let begun = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
+            let paused = {
+                let home = home.clone();
+                calls.aside(move || home.resume(&digest, size)).await
+            };
+            match paused {
+                Some(partial) => Ok(partial),
+                None => home.begin_new(calls, Some(digest), size, Purpose::Cache).await,
+            }
+        });
+        begun.await?
+    }
+
+    /// Begins content whose digest is known only at its end.
+    pub async fn begin_unnamed(self: &Arc<Self>, size: Option<u64>) -> Result<PartialBlob, StoreError> {
+        self.begin_as(None, size, Purpose::Cache).await
+    }
+
+    /// Stores small content at once, durably. Its digest is checked, on this thread. Content that is here already stays.
+    pub async fn put(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.put_as(digest, bytes, Purpose::Cache).await
+    }
+
+    /// From where on a fetch that goes on with paused content has to fetch, to have everything from `from` on.
+    pub fn first_missing(&self, digest: &Digest, from: u64) -> u64 {
+        self.paused.first_missing(digest, from).unwrap_or(from)
+    }
+
+    pub(crate) async fn begin_as(
+        self: &Arc<Self>,
+        digest: Option<Digest>,
+        size: Option<u64>,
+        purpose: Purpose,
+    ) -> Result<PartialBlob, StoreError> {
+        let home = self.clone();
+        let lane = digest.map_or_else(|| Lane::of(None, random()), |digest| Lane::of(Some(&digest), 0));
+        let begun =
+            self.disk.run_in_time(lane, move |calls| async move { home.begin_new(calls, digest, size, purpose).await });
+        begun.await?
+    }
+
+    pub(crate) async fn put_as(
+        self: &Arc<Self>,
+        digest: &Digest,
+        bytes: Bytes,
+        purpose: Purpose,
+    ) -> Result<(), StoreError> {
+        let actual = Digest::of(digest.algorithm(), &bytes);
+        if actual != *digest {
+            return Err(StoreError::WrongDigest { expected: Box::new(*digest), actual: Box::new(actual) });
+        }
+        let (home, digest) = (self.clone(), *digest);
+        let put = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
+            let size_bytes = bytes.len() as u64;
+            let blobs = home.blobs.clone();
+            if calls.aside(move || blobs.size_blocking(&digest)).await == Some(size_bytes) {
+                return Ok(());
+            }
+            let partial = home.begin_new(calls, Some(digest), Some(size_bytes), purpose).await?;
+            partial.write_now(calls, 0, &bytes).await?;
+            partial.publish_now(calls, Publication { digest, length: None, links: Vec::new() }).await.map(drop)
+        });
+        put.await?
+    }
+
+    /// Goes on with the paused content of a digest, if there is some of that size. Blocks.
+    fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<PartialBlob> {
+        let PausedFill { name, size_bytes, extents, reservation, .. } = self.paused.take(&self.paths, digest, size)?;
+        let path = self.paths.fill(name);
+        let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
+        let (file, size, purpose) = (Arc::new(file), Some(size_bytes), Purpose::Cache);
+        Some(PartialBlob::new(self, path, Begun { name, file, size, extents, purpose, turn: None }, reservation))
+    }
+
+    async fn begin_new(
+        self: &Arc<Self>,
+        calls: Calls,
+        digest: Option<Digest>,
+        size: Option<u64>,
+        purpose: Purpose,
+    ) -> Result<PartialBlob, StoreError> {
+        let name = FillName { digest, random: random() };
+        let path = self.paths.fill(name);
+        let reserved = self.reserve_file(calls, &path, size.unwrap_or(0), purpose).await;
+        let (file, reservation) = reserved.inspect_err(|_| count(&self.counters.write_errors))?;
+        let begun = Begun { name, file, size, extents: Extents::new(), purpose, turn: None };
+        Ok(PartialBlob::new(self, path, begun, reservation))
+    }
+
+    /// A new file with the room for `size_bytes`.
+    async fn reserve_file(
+        &self,
+        calls: Calls,
+        path: &PathBuf,
+        size_bytes: u64,
+        purpose: Purpose,
+    ) -> Result<(Arc<File>, Reservation), StoreError> {
+        let room = self.room.clone();
+        let mut reservation = calls.aside(move || room.reserve(size_bytes, purpose)).await?;
+        let create = async || {
+            let path = path.clone();
+            calls.aside(move || disk::create(&path)).await
+        };
+        let file = Arc::new(self.room.with_room(calls, 0, create).await?);
+        let allocate = async || calls.allocate(&file, path, 0, size_bytes).await;
+        match self.room.with_room(calls, size_bytes, allocate).await {
+            Ok(true) => reservation.set_allocated(),
+            Ok(false) => {}
+            Err(error) => {
+                // It has no content yet; what cannot be removed now is removed at the next start.
+                let _ = calls.unlink(path).await;
+                return Err(error);
+            }
+        }
+        Ok((file, reservation))
+    }
+}
+
+impl PartialBlob {
+    /// Over a file that lies at `path` already.
+    pub(crate) fn new(home: &Arc<PartialBlobs>, path: PathBuf, begun: Begun, reservation: Reservation) -> Self {
+        Self { home: home.clone(), path, begun, reservation: RwLock::new(Some(reservation)) }
+    }
+
+    /// The size that was announced.
+    pub fn size(&self) -> Option<u64> {
+        self.begun.size
+    }
+
+    /// What was on disk at the beginning: nothing, or what was paused. What is written later is the caller's to track.
+    pub fn extents(&self) -> &Extents {
+        &self.begun.extents
+    }
+
+    /// The memory for bytes on their way to the disk.
+    pub fn buffers(&self) -> &Buffers {
+        &self.home.buffers
+    }
+
+    /// How long the disk may take before clients go on without it.
+    pub fn disk_timeout(&self) -> Duration {
+        self.home.disk.timeout()
+    }
+
+    /// Begins to read bytes that were written, without blocking this thread. Works on after the end too: a follower keeps
+    /// the file.
+    pub fn start_reading(&self, offset: u64, length: usize) -> Reading {
+        read::start(&self.begun.file, offset, length)
+    }
+
+    /// Fills the buffer with bytes that were written. Blocks: it is for the hash threads.
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let read = self.begun.file.read_exact_at(buffer, offset);
+        read.inspect_err(|_| count(&self.home.counters.read_errors))
+    }
+
+    /// The error for bytes that were written and cannot be read back.
+    pub fn unreadable(&self, error: io::Error) -> StoreError {
+        StoreError::from_io("read", &self.path, error)
+    }
+
+    /// Writes bytes at an offset, within the deadline. Two writes may run at once if they do not overlap.
+    pub async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> Result<(), StoreError> {
+        let partial = self.clone();
+        let disk = &self.home.disk;
+        let written =
+            disk.run_in_time(self.lane(), move |calls| async move { partial.write_now(calls, offset, &bytes).await });
+        written.await?
+    }
+
+    /// Publishes the content as `digest`, by default the one that it was begun with; the caller has checked it. It is known
+    /// to be at `links` from then on, and the first of them gave it. On an error it is over, its file gone and nothing
+    /// visible. No deadline: clients have every byte already, and a large file takes a slow disk its time.
+    pub async fn publish(self: &Arc<Self>, digest: Option<&Digest>, links: &[Place]) -> Result<Arc<Blob>, StoreError> {
+        let digest = match (self.begun.name.digest, digest) {
+            (Some(own), None) => own,
+            (own, Some(digest)) if own.is_none_or(|own| own == *digest) => *digest,
+            _ => return Err(StoreError::FillState),
+        };
+        self.publish_as(Publication { digest, length: None, links: links.to_vec() }).await
+    }
+
+    /// Publishes the first `length` bytes of an upload as `digest`, which the caller has compared with them. The upload
+    /// is over then, whether or not this succeeds. No deadline either.
+    pub async fn publish_upload(self: &Arc<Self>, digest: &Digest, length: u64) -> Result<Arc<Blob>, StoreError> {
+        self.publish_as(Publication { digest: *digest, length: Some(length), links: Vec::new() }).await
+    }
+
+    /// Keeps what is there for a later `begin`, within the deadline; `extents` are the bytes that were written. Content
+    /// without a digest or size could not be found again and is dropped.
+    pub async fn pause(self: &Arc<Self>, extents: &Extents) -> Result<(), StoreError> {
+        let (partial, extents) = (self.clone(), extents.clone());
+        let disk = &self.home.disk;
+        let paused =
+            disk.run_in_time(self.lane(), move |calls| async move { partial.pause_now(calls, &extents).await });
+        paused.await?
+    }
+
+    async fn publish_as(self: &Arc<Self>, publication: Publication) -> Result<Arc<Blob>, StoreError> {
+        let partial = self.clone();
+        let disk = &self.home.disk;
+        disk.run(self.lane(), move |calls| async move { partial.publish_now(calls, publication).await }).await?
+    }
+
+    async fn write_now(&self, calls: Calls, offset: u64, bytes: &Bytes) -> Result<(), StoreError> {
+        let counters = &self.home.counters;
+        let len = bytes.len() as u64;
+        let end = offset.saturating_add(len);
+        if let Some(size) = self.begun.size.filter(|size| end > *size) {
+            return Err(StoreError::WrongSize { expected_bytes: size, actual_bytes: end });
+        }
+        if self.begun.size.is_none() {
+            self.grow(calls, end).await.inspect_err(|_| count(&counters.write_errors))?;
+        }
+        // Held while writing, so that the end waits for writes that run.
+        let running = self.reservation.read().await;
+        if running.is_none() {
+            return Err(StoreError::FillState);
+        }
+        let write = async || calls.write_at(&self.begun.file, &self.path, offset, bytes).await;
+        self.home.room.with_room(calls, len, write).await.inspect_err(|_| count(&counters.write_errors))
+    }
+
+    async fn grow(&self, calls: Calls, end: u64) -> Result<(), StoreError> {
+        let mut running = self.reservation.write().await;
+        let Some(reservation) = running.as_mut() else { return Err(StoreError::FillState) };
+        let have = reservation.bytes();
+        if end <= have {
+            return Ok(());
+        }
+        let (room, missing, purpose) = (self.home.room.clone(), end - have, self.begun.purpose);
+        let reserve =
+            move || room.reserve(GROW_BYTES.max(missing), purpose).or_else(|_| room.reserve(missing, purpose));
+        let mut grown = calls.aside(reserve).await?;
+        if calls.allocate(&self.begun.file, &self.path, have, grown.bytes()).await? {
+            grown.set_allocated();
+        }
+        reservation.absorb(grown);
+        Ok(())
+    }
+
+    async fn pause_now(&self, calls: Calls, extents: &Extents) -> Result<(), StoreError> {
+        let reservation = self.end().await?;
+        let (Some(digest), Some(size_bytes)) = (self.begun.name.digest, self.begun.size) else {
+            return calls.unlink(&self.path).await.map(drop);
+        };
+        let (name, extents, paused_at) = (self.begun.name, extents.clone(), SystemTime::now());
+        let paused = PausedFill { name, size_bytes, extents, reservation, paused_at };
+        let kept = match calls.sync(&self.begun.file, &self.path).await {
+            Ok(()) => {
+                let home = self.home.clone();
+                calls.aside(move || home.paused.keep(&home.paths, digest, paused)).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &kept {
+            self.abandon(calls, error).await;
+        }
+        kept
+    }
+
+    async fn publish_now(&self, calls: Calls, publication: Publication) -> Result<Arc<Blob>, StoreError> {
+        let reservation = self.end().await?;
+        let Publication { digest, length, links } = publication;
+        if let Some(giver) = links.first().cloned() {
+            let file = self.begun.file.clone();
+            calls.aside(move || mark_registry(&file, giver.registry())).await;
+        }
+        let blob = match self.move_into_place(calls, &digest, length).await {
+            Ok(blob) => blob,
+            Err(error) => {
+                self.abandon(calls, &error).await;
+                return Err(error);
+            }
+        };
+        self.home.blobs.published(blob.clone());
+        let (index, size_bytes, at_ms) = (self.home.index.clone(), blob.size_bytes, ms_of(SystemTime::now()));
+        let job = Job::new(move |tables| {
+            tables.published(&digest, size_bytes, at_ms)?;
+            links.iter().try_for_each(|place| tables.link(place, &digest, at_ms))
+        });
+        calls.aside(move || index.change(job.holding(reservation))).await;
+        Ok(blob)
+    }
+
+    /// Waits for writes that run and allows no more.
+    async fn end(&self) -> Result<Reservation, StoreError> {
+        self.reservation.write().await.take().ok_or(StoreError::FillState)
+    }
+
+    /// Each step is done before the next begins (DESIGN invariant 6).
+    async fn move_into_place(
+        &self,
+        calls: Calls,
+        digest: &Digest,
+        length: Option<u64>,
+    ) -> Result<Arc<Blob>, StoreError> {
+        let (paths, file, announced) = (&self.home.paths, &self.begun.file, self.begun.size);
+        let measured = file.metadata().map_err(|error| StoreError::from_io("measure", &self.path, error));
+        let measured_bytes = measured?.len();
+        let size_bytes = announced.or(length).unwrap_or(measured_bytes);
+        if size_bytes > measured_bytes || (announced.is_some() && size_bytes < measured_bytes) {
+            return Err(StoreError::WrongSize { expected_bytes: size_bytes, actual_bytes: measured_bytes });
+        }
+        if announced.is_none() {
+            // Gives back what was set aside, and what a request that came to nothing wrote.
+            let (file, path) = (file.clone(), self.path.clone());
+            calls.aside(move || disk::truncate(&file, &path, size_bytes)).await?;
+        }
+        calls.sync(file, &self.path).await?;
+        let (folder, path) = (paths.shard_of(digest), self.path.clone());
+        let made = {
+            let folder = folder.clone();
+            calls.aside(move || disk::make_dir(&folder)).await?
+        };
+        if made {
+            calls.sync_dir(&paths.algorithm(digest.algorithm())).await?;
+        }
+        let readable = calls.aside(move || disk::open_existing(&path)).await?;
+        calls.rename(&self.path, &paths.blob(digest)).await?;
+        if let Err(error) = calls.sync_dir(&folder).await {
+            let (blobs, digest) = (self.home.blobs.clone(), *digest);
+            // It may be there or not after a crash; now it is not.
+            calls.aside(move || drop(blobs.discard(&digest))).await;
+            return Err(error);
+        }
+        Ok(Blob::new(*digest, size_bytes, Arc::new(readable), self.home.counters.clone()))
+    }
+
+    async fn abandon(&self, calls: Calls, why: &StoreError) {
+        if !matches!(why, StoreError::WrongSize { .. }) {
+            count(&self.home.counters.write_errors);
+        }
+        if let Err(error) = calls.unlink(&self.path).await {
+            tracing::warn!(%error, "a failed fill could not be removed; the next start does");
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::of(self.begun.name.digest.as_ref(), self.begun.name.random)
+    }
+}
+
+impl Drop for PartialBlob {
+    fn drop(&mut self) {
+        // An upload goes on with its next request, after a restart too.
+        if let Some(reservation) = self.reservation.get_mut().take_if(|_| self.begun.turn.is_none()) {
+            let (path, file) = (self.path.clone(), self.begun.file.clone());
+            self.home.disk.discard(self.lane(), path, file, reservation);
+        }
+    }
+}
+
+#[cfg(test)]
+impl PartialBlob {
+    /// Has writes wait, as a disk that hangs does: from what is told to `hangs` until `resumed` is told.
+    pub(crate) async fn hang(
+        self: Arc<Self>,
+        hangs: tokio::sync::oneshot::Sender<()>,
+        resumed: tokio::sync::oneshot::Receiver<()>,
+    ) {
+        let hung = self.clone();
+        let hang = self.home.disk.run(self.lane(), move |_| async move {
+            let _held = hung.reservation.write().await;
+            hangs.send(()).unwrap();
+            resumed.await.unwrap();
+        });
+        hang.await.unwrap();
+    }
+}

@@ -1,0 +1,350 @@
+//! Collection: what nothing needs is taken away, while pushes and pulls go on.
+//!
+//! First each repository by itself: blobs that none of its manifests names, once nobody pushed or asked for them for the
+//! grace period; if asked, manifests that no tag leads to as well. Then the pins: content that no repository links is the
+//! cache's again, or goes if the cache has no use for it either. What is read meanwhile stays readable to its end.
+//!
+//! Manifests are read without the repository's lock; under it only those are read that came since.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fs::DirEntry;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use entrepot_core::digest::Digest;
+use entrepot_core::media::ManifestInfo;
+use entrepot_core::name::{RepositoryName, Tag};
+
+use super::facts::Facts;
+use crate::errors::StoreError;
+use crate::index::{Index, names, recency};
+use crate::paths::{ALGORITHMS, Kept};
+use crate::{disk, small_files};
+
+/// Links that are held in memory at once while pins are compared with them.
+const LINKS_MAX: usize = 500_000;
+/// Rows of pinned blobs that are looked at in one go.
+const ROWS_MAX: usize = 4096;
+
+/// What a collection is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweep {
+    /// How long what was pushed waits for its manifest.
+    pub grace: Duration,
+    /// Whether manifests that no tag leads to go as well.
+    pub untagged: bool,
+    /// Whether it only counts.
+    pub dry_run: bool,
+}
+
+/// What a collection took away, or would.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Collected {
+    /// Repositories that were looked at.
+    pub repositories: u64,
+    /// Manifests without a tag.
+    pub manifests: u64,
+    /// Links of repositories to blobs.
+    pub links: u64,
+    /// Links that are still in their grace period.
+    pub waiting: u64,
+    /// Content that left the disk.
+    pub blobs: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Content that only the cache has a use for now.
+    pub kept_by_cache: u64,
+    /// Repositories that were left alone because a manifest of theirs cannot be read.
+    pub skipped: u64,
+}
+
+/// How far a collection is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// So many repositories of so many.
+    Repositories(u64, u64),
+    /// So many of 512 folders of pins.
+    Content(u64, u64),
+}
+
+/// Collects, one collection at a time.
+pub(super) struct Collector {
+    facts: Arc<Facts>,
+    index: Arc<Index>,
+    running: Mutex<()>,
+}
+
+/// One collection at work.
+struct Sweeper<'c> {
+    facts: &'c Facts,
+    index: &'c Index,
+    sweep: Sweep,
+    /// Marked before this: no longer in its grace period.
+    before: SystemTime,
+    collected: Collected,
+    /// In a dry run, links that would be gone.
+    would_go: HashSet<(RepositoryName, Digest)>,
+}
+
+impl Collector {
+    pub(super) fn new(facts: Arc<Facts>, index: Arc<Index>) -> Self {
+        Self { facts, index, running: Mutex::default() }
+    }
+
+    /// See [`super::Repositories::collect`].
+    pub(super) fn collect(
+        &self,
+        sweep: Sweep,
+        mut progress: impl FnMut(Step),
+    ) -> Result<Option<Collected>, StoreError> {
+        let Ok(_only) = self.running.try_lock() else { return Ok(None) };
+        let _watching = self.facts.pins.watch();
+        let before = SystemTime::now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
+        let (facts, index) = (&*self.facts, &*self.index);
+        let mut sweeper =
+            Sweeper { facts, index, sweep, before, collected: Collected::default(), would_go: HashSet::new() };
+        let repositories = facts.all()?;
+        let total = repositories.len() as u64;
+        for repository in &repositories {
+            if let Err(error) = sweeper.repository(repository) {
+                // What a manifest that cannot be read names is not known, so nothing of its repository may go.
+                tracing::warn!(%repository, "a repository is not collected: {error}");
+                sweeper.collected.skipped += 1;
+            }
+            sweeper.collected.repositories += 1;
+            progress(Step::Repositories(sweeper.collected.repositories, total));
+        }
+        sweeper.content(&repositories, &mut progress)?;
+        if !sweep.dry_run {
+            sweeper.correct_pinned_rows();
+        }
+        Ok(Some(sweeper.collected))
+    }
+}
+
+/// See [`super::Repository::remove_tagged`].
+pub(super) fn remove_tagged(
+    facts: &Facts,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<Option<Vec<Digest>>, StoreError> {
+    let _turn = facts.lock(repository);
+    let Some(digest) = facts.tag(repository, tag)? else { return Ok(None) };
+    small_files::remove(&facts.paths.tag(repository, tag))?;
+    let mut known = HashMap::new();
+    let needed = reachable(facts, repository, &mut known)?;
+    let mut gone = Vec::new();
+    for manifest in closure(facts, repository, vec![digest], &mut known)? {
+        if !needed.contains(&manifest) && facts.remove_manifest_locked(repository, &manifest)?.is_some() {
+            gone.push(manifest);
+        }
+    }
+    Ok(Some(gone))
+}
+
+type Children = HashMap<Digest, Vec<Digest>>;
+
+/// The manifests that tags lead to, their children and what refers to them.
+fn reachable(facts: &Facts, repository: &RepositoryName, known: &mut Children) -> Result<HashSet<Digest>, StoreError> {
+    let tagged = facts.tagged(repository)?.into_iter().map(|tagged| tagged.digest).collect();
+    closure(facts, repository, tagged, known)
+}
+
+fn closure(
+    facts: &Facts,
+    repository: &RepositoryName,
+    mut open: Vec<Digest>,
+    known: &mut Children,
+) -> Result<HashSet<Digest>, StoreError> {
+    let mut found = HashSet::new();
+    while let Some(digest) = open.pop() {
+        if !found.insert(digest) {
+            continue;
+        }
+        // An index may name what is not here, and a kill leave the entry of a referrer whose manifest never came.
+        let is_here = |manifest: &Digest| facts.paths.pushed_manifest(repository, manifest).exists();
+        let children = known_children(facts, known, &digest)?;
+        open.extend(children.iter().filter(|child| is_here(child)));
+        let referrers = facts.digests_in(&facts.paths.referrers(repository, &digest))?;
+        open.extend(referrers.into_iter().filter(is_here));
+    }
+    Ok(found)
+}
+
+/// What a manifest names.
+fn known_children<'k>(facts: &Facts, known: &'k mut Children, digest: &Digest) -> Result<&'k [Digest], StoreError> {
+    match known.entry(*digest) {
+        Entry::Occupied(known) => Ok(known.into_mut()),
+        Entry::Vacant(unknown) => {
+            let lost = || StoreError::ManifestLost { digest: Box::new(*digest) };
+            let (_, bytes) = facts.blobs.manifest_blocking(digest).ok_or_else(lost)?;
+            let info = ManifestInfo::inspect(&bytes).map_err(|_| lost())?;
+            Ok(unknown.insert(info.children.into_iter().map(|child| child.digest).collect()))
+        }
+    }
+}
+
+impl Sweeper<'_> {
+    fn repository(&mut self, repository: &RepositoryName) -> Result<(), StoreError> {
+        let facts = self.facts;
+        let mut known = Children::new();
+        for digest in facts.manifests(repository)? {
+            known_children(facts, &mut known, &digest)?;
+        }
+        let _turn = facts.lock(repository);
+        let mut manifests = facts.manifests(repository)?;
+        if self.sweep.untagged {
+            let reachable = reachable(facts, repository, &mut known)?;
+            for digest in manifests.extract_if(.., |digest| !reachable.contains(digest)).collect::<Vec<_>>() {
+                if self.is_young(&facts.paths.pushed_manifest(repository, &digest)) {
+                    manifests.push(digest);
+                    continue;
+                }
+                self.collected.manifests += 1;
+                if self.sweep.dry_run {
+                    self.would_go.insert((repository.clone(), digest));
+                } else {
+                    facts.remove_manifest_locked(repository, &digest)?;
+                }
+            }
+        }
+        let mut needed: HashSet<Digest> = HashSet::new();
+        for digest in &manifests {
+            needed.extend(known_children(facts, &mut known, digest)?);
+        }
+        for digest in facts.digests_in(&facts.paths.kept(repository, Kept::Blobs))? {
+            if needed.contains(&digest) {
+                continue;
+            }
+            let path = facts.paths.pushed_blob(repository, &digest);
+            if self.is_young(&path) {
+                self.collected.waiting += 1;
+                continue;
+            }
+            self.collected.links += 1;
+            if self.sweep.dry_run {
+                self.would_go.insert((repository.clone(), digest));
+            } else {
+                // One that a power cut brings back is found by the next collection.
+                disk::unlink(&path)?;
+            }
+        }
+        if !self.sweep.dry_run {
+            self.remove_drafts(repository);
+            facts.remove_empty_folders(repository);
+        }
+        Ok(())
+    }
+
+    fn is_young(&self, path: &Path) -> bool {
+        // What cannot be told stays.
+        small_files::marked_at(path).is_none_or(|marked| marked > self.before)
+    }
+
+    /// Files that a kill left half written. The repository's lock says that none is being written now.
+    fn remove_drafts(&self, repository: &RepositoryName) {
+        for kept in [Kept::Blobs, Kept::Manifests, Kept::Tags] {
+            remove_drafts_in(&self.facts.paths.kept(repository, kept));
+        }
+        for subject in entries(&self.facts.paths.kept(repository, Kept::Referrers)) {
+            remove_drafts_in(&subject.path());
+            small_files::remove_folder_if_empty(&subject.path());
+        }
+    }
+
+    /// Compares the pins with all links, in as many passes as memory asks for.
+    fn content(&mut self, repositories: &[RepositoryName], progress: &mut dyn FnMut(Step)) -> Result<(), StoreError> {
+        let mut count = 0;
+        self.each_link(repositories, |_| count += 1)?;
+        let passes = u8::try_from(count / LINKS_MAX + 1).unwrap_or(u8::MAX);
+        let folders = ALGORITHMS.len() as u64 * 256;
+        let mut done = 0;
+        for pass in 0..passes {
+            let mut linked = HashSet::new();
+            self.each_link(repositories, |digest| {
+                if digest.bytes()[0] % passes == pass {
+                    linked.insert(digest);
+                }
+            })?;
+            for algorithm in ALGORITHMS {
+                for first_byte in (pass..=u8::MAX).step_by(usize::from(passes)) {
+                    for name in small_files::names(&self.facts.paths.pins(algorithm, first_byte))? {
+                        let pinned = format!("{}:{name}", algorithm.name()).parse::<Digest>();
+                        if let Some(digest) = pinned.ok().filter(|digest| !linked.contains(digest)) {
+                            self.release(&digest)?;
+                        }
+                    }
+                    done += 1;
+                    progress(Step::Content(done, folders));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn each_link(&self, repositories: &[RepositoryName], mut see: impl FnMut(Digest)) -> Result<(), StoreError> {
+        for repository in repositories {
+            for kept in [Kept::Blobs, Kept::Manifests] {
+                for digest in self.facts.digests_in(&self.facts.paths.kept(repository, kept))? {
+                    if self.would_go.is_empty() || !self.would_go.contains(&(repository.clone(), digest)) {
+                        see(digest);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that a kill left among the pinned ones without a pin.
+    fn correct_pinned_rows(&self) {
+        let (pins, mut after) = (&self.facts.pins, None);
+        while let Some(rows) = self.index.read(|index| recency::pinned(index, after, ROWS_MAX)) {
+            let Some(last) = rows.last() else { return };
+            after = Some(last.position);
+            rows.iter().filter(|row| !pins.is_pinned(&row.digest)).for_each(|row| pins.changed(&row.digest));
+        }
+    }
+
+    /// Content that no repository has.
+    fn release(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let facts = self.facts;
+        let bytes = facts.blobs.size_blocking(digest).unwrap_or(0);
+        let places = self.index.read(|index| names::places(index, digest, 1));
+        let cached = places.is_some_and(|places| !places.is_empty());
+        if !self.sweep.dry_run {
+            if !facts.pins.unpin(digest)? {
+                return Ok(());
+            }
+            if !cached {
+                // If it is pinned in between it stays, and is paid for as the cache's content is.
+                if facts.pins.unless_pinned(digest, || facts.blobs.unlink(digest))?.is_none() {
+                    return Ok(());
+                }
+                facts.blobs.drop_rows(vec![*digest]);
+            }
+        }
+        match cached {
+            true => self.collected.kept_by_cache += 1,
+            false => {
+                self.collected.blobs += 1;
+                self.collected.bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_drafts_in(folder: &Path) {
+    for entry in entries(folder) {
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            // What cannot be removed now is looked at again by the next collection.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = DirEntry> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten()
+}

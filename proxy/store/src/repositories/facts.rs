@@ -1,0 +1,387 @@
+//! What repositories have, as files below `<data>/pushed/` (drawn in `paths`), each fact a small file of its own. Made like
+//! content: written, synced, renamed, its folder synced. So an acknowledged push needs no index, a kill at any moment
+//! leaves whole facts, and a lost index loses none. Everything here blocks, and what it changed is durable when it returns.
+//!
+//! Order: content before its pin's promise, the pin before the link and once more after it (a collection may run), links
+//! before the manifest, the manifest before the tag; taking away goes backwards. So a tag never leads to a missing
+//! manifest, nor a manifest that was complete to a missing blob. One thread at a time changes a repository.
+//!
+//! A repository has content if its link is there and the content is: what was found bad and thrown away is unknown until
+//! it is pushed again.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use entrepot_core::digest::Digest;
+use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::referrer::Referrer;
+use serde::{Deserialize, Serialize};
+
+use super::{NotPut, PushedManifest, Tagged};
+use crate::blob::Blob;
+use crate::blobs::Blobs;
+use crate::errors::StoreError;
+use crate::memory::StoredManifest;
+use crate::paths::{Kept, Paths, digest_of_link, repository_of_folder};
+use crate::pins::Pins;
+use crate::{disk, lock, small_files};
+
+/// Repositories that may change at the same time, at most.
+const STRIPES: usize = 64;
+/// Repositories that are asked for a blob if nobody said where it is.
+const ASKED_MAX: usize = 1000;
+
+/// The facts about the repositories of one store.
+pub(super) struct Facts {
+    pub(super) paths: Paths,
+    pub(super) blobs: Arc<Blobs>,
+    pub(super) pins: Arc<Pins>,
+    locks: [Mutex<()>; STRIPES],
+}
+
+/// What the file of a manifest says.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ManifestFile {
+    media_type: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    subject: Option<String>,
+}
+
+impl Facts {
+    pub(super) fn new(paths: Paths, blobs: Arc<Blobs>, pins: Arc<Pins>) -> Self {
+        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES] }
+    }
+
+    /// The turn to change a repository.
+    pub(super) fn lock(&self, repository: &RepositoryName) -> MutexGuard<'_, ()> {
+        let stripe = BuildHasherDefault::<DefaultHasher>::default().hash_one(repository) % STRIPES as u64;
+        lock(&self.locks[stripe as usize])
+    }
+
+    /// See [`super::Repository::link`].
+    pub(super) fn link(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+        let _turn = self.lock(repository);
+        Ok(self.pins.pin(digest)? && self.link_pinned(repository, digest)?)
+    }
+
+    /// The second half of [`Self::link`]. A collection that began since the first pin has perhaps listed what is linked
+    /// already: only a second one, after the link, it cannot miss.
+    pub(super) fn link_pinned(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+        small_files::mark(&self.paths.kept(repository, Kept::Blobs), &self.paths.pushed_blob(repository, digest))?;
+        self.pins.pin(digest)
+    }
+
+    /// See [`super::Repository::put_manifest`].
+    pub(super) fn put_manifest<E>(
+        &self,
+        repository: &RepositoryName,
+        manifest: &PushedManifest,
+        tags: &[Tag],
+        needed: &[Digest],
+        may_move: impl Fn(&Tag) -> Result<(), E>,
+    ) -> Result<Result<(), NotPut<E>>, StoreError> {
+        let _turn = self.lock(repository);
+        if let Some(missing) = needed.iter().find(|digest| !self.has(repository, digest)) {
+            return Ok(Err(NotPut::Missing(*missing)));
+        }
+        for tag in tags {
+            let is_elsewhere = self.tag(repository, tag)?.is_some_and(|at| at != manifest.digest);
+            if is_elsewhere && let Err(why) = may_move(tag) {
+                return Ok(Err(NotPut::Refused(why)));
+            }
+        }
+        if !self.pins.pin(&manifest.digest)? {
+            return Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) });
+        }
+        self.put_pinned(repository, manifest)?;
+        for tag in tags {
+            small_files::put(&self.paths.tag(repository, tag), manifest.digest.to_string().as_bytes())?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Adds a manifest that is pinned, and pins it again as [`Self::link_pinned`] does a blob.
+    pub(super) fn put_pinned(&self, repository: &RepositoryName, manifest: &PushedManifest) -> Result<(), StoreError> {
+        if let Some((subject, entry)) = &manifest.referrer {
+            small_files::put(&self.paths.referrer(repository, subject, &manifest.digest), &to_json(entry))?;
+        }
+        let file = ManifestFile {
+            media_type: manifest.media_type.clone(),
+            subject: manifest.referrer.as_ref().map(|(subject, _)| subject.to_string()),
+        };
+        let path = self.paths.pushed_manifest(repository, &manifest.digest);
+        let is_new = !path.exists();
+        small_files::put(&path, &to_json(&file))?;
+        if self.pins.pin(&manifest.digest)? {
+            return Ok(());
+        }
+        // Without its bytes, it would keep its repository from being collected.
+        if is_new {
+            small_files::remove(&path)?;
+        }
+        Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) })
+    }
+
+    /// Whether anything was pushed to a repository of that name.
+    pub(super) fn exists(&self, repository: &RepositoryName) -> bool {
+        self.paths.repository(repository).is_dir()
+    }
+
+    /// The content, if it was pushed to the repository; counts as a use.
+    pub(super) fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
+        if disk::open(&self.paths.pushed_blob(repository, digest))?.is_none() {
+            return Ok(None);
+        }
+        self.blobs.get_blocking(digest)
+    }
+
+    /// [`Self::blob`], which a collection leaves alone for its grace period from now on.
+    pub(super) fn confirm_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Arc<Blob>>, StoreError> {
+        if !small_files::touch(&self.paths.pushed_blob(repository, digest))? {
+            return Ok(None);
+        }
+        self.blobs.get_blocking(digest)
+    }
+
+    /// Whether the repository has content that a manifest may refer to.
+    pub(super) fn has(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        let linked = self.paths.pushed_blob(repository, digest).exists()
+            || self.paths.pushed_manifest(repository, digest).exists();
+        linked && self.blobs.contains_blocking(digest)
+    }
+
+    /// Whether a blob was pushed to the repository and is here.
+    pub(super) fn has_blob(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.paths.pushed_blob(repository, digest).exists() && self.blobs.contains_blocking(digest)
+    }
+
+    /// A repository that has the blob, among those that may be asked. It looks at a bounded number of them.
+    pub(super) fn holder(
+        &self,
+        digest: &Digest,
+        may_ask: impl Fn(&RepositoryName) -> bool,
+    ) -> Result<Option<RepositoryName>, StoreError> {
+        if !self.pins.is_pinned(digest) {
+            return Ok(None);
+        }
+        let mut asked = self.all()?.into_iter().take(ASKED_MAX);
+        Ok(asked.find(|repository| self.has_blob(repository, digest) && may_ask(repository)))
+    }
+
+    /// The manifest that a reference leads to.
+    pub(super) fn manifest(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<StoredManifest>, StoreError> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => match self.tag(repository, tag)? {
+                Some(digest) => digest,
+                None => return Ok(None),
+            },
+        };
+        let Some(file) = self.manifest_file(repository, &digest)? else { return Ok(None) };
+        let Some((blob, bytes)) = self.blobs.manifest_blocking(&digest) else { return Ok(None) };
+        let media_type = file.media_type.into();
+        Ok(Some(StoredManifest { digest, media_type, stored_at: blob.stored_at(), bytes }))
+    }
+
+    /// Where a tag points.
+    pub(super) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
+        let content = small_files::read(&self.paths.tag(repository, tag))?;
+        Ok(content.and_then(|content| std::str::from_utf8(&content).ok()?.trim().parse().ok()))
+    }
+
+    /// When a tag was last set.
+    pub(super) fn tag_set_at(&self, repository: &RepositoryName, tag: &Tag) -> Option<SystemTime> {
+        small_files::marked_at(&self.paths.tag(repository, tag))
+    }
+
+    /// See [`super::Repository::tags`].
+    pub(super) fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<(Vec<Tag>, bool)>, StoreError> {
+        if !self.exists(repository) {
+            return Ok(None);
+        }
+        let names = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
+    }
+
+    /// All tags of a repository with where they point.
+    pub(super) fn tagged(&self, repository: &RepositoryName) -> Result<Vec<Tagged>, StoreError> {
+        let (tags, _) = self.tags(repository, None, usize::MAX)?.unwrap_or_default();
+        let mut found = Vec::with_capacity(tags.len());
+        for tag in tags {
+            // One that is deleted meanwhile is none.
+            found.extend(self.tag(repository, &tag)?.map(|digest| Tagged { tag, digest }));
+        }
+        Ok(found)
+    }
+
+    /// The manifests of a repository, in no order.
+    pub(super) fn manifests(&self, repository: &RepositoryName) -> Result<Vec<Digest>, StoreError> {
+        let names = small_files::names(&self.paths.kept(repository, Kept::Manifests))?;
+        Ok(names.iter().filter_map(|name| digest_of_link(name)).collect())
+    }
+
+    /// What refers to a subject, in the order of its digests.
+    pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
+        let mut names = small_files::names(&self.paths.referrers(repository, subject))?;
+        names.sort_unstable();
+        let mut referrers = Vec::with_capacity(names.len());
+        for digest in names.iter().filter_map(|name| digest_of_link(name)) {
+            let content = small_files::read(&self.paths.referrer(repository, subject, &digest))?;
+            // The entry comes before its manifest and goes after it.
+            let known = self.paths.pushed_manifest(repository, &digest).exists();
+            let entry = content.filter(|_| known).and_then(|content| serde_json::from_slice(&content).ok());
+            referrers.extend(entry);
+        }
+        Ok(referrers)
+    }
+
+    /// See [`super::Repositories::list`].
+    pub(super) fn list(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&RepositoryName) -> bool,
+    ) -> Result<(Vec<RepositoryName>, bool), StoreError> {
+        let found = self.all()?.into_iter().filter(|name| is_wanted(name)).filter(|repository| {
+            let folder = self.paths.kept(repository, Kept::Manifests);
+            small_files::names(&folder).is_ok_and(|names| !names.is_empty())
+        });
+        Ok(page(found, after, limit, RepositoryName::as_str))
+    }
+
+    /// Bytes of content that a repository has.
+    pub(super) fn held_bytes(&self, repository: &RepositoryName) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for kept in [Kept::Blobs, Kept::Manifests] {
+            let names = small_files::names(&self.paths.kept(repository, kept))?;
+            let digests = names.iter().filter_map(|name| digest_of_link(name));
+            bytes += digests.filter_map(|digest| self.blobs.size_blocking(&digest)).sum::<u64>();
+        }
+        Ok(bytes)
+    }
+
+    /// Every repository that has a folder.
+    pub(super) fn all(&self) -> Result<Vec<RepositoryName>, StoreError> {
+        let names = small_files::names(&self.paths.pushed())?;
+        Ok(names.iter().filter_map(|name| repository_of_folder(name)).collect())
+    }
+
+    /// Removes a tag; false if there was none.
+    pub(super) fn remove_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<bool, StoreError> {
+        let _turn = self.lock(repository);
+        small_files::remove(&self.paths.tag(repository, tag))
+    }
+
+    /// Removes a manifest and the tags that point to it. None if there was none.
+    pub(super) fn remove_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Vec<Tag>>, StoreError> {
+        let _turn = self.lock(repository);
+        self.remove_manifest_locked(repository, digest)
+    }
+
+    /// Takes a blob from a repository; false if it did not have it.
+    pub(super) fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+        let _turn = self.lock(repository);
+        small_files::remove(&self.paths.pushed_blob(repository, digest))
+    }
+
+    /// See [`super::Repository::remove`].
+    pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        let _turn = self.lock(repository);
+        if !self.exists(repository) {
+            return Ok(false);
+        }
+        for tag in small_files::names(&self.paths.kept(repository, Kept::Tags))? {
+            if let Ok(tag) = tag.parse::<Tag>() {
+                small_files::remove(&self.paths.tag(repository, &tag))?;
+            }
+        }
+        for digest in self.manifests(repository)? {
+            self.remove_manifest_locked(repository, &digest)?;
+        }
+        // Nothing names these any more; those that a power cut brings back are found by the next collection.
+        for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
+            if let Some(digest) = digest_of_link(&name) {
+                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
+            }
+        }
+        self.remove_empty_folders(repository);
+        Ok(true)
+    }
+
+    /// [`Self::remove_manifest`] with the repository's lock held.
+    pub(super) fn remove_manifest_locked(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Vec<Tag>>, StoreError> {
+        let Some(file) = self.manifest_file(repository, digest)? else { return Ok(None) };
+        let mut tags = Vec::new();
+        for tagged in self.tagged(repository)?.into_iter().filter(|tagged| tagged.digest == *digest) {
+            small_files::remove(&self.paths.tag(repository, &tagged.tag))?;
+            tags.push(tagged.tag);
+        }
+        small_files::remove(&self.paths.pushed_manifest(repository, digest))?;
+        if let Some(subject) = file.subject.and_then(|subject| subject.parse::<Digest>().ok()) {
+            small_files::remove(&self.paths.referrer(repository, &subject, digest))?;
+            small_files::remove_folder_if_empty(&self.paths.referrers(repository, &subject));
+        }
+        Ok(Some(tags))
+    }
+
+    /// Removes the folders of a repository that has nothing left. With its lock held.
+    pub(super) fn remove_empty_folders(&self, repository: &RepositoryName) {
+        for kept in [Kept::Tags, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
+            small_files::remove_folder_if_empty(&self.paths.kept(repository, kept));
+        }
+        small_files::remove_folder_if_empty(&self.paths.repository(repository));
+    }
+
+    /// The digests that a folder names.
+    pub(super) fn digests_in(&self, folder: &Path) -> Result<Vec<Digest>, StoreError> {
+        Ok(small_files::names(folder)?.iter().filter_map(|name| digest_of_link(name)).collect())
+    }
+
+    fn manifest_file(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<ManifestFile>, StoreError> {
+        let content = small_files::read(&self.paths.pushed_manifest(repository, digest))?;
+        Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
+    }
+}
+
+/// Types of ours always serialise.
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// The first `limit` after `after`, sorted as bytes, and whether more follow.
+fn page<T>(
+    all: impl Iterator<Item = T>,
+    after: Option<&str>,
+    limit: usize,
+    name: impl Fn(&T) -> &str,
+) -> (Vec<T>, bool) {
+    let mut found: Vec<T> = all.filter(|item| after.is_none_or(|after| name(item) > after)).collect();
+    found.sort_unstable_by(|one, other| name(one).cmp(name(other)));
+    let more = found.len() > limit;
+    found.truncate(limit);
+    (found, more)
+}

@@ -1,0 +1,310 @@
+//! What was pushed: which repository has which content, what its tags point to, what refers to what.
+//!
+//! ```text
+//! mod    the async edge: Repositories, and one Repository    facts    the files it all lies in
+//! collection  taking away what nothing needs
+//! ```
+//!
+//! What a method changed is durable when it returns. Names and links of other registries' content are in `names`; what
+//! must not be evicted is in `pins`; the bytes of uploads that run are in `uploads`.
+
+mod collection;
+mod facts;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use entrepot_core::digest::Digest;
+use entrepot_core::media::ManifestInfo;
+use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::referrer::Referrer;
+
+use crate::adopt::{self, Adopted};
+use crate::blob::Blob;
+use crate::blobs::Blobs;
+use crate::blocking::{blocking, try_blocking};
+use crate::errors::StoreError;
+use crate::index::Index;
+use crate::memory::StoredManifest;
+use crate::partial_blobs::{PartialBlob, PartialBlobs};
+use crate::paths::Paths;
+use crate::pins::{Hold, Pins};
+use crate::space::Purpose;
+pub use collection::{Collected, Step, Sweep};
+use collection::{Collector, remove_tagged};
+use facts::Facts;
+
+/// The repositories of one store.
+pub struct Repositories {
+    facts: Arc<Facts>,
+    collector: Arc<Collector>,
+    partial_blobs: Arc<PartialBlobs>,
+}
+
+/// One repository, which need not exist.
+pub struct Repository {
+    facts: Arc<Facts>,
+    name: RepositoryName,
+}
+
+/// A manifest as a repository keeps it; its bytes are content like any other.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PushedManifest {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// Its type.
+    pub media_type: String,
+    /// What it is about, and how the list of referrers shows it.
+    pub referrer: Option<(Digest, Referrer)>,
+}
+
+/// A tag and where it points.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tagged {
+    /// Its name.
+    pub tag: Tag,
+    /// The manifest.
+    pub digest: Digest,
+}
+
+/// Why a manifest was not put. Nothing was changed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotPut<E> {
+    /// The repository lacks this content.
+    Missing(Digest),
+    /// A tag points elsewhere and may not be moved, for this reason.
+    Refused(E),
+}
+
+impl PushedManifest {
+    /// What is kept of a manifest of this type.
+    pub fn of(digest: Digest, media_type: &str, info: &ManifestInfo, bytes: &[u8]) -> Self {
+        let subject = info.subject.as_ref().map(|subject| subject.digest);
+        let referrer = subject.and_then(|subject| Some((subject, Referrer::of(bytes, media_type, &digest)?)));
+        Self { digest, media_type: media_type.to_owned(), referrer }
+    }
+}
+
+impl Repositories {
+    pub(crate) fn new(
+        paths: Paths,
+        blobs: Arc<Blobs>,
+        pins: Arc<Pins>,
+        index: Arc<Index>,
+        partial_blobs: Arc<PartialBlobs>,
+    ) -> Self {
+        let facts = Arc::new(Facts::new(paths, blobs, pins));
+        let collector = Arc::new(Collector::new(facts.clone(), index));
+        Self { facts, collector, partial_blobs }
+    }
+
+    /// One repository.
+    pub fn at(&self, name: &RepositoryName) -> Repository {
+        Repository { facts: self.facts.clone(), name: name.clone() }
+    }
+
+    /// Up to `limit` wanted repositories that have a manifest, in their order, after one of them, and whether there are
+    /// more.
+    pub async fn list(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&RepositoryName) -> bool + Send + 'static,
+    ) -> Result<(Vec<RepositoryName>, bool), StoreError> {
+        let (facts, after) = (self.facts.clone(), after.map(str::to_owned));
+        try_blocking(move || facts.list(after.as_deref(), limit, is_wanted)).await
+    }
+
+    /// A repository that has the blob, among those that may be asked. It looks at a bounded number of them.
+    pub async fn holder(
+        &self,
+        digest: &Digest,
+        may_ask: impl Fn(&RepositoryName) -> bool + Send + 'static,
+    ) -> Result<Option<RepositoryName>, StoreError> {
+        let (facts, digest) = (self.facts.clone(), *digest);
+        try_blocking(move || facts.holder(&digest, may_ask)).await
+    }
+
+    /// Whether some repository has the content, or is about to have it.
+    pub async fn is_pinned(&self, digest: &Digest) -> bool {
+        let (facts, digest) = (self.facts.clone(), *digest);
+        blocking(move || facts.pins.is_pinned(&digest)).await.unwrap_or(true)
+    }
+
+    /// The length of content that is here. None if it is not.
+    pub async fn content_bytes(&self, digest: &Digest) -> Option<u64> {
+        let (facts, digest) = (self.facts.clone(), *digest);
+        blocking(move || facts.blobs.size_blocking(&digest)).await.flatten()
+    }
+
+    /// Pins content that is about to be published and linked, and keeps it from collections until the hold is dropped.
+    pub async fn hold(&self, digest: &Digest) -> Result<Hold, StoreError> {
+        let (facts, digest) = (self.facts.clone(), *digest);
+        try_blocking(move || facts.pins.hold(&digest)).await
+    }
+
+    /// [`PartialBlobs::begin`] for content that is pushed and held. It counts as pushed, and goes on with nothing.
+    pub async fn begin(&self, digest: &Digest, size_bytes: u64) -> Result<PartialBlob, StoreError> {
+        self.partial_blobs.begin_as(Some(*digest), Some(size_bytes), Purpose::Upload).await
+    }
+
+    /// [`PartialBlobs::put`] for content that is pushed and held.
+    pub async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
+        self.partial_blobs.put_as(digest, bytes, Purpose::Upload).await
+    }
+
+    /// Makes a file of somebody else's content of that digest, durably, without copying it. None if the file system can
+    /// neither clone nor link it. Hold it before, so that it is there when it is linked to a repository.
+    pub async fn adopt(&self, digest: &Digest, source: &Path) -> Result<Option<Adopted>, StoreError> {
+        adopt::adopt(&self.partial_blobs, digest, source).await
+    }
+
+    /// Takes away what nothing needs. None if another collection runs.
+    pub async fn collect(
+        &self,
+        sweep: Sweep,
+        progress: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Option<Collected>, StoreError> {
+        let collector = self.collector.clone();
+        try_blocking(move || collector.collect(sweep, progress)).await
+    }
+}
+
+impl Repository {
+    /// Whether anything was pushed to it.
+    pub async fn exists(&self) -> bool {
+        self.with_files(|facts, name| Ok(facts.exists(name))).await.unwrap_or(false)
+    }
+
+    /// The content, if it was pushed here; counts as a use.
+    pub async fn blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
+        let digest = *digest;
+        self.with_files(move |facts, name| facts.blob(name, &digest)).await
+    }
+
+    /// The same for a client that pushes and will rely on it: a collection leaves it alone for its grace period.
+    pub async fn confirm_blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
+        let digest = *digest;
+        self.with_files(move |facts, name| facts.confirm_blob(name, &digest)).await
+    }
+
+    /// Whether it has content that a manifest may refer to.
+    pub async fn has(&self, digest: &Digest) -> bool {
+        let digest = *digest;
+        self.with_files(move |facts, name| Ok(facts.has(name, &digest))).await.unwrap_or(false)
+    }
+
+    /// Whether a blob was pushed to it and is here.
+    pub async fn has_blob(&self, digest: &Digest) -> bool {
+        let digest = *digest;
+        self.with_files(move |facts, name| Ok(facts.has_blob(name, &digest))).await.unwrap_or(false)
+    }
+
+    /// The manifest that a reference leads to.
+    pub async fn manifest(&self, reference: &Reference) -> Result<Option<StoredManifest>, StoreError> {
+        let reference = reference.clone();
+        self.with_files(move |facts, name| facts.manifest(name, &reference)).await
+    }
+
+    /// The manifests, in no order.
+    pub async fn manifests(&self) -> Result<Vec<Digest>, StoreError> {
+        self.with_files(Facts::manifests).await
+    }
+
+    /// What refers to a subject, in the order of its digests.
+    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
+        let subject = *subject;
+        self.with_files(move |facts, name| facts.referrers(name, &subject)).await
+    }
+
+    /// Where a tag points.
+    pub async fn tag(&self, tag: &Tag) -> Result<Option<Digest>, StoreError> {
+        let tag = tag.clone();
+        self.with_files(move |facts, name| facts.tag(name, &tag)).await
+    }
+
+    /// When a tag was last set.
+    pub async fn tag_set_at(&self, tag: &Tag) -> Option<SystemTime> {
+        let tag = tag.clone();
+        self.with_files(move |facts, name| Ok(facts.tag_set_at(name, &tag))).await.ok().flatten()
+    }
+
+    /// Up to `limit` tags in their order, after one of them, and whether there are more. None if the repository does not
+    /// exist.
+    pub async fn tags(&self, after: Option<&str>, limit: usize) -> Result<Option<(Vec<Tag>, bool)>, StoreError> {
+        let after = after.map(str::to_owned);
+        self.with_files(move |facts, name| facts.tags(name, after.as_deref(), limit)).await
+    }
+
+    /// All tags with where they point.
+    pub async fn tagged(&self) -> Result<Vec<Tagged>, StoreError> {
+        self.with_files(Facts::tagged).await
+    }
+
+    /// Bytes of the content that it has.
+    pub async fn held_bytes(&self) -> Result<u64, StoreError> {
+        self.with_files(Facts::held_bytes).await
+    }
+
+    /// Notes that it has the content, and keeps that from eviction; false if the content is not here.
+    pub async fn link(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let digest = *digest;
+        self.with_files(move |facts, name| facts.link(name, &digest)).await
+    }
+
+    /// Adds a manifest, whose bytes are in the store already, and points `tags` to it. Nothing changes in between: the
+    /// repository must have everything in `needed`, and `may_move` is asked about each tag that points elsewhere.
+    pub async fn put_manifest<E: Send + 'static>(
+        &self,
+        manifest: PushedManifest,
+        tags: Vec<Tag>,
+        needed: Vec<Digest>,
+        may_move: impl Fn(&Tag) -> Result<(), E> + Send + 'static,
+    ) -> Result<Result<(), NotPut<E>>, StoreError> {
+        self.with_files(move |facts, name| facts.put_manifest(name, &manifest, &tags, &needed, may_move)).await
+    }
+
+    /// Removes a tag; false if there was none.
+    pub async fn remove_tag(&self, tag: &Tag) -> Result<bool, StoreError> {
+        let tag = tag.clone();
+        self.with_files(move |facts, name| facts.remove_tag(name, &tag)).await
+    }
+
+    /// Removes a tag, and its manifest with the children, as far as nothing else leads to them: these. None if there was
+    /// no such tag.
+    pub async fn remove_tagged(&self, tag: &Tag) -> Result<Option<Vec<Digest>>, StoreError> {
+        let tag = tag.clone();
+        self.with_files(move |facts, name| remove_tagged(facts, name, &tag)).await
+    }
+
+    /// Removes a manifest and the tags that point to it: these. None if there was no such manifest.
+    pub async fn remove_manifest(&self, digest: &Digest) -> Result<Option<Vec<Tag>>, StoreError> {
+        let digest = *digest;
+        self.with_files(move |facts, name| facts.remove_manifest(name, &digest)).await
+    }
+
+    /// Takes a blob away from it; false if it did not have it.
+    pub async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let digest = *digest;
+        self.with_files(move |facts, name| facts.remove_blob(name, &digest)).await
+    }
+
+    /// Removes it with all its tags, manifests and blobs; false if it does not exist. A push that runs is not stopped, and
+    /// may bring it back. Clients that read content go on: the content itself stays until a collection.
+    pub async fn remove(&self) -> Result<bool, StoreError> {
+        self.with_files(Facts::remove).await
+    }
+
+    /// Works with the files off the event loop.
+    async fn with_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Facts, &RepositoryName) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (facts, name) = (self.facts.clone(), self.name.clone());
+        try_blocking(move || work(&facts, &name)).await
+    }
+}

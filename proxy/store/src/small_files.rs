@@ -1,0 +1,125 @@
+//! Small files, made and removed so that a power cut finds them whole, or not at all.
+
+use std::fs::{DirBuilder, File, FileTimes};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::disk;
+use crate::errors::StoreError;
+
+/// No fact is longer; a file that is was not made by us.
+const FILE_MAX_BYTES: u64 = 8 << 20;
+
+/// Makes a file with this content, replacing what had its name.
+pub(crate) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    let folder = folder_of(path);
+    make_folder(folder)?;
+    let draft = folder.join(format!(".{:016x}", random()));
+    let written = disk::create(&draft).and_then(|file| {
+        disk::write_at(&file, &draft, 0, content)?;
+        disk::sync(&file, &draft)?;
+        disk::rename(&draft, path)
+    });
+    if let Err(error) = written {
+        // What cannot be removed now is swept later.
+        let _ = disk::unlink(&draft);
+        return Err(error);
+    }
+    disk::sync_dir(folder)
+}
+
+/// Makes an empty file, or renews the time of the one that is there.
+pub(crate) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    if !touch(path)? {
+        make(folder, path)?;
+    }
+    // Whoever made it may not have come to this yet.
+    disk::sync_dir(folder)
+}
+
+/// Makes an empty file, which is durable once its folder is synced.
+pub(crate) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
+    make_folder(folder)?;
+    match disk::create(path) {
+        Err(error) if !path.exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Renews the time of a file; false where there is none.
+pub(crate) fn touch(path: &Path) -> Result<bool, StoreError> {
+    let Some(file) = disk::open(path)? else { return Ok(false) };
+    let touched = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
+    touched.map(|()| true).map_err(|error| StoreError::from_io("renew the time of", path, error))
+}
+
+/// The content of a file; none where there is no such file.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(file) = disk::open(path)? else { return Ok(None) };
+    let mut content = Vec::new();
+    let read = file.take(FILE_MAX_BYTES).read_to_end(&mut content);
+    read.map(|_| Some(content)).map_err(|error| StoreError::from_io("read", path, error))
+}
+
+/// Removes a file; false where there was none.
+pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
+    let removed = disk::unlink(path)?;
+    if removed {
+        disk::sync_dir(folder_of(path))?;
+    }
+    Ok(removed)
+}
+
+/// The names in a folder that are not of files being written; none where there is no such folder.
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::from_io("list", folder, error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| StoreError::from_io("list", folder, error))?;
+        names.extend(entry.file_name().into_string().ok().filter(|name| !name.starts_with('.')));
+    }
+    Ok(names)
+}
+
+/// Removes a folder that has nothing in it; false where it has, or does not exist.
+pub(crate) fn remove_folder_if_empty(folder: &Path) -> bool {
+    std::fs::remove_dir(folder).is_ok_and(|()| folder.parent().is_some_and(|parent| disk::sync_dir(parent).is_ok()))
+}
+
+/// Makes a folder and those above it, each durably.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), StoreError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    if above != folder {
+        make_folder(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(StoreError::from_io("create the directory", folder, error)),
+        Ok(()) => {}
+    }
+    disk::sync_dir(above)
+}
+
+/// When a file was last marked; none where it cannot be told.
+pub(crate) fn marked_at(path: &Path) -> Option<SystemTime> {
+    File::open(path).and_then(|file| file.metadata()).and_then(|file| file.modified()).ok()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+/// Tells two files of one purpose apart. Not a secret; `create` refuses a name that is taken.
+pub(crate) fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(SystemTime::now())
+}
