@@ -1,11 +1,12 @@
 //! The command `entrepot`: its subcommands and their exit codes.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
-use entrepot::cli::{self, ca, cache, check, client, discover, redirect, registry};
+use entrepot::cli::{self, ca, cache, check, client, config, discover, redirect, registry};
 use entrepot_config::{Flags, HostFacts, Loaded, load};
 use entrepot_core::exit;
 
@@ -25,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the proxy and the admin door
+    /// Run every door that the configuration switches on
     Serve {
         #[command(flatten)]
         flags: Flags,
@@ -37,6 +38,14 @@ enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Read a key of the configuration, or change it in the file
+    Config {
+        /// The configuration file [default: $ENTREPOT_CONFIG, else /etc/entrepot/entrepot.toml]
+        #[arg(long = "config", value_name = "FILE", global = true)]
+        file: Option<PathBuf>,
+        #[command(subcommand)]
+        command: config::ConfigCommand,
     },
     /// Redirect connections to registries by eBPF, so that no client needs a proxy setting
     Redirect {
@@ -52,7 +61,7 @@ enum Command {
         #[command(subcommand)]
         command: ca::CaCommand,
     },
-    /// Look at the cache of a running server, and change it
+    /// Show or change the cache of a running server
     Cache {
         #[command(flatten)]
         flags: Flags,
@@ -74,12 +83,12 @@ enum Command {
         #[command(flatten)]
         options: discover::DiscoverOptions,
     },
-    /// Look at the push registry of a running server, and change it
+    /// Show or change the push registry of a running server
     Registry {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
-        server: registry::Server,
+        server: registry::AdminAddress,
         /// Print JSON
         #[arg(long, global = true)]
         json: bool,
@@ -101,6 +110,10 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Check { flags, json } => check::run(&flags, json),
         Command::Client { command } => client::run(&command),
+        Command::Config { file, command } => match config::run(file, &command, &mut io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, error.exit_code()),
+        },
         Command::Discover { flags, options } => match options.console {
             Some(file) => with_configuration(&flags, |loaded| discover::run_console(&file, &loaded.config)),
             None => discover::run(&options),

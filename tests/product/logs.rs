@@ -123,6 +123,32 @@ fn hits_and_misses_show_in_headers() {
 }
 
 #[test]
+fn an_id_joins_the_reply_the_access_line_and_the_events() {
+    for format in ["json", "text"] {
+        let world = World::new();
+        let ghcr = Upstream::start(&world, GHCR);
+        let entrepot = Entrepot::start(&world, Settings::new().set("logging", &format!("format = \"{format}\"")));
+        ghcr.off();
+        let path = format!("/v2/team/app/blobs/sha256:{}", "7".repeat(64));
+        let reply = entrepot.door().get(&ghcr.url(&path), &[]);
+        assert_eq!(reply.status, 502);
+        let id = reply.header("x-request-id");
+        assert_eq!(id.len(), 16, "{id}");
+        let patience = Duration::from_secs(5);
+        let process = entrepot.process();
+        process.wait_line(&path, patience);
+        let line_with_id = |stream| {
+            let lines = process.lines(stream);
+            lines.iter().find(|line| line.contains(id)).cloned().unwrap_or_else(|| panic!("no {id} in {lines:#?}"))
+        };
+        let access = line_with_id(Stream::Stdout);
+        assert!(access.contains(&path) && access.contains("upstream_unreachable"), "{access}");
+        let event = line_with_id(Stream::Stderr);
+        assert!(event.contains("WARN") && event.contains("ghcr.io"), "{event}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_any_output_at_the_loudest() {
     let world = World::new();
     let ghcr = Upstream::start(&world, GHCR);

@@ -7,6 +7,7 @@ mod bad_input;
 mod client;
 mod client_failures;
 mod config;
+mod config_edit;
 mod crash;
 mod direct;
 mod discovery;

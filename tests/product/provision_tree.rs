@@ -322,18 +322,3 @@ fn questions_are_answered_by_a_pipe_and_change_only_their_lines() {
     assert!(text.contains("username = \"other\"") && !text.contains("robot"), "{text}");
     assert_eq!(tree.read("passwords/ghcr.io"), "canary-3\n");
 }
-
-#[test]
-fn a_key_behind_a_blank_line_is_that_key() {
-    let line = "printf '%s' \"$1\" | awk -v section='[cache]' -v key=max_size -v line='max_size = 2' -f \"$2\"";
-    let script = repository().join("provision/lib/set_key.awk").display().to_string();
-    for (before, after) in [
-        ("[cache]\n\nmax_size = 1\n\n[x]\n", "[cache]\n\nmax_size = 2\n\n[x]\n"),
-        ("[cache]\na = 1\n\n# b\n\nmax_size = [\n\n  1,\n]\nb = 1\n", "[cache]\na = 1\n\n# b\n\nmax_size = 2\nb = 1\n"),
-        ("[cache]\na = 1\n\nb = 1\n\n\n[x]\n", "[cache]\na = 1\n\nb = 1\nmax_size = 2\n\n\n[x]\n"),
-        ("[cache]\n\n", "[cache]\nmax_size = 2\n\n"),
-        ("a = 1\n\n[x]\n\nb = 1\n", "a = 1\n\n[x]\n\nb = 1\n\n[cache]\nmax_size = 2\n"),
-    ] {
-        assert_eq!(run("sh", &["-c", line, "sh", before, &script]).expect_code(0).said, after, "{before}");
-    }
-}

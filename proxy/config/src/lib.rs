@@ -14,6 +14,7 @@ mod auth_registries;
 mod cache;
 mod data_plane;
 mod doors;
+pub mod edit;
 mod effective;
 mod environment;
 mod mdns;
@@ -93,6 +94,26 @@ pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     let additions = environment::apply(&mut raw, &environment)?;
     let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
     Ok(resolve(source, raw, additions, &environment, &host)?.config)
+}
+
+/// The configuration that a file at `path` with this text makes, without environment and flags. `env` is asked only for the
+/// places that defaults depend on. The file itself is not read, so a text can be validated before it replaces the file.
+pub fn validate(
+    path: &Path,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    host: &HostFacts,
+) -> Result<Loaded, ConfigError> {
+    let source = Source::new(path.to_owned(), text.to_owned());
+    let mut raw = parse(&source)?;
+    let additions = environment::apply(&mut raw, &|_| None)?;
+    resolve(source, raw, additions, env, host)
+}
+
+/// The file that is read: `flags`, else the environment, name it. The last one is the default place.
+pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    flags.config.clone().or_else(from_env).unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {

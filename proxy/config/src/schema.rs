@@ -10,7 +10,7 @@ use super::origin::{Given, Place, Refusal};
 use super::raw::{HiddenText, Named, Raw};
 
 /// The kind of value that a key holds.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,
     Number,
@@ -78,7 +78,7 @@ impl<T: Shape> Shape for Named<T> {
 }
 
 impl Kind {
-    fn described(&self) -> &'static str {
+    pub(super) fn described(&self) -> &'static str {
         match self {
             Self::Text => "a text in quotes",
             Self::Number => "a whole number",
@@ -99,7 +99,7 @@ fn check_table(table: &DeTable<'_>, kind: &Kind, path: &str) -> Result<(), Given
             Kind::Table(keys) => match keys.iter().find(|(known, _)| *known == name) {
                 Some((_, of)) => of,
                 None => {
-                    let refusal = unknown(name, value.get_ref(), keys, path);
+                    let refusal = unknown(name, value.get_ref().is_table(), keys, path);
                     return Err(Given::new(refusal, Place::File(key.span().start)));
                 }
             },
@@ -127,7 +127,8 @@ fn check_value(value: &Spanned<DeValue<'_>>, kind: &Kind, path: &str) -> Result<
 /// A misspelt key with more edits than this suggests no known key.
 const NEAR_EDITS: usize = 2;
 
-fn unknown(name: &str, value: &DeValue<'_>, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
+/// Refuses a key. `is_table` tells whether a table was meant to stand below it.
+pub(super) fn unknown(name: &str, is_table: bool, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
     let place = if path.is_empty() { "at the top level".to_owned() } else { format!("in [{path}]") };
     let refusal = Refusal::new(format!("unknown key {name:?} {place}"));
     let nearest = keys.iter().map(|(known, _)| (strsim::damerau_levenshtein(known, name), *known)).min();
@@ -138,7 +139,7 @@ fn unknown(name: &str, value: &DeValue<'_>, keys: &[(&'static str, Kind)], path:
     }
     let elsewhere = known_keys().into_iter().find_map(|key| {
         let (section, last) = key.rsplit_once('.')?;
-        (last == name && !value.is_table()).then(|| format!("did you mean {name:?} in [{section}]?"))
+        (last == name && !is_table).then(|| format!("did you mean {name:?} in [{section}]?"))
     });
     refusal.hint(elsewhere.unwrap_or_else(|| {
         format!("known there: {}", keys.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", "))

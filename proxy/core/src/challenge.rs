@@ -1,27 +1,39 @@
-//! `WWW-Authenticate`: what a registry asks for, and whether its token server may have our credentials.
+//! `WWW-Authenticate`: what a registry asks for, and whether a token server may receive our credentials.
 //!
-//! A registry's answer names the place that credentials are sent to, so a hostile one could have them sent to
-//! itself. [`realm_trusted_for`] is the only judge of that: what is not pinned to the registry is not trusted.
+//! A registry's answer names the token server. A hostile registry could name a server that collects credentials.
+//! [`realm_trusted_for`] is the only check: a token server that is not pinned to the registry gets none.
 
 use url::Url;
 
 use crate::host::{HTTPS_PORT, RegistryHost};
 
 /// One challenge (RFC 9110 section 11.6.1).
+///
+/// ```
+/// use entrepot_core::challenge::Challenge;
+///
+/// let header = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io""#;
+/// let [Challenge::Bearer { realm, service, scope }] = &Challenge::parse([header])[..] else {
+///     panic!("one Bearer challenge");
+/// };
+/// assert_eq!(realm.host_str(), Some("auth.docker.io"));
+/// assert_eq!(service.as_deref(), Some("registry.docker.io"));
+/// assert_eq!(*scope, None);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Challenge {
-    /// A name and a password, to the registry itself.
+    /// The registry itself wants a name and a password.
     Basic {
-        /// What the registry calls the protected space.
+        /// A text for people; None if the registry sent none.
         realm: Option<String>,
     },
-    /// A token, to be had at `realm` (Docker's token authentication).
+    /// The registry wants a token from the server at `realm` (Docker's token authentication).
     Bearer {
-        /// The token server.
+        /// The token server's URL, http or https.
         realm: Url,
-        /// The name that the token is for.
+        /// The name under which the token server knows the registry; None if the challenge has none.
         service: Option<String>,
-        /// The rights that the request needs.
+        /// The rights that the request needs; None if the challenge has none.
         scope: Option<String>,
     },
     /// Another scheme, or Bearer without a usable realm.
@@ -29,7 +41,7 @@ pub enum Challenge {
 }
 
 impl Challenge {
-    /// Reads all values of the header of one answer. What cannot be read ends the reading of its value.
+    /// Reads all values of the header of one answer. The rest of a value is skipped from its first malformed part on.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<Self> {
         let mut challenges = Vec::new();
         for value in values {
@@ -42,7 +54,7 @@ impl Challenge {
     }
 }
 
-/// A scheme with its parameters; token68 data are skipped.
+/// A scheme with its parameters. token68 data is skipped.
 struct Raw<'a> {
     scheme: &'a str,
     parameters: Vec<(&'a str, String)>,
@@ -82,7 +94,7 @@ impl<'a> Reader<'a> {
         self.skip(is_space);
         while let Some(parameter) = self.parameter() {
             parameters.push(parameter);
-            // Another parameter follows a comma, and so does another challenge: `parameter` tells them apart.
+            // A comma separates both parameters and challenges; `parameter` tells which one follows.
             self.skip(|byte| is_space(byte) || byte == b',');
         }
         if parameters.is_empty() {
@@ -94,7 +106,7 @@ impl<'a> Reader<'a> {
         Some(Raw { scheme, parameters })
     }
 
-    /// Data of schemes such as Negotiate, which stand alone before a comma.
+    /// Skips the data of schemes such as Negotiate, which ends at a comma.
     fn token68(&mut self) {
         let end = self.rest.bytes().position(|byte| byte == b',').unwrap_or(self.rest.len());
         let is_data = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/= \t".contains(&byte);
@@ -103,7 +115,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `name=value`; leaves everything as it is where something else follows.
+    /// Reads `name=value`. Consumes nothing if something else follows.
     fn parameter(&mut self) -> Option<(&'a str, String)> {
         let mut ahead = Reader { rest: self.rest };
         let name = ahead.token()?;
@@ -149,7 +161,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// Registries whose token server is another host: (registry, token host), both on port 443.
+/// Registries whose token server is another host: (registry, token server), both on port 443.
 const PINS: [(&str, &str); 5] = [
     ("registry-1.docker.io", "auth.docker.io"),
     ("index.docker.io", "auth.docker.io"),
@@ -158,9 +170,20 @@ const PINS: [(&str, &str); 5] = [
     ("nvcr.io", "authn.nvidia.com"),
 ];
 
-/// Whether `realm` may be given the credentials of `registry`: a token server at the registry's own host and port,
-/// or one of the built-in pins. Neither a subdomain nor a sibling nor another port is the registry, and plain http
-/// only where the administrator made the registry itself plain (`https_required` is false).
+/// Whether `realm` may receive the credentials of `registry`.
+///
+/// It may if it has the registry's own host and port, or if a built-in pin names it. A subdomain, a sibling and another
+/// port are other hosts. Plain http is allowed only if the administrator configured the registry itself as plain
+/// (`https_required` is false).
+///
+/// ```
+/// use entrepot_core::challenge::realm_trusted_for;
+///
+/// let registry = "registry-1.docker.io".parse()?;
+/// assert!(realm_trusted_for(&registry, &"https://auth.docker.io/token".parse()?, true));
+/// assert!(!realm_trusted_for(&registry, &"https://auth.docker.io.evil.example/token".parse()?, true));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn realm_trusted_for(registry: &RegistryHost, realm: &Url, https_required: bool) -> bool {
     let secure = realm.scheme() == "https";
     if !secure && (https_required || realm.scheme() != "http") {
@@ -240,7 +263,7 @@ mod tests {
 
     fn trusted(registry: &str, realm: &str, https_required: bool) -> bool {
         let registry: RegistryHost = registry.parse().unwrap();
-        // What is no URL at all is never a Bearer challenge.
+        // A challenge whose realm is not a URL is not a Bearer challenge.
         Url::parse(realm).is_ok_and(|realm| realm_trusted_for(&registry, &realm, https_required))
     }
 
@@ -268,7 +291,7 @@ mod tests {
         assert!(trusted("reg.example:5000", "https://reg.example:5000/auth", false));
     }
 
-    /// T4: 66 realms that a hostile registry, or somebody between, could name.
+    /// T4: 66 realms that a hostile registry, or an attacker on the way to it, could name.
     #[test]
     fn realms_that_do_not() {
         for realm in HOSTILE_FOR_HUB {

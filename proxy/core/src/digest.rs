@@ -1,7 +1,7 @@
-//! Content digests (OCI image specification, "Digests"): the only way content is named in the store.
+//! Content digests (OCI image specification, "Digests"): the only names of content in the store.
 //!
-//! A digest is an algorithm and fixed bytes, never text: a path or header built from it is re-encoded, so
-//! nothing that a client wrote can travel into a file name.
+//! A digest is an algorithm and a fixed number of bytes, never text. Paths and headers are encoded from these bytes, so
+//! no text of a client gets into a file name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,31 +12,41 @@ use http::HeaderName;
 /// The response header that names the digest of the content (OCI distribution specification, "Pulling manifests").
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// A sha256 or sha512 digest. Other algorithms are not registered by the specification and are refused.
+/// A sha256 or sha512 digest. The specification registers no other algorithm, so others are refused.
+///
+/// ```
+/// use entrepot_core::digest::{Algorithm, Digest};
+///
+/// let digest: Digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".parse()?;
+/// assert_eq!(digest, Digest::of(Algorithm::Sha256, b""));
+/// assert!(digest.hex().starts_with("e3b0c442"));
+/// assert!("sha256:../../etc/passwd".parse::<Digest>().is_err());
+/// # Ok::<(), entrepot_core::digest::DigestError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Digest {
-    /// 32 bytes.
+    /// `sha256:`, 32 bytes.
     Sha256([u8; 32]),
-    /// 64 bytes.
+    /// `sha512:`, 64 bytes.
     Sha512([u8; 64]),
 }
 
 /// The algorithms a digest may use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Algorithm {
-    /// `sha256:`, 64 hex digits.
+    /// `sha256:` and 64 hex digits.
     Sha256,
-    /// `sha512:`, 128 hex digits.
+    /// `sha512:` and 128 hex digits.
     Sha512,
 }
 
-/// Why text is not a digest.
+/// The reason why text is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// No `algorithm:` in front, or an algorithm that is not supported.
+    /// The text has no `algorithm:` in front, or one that is not supported.
     #[error("a digest starts with sha256: or sha512:")]
     Algorithm,
-    /// Wrong number of digits, or a character that is not a lower-case hex digit.
+    /// The number of digits is wrong, or one is not a lower-case hex digit.
     #[error("a digest is 64 (sha256) or 128 (sha512) lower-case hex digits")]
     Encoding,
 }
@@ -49,7 +59,7 @@ impl Digest {
         hasher.finish()
     }
 
-    /// Which algorithm this digest uses.
+    /// The algorithm, as its text has it before the colon.
     pub fn algorithm(&self) -> Algorithm {
         match self {
             Digest::Sha256(_) => Algorithm::Sha256,
@@ -57,7 +67,7 @@ impl Digest {
         }
     }
 
-    /// The raw bytes, 32 or 64 of them.
+    /// The raw bytes: 32 for sha256, 64 for sha512.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Digest::Sha256(bytes) => bytes,
@@ -75,7 +85,7 @@ impl Digest {
         text
     }
 
-    /// Rebuilds a digest from its algorithm and raw bytes, as the index stores it.
+    /// Rebuilds a digest as the index stores it. None if `bytes` has another length than the algorithm's.
     pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
         match algorithm {
             Algorithm::Sha256 => bytes.try_into().ok().map(Digest::Sha256),
@@ -87,7 +97,7 @@ impl Digest {
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl Algorithm {
-    /// The name before the colon, which is also the folder under `blobs/`.
+    /// The name before the colon. The store's folder under `blobs/` has the same name.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Sha256 => "sha256",
@@ -141,7 +151,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A running hash. Cloning keeps the state so far, which lets a second reader go on from the same offset.
+/// A running hash. A clone keeps the state, so a second reader can continue from the same offset.
 #[derive(Clone)]
 pub struct Hasher {
     context: hash::Context,
@@ -149,7 +159,7 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// A hash of no bytes yet.
+    /// Starts with no bytes.
     pub fn new(algorithm: Algorithm) -> Self {
         let context = hash::Context::new(match algorithm {
             Algorithm::Sha256 => &hash::SHA256,
@@ -158,7 +168,7 @@ impl Hasher {
         Self { context, algorithm }
     }
 
-    /// What it computes.
+    /// The algorithm of the digest that [`Self::finish`] returns.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -168,7 +178,7 @@ impl Hasher {
         self.context.update(bytes);
     }
 
-    /// The digest of everything added.
+    /// The digest of all bytes added so far.
     pub fn finish(self) -> Digest {
         let output = self.context.finish();
         let bytes = output.as_ref();

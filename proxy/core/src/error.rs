@@ -1,7 +1,7 @@
-//! The one table of errors on the wire: code, status and message (OCI Distribution 1.1, "Error Codes").
+//! The table of all errors on the wire: code, status and message (OCI Distribution 1.1, "Error Codes").
 //!
-//! Every error that a client sees is a row of this table; the rows below the specification's own are the
-//! conditions of a proxy, in the same JSON form, because registry clients print nothing else.
+//! Each error that a client sees is a row of this table. The specification's own rows come first. The rows below them
+//! are conditions of a proxy, in the same JSON form, because registry clients print nothing else.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -15,20 +15,20 @@ macro_rules! table {
         }
 
         impl ErrorCode {
-            /// Every code, for tables of metrics.
+            /// All codes, for the labels of metrics.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The code as clients compare it.
+            /// The code as clients compare it, in upper case.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
 
-            /// The status that goes with the code unless a route knows better.
+            /// The status that goes with the code, unless a route has a more precise one.
             pub fn status(self) -> StatusCode {
                 match self { $(Self::$variant => StatusCode::$status,)* }
             }
 
-            /// What people read when there is nothing more precise to say.
+            /// The text for people, unless the caller has a more precise one.
             pub fn message(self) -> &'static str {
                 match self { $(Self::$variant => $message,)* }
             }
@@ -37,49 +37,49 @@ macro_rules! table {
 }
 
 table! {
-    /// No such blob in this repository.
+    /// The repository has no such blob.
     BlobUnknown "BLOB_UNKNOWN" NOT_FOUND "blob unknown to registry";
-    /// An upload that breaks the rules of uploads.
+    /// A part of an upload is out of order or malformed.
     BlobUploadInvalid "BLOB_UPLOAD_INVALID" BAD_REQUEST "blob upload invalid";
-    /// No such upload session.
+    /// There is no such upload session.
     BlobUploadUnknown "BLOB_UPLOAD_UNKNOWN" NOT_FOUND "blob upload unknown to registry";
-    /// A digest that is none, or that the content does not have.
+    /// The digest is malformed, or it is not the content's.
     DigestInvalid "DIGEST_INVALID" BAD_REQUEST "the digest is malformed or does not match the content";
-    /// A pushed manifest names content that was not pushed before it.
+    /// A pushed manifest names content that was not pushed before.
     ManifestBlobUnknown "MANIFEST_BLOB_UNKNOWN" BAD_REQUEST "manifest references a manifest or blob unknown to registry";
-    /// A manifest that is none.
+    /// The body is not a manifest.
     ManifestInvalid "MANIFEST_INVALID" BAD_REQUEST "manifest invalid";
-    /// No such tag or manifest in this repository.
+    /// The repository has no such tag or manifest.
     ManifestUnknown "MANIFEST_UNKNOWN" NOT_FOUND "manifest unknown to registry";
-    /// A repository name, tag or path outside the grammar.
+    /// A repository name, a tag or the path is outside the grammar.
     NameInvalid "NAME_INVALID" BAD_REQUEST "invalid repository name, tag or path";
-    /// No such repository.
+    /// There is no such repository.
     NameUnknown "NAME_UNKNOWN" NOT_FOUND "repository name not known to registry";
-    /// A body of another length than announced.
-    SizeInvalid "SIZE_INVALID" BAD_REQUEST "the content has not the length that was given";
-    /// Credentials are missing or wrong.
+    /// The body has another length than announced.
+    SizeInvalid "SIZE_INVALID" BAD_REQUEST "the content does not have the announced length";
+    /// The request has no valid credentials.
     Unauthorized "UNAUTHORIZED" UNAUTHORIZED "authentication required";
-    /// The credentials do not reach this far, or a policy forbids it to everybody.
+    /// The credentials do not allow the request, or a policy refuses it for everybody.
     Denied "DENIED" FORBIDDEN "requested access to the resource is denied";
-    /// A method that the path does not have.
+    /// The path does not have this method.
     Unsupported "UNSUPPORTED" METHOD_NOT_ALLOWED "the operation is unsupported";
-    /// Quota used up, here or upstream.
+    /// A quota is used up, here or upstream.
     TooManyRequests "TOOMANYREQUESTS" TOO_MANY_REQUESTS "too many requests, try again later";
-    /// This proxy cannot answer now.
+    /// This proxy cannot answer at the moment.
     Unavailable "UNAVAILABLE" SERVICE_UNAVAILABLE "temporarily unavailable, try again later";
-    /// Upstream answered nothing usable.
+    /// Upstream's answer is unusable.
     BadGateway "BAD_GATEWAY" BAD_GATEWAY "the upstream registry failed";
-    /// Upstream answered nothing in time.
+    /// Upstream did not answer in time.
     GatewayTimeout "GATEWAY_TIMEOUT" GATEWAY_TIMEOUT "the upstream registry did not answer in time";
-    /// No byte of the range asked for exists.
+    /// The content has no byte of the requested range.
     RangeInvalid "RANGE_INVALID" RANGE_NOT_SATISFIABLE "the range is outside the content";
-    /// The Host of the request is not the name of the connection.
+    /// The Host of the request differs from the connection's TLS name.
     Misdirected "MISDIRECTED" MISDIRECTED_REQUEST "the request is for another host than the connection";
-    /// A request head beyond the limits.
+    /// The request head exceeds a limit.
     HeadTooLarge "HEAD_TOO_LARGE" REQUEST_HEADER_FIELDS_TOO_LARGE "the request head is too large";
-    /// A request that is not HTTP as it is specified.
+    /// The request breaks HTTP's rules.
     BadRequest "BAD_REQUEST" BAD_REQUEST "malformed request";
-    /// The request has been through this proxy before.
+    /// The request passed this proxy before.
     Loop "LOOP" LOOP_DETECTED "the request came back to this proxy";
 }
 
@@ -92,7 +92,7 @@ impl std::fmt::Display for ErrorCode {
 /// The JSON body of an error answer: `{"errors":[{"code":…,"message":…,"detail":…}]}`.
 pub fn body(code: ErrorCode, message: &str, detail: Option<&str>) -> Vec<u8> {
     let errors = Errors { errors: [Entry { code: code.word(), message, detail }] };
-    // Strings serialise without fail; an empty body is still an honest error beside its status.
+    // Serialising strings does not fail. If it did, the status would still tell the client.
     serde_json::to_vec(&errors).unwrap_or_default()
 }
 

@@ -1,14 +1,14 @@
-//! Exit codes, from sysexits.h: scripts and systemd tell by them whose fault a failure was.
+//! Exit codes, from sysexits.h. Scripts and systemd read from them whose fault a failure was.
 
-/// The command was used wrongly.
+/// The command line is wrong.
 pub const USAGE: u8 = 64;
-/// Something that is needed cannot be reached.
+/// A server or a file that the command needs cannot be reached.
 pub const UNAVAILABLE: u8 = 69;
-/// A bug of ours.
+/// entrepot has a bug.
 pub const BUG: u8 = 70;
-/// A file or disk failed.
+/// Reading or writing a file failed.
 pub const IO: u8 = 74;
-/// Not permitted.
+/// The user may not do this.
 pub const PERMISSION: u8 = 77;
-/// The configuration is bad.
+/// The configuration is invalid.
 pub const CONFIGURATION: u8 = 78;

@@ -1,8 +1,8 @@
 //! Strict framing of the requests on one client connection (T8): where each head and each body begins and ends.
 //!
-//! Reject, don't repair: two programs that read one stream differently are how requests are smuggled, so whatever
-//! RFC 9112 lets a server tolerate is refused here, before the HTTP library sees it. The machine is incremental and
-//! does no input or output; bytes of bodies are counted, never copied, and only an incomplete head is held back.
+//! Requests are smuggled where two programs read one stream differently. So this module rejects everything that RFC 9112
+//! merely lets a server tolerate, before the HTTP library sees it, and never repairs anything. It takes the stream in
+//! slices of any size. It counts the bytes of bodies without copying them, and holds back only an incomplete head.
 
 mod chunked;
 mod head;
@@ -19,38 +19,38 @@ pub const HEAD_MAX_BYTES: usize = 64 << 10;
 /// The most fields of one request head.
 pub const HEAD_MAX_FIELDS: usize = 100;
 
-/// Why the connection is not read on.
+/// The reason why no more is read from a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// 400, 431 or 505.
     pub status: u16,
-    /// What is wrong, for the answer and the log.
+    /// The fault, for the answer and the log.
     pub reason: &'static str,
-    /// The path is a registry's, so the answer has an OCI error as body.
+    /// Whether the path is a registry's, so that the answer's body is an OCI error.
     pub oci: bool,
-    /// The fault is in the body of a request whose head was handed on.
+    /// Whether the fault is in a body. The request's head was handed on already.
     pub in_body: bool,
 }
 
-/// What became of a pushed slice: hand on `held`, then the slice's `range`. What follows the range is either held
-/// back, to come out of a later push, or rejected.
+/// The result of a push. The caller hands on `held`, then the `range` of the slice. The bytes behind the range are held
+/// back until a later push, or rejected.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub struct Pushed {
-    /// A head that earlier slices began and this one completed; then `range` begins behind it.
+    /// A head that earlier slices began and this one completed. `range` begins behind it.
     pub held: Option<Vec<u8>>,
-    /// The part of the slice that is fine.
+    /// The part of the slice that may be handed on.
     pub range: Range<usize>,
-    /// Nothing more can be read from this connection.
+    /// Set if nothing more may be read from this connection.
     pub rejection: Option<Rejection>,
 }
 
-/// The framing of one connection.
+/// The framing of one connection, from its first byte.
 #[derive(Default)]
 pub struct RequestFraming {
     state: State,
     held: Vec<u8>,
     lines: Lines,
-    /// Whether the current request is a registry's.
+    /// Whether the current request's path is a registry's.
     oci: bool,
 }
 
@@ -95,17 +95,18 @@ impl RequestFraming {
         }
     }
 
-    /// Whether the last head was a CONNECT: what follows it is no HTTP, and is held back until somebody takes it.
+    /// Whether the last head was a CONNECT. The bytes behind it are not HTTP; they are held back until
+    /// [`Self::take_held`].
     pub fn is_tunnel(&self) -> bool {
         matches!(self.state, State::Tunnel)
     }
 
-    /// Whether anything is held back.
+    /// Whether any bytes are held back.
     pub fn has_held(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// Takes what is held back: the bytes behind a CONNECT, or an incomplete head.
+    /// Takes the bytes that are held back: those behind a CONNECT, or an incomplete head.
     pub fn take_held(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
@@ -114,7 +115,7 @@ impl RequestFraming {
         let reject =
             |status, reason, head: &[u8]| Rejection { status, reason, oci: head::is_oci(head), in_body: false };
         if self.held.is_empty() && !head::is_token(rest[0]) {
-            return Err(reject(400, "a request begins with its method", &[]));
+            return Err(reject(400, "the request does not begin with a method", &[]));
         }
         let end = self.lines.find_empty(rest).map_err(|reason| {
             let head = [&self.held, rest].concat();
@@ -172,13 +173,13 @@ impl RequestFraming {
 }
 
 enum Step {
-    /// Something was consumed or the state changed.
+    /// Bytes were consumed or the state changed.
     On,
-    /// All is held back until more comes.
+    /// All bytes are held back until more arrive.
     Wait,
 }
 
-/// Looks for the empty line that ends a head, across slices, and for line ends that are none.
+/// Searches for the empty line that ends a head, across slices. Refuses a line feed without a carriage return.
 #[derive(Default)]
 struct Lines {
     /// Bytes of the current line so far.

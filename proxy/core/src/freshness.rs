@@ -1,6 +1,6 @@
-//! How long an answer holds: the tier of a tag, the life of a token, the life of a verdict about a credential.
+//! How long an answer is valid: the tier of a tag, the expiry of a token, the lifetime of a verdict about a credential.
 //!
-//! Pure functions of what was read; clocks and configuration stay with the caller.
+//! These are pure functions. The caller has the clock and the configuration.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::name::{Reference, Tag};
 use crate::outcome::RequestType;
 use crate::route::Route;
 
-/// Which of docker-registry-proxy's tiers a tag is in.
+/// docker-registry-proxy's tiers of tags. Each has its own caching time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tier {
-    /// The first expression matches.
+    /// The primary expression matches.
     Primary,
-    /// The second expression matches.
+    /// The secondary expression matches, the primary one does not.
     Secondary,
-    /// Neither.
+    /// No expression matches.
     Default,
 }
 
-/// The tier of a tag; the expressions are anchored at the tag's start by whoever compiled them.
+/// The tier of a tag. Both expressions must be anchored at their start; None never matches.
 pub fn tag_tier(tag: &Tag, primary: Option<&Regex>, secondary: Option<&Regex>) -> Tier {
     let matches = |tier: Option<&Regex>| tier.is_some_and(|regex| regex.is_match(tag.as_str()));
     if is_always_revalidated(tag) {
@@ -38,9 +38,11 @@ pub fn tag_tier(tag: &Tag, primary: Option<&Regex>, secondary: Option<&Regex>) -
     }
 }
 
-/// Whether a tag must be asked about each time, in every mode: `sha256-<digest>` with or without a suffix is where
-/// cosign and the fallback of the referrers API add to what is known about an image. Such a tag looks like a version
-/// to docker-registry-proxy's second expression, which would hide a new signature for 60 days.
+/// Whether upstream must be asked about a tag each time, in every mode.
+///
+/// These are the tags `sha256-<digest>`, with or without a suffix. cosign and the fallback of the referrers API add
+/// signatures to an image under them. docker-registry-proxy's secondary expression takes such a tag for a version and
+/// would hide a new signature for 60 days.
 pub fn is_always_revalidated(tag: &Tag) -> bool {
     let Some(rest) = tag.as_str().strip_prefix("sha256-") else {
         return false;
@@ -50,8 +52,8 @@ pub fn is_always_revalidated(tag: &Tag) -> bool {
     is_hex && (suffix.is_empty() || suffix.starts_with('.'))
 }
 
-/// The `request_type` of the access log. `tier` is that of the route's tag while the tiers are on, `artefact` tells
-/// that a configured pattern caches the path.
+/// The `request_type` of the access log. `tier` is None while the tiers are off; `artefact` is true if a configured
+/// pattern caches the path.
 pub fn request_type(route: &Route, tier: Option<Tier>, artefact: bool) -> RequestType {
     match route {
         Route::Blob { .. } => RequestType::BlobByDigest,
@@ -73,11 +75,12 @@ pub fn request_type(route: &Route, tier: Option<Tier>, artefact: bool) -> Reques
     }
 }
 
-/// The longest token that is looked into.
+/// Longer tokens are not decoded.
 const TOKEN_MAX_BYTES: usize = 64 << 10;
 
-/// When a token ends by its own words, in seconds since 1970; `None` for an opaque one. The signature is not
-/// checked: the answer only ever shortens a life, and the registry judges the token itself.
+/// The expiry (`exp`) that a JSON web token states, in seconds since 1970. None for an opaque token.
+///
+/// The signature is not checked: the result only shortens a lifetime, and the registry checks the token itself.
 pub fn jwt_expiry(token: &str) -> Option<u64> {
     #[derive(Deserialize)]
     struct Claims {
@@ -93,16 +96,17 @@ pub fn jwt_expiry(token: &str) -> Option<u64> {
     }
     let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
     let Claims { exp } = serde_json::from_slice(&claims).ok()?;
-    // Saturates: a negative time is long over, an absurd one is bounded by the caller's own limit.
+    // The cast saturates. A negative time is in the past; the caller limits a huge one.
     Some(exp as u64)
 }
 
-/// Verdicts about credentials that do not end by themselves (T1).
+/// For every verdict about a credential (T1).
 const VERDICT_TTL_MAX: Duration = Duration::from_secs(300);
-/// An opaque token ends some time; 60 s is the least that token servers give (Docker's specification).
+/// For opaque tokens, whose expiry is unknown: the shortest lifetime that token servers give (Docker's specification).
 const VERDICT_TTL_OPAQUE: Duration = Duration::from_secs(60);
 
-/// How long upstream's "this credential may read that repository" is believed: never longer than the token lives.
+/// How long upstream's verdict that a credential may read a repository is valid: never longer than the token.
+/// `token_expiry_in` is None for an opaque credential.
 pub fn verdict_ttl(token_expiry_in: Option<Duration>, is_bearer: bool) -> Duration {
     match (token_expiry_in, is_bearer) {
         (Some(left), _) => left.min(VERDICT_TTL_MAX),

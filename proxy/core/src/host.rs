@@ -7,32 +7,44 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The port of a host that names none.
+/// The port of a host without one.
 pub const HTTPS_PORT: u16 = 443;
 
-/// A host name or address literal together with a port.
+/// A host name or address literal, and a port.
+///
+/// ```
+/// use entrepot_core::host::RegistryHost;
+///
+/// let host: RegistryHost = "GHCR.io".parse()?;
+/// assert_eq!((host.name(), host.port()), ("ghcr.io", 443));
+/// assert_eq!(host, RegistryHost::parse("ghcr.io:443", 80)?);
+/// assert_eq!(RegistryHost::parse("[::1]:5000", 443)?.authority(443), "[::1]:5000");
+/// // Some resolvers read this as 127.0.0.1.
+/// assert!("0x7f.1".parse::<RegistryHost>().is_err());
+/// # Ok::<(), entrepot_core::host::HostError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegistryHost {
     name: Box<str>,
     port: u16,
 }
 
-/// Why text is not a host.
+/// The reason why text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// Not a DNS name or an address literal.
+    /// The text is neither a DNS name nor an address literal.
     #[error("not a host name or address")]
     Name,
-    /// Not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[error("not a port number")]
     Port,
-    /// A port is required here and none is given.
+    /// The text has no port, and one is required.
     #[error("the port is missing")]
     PortMissing,
 }
 
 impl RegistryHost {
-    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`, taking `default_port` where none is named.
+    /// Reads `host`, `host:port`, `[v6]` or `[v6]:port`. A text without a port gets `default_port`.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, HostError> {
         let (name, port) = split(text)?;
         Ok(Self { name: parse_name(name)?, port: port.unwrap_or(default_port) })
@@ -44,17 +56,17 @@ impl RegistryHost {
         Ok(Self { name: parse_name(name)?, port: port.ok_or(HostError::PortMissing)? })
     }
 
-    /// The lower-case name or address, IPv6 without brackets.
+    /// The lower-case name or the address, IPv6 without brackets.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The port, named or assumed.
+    /// The port that the text named, or the default.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address, where the name is a literal.
+    /// The address if the name is a literal.
     pub fn address(&self) -> Option<IpAddr> {
         self.name.parse().ok()
     }
@@ -64,7 +76,7 @@ impl RegistryHost {
         Self { name: self.name.clone(), port }
     }
 
-    /// The form for a Host header or URI: the port only where it is not `default_port`.
+    /// The form of a Host header or URI. The port is left out if it is `default_port`.
     pub fn authority(&self, default_port: u16) -> String {
         let name = bracketed(&self.name);
         if self.port == default_port { name } else { format!("{name}:{}", self.port) }
@@ -122,7 +134,7 @@ fn parse_port(text: &str) -> Result<u16, HostError> {
     }
 }
 
-/// Lower-cases a DNS name or address; one trailing dot is the root and is dropped.
+/// Lower-cases a DNS name or address. One trailing dot stands for the root and is dropped.
 fn parse_name(text: &str) -> Result<Box<str>, HostError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_string().into());
@@ -134,7 +146,7 @@ fn parse_name(text: &str) -> Result<Box<str>, HostError> {
             && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    // An all-numeric last label would be read as an address by some resolvers (0x7f.1, 127.1).
+    // Some resolvers read a numeric last label as an address (0x7f.1, 127.1).
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x");
     let last = name.rsplit('.').next().unwrap_or_default();
     if name.len() <= 253 && name.split('.').all(label) && !numeric(last) {
@@ -144,7 +156,8 @@ fn parse_name(text: &str) -> Result<Box<str>, HostError> {
     }
 }
 
-/// A listed registry: `ghcr.io`, `reg.example:5000` or `*.pkg.dev` (any name below, not the name itself).
+/// An entry of the list of registries: `ghcr.io`, `reg.example:5000` or `*.pkg.dev` (every name below `pkg.dev`, not
+/// `pkg.dev` itself).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPattern {
     wildcard: bool,
@@ -153,7 +166,7 @@ pub struct HostPattern {
 }
 
 impl HostPattern {
-    /// Whether `host` is listed. A pattern without a port lists the port that the scheme implies.
+    /// Whether the entry covers `host`. An entry without a port covers `implied_port`, the scheme's default.
     pub fn matches(&self, host: &RegistryHost, implied_port: u16) -> bool {
         let name = if self.wildcard {
             host.name.strip_suffix(&*self.name).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
@@ -163,17 +176,17 @@ impl HostPattern {
         name && host.port == self.port.unwrap_or(implied_port)
     }
 
-    /// Whether the name is listed, on whatever port.
+    /// Whether the entry covers the name of `host`, on any port.
     pub fn names(&self, host: &RegistryHost) -> bool {
         self.matches(&host.with_port(self.port.unwrap_or(HTTPS_PORT)), HTTPS_PORT)
     }
 
-    /// The exact host, where this is no wildcard; port 443 where none is named.
+    /// The host of an entry without a wildcard, with port 443 if it names none. None for a wildcard.
     pub fn exact(&self) -> Option<RegistryHost> {
         (!self.wildcard).then(|| RegistryHost { name: self.name.clone(), port: self.port.unwrap_or(HTTPS_PORT) })
     }
 
-    /// The port, where one is named.
+    /// The port that the entry names. None if it names none.
     pub fn port(&self) -> Option<u16> {
         self.port
     }

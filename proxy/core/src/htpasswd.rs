@@ -1,36 +1,38 @@
-//! Apache's `htpasswd` file as container registries use it: one `name:hash` a line, bcrypt only. Only the form is
-//! read here; comparing a password takes a tenth of a second on purpose and is somebody else's work.
+//! Apache's `htpasswd` file as container registries use it: one `name:hash` a line, bcrypt only.
+//!
+//! This module only reads the file. Comparing a password takes a tenth of a second on purpose, so the caller does it
+//! on a thread of its own.
 
 use std::collections::HashMap;
 use std::fmt;
 
-/// The hash of one password, in bcrypt's own text form.
+/// The hash of one password, in bcrypt's text form (`$2y$<cost>$<salt and digest>`).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct BcryptHash(Box<str>);
 
-/// The accounts of a file.
+/// The accounts of a file, by name.
 #[derive(Clone, Default)]
 pub struct Accounts {
     by_name: HashMap<Box<str>, BcryptHash>,
 }
 
-/// Why a file is refused. No part of a line is quoted: it may hold a password.
+/// The reason why a file is refused. It quotes no part of the line, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct HtpasswdError {
-    /// Counted from 1.
+    /// The number of the line, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The fault, for the administrator.
     pub reason: &'static str,
 }
 
-/// bcrypt's own bounds.
+/// The costs that bcrypt allows.
 const COST: std::ops::RangeInclusive<u32> = 4..=31;
 /// Salt and digest in bcrypt's base64.
 const ENCODED_BYTES: usize = 53;
 
 impl Accounts {
-    /// Reads a whole file. Empty lines and those that begin with `#` are skipped.
+    /// Reads a whole file. Skips empty lines and lines that begin with `#`.
     pub fn parse(text: &str) -> Result<Self, HtpasswdError> {
         let mut by_name = HashMap::new();
         for (number, line) in text.lines().enumerate() {
@@ -45,28 +47,28 @@ impl Accounts {
             }
             let hash = BcryptHash::parse(hash).ok_or(refuse("not a bcrypt hash; make it with htpasswd -B"))?;
             if by_name.insert(name.into(), hash).is_some() {
-                return Err(refuse("the name was there before"));
+                return Err(refuse("the name appears twice"));
             }
         }
         Ok(Self { by_name })
     }
 
-    /// The hash of an account.
+    /// The hash of an account. None if there is no such account.
     pub fn get(&self, name: &str) -> Option<&BcryptHash> {
         self.by_name.get(name)
     }
 
-    /// How many there are.
+    /// The number of accounts.
     pub fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Whether nobody can log in.
+    /// Whether the file has no account.
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }
 
-    /// The highest cost of all hashes: what comparing with an unknown account must take too.
+    /// The highest cost of all hashes. A login with an unknown name must take as long as this one. None without accounts.
     pub fn cost_max(&self) -> Option<u32> {
         self.by_name.values().map(BcryptHash::cost).max()
     }
@@ -83,19 +85,19 @@ impl BcryptHash {
         fits.then(|| Self(text.into()))
     }
 
-    /// The hash as bcrypt reads it.
+    /// The text that bcrypt reads.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The logarithm of the rounds.
+    /// The binary logarithm of the number of rounds.
     pub fn cost(&self) -> u32 {
-        // Two digits at this place are what `parse` let in.
+        // `parse` accepts only hashes with two digits at this place.
         self.0.get(4..6).and_then(|digits| digits.parse().ok()).unwrap_or(*COST.end())
     }
 }
 
-/// Hashes can be guessed at; they are not for logs.
+/// Does not show the hash: a password can be guessed from it.
 impl fmt::Debug for BcryptHash {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "BcryptHash(cost {})", self.cost())
@@ -129,7 +131,7 @@ mod tests {
             (&*format!("a:{}", &HASH[..59]), "line 1: not a bcrypt hash; make it with htpasswd -B"),
             (&*format!("a:{}", HASH.replacen("05", "32", 1)), "line 1: not a bcrypt hash; make it with htpasswd -B"),
             (&*format!("a:{}", HASH.replacen("05", "+5", 1)), "line 1: not a bcrypt hash; make it with htpasswd -B"),
-            (&*format!("a:{HASH}\na:{HASH}"), "line 2: the name was there before"),
+            (&*format!("a:{HASH}\na:{HASH}"), "line 2: the name appears twice"),
         ] {
             assert_eq!(Accounts::parse(text).err().map(|error| error.to_string()), Some(reason.into()), "{text}");
         }

@@ -1,8 +1,45 @@
-//! The grammar and the decisions of entrepot, without input or output.
+//! The grammar and the pure decisions of entrepot, without input or output.
 //!
-//! Everything here takes bytes or values and returns values: no sockets, files, clocks or threads, so every
-//! rule can be tested by a table. Types exist only in their valid form; a `Digest`, `RepositoryName` or
-//! `RegistryHost` that one holds needs no further check.
+//! Functions here take bytes or values and return values. None of them opens a socket or a file, reads a clock or starts
+//! a thread, so each rule is tested by a table. A type exists only in its valid form: a `Digest`, a `RepositoryName` or a
+//! `RegistryHost` needs no further check. This crate depends on no other crate of the workspace.
+//!
+//! | module | content | specification |
+//! |---|---|---|
+//! | [`framing`] | where requests begin and end on a client's connection | RFC 9112 |
+//! | [`sniff`] | the protocol of a redirected connection, from its first bytes | RFC 8446, RFC 6066 |
+//! | [`proxy_header`] | the addresses of a relayed connection | PROXY protocol 2 |
+//! | [`route`] | what a request's path names | OCI Distribution 1.1 |
+//! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
+//! | [`host`], [`mdns_name`] | registries with their ports, patterns of registries, `.local` names | RFC 9110, RFC 6762 |
+//! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
+//! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
+//! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
+//! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
+//! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
+//! | [`freshness`] | how long tags, tokens and verdicts are valid | |
+//! | [`outcome`] | the words of the access log for requests and answers | docker-registry-proxy |
+//! | [`error`] | all errors that clients see | OCI Distribution 1.1 |
+//! | [`quantity`], [`htpasswd`] | sizes, durations and accounts as administrators write them | nginx, Apache |
+//! | [`secret`] | text that is never printed and is wiped after use | |
+//! | [`exit`] | exit codes of the command line | sysexits.h |
+//!
+//! A request for a blob passes the grammar and the range decision like this:
+//!
+//! ```
+//! use entrepot_core::range::{RangeAnswer, decide};
+//! use entrepot_core::route::Route;
+//! use http::Method;
+//!
+//! let path = format!("/v2/library/busybox/blobs/sha256:{}", "0a".repeat(32));
+//! let Route::Blob { repository, digest } = Route::parse(&Method::GET, &path, None)? else {
+//!     panic!("a blob");
+//! };
+//! assert_eq!(repository.as_str(), "library/busybox");
+//! assert_eq!(digest.bytes(), [10; 32]);
+//! assert_eq!(decide(Some("bytes=5-"), 10), RangeAnswer::Part { start: 5, end: 10 });
+//! # Ok::<(), entrepot_core::route::RouteError>(())
+//! ```
 
 pub mod challenge;
 pub mod digest;

@@ -1,14 +1,14 @@
-//! A host name under `.local`, as multicast DNS (RFC 6762) resolves it.
+//! Host names under `.local`, which multicast DNS (RFC 6762) resolves.
 
 /// A host name under `.local`: one label of letters, digits and hyphens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MdnsName(String);
 
-/// What a DNS label may have.
+/// The longest DNS label (RFC 1035 section 2.3.4).
 const LABEL_MAX_BYTES: usize = 63;
 
 impl MdnsName {
-    /// A label, with or without `.local`; lower case afterwards.
+    /// Reads a label, with or without `.local`, and lower-cases it. None if it is not one label.
     pub fn parse(text: &str) -> Option<Self> {
         let label = text.strip_suffix(".local").unwrap_or(text);
         let fits = (1..=LABEL_MAX_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
@@ -16,12 +16,12 @@ impl MdnsName {
         (fits && known).then(|| Self(label.to_ascii_lowercase()))
     }
 
-    /// The label alone.
+    /// The name without `.local`.
     pub fn label(&self) -> &str {
         &self.0
     }
 
-    /// With `.local`, as people write it.
+    /// The name with `.local`.
     pub fn host(&self) -> String {
         format!("{}.local", self.0)
     }

@@ -1,18 +1,18 @@
-//! Manifests by their media types: what a client accepts, what a manifest is, and what it refers to.
+//! Manifests and their media types: what a client accepts, what a manifest is, and what it refers to.
 //!
-//! A tag's answer depends on the Accept header, but only through the set of manifest types in it; order, weights
-//! and spacing would only split the cache. The bytes of a manifest are never changed, and one whose shape and
-//! announced type disagree is never kept (CVE-2021-41190: one digest, read as two things).
+//! A tag's answer depends on the set of manifest types in the Accept header. Their order, weights and spacing do not
+//! count, because they would only split the cache. The bytes of a manifest are never changed. A manifest whose shape and
+//! announced type disagree is never kept (CVE-2021-41190: clients read one digest as two things).
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::digest::Digest;
 
-/// The largest manifest that is kept; larger ones pass through.
+/// The largest manifest that is kept. Larger ones pass through.
 pub const MANIFEST_MAX_BYTES: usize = 4 << 20;
 
-/// The media types of manifests.
+/// The media types of manifests that registries serve.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ManifestType {
     /// Docker schema 1, unsigned.
@@ -29,22 +29,22 @@ pub enum ManifestType {
     OciIndex,
 }
 
-/// What a manifest is made of, whatever it calls itself.
+/// The kind of a manifest by its fields, whatever its `mediaType` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Shape {
     Layers,
     Index,
     Schema1,
-    /// OCI's and ORAS's artifact manifests, of which OCI's is no longer made: a list of blobs.
+    /// A list of blobs: the artifact manifests of ORAS, and OCI's, which is no longer in use.
     Artifact,
 }
 
 impl ManifestType {
-    /// Every type, in the order of the canonical Accept header.
+    /// All types, in the order of [`AcceptClass::header_value`].
     pub const ALL: [Self; 6] =
         [Self::OciIndex, Self::ManifestList, Self::OciManifest, Self::Schema2, Self::Schema1Signed, Self::Schema1];
 
-    /// The media type as text.
+    /// The media type as it stands in headers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Schema1 => "application/vnd.docker.distribution.manifest.v1+json",
@@ -56,13 +56,13 @@ impl ManifestType {
         }
     }
 
-    /// Reads a Content-Type or an element of Accept; parameters do not count.
+    /// Reads a Content-Type or an element of Accept, without its parameters. None if it is no manifest's.
     pub fn of(media_type: &str) -> Option<Self> {
         let essence = essence(media_type);
         Self::ALL.into_iter().find(|known| essence.eq_ignore_ascii_case(known.name()))
     }
 
-    /// Whether it lists other manifests.
+    /// Whether a manifest of this type lists other manifests.
     pub fn is_index(self) -> bool {
         self.shape() == Shape::Index
     }
@@ -84,15 +84,27 @@ fn essence(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// The set of manifest types that an Accept header admits: part of the key of a tag's answer.
+/// The set of manifest types that an Accept header admits. It is part of the key of a tag's answer.
+///
+/// ```
+/// use entrepot_core::media::{AcceptClass, ManifestType};
+///
+/// let index = ManifestType::OciIndex.name();
+/// let list = ManifestType::ManifestList.name();
+/// let one = AcceptClass::of([format!("{list}, {index};q=0.5").as_str()]);
+/// assert_eq!(one, AcceptClass::of([index, list]));
+/// assert!(one.admits(index) && !one.admits(ManifestType::Schema2.name()));
+/// assert_eq!(AcceptClass::of(["*/*"]), AcceptClass::ANY);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct AcceptClass(u16);
 
 impl AcceptClass {
-    /// No Accept header, a wildcard, or no manifest type at all: the registry chooses.
+    /// The class of a request without an Accept header, with a wildcard, or without a manifest type. The registry
+    /// chooses.
     pub const ANY: Self = Self(1 << 15);
 
-    /// Reads all values of the Accept header of a request.
+    /// Reads all values of a request's Accept header.
     pub fn of<'a>(accept: impl IntoIterator<Item = &'a str>) -> Self {
         let elements = accept.into_iter().flat_map(|value| value.split(','));
         let bits = elements.filter(|element| !is_excluded(element)).map(|element| match essence(element) {
@@ -105,21 +117,23 @@ impl AcceptClass {
         }
     }
 
-    /// Whether an answer of this type is one that the client asked for.
+    /// Whether the client accepts an answer of this type.
     pub fn admits(self, media_type: &str) -> bool {
         self.has(Self::ANY.0) || ManifestType::of(media_type).is_some_and(|known| self.has(known.bit()))
     }
 
-    /// The one Accept header that stands for this class upstream.
+    /// The Accept header that is sent upstream for this class.
     pub fn header_value(self) -> String {
         let known = ManifestType::ALL.into_iter().filter(|known| self.has(known.bit())).map(ManifestType::name);
         let any = self.has(Self::ANY.0).then_some("*/*");
         known.chain(any).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether a registry that gave this type to `other` would give this class the same. An index is what everybody who
-    /// takes one is given. An image may have been chosen out of an index for a client that takes none, and is then for one
-    /// platform: only what `other` got although it takes every kind of index that this class does, is the tag itself.
+    /// Whether a registry that answered `other` with this type would give this class the same answer.
+    ///
+    /// A registry gives an index to every client that accepts one. For a client that accepts none, it may choose the
+    /// image of one platform out of the index. So an image is shared only if `other` accepts every kind of index that this
+    /// class accepts: then the tag itself is an image.
     pub fn shares_answer_of(self, other: Self, media_type: &str) -> bool {
         let known = ManifestType::of(media_type);
         let indexes = ManifestType::ALL.into_iter().filter(|known| known.is_index()).map(ManifestType::bit);
@@ -127,12 +141,12 @@ impl AcceptClass {
         self.admits(media_type) && (known.is_some_and(ManifestType::is_index) || of(self) & !of(other) == 0)
     }
 
-    /// The set as bits, for keys.
+    /// The set as bits, for the index on disk and for keys.
     pub fn bits(self) -> u16 {
         self.0
     }
 
-    /// The set that [`Self::bits`] gave.
+    /// The inverse of [`Self::bits`].
     pub fn from_bits(bits: u16) -> Self {
         Self(bits)
     }
@@ -142,7 +156,7 @@ impl AcceptClass {
     }
 }
 
-/// `q=0` means "not this one" (RFC 9110 section 12.4.2).
+/// `q=0` excludes a type (RFC 9110 section 12.4.2).
 fn is_excluded(element: &str) -> bool {
     element.split(';').skip(1).any(|parameter| {
         let weight = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
@@ -150,48 +164,58 @@ fn is_excluded(element: &str) -> bool {
     })
 }
 
-/// What a manifest refers to.
+/// A manifest's reference to other content.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descriptor {
-    /// The content.
+    /// The digest of the content.
     pub digest: Digest,
-    /// Its length, where the manifest says it (schema 1 does not).
+    /// The length in bytes. None if the manifest does not state it, as in schema 1.
     pub size: Option<u64>,
-    /// Its type, where the manifest says it.
+    /// The content's media type. None if the manifest does not state it.
     pub media_type: Option<String>,
-    /// It lies elsewhere, by its own words, and registries need not have it: `urls`, or a type that may not be passed on.
+    /// Whether registries need not have the content: it has `urls`, or a type that registries may not distribute.
     pub is_foreign: bool,
 }
 
-/// What can be read from a manifest without changing it.
+/// The facts that are read from a manifest.
+///
+/// ```
+/// use entrepot_core::media::{ManifestInfo, ManifestType, agrees};
+///
+/// let manifest = br#"{"schemaVersion":2,"manifests":[]}"#;
+/// let info = ManifestInfo::inspect(manifest)?;
+/// assert_eq!(info.media_type.as_deref(), Some(ManifestType::OciIndex.name()));
+/// assert!(!agrees(ManifestType::OciManifest.name(), &info));
+/// # Ok::<(), entrepot_core::media::ManifestError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ManifestInfo {
-    /// The `mediaType` field, or else what the shape implies.
+    /// The `mediaType` field, or the type that the shape implies. None if neither tells.
     pub media_type: Option<String>,
-    /// Manifests of an index; config and layers of an image; blobs of an artifact. Digests of unknown algorithms are left
-    /// out.
+    /// The manifests of an index, the config and layers of an image, or the blobs of an artifact. References by unknown
+    /// digest algorithms are left out.
     pub children: Vec<Descriptor>,
-    /// The manifest that this one is about.
+    /// The manifest that this one describes (`subject`). None if it describes none.
     pub subject: Option<Descriptor>,
-    /// It can be read as more than one kind of manifest, or its `mediaType` names another kind than its shape.
+    /// Whether it can be read as more than one kind of manifest, or its `mediaType` contradicts its shape.
     pub ambiguous: bool,
 }
 
-/// Why bytes are no manifest.
+/// The reason why bytes are not a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// More than [`MANIFEST_MAX_BYTES`].
+    /// There are more than [`MANIFEST_MAX_BYTES`].
     #[error("the manifest is larger than 4 MiB")]
     TooLarge,
-    /// Not a JSON object.
+    /// The text does not begin with `{`.
     #[error("the manifest is not a JSON object")]
     NotAnObject,
-    /// Not JSON, or a field is there twice.
+    /// The text is not JSON, or a field appears twice.
     #[error("the manifest is not JSON with unique fields: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Only what is looked at; each value as it comes, so that an odd one does not make the rest unreadable.
+/// The fields that are read. Each is any JSON value, so that an unexpected one does not make the others unreadable.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Fields {
@@ -207,12 +231,12 @@ struct Fields {
 }
 
 impl ManifestInfo {
-    /// Reads a manifest.
+    /// Reads the JSON text of a manifest.
     pub fn inspect(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MANIFEST_MAX_BYTES {
             return Err(ManifestError::TooLarge);
         }
-        // Without this, serde would read an array as the fields in their order.
+        // serde also reads an array as a struct: as its fields in their order.
         if !bytes.trim_ascii_start().starts_with(b"{") {
             return Err(ManifestError::NotAnObject);
         }
@@ -241,7 +265,7 @@ impl Fields {
         all.into_iter().filter_map(|(present, shape)| present.then_some(shape)).collect()
     }
 
-    /// OCI manifests may leave the field out; Docker's schema 2 and artifacts may not, schema 1 has none.
+    /// OCI manifests may leave `mediaType` out, and schema 1 has none. Docker's schema 2 and artifacts must have it.
     fn implied_type(&self, shapes: &[Shape]) -> Option<String> {
         let implied = match shapes {
             [Shape::Index] => ManifestType::OciIndex,
@@ -279,7 +303,7 @@ fn descriptor(value: &Value) -> Option<Descriptor> {
     })
 }
 
-/// Layers that registries are not to pass on: Docker's foreign ones and OCI's, which are no longer made.
+/// The types of layers that registries may not distribute. Docker and OCI both gave them up.
 fn is_restricted(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.image.rootfs.foreign.diff.")
         || media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
@@ -289,7 +313,7 @@ fn digest(value: &Value, field: &str) -> Option<Digest> {
     value.get(field)?.as_str()?.parse().ok()
 }
 
-/// Whether a manifest may be kept under this Content-Type: the type it has by its own words, and one shape only.
+/// Whether a manifest may be kept under this Content-Type: its own type is the same, and it has one shape.
 pub fn agrees(content_type: &str, info: &ManifestInfo) -> bool {
     let essence = essence(content_type);
     !info.ambiguous && info.media_type.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(essence))
@@ -336,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_shared_with_who_would_have_been_given_the_same() {
+    fn an_answer_is_shared_with_clients_that_would_get_the_same() {
         let class = |values: &[&str]| AcceptClass::of(values.iter().copied());
         let (docker, podman) = (class(&[SCHEMA2, LIST, INDEX, IMAGE, SIGNED]), class(&[IMAGE, SCHEMA2, LIST, INDEX]));
         let (old, oldest) = (class(&[SCHEMA2, LIST]), class(&[SCHEMA2]));
@@ -347,7 +371,7 @@ mod tests {
             (docker, podman, IMAGE, true),
             (old, docker, INDEX, false),
             (old, docker, SCHEMA2, true),
-            // Perhaps one platform's image out of an index.
+            // It may be one platform's image out of an index.
             (docker, oldest, SCHEMA2, false),
             (docker, old, SCHEMA2, false),
             (docker, AcceptClass::ANY, SCHEMA2, false),

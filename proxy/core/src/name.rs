@@ -6,6 +6,14 @@ use std::str::FromStr;
 use crate::digest::Digest;
 
 /// A repository name such as `library/busybox`: components of `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` joined by `/`.
+///
+/// ```
+/// use entrepot_core::name::RepositoryName;
+///
+/// assert!("library/busybox".parse::<RepositoryName>().is_ok());
+/// assert!("Library/busybox".parse::<RepositoryName>().is_err());
+/// assert!("a/../b".parse::<RepositoryName>().is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RepositoryName(Box<str>);
 
@@ -13,42 +21,51 @@ pub struct RepositoryName(Box<str>);
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(Box<str>);
 
-/// What a manifest is asked by.
+/// The last part of a manifest's path: a tag or a digest.
+///
+/// ```
+/// use entrepot_core::name::Reference;
+///
+/// assert!(matches!("latest".parse()?, Reference::Tag(_)));
+/// let digest = format!("sha256:{}", "0".repeat(64));
+/// assert!(matches!(digest.parse()?, Reference::Digest(_)));
+/// # Ok::<(), entrepot_core::name::NameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Reference {
-    /// A mutable name.
+    /// A name that the registry may point at other content at any time.
     Tag(Tag),
-    /// Immutable content.
+    /// The content's own digest.
     Digest(Digest),
 }
 
-/// Why text is not a name, tag or reference.
+/// The reason why text is not a name, tag or reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// Not a repository name.
+    /// The text is outside [`RepositoryName`]'s grammar.
     #[error("not a repository name")]
     Repository,
-    /// Not a tag.
+    /// The text is outside [`Tag`]'s grammar.
     #[error("not a tag")]
     Tag,
-    /// Not a supported digest.
+    /// The text has a colon and is no supported digest.
     #[error("not a digest")]
     Digest,
 }
 
-/// The longest repository name accepted; host and name together may have 255 characters in most clients.
+/// Most clients limit host and name together to 255 characters.
 const REPOSITORY_NAME_MAX_BYTES: usize = 255;
 const TAG_MAX_BYTES: usize = 128;
 
 impl RepositoryName {
-    /// The name as text.
+    /// The name as it stands in paths.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Tag {
-    /// The tag as text.
+    /// The tag as it stands in paths.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,29 +1,30 @@
-//! How a request was classified and answered: the words of the access log, the response headers and the metrics.
-//! They are docker-registry-proxy's words, because its users' log pipelines look for them.
+//! How a request was classified and answered, in the words of the access log, the response headers and the metrics.
+//!
+//! The words are docker-registry-proxy's, because the log pipelines of its users search for them.
 
-/// How the cache took part in an answer (`upstream_cache_status`).
+/// The cache's part in an answer (`upstream_cache_status`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CacheStatus {
-    /// The cache had no part in it: pings, tokens, tunnels, refused requests.
+    /// The cache had no part: pings, tokens, tunnels, refused requests.
     None,
-    /// Fetched from upstream for this request or with others that wait for the same fetch.
+    /// The content was fetched from upstream for this request.
     Miss,
-    /// Answered without asking upstream.
+    /// The answer came from the store, and upstream was not asked.
     Hit,
-    /// A tag whose time was over was fetched anew.
+    /// The tag's caching time was over, and it was fetched again.
     Expired,
-    /// Upstream failed, the last known answer was given.
+    /// Upstream failed, and the client got the last known answer.
     Stale,
-    /// Upstream confirmed with a HEAD what the cache has.
+    /// Upstream confirmed the cached content with a HEAD.
     Revalidated,
-    /// Passed through without being stored, for a reason that is counted.
+    /// The content passed through without being stored, for a reason that is counted.
     Bypass,
-    /// The answer came from a fetch that another request had already started.
+    /// The answer came from a fetch that another request had started.
     Updating,
 }
 
 impl CacheStatus {
-    /// Every status, for tables of metrics.
+    /// All statuses, for the labels of metrics.
     pub const ALL: [Self; 8] = [
         Self::None,
         Self::Miss,
@@ -35,7 +36,7 @@ impl CacheStatus {
         Self::Updating,
     ];
 
-    /// The word in logs and headers; empty where the cache had no part.
+    /// The word in logs and headers. Empty if the cache had no part.
     pub fn word(self) -> &'static str {
         match self {
             Self::None => "",
@@ -55,14 +56,14 @@ impl CacheStatus {
     }
 }
 
-/// What kind of request it was (`request_type`).
+/// The kind of a request (`request_type`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RequestType {
-    /// Anything that is not a blob or a manifest.
+    /// Neither a blob nor a manifest.
     Unknown,
     /// A blob named by digest.
     BlobByDigest,
-    /// A path under `blobs/` that names no digest, or an artefact that a configured pattern caches.
+    /// A path under `blobs/` without a digest, or an artefact that a configured pattern caches.
     BlobMutable,
     /// A manifest named by digest.
     ManifestByDigest,
@@ -77,7 +78,7 @@ pub enum RequestType {
 }
 
 impl RequestType {
-    /// Every type, for tables of metrics.
+    /// All types, for the labels of metrics.
     pub const ALL: [Self; 8] = [
         Self::Unknown,
         Self::BlobByDigest,
@@ -89,7 +90,7 @@ impl RequestType {
         Self::ManifestDefaultDisabled,
     ];
 
-    /// The word in logs and headers.
+    /// The word in logs and headers, never empty.
     pub fn word(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",

@@ -1,11 +1,11 @@
-//! What machines an image is for, as its index or its config says. Only for people to read: nothing is decided by it.
+//! The platforms of an image, as its index or its config names them. Only people read them; no decision depends on them.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A platform such as `linux/arm64/v8`. Its words are the image's own, so whatever somebody pushed.
+/// A platform such as `linux/arm64/v8`. Its words come from the image, so anything may stand there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Platform {
     os: String,
@@ -13,9 +13,9 @@ pub struct Platform {
     variant: Option<String>,
 }
 
-/// Longer words are no platform's.
+/// No platform has longer words.
 const WORD_MAX_BYTES: usize = 32;
-/// What tools write where there is no platform, as for attestations.
+/// Tools write this word for content without a platform, such as attestations.
 const UNKNOWN: &str = "unknown";
 
 #[derive(Deserialize)]
@@ -24,7 +24,7 @@ struct Index {
 }
 
 impl Platform {
-    /// Those that an index lists, each once, in their order.
+    /// The platforms that an index lists, sorted, each once.
     pub fn of_index(index: &[u8]) -> Vec<Self> {
         let listed = serde_json::from_slice::<Index>(index).map(|index| index.manifests).unwrap_or_default();
         let mut found: Vec<_> = listed.iter().filter_map(|entry| Self::read(entry.get("platform")?)).collect();
@@ -33,7 +33,7 @@ impl Platform {
         found
     }
 
-    /// That of an image's config.
+    /// The platform of an image's config. None if the config names none.
     pub fn of_config(config: &[u8]) -> Option<Self> {
         Self::read(&serde_json::from_slice(config).ok()?)
     }

@@ -1,33 +1,34 @@
-//! The PROXY protocol, version 2: a binary header by which a relay says who it speaks for, and where they meant to go.
-//! Both directions, for TCP; what else the protocol can say counts as nothing said.
+//! The PROXY protocol, version 2: a relay's binary header with the addresses of the connection that it relays.
+//!
+//! Only TCP over IPv4 and IPv6 is read. Extensions and other protocols are skipped.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What every header begins with; neither TLS nor HTTP does.
+/// The first bytes of every header. Neither TLS nor HTTP begins like this.
 pub const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The longest header that is read; addresses take 36 bytes, the rest are extensions.
+/// The longest header that is read. Its addresses take at most 36 bytes, the rest are extensions.
 pub const HEADER_MAX_BYTES: usize = 16 + 1024;
 
-/// The ends of a connection that is relayed.
+/// Both ends of a relayed connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Relayed {
-    /// Who connected.
+    /// The client's address, as the relay saw it.
     pub client: SocketAddr,
-    /// Where to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
 }
 
-/// What the bytes so far are.
+/// The result of looking at the first bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Header {
-    /// Not to be told yet.
+    /// More bytes are needed.
     NeedMore,
-    /// No header: the connection speaks for itself.
+    /// The connection has no header and is not relayed.
     Absent,
-    /// A header of so many bytes; nothing said where the relay speaks for itself (`LOCAL`), or of something else than TCP.
+    /// A header of so many bytes. None if the relay connects for itself (`LOCAL`), or if the header is not about TCP.
     Present(usize, Option<Relayed>),
-    /// The signature, and nothing that follows from it.
+    /// The signature is followed by no valid header.
     Broken,
 }
 
@@ -37,7 +38,7 @@ const TCP_V4: u8 = 0x11;
 const TCP_V6: u8 = 0x21;
 const FIXED_BYTES: usize = 16;
 
-/// Looks at the bytes that have come so far.
+/// Reads the header in the first bytes of a connection.
 pub fn read(bytes: &[u8]) -> Header {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes[..known] != SIGNATURE[..known] {

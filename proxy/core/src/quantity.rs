@@ -1,25 +1,33 @@
-//! Sizes and durations as administrators write them: nginx's syntax, which docker-registry-proxy's users have in
-//! their environment (`32g`, `60d`, `1h30m`, `500ms`).
+//! Sizes and durations in nginx's syntax (`32g`, `60d`, `1h30m`, `500ms`), which docker-registry-proxy's users already
+//! have in their environment.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why text is not a size or a duration.
+/// The reason why text is not a size or a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// Not a size.
+    /// [`parse_size`] cannot read it.
     #[error("not a size; write for example 512m, 32g or 1t")]
     Size,
-    /// Not a duration.
+    /// [`parse_duration`] cannot read it.
     #[error("not a duration; write for example 500ms, 60s, 10m, 1h30m or 60d")]
     Duration,
 }
 
-/// A number of bytes.
+/// A number of bytes, shown in the syntax that [`parse_size`] reads.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Size(pub u64);
 
-/// Reads `1024`, `64k`, `512m`, `32g`, `1t`; upper case, and a closing `b` or `ib`, mean the same powers of 1024.
+/// Reads `1024`, `64k`, `512m`, `32g`, `1t`. Units are powers of 1024, in either case, with or without `b` or `ib`.
+///
+/// ```
+/// use entrepot_core::quantity::parse_size;
+///
+/// assert_eq!(parse_size("32G")?.0, 32 << 30);
+/// assert_eq!(parse_size("64KiB")?.to_string(), "64k");
+/// # Ok::<(), entrepot_core::quantity::QuantityError>(())
+/// ```
 pub fn parse_size(text: &str) -> Result<Size, QuantityError> {
     let lower = text.trim().to_ascii_lowercase();
     let digits_end = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
@@ -36,8 +44,8 @@ pub fn parse_size(text: &str) -> Result<Size, QuantityError> {
     number.checked_mul(1 << shift).map(Size).ok_or(QuantityError::Size)
 }
 
-/// Reads nginx durations: numbers with `ms`, `s`, `m`, `h`, `d`, `w`, `M` (30 days) or `y` (365 days), largest
-/// first and each unit at most once; a bare number is seconds.
+/// Reads nginx's durations: numbers with `ms`, `s`, `m`, `h`, `d`, `w`, `M` (30 days) or `y` (365 days). The largest unit
+/// comes first, and each unit appears at most once. A number without a unit is in seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     const UNITS: [(&str, u64); 8] = [
         ("y", 365 * 86_400_000),
@@ -73,7 +81,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
 }
 
 impl fmt::Display for Size {
-    /// The largest unit that needs no fraction, in the syntax that is read.
+    /// Uses the largest unit that needs no fraction.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(40, "t"), (30, "g"), (20, "m"), (10, "k")];
         let exact = units.iter().find(|(shift, _)| self.0 != 0 && self.0.trailing_zeros() >= *shift);
@@ -84,7 +92,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Writes a duration in the syntax that [`parse_duration`] reads, largest exact unit.
+/// Writes a duration in the syntax that [`parse_duration`] reads, with the largest unit that needs no fraction.
 pub fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];

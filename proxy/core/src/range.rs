@@ -1,54 +1,63 @@
-//! Byte ranges (RFC 9110 section 14): what is asked, what of it exists, how the answer says so.
+//! Byte ranges (RFC 9110 section 14): what a client asks for, which bytes exist, and how the answer states them.
 //!
-//! A hit and a miss must answer alike, so there is one decision for both. Several ranges at once are answered
-//! with the whole content: the specification allows it, every registry client takes it, and the alternative,
-//! a multipart body, is one that upstreams produce differently.
+//! A hit and a miss must answer alike, so [`decide`] serves both. Several ranges in one request get the whole content:
+//! the specification allows it, and every registry client accepts it. Upstreams differ in their multipart answers.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The most ranges that are read in one header; more are a way to make a server work (CVE-2011-3192).
+/// The most ranges in one header. More would be an attack on the server's time (CVE-2011-3192).
 const RANGES_MAX: usize = 64;
 
-/// One range as it was asked for.
+/// One range of a Range header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ByteSpec {
-    /// `first-`
+    /// `first-`: from this byte to the end.
     From(u64),
-    /// `first-last`, the last byte included.
+    /// `first-last`: both bytes included.
     FromTo(u64, u64),
-    /// `-length`: the last bytes.
+    /// `-length`: the last `length` bytes.
     Suffix(u64),
 }
 
-/// A Range header.
+/// A Range header as it was read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RangeHeader {
-    /// Malformed, of another unit than bytes, or of too many ranges: as if it were not there.
+    /// The header is malformed, has another unit than bytes, or has too many ranges. It counts as absent.
     Ignored,
-    /// One range.
+    /// The header has one range.
     Single(ByteSpec),
-    /// Several.
+    /// The header has several ranges.
     Many(Vec<ByteSpec>),
 }
 
-/// How content of a known size answers.
+/// The answer for content of a known size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RangeAnswer {
-    /// 200
+    /// 200: the whole content.
     Whole,
-    /// 206 with these bytes, the end excluded.
+    /// 206: a part.
     Part {
-        /// The first byte.
+        /// The position of the first byte, from 0.
         start: u64,
-        /// One past the last byte.
+        /// The position behind the last byte.
         end: u64,
     },
-    /// 416
+    /// 416: the content has no byte of the range.
     Unsatisfiable,
 }
 
-/// Answers a request with this Range header, where it has one, for content of `size` bytes.
+/// Decides the answer to a request for content of `size` bytes. `header` is None if the request has no Range header.
+///
+/// ```
+/// use entrepot_core::range::{RangeAnswer, decide};
+///
+/// assert_eq!(decide(Some("bytes=0-99"), 1000), RangeAnswer::Part { start: 0, end: 100 });
+/// assert_eq!(decide(Some("bytes=-100"), 1000), RangeAnswer::Part { start: 900, end: 1000 });
+/// assert_eq!(decide(Some("bytes=1000-"), 1000), RangeAnswer::Unsatisfiable);
+/// assert_eq!(decide(Some("bytes=0-1,5-6"), 1000), RangeAnswer::Whole);
+/// assert_eq!(decide(None, 1000), RangeAnswer::Whole);
+/// ```
 pub fn decide(header: Option<&str>, size: u64) -> RangeAnswer {
     match header.map_or(RangeHeader::Ignored, parse) {
         RangeHeader::Ignored | RangeHeader::Many(_) => RangeAnswer::Whole,
@@ -59,7 +68,7 @@ pub fn decide(header: Option<&str>, size: u64) -> RangeAnswer {
     }
 }
 
-/// Reads a Range header.
+/// Reads the value of a Range header.
 pub fn parse(header: &str) -> RangeHeader {
     let specs = header
         .split_once('=')
@@ -85,13 +94,13 @@ fn parse_spec(spec: &str) -> Option<ByteSpec> {
     }
 }
 
-/// Digits only. A number beyond u64 is past the end of any content, which u64's largest is as well.
+/// Reads digits only. A number beyond u64 becomes the largest one: both are past the end of any content.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// The bytes that a range means in content of `size` bytes, the end excluded; `None` where there are none (416).
+/// The first byte of a range and the one behind its last, in content of `size` bytes. None if it has no such byte (416).
 pub fn resolve(spec: ByteSpec, size: u64) -> Option<(u64, u64)> {
     let (start, end) = match spec {
         ByteSpec::From(first) => (first, size),
@@ -104,33 +113,33 @@ pub fn resolve(spec: ByteSpec, size: u64) -> Option<(u64, u64)> {
 /// The Content-Range header of a 206 or a 416.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ContentRange {
-    /// `bytes 0-99/1234`, or `/*` where the whole is unknown.
+    /// `bytes 0-99/1234`, or `bytes 0-99/*` if the size is unknown.
     Part {
-        /// The first byte.
+        /// The position of the first byte, from 0.
         start: u64,
-        /// One past the last byte.
+        /// The position behind the last byte.
         end: u64,
-        /// Of the whole content, where known.
+        /// The size of the whole content in bytes. None if the sender does not know it.
         size: Option<u64>,
     },
     /// `bytes */1234`
     Unsatisfied {
-        /// Of the whole content.
+        /// The size of the whole content in bytes.
         size: u64,
     },
 }
 
-/// The Content-Range of a chunk that is uploaded: `first-last`, both included (OCI Distribution 1.1, "Pushing a blob in
-/// chunks"). HTTP's form with its unit and whole length is taken as well.
+/// The Content-Range of a chunk of an upload: `first-last`, both included (OCI Distribution 1.1, "Pushing a blob in
+/// chunks"). HTTP's form, with a unit and the size of the whole, is accepted as well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChunkRange {
-    /// The first byte.
+    /// The position of the first byte, from 0.
     pub first: u64,
     last: u64,
 }
 
 impl ChunkRange {
-    /// How many bytes that are.
+    /// The number of bytes.
     pub fn length(&self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
@@ -150,7 +159,7 @@ impl FromStr for ChunkRange {
     }
 }
 
-/// Why text is not a Content-Range of bytes that fits itself.
+/// The text is not a Content-Range of bytes, or its numbers contradict each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a Content-Range of bytes")]
 pub struct ContentRangeError;
@@ -178,7 +187,7 @@ impl FromStr for ContentRange {
 fn parse_content_range(text: &str) -> Option<ContentRange> {
     let (unit, rest) = text.split_once(' ')?;
     let (range, size) = rest.split_once('/')?;
-    // Unlike in a request, a number that does not fit is not to be believed.
+    // Unlike in a request, a number beyond u64 is an error.
     let exact = |text: &str| number(text).filter(|number| *number < u64::MAX);
     let size = if size == "*" { None } else { Some(exact(size)?) };
     if !unit.eq_ignore_ascii_case("bytes") {

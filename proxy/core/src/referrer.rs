@@ -1,5 +1,5 @@
-//! Referrers: what a manifest says about itself to those who look for what is about its subject (OCI Distribution 1.1,
-//! "Listing Referrers").
+//! Entries of the list of referrers: the manifests whose `subject` is a given manifest (OCI Distribution 1.1, "Listing
+//! Referrers").
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -9,20 +9,20 @@ use crate::digest::Digest;
 /// The media type of a list of referrers.
 pub const REFERRERS_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
-/// One entry of a list of referrers.
+/// One entry of a list of referrers: the descriptor of a manifest.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Referrer {
-    /// The manifest's type.
+    /// The manifest's Content-Type.
     pub media_type: String,
-    /// Its length.
+    /// The manifest's length in bytes.
     pub size: u64,
-    /// Its name.
+    /// The manifest's digest as text.
     pub digest: String,
-    /// What kind of artifact it is, as far as it says.
+    /// The `artifactType` field, or the type of the config. None if the manifest has neither.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub artifact_type: Option<String>,
-    /// What it says besides.
+    /// The manifest's annotations. None if it has none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub annotations: Option<Map<String, Value>>,
 }
@@ -45,7 +45,7 @@ struct Fields {
 }
 
 impl Referrer {
-    /// The entry of a manifest that is JSON.
+    /// The entry of this manifest. None if it is not a JSON object.
     pub fn of(manifest: &[u8], media_type: &str, digest: &Digest) -> Option<Self> {
         let fields: Fields = serde_json::from_slice(manifest).ok()?;
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -65,10 +65,10 @@ impl Referrer {
     }
 }
 
-/// The index that lists `referrers`.
+/// The JSON text of the index that lists `referrers`.
 pub fn list(referrers: &[Referrer]) -> Vec<u8> {
     let list = List { schema_version: 2, media_type: REFERRERS_TYPE, manifests: referrers };
-    // Maps with text keys always serialise; an empty body is no index, and is seen as none.
+    // Serialising maps with text keys does not fail. A client would not take an empty body for an index.
     serde_json::to_vec(&list).unwrap_or_default()
 }
 

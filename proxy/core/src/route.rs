@@ -1,8 +1,8 @@
-//! The one grammar of registry paths (OCI Distribution 1.1, and what Docker's registries add).
+//! The grammar of registry paths (OCI Distribution 1.1, and the additions of Docker's registries).
 //!
-//! A path is read raw, once, from the right, because components of a repository name may be called `manifests`
-//! or `blobs`. Whatever is cached was named by this grammar: an encoded, doubled or dotted spelling of a path
-//! is an error and never another key, so two spellings cannot stand for one thing, nor one for two.
+//! A path is read once, without decoding, from the right, because a component of a repository name may be called
+//! `manifests` or `blobs`. All cached content is named by this grammar. A spelling with encoded characters, empty or
+//! dotted segments is an error, so that two spellings never name one thing, nor one spelling two things.
 
 use http::Method;
 
@@ -10,7 +10,21 @@ use crate::digest::Digest;
 use crate::error::ErrorCode;
 use crate::name::{NameError, Reference, RepositoryName};
 
-/// What a request is about.
+/// The subject of a request.
+///
+/// ```
+/// use entrepot_core::route::Route;
+/// use http::Method;
+///
+/// let Route::Manifest { repository, .. } = Route::parse(&Method::GET, "/v2/library/busybox/manifests/latest", None)?
+/// else {
+///     panic!("a manifest");
+/// };
+/// assert_eq!(repository.as_str(), "library/busybox");
+/// // Another spelling of the same path is refused.
+/// assert!(Route::parse(&Method::GET, "/v2/library%2Fbusybox/manifests/latest", None).is_err());
+/// # Ok::<(), entrepot_core::route::RouteError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Route {
     /// `/v2` and `/v2/`
@@ -19,60 +33,60 @@ pub enum Route {
     Catalog,
     /// `/v2/<name>/manifests/<reference>`
     Manifest {
-        /// Whose manifest.
+        /// `<name>`
         repository: RepositoryName,
-        /// Tag or digest.
+        /// `<reference>`
         reference: Reference,
     },
     /// `/v2/<name>/blobs/<digest>`
     Blob {
-        /// Through which repository it is asked for.
+        /// `<name>`: the repository through which the blob is requested.
         repository: RepositoryName,
-        /// Which content.
+        /// `<digest>`
         digest: Digest,
     },
     /// `/v2/<name>/blobs/uploads/`: begins an upload.
     Uploads {
-        /// Where to.
+        /// `<name>`
         repository: RepositoryName,
     },
-    /// A session that [`Route::Uploads`] began, at the place that the registry chose for it.
+    /// A session that [`Route::Uploads`] began, at the location that the registry chose for it.
     Upload {
-        /// Where to.
+        /// The repository, which precedes the location's `/blobs/`.
         repository: RepositoryName,
-        /// The place, as the registry wrote it.
+        /// The location, as the client sent it.
         session: UploadSession,
     },
     /// `/v2/<name>/tags/list`
     Tags {
-        /// Whose tags.
+        /// `<name>`
         repository: RepositoryName,
     },
     /// `/v2/<name>/referrers/<digest>`
     Referrers {
-        /// Where referrers are looked for.
+        /// `<name>`
         repository: RepositoryName,
-        /// What they refer to.
+        /// `<digest>`: the subject of the referrers.
         digest: Digest,
     },
-    /// Below `/v2/` but in no grammar: an extension of that registry. Passed on, never cached.
+    /// A path below `/v2/` outside the grammar: an extension of that registry. It is passed on and never cached.
     Extension,
-    /// Tokens (some live below `/v2/`), pages, artefacts.
+    /// All other paths: token servers (some below `/v2/`), pages, artefacts.
     Other,
 }
 
-/// Where an upload goes on. Registries choose these places freely, so the text is kept as the client sent it.
+/// The location at which an upload continues. Registries choose it freely, so the text stays as the client sent it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct UploadSession {
     path_and_query: Box<str>,
     place: std::ops::Range<usize>,
 }
 
-/// Why a path below `/v2/` is refused.
+/// The reason why a path below `/v2/` is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {}", code.message())]
 pub struct RouteError {
-    /// What the client is told.
+    /// The error that the client gets.
     pub code: ErrorCode,
 }
 
@@ -83,8 +97,8 @@ impl From<ErrorCode> for RouteError {
 }
 
 impl Route {
-    /// Reads a request's target. The method matters only where it must: it tells an upload's place from a
-    /// misspelt digest, and one that no registry has is refused here.
+    /// Reads a request's target. The method tells an upload's location from a malformed digest. A method that no registry
+    /// has is an error.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, RouteError> {
         let Some(rest) = below_v2(path) else {
             return if is_disguised(path) { Err(ErrorCode::BadRequest.into()) } else { Ok(Self::Other) };
@@ -100,13 +114,13 @@ impl Route {
         let plain = !rest.contains('%') && !has_odd_segments(rest);
         let found = if plain { content(rest) } else { Err(ErrorCode::NameInvalid.into()) };
         match found {
-            // What the last two segments name stands, even below a name that contains `blobs/uploads`.
+            // A route by the last two segments has precedence, even if the name contains `blobs/uploads`.
             Ok(Self::Extension | Self::Other) | Err(_) => upload(method, path, rest, query).unwrap_or(found),
             Ok(route) => Ok(route),
         }
     }
 
-    /// Whether the route has this method.
+    /// Whether the specification gives the route this method.
     pub fn allows(&self, method: &Method) -> bool {
         match self {
             Self::Ping | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => is_reading(method),
@@ -121,12 +135,12 @@ impl Route {
         }
     }
 
-    /// Whether the request would change a registry. Tokens are [`Route::Other`], so a token POST never does.
+    /// Whether the request would change a registry. A POST for a token does not: token servers are [`Route::Other`].
     pub fn is_push(&self, method: &Method) -> bool {
         *self != Self::Other && is_writing(method)
     }
 
-    /// The repository, where the route is inside one.
+    /// The repository. None if the route is not inside one.
     pub fn repository(&self) -> Option<&RepositoryName> {
         match self {
             Self::Manifest { repository, .. }
@@ -141,12 +155,12 @@ impl Route {
 }
 
 impl UploadSession {
-    /// The whole target, raw, for the registry that chose it.
+    /// The whole target, not decoded, for the registry that chose it.
     pub fn path_and_query(&self) -> &str {
         &self.path_and_query
     }
 
-    /// What follows `<name>/blobs/uploads/`, without the query; raw.
+    /// The part behind `<name>/blobs/uploads/`, without the query, not decoded.
     pub fn id(&self) -> &str {
         &self.path_and_query[self.place.clone()]
     }
@@ -164,7 +178,7 @@ fn below_v2(path: &str) -> Option<&str> {
     if path == "/v2" { Some("") } else { path.strip_prefix("/v2/") }
 }
 
-/// Everything but uploads: the last two segments say what it is, the ones before are the name.
+/// Reads every route but uploads. The last two segments tell the kind; the ones before are the name.
 fn content(rest: &str) -> Result<Route, RouteError> {
     let (head, last) = rest.rsplit_once('/').unwrap_or(("", rest));
     let (name, kind) = head.rsplit_once('/').unwrap_or(("", head));
@@ -189,8 +203,8 @@ fn reference(text: &str) -> Result<Reference, ErrorCode> {
     })
 }
 
-/// Uploads: the collection with its closing slash, or a place below it (ghcr.io's is called `upload`). The place is
-/// the registry's to choose, so a PATCH or PUT to a blob that is no digest goes to an upload too.
+/// Reads uploads: the collection with its closing slash, or a location below it (ghcr.io calls it `upload`). Registries
+/// choose the location, so a PATCH or PUT below `/blobs/` without a digest is an upload too.
 fn upload(method: &Method, path: &str, rest: &str, query: Option<&str>) -> Option<Result<Route, RouteError>> {
     let after = |marker: &str| rest.rfind(marker).map(|at| (at, at + marker.len()));
     let chosen = || {
@@ -215,12 +229,12 @@ fn upload_at(path: &str, name: &str, place: &str, query: Option<&str>) -> Result
     Ok(Route::Upload { repository, session: UploadSession { path_and_query: path_and_query.into(), place } })
 }
 
-/// Empty or dotted segments, which some servers fold into another path.
+/// Whether a path has empty or dotted segments, which some servers fold into another path.
 fn has_odd_segments(path: &str) -> bool {
     path.split(['/', '\\']).any(|segment| matches!(segment, "" | "." | ".."))
 }
 
-/// Whether a path outside `/v2/` might be folded into one below it: then it would pass the grammar by.
+/// Whether a server might fold a path outside `/v2/` into one below it, which would evade the grammar.
 fn is_disguised(path: &str) -> bool {
     let decoded = decoded(path);
     let mut segments = decoded.split(['/', '\\']).filter(|segment| !segment.is_empty());
@@ -228,7 +242,7 @@ fn is_disguised(path: &str) -> bool {
     dotted || segments.next().is_some_and(|first| first.eq_ignore_ascii_case("v2"))
 }
 
-/// One layer of percent-encoding undone, as far as ASCII goes; for looking at, never for use.
+/// Undoes one layer of percent-encoding of ASCII characters. The result is only for checks.
 fn decoded(path: &str) -> String {
     let mut text = String::with_capacity(path.len());
     let mut rest = path;

@@ -1,34 +1,34 @@
-//! What somebody may do in the push registry, and how token clients ask for it (distribution's token specification,
-//! "Token Scope Documentation").
+//! The rights in our own registry, and the scopes by which clients request them in tokens (distribution's token
+//! specification, "Token Scope Documentation").
 
 use std::fmt;
 
 use crate::name::RepositoryName;
 
-/// One thing to do with a repository.
+/// An operation on a repository.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum Action {
-    /// Read manifests, blobs, tags and referrers.
+    /// Reading manifests, blobs, tags and referrers.
     Pull = 1,
-    /// Upload, and set tags.
+    /// Uploading, and setting tags.
     Push = 2,
-    /// Take away tags, manifests and blobs.
+    /// Deleting tags, manifests and blobs.
     Delete = 4,
 }
 
-/// A set of actions.
+/// A set of [`Action`]s.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Actions(u8);
 
-/// What a token is asked for.
+/// A right that a client requests for its token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
     /// `repository:<name>:<actions>`
     Repository {
-        /// Which one.
+        /// `<name>`
         name: RepositoryName,
-        /// What to do with it.
+        /// `<actions>`, without unknown ones.
         actions: Actions,
     },
     /// `registry:catalog:*`
@@ -36,10 +36,10 @@ pub enum Scope {
 }
 
 impl Action {
-    /// Every action with its word.
+    /// All actions, in the order of [`Actions::words`].
     pub const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
 
-    /// As scopes and the configuration write it.
+    /// The word in scopes and in the configuration.
     pub fn word(self) -> &'static str {
         match self {
             Self::Pull => "pull",
@@ -50,35 +50,35 @@ impl Action {
 }
 
 impl Actions {
-    /// Nothing.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// Reading only.
+    /// Only [`Action::Pull`].
     pub const PULL: Self = Self(Action::Pull as u8);
-    /// Everything.
+    /// All actions.
     pub const ALL: Self = Self(Action::Pull as u8 | Action::Push as u8 | Action::Delete as u8);
 
-    /// Whether the action is in the set.
+    /// Whether the set has this action.
     pub fn contains(self, action: Action) -> bool {
         self.0 & action as u8 != 0
     }
 
-    /// Whether every action of `other` is in this set.
+    /// Whether the set has every action of `other`.
     pub fn contains_all(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether nothing is allowed.
+    /// Whether the set has no action.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// What either has.
+    /// The union of both sets.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What both have.
+    /// The intersection of both sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -89,7 +89,7 @@ impl Actions {
         Action::ALL.into_iter().filter(move |action| self.contains(*action)).map(Action::word)
     }
 
-    /// Reads one word; `*` is everything.
+    /// Reads one word. `*` means all actions. None if the word is unknown.
     pub fn from_word(word: &str) -> Option<Self> {
         if word == "*" {
             return Some(Self::ALL);
@@ -123,8 +123,8 @@ impl fmt::Debug for Actions {
 }
 
 impl Scope {
-    /// Reads one `scope` parameter: scopes with spaces between them. What is no scope of this registry's, and actions
-    /// that it does not have, are left out: a token for them would open nothing.
+    /// Reads one `scope` parameter: scopes with spaces between them. Unknown scopes and actions are left out, because a
+    /// token for them would allow nothing.
     pub fn parse_all(text: &str) -> impl Iterator<Item = Self> {
         text.split(' ').filter_map(Self::parse)
     }
@@ -132,7 +132,7 @@ impl Scope {
     fn parse(text: &str) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         let (name, actions) = rest.rsplit_once(':')?;
-        // A class in parentheses says what media the repository holds: `repository(plugin)`.
+        // A class in parentheses tells what the repository holds: `repository(plugin)`.
         let kind = kind.split_once('(').map_or(kind, |(kind, _)| kind);
         match (kind, name) {
             ("repository", name) => {

@@ -1,29 +1,37 @@
-//! The first bytes of a connection that nobody introduced: TLS with a server name, HTTP with a host, or something else.
+//! Tells from the first bytes of a redirected connection whether it is TLS with a server name, HTTP with a host, or
+//! something else.
 //!
-//! Pure: bytes in, a verdict out, asked again with more bytes as they come, in whatever pieces. A ClientHello is read as
-//! far as its server name and no further (RFC 8446 section 4.1.2, RFC 6066 section 3); whether it is a good one is for
-//! whoever answers it.
+//! The caller passes all bytes so far, again after each read. A ClientHello is read up to its server name (RFC 8446
+//! section 4.1.2, RFC 6066 section 3). The TLS library checks the rest.
 
-/// The host that the redirect agent asks for to learn whether the transparent door works. No other machine can have the
-/// name (RFC 6761 section 6.4).
+/// The host that the redirect agent requests in order to learn whether the transparent door works. No machine can have
+/// this name (RFC 6761 section 6.4).
 pub const HEALTH_HOST: &str = "health.entrepot.invalid";
-/// The most that is read before a connection counts as something else.
+/// A connection whose first bytes are undecided up to this length is [`Sniffed::Other`].
 pub const SNIFF_MAX_BYTES: usize = 16 * 1024;
 
-/// What a connection begins with.
+/// The protocol that a connection begins with.
+///
+/// ```
+/// use entrepot_core::sniff::{Sniffed, sniff};
+///
+/// assert_eq!(sniff(b"GET /v2/ HTTP/1.1\r\n"), Sniffed::NeedMore);
+/// assert_eq!(sniff(b"GET /v2/ HTTP/1.1\r\nHost: ghcr.io\r\n\r\n"), Sniffed::Http(Some("ghcr.io".into())));
+/// assert_eq!(sniff(b"SSH-2.0-OpenSSH_9.9\r\n"), Sniffed::Other);
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Sniffed {
-    /// Not to be told yet.
+    /// The bytes so far do not tell.
     NeedMore,
-    /// TLS, for this name; none where the client gives none, or one that is no name.
+    /// TLS with this server name. None if the client sends none, or one that is not text.
     Tls(Option<String>),
-    /// HTTP/1, for the value of its Host field; none where it has none, or more than one.
+    /// HTTP/1 with this Host. None if the request has no Host field or several.
     Http(Option<String>),
-    /// Neither.
+    /// Neither TLS nor HTTP/1.
     Other,
 }
 
-/// Looks at the bytes that have come so far.
+/// Classifies a connection by all its bytes so far.
 pub fn sniff(bytes: &[u8]) -> Sniffed {
     let verdict = match bytes.first() {
         None => Sniffed::NeedMore,
@@ -42,7 +50,7 @@ const RECORD_HEADER_BYTES: usize = 5;
 const RECORD_MAX_BYTES: usize = 1 << 14;
 
 fn client_hello(bytes: &[u8]) -> Sniffed {
-    // The handshake message may be cut into records anywhere.
+    // The handshake message may be split over several records.
     let mut message = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while rest.len() >= RECORD_HEADER_BYTES {
@@ -68,9 +76,9 @@ fn client_hello(bytes: &[u8]) -> Sniffed {
     }
 }
 
-/// The name in a whole ClientHello; none at all where its structure is broken.
+/// The name in a complete ClientHello: Some(None) if it has none, None if it is malformed.
 fn server_name(body: &[u8]) -> Option<Option<String>> {
-    // Version and random come before three vectors, with lengths of one, two and one byte, and then the extensions.
+    // Version and random precede three vectors with lengths of one, two and one byte. Extensions follow.
     let mut body = Reader(body.get(2 + 32..)?);
     body.vector_u8()?;
     body.vector_u16()?;
@@ -126,7 +134,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The longest method that is taken for one; longer words have no registered meaning (RFC 9110 section 16.1.1).
+/// No registered method is longer (RFC 9110 section 16.1.1).
 const METHOD_MAX_BYTES: usize = 20;
 const VERSION: &[u8] = b" HTTP/1.";
 
@@ -146,7 +154,7 @@ fn request_head(bytes: &[u8]) -> Sniffed {
     let mut hosts = Vec::new();
     let mut lines = lines.peekable();
     while let Some(line) = lines.next() {
-        // What has no line end behind it may still grow.
+        // A line without an end may be incomplete.
         if lines.peek().is_none() {
             break;
         }

@@ -1,5 +1,6 @@
-//! Buffers for cold reads: each thread keeps a few for the next read, and all in use count against one budget, beyond
-//! which reads become small ([`window_bytes`]). A slow client can hold what it was given, but never stop others.
+//! Buffers for cold reads. Each thread keeps a few for the next read. All buffers in use count against one budget,
+//! beyond which reads become small ([`window_bytes`]): a slow client keeps the buffer that it was given, but never
+//! stops others.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub const WINDOW_BYTES: usize = 512 * 1024;
 /// A window while many clients hold buffers.
 pub const SMALL_WINDOW_BYTES: usize = 64 * 1024;
-/// What all buffers of full size may take together.
+/// All buffers in use. Beyond it windows are small.
 const BUDGET_BYTES: usize = 48 << 20;
 /// Buffers that each thread keeps for later.
 const SPARE_MAX: usize = 8;
@@ -19,19 +20,19 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How much is to be read at once now.
+/// The size of the next read.
 pub fn window_bytes() -> usize {
     if IN_USE_BYTES.load(Ordering::Relaxed) + WINDOW_BYTES <= BUDGET_BYTES { WINDOW_BYTES } else { SMALL_WINDOW_BYTES }
 }
 
-/// Memory for one read. Goes back to the thread that drops it.
+/// Memory for one read. It goes back to the thread that drops it.
 pub struct Buffer {
     memory: Vec<u8>,
     filled_bytes: usize,
 }
 
 impl Buffer {
-    /// Room for `length` bytes.
+    /// A buffer for `length` bytes.
     pub(crate) fn new(length: usize) -> Self {
         let spare =
             if length > SMALL_WINDOW_BYTES && length <= WINDOW_BYTES { SPARE.with_borrow_mut(Vec::pop) } else { None };

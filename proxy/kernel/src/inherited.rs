@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes them, with their names. They are given away once: a second call finds none.
+/// Takes the descriptors with their names. A second call finds none.
 pub fn take() -> io::Result<Vec<(OwnedFd, String)>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -12,7 +12,7 @@ pub fn take() -> io::Result<Vec<(OwnedFd, String)>> {
     }
     let passed = sd_notify::listen_fds_with_names()?;
     // SAFETY: the service manager opened these descriptors for this process, as LISTEN_PID says, and they are open:
-    // sd-notify has set a flag on each. Nobody else in the process knows of them, and TAKEN lets nobody take them twice,
-    // so each has one owner from here on. The kernel keeps nothing.
+    // sd-notify has set a flag on each. Nothing else in the process knows of them, and TAKEN prevents that they are
+    // taken twice, so each has one owner from here on. The kernel keeps nothing.
     Ok(passed.map(|(descriptor, name)| (unsafe { OwnedFd::from_raw_fd(descriptor) }, name)).collect())
 }

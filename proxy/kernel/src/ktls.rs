@@ -10,38 +10,49 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
+use zeroize::{Zeroize as _, Zeroizing};
 
-/// The key of the sending half, as the handshake left it.
+/// The key of the sending half, as the handshake left it. It is wiped when it is dropped.
 pub struct TransmitKey {
-    /// The cipher's key: 16 bytes are AES-128-GCM, 32 with `is_chacha` ChaCha20-Poly1305, else AES-256-GCM.
-    pub key: Vec<u8>,
-    /// Whether the cipher is ChaCha20-Poly1305.
-    pub is_chacha: bool,
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The cipher's key: 16 bytes for AES-128-GCM, else 32.
+    pub key: Zeroizing<Vec<u8>>,
     /// The nonces' common part.
-    pub iv: [u8; 12],
-    /// Records that were sent under it.
+    pub iv: Zeroizing<[u8; 12]>,
+    /// Records that were sent under this key.
     pub sequence: u64,
 }
 
-/// Whether the kernel does TLS (`CONFIG_TLS`, on Debian the module `tls`); the error says why not.
+/// The ciphers of TLS 1.3 that the kernel has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "the names are the suites'")]
+pub enum Cipher {
+    Aes128Gcm,
+    Aes256Gcm,
+    Chacha20Poly1305,
+}
+
+/// Whether the kernel does TLS (`CONFIG_TLS`, on Debian the module `tls`). The error says why not.
 pub fn probe() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let near = TcpStream::connect(listener.local_addr()?)?;
     let (_far, _) = listener.accept()?;
-    let key = TransmitKey { key: vec![0; 16], is_chacha: false, iv: [0; 12], sequence: 0 };
+    let (key, iv) = (vec![0; 16].into(), [0; 12].into());
+    let key = TransmitKey { cipher: Cipher::Aes128Gcm, key, iv, sequence: 0 };
     take_over(near.as_fd(), &key)
 }
 
-/// From now on the kernel protects what `socket` sends. All that was sealed before must have been written.
+/// Has the kernel protect everything that `socket` sends from now on. Records that were sealed before must be written.
 pub fn take_over(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
     setsockopt(&socket, TcpUlp::default(), b"tls")?;
     change_key(socket, key)
 }
 
-/// The kernel goes on with another key (since Linux 6.14).
+/// Has the kernel go on with another key (since Linux 6.14).
 pub fn change_key(socket: BorrowedFd<'_>, key: &TransmitKey) -> io::Result<()> {
-    let info = key.info().ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(setsockopt(&socket, TcpTlsTx, &info)?)
+    let form = key.kernel_form().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(setsockopt(&socket, TcpTlsTx, &form.0)?)
 }
 
 /// Sends `content` as a record of another type than application data (RFC 8446 section 5.1): all of it or, with
@@ -84,36 +95,65 @@ fn cmsghdr() -> libc::cmsghdr {
 }
 
 impl TransmitKey {
-    /// The kernel's form: the nonces' common part is its salt and its iv.
-    fn info(&self) -> Option<TlsCryptoInfo> {
+    /// In the kernel the nonces' common part is the salt and the iv. None if the key's length is wrong.
+    fn kernel_form(&self) -> Option<KernelForm> {
         let header = |cipher_type| libc::tls_crypto_info { version: libc::TLS_1_3_VERSION, cipher_type };
         let rec_seq = self.sequence.to_be_bytes();
         let (salt, iv) = self.iv.split_first_chunk::<4>()?;
         let (salt, iv) = (*salt, iv.try_into().ok()?);
-        Some(match (self.key.len(), self.is_chacha) {
-            (16, false) => TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
+        Some(KernelForm(match self.cipher {
+            Cipher::Aes128Gcm => TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
                 info: header(libc::TLS_CIPHER_AES_GCM_128),
                 iv,
                 key: self.key.as_slice().try_into().ok()?,
                 salt,
                 rec_seq,
             }),
-            (32, false) => TlsCryptoInfo::Aes256Gcm(libc::tls12_crypto_info_aes_gcm_256 {
+            Cipher::Aes256Gcm => TlsCryptoInfo::Aes256Gcm(libc::tls12_crypto_info_aes_gcm_256 {
                 info: header(libc::TLS_CIPHER_AES_GCM_256),
                 iv,
                 key: self.key.as_slice().try_into().ok()?,
                 salt,
                 rec_seq,
             }),
-            (32, true) => TlsCryptoInfo::Chacha20Poly1305(libc::tls12_crypto_info_chacha20_poly1305 {
+            Cipher::Chacha20Poly1305 => TlsCryptoInfo::Chacha20Poly1305(libc::tls12_crypto_info_chacha20_poly1305 {
                 info: header(libc::TLS_CIPHER_CHACHA20_POLY1305),
-                iv: self.iv,
+                iv: *self.iv,
                 key: self.key.as_slice().try_into().ok()?,
                 salt: [],
                 rec_seq,
             }),
-            _ => return None,
-        })
+        }))
+    }
+}
+
+/// A key in the form that the kernel takes. It is wiped when it is dropped.
+struct KernelForm(TlsCryptoInfo);
+
+impl KernelForm {
+    fn wipe(&mut self) {
+        match &mut self.0 {
+            TlsCryptoInfo::Aes128Gcm(info) => {
+                info.key.zeroize();
+                info.salt.zeroize();
+                info.iv.zeroize();
+            }
+            TlsCryptoInfo::Aes256Gcm(info) => {
+                info.key.zeroize();
+                info.salt.zeroize();
+                info.iv.zeroize();
+            }
+            TlsCryptoInfo::Chacha20Poly1305(info) => {
+                info.key.zeroize();
+                info.iv.zeroize();
+            }
+        }
+    }
+}
+
+impl Drop for KernelForm {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 
@@ -121,29 +161,48 @@ impl TransmitKey {
 mod tests {
     use super::*;
 
+    const IV: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+
+    fn key(cipher: Cipher, length: usize) -> TransmitKey {
+        TransmitKey { cipher, key: vec![7; length].into(), iv: IV.into(), sequence: 0x0102 }
+    }
+
     #[test]
-    fn a_key_is_told_in_the_kernels_form() {
-        let iv = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-        let key = TransmitKey { key: vec![7; 16], is_chacha: false, iv, sequence: 0x0102 };
-        let Some(TlsCryptoInfo::Aes128Gcm(info)) = key.info() else { panic!("AES-128") };
+    fn a_key_is_told_in_the_kernels_form_and_wiped() {
+        let mut form = key(Cipher::Aes128Gcm, 16).kernel_form().expect("AES-128");
+        let TlsCryptoInfo::Aes128Gcm(info) = form.0 else { panic!("AES-128") };
         assert_eq!((info.info.version, info.info.cipher_type), (0x0304, libc::TLS_CIPHER_AES_GCM_128));
         assert_eq!((info.salt, info.iv), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]));
         assert_eq!((info.key, info.rec_seq), ([7; 16], [0, 0, 0, 0, 0, 0, 1, 2]));
-        let key = TransmitKey { key: vec![7; 32], is_chacha: true, iv, sequence: 0 };
-        assert!(matches!(key.info(), Some(TlsCryptoInfo::Chacha20Poly1305(info)) if info.iv == iv));
-        let key = TransmitKey { key: vec![7; 32], is_chacha: false, iv, sequence: 0 };
-        assert!(matches!(key.info(), Some(TlsCryptoInfo::Aes256Gcm(_))));
-        assert!(TransmitKey { key: vec![7; 24], is_chacha: false, iv, sequence: 0 }.info().is_none());
+        form.wipe();
+        let TlsCryptoInfo::Aes128Gcm(info) = form.0 else { panic!("AES-128") };
+        assert_eq!((info.salt, info.iv, info.key), ([0; 4], [0; 8], [0; 16]));
+
+        let mut form = key(Cipher::Chacha20Poly1305, 32).kernel_form().expect("ChaCha20");
+        assert!(matches!(form.0, TlsCryptoInfo::Chacha20Poly1305(info) if info.iv == IV && info.key == [7; 32]));
+        form.wipe();
+        assert!(matches!(form.0, TlsCryptoInfo::Chacha20Poly1305(info) if info.iv == [0; 12] && info.key == [0; 32]));
+
+        let mut form = key(Cipher::Aes256Gcm, 32).kernel_form().expect("AES-256");
+        assert!(matches!(form.0, TlsCryptoInfo::Aes256Gcm(info) if info.key == [7; 32]));
+        form.wipe();
+        assert!(matches!(form.0, TlsCryptoInfo::Aes256Gcm(info) if info.key == [0; 32] && info.iv == [0; 8]));
+        assert!(key(Cipher::Aes256Gcm, 24).kernel_form().is_none());
+
+        fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
+        let key = key(Cipher::Aes256Gcm, 32);
+        is_wiped(&key.key);
+        is_wiped(&key.iv);
     }
 
-    /// Either way something is shown: records, where this kernel has TLS, and where it has none, that a socket goes on.
+    /// A kernel with TLS makes records. With one that has none, the socket goes on as it was.
     #[test]
     fn a_kernel_makes_records_or_says_that_it_does_not() {
         use std::io::{Read, Write};
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let mut near = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
         let (mut far, _) = listener.accept().expect("accepted");
-        let key = TransmitKey { key: vec![0; 16], is_chacha: false, iv: [0; 12], sequence: 0 };
+        let key = key(Cipher::Aes128Gcm, 16);
         let taken_over = take_over(near.as_fd(), &key);
         assert_eq!(taken_over.is_ok(), probe().is_ok());
         near.write_all(b"plain").expect("written");

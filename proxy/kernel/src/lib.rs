@@ -1,4 +1,4 @@
-//! What entrepot asks of the kernel beyond the standard library, and the only crate with `unsafe` in it.
+//! The kernel's services beyond the standard library. This is the only crate with `unsafe` in it.
 //!
 //! | file | what |
 //! |---|---|

@@ -1,8 +1,11 @@
 //! Datagram sockets of this process that take nothing from beyond the local link.
 //!
-//! For a library that opens its sockets itself and does not look where a packet came from (multicast DNS, RFC 6762
-//! section 11). A packet that was sent to the link-local group cannot have passed a router; any other counts as local
-//! only with the hop limit 255 that it cannot have kept behind one. The kernel drops the rest before the library sees it.
+//! It is for a library that opens its sockets itself and does not look where a packet came from: mdns-sd (RFC 6762
+//! section 11 asks for the look). Up to 0.21 mdns-sd has no setting for it, takes no sockets from its caller and gives
+//! none out, so its sockets are found in this process's table of descriptors. Ours can go when one of these exists.
+//!
+//! A packet that was sent to the link-local group cannot have passed a router. Any other counts as local only with the
+//! hop limit 255, which it would have lost at a router. The kernel drops the rest before the library sees it.
 
 use std::fs;
 use std::io;
@@ -11,7 +14,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::libc;
 use socket2::{SockFilter, SockRef, Type};
 
-/// Filters every datagram socket of this process that is bound to `port`; how many there were.
+/// Filters every datagram socket of this process that is bound to `port`, and returns how many there were.
 ///
 /// Sockets that are opened later are not filtered: call it when the library has its own.
 pub fn keep_to_the_link(port: u16) -> io::Result<usize> {
@@ -36,11 +39,12 @@ pub fn keep_to_the_link(port: u16) -> io::Result<usize> {
     Ok(filtered)
 }
 
-/// A descriptor of our own for the same open socket; none where it was closed meanwhile.
+/// A descriptor of our own for the same open socket. None if it was closed meanwhile.
 fn copy_of(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: fcntl touches no memory of ours, and a number that is not open is an error. Whoever owns `number` keeps it.
+    // SAFETY: fcntl touches no memory of ours, and a number that is not open is an error. The owner of `number` keeps
+    // it.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
-    // SAFETY: the copy was made for us just now and nobody else knows it.
+    // SAFETY: the copy was made for us just now and nothing else knows it.
     (copy >= 0).then(|| unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
@@ -89,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// What arrives of one packet with a hop limit below 255 and one with it.
+    /// Sends a packet with a hop limit below 255 and one with 255, and returns those that arrive.
     fn arrives(to: &UdpSocket, from: &UdpSocket, set_hops: impl Fn(u32)) -> Vec<u8> {
         let address = to.local_addr().expect("bound");
         for hops in [64, 255] {

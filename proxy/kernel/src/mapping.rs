@@ -1,10 +1,10 @@
-//! Immutable files mapped read-only. A slice of a mapping is an ordinary [`Bytes`]; whoever writes it out may ask by
-//! its address which file it came from ([`locate`]), and send or read the file instead of touching the memory. Everybody
-//! in this product does: a page that a failing disk or another hand took away is an error to who reads the file, and
-//! SIGBUS to the whole process for who touches the mapping.
+//! Immutable files mapped read-only. A slice of a mapping is an ordinary [`Bytes`]. The writer of a slice asks by its
+//! address which file it came from ([`locate`]), and sends or reads the file instead of touching the memory. All of
+//! this product does so: a page that a failing disk or another hand took away is an error to the reader of the file,
+//! but SIGBUS for the whole process if the mapping is touched.
 //!
-//! Invariants: only published content is mapped, which nobody writes to or truncates; a mapping's entry in the table is
-//! there for as long as any slice of it lives, so an address that is found names an open file.
+//! Invariants: only published content is mapped, which nothing writes to or truncates; a mapping stays in the table for
+//! as long as any slice of it lives, so an address that is found names an open file.
 
 use std::fs::File;
 use std::io;
@@ -20,14 +20,14 @@ pub struct MappedFile {
     file: Arc<File>,
 }
 
-/// Where a slice lies in its file.
+/// The place of a slice in its file.
 pub struct Located {
     mapped: Arc<MappedFile>,
     /// The offset of its first byte.
     pub offset: u64,
 }
 
-/// What keeps a mapping alive while a slice of it is on its way.
+/// The owner of a slice's bytes: it keeps the mapping alive.
 struct Slice {
     mapped: Arc<MappedFile>,
     range: Range<usize>,
@@ -44,8 +44,8 @@ impl MappedFile {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // SAFETY: the mapping is shared and read-only. Memory that Rust calls immutable must not change: the caller
-        // vouches that the file is published content, which nothing writes to. Its bytes are an address to everybody
-        // (`locate`), and are read from the file.
+        // vouches that the file is published content, which nothing writes to. Its bytes serve as an address
+        // (`locate`) and are read from the file.
         let map = unsafe { MmapOptions::new().len(length).map(&*file)? };
         let mapped = Arc::new(Self { map, file });
         let start = mapped.map.as_ptr() as usize;
@@ -82,7 +82,7 @@ impl AsRef<[u8]> for Slice {
     }
 }
 
-/// The file that `bytes` are mapped from, if they are.
+/// The file that `bytes` are mapped from. None if they are not mapped.
 pub fn locate(bytes: &[u8]) -> Option<Located> {
     let (start, end) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
     let (from, found) = {

@@ -1,4 +1,4 @@
-//! Reading a window of a file without blocking the thread that asks: by the thread's ring where it has one
+//! Reading a window of a file without blocking the thread that asks: by the thread's ring if it has one
 //! ([`crate::ring::start`]), else on the runtime's blocking pool.
 
 use std::fs::File;
@@ -21,7 +21,7 @@ enum Way {
     Pool(JoinHandle<io::Result<Buffer>>),
 }
 
-/// Begins to read `length` bytes at `offset`. A file that ends before gives fewer.
+/// Begins to read `length` bytes at `offset`. A file that ends earlier gives fewer.
 pub fn start(file: &Arc<File>, offset: u64, length: usize) -> Reading {
     let buffer = Buffer::new(length);
     match ring::submit_read(file, offset, length, buffer) {

@@ -1,5 +1,5 @@
-//! Whether a window of a file is in the page cache: `cachestat(2)` where the kernel has it (6.5), `preadv2(2)` with
-//! `RWF_NOWAIT` else. An answer is a hint: pages may leave the cache the moment after.
+//! Whether a window of a file is in the page cache: by `cachestat(2)` (Linux 6.5), else by `preadv2(2)` with
+//! `RWF_NOWAIT`. An answer is a hint, because pages may leave the cache the moment after.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -32,16 +32,16 @@ struct Counts {
     recently_evicted: u64,
 }
 
-/// What is looked at of a window that is not known to be cached as a whole, where its first bytes are asked for.
+/// The part of a window that is looked at for its first bytes, if the whole is not known to be cached.
 const PROBE_MAX_BYTES: usize = 256 * 1024;
 
-/// Whether reading `length` bytes at `offset` would wait for no disk. False where nobody can tell.
+/// Whether `length` bytes at `offset` can be read without waiting for a disk. False if it is unknown.
 pub fn is_resident(file: &File, offset: u64, length: usize) -> bool {
     is_cached(file, offset, length).unwrap_or_else(|| readable_now(file, offset, length) == length)
 }
 
-/// How many of `length` bytes at `offset`, from the first on, can be read without waiting for a disk, or fewer where not
-/// all can. Zero where nobody can tell.
+/// How many of `length` bytes at `offset`, from the first on, can be read without waiting for a disk. It may be too low
+/// unless all can, and is zero if it is unknown.
 pub fn resident_bytes(file: &File, offset: u64, length: usize) -> usize {
     match is_cached(file, offset, length) {
         Some(true) => length,
@@ -49,7 +49,7 @@ pub fn resident_bytes(file: &File, offset: u64, length: usize) -> usize {
     }
 }
 
-/// As the kernel counts the pages; `None` where it does not.
+/// Whether the window is cached, as the kernel counts pages. None if it does not count them.
 fn is_cached(file: &File, offset: u64, length: usize) -> Option<bool> {
     if length == 0 {
         return Some(true);
@@ -63,14 +63,15 @@ fn is_cached(file: &File, offset: u64, length: usize) -> Option<bool> {
 
 const PAGE_BYTES: u64 = 4096;
 
-/// How many pages of the window are cached; `None` where the kernel does not tell.
+/// How many pages of the window are cached. None if the kernel does not tell.
 fn cached_pages(file: &File, offset: u64, length: u64) -> Option<u64> {
     if IS_OLD.load(Ordering::Relaxed) {
         return None;
     }
     let (range, mut counts) = (Range { offset, length }, Counts::default());
     // SAFETY: both structures live on this stack until the call returns, have the kernel's layout (`struct
-    // cachestat_range`, `struct cachestat`), and the kernel keeps neither. The descriptor is open as `file` is borrowed.
+    // cachestat_range`, `struct cachestat`), and the kernel keeps neither. The descriptor is open as `file` is
+    // borrowed.
     let answer = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut counts, 0u32) };
     match Errno::result(answer) {
         Ok(_) => Some(counts.cached),
@@ -82,7 +83,7 @@ fn cached_pages(file: &File, offset: u64, length: u64) -> Option<u64> {
     }
 }
 
-/// The bytes, if they can be had without waiting for a disk; fewer than `length` are none.
+/// The bytes, if all of them can be read without waiting for a disk.
 pub fn read_now(file: &File, offset: u64, length: usize) -> Option<Bytes> {
     let mut bytes = vec![0; length];
     let read = read_nowait(file, offset, &mut bytes).ok()?;
@@ -102,13 +103,13 @@ fn readable_now(file: &File, offset: u64, length: usize) -> usize {
     })
 }
 
-/// Reads what is in the page cache, and `WouldBlock` where nothing is.
+/// Reads bytes that are in the page cache. `WouldBlock` if there are none.
 fn read_nowait(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
     read_scattered_now(file, offset, &mut [IoSliceMut::new(into)])
 }
 
-/// Fills `slices` one after the other with what the page cache has from `offset` on: fewer bytes than there is room for
-/// where it has no more, none at the file's end, and `WouldBlock` where it has nothing, or cannot be asked.
+/// Fills `slices` one after the other with the bytes that the page cache has from `offset` on. They may be fewer than
+/// the slices have room for, and are none at the file's end. `WouldBlock` if the cache has nothing or cannot be asked.
 pub fn read_scattered_now(file: &File, offset: u64, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let count = libc::c_int::try_from(slices.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -1,9 +1,9 @@
-//! A thread's own io_uring, for reads that would wait for a disk. Submitted at once, completed by a task that waits for
-//! the ring's descriptor; a serving thread never waits in the kernel.
+//! A thread's own io_uring, for reads that would wait for a disk. A read is submitted at once and completed by a task
+//! that waits for the ring's descriptor; a serving thread never waits in the kernel.
 //!
-//! Invariant: what the kernel may still write to belongs to the ring's table of operations and to nobody else until
-//! its completion was seen. Who awaits an answer may go; the memory stays. When the thread ends with operations under
-//! way, their memory is leaked rather than freed under the kernel's hands.
+//! Invariant: memory that the kernel may still write to belongs to the ring's table of operations alone until its
+//! completion was seen. The waiter for an answer may go; the memory stays. When the thread ends with operations under
+//! way, their memory is leaked rather than freed while the kernel has it.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::buffers::Buffer;
 
-/// Reads under way at once; more go to the blocking pool.
+/// Reads under way at once. More go to the blocking pool.
 const ENTRIES: u32 = 256;
 
 thread_local! {
@@ -31,7 +31,7 @@ struct Ring {
     free: Vec<usize>,
 }
 
-/// What the kernel works with until the completion.
+/// Everything that the kernel works with until the completion.
 struct Operation {
     buffer: Buffer,
     /// Open for as long as the kernel reads from it.
@@ -39,7 +39,7 @@ struct Operation {
     answer: oneshot::Sender<io::Result<Buffer>>,
 }
 
-/// Whether the kernel gives this process rings; the error says why not (`kernel.io_uring_disabled`, seccomp).
+/// Whether the kernel gives this process rings. The error says why not (`kernel.io_uring_disabled`, seccomp).
 pub fn probe() -> io::Result<()> {
     let uring = IoUring::new(2)?;
     let mut probe = io_uring::Probe::new();
@@ -47,7 +47,7 @@ pub fn probe() -> io::Result<()> {
     if probe.is_supported(opcode::Read::CODE) { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
 }
 
-/// Gives this thread a ring. The future completes its operations: run it on this thread, for as long as it serves.
+/// Gives this thread a ring. The future completes its operations: run it on this thread for as long as it serves.
 pub fn start() -> io::Result<impl Future<Output = ()>> {
     let uring = IoUring::new(ENTRIES)?;
     // SAFETY: the ring is open, and the borrow ends with the duplicate.
@@ -61,7 +61,7 @@ pub fn start() -> io::Result<impl Future<Output = ()>> {
 
 async fn complete(ready: AsyncFd<OwnedFd>) {
     while let Ok(mut guard) = ready.readable().await {
-        // Before the queue is drained: what completes meanwhile makes it ready again.
+        // Before the queue is drained, so that a completion meanwhile makes it ready again.
         guard.clear_ready();
         RING.with_borrow_mut(|ring| {
             if let Some(ring) = ring {
@@ -71,7 +71,7 @@ async fn complete(ready: AsyncFd<OwnedFd>) {
     }
 }
 
-/// Begins a read on this thread's ring. Gives the buffer back where there is no ring, or no room in it.
+/// Begins a read on this thread's ring. Gives the buffer back if there is no ring or it is full.
 pub(crate) fn submit_read(
     file: &Arc<File>,
     offset: u64,
@@ -110,20 +110,20 @@ impl Ring {
                 None => Ok(receiver),
             };
         }
-        // Where the kernel is short of memory the entry stays in the queue, and goes with the next one's submission.
+        // If the kernel is short of memory, the entry stays in the queue and leaves with the next one's submission.
         if let Err(error) = self.uring.submit()
             && !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy)
             && error.kind() != io::ErrorKind::Interrupted
         {
-            // The entry was not taken and no completion will come: the waiter hears of it when the sender goes.
+            // The entry was not taken and no completion will come. The waiter hears of it when the sender is dropped.
             self.give_up(slot);
         }
-        // What was in the cache is complete already.
+        // A read from the page cache is complete already.
         self.drain();
         Ok(receiver)
     }
 
-    /// The ring refused its queue: nobody knows what it will still do with the memory, so it is leaked.
+    /// The ring refused its queue. It is unknown whether the kernel still uses the memory, so it is leaked.
     fn give_up(&mut self, slot: usize) {
         if let Some(Operation { buffer, .. }) = self.operations[slot].take() {
             std::mem::forget(buffer);
@@ -145,7 +145,7 @@ impl Ring {
                 }
                 Err(_) => Err(io::Error::from_raw_os_error(-completion.result())),
             };
-            // Who left wants no answer.
+            // A waiter that left wants no answer.
             let _ = answer.send(read);
         }
     }

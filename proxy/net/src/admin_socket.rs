@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-/// A bound socket; its file is removed when this is dropped, unless a successor has put its own there.
+/// A bound socket. Its file is removed when this is dropped, unless a successor has put its own there.
 pub struct AdminSocket {
     /// Accepts the administrator's connections.
     pub listener: UnixListener,
@@ -31,7 +31,7 @@ pub enum SocketError {
     Io {
         /// As configured.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -39,7 +39,7 @@ pub enum SocketError {
 const BACKLOG: i32 = 128;
 
 impl AdminSocket {
-    /// Binds `path`, replacing a stale socket; its folder is made where it is missing. Call within a tokio runtime.
+    /// Binds `path`, replacing a stale socket. A missing folder is made. Call it within a tokio runtime.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         check_free(path)?;
         let bound = listen(path).map_err(|source| SocketError::Io { path: path.to_owned(), source })?;
@@ -55,7 +55,8 @@ impl Drop for AdminSocket {
     }
 }
 
-/// A socket whose process is gone refuses connections; anything else at the path is not ours to remove.
+/// Checks that the path can be taken: a socket whose process is gone refuses connections. Anything else there is in use
+/// or not ours to remove.
 fn check_free(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -74,8 +75,8 @@ fn check_free(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Bound under another name, given its mode, and only then listening and renamed: nobody can connect before the mode
-/// is right, and nobody finds the path empty.
+/// The socket is bound under another name, given its mode, and only then listens and is renamed. So no client can
+/// connect before the mode is right, and none finds the path empty.
 fn listen(path: &Path) -> io::Result<(UnixListener, Metadata)> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;

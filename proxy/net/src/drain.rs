@@ -1,4 +1,5 @@
-//! Draining: a trigger that says "no more", watches that hear it, and the news when the last watch is gone.
+//! The drain at the end of the process: a trigger starts it, watches hear of it, and it is over when the last watch is
+//! dropped.
 
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +24,7 @@ pub fn channel() -> (Trigger, Watch) {
 }
 
 impl Trigger {
-    /// Tells every watch, and returns when the last one is dropped. The caller has a deadline.
+    /// Tells every watch, and returns when the last one is dropped. The caller sets a deadline.
     pub async fn drain(mut self) {
         self.signal.send_replace(true);
         // Nothing is ever sent: the channel ends with its last sender.
@@ -34,7 +35,7 @@ impl Trigger {
 impl Watch {
     /// Returns when the drain has begun.
     pub async fn draining(&mut self) {
-        // A trigger that is gone without a word ends everything as well.
+        // A trigger that was dropped ends everything as well.
         let _ = self.signal.wait_for(|draining| *draining).await;
     }
 }

@@ -1,19 +1,29 @@
 //! Connections with clients: what is between a listening socket and a request, and between a reply and the wire.
 //!
 //! ```text
-//! listener ─► serving (a thread a core) ─► tls ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
-//! drain: the end of all of it          service_manager: systemd, which may hold the sockets
+//! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
+//! tls: certificates for the handshakes     service_manager: systemd, which may hold the sockets
+//! drain: the end of it all                 connection: what is known before the first request
 //! ```
 //!
+//! The stack of a connection, from hyper down:
+//!
+//! ```text
+//! plain   Guard ─► FairWrites ─► ClientSocket
+//! TLS     Guard ─► FairWrites ─► Tls ─► ClientSocket
+//! ```
+//!
+//! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain, and
+//! http ─► drain. `connection` and `tls` use none of them.
 //! Nothing here knows registries, the cache or the store.
 
 pub mod admin_socket;
 pub mod connection;
 pub mod drain;
-pub mod html;
 pub mod http;
 pub mod listener;
-pub mod rewind;
+pub mod page;
 pub mod service_manager;
-pub mod serving;
+pub mod stream;
 pub mod tls;
+pub mod workers;

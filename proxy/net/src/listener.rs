@@ -14,7 +14,7 @@ use crate::drain::Watch;
 use entrepot_observe::labels::{ConnectionRefusal, Door};
 use entrepot_observe::metrics::{Metrics, OpenConnection};
 
-/// How many connections a door holds.
+/// The bounds on the connections of a door.
 pub struct Bounds {
     places: Arc<Semaphore>,
     per_client_max: usize,
@@ -29,15 +29,15 @@ pub struct Place {
     _open: OpenConnection,
 }
 
-/// A moment for other connections to end when the process has no file descriptors left.
+/// The pause after a failure to accept: the process may have no file descriptors left until a connection ends.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// How many connections may wait to be accepted.
+/// The connections that may wait to be accepted.
 pub(crate) const BACKLOG: i32 = 4096;
 
-/// Binds a listening socket; `[::]` takes IPv4 too, where the machine has both.
+/// Binds a listening socket. `[::]` takes IPv4 too if the machine has both.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     match bind_socket(address) {
-        // A machine without IPv6: every address means every IPv4 address.
+        // On a machine without IPv6, every address means every IPv4 address.
         Err(error)
             if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) && address.ip() == Ipv6Addr::UNSPECIFIED =>
         {
@@ -47,7 +47,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// The address that [`bind`] would get here: without IPv6, `[::]` is every IPv4 address.
+/// The address that [`bind`] would get here. Without IPv6, `[::]` is every IPv4 address.
 pub(crate) fn as_bound(address: SocketAddr) -> SocketAddr {
     let no_ipv6 = || Socket::new(Domain::IPV6, Type::STREAM, None).is_err();
     match address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6() {
@@ -68,7 +68,7 @@ fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// One connection, of no runtime yet: the thread that will serve it takes it into its own.
+/// One connection. It belongs to no runtime yet; the thread that serves it takes it into its own.
 async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, peer) = listener.accept().await?;
     Ok((stream.into_std()?, peer))
@@ -105,7 +105,7 @@ impl Drop for Place {
     }
 }
 
-/// Accepts at the proxy's door until the drain begins, and hands each connection with its place to `serve`, which spawns.
+/// Accepts connections at a door until the drain begins. Each goes with its place to `serve`, which must not wait.
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,
@@ -114,7 +114,7 @@ pub async fn accept(
     serve: impl Fn(TcpStream, SocketAddr, Place),
 ) {
     loop {
-        // The place comes first: who finds none waits in the kernel's queue.
+        // The place comes first: a client without one waits in the kernel's queue.
         let next = async {
             let place = bounds.places.clone().acquire_owned().await;
             (place, accept_one(&listener).await)

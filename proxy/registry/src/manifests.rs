@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use tracing::Instrument;
 
 use super::LocalRegistry;
 use super::access::Refusal;
@@ -66,8 +67,8 @@ impl LocalRequest {
         let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
-        let kept = tokio::spawn(async move { keep(&registry, named, arrived).await });
-        match kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+        let keeping = async move { keep(&registry, named, arrived).await };
+        match tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))? {
             Ok(()) => {}
             Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
             Err(NotPut::Refused(refusal)) => return Err(refusal.into()),

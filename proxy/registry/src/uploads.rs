@@ -13,6 +13,7 @@ use entrepot_core::range::ChunkRange;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::body::{Body, Incoming};
+use tracing::Instrument;
 
 use super::LocalRegistry;
 use super::access::{Action, Refusal, Wish};
@@ -271,13 +272,15 @@ impl LocalRequest {
             (self.registry.clone(), session.clone(), *digest_told, attempt.length);
         let repository = session.repository.clone();
         // A client that leaves now does not stop it half way.
-        let kept = tokio::spawn(async move {
+        let keeping = async move {
             let kept = keep(&registry, &session.repository, &fill, &digest, length).await;
             drop(fill);
             end(&registry, &session).await;
             kept
-        });
-        if let Some(refusal) = kept.await.unwrap_or(Err(StoreError::DiskThreadGone))? {
+        };
+        if let Some(refusal) =
+            tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))?
+        {
             return Err(refusal.into());
         }
         let media_type = Some(BLOB_TYPE.to_owned());

@@ -1,4 +1,4 @@
-//! What the admin API answers, as it stands in JSON. The command line reads the same types.
+//! The JSON of the admin API about the cache. The command line reads the same types.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,23 +15,23 @@ pub struct CacheStats {
     pub stores: u64,
     /// Blobs dropped to make room, or unused for too long.
     pub evictions: u64,
-    /// Failures of fills, disk and index.
+    /// Failures of fetches, disk and index.
     pub errors: u64,
-    /// Bytes of blobs and fills.
+    /// Bytes of blobs and partial blobs.
     pub current_size: u64,
     /// Hits by requests, from 0 to 1; see [`hit_rate`].
     pub hit_rate: f64,
     /// Blobs in the store.
     pub blobs: u64,
-    /// The most bytes that may be taken.
+    /// The most bytes that the cache may take.
     pub max_size: u64,
-    /// Bytes set aside for running fills.
+    /// Bytes set aside for running fetches.
     pub reserved: u64,
-    /// What upstream registries said about their limits.
+    /// The pull limits, as upstream registries last stated them.
     pub rate_limits: Vec<RateLimit>,
-    /// Fills under way.
+    /// Fetches that run now.
     pub fills_running: u64,
-    /// Bytes that were pushed to the registry here; the cache has no part in them.
+    /// Bytes that were pushed to the registry here. They are not the cache's.
     #[serde(default)]
     pub pushed_size: u64,
 }
@@ -39,26 +39,26 @@ pub struct CacheStats {
 /// One registry's pull limit for one credential, as it last said.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Which registry.
+    /// The registry, by its host.
     pub registry: String,
-    /// A short name of the credential that is no part of it.
+    /// A short name for the credential. It is no part of the credential itself.
     pub credential: String,
     /// Pulls in a window.
     pub limit: u64,
     /// Pulls left in this one.
     pub remaining: u64,
-    /// The window's length.
+    /// The length of a window.
     pub window_seconds: u64,
-    /// How old this is.
+    /// The age of these numbers.
     pub seen_seconds_ago: u64,
 }
 
-/// What dropping blobs freed.
+/// What an operation freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Freed {
-    /// How many blobs.
+    /// Blobs that left the disk.
     pub freed_blobs: u64,
-    /// Their bytes.
+    /// Bytes of these blobs.
     pub freed_bytes: u64,
 }
 
@@ -67,17 +67,17 @@ pub struct Freed {
 pub struct Done<T> {
     /// `ok`, as discobot-proxy says it.
     pub status: String,
-    /// What was done.
+    /// More about it, beside `status`.
     #[serde(flatten)]
     pub details: T,
 }
 
-/// One blob of the store.
+/// One blob of the cache in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct BlobEntry {
-    /// Its name.
+pub struct BlobSummary {
+    /// `algorithm:hex`.
     pub digest: String,
-    /// Its bytes.
+    /// In bytes.
     pub size: u64,
     /// When it was last served or stored.
     pub last_used_unix_seconds: u64,
@@ -91,59 +91,59 @@ pub struct BlobEntry {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BlobPage {
     /// In the order of their digests.
-    pub blobs: Vec<BlobEntry>,
-    /// What to ask for as `after` next; none on the last page.
+    pub blobs: Vec<BlobSummary>,
+    /// The `after` of the next page. `None` on the last one.
     pub next: Option<String>,
 }
 
-/// A blob that was read and compared with its name.
+/// A blob that was read and compared with its digest.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VerifiedBlob {
-    /// Its name.
+    /// `algorithm:hex`.
     pub digest: String,
-    /// Its bytes.
+    /// In bytes.
     pub size: u64,
-    /// What was found.
+    /// The result of the comparison.
     pub state: BlobState,
 }
 
-/// What a verification found.
+/// The result of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlobState {
-    /// The bytes are what the name says.
+    /// The bytes have the digest.
     Ok,
-    /// They are not; the blob was taken out.
+    /// The bytes have another digest. The blob was removed.
     Corrupt,
-    /// They cannot be read; the blob was taken out.
+    /// The bytes cannot be read. The blob was removed.
     Unreadable,
 }
 
-/// A line of `POST /api/cache/verify`. An answer without `finished` or `failed` at its end was cut off.
+/// A line of `POST /api/cache/verify`. A reply that does not end with `finished` or `failed` was cut off.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum VerifyLine {
-    /// One more blob.
+    /// One blob was compared.
     Blob(VerifiedBlob),
-    /// All of them.
+    /// All blobs were compared.
     Finished {
-        /// How many were read.
+        /// Blobs that were read.
         checked: u64,
-        /// How many of them were not what they should be.
+        /// Blobs of these that were corrupt or unreadable.
         bad: u64,
         /// Bytes read.
         bytes: u64,
     },
-    /// It went no further.
+    /// The verification stopped early.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
 
-/// Anything that is not a success.
+/// The body of every reply that is not a success.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Failure {
+pub struct ErrorBody {
     /// What went wrong and what to do.
     pub error: String,
 }
@@ -157,7 +157,7 @@ pub fn hit_rate(hits: u64, misses: u64) -> f64 {
 }
 
 impl<T> Done<T> {
-    /// What was done, and `ok` in front.
+    /// `ok`, and more about it.
     pub fn ok(details: T) -> Self {
         Self { status: "ok".to_owned(), details }
     }

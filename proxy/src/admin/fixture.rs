@@ -8,9 +8,10 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::answers::{BlobEntry, BlobState, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
+use super::answers::{BlobState, BlobSummary, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
 use super::registry::{
-    Collection, GcLine, RegistryBackend, RemoveRequest, Removed, RepositoryEntry, RepositoryPage, TagEntry, TagPage,
+    CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoryPage, RepositorySummary, TagPage,
+    TagSummary,
 };
 use super::server::{serve_tcp, serve_unix};
 use super::{AdminBackend, AdminState, OperationError};
@@ -22,8 +23,8 @@ pub(crate) fn digest(number: u8) -> Digest {
     Digest::of(Algorithm::Sha256, &[number])
 }
 
-fn blob(number: u8) -> BlobEntry {
-    BlobEntry {
+fn blob(number: u8) -> BlobSummary {
+    BlobSummary {
         digest: digest(number).to_string(),
         size: u64::from(number),
         last_used_unix_seconds: 0,
@@ -32,7 +33,7 @@ fn blob(number: u8) -> BlobEntry {
     }
 }
 
-/// AdminBackend over three blobs; what was changed is noted.
+/// A backend of three blobs. It notes each change.
 pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
     let note = |text: String| {
         let changes = Arc::clone(changes);
@@ -80,8 +81,8 @@ pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
 /// A registry with one repository, of one tag.
 fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
     let changes = Arc::clone(changes);
-    let entry = || RepositoryEntry { name: "a/b".into(), tags: 1, manifests: 1, size: 7 };
-    let tag = || TagEntry {
+    let entry = || RepositorySummary { name: "a/b".into(), tags: 1, manifests: 1, size: 7 };
+    let tag = || TagSummary {
         tag: "v1".into(),
         digest: digest(1).to_string(),
         media_type: "application/vnd.oci.image.manifest.v1+json".into(),
@@ -96,7 +97,7 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
         remove: Box::new(move |request| {
             changes.lock().expect("not poisoned").push(format!("{request:?}"));
             let known = matches!(request, RemoveRequest::Tag(_, tag) if tag.as_str() == "v1");
-            Ok(known.then(|| Removed { tags: vec!["v1".into()], manifests: Vec::new() }))
+            Ok(known.then(|| RemovedNames { tags: vec!["v1".into()], manifests: Vec::new() }))
         }),
         import: Box::new(|directory, each| match directory.ends_with("tree") {
             true => {
@@ -107,7 +108,12 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
         }),
         collect: Box::new(|request, each| {
             let _ = each(GcLine::Repositories { done: 1, total: 1 });
-            Ok(Collection { dry_run: request.dry_run, repositories: 1, freed_blobs: 2, ..Collection::default() })
+            Ok(CollectionReport {
+                dry_run: request.dry_run,
+                repositories: 1,
+                freed_blobs: 2,
+                ..CollectionReport::default()
+            })
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! Who may ask and who may change: decisions on a request's head, without I/O.
+//! Decides from a request's head whether it may be answered and whether it may change something. No I/O.
 
 use std::net::IpAddr;
 
@@ -11,23 +11,23 @@ use http::{HeaderMap, StatusCode, Uri};
 use entrepot_core::secret::Secret;
 use entrepot_net::http::fields::only;
 
-/// How a request came in.
+/// The way by which a request came in.
 #[derive(Clone)]
 pub(super) enum Entrance {
-    /// The socket whose mode says who may.
+    /// The unix socket. Its mode decides who may open it, so nothing else is asked here.
     Unix,
     /// A TCP connection that arrived at `local`.
     Tcp {
         /// The address on our side.
         local: IpAddr,
-        /// What allows changes here.
+        /// Allows changes. `None` if the configuration has none: then there are no changes over TCP.
         token: Option<Secret>,
     },
 }
 
 /// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum GateError {
     #[error(
         "the Host header does not name this machine; use localhost, the address it listens on, or docker-registry.local"
     )]
@@ -43,7 +43,7 @@ pub(super) enum Refusal {
     Token,
 }
 
-impl Refusal {
+impl GateError {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
@@ -52,42 +52,42 @@ impl Refusal {
     }
 }
 
-/// Names that mean this machine whatever address it has.
+/// Names that mean this machine, whichever addresses it has.
 const OWN_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "docker-registry.local"];
 
-/// Whether the request is meant for this machine. A browser that was led here by a rebound name still sends that
-/// name. The port does not matter: forwarded ones are common.
-pub(super) fn check_host(uri: &Uri, headers: &HeaderMap, entrance: &Entrance) -> Result<(), Refusal> {
+/// Whether the request is meant for this machine. A browser that DNS rebinding has led here still sends the name that it
+/// was given. The port is not compared, because a forwarded port is common.
+pub(super) fn check_host(uri: &Uri, headers: &HeaderMap, entrance: &Entrance) -> Result<(), GateError> {
     let Entrance::Tcp { local, .. } = entrance else { return Ok(()) };
-    let named = only(headers, &HOST).ok_or(Refusal::Host)?;
+    let named = only(headers, &HOST).ok_or(GateError::Host)?;
     let target = uri.authority().map(|authority| authority.as_str());
     let ours = |text: &str| {
         let host = RegistryHost::parse(text, 80);
         host.is_ok_and(|host| OWN_NAMES.contains(&host.name()) || host.address() == Some(local.to_canonical()))
     };
-    if ours(named) && target.is_none_or(ours) { Ok(()) } else { Err(Refusal::Host) }
+    if ours(named) && target.is_none_or(ours) { Ok(()) } else { Err(GateError::Host) }
 }
 
 /// Whether the request may change something.
-pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(), Refusal> {
+pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(), GateError> {
     if headers.contains_key(ORIGIN) {
-        let host = only(headers, &HOST).ok_or(Refusal::Origin)?;
-        let origin = only(headers, &ORIGIN).ok_or(Refusal::Origin)?;
+        let host = only(headers, &HOST).ok_or(GateError::Origin)?;
+        let origin = only(headers, &ORIGIN).ok_or(GateError::Origin)?;
         let same = ["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host));
         if !same {
-            return Err(Refusal::Origin);
+            return Err(GateError::Origin);
         }
     }
     let Entrance::Tcp { token, .. } = entrance else { return Ok(()) };
-    let token = token.as_ref().ok_or(Refusal::NoToken)?;
+    let token = token.as_ref().ok_or(GateError::NoToken)?;
     let given = only(headers, &AUTHORIZATION).and_then(|value| value.split_once(' '));
     match given {
         Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && equal(given.trim(), token.expose()) => Ok(()),
-        _ => Err(Refusal::Token),
+        _ => Err(GateError::Token),
     }
 }
 
-/// Compares digests, so that the time taken says nothing about the token, its length included.
+/// Compares digests in constant time, so that the time taken tells nothing about the token or its length.
 fn equal(given: &str, expected: &str) -> bool {
     let [given, expected] = [given, expected].map(|text| digest(&SHA256, text.as_bytes()));
     verify_slices_are_equal(given.as_ref(), expected.as_ref()).is_ok()
@@ -132,10 +132,10 @@ mod tests {
         }
         let twice = headers(&[(HOST, "localhost"), (HOST, "localhost")]);
         for bad in [HeaderMap::new(), twice] {
-            assert_eq!(check_host(&uri, &bad, &tcp(None)), Err(Refusal::Host));
+            assert_eq!(check_host(&uri, &bad, &tcp(None)), Err(GateError::Host));
         }
         let absolute = Uri::from_static("http://evil.example/metrics");
-        assert_eq!(check_host(&absolute, &headers(&[(HOST, "localhost")]), &tcp(None)), Err(Refusal::Host));
+        assert_eq!(check_host(&absolute, &headers(&[(HOST, "localhost")]), &tcp(None)), Err(GateError::Host));
         assert_eq!(check_host(&uri, &HeaderMap::new(), &Entrance::Unix), Ok(()));
     }
 
@@ -144,15 +144,15 @@ mod tests {
         for (given, result) in [
             (Some("Bearer canary-1"), Ok(())),
             (Some("bearer  canary-1"), Ok(())),
-            (Some("Bearer canary-2"), Err(Refusal::Token)),
-            (Some("Bearer canary-"), Err(Refusal::Token)),
-            (Some("Bearer"), Err(Refusal::Token)),
-            (Some("Basic canary-1"), Err(Refusal::Token)),
-            (None, Err(Refusal::Token)),
+            (Some("Bearer canary-2"), Err(GateError::Token)),
+            (Some("Bearer canary-"), Err(GateError::Token)),
+            (Some("Bearer"), Err(GateError::Token)),
+            (Some("Basic canary-1"), Err(GateError::Token)),
+            (None, Err(GateError::Token)),
         ] {
             let sent: Vec<_> = given.map(|given| (AUTHORIZATION, given)).into_iter().collect();
             assert_eq!(check_change(&headers(&sent), &tcp(Some("canary-1"))), result, "{given:?}");
-            assert_eq!(check_change(&headers(&sent), &tcp(None)), Err(Refusal::NoToken));
+            assert_eq!(check_change(&headers(&sent), &tcp(None)), Err(GateError::NoToken));
             assert_eq!(check_change(&headers(&sent), &Entrance::Unix), Ok(()));
         }
     }

@@ -1,7 +1,11 @@
 //! The administrator's door: health, metrics, what the cache holds, and changes to it.
 //!
-//! It knows no other room: whoever composes the program hands over [`AdminBackend`], plain closures. They may block; they
-//! are called on the blocking pool, never on the event loop.
+//! It knows no other room: `app` hands over an [`AdminBackend`] of plain closures. They may block, so they are called on
+//! the blocking pool and never on the event loop.
+//!
+//! ```text
+//! server (two entrances) ─ router (gate, table of paths, parameters) ─► AdminBackend ─► reply (JSON, lines)
+//! ```
 //!
 //! Invariants: a request over TCP names this machine in its Host header (DNS rebinding); a change comes by the unix
 //! socket, whose mode is 0600, or with the token; a browser's page of another origin changes nothing.
@@ -10,9 +14,10 @@ pub mod answers;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod gate;
-mod handle;
+mod parameters;
 pub mod registry;
-mod routes;
+mod reply;
+mod router;
 pub mod server;
 
 use std::ops::ControlFlow;
@@ -23,7 +28,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 
-use answers::{BlobEntry, CacheStats, Freed, VerifiedBlob};
+use answers::{BlobSummary, CacheStats, Freed, VerifiedBlob};
 use entrepot_observe::metrics::Metrics;
 use registry::RegistryBackend;
 
@@ -39,31 +44,31 @@ pub struct AdminState {
 pub type Operation<T> = Box<dyn Fn() -> T + Send + Sync>;
 /// The same, about something.
 pub type OperationOn<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
-/// What a power came to.
-pub type Outcome<T> = Result<T, OperationError>;
-/// Takes one verified blob; a break ends the verification.
+/// The result of an operation.
+pub type OperationResult<T> = Result<T, OperationError>;
+/// Takes one verified blob. A break ends the verification.
 pub type OnVerified<'a> = &'a mut dyn FnMut(VerifiedBlob) -> ControlFlow<()>;
 
 /// What the door can do.
 pub struct AdminBackend {
-    /// Whether requests can be served; the reason where not.
+    /// Whether requests can be served; if not, why.
     pub ready: Operation<Result<(), String>>,
     /// The numbers of the cache.
     pub stats: Operation<CacheStats>,
     /// Drops everything that is not pinned or being read.
-    pub clear: Operation<Outcome<Freed>>,
+    pub clear: Operation<OperationResult<Freed>>,
     /// A page of blobs, in the order of their digests.
-    pub list: OperationOn<ListRequest, Outcome<Vec<BlobEntry>>>,
-    /// Drops one blob; none where it is not there.
-    pub remove: OperationOn<Digest, Outcome<Option<Freed>>>,
+    pub list: OperationOn<ListRequest, OperationResult<Vec<BlobSummary>>>,
+    /// Drops one blob. `None` if the cache does not have it.
+    pub remove: OperationOn<Digest, OperationResult<Option<Freed>>>,
     /// Reads every blob and compares it with its digest.
-    pub verify: Box<dyn Fn(OnVerified<'_>) -> Outcome<()> + Send + Sync>,
-    /// Forgets what a tag pointed to, so that the next pull asks upstream.
-    pub forget_tag: OperationOn<TagName, Outcome<()>>,
-    /// What can be done about our own registry.
+    pub verify: Box<dyn Fn(OnVerified<'_>) -> OperationResult<()> + Send + Sync>,
+    /// Forgets the digest of a tag, so that the next pull asks upstream.
+    pub forget_tag: OperationOn<TagName, OperationResult<()>>,
+    /// The operations on our own registry.
     pub registry: RegistryBackend,
-    /// Reads the configuration anew; a bad one changes nothing and is [`OperationError::Refused`].
-    pub reload: Operation<Outcome<()>>,
+    /// Reads the configuration again. A bad one changes nothing and is [`OperationError::Refused`].
+    pub reload: Operation<OperationResult<()>>,
     /// The configuration in use, secrets masked.
     pub effective_config: Operation<serde_json::Value>,
 }
@@ -71,7 +76,7 @@ pub struct AdminBackend {
 /// Which page of blobs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListRequest {
-    /// Those after this one; from the first where there is none.
+    /// Blobs after this one. `None` begins with the first.
     pub after: Option<Digest>,
     /// At most so many.
     pub limit: usize,
@@ -80,15 +85,15 @@ pub struct ListRequest {
 /// A tag of a repository of a registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TagName {
-    /// The registry.
+    /// The registry, by its host.
     pub registry: RegistryHost,
-    /// Its repository.
+    /// The repository there.
     pub repository: RepositoryName,
-    /// The tag there.
+    /// The tag in it.
     pub tag: Tag,
 }
 
-/// Why a power did nothing.
+/// Why an operation did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
     /// Not possible as things are: the configuration is bad, the blob is in use.

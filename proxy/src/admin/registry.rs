@@ -1,5 +1,4 @@
-//! What the administrator's door can do about our own registry, and how that is said in JSON. The command line reads the
-//! same types.
+//! The admin operations on our own registry, and their JSON. The command line reads the same types.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -10,62 +9,62 @@ use entrepot_core::name::{RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{ImportLine, Imported};
-use super::{OperationOn, Outcome};
+use super::{OperationOn, OperationResult};
 
-/// Takes one step of a collection; a break only ends the telling.
+/// Takes one step of a collection. A break ends the reports and not the collection.
 pub type OnStep<'a> = &'a mut dyn FnMut(GcLine) -> ControlFlow<()>;
 
-/// A collection, told step by step.
-pub type Collect = dyn Fn(CollectRequest, OnStep<'_>) -> Outcome<Collection> + Send + Sync;
+/// A collection that reports each step.
+pub type Collect = dyn Fn(CollectRequest, OnStep<'_>) -> OperationResult<CollectionReport> + Send + Sync;
 
-/// Takes one line of an import; a break ends it.
+/// Takes one line of an import. A break ends the import.
 pub type OnImported<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
 
-/// An import of the tree in a directory, told line by line.
-pub type Import = dyn Fn(&Path, OnImported<'_>) -> Outcome<Imported> + Send + Sync;
+/// An import of the tree in a directory that reports line by line.
+pub type Import = dyn Fn(&Path, OnImported<'_>) -> OperationResult<Imported> + Send + Sync;
 
-/// The backend over the registry.
+/// The operations on the registry.
 pub struct RegistryBackend {
-    /// A page of repositories, in their order.
-    pub repositories: OperationOn<RepositoriesRequest, Outcome<RepositoryPage>>,
-    /// The tags of a repository; none where there is no such repository.
-    pub tags: OperationOn<RepositoryName, Outcome<Option<TagPage>>>,
-    /// Removes something; none where it is not there.
-    pub remove: OperationOn<RemoveRequest, Outcome<Option<Removed>>>,
-    /// Collects what nothing needs.
+    /// A page of repositories, in the order of their names.
+    pub repositories: OperationOn<RepositoriesRequest, OperationResult<RepositoryPage>>,
+    /// The tags of a repository. `None` if there is no such repository.
+    pub tags: OperationOn<RepositoryName, OperationResult<Option<TagPage>>>,
+    /// Removes something. `None` if it does not exist.
+    pub remove: OperationOn<RemoveRequest, OperationResult<Option<RemovedNames>>>,
+    /// Frees content that no manifest needs.
     pub collect: Box<Collect>,
-    /// Takes over a tree of Docker's registry.
+    /// Imports a tree of Docker's registry.
     pub import: Box<Import>,
 }
 
 /// Which page of repositories.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RepositoriesRequest {
-    /// Those after this name.
+    /// Repositories after this name. `None` begins with the first.
     pub after: Option<String>,
     /// At most so many.
     pub limit: usize,
 }
 
-/// What is to be removed.
+/// What to remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RemoveRequest {
-    /// A tag, with its manifest where nothing else leads to it.
+    /// A tag, and its manifest unless another tag leads to it.
     Tag(RepositoryName, Tag),
     /// A manifest, with the tags that point to it.
     Manifest(RepositoryName, Digest),
-    /// All of a repository.
+    /// A repository with everything in it.
     Repository(RepositoryName),
 }
 
-/// What a collection is to do; what is not said is the configuration's.
+/// How to collect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CollectRequest {
-    /// Only count.
+    /// Counts and frees nothing.
     pub dry_run: bool,
-    /// Manifests that no tag leads to go as well.
+    /// Removes manifests without a tag as well.
     pub untagged: bool,
-    /// How long what was pushed waits for its manifest.
+    /// How long a pushed blob waits for its manifest. `None` takes the configured time.
     pub grace: Option<Duration>,
 }
 
@@ -73,21 +72,21 @@ pub struct CollectRequest {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RepositoryPage {
     /// In the order of their names.
-    pub repositories: Vec<RepositoryEntry>,
-    /// What to ask for as `after` next; none on the last page.
+    pub repositories: Vec<RepositorySummary>,
+    /// The `after` of the next page. `None` on the last one.
     pub next: Option<String>,
 }
 
-/// One repository.
+/// One repository in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RepositoryEntry {
+pub struct RepositorySummary {
     /// Its name.
     pub name: String,
-    /// How many tags it has.
+    /// Number of tags.
     pub tags: u64,
-    /// How many manifests.
+    /// Number of manifests.
     pub manifests: u64,
-    /// Bytes of its content, what it shares with others included.
+    /// Bytes of its content, including content that other repositories share.
     pub size: u64,
 }
 
@@ -97,77 +96,77 @@ pub struct TagPage {
     /// The repository.
     pub name: String,
     /// Its tags, in their order.
-    pub tags: Vec<TagEntry>,
+    pub tags: Vec<TagSummary>,
 }
 
-/// One tag.
+/// One tag in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TagEntry {
+pub struct TagSummary {
     /// Its name.
     pub tag: String,
     /// The manifest that it points to.
     pub digest: String,
-    /// That manifest's type.
+    /// The type of that manifest.
     pub media_type: String,
-    /// That manifest's bytes.
+    /// The bytes of that manifest alone.
     pub size: u64,
 }
 
-/// What was removed.
+/// The names of what was removed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Removed {
-    /// Tags.
+pub struct RemovedNames {
+    /// The tags.
     pub tags: Vec<String>,
-    /// Manifests.
+    /// The digests of the manifests.
     pub manifests: Vec<String>,
 }
 
-/// A line of `POST /api/registry/gc`. An answer without `finished` or `failed` at its end was cut off.
+/// A line of `POST /api/registry/gc`. A reply that does not end with `finished` or `failed` was cut off.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum GcLine {
-    /// So many of so many repositories were looked at.
+    /// Progress through the repositories.
     Repositories {
-        /// So many.
+        /// Looked at so far.
         done: u64,
-        /// Of so many.
+        /// In all.
         total: u64,
     },
-    /// So many of so many parts of the content were looked at.
+    /// Progress through the content.
     Content {
-        /// So many.
+        /// Looked at so far.
         done: u64,
-        /// Of so many.
+        /// In all.
         total: u64,
     },
-    /// All of it.
-    Finished(Collection),
-    /// It went no further.
+    /// The collection is complete.
+    Finished(CollectionReport),
+    /// The collection stopped early.
     Failed {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }
 
-/// What a collection took away, or would.
+/// What a collection freed, or would free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Collection {
-    /// Nothing was taken away, only counted.
+pub struct CollectionReport {
+    /// True if it only counted.
     pub dry_run: bool,
     /// Repositories that were looked at.
     pub repositories: u64,
-    /// Of them, those left alone because a manifest of theirs cannot be read.
+    /// Repositories that were left alone because a manifest in them cannot be read.
     pub skipped: u64,
-    /// Manifests that no tag led to.
+    /// Manifests without a tag.
     pub manifests: u64,
-    /// Blobs taken from repositories.
+    /// Blobs that repositories no longer have.
     pub unlinked: u64,
-    /// Blobs that no manifest names, in their grace period.
+    /// Blobs without a manifest that are still in their grace period.
     pub waiting: u64,
     /// Blobs that left the disk.
     pub freed_blobs: u64,
-    /// Their bytes.
+    /// Bytes of these blobs.
     pub freed_bytes: u64,
-    /// Blobs that only the cache has a use for now.
+    /// Blobs that only the cache needs now.
     pub kept_by_cache: u64,
 }

@@ -1,6 +1,7 @@
-//! The admin door's two entrances, TCP and the unix socket, in front of the same answers.
+//! The admin door's two entrances, TCP and the unix socket, in front of the same API.
 //!
-//! Bounds: connections, the time and size of a head, and the time that open answers get at shutdown.
+//! Bounds: connections, the time and size of a head, and the time that open replies get at shutdown. `axum::serve` has
+//! none of them, so hyper is driven here.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::AdminState;
 use super::gate::Entrance;
-use super::handle::handle;
+use super::router::Api;
 use entrepot_core::secret::Secret;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_observe::labels::Door;
@@ -91,6 +92,7 @@ impl Accept for AdminSocket {
 }
 
 async fn serve(entrance: impl Accept, state: &Arc<AdminState>, shutdown: impl Future<Output = ()>, limits: &Limits) {
+    let api = Api::new(Arc::clone(state));
     let slots = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -107,10 +109,11 @@ async fn serve(entrance: impl Accept, state: &Arc<AdminState>, shutdown: impl Fu
         };
         match accepted {
             Ok((slot, (stream, came_by))) => {
-                let served = connection(stream, came_by, Arc::clone(state), stopping.clone(), limits);
+                let open = state.metrics.connection(Door::Admin);
+                let served = connection(stream, came_by, api.clone(), stopping.clone(), limits);
                 connections.spawn(async move {
                     served.await;
-                    drop(slot);
+                    drop((open, slot));
                 });
             }
             Err(error) => {
@@ -129,23 +132,22 @@ async fn serve(entrance: impl Accept, state: &Arc<AdminState>, shutdown: impl Fu
 fn connection<S>(
     stream: S,
     entrance: Entrance,
-    state: Arc<AdminState>,
+    api: Api,
     mut stopping: watch::Receiver<()>,
     limits: &Limits,
 ) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = state.metrics.connection(Door::Admin);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(limits.head_max_bytes);
     async move {
         let answer = service_fn(|request| {
-            let (state, entrance) = (Arc::clone(&state), entrance.clone());
-            async move { Ok::<_, Infallible>(handle(request, state, &entrance).await) }
+            let (api, entrance) = (api.clone(), entrance.clone());
+            async move { Ok::<_, Infallible>(api.answer(request, entrance).await) }
         });
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), answer));
-        // A client's broken connection is its own affair.
+        // A connection that the client breaks needs no word.
         tokio::select! {
             _ = &mut served => {}
             _ = stopping.changed() => {
@@ -153,7 +155,6 @@ where
                 let _ = served.await;
             }
         }
-        drop(open);
     }
 }
 

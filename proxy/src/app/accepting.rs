@@ -11,8 +11,8 @@ use crate::doors::transparent::TransparentDoor;
 use crate::doors::{proxy, registry};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::{self, Bounds, Place};
-use entrepot_net::serving::load::Connected;
-use entrepot_net::serving::workers::Workers;
+use entrepot_net::workers::Workers;
+use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
 

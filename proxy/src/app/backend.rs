@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 
-use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
-use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, Outcome};
+use crate::admin::answers::{BlobState, BlobSummary, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
+use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, OperationResult};
 use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
 use entrepot_cache::pull::Pull;
@@ -104,9 +104,9 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
     }
 }
 
-fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
+fn entry(blob: entrepot_store::BlobEntry) -> BlobSummary {
     let last_use = blob.last_use.duration_since(UNIX_EPOCH).unwrap_or_default();
-    BlobEntry {
+    BlobSummary {
         digest: blob.digest.to_string(),
         size: blob.size_bytes,
         last_used_unix_seconds: last_use.as_secs(),
@@ -115,7 +115,7 @@ fn entry(blob: entrepot_store::BlobEntry) -> BlobEntry {
     }
 }
 
-async fn verify(store: &Store, on_verified: OnVerified<'_>) -> Outcome<()> {
+async fn verify(store: &Store, on_verified: OnVerified<'_>) -> OperationResult<()> {
     let mut after = None;
     loop {
         let page = store.blobs.list(after, PAGE).await.map_err(failed)?;

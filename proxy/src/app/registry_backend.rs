@@ -8,10 +8,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::admin::registry::{
-    CollectRequest, Collection, GcLine, OnStep, RegistryBackend, RemoveRequest, Removed, RepositoriesRequest,
-    RepositoryEntry, RepositoryPage, TagEntry, TagPage,
+    CollectRequest, CollectionReport, GcLine, OnStep, RegistryBackend, RemoveRequest, RemovedNames,
+    RepositoriesRequest, RepositoryPage, RepositorySummary, TagPage, TagSummary,
 };
-use crate::admin::{OperationError, Outcome};
+use crate::admin::{OperationError, OperationResult};
 use crate::doors::state::AppState;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
@@ -49,7 +49,7 @@ async fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<Re
     let mut repositories = Vec::with_capacity(found.len());
     for name in found {
         let repository = store.repositories.at(&name);
-        repositories.push(RepositoryEntry {
+        repositories.push(RepositorySummary {
             name: name.to_string(),
             tags: repository.tagged().await?.len() as u64,
             manifests: repository.manifests().await?.len() as u64,
@@ -68,7 +68,7 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
     for tagged in repository.tagged().await? {
         // A tag whose manifest was deleted meanwhile is left out.
         if let Some(manifest) = repository.manifest(&Reference::Digest(tagged.digest)).await? {
-            tags.push(TagEntry {
+            tags.push(TagSummary {
                 tag: tagged.tag.to_string(),
                 digest: tagged.digest.to_string(),
                 media_type: manifest.media_type.to_string(),
@@ -79,7 +79,7 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
     Ok(Some(TagPage { name: name.to_string(), tags }))
 }
 
-async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<Removed>, StoreError> {
+async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<RemovedNames>, StoreError> {
     let (repository, target) = match request {
         RemoveRequest::Tag(repository, tag) => (repository, Target::Image(tag)),
         RemoveRequest::Manifest(repository, digest) => (repository, Target::Manifest(digest)),
@@ -87,7 +87,7 @@ async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Opti
     };
     let Some(removed) = registry.remove(&repository, &target).await? else { return Ok(None) };
     registry.events.tell(target.about(event(repository)));
-    Ok(Some(Removed {
+    Ok(Some(RemovedNames {
         tags: removed.tags.iter().map(ToString::to_string).collect(),
         manifests: removed.manifests.iter().map(ToString::to_string).collect(),
     }))
@@ -108,7 +108,7 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> Outcome<Collection> {
+async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> OperationResult<CollectionReport> {
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let (said, mut heard) = mpsc::unbounded_channel();
@@ -135,8 +135,8 @@ async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>)
     Ok(told(&collected, dry_run))
 }
 
-fn told(collected: &Collected, dry_run: bool) -> Collection {
-    Collection {
+fn told(collected: &Collected, dry_run: bool) -> CollectionReport {
+    CollectionReport {
         dry_run,
         repositories: collected.repositories,
         skipped: collected.skipped,

@@ -10,7 +10,7 @@ use crate::doors::state::AppState;
 use entrepot_cache::pull::ConfigSnapshot;
 use entrepot_config::ready::{LiveConfig, RegistrySettings};
 use entrepot_config::{ConfigError, Effective, Flags, HostFacts, Loaded, load};
-use entrepot_net::serving::capabilities::sealing;
+use entrepot_net::workers::capabilities::sealing;
 use entrepot_observe::events::EventsHandle;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{Limits, Store};

@@ -22,8 +22,8 @@ use crate::admin::{AdminState, server as admin};
 use entrepot_config::{Flags, Loaded};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::service_manager::{self, watchdog};
-use entrepot_net::serving::capabilities::{Capabilities, ColdReads};
-use entrepot_net::serving::workers::Workers;
+use entrepot_net::workers::Workers;
+use entrepot_net::workers::capabilities::{Capabilities, ColdReads};
 use entrepot_observe::events;
 
 /// How long fetches that still run after the drain, and events for receivers, may take.

@@ -16,14 +16,14 @@ use url::Url;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address(Url);
 
-/// Why text is not an address.
+/// The text is no such address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an address such as http://appliance.lan:3130 or https://appliance.lan:3130")]
 pub struct AddressError;
 
 /// An open connection.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+pub(crate) trait AdminStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> AdminStream for S {}
 
 impl Address {
     /// As a Host header has it.
@@ -33,7 +33,7 @@ impl Address {
     }
 
     /// Connects; certificates are checked against the system's roots (`SSL_CERT_FILE` is honoured).
-    pub(crate) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(&self) -> io::Result<Box<dyn AdminStream>> {
         let name = self.0.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = self.0.port_or_known_default().unwrap_or(443);
         let stream = TcpStream::connect((name.as_str(), port)).await?;

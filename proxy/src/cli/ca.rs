@@ -1,7 +1,7 @@
-//! `entrepot ca`: look at the certificate authority, take its certificate out, put another one in.
+//! `entrepot ca`: shows the certificate authority, exports its certificate, and replaces it.
 //!
-//! Neighbour: `tls::authority` does the work; this is words and refusals. Invariant: no key material is printed, and
-//! files that the user named in the configuration are never written.
+//! Neighbour: `tls::authority` does the work. Invariants: no key material is printed, and files that the user named in the
+//! configuration are never written.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub enum CaCommand {
     },
     /// Write the certificate that clients install, as PEM
     Export {
-        /// Write to this file in place of stdout
+        /// Write to this file instead of stdout
         #[arg(long, short)]
         output: Option<PathBuf>,
     },
@@ -41,30 +41,30 @@ pub enum CaCommand {
         #[arg(long)]
         passphrase_file: Option<PathBuf>,
     },
-    /// Make a new CA in place of the current one, which is kept as .old; every client must install the new one
+    /// Make a new CA, which every client must install; the current one is kept as .old
     Rotate {
-        /// Really do it
+        /// Confirm
         #[arg(long, short)]
         yes: bool,
     },
 }
 
-/// Why a command on the CA was not done.
+/// Why a command on the CA failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaCommandError {
-    /// The CA, present or to come, is unusable.
+    /// The CA, the present one or the one to install, is unusable.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// The configuration says that the files are the user's.
+    /// The configuration names the files, so they are the user's.
     #[error(
         "[ca] names your own files, which entrepot only reads: replace {} and {} yourself and restart the server, or \
          remove both settings to let entrepot keep its CA in its data directory",
         certificate.display(), key.display()
     )]
     Provided {
-        /// The certificate named.
+        /// As configured.
         certificate: PathBuf,
-        /// The key named.
+        /// As configured.
         key: PathBuf,
     },
     /// Rotation was not confirmed.

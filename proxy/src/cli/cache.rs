@@ -1,9 +1,8 @@
-//! `entrepot cache`: look at the cache of a running server, and change it, by its admin unix socket.
+//! `entrepot cache`: shows and changes the cache of a running server, by its admin unix socket.
 //!
-//! Neighbours: `admin::answers` are the types that come back; `client` speaks HTTP over the socket; `show` makes tables.
-//! Tables go to stdout for people, `--json` gives the server's own answers; progress and questions go to stderr.
+//! Neighbours: `admin::answers` has the types of the replies, `admin_client` speaks HTTP over the socket, and `show` makes
+//! tables. stdout gets tables for people, or the server's own replies with `--json`; stderr gets progress and questions.
 
-pub(crate) mod client;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -20,23 +19,23 @@ use entrepot_core::name::RepositoryName;
 use http::Method;
 use url::form_urlencoded;
 
+use super::admin_client::{AdminClient, AdminClientError};
 use crate::admin::TagName;
 use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, VerifyLine};
-use client::{Client, ClientError};
 use entrepot_core::exit;
 
 /// What to do with the cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// Show hits, size and what upstream registries still allow
+    /// Show hits, size, and the pulls that upstream registries still allow
     Stats,
-    /// List the blobs; with --json one object a line
+    /// List the blobs; with --json one object on each line
     Ls,
-    /// Drop blobs, or forget what tags point to
+    /// Drop blobs, or forget the digests of tags
     Rm {
         /// Blobs by digest, tags as registry/repository:tag (Docker Hub is docker.io)
         #[arg(required = true, value_name = "DIGEST|REGISTRY/REPO:TAG")]
-        targets: Vec<Target>,
+        targets: Vec<CacheTarget>,
     },
     /// Drop everything that is neither pinned nor being read
     Clear {
@@ -44,30 +43,30 @@ pub enum CacheCommand {
         #[arg(long, short)]
         yes: bool,
     },
-    /// Read every blob and compare it with its digest; with --json one object a line
+    /// Read every blob and compare it with its digest; with --json one object on each line
     Verify,
 }
 
-/// Something that `rm` takes away.
+/// Something that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
-    /// A blob's bytes.
+pub enum CacheTarget {
+    /// The bytes of a blob.
     Blob(Digest),
-    /// What a tag points to; its bytes stay until they are unused.
+    /// The digest of a tag. The bytes stay until nothing uses them.
     Tag(TagName),
 }
 
-/// Why text is not a target.
+/// The text names neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither a digest (sha256:…) nor registry/repository:tag, as in docker.io/library/busybox:latest")]
-pub struct TargetError;
+pub struct CacheTargetError;
 
 /// Where a command writes and asks.
-struct Console<'a> {
+struct CacheConsole<'a> {
     out: &'a mut dyn Write,
-    /// None where nobody looks.
+    /// None if stderr is not a terminal.
     progress: Option<&'a mut dyn Write>,
-    /// Puts a question; none where nobody can be asked.
+    /// Asks for yes or no. None if stdin is not a terminal.
     confirm: &'a mut dyn FnMut(&str) -> Option<bool>,
     json: bool,
 }
@@ -75,7 +74,7 @@ struct Console<'a> {
 #[derive(Debug, thiserror::Error)]
 enum CacheError {
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(#[from] AdminClientError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("this would clear the cache; say --yes where nobody can be asked")]
@@ -91,7 +90,7 @@ enum CacheError {
 /// sysexits' EX_DATAERR: the cache held bad bytes.
 const BAD_DATA: u8 = 65;
 
-/// Runs one command against the server behind `socket`; says on stderr what failed.
+/// Runs one command against the server behind `socket`. A failure is one line on stderr.
 pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -102,13 +101,13 @@ pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     };
     let (mut out, mut progress) = (io::stdout().lock(), io::stderr());
     let watched = progress.is_terminal();
-    let mut console = Console {
+    let mut console = CacheConsole {
         out: &mut out,
         progress: watched.then_some(&mut progress as &mut dyn Write),
         confirm: &mut ask_terminal,
         json,
     };
-    match runtime.block_on(execute(command, &Client::new(socket), &mut console)) {
+    match runtime.block_on(execute(command, &AdminClient::new(socket), &mut console)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A reader that has seen enough (`| head`) needs no word about it.
@@ -131,7 +130,11 @@ fn ask_terminal(question: &str) -> Option<bool> {
     Some(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-async fn execute(command: &CacheCommand, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn execute(
+    command: &CacheCommand,
+    client: &AdminClient,
+    console: &mut CacheConsole<'_>,
+) -> Result<(), CacheError> {
     match command {
         CacheCommand::Stats => {
             let stats: CacheStats = client.get("/api/cache/stats").await?;
@@ -144,7 +147,7 @@ async fn execute(command: &CacheCommand, client: &Client, console: &mut Console<
     }
 }
 
-impl Console<'_> {
+impl CacheConsole<'_> {
     /// The server's answer itself with `--json`, else as people read it.
     fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> Result<(), CacheError> {
         if self.json {
@@ -157,7 +160,7 @@ impl Console<'_> {
     }
 }
 
-async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn list(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
     if !console.json {
         console.out.write_all(show::blob_header().as_bytes())?;
     }
@@ -173,15 +176,19 @@ async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), CacheErr
 }
 
 /// Tries every target; the first failure is the command's.
-async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn remove(
+    targets: &[CacheTarget],
+    client: &AdminClient,
+    console: &mut CacheConsole<'_>,
+) -> Result<(), CacheError> {
     let mut first_failure = None;
     for target in targets {
         let removed = match target {
-            Target::Blob(digest) => remove_blob(digest, client, console).await,
-            Target::Tag(name) => forget_tag(name, client, console).await,
+            CacheTarget::Blob(digest) => remove_blob(digest, client, console).await,
+            CacheTarget::Tag(name) => forget_tag(name, client, console).await,
         };
         match removed {
-            Err(CacheError::Client(error @ ClientError::Refused { .. })) => {
+            Err(CacheError::Client(error @ AdminClientError::Refused { .. })) => {
                 first_failure.get_or_insert(CacheError::Client(error.about(&target.to_string())));
             }
             other => other?,
@@ -190,22 +197,22 @@ async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) 
     first_failure.map_or(Ok(()), Err)
 }
 
-async fn remove_blob(digest: &Digest, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn remove_blob(digest: &Digest, client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
     let done: Done<Freed> = client.change(Method::DELETE, &format!("/api/cache/blobs/{digest}")).await?;
     console.print(&done, |done| show::removed(digest, &done.details))
 }
 
-async fn forget_tag(name: &TagName, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn forget_tag(name: &TagName, client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("registry", &name.registry.to_string())
         .append_pair("repository", name.repository.as_str())
         .append_pair("tag", name.tag.as_str())
         .finish();
     let done: serde_json::Value = client.change(Method::DELETE, &format!("/api/cache/tags?{query}")).await?;
-    console.print(&done, |_| format!("forgot {}\n", Target::Tag(name.clone())))
+    console.print(&done, |_| format!("forgot {}\n", CacheTarget::Tag(name.clone())))
 }
 
-async fn clear(yes: bool, client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn clear(yes: bool, client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
     if !yes {
         let stats: CacheStats = client.get("/api/cache/stats").await?;
         match (console.confirm)(&show::clear_question(&stats)) {
@@ -218,7 +225,7 @@ async fn clear(yes: bool, client: &Client, console: &mut Console<'_>) -> Result<
     console.print(&done, |done| show::cleared(&done.details))
 }
 
-async fn verify(client: &Client, console: &mut Console<'_>) -> Result<(), CacheError> {
+async fn verify(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
     let stats: CacheStats = client.get("/api/cache/stats").await?;
     let mut lines = client.lines(Method::POST, "/api/cache/verify").await?;
     let mut checked = 0;
@@ -249,7 +256,7 @@ async fn verify(client: &Client, console: &mut Console<'_>) -> Result<(), CacheE
             VerifyLine::Failed { error } => return Err(CacheError::Stopped(error)),
         }
     }
-    Err(CacheError::Client(ClientError::BrokenOff("the answer ended early".into())))
+    Err(CacheError::Client(AdminClientError::BrokenOff("the answer ended early".into())))
 }
 
 impl CacheError {
@@ -263,7 +270,7 @@ impl CacheError {
     }
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for CacheTarget {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Blob(digest) => write!(formatter, "{digest}"),
@@ -272,31 +279,31 @@ impl std::fmt::Display for Target {
     }
 }
 
-impl FromStr for Target {
-    type Err = TargetError;
+impl FromStr for CacheTarget {
+    type Err = CacheTargetError;
 
-    fn from_str(text: &str) -> Result<Self, TargetError> {
+    fn from_str(text: &str) -> Result<Self, CacheTargetError> {
         if let Ok(digest) = text.parse() {
             return Ok(Self::Blob(digest));
         }
-        let (registry, rest) = text.split_once('/').ok_or(TargetError)?;
-        let (repository, tag) = rest.rsplit_once(':').ok_or(TargetError)?;
+        let (registry, rest) = text.split_once('/').ok_or(CacheTargetError)?;
+        let (repository, tag) = rest.rsplit_once(':').ok_or(CacheTargetError)?;
         // As in image names, the first part is a registry only where it looks like a host.
         if !registry.contains(['.', ':']) && registry != "localhost" {
-            return Err(TargetError);
+            return Err(CacheTargetError);
         }
         let (registry, repository) = match registry {
             docker_hub::NAME | docker_hub::INDEX => (docker_hub::REGISTRY, official(repository)?),
-            _ => (registry, repository.parse().map_err(|_| TargetError)?),
+            _ => (registry, repository.parse().map_err(|_| CacheTargetError)?),
         };
-        let registry = registry.parse().map_err(|_| TargetError)?;
-        let tag = tag.parse().map_err(|_| TargetError)?;
+        let registry = registry.parse().map_err(|_| CacheTargetError)?;
+        let tag = tag.parse().map_err(|_| CacheTargetError)?;
         Ok(Self::Tag(TagName { registry, repository, tag }))
     }
 }
 
 /// Docker Hub's repositories of one part are below `library/`.
-fn official(repository: &str) -> Result<RepositoryName, TargetError> {
+fn official(repository: &str) -> Result<RepositoryName, CacheTargetError> {
     let full = if repository.contains('/') { repository.to_owned() } else { format!("library/{repository}") };
-    full.parse().map_err(|_| TargetError)
+    full.parse().map_err(|_| CacheTargetError)
 }

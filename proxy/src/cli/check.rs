@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::cache::client::{Client, ClientError};
+use super::admin_client::{AdminClient, AdminClientError};
 use super::environment;
 use entrepot_core::exit;
 
@@ -43,10 +43,10 @@ fn ask(socket: &Path) -> Running {
         Ok(runtime) => runtime,
         Err(error) => return Running::Silent(format!("the system gives no event loop: {error}")),
     };
-    let asked = async { tokio::time::timeout(PATIENCE, Client::new(socket).get("/api/config")).await };
+    let asked = async { tokio::time::timeout(PATIENCE, AdminClient::new(socket).get("/api/config")).await };
     match runtime.block_on(asked) {
         Ok(Ok(rows)) => Running::Told(rows),
-        Ok(Err(ClientError::NotRunning { .. })) => Running::No,
+        Ok(Err(AdminClientError::NotRunning { .. })) => Running::No,
         Ok(Err(error)) => Running::Silent(error.to_string()),
         Err(_) => Running::Silent(format!("it did not answer within {} s", PATIENCE.as_secs())),
     }

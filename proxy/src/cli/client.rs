@@ -1,6 +1,6 @@
-//! `entrepot client`: points a container runtime of this machine at an appliance, takes it back, tells how it stands.
+//! `entrepot client`: points a container runtime of this machine at an appliance, undoes that, and shows whether it works.
 //!
-//! Neighbour: `entrepot_setup::client` decides and does; this asks the person, runs commands, and chooses exit codes.
+//! Neighbour: `entrepot_setup::client` decides and changes files; this asks the person, runs commands, and chooses exit codes.
 
 mod set_up;
 
@@ -20,7 +20,7 @@ use entrepot_setup::client::plan::{Command, PlanError};
 use entrepot_setup::client::status::{FileState, Status, status};
 use entrepot_setup::client::{Mode, Runtime};
 
-/// What to do.
+/// What to do with a runtime.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Let a runtime of this machine pull through an appliance
@@ -42,16 +42,16 @@ pub enum ClientCommand {
     },
 }
 
-/// Which runtime, which way, which appliance.
+/// The runtime, the way of its pulls, and the appliance.
 #[derive(Debug, Args)]
 pub struct SetupOptions {
     /// The container runtime
     #[arg(long)]
     pub runtime: Runtime,
-    /// How its pulls come to the appliance
+    /// The way by which its pulls come to the appliance
     #[arg(long, default_value = "proxy")]
     pub mode: Mode,
-    /// The appliance's name or address, with the proxy's port where that is not 3128 [default: the one that answers mDNS]
+    /// The appliance's name or address, with the proxy's port unless it is 3128 [default: the one that answers mDNS]
     #[arg(long, value_name = "NAME|ADDRESS")]
     pub appliance: Option<String>,
     /// The SHA-256 fingerprint that its CA certificate must have [default: shown and asked]
@@ -63,7 +63,7 @@ pub struct SetupOptions {
     /// The image whose manifest is pulled to see that it works
     #[arg(long, value_name = "IMAGE", default_value = "docker.io/library/busybox:latest")]
     pub verify_image: String,
-    /// Set up even where no manifest can be pulled yet
+    /// Set up even if no manifest can be pulled yet
     #[arg(long)]
     pub no_verify: bool,
     /// Show what would be done, and do nothing

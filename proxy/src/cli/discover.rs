@@ -1,5 +1,5 @@
-//! `entrepot discover`: the appliances of this local network, by mDNS, and how each of them is. With `--console`: this
-//! machine's own, as the console of an appliance shows it (`console`).
+//! `entrepot discover`: lists the appliances of this local network, by mDNS, with the health of each. With `--console`:
+//! keeps the text that the console of this appliance shows (`console`).
 
 mod console;
 
@@ -27,8 +27,8 @@ pub struct DiscoverOptions {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// For the appliance's console: keep this file true, with this machine's own name, addresses, fingerprint and line for
-    /// clients, until ended; for example /run/issue.d/entrepot.issue, which getty shows
+    /// For an appliance's console: keep its name, addresses, fingerprint and the line for clients in this file until ended;
+    /// for example /run/issue.d/entrepot.issue, which getty shows
     #[arg(long, value_name = "FILE", conflicts_with_all = ["wait", "json"])]
     pub console: Option<PathBuf>,
 }
@@ -45,11 +45,11 @@ struct Seen {
     registry_https_port: Option<u16>,
     ca_sha256: String,
     version: String,
-    /// `ok`, or what is wrong.
+    /// `ok`, or the problem.
     health: String,
 }
 
-/// Looks around and prints; exit code 69 where nobody is there.
+/// Prints the appliances that answer; exit code 69 if none does.
 pub fn run(options: &DiscoverOptions) -> ExitCode {
     let found = match browse(Duration::from_secs(options.wait), |_| false) {
         Ok(found) => found,

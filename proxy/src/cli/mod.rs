@@ -1,10 +1,12 @@
-//! The subcommands of `entrepot`, one file each, and what they share: exit codes and the way to the environment.
+//! The subcommands of `entrepot`, one file each, and what they share: the admin client and the environment.
 
 pub mod address;
+mod admin_client;
 pub mod ca;
 pub mod cache;
 pub mod check;
 pub mod client;
+pub mod config;
 pub mod discover;
 pub mod redirect;
 pub mod registry;

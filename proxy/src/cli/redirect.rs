@@ -1,4 +1,4 @@
-//! `entrepot redirect`: the agent in the foreground, and questions to one that runs.
+//! `entrepot redirect`: runs the agent in the foreground, and asks one that runs.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
-use super::cache::client::{Client, ClientError};
+use super::admin_client::{AdminClient, AdminClientError};
 use entrepot_config::Loaded;
 use entrepot_config::ready::TRANSPARENT_PORT;
 use entrepot_core::exit;
@@ -17,7 +17,7 @@ use entrepot_redirect::plan::Mode;
 use entrepot_redirect::report::Report;
 use entrepot_redirect::{RedirectError, agent, pins};
 
-/// What to do about redirection.
+/// What to do with the redirection.
 #[derive(Debug, Subcommand)]
 pub enum RedirectCommand {
     /// Redirect the connections of this machine's processes, in the foreground
@@ -44,7 +44,7 @@ pub enum RedirectCommand {
         #[arg(long = "interface", value_name = "NAME")]
         interfaces: Vec<String>,
     },
-    /// Remove what an agent has left: programs that it enforced, rules and routes
+    /// Remove everything that an agent has left: programs that it enforced, rules and routes
     Off,
     /// Show whether the agent redirects, since when, what it has learned and counted
     Status {
@@ -60,15 +60,15 @@ pub struct What {
     /// Another port that is redirected, may be repeated
     #[arg(long = "port", value_name = "PORT")]
     ports: Vec<u16>,
-    /// A network that is a registry's, may be repeated
+    /// A network that belongs to a registry, may be repeated
     #[arg(long = "prefix", value_name = "NETWORK")]
     prefixes: Vec<IpNet>,
-    /// Redirect even where the door does not answer, and go on when this agent is gone, until `redirect off`
+    /// Redirect even if the door does not answer, and go on after this agent has ended, until `redirect off`
     #[arg(long)]
     enforce: bool,
 }
 
-/// Runs the command; says on stderr what failed.
+/// Runs the command. A failure is one line on stderr.
 pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
     match command {
         RedirectCommand::Host { what, appliance, cgroups, exempt_cgroups } => {
@@ -137,10 +137,10 @@ fn status(socket: &Path, json: bool) -> ExitCode {
             return ExitCode::from(exit::IO);
         }
     };
-    let report: Result<Report, ClientError> = runtime.block_on(Client::new(socket).get("/status"));
+    let report: Result<Report, AdminClientError> = runtime.block_on(AdminClient::new(socket).get("/status"));
     let report = match report {
         Ok(report) => report,
-        Err(ClientError::NotRunning { .. }) => {
+        Err(AdminClientError::NotRunning { .. }) => {
             let pinned = match pins::count() {
                 0 => "nothing is redirected".to_owned(),
                 count => {

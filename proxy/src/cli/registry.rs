@@ -1,6 +1,6 @@
 //! `entrepot registry`: the push registry of a running server, by its admin unix socket or by the admin door's URL.
 //!
-//! Neighbours: `admin::answers` are the types that come back; `cache::client` speaks HTTP; `show` makes tables. Tables go
+//! Neighbours: `admin::answers` are the types that come back; `admin_client` speaks HTTP; `show` makes tables. Tables go
 //! to stdout for people, `--json` gives the server's own answers, lists one object a line; progress goes to stderr, where
 //! somebody looks.
 
@@ -24,15 +24,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use url::form_urlencoded;
 
 use super::address::Address;
-use super::cache::client::{Client, ClientError};
+use super::admin_client::{AdminClient, AdminClientError};
 use crate::admin::answers::{Done, ImportLine};
-use crate::admin::registry::{GcLine, Removed, RepositoryPage, TagPage};
+use crate::admin::registry::{GcLine, RemovedNames, RepositoryPage, TagPage};
 use entrepot_core::exit;
 use entrepot_core::secret::Secret;
 
-/// Which server.
+/// The server that is asked.
 #[derive(Debug, Args)]
-pub struct Server {
+pub struct AdminAddress {
     /// The admin door's http or https address [default: the unix socket of this machine's server]
     #[arg(long, global = true, value_name = "URL")]
     url: Option<Address>,
@@ -44,56 +44,56 @@ pub struct Server {
 /// What to do with the registry.
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
-    /// List the repositories; with --json one object a line
+    /// List the repositories; with --json one object on each line
     Ls,
-    /// List the tags of a repository; with --json one object a line
+    /// List the tags of a repository; with --json one object on each line
     Tags {
         /// The repository, such as team/app
         repository: RepositoryName,
     },
-    /// Take away a tag, a manifest, or a whole repository; the next collection frees what nobody needs then
+    /// Remove tags, manifests or whole repositories; the next collection frees the content that nothing else needs
     Rm {
         /// A tag as repository:tag, a manifest as repository@digest, or a repository
         #[arg(required = true, value_name = "REPO[:TAG|@DIGEST]")]
-        targets: Vec<Target>,
+        targets: Vec<RegistryTarget>,
     },
-    /// Collect what nothing needs any more, while pushes and pulls go on; with --json one object a line
+    /// Free content that no manifest needs, while pushes and pulls go on; with --json one object on each line
     Gc {
-        /// Only tell what would go
+        /// Count, and free nothing
         #[arg(long)]
         dry_run: bool,
-        /// Take manifests away too that no tag leads to
+        /// Remove manifests without a tag as well
         #[arg(long)]
         untagged: bool,
-        /// What was pushed more recently stays [default: registry.grace]
+        /// Content that was pushed more recently stays [default: registry.grace]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         grace: Option<Duration>,
     },
-    /// Take over the data of Docker's registry, from a directory on the server's machine; with --json one object a line
+    /// Import the data of Docker's registry from a directory on the server's machine; with --json one object on each line
     Import {
-        /// The directory that has docker/registry/v2 in it
+        /// The directory that holds docker/registry/v2
         directory: PathBuf,
     },
 }
 
-/// Something that `rm` takes away.
+/// Something that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
-    /// All of it.
+pub enum RegistryTarget {
+    /// A repository with everything in it.
     Repository(RepositoryName),
-    /// One name; its manifest goes where no other leads to it.
+    /// One tag, and its manifest unless another tag leads to it.
     Tag(RepositoryName, Tag),
-    /// One manifest, and the tags that lead to it.
+    /// One manifest, and the tags that point to it.
     Manifest(RepositoryName, Digest),
 }
 
-/// Why text is not a target.
+/// The text names none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not repository:tag, repository@digest or a repository, as in team/app:v1")]
-pub struct TargetError;
+pub struct RegistryTargetError;
 
 /// Where a command writes.
-struct Console<'a> {
+struct RegistryConsole<'a> {
     out: &'a mut dyn Write,
     bar: ProgressBar,
     json: bool,
@@ -102,7 +102,7 @@ struct Console<'a> {
 #[derive(Debug, thiserror::Error)]
 enum RegistryError {
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(#[from] AdminClientError),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("cannot read the token in {path}: {source}", path = path.display())]
@@ -121,8 +121,8 @@ enum RegistryError {
 const BAD_DATA: u8 = 65;
 const NO_INPUT: u8 = 66;
 
-/// Runs one command against the server behind `socket`, or at a URL; says on stderr what failed.
-pub fn run(command: &RegistryCommand, server: &Server, socket: &Path, json: bool) -> ExitCode {
+/// Runs one command against the server behind `socket`, or at a URL. A failure is one line on stderr.
+pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -131,8 +131,8 @@ pub fn run(command: &RegistryCommand, server: &Server, socket: &Path, json: bool
         }
     };
     let mut out = io::stdout().lock();
-    // Draws nothing where stderr is no terminal.
-    let mut console = Console { out: &mut out, bar: ProgressBar::no_length(), json };
+    // It draws nothing if stderr is not a terminal.
+    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::no_length(), json };
     let outcome = client(server, socket)
         .and_then(|client| runtime.block_on(execute(command, &client, server.url.is_none(), &mut console)));
     console.bar.finish_and_clear();
@@ -148,21 +148,21 @@ pub fn run(command: &RegistryCommand, server: &Server, socket: &Path, json: bool
     }
 }
 
-fn client(server: &Server, socket: &Path) -> Result<Client, RegistryError> {
-    let Some(url) = &server.url else { return Ok(Client::new(socket)) };
+fn client(server: &AdminAddress, socket: &Path) -> Result<AdminClient, RegistryError> {
+    let Some(url) = &server.url else { return Ok(AdminClient::new(socket)) };
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|source| RegistryError::Token { path: path.clone(), source })?;
         Ok::<_, RegistryError>(Secret::new(text.trim_end_matches(['\r', '\n'])))
     };
-    Ok(Client::at(url.clone(), server.token_file.as_ref().map(read).transpose()?))
+    Ok(AdminClient::at(url.clone(), server.token_file.as_ref().map(read).transpose()?))
 }
 
 async fn execute(
     command: &RegistryCommand,
-    client: &Client,
+    client: &AdminClient,
     is_here: bool,
-    console: &mut Console<'_>,
+    console: &mut RegistryConsole<'_>,
 ) -> Result<(), RegistryError> {
     match command {
         RegistryCommand::Ls => list(client, console).await,
@@ -188,7 +188,7 @@ fn target(path: &str, query: &[(&str, String)]) -> String {
     format!("/api/registry/{path}?{query}")
 }
 
-impl Console<'_> {
+impl RegistryConsole<'_> {
     /// The server's answer itself with `--json`, else as people read it.
     fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> io::Result<()> {
         let text = if self.json { serde_json::to_string(answer)? + "\n" } else { show(answer) };
@@ -204,7 +204,7 @@ impl Console<'_> {
     }
 }
 
-async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+async fn list(client: &AdminClient, console: &mut RegistryConsole<'_>) -> Result<(), RegistryError> {
     if !console.json {
         console.out.write_all(show::repository_header().as_bytes())?;
     }
@@ -219,7 +219,11 @@ async fn list(client: &Client, console: &mut Console<'_>) -> Result<(), Registry
     }
 }
 
-async fn tags(repository: &RepositoryName, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+async fn tags(
+    repository: &RepositoryName,
+    client: &AdminClient,
+    console: &mut RegistryConsole<'_>,
+) -> Result<(), RegistryError> {
     let list: TagPage = client.get(&target("tags", &[("repository", repository.to_string())])).await?;
     if !console.json {
         console.out.write_all(show::tag_header().as_bytes())?;
@@ -231,18 +235,22 @@ async fn tags(repository: &RepositoryName, client: &Client, console: &mut Consol
 }
 
 /// Tries every target; the first failure is the command's.
-async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+async fn remove(
+    targets: &[RegistryTarget],
+    client: &AdminClient,
+    console: &mut RegistryConsole<'_>,
+) -> Result<(), RegistryError> {
     let mut first_failure = None;
     for wanted in targets {
         let (path, more) = match wanted {
-            Target::Repository(_) => ("repositories", None),
-            Target::Tag(_, tag) => ("tags", Some(("tag", tag.to_string()))),
-            Target::Manifest(_, digest) => ("manifests", Some(("digest", digest.to_string()))),
+            RegistryTarget::Repository(_) => ("repositories", None),
+            RegistryTarget::Tag(_, tag) => ("tags", Some(("tag", tag.to_string()))),
+            RegistryTarget::Manifest(_, digest) => ("manifests", Some(("digest", digest.to_string()))),
         };
         let query: Vec<_> = [("repository", wanted.repository().to_string())].into_iter().chain(more).collect();
-        match client.change::<Done<Removed>>(Method::DELETE, &target(path, &query)).await {
+        match client.change::<Done<RemovedNames>>(Method::DELETE, &target(path, &query)).await {
             Ok(done) => console.print(&done, |done| show::removed(wanted, &done.details))?,
-            Err(error @ ClientError::Refused { .. }) => {
+            Err(error @ AdminClientError::Refused { .. }) => {
                 first_failure.get_or_insert(error.about(&wanted.to_string()));
             }
             Err(error) => return Err(error.into()),
@@ -251,7 +259,7 @@ async fn remove(targets: &[Target], client: &Client, console: &mut Console<'_>) 
     first_failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-async fn collect(target: &str, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+async fn collect(target: &str, client: &AdminClient, console: &mut RegistryConsole<'_>) -> Result<(), RegistryError> {
     console.bar.set_style(style("collecting: {msg} {bar:30} {pos} of {len}"));
     let mut lines = client.lines(Method::POST, target).await?;
     while let Some(line) = lines.next::<GcLine>().await? {
@@ -269,7 +277,7 @@ async fn collect(target: &str, client: &Client, console: &mut Console<'_>) -> Re
     Err(cut_off())
 }
 
-async fn import(target: &str, client: &Client, console: &mut Console<'_>) -> Result<(), RegistryError> {
+async fn import(target: &str, client: &AdminClient, console: &mut RegistryConsole<'_>) -> Result<(), RegistryError> {
     console.bar.set_style(style("{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"));
     let mut lines = client.lines(Method::POST, target).await?;
     while let Some(line) = lines.next::<ImportLine>().await? {
@@ -297,7 +305,7 @@ async fn import(target: &str, client: &Client, console: &mut Console<'_>) -> Res
 }
 
 fn cut_off() -> RegistryError {
-    ClientError::BrokenOff("the answer ended early; the server's log says why".into()).into()
+    AdminClientError::BrokenOff("the answer ended early; the server's log says why".into()).into()
 }
 
 /// Our own templates are well formed; a bar without its style is one all the same.
@@ -320,7 +328,7 @@ impl RegistryError {
     }
 }
 
-impl Target {
+impl RegistryTarget {
     fn repository(&self) -> &RepositoryName {
         match self {
             Self::Repository(repository) | Self::Tag(repository, _) | Self::Manifest(repository, _) => repository,
@@ -328,7 +336,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RegistryTarget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Repository(repository) => write!(formatter, "{repository}"),
@@ -338,16 +346,16 @@ impl fmt::Display for Target {
     }
 }
 
-impl FromStr for Target {
-    type Err = TargetError;
+impl FromStr for RegistryTarget {
+    type Err = RegistryTargetError;
 
-    fn from_str(text: &str) -> Result<Self, TargetError> {
-        let repository = |text: &str| text.parse::<RepositoryName>().map_err(|_| TargetError);
+    fn from_str(text: &str) -> Result<Self, RegistryTargetError> {
+        let repository = |text: &str| text.parse::<RepositoryName>().map_err(|_| RegistryTargetError);
         if let Some((name, digest)) = text.split_once('@') {
-            return Ok(Self::Manifest(repository(name)?, digest.parse().map_err(|_| TargetError)?));
+            return Ok(Self::Manifest(repository(name)?, digest.parse().map_err(|_| RegistryTargetError)?));
         }
         match text.rsplit_once(':') {
-            Some((name, tag)) => Ok(Self::Tag(repository(name)?, tag.parse().map_err(|_| TargetError)?)),
+            Some((name, tag)) => Ok(Self::Tag(repository(name)?, tag.parse().map_err(|_| RegistryTargetError)?)),
             None => repository(text).map(Self::Repository),
         }
     }

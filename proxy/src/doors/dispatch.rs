@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
@@ -32,13 +31,8 @@ use entrepot_upstream::own::has_passed;
 use entrepot_upstream::registry::{Registry, implied_port};
 
 /// Serves a connection until the client leaves, idles too long, or the process drains.
-pub async fn serve_connection<IO>(
-    state: Arc<AppState>,
-    connection: ConnectionContext,
-    io: IO,
-    prefix: Bytes,
-    drain: Watch,
-) where
+pub async fn serve_connection<IO>(state: Arc<AppState>, connection: ConnectionContext, io: IO, drain: Watch)
+where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let deadlines = Deadlines::from(&state.snapshot().config.client);
@@ -47,7 +41,7 @@ pub async fn serve_connection<IO>(
         let (state, connection) = (state.clone(), connection.clone());
         async move { exchange(&state, &connection, &guard, request, |request, scope| answer(&state, request, scope)).await }
     };
-    serve(io, prefix, deadlines, drain, respond).await;
+    serve(io, deadlines, drain, respond).await;
 }
 
 /// One exchange on a connection, with the configuration that holds when it begins.

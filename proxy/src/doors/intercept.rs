@@ -3,35 +3,29 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rustls::ServerConfig;
 
-use crate::doors::client::{Client, shake, spoken};
+use crate::doors::client::{shake, spoken};
 use crate::doors::dispatch::serve_connection;
 use crate::doors::state::AppState;
 use entrepot_config::ready::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
+use entrepot_net::stream::client_socket::ClientSocket;
 
-/// Serves a client of which `first` was read already. What it speaks is told by its first byte.
-pub async fn intercept(
-    state: &Arc<AppState>,
-    connection: ConnectionContext,
-    client: Client,
-    first: Bytes,
-    mut drain: Watch,
-) {
+/// Serves a client. Its first byte tells what it speaks.
+pub async fn intercept(state: &Arc<AppState>, connection: ConnectionContext, client: ClientSocket, mut drain: Watch) {
     let speaking = |scheme| connection.leading_to(connection.destination.clone(), scheme);
-    match spoken(state, &client, &first, &mut drain).await {
+    match spoken(state, &client, &mut drain).await {
         Some(Scheme::Https) => {}
         Some(Scheme::Http) => {
-            return serve_connection(state.clone(), speaking(Scheme::Http), client, first, drain).await;
+            return serve_connection(state.clone(), speaking(Scheme::Http), client, drain).await;
         }
         None => return,
     }
     let Some((config, name)) = certificate(state, &connection.destination).await else { return };
-    if let Some(stream) = shake(state, config, client, first, &name).await {
-        serve_connection(state.clone(), speaking(Scheme::Https), stream, Bytes::new(), drain).await;
+    if let Some(stream) = shake(state, config, client, &name).await {
+        serve_connection(state.clone(), speaking(Scheme::Https), stream, drain).await;
     }
 }
 

@@ -9,13 +9,10 @@ use bytes::Bytes;
 use entrepot_core::host::RegistryHost;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, VIA};
-use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::doors::client::{Client, adopt};
+use crate::doors::client::adopt;
 use crate::doors::decision::{Decision, decide};
 use crate::doors::dispatch::{self, exchange};
 use crate::doors::intercept::intercept;
@@ -29,12 +26,12 @@ use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
 use entrepot_net::http;
 use entrepot_net::http::body::ReplyBody;
-use entrepot_net::http::guard::{Guard, GuardHandle};
+use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
-use entrepot_net::http::serve::Deadlines;
+use entrepot_net::http::serve::{Deadlines, behind_connect};
 use entrepot_net::listener::Place;
-use entrepot_net::serving::load::Connected;
-use entrepot_net::serving::turns::Turns;
+use entrepot_net::stream::client_socket::ClientSocket;
+use entrepot_net::workers::load::Connected;
 use entrepot_observe as observe;
 use entrepot_observe::labels::{Direction, Door, Interception, Refused};
 use entrepot_upstream::error::UpstreamError;
@@ -74,7 +71,7 @@ pub async fn serve(
             exchange(&proxied.state, &proxied.connection, &guard, request, answer).await
         }
     };
-    http::serve::serve(client, Bytes::new(), deadlines, drain, respond).await;
+    http::serve::serve(client, deadlines, drain, respond).await;
 }
 
 impl Proxied {
@@ -157,9 +154,9 @@ impl Proxied {
         let proxied = self.clone();
         guard.open_tunnel();
         tokio::spawn(async move {
-            if let Some((client, first)) = upgraded(request).await {
+            if let Some(client) = behind_connect(request).await {
                 let connection = proxied.connection.leading_to(destination, Scheme::Https);
-                intercept(&proxied.state, connection, client, first, proxied.drain.clone()).await;
+                intercept(&proxied.state, connection, client, proxied.drain.clone()).await;
             }
             drop(proxied);
         });
@@ -167,9 +164,9 @@ impl Proxied {
 
     /// Bytes both ways, sealed. The door's place is kept until the end.
     async fn tunnel(self, host: RegistryHost, request: Request<Incoming>, upstream: TcpStream, idle: Duration) {
-        let Some((client, first)) = upgraded(request).await else { return };
+        let Some(client) = behind_connect(request).await else { return };
         let who = (&host, self.connection.client);
-        carry(&self.state, (client, upstream), first, idle, self.drain.clone(), who).await;
+        carry(&self.state, (client, upstream), idle, self.drain.clone(), who).await;
         drop(self.place);
     }
 }
@@ -185,18 +182,14 @@ fn no_tunnel(error: UpstreamError) -> Reply {
     PullError::Unreachable(Arc::new(error)).into_reply().with(CONNECTION, "close").because(refused)
 }
 
-/// Carries bytes both ways, sealed, after what was read of the client already; counts them.
+/// Carries bytes both ways, sealed, and counts them.
 pub(super) async fn carry(
     state: &AppState,
-    (client, mut upstream): (Client, TcpStream),
-    first: Bytes,
+    (client, upstream): (ClientSocket, TcpStream),
     idle: Duration,
     mut drain: Watch,
     (host, peer): (&RegistryHost, IpAddr),
 ) {
-    if upstream.write_all(&first).await.is_err() {
-        return;
-    }
     let metrics = &state.pull.metrics;
     metrics.tunnels.inc();
     let counters = TunnelCounters::default();
@@ -204,15 +197,4 @@ pub(super) async fn carry(
     metrics.tunnel_bytes.add(Direction::Up, counters.sent_bytes.load(Ordering::Relaxed));
     metrics.tunnel_bytes.add(Direction::Down, counters.received_bytes.load(Ordering::Relaxed));
     tracing::debug!(%host, client = %peer, "tunnel ended: {end:?}");
-}
-
-/// The connection behind a CONNECT, with what the client sent ahead of our answer.
-async fn upgraded(request: Request<Incoming>) -> Option<(Client, Bytes)> {
-    let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Guard<Turns<Client>>>>().ok()?;
-    let (turns, unread) = parts.io.into_inner().into_inner();
-    let client = turns.into_inner();
-    // A copy of what are few bytes, as a rule none: hyper's buffer would live as long as the connection.
-    let first = Bytes::from([&parts.read_buf[..], &unread].concat());
-    Some((client, first))
 }

@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::doors::client::adopt;
 use crate::doors::intercept::intercept;
 use crate::doors::state::AppState;
@@ -12,7 +10,7 @@ use entrepot_config::ready::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::Place;
-use entrepot_net::serving::load::Connected;
+use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 
 /// Serves one connection on this thread until it ends.
@@ -30,5 +28,5 @@ pub async fn serve(
         scheme: Scheme::Http,
         destination: Destination::Own,
     };
-    intercept(&state, connection, client, Bytes::new(), drain).await;
+    intercept(&state, connection, client, drain).await;
 }

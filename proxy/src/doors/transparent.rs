@@ -14,7 +14,7 @@ use entrepot_core::sniff::{SNIFF_MAX_BYTES, Sniffed, sniff};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
-use crate::doors::client::{Client, adopt};
+use crate::doors::client::adopt;
 use crate::doors::intercept::intercept;
 use crate::doors::introduction::{RouteDecision, route};
 use crate::doors::original::{Outgoing, canonical, original_destination};
@@ -24,7 +24,8 @@ use entrepot_config::ready::{LiveConfig, Scheme};
 use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::Place;
-use entrepot_net::serving::load::Connected;
+use entrepot_net::stream::client_socket::ClientSocket;
+use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
 
 /// The door on 3129.
@@ -38,7 +39,7 @@ pub struct TransparentDoor {
 /// One connection to the door.
 struct Introduced {
     peer: SocketAddr,
-    client: Client,
+    client: ClientSocket,
     original: Option<SocketAddr>,
     read: BytesMut,
 }
@@ -73,7 +74,7 @@ impl TransparentDoor {
         drain: Watch,
     ) {
         let Some(client) = adopt(stream, &self.state) else { return };
-        let original = original_destination(client.get_ref().get_ref(), &self.ports);
+        let original = original_destination(client.tcp(), &self.ports);
         let snapshot = self.state.snapshot();
         let mut introduced = Introduced { peer: canonical(peer), client, original, read: BytesMut::new() };
         let metrics = &self.state.pull.metrics;
@@ -87,6 +88,7 @@ impl TransparentDoor {
                 let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, introduced.original);
                 let route = route(&snapshot.config, &opening, introduced.original, is_own);
                 drop(snapshot);
+                introduced.client.replay(introduced.read.split().freeze());
                 self.run(introduced, route, drain).await;
             }
             Err(Gone::Left) => {}
@@ -142,7 +144,7 @@ impl TransparentDoor {
             scheme: Scheme::Http,
             destination,
         };
-        intercept(&self.state, connection, introduced.client, introduced.read.freeze(), drain).await;
+        intercept(&self.state, connection, introduced.client, drain).await;
     }
 
     async fn tunnel(&self, introduced: Introduced, target: RegistryHost, drain: Watch) {
@@ -163,7 +165,7 @@ impl TransparentDoor {
                 drop(snapshot);
                 let _known = self.outgoing.remember(&opened.stream);
                 let ends = (introduced.client, opened.stream);
-                carry(&self.state, ends, introduced.read.freeze(), idle, drain, (&target, introduced.peer.ip())).await;
+                carry(&self.state, ends, idle, drain, (&target, introduced.peer.ip())).await;
             }
             Err(error) => {
                 tracing::info!(host = %target, client = %introduced.peer, "no tunnel: {error}");

@@ -1,7 +1,7 @@
-//! Which addresses may be dialled, and on whose behalf (threats T5 and T6). Pure: addresses in, verdicts out.
+//! Decides which addresses may be dialled, and for which purpose (threats T5 and T6).
 //!
-//! Every socket that entrepot opens towards another host is checked here by `dial`, after names were resolved, so a
-//! name cannot hide an address. An IPv6 form that carries an IPv4 address is judged by that address.
+//! `dial` checks every address here after it resolved a name, so a name cannot hide an address. An IPv6 address that
+//! contains an IPv4 address is treated as that address. Nothing in this module does input or output.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,28 +9,28 @@ use ipnet::IpNet;
 
 use super::own::OwnSockets;
 
-/// On whose behalf an address is dialled.
+/// The purpose of a connection. It decides which addresses are refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Purpose {
-    /// A listed registry or its token realm: private addresses are fine, many registries are on-premises.
+    /// A registry or its token server. Private addresses are allowed, because many registries are on-premises.
     Registry,
-    /// The redirect target of a registry on a public address: only public addresses.
+    /// A redirect of a registry on a public address. Only public addresses are allowed.
     RedirectFromPublic,
-    /// The redirect target of a registry on a private address: private addresses are fine.
+    /// A redirect of a registry on a private address. Private addresses are allowed.
     RedirectFromPrivate,
-    /// The host of a client's CONNECT that is not listed.
+    /// A host that is not listed, named by a client. This machine's own addresses are refused on every port.
     Tunnel,
-    /// The parent proxy, which the administrator named: loopback is common there.
+    /// The parent proxy. The administrator named it, and it is often on loopback, so that is allowed.
     Parent,
-    /// Who is told of pushes: private addresses are fine; loopback and link-local are for `allow_addresses` to lift, as
-    /// what listens there takes us for a neighbour.
+    /// A receiver of notifications about pushes. Private addresses are allowed. Services on loopback and link-local
+    /// addresses trust their neighbours, so those need an entry in `allow_addresses`.
     Webhook,
 }
 
-/// Why an address is not dialled.
+/// The reason why an address is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
-pub enum AddressRefusal {
-    /// An address of this machine and a port that entrepot listens on. Nothing lifts this.
+pub(crate) enum AddressRefusal {
+    /// An address of this machine, with a port that entrepot listens on. No exception lifts this.
     #[error("entrepot itself")]
     Own,
     /// `127.0.0.0/8`, `::1`.
@@ -42,17 +42,17 @@ pub enum AddressRefusal {
     /// `0.0.0.0/8`, `::`.
     #[error("an unspecified address")]
     Unspecified,
-    /// Multicast or broadcast.
+    /// `224.0.0.0/4`, `ff00::/8`, `255.255.255.255`.
     #[error("a multicast or broadcast address")]
     Multicast,
-    /// Not routed on the Internet, though a registry on the Internet redirects there.
-    #[error("a private address, named by a public host")]
+    /// Not routed on the Internet, but a host on the Internet redirected to it.
+    #[error("a private address to which a public host redirected")]
     Private,
 }
 
 impl Purpose {
-    /// Every purpose, in the order of their declaration.
-    pub const ALL: [Self; 6] = [
+    /// All purposes, in the order of their declaration, which is the index of their pools.
+    pub(crate) const ALL: [Self; 6] = [
         Self::Registry,
         Self::RedirectFromPublic,
         Self::RedirectFromPrivate,
@@ -62,33 +62,33 @@ impl Purpose {
     ];
 }
 
-/// The rules, with the administrator's exceptions and the sockets that are ourselves.
+/// The rules, with the administrator's exceptions and our own sockets.
 #[derive(Clone, Default)]
-pub struct AddressPolicy {
+pub(crate) struct AddressPolicy {
     allow: Vec<IpNet>,
     own: OwnSockets,
 }
 
 impl AddressPolicy {
-    /// `allow` lifts loopback, link-local and private, never `own`.
-    pub fn new(allow: Vec<IpNet>, own: OwnSockets) -> Self {
+    /// `allow` lifts the refusal of loopback, link-local and private addresses, but never of `own` sockets.
+    pub(crate) fn new(allow: Vec<IpNet>, own: OwnSockets) -> Self {
         Self { allow, own }
     }
 
-    /// Our own sockets.
-    pub fn own(&self) -> &OwnSockets {
+    /// The sockets that entrepot listens on.
+    pub(crate) fn own(&self) -> &OwnSockets {
         &self.own
     }
 
     /// Whether `address` may be dialled for `purpose`.
-    pub fn check(&self, purpose: Purpose, address: SocketAddr) -> Result<(), AddressRefusal> {
+    pub(crate) fn check(&self, purpose: Purpose, address: SocketAddr) -> Result<(), AddressRefusal> {
         let ip = judged(address.ip());
         if self.own.contains(SocketAddr::new(ip, address.port())) {
             return Err(AddressRefusal::Own);
         }
         let allowed = || self.allow.iter().any(|net| net.contains(&ip) || net.contains(&address.ip()));
         match classify(ip) {
-            // Through a tunnel, what listens on this machine would see a neighbour come from within.
+            // A service on this machine would take a tunnel's connection for a local one.
             Class::Public | Class::Private if purpose == Purpose::Tunnel && self.own.has_address(ip) && !allowed() => {
                 Err(AddressRefusal::Own)
             }
@@ -105,7 +105,7 @@ impl AddressPolicy {
 }
 
 /// Whether an address is routed on the Internet.
-pub fn is_public(ip: IpAddr) -> bool {
+pub(crate) fn is_public(ip: IpAddr) -> bool {
     classify(judged(ip)) == Class::Public
 }
 
@@ -119,12 +119,12 @@ enum Class {
     Multicast,
 }
 
-/// First match wins (IANA special-purpose address registries); other IPv4 is public.
+/// The first match decides (IANA special-purpose address registries). Other IPv4 addresses are public.
 const V4: [([u8; 4], u32, Class); 18] = [
     ([0, 0, 0, 0], 8, Class::Unspecified),
     ([127, 0, 0, 0], 8, Class::Loopback),
     ([169, 254, 0, 0], 16, Class::LinkLocal),
-    // Metadata services of clouds that chose an address outside the link-local range.
+    // Metadata services of clouds outside the link-local range.
     ([100, 100, 100, 200], 32, Class::LinkLocal),
     ([168, 63, 129, 16], 32, Class::LinkLocal),
     ([10, 0, 0, 0], 8, Class::Private),
@@ -142,7 +142,7 @@ const V4: [([u8; 4], u32, Class); 18] = [
     ([240, 0, 0, 0], 4, Class::Private),
 ];
 
-/// First match wins; IPv6 outside `2000::/3` has not been given out, so it is not public.
+/// The first match decides. IPv6 addresses outside `2000::/3` are not assigned, so they are not public.
 const V6: [([u16; 3], u32, Class); 8] = [
     ([0xfe80, 0, 0], 10, Class::LinkLocal),
     // Metadata services of clouds.
@@ -174,7 +174,7 @@ fn classify(ip: IpAddr) -> Class {
     }
 }
 
-/// The address that counts: the IPv4 address inside a mapped, translated, compatible, NAT64 or 6to4 form.
+/// The address that is classified: the IPv4 address inside a mapped, translated, compatible, NAT64 or 6to4 address.
 fn judged(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     if v6.is_unspecified() || v6.is_loopback() {

@@ -1,7 +1,7 @@
-//! Bodies that are watched: an answer's body that errs when it stalls, a request's body that shows how far it came.
+//! Bodies with deadlines: a response body that fails when upstream stalls, a request body that reports its progress.
 //!
-//! Deadlines here are about progress: a body of any size may take any time as long as bytes keep coming, and a
-//! reader that pauses is never taken for an upstream that does.
+//! A deadline counts from the last progress, so a body of any size may take any time while bytes keep coming. The clock
+//! stands still while our own reader pauses.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,13 +17,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{ErrorKind, Stage, UpstreamError};
 
-/// Any error, as request bodies may fail with.
+/// The error of a request's body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What requests carry.
+/// The body of a request.
 pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The body of an answer. Fails as `Stalled` when it was asked for more and nothing came in time.
+/// The body of a response. It fails as stalled if it is polled and no bytes arrive in time.
 pub struct TimedBody {
     incoming: Incoming,
     host: Box<str>,
@@ -51,7 +51,7 @@ impl Body for TimedBody {
                 frame.map(|frame| frame.map_err(|error| UpstreamError::dig(&error, Stage::Body, &this.host))),
             );
         }
-        // The clock runs only while somebody waits.
+        // The clock runs only while the reader waits.
         if !this.waiting {
             this.waiting = true;
             this.deadline.as_mut().reset(Instant::now() + this.read_timeout);
@@ -69,30 +69,30 @@ impl Body for TimedBody {
     }
 }
 
-/// A request's body that notes each step in a [`Sending`].
+/// A request's body that records its progress in a [`Sending`].
 pub(super) struct WatchedBody {
     body: RequestBody,
     sending: Arc<Sending>,
 }
 
-/// How far a request has come, as its deadline needs to know.
+/// The progress of a request. It decides which deadline applies.
 pub(super) struct Sending(Mutex<Step>);
 
 #[derive(Clone)]
 enum Step {
-    /// No connection yet.
+    /// There is no connection yet, since this time.
     Connecting(Instant),
-    /// Upstream last took a part of the request.
+    /// Upstream took a part of the request at this time.
     Taken(Instant),
-    /// The source has nothing for upstream to take: no fault of upstream's.
+    /// Our source has no more bytes at the moment. Upstream is not to blame.
     SourceWaits,
-    /// The source failed, for this reason. hyper reports it for HTTP/1.1 only, so it is kept here.
+    /// Our source failed for this reason. hyper reports the reason only for HTTP/1.1, so it is kept here.
     SourceFailed(Arc<str>),
-    /// Upstream has the whole request.
+    /// Upstream took the end of the request at this time.
     Sent(Instant),
 }
 
-/// How long each step may take without progress.
+/// The longest time without progress, for each kind of step.
 #[derive(Clone, Copy)]
 pub(super) struct StepTimeouts {
     pub(super) connect: Duration,
@@ -108,7 +108,7 @@ impl WatchedBody {
 }
 
 impl Sending {
-    /// A connection was found and the request is written to it.
+    /// Records that there is a connection, and that the request is being written to it.
     pub(super) fn begin(&self, without_body: bool) {
         let now = Instant::now();
         let mut step = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,10 +117,10 @@ impl Sending {
         }
     }
 
-    /// When the current step is overdue, and what it is; none while upstream is not to blame.
+    /// When the current step is overdue, and the stage it is. None while upstream is not to blame.
     pub(super) fn due(&self, timeouts: StepTimeouts) -> Option<(Instant, Stage)> {
         match self.step() {
-            // The connector has a deadline of its own that knows its stage; this one stands behind it.
+            // The connector has its own, shorter deadline and knows its stage. This one is a safety net.
             Step::Connecting(since) => Some((since + 2 * timeouts.connect, Stage::Connect)),
             Step::Taken(at) => Some((at + timeouts.send, Stage::Send)),
             Step::SourceWaits | Step::SourceFailed(_) => None,
@@ -128,7 +128,7 @@ impl Sending {
         }
     }
 
-    /// What hyper's `error` means for a request that has come this far.
+    /// Translates hyper's `error` for a request with this progress.
     pub(super) fn failure(&self, error: &(dyn std::error::Error + 'static), host: &str) -> UpstreamError {
         match self.step() {
             Step::Connecting(_) => UpstreamError::dig(error, Stage::Connect, host),

@@ -1,7 +1,9 @@
-//! Requests to other hosts: pooled, HTTP/1.1 and h2, each stage with a deadline that counts from the last progress.
+//! Sends single requests to other hosts, over pooled connections, by HTTP/1.1 and h2. Each stage has a deadline that
+//! counts from the last progress.
 //!
-//! There is one pool for each purpose, so a connection that was dialled under lax address rules is never found under
-//! strict ones. Nothing is followed, retried or added here but the Host header; `operations` and `redirects` do that.
+//! There is one pool for each purpose, so a connection that was dialled under lax address rules is never reused under
+//! strict ones. This module adds only a missing Host header.
+//! `exchange` follows redirects, authenticates and decides about second attempts.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,33 +26,33 @@ use super::error::{ErrorKind, UpstreamError};
 use super::own::Ourselves;
 use entrepot_config::ready::{RegistryPolicy, Upstream};
 
-/// The pools. A reload makes a new client; requests that run keep the old one alive. Connections are opened and driven
-/// by the runtime that the client was made on, whichever serving thread uses them.
+/// The pools of connections. A reload makes a new client; running requests keep the old one alive. The runtime on which
+/// the client was made opens and drives all connections, whichever serving thread uses them.
 pub struct UpstreamClient {
     reach: Arc<Reach>,
     pools: [Client<Connector, WatchedBody>; Purpose::ALL.len()],
     timeouts: StepTimeouts,
 }
 
-/// An answer and where it came from.
-pub struct Response {
-    /// The answer as upstream gave it.
-    pub http: http::Response<TimedBody>,
-    /// Whether upstream is on the Internet; not known behind a parent proxy.
-    pub peer_public: Option<bool>,
+/// A response, and what is known about the host that sent it.
+pub(crate) struct Response {
+    pub(crate) http: http::Response<TimedBody>,
+    /// Whether the host is on the Internet. None behind a parent proxy, which hides the address.
+    pub(crate) peer_public: Option<bool>,
 }
 
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const POOL_IDLE_MAX: usize = 16;
-/// A dead h2 connection would hold every request to its origin, so it is pinged. hyper has this off by default.
+/// Pings find a dead h2 connection, which would block all requests to its origin. hyper's default is no pings.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(20);
-/// For one blob at 1 Gbit/s over 16 ms.
+/// Enough for one blob at 1 Gbit/s over a round trip of 16 ms.
 const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// Sixteen streams whose readers pause may fill theirs before the others on the connection feel it.
+/// Sixteen streams may fill their window, because their readers pause, before they slow down the others.
 const H2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 impl UpstreamClient {
-    /// From the configuration, on the current runtime. Reads the system's roots from disk: call it off the event loop.
+    /// Makes the pools of a configuration, on the current runtime. It reads the system's root certificates from disk, so
+    /// do not call it on the event loop.
     pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
         let reach = Arc::new(Reach::new(upstream, registries, ourselves));
         let runtime = Handle::current();
@@ -68,20 +70,24 @@ impl UpstreamClient {
         Self { reach, pools, timeouts }
     }
 
-    /// For tunnels: connections without a pool.
-    pub fn reach(&self) -> &Reach {
+    /// The way to connections without a pool, for tunnels.
+    pub(crate) fn reach(&self) -> &Reach {
         &self.reach
     }
 
-    /// Sends `request`, whose URI is absolute, and waits for the head of the answer.
-    pub async fn send(&self, request: Request<RequestBody>, purpose: Purpose) -> Result<Response, UpstreamError> {
+    /// Sends `request` and waits for the head of the response. The request's URI must be absolute.
+    pub(crate) async fn send(
+        &self,
+        request: Request<RequestBody>,
+        purpose: Purpose,
+    ) -> Result<Response, UpstreamError> {
         let (target, _) = origin(request.uri())?;
         let host = target.to_string();
         let (parts, body) = request.into_parts();
         let without_body = body.is_end_stream();
         let (body, sending) = WatchedBody::new(body);
         let mut request = Request::from_parts(parts, body);
-        // The connection's protocol is ALPN's choice; a request that came in by h2 must not insist on it.
+        // ALPN chooses the protocol. hyper would refuse a request that came in by h2 on an HTTP/1.1 connection.
         *request.version_mut() = Version::HTTP_11;
         let mut connection = capture_connection(&mut request);
         let connected = async {
@@ -124,7 +130,7 @@ impl UpstreamClient {
     }
 }
 
-/// Runs connections on one runtime.
+/// Spawns the tasks of connections on one runtime.
 #[derive(Clone)]
 struct Background(Handle);
 
@@ -183,7 +189,7 @@ mod tests {
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
-    /// A server that reads one request head, sends `answer` and then holds the connection open.
+    /// A server that reads one request head, sends `answer` and keeps the connection open.
     async fn holding(answer: &'static str) -> SocketAddr {
         let (server, address) = listener().await;
         tokio::spawn(async move {
@@ -247,7 +253,7 @@ mod tests {
         tokio::spawn(serve_plain(server));
         let client = client(&Upstream { allow_addresses: Vec::new(), ..upstream() });
         let uri = format!("http://{address}/");
-        // Loopback is fine for a parent proxy and for nobody else.
+        // Loopback is allowed for a parent proxy only.
         let answer = client.send(get(&uri), Purpose::Parent).await.expect("an answer");
         answer.http.into_body().collect().await.expect("a body");
         let error = text(&client, &uri).await.expect_err("refused");
@@ -324,7 +330,7 @@ mod tests {
         Request::put(format!("http://{address}/")).body(body).expect("a request")
     }
 
-    /// Takes the head of one request and never more.
+    /// Reads the head of one request and nothing more.
     async fn deaf(server: TcpListener, until: oneshot::Receiver<()>) {
         let (mut stream, _) = server.accept().await.expect("a connection");
         read_head(&mut stream).await;

@@ -1,6 +1,6 @@
-//! Connections for hyper's pool: directly or through the parent proxy, with TLS where the origin's URI says https.
+//! Makes connections for hyper's pool: directly or through the parent proxy, with TLS if the URI's scheme is https.
 //!
-//! `Reach` is also what tunnels use. Which scheme an origin has is in the URI; whom its TLS trusts is in `roots`.
+//! Tunnels use [`Reach`] without a pool. `roots` decides which certificates TLS trusts.
 
 use std::future::Future;
 use std::io;
@@ -23,23 +23,23 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::address::{AddressPolicy, Purpose, is_public};
-use super::dial::{DialSettings, dial_until};
+use super::dial::{DialSettings, dial};
 use super::error::{ErrorKind, Stage, UpstreamError};
 use super::own::Ourselves;
 use super::parent::{Parent, bypasses};
 use super::roots::Trust;
 use entrepot_config::ready::{NoProxy, RegistryPolicy, Upstream};
 
-/// What is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Peer {
-    /// The host itself, at this address.
+pub(crate) enum Peer {
+    /// The target host, at this address.
     Address(SocketAddr),
-    /// The parent proxy; where the host is, only it knows.
+    /// The parent proxy. Only it knows the target's address.
     Parent,
 }
 
-/// How other hosts are reached.
+/// Opens connections to other hosts as the configuration says.
 pub struct Reach {
     dial: DialSettings,
     parent: Option<Parent>,
@@ -47,18 +47,18 @@ pub struct Reach {
     trust: Trust,
 }
 
-/// An open connection to a host, nothing sent over it yet.
+/// A fresh connection to a host. Nothing was sent over it yet.
 #[derive(Debug)]
 pub struct Opened {
-    /// The connection.
+    /// A TCP connection to the host, or a tunnel through the parent proxy.
     pub stream: TcpStream,
-    /// Who answered.
-    pub peer: Peer,
+    /// The host's address, or the parent proxy.
+    pub(crate) peer: Peer,
 }
 
 impl Peer {
-    /// Whether the host is on the Internet, where that is known.
-    pub fn is_public(self) -> Option<bool> {
+    /// Whether the host is on the Internet. None behind a parent proxy.
+    pub(crate) fn is_public(self) -> Option<bool> {
         match self {
             Self::Address(address) => Some(is_public(address.ip())),
             Self::Parent => None,
@@ -67,8 +67,8 @@ impl Peer {
 }
 
 impl Reach {
-    /// From the configuration. Reads the system's roots from disk: call it off the event loop.
-    pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
+    /// Reads the system's root certificates from disk, so do not call it on the event loop.
+    pub(crate) fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
         let policy = AddressPolicy::new(upstream.allow_addresses.clone(), ourselves.sockets.clone());
         let NoProxy { everything, names, networks } = &upstream.no_proxy;
         Self {
@@ -79,7 +79,8 @@ impl Reach {
         }
     }
 
-    /// Opens a connection to `target` within `timeout`, for a tunnel that was asked for by the hops `heard_via`.
+    /// Opens a connection to `target` within `timeout`. `heard_via` are the `Via` values of the request for the tunnel,
+    /// which the parent proxy gets as well.
     pub async fn open_tunnel(
         &self,
         target: &RegistryHost,
@@ -99,7 +100,7 @@ impl Reach {
         match self.parent.as_ref().filter(|_| !bypasses(&self.no_proxy, target)) {
             Some(parent) => self.open_through(parent, target, purpose, heard_via, deadline).await,
             None => {
-                let dialled = dial_until(target, purpose, &self.dial, deadline).await;
+                let dialled = dial(target, purpose, &self.dial, deadline).await;
                 let dialled = dialled.map_err(|error| error.into_upstream(target))?;
                 Ok(Opened { stream: dialled.stream, peer: Peer::Address(dialled.peer) })
             }
@@ -118,7 +119,7 @@ impl Reach {
         if let Some(address) = literal(target) {
             self.dial.policy.check(purpose, address).map_err(|reason| failed(ErrorKind::Refused(reason)))?;
         }
-        let dialled = dial_until(&parent.host, Purpose::Parent, &self.dial, deadline).await;
+        let dialled = dial(&parent.host, Purpose::Parent, &self.dial, deadline).await;
         let mut stream =
             dialled.map_err(|error| error.into_upstream(format_args!("parent proxy {}", parent.host)))?.stream;
         timeout_at(deadline, parent.tunnel(&mut stream, target, heard_via))
@@ -148,7 +149,8 @@ impl Reach {
     }
 }
 
-/// The address of a target that needs no resolver. `localhost` counts, since the parent would reach its own.
+/// The address of a target that needs no resolver. `localhost` counts too, because the parent would resolve it to
+/// itself.
 fn literal(target: &RegistryHost) -> Option<SocketAddr> {
     let name = target.name();
     let local = name == "localhost" || name.ends_with(".localhost");
@@ -167,7 +169,7 @@ pub(super) fn origin(uri: &Uri) -> Result<(RegistryHost, bool), UpstreamError> {
         Some("http") => (false, 80),
         _ => return Err(unusable("not an http or https address")),
     };
-    // Not `Uri::port`, which takes a number that is no port for none at all.
+    // `Uri::port` returns None for a number that is not a port, as if there were none.
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let target = RegistryHost::parse(host, default_port).map_err(|error| unusable(&error.to_string()))?;
@@ -182,12 +184,12 @@ fn tls_failure(error: &io::Error) -> ErrorKind {
     }
 }
 
-/// Makes connections for one purpose.
+/// hyper's connector for the pool of one purpose.
 #[derive(Clone)]
 pub(super) struct Connector {
     pub(super) reach: Arc<Reach>,
     pub(super) purpose: Purpose,
-    /// Whose reactor the connection belongs to.
+    /// The runtime whose reactor drives the connection.
     pub(super) runtime: Handle,
 }
 
@@ -205,13 +207,13 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let target = uri.host().unwrap_or_default().to_owned();
             let connecting = runtime.spawn(async move { reach.connect(&uri, purpose).await.map(TokioIo::new) });
-            // Only a runtime that ends leaves it unfinished.
+            // The task ends early only if the runtime shuts down.
             connecting.await.unwrap_or_else(|_| Err(UpstreamError::new(Stage::Connect, ErrorKind::Reset, target)))
         })
     }
 }
 
-/// A connection as the pool holds it, plain or TLS.
+/// A pooled connection, plain or TLS.
 pub(super) struct Conduit {
     io: Box<dyn Stream>,
     peer: Peer,

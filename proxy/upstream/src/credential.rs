@@ -1,5 +1,5 @@
-//! Who a request is made for. Upstream decides by this, the rights table remembers by its [`CredentialId`], and only
-//! the exchange (`exchange.rs`) ever turns it into a header, for the one origin it belongs to.
+//! The credential of a request. The upstream registry decides by it. The rights table keeps its [`CredentialId`], never
+//! the credential itself. Only `exchange` makes a header of it, and only for the origin to which it belongs.
 
 use std::fmt;
 
@@ -10,30 +10,30 @@ use http::HeaderValue;
 
 use entrepot_core::secret::Secret;
 
-/// What a request may present upstream.
+/// The credential that a request presents upstream.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// The client sent none: upstream's challenge is the client's to answer.
+    /// The client sent none. It gets upstream's challenge and answers it itself.
     None,
-    /// The client's own `Authorization`, passed on as it is.
+    /// The client's own `Authorization` value, passed on unchanged.
     Header(Secret),
-    /// entrepot answers the challenges itself: with a login, or anonymously.
+    /// entrepot answers upstream's challenges: with this login, or anonymously if None.
     Answered(Option<Login>),
 }
 
-/// A user name and password: the administrator's, or a client's that was given to our own token endpoint.
+/// A user name and a password: the administrator's, or those that a client sent to our own token endpoint.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The value of a Basic `Authorization` header.
+    /// The value of the `Authorization` header: `Basic ` and base64.
     basic: Secret,
 }
 
-/// Names a credential without containing it: a hash, safe in maps, logs and statistics.
+/// Identifies a credential without containing it: the first 16 bytes of a SHA-256 hash. It may be stored and logged.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CredentialId([u8; 16]);
 
 impl Credential {
-    /// The hash that stands for this credential.
+    /// The credential's identity; [`CredentialId::ANONYMOUS`] if upstream sees none.
     pub fn id(&self) -> CredentialId {
         match self {
             Credential::None | Credential::Answered(None) => CredentialId::ANONYMOUS,
@@ -42,20 +42,20 @@ impl Credential {
         }
     }
 
-    /// Whether upstream sees an anonymous request; what it allows then is public.
+    /// Whether upstream sees an anonymous request. Content that it allows then is public.
     pub fn is_anonymous(&self) -> bool {
         self.id() == CredentialId::ANONYMOUS
     }
 }
 
 impl Login {
-    /// From a name and a password.
+    /// Encodes a name and a password (RFC 7617).
     pub fn new(username: &str, password: &Secret) -> Self {
         let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
         Self { basic: Secret::new(format!("Basic {pair}")) }
     }
 
-    /// From an `Authorization` header, where it is Basic.
+    /// Reads an `Authorization` value. None if it is not Basic, or not base64.
     pub fn from_basic(header: &Secret) -> Option<Self> {
         let (scheme, pair) = header.expose().split_once(' ')?;
         let pair = pair.trim();
@@ -63,19 +63,19 @@ impl Login {
         valid.then(|| Self { basic: Secret::new(format!("Basic {pair}")) })
     }
 
-    /// The `Authorization` value.
+    /// The value of the `Authorization` header.
     pub fn basic(&self) -> &Secret {
         &self.basic
     }
 
-    /// The hash that stands for this login; the same as that of its Basic header.
+    /// The login's identity. It equals that of its Basic header.
     pub fn id(&self) -> CredentialId {
         CredentialId::of(self.basic.expose())
     }
 }
 
 impl CredentialId {
-    /// Nobody in particular.
+    /// The identity of requests without a credential.
     pub const ANONYMOUS: Self = Self([0; 16]);
 
     /// The hash itself, to be recorded. All zero for anonymous requests.
@@ -83,7 +83,7 @@ impl CredentialId {
         self.0
     }
 
-    /// The hash of an `Authorization` value.
+    /// The identity of an `Authorization` value.
     pub fn of(header: &str) -> Self {
         let hash = digest(&SHA256, header.as_bytes());
         Self(std::array::from_fn(|i| hash.as_ref()[i]))
@@ -105,8 +105,9 @@ impl fmt::Debug for CredentialId {
     }
 }
 
-/// A header value from a secret, marked so that no HTTP library prints it.
-pub fn sensitive(secret: &Secret) -> Option<HeaderValue> {
+/// Makes a header value of a secret, marked so that no HTTP library prints it. None if it has characters that no header
+/// may have.
+pub(crate) fn sensitive(secret: &Secret) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(secret.expose()).ok()?;
     value.set_sensitive(true);
     Some(value)

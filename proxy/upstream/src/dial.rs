@@ -1,7 +1,7 @@
-//! From a name to a TCP connection: resolve once, check every address, dial only what was checked (threat T5).
+//! Makes a TCP connection to a name: resolves it once, checks every address, and dials only checked ones (threat T5).
 //!
-//! The name is never resolved a second time, so an answer that changes between check and connect changes nothing.
-//! Addresses are tried as RFC 8305 has it ("happy eyeballs"). One deadline covers everything.
+//! The name is not resolved a second time, so a DNS answer that changes between check and connect has no effect. Several
+//! addresses are tried as in RFC 8305 ("happy eyeballs"). One deadline covers all steps.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,67 +19,67 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::address::{AddressPolicy, AddressRefusal, Purpose};
 use super::error::{ErrorKind, Stage, UpstreamError};
 
-/// How to dial. Clones share the bound on resolutions.
+/// The settings of [`dial`]. Clones share the limit on concurrent resolutions.
 #[derive(Clone)]
-pub struct DialSettings {
-    /// Which addresses may be dialled.
-    pub policy: AddressPolicy,
+pub(crate) struct DialSettings {
+    /// Checks each resolved address.
+    pub(crate) policy: AddressPolicy,
     /// Whether IPv6 addresses are dialled.
-    pub ipv6: bool,
-    /// For resolving and connecting together, and for TLS where that follows.
-    pub connect_timeout: Duration,
+    pub(crate) ipv6: bool,
+    /// For resolving and connecting together, and for a TLS handshake that follows.
+    pub(crate) connect_timeout: Duration,
     resolutions: Arc<Semaphore>,
 }
 
-/// An open connection.
+/// The result of [`dial`].
 #[derive(Debug)]
-pub struct Dialled {
-    /// The connection, without Nagle's delay and with keep-alive.
-    pub stream: TcpStream,
-    /// The address that answered.
-    pub peer: SocketAddr,
+pub(crate) struct Dialled {
+    /// The connection, with TCP_NODELAY and keep-alive.
+    pub(crate) stream: TcpStream,
+    /// The address that was connected to.
+    pub(crate) peer: SocketAddr,
 }
 
-/// Why there is no connection.
+/// The reason why [`dial`] failed.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// Every address is refused by policy.
+pub(crate) enum DialError {
+    /// Policy refuses every address of the name. This is the first one's reason.
     #[error("refused: {0}")]
     Refused(AddressRefusal),
-    /// The name has no address that may be dialled, or the resolver failed.
+    /// The resolver failed, or the name has no usable address.
     #[error("{0}")]
     Dns(io::Error),
-    /// No address answered; the first one's reason.
+    /// No address accepted a connection. These are the first address that failed and its error.
     #[error("{0}")]
     Connect(SocketAddr, io::Error),
-    /// The deadline passed in this stage.
+    /// The deadline passed during this stage.
     #[error("timed out")]
     TimedOut(Stage),
 }
 
-/// Name lookups at once. Each takes a thread of the blocking pool, which other work needs too.
+/// Concurrent lookups. Each occupies a thread of the blocking pool, which other work needs too.
 const RESOLUTIONS_MAX: usize = 64;
-/// Addresses tried for one connection.
+/// The most addresses that are tried for one connection.
 const ADDRESSES_MAX: usize = 16;
 /// RFC 8305, "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The mark (SO_MARK) of connections that entrepot itself makes to other hosts. It stays clear of the bits that container
-/// networks use for themselves.
+/// The mark (SO_MARK) of entrepot's own connections to other hosts. The redirect agent leaves marked connections alone. The
+/// value avoids the bits that container networks use.
 pub const OWN_MARK: u32 = 0xe7;
 
 impl DialSettings {
-    /// Settings with a bound of their own on resolutions.
-    pub fn new(policy: AddressPolicy, ipv6: bool, connect_timeout: Duration) -> Self {
+    /// Settings with their own limit on concurrent resolutions.
+    pub(crate) fn new(policy: AddressPolicy, ipv6: bool, connect_timeout: Duration) -> Self {
         Self { policy, ipv6, connect_timeout, resolutions: Arc::new(Semaphore::new(RESOLUTIONS_MAX)) }
     }
 }
 
 impl DialError {
-    /// The same failure as a request for `host` reports it.
-    pub fn into_upstream(self, host: impl std::fmt::Display) -> UpstreamError {
+    /// The error of a request for `host`.
+    pub(crate) fn into_upstream(self, host: impl std::fmt::Display) -> UpstreamError {
         let (stage, kind) = match self {
             Self::Refused(reason) => (Stage::Connect, ErrorKind::Refused(reason)),
             Self::Dns(error) => (Stage::Dns, ErrorKind::Unreachable(error.to_string())),
@@ -90,13 +90,8 @@ impl DialError {
     }
 }
 
-/// Connects to `target` on behalf of `purpose`, within the settings' deadline.
-pub async fn dial(target: &RegistryHost, purpose: Purpose, settings: &DialSettings) -> Result<Dialled, DialError> {
-    dial_until(target, purpose, settings, Instant::now() + settings.connect_timeout).await
-}
-
-/// As [`dial`], where the deadline also covers what the caller does before or after.
-pub(super) async fn dial_until(
+/// Connects to `target` for `purpose`. The `deadline` may also cover other steps of the caller.
+pub(crate) async fn dial(
     target: &RegistryHost,
     purpose: Purpose,
     settings: &DialSettings,
@@ -110,8 +105,8 @@ pub(super) async fn dial_until(
     timeout_at(deadline, race(addresses)).await.map_err(|_| DialError::TimedOut(Stage::Connect))?
 }
 
-/// The addresses of a name, from the system's resolver, so that `/etc/hosts` counts. A lookup that nobody waits for
-/// any more keeps its permit until its thread is free.
+/// Asks the system's resolver, so that `/etc/hosts` counts. An abandoned lookup keeps its permit until its thread is
+/// free.
 async fn resolve(target: &RegistryHost, settings: &DialSettings) -> io::Result<Vec<SocketAddr>> {
     let port = target.port();
     if settings.policy.own().has_port(port) {
@@ -131,7 +126,7 @@ async fn resolve(target: &RegistryHost, settings: &DialSettings) -> io::Result<V
     lookup.await?
 }
 
-/// What policy leaves of the resolved addresses, in the order of dialling.
+/// The resolved addresses that policy permits, in the order of dialling.
 fn permitted(
     resolved: Vec<SocketAddr>,
     purpose: Purpose,
@@ -153,7 +148,7 @@ fn permitted(
     }
 }
 
-/// Alternates the families, the resolver's preferred one first (RFC 8305 section 4).
+/// Alternates between the address families, beginning with the resolver's preferred one (RFC 8305 section 4).
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let preferred_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (preferred, other): (Vec<_>, Vec<_>) =
@@ -170,7 +165,7 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Tries one address after the other, the next one when an attempt fails or takes long; the first to connect wins.
+/// Tries one address after the other. The next attempt begins when one fails or takes long. The first connection wins.
 async fn race(addresses: Vec<SocketAddr>) -> Result<Dialled, DialError> {
     let mut waiting = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
@@ -199,7 +194,7 @@ async fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-    // An agent on this machine leaves marked connections alone; without the right to mark, it is told of our cgroup.
+    // Marking needs a privilege. Without it, the redirect agent recognises us by our control group.
     let _ = SockRef::from(&socket).set_mark(OWN_MARK);
     socket.connect(peer).await
 }
@@ -210,6 +205,14 @@ mod tests {
     use crate::own::OwnSockets;
     use crate::testing::{assert_untouched, host_of, listener, loopback_settings, settings};
 
+    async fn dial_in_time(
+        target: &RegistryHost,
+        purpose: Purpose,
+        settings: &DialSettings,
+    ) -> Result<Dialled, DialError> {
+        dial(target, purpose, settings, Instant::now() + settings.connect_timeout).await
+    }
+
     #[tokio::test]
     async fn loopback_is_refused_unless_allowed_however_it_is_spelled() {
         let (sentinel, address) = listener().await;
@@ -217,13 +220,13 @@ mod tests {
         for name in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::127.0.0.1]"] {
             for purpose in [Purpose::Registry, Purpose::RedirectFromPublic, Purpose::Tunnel] {
                 let target = RegistryHost::parse(name, port).expect(name);
-                let error = dial(&target, purpose, &settings()).await.expect_err(name);
+                let error = dial_in_time(&target, purpose, &settings()).await.expect_err(name);
                 assert!(matches!(error, DialError::Refused(AddressRefusal::Loopback)), "{name}: {error:?}");
             }
         }
         assert_untouched(&sentinel);
         let target = RegistryHost::parse("localhost", port).expect("a host");
-        let dialled = dial(&target, Purpose::Registry, &loopback_settings()).await.expect("allowed");
+        let dialled = dial_in_time(&target, Purpose::Registry, &loopback_settings()).await.expect("allowed");
         assert_eq!(dialled.peer, address);
         assert!(dialled.stream.nodelay().expect("an option"));
         assert!(SockRef::from(&dialled.stream).keepalive().expect("an option"));
@@ -236,7 +239,7 @@ mod tests {
         let policy = AddressPolicy::new(allow, OwnSockets::new([address]));
         let settings = DialSettings::new(policy, true, Duration::from_secs(5));
         for purpose in Purpose::ALL {
-            let error = dial(&host_of(address), purpose, &settings).await.expect_err("refused");
+            let error = dial_in_time(&host_of(address), purpose, &settings).await.expect_err("refused");
             assert!(matches!(error, DialError::Refused(AddressRefusal::Own)), "{error:?}");
         }
         assert_untouched(&sentinel);
@@ -246,19 +249,19 @@ mod tests {
     async fn failures_name_their_stage() {
         let (closed, address) = listener().await;
         drop(closed);
-        let error = dial(&host_of(address), Purpose::Registry, &loopback_settings()).await.expect_err("closed");
+        let error = dial_in_time(&host_of(address), Purpose::Registry, &loopback_settings()).await.expect_err("closed");
         assert!(matches!(&error, DialError::Connect(at, _) if *at == address), "{error:?}");
         let nowhere: RegistryHost = "nowhere.invalid".parse().expect("a host");
-        let error = dial(&nowhere, Purpose::Registry, &settings()).await.expect_err("no such name");
-        // A machine whose resolver is out of reach learns nothing in time.
+        let error = dial_in_time(&nowhere, Purpose::Registry, &settings()).await.expect_err("no such name");
+        // The lookup times out on a machine without a resolver.
         assert!(matches!(error, DialError::Dns(_) | DialError::TimedOut(Stage::Dns)), "{error:?}");
         let v6: RegistryHost = "[2606:4700::1]".parse().expect("a host");
         let only_v4 = DialSettings { ipv6: false, ..settings() };
-        let error = dial(&v6, Purpose::Registry, &only_v4).await.expect_err("switched off");
+        let error = dial_in_time(&v6, Purpose::Registry, &only_v4).await.expect_err("switched off");
         assert!(matches!(error, DialError::Dns(_)), "{error:?}");
     }
 
-    /// A listener with a full queue, for which the kernel drops further SYNs, and what fills it.
+    /// A listener whose full queue makes the kernel drop further SYNs, and the connections that fill it.
     async fn black_hole() -> (tokio::net::TcpListener, Vec<Dialled>) {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
@@ -277,7 +280,7 @@ mod tests {
         let (full, _held) = black_hole().await;
         let target = host_of(full.local_addr().expect("an address"));
         let settings = DialSettings { connect_timeout: Duration::from_millis(300), ..loopback_settings() };
-        let error = dial(&target, Purpose::Registry, &settings).await.expect_err("no answer");
+        let error = dial_in_time(&target, Purpose::Registry, &settings).await.expect_err("no answer");
         assert!(matches!(error, DialError::TimedOut(Stage::Connect)), "{error:?}");
     }
 
@@ -291,7 +294,7 @@ mod tests {
         let slow = full.local_addr().expect("an address");
         let began = Instant::now();
         assert_eq!(race(vec![slow, address]).await.expect("the second").peer, address);
-        // The kernel would send the SYN anew after 1 s.
+        // The kernel would repeat the SYN after 1 s.
         assert!((ATTEMPT_DELAY..Duration::from_secs(1)).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 

@@ -1,4 +1,4 @@
-//! What failed on the way to another host: whose fault it is, in which stage, and whether a retry may help.
+//! Errors on the way to another host. Each tells the stage, whose fault it is, and whether a retry may help.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -7,74 +7,74 @@ use std::io;
 use super::address::AddressRefusal;
 use super::parent::ParentError;
 
-/// How far a request had come.
+/// The stage in which a request failed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Resolving the name.
     Dns,
-    /// Connecting, through the parent proxy too.
+    /// Connecting, directly or through the parent proxy.
     Connect,
     /// The TLS handshake.
     Tls,
     /// Sending the request.
     Send,
-    /// Waiting for the head of the answer.
+    /// Waiting for the head of the response.
     Head,
-    /// Receiving the body of the answer.
+    /// Receiving the body of the response.
     Body,
 }
 
-/// What went wrong.
+/// The kind of an error.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ErrorKind {
-    /// Our own policy: the address may not be dialled.
+pub(crate) enum ErrorKind {
+    /// Our own policy refuses the address.
     Refused(AddressRefusal),
-    /// Not reachable: no such name, nothing listens, no route.
+    /// There is no such name, no route, or nothing listens. The text is the system's reason.
     Unreachable(String),
     /// The stage's deadline passed.
     TimedOut,
-    /// The body began and then nothing more came in time.
+    /// The body began, and then no more bytes arrived in time.
     Stalled,
-    /// The certificate is not trusted.
+    /// The certificate is not trusted, for this reason.
     Certificate(String),
-    /// The connection broke.
+    /// The other side broke the connection.
     Reset,
-    /// The other side does not speak the protocol, or the request names no valid origin.
+    /// The other side breaks the protocol, or the request's address is invalid.
     Protocol(String),
-    /// The parent proxy did not let us through.
+    /// The parent proxy did not open a tunnel.
     Parent(ParentError),
-    /// The body that we were sending failed at its source: the client's fault, not upstream's.
+    /// The source of the request's body failed, for this reason. It is the client's fault, not upstream's.
     RequestBody(String),
 }
 
-/// A request, or the body of its answer, failed.
+/// A request or the body of its response failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UpstreamError {
-    /// How far it had come.
-    pub stage: Stage,
-    /// What went wrong.
-    pub kind: ErrorKind,
-    /// Which host it was about.
-    pub host: Box<str>,
+    /// The stage that did not end.
+    pub(crate) stage: Stage,
+    /// The cause.
+    pub(crate) kind: ErrorKind,
+    /// The host that was being reached, with its port if that is not 443.
+    pub(crate) host: Box<str>,
 }
 
 impl UpstreamError {
-    /// Something failed at `host`.
-    pub fn new(stage: Stage, kind: ErrorKind, host: impl fmt::Display) -> Self {
+    /// An error on the way to `host`.
+    pub(crate) fn new(stage: Stage, kind: ErrorKind, host: impl fmt::Display) -> Self {
         Self { stage, kind, host: host.to_string().into() }
     }
 
-    /// What `host` answered makes no sense, or leads where this exchange may not go.
-    pub fn protocol(host: impl fmt::Display, why: String) -> Self {
+    /// `host` gave an invalid answer, or one that may not be followed.
+    pub(crate) fn protocol(host: impl fmt::Display, why: String) -> Self {
         Self::new(Stage::Head, ErrorKind::Protocol(why), host)
     }
 
-    /// Whether a deadline passed; the client gets 504 then.
+    /// Whether a deadline passed. The client gets 504 then.
     pub fn is_timeout(&self) -> bool {
         matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
     }
 
-    /// Whether our own policy refused; the client gets 403 then, and 502 or 504 else.
+    /// Whether our own policy refused the host. The client gets 403 then, else 502 or 504.
     pub fn is_ours(&self) -> bool {
         matches!(self.kind, ErrorKind::Refused(_))
     }
@@ -90,7 +90,7 @@ impl UpstreamError {
         }
     }
 
-    /// Reads what hyper reports: our own error where one lies underneath, else what hyper's error means.
+    /// Translates an error of hyper. If one of our own lies beneath it, that one is returned.
     pub(super) fn dig(error: &(dyn StdError + 'static), stage: Stage, host: &str) -> Self {
         let chain = || std::iter::successors(Some(error), |error| beneath(*error));
         if let Some(own) = chain().find_map(|error| error.downcast_ref::<Self>()) {
@@ -111,7 +111,7 @@ impl UpstreamError {
     }
 }
 
-/// The next error down. An `io::Error` skips the error that it wraps in `source`, so that one is taken by hand.
+/// The error beneath. `io::Error::source` skips the error that it wraps, so that one is read with `get_ref`.
 fn beneath<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),
@@ -124,19 +124,30 @@ impl fmt::Display for UpstreamError {
         let (host, doing) = (&self.host, self.stage.doing());
         match &self.kind {
             ErrorKind::Refused(AddressRefusal::Own) => {
-                write!(formatter, "entrepot refuses {host}: it is entrepot itself; name the host that was meant")
+                write!(formatter, "entrepot refuses {host}: it is entrepot itself; name the registry that you mean")
+            }
+            ErrorKind::Refused(reason @ (AddressRefusal::Unspecified | AddressRefusal::Multicast)) => {
+                write!(
+                    formatter,
+                    "entrepot refuses {host}: it is {reason}, which no server can have; check its DNS entry"
+                )
             }
             ErrorKind::Refused(reason) => write!(
                 formatter,
-                "entrepot refuses {host}: it is {reason}; list it in upstream.allow_addresses where it is meant"
+                "entrepot refuses {host}: it is {reason}; if you trust it, list it in upstream.allow_addresses"
             ),
             ErrorKind::Unreachable(why) => {
                 write!(formatter, "upstream {host} is unreachable ({doing}): {why}; check its name, DNS and network")
             }
             ErrorKind::TimedOut => {
-                write!(formatter, "upstream {host} took too long ({doing}); try again, or raise upstream's timeouts")
+                write!(
+                    formatter,
+                    "upstream {host} took too long ({doing}); try again, or raise the timeouts in [upstream]"
+                )
             }
-            ErrorKind::Stalled => write!(formatter, "upstream {host} stalled ({doing}); the download can be resumed"),
+            ErrorKind::Stalled => {
+                write!(formatter, "upstream {host} stopped sending ({doing}); the download can be resumed")
+            }
             ErrorKind::Certificate(why) => write!(
                 formatter,
                 "upstream {host} has a certificate that is not trusted: {why}; \
@@ -144,11 +155,14 @@ impl fmt::Display for UpstreamError {
             ),
             ErrorKind::Reset => write!(formatter, "upstream {host} broke the connection ({doing}); try again"),
             ErrorKind::Protocol(why) => {
-                write!(formatter, "upstream {host} makes no sense ({doing}): {why}; check its address, port and scheme")
+                write!(
+                    formatter,
+                    "upstream {host} broke the protocol ({doing}): {why}; check its address, port and scheme"
+                )
             }
             ErrorKind::Parent(why) => write!(formatter, "the parent proxy did not connect to {host}: {why}"),
             ErrorKind::RequestBody(why) => {
-                write!(formatter, "the client's body for {host} broke off: {why}; the client has to send it again")
+                write!(formatter, "the client's body for {host} broke off: {why}; the client must send it again")
             }
         }
     }
@@ -178,6 +192,7 @@ mod tests {
         for (kind, ours, retryable, said) in [
             (ErrorKind::Refused(AddressRefusal::Own), true, false, "entrepot itself"),
             (ErrorKind::Refused(AddressRefusal::Loopback), true, false, "upstream.allow_addresses"),
+            (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
             (ErrorKind::Stalled, false, true, "resumed"),

@@ -1,10 +1,12 @@
-//! One operation against one registry: authentication, redirects, quota. Everything that leaves entrepot towards a
-//! registry leaves through [`Upstream::execute`].
+//! Runs an operation against a registry: authentication, redirects, quotas. Every request to a registry is made by
+//! [`Upstream::execute`] or [`Upstream::execute_with_body`].
 //!
-//! Neighbours: `client.rs` moves the bytes, `token.rs` remembers tokens, `pull/` decides what to ask.
-//! Invariants: a credential, and the administrator's headers, go to the registry's own origin and to no other, and
-//! once a redirect has left that origin they do not come back (T3); a login goes only to a realm that belongs to the
-//! registry (T4); no more than ten redirects are followed and no address twice.
+//! Neighbours: `client` sends single requests, `token` keeps tokens.
+//! The cache's pipeline decides which operations run.
+//!
+//! Invariants: a credential and the administrator's headers go only to the registry's own origin, and no longer once a
+//! redirect has left it (T3). A login goes only to a token server that belongs to the registry (T4). At most ten
+//! redirects are followed, and no address is visited twice.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,85 +39,85 @@ use entrepot_core::secret::Secret;
 use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
 use entrepot_observe::metrics::Metrics;
 
-/// The way to upstream registries. One for each configuration in force; tokens and quotas live on across reloads.
+/// The client of upstream registries. Each configuration has its own; [`Memory`] outlives reloads.
 pub struct Upstream {
     client: UpstreamClient,
     memory: Arc<Memory>,
 }
 
-/// What is remembered about upstreams across configurations.
+/// The knowledge about upstream registries that outlives reloads.
 pub struct Memory {
-    /// Tokens fetched here, and how registries ask for them.
+    /// The tokens that were fetched, and how registries ask for them.
     pub tokens: Tokens,
-    /// Pull quotas told by upstreams.
+    /// The pull quotas that registries reported.
     pub quotas: Quotas,
-    /// What was asked of upstreams, and what came of it.
+    /// Counts the requests and their outcomes.
     pub metrics: Arc<Metrics>,
-    /// `1.1 entrepot-<random>`: sent with every request, refused when it comes back (a loop).
+    /// `1.1 entrepot-<random>`, sent with every request. A request that comes in with it is a loop and is refused.
     pub via: HeaderValue,
 }
 
-/// An answer's head with its body still to be read.
+/// The answer to an operation, whose body is not read yet.
 pub struct Answer {
-    /// Status of the last hop.
+    /// The status of the last hop.
     pub status: StatusCode,
-    /// Headers of the last hop.
+    /// The headers of the last hop.
     pub headers: HeaderMap,
     /// The body of the last hop.
     pub body: TimedBody,
-    /// `Docker-Content-Digest`, of the first hop that told one: after a redirect a CDN knows nothing of it.
+    /// The `Docker-Content-Digest` of the first hop of the registry's origin that sent one. A content network sends none.
     pub digest: Option<Digest>,
-    /// The host that gave the answer.
+    /// The host of the last hop.
     pub host: RegistryHost,
-    /// Whether it is a redirect's, to whatever origin: a page that asks for a login comes like this too.
-    pub redirected: bool,
-    /// Whether that is another origin than the registry, after a redirect. Its refusals are not the registry's.
+    /// Whether a redirect led to it, to any origin. Login pages are reached by redirects too.
+    pub(crate) redirected: bool,
+    /// Whether a redirect left the registry's origin. A refusal is then not the registry's.
     pub crossed: bool,
-    /// Until the head was there.
+    /// The time until the head of the last hop arrived.
     pub elapsed: Duration,
 }
 
 impl Answer {
-    /// Whether this is the registry's own word on the content: its digest, or an answer that no redirect led to and that is
-    /// no page for people. One that asks for a login has status 200 as well.
+    /// Whether the answer is the registry's statement about the content. It is if it has a digest, or if no redirect led to
+    /// it and it is not a page for people: login pages have status 200 too.
     pub fn is_registrys_word(&self) -> bool {
         self.digest.is_some() || !(self.redirected || self.is_page())
     }
 
-    /// Whether it is meant for people.
+    /// Whether the body is a page for people (`text/html`).
     pub fn is_page(&self) -> bool {
         let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         content_type.trim_start().get(..9).is_some_and(|head| head.eq_ignore_ascii_case("text/html"))
     }
 
-    /// The announced length.
+    /// The announced length in bytes. None if there is none, as with chunked bodies.
     pub fn content_length(&self) -> Option<u64> {
         self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 }
 
-/// RFC 9110 has no limit; Docker's clients stop at ten.
+/// RFC 9110 sets no limit. Docker's clients stop at ten.
 const REDIRECTS_MAX: usize = 10;
 const TOKEN_ANSWER_MAX_BYTES: usize = 1 << 20;
 
 impl Upstream {
-    /// Over `client`, with what earlier configurations learned.
+    /// Uses the connections of `client` and the memory that earlier configurations filled.
     pub fn new(client: UpstreamClient, memory: Arc<Memory>) -> Self {
         Self { client, memory }
     }
 
-    /// The way to other hosts, for tunnels.
+    /// Opens connections for tunnels.
     pub fn reach(&self) -> &Reach {
         self.client.reach()
     }
 
-    /// What is remembered about upstreams.
+    /// The knowledge that outlives reloads.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// Sends a message to a receiver of the administrator's: no login, no redirects, no second try. What it answers
-    /// beside its status is not read.
+    /// Sends a notification to a receiver that the administrator named. It sends no login, follows no redirect and does not
+    /// try again. The answer's body is not read.
     pub async fn notify(&self, request: http::Request<RequestBody>) -> Result<StatusCode, UpstreamError> {
         Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
     }
@@ -141,7 +143,7 @@ impl Upstream {
         }
     }
 
-    /// Runs an operation with a body that can be sent only once: authentication comes first.
+    /// Runs an operation whose body can be sent only once, so it authenticates first.
     pub async fn execute_with_body(
         &self,
         registry: &Registry,
@@ -161,13 +163,13 @@ impl Upstream {
         if let Credential::Answered(login) = credential
             && answer.status == StatusCode::UNAUTHORIZED
         {
-            // The body is gone, but the next try finds a token that is good.
+            // The body is consumed. The client's next attempt finds a valid token.
             self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await?;
         }
         Ok(answer)
     }
 
-    /// Remembers the challenge in an answer's headers, if there is one, and returns it.
+    /// Remembers the challenge in an answer's headers. None if it has none that entrepot can answer.
     pub fn learn_challenge(&self, registry: &Registry, headers: &HeaderMap) -> Option<Scheme> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let challenges = Challenge::parse(values);
@@ -183,8 +185,7 @@ impl Upstream {
         Some(scheme)
     }
 
-    /// What to send before any challenge came: the client's own header, or the token that the registry asked for
-    /// last time.
+    /// The `Authorization` of the first attempt: the client's own, or the one that the registry asked for last time.
     async fn authorization(
         &self,
         registry: &Registry,
@@ -225,7 +226,7 @@ impl Upstream {
         match scheme {
             Scheme::Basic => Ok(login.map(|login| login.basic().clone())),
             Scheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
-                tracing::warn!(registry = %registry.host, %realm, "this registry's token realm is not known to belong to it, so its account is not sent there; if it is meant, name it as registries.\"HOST\".realm in the configuration");
+                tracing::warn!(registry = %registry.host, %realm, "the registry names a token server that is not known to belong to it, so its account is not sent there; if you trust the token server, set registries.\"HOST\".realm to its host");
                 Ok(None)
             }
             Scheme::Bearer { realm, service } => {
@@ -241,7 +242,8 @@ impl Upstream {
         }
     }
 
-    /// The token of `key`, from memory or from its realm; `refused` says that the one in memory did not do.
+    /// The token of `key`, from memory or from its token server. `refused` is true if the registry refused the one in
+    /// memory.
     async fn token(
         &self,
         registry: &Registry,
@@ -267,7 +269,7 @@ impl Upstream {
             return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), &registry.host));
         }
         if !status.is_success() {
-            tracing::warn!(registry = %registry.host, realm = %key.realm, %status, "the token realm refused; check the credentials configured for this registry");
+            tracing::warn!(registry = %registry.host, realm = %key.realm, %status, "the token server refused; check the credentials that are configured for this registry");
             return Ok(None);
         }
         let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
@@ -275,16 +277,16 @@ impl Upstream {
         Ok(Some(token))
     }
 
-    /// Whether a login for the registry may go to this realm: it belongs to the registry, or is one of those that the
-    /// configuration gives it.
+    /// Whether a login for the registry may go to the token server at `realm`: it belongs to the registry, or the
+    /// configuration names it for the registry.
     pub fn trusts(&self, registry: &Registry, realm: &Url) -> bool {
         let https_required = registry.scheme == WireScheme::Https;
         let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
         realm_trusted_for(&registry.host, realm, https_required) || named()
     }
 
-    /// GETs a token realm. A login is sent only where the realm belongs to the registry; anonymous requests go
-    /// anywhere that a redirect could lead.
+    /// GETs from a token server. A login is sent only if [`Self::trusts`] it. Anonymous requests may go to every public
+    /// address.
     pub async fn ask_realm(
         &self,
         registry: &Registry,
@@ -294,7 +296,7 @@ impl Upstream {
         let trusted = self.trusts(registry, url);
         if authorization.is_some() && !trusted {
             let realm = host_of(url).map_or_else(|| url.to_string(), |host| host.to_string());
-            let why = format!("its token realm {realm} does not belong to it, so no login is sent there");
+            let why = format!("its token server {realm} does not belong to it, so no login is sent there");
             return Err(UpstreamError::protocol(&registry.host, why));
         }
         let purpose = if trusted { Purpose::Registry } else { Purpose::RedirectFromPublic };
@@ -302,8 +304,8 @@ impl Upstream {
         if let Some(value) = authorization.and_then(sensitive) {
             headers.insert(AUTHORIZATION, value);
         }
-        let request = self.request(&Method::GET, url, headers, empty());
-        let request = request.map_err(|why| bad_url(&registry.host, &why))?;
+        let fail = |why: String| UpstreamError::protocol(&registry.host, why);
+        let request = self.request(&Method::GET, url, headers, empty()).map_err(fail)?;
         let response = self.send(UpstreamMethod::Token, request, purpose).await?;
         let (head, body) = response.http.into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
@@ -336,7 +338,7 @@ impl Upstream {
             let body = body.take().unwrap_or_else(empty);
             let request = self.request(&operation.method, &url, headers, body).map_err(&fail)?;
             let sent = self.send(kind_of(&operation.method), request, purpose).await;
-            // The registry's own address is the client's choice, one that it redirects to is the registry's.
+            // The client chose the registry. The registry chose the redirect, so its target's refusal is upstream's fault.
             let misled =
                 |error: UpstreamError| if crossed && error.is_ours() { fail(error.to_string()) } else { error };
             let response = sent.map_err(misled)?;
@@ -361,7 +363,7 @@ impl Upstream {
         }
     }
 
-    /// Sends one request and counts what comes of it.
+    /// Sends one request and counts its outcome.
     async fn send(
         &self,
         kind: UpstreamMethod,
@@ -413,7 +415,7 @@ impl Upstream {
             request.headers_mut().remove(CONTENT_LENGTH);
         }
         let headers = request.headers_mut();
-        // Blobs are always identity (T25): a compressed body has another digest.
+        // A body with a content coding would have another digest (T25).
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.append(VIA, self.memory.via.clone());
         headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(concat!("entrepot/", env!("CARGO_PKG_VERSION"))));
@@ -430,7 +432,7 @@ fn kind_of(method: &Method) -> UpstreamMethod {
     }
 }
 
-/// The word for an answer of this status.
+/// The metrics' word for an answer with this status.
 pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     match status.as_u16() {
         401 | 403 => UpstreamOutcome::Denied,
@@ -442,7 +444,7 @@ pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
     }
 }
 
-/// The word for a failure.
+/// The metrics' word for a request that failed.
 pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
     match error.stage {
         _ if error.is_timeout() => UpstreamOutcome::Timeout,
@@ -451,13 +453,13 @@ pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
     }
 }
 
-/// A body of no bytes.
+/// A request body without bytes.
 pub fn empty() -> RequestBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// `Docker-Content-Digest`, where it is one.
-pub fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+/// The `Docker-Content-Digest` header. None if there is none, or no valid one.
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?.parse().ok()
 }
 
@@ -476,15 +478,11 @@ fn check_redirect(from: &Url, to: &Url, operation: &Operation) -> Result<(), Str
     Ok(())
 }
 
-/// Once a public address has redirected, private addresses stay out of reach (T5). Behind a parent proxy nobody here
-/// knows the address, and it counts as public.
+/// After a redirect by a public address, private addresses are refused (T5). Behind a parent proxy the address is unknown
+/// and counts as public.
 fn purpose_after(purpose: Purpose, peer_public: Option<bool>) -> Purpose {
     match (purpose, peer_public) {
         (Purpose::RedirectFromPublic, _) | (_, Some(true) | None) => Purpose::RedirectFromPublic,
         (_, Some(false)) => Purpose::RedirectFromPrivate,
     }
-}
-
-fn bad_url(host: &RegistryHost, why: &str) -> UpstreamError {
-    UpstreamError::protocol(host, why.to_owned())
 }

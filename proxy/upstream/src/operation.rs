@@ -1,5 +1,5 @@
-//! What may be asked of an upstream registry. A request is rebuilt from one of these: nothing of the client's raw
-//! head travels further (threat T8), except the few end-to-end headers that a relayed operation names.
+//! The requests that an upstream registry may get. Each request is built from an [`Operation`]. Of the client's own head
+//! only a few end-to-end headers of relayed operations are passed on (threat T8).
 
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
@@ -16,31 +16,31 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 pub struct Operation {
     /// GET, HEAD, or a push's method.
     pub method: Method,
-    /// Absolute path and query, as it goes on the wire.
+    /// The absolute path and the query, as they are sent.
     pub path: String,
-    /// The headers that this operation needs.
+    /// The headers of the operation, without those that every request gets.
     pub headers: HeaderMap,
-    /// The repository that the operation reads or writes, for token scopes.
+    /// The repository of the token's scope. None if the operation needs no scope.
     pub repository: Option<RepositoryName>,
-    /// Whether its content is named by digest: then any transport will do, the bytes are checked.
+    /// Whether a digest names the content. Its bytes are checked, so a redirect to plain http is allowed.
     pub verified_by_digest: bool,
-    /// Whether redirects are followed here. A push's are the client's own to follow, and to a probe of rights the
-    /// redirect itself is the answer: upstream gave the address away.
+    /// Whether redirects are followed. The client itself follows those of a push. For a probe of rights the redirect is the
+    /// answer: upstream told the content's address.
     pub follows_redirects: bool,
-    /// What upstream's 404 means, for answers that it leaves without words (every HEAD's).
+    /// The error of a 404 without a body, as every HEAD's.
     pub unknown: ErrorCode,
 }
 
-/// Bytes of a blob, end exclusive; no end means up to the last byte.
+/// A range of a blob's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ByteRange {
-    /// First byte.
+    /// The position of the first byte, from 0.
     pub start: u64,
-    /// One past the last byte.
+    /// The position behind the last byte. None means up to the end of the blob.
     pub end: Option<u64>,
 }
 
-/// Request headers that a relayed operation may carry on; `Authorization` goes through the credential.
+/// The client's headers that a relayed operation passes on. `Authorization` belongs to the credential.
 const RELAYED: [HeaderName; 5] = [
     ACCEPT,
     RANGE,
@@ -49,11 +49,11 @@ const RELAYED: [HeaderName; 5] = [
     HeaderName::from_static("oci-chunk-min-length"),
 ];
 
-/// What describes a request's body; carried on only where there is one, since a length without a body would swallow
-/// the start of the next request on the connection.
+/// Headers that describe a request's body. They are passed on only with a body: upstream would take the start of the next
+/// request for the body of a length without one.
 const OF_THE_BODY: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_ENCODING];
 
-/// Headers of one hop (RFC 9110 section 7.6.1).
+/// Headers of a single connection (RFC 9110 section 7.6.1).
 const OF_THE_HOP: [&str; 9] = [
     "connection",
     "proxy-connection",
@@ -66,12 +66,12 @@ const OF_THE_HOP: [&str; 9] = [
     "upgrade",
 ];
 
-/// Whether a header is about one connection and never passed on.
+/// Whether a header is about a single connection and never passed on.
 pub fn is_of_the_hop(name: &HeaderName) -> bool {
     OF_THE_HOP.contains(&name.as_str())
 }
 
-/// Request headers that are made anew for the next hop, or go through the credential.
+/// Request headers that are made for the next hop, or belong to the credential.
 const MADE_ANEW: [HeaderName; 5] = [EXPECT, HOST, VIA, AUTHORIZATION, CONTENT_LENGTH];
 
 impl Operation {
@@ -92,7 +92,7 @@ impl Operation {
         }
     }
 
-    /// `GET` or `HEAD /v2/<name>/blobs/<digest>`, whole or from a range.
+    /// `GET` or `HEAD /v2/<name>/blobs/<digest>`. None as range means the whole blob.
     pub fn blob(method: Method, repository: &RepositoryName, digest: &Digest, range: Option<ByteRange>) -> Self {
         let mut headers = HeaderMap::new();
         if let Some(range) = range {
@@ -112,12 +112,12 @@ impl Operation {
         }
     }
 
-    /// A `HEAD` whose only purpose is to learn whether upstream would serve this credential.
+    /// A `HEAD` that finds out whether upstream would serve a blob to the credential.
     pub fn probe(repository: &RepositoryName, digest: &Digest) -> Self {
         Self { follows_redirects: false, ..Self::blob(Method::HEAD, repository, digest, None) }
     }
 
-    /// Anything else, with the headers of `client` that are safe to carry on.
+    /// Any other request, with the headers of `client` that may be passed on.
     pub fn relay(method: Method, path: String, client: &HeaderMap, repository: Option<RepositoryName>) -> Self {
         let mut headers = HeaderMap::new();
         let reads = matches!(method, Method::GET | Method::HEAD);
@@ -139,7 +139,7 @@ impl Operation {
         }
     }
 
-    /// A request to a host that is no registry: everything end-to-end goes on as it is.
+    /// A request to a host that is no registry. All end-to-end headers are passed on unchanged.
     pub fn pass(method: Method, path: String, client: &HeaderMap) -> Self {
         let mut operation = Self::relay(method, path, client, None);
         let named = client.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
@@ -155,8 +155,9 @@ impl Operation {
         Self { follows_redirects: false, ..operation }
     }
 
-    /// The scope to ask a token for (Docker token authentication, "Requesting a Token").
-    pub fn scope(&self) -> Option<String> {
+    /// The scope of the token that the operation needs (Docker token authentication, "Requesting a Token"). None without a
+    /// repository.
+    pub(crate) fn scope(&self) -> Option<String> {
         let repository = self.repository.as_ref()?;
         let reads = matches!(self.method, Method::GET | Method::HEAD);
         let actions = match self.method {

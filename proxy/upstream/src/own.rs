@@ -1,7 +1,7 @@
-//! What is ourselves: the sockets we listen on, the name we give in `Via`, the authorities that we sign with.
+//! Recognises entrepot itself: the sockets it listens on, its name in `Via`, and its certificate authorities.
 //!
-//! Whoever connects asks here first, so that entrepot never becomes its own client, and never trusts upstream
-//! certificates that it could have made.
+//! Connections and requests are checked here, so that entrepot never becomes its own client. Certificates that it could
+//! have issued itself are never trusted upstream.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,24 +10,24 @@ use http::header::VIA;
 use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::CertificateDer;
 
-/// Whether a request was here before (threat T6): one of its `Via` values is `own`.
+/// Whether a request passed this process before (threat T6): one of its `Via` values contains `own`.
 pub fn has_passed(headers: &HeaderMap, own: &HeaderValue) -> bool {
     let own = own.as_bytes();
     headers.get_all(VIA).iter().any(|value| value.as_bytes().windows(own.len()).any(|window| window == own))
 }
 
-/// Everything that tells us from others.
+/// The identity of this process.
 #[derive(Clone, Default)]
 pub struct Ourselves {
-    /// What we listen on.
+    /// The sockets of all doors.
     pub sockets: OwnSockets,
-    /// Names this process in `Via: 1.1 entrepot-<instance>`.
+    /// The random name in `Via: 1.1 entrepot-<instance>`.
     pub instance: Arc<str>,
-    /// Our certificate authority, and earlier ones: never trusted upstream, even where the system trusts them.
+    /// The current certificate authority and earlier ones. They are never trusted upstream, even if the system trusts them.
     pub authorities: Vec<CertificateDer<'static>>,
 }
 
-/// The ports we listen on and the addresses of this machine. Clones share the addresses.
+/// The ports of all doors and the addresses of this machine. Clones share the addresses.
 #[derive(Clone, Default)]
 pub struct OwnSockets {
     ports: Arc<[u16]>,
@@ -35,7 +35,7 @@ pub struct OwnSockets {
 }
 
 impl OwnSockets {
-    /// Takes the bound addresses of all doors and reads the addresses of this machine.
+    /// Takes the addresses on which the doors listen, and reads the addresses of this machine.
     pub fn new(listening: impl IntoIterator<Item = SocketAddr>) -> Self {
         let ports = listening.into_iter().map(|address| address.port()).collect();
         let own = Self { ports, addresses: Arc::default() };
@@ -43,8 +43,8 @@ impl OwnSockets {
         own
     }
 
-    /// Reads the addresses of this machine anew (a netlink dump: call it off the event loop). Where that fails, the
-    /// list that was known stays.
+    /// Reads the addresses of this machine again. It is a netlink dump, so do not call it on the event loop. If it fails, the
+    /// known addresses stay.
     pub fn refresh(&self) {
         let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return };
         let found = interfaces.filter_map(|interface| {
@@ -55,18 +55,18 @@ impl OwnSockets {
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = found.collect();
     }
 
-    /// Whether a door listens on `port` at all. Only then do the addresses matter.
-    pub fn has_port(&self, port: u16) -> bool {
+    /// Whether a door listens on `port`. The addresses matter only then.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
         self.ports.contains(&port)
     }
 
     /// Whether `ip` is an address of this machine.
-    pub fn has_address(&self, ip: IpAddr) -> bool {
+    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
         self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&ip)
     }
 
-    /// Whether a connection to `address` would arrive at one of our doors.
-    pub fn contains(&self, address: SocketAddr) -> bool {
+    /// Whether a connection to `address` would reach one of our doors.
+    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
         let ip = address.ip();
         self.has_port(address.port()) && (ip.is_loopback() || ip.is_unspecified() || self.has_address(ip))
     }

@@ -1,7 +1,18 @@
-//! Through a parent proxy: CONNECT, for plain http as well, and the hosts that are reached without it.
+//! Opens tunnels through a parent proxy by CONNECT, for plain http as well, and tells which hosts bypass it.
 //!
-//! The parent resolves names, so the address policy can only judge literals; `connector` does that. Nothing beyond
-//! the head of the parent's answer is read here: what follows belongs to the connection's user.
+//! The parent resolves names, so the address policy can check only literal addresses; `connector` does that. This module
+//! reads the head of the parent's answer and no byte beyond it. The bytes behind it belong to the tunnel's user.
+//!
+//! hyper-util 0.1.21 has both parts, as `client::legacy::connect::proxy::Tunnel` and `client::proxy::matcher`. Run
+//! against this module's tests, they differ in ways that users notice:
+//!
+//! - `Tunnel` discards the bytes behind the head that arrive with it, so a tunnel to a server that speaks first (SSH, SMTP)
+//!   loses its greeting.
+//! - `Tunnel` takes 200 as the only success, although RFC 9110 section 9.3.6 names every 2xx.
+//! - `Tunnel` reports all other statuses and answers that are not HTTP as one error, whose type is not exported. A 403 of
+//!   the parent could not be told from a 503 (worth a retry) or from a wrong address in `upstream.proxy`.
+//! - The matcher ignores entries with a port (`reg.example:5000`) and with `*.`, which Docker and Go programs accept.
+//! - The matcher's `*` does not cover literal addresses, and `::ffff:10.1.2.3` is not in its `10.0.0.0/8`.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,41 +27,40 @@ use tokio::net::TcpStream;
 use entrepot_config::ready::{NoProxy, ParentProxy};
 use entrepot_core::secret::Secret;
 
-/// A parent proxy and who we are to it.
-pub struct Parent {
-    /// Where it listens.
-    pub host: RegistryHost,
+/// A parent proxy and our credentials for it.
+pub(crate) struct Parent {
+    pub(crate) host: RegistryHost,
     authorization: Option<Secret>,
     instance: Arc<str>,
 }
 
-/// Why the parent proxy did not let us through.
+/// The reason why the parent proxy did not open a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ParentError {
-    /// It wants other credentials.
+pub(crate) enum ParentError {
+    /// It refused our credentials, or wants some.
     #[error("it answered 407; check the user and password in upstream.proxy")]
     Unauthorized,
-    /// It refused or failed.
-    #[error("it answered {0}; ask who runs it, or list the host in upstream.no_proxy")]
+    /// It answered with this status, neither 2xx nor 407.
+    #[error("it answered {0}; ask its administrator, or list the host in upstream.no_proxy")]
     Status(StatusCode),
-    /// It closed the connection in place of an answer.
+    /// It closed the connection without a complete answer.
     #[error("it closed the connection without an answer; check that upstream.proxy names an http proxy")]
     Closed,
-    /// Its answer is not HTTP, or its head is too large.
+    /// Its answer is not HTTP, or the head exceeds a limit.
     #[error("its answer is not HTTP; check that upstream.proxy names an http proxy")]
     Malformed,
-    /// The connection to it broke.
+    /// The connection to it broke, for this reason.
     #[error("the connection to it broke ({0}); try again")]
     Broken(io::ErrorKind),
 }
 
-/// The most that the head of the parent's answer may take.
+/// The largest head of the parent's answer.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
 impl ParentError {
     /// Whether the same request may succeed a moment later.
-    pub fn is_retryable(&self) -> bool {
+    pub(crate) fn is_retryable(&self) -> bool {
         match self {
             Self::Status(status) => status.is_server_error(),
             Self::Closed | Self::Broken(_) => true,
@@ -66,14 +76,14 @@ impl From<io::Error> for ParentError {
 }
 
 impl Parent {
-    /// The parent proxy of the configuration.
-    pub fn new(configured: &ParentProxy, instance: Arc<str>) -> Self {
+    /// `instance` is our name in `Via`.
+    pub(crate) fn new(configured: &ParentProxy, instance: Arc<str>) -> Self {
         Self { host: configured.host.clone(), authorization: configured.authorization.clone(), instance }
     }
 
-    /// Asks the parent, over a fresh connection to it, for a tunnel to `target`, on behalf of a request that came by
-    /// the hops `heard_via`.
-    pub async fn tunnel(
+    /// Asks for a tunnel to `target`, over a fresh connection to the parent. `heard_via` are the `Via` values of the request
+    /// for which the tunnel is.
+    pub(crate) async fn tunnel(
         &self,
         stream: &mut TcpStream,
         target: &RegistryHost,
@@ -88,7 +98,7 @@ impl Parent {
     }
 
     fn request(&self, target: &RegistryHost, heard_via: &[HeaderValue]) -> String {
-        // No host has port 0, so the authority always carries its port, as CONNECT wants it.
+        // CONNECT requires a port. No host has port 0, so the authority always includes its own.
         let authority = target.authority(0);
         let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
         for hop in heard_via.iter().filter_map(|hop| hop.to_str().ok()) {
@@ -104,7 +114,7 @@ impl Parent {
     }
 }
 
-/// Reads exactly the head of the answer: peeks, then takes no more than belongs to it.
+/// Reads the head of the answer and nothing more: it peeks first, then reads up to the head's end.
 async fn read_status(stream: &mut TcpStream) -> Result<StatusCode, ParentError> {
     let mut head = vec![0; HEAD_MAX_BYTES];
     let mut filled = 0;
@@ -113,9 +123,10 @@ async fn read_status(stream: &mut TcpStream) -> Result<StatusCode, ParentError> 
         if peeked == 0 {
             return Err(ParentError::Closed);
         }
-        // The end may have begun in what was taken before.
+        // The end may begin in bytes that were read before.
         let from = filled.saturating_sub(3);
-        let end = end_of_head(&head[from..filled + peeked]).map(|end| from + end);
+        let end =
+            head[from..filled + peeked].windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4);
         let until = end.unwrap_or(filled + peeked);
         stream.read_exact(&mut head[filled..until]).await?;
         filled = until;
@@ -126,10 +137,6 @@ async fn read_status(stream: &mut TcpStream) -> Result<StatusCode, ParentError> 
     Err(ParentError::Malformed)
 }
 
-fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
-}
-
 fn parse_status(head: &[u8]) -> Result<StatusCode, ParentError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -137,8 +144,8 @@ fn parse_status(head: &[u8]) -> Result<StatusCode, ParentError> {
     response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(ParentError::Malformed)
 }
 
-/// Whether `host` is reached without the parent proxy.
-pub fn bypasses(no_proxy: &NoProxy, host: &RegistryHost) -> bool {
+/// Whether `host` is reached without the parent proxy. An entry covers a name and all names below it.
+pub(crate) fn bypasses(no_proxy: &NoProxy, host: &RegistryHost) -> bool {
     let named = |(name, port): &(String, Option<u16>)| {
         let below = host.name().strip_suffix(name.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'));
         below && port.is_none_or(|port| port == host.port())
@@ -175,7 +182,7 @@ mod tests {
         while !request.ends_with(b"\r\n\r\n") {
             request.push(stream.read_u8().await.expect("a byte"));
         }
-        // In two parts, so that the end of the head is split.
+        // Two writes split the end of the head.
         let (first, second) = answer.split_at(answer.len() / 2);
         stream.write_all(first).await.expect("sent");
         tokio::task::yield_now().await;
@@ -195,6 +202,11 @@ mod tests {
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.expect("the rest");
         assert_eq!(rest, "banner of an ssh server");
+    }
+
+    #[tokio::test]
+    async fn every_2xx_opens_the_tunnel() {
+        assert_eq!(asked(b"HTTP/1.1 204 Connected\r\n\r\n").await.0, Ok(()));
     }
 
     #[tokio::test]
@@ -237,7 +249,9 @@ mod tests {
             assert_eq!(bypasses(&list, &host), bypassed, "{host}");
         }
         let everything = NoProxy { everything: true, ..NoProxy::default() };
-        assert!(bypasses(&everything, &"ghcr.io".parse().expect("a host")));
+        for host in ["ghcr.io", "192.0.2.1", "[2001:db8::1]:5000"] {
+            assert!(bypasses(&everything, &host.parse().expect(host)), "{host}");
+        }
         assert!(!bypasses(&NoProxy::default(), &"ghcr.io".parse().expect("a host")));
     }
 }

@@ -1,5 +1,5 @@
-//! The pull quota that upstream tells (`RateLimit-Limit: 100;w=21600`, `RateLimit-Remaining`), remembered per
-//! registry and credential so that people see it before it is used up.
+//! The pull quotas that upstream registries report (`RateLimit-Limit: 100;w=21600`, `RateLimit-Remaining`), for each
+//! registry and credential. The administrator sees them before they are used up.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,29 +10,29 @@ use http::HeaderMap;
 
 use crate::credential::CredentialId;
 
-/// One credential's quota at one registry.
+/// A credential's quota at a registry, as of its last answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
-    /// Pulls allowed in the window.
+    /// The number of pulls allowed in the window.
     pub limit: u64,
-    /// Pulls left.
+    /// The number of pulls left.
     pub remaining: u64,
-    /// The window's length in seconds, where told.
+    /// The length of the window in seconds. None if the registry does not tell.
     pub window_s: Option<u64>,
 }
 
-/// What every credential was told last.
+/// The last report for each registry and credential.
 #[derive(Default)]
 pub struct Quotas {
     seen: Mutex<HashMap<(RegistryHost, CredentialId), (Quota, Instant)>>,
 }
 
-/// Credentials remembered; beyond it the longest unseen is forgotten.
+/// The most entries. The oldest is dropped for a new one.
 const QUOTAS_MAX: usize = 256;
 
 impl Quotas {
-    /// Notes the quota in an answer's headers, where there is one.
-    pub fn note(&self, registry: &RegistryHost, credential: CredentialId, headers: &HeaderMap) {
+    /// Records the quota in an answer's headers, if there is one.
+    pub(crate) fn note(&self, registry: &RegistryHost, credential: CredentialId, headers: &HeaderMap) {
         let Some(quota) = parse(headers) else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= QUOTAS_MAX {
@@ -42,7 +42,7 @@ impl Quotas {
         seen.insert((registry.clone(), credential), (quota, Instant::now()));
     }
 
-    /// Everything known, with when it was told.
+    /// All quotas, each with the time of its report, sorted by registry and credential.
     pub fn all(&self) -> Vec<(RegistryHost, CredentialId, Quota, Instant)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> =

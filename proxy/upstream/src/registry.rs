@@ -1,4 +1,4 @@
-//! One upstream registry as a request sees it: where it is, how it is reached, who may read what it gave us.
+//! An upstream registry as a request sees it: its address, how it is spoken to, and which clients share its content.
 
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
@@ -10,32 +10,31 @@ use crate::address::Purpose;
 use crate::credential::Login;
 use entrepot_config::ready::{Access, LiveConfig, Scheme};
 
-/// The registry of one request, with the configuration's word on it.
+/// The registry of one request, with the settings that the configuration has for it.
 #[derive(Clone)]
 pub struct Registry {
-    /// Its name and port, which is its identity in the index and in the rights table.
+    /// The name and port. They identify the registry in the index and in the rights table.
     pub host: RegistryHost,
-    /// How upstream is spoken to.
+    /// Plain HTTP or TLS towards upstream.
     pub scheme: Scheme,
-    /// Who a cached image is given to.
+    /// Which clients a cached image is given to.
     pub access: Access,
-    /// Headers that the administrator adds.
+    /// Headers that the configuration adds to each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Hosts that may be its token server besides its own: the one that the administrator named, and those with an
-    /// account that it lies below, as `registry.gitlab.example` does below `gitlab.example`. An account of any other
-    /// host is none of its business: it would only have to name that host as its realm to be given a token of it.
+    /// Hosts that may be its token server, besides its own host: the one that the administrator named, and the hosts with
+    /// an account that it is below, as `registry.gitlab.example` is below `gitlab.example`. Accounts of other hosts are
+    /// not for this registry: it could name such a host as its token server and would get a token of that account.
     pub realms: Vec<RegistryHost>,
-    /// What is dialled for it: a host that is no registry may not be a service of this machine.
+    /// The purpose of connections to it. A host that is no registry may not be a service of this machine.
     pub purpose: Purpose,
-    /// The hops that the client's request came by. Upstream hears of them, so that a loop over several proxies ends
-    /// where it closes.
+    /// The `Via` values of the client's request. They are sent upstream, so that a loop over several proxies is noticed.
     pub heard_via: Vec<HeaderValue>,
 }
 
 impl Registry {
-    /// The registry that `host` names. Its scheme is the configuration's word, and else its port's: 80 is plain, any
-    /// other is TLS. A client has no say in it, because rights and bytes are known by host and port alone.
-    /// `realm` is the host of its token server, where known: an account may be given to either.
+    /// The registry at `host`, with its settings. The configuration decides the scheme; without a setting the port does: 80
+    /// is plain, any other is TLS. The client has no influence, because rights and content are stored by host and port
+    /// alone. `realm` is the host of its token server, None if unknown: an account may be configured for either.
     pub fn resolve(config: &LiveConfig, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
         let policy = config.registry(host);
         let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
@@ -54,25 +53,25 @@ impl Registry {
         }
     }
 
-    /// A host that is no registry and is only passed on to, in plain HTTP.
+    /// A host that is no registry. Plain HTTP requests to it are passed on.
     pub fn unlisted(host: &RegistryHost) -> Self {
         let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
         let (scheme, access, purpose) = (Scheme::Http, Access::Strict, Purpose::Tunnel);
         Self { host: host.clone(), scheme, access, headers, realms, purpose, heard_via }
     }
 
-    /// With the `Via` of the request that asks for it.
+    /// The same registry, with the `Via` values of the client's request.
     #[must_use]
     pub fn heard_of_by(self, request: &HeaderMap) -> Self {
         Self { heard_via: request.get_all(VIA).iter().cloned().collect(), ..self }
     }
 
-    /// The port that the scheme implies.
+    /// The default port of the registry's scheme.
     pub fn implied_port(&self) -> u16 {
         implied_port(self.scheme)
     }
 
-    /// The base of every URL of this registry.
+    /// The URL of a path and query at this registry. None if they make no URL.
     pub fn url(&self, path_and_query: &str) -> Option<Url> {
         let scheme = match self.scheme {
             Scheme::Http => "http",
@@ -81,14 +80,14 @@ impl Registry {
         Url::parse(&format!("{scheme}://{}{path_and_query}", self.host.authority(self.implied_port()))).ok()
     }
 
-    /// Whether the administrator's headers may identify somebody: then an answer to a client that sent nothing is not
-    /// public.
+    /// Whether the configuration adds headers. They may contain a credential, so an answer to an anonymous client is not
+    /// public then.
     pub fn injects_headers(&self) -> bool {
         !self.headers.is_empty()
     }
 }
 
-/// The administrator's account for a repository of `host`, Docker Hub's several names taken as one.
+/// The configured account for a repository of `host`. Docker Hub's names count as one host. None as repository means any.
 pub fn account(config: &LiveConfig, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
     aliases(host)
         .iter()
@@ -96,8 +95,8 @@ pub fn account(config: &LiveConfig, host: &RegistryHost, repository: Option<&str
         .map(|account| Login::new(&account.username, &account.password))
 }
 
-/// Whether the administrator gave any account for `host`.
-pub fn has_accounts(config: &LiveConfig, host: &RegistryHost) -> bool {
+/// Whether any account is configured for `host`.
+fn has_accounts(config: &LiveConfig, host: &RegistryHost) -> bool {
     aliases(host).iter().any(|alias| config.account(alias, None).is_some())
 }
 
@@ -114,7 +113,7 @@ fn lies_below(host: &RegistryHost, realm: &RegistryHost) -> bool {
     realm.address().is_none() && head.is_some_and(|head| head.len() > 1 && head.ends_with('.'))
 }
 
-/// The port that a scheme implies.
+/// The default port of a scheme.
 pub fn implied_port(scheme: Scheme) -> u16 {
     match scheme {
         Scheme::Http => 80,
@@ -122,7 +121,7 @@ pub fn implied_port(scheme: Scheme) -> u16 {
     }
 }
 
-/// The host and port that a URL leads to.
+/// The host and port of a URL. None if it has no host or an invalid one.
 pub fn host_of(url: &Url) -> Option<RegistryHost> {
     let port = url.port_or_known_default()?;
     RegistryHost::parse(url.host_str()?, port).ok()
@@ -146,7 +145,7 @@ mod tests {
             ("registry.gitlab.example", &["gitlab.example"][..]),
             ("registry.gitlab.example:5050", &["gitlab.example"]),
             ("reg.example:5000", &["login.example:8443"]),
-            // It may name any realm, and would be given a token of whatever account is configured for that.
+            // It may name any token server, and would get a token of the account that is configured for that one.
             ("evil.example", &[]),
             ("evilgitlab.example", &[]),
             ("gitlab.example", &[]),

@@ -1,7 +1,8 @@
-//! Whom TLS trusts upstream (threat T17): the system's roots, what the configuration adds, never our own authority.
+//! The certificates that TLS trusts upstream (threat T17): the system's roots and those of the configuration, but never
+//! our own authority's.
 //!
-//! One rustls configuration per trust profile, so that a session made without verification is never resumed where
-//! verification is on. The verifier that verifies nothing is confined to this file.
+//! Each trust profile has its own rustls configuration, so that a session without verification is never resumed where
+//! verification is on. The verifier that accepts everything is private to this file.
 
 use std::sync::Arc;
 
@@ -18,19 +19,19 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use entrepot_config::ready::{RegistryPolicy, Upstream};
 
-/// The trust profiles: one for everybody, others for the registries that have exceptions.
-pub struct Trust {
+/// The trust profiles: the default, and those of registries with their own settings.
+pub(crate) struct Trust {
     default: Arc<ClientConfig>,
     registries: Vec<(HostPattern, Arc<ClientConfig>)>,
 }
 
-/// TLS sessions kept for resumption, for each profile.
+/// TLS sessions that each profile keeps for resumption.
 const SESSIONS_MAX: usize = 512;
 
 impl Trust {
-    /// Reads the system's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` come first) from disk: call it off the event
-    /// loop. `own` authorities are trusted in no profile.
-    pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], own: &[CertificateDer<'static>]) -> Self {
+    /// Reads the system's roots from disk (`SSL_CERT_FILE` and `SSL_CERT_DIR` have precedence), so do not call it on the
+    /// event loop. No profile trusts the `own` authorities.
+    pub(crate) fn new(upstream: &Upstream, registries: &[RegistryPolicy], own: &[CertificateDer<'static>]) -> Self {
         let roots = Roots::new(system_roots(), own);
         let default = roots.profile(&[&upstream.extra_roots], upstream.verify);
         let registries = registries
@@ -47,8 +48,8 @@ impl Trust {
         Self { default, registries }
     }
 
-    /// The profile for `host`: of the first registry entry that matches, as `Config::registry` picks it.
-    pub fn for_host(&self, host: &RegistryHost) -> &Arc<ClientConfig> {
+    /// The profile for `host`: that of the first matching registry entry, which `Config::registry` uses too.
+    pub(crate) fn for_host(&self, host: &RegistryHost) -> &Arc<ClientConfig> {
         let matches = |pattern: &HostPattern| pattern.matches(host, HTTPS_PORT) || pattern.matches(host, 80);
         self.registries.iter().find(|(pattern, _)| matches(pattern)).map_or(&self.default, |(_, config)| config)
     }
@@ -62,7 +63,7 @@ fn system_roots() -> Vec<CertificateDer<'static>> {
     found.certs
 }
 
-/// The system's roots, and whom never to trust.
+/// The system's roots, and our own authorities, which are never trusted.
 struct Roots {
     system: RootCertStore,
     own: RootCertStore,
@@ -101,7 +102,7 @@ impl Roots {
                     .dangerous()
                     .with_custom_certificate_verifier(Arc::new(Verified { chains, pinned }))
                     .with_no_client_auth(),
-                // Nobody is trusted: every handshake fails with "unknown issuer", which says what is missing.
+                // There are no roots: every handshake fails with "unknown issuer", which tells what is missing.
                 Err(_) => builder.with_root_certificates(store).with_no_client_auth(),
             }
         } else {
@@ -122,15 +123,15 @@ impl Roots {
         usable
     }
 
-    /// By key, so that a root of ours that was renewed or renamed is ours too.
+    /// Compares keys, so that a renewed or renamed root of ours is recognised.
     fn is_own(&self, anchor: &TrustAnchor<'_>) -> bool {
         self.own.roots.iter().any(|own| own.subject_public_key_info == anchor.subject_public_key_info)
     }
 }
 
-/// Verifies chains and names. Besides, a server may present a configured certificate itself: `openssl req -x509`
-/// makes self-signed certificates that claim to be authorities, many registries use such a one, and a chain check
-/// alone would refuse it however much it is trusted.
+/// Verifies chains and names. A server may also present a configured certificate itself. Many registries use a self-signed
+/// certificate of `openssl req -x509`, which claims to be an authority. A chain check refuses it even if it is
+/// configured as trusted.
 #[derive(Debug)]
 struct Verified {
     chains: Arc<WebPkiServerVerifier>,
@@ -188,8 +189,8 @@ fn verify_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<()
     }
 }
 
-/// `verify = false`: the connection is encrypted, but to whom is not known. Not even the handshake's signature is
-/// checked, because certificates that need this are often malformed, and it would prove nothing.
+/// Accepts every certificate (`verify = false`): the connection is encrypted, but the server is unknown. The handshake's
+/// signature is not checked either. It would prove nothing, and certificates that need this setting are often malformed.
 #[derive(Debug)]
 struct Unverified {
     provider: Arc<CryptoProvider>,

@@ -1,4 +1,4 @@
-//! What the tests of this room share: settings, sentinels, and small servers on loopback.
+//! Helpers of this crate's tests: settings, sentinels, and small servers on loopback.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -31,8 +31,8 @@ pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Fails where anybody connected. Asks the kernel, because tokio would first wait for news of its reactor; a connect
-/// to loopback is in the queue before it returns to who dialled.
+/// Fails if there was a connection to `sentinel`. It asks the kernel, because tokio waits for its reactor first. A
+/// connection over loopback is in the queue before `connect` returns.
 pub(crate) fn assert_untouched(sentinel: &TcpListener) {
     let accepted = SockRef::from(sentinel).accept();
     assert!(accepted.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "the sentinel was touched");
@@ -43,12 +43,12 @@ pub(crate) fn host_of(address: SocketAddr) -> RegistryHost {
     address.to_string().parse().expect("an address is a host")
 }
 
-/// The defaults.
+/// The default settings: loopback is refused.
 pub(crate) fn settings() -> DialSettings {
     DialSettings::new(AddressPolicy::default(), true, Duration::from_secs(10))
 }
 
-/// As configured for tests on one machine.
+/// Settings that allow loopback.
 pub(crate) fn loopback_settings() -> DialSettings {
     let policy = AddressPolicy::new(upstream().allow_addresses, OwnSockets::default());
     DialSettings::new(policy, true, Duration::from_secs(10))
@@ -72,7 +72,7 @@ pub(crate) fn upstream() -> Upstream {
     }
 }
 
-/// `[registries."HOST"]` with nothing special.
+/// `[registries."HOST"]` with the defaults.
 pub(crate) fn registry(host: &str) -> RegistryPolicy {
     RegistryPolicy {
         host: host.parse().expect("a pattern"),
@@ -98,15 +98,15 @@ pub(crate) struct Identity {
     pub(crate) root: CertificateDer<'static>,
 }
 
-/// What the certificates are for.
+/// The names of the certificates.
 pub(crate) fn names() -> rcgen::CertificateParams {
     rcgen::CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("names")
 }
 
-/// Signed by a root of its own.
+/// An identity with its own root.
 pub(crate) fn signed() -> Identity {
     let mut params = rcgen::CertificateParams::default();
-    // Two roots of one name would be mistaken for one another, and fail differently from strangers.
+    // Two roots with one name are taken for one another, and fail differently from unknown roots.
     static ROOTS: AtomicUsize = AtomicUsize::new(0);
     let name = format!("root {}", ROOTS.fetch_add(1, Ordering::Relaxed));
     params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -119,7 +119,7 @@ pub(crate) fn signed() -> Identity {
     Identity { chain: vec![leaf.der().clone()], key: der(&key), root }
 }
 
-/// Signed by itself, as `openssl req -x509` does it.
+/// A self-signed identity, as `openssl req -x509` makes it.
 pub(crate) fn self_signed(mut params: rcgen::CertificateParams) -> Identity {
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().expect("a key");
@@ -144,8 +144,8 @@ pub(crate) fn acceptor(identity: &Identity, protocols: &[&str]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Serves HTTP over TLS, h2 where `protocols` begins with it, and answers with the version it was asked in. Counts
-/// the connections.
+/// Serves HTTP over TLS, by h2 if `protocols` begins with it. Answers with the request's HTTP version and path. Counts the
+/// connections.
 pub(crate) async fn serve_tls(identity: &Identity, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
     let (listener, address) = listener().await;
     let acceptor = acceptor(identity, protocols);
@@ -175,7 +175,7 @@ pub(crate) async fn serve<I: hyper::rt::Read + hyper::rt::Write + Unpin + Send +
         let text = format!("{:?} {}", request.version(), request.uri().path());
         Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(text))))
     });
-    // A connection that breaks is the client's to notice.
+    // The client notices if the connection breaks.
     if h2 {
         let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
     } else {

@@ -1,7 +1,8 @@
-//! Tokens that entrepot fetches itself (Docker token authentication): one cache per realm, service, scope and
-//! credential, renewed before they expire, one request at a time for each.
+//! The cache of tokens that entrepot fetches itself (Docker token authentication). There is one entry for each realm,
+//! service, scope and credential. A token is renewed before it expires, by one request at a time.
 //!
-//! Invariant (T2): nothing here is ever sent to a client; a client's own token answers are relayed, not cached.
+//! Invariant (T2): no token of this cache is sent to a client. The answers to a client's own token requests are relayed
+//! and not cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,34 +16,34 @@ use crate::credential::CredentialId;
 use crate::registry::host_of;
 use entrepot_core::secret::Secret;
 
-/// How a registry asks for authentication.
+/// The authentication scheme that a registry asks for (RFC 9110 section 11.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scheme {
-    /// A token of this realm.
+    /// A token (Docker token authentication).
     Bearer {
-        /// Where tokens are given out.
+        /// The token server's URL.
         realm: Url,
-        /// The `service` parameter, where told.
+        /// The `service` parameter. None if the challenge has none.
         service: Option<String>,
     },
-    /// The login itself.
+    /// The login itself, with each request.
     Basic,
 }
 
-/// What a token is for.
+/// The key of a token in the cache.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenKey {
-    /// The realm's URL as text.
+    /// The token server's URL as text.
     pub realm: String,
-    /// The service.
+    /// The `service` parameter. None if the challenge had none.
     pub service: Option<String>,
     /// `repository:NAME:ACTIONS`, several where content is mounted from another repository.
     pub scopes: Vec<String>,
-    /// For whom.
+    /// The login that the token was requested with.
     pub credential: CredentialId,
 }
 
-/// A realm's answer.
+/// The JSON body of a token server's answer.
 #[derive(Deserialize)]
 pub struct TokenAnswer {
     token: Option<String>,
@@ -59,13 +60,13 @@ pub struct Tokens {
     schemes: Mutex<HashMap<RegistryHost, Scheme>>,
 }
 
-/// Bounds: beyond them the table is emptied, which costs one more request for each entry still in use.
+/// Limits of the tables. A full table is emptied, which costs one request for each entry in use.
 const TOKENS_MAX: usize = 4096;
 const SCHEMES_MAX: usize = 1024;
 
 impl Tokens {
-    /// The slot of one token: lock it, look, fetch and fill while holding it, so that only one fetch runs.
-    pub fn slot(&self, key: &TokenKey) -> Slot {
+    /// The slot of a token. The caller holds its lock while it looks, fetches and stores, so that only one fetch runs.
+    pub(crate) fn slot(&self, key: &TokenKey) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= TOKENS_MAX && !slots.contains_key(key) {
             slots.clear();
@@ -73,13 +74,13 @@ impl Tokens {
         slots.entry(key.clone()).or_default().clone()
     }
 
-    /// How `registry` asked last.
+    /// The scheme that `registry` asked for last. None if it did not ask.
     pub fn scheme(&self, registry: &RegistryHost) -> Option<Scheme> {
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
     }
 
-    /// Remembers how `registry` asks.
-    pub fn learn_scheme(&self, registry: &RegistryHost, scheme: Scheme) {
+    /// Remembers the scheme that `registry` asks for.
+    pub(crate) fn learn_scheme(&self, registry: &RegistryHost, scheme: Scheme) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         if schemes.len() >= SCHEMES_MAX {
             schemes.clear();
@@ -87,8 +88,8 @@ impl Tokens {
         schemes.insert(registry.clone(), scheme);
     }
 
-    /// The registry that sends its clients to this token endpoint, where one did. Of several, the one that calls
-    /// itself `service`, and among those the endpoint's own host.
+    /// The registry that sends its clients to this token endpoint. None if none did. Of several, the one with this
+    /// `service` is preferred, and among those the endpoint's own host.
     pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
         let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
@@ -103,7 +104,7 @@ impl Tokens {
 }
 
 impl TokenAnswer {
-    /// The token and the time it lasts; 60 s where the realm does not say, as the specification has it.
+    /// The token and its lifetime, which is 60 s by default as in Docker's specification. None if the answer has no token.
     pub fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
         let answer: Self = serde_json::from_slice(body).ok()?;
         let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
@@ -112,12 +113,12 @@ impl TokenAnswer {
     }
 }
 
-/// When a token that lasts `lifetime` from `now` is to be renewed: a fifth before its end, 20 s at most.
-pub fn renew_at(now: Instant, lifetime: Duration) -> Instant {
+/// When to renew a token with this `lifetime` from `now`: a fifth of it before its end, at most 20 s before.
+pub(crate) fn renew_at(now: Instant, lifetime: Duration) -> Instant {
     now + lifetime - (lifetime / 5).min(Duration::from_secs(20))
 }
 
-/// The URL that asks `realm` for a token.
+/// The URL that requests the token of `key`. None if its realm is not a URL.
 pub fn request_url(key: &TokenKey) -> Option<Url> {
     let mut url = Url::parse(&key.realm).ok()?;
     {

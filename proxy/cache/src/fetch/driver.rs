@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tracing::Instrument;
 
 use crate::fetch::FetchError;
 use crate::fetch::fetcher::{self, TransferEnd};
@@ -150,7 +151,7 @@ impl Driver {
         let fetch = &self.fetch;
         let progress = Progress::new(&fetch.digest);
         let in_order = hash_in_order(self.hash_threads.clone(), fetch.clone(), partial.clone(), progress.clone());
-        let mut hashing = tokio::spawn(in_order);
+        let mut hashing = tokio::spawn(in_order.in_current_span());
         let result = loop {
             self.plan(fetchers);
             if self.close_if_unwanted() {
@@ -221,7 +222,7 @@ impl Driver {
             Some(opened) => stream.with_opened(opened),
             None => stream,
         };
-        fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()));
+        fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()).in_current_span());
     }
 
     /// Decides under the lock that readers take to join, so that nobody joins a fetch that has just ended.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use entrepot_core::digest::Digest;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use crate::fetch::driver;
 use crate::fetch::hashing::HashThreads;
@@ -104,10 +105,12 @@ impl InflightFetches {
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;
-        self.runtime.spawn(async move {
+        // Its events carry the id of the request that began it.
+        let fetching = async move {
             driver.run(range).await;
             drop(registration);
-        });
+        };
+        self.runtime.spawn(fetching.in_current_span());
     }
 
     /// How many are in flight.

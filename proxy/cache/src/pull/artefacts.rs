@@ -13,6 +13,7 @@ use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGT
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use crate::fetch::FetchError;
 use crate::fetch::hashing::hash_aside;
@@ -134,7 +135,7 @@ impl Pull {
         let trail = request.trail.clone();
         let copy = Copy { pull: self.clone(), trail, fill: Some(Arc::new(fill)), sender, length };
         let key = (request.registry.host.clone(), request.path_and_query.clone(), headers.clone());
-        tokio::spawn(copy.run(answer.body, key));
+        tokio::spawn(copy.run(answer.body, key).in_current_span());
         Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), refused: None })
     }
 }

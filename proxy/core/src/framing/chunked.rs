@@ -1,15 +1,15 @@
-//! A chunked body (RFC 9112 section 7.1), counted strictly: digits, CRLF and bounds exactly as written there.
+//! Finds the end of a chunked body (RFC 9112 section 7.1). Sizes and line ends must be exactly as written there.
 
 use super::head::{is_token, is_value};
 
-/// Digits of a chunk's size; 16 hold any length that exists.
+/// Digits of a chunk's size; 16 hold any 64-bit length.
 const SIZE_MAX_DIGITS: u8 = 16;
-/// Bytes of chunk extensions in one body; nobody has a use for them.
+/// Bytes of chunk extensions in one body. No registry client sends any.
 const EXTENSIONS_MAX_BYTES: usize = 1 << 10;
 /// Bytes of the trailer section.
 const TRAILERS_MAX_BYTES: usize = 8 << 10;
 
-/// Where in a chunked body the next byte is.
+/// The position in a chunked body.
 #[derive(Default)]
 pub(super) struct Chunked {
     place: Place,
@@ -37,7 +37,7 @@ enum Place {
 }
 
 impl Chunked {
-    /// Goes on through `bytes`: how many are fine, and whether the body ended with them or why it cannot go on.
+    /// Reads `bytes`. Returns how many of them are valid, and whether the body ended with them or why it is malformed.
     pub(super) fn advance(&mut self, bytes: &[u8]) -> (usize, Result<bool, &'static str>) {
         let mut used = 0;
         while used < bytes.len() {
@@ -103,12 +103,12 @@ impl Chunked {
     fn extension(&mut self) -> Result<Place, &'static str> {
         self.extension_bytes += 1;
         let fits = self.extension_bytes <= EXTENSIONS_MAX_BYTES;
-        fits.then_some(Place::Extension).ok_or("more than 1 KiB of chunk extensions")
+        fits.then_some(Place::Extension).ok_or("the body has more than 1 KiB of chunk extensions")
     }
 
     fn trailer(&mut self, next: Place) -> Result<Place, &'static str> {
         self.trailer_bytes += 1;
         let fits = self.trailer_bytes <= TRAILERS_MAX_BYTES;
-        fits.then_some(next).ok_or("more than 8 KiB of trailers")
+        fits.then_some(next).ok_or("the body has more than 8 KiB of trailers")
     }
 }

@@ -1,34 +1,34 @@
-//! One complete request head: is it exactly what RFC 9112 defines, and what body follows it?
+//! Checks one complete request head against RFC 9112, and tells what body follows it.
 
 use super::HEAD_MAX_FIELDS;
 
-/// What follows a head.
+/// The bytes that follow a head.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
     Length(u64),
     Chunked,
-    /// After CONNECT: no HTTP.
+    /// Behind a CONNECT; not HTTP.
     Tunnel,
 }
 
 /// Status and reason.
 type Fault = (u16, &'static str);
 
-/// Judges a head, the empty line included.
+/// Checks a head that includes its empty line.
 pub(super) fn validate(head: &[u8]) -> Result<Body, Fault> {
     let mut lines = lines(head);
     let request = RequestLine::parse(lines.next().unwrap_or_default())?;
     let mut fields = Fields::default();
     for (index, line) in lines.enumerate() {
         if index == HEAD_MAX_FIELDS {
-            return Err((431, "more than 100 header fields"));
+            return Err((431, "the request head has more than 100 fields"));
         }
         fields.add(line)?;
     }
     fields.body(&request)
 }
 
-/// Whether the path of a head, or of the beginning of one, is a registry's.
+/// Whether the path of a head, which may be incomplete, is a registry's.
 pub(super) fn is_oci(head: &[u8]) -> bool {
     let target = head.split(|byte| matches!(byte, b' ' | b'\r' | b'\n')).nth(1).unwrap_or_default();
     let path = match absolute(target) {
@@ -44,7 +44,7 @@ pub(super) fn is_token(byte: u8) -> bool {
     TOKEN[usize::from(byte)]
 }
 
-/// Every byte of every head is looked up, so that is a table.
+/// A table, because every byte of every head is looked up.
 const TOKEN: [bool; 256] = {
     let mut table = [false; 256];
     let (marks, mut at) = (b"!#$%&'*+-.^_`|~", 0);
@@ -60,12 +60,12 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-/// A byte of a field value: no control character but the tab.
+/// A byte of a field value. The tab is the only control character that is allowed.
 pub(super) fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// The lines without their ends; the framing has seen to it that each line feed follows a carriage return.
+/// The lines without their ends. The framing made sure that a carriage return precedes each line feed.
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     let text = head.strip_suffix(b"\r\n").unwrap_or(head);
     text.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r\n").unwrap_or(line))
@@ -82,7 +82,7 @@ impl RequestLine {
         let (Some(method), Some(target), Some(version), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err((400, "a request line is a method, a target and a version with single spaces between"));
+            return Err((400, "the request line is not a method, a target and a version with single spaces between"));
         };
         if method.is_empty() || !method.iter().copied().all(is_token) {
             return Err((400, "the method is not a token"));
@@ -91,13 +91,13 @@ impl RequestLine {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-                return Err((505, "only HTTP of version 1.0 or 1.1 is spoken here"));
+                return Err((505, "only HTTP/1.0 and HTTP/1.1 are supported"));
             }
             _ => return Err((400, "the HTTP version is malformed")),
         };
         let is_connect = method == b"CONNECT";
         if !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
-            return Err((400, "the target has a character that no target has"));
+            return Err((400, "the target has a character that is not allowed"));
         }
         let is_shaped = match target {
             _ if is_connect => !target.is_empty() && !target.contains(&b'/'),
@@ -128,12 +128,12 @@ impl Fields {
         if line.starts_with(b" ") || line.starts_with(b"\t") {
             return Err((400, "a header field is folded"));
         }
-        let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "a header line has no colon"))?;
+        let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "a header field has no colon"))?;
         let (name, value) = (&line[..colon], &line[colon + 1..]);
         if name.is_empty() || !name.iter().copied().all(is_token) {
             return Err((400, "a header field's name is not a token"));
         }
-        // Without an early end, so that many bytes are compared at once.
+        // A fold has no early exit, so the compiler compares many bytes at once.
         if value.iter().fold(false, |is_odd, byte| is_odd | !is_value(*byte)) {
             return Err((400, "a header field's value has a control character"));
         }
@@ -153,14 +153,14 @@ impl Fields {
         self.hosts += 1;
         let is_host = |byte: &u8| byte.is_ascii_graphic() && !b"/\\@?#,\"<>".contains(byte);
         if self.hosts > 1 {
-            return Err((400, "more than one Host"));
+            return Err((400, "there is more than one Host"));
         }
         value.iter().all(is_host).then_some(()).ok_or((400, "the Host is malformed"))
     }
 
     fn content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
         if self.length.is_some() {
-            return Err((400, "more than one Content-Length"));
+            return Err((400, "there is more than one Content-Length"));
         }
         let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
         let number = str::from_utf8(value).ok().filter(|_| is_number).and_then(|digits| digits.parse::<i64>().ok());
@@ -170,7 +170,7 @@ impl Fields {
 
     fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
         if self.is_chunked || value != b"chunked" {
-            return Err((400, "a Transfer-Encoding other than chunked"));
+            return Err((400, "the Transfer-Encoding is not chunked"));
         }
         self.is_chunked = true;
         Ok(())
@@ -181,9 +181,9 @@ impl Fields {
             return Err((400, "the Host is missing"));
         }
         match (self.is_chunked, self.length) {
-            (true, Some(_)) => Err((400, "both Content-Length and Transfer-Encoding")),
-            (true, None) if request.is_http_1_0 => Err((400, "a Transfer-Encoding in HTTP/1.0")),
-            (true, _) | (false, Some(1..)) if request.is_connect => Err((400, "a CONNECT with a body")),
+            (true, Some(_)) => Err((400, "there are both Content-Length and Transfer-Encoding")),
+            (true, None) if request.is_http_1_0 => Err((400, "HTTP/1.0 has no Transfer-Encoding")),
+            (true, _) | (false, Some(1..)) if request.is_connect => Err((400, "a CONNECT has no body")),
             _ if request.is_connect => Ok(Body::Tunnel),
             (true, None) => Ok(Body::Chunked),
             (false, length) => Ok(Body::Length(length.unwrap_or(0))),

@@ -1,4 +1,4 @@
-//! The corpus of T8, and that valid streams pass unchanged however they are cut.
+//! Streams that T8 refuses, and valid streams, which pass unchanged however they are cut.
 
 use super::*;
 use proptest::prelude::*;

@@ -24,7 +24,7 @@ use crate::http::body::{BodyError, ReplyBody};
 use crate::http::guard::GuardHandle;
 use crate::http::length::{counted, is_fit};
 use crate::http::reply::Reply;
-use crate::serving::load::InFlight;
+use crate::workers::load::InFlight;
 use entrepot_core::host::RegistryHost;
 use entrepot_observe::access_record::AccessRecord;
 use entrepot_observe::labels::Rejection;

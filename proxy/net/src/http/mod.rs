@@ -1,9 +1,8 @@
-//! HTTP towards clients: strict framing (`guard.rs`) and pace (`deadline.rs`) of a connection, the connection itself
-//! (`serve.rs`), reading what a request says of itself (`fields.rs`), which room answers (`dispatch.rs`), the answer
-//! (`reply.rs`, `body.rs`), what of it HTTP/1.0 can be given (`length.rs`) and its line in the log (`log.rs`).
+//! HTTP towards clients: strict framing of what they send (`guard.rs`), the connection (`serve.rs`), reading what a
+//! request says of itself (`fields.rs`), an exchange from head to last byte (`exchange.rs`), the reply (`reply.rs`,
+//! `body.rs`) and the part of it that HTTP/1.0 can be given (`length.rs`).
 
 pub mod body;
-pub mod deadline;
 pub mod exchange;
 pub mod fields;
 pub mod guard;

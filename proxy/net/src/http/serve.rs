@@ -1,5 +1,5 @@
 //! One client connection that speaks HTTP: hyper over the guard, with the configuration's deadlines, drained on
-//! request.
+//! request; and the connection that is left of it behind a CONNECT.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,24 +10,26 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::drain::Watch;
 use crate::http::exchange::LoggedBody;
 use crate::http::guard::{Guard, GuardHandle};
-use crate::serving::turns::Turns;
+use crate::stream::client_socket::ClientSocket;
+use crate::stream::fair_writes::FairWrites;
 use entrepot_config::ready::ClientDeadlines;
 
 /// hyper's own buffer: a whole head and room for the bytes behind it.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES + 64 * 1024;
 
-/// How long clients may take, on one connection.
+/// The time that a client may take, on one connection.
 #[derive(Clone, Copy)]
 pub struct Deadlines {
     /// For a head that has begun.
     pub head: Duration,
-    /// Between requests; zero: one request a connection.
+    /// Between requests. Zero means one request a connection.
     pub keepalive: Duration,
 }
 
@@ -37,16 +39,16 @@ impl From<&ClientDeadlines> for Deadlines {
     }
 }
 
-/// Serves HTTP/1.1 on `io`; upgrades (CONNECT) are the answerer's to take.
-pub async fn serve<IO, Answer, Answering>(io: IO, prefix: Bytes, deadlines: Deadlines, drain: Watch, answer: Answer)
+/// Serves HTTP/1.1 on `io`. The answerer of a CONNECT takes the connection behind it ([`behind_connect`]).
+pub async fn serve<IO, Answer, Answering>(io: IO, deadlines: Deadlines, drain: Watch, answer: Answer)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Answer: Fn(GuardHandle, Request<Incoming>) -> Answering + Send + Sync,
     Answering: Future<Output = Response<LoggedBody>> + Send,
 {
-    let (guard, handle) = Guard::new(Turns::new(io), prefix, deadlines.head);
+    let (guard, handle) = Guard::new(FairWrites::new(io), deadlines.head);
     let service = service_fn(|request| {
-        // On the heap, so that a connection that waits for its next request does not hold room for an answer's making.
+        // On the heap: a connection that waits for its next request does not hold room for making an answer.
         let answering = Box::pin(answer(handle.clone(), request));
         async move { Ok::<_, Infallible>(answering.await) }
     });
@@ -72,4 +74,16 @@ where
     if let Err(error) = ended {
         tracing::debug!("a client connection ended: {error}");
     }
+}
+
+/// The plain connection on which [`serve`] got a CONNECT that was granted. It replays what the client sent ahead of our
+/// answer. None if the client is gone, or if the connection is not a plain one.
+pub async fn behind_connect(request: Request<Incoming>) -> Option<ClientSocket> {
+    let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<Guard<FairWrites<ClientSocket>>>>().ok()?;
+    let (writes, unread) = parts.io.into_inner().into_inner();
+    let mut socket = writes.into_inner();
+    // A copy of few bytes, as a rule of none: hyper's buffer would live as long as the connection.
+    socket.replay(Bytes::from([&parts.read_buf[..], &unread].concat()));
+    Some(socket)
 }

@@ -1,9 +1,9 @@
 //! Listening sockets that outlive the process. The service manager keeps each that we bind (its file descriptor store)
-//! and passes it to the process that comes after us: between the two, connections wait in the socket and none is
-//! refused. Sockets of a socket unit are taken the same way.
+//! and passes it to our successor. Between the two processes connections wait in the socket, and none is refused.
+//! Sockets of a socket unit are taken the same way.
 //!
-//! The configuration alone says what is listened on: a socket is known by the address that it is bound to, whatever its
-//! name, and one that is no longer configured is closed.
+//! The configuration alone decides on which addresses this process listens. A socket is known by its address, whatever
+//! its name, and one whose address is no longer configured is closed.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,11 +23,11 @@ pub struct Listeners {
     passed: Vec<(SocketAddr, Socket)>,
 }
 
-/// Begins the names of those that we gave away ourselves.
+/// The beginning of the names of sockets that we gave away ourselves.
 const OWN: &str = "entrepot.";
 
 impl Listeners {
-    /// Takes what was passed to this process and is `configured`; closes the rest.
+    /// Takes the sockets that were passed to this process and are `configured`, and closes the rest.
     pub fn take(configured: impl Iterator<Item = SocketAddr>) -> Self {
         let passed = inherited::take().unwrap_or_else(|error| {
             tracing::warn!("the sockets that the service manager passed cannot be taken: {error}");
@@ -51,14 +51,14 @@ impl Listeners {
         Self { passed: kept }
     }
 
-    /// The socket for `address`: the one that was passed, or a new one, which the service manager gets to keep. Call
+    /// The socket for `address`: the one that was passed, or a new one that the service manager gets to keep. Call it
     /// within a tokio runtime.
     pub fn bind(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         let bound = as_bound(address);
         if let Some(found) = self.passed.iter().position(|(passed, _)| *passed == bound) {
             let (_, socket) = self.passed.swap_remove(found);
             socket.set_nonblocking(true)?;
-            // Whoever opened it may have given it a shorter queue.
+            // Its opener may have given it a shorter queue.
             socket.listen(BACKLOG)?;
             tracing::info!(%address, "took over the listening socket");
             return TcpListener::from_std(socket.into());
@@ -74,7 +74,7 @@ fn address_of(socket: &Socket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket().filter(|_| listens)
 }
 
-/// Has the service manager keep it. At start, and nobody is served yet: it may wait.
+/// Has the service manager keep the socket. It may block: this is the start, and no client is served yet.
 fn keep(listener: &TcpListener, address: SocketAddr) {
     if !is_there() {
         return;
@@ -86,14 +86,14 @@ fn keep(listener: &TcpListener, address: SocketAddr) {
     }
 }
 
-/// Nobody would accept what arrives there.
+/// Closes a socket that is not configured, since no connection would be accepted there.
 fn dismiss(socket: &Socket, name: &str) {
     let address = address_of(socket).map_or_else(|| "no address".to_owned(), |address| address.to_string());
     if !name.starts_with(OWN) {
         tracing::warn!("the socket {name:?} ({address}) of the service manager is not configured here and not used");
         return;
     }
-    tracing::info!("{address} is no longer configured and closed");
+    tracing::info!("{address} is no longer configured; its socket is closed");
     // The service manager has it too and closes it in its own time; shut down, its address is free at once.
     let _ = socket.shutdown(std::net::Shutdown::Both);
     if is_there()
@@ -103,7 +103,7 @@ fn dismiss(socket: &Socket, name: &str) {
     }
 }
 
-/// A name without colons, which separate names.
+/// The name of a socket of ours. Colons separate names there, so it has none.
 fn name_of(address: SocketAddr) -> String {
     format!("{OWN}{address}").replace(':', "_")
 }

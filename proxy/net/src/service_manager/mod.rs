@@ -1,8 +1,8 @@
-//! The service manager (systemd) that started this process: it hears when we are ready, reload and stop, kills us when
-//! our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
+//! The service manager (systemd) that started this process. We tell it when we are ready, reload and stop; it kills us
+//! when our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
 //!
-//! Where none started us (`NOTIFY_SOCKET` is not set), every call does nothing. Nothing here can fail a server: what
-//! cannot be told is in the log.
+//! Without a service manager (`NOTIFY_SOCKET` is not set) every call does nothing. Nothing here can fail a server: a
+//! message that cannot be sent is logged.
 
 pub mod listeners;
 pub mod watchdog;
@@ -15,27 +15,27 @@ use sd_notify::NotifyState;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-/// A service manager that does not read its socket holds us up no longer.
+/// The longest wait for a service manager that does not read its socket.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Everything is bound and served; `status` is for people.
+/// Tells that everything is bound and served. `status` is for people.
 pub async fn ready(status: impl Into<String>) {
     let status = one_line(status);
     tell(move || sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)])).await;
 }
 
-/// How it stands, for people.
+/// Tells the state of the server, for people.
 pub async fn status(status: impl Into<String>) {
     let status = one_line(status);
     tell(move || sd_notify::notify(&[NotifyState::Status(&status)])).await;
 }
 
-/// The configuration is being read anew; [`ready`] ends that.
+/// Tells that the configuration is being read anew. [`ready`] ends that.
 pub async fn reloading() {
     tell(|| sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])).await;
 }
 
-/// The end has begun and may take up to `at_most`, whatever the unit says.
+/// Tells that the end has begun and may take up to `at_most`, whatever the unit says.
 pub async fn stopping(status: impl Into<String>, at_most: Duration) {
     let (status, more) = (one_line(status), format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
     let say =
@@ -43,7 +43,7 @@ pub async fn stopping(status: impl Into<String>, at_most: Duration) {
     tell(say).await;
 }
 
-/// Sending waits while the receiver's queue is full, so it is not for an event loop.
+/// Sends on a blocking thread, because sending waits while the receiver's queue is full.
 async fn tell(say: impl FnOnce() -> io::Result<()> + Send + 'static) {
     if !is_there() {
         return;
@@ -55,7 +55,7 @@ async fn tell(say: impl FnOnce() -> io::Result<()> + Send + 'static) {
     }
 }
 
-/// Each line is a message of its own there.
+/// A message in one line: the service manager takes each line for a message of its own.
 fn one_line(text: impl Into<String>) -> String {
     text.into().replace('\n', " ")
 }

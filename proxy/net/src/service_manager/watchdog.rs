@@ -1,4 +1,4 @@
-//! The watchdog: the service manager hears from us as long as our event loops answer, and restarts us when they do not.
+//! The watchdog: the service manager hears from us while our event loops answer, and restarts us when they do not.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::tell;
 
-/// How often we are heard within the time that the service manager waits.
+/// Signs of life within the time that the service manager waits.
 const BEATS: u32 = 3;
 
-/// Tells the service manager, as often as it asks for, that all loops answer; never returns. `answer` says whether they
-/// do, and takes as long as they take: a loop that hangs keeps us from being heard.
+/// Tells the service manager, as often as it asks for, that all loops answer. Never returns. `answer` asks the loops,
+/// and takes as long as they take: a loop that hangs keeps us silent.
 pub async fn watch<Answering>(answer: impl Fn() -> Answering)
 where
     Answering: Future<Output = bool>,
@@ -27,7 +27,7 @@ where
     Answering: Future<Output = bool>,
     Telling: Future<Output = ()>,
 {
-    // A period of zero is nobody's wish, and would be a panic.
+    // A period of zero would panic.
     let mut ticks = interval(every.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -1,7 +1,7 @@
 //! The certificate authority: opened from its files, or made at the first start.
 //!
-//! Three kinds come in by the same door: our own root, the user's own CA (`files.provided`: read, never made), and
-//! docker-registry-proxy's `/ca`. Neighbours: `files` reads and installs, `certificate` and `key` parse, `issue` signs.
+//! It is one of three kinds: our own root, the user's own CA (`files.provided`: read, never made), or
+//! docker-registry-proxy's `/ca`. `files` reads and installs, `certificate` and `key` parse, `issue` signs.
 //! Invariant: an `Authority` has a certificate that may sign, had not expired when opened, and its own key.
 
 use std::path::Path;
@@ -31,7 +31,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the CA; makes one where neither file is there and the user named none of them.
+    /// Opens the CA. Makes one if neither file exists and the user named none.
     pub fn open_or_create(files: &CaFiles) -> Result<Self, CaError> {
         Self::open_or_create_at(files, SystemTime::now())
     }
@@ -48,7 +48,7 @@ impl Authority {
         }
     }
 
-    /// Judges a pair that is not installed yet.
+    /// Reads and checks a pair that is not installed yet.
     pub fn open_foreign(certificate: &Path, key: &Path, passphrase: Option<&Secret>) -> Result<Self, CaError> {
         let pair = PairText { certificate: files::read_existing(certificate)?, key: files::read_existing(key)? };
         Self::parse((certificate, &pair.certificate), (key, &pair.key), passphrase, SystemTime::now())
@@ -67,12 +67,12 @@ impl Authority {
         self.install(&held, files)
     }
 
-    /// What clients install: the certificates of the file, signer first, never a key.
+    /// The certificates that clients install, signer first, never a key.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate.pem
     }
 
-    /// The same as DER: what must never vouch for an upstream (T17).
+    /// The same as DER. They must never vouch for an upstream (T17 in `docs/threats.md`).
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(self.certificate.pem.as_bytes()).filter_map(Result::ok).collect()
     }

@@ -1,8 +1,8 @@
-//! A CA's certificate file, parsed and judged without I/O.
+//! A CA's certificate file, parsed and checked without I/O.
 //!
-//! The first certificate is the signer; what follows is its chain. Neighbours: `authority` adds paths to the errors,
-//! `issue` copies the subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates
-//! only, whatever else (a key!) the file held, because it is given to every client.
+//! The first certificate is the signer, the others are its chain. `authority` adds paths to the errors, `issue` copies
+//! the subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates only, because
+//! it is given to every client; the file may have held a key as well.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,32 +19,32 @@ use super::key::encode;
 const CERTIFICATE: &str = "CERTIFICATE";
 
 /// A certificate that may sign others.
-pub(super) struct CaCertificate {
+pub(crate) struct CaCertificate {
     /// All of the file's certificates, and only those.
-    pub(super) pem: String,
-    /// What a server sends after the leaf: the signer and its chain without self-signed roots.
-    pub(super) sent_with_leaves: Vec<CertificateDer<'static>>,
+    pub(crate) pem: String,
+    /// The certificates that follow a leaf in the handshake: the signer and its chain without self-signed roots.
+    pub(crate) sent_with_leaves: Vec<CertificateDer<'static>>,
     /// The subject for people.
-    pub(super) subject: String,
+    pub(crate) subject: String,
     /// The subject as encoded: the issuer of leaves must repeat it byte for byte.
-    pub(super) subject_der: Vec<u8>,
-    /// The signer's key identifier, where it has one.
-    pub(super) key_id: Option<Vec<u8>>,
+    pub(crate) subject_der: Vec<u8>,
+    /// The signer's key identifier. None if the certificate has none.
+    pub(crate) key_id: Option<Vec<u8>>,
     /// The signer's public key as the bit string's bytes.
-    pub(super) public_key: Vec<u8>,
+    pub(crate) public_key: Vec<u8>,
     /// For people: `EC P-256`, `RSA 4096`.
-    pub(super) key_type: String,
+    pub(crate) key_type: String,
     /// SHA-256 of the signer, as openssl prints it.
-    pub(super) fingerprint_sha256: String,
+    pub(crate) fingerprint_sha256: String,
     /// The signer's first moment.
-    pub(super) not_before: SystemTime,
+    pub(crate) not_before: SystemTime,
     /// The signer's last moment.
-    pub(super) not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
 }
 
 /// Why bytes are no CA certificate.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum CertificateError {
+pub(crate) enum CertificateError {
     /// No certificate in PEM.
     NotPem,
     /// Not X.509.
@@ -54,8 +54,8 @@ pub(super) enum CertificateError {
 }
 
 impl CaCertificate {
-    /// Reads the certificates in `text`; the first must be a CA's.
-    pub(super) fn from_pem(text: &[u8]) -> Result<Self, CertificateError> {
+    /// Reads the certificates in `text`. The first must be a CA's.
+    pub(crate) fn from_pem(text: &[u8]) -> Result<Self, CertificateError> {
         let blocks = pem::parse_many(text).map_err(|_| CertificateError::NotPem)?;
         let ders: Vec<_> =
             blocks.into_iter().filter(|block| block.tag() == CERTIFICATE).map(|block| block.into_contents()).collect();

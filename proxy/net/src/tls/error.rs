@@ -1,4 +1,4 @@
-//! What can be wrong with a certificate authority: one line each, with the file, what is wrong and what to do.
+//! The faults of a certificate authority: one line each, with the file, the fault and the remedy.
 //!
 //! The administrator reads these at start (exit 78) and from `entrepot ca`. None of them carries key material.
 
@@ -13,7 +13,7 @@ pub enum CaError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file cannot be written.
@@ -24,7 +24,7 @@ pub enum CaError {
     Unwritable {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// No such block in the file.
@@ -32,7 +32,7 @@ pub enum CaError {
     NotPem {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The kind of block that is missing.
         expected: &'static str,
     },
     /// PEM around something that is no X.509 certificate.
@@ -40,7 +40,7 @@ pub enum CaError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// A certificate that may not sign others.
@@ -48,7 +48,7 @@ pub enum CaError {
     NotACa {
         /// The file.
         path: PathBuf,
-        /// What is missing in it.
+        /// The missing property.
         reason: &'static str,
     },
     /// A certificate past its end.
@@ -127,7 +127,7 @@ pub enum CaError {
     Issue {
         /// Whose certificate.
         subject: String,
-        /// What the library said.
+        /// The library's message.
         reason: String,
     },
 }

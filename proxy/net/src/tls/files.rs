@@ -25,7 +25,7 @@ pub(super) struct PairText {
     pub(super) key: Vec<u8>,
 }
 
-/// Reads both files; `None` where neither exists.
+/// Reads both files. None if neither exists.
 pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<Option<PairText>, CaError> {
     match (read(certificate)?, read(key)?) {
         (Some(certificate), Some(key_text)) => {
@@ -38,12 +38,12 @@ pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<Option<PairTex
     }
 }
 
-/// Holds everybody else off the pair for as long as it lives; the system releases it when the process dies.
+/// Keeps other processes off the pair for as long as it lives. The system releases it when the process dies.
 pub(super) struct PairLock {
     _directory: File,
 }
 
-/// Makes the key's directory where it is missing (0700), waits for the lock on it and finishes a cut installation.
+/// Makes missing directories (0700), waits for the lock on the key's, and finishes an installation that was cut short.
 pub(super) fn lock(certificate: &Path, key: &Path) -> Result<PairLock, CaError> {
     for directory in [directory_of(key), directory_of(certificate)] {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -121,7 +121,7 @@ fn directory_of(path: &Path) -> &Path {
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
     let written = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        // The mode above is cut by the umask, never widened; a certificate is for everybody.
+        // The umask has cut the mode above; a certificate is for every user.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         belong_where_it_is(&file, directory_of(path))?;
         file.write_all(text.as_bytes())?;
@@ -131,7 +131,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
     sync_directory(directory_of(path))
 }
 
-/// What root writes among a server's files is that server's, which runs as a user of its own.
+/// Gives a file that root writes to the directory's owner: the server runs as a user of its own.
 fn belong_where_it_is(file: &File, directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
     if geteuid().is_root() && owner.uid() != 0 {

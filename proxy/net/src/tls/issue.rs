@@ -1,15 +1,16 @@
-//! Certificates made: the root, and leaves signed by a CA.
+//! Makes certificates: the root, and leaves that a CA signs.
 //!
 //! rcgen writes the certificate; the issuer's name is then replaced by the CA's own bytes before signing. rcgen keeps a
-//! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would come
-//! out different, and clients compare names byte for byte. Neighbours: `authority` owns the CA, `leaf` calls for names.
+//! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would
+//! come out different, and clients compare names byte for byte. Neighbours: `authority` owns the CA, `leaf` calls for
+//! names.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use pkcs8::der::asn1::{AnyRef, BitStringRef};
-use pkcs8::der::{self, Decode, Encode, Reader, SliceReader, Tag};
+use der::asn1::{AnyRef, BitStringRef};
+use der::{Decode, Encode, Reader, SliceReader, Tag};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
@@ -20,10 +21,10 @@ use time::OffsetDateTime;
 use super::certificate::CaCertificate;
 use super::key::CaKey;
 
-/// How far certificates reach back, for clients whose clock is behind.
+/// The time that certificates reach back, for clients whose clock is behind.
 pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
 const ROOT_LIFETIME: Duration = Duration::from_secs(3652 * 86_400);
-/// X.509's bound for a common name; a longer host is in the subject alternative name alone.
+/// X.509's bound for a common name. A longer host is in the subject alternative name alone.
 const COMMON_NAME_MAX: usize = 64;
 
 /// The position of the issuer in a to-be-signed certificate: version, serial, algorithm, issuer, …

@@ -1,20 +1,12 @@
-//! A CA key in each form that openssl has written it, decoded from bytes without I/O.
-//!
-//! PKCS#1, PKCS#8 and SEC1, plain or encrypted: traditional PEM (`Proc-Type: 4,ENCRYPTED`, as docker-registry-proxy's
-//! older images wrote `/ca/ca.key`) and PKCS#8 PBES2 (as its newer ones do). Neighbour: `authority` adds the path to
-//! the errors. Nothing decoded is ever printed; the types here have no `Debug`.
+//! A CA key in each form that openssl has written it, decoded from bytes without I/O: PKCS#1, PKCS#8 and SEC1, plain or
+//! encrypted (`legacy_key.rs`). `authority` adds the path to the errors. Nothing decoded is ever printed; the types
+//! here have no `Debug`.
 
-use aes::{Aes128, Aes192, Aes256};
-use cbc::Decryptor;
-use cbc::cipher::block_padding::Pkcs7;
-use cbc::cipher::{BlockCipher, BlockDecryptMut, KeyInit, KeyIvInit};
-use des::TdesEde3;
-use md5::{Digest, Md5};
 use pem::Pem;
-use pkcs8::der::{Decode, asn1::AnyRef};
-use pkcs8::{EncryptedPrivateKeyInfo, pkcs5};
 use rcgen::KeyPair;
 use rustls_pki_types::PrivateKeyDer;
+
+use super::legacy_key::{open_pkcs8, open_traditional};
 
 const PKCS8: &str = "PRIVATE KEY";
 const PKCS8_ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
@@ -22,27 +14,27 @@ const PKCS1: &str = "RSA PRIVATE KEY";
 const SEC1: &str = "EC PRIVATE KEY";
 
 /// A key that can sign certificates.
-pub(super) struct CaKey {
+pub(crate) struct CaKey {
     der: PrivateKeyDer<'static>,
     pair: KeyPair,
 }
 
 /// Why bytes are no usable key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum KeyError {
+pub(crate) enum KeyError {
     /// No private key in PEM.
     NotPem,
     /// Encrypted, and no passphrase opens it.
     WrongPassphrase,
     /// Encrypted in a way that is not implemented.
     UnsupportedEncryption(String),
-    /// Not RSA or EC, or a size or curve that nobody should use.
+    /// Not RSA or EC, or of a size or curve that is unsafe or not supported everywhere.
     Unsupported,
 }
 
 impl CaKey {
-    /// Reads the first private key in `text`, trying each passphrase where it is encrypted.
-    pub(super) fn from_pem(text: &[u8], passphrases: &[&str]) -> Result<Self, KeyError> {
+    /// Reads the first private key in `text`. If it is encrypted, each passphrase is tried.
+    pub(crate) fn from_pem(text: &[u8], passphrases: &[&str]) -> Result<Self, KeyError> {
         let blocks = pem::parse_many(text).map_err(|_| KeyError::NotPem)?;
         let block = blocks
             .into_iter()
@@ -59,7 +51,8 @@ impl CaKey {
 
     fn from_der(der: PrivateKeyDer<'static>) -> Result<Self, KeyError> {
         let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unsupported)?;
-        // Ed25519 would work here, but not in every client; the administrator hears it now rather than from them.
+        // Ed25519 would work here, but not in every client. The administrator hears that now rather than from the
+        // clients.
         let usable = [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -70,18 +63,18 @@ impl CaKey {
     }
 
     /// Makes a new EC P-256 key.
-    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+    pub(crate) fn generate() -> Result<Self, rcgen::Error> {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         Ok(Self { der: pkcs8(pair.serialize_der()), pair })
     }
 
-    /// What signs.
-    pub(super) fn pair(&self) -> &KeyPair {
+    /// The key in the form that signs.
+    pub(crate) fn pair(&self) -> &KeyPair {
         &self.pair
     }
 
-    /// The key in the clear, for its own file and nothing else.
-    pub(super) fn to_pem(&self) -> String {
+    /// The key in the clear, for its own file alone.
+    pub(crate) fn to_pem(&self) -> String {
         let tag = match self.der {
             PrivateKeyDer::Pkcs1(_) => PKCS1,
             PrivateKeyDer::Sec1(_) => SEC1,
@@ -92,7 +85,7 @@ impl CaKey {
 }
 
 /// PEM with unix line ends.
-pub(super) fn encode(tag: &str, contents: &[u8]) -> String {
+pub(crate) fn encode(tag: &str, contents: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&Pem::new(tag, contents), config)
 }
@@ -103,80 +96,6 @@ fn pkcs8(der: Vec<u8>) -> PrivateKeyDer<'static> {
 
 fn traditional(tag: &str, der: Vec<u8>) -> PrivateKeyDer<'static> {
     if tag == SEC1 { PrivateKeyDer::Sec1(der.into()) } else { PrivateKeyDer::Pkcs1(der.into()) }
-}
-
-fn open_pkcs8(contents: &[u8], passphrases: &[&str]) -> Result<Vec<u8>, KeyError> {
-    let unsupported =
-        || KeyError::UnsupportedEncryption("a PKCS#8 scheme other than PBES2 with AES or 3DES".to_owned());
-    let sealed = EncryptedPrivateKeyInfo::from_der(contents).map_err(|_| unsupported())?;
-    if sealed.encryption_algorithm.pbes2().is_none() {
-        return Err(unsupported());
-    }
-    for passphrase in passphrases {
-        match sealed.decrypt(passphrase) {
-            Ok(der) => return Ok(der.as_bytes().to_vec()),
-            Err(pkcs8::Error::EncryptedPrivateKey(
-                pkcs5::Error::UnsupportedAlgorithm { .. } | pkcs5::Error::AlgorithmParametersInvalid { .. },
-            )) => return Err(unsupported()),
-            // A wrong passphrase shows as bad padding, or now and then as padding that is right over garbage.
-            Err(_) => (),
-        }
-    }
-    Err(KeyError::WrongPassphrase)
-}
-
-/// Opens data with a key and an initialisation vector.
-type Open = fn(key: &[u8], iv: &[u8], data: &[u8]) -> Option<Vec<u8>>;
-
-/// A cipher of traditional PEM: its name there, the length of its key, and how it opens data.
-struct Cipher {
-    name: &'static str,
-    key_bytes: usize,
-    open: Open,
-}
-
-const CIPHERS: [Cipher; 4] = [
-    Cipher { name: "DES-EDE3-CBC", key_bytes: 24, open: open_cbc::<TdesEde3> },
-    Cipher { name: "AES-128-CBC", key_bytes: 16, open: open_cbc::<Aes128> },
-    Cipher { name: "AES-192-CBC", key_bytes: 24, open: open_cbc::<Aes192> },
-    Cipher { name: "AES-256-CBC", key_bytes: 32, open: open_cbc::<Aes256> },
-];
-
-fn open_cbc<C: BlockCipher + BlockDecryptMut + KeyInit>(key: &[u8], iv: &[u8], data: &[u8]) -> Option<Vec<u8>> {
-    Decryptor::<C>::new_from_slices(key, iv).ok()?.decrypt_padded_vec_mut::<Pkcs7>(data).ok()
-}
-
-fn open_traditional(dek_info: &str, data: &[u8], passphrases: &[&str]) -> Result<Vec<u8>, KeyError> {
-    let (name, iv) = dek_info.split_once(',').ok_or(KeyError::NotPem)?;
-    let cipher = CIPHERS
-        .iter()
-        .find(|cipher| cipher.name.eq_ignore_ascii_case(name.trim()))
-        .ok_or_else(|| KeyError::UnsupportedEncryption(name.trim().to_owned()))?;
-    let iv = hex(iv.trim()).filter(|iv| iv.len() >= 8).ok_or(KeyError::NotPem)?;
-    passphrases
-        .iter()
-        .filter_map(|passphrase| (cipher.open)(&derive_key(passphrase, &iv[..8], cipher.key_bytes), &iv, data))
-        .find(|der| AnyRef::from_der(der).is_ok())
-        .ok_or(KeyError::WrongPassphrase)
-}
-
-/// openssl's `EVP_BytesToKey` with MD5 and one round, which is what traditional PEM uses.
-fn derive_key(passphrase: &str, salt: &[u8], key_bytes: usize) -> Vec<u8> {
-    let mut key: Vec<u8> = Vec::with_capacity(key_bytes + 16);
-    while key.len() < key_bytes {
-        let previous = &key[key.len().saturating_sub(16)..];
-        let block = Md5::new().chain_update(previous).chain_update(passphrase).chain_update(salt).finalize();
-        key.extend_from_slice(&block);
-    }
-    key.truncate(key_bytes);
-    key
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let nibble = |byte: u8| (byte as char).to_digit(16);
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |[high, low]: &[u8; 2]| u8::try_from(nibble(*high)? * 16 + nibble(*low)?).ok();
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 #[cfg(test)]
@@ -263,7 +182,8 @@ mod tests {
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), label in 0..4usize) {
             let tag = [PKCS8, PKCS8_ENCRYPTED, PKCS1, SEC1][label];
             prop_assert!(CaKey::from_pem(encode(tag, &bytes).as_bytes(), &["foobar"]).is_err());
-            prop_assert!(open_traditional("AES-128-CBC,00112233445566778899aabbccddeeff", &bytes, &["x"]).is_err());
+            let sealed = "AES-128-CBC,00112233445566778899aabbccddeeff";
+            prop_assert!(open_traditional(sealed, &bytes, &["x"]).is_err());
         }
     }
 }

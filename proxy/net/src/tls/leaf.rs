@@ -1,8 +1,8 @@
-//! The leaves: one certificate for exactly each name that is asked for, minted on demand and kept.
+//! The leaves: a certificate for exactly the name that is asked for, minted on demand and kept.
 //!
-//! Neighbours: ingress asks [`LeafStore::server_config`] with the name of the CONNECT; `authority` signs, `server` makes
-//! the configuration. Invariants: at most [`NAMES_MAX`] names are kept; a name is minted by one thread at a time, and
-//! at most a few threads mint, however many clients ask; nothing is signed on the event loop.
+//! The doors ask [`LeafStore::server_config`] with the name that a connection leads to; `authority` signs, `server`
+//! makes the configuration. Invariants: at most `NAMES_MAX` names are kept; a name is minted by one thread at a time,
+//! and at most a few threads mint, however many clients ask; nothing is signed on the event loop.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,14 +19,14 @@ use super::error::CaError;
 use super::issue::{BACKDATE, Validity};
 use super::server::Template;
 
-/// Names that are kept; beyond it the one unused for longest goes.
-pub const NAMES_MAX: usize = 1024;
+/// Names that are kept. Beyond it the one that was unused for longest goes.
+pub(crate) const NAMES_MAX: usize = 1024;
 /// No leaf is valid for longer, the backdated day included.
-pub const LIFETIME_MAX: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// Threads that mint at once.
 const MINTERS: usize = 4;
 
-/// Where the time is read; tests turn it.
+/// The source of the time. Tests have their own.
 pub type Clock = fn() -> SystemTime;
 
 /// Mints and keeps the leaves of one authority, with one key that lives as long as the process.
@@ -42,7 +42,7 @@ pub struct LeafStore {
 }
 
 impl LeafStore {
-    /// Prepares the store; `lifetime` is cut to [`LIFETIME_MAX`].
+    /// Prepares the store; `lifetime` is cut to `LIFETIME_MAX`.
     pub fn new(authority: Arc<Authority>, lifetime: Duration, clock: Clock) -> Result<Self, CaError> {
         let failed = |reason: String| CaError::Issue { subject: "the leaves' key".to_owned(), reason };
         let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
@@ -81,7 +81,7 @@ impl LeafStore {
         }
         let store = Arc::clone(self);
         let asked = subject.clone();
-        // The turn goes along: a client that leaves does not let a second thread mint the same names.
+        // The turn goes along, so that a client that leaves lets no second thread mint the same names.
         let minted = tokio::task::spawn_blocking(move || {
             let minted = store.mint(&names, &asked);
             drop(turn);
@@ -90,13 +90,13 @@ impl LeafStore {
         minted.await.unwrap_or_else(|error| Err(CaError::Issue { subject, reason: error.to_string() }))
     }
 
-    /// The configuration that is kept for these names, where it is fresh. Never blocks.
-    pub(super) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
+    /// The configuration that is kept for these names. None if there is none or it has to be renewed. Never blocks.
+    pub(crate) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
         self.kept().fresh(subject, (self.clock)())
     }
 
     /// Mints, keeps and returns a configuration. Blocks for the signature.
-    pub(super) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
+    pub(crate) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
         let (validity, renew_at) = self.schedule((self.clock)())?;
         let texts: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let chain = self.authority.sign_leaf(&texts, validity, &self.key)?;
@@ -110,8 +110,8 @@ impl LeafStore {
         Ok(config)
     }
 
-    /// When a leaf minted `now` holds, and when it is to be replaced: with a third of its life left, except where the
-    /// CA's own end cuts it short and a new one would be no better.
+    /// The validity of a leaf that is minted `now`, and the time to replace it: with a third of its life left, unless
+    /// the CA's own end cuts it short and a new one would be no better.
     fn schedule(&self, now: SystemTime) -> Result<(Validity, SystemTime), CaError> {
         let ca_end = self.authority.not_after();
         if ca_end <= now {

@@ -1,27 +1,24 @@
-//! TLS towards clients: the certificate authority, the leaves it mints and the handshake.
+//! TLS towards clients, before any connection: the certificate authority, the leaves it mints and each name's
+//! `rustls::ServerConfig`. `stream::handshake` runs a connection's handshake with one.
 //!
-//! `key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing; `authority` puts them
-//! together. `leaf` keeps a `rustls::ServerConfig` for each name, cut by `server`; `handshake` runs one connection's
-//! handshake, and `record` protects what follows.
-//! Invariants: the CA's key leaves this room only into its own file, mode 0600; a leaf names exactly one host and
-//! lives at most 7 days; no process-global crypto provider is used.
+//! `key`, `legacy_key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing;
+//! `authority` puts them together; `leaf` keeps the configurations that `server` makes.
+//!
+//! Invariants: the CA's key leaves this folder only into its own file, mode 0600; a leaf names exactly one host, or the
+//! names of our own registry, and lives at most 7 days; no process-global crypto provider is used.
 
 pub mod authority;
-mod certificate;
+pub(crate) mod certificate;
 pub mod error;
 pub mod files;
-pub mod handshake;
 mod issue;
-mod key;
+pub(crate) mod key;
 pub mod leaf;
-pub mod record;
+mod legacy_key;
 mod server;
 #[cfg(test)]
 pub(crate) mod testdata;
-#[cfg(test)]
-pub(crate) mod tests;
 
 pub use authority::Authority;
 pub use error::CaError;
-pub use handshake::HandshakeError;
 pub use leaf::LeafStore;

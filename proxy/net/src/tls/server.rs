@@ -1,8 +1,8 @@
 //! The `rustls::ServerConfig` of a name: everything that is the same for all names, and that name's certificate.
 //!
-//! Neighbour: `leaf` keeps the results. Tickets and the session cache are shared by all names on purpose: rustls resumes
-//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled, and
-//! no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
+//! `leaf` keeps the results. Tickets and the session cache are shared by all names on purpose: rustls resumes
+//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled,
+//! and no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const PREFERRED: [CipherSuite; 3] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 ];
 
-/// What all names share.
+/// The parts that all names share.
 pub(super) struct Template {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
@@ -56,9 +56,9 @@ impl Template {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = Arc::clone(&self.ticketer);
         config.session_storage = Arc::clone(&self.sessions);
-        // Early data can be replayed by anybody on the path; a push must not happen twice.
+        // Early data can be replayed by anything on the path; a push must not happen twice.
         config.max_early_data_size = 0;
-        // The record layer behind the handshake is ours (`record`).
+        // The record layer behind the handshake is ours (`entrepot-record`).
         config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }

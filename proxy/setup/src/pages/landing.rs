@@ -1,13 +1,14 @@
 //! The appliance's page for people: what it is called, where it is, its CA's fingerprint, and the one line for clients.
 //! One HTML text without scripts, pictures or anything fetched.
 //!
-//! What is put in is escaped (`html`), and parsed before: hosts, addresses, hex digits.
+//! maud escapes what is put in, and it was parsed before: hosts, addresses, hex digits.
 
+use maud::{Markup, PreEscaped, html};
 use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::client::plan::Target;
-use entrepot_net::html::Html;
+use entrepot_net::page::Page;
 use entrepot_registry::web;
 
 /// What the page tells.
@@ -23,48 +24,62 @@ pub(super) struct View<'a> {
 }
 
 /// The scripts, each with what it is for.
-const LINES: [(&str, &str); 4] =
+const SCRIPTS: [(&str, &str); 4] =
     [("docker", "Docker Engine"), ("containerd", "containerd"), ("podman", "Podman"), ("k3s", "k3s")];
 
-/// A line of the table.
-const ROW: &str = "<tr><th>@LABEL@</th><td>@VALUE@</td></tr>\n";
-const CODE: &str = "<code>@TEXT@</code>";
-const LINE: &str = "<dt>@NAME@<dd><code>curl -fsS @PROXY@setup/@RUNTIME@ | sudo sh</code>\n";
-const REGISTRY: &str = "<code>@URL@</code><br><a href=\"@URL@@PATH@\">what is in it</a>";
-
 /// The page.
-pub(super) fn html(view: &View<'_>) -> String {
-    let (proxy, fingerprint) = (view.target.proxy_url(), spaced(&view.target.ca_sha256));
-    let row = |label, value| Html::fill(ROW, &[("LABEL", Html::text(label)), ("VALUE", value)]);
-    let code = |text: &str| Html::fill(CODE, &[("TEXT", Html::text(text))]);
-    let between = |number| if number == 0 { Html::default() } else { Html::literal("<br>") };
-    let addresses = view.addresses.iter().enumerate();
-    let registry = view.target.mirror().ok().map(|mirror| {
-        let (url, path) = (Html::text(&mirror.url()), Html::text(web::PATH));
-        row("registry", Html::fill(REGISTRY, &[("URL", url), ("PATH", path)]))
-    });
-    let rows = [
-        row("name", Html::text(view.host.as_deref().unwrap_or("not announced"))),
-        row("addresses", addresses.flat_map(|(number, text)| [between(number), Html::text(text)]).collect()),
-        row("proxy", code(&proxy)),
-        registry.unwrap_or_default(),
-        row("CA, SHA-256", code(&fingerprint)),
-        row("version", Html::text(view.version)),
-    ];
-    let line = |(runtime, name)| {
-        let (proxy, name) = (Html::text(&proxy), Html::literal(name));
-        Html::fill(LINE, &[("NAME", name), ("PROXY", proxy), ("RUNTIME", Html::literal(runtime))])
+pub(super) fn page(view: &View<'_>) -> String {
+    let (proxy, ca_sha256) = (view.target.proxy_url(), &view.target.ca_sha256);
+    let mirror = view.target.mirror().ok();
+    let body = html! {
+        h1 { "entrepot" }
+        p { "This machine caches container images: pull through it, and each image comes from its registry once." }
+        table {
+            (row("name", &html! { (view.host.as_deref().unwrap_or("not announced")) }))
+            (row("addresses", &html! {
+                @for (number, address) in view.addresses.iter().enumerate() {
+                    @if number > 0 { br; }
+                    (address)
+                }
+            }))
+            (row("proxy", &html! { code { (proxy) } }))
+            @if let Some(url) = mirror.map(|mirror| mirror.url()) {
+                (row("registry", &html! { code { (url) } br; a href={ (url) (web::PATH) } { "what is in it" } }))
+            }
+            (row("CA, SHA-256", &html! { code { (spaced(ca_sha256)) } }))
+            (row("version", &html! { (view.version) }))
+        }
+        h2 { "Join" }
+        p { "Compare the fingerprint above with what this machine's console shows. Then, on the client:" }
+        dl {
+            @for (runtime, name) in SCRIPTS {
+                dt { (name) }
+                dd { code { "curl -fsS " (proxy) "setup/" (runtime) " | sudo sh" } }
+            }
+            dt { "With this program there" }
+            dd { code { "sudo entrepot client setup --runtime docker" } }
+            dt { "Docker Desktop" }
+            dd {
+                a href="/setup/docker-desktop-mac" { "on a Mac" } ", "
+                a href="/setup/docker-desktop-windows" { "on Windows" }
+            }
+            dt { "By hand" }
+            dd {
+                "trust " a href="/ca.crt" { "the CA's certificate" } " and give the daemon "
+                code { "HTTPS_PROXY=" (proxy) }
+            }
+            dt { "Back" }
+            dd { code { "curl -fsS " (proxy) "setup/undo | sudo sh" } }
+        }
+        h2 { "This page, for a phone" }
+        (picture(&link(&proxy, ca_sha256)))
     };
-    let body = Html::fill(
-        PAGE,
-        &[
-            ("ROWS", rows.into_iter().collect()),
-            ("LINES", LINES.into_iter().map(line).collect()),
-            ("PROXY", Html::text(&proxy)),
-            ("QR", picture(&link(&proxy, &view.target.ca_sha256))),
-        ],
-    );
-    Html::page("entrepot", Html::default(), body).into_string()
+    Page { title: "entrepot", reload_after_s: None, is_wide: false, body }.into_string()
+}
+
+/// A line of the table.
+fn row(label: &str, value: &Markup) -> Markup {
+    html! { tr { th { (label) } td { (value) } } }
 }
 
 /// The page's address with the fingerprint in it, so that a phone that reads the console's code can compare the two.
@@ -72,7 +87,7 @@ pub fn link(proxy_url: &str, ca_sha256: &str) -> String {
     format!("{proxy_url}?sha256={ca_sha256}")
 }
 
-/// A QR code for a terminal with light letters on dark; empty where the text does not fit.
+/// A QR code for a terminal with light letters on dark; empty if the text does not fit.
 pub fn terminal_code(text: &str) -> String {
     let render = |code: QrCode| {
         code.render::<unicode::Dense1x2>()
@@ -107,10 +122,12 @@ fn half_blocks(upper: bool, lower: bool) -> char {
     }
 }
 
-fn picture(text: &str) -> Html {
+/// A QR code as a picture; empty if the text does not fit.
+fn picture(text: &str) -> Markup {
     let render = |code: QrCode| code.render::<svg::Color<'_>>().min_dimensions(180, 180).build();
     let svg = QrCode::new(text).map(render).unwrap_or_default();
-    Html::picture(svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned()))
+    // The XML declaration before it has no place in HTML.
+    PreEscaped(svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned()))
 }
 
 /// Pairs of digits in groups that eyes can compare.
@@ -119,8 +136,6 @@ fn spaced(hex: &str) -> String {
     let groups = bytes.chunks(8).map(|group| String::from_utf8_lossy(group).into_owned());
     groups.collect::<Vec<_>>().join(" ")
 }
-
-const PAGE: &str = include_str!("landing.html");
 
 #[cfg(test)]
 mod tests {
@@ -139,7 +154,7 @@ mod tests {
         };
         let addresses = vec!["192.168.1.5".to_owned(), "fd00::5".to_owned()];
         let host = Some("docker-registry-2.local".to_owned());
-        let page = html(&View { target: &target, host, addresses, version: "1.2.3" });
+        let page = page(&View { target: &target, host, addresses, version: "1.2.3" });
         for part in [
             "docker-registry-2.local",
             "192.168.1.5<br>fd00::5",
@@ -151,7 +166,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} is missing");
         }
-        assert!(!page.replace("@media", "").contains('@') && !page.contains("<script"), "filled, and plain");
+        assert!(!page.contains("<script"), "plain");
         let code = terminal_code(&link(&target.proxy_url(), &target.ca_sha256));
         assert!(code.lines().count() > 10 && code.contains('█'), "{code}");
     }

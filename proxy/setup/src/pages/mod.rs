@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use crate::client::plan::Target;
 use crate::discovery::facts::Facts;
 use crate::discovery::identity::Identity;
-use entrepot_net::html;
+use entrepot_net::page::POLICY;
 use landing::View;
 pub use landing::{link, terminal_code};
 use scripts::Script;
@@ -125,8 +125,8 @@ fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
             let target = target(&host, ca);
             let addresses = ca.identity.addresses().iter().map(ToString::to_string).collect();
             let view = View { target: &target, host: ca.identity.host(), addresses, version: &ca.facts.version };
-            let mut page = answer(StatusCode::OK, HTML, landing::html(&view).into());
-            if let Ok(policy) = HeaderValue::from_str(&html::POLICY) {
+            let mut page = answer(StatusCode::OK, HTML, landing::page(&view).into());
+            if let Ok(policy) = HeaderValue::from_str(&POLICY) {
                 page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
             }
             page

@@ -63,6 +63,54 @@ async fn reading_is_open_to_this_machine() {
     door.close().await;
 }
 
+/// Unknown paths and methods are told without a token: there is nothing to protect.
+#[tokio::test]
+async fn what_is_not_in_the_table_is_told_before_the_gate() {
+    let door = TestDoor::open(None).await;
+    for path in ["/", "/healthz/", "/api", "/api/cache/", "/api/cache/blobs/", "/api/cache/blobs/a/b", "//metrics"] {
+        for method in ["GET", "POST"] {
+            let (status, answer) = door.tcp(&format!("{method} {path}"), "").await;
+            let told = answer.ends_with("\r\n\r\n{\"error\":\"there is nothing at this path\"}\n");
+            assert!(status == 404 && told && answer.contains("cache-control: no-store\r\n"), "{path}: {answer}");
+        }
+    }
+    for (line, allowed) in [
+        ("POST /metrics", "GET, HEAD"),
+        ("GET /api/cache", "DELETE"),
+        ("OPTIONS /api/cache/blobs/x", "DELETE"),
+        ("PUT /api/registry/tags", "GET, HEAD, DELETE"),
+    ] {
+        let (status, answer) = door.tcp(line, "").await;
+        let told = answer.ends_with(&format!("{{\"error\":\"this path takes {allowed}\"}}\n"));
+        assert!(status == 405 && told && answer.contains(&format!("allow: {allowed}\r\n")), "{line}: {answer}");
+    }
+    let (status, answer) = door.tcp("HEAD /api/reload", "").await;
+    assert!(status == 405 && answer.contains("allow: POST\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_head_request_has_the_length_of_what_get_sends() {
+    let door = TestDoor::open(None).await;
+    let (_, answer) = door.tcp("GET /api/config", "").await;
+    let body = answer.split_once("\r\n\r\n").expect("a body").1;
+    let (status, head) = door.tcp("HEAD /api/config", "").await;
+    let length = format!("content-length: {}\r\n", body.len());
+    assert!(status == 200 && head.contains(&length) && head.ends_with("\r\n\r\n"), "{head}");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn a_bad_digest_in_the_path_is_named() {
+    let door = TestDoor::open(None).await;
+    let (status, answer) = door.unix("DELETE /api/cache/blobs/..").await;
+    assert!(status == 400 && answer.contains("sha256"), "{answer}");
+    let (status, _) = door.tcp("DELETE /api/cache/blobs/..", "").await;
+    assert_eq!(status, 403, "the gate is asked first");
+    assert!(door.changes.lock().expect("not poisoned").is_empty());
+    door.close().await;
+}
+
 #[tokio::test]
 async fn pages_of_blobs_follow_each_other() {
     let door = TestDoor::open(None).await;
@@ -170,7 +218,7 @@ async fn verification_ends_with_its_client_and_runs_once() {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_power_is_an_answer() {
+async fn a_panic_in_an_operation_is_an_answer() {
     let changes = Arc::default();
     let mut backend = backend(&changes);
     backend.stats = Box::new(|| panic!("a bug"));

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use entrepot_core::digest::Digest;
 
-use crate::admin::answers::{BlobEntry, BlobState, CacheStats, Freed, VerifiedBlob};
+use crate::admin::answers::{BlobState, BlobSummary, CacheStats, Freed, VerifiedBlob};
 use entrepot_observe::human::{age, size};
 
 pub(super) fn stats(stats: &CacheStats) -> String {
@@ -44,7 +44,7 @@ pub(super) fn blob_header() -> String {
     format!("{:71} {:>10} {:>5}  {}\n", "DIGEST", "SIZE", "USED", "REPOSITORIES")
 }
 
-pub(super) fn blob(blob: &BlobEntry, now_unix_seconds: u64) -> String {
+pub(super) fn blob(blob: &BlobSummary, now_unix_seconds: u64) -> String {
     let used = Duration::from_secs(now_unix_seconds.saturating_sub(blob.last_used_unix_seconds));
     let pinned = if blob.pinned { " (pinned)" } else { "" };
     let repositories = blob.repositories.join(" ");
@@ -117,7 +117,7 @@ mod tests {
     fn blobs_stand_under_their_header() {
         let digest = format!("sha256:{}", "a".repeat(64));
         let shown = blob(
-            &BlobEntry {
+            &BlobSummary {
                 digest: digest.clone(),
                 size: 2048,
                 last_used_unix_seconds: 1000,

@@ -6,8 +6,8 @@ use crate::admin::fixture::{TestDoor, backend, digest};
 /// What a command wrote, its progress, and its exit code (0 for success).
 async fn entrepot(door: &TestDoor, command: CacheCommand, json: bool, answer: Option<bool>) -> (String, String, u8) {
     let (mut out, mut progress) = (Vec::new(), Vec::new());
-    let mut console = Console { out: &mut out, progress: Some(&mut progress), confirm: &mut |_| answer, json };
-    let result = execute(&command, &Client::new(&door.socket), &mut console).await;
+    let mut console = CacheConsole { out: &mut out, progress: Some(&mut progress), confirm: &mut |_| answer, json };
+    let result = execute(&command, &AdminClient::new(&door.socket), &mut console).await;
     let code = result.as_ref().map_or_else(CacheError::exit_code, |()| 0);
     let said = result.err().map(|error| error.to_string()).unwrap_or_default();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -79,7 +79,7 @@ async fn a_verification_that_stops_is_a_failure() {
     for (verify, code) in [
         (
             Box::new(|_: crate::admin::OnVerified<'_>| Err(crate::admin::OperationError::Failed("the disk".into())))
-                as Box<dyn Fn(crate::admin::OnVerified<'_>) -> crate::admin::Outcome<()> + Send + Sync>,
+                as Box<dyn Fn(crate::admin::OnVerified<'_>) -> crate::admin::OperationResult<()> + Send + Sync>,
             74,
         ),
         (Box::new(|_: crate::admin::OnVerified<'_>| panic!("a bug")), 69),
@@ -109,9 +109,9 @@ fn targets() {
         ("docker.io/busybox:1", "registry-1.docker.io/library/busybox:1"),
         ("docker.io/a/b:1", "registry-1.docker.io/a/b:1"),
     ] {
-        assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(shown));
+        assert_eq!(text.parse::<CacheTarget>().map(|target| target.to_string()).as_deref(), Ok(shown));
     }
     for bad in ["", "busybox", "busybox:latest", "library/busybox:latest", "ghcr.io/a", "ghcr.io/a:", "sha256:abc"] {
-        assert_eq!(bad.parse::<Target>(), Err(TargetError), "{bad}");
+        assert_eq!(bad.parse::<CacheTarget>(), Err(CacheTargetError), "{bad}");
     }
 }

@@ -1,15 +1,15 @@
 //! The registry as people read it.
 
-use super::Target;
+use super::RegistryTarget;
 use crate::admin::answers::{ImportLine, Imported};
-use crate::admin::registry::{Collection, Removed, RepositoryEntry, TagEntry};
+use crate::admin::registry::{CollectionReport, RemovedNames, RepositorySummary, TagSummary};
 use entrepot_observe::human::size;
 
 pub(super) fn repository_header() -> String {
     format!("{:50} {:>6} {:>9} {:>10}\n", "REPOSITORY", "TAGS", "MANIFESTS", "SIZE")
 }
 
-pub(super) fn repository(entry: &RepositoryEntry) -> String {
+pub(super) fn repository(entry: &RepositorySummary) -> String {
     format!("{:50} {:>6} {:>9} {:>10}\n", entry.name, entry.tags, entry.manifests, size(entry.size))
 }
 
@@ -17,16 +17,16 @@ pub(super) fn tag_header() -> String {
     format!("{:30} {:71} {:>10}  {}\n", "TAG", "DIGEST", "SIZE", "TYPE")
 }
 
-pub(super) fn tag(entry: &TagEntry) -> String {
+pub(super) fn tag(entry: &TagSummary) -> String {
     format!("{:30} {:71} {:>10}  {}\n", entry.tag, entry.digest, size(entry.size), entry.media_type)
 }
 
-pub(super) fn removed(what: &Target, removed: &Removed) -> String {
+pub(super) fn removed(what: &RegistryTarget, removed: &RemovedNames) -> String {
     let (tags, manifests) = (removed.tags.len() as u64, removed.manifests.len() as u64);
     format!("removed {what} ({}, {})\n", count(tags, "tag"), count(manifests, "manifest"))
 }
 
-pub(super) fn collected(collection: &Collection) -> String {
+pub(super) fn collected(collection: &CollectionReport) -> String {
     let freed = if collection.dry_run { "would free" } else { "freed" };
     let mut text = format!("{freed} {}: {}", size(collection.freed_bytes), count(collection.freed_blobs, "blob"));
     for (number, what) in [
@@ -95,8 +95,11 @@ mod tests {
 
     #[test]
     fn a_collection_tells_what_it_freed_or_would() {
-        let found = Collection { freed_blobs: 1, freed_bytes: 2048, waiting: 2, ..Collection::default() };
+        let found = CollectionReport { freed_blobs: 1, freed_bytes: 2048, waiting: 2, ..CollectionReport::default() };
         assert_eq!(collected(&found), "freed 2.0 KiB: 1 blob, 2 blobs still in the grace period\n");
-        assert_eq!(collected(&Collection { dry_run: true, ..Collection::default() }), "would free 0 B: 0 blobs\n");
+        assert_eq!(
+            collected(&CollectionReport { dry_run: true, ..CollectionReport::default() }),
+            "would free 0 B: 0 blobs\n"
+        );
     }
 }

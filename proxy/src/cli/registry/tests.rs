@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::*;
-use crate::admin::registry::Collection;
+use crate::admin::registry::CollectionReport;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -45,8 +45,8 @@ async fn ran(command: RegistryCommand, json: bool, answers: &[&str]) -> Ran {
         }
     });
     let mut out = Vec::new();
-    let mut console = Console { out: &mut out, bar: ProgressBar::hidden(), json };
-    let outcome = execute(&command, &Client::new(&socket), true, &mut console).await;
+    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::hidden(), json };
+    let outcome = execute(&command, &AdminClient::new(&socket), true, &mut console).await;
     server.abort();
     let (code, message) = outcome.map_or_else(|error| (error.exit_code(), error.to_string()), |()| (0, String::new()));
     let lines =
@@ -110,7 +110,7 @@ async fn each_target_is_removed_by_its_own_path() {
 #[tokio::test]
 async fn a_collection_is_followed_to_its_end() {
     let finished = |dry_run| {
-        let collection = Collection { dry_run, freed_blobs: 2, freed_bytes: 1024, ..Collection::default() };
+        let collection = CollectionReport { dry_run, freed_blobs: 2, freed_bytes: 1024, ..CollectionReport::default() };
         serde_json::to_string(&GcLine::Finished(collection)).expect("JSON")
     };
     let step = r#"{"event":"repositories","done":1,"total":2}"#;
@@ -164,10 +164,10 @@ async fn a_url_is_asked_with_the_token() {
     let token_file = folder.path().join("token");
     std::fs::write(&token_file, "canary-token\n").expect("written");
     let server =
-        Server { url: Some(format!("http://{address}").parse().expect("a URL")), token_file: Some(token_file) };
+        AdminAddress { url: Some(format!("http://{address}").parse().expect("a URL")), token_file: Some(token_file) };
     let Ok(client) = client(&server, Path::new("/nowhere")) else { panic!("a client") };
     let mut out = Vec::new();
-    let mut console = Console { out: &mut out, bar: ProgressBar::hidden(), json: true };
+    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::hidden(), json: true };
     execute(&RegistryCommand::Ls, &client, false, &mut console).await.expect("listed");
     let head = asked.lock().expect("not poisoned")[0].to_ascii_lowercase();
     assert!(
@@ -179,9 +179,9 @@ async fn a_url_is_asked_with_the_token() {
 #[test]
 fn targets() {
     for text in ["a", "team/app", "team/app:v1", &format!("team/app@{DIGEST}")] {
-        assert_eq!(text.parse::<Target>().map(|target| target.to_string()).as_deref(), Ok(text));
+        assert_eq!(text.parse::<RegistryTarget>().map(|target| target.to_string()).as_deref(), Ok(text));
     }
     for bad in ["", "A", "a:", ":v1", "a@", "a@sha256:0", "a:b:c", "/a"] {
-        assert_eq!(bad.parse::<Target>(), Err(TargetError), "{bad}");
+        assert_eq!(bad.parse::<RegistryTarget>(), Err(RegistryTargetError), "{bad}");
     }
 }

@@ -17,9 +17,9 @@ use entrepot_core::digest::Digest;
 use entrepot_net::connection::{ConnectionContext, Destination, Target};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::listener::{self, Bounds, Place};
-use entrepot_net::serving::workers::Workers;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
+use entrepot_net::workers::Workers;
 use entrepot_observe::access_log::AccessLog;
 use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
@@ -234,7 +234,7 @@ impl Proxy {
         let destination = Destination::Registry(Target { host, listed: true });
         let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
-        tokio::spawn(serve_connection(self.state.clone(), visit, server, Default::default(), self.watch.clone()));
+        tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
     }
 

@@ -158,7 +158,7 @@ async fn what_clients_wrote_stays_text() {
     let put = put_manifest(&proxy, "team/app", "v1", manifest.to_string()).await;
     assert_eq!(put.status, 201, "{}", put.text());
     let tags = shown(&proxy, Login::Account(hostile), TAGS).await.text();
-    assert!(tags.contains("&lt;b&gt;&quot;&#39;&amp;/@ROWS@&lt;/title&gt;"), "{tags}");
+    assert!(tags.contains("&lt;b&gt;&quot;'&amp;/@ROWS@&lt;/title&gt;"), "{tags}");
     assert!(tags.contains("&lt;img src=x onerror=alert(1)&gt;"), "{tags}");
     assert!(!tags.contains("<b>\"") && !tags.contains("<img") && !tags.contains("<i>"), "{tags}");
     for path in [

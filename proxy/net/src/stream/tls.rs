@@ -1,0 +1,163 @@
+//! A TLS connection with a client, behind its handshake (`handshake.rs`). Records are sealed in this process
+//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always opened here (`incoming.rs`). The protocol itself is
+//! the crate `entrepot-record`'s.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use entrepot_record::{Received, Session};
+use rustls::ProtocolVersion;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::client_socket::ClientSocket;
+use super::handshake::Secured;
+use super::incoming::{Incoming, broken};
+use super::kernel_tls::{KernelControl, kernel_seals};
+use super::sealing::Sealing;
+
+/// A connection with a client that has finished its handshake.
+pub struct Tls {
+    socket: ClientSocket,
+    /// On the heap: it is large, and every layer above that it moves through would hold room for it.
+    session: Box<Session>,
+    incoming: Incoming,
+    sending: Sending,
+    hears_no_more: bool,
+    /// Nothing may be sent any more but what waits.
+    says_no_more: bool,
+}
+
+/// The sending half, by who seals.
+enum Sending {
+    Here(Sealing),
+    Kernel(KernelControl),
+}
+
+impl Tls {
+    /// The kernel seals if `kernel_wanted` and it can. It can only from TLS 1.3 on.
+    pub(super) fn new(secured: Secured, kernel_wanted: bool) -> io::Result<Self> {
+        let Secured { socket, extracted, secrets, records } = secured;
+        let (session, sending) =
+            if secrets.protocol_version() == ProtocolVersion::TLSv1_3 && kernel_seals(kernel_wanted) {
+                let (session, key) = Session::with_kernel(extracted, secrets).map_err(broken)?;
+                (session, Sending::Kernel(KernelControl::take_over(&socket, key)?))
+            } else {
+                (Session::new(extracted, secrets).map_err(broken)?, Sending::Here(Sealing::default()))
+            };
+        Ok(Self {
+            socket,
+            session: Box::new(session),
+            incoming: Incoming::new(records),
+            sending,
+            hears_no_more: false,
+            says_no_more: false,
+        })
+    }
+
+    fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sending.poll_send(&mut self.session, &mut self.socket, context)
+    }
+}
+
+impl Sending {
+    /// Sends what waits, the session's control messages included.
+    fn poll_send(
+        &mut self,
+        session: &mut Session,
+        socket: &mut ClientSocket,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Self::Here(sealing) => sealing.poll_send(session, socket, context),
+            Self::Kernel(control) => control.poll_send(session, socket, context),
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        match self {
+            Self::Here(sealing) => sealing.is_overdue(),
+            Self::Kernel(control) => control.is_overdue(),
+        }
+    }
+}
+
+impl AsyncRead for Tls {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.incoming.give(buf) || buf.remaining() == 0 || this.hears_no_more {
+                return Poll::Ready(Ok(()));
+            }
+            // The client's own control messages are answered as far as the socket takes the answers.
+            if this.poll_unsent(context)?.is_pending() && this.sending.is_overdue() {
+                return Poll::Pending;
+            }
+            match this.incoming.open(&mut this.session) {
+                Ok(Some(Received::Closed)) => this.hears_no_more = true,
+                Ok(Some(Received::Data(_) | Received::Nothing)) => {}
+                Ok(None) => {
+                    if !ready!(this.incoming.poll_more(&mut this.socket, context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Err(error) => {
+                    (this.hears_no_more, this.says_no_more) = (true, true);
+                    // The alert. A client that cannot be told is ended all the same.
+                    let _ = this.poll_unsent(context);
+                    return Poll::Ready(Err(broken(error)));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Tls {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.says_no_more {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        match &mut this.sending {
+            Sending::Here(sealing) => sealing.poll_write(&mut this.session, &mut this.socket, context, slices),
+            Sending::Kernel(control) => {
+                ready!(control.poll_send(&mut this.session, &mut this.socket, context))?;
+                let written = ready!(Pin::new(&mut this.socket).poll_write_vectored(context, slices))?;
+                this.session.kernel_sealed(written).map_err(broken)?;
+                Poll::Ready(Ok(written))
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_unsent(context))?;
+        Pin::new(&mut this.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.says_no_more {
+            this.says_no_more = true;
+            // A connection whose key can seal no more ends without the word.
+            let _ = this.session.close();
+        }
+        ready!(this.poll_unsent(context))?;
+        Pin::new(&mut this.socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

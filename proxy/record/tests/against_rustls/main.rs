@@ -1,0 +1,344 @@
+//! Our record layer with rustls as the other side: a real handshake each, then every kind of record.
+
+mod peer;
+
+use std::io::{Read, Write};
+
+use entrepot_record::{HEADER_BYTES, RECORD_MAX_BYTES, Received, RecordError, Session};
+use peer::{Ciphers, Sealing, handshake, pair, records, suites, suites_of, take};
+use rustls::{AlertDescription, ClientConnection, ContentType, ProtocolVersion};
+
+const TLS12: ProtocolVersion = ProtocolVersion::TLSv1_2;
+const TLS13: ProtocolVersion = ProtocolVersion::TLSv1_3;
+
+/// A record of ours with this content, behind the control messages that must precede it.
+fn sealed(session: &mut Session, content: &[u8]) -> Vec<u8> {
+    let sealer = session.sealer().expect("a key");
+    let mut record = vec![0; sealer.prefix_bytes()];
+    record.extend_from_slice(content);
+    record.resize(record.len() + sealer.suffix_bytes(), 0);
+    sealer.seal(ContentType::ApplicationData, &mut record).expect("sealed");
+    [control(session), record].concat()
+}
+
+fn control(session: &mut Session) -> Vec<u8> {
+    session.take_control().into_iter().flat_map(|message| message.bytes).collect()
+}
+
+/// Content goes from us to the client.
+fn say(session: &mut Session, client: &mut ClientConnection, content: &[u8]) {
+    take(client, &sealed(session, content));
+    let mut read = vec![0; content.len()];
+    client.reader().read_exact(&mut read).expect("content");
+    assert!(read == content);
+}
+
+/// Content goes from the client to us.
+fn hear(session: &mut Session, client: &mut ClientConnection, content: &[u8]) {
+    client.writer().write_all(content).expect("room");
+    let mut read = Vec::new();
+    for mut record in records(client) {
+        match session.receive(&mut record).expect("an honest record") {
+            Received::Data(range) => read.extend_from_slice(&record[range]),
+            other => assert_eq!(other, Received::Nothing),
+        }
+    }
+    assert!(read == content);
+    take(client, &control(session));
+}
+
+fn broken(received: Result<Received, RecordError>) -> AlertDescription {
+    match received {
+        Err(RecordError::Broken { alert, .. }) => alert,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_suite_of_both_versions_carries_both_directions() {
+    assert_eq!((suites_of(TLS13).len(), suites_of(TLS12).len(), suites().len()), (3, 6, 9));
+    for suite in suites() {
+        let (mut client, mut session) = pair(suite);
+        for length in [1, 15, 16, 17, 1000, RECORD_MAX_BYTES - 1, RECORD_MAX_BYTES] {
+            let content: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
+            say(&mut session, &mut client, &content);
+            hear(&mut session, &mut client, &content);
+        }
+        session.close().expect("closed");
+        take(&mut client, &control(&mut session));
+        assert_eq!(client.reader().read(&mut [0]).expect("a clean end"), 0);
+        client.send_close_notify();
+        let mut close = records(&mut client).pop().expect("a record");
+        assert_eq!(session.receive(&mut close), Ok(Received::Closed));
+    }
+}
+
+#[test]
+fn a_content_that_is_too_long_is_not_sealed() {
+    for suite in suites() {
+        let (_, mut session) = pair(suite);
+        let sealer = session.sealer().expect("a key");
+        let room = sealer.prefix_bytes() + sealer.suffix_bytes();
+        for length in [room + RECORD_MAX_BYTES + 1, room - 1, 0] {
+            let refused = sealer.seal(ContentType::ApplicationData, &mut vec![0; length]);
+            assert_eq!(refused, Err(RecordError::Sealing), "{length}");
+        }
+    }
+}
+
+#[test]
+fn keys_change_when_the_client_wants() {
+    for suite in suites_of(TLS13) {
+        let (mut client, mut session) = pair(suite);
+        for _ in 0..5 {
+            client.refresh_traffic_keys().expect("TLS 1.3");
+            hear(&mut session, &mut client, b"under the client's next key");
+            say(&mut session, &mut client, b"under our next key");
+        }
+    }
+}
+
+#[test]
+fn keys_change_when_they_are_worn() {
+    for suite in suites_of(TLS13) {
+        let (mut client, mut session) = pair(suite);
+        session.limit_key_use(3);
+        let mut updates = 0;
+        for _ in 0..12 {
+            session.sealer().expect("a key");
+            let messages = session.take_control();
+            updates += messages.iter().filter(|message| message.kind == ContentType::Handshake).count();
+            messages.iter().for_each(|message| take(&mut client, &message.bytes));
+            say(&mut session, &mut client, b"an answer");
+            hear(&mut session, &mut client, b"a question");
+        }
+        assert!((3..=6).contains(&updates), "{updates} updates");
+    }
+}
+
+#[test]
+fn a_worn_key_of_tls_1_2_seals_nothing_more() {
+    for suite in suites_of(TLS12) {
+        let (mut client, mut session) = pair(suite);
+        session.limit_key_use(2);
+        say(&mut session, &mut client, b"while the key lasts");
+        assert_eq!(session.sealer().err(), Some(RecordError::WornOut));
+        hear(&mut session, &mut client, b"receiving goes on");
+    }
+}
+
+#[test]
+fn a_kernel_seals_from_where_the_handshake_stopped_and_gets_the_next_keys() {
+    for suite in suites_of(TLS13) {
+        let (mut client, extracted, secrets) = handshake(suite);
+        let (mut session, key) = Session::with_kernel(extracted, secrets).expect("a session");
+        assert_eq!(session.sealer().err(), Some(RecordError::Sealing), "the key is the kernel's");
+        session.limit_key_use(5);
+        let mut kernel = Sealing::new(suite, key);
+        let mut changes = 0;
+        for round in 0..10u8 {
+            if round % 4 == 1 {
+                client.refresh_traffic_keys().expect("TLS 1.3");
+            }
+            client.writer().write_all(&[round]).expect("room");
+            for mut record in records(&mut client) {
+                session.receive(&mut record).expect("an honest record");
+            }
+            session.kernel_sealed(1).expect("counted");
+            take(&mut client, &kernel.seal(ContentType::ApplicationData, &[round]));
+            for message in session.take_control() {
+                take(&mut client, &kernel.seal(message.kind, &message.bytes));
+                if let Some(key) = message.next_key {
+                    kernel = Sealing::new(suite, key);
+                    changes += 1;
+                }
+            }
+            let mut read = [255];
+            client.reader().read_exact(&mut read).expect("content");
+            assert_eq!(read, [round]);
+        }
+        assert!(changes >= 5, "{changes} changes");
+    }
+}
+
+#[test]
+fn a_changed_record_is_refused_wherever_it_was_changed() {
+    for suite in suites() {
+        for at in [0, 1, 4, HEADER_BYTES, HEADER_BYTES + 9, usize::MAX] {
+            if at == 4 && suite.version().version == TLS12 {
+                // There the length is what the record was cut by, and authenticated as that.
+                continue;
+            }
+            let (mut client, mut session) = pair(suite);
+            client.writer().write_all(b"twenty-four bytes of text").expect("room");
+            let mut record = records(&mut client).remove(0);
+            let at = at.min(record.len() - 1);
+            record[at] ^= 1;
+            let alert = broken(session.receive(&mut record));
+            // The client learns why.
+            client.read_tls(&mut &control(&mut session)[..]).expect("room");
+            let told = client.process_new_packets().expect_err("a fatal alert");
+            assert_eq!(told, rustls::Error::AlertReceived(alert), "{suite:?} at {at}");
+        }
+    }
+}
+
+#[test]
+fn replayed_and_reordered_records_are_refused() {
+    for suite in suites() {
+        let (mut client, mut session) = pair(suite);
+        client.writer().write_all(b"first").expect("room");
+        let first = records(&mut client).remove(0);
+        session.receive(&mut first.clone()).expect("once");
+        assert_eq!(broken(session.receive(&mut first.clone())), AlertDescription::BadRecordMac);
+
+        let (mut client, mut session) = pair(suite);
+        client.writer().write_all(b"first").expect("room");
+        client.send_close_notify();
+        let mut second = records(&mut client).remove(1);
+        assert_eq!(broken(session.receive(&mut second)), AlertDescription::BadRecordMac);
+    }
+}
+
+#[test]
+fn records_that_have_no_place_after_the_handshake_are_refused() {
+    for (what, header, length, alert) in [
+        ("plain alert", [21, 3, 3, 0, 2], 2, AlertDescription::UnexpectedMessage),
+        ("change cipher spec", [20, 3, 3, 0, 1], 1, AlertDescription::UnexpectedMessage),
+        ("too short", [23, 3, 3, 0, 3], 3, AlertDescription::BadRecordMac),
+        ("empty", [23, 3, 3, 0, 0], 0, AlertDescription::BadRecordMac),
+        ("too long", [23, 3, 3, 0x41, 0x01], 0x4101, AlertDescription::RecordOverflow),
+        ("random", [23, 3, 3, 0, 64], 64, AlertDescription::BadRecordMac),
+    ] {
+        for suite in suites_of(TLS13) {
+            let (_, mut session) = pair(suite);
+            let mut record = header.to_vec();
+            record.resize(HEADER_BYTES + length, 7);
+            assert_eq!(broken(session.receive(&mut record)), alert, "{what}");
+        }
+    }
+}
+
+#[test]
+fn whatever_is_no_record_of_the_client_is_an_error() {
+    for suite in suites() {
+        let (_, mut session) = pair(suite);
+        for length in 0..100 {
+            let mut record: Vec<u8> = (0..length).map(|at| (at * 31 + length) as u8).collect();
+            session.receive(&mut record).expect_err("no record");
+        }
+    }
+}
+
+#[test]
+fn alerts_mean_what_the_versions_say() {
+    use AlertDescription::{CloseNotify, DecodeError, InternalError, NoRenegotiation, UserCanceled};
+    const WARNING: u8 = 1;
+    const FATAL: u8 = 2;
+    for suite in suites() {
+        let is_tls12 = suite.version().version == TLS12;
+        for (level, alert, expected) in [
+            (WARNING, CloseNotify, Ok(Received::Closed)),
+            (FATAL, CloseNotify, Ok(Received::Closed)),
+            (WARNING, UserCanceled, Ok(Received::Nothing)),
+            (FATAL, InternalError, Err(RecordError::Alert(InternalError))),
+            // In TLS 1.3 the level says nothing, and every other alert ends the connection.
+            (
+                WARNING,
+                NoRenegotiation,
+                if is_tls12 { Ok(Received::Nothing) } else { Err(RecordError::Alert(NoRenegotiation)) },
+            ),
+        ] {
+            let (client, mut session) = pair(suite);
+            let mut record = Ciphers::of(client, suite).seal(ContentType::Alert, &[level, u8::from(alert)]);
+            assert_eq!(session.receive(&mut record), expected, "{suite:?}, {alert:?}");
+            assert!(session.take_control().is_empty(), "an alert is not answered");
+        }
+        for content in [&[][..], &[WARNING], &[WARNING, 0, 0]] {
+            let (client, mut session) = pair(suite);
+            let mut record = Ciphers::of(client, suite).seal(ContentType::Alert, content);
+            assert_eq!(broken(session.receive(&mut record)), DecodeError, "{content:?}");
+        }
+    }
+}
+
+#[test]
+fn renegotiation_is_declined_and_the_connection_goes_on() {
+    let hello = [1, 0, 0, 0];
+    for suite in suites_of(TLS12) {
+        let (client, mut session) = pair(suite);
+        let mut ciphers = Ciphers::of(client, suite);
+        let mut record = ciphers.seal(ContentType::Handshake, &hello);
+        assert_eq!(session.receive(&mut record), Ok(Received::Nothing));
+        let declined = ciphers.open(&control(&mut session));
+        assert_eq!(declined, (ContentType::Alert, vec![1, u8::from(AlertDescription::NoRenegotiation)]));
+        let mut record = ciphers.seal(ContentType::ApplicationData, b"more");
+        let Ok(Received::Data(content)) = session.receive(&mut record) else { panic!("no data") };
+        assert_eq!(&record[content], b"more");
+        assert_eq!(ciphers.open(&sealed(&mut session, b"back")), (ContentType::ApplicationData, b"back".to_vec()));
+    }
+    for suite in suites_of(TLS13) {
+        let (client, mut session) = pair(suite);
+        let mut record = Ciphers::of(client, suite).seal(ContentType::Handshake, &hello);
+        assert_eq!(broken(session.receive(&mut record)), AlertDescription::UnexpectedMessage);
+    }
+}
+
+#[test]
+fn other_handshake_messages_are_refused() {
+    for suite in suites() {
+        // A new session ticket, a key update with an unknown request, half a key update, nothing.
+        for message in [&[4, 0, 0, 0][..], &[24, 0, 0, 1, 2], &[24, 0, 0, 1], &[]] {
+            let (client, mut session) = pair(suite);
+            let mut record = Ciphers::of(client, suite).seal(ContentType::Handshake, message);
+            assert_eq!(broken(session.receive(&mut record)), AlertDescription::UnexpectedMessage, "{message:?}");
+        }
+    }
+}
+
+#[test]
+fn padding_is_taken_off_and_bounded() {
+    const DATA: u8 = 23;
+    for suite in suites_of(TLS13) {
+        let (client, mut session) = pair(suite);
+        let mut ciphers = Ciphers::of(client, suite);
+        // rustls pads nothing. A record of type zero is one whose type is read as padding.
+        let mut pad = |content: &[u8]| ciphers.seal(ContentType::Unknown(0), content);
+        let mut record = pad(&[b"padded".as_slice(), &[DATA, 0, 0, 0]].concat());
+        let Ok(Received::Data(content)) = session.receive(&mut record) else { panic!("no data") };
+        assert_eq!(&record[content], b"padded");
+        let mut record = pad(&[vec![7; RECORD_MAX_BYTES], vec![DATA, 0]].concat());
+        let Ok(Received::Data(content)) = session.receive(&mut record) else { panic!("no data") };
+        assert_eq!(content.len(), RECORD_MAX_BYTES);
+        let mut record = pad(&[vec![7; RECORD_MAX_BYTES + 1], vec![DATA, 0]].concat());
+        assert_eq!(broken(session.receive(&mut record)), AlertDescription::RecordOverflow);
+        let mut record = pad(&[0; 20]);
+        assert_eq!(broken(session.receive(&mut record)), AlertDescription::UnexpectedMessage);
+    }
+}
+
+#[test]
+fn a_client_that_only_keeps_us_busy_is_ended() {
+    for suite in suites_of(TLS13) {
+        let (mut client, mut session) = pair(suite);
+        let mut updates = 0;
+        let ended = loop {
+            client.refresh_traffic_keys().expect("TLS 1.3");
+            let received = session.receive(&mut records(&mut client).remove(0));
+            if received != Ok(Received::Nothing) {
+                break received;
+            }
+            take(&mut client, &control(&mut session));
+            updates += 1;
+            assert!(updates < 100, "for ever");
+        };
+        assert_eq!(broken(ended), AlertDescription::UnexpectedMessage);
+    }
+    for suite in suites() {
+        let (client, mut session) = pair(suite);
+        let mut ciphers = Ciphers::of(client, suite);
+        let empty = |_| session.receive(&mut ciphers.seal(ContentType::ApplicationData, b""));
+        let ended = (0..100).map(empty).find(|received| *received != Ok(Received::Nothing)).expect("no end");
+        assert_eq!(broken(ended), AlertDescription::UnexpectedMessage);
+    }
+}

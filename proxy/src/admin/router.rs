@@ -1,0 +1,266 @@
+//! The paths of the admin API and their handlers.
+//!
+//! Order of a request: `gate::check_host`, the table of paths, `gate::check_change`, the parameters, the operation. The
+//! gates are around the table, so no handler can forget them. Handlers call [`AdminBackend`] on the blocking pool.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete, get, post};
+use entrepot_core::digest::{Digest, DigestError};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, StatusCode, Uri};
+use hyper::body::Incoming;
+use serde::Serialize;
+use tower_service::Service;
+
+use super::answers::{BlobPage, BlobState, CacheStats, Done, Freed, ImportLine, VerifyLine};
+use super::gate::{self, Entrance};
+use super::parameters::Parameters;
+use super::registry::{GcLine, RemoveRequest, RemovedNames, RepositoryPage, TagPage};
+use super::reply::{ApiError, ApiResult, Json, LineSender};
+use super::{AdminBackend, AdminState};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Shared = State<Arc<AdminState>>;
+
+/// Everything the door answers.
+#[derive(Clone)]
+pub(super) struct Api(Router);
+
+impl Api {
+    pub(super) fn new(state: Arc<AdminState>) -> Self {
+        Self(router().with_state(state))
+    }
+
+    /// Answers one request. Its body, if any, is not read.
+    pub(super) async fn answer(&self, mut request: http::Request<Incoming>, entrance: Entrance) -> Response {
+        let mut response = match gate::check_host(request.uri(), request.headers(), &entrance) {
+            Ok(()) => {
+                request.extensions_mut().insert(entrance);
+                self.0.clone().call(request).await.into_response()
+            }
+            Err(error) => ApiError::from(error).into_response(),
+        };
+        if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            response = wrong_method(&response);
+        }
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+fn router() -> Router<Arc<AdminState>> {
+    let table: [(&str, MethodRouter<Arc<AdminState>>); 16] = [
+        // Says that the event loop turns, and asks nobody.
+        ("/healthz", get(async || text(StatusCode::OK, "ok\n".to_owned()))),
+        ("/readyz", get(ready)),
+        ("/metrics", get(metrics)),
+        ("/api/config", get(config)),
+        ("/api/reload", post(reload)),
+        ("/api/cache", delete(clear)),
+        ("/api/cache/stats", get(stats)),
+        ("/api/cache/blobs", get(blobs)),
+        ("/api/cache/blobs/{digest}", delete(remove_blob)),
+        ("/api/cache/verify", post(verify)),
+        ("/api/cache/tags", delete(forget_tag)),
+        ("/api/registry/repositories", get(repositories).delete(remove_repository)),
+        ("/api/registry/tags", get(tags).delete(remove_tag)),
+        ("/api/registry/manifests", delete(remove_manifest)),
+        ("/api/registry/gc", post(collect)),
+        ("/api/registry/import", post(import)),
+    ];
+    // As a layer of each path's methods, and not of the router: an unknown path or method is answered as such before.
+    let gated = |router: Router<_>, (path, methods): (&str, MethodRouter<_>)| {
+        router.route(path, methods.route_layer(middleware::from_fn(changes)))
+    };
+    table.into_iter().fold(Router::new(), gated).fallback(async || ApiError::not_found("there is nothing at this path"))
+}
+
+/// axum's own reply has the methods in `Allow` and no body. It sets `Allow` outside of every layer.
+fn wrong_method(response: &Response) -> Response {
+    let allowed = response.headers().get(ALLOW).and_then(|methods| methods.to_str().ok()).unwrap_or_default();
+    let allowed = allowed.split(',').collect::<Vec<_>>().join(", ");
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed}"));
+    ([(ALLOW, allowed)], error).into_response()
+}
+
+/// Around the handlers of every path.
+async fn changes(Extension(entrance): Extension<Entrance>, request: Request, next: Next) -> ApiResult<Response> {
+    let (method, path) = (request.method(), request.uri().path());
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        if let Err(refusal) = gate::check_change(request.headers(), &entrance) {
+            tracing::warn!(%method, path, %refusal, "a change was refused at the admin door");
+            return Err(refusal.into());
+        }
+        let query = request.uri().query().unwrap_or_default();
+        tracing::info!(%method, path, query, "a change was asked for at the admin door");
+    }
+    Ok(next.run(request).await)
+}
+
+async fn ready(State(state): Shared) -> ApiResult<Response> {
+    Ok(match blocking(state, |state| (state.backend.ready)()).await? {
+        Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    })
+}
+
+async fn metrics(State(state): Shared) -> ApiResult<impl IntoResponse> {
+    let encoded = blocking(state, |state| state.metrics.encode()).await?;
+    Ok(([(CONTENT_TYPE, OPEN_METRICS)], encoded))
+}
+
+async fn config(State(state): Shared) -> ApiResult<Json<serde_json::Value>> {
+    blocking(state, |state| (state.backend.effective_config)()).await.map(Json)
+}
+
+async fn stats(State(state): Shared) -> ApiResult<Json<CacheStats>> {
+    blocking(state, |state| (state.backend.stats)()).await.map(Json)
+}
+
+async fn reload(State(state): Shared) -> ApiResult<Json<Done<Nothing>>> {
+    blocking(state, |state| (state.backend.reload)()).await??;
+    Ok(done(Nothing {}))
+}
+
+async fn blobs(State(state): Shared, parameters: Parameters) -> ApiResult<Json<BlobPage>> {
+    let request = parameters.blob_page()?;
+    let blobs = blocking(state, move |state| (state.backend.list)(request)).await??;
+    let next = if blobs.len() < request.limit { None } else { blobs.last().map(|last| last.digest.clone()) };
+    Ok(Json(BlobPage { blobs, next }))
+}
+
+async fn clear(State(state): Shared) -> ApiResult<Json<Done<Freed>>> {
+    Ok(done(blocking(state, |state| (state.backend.clear)()).await??))
+}
+
+async fn remove_blob(State(state): Shared, uri: Uri) -> ApiResult<Json<Done<Freed>>> {
+    let name = uri.path().rsplit('/').next().unwrap_or_default();
+    let digest: Digest = name.parse().map_err(|error: DigestError| ApiError::bad_request(error.to_string()))?;
+    let freed = blocking(state, move |state| (state.backend.remove)(digest)).await??;
+    freed.map(done).ok_or_else(|| ApiError::not_found("the cache does not have this blob"))
+}
+
+async fn forget_tag(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<Nothing>>> {
+    let name = parameters.tag_name()?;
+    blocking(state, move |state| (state.backend.forget_tag)(name)).await??;
+    Ok(done(Nothing {}))
+}
+
+async fn repositories(State(state): Shared, parameters: Parameters) -> ApiResult<Json<RepositoryPage>> {
+    let request = parameters.repository_page()?;
+    Ok(Json(blocking(state, move |state| (state.backend.registry.repositories)(request)).await??))
+}
+
+async fn tags(State(state): Shared, parameters: Parameters) -> ApiResult<Json<TagPage>> {
+    let repository = parameters.repository()?;
+    let page = blocking(state, move |state| (state.backend.registry.tags)(repository)).await??;
+    page.map(Json).ok_or_else(|| ApiError::not_found("the registry has no such repository"))
+}
+
+async fn remove_repository(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<RemovedNames>>> {
+    remove(state, RemoveRequest::Repository(parameters.repository()?)).await
+}
+
+async fn remove_tag(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<RemovedNames>>> {
+    remove(state, parameters.tag_to_remove()?).await
+}
+
+async fn remove_manifest(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<RemovedNames>>> {
+    remove(state, parameters.manifest_to_remove()?).await
+}
+
+async fn remove(state: Arc<AdminState>, request: RemoveRequest) -> ApiResult<Json<Done<RemovedNames>>> {
+    let removed = blocking(state, move |state| (state.backend.registry.remove)(request)).await??;
+    removed.map(done).ok_or_else(|| ApiError::not_found("the registry does not have this"))
+}
+
+/// Sends a line a blob. A client that leaves ends the verification at the next blob.
+async fn verify(State(state): Shared) -> ApiResult<Response> {
+    let running = || ApiError::new(StatusCode::CONFLICT, "a verification is already running");
+    let permit = VerifyPermit::take(&state.verifying).ok_or_else(running)?;
+    Ok(LineSender::reply(move |lines| {
+        let _permit = permit;
+        verify_all(&state.backend, lines);
+    }))
+}
+
+fn verify_all(backend: &AdminBackend, lines: &LineSender) {
+    let (mut checked, mut bad, mut bytes) = (0, 0, 0);
+    let result = (backend.verify)(&mut |blob| {
+        checked += 1;
+        bytes += blob.size;
+        bad += u64::from(blob.state != BlobState::Ok);
+        lines.tell(&VerifyLine::Blob(blob))
+    });
+    lines.finish(&match result {
+        Ok(()) => VerifyLine::Finished { checked, bad, bytes },
+        Err(error) => VerifyLine::Failed { error: error.to_string() },
+    });
+}
+
+/// Sends the steps of a collection. A client that leaves does not stop it.
+async fn collect(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
+    let request = parameters.collection()?;
+    Ok(LineSender::reply(move |lines| {
+        let collected = (state.backend.registry.collect)(request, &mut |step| lines.tell(&step));
+        lines.finish(&match collected {
+            Ok(collection) => GcLine::Finished(collection),
+            Err(error) => GcLine::Failed { error: error.to_string() },
+        });
+    }))
+}
+
+/// Sends the steps of an import. A client that leaves ends it; the next import goes on with it.
+async fn import(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
+    let directory = parameters.directory()?;
+    Ok(LineSender::reply(move |lines| {
+        let imported = (state.backend.registry.import)(&directory, &mut |line| lines.tell(&line));
+        lines.finish(&match imported {
+            Ok(imported) => ImportLine::Finished(imported),
+            Err(error) => ImportLine::Failed { error: error.to_string() },
+        });
+    }))
+}
+
+/// Calls `operation` on the blocking pool. Its panic is an error of this request alone.
+async fn blocking<T: Send + 'static>(
+    state: Arc<AdminState>,
+    operation: impl FnOnce(&AdminState) -> T + Send + 'static,
+) -> ApiResult<T> {
+    let broke_off = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why");
+    tokio::task::spawn_blocking(move || operation(&state)).await.map_err(broke_off)
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+fn done<T>(details: T) -> Json<Done<T>> {
+    Json(Done::ok(details))
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    (status, [(CONTENT_TYPE, TEXT)], text).into_response()
+}
+
+/// The right to verify, given back when dropped, by a panic too.
+struct VerifyPermit(Arc<AtomicBool>);
+
+impl VerifyPermit {
+    fn take(taken: &Arc<AtomicBool>) -> Option<Self> {
+        (!taken.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for VerifyPermit {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

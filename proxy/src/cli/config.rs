@@ -1,0 +1,304 @@
+//! `entrepot config`: reads and changes single keys of `entrepot.toml`.
+//!
+//! `config::edit` changes the text, the configuration's own loader validates the result, and then the file is replaced in
+//! one step. On any refusal the file is untouched. A secret is never printed.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use entrepot_config::edit::{EditError, KeyPath};
+use entrepot_config::{Applies, ConfigError, Effective, Flags, HostFacts, Loaded, file_place, load, validate};
+use entrepot_core::exit;
+use tempfile::NamedTempFile;
+use toml::Value;
+
+use super::environment;
+
+/// What to do with the configuration file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the value that holds for a key, secrets masked; for a section, all its keys
+    Get {
+        /// Such as cache.max_size or registries."reg.example:5000".scheme
+        key: KeyPath,
+        /// Print JSON: the value, where it came from and when a change takes effect
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change a key in the file, keeping comments and layout
+    Set {
+        /// Such as cache.max_size, or credentials."ghcr.io" for a whole account
+        key: KeyPath,
+        /// Text as it is, or a number, true, false, a list ["a", "b"], a table { username = "robot" }; - reads it from stdin
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+}
+
+/// Why nothing was printed or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigCommandError {
+    /// The value does not fit the key.
+    #[error("nothing was changed: {0}")]
+    Edit(#[from] EditError),
+    /// The file would be a bad configuration, or cannot be read at all.
+    #[error("nothing was changed: {0}")]
+    Refused(ConfigError),
+    /// What holds now cannot be told.
+    #[error(transparent)]
+    Bad(ConfigError),
+    /// The file cannot be read or replaced.
+    #[error("nothing was changed: {path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// From the system.
+        source: io::Error,
+    },
+    /// The value cannot be read from stdin.
+    #[error("nothing was changed: the value cannot be read from stdin: {0}")]
+    Stdin(io::Error),
+    /// stdout is closed or full.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl ConfigCommandError {
+    /// As sysexits has it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Edit(EditError::NotToml) | Self::Refused(_) | Self::Bad(_) => exit::CONFIGURATION,
+            Self::Edit(_) => exit::USAGE,
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => exit::PERMISSION,
+            Self::File { .. } | Self::Stdin(_) | Self::Output(_) => exit::IO,
+        }
+    }
+}
+
+/// Runs one command; values go to `out`. `file` is the configuration file, if it was named.
+pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
+    let flags = Flags { config: file, ..Flags::default() };
+    match command {
+        ConfigCommand::Get { key, json } => {
+            let loaded = load(&flags, &environment, &HostFacts::real()).map_err(ConfigCommandError::Bad)?;
+            Ok(out.write_all(get(&loaded.effective, key, *json).as_bytes())?)
+        }
+        ConfigCommand::Set { key, value } => {
+            let value = if value == "-" { from_stdin()? } else { value.clone() };
+            let path = file_place(&flags, &environment);
+            let loaded = set(&path, key, &value)?;
+            Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
+        }
+    }
+}
+
+fn from_stdin() -> Result<String, ConfigCommandError> {
+    let mut value = String::new();
+    io::stdin().read_to_string(&mut value).map_err(ConfigCommandError::Stdin)?;
+    Ok(value.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// The rows of a key: its value alone, or with the keys if it is a section.
+fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
+    let wanted = row_key(effective, key);
+    let below = format!("{wanted}.");
+    let rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
+    if as_json {
+        let rows: serde_json::Value = rows.map(entrepot_config::Entry::to_json).collect();
+        return format!("{rows:#}\n");
+    }
+    let line = |row: &entrepot_config::Entry| match &row.value {
+        Value::String(text) if row.key == wanted => format!("{text}\n"),
+        value if row.key == wanted => format!("{value}\n"),
+        value => format!("{} = {value}\n", row.key),
+    };
+    rows.map(line).collect()
+}
+
+/// The key as the rows have it: an account by its registry has a number there.
+fn row_key(effective: &Effective, key: &KeyPath) -> String {
+    let bare = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    let mut parts: Vec<&str> = key.parts().collect();
+    let number;
+    if let ["credentials", registry, ..] = parts[..] {
+        let mut rows = effective.entries.iter().filter(|row| row.value.as_str() == Some(registry));
+        let row = rows.find_map(|row| row.key.strip_prefix("credentials.")?.strip_suffix(".registry"));
+        if let Some(found) = row {
+            number = found.to_owned();
+            parts[1] = &number;
+        }
+    }
+    let parts = parts.iter().map(|part| if bare(part) { (*part).to_owned() } else { format!("{part:?}") });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// Replaces the file if the result is a good configuration. A file that does not exist is made.
+fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandError> {
+    let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
+    // A link stays a link: the file that it leads to is replaced.
+    let (place, before) = match fs::canonicalize(path) {
+        Ok(place) => (place, Some(fs::read_to_string(path).map_err(failed)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
+        Err(error) => return Err(failed(error)),
+    };
+    let after = key.set(before.as_deref().unwrap_or_default(), value)?;
+    let loaded = validate(path, &after, &environment, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
+    if before.as_ref() != Some(&after) {
+        write(&place, &after).map_err(failed)?;
+    }
+    Ok(loaded)
+}
+
+/// The new file has the owner and the mode of the old one, and is complete before it takes its place.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(folder)?;
+    match fs::metadata(path) {
+        Ok(old) => {
+            fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+            file.as_file().set_permissions(old.permissions())?;
+        }
+        Err(_) => file.as_file().set_permissions(Permissions::from_mode(0o644))?,
+    }
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Names the key and not the value, which may be a secret.
+fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
+    let wanted = row_key(effective, key);
+    let below = format!("{wanted}.");
+    let mut rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
+    let takes_effect = match rows.next().map(|row| row.applies) {
+        Some(Applies::AtStart) => "a running server takes it over when it starts again",
+        Some(Applies::AtAgentStart) => "entrepot redirect takes it over when it starts again",
+        Some(Applies::AtReload) | None => "a running server takes it over when it reloads its configuration",
+    };
+    format!("set {wanted} in {}; {takes_effect}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Sample {
+        folder: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    fn sample(text: &str) -> Sample {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("entrepot.toml");
+        fs::write(&path, text).expect("a file");
+        Sample { folder, path }
+    }
+
+    impl Sample {
+        fn run(&self, command: ConfigCommand) -> Result<String, ConfigCommandError> {
+            let mut out = Vec::new();
+            run(Some(self.path.clone()), &command, &mut out)?;
+            Ok(String::from_utf8(out).expect("text"))
+        }
+
+        fn set(&self, key: &str, value: &str) -> Result<String, ConfigCommandError> {
+            self.run(ConfigCommand::Set { key: key.parse().expect(key), value: value.to_owned() })
+        }
+
+        fn get(&self, key: &str, json: bool) -> String {
+            self.run(ConfigCommand::Get { key: key.parse().expect(key), json }).expect(key)
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(&self.path).expect("the file")
+        }
+    }
+
+    const TEXT: &str = "data_dir = \"/data\"\n[cache] # big\nmax_size = \"1g\" # enough\n";
+
+    #[test]
+    fn a_key_is_changed_and_told_without_its_value() {
+        let sample = sample(TEXT);
+        fs::set_permissions(&sample.path, Permissions::from_mode(0o640)).expect("a mode");
+        let told = sample.set("cache.max_size", "2g").expect("set");
+        assert_eq!(sample.text(), TEXT.replace("1g", "2g"));
+        assert!(told.starts_with("set cache.max_size in /") && !told.contains("2g"), "{told}");
+        assert!(told.contains("when it reloads its configuration"), "{told}");
+        assert_eq!(sample.get("cache.max_size", false), "2g\n");
+        assert_eq!(fs::metadata(&sample.path).expect("the file").permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(sample.folder.path()).expect("the folder").count(), 1, "no other file is left");
+    }
+
+    #[test]
+    fn a_value_that_needs_a_start_says_so() {
+        let sample = sample(TEXT);
+        let told = sample.set("proxy.listen", "[\"127.0.0.1:3128\"]").expect("set");
+        assert!(told.contains("set proxy.listen in") && told.contains("a running server takes it over when it starts"));
+        let told = sample.set("redirect.ports", "[443]").expect("set");
+        assert!(told.contains("entrepot redirect takes it over when it starts again"), "{told}");
+    }
+
+    #[test]
+    fn a_refusal_leaves_the_file_as_it_is() {
+        let sample = sample(TEXT);
+        for (key, value, code, told) in [
+            ("cache.max_size", "lots", 78, "\"lots\""),
+            ("proxy.max_connections", "-1", 78, "proxy.max_connections: -1 is not between"),
+            ("proxy.max_connections", "many", 64, "proxy.max_connections must be a whole number"),
+            ("cache", "1", 64, "cache is a table; name one of its keys"),
+        ] {
+            let error = sample.set(key, value).expect_err(key);
+            assert_eq!((error.exit_code(), sample.text().as_str()), (code, TEXT), "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with("nothing was changed: ") && text.contains(told), "{text}");
+        }
+        let broken = self::sample("[cache\n");
+        assert_eq!(broken.set("cache.max_size", "1g").expect_err("no TOML").exit_code(), 78);
+        assert_eq!(broken.text(), "[cache\n");
+    }
+
+    #[test]
+    fn a_secret_is_set_and_never_shown() {
+        let sample = sample(TEXT);
+        let account = "{ username = \"robot\", password = \"canary\" }";
+        let told = sample.set("credentials.\"ghcr.io\"", account).expect("set");
+        assert!(sample.text().contains("password = \"canary\"") && !told.contains("canary"), "{told}");
+        for json in [false, true] {
+            for key in ["credentials.\"ghcr.io\".password", "credentials.1", "credentials"] {
+                let shown = sample.get(key, json);
+                assert!(shown.contains("********") && !shown.contains("canary"), "{key}: {shown}");
+            }
+        }
+        assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "robot\n");
+        let error = sample.set("credentials.\"ghcr.io\"", "{ password = \"canary-2\" }").expect_err("no user");
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_made_and_a_link_stays_one() {
+        let mut sample = sample(TEXT);
+        sample.path = sample.folder.path().join("new.toml");
+        sample.set("data_dir", "/data").expect("set");
+        assert_eq!(sample.text(), "data_dir = \"/data\"\n");
+        let link = sample.folder.path().join("link.toml");
+        std::os::unix::fs::symlink(&sample.path, &link).expect("a link");
+        sample.path = link;
+        sample.set("data_dir", "/other").expect("set");
+        assert!(sample.path.is_symlink());
+        assert_eq!(sample.get("data_dir", false), "/other\n");
+    }
+
+    #[test]
+    fn a_section_is_shown_with_its_keys_and_json_has_origins() {
+        let sample = sample(TEXT);
+        assert!(sample.get("cache", false).contains("cache.max_size = \"1g\"\ncache.min_free = "));
+        let rows: serde_json::Value = serde_json::from_str(&sample.get("cache.max_size", true)).expect("JSON");
+        let origin = format!("{}:3", sample.path.display());
+        assert_eq!((&rows[0]["value"], &rows[0]["origin"]), (&"1g".into(), &origin.into()));
+        assert_eq!(sample.get("registries.\"a:1\".scheme", false), "", "not set");
+    }
+}
