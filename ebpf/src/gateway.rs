@@ -1,8 +1,8 @@
-//! Packets that pass through this machine: a new connection to a listed address is given to the door's listening socket,
-//! and everything that belongs to a connection of the door stays with it.
+//! Packets that pass through this machine: the first packet of a connection to a listed address is given to the door's
+//! listening socket, and later packets to the socket of that connection.
 //!
-//! The listening socket is transparent (IP_TRANSPARENT), so its connections have the original destination as their own
-//! address. The mark has the packet delivered here rather than forwarded, by the agent's routing rule.
+//! The listening socket is transparent (IP_TRANSPARENT), so its connections have the original destination as their
+//! local address. The mark makes the agent's routing rule deliver the packet here instead of forwarding it.
 
 use core::ffi::c_void;
 
@@ -23,28 +23,28 @@ const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the interface.
 const CURRENT_NAMESPACE: u64 = u64::MAX;
-/// The states of a socket (`BPF_TCP_LISTEN`).
+/// A state of a socket (`BPF_TCP_LISTEN`).
 const LISTEN: u32 = 10;
 const FLAG_SYN: u8 = 0x02;
 const FLAG_ACK: u8 = 0x10;
 
-/// A TCP segment's ends and flags.
+/// The addresses and flags of a TCP segment.
 struct Segment {
     source: Endpoint,
     destination: Endpoint,
     flags: u8,
 }
 
-/// One packet that arrived at an interface; whether it was given to the door.
+/// Handles a packet that arrived at an interface. Returns whether it was given to the door.
 #[inline(always)]
 pub fn packet(context: &TcContext) -> bool {
     let skb = context.skb.skb;
     let Some(settings) = maps::settings() else { return false };
     let Some(segment) = segment(skb, settings) else { return false };
-    // A connection that the door has keeps it, whatever was learned or forgotten since.
+    // A connection of the door stays with it, even if the address was learned or forgotten meanwhile.
     let found = lookup(skb, &segment.source, &segment.destination);
     if !found.is_null() {
-        // SAFETY: the socket is not null and is given back once.
+        // SAFETY: the socket is not null and is released once.
         unsafe {
             if (*found).state != LISTEN {
                 return assign(skb, found, settings);
@@ -71,7 +71,7 @@ fn to_listener(skb: *mut __sk_buff, settings: &Settings, segment: &Segment) -> O
     if listener.is_null() {
         return Outcome::NoListener;
     }
-    // SAFETY: the socket is not null and is given back once.
+    // SAFETY: the socket is not null and is released once.
     unsafe {
         if (*listener).state != LISTEN {
             bpf_sk_release(listener.cast());
@@ -81,10 +81,10 @@ fn to_listener(skb: *mut __sk_buff, settings: &Settings, segment: &Segment) -> O
     }
 }
 
-/// Gives the packet to a socket, and the socket back.
+/// Gives the packet to a socket, and releases the socket.
 #[inline(always)]
 unsafe fn assign(skb: *mut __sk_buff, socket: *mut bpf_sock, settings: &Settings) -> bool {
-    // SAFETY: the caller's: both pointers are valid.
+    // SAFETY: the caller guarantees that both pointers are valid.
     unsafe {
         let assigned = bpf_sk_assign(skb.cast(), socket.cast(), 0) == 0;
         bpf_sk_release(socket.cast());
@@ -97,7 +97,7 @@ unsafe fn assign(skb: *mut __sk_buff, socket: *mut bpf_sock, settings: &Settings
 
 #[inline(always)]
 fn lookup(skb: *mut __sk_buff, source: &Endpoint, destination: &Endpoint) -> *mut bpf_sock {
-    // SAFETY: all zeros are a tuple; sixteen bytes are an address either way; the tuple lives as long as the call.
+    // SAFETY: all zeros are a valid tuple; both address types have sixteen bytes; the tuple lives as long as the call.
     unsafe {
         let mut tuple: bpf_sock_tuple = core::mem::zeroed();
         let size = match (unmapped(&source.address), unmapped(&destination.address)) {
@@ -119,8 +119,8 @@ fn lookup(skb: *mut __sk_buff, source: &Endpoint, destination: &Endpoint) -> *mu
     }
 }
 
-/// The segment in a frame that has one for a port that is redirected: no VLAN, no fragment but the first, no extension
-/// headers of IPv6. Every packet of the interface comes by, so the rest is read for the few that go on.
+/// The segment in a frame, if its port is one that is redirected; None for VLANs, fragments but the first, and IPv6
+/// with extension headers. Every packet of the interface passes here, so most fields are read only if the port matches.
 #[inline(always)]
 fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
     let ip = ETHERNET_BYTES;
@@ -161,7 +161,7 @@ fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
     })
 }
 
-/// What surrounds a packet: the interface is the agent's, and entrepot's own packets do not arrive here.
+/// The surroundings of a packet. Its interface is the agent's, where no packets of entrepot itself arrive.
 struct Passing;
 
 impl Surroundings for Passing {

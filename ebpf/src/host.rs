@@ -1,4 +1,4 @@
-//! Connections of this machine's processes: to a listed address, they are led to the door before a packet is sent.
+//! Redirects connections of this machine's processes to listed addresses, before the first packet is sent.
 
 use core::ffi::c_void;
 
@@ -22,7 +22,7 @@ const CURRENT_NAMESPACE: u64 = u64::MAX;
 /// `connect` to an IPv4 address.
 #[inline(always)]
 pub fn connect4(context: &SockAddrContext) {
-    // SAFETY: the kernel gives a valid context; its fields are read at their own width.
+    // SAFETY: the kernel passes a valid context; each field is read at its own width.
     let (ip, port) = unsafe { ((*context.sock_addr).user_ip4, (*context.sock_addr).user_port) };
     let destination = Endpoint::new(mapped(ip.to_ne_bytes()), u16::from_be(port as u16));
     let Some(door) = redirection(context, &destination) else { return };
@@ -51,7 +51,7 @@ pub fn user_ip6(context: &SockAddrContext) -> Address {
     let mut address = [0; 16];
     let mut word = 0;
     while word < 4 {
-        // SAFETY: the context is valid; the verifier wants words of 32 bits, each on its own.
+        // SAFETY: the context is valid; the verifier requires that each word of 32 bits is read on its own.
         let bytes = unsafe { (&raw const (*context.sock_addr).user_ip6[word]).read_volatile() }.to_ne_bytes();
         address[4 * word] = bytes[0];
         address[4 * word + 1] = bytes[1];
@@ -75,7 +75,7 @@ pub fn set_user_ip6(context: &SockAddrContext, address: &Address) {
     }
 }
 
-/// The door, where this connection is led there; then its destination is remembered.
+/// The door if this connection is redirected, after its destination was stored; otherwise None.
 #[inline(always)]
 fn redirection(context: &SockAddrContext, destination: &Endpoint) -> Option<&'static Endpoint> {
     if unsafe { (*context.sock_addr).protocol } != TCP {
@@ -84,7 +84,7 @@ fn redirection(context: &SockAddrContext, destination: &Endpoint) -> Option<&'st
     let settings = maps::settings()?;
     let mut outcome = decide(settings, destination, &Process(context));
     if outcome as u32 == Outcome::Redirected as u32 {
-        // SAFETY: the context is of a kind that has a cookie.
+        // SAFETY: this kind of context has a cookie.
         let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
         if maps::BY_COOKIE.insert(cookie, destination, 0).is_err() {
             outcome = Outcome::Failed;
@@ -94,7 +94,7 @@ fn redirection(context: &SockAddrContext, destination: &Endpoint) -> Option<&'st
     if outcome as u32 == Outcome::Redirected as u32 { Some(settings.door_for(&destination.address)) } else { None }
 }
 
-/// What surrounds a process that connects.
+/// The surroundings of a process that connects.
 struct Process<'a>(&'a SockAddrContext);
 
 impl Surroundings for Process<'_> {
@@ -115,7 +115,7 @@ impl Surroundings for Process<'_> {
 
     #[inline(always)]
     fn is_own(&self, settings: &Settings) -> bool {
-        // SAFETY: the context is valid; the socket may be missing, and is asked for that first.
+        // SAFETY: the context is valid; the socket may be null, which is checked first.
         let mark = unsafe {
             let socket = (*self.0.sock_addr).__bindgen_anon_1.sk;
             if socket.is_null() { 0 } else { (*socket).mark }
@@ -123,13 +123,13 @@ impl Surroundings for Process<'_> {
         if mark == settings.own_mark {
             return true;
         }
-        // SAFETY: it takes nothing; the map's value is not looked at.
+        // SAFETY: the helper has no arguments; the value of the map is not read.
         unsafe { maps::EXEMPT.get(bpf_get_current_cgroup_id()).is_some() }
     }
 
     #[inline(always)]
     fn is_in_namespace(&self, settings: &Settings) -> bool {
-        // SAFETY: both kinds of argument are allowed; none asks for the machine's first namespace.
+        // SAFETY: both arguments are allowed; null asks for the machine's first namespace.
         let (own, first) =
             unsafe { (bpf_get_netns_cookie(self.0.as_ptr()), bpf_get_netns_cookie(core::ptr::null_mut())) };
         own == if settings.netns_cookie == 0 { first } else { settings.netns_cookie }
@@ -144,7 +144,7 @@ impl Surroundings for Process<'_> {
 /// Whether a socket listens at `door`, in the namespace of the context's socket.
 #[inline(always)]
 fn listener(context: *mut c_void, door: &Endpoint) -> bool {
-    // SAFETY: all zeros are a tuple; only fields of plain numbers are written.
+    // SAFETY: all zeros are a valid tuple; only fields of plain numbers are written.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = match unmapped(&door.address) {
         Some(v4) => {
@@ -153,13 +153,13 @@ fn listener(context: *mut c_void, door: &Endpoint) -> bool {
             12
         }
         None => {
-            // SAFETY: sixteen bytes either way.
+            // SAFETY: both types have sixteen bytes.
             tuple.__bindgen_anon_1.ipv6.daddr = unsafe { core::mem::transmute::<Address, [u32; 4]>(door.address) };
             tuple.__bindgen_anon_1.ipv6.dport = door.port.to_be();
             36
         }
     };
-    // SAFETY: the tuple lives as long as the call; a socket that comes back is given back.
+    // SAFETY: the tuple lives as long as the call; the socket that is returned is released.
     unsafe {
         let socket = bpf_sk_lookup_tcp(context, &mut tuple, size, CURRENT_NAMESPACE, 0);
         if socket.is_null() {

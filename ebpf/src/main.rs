@@ -1,9 +1,9 @@
 //! The programs that the kernel runs for `entrepot redirect`.
 //!
-//! `host.rs` leads connections of this machine's processes to the door as they are made; `original.rs` keeps where they
-//! meant to go, for the client (getpeername) and for the door (SO_ORIGINAL_DST); `gateway.rs` leads packets that pass
-//! through the machine to the door; `observe.rs` learns addresses from DNS answers. `maps.rs` is what they share with
-//! each other and with the loader, proxy/src/redirect. Every program lets pass what it is not sure of.
+//! `host.rs` redirects new connections of this machine's processes to the door. `original.rs` keeps their original
+//! destination, for the client (getpeername) and for the door (SO_ORIGINAL_DST). `gateway.rs` gives packets that pass
+//! through the machine to the door. `observe.rs` learns addresses from DNS answers. `maps.rs` is shared by all of them
+//! and by the loader, proxy/redirect. If a program is not sure about a connection or packet, it lets it pass.
 #![no_std]
 #![no_main]
 
@@ -18,7 +18,7 @@ use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{cgroup_skb, cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops};
 use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext, SockoptContext, TcContext};
 
-/// What a cgroup program returns to let the call go on.
+/// The result of a cgroup program that lets the call proceed.
 const PROCEED: i32 = 1;
 
 /// A process connects to an IPv4 address.
@@ -35,28 +35,28 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     PROCEED
 }
 
-/// A process asks to whom it is connected, by IPv4.
+/// A process asks for its peer's address, IPv4.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(context: SockAddrContext) -> i32 {
     original::peer_name4(&context);
     PROCEED
 }
 
-/// A process asks to whom it is connected, by IPv6.
+/// A process asks for its peer's address, IPv6.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     original::peer_name6(&context);
     PROCEED
 }
 
-/// A connection is being made: from now on its source port is known.
+/// The kernel has chosen the source port of a new connection.
 #[sock_ops]
 pub fn note_client(context: SockOpsContext) -> u32 {
     original::connecting(&context);
     0
 }
 
-/// The door asks where a connection meant to go.
+/// The door asks for the original destination of a connection.
 #[cgroup_sockopt(getsockopt)]
 pub fn answer_original(context: SockoptContext) -> i32 {
     original::answer(&context);
@@ -83,14 +83,14 @@ pub fn observe_gateway(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Nothing panics here: what could is not compiled in. The compiler wants to know all the same.
+/// No code that can panic is compiled in, but the compiler requires a handler.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Some helpers are there for programs under the GPL only.
+/// The kernel offers some helpers only to programs under the GPL.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

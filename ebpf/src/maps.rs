@@ -1,4 +1,4 @@
-//! The maps, and the few ways in which the programs use them. The loader knows them by name.
+//! The maps, and the functions by which the programs use them. The loader finds the maps by name.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -11,23 +11,23 @@ use entrepot_ebpf_common::dns::MESSAGE_MAX_BYTES;
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
 
-/// What the loader wrote before it attached anything.
+/// The settings. The loader writes them before it attaches anything.
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// Until when everything is in order, in nanoseconds of the monotonic clock. The agent moves it on.
+/// The time until which the door counts as healthy, in nanoseconds of the monotonic clock. The agent extends it.
 #[map]
 pub static HEALTHY_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Addresses of listed names, and until when they hold.
+/// Addresses of listed names, each with its time of expiry.
 #[map]
 pub static ADDRESSES: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Networks that the administrator named.
+/// Networks from the configuration.
 #[map]
 pub static PREFIXES: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1024, BPF_F_NO_PREALLOC);
 
-/// Hashes of listed names, and what they stand for.
+/// Hashes of listed names, each with `EXACT`, `BELOW` or both.
 #[map]
 pub static NAMES: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 
@@ -35,48 +35,48 @@ pub static NAMES: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static EXEMPT: HashMap<u64, u32> = HashMap::with_max_entries(64, 0);
 
-/// Where redirected sockets meant to go, by the socket's cookie.
+/// The original destinations of redirected sockets, by the socket's cookie.
 #[map]
 pub static BY_COOKIE: LruHashMap<u64, Endpoint> = LruHashMap::with_max_entries(65_536, 0);
 
-/// The same by the socket's own address and port, as the door sees it.
+/// The original destinations by the socket's own address and port, which the door sees as its peer.
 #[map]
 pub static BY_CLIENT: LruHashMap<Endpoint, Endpoint> = LruHashMap::with_max_entries(65_536, 0);
 
-/// One counter for each outcome; the loader knows how many there are, and a little room does not hurt.
+/// One counter for each outcome. The number of outcomes is smaller; the loader reads only as many as there are.
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(32, 0);
 
-/// Room for a DNS message, which is more than the stack has.
+/// Room for a DNS message, which is too large for the stack.
 #[map]
 pub static MESSAGES: PerCpuArray<[u8; MESSAGE_MAX_BYTES]> = PerCpuArray::with_max_entries(1, 0);
 
-/// A number on its way past the verifier.
+/// A number goes through this map to make the verifier forget its value.
 #[map]
 pub static FORGETTING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The settings, once the loader has written them.
+/// The settings.
 #[inline(always)]
 pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
-/// One more of this outcome.
+/// Counts an outcome.
 #[inline(always)]
 pub fn count(outcome: Outcome) {
     if outcome as u32 == Outcome::OtherPort as u32 {
         return;
     }
     if let Some(counter) = COUNTERS.get_ptr_mut(outcome as u32) {
-        // SAFETY: the counter belongs to this processor, and programs are not interrupted by others of their kind.
+        // SAFETY: the counter belongs to this processor, and no other program of this kind interrupts this one.
         unsafe { *counter += 1 };
     }
 }
 
-/// Until when an address is listed; zero where it is not.
+/// The time until which an address is listed; zero if it is not.
 #[inline(always)]
 pub fn listed_until_ns(address: &Address) -> u64 {
-    // SAFETY: the value is copied before anything else can happen to it.
+    // SAFETY: the value is copied before it can change.
     if let Some(until_ns) = unsafe { ADDRESSES.get(address) } {
         return *until_ns;
     }
@@ -86,7 +86,7 @@ pub fn listed_until_ns(address: &Address) -> u64 {
     }
 }
 
-/// Until when everything is in order.
+/// The time until which the door counts as healthy.
 #[inline(always)]
 pub fn healthy_until_ns() -> u64 {
     HEALTHY_UNTIL.get(0).copied().unwrap_or(0)
@@ -95,6 +95,6 @@ pub fn healthy_until_ns() -> u64 {
 /// Nanoseconds of the monotonic clock.
 #[inline(always)]
 pub fn now_ns() -> u64 {
-    // SAFETY: it takes nothing.
+    // SAFETY: the helper has no arguments.
     unsafe { bpf_ktime_get_ns() }
 }

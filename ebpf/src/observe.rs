@@ -1,4 +1,4 @@
-//! Learns addresses of listed names from DNS answers as they pass, before the client that asked can connect.
+//! Learns addresses of listed names from passing DNS answers, before the client that asked can connect.
 
 use core::ffi::c_void;
 
@@ -15,7 +15,7 @@ const UDP: u8 = 17;
 const UDP_BYTES: u32 = 8;
 const ETHERNET_BYTES: u32 = 14;
 const SECOND_NS: u64 = 1_000_000_000;
-/// Clients look names up again late, and connections are made from pools: an address holds at least so long.
+/// The shortest validity: clients keep addresses longer than DNS allows, for example in connection pools.
 const TTL_MIN_S: u64 = 120;
 const TTL_MAX_S: u64 = 24 * 3600;
 
@@ -25,8 +25,8 @@ pub fn frame(context: &TcContext) {
     packet(context.skb.skb, ETHERNET_BYTES);
 }
 
-/// A packet whose IP header is at `offset`. Fragments and extension headers are left alone: the name is then learned
-/// by the agent's own look-ups.
+/// A packet whose IP header is at `offset`. Fragments and extension headers are ignored; the agent resolves the listed
+/// names itself too.
 #[inline(always)]
 pub fn packet(skb: *mut __sk_buff, offset: u32) {
     let Some(first) = load::<u8>(skb, offset) else { return };
@@ -36,7 +36,7 @@ pub fn packet(skb: *mut __sk_buff, offset: u32) {
             else {
                 return;
             };
-            // More fragments, or an offset.
+            // The flag for more fragments, and the fragment's offset.
             if protocol != UDP || u16::from_be_bytes(fragment) & 0x3fff != 0 {
                 return;
             }
@@ -56,20 +56,20 @@ pub fn packet(skb: *mut __sk_buff, offset: u32) {
 
 #[inline(always)]
 fn message(skb: *mut __sk_buff, offset: u32) {
-    // SAFETY: the kernel gives a valid context.
+    // SAFETY: the kernel passes a valid context.
     let length = unsafe { (*skb).len }.saturating_sub(offset);
-    // What is longer is read as far as there is room, and counted as unread where that was not enough.
+    // A longer message is read as far as there is room. It counts as unread if that is not enough.
     let length = opaque(if length > MESSAGE_MAX_BYTES as u32 { MESSAGE_MAX_BYTES as u32 } else { length });
     if length == 0 {
         return;
     }
-    // The verifier wants both bounds on one register, and the compiler would fold them into one comparison.
+    // The verifier requires both bounds on one register; without this, the compiler merges them into one comparison.
     let length = opaque(length);
     if length > MESSAGE_MAX_BYTES as u32 {
         return;
     }
     let Some(room) = maps::MESSAGES.get_ptr_mut(0) else { return };
-    // SAFETY: the room belongs to this processor, and programs are not interrupted by others of their kind; it has
+    // SAFETY: the room belongs to this processor, and no other program of this kind interrupts this one. It has
     // `MESSAGE_MAX_BYTES`, and no more are loaded.
     let buffer = unsafe {
         if bpf_skb_load_bytes(skb.cast(), offset, room.cast::<c_void>(), length) != 0 {
@@ -81,7 +81,7 @@ fn message(skb: *mut __sk_buff, offset: u32) {
     // SAFETY: the value is copied at once.
     let listed = |hash: u64| unsafe { maps::NAMES.get(hash) }.copied().unwrap_or(0);
     let Some(slot) = maps::FORGETTING.get_ptr_mut(0) else { return };
-    // SAFETY: the slot belongs to this processor. What is read from a map the verifier knows nothing about.
+    // SAFETY: the slot belongs to this processor. The verifier does not know the value of what is read from a map.
     let forget = |value: u64| unsafe {
         slot.write_volatile(value);
         slot.read_volatile()
@@ -96,18 +96,18 @@ fn message(skb: *mut __sk_buff, offset: u32) {
     }
 }
 
-/// The same number, of which the compiler knows nothing any more.
+/// The same number, hidden from the compiler's optimisation.
 #[inline(always)]
 fn opaque(number: u32) -> u32 {
-    // SAFETY: a local, read where it was written.
+    // SAFETY: this reads a local variable.
     unsafe { (&raw const number).read_volatile() }
 }
 
-/// A value in the packet.
+/// Reads a value from the packet; None if the packet is too short.
 #[inline(always)]
 pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: as many bytes are written as the value has, or the call fails; only plain numbers are asked for.
+    // SAFETY: the call writes all bytes of the value or fails; `T` is always made of plain numbers.
     unsafe {
         match bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) {
             0 => Some(value.assume_init()),

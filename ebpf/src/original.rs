@@ -1,8 +1,8 @@
-//! Where a redirected connection meant to go: told to the client that asks for its peer, and to the door by the socket
-//! option that netfilter's REDIRECT answers too (SO_ORIGINAL_DST), so the door needs no rights for it.
+//! The original destination of a redirected connection: returned to a client that asks for its peer, and to the door
+//! that asks for SO_ORIGINAL_DST, the socket option of netfilter's REDIRECT. The door needs no rights for that.
 //!
-//! A connection is known by its cookie while it is made. The door sees another socket, so the client's address and port
-//! are noted as soon as the kernel has chosen them, which is before the first packet leaves.
+//! The client's socket is identified by its cookie. The door has another socket, so the client's address and port are
+//! stored as soon as the kernel has chosen them, which is before the first packet leaves.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_SOCK_OPS_TCP_CONNECT_CB;
@@ -25,7 +25,7 @@ const SOCKADDR_V6_BYTES: usize = 28;
 /// Answers `getpeername` of an IPv4 socket.
 #[inline(always)]
 pub fn peer_name4(context: &SockAddrContext) {
-    // SAFETY: the kernel gives a valid context.
+    // SAFETY: the kernel passes a valid context.
     let shown = mapped(unsafe { (*context.sock_addr).user_ip4 }.to_ne_bytes());
     let Some(original) = by_cookie(context, &shown) else { return };
     let Some(v4) = unmapped(&original.address) else { return };
@@ -45,31 +45,31 @@ pub fn peer_name6(context: &SockAddrContext) {
     unsafe { (*context.sock_addr).user_port = u32::from(original.port.to_be()) };
 }
 
-/// The original of this socket, where it was led to the door that it now shows: one that was connected elsewhere since
-/// is left alone.
+/// The original destination of this socket, if `shown` is the door; None for a socket that was connected to another
+/// address since.
 #[inline(always)]
 fn by_cookie(context: &SockAddrContext, shown: &Address) -> Option<Endpoint> {
-    // SAFETY: the context is of a kind that has a cookie; the value is copied at once.
+    // SAFETY: this kind of context has a cookie; the value is copied at once.
     let original = unsafe { maps::BY_COOKIE.get(bpf_get_socket_cookie(context.as_ptr())) }.copied()?;
     let door = maps::settings()?.door_for(&original.address);
-    // SAFETY: the kernel gives a valid context.
+    // SAFETY: the kernel passes a valid context.
     let port = u16::from_be(unsafe { (*context.sock_addr).user_port } as u16);
     if *shown == door.address && port == door.port { Some(original) } else { None }
 }
 
-/// Notes the client's side of a redirected connection.
+/// Stores the client's address and port of a redirected connection.
 #[inline(always)]
 pub fn connecting(context: &SockOpsContext) {
     if context.op() != BPF_SOCK_OPS_TCP_CONNECT_CB {
         return;
     }
-    // SAFETY: the context is of a kind that has a cookie; the value is copied at once.
+    // SAFETY: this kind of context has a cookie; the value is copied at once.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let Some(original) = unsafe { maps::BY_COOKIE.get(cookie) }.copied() else { return };
-    // The door's family decides, not the socket's: a mapped destination leaves an IPv4 address in an IPv6 socket.
+    // The destination's family counts: an IPv6 socket that connects to a mapped address has an IPv4 address.
     let ops = context.ops;
-    // SAFETY: the context is valid. All are read whatever the family: the verifier wants each word at a place that is
-    // known beforehand, and the compiler would choose the place first.
+    // SAFETY: the context is valid. All words are read for either family: the verifier requires a constant offset for
+    // each word, and otherwise the compiler would compute the offset.
     let (v4, v6) = unsafe {
         (
             (&raw const (*ops).local_ip4).read_volatile(),
@@ -83,7 +83,7 @@ pub fn connecting(context: &SockOpsContext) {
     };
     let address = if unmapped(&original.address).is_some() { mapped(v4.to_ne_bytes()) } else { words(v6) };
     let client = Endpoint::new(address, context.local_port() as u16);
-    // Where it is full the connection has no original destination, and its name alone decides.
+    // If the map is full, the connection has no original destination, and only the name in it counts.
     let _ = maps::BY_CLIENT.insert(client, original, 0);
 }
 
@@ -91,8 +91,8 @@ pub fn connecting(context: &SockOpsContext) {
 #[inline(always)]
 pub fn answer(context: &SockoptContext) {
     let option = context.sockopt;
-    // SAFETY: the kernel gives a valid context with a socket; the socket's fields are read at their own width, and the
-    // option's bytes are written between the two pointers that bound them.
+    // SAFETY: the kernel passes a valid context with a socket; each field of the socket is read at its own width, and
+    // the bytes of the option are written between the two pointers that bound them.
     unsafe {
         let level = (*option).level;
         if (*option).optname != SO_ORIGINAL_DST || (level != SOL_IP && level != SOL_IPV6) {
@@ -128,14 +128,14 @@ pub fn answer(context: &SockoptContext) {
         let Some(length) = written else { return };
         (*option).optlen = length as i32;
         (*option).retval = 0;
-        // The port may be another connection's next time.
+        // Another connection may use the same port later.
         let _ = maps::BY_CLIENT.remove(client);
     }
 }
 
 #[inline(always)]
 unsafe fn write_v4(context: &SockoptContext, address: [u8; 4], port: u16) -> Option<usize> {
-    // SAFETY: the caller's; the bounds are checked here.
+    // SAFETY: the caller guarantees the context; the bounds are checked here.
     unsafe {
         let value = (*context.sockopt).__bindgen_anon_2.optval.cast::<u8>();
         let end = (*context.sockopt).__bindgen_anon_3.optval_end.cast::<u8>();
@@ -168,7 +168,7 @@ unsafe fn write_v6(context: &SockoptContext, address: &Address, port: u16) -> Op
     Some(SOCKADDR_V6_BYTES)
 }
 
-/// Four words of an address as the kernel has them, in network order.
+/// An address from four words of the kernel, in network byte order.
 #[inline(always)]
 fn words([a, b, c, d]: [u32; 4]) -> Address {
     let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());

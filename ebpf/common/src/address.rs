@@ -1,4 +1,4 @@
-//! Addresses as the maps know them: always 16 bytes, IPv4 in its mapped form, so that one map serves both families.
+//! Addresses as keys of maps: always 16 bytes, IPv4 in its mapped form, so that one map serves both families.
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
 pub type Address = [u8; 16];
@@ -7,15 +7,15 @@ pub type Address = [u8; 16];
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// The address.
+    /// Zeros if there is no such endpoint.
     pub address: Address,
-    /// The port; zero where there is no such endpoint.
+    /// Zero if there is no such endpoint.
     pub port: u16,
     /// Keeps the size a multiple of four, with every byte defined: the kernel compares keys byte by byte.
     pub padding: u16,
 }
 
-/// Where IPv4 addresses are found in IPv6 (RFC 4291 section 2.5.5.2).
+/// The prefix of IPv4 addresses in IPv6 (RFC 4291 section 2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// The mapped form of an IPv4 address.
@@ -24,7 +24,7 @@ pub const fn mapped([a, b, c, d]: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
-/// The IPv4 address inside a mapped one.
+/// The IPv4 address inside a mapped one; None if the address is not mapped.
 #[inline(always)]
 pub fn unmapped(address: &Address) -> Option<[u8; 4]> {
     let [prefix @ .., a, b, c, d] = *address;
@@ -35,7 +35,7 @@ impl Endpoint {
     /// No endpoint.
     pub const NONE: Self = Self { address: [0; 16], port: 0, padding: 0 };
 
-    /// This address and port.
+    /// An endpoint whose padding is zero.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
         Self { address, port, padding: 0 }

@@ -1,16 +1,16 @@
-//! Whether a new connection is led to the door: one pure function over what the settings say and what can be looked up.
+//! Decides whether a new connection is redirected to the door: one pure function of the settings and some look-ups.
 
 use crate::address::{Address, Endpoint};
 use crate::outcome::Outcome;
 use crate::settings::Settings;
 
-/// What can be looked up about the surroundings of a connection; each look-up is made only when it decides.
+/// The look-ups about the surroundings of a connection. Each is made only if the decision depends on it.
 pub trait Surroundings {
     /// Nanoseconds of the monotonic clock.
     fn now_ns(&self) -> u64;
-    /// Until when the agent has found everything in order.
+    /// The time until which the door counts as healthy.
     fn healthy_until_ns(&self) -> u64;
-    /// Until when this address is known to be a listed registry's; zero where it is not.
+    /// The time until which the address belongs to a listed registry; zero if it does not.
     fn listed_until_ns(&self, address: &Address) -> u64;
     /// Whether the connection is entrepot's own.
     fn is_own(&self, settings: &Settings) -> bool;
@@ -20,10 +20,10 @@ pub trait Surroundings {
     fn door_listens(&self, door: &Endpoint) -> bool;
 }
 
-/// An address that is listed for good.
+/// The time of an address that is listed for good.
 pub const FOR_EVER: u64 = u64::MAX;
 
-/// Decides about a connection to `destination`. The cheap and frequent reasons against it come first.
+/// Decides about a connection to `destination`. Cheap and frequent reasons against a redirection come first.
 #[inline(always)]
 pub fn decide(settings: &Settings, destination: &Endpoint, surroundings: &impl Surroundings) -> Outcome {
     if !settings.has_port(destination.port) {

@@ -1,27 +1,27 @@
 //! Reads DNS answers (RFC 1035) for the addresses of listed names. The same code runs in the kernel and in the tests.
 //!
-//! The question decides: where its name is listed, every A and AAAA record of the answer section is an address of it,
-//! at whatever end of a CNAME chain. The names of records are only stepped over, so compression costs nothing. A wrong
-//! answer does no harm: an address that is learned in error only has its connections come to the door, which asks the
-//! connection itself for a name.
+//! Only the name in the question counts: if it is listed, every A and AAAA record of the answer is one of its
+//! addresses, also at the end of a CNAME chain. The names of records are skipped, so compression costs nothing. A wrong
+//! answer does no harm: connections to an address that was learned in error are redirected to the door, and the door
+//! goes by the name in the connection.
 //!
-//! For the verifier every loop has a fixed bound, and every index is masked into the buffer. It follows each value that a
-//! variable can have, and loops would have it follow millions: `forget` returns its argument in a way that the verifier
-//! knows nothing about it any more.
+//! For the verifier every loop has a fixed bound, and every index is masked to the size of the buffer. The verifier
+//! follows each possible value of a variable, which would be millions in a loop. `forget` returns its argument in a way
+//! that hides the value from the verifier.
 
 use crate::address::{Address, mapped};
 use crate::names::{BELOW, EMPTY, EXACT, prepend};
 
-/// The longest message that is read; what is behind it is not.
+/// The part of a message that is read.
 pub const MESSAGE_MAX_BYTES: usize = 2048;
-/// Records that are read of one answer.
+/// The most records that are read of one answer.
 const RECORDS_MAX: usize = 32;
-/// Labels that are stepped over in the name of a record that is not compressed.
+/// The most labels in the name of a record that is not compressed.
 const LABELS_MAX: usize = 32;
-/// The longest name on the wire, with its lengths and the root.
+/// The longest name on the wire, with its length bytes and the root.
 const NAME_MAX_BYTES: usize = 255;
 const HEADER_BYTES: usize = 12;
-/// Set in the length bytes of the question's name, once it is known that no letter has it.
+/// A bit that is set in the length bytes of the question's name. No letter of that name has it.
 const LABEL_MARK: u8 = 0x80;
 
 const TYPE_A: u16 = 1;
@@ -31,21 +31,21 @@ const TYPE_AAAA: u16 = 28;
 pub struct Message<'a> {
     /// The bytes.
     pub buffer: &'a mut [u8; MESSAGE_MAX_BYTES],
-    /// How many of them belong to the message.
+    /// The length of the message in the buffer.
     pub length: usize,
 }
 
-/// Why nothing, or not everything, was learned.
+/// The reason why nothing, or not everything, was learned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unread {
-    /// Not an answer, an answer that says no, or one about a name that is not listed.
+    /// Not an answer, an answer with an error, or an answer about a name that is not listed.
     Irrelevant,
-    /// About a listed name, and broken, or longer than what is read.
+    /// An answer about a listed name that is malformed, or longer than the part that is read.
     Broken,
 }
 
-/// Reads an answer. `forget` returns its argument. `listed` tells what a suffix's hash stands for (`names::EXACT`, `BELOW`, both, or nothing), `learn`
-/// gets each address with its time to live in seconds.
+/// Reads an answer. `forget` returns its argument. `listed` returns `names::EXACT`, `BELOW`, both or zero for the hash
+/// of a suffix. `learn` gets each address with its time to live in seconds.
 #[inline(always)]
 pub fn read(
     mut message: Message<'_>,
@@ -59,7 +59,7 @@ pub fn read(
     if !is_listed(&message, name_end, &forget, listed) {
         return Err(Unread::Irrelevant);
     }
-    // Behind the root's zero come the question's type and class.
+    // The zero of the root is followed by the question's type and class.
     let mut at = forget(name_end as u64 + 1 + 4) as usize;
     let mut index = 0;
     while index < RECORDS_MAX {
@@ -84,7 +84,7 @@ impl Message<'_> {
     }
 }
 
-/// The number of records in the answer section of a message that is a good answer to one question.
+/// The number of records in the answer section, if the message is a successful answer to one question.
 #[inline(always)]
 fn header(message: &Message<'_>) -> Result<usize, Unread> {
     if message.length < HEADER_BYTES || message.length > MESSAGE_MAX_BYTES {
@@ -96,7 +96,7 @@ fn header(message: &Message<'_>) -> Result<usize, Unread> {
     if is_answer && message.word(4) == 1 && records > 0 { Ok(records) } else { Err(Unread::Irrelevant) }
 }
 
-/// Marks the length bytes of the question's name; returns where its root is.
+/// Marks the length bytes of the question's name. Returns the position of its root.
 #[inline(always)]
 fn mark_labels(message: &mut Message<'_>, forget: &impl Fn(u64) -> u64) -> Result<usize, Unread> {
     let mut left = 0u64;
@@ -108,7 +108,7 @@ fn mark_labels(message: &mut Message<'_>, forget: &impl Fn(u64) -> u64) -> Resul
         }
         left = forget(left);
         let byte = message.byte(at);
-        // No listed name has such bytes: compression in a question, or letters that are not ASCII.
+        // No listed name has such bytes: they are compression in a question, or letters that are not ASCII.
         if byte >= LABEL_MARK {
             return Err(Unread::Irrelevant);
         }
@@ -129,7 +129,7 @@ fn mark_labels(message: &mut Message<'_>, forget: &impl Fn(u64) -> u64) -> Resul
     Err(Unread::Irrelevant)
 }
 
-/// Whether the name that ends before `end`, its labels marked, is listed, or a name above it is.
+/// Whether the name that ends before `end`, with marked labels, is listed, or below a listed name.
 #[inline(always)]
 fn is_listed(message: &Message<'_>, end: usize, forget: &impl Fn(u64) -> u64, listed: impl Fn(u64) -> u32) -> bool {
     let mut hash = EMPTY;
@@ -155,7 +155,7 @@ fn is_listed(message: &Message<'_>, end: usize, forget: &impl Fn(u64) -> u64, li
     false
 }
 
-/// Reads the record at `at`; returns where the next one begins.
+/// Reads the record at `at`. Returns the position of the next one.
 #[inline(always)]
 fn record(
     message: &Message<'_>,
@@ -200,7 +200,7 @@ fn step_over_name(message: &Message<'_>, mut at: usize, forget: &impl Fn(u64) ->
         if byte == 0 {
             return Ok(at + 1);
         }
-        // A pointer ends the name here.
+        // A pointer is the end of the name.
         if byte >= 0xc0 {
             return Ok(at + 2);
         }

@@ -1,8 +1,8 @@
-//! What the eBPF programs and their loader share, without a standard library: address keys, the settings that the loader
-//! writes for the programs, the decision about a connection, and the reader of DNS answers.
+//! The code that the eBPF programs and their loader share, without a standard library: addresses as keys of maps, the
+//! settings from the loader to the programs, the decision about a connection, and the reader of DNS answers.
 //!
-//! Everything here runs in both worlds, so it is written for the kernel's verifier (loops with fixed bounds, indexes
-//! that are masked) and tested on the host. The programs are in `ebpf/src`, the loader in `proxy/src/redirect`.
+//! The code runs in the kernel and on the host, so it is written for the kernel's verifier (loops with fixed bounds,
+//! masked indexes) and tested on the host. The programs are in `ebpf/src`, the loader in `proxy/redirect`.
 
 #![cfg_attr(not(test), no_std)]
 

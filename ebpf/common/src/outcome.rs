@@ -1,8 +1,8 @@
-//! What becomes of a connection, and the counters of it: one list, for the programs, the status and the metrics.
+//! The outcomes of connections, each with a counter: one list for the programs, the status and the metrics.
 
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal,)+) => {
-        /// What became of a connection, or of a DNS answer. The number is the index of its counter.
+        /// The outcome of a connection or of a DNS answer. The number is the index of its counter.
         #[repr(u32)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Outcome {
@@ -13,7 +13,7 @@ macro_rules! outcomes {
             /// Every outcome, in the order of the counters.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// As it is written in status and metrics.
+            /// As in status and metrics.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -24,23 +24,23 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    /// Led to the door.
+    /// Redirected to the door.
     Redirected = "redirected",
-    /// The port is none of those that are redirected; not counted.
+    /// The port is not redirected. These connections are not counted.
     OtherPort = "other_port",
-    /// The address is not known to be a registry's.
+    /// The address is not known as a registry's.
     NotListed = "not_listed",
     /// entrepot's own connection.
     Own = "own",
-    /// The process lives in another network namespace, from where the door cannot be reached.
+    /// The process is in another network namespace, which cannot reach the door.
     OtherNamespace = "other_namespace",
-    /// The door or the agent does not answer, so connections go where they meant to.
+    /// The door or the agent does not answer, so connections go to their own destination.
     Unhealthy = "unhealthy",
     /// The door has no address of this family.
     NoDoor = "no_door",
     /// Nothing listens at the local door.
     NoListener = "no_listener",
-    /// A map of the kernel was full, or a call failed.
+    /// A map of the kernel was full, or a helper of the kernel failed.
     Failed = "failed",
     /// An address was learned from a DNS answer.
     Learned = "learned",

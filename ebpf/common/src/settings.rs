@@ -1,36 +1,36 @@
-//! What the loader tells the programs once: where the door is, what is redirected.
+//! The settings from the loader to the programs: the address of the door, the ports that are redirected.
 
 use core::mem::offset_of;
 
 use crate::address::{Address, Endpoint};
 
-/// Ports that can be redirected at once.
+/// The most ports that can be redirected.
 pub const PORTS_MAX: usize = 16;
 
-/// The one entry of the map `SETTINGS`. The layout is that of the kernel's memory: [`Settings::to_bytes`] writes it.
+/// The only entry of the map `SETTINGS`, in the memory layout of the programs ([`Settings::to_bytes`] writes it).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// The network namespace that the agent and its clients live in; zero for the machine's first one.
+    /// The network namespace of the agent and its clients; zero means the machine's first one.
     pub netns_cookie: u64,
-    /// The door for IPv4.
+    /// The door for IPv4 destinations.
     pub door_v4: Endpoint,
-    /// The door for IPv6.
+    /// The door for IPv6 destinations.
     pub door_v6: Endpoint,
-    /// The mark of entrepot's own sockets.
+    /// The mark of entrepot's own sockets, which are never redirected.
     pub own_mark: u32,
     /// The mark that the gateway's routing rule looks for.
     pub route_mark: u32,
-    /// The ports that are redirected; zeros at the end.
+    /// The ports that are redirected; unused places are zero.
     pub ports: [u16; PORTS_MAX],
-    /// One where the door is on this machine, so that its listening socket can be looked up.
+    /// One if the door is on this machine, so that its listening socket can be looked up.
     pub is_local: u32,
-    /// One where connections are redirected whether or not the door answers.
+    /// One if connections are redirected whether or not the door answers.
     pub enforce: u32,
 }
 
 impl Settings {
-    /// How many bytes it has.
+    /// The size in bytes.
     pub const SIZE: usize = size_of::<Self>();
 
     /// Whether `port` is redirected.
@@ -46,7 +46,7 @@ impl Settings {
         false
     }
 
-    /// As the programs read it.
+    /// The bytes as the programs read them.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
@@ -65,7 +65,7 @@ impl Settings {
         bytes
     }
 
-    /// The door for a destination of this family.
+    /// The door for this destination's family.
     #[inline(always)]
     pub fn door_for(&self, destination: &Address) -> &Endpoint {
         if crate::address::unmapped(destination).is_some() { &self.door_v4 } else { &self.door_v6 }

@@ -16,8 +16,9 @@ use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 pub use live::{
-    Access, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProxyPolicy, RegistryPolicy,
-    RegistrySettings, Scheme, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, Upstream,
+    AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProxyPolicy,
+    RegistryPolicy, RegistrySettings, Scheme, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy,
+    Upstream,
 };
 pub use startup::{
     AdminDoor, CaFiles, DataPlane, Listen, LogFormat, LogOutput, Mdns, ProxyListen, RegistryListen, Startup,

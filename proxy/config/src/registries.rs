@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, header};
 use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
 use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
-use super::ready::{Access, Account, RegistryPolicy, Scheme};
+use super::ready::{AccessMode, Account, RegistryPolicy, Scheme};
 use super::resolver::{AtReload, Resolver};
 use super::values;
 
@@ -176,7 +176,7 @@ fn policy(
     verify: bool,
 ) -> Result<RegistryPolicy, ConfigError> {
     const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
-    const ACCESS: &[(&str, Access)] = &[("strict", Access::Strict), ("shared", Access::Shared)];
+    const ACCESS: &[(&str, AccessMode)] = &[("strict", AccessMode::Strict), ("shared", AccessMode::Shared)];
     let key = |name: &str| format!("registries.\"{host}\".{name}");
     Ok(RegistryPolicy {
         scheme: resolver.text(&key("scheme"), &raw.scheme, "https", |text| values::choice(text, SCHEMES))?,

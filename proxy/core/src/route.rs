@@ -10,6 +10,9 @@ use crate::digest::Digest;
 use crate::error::ErrorCode;
 use crate::name::{NameError, Reference, RepositoryName};
 
+/// The folder of the registry's web page, beside `/v2/`; other pages link to it.
+pub const WEB_PATH: &str = "/registry/";
+
 /// The subject of a request.
 ///
 /// ```

@@ -1,6 +1,8 @@
-//! The agent's life: check, load, tell, attach; then keep the programs' idea of health true until a signal ends it.
+//! The life of the agent: check the machine, load the programs, write their settings, attach them, then tell them
+//! whether the door answers until a signal ends it all.
 //!
-//! Everything runs on one thread: a call to the kernel's maps takes a microsecond, and an idle agent should cost nothing.
+//! Everything runs on one thread: a call to the kernel's maps takes a microsecond, and an idle agent should cost
+//! nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::RedirectError;
-use super::health::{Doors, INTERVAL, Probe, VALIDITY, monotonic_ns};
+use super::health::{Doors, FindByMdns, INTERVAL, Probe, VALIDITY, monotonic_ns};
 use super::pins::{self, Pins};
 use super::plan::{DoorPlace, Mode, Plan};
 use super::programs::{Programs, endpoint};
@@ -25,29 +27,38 @@ use super::{attach, preflight, seed, server};
 use entrepot_config::ready::Config;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_net::service_manager::{self, watchdog};
-use entrepot_upstream::dial::OWN_MARK;
 
-/// Where the programs are, and what has to be taken away besides their links.
+/// What the agent needs from crates beside this one; the composition root passes it in.
+#[derive(Clone, Copy)]
+pub struct Environment {
+    /// The mark (SO_MARK) of entrepot's own connections, which are never redirected.
+    pub own_mark: u32,
+    pub find_by_mdns: FindByMdns,
+}
+
+/// The places of the programs.
 struct Attached {
+    /// Control groups or interfaces.
     places: Vec<String>,
-    /// Interfaces that got a queueing discipline for it.
+    /// The interfaces to which a queueing discipline was added, to be removed at the end.
     disciplined: Vec<String>,
 }
 
-/// More than taking everything away ever took.
+/// The time that the service manager grants for the end; it never took that long.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
 
 /// A running agent.
 struct Agent {
     plan: Plan,
+    environment: Environment,
     programs: Arc<Mutex<Programs>>,
     attached: Attached,
     doors: Mutex<Doors>,
     since: SystemTime,
 }
 
-/// Runs the agent until a signal ends it; says on stderr how it goes.
-pub fn run(mode: Mode, config: &Config) -> Result<(), RedirectError> {
+/// Runs the agent until a signal ends it.
+pub fn run(mode: Mode, config: &Config, environment: Environment) -> Result<(), RedirectError> {
     let (plan, notices) = Plan::new(mode, config)?;
     for notice in notices {
         tracing::warn!("{notice}");
@@ -61,11 +72,11 @@ pub fn run(mode: Mode, config: &Config) -> Result<(), RedirectError> {
             None => None,
             Some(address) => Some(listen(address).await?),
         };
-        let agent = Agent::start(plan).await?;
+        let agent = Agent::start(plan, environment).await?;
         let outcome = agent.clone().live(socket, listener).await;
         agent.take_down().await.and(outcome)
     });
-    // A lookup that hangs in the resolver must not hold the end up.
+    // A lookup that hangs in the resolver must not delay the end.
     runtime.shutdown_background();
     outcome
 }
@@ -76,10 +87,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RedirectError> {
 }
 
 impl Agent {
-    /// Everything is in place when this returns, and nothing is redirected before a door has answered.
-    async fn start(plan: Plan) -> Result<Arc<Self>, RedirectError> {
+    /// Puts everything in place. Nothing is redirected before a door has answered.
+    async fn start(plan: Plan, environment: Environment) -> Result<Arc<Self>, RedirectError> {
         let mut programs = Programs::load()?;
-        programs.set_settings(&settings(&plan, Doors::default()))?;
+        programs.set_settings(&settings(&plan, environment.own_mark, Doors::default()))?;
         for (hash, flags) in &plan.names {
             programs.add_name(*hash, *flags)?;
         }
@@ -95,7 +106,8 @@ impl Agent {
             pins.replace_others()?;
         }
         let programs = Arc::new(Mutex::new(programs));
-        Ok(Arc::new(Self { plan, programs, attached, doors: Mutex::default(), since: SystemTime::now() }))
+        let (doors, since) = (Mutex::default(), SystemTime::now());
+        Ok(Arc::new(Self { plan, environment, programs, attached, doors, since }))
     }
 
     async fn live(self: Arc<Self>, socket: AdminSocket, listener: Option<TcpListener>) -> Result<(), RedirectError> {
@@ -108,10 +120,10 @@ impl Agent {
         tracing::info!(
             mode = self.plan.mode.word(),
             attached = self.attached.places.join(", "),
-            "redirect programs are attached"
+            "the redirect programs are attached"
         );
         service_manager::ready(format!("attached to {}", self.attached.places.join(", "))).await;
-        // One thread does everything: that it runs this is its answer.
+        // There is only one thread, so an answer proves that it runs.
         tokio::spawn(watchdog::watch(|| std::future::ready(true)));
         let serving = server::serve_unix(socket, reporter.clone());
         if let Some(listener) = listener {
@@ -124,13 +136,13 @@ impl Agent {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         };
-        service_manager::stopping("taking the programs away", TAKING_DOWN).await;
+        service_manager::stopping("removing the programs", TAKING_DOWN).await;
         outcome
     }
 
-    /// Asks the door again and again, and tells the programs.
+    /// Asks the door at every interval, and tells the programs.
     async fn watch(&self) -> Result<(), RedirectError> {
-        let mut probe = Probe::new(self.plan.door.clone());
+        let mut probe = Probe::new(self.plan.door.clone(), self.environment.find_by_mdns);
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -140,7 +152,7 @@ impl Agent {
             self.tell_programs(before, doors)?;
             let news = match (before.any(), doors.any()) {
                 (false, true) => "the door answers: connections to registries are redirected",
-                (true, false) => "the door does not answer: connections go where they meant to",
+                (true, false) => "the door does not answer: connections go to their own destination",
                 _ => continue,
             };
             match doors.any() {
@@ -154,10 +166,10 @@ impl Agent {
     fn tell_programs(&self, before: Doors, doors: Doors) -> Result<(), RedirectError> {
         let mut programs = lock(&self.programs);
         if doors != before {
-            // Nothing is led anywhere while the place changes.
+            // Nothing is redirected while the door's address changes.
             programs.set_healthy_until(0)?;
             if doors.any() {
-                programs.set_settings(&settings(&self.plan, doors))?;
+                programs.set_settings(&settings(&self.plan, self.environment.own_mark, doors))?;
             }
         }
         if doors.any() {
@@ -166,7 +178,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Links go with the programs; what the gateway put beside them does not.
+    /// Links end with the process. The rules, routes and disciplines of a gateway do not, so they are removed here.
     async fn take_down(&self) -> Result<(), RedirectError> {
         if self.plan.mode == Mode::Host || self.plan.enforce {
             return Ok(());
@@ -212,7 +224,8 @@ impl Agent {
     }
 }
 
-/// Removes what agents of this network namespace have left: pinned links, rules and routes, filters.
+/// Removes everything that agents of this network namespace have left: pinned links, rules and routes, filters. Returns
+/// the number of links.
 pub fn off(config: &Config) -> Result<usize, RedirectError> {
     let socket = &config.redirect.socket;
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
@@ -230,7 +243,7 @@ async fn attach_gateway(programs: &mut Programs, plan: &Plan, pins: Option<&Pins
     for family in routing::forwarding_off() {
         tracing::warn!(
             "{family} forwarding is off on this machine, so no {family} connection passes through it; \
-            switch it on: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+            enable it: sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
         );
     }
     attach::remove_filters(&plan.interfaces);
@@ -253,15 +266,15 @@ fn attach_host(programs: &mut Programs, plan: &Plan, pins: Option<&Pins>) -> Res
     Ok(Attached { places, disciplined: Vec::new() })
 }
 
-fn settings(plan: &Plan, doors: Doors) -> Settings {
+fn settings(plan: &Plan, own_mark: u32, doors: Doors) -> Settings {
     let mut ports = [0; PORTS_MAX];
     ports.iter_mut().zip(&plan.ports).for_each(|(slot, port)| *slot = *port);
     Settings {
-        // Zero stands for the machine's first namespace, where the kernel cannot say which one it is.
+        // Zero means the machine's first namespace: the fallback if the kernel does not report the cookie.
         netns_cookie: network_namespace_cookie().unwrap_or(0),
         door_v4: endpoint(doors.v4),
         door_v6: endpoint(doors.v6),
-        own_mark: OWN_MARK,
+        own_mark,
         route_mark: ROUTE_MARK,
         ports,
         is_local: u32::from(matches!(plan.door, DoorPlace::Local(_)) && plan.mode == Mode::Host),

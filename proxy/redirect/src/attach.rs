@@ -1,7 +1,7 @@
-//! Where the programs are attached: control groups for a host, interfaces for a gateway.
+//! Attaches the programs: to control groups on a host, to interfaces on a gateway.
 //!
-//! A link that is not pinned belongs to this process. Kernels before 6.6 have no links for interfaces; there a filter
-//! hangs at the `clsact` queueing discipline, and both are taken away at the end.
+//! A link that is not pinned ends with this process. Kernels before 6.6 have no links for interfaces: there the program
+//! is a filter of the `clsact` queueing discipline, and the agent removes both at the end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -20,15 +20,15 @@ use super::programs::{Programs, chain, open_cgroup};
 
 /// The programs on `connect` and `getpeername`.
 const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
-/// The programs of a gateway, and which way they look.
+/// The programs of a gateway, with the direction of the packets.
 pub(super) const CLASSIFIERS: [(&str, TcAttachType); 2] =
     [("gateway_in", TcAttachType::Ingress), ("observe_gateway", TcAttachType::Egress)];
-/// Links on control groups are always one of many; the flag belongs to an older way of attaching.
+/// Several links on one control group are always allowed; the flag is for an older way to attach.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 impl Programs {
-    /// Attaches what redirects the processes of these control groups (`scopes`), and, to `root`, what has to see every
-    /// process: answers of DNS reach whoever resolves for others, and the door may be in any group.
+    /// Attaches the redirecting programs to the control groups in `scopes`. The programs that have to see every process
+    /// are attached to `root`: a resolver may run in any group and receive the answers of DNS, and so may the door.
     pub(super) fn attach_host(
         &mut self,
         root: &Path,
@@ -64,8 +64,8 @@ impl Programs {
         Ok(())
     }
 
-    /// The observer of DNS, and the answer to SO_ORIGINAL_DST. The latter is never pinned: without an agent, the door
-    /// goes by names alone.
+    /// Attaches the observer of DNS, and the program that answers SO_ORIGINAL_DST. The latter is never pinned: without
+    /// an agent, the door has only the names in connections.
     fn observe(&mut self, whole: &File, root: &Path, pins: Option<&Pins>) -> Result<(), RedirectError> {
         let failed = |name, error: &ProgramError| not_attached(name, root.display(), error);
         let observer: &mut CgroupSkb = self.program("observe_host")?;
@@ -81,7 +81,7 @@ impl Programs {
         answer.attach(whole, MODE).map(drop).map_err(|error| failed("answer_original", &error))
     }
 
-    /// Attaches to the interfaces towards the clients. Returns those that got a queueing discipline for it.
+    /// Attaches to the interfaces towards the clients. Returns those to which a queueing discipline was added.
     pub(super) fn attach_gateway(
         &mut self,
         interfaces: &[String],
@@ -106,7 +106,7 @@ impl Programs {
                         let link = program.take_link(link).map_err(|error| failed(&error))?;
                         pins.keep_named(FdLink::try_from(link), &format!("{name}-{interface}"))?;
                     }
-                    // A filter stays by itself, once nobody takes it away.
+                    // A filter stays after this process unless somebody removes it.
                     Some(_) => std::mem::forget(program.take_link(link).map_err(|error| failed(&error))?),
                     None => {}
                 }
@@ -117,7 +117,7 @@ impl Programs {
 }
 
 impl Programs {
-    /// Takes the gateway's programs off their interfaces.
+    /// Detaches the gateway's programs from their interfaces.
     pub(super) fn detach_gateway(&mut self) {
         for (name, _) in CLASSIFIERS {
             if let Ok(program) = self.program::<SchedClassifier>(name)
@@ -129,17 +129,17 @@ impl Programs {
     }
 }
 
-/// Takes filters away that an agent left behind; nothing is there where the kernel has links.
+/// Removes the filters that an earlier agent left. There are none if the kernel has links for interfaces.
 pub(super) fn remove_filters(interfaces: &[String]) {
     for (interface, (name, direction)) in interfaces.iter().flat_map(|interface| CLASSIFIERS.map(|it| (interface, it)))
     {
         if tc::qdisc_detach_program(interface, direction, name).is_ok() {
-            tracing::info!(interface, "took away the filter {name}");
+            tracing::info!(interface, "removed the filter {name}");
         }
     }
 }
 
-/// Whether the discipline was not there before.
+/// Returns false if the interface had the discipline already.
 fn add_discipline(interface: &str) -> Result<bool, RedirectError> {
     match tc::qdisc_add_clsact(interface) {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! Why there is no redirection. Each error is one line that says what is missing and what to do.
+//! The reasons why nothing is redirected. Each message is one line: what is missing, and what to do.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,101 +6,42 @@ use std::path::PathBuf;
 use entrepot_core::exit;
 use entrepot_net::admin_socket::SocketError;
 
-/// Why the agent does not start, or stopped.
+/// The reason why the agent does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RedirectError {
-    /// The plan cannot be carried out.
+    /// The configuration asks for something that cannot be done.
     #[error("{0}")]
     Plan(String),
-    /// A right that this process does not have.
     #[error(
         "{what} is missing: run this as root, or give the process CAP_BPF and CAP_NET_ADMIN (and, before Linux 5.8, CAP_SYS_ADMIN)"
     )]
-    Permission {
-        /// Which one.
-        what: &'static str,
-    },
-    /// The kernel is too old for what was asked.
+    Permission { what: &'static str },
     #[error("this kernel ({release}) is too old: {mode} needs Linux {needed} or newer")]
-    Kernel {
-        /// What runs.
-        release: String,
-        /// What was asked for.
-        mode: &'static str,
-        /// What it needs.
-        needed: &'static str,
-    },
-    /// There is no unified control group hierarchy.
+    Kernel { release: String, mode: &'static str, needed: &'static str },
     #[error(
-        "no cgroup2 file system is mounted, and the programs are attached there; mount one: mount -t cgroup2 none /sys/fs/cgroup"
+        "no cgroup2 file system is mounted, and the programs have to be attached to it; mount one: mount -t cgroup2 none /sys/fs/cgroup"
     )]
     NoCgroups,
-    /// Enforcing needs a place that outlives the process.
-    #[error("{path} is no bpf file system, and enforcing keeps the programs there; mount one: mount -t bpf bpf {path}", path = path.display())]
-    NoPins {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// An agent runs already, or still.
-    #[error("an agent runs and answers on {socket}; stop it first", socket = socket.display())]
-    Running {
-        /// Its socket.
-        socket: PathBuf,
-    },
-    /// Rules and routes.
+    #[error("{path} is not a bpf file system, and enforcing has to keep the programs there; mount one: mount -t bpf bpf {path}", path = path.display())]
+    NoPins { path: PathBuf },
+    #[error("another agent answers on {socket}; stop it first", socket = socket.display())]
+    Running { socket: PathBuf },
+    /// `what` is a verb with its object.
     #[error("cannot {what}: {reason}")]
-    Routing {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        reason: String,
-    },
-    /// A control group that was named is not there.
+    Routing { what: &'static str, reason: String },
     #[error("the control group {path} cannot be opened: {source}; name one below {root}", path = path.display(), root = root.display())]
-    Cgroup {
-        /// Which one.
-        path: PathBuf,
-        /// Where they all are.
-        root: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The kernel refused the programs.
+    Cgroup { path: PathBuf, root: PathBuf, source: io::Error },
+    /// `reason` has the whole answer of the kernel's verifier.
     #[error("the kernel refuses the program {program}: {reason}")]
-    Load {
-        /// Which one.
-        program: &'static str,
-        /// What it said, all of it.
-        reason: String,
-    },
-    /// A program cannot be attached.
+    Load { program: &'static str, reason: String },
     #[error("cannot attach {program} to {place}: {reason}")]
-    Attach {
-        /// Which one.
-        program: &'static str,
-        /// Where.
-        place: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// A map cannot be read or written.
+    Attach { program: &'static str, place: String, reason: String },
     #[error("the kernel's map {map} cannot be used: {reason}")]
-    Map {
-        /// Which one.
-        map: &'static str,
-        /// What the system said.
-        reason: String,
-    },
+    Map { map: &'static str, reason: String },
     /// Threads, sockets, signals.
     #[error("the system gives no {what}: {source}")]
-    System {
-        /// What was asked.
-        what: &'static str,
-        /// What it said.
-        source: io::Error,
-    },
-    /// The socket for the status.
-    #[error("no place for the agent's status, redirect.socket: {0}")]
+    System { what: &'static str, source: io::Error },
+    #[error("the socket for the agent's status (redirect.socket) cannot be opened: {0}")]
     Socket(#[source] SocketError),
 }
 

@@ -1,10 +1,10 @@
-//! Whether the door answers, asked twice a second; only then are connections led there.
+//! Asks the door twice a second whether it answers. Connections are redirected only while it does.
 //!
-//! The question is an HTTP request for a name that only a transparent door knows, so a process that hangs, or another
-//! server on its port, does not pass. What the programs are told holds for two seconds: an agent that hangs stops
-//! counting as well.
+//! The question is an HTTP request for a name that only a transparent door knows, so neither a process that hangs nor
+//! another server on that port passes. An answer counts for two seconds, so an agent that hangs ends the redirection
+//! too.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
@@ -16,19 +16,21 @@ use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
 use entrepot_core::sniff::HEALTH_HOST;
-use entrepot_setup::discovery::browse::browse;
 
-/// How often the door is asked.
+/// Finds the addresses of a host name by multicast DNS, for up to this time. Blocks.
+pub type FindByMdns = fn(&str, Duration) -> Vec<IpAddr>;
+
+/// The interval between two questions.
 pub(super) const INTERVAL: Duration = Duration::from_millis(500);
-/// How long it may take to answer.
+/// The longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long an answer holds for the programs.
+/// The time for which an answer counts.
 pub(super) const VALIDITY: Duration = Duration::from_secs(2);
-/// How often an appliance that does not answer is looked up anew.
+/// The interval at which an appliance that does not answer is looked up again.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER: &[u8] = b"HTTP/1.1 204";
 
-/// The doors that answer, one a family at most.
+/// The doors that answer, at most one for each family.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Doors {
     pub(super) v4: Option<SocketAddr>,
@@ -38,6 +40,7 @@ pub(super) struct Doors {
 /// Finds the doors that answer.
 pub(super) struct Probe {
     place: DoorPlace,
+    find_by_mdns: FindByMdns,
     candidates: Vec<SocketAddr>,
     looked_up: Option<Instant>,
 }
@@ -49,11 +52,11 @@ impl Doors {
 }
 
 impl Probe {
-    pub(super) fn new(place: DoorPlace) -> Self {
-        Self { place, candidates: Vec::new(), looked_up: None }
+    pub(super) fn new(place: DoorPlace, find_by_mdns: FindByMdns) -> Self {
+        Self { place, find_by_mdns, candidates: Vec::new(), looked_up: None }
     }
 
-    /// Asks the doors that are known; looks them up first where none has answered so far.
+    /// Asks the known doors. If none answers, looks for others and asks those.
     pub(super) async fn ask(&mut self) -> Doors {
         let doors = self.ask_known().await;
         if doors.any() || !self.look_up().await {
@@ -69,7 +72,7 @@ impl Probe {
         Doors { v4, v6: answering.find(SocketAddr::is_ipv6) }
     }
 
-    /// Whether there are candidates that were not asked before.
+    /// Returns whether there are candidates that were not asked before.
     async fn look_up(&mut self) -> bool {
         if self.looked_up.is_some_and(|at| at.elapsed() < LOOKUP_INTERVAL) {
             return false;
@@ -77,7 +80,7 @@ impl Probe {
         self.looked_up = Some(Instant::now());
         let found = match &self.place {
             DoorPlace::Local(doors) => doors.clone(),
-            DoorPlace::Appliance(appliance) => find_appliance(appliance).await,
+            DoorPlace::Appliance(appliance) => find_appliance(appliance, self.find_by_mdns).await,
         };
         let is_new = found.iter().any(|door| !self.candidates.contains(door));
         self.candidates = found;
@@ -85,18 +88,14 @@ impl Probe {
     }
 }
 
-/// The addresses of an appliance's transparent door: a name below `.local` by multicast DNS, which not every system's
-/// resolver speaks; any other name by the system's resolver.
-async fn find_appliance(appliance: &RegistryHost) -> Vec<SocketAddr> {
+/// The addresses of an appliance's transparent door. A name below `.local` is looked up by multicast DNS first, since
+/// not every system's resolver does that; any other name by the system's resolver.
+async fn find_appliance(appliance: &RegistryHost, find_by_mdns: FindByMdns) -> Vec<SocketAddr> {
     if appliance.name().ends_with(".local") {
-        let wanted = appliance.clone();
-        let found = spawn_blocking(move || browse(PATIENCE, |found| found.host == wanted.name())).await;
-        let found = found.ok().and_then(Result::ok).unwrap_or_default();
-        let found = found.into_iter().filter(|found| found.host == appliance.name());
-        let doors: Vec<_> =
-            found.flat_map(|found| found.addresses).map(|ip| SocketAddr::new(ip, appliance.port())).collect();
-        if !doors.is_empty() {
-            return doors;
+        let name = appliance.name().to_owned();
+        let found = spawn_blocking(move || find_by_mdns(&name, PATIENCE)).await.unwrap_or_default();
+        if !found.is_empty() {
+            return found.into_iter().map(|ip| SocketAddr::new(ip, appliance.port())).collect();
         }
     }
     let name = (appliance.name().to_owned(), appliance.port());
@@ -110,7 +109,7 @@ async fn find_appliance(appliance: &RegistryHost) -> Vec<SocketAddr> {
     }
 }
 
-/// Now, by the clock that the programs read.
+/// The present time of the clock that the programs read.
 pub(super) fn monotonic_ns() -> u64 {
     let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec()), u64::try_from(now.tv_nsec()));
@@ -134,6 +133,10 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
+    fn no_mdns(_: &str, _: Duration) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
     async fn server(answer: &'static [u8]) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -151,17 +154,26 @@ mod tests {
     async fn only_a_transparent_door_is_healthy() {
         let good = server(b"HTTP/1.1 204 No Content\r\n\r\n").await;
         let other = server(b"HTTP/1.1 200 OK\r\n\r\nhello").await;
-        let mut probe = Probe::new(DoorPlace::Local(vec![other, good]));
+        let mut probe = Probe::new(DoorPlace::Local(vec![other, good]), no_mdns);
         assert_eq!(probe.ask().await, Doors { v4: Some(good), v6: None });
-        let mut probe = Probe::new(DoorPlace::Local(vec![other]));
+        let mut probe = Probe::new(DoorPlace::Local(vec![other]), no_mdns);
         assert_eq!(probe.ask().await, Doors::default());
+    }
+
+    #[tokio::test]
+    async fn an_appliance_below_local_is_found_by_mdns() {
+        let good = server(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        let appliance = RegistryHost::parse_with_port(&format!("registry.local:{}", good.port())).expect("a host");
+        let find: FindByMdns =
+            |name, _| if name == "registry.local" { vec![[127, 0, 0, 1].into()] } else { Vec::new() };
+        assert_eq!(Probe::new(DoorPlace::Appliance(appliance), find).ask().await.v4, Some(good));
     }
 
     #[tokio::test]
     async fn an_appliance_may_be_an_address() {
         let good = server(b"HTTP/1.1 204 No Content\r\n\r\n").await;
         let appliance = RegistryHost::parse_with_port(&good.to_string()).expect("a host");
-        let mut probe = Probe::new(DoorPlace::Appliance(appliance));
+        let mut probe = Probe::new(DoorPlace::Appliance(appliance), no_mdns);
         assert_eq!(probe.ask().await.v4, Some(good));
         assert!(monotonic_ns() > 0);
     }

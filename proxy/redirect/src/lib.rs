@@ -1,19 +1,24 @@
-//! Redirection without any setting at the clients: the agent that loads eBPF programs, tells them what to redirect, and
-//! sees to it that they let everything pass where the door does not answer.
+//! Redirects connections to registries without any setting at the clients. The agent loads eBPF programs, tells them
+//! what to redirect, and makes them let everything pass while the door does not answer.
 //!
 //! ```text
-//! configuration ─ plan ─ preflight ─► programs (maps, links)          kernel: ebpf/src, decisions in ebpf/common
-//!                                       ▲        ▲        ▲
-//!                               health ─┘  seed ─┘        └─ report (status, metrics) ◄─ `entrepot redirect status`
+//! configuration ─► plan ─► preflight ─► programs, attach, pins ◄── health   does the door answer
+//!                                          │     (maps, links) ◄── seed     addresses of the listed names
+//!                                          │                   ──► report   `entrepot redirect status`, by server
+//!                                          ▼
+//!                                        kernel: programs in ebpf/src, decisions in ebpf/common
 //! ```
 //!
-//! `agent` puts them together and takes them down. Invariants: links are not pinned unless the administrator enforces, so
-//! the kernel removes everything with the process; what the programs see as healthy ends by itself unless `health` moves
-//! it on; nothing is redirected before a door has answered.
+//! `agent` starts all of it and takes it down; `routing` has the rules and routes of a gateway.
+//!
+//! Invariants: links are pinned only if the administrator enforces, so otherwise the kernel removes everything with the
+//! process. The programs count the door as healthy for two seconds, unless `health` extends that. Nothing is redirected
+//! before a door has answered.
+#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
 
 pub mod agent;
 mod attach;
-pub mod error;
+mod error;
 mod health;
 pub mod pins;
 pub mod plan;
@@ -25,3 +30,4 @@ mod seed;
 mod server;
 
 pub use error::RedirectError;
+pub use health::FindByMdns;

@@ -1,10 +1,10 @@
-//! Links that outlive the agent: only where the administrator enforces, and until `entrepot redirect off`.
+//! Links that stay after the agent ends: only if the administrator enforces, and until `entrepot redirect off`.
 //!
 //! ```text
 //! /sys/fs/bpf/entrepot-redirect/<network namespace>/<process>/connect4-0 …
 //! ```
 //!
-//! A namespace's folder is that of its one agent; an agent that starts takes the place of those before it.
+//! A network namespace has at most one agent. An agent that starts removes the links of those before it.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::RedirectError;
 use super::programs::chain;
 
-/// Where the kernel keeps what is pinned.
+/// The mount point of the kernel's file system for pinned links.
 const FILE_SYSTEM: &str = "/sys/fs/bpf";
 
 /// The folder of one agent's links.
@@ -26,7 +26,7 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// A fresh folder.
+    /// An empty folder for this process.
     pub(super) fn new() -> Result<Self, RedirectError> {
         let path = PathBuf::from(FILE_SYSTEM);
         if !statfs(&path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
@@ -37,7 +37,7 @@ impl Pins {
         Ok(Self { folder })
     }
 
-    /// Pins a link of which there may be several.
+    /// Pins a link of a program that may have several.
     pub(super) fn keep(
         &self,
         link: Result<FdLink, LinkError>,
@@ -54,18 +54,18 @@ impl Pins {
         link.pin(&path).map(drop).map_err(|error| failed("pin", &path, &error))
     }
 
-    /// Removes what agents before this one left.
+    /// Removes the links of earlier agents.
     pub(super) fn replace_others(&self) -> Result<(), RedirectError> {
         remove_below(&of_namespace(), Some(&self.folder)).map(drop)
     }
 }
 
-/// Removes every pinned link of this network namespace; how many there were.
+/// Removes every pinned link of this network namespace. Returns how many there were.
 pub(super) fn remove_all() -> Result<usize, RedirectError> {
     remove_below(&of_namespace(), None)
 }
 
-/// How many links are pinned in this network namespace.
+/// The number of pinned links in this network namespace.
 pub fn count() -> usize {
     let agents = fs::read_dir(of_namespace()).into_iter().flatten().flatten();
     agents.map(|agent| fs::read_dir(agent.path()).map_or(0, |links| links.flatten().count())).sum()
@@ -92,7 +92,7 @@ fn remove_below(folder: &Path, except: Option<&Path>) -> Result<usize, RedirectE
         fs::remove_dir(&agent).map_err(|error| failed("remove", &agent, &error))?;
     }
     if except.is_none() {
-        // Only an agent that starts at this moment is in the way, and then the folder is its own.
+        // This fails only if another agent starts at this moment; then the folder belongs to that agent.
         let _ = fs::remove_dir(folder);
     }
     Ok(removed)

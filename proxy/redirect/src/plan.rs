@@ -1,4 +1,4 @@
-//! What is to be redirected and where to: the configuration as the agent uses it. Pure.
+//! What the agent redirects, and to which door: the configuration as the agent uses it. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,56 +12,54 @@ use ipnet::IpNet;
 use super::RedirectError;
 use entrepot_config::ready::Config;
 
-/// Whose connections are redirected.
+/// The connections that are redirected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// Those of this machine's processes.
+    /// Those of processes on this machine.
     Host,
     /// Those that are routed through this machine.
     Gateway,
 }
 
-/// Where the door is.
+/// The place of the door.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum DoorPlace {
-    /// On this machine, at one address a family at most.
+pub(crate) enum DoorPlace {
+    /// On this machine, at most one address for each family.
     Local(Vec<SocketAddr>),
-    /// On an appliance, by its name or address.
+    /// On an appliance, under its name or address.
     Appliance(RegistryHost),
 }
 
-/// What the agent does.
+/// The agent's settings.
 #[derive(Debug)]
-pub struct Plan {
-    /// Whose connections.
-    pub mode: Mode,
-    /// Where to.
-    pub door: DoorPlace,
+pub(crate) struct Plan {
+    pub(crate) mode: Mode,
+    pub(crate) door: DoorPlace,
     /// The destination ports that are redirected.
-    pub ports: Vec<u16>,
-    /// Networks that are registries'.
-    pub prefixes: Vec<IpNet>,
-    /// Hashes of the listed names, and what they stand for.
-    pub names: Vec<(u64, u32)>,
+    pub(crate) ports: Vec<u16>,
+    /// The networks of registries.
+    pub(crate) prefixes: Vec<IpNet>,
+    /// Hashes of the listed names, each with `EXACT`, `BELOW` or both.
+    pub(crate) names: Vec<(u64, u32)>,
     /// The listed names that can be resolved.
-    pub seeds: Vec<String>,
-    /// How often they are.
-    pub seed_interval: Duration,
-    /// Control groups to attach to; none: the root.
-    pub cgroups: Vec<PathBuf>,
-    /// Control groups to leave alone.
-    pub exempt_cgroups: Vec<PathBuf>,
-    /// The gateway's interfaces.
-    pub interfaces: Vec<String>,
-    /// Whether connections are redirected even where the door does not answer.
-    pub enforce: bool,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) seed_interval: Duration,
+    /// The control groups to attach to; if empty, the root.
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// The control groups whose processes are left alone.
+    pub(crate) exempt_cgroups: Vec<PathBuf>,
+    /// The gateway's interfaces towards the clients.
+    pub(crate) interfaces: Vec<String>,
+    /// Whether connections are redirected even if the door does not answer.
+    pub(crate) enforce: bool,
 }
 
-/// The ports whose connections carry everything that a distant door has to know: TLS and HTTP on their own ports.
+/// The ports that a door on another machine can serve: it does not learn the port, so TLS and HTTP must be on their
+/// own.
 const NAMED_PORTS: [u16; 2] = [80, 443];
 
 impl Mode {
-    /// As it is written in commands and messages.
+    /// As in commands and messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -71,8 +69,8 @@ impl Mode {
 }
 
 impl Plan {
-    /// What the configuration asks for, and what it asks for in vain, for the log.
-    pub fn new(mode: Mode, config: &Config) -> Result<(Self, Vec<String>), RedirectError> {
+    /// Reads the configuration. The texts are notices for the log, about settings that have no effect.
+    pub(crate) fn new(mode: Mode, config: &Config) -> Result<(Self, Vec<String>), RedirectError> {
         let redirect = &config.redirect;
         let mut notices = Vec::new();
         let door = door_place(config)?;
@@ -84,8 +82,8 @@ impl Plan {
             let (kept, left): (Vec<_>, Vec<_>) = ports.iter().partition(|port| NAMED_PORTS.contains(port));
             if !left.is_empty() {
                 notices.push(format!(
-                    "ports {left:?} are not redirected: {appliance} is another machine, and the connections do not tell it \
-                     their port"
+                    "ports {left:?} are not redirected: {appliance} is another machine and cannot learn a connection's \
+                     port"
                 ));
             }
             ports = kept;
@@ -96,8 +94,7 @@ impl Plan {
         }
         if mode == Mode::Gateway {
             if matches!(door, DoorPlace::Appliance(_)) {
-                let message =
-                    "a gateway leads connections to the door of its own machine; leave redirect.appliance empty";
+                let message = "a gateway redirects to the door of its own machine; leave redirect.appliance empty";
                 return Err(RedirectError::Plan(message.to_owned()));
             }
             if redirect.interfaces.is_empty() {
@@ -134,7 +131,7 @@ fn door_place(config: &Config) -> Result<DoorPlace, RedirectError> {
     Ok(DoorPlace::Local(doors))
 }
 
-/// How this machine reaches its own door, by each family that it listens on.
+/// The addresses by which this machine reaches its own door, for each family that the door listens on.
 fn local_doors(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let v4 = listening.iter().find_map(|address| match address.ip() {
         IpAddr::V4(ip) => {
@@ -220,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_said() {
+    fn what_cannot_be_done_is_reported() {
         let distant = from_text(
             "[intercept]\nregistries = [\"reg.test:5000\"]\n[redirect]\nappliance = \"docker-registry.local\"\n",
         )

@@ -1,4 +1,4 @@
-//! Whether this machine can do what is asked, found out before the kernel answers with a bare error number.
+//! Checks the rights of the process and the version of the kernel, for a better message than the kernel's error number.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,13 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 
-/// What each form needs: connect hooks on links with getpeername (5.8) and lookups from them; `sk_assign` for sockets that
-/// listen, with routing by mark.
+/// The oldest kernels: a host needs hooks for connect and getpeername on links, with socket lookups in them; a gateway
+/// needs `sk_assign` for listening sockets, with routing by mark.
 const HOST_KERNEL: (u32, u32) = (5, 10);
 const GATEWAY_KERNEL: (u32, u32) = (5, 15);
-/// As aya has it, which attaches by links from here on.
+/// From this version on, aya attaches to interfaces by links (TCX).
 const TCX_KERNEL: (u32, u32) = (6, 6);
 
-/// Checks rights and kernel.
 pub(super) fn check(mode: Mode) -> Result<(), RedirectError> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(what) = missing_capability(&status) {
@@ -36,18 +35,18 @@ pub(super) fn check(mode: Mode) -> Result<(), RedirectError> {
     }
 }
 
-/// Whether programs are attached to interfaces by links (TCX), which go with the process.
+/// Whether programs are attached to interfaces by links, which end with the process.
 pub(super) fn kernel_has_links_for_interfaces() -> bool {
     version(&release()).is_some_and(|found| found >= TCX_KERNEL)
 }
 
-/// Where the unified control group hierarchy is mounted.
+/// The mount point of the unified control group hierarchy.
 pub(super) fn cgroup_root() -> Result<PathBuf, RedirectError> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     cgroup_mount(&mounts).ok_or(RedirectError::NoCgroups)
 }
 
-/// The control groups that are meant: below the root, unless they are given in full.
+/// The given control groups as full paths: a path that is not below the root is relative to it.
 pub(super) fn cgroup_paths(root: &Path, given: &[PathBuf]) -> Vec<PathBuf> {
     given.iter().map(|path| if path.starts_with(root) { path.clone() } else { root.join(relative(path)) }).collect()
 }

@@ -1,7 +1,7 @@
-//! The programs in the kernel: loaded, attached, and the maps by which they are told and asked.
+//! The programs in the kernel, and the maps through which the agent writes to them and reads from them.
 //!
-//! The object is built by ebpf/build and committed. `attach.rs` attaches; the links belong to `Ebpf` and go when it is
-//! dropped, or with the process, unless they are pinned.
+//! `ebpf/build` builds the object, which is committed. `attach` attaches the programs. The links belong to `Ebpf`: they
+//! end when it is dropped or the process ends, unless they are pinned (`pins`).
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
-use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
@@ -33,9 +33,10 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Loads the object; nothing is attached yet.
+    /// Loads the object, without attaching anything.
     pub(super) fn load() -> Result<Self, RedirectError> {
-        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| load_error("object", &error))?;
+        let mut ebpf =
+            Ebpf::load(OBJECT).map_err(|error| RedirectError::Load { program: "object", reason: chain(&error) })?;
         Ok(Self {
             settings: taken(&mut ebpf, "SETTINGS")?,
             healthy_until: taken(&mut ebpf, "HEALTHY_UNTIL")?,
@@ -48,36 +49,35 @@ impl Programs {
         })
     }
 
-    /// Says where the door is and what is redirected.
     pub(super) fn set_settings(&mut self, settings: &Settings) -> Result<(), RedirectError> {
         self.settings.set(0, settings.to_bytes(), 0).map_err(|error| map_error("SETTINGS", &error))
     }
 
-    /// Says until when everything is in order, by the monotonic clock; zero: it is not.
+    /// The time of the monotonic clock until which the door counts as healthy; zero if it does not answer.
     pub(super) fn set_healthy_until(&mut self, until_ns: u64) -> Result<(), RedirectError> {
         self.healthy_until.set(0, until_ns, 0).map_err(|error| map_error("HEALTHY_UNTIL", &error))
     }
 
-    /// An address of a listed name holds at least until then.
+    /// Adds an address of a listed name, until at least this time of the monotonic clock.
     pub(super) fn learn(&mut self, address: IpAddr, until_ns: u64) -> Result<(), RedirectError> {
         let key = octets(address);
         let known_ns = self.addresses.get(&key, 0).unwrap_or(0);
         self.addresses.insert(key, until_ns.max(known_ns), 0).map_err(|error| map_error("ADDRESSES", &error))
     }
 
-    /// A network is registries'.
+    /// Adds a network of registries.
     pub(super) fn add_prefix(&mut self, network: IpNet) -> Result<(), RedirectError> {
         let mapped_bits = if network.addr().is_ipv4() { 96 } else { 0 };
         let key = Key::new(mapped_bits + u32::from(network.prefix_len()), octets(network.network()));
         self.prefixes.insert(&key, 1, 0).map_err(|error| map_error("PREFIXES", &error))
     }
 
-    /// A name is listed.
+    /// Adds a listed name, with `EXACT`, `BELOW` or both.
     pub(super) fn add_name(&mut self, hash: u64, flags: u32) -> Result<(), RedirectError> {
         self.names.insert(hash, flags, 0).map_err(|error| map_error("NAMES", &error))
     }
 
-    /// A control group's processes are left alone.
+    /// Leaves the processes of a control group alone.
     pub(super) fn exempt(&mut self, cgroup: &Path, root: &Path) -> Result<(), RedirectError> {
         // The kernel's id of a control group is the number of its directory.
         let metadata = open_cgroup(cgroup, root)?.metadata();
@@ -85,19 +85,19 @@ impl Programs {
         self.exempt.insert(id, 1, 0).map_err(|error| map_error("EXEMPT", &error))
     }
 
-    /// What became of connections so far, in the order of [`Outcome::ALL`].
+    /// The number of connections with each outcome, in the order of [`Outcome::ALL`].
     pub(super) fn counters(&self) -> Vec<(Outcome, u64)> {
         let sum = |index: u32| self.counters.get(&index, 0).map_or(0, |values| values.iter().sum());
         Outcome::ALL.iter().map(|outcome| (*outcome, sum(*outcome as u32))).collect()
     }
 
-    /// The addresses that were learned, and until when they hold by the monotonic clock.
+    /// The learned addresses, each with the time of the monotonic clock until which it is valid.
     pub(super) fn addresses(&self) -> Vec<(IpAddr, u64)> {
         let entries = self.addresses.iter().filter_map(Result::ok);
         entries.map(|(address, until_ns)| (IpAddr::from(address).to_canonical(), until_ns)).collect()
     }
 
-    /// A program of the object, by the name that it has there.
+    /// A program of the object, by its name.
     pub(super) fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, RedirectError>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program>,
@@ -107,7 +107,7 @@ impl Programs {
     }
 }
 
-/// A door as the programs know it.
+/// A door's address in the form of the programs.
 pub(super) fn endpoint(door: Option<SocketAddr>) -> Endpoint {
     door.map_or(Endpoint::NONE, |door| Endpoint::new(octets(door.ip()), door.port()))
 }
@@ -136,11 +136,7 @@ fn map_error(map: &'static str, error: &aya::maps::MapError) -> RedirectError {
     RedirectError::Map { map, reason: chain(error) }
 }
 
-fn load_error(program: &'static str, error: &EbpfError) -> RedirectError {
-    RedirectError::Load { program, reason: chain(error) }
-}
-
-/// An error with everything behind it: aya says the system call, the system call says why.
+/// An error with all its sources: aya names the system call, and its source has the reason.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! What the agent says of itself: the status for people and programs, and the same as metrics.
+//! The agent's report about itself: the status for people and programs, and the same as metrics.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,55 +12,50 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
-/// The agent's state.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Report {
     /// `host` or `gateway`.
     pub mode: String,
-    /// When it was attached.
     pub since_unix_seconds: u64,
-    /// Control groups, or interfaces, that it is attached to.
+    /// The control groups or interfaces that the programs are attached to.
     pub attached: Vec<String>,
-    /// Where connections are led to, as it was configured.
+    /// `this machine`, or the appliance as it is configured.
     pub door: String,
     /// The doors that answer.
     pub answering: Vec<SocketAddr>,
-    /// Whether connections are redirected now.
+    /// Whether a door answers, so that connections are redirected.
     pub healthy: bool,
-    /// Whether they are redirected all the same.
+    /// Whether connections are redirected even if no door answers.
     pub enforce: bool,
-    /// Ports that are redirected.
+    /// The destination ports that are redirected.
     pub ports: Vec<u16>,
-    /// Addresses of listed names.
+    /// The known addresses of listed names.
     pub addresses: Vec<Learned>,
-    /// What became of connections, by outcome.
     pub counters: Vec<Counted>,
 }
 
-/// An address that is known to be a registry's.
+/// A known address of a registry.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Learned {
-    /// The address.
     pub address: IpAddr,
-    /// How long it holds; zero where it has lapsed.
+    /// Zero if the address has expired.
     pub expires_in_seconds: u64,
 }
 
-/// A counter.
+/// The number of connections with one outcome.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Counted {
-    /// The outcome's word.
+    /// The word of an `Outcome`.
     pub outcome: String,
-    /// How often.
     pub count: u64,
 }
 
-/// Addresses that people are shown; programs get them all.
+/// The most addresses that people see; the JSON has all.
 const ADDRESSES_SHOWN_MAX: usize = 20;
 
 impl Report {
-    /// As OpenMetrics text.
-    pub fn to_metrics(&self) -> String {
+    /// The report as OpenMetrics text.
+    pub(crate) fn to_metrics(&self) -> String {
         let mut registry = Registry::with_prefix("entrepot_redirect");
         registry.register_collector(Box::new(Scrape(self.clone())));
         let mut text = String::new();
@@ -75,7 +70,7 @@ impl fmt::Display for Report {
         let state = match (self.healthy, self.enforce) {
             (true, _) => "redirecting",
             (false, true) => "redirecting although the door does not answer (enforce)",
-            (false, false) => "letting everything pass: the door does not answer",
+            (false, false) => "letting everything pass, because the door does not answer",
         };
         let joined = |items: &[String]| items.join(", ");
         let answering: Vec<String> = self.answering.iter().map(ToString::to_string).collect();
@@ -84,7 +79,12 @@ impl fmt::Display for Report {
         writeln!(formatter, "state      {state}")?;
         writeln!(formatter, "since      {}", httpdate::fmt_http_date(since(self.since_unix_seconds)))?;
         writeln!(formatter, "attached   {}", joined(&self.attached))?;
-        writeln!(formatter, "door       {} (answering: {})", self.door, or_none(joined(&answering)))?;
+        writeln!(
+            formatter,
+            "door       {} (answering: {})",
+            self.door,
+            if answering.is_empty() { "none".to_owned() } else { joined(&answering) }
+        )?;
         writeln!(formatter, "ports      {}", joined(&ports))?;
         for counted in self.counters.iter().filter(|counted| counted.count > 0) {
             writeln!(formatter, "{:<24} {}", counted.outcome, counted.count)?;
@@ -104,10 +104,6 @@ fn since(unix_seconds: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix_seconds)
 }
 
-fn or_none(text: String) -> String {
-    if text.is_empty() { "none".to_owned() } else { text }
-}
-
 #[derive(Debug)]
 struct Scrape(Report);
 
@@ -115,13 +111,13 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let report = &self.0;
         for (name, help, value) in [
-            ("healthy", "1 while connections are led to the door", u64::from(report.healthy)),
-            ("addresses", "Addresses known to be registries'", report.addresses.len() as u64),
+            ("healthy", "1 while connections are redirected to the door", u64::from(report.healthy)),
+            ("addresses", "Known addresses of registries", report.addresses.len() as u64),
         ] {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
-        let help = "What became of connections, and of DNS answers";
+        let help = "Outcomes of connections and of DNS answers";
         let mut outcomes = encoder.encode_descriptor("outcomes", help, None, MetricType::Counter)?;
         for counted in &report.counters {
             let label = [("outcome", counted.outcome.as_str())];
@@ -152,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_what_counts() {
+    fn people_see_the_state_and_the_counters() {
         let text = report().to_string();
         for line in ["state      redirecting", "ports      443, 5000", "redirected               7", "192.0.2.1"] {
             assert!(text.contains(line), "{line} is not in\n{text}");
@@ -163,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_it_all_back() {
+    fn programs_read_everything_back() {
         let json = serde_json::to_string(&report()).expect("JSON");
         assert_eq!(serde_json::from_str::<Report>(&json).expect("JSON"), report());
         let metrics = report().to_metrics();

@@ -1,5 +1,5 @@
-//! How packets that the gateway gives to its door are delivered here rather than forwarded: one rule and one route a
-//! family, by the mark that the program sets.
+//! The rules and routes of a gateway: packets with the mark that the program sets are delivered to this machine instead
+//! of being forwarded. There is one rule and one route for each family.
 //!
 //! ```text
 //! ip rule add fwmark 0xe8 lookup 3129        ip route add local default dev lo table 3129
@@ -17,14 +17,14 @@ use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 use super::RedirectError;
 use entrepot_config::ready::TRANSPARENT_PORT;
 
-/// The mark of packets that belong to the door.
+/// The mark of packets for the door.
 pub(super) const ROUTE_MARK: u32 = 0xe8;
-/// The table of the one route; it is the door's port, to be recognized.
+/// The table of the route. Its number is the door's port, so that people recognise it.
 const TABLE: u32 = TRANSPARENT_PORT as u32;
 /// The loopback interface has this number in every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Adds rules and routes, after what an agent before this one may have left.
+/// Adds the rules and routes, after removing those that an earlier agent left.
 pub(super) async fn install() -> Result<(), RedirectError> {
     let handle = connect()?;
     remove_by(&handle).await?;
@@ -39,21 +39,21 @@ pub(super) async fn install() -> Result<(), RedirectError> {
     Ok(())
 }
 
-/// Takes rules and routes away, however many there are.
+/// Removes the rules and routes, if there are any.
 pub(super) async fn remove() -> Result<(), RedirectError> {
     remove_by(&connect()?).await
 }
 
-/// Takes the queueing discipline away that was added to an interface.
+/// Removes the queueing discipline that was added to an interface.
 pub(super) async fn remove_discipline(interface: &str) -> Result<(), RedirectError> {
-    let failed = |reason: String| RedirectError::Routing { what: "take the queueing discipline away", reason };
+    let failed = |reason: String| RedirectError::Routing { what: "remove the queueing discipline", reason };
     let index = nix::net::if_::if_nametoindex(interface).map_err(|error| failed(error.to_string()))?;
     let mut request = connect()?.qdisc().del(i32::try_from(index).unwrap_or(i32::MAX));
     request.message_mut().header.parent = TcHandle::CLSACT;
     request.execute().await.map_err(|error| failed(error.to_string()))
 }
 
-/// What of the forwarding is switched off, for people.
+/// The families for which this machine does not forward, for messages.
 pub(super) fn forwarding_off() -> Vec<&'static str> {
     let families = [("IPv4", "/proc/sys/net/ipv4/ip_forward"), ("IPv6", "/proc/sys/net/ipv6/conf/all/forwarding")];
     let is_off = |path: &str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "0");
@@ -69,7 +69,7 @@ fn connect() -> Result<Handle, RedirectError> {
 }
 
 async fn remove_by(handle: &Handle) -> Result<(), RedirectError> {
-    let failed = |error: Error| RedirectError::Routing { what: "take routing rules away", reason: error.to_string() };
+    let failed = |error: Error| RedirectError::Routing { what: "remove the routing rules", reason: error.to_string() };
     for version in [IpVersion::V4, IpVersion::V6] {
         if version == IpVersion::V6 && !has_ipv6() {
             continue;
@@ -80,7 +80,7 @@ async fn remove_by(handle: &Handle) -> Result<(), RedirectError> {
         }
     }
     for route in [route_v4(), route_v6()] {
-        // Where it is not there, nothing has to be taken away.
+        // An error means that there is no such route.
         let _ = handle.route().del(route).execute().await;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The listed names, resolved by the agent itself: for answers that passed before it ran, or by a way that is not
-//! observed (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
+//! Resolves the listed names, because the programs miss some answers of DNS: those before the agent ran, and those that
+//! do not pass as UDP packets (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +12,13 @@ use tokio::time::{interval, timeout};
 use super::health::monotonic_ns;
 use super::programs::Programs;
 
-/// A resolver that does not answer must not hold the others up.
+/// The longest wait for one name: a resolver that does not answer must not delay the other names.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Names that are resolved at the same time, each on a thread.
+/// The number of names that are resolved at the same time, each on a thread.
 const TOGETHER: usize = 8;
 
-/// Resolves the names at once and then again and again; what is found holds for two rounds.
+/// Resolves the names now and at every interval. An address stays valid for two intervals.
 pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, every: Duration) {
     let mut ticks = interval(every);
     loop {
@@ -41,7 +41,7 @@ async fn resolve(name: &str) -> Vec<IpAddr> {
     match timeout(PATIENCE, lookup_host((name, 0))).await {
         Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
         Ok(Err(error)) => {
-            tracing::debug!(name, "not resolved: {error}");
+            tracing::debug!(name, "the name cannot be resolved: {error}");
             Vec::new()
         }
         Err(_) => {

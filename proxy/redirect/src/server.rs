@@ -1,5 +1,5 @@
-//! The agent's little door: `/status` as JSON and `/metrics`, on its unix socket and, where configured, on TCP. It only
-//! tells; nothing can be changed through it.
+//! Serves `/status` as JSON and `/metrics`, on the agent's unix socket and, if configured, on TCP (`redirect.listen`).
+//! It is read-only.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,15 +21,14 @@ use tokio::time::sleep;
 use super::report::Report;
 use entrepot_net::admin_socket::AdminSocket;
 
-/// Answers with what the agent says now.
+/// Returns the present report.
 pub(super) type Reporter = Arc<dyn Fn() -> Report + Send + Sync>;
 
 const CONNECTIONS_MAX: usize = 32;
 const IDLE: Duration = Duration::from_secs(10);
-/// After a failure to accept, which is a lack of file descriptors.
+/// The wait after `accept` failed, usually for lack of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the unix socket.
 pub(super) async fn serve_unix(socket: AdminSocket, reporter: Reporter) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -40,7 +39,6 @@ pub(super) async fn serve_unix(socket: AdminSocket, reporter: Reporter) {
     }
 }
 
-/// Serves a TCP address.
 pub(super) async fn serve_tcp(listener: TcpListener, reporter: Reporter) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -64,7 +62,7 @@ where
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(IDLE);
-        // Who asked and left needs no answer.
+        // An error means that the client left.
         let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         drop(place);
     });
@@ -83,7 +81,7 @@ fn answer(request: &Request<Incoming>, reporter: &Reporter) -> Response<Full<Byt
         _ => (
             StatusCode::NOT_FOUND,
             "application/json",
-            br#"{"error":"there is GET /status and GET /metrics"}"#.to_vec(),
+            br#"{"error":"only GET /status and GET /metrics exist"}"#.to_vec(),
         ),
     };
     let mut response = Response::new(Full::new(body.into()));

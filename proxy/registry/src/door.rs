@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Incoming};
 
 use super::RegistryService;
-use super::access::{Action, FORM_MAX_BYTES, Refusal, Visitor, Wish};
+use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::error::RegistryError;
 use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::LocalRequest;
@@ -25,7 +25,7 @@ use entrepot_config::ready::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
-use entrepot_upstream::registry::implied_port;
+use entrepot_upstream::upstream_registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// The most that is read of an unwanted body, so that its sender comes to read the answer.
@@ -238,7 +238,7 @@ fn check(
 }
 
 /// The refusal with the way to a login, where one would help.
-fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: Refusal) -> RegistryError {
+fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: AccessRefusal) -> RegistryError {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // The client's text comes back to it only as the host that it names.
     let port = implied_port(scope.connection.scheme);

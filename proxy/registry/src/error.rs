@@ -7,7 +7,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use http::StatusCode;
 
-use super::access::Refusal;
+use super::access::AccessRefusal;
 use super::sessions::Session;
 use super::uploads::placed;
 use entrepot_config::ready::rights::AuthMethod;
@@ -18,11 +18,11 @@ use entrepot_store::StoreError;
 /// Why there is no success.
 pub(super) enum RegistryError {
     /// The rules or a quota refuse it, and no login would help.
-    Refused(Refusal),
+    Refused(AccessRefusal),
     /// The rules refuse it. The client is told where a login can be had.
     Challenged {
         /// The refusal.
-        refusal: Refusal,
+        refusal: AccessRefusal,
         /// The door as the client reached it, such as `https://host:5443`.
         door: String,
         /// How clients log in here.
@@ -145,8 +145,8 @@ impl From<StoreError> for RegistryError {
     }
 }
 
-impl From<Refusal> for RegistryError {
-    fn from(refusal: Refusal) -> Self {
+impl From<AccessRefusal> for RegistryError {
+    fn from(refusal: AccessRefusal) -> Self {
         Self::Refused(refusal)
     }
 }

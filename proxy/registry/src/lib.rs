@@ -10,6 +10,7 @@
 //!
 //! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by the
 //! pipeline, under upstream's rights. One blob may be in both, with its bytes once on the disk. Failures are `error`'s.
+#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
 
 pub mod access;
 mod blobs;
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant};
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use http::StatusCode;
 
-use access::Access;
+use access::AccessControl;
 use collection::Collections;
 use entrepot_cache::pull::Pull;
 use entrepot_config::ready::RegistrySettings;
@@ -52,7 +53,7 @@ pub struct LocalRegistry {
     /// Tells receivers of changes.
     pub events: Events,
     sessions: Sessions,
-    access: RwLock<Arc<Access>>,
+    access: RwLock<Arc<AccessControl>>,
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
     names: RwLock<Arc<[Box<str>]>>,
@@ -82,7 +83,7 @@ impl LocalRegistry {
         store: Arc<Store>,
         ports: Vec<u16>,
         settings: &RegistrySettings,
-        access: Access,
+        access: AccessControl,
         events: Events,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -100,12 +101,12 @@ impl LocalRegistry {
     }
 
     /// The rules that hold now.
-    pub fn access(&self) -> Arc<Access> {
+    pub fn access(&self) -> Arc<AccessControl> {
         self.access.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Puts other rules in force.
-    pub fn set_access(&self, access: Access) {
+    pub fn set_access(&self, access: AccessControl) {
         *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
     }
 

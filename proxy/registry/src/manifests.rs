@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::LocalRegistry;
-use super::access::Refusal;
+use super::access::AccessRefusal;
 use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, Target};
@@ -181,7 +181,7 @@ async fn keep(
     registry: &Arc<LocalRegistry>,
     repository: RepositoryName,
     arrived: Arrived,
-) -> Result<Result<(), NotPut<Refusal>>, StoreError> {
+) -> Result<Result<(), NotPut<AccessRefusal>>, StoreError> {
     let Arrived { bytes, media_type, digest, info, tags } = arrived;
     let _turn = registry.turn(&repository).await;
     if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use url::form_urlencoded;
 
 use entrepot_cache::pull::{Pull, RequestContext, RequestScope};
-use entrepot_config::ready::{Access, LiveConfig};
+use entrepot_config::ready::{AccessMode, LiveConfig};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::Credential;
@@ -150,7 +150,7 @@ impl Mirrored {
             }
         };
         let registry = self.scope.snapshot.registry(&self.host).heard_of_by(&self.headers);
-        let is_shared = registry.access == Access::Shared;
+        let is_shared = registry.access == AccessMode::Shared;
         let account = self.scope.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
         let mut headers = self.headers;
         headers.remove(AUTHORIZATION);

@@ -8,7 +8,7 @@ use entrepot_core::name::RepositoryName;
 use tokio::sync::MutexGuard;
 
 use super::LocalRegistry;
-use super::access::{Held, Refusal};
+use super::access::{AccessRefusal, Held};
 use entrepot_store::StoreError;
 
 impl LocalRegistry {
@@ -27,7 +27,7 @@ impl LocalRegistry {
         repository: &RepositoryName,
         digest: Option<&Digest>,
         size_bytes: u64,
-    ) -> Result<Option<Refusal>, StoreError> {
+    ) -> Result<Option<AccessRefusal>, StoreError> {
         let access = self.access();
         if !access.has_quota(repository) {
             return Ok(None);
@@ -63,14 +63,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::access::Access;
+    use crate::access::AccessControl;
     use crate::events::{Events, Source};
     use entrepot_config::{Flags, Found, HostFacts, load};
     use entrepot_observe::metrics::Metrics;
     use entrepot_store::{Limits, Store};
-    use entrepot_upstream::client::UpstreamClient;
-    use entrepot_upstream::exchange::{Memory, Upstream};
+    use entrepot_upstream::http_client::HttpClient;
     use entrepot_upstream::own::Ourselves;
+    use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
 
     /// A registry with these lines in its section.
     fn registry(folder: &TempDir, lines: &str) -> Arc<LocalRegistry> {
@@ -82,11 +82,11 @@ mod tests {
         let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
         let via = http::HeaderValue::from_static("1.1 entrepot-test");
         let metrics = Arc::new(Metrics::new());
-        let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-        let client = UpstreamClient::new(&config.live.upstream, &[], &Ourselves::default());
+        let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+        let client = HttpClient::new(&config.live.upstream, &[], &Ourselves::default());
         let source = Source { address: String::new(), instance: String::new() };
-        let events = Events::new(source, Arc::new(Upstream::new(client, Arc::new(memory))));
-        let access = Access::open(config.live.registry.rights.clone(), folder.path()).unwrap();
+        let events = Events::new(source, Arc::new(RegistryClient::new(client, Arc::new(memory))));
+        let access = AccessControl::open(config.live.registry.rights.clone(), folder.path()).unwrap();
         let store = Store::open(folder.path(), limits).unwrap();
         LocalRegistry::open(store, config.startup.registry.ports(), &config.live.registry, access, events)
     }

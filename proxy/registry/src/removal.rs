@@ -5,7 +5,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 
 use super::LocalRegistry;
-use super::access::{Access, Refusal};
+use super::access::{AccessControl, AccessRefusal};
 use super::events::{Deed, Event};
 use super::request::LocalRequest;
 use entrepot_store::{Repository, StoreError};
@@ -38,7 +38,7 @@ pub(super) enum NotRemoved {
     /// It is not there.
     Missing,
     /// An immutable tag would have gone with it.
-    Refused(Refusal),
+    Refused(AccessRefusal),
     /// The disk did not do it.
     Failed(StoreError),
 }
@@ -88,9 +88,9 @@ impl Target {
     pub(super) async fn kept(
         &self,
         store: &Repository,
-        access: &Access,
+        access: &AccessControl,
         repository: &RepositoryName,
-    ) -> Result<Option<Refusal>, StoreError> {
+    ) -> Result<Option<AccessRefusal>, StoreError> {
         let would_go: Vec<Tag> = match self {
             Self::Tag(tag) | Self::Image(tag) => store.tag(tag).await?.map(|_| tag.clone()).into_iter().collect(),
             Self::Manifest(digest) => {

@@ -16,7 +16,7 @@ use hyper::body::{Body, Incoming};
 use tracing::Instrument;
 
 use super::LocalRegistry;
-use super::access::{Action, Refusal, Wish};
+use super::access::{AccessRefusal, Action, Wish};
 use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::receive::{Interrupted, digest, receive};
@@ -166,7 +166,7 @@ impl LocalRequest {
         from: Option<RepositoryName>,
         to: &RepositoryName,
         digest: &Digest,
-    ) -> Result<Option<Result<RepositoryName, Refusal>>, StoreError> {
+    ) -> Result<Option<Result<RepositoryName, AccessRefusal>>, StoreError> {
         let (store, access, visitor) = (&self.registry.store, self.registry.access(), self.visitor.clone());
         let readable = move |from: &RepositoryName| access.may(&visitor, &Wish::In(from, Action::Pull)).is_ok();
         let from = match from {
@@ -302,7 +302,7 @@ async fn keep(
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
-) -> Result<Option<Refusal>, StoreError> {
+) -> Result<Option<AccessRefusal>, StoreError> {
     let _turn = registry.turn(repository).await;
     if let Some(refusal) = registry.overdrawn(repository, Some(digest), length).await? {
         return Ok(Some(refusal));

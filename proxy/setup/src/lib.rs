@@ -1,5 +1,16 @@
-//! Setting clients up: `client` changes a machine and takes the change back, `pages` are what the proxy serves for it,
-//! `discovery` finds appliances on the local network and announces this one.
+//! Setting up the clients of an appliance, and being found by them.
+//!
+//! ```text
+//! pages      answers of the proxy's port: `/`, `/ca.crt`, `/setup/*`, ready files for mirrors    (the server)
+//!   │
+//! client     changes the configuration of a runtime and takes the change back; owns the texts     (`entrepot client`)
+//!   │        of all files and the shell scripts, which `pages` serves too
+//!   │
+//! discovery  announces this appliance by mDNS, finds others, asks them for facts and certificate
+//! ```
+//!
+//! Arrows point down only: `pages` uses `client` and `discovery`, `client` uses `discovery`.
+#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
 
 pub mod client;
 pub mod discovery;

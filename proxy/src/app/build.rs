@@ -27,17 +27,17 @@ use entrepot_observe::events::EventsHandle;
 use entrepot_observe::labels::Label;
 use entrepot_observe::metrics::{Metrics, Scraped};
 use entrepot_observe::request_log::RequestLog;
-use entrepot_registry::access::Access;
+use entrepot_registry::access::AccessControl;
 use entrepot_registry::events::{Events, Source};
 use entrepot_registry::{LocalRegistry, RegistryService};
 use entrepot_setup::discovery::announce::Announcer;
 use entrepot_setup::discovery::identity::Identity;
 use entrepot_setup::pages::CaPage;
 use entrepot_store::{DiskSettings, Limits, Store};
-use entrepot_upstream::exchange::Memory;
 use entrepot_upstream::own::{Ourselves, OwnSockets};
-use entrepot_upstream::quota::Quotas;
-use entrepot_upstream::token::Tokens;
+use entrepot_upstream::pull_quota::PullQuotas;
+use entrepot_upstream::registry_client::UpstreamMemory;
+use entrepot_upstream::token_cache::TokenCache;
 
 /// What has to be in order before a port is bound.
 pub(super) struct Foundation {
@@ -93,13 +93,13 @@ impl Server {
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
-        let (tokens, quotas) = (Tokens::default(), Quotas::default());
-        let memory = Arc::new(Memory { tokens, quotas, metrics: metrics.clone(), via: via(&instance) });
+        let (tokens, quotas) = (TokenCache::default(), PullQuotas::default());
+        let memory = Arc::new(UpstreamMemory { tokens, quotas, metrics: metrics.clone(), via: via(&instance) });
         let leaves = Arc::new(LeafStore::new(authority.clone(), startup.ca.leaf_lifetime, SystemTime::now)?);
         let identity = Arc::new(Identity::default());
         identity.refresh(&startup.mdns.interfaces);
         let facts = facts(bound, &startup.registry, &authority);
-        let access = Access::open(live.registry.rights.clone(), &startup.data_dir)
+        let access = AccessControl::open(live.registry.rights.clone(), &startup.data_dir)
             .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
         let greeting = greeting((&startup, &live), &authority, bound, &access, &identity.addresses());
 
@@ -147,7 +147,7 @@ fn local_registry(
     snapshot: &Arc<ConfigSnapshot>,
     pull: &Arc<Pull>,
     ports: Vec<u16>,
-    access: Access,
+    access: AccessControl,
     source: Source,
 ) -> Arc<LocalRegistry> {
     let settings = &snapshot.config.registry;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::listening::Addresses;
 use entrepot_config::ready::{LiveConfig, Startup};
 use entrepot_net::tls::authority::Authority;
-use entrepot_registry::access::Access;
+use entrepot_registry::access::AccessControl;
 use entrepot_setup::pages::{link, terminal_code};
 
 /// The text for stderr. `addresses` are those by which other machines may know this one.
@@ -16,7 +16,7 @@ pub(super) fn greeting(
     (startup, live): (&Startup, &LiveConfig),
     authority: &Authority,
     bound: &Addresses,
-    access: &Access,
+    access: &AccessControl,
     addresses: &[IpAddr],
 ) -> String {
     let Addresses { proxy, registry, .. } = bound;

@@ -14,9 +14,9 @@ use entrepot_net::workers::capabilities::sealing;
 use entrepot_observe::events::EventsHandle;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{Limits, Store};
-use entrepot_upstream::client::UpstreamClient;
-use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
 
 /// Puts configurations in force.
 pub(super) struct Reloader {
@@ -25,7 +25,7 @@ pub(super) struct Reloader {
     pub(super) store: Arc<Store>,
     pub(super) events: EventsHandle,
     pub(super) ourselves: Ourselves,
-    pub(super) memory: Arc<Memory>,
+    pub(super) memory: Arc<UpstreamMemory>,
     /// The first port of our registry. Zero if it has none.
     pub(super) registry_port: u16,
     /// What is in force now.
@@ -33,9 +33,9 @@ pub(super) struct Reloader {
 }
 
 /// The configuration and the way out, as requests hold them. Reads the system's roots: not for the event loop.
-pub(super) fn snapshot(config: LiveConfig, ourselves: &Ourselves, memory: Arc<Memory>) -> Arc<ConfigSnapshot> {
-    let client = UpstreamClient::new(&config.upstream, &config.registries, ourselves);
-    Arc::new(ConfigSnapshot { upstream: Arc::new(Upstream::new(client, memory)), config })
+pub(super) fn snapshot(config: LiveConfig, ourselves: &Ourselves, memory: Arc<UpstreamMemory>) -> Arc<ConfigSnapshot> {
+    let client = HttpClient::new(&config.upstream, &config.registries, ourselves);
+    Arc::new(ConfigSnapshot { upstream: Arc::new(RegistryClient::new(client, memory)), config })
 }
 
 /// The address by which events name our registry.

@@ -13,11 +13,12 @@ use clap::{Args, Subcommand};
 use entrepot_core::exit;
 use entrepot_setup::client::appliance::ApplianceError;
 use entrepot_setup::client::change::Aftermath;
-use entrepot_setup::client::execute::{ExecuteError, Step, shown, undo};
+use entrepot_setup::client::execute::{ExecuteError, undo};
 use entrepot_setup::client::host::Host;
 use entrepot_setup::client::journal::{Journal, JournalError};
 use entrepot_setup::client::plan::{Command, PlanError};
 use entrepot_setup::client::status::{FileState, Status, status};
+use entrepot_setup::client::steps::{Step, shown};
 use entrepot_setup::client::{Mode, Runtime};
 
 /// What to do with a runtime.

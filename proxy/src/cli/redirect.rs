@@ -13,9 +13,12 @@ use entrepot_config::Loaded;
 use entrepot_config::ready::TRANSPARENT_PORT;
 use entrepot_core::exit;
 use entrepot_observe::events;
+use entrepot_redirect::agent::Environment;
 use entrepot_redirect::plan::Mode;
 use entrepot_redirect::report::Report;
 use entrepot_redirect::{RedirectError, agent, pins};
+use entrepot_setup::discovery::browse::addresses;
+use entrepot_upstream::dial::OWN_MARK;
 
 /// What to do with the redirection.
 #[derive(Debug, Subcommand)]
@@ -111,7 +114,8 @@ fn run_agent(mode: Mode, loaded: &Loaded) -> Result<(), RedirectError> {
     let (level, format) = (&loaded.config.live.logging.level, loaded.config.startup.logging.format);
     let events = events::init(level, format);
     let events = events.map_err(|error| RedirectError::Plan(error.to_string()))?;
-    let outcome = agent::run(mode, &loaded.config);
+    let environment = Environment { own_mark: OWN_MARK, find_by_mdns: addresses };
+    let outcome = agent::run(mode, &loaded.config, environment);
     events.flush(LAST_LINES);
     outcome
 }

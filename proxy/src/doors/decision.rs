@@ -12,12 +12,12 @@ pub enum Decision {
     /// Anything else that may pass, sealed (or, in plain HTTP, as it is).
     Pass,
     /// Refused.
-    Refuse(Refusal),
+    Refuse(PolicyRefusal),
 }
 
 /// Why a host is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
+pub enum PolicyRefusal {
     /// `proxy.allow` does not name it.
     NotAllowed,
     /// `proxy.tunnel = "none"`.
@@ -32,7 +32,7 @@ pub enum Refusal {
 pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> Decision {
     let proxy = &config.proxy;
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
-        return Decision::Refuse(Refusal::NotAllowed);
+        return Decision::Refuse(PolicyRefusal::NotAllowed);
     }
     let (listed, plain_port) = match scheme {
         Scheme::Https => (config.intercepts_tls(host), None),
@@ -42,20 +42,20 @@ pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> Decis
         return Decision::Intercept;
     }
     match proxy.tunnel {
-        TunnelPolicy::None => return Decision::Refuse(Refusal::NoTunnels),
+        TunnelPolicy::None => return Decision::Refuse(PolicyRefusal::NoTunnels),
         TunnelPolicy::Registries if !config.intercept.iter().any(|pattern| pattern.names(host)) => {
-            return Decision::Refuse(Refusal::NotARegistry);
+            return Decision::Refuse(PolicyRefusal::NotARegistry);
         }
         TunnelPolicy::Registries | TunnelPolicy::Any => {}
     }
     if proxy.tunnel_ports.contains(&host.port()) || plain_port == Some(host.port()) {
         Decision::Pass
     } else {
-        Decision::Refuse(Refusal::Port)
+        Decision::Refuse(PolicyRefusal::Port)
     }
 }
 
-impl Refusal {
+impl PolicyRefusal {
     /// The text for the person at the client. It names the key that the administrator can change.
     pub fn message(self) -> &'static str {
         match self {
@@ -84,15 +84,20 @@ mod tests {
             (any, "plain.test:5001", Scheme::Http, Intercept),
             (any, "example.com:443", Scheme::Https, Pass),
             (any, "example.com:80", Scheme::Http, Pass),
-            (any, "example.com:22", Scheme::Https, Refuse(Refusal::Port)),
-            (any, "example.com:80", Scheme::Https, Refuse(Refusal::Port)),
-            (any, "ghcr.io:8443", Scheme::Https, Refuse(Refusal::Port)),
-            ("[proxy]\ntunnel = \"none\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NoTunnels)),
+            (any, "example.com:22", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            (any, "example.com:80", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            (any, "ghcr.io:8443", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            ("[proxy]\ntunnel = \"none\"\n", "example.com:443", Scheme::Https, Refuse(PolicyRefusal::NoTunnels)),
             ("[proxy]\ntunnel = \"none\"\n", "ghcr.io:443", Scheme::Https, Intercept),
-            ("[proxy]\ntunnel = \"registries\"\n", "example.com:443", Scheme::Https, Refuse(Refusal::NotARegistry)),
+            (
+                "[proxy]\ntunnel = \"registries\"\n",
+                "example.com:443",
+                Scheme::Https,
+                Refuse(PolicyRefusal::NotARegistry),
+            ),
             ("[proxy]\ntunnel = \"registries\"\ntunnel_ports = [8443]\n", "ghcr.io:8443", Scheme::Https, Pass),
             ("[proxy]\nallow = [\"ghcr.io\"]\n", "ghcr.io:443", Scheme::Https, Intercept),
-            ("[proxy]\nallow = [\"ghcr.io\"]\n", "quay.io:443", Scheme::Https, Refuse(Refusal::NotAllowed)),
+            ("[proxy]\nallow = [\"ghcr.io\"]\n", "quay.io:443", Scheme::Https, Refuse(PolicyRefusal::NotAllowed)),
         ];
         for (toml, host, scheme, expected) in cases {
             let host = RegistryHost::parse_with_port(host).expect(host);

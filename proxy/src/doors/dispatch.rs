@@ -28,7 +28,7 @@ use entrepot_registry::access::TOKEN_PATH;
 use entrepot_registry::{door, web};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
-use entrepot_upstream::registry::{Registry, implied_port};
+use entrepot_upstream::upstream_registry::{UpstreamRegistry, implied_port};
 
 /// Serves a connection until the client leaves, idles too long, or the process drains.
 pub async fn serve_connection<IO>(state: Arc<AppState>, connection: ConnectionContext, io: IO, drain: Watch)
@@ -90,7 +90,7 @@ async fn to_registry(
     };
     let registry = match target.listed {
         true => scope.snapshot.registry(&target.host),
-        false => Registry::unlisted(&target.host),
+        false => UpstreamRegistry::unlisted(&target.host),
     };
     let registry = registry.heard_of_by(&head.headers);
     let login = identity::header(&head.headers);

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
-use crate::doors::decision::{Decision, Refusal, decide};
+use crate::doors::decision::{Decision, PolicyRefusal, decide};
 use entrepot_config::ready::{LiveConfig, Scheme};
 
 /// The decision about a connection.
@@ -25,7 +25,7 @@ pub enum RouteDecision {
     /// The agent's question after our health.
     Health,
     /// By the rules for hosts that are not listed.
-    Refuse(RegistryHost, Refusal),
+    Refuse(RegistryHost, PolicyRefusal),
     /// No name and no destination.
     Nowhere,
 }
@@ -107,7 +107,7 @@ mod tests {
             (http("reg.test:5000"), None, answer("reg.test:5000", plain)),
             (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (http("shop.test"), None, tunnel("shop.test:80")),
-            (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), Refusal::Port)),
+            (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), PolicyRefusal::Port)),
             (http(HEALTH_HOST), None, RouteDecision::Health),
             (Sniffed::Http(None), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (tls("docker-registry.local"), None, RouteDecision::Own),
@@ -128,7 +128,7 @@ mod tests {
         let stranger = "shop.test".parse().expect("a host");
         assert_eq!(
             route(&config, &tls("shop.test"), None, |_| false),
-            RouteDecision::Refuse(stranger, Refusal::NoTunnels)
+            RouteDecision::Refuse(stranger, PolicyRefusal::NoTunnels)
         );
         let original = "192.0.2.1:443".parse().expect("an address");
         let tunnel = RouteDecision::Tunnel("192.0.2.1".parse().expect("a host"));

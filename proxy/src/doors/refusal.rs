@@ -20,7 +20,7 @@ pub(super) enum DoorRefusal {
         expected: RegistryHost,
     },
     /// The configuration does not let clients reach the host.
-    Policy(decision::Refusal),
+    Policy(decision::PolicyRefusal),
     /// The target of a request through the proxy is not one. Says what would be.
     Target(&'static str),
 }

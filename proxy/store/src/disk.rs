@@ -1,5 +1,5 @@
 //! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. All of them block;
-//! `disk_threads::calls` makes those of a fill by io_uring where there is one.
+//! `disk_threads::calls` makes those of partial blobs by io_uring if there is one.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -39,7 +39,7 @@ pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     file.map_err(|error| StoreError::from_io("create", path, error))
 }
 
-/// Opens a file for reading; `None` where there is none. A link is never followed out of the store.
+/// Opens a file for reading; None if there is none. A link is never followed out of the store.
 pub(super) fn open(path: &Path) -> Result<Option<File>, StoreError> {
     match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
         Ok(file) => Ok(Some(file)),
@@ -59,7 +59,7 @@ pub(super) fn reopen(path: &Path) -> Result<File, StoreError> {
     file.map_err(|error| StoreError::from_io("open", path, error))
 }
 
-/// Takes blocks for `len` bytes from `offset` on without changing the file's length. False where the file system
+/// Takes blocks for `len` bytes from `offset` on without changing the file's length. False if the file system
 /// cannot; its writes may then run out of space later.
 pub(super) fn allocate(file: &File, path: &Path, offset: u64, len: u64) -> Result<bool, StoreError> {
     let (Ok(start), Ok(length)) = (i64::try_from(offset), i64::try_from(len)) else {
@@ -108,7 +108,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|error| StoreError::from_io("rename", from, error))
 }
 
-/// Removes a file; false where there was none.
+/// Removes a file; false if there was none.
 pub(super) fn unlink(path: &Path) -> Result<bool, StoreError> {
     unlinked(std::fs::remove_file(path), path)
 }

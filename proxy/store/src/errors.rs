@@ -43,7 +43,7 @@ pub enum StoreError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// Content was handed in under a digest that it does not have: whoever sent it is at fault.
+    /// Content was handed in under a digest that it does not have: the sender is at fault.
     #[error("the content was announced as {expected} but is {actual}; it was not stored, fetch it again")]
     WrongDigest {
         /// The announced name.
@@ -51,7 +51,7 @@ pub enum StoreError {
         /// What the bytes hash to.
         actual: Box<Digest>,
     },
-    /// Content is longer or shorter than announced: whoever sent it is at fault.
+    /// Content is longer or shorter than announced: the sender is at fault.
     #[error(
         "the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again"
     )]

@@ -17,6 +17,7 @@
 pub(super) mod names;
 pub(super) mod opening;
 mod queue;
+mod rebuild;
 pub(super) mod recency;
 pub(super) mod sweep;
 pub(super) mod tables;

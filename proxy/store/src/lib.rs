@@ -4,10 +4,10 @@
 //! Store          opens everything; limits, figures, expiry               one fact each, beside them
 //!   blobs          published content by digest                             blob, open_blobs
 //!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
-//!   names          what leads to content of other registries               memory, index/, place
+//!   names          what leads to content of other registries               memory, index/, entries, place
 //!   repositories   what was pushed                                         pins, small_files
-//!   uploads        the partial files of pushes
-//! room    making room     space   the ledger      rebuild  the index from the files
+//!   uploads        the partial files of pushes                              upload_id
+//! room    making room                                        space    the ledger of bytes
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
@@ -22,6 +22,7 @@ mod blobs;
 mod blocking;
 mod disk;
 mod disk_threads;
+mod entries;
 mod errors;
 mod extents;
 mod index;
@@ -33,13 +34,13 @@ mod paths;
 mod paused;
 mod pins;
 mod place;
-mod rebuild;
 mod repositories;
 mod room;
 mod small_files;
 mod space;
 #[cfg(test)]
 mod tests;
+mod upload_id;
 mod uploads;
 
 use std::path::Path;
@@ -54,16 +55,18 @@ pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
+pub use entries::{ArtefactEntry, TagEntry, TagKey};
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use memory::StoredManifest;
-pub use names::{ArtefactEntry, Names, TagEntry, TagKey};
+pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{Collected, NotPut, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
 pub use space::Limits;
-pub use uploads::{FoundUpload, UploadFile, UploadId, Uploads};
+pub use upload_id::UploadId;
+pub use uploads::{FoundUpload, UploadFile, Uploads};
 
 use blocking::{blocking, try_blocking};
 use index::Index;

@@ -25,8 +25,8 @@ use entrepot_core::name::{RepositoryName, Tag};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
+use crate::entries::{TagEntry, TagKey};
 use crate::lock;
-use crate::names::{TagEntry, TagKey};
 use crate::place::Place;
 
 /// Larger manifests are read from their files each time.
@@ -85,7 +85,7 @@ pub(crate) struct Memory {
 struct State {
     epoch: u64,
     manifests: Bounded<Digest, Known>,
-    /// Who has a digest.
+    /// The repositories that have a digest.
     links: Bounded<Digest, Vec<Place>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
 }

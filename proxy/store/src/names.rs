@@ -15,6 +15,7 @@ use entrepot_core::name::Tag;
 
 use crate::blobs::{Blobs, PLACES_MAX};
 use crate::blocking::blocking;
+use crate::entries::{ArtefactEntry, TagEntry, TagKey};
 use crate::index::tables::Tables;
 use crate::index::{Index, Job, ms_of, names as rows, time_of};
 use crate::memory::{Memory, StoredManifest};
@@ -22,43 +23,6 @@ use crate::place::Place;
 
 /// An artefact whose path, type and headers are longer than this together is not remembered.
 const ARTEFACT_MAX_BYTES: usize = 16 << 10;
-
-/// What a tag's answer is kept under.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct TagKey {
-    /// The repository.
-    pub place: Place,
-    /// Its tag.
-    pub tag: Tag,
-    /// The class of the request's `Accept`, which changes the answer.
-    pub accept_class: u16,
-}
-
-/// What a tag pointed to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TagEntry {
-    /// The manifest.
-    pub digest: Digest,
-    /// Its type.
-    pub media_type: String,
-    /// Its size.
-    pub size_bytes: u64,
-    /// When upstream last said so; kept to the millisecond.
-    pub validated_at: SystemTime,
-}
-
-/// What the path of an artefact gave.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ArtefactEntry {
-    /// The content.
-    pub digest: Digest,
-    /// Its size.
-    pub size_bytes: u64,
-    /// Its `Content-Type`.
-    pub content_type: String,
-    /// Other headers to give back.
-    pub headers: Vec<(String, String)>,
-}
 
 /// The names of one store.
 pub struct Names {

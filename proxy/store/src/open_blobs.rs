@@ -83,7 +83,7 @@ impl OpenBlobs {
         !is_read
     }
 
-    /// Closes a blob; who reads it keeps its file.
+    /// Closes a blob; a reader keeps its file.
     pub(crate) fn forget(&self, digest: &Digest) {
         lock(&self.slots).by_digest.remove(digest);
     }

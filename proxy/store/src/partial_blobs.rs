@@ -19,14 +19,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_kernel::read::{self, Reading};
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_registry};
 use crate::blobs::Blobs;
@@ -43,7 +43,6 @@ use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::random;
 use crate::space::{Counters, Purpose, Reservation, count};
-use crate::uploads::UploadTurn;
 
 /// What content of unknown size reserves at once.
 const GROW_BYTES: u64 = 4 << 20;
@@ -69,6 +68,9 @@ pub struct PartialBlob {
     /// None once the end began. Held for reading while writing.
     reservation: RwLock<Option<Reservation>>,
 }
+
+/// Held by the request that may write the file of an upload.
+pub(crate) type UploadTurn = OwnedMutexGuard<()>;
 
 /// What a partial blob is made of.
 pub(crate) struct Begun {
@@ -204,14 +206,14 @@ impl PartialBlobs {
     async fn reserve_file(
         &self,
         calls: Calls,
-        path: &PathBuf,
+        path: &Path,
         size_bytes: u64,
         purpose: Purpose,
     ) -> Result<(Arc<File>, Reservation), StoreError> {
         let room = self.room.clone();
         let mut reservation = calls.aside(move || room.reserve(size_bytes, purpose)).await?;
         let create = async || {
-            let path = path.clone();
+            let path = path.to_owned();
             calls.aside(move || disk::create(&path)).await
         };
         let file = Arc::new(self.room.with_room(calls, 0, create).await?);

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use entrepot_core::digest::{Algorithm, Digest};
 use entrepot_core::name::{RepositoryName, Tag};
 
-use super::uploads::UploadId;
+use crate::upload_id::UploadId;
 
 /// The algorithms that have a folder.
 pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
@@ -54,7 +54,7 @@ pub(super) struct Paths {
 /// The name of a partial fill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FillName {
-    /// What it will become; none until its end is known.
+    /// What it will become. None until its end is known.
     pub(super) digest: Option<Digest>,
     /// Tells two fills of one digest apart.
     pub(super) random: u64,

@@ -67,7 +67,7 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused fill of a digest lacks; `None` where there is no such fill.
+    /// The first byte from `from` on that the paused fill of a digest lacks. None if there is no such fill.
     pub(super) fn first_missing(&self, digest: &Digest, from: u64) -> Option<u64> {
         let fills = lock(&self.fills);
         let fill = fills.get(digest)?;

@@ -24,7 +24,7 @@ pub(crate) struct Pins {
 /// What a collection must leave alone although it finds no link to it.
 #[derive(Default)]
 struct State {
-    /// Pinned while a collection looks at who needs what. None while no collection runs.
+    /// Pinned while a collection looks at what is needed. None while no collection runs.
     since_collection: Option<HashSet<Digest>>,
     /// How many uploads are about to link the content.
     held: HashMap<Digest, usize>,

@@ -48,14 +48,14 @@ pub(crate) fn make(folder: &Path, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Renews the time of a file; false where there is none.
+/// Renews the time of a file; false if there is none.
 pub(crate) fn touch(path: &Path) -> Result<bool, StoreError> {
     let Some(file) = disk::open(path)? else { return Ok(false) };
     let touched = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
     touched.map(|()| true).map_err(|error| StoreError::from_io("renew the time of", path, error))
 }
 
-/// The content of a file; none where there is no such file.
+/// The content of a file; None if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let Some(file) = disk::open(path)? else { return Ok(None) };
     let mut content = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     read.map(|_| Some(content)).map_err(|error| StoreError::from_io("read", path, error))
 }
 
-/// Removes a file; false where there was none.
+/// Removes a file; false if there was none.
 pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     let removed = disk::unlink(path)?;
     if removed {
@@ -72,7 +72,7 @@ pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     Ok(removed)
 }
 
-/// The names in a folder that are not of files being written; none where there is no such folder.
+/// The names in a folder that are not of files being written; None if there is no such folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -109,7 +109,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), StoreError> {
     disk::sync_dir(above)
 }
 
-/// When a file was last marked; none where it cannot be told.
+/// When a file was last marked; None if that cannot be told.
 pub(crate) fn marked_at(path: &Path) -> Option<SystemTime> {
     File::open(path).and_then(|file| file.metadata()).and_then(|file| file.modified()).ok()
 }

@@ -1,5 +1,5 @@
 //! How many bytes the store holds and may hold: the ledger of published and reserved bytes, checked against
-//! `max_size` and the free-space floor before anything is written. Arithmetic only; who makes room is `eviction`.
+//! `max_size` and the free-space floor before anything is written. Arithmetic only; `room` makes room.
 //!
 //! What is pushed is not the cache's: it counts against the free-space floor only, and the cache makes room for it.
 //!
@@ -20,7 +20,7 @@ pub struct Limits {
     pub max_size_bytes: u64,
     /// Free space that stays on the file system.
     pub min_free_bytes: u64,
-    /// Content unused this long is dropped by [`Store::expire_unused`](super::Store::expire_unused).
+    /// Content unused this long is dropped by [`Store::expire_unused`](crate::Store::expire_unused).
     pub inactive: Duration,
 }
 

@@ -8,63 +8,23 @@
 //! Neither is synced along the way: a kill loses nothing, after a power cut the client begins anew. Bytes are judged as
 //! a whole before they are published.
 
-use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_lc_rs::rand;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 
 use crate::blocking::{blocking, try_blocking};
 use crate::disk;
 use crate::disk_threads::Lane;
 use crate::errors::StoreError;
 use crate::extents::Extents;
-use crate::partial_blobs::{Begun, PartialBlob, PartialBlobs};
+use crate::partial_blobs::{Begun, PartialBlob, PartialBlobs, UploadTurn};
 use crate::paths::{FillName, Paths, upload_of_session};
 use crate::space::Purpose;
-
-/// Names an upload: 128 random bits, so that nobody guesses another's.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct UploadId([u8; 16]);
-
-/// Text is not the id of an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an upload's id: 32 lower-case hex digits")]
-pub struct NoUploadId;
-
-impl UploadId {
-    /// A new one. None if the system gives no randomness.
-    pub fn random() -> Option<Self> {
-        let mut bytes = [0; 16];
-        rand::fill(&mut bytes).ok().map(|()| Self(bytes))
-    }
-
-    fn lane(self) -> Lane {
-        let first = self.0.first_chunk().copied().unwrap_or_default();
-        Lane::of(None, u64::from_be_bytes(first))
-    }
-}
-
-impl fmt::Display for UploadId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
-    }
-}
-
-impl FromStr for UploadId {
-    type Err = NoUploadId;
-
-    fn from_str(text: &str) -> Result<Self, NoUploadId> {
-        let plain = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let number = plain.then(|| u128::from_str_radix(text, 16).ok()).flatten();
-        number.map(|number| Self(number.to_be_bytes())).ok_or(NoUploadId)
-    }
-}
+use crate::upload_id::UploadId;
 
 /// An upload's file, of which there must be one of these: it gives the turns at the file. Clones are the same.
 #[derive(Clone, Debug)]
@@ -73,9 +33,6 @@ pub struct UploadFile {
     pub id: UploadId,
     pub(crate) turns: Arc<Mutex<()>>,
 }
-
-/// Held by the request that may write the file of an upload.
-pub(crate) type UploadTurn = OwnedMutexGuard<()>;
 
 impl UploadFile {
     /// The file of an upload that nobody has open.
@@ -113,7 +70,7 @@ impl Uploads {
         let turn = home.disk.in_time(file.turns.clone().lock_owned()).await?;
         let disk = &self.partial_blobs.disk;
         let opened = disk
-            .run_in_time(id.lane(), move |calls| async move { calls.aside(move || open_now(&home, id, turn)).await });
+            .run_in_time(lane(id), move |calls| async move { calls.aside(move || open_now(&home, id, turn)).await });
         opened.await?
     }
 
@@ -171,9 +128,14 @@ fn open_now(home: &Arc<PartialBlobs>, id: UploadId, turn: UploadTurn) -> Result<
         Err(error) => return Err(error),
     };
     let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
-    let (name, purpose) = (FillName { digest: None, random: id.lane().0 }, Purpose::Upload);
+    let (name, purpose) = (FillName { digest: None, random: id.number() }, Purpose::Upload);
     let begun = Begun { name, file: Arc::new(file), size: None, extents: Extents::new(), purpose, turn: Some(turn) };
     Ok(PartialBlob::new(home, path, begun, home.room.adopt(length, purpose)))
+}
+
+/// The disk thread of an upload.
+fn lane(id: UploadId) -> Lane {
+    Lane::of(None, id.number())
 }
 
 fn discard_now(paths: &Paths, id: UploadId) {
@@ -194,20 +156,4 @@ fn find(paths: &Paths, id: UploadId) -> Option<FoundUpload> {
         Err(_) => return None,
     };
     Some(FoundUpload { id, note, length, last_use: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_read_back_and_nothing_else_does() {
-        let id = UploadId::random().expect("randomness");
-        assert_eq!(id.to_string().parse(), Ok(id));
-        assert_ne!(Some(id), UploadId::random());
-        let text = id.to_string();
-        for bad in ["", "..", &text[1..], &format!("{text}0"), &format!("+{}", &text[1..]), &"A".repeat(32)] {
-            assert_eq!(bad.parse::<UploadId>(), Err(NoUploadId), "{bad}");
-        }
-    }
 }

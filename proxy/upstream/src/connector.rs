@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use super::address::{AddressPolicy, Purpose, is_public};
+use super::address_policy::{AddressPolicy, Purpose, is_public};
 use super::dial::{DialSettings, dial};
 use super::error::{ErrorKind, Stage, UpstreamError};
 use super::own::Ourselves;
-use super::parent::{Parent, bypasses};
+use super::parent_proxy::{Parent, bypasses};
 use super::roots::Trust;
 use entrepot_config::ready::{NoProxy, RegistryPolicy, Upstream};
 
@@ -265,7 +265,7 @@ impl AsyncWrite for Conduit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::AddressRefusal;
+    use crate::address_policy::AddressRefusal;
     use crate::testing::{assert_untouched, host_of, listener, upstream};
     use entrepot_config::ready::ParentProxy;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

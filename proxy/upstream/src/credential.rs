@@ -1,5 +1,5 @@
 //! The credential of a request. The upstream registry decides by it. The rights table keeps its [`CredentialId`], never
-//! the credential itself. Only `exchange` makes a header of it, and only for the origin to which it belongs.
+//! the credential itself. Only `registry_client` makes a header of it, and only for the origin to which it belongs.
 
 use std::fmt;
 

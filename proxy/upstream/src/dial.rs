@@ -16,7 +16,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::address::{AddressPolicy, AddressRefusal, Purpose};
+use super::address_policy::{AddressPolicy, AddressRefusal, Purpose};
 use super::error::{ErrorKind, Stage, UpstreamError};
 
 /// The settings of [`dial`]. Clones share the limit on concurrent resolutions.

@@ -4,8 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-use super::address::AddressRefusal;
-use super::parent::ParentError;
+use super::address_policy::AddressRefusal;
+use super::parent_proxy::ParentError;
 
 /// The stage in which a request failed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -18,10 +18,10 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::address::AddressPolicy;
-use super::body::RequestBody;
+use super::address_policy::AddressPolicy;
 use super::dial::DialSettings;
 use super::own::OwnSockets;
+use super::timed_body::RequestBody;
 use entrepot_config::ready::{NoProxy, RegistryPolicy, Scheme, Upstream};
 
 /// A listener on a free port of 127.0.0.1.

@@ -1,10 +1,10 @@
-//! The reader of DNS answers: tables of real shapes, and anything at all.
+//! The reader of DNS answers: tables of real shapes, and random messages.
 
 use super::*;
 use crate::names::hash;
 use proptest::prelude::*;
 
-/// A message in the making.
+/// A message under construction.
 struct Wire(Vec<u8>);
 
 impl Wire {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
-use crate::fetch::source::{Opened, Refusal, Source};
+use crate::fetch::source::{Opened, Source, UpstreamRefusal};
 use entrepot_observe::labels::Bypass;
 use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
@@ -50,7 +50,7 @@ pub enum Opening {
     /// is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have it.
-    Refused(Refusal),
+    Refused(UpstreamRefusal),
     /// Upstream could not be asked.
     Failed(Arc<UpstreamError>),
     /// Upstream's answer made no sense.

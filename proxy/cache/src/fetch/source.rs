@@ -12,20 +12,20 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fetch::FetchError;
-use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
-use entrepot_upstream::exchange::{Answer, Upstream};
 use entrepot_upstream::operation::{ByteRange, Operation};
-use entrepot_upstream::registry::Registry;
+use entrepot_upstream::registry_client::{Answer, RegistryClient};
+use entrepot_upstream::timed_body::TimedBody;
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// Who to ask for a blob, and as whom.
 #[derive(Clone)]
 pub struct Source {
     /// The way out.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<RegistryClient>,
     /// The registry.
-    pub registry: Registry,
+    pub registry: UpstreamRegistry,
     /// The repository in it.
     pub repository: RepositoryName,
     /// The credential that may read it.
@@ -50,7 +50,7 @@ pub struct Opened {
 
 /// Upstream answered, but not with the blob.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct UpstreamRefusal {
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
@@ -62,7 +62,7 @@ pub struct Refusal {
 /// Why a blob could not be opened.
 pub enum OpenError {
     /// Upstream said no; the client gets its words.
-    Refused(Refusal),
+    Refused(UpstreamRefusal),
     /// Upstream could not be asked.
     Failed(UpstreamError),
     /// Upstream's answer makes no sense.
@@ -111,12 +111,12 @@ impl Source {
                 // The registry's word counts, and it was a redirect: this is a failure on the way.
                 Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
             }
-            _ => Err(OpenError::Refused(Refusal::read(answer).await)),
+            _ => Err(OpenError::Refused(UpstreamRefusal::read(answer).await)),
         }
     }
 }
 
-impl Refusal {
+impl UpstreamRefusal {
     /// Reads an error answer into memory.
     pub async fn read(answer: Answer) -> Self {
         let body = Limited::new(answer.body, REFUSAL_MAX_BYTES).collect().await;

@@ -12,9 +12,9 @@ use http_body_util::BodyExt;
 
 use crate::fetch::FetchError;
 use crate::fetch::source::{OpenError, Opened, Source};
-use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::ByteRange;
+use entrepot_upstream::timed_body::TimedBody;
 
 /// Bytes `position..limit` of a blob.
 pub struct BlobStream {

@@ -23,11 +23,11 @@ use crate::fetch::source::Source;
 use entrepot_config::from_text;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{Limits, Store};
-use entrepot_upstream::client::UpstreamClient;
 use entrepot_upstream::credential::Credential;
-use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
-use entrepot_upstream::registry::Registry;
+use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 const SIZE: usize = 1 << 20;
 /// How far the file has come, the readers with it, and the hash.
@@ -110,13 +110,13 @@ async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
         }
     });
     let config = from_text("[upstream]\nallow_addresses = [\"127.0.0.0/8\"]\n").expect("configuration").live;
-    let client = UpstreamClient::new(&config.upstream, &[], &Ourselves::default());
+    let client = HttpClient::new(&config.upstream, &[], &Ourselves::default());
     let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
     let metrics = Arc::new(Metrics::new());
-    let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
     let source = Source {
-        upstream: Arc::new(Upstream::new(client, Arc::new(memory))),
-        registry: Registry::unlisted(&address.to_string().parse().expect("an address is a host")),
+        upstream: Arc::new(RegistryClient::new(client, Arc::new(memory))),
+        registry: UpstreamRegistry::unlisted(&address.to_string().parse().expect("an address is a host")),
         repository: "team/app".parse().expect("a name"),
         credential: Credential::None,
         elsewhere: None,

@@ -17,20 +17,20 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use url::Url;
 
-use crate::fetch::source::Refusal;
+use crate::fetch::source::UpstreamRefusal;
 use crate::pull::error::{PullError, is_transient};
 use crate::pull::identity::header;
 use crate::pull::issued::LOCAL_LIFETIME;
 use crate::pull::{Pull, RequestContext, replies};
-use entrepot_config::ready::{Access, Scheme as Wire};
+use entrepot_config::ready::{AccessMode, Scheme as Wire};
 use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
-use entrepot_upstream::exchange::{Answer, outcome_of};
 use entrepot_upstream::operation::Operation;
-use entrepot_upstream::registry::implied_port;
-use entrepot_upstream::token::{Scheme, TokenAnswer, TokenKey, request_url};
+use entrepot_upstream::registry_client::{Answer, outcome_of};
+use entrepot_upstream::token_cache::{AuthScheme, TokenAnswer, TokenKey, request_url};
+use entrepot_upstream::upstream_registry::implied_port;
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
@@ -66,14 +66,14 @@ impl Pull {
 
     /// A refusal as the client gets it. Where the administrator gave an account, the challenge leads to our own token
     /// endpoint, so that clients without a login need none and clients with one still use it.
-    pub(super) fn challenged(&self, request: &RequestContext, mut refusal: Refusal) -> Refusal {
+    pub(super) fn challenged(&self, request: &RequestContext, mut refusal: UpstreamRefusal) -> UpstreamRefusal {
         if refusal.status != StatusCode::UNAUTHORIZED {
             return refusal;
         }
         let usable = match request.snapshot.upstream.learn_challenge(&request.registry, &refusal.headers) {
-            Some(Scheme::Basic) => true,
+            Some(AuthScheme::Basic) => true,
             // A client's login may go where it would go without us, but not through us to a realm that we do not know.
-            Some(Scheme::Bearer { realm, .. }) => request.snapshot.upstream.trusts(&request.registry, &realm),
+            Some(AuthScheme::Bearer { realm, .. }) => request.snapshot.upstream.trusts(&request.registry, &realm),
             None => false,
         };
         if usable && shares_accounts(request, &request.registry.host) {
@@ -133,7 +133,7 @@ impl Pull {
         let answer = request.send(&credential, &operation, body).await;
         match answer {
             Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal).await),
-            Ok(answer) if !reads => Err(PullError::Answered(Refusal::read(answer).await)),
+            Ok(answer) if !reads => Err(PullError::Answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
                 tracing::warn!(realm = %request.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
@@ -155,7 +155,7 @@ impl Pull {
         if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
             self.issued.note(&token, principal, lifetime);
         }
-        replies::refused(Refusal { status: StatusCode::OK, headers, body })
+        replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body })
     }
 
     /// Our own token endpoint: a client's login is checked with upstream's realm where upstream answers.
@@ -171,12 +171,12 @@ impl Pull {
             return Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::TokenRefused));
         };
         match self.scheme_of(request).await {
-            Some(Scheme::Bearer { realm, service }) => {
+            Some(AuthScheme::Bearer { realm, service }) => {
                 let scopes = query_values(&request.path_and_query, "scope");
                 let key = TokenKey { realm: realm.to_string(), service, scopes, credential: login.id() };
                 self.realm_token(request, &key, login).await
             }
-            Some(Scheme::Basic) => {
+            Some(AuthScheme::Basic) => {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
                 match request.execute_as(&credential, &operation).await {
@@ -198,11 +198,11 @@ impl Pull {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
                     self.issued.note(&token, login.id(), lifetime);
                 }
-                Ok(replies::refused(Refusal { status: StatusCode::OK, headers, body }))
+                Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }
             Ok((status, headers, body)) if !is_transient(status) => {
                 request.record_upstream(&key.realm, outcome_of(status), None);
-                Err(PullError::Answered(Refusal { status, headers, body }))
+                Err(PullError::Answered(UpstreamRefusal { status, headers, body }))
             }
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
             _ => Ok(self.issue(&request.registry.host, Some(login))),
@@ -210,7 +210,7 @@ impl Pull {
     }
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.
-    async fn scheme_of(&self, request: &RequestContext) -> Option<Scheme> {
+    async fn scheme_of(&self, request: &RequestContext) -> Option<AuthScheme> {
         let known = request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
         if known.is_some() {
             return known;
@@ -234,7 +234,7 @@ impl Pull {
 
 /// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
 fn shares_accounts(request: &RequestContext, host: &RegistryHost) -> bool {
-    request.snapshot.account(host, None).is_some() && request.snapshot.registry(host).access == Access::Shared
+    request.snapshot.account(host, None).is_some() && request.snapshot.registry(host).access == AccessMode::Shared
 }
 
 fn challenge_text(request: &RequestContext, scope: Option<&str>) -> String {

@@ -29,8 +29,8 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
-use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::operation::Operation;
+use entrepot_upstream::timed_body::TimedBody;
 
 /// Pieces on their way to the client while the same pieces go to the disk.
 const PIECES_IN_FLIGHT: usize = 8;

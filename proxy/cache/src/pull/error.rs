@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::header::CONTENT_RANGE;
 
 use crate::fetch::FetchError;
-use crate::fetch::source::Refusal;
+use crate::fetch::source::UpstreamRefusal;
 use crate::pull::replies;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{FetchFailure, Refused};
@@ -21,7 +21,7 @@ use entrepot_upstream::error::UpstreamError;
 pub enum PullError {
     /// Upstream's registry said no, or was not in a state to answer. The client gets its words.
     #[error("upstream answered {}", .0.status)]
-    Answered(Refusal),
+    Answered(UpstreamRefusal),
     /// Upstream could not be asked.
     #[error("{0}")]
     Unreachable(Arc<UpstreamError>),
@@ -166,7 +166,7 @@ mod tests {
 
     fn answered(status: u16) -> PullError {
         let status = StatusCode::from_u16(status).expect("a status");
-        PullError::Answered(Refusal { status, headers: HeaderMap::new(), body: Bytes::new() })
+        PullError::Answered(UpstreamRefusal { status, headers: HeaderMap::new(), body: Bytes::new() })
     }
 
     #[test]

@@ -5,10 +5,10 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use crate::pull::{ConfigSnapshot, Pull};
-use entrepot_config::ready::Access;
+use entrepot_config::ready::AccessMode;
 use entrepot_core::secret::Secret;
 use entrepot_upstream::credential::{Credential, CredentialId};
-use entrepot_upstream::registry::Registry;
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// A token of ours that is over: the client has to ask for another one.
 pub struct TokenIsOver;
@@ -25,11 +25,11 @@ impl Pull {
     pub fn reader(
         &self,
         snapshot: &ConfigSnapshot,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
     ) -> Result<Credential, TokenIsOver> {
-        let shared = registry.access == Access::Shared;
+        let shared = registry.access == AccessMode::Shared;
         let central = || if shared { snapshot.account(&registry.host, repository) } else { None };
         let Some(header) = header else {
             return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
@@ -47,7 +47,7 @@ impl Pull {
 
     /// The credential for a request outside the registry's grammar: the client's own. The administrator's account has
     /// no part in it; a token of ours says nothing to others.
-    pub fn passer(&self, registry: &Registry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
+    pub fn passer(&self, registry: &UpstreamRegistry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
         let Some(header) = header else { return Ok(Credential::None) };
         match self.issued.local(&registry.host, &header) {
             Some(Some(token)) => Ok(Credential::Answered(token.login)),

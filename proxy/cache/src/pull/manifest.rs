@@ -24,10 +24,10 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::Decision;
 use entrepot_store::StoredManifest;
-use entrepot_upstream::body::TimedBody;
 use entrepot_upstream::error::UpstreamError;
-use entrepot_upstream::exchange::Answer;
 use entrepot_upstream::operation::Operation;
+use entrepot_upstream::registry_client::Answer;
+use entrepot_upstream::timed_body::TimedBody;
 
 /// A manifest in memory.
 #[derive(Clone)]

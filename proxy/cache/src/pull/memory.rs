@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fetch::source::Refusal;
+use crate::fetch::source::UpstreamRefusal;
 use entrepot_upstream::credential::CredentialId;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
@@ -35,21 +35,21 @@ const SWEEP_AT: usize = 256;
 /// Upstream's recent "not found" answers, for the credential that got them.
 #[derive(Default)]
 pub struct Negatives {
-    answers: Mutex<HashMap<(String, CredentialId), (Refusal, Instant)>>,
+    answers: Mutex<HashMap<(String, CredentialId), (UpstreamRefusal, Instant)>>,
 }
 
 const NEGATIVES_MAX: usize = 4096;
 
 impl Negatives {
     /// The answer, while it lasts.
-    pub fn get(&self, what: &str, credential: CredentialId) -> Option<Refusal> {
+    pub fn get(&self, what: &str, credential: CredentialId) -> Option<UpstreamRefusal> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let (refusal, until) = answers.get(&(what.to_owned(), credential))?;
         (*until > Instant::now()).then(|| refusal.clone())
     }
 
     /// Remembers an answer for `time`.
-    pub fn note(&self, what: &str, credential: CredentialId, refusal: Refusal, time: Duration) {
+    pub fn note(&self, what: &str, credential: CredentialId, refusal: UpstreamRefusal, time: Duration) {
         let now = Instant::now();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= NEGATIVES_MAX {
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn refusals_are_kept_for_their_time_and_their_credential() {
         let negatives = Negatives::default();
-        let refusal = Refusal { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() };
+        let refusal = UpstreamRefusal { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() };
         let alice = CredentialId::of("Basic alice");
         negatives.note("reg/a:1", alice, refusal.clone(), Duration::from_secs(60));
         negatives.note("reg/a:2", alice, refusal, Duration::ZERO);

@@ -40,9 +40,9 @@ use entrepot_config::ready::LiveConfig;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::credential::Login;
-use entrepot_upstream::exchange::Upstream;
-use entrepot_upstream::registry::{Registry, account, host_of};
-use entrepot_upstream::token;
+use entrepot_upstream::registry_client::RegistryClient;
+use entrepot_upstream::token_cache;
+use entrepot_upstream::upstream_registry::{UpstreamRegistry, account, host_of};
 
 /// Pulling through, with all that it remembers for as long as the process lives.
 pub struct Pull {
@@ -65,7 +65,7 @@ pub struct ConfigSnapshot {
     /// The configuration.
     pub config: LiveConfig,
     /// The way to upstreams.
-    pub upstream: Arc<Upstream>,
+    pub upstream: Arc<RegistryClient>,
 }
 
 impl Pull {
@@ -85,10 +85,10 @@ impl Pull {
 
 impl ConfigSnapshot {
     /// The registry that `host` names, under this configuration and with what it has told about its token server.
-    pub fn registry(&self, host: &RegistryHost) -> Registry {
-        let registry = Registry::resolve(&self.config, host, None);
+    pub fn registry(&self, host: &RegistryHost) -> UpstreamRegistry {
+        let registry = UpstreamRegistry::resolve(&self.config, host, None);
         match self.realm_host(&registry) {
-            Some(realm) => Registry::resolve(&self.config, host, Some(&realm)),
+            Some(realm) => UpstreamRegistry::resolve(&self.config, host, Some(&realm)),
             None => registry,
         }
     }
@@ -97,15 +97,15 @@ impl ConfigSnapshot {
     pub fn account(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Option<Login> {
         let name = repository.map(RepositoryName::as_str);
         account(&self.config, host, name).or_else(|| {
-            let registry = Registry::resolve(&self.config, host, None);
+            let registry = UpstreamRegistry::resolve(&self.config, host, None);
             account(&self.config, &self.realm_host(&registry)?, name)
         })
     }
 
     /// The host of the registry's token server, where it has told one that is its own: it may name any.
-    fn realm_host(&self, registry: &Registry) -> Option<RegistryHost> {
+    fn realm_host(&self, registry: &UpstreamRegistry) -> Option<RegistryHost> {
         match self.upstream.memory().tokens.scheme(&registry.host)? {
-            token::Scheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
+            token_cache::AuthScheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
             _ => None,
         }
     }

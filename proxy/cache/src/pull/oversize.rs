@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 
 use crate::fetch::FetchError;
 use entrepot_net::http::body::{BodyError, PieceSource};
-use entrepot_upstream::body::TimedBody;
+use entrepot_upstream::timed_body::TimedBody;
 
 /// The bytes of one such manifest.
 pub struct Oversize {

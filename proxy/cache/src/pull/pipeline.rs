@@ -42,8 +42,8 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Place, TagEntry, TagKey};
-use entrepot_upstream::exchange::outcome_of;
 use entrepot_upstream::operation::{ByteRange, Operation};
+use entrepot_upstream::registry_client::outcome_of;
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);

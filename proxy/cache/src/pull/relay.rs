@@ -19,9 +19,9 @@ use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Refused, RequestRoute};
 use entrepot_observe::trail::Decision;
-use entrepot_upstream::body::{BoxError, RequestBody};
-use entrepot_upstream::exchange::empty;
 use entrepot_upstream::operation::Operation;
+use entrepot_upstream::registry_client::empty;
+use entrepot_upstream::timed_body::{BoxError, RequestBody};
 
 impl Pull {
     /// A write below `/v2/`. The body streams to upstream as it comes; what it changes there is forgotten here.

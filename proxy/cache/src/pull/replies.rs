@@ -4,11 +4,11 @@
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::fetch::source::Refusal;
+use crate::fetch::source::UpstreamRefusal;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
-use entrepot_upstream::exchange::Answer;
 use entrepot_upstream::operation::is_of_the_hop;
+use entrepot_upstream::registry_client::Answer;
 
 /// Response headers of upstream that clients need; hop-by-hop ones, cookies and a CDN's own are not among them.
 const RELAYED: [&str; 22] = [
@@ -47,7 +47,7 @@ pub fn relayed_headers(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Upstream's own error answer.
-pub fn refused(refusal: Refusal) -> Reply {
+pub fn refused(refusal: UpstreamRefusal) -> Reply {
     let mut headers = relayed_headers(&refusal.headers);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(refusal.body.len() as u64));
     Reply { status: refusal.status, headers, body: ReplyBody::Full(refusal.body), refused: None }

@@ -12,17 +12,17 @@ use http::{HeaderMap, Method};
 
 use crate::fetch::source::Source;
 use crate::pull::ConfigSnapshot;
-use entrepot_config::ready::Access;
+use entrepot_config::ready::AccessMode;
 use entrepot_net::connection::ConnectionContext;
 use entrepot_observe::labels::{CredentialKind, RequestRoute, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::Place;
-use entrepot_upstream::body::RequestBody;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
-use entrepot_upstream::exchange::{Answer, failure_of, outcome_of};
 use entrepot_upstream::operation::Operation;
-use entrepot_upstream::registry::Registry;
+use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
+use entrepot_upstream::timed_body::RequestBody;
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// Every answer to a request needs these: the connection, the configuration in force, and the trail.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct RequestContext {
     /// Takes the decisions about it.
     pub trail: Arc<Trail>,
     /// The registry that is asked.
-    pub registry: Registry,
+    pub registry: UpstreamRegistry,
     /// The credential that it is asked with.
     pub credential: Credential,
     /// The client's method.
@@ -97,7 +97,7 @@ impl RequestContext {
     pub fn as_account(&self, repository: &RepositoryName) -> Option<Self> {
         let own = matches!(self.credential, Credential::Header(_));
         let login = self.snapshot.account(&self.registry.host, Some(repository))?;
-        (own && self.registry.access == Access::Shared).then(|| {
+        (own && self.registry.access == AccessMode::Shared).then(|| {
             let request = Self {
                 connection: self.connection.clone(),
                 snapshot: self.snapshot.clone(),

@@ -18,17 +18,17 @@ use entrepot_core::name::RepositoryName;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use crate::fetch::source::Refusal;
+use crate::fetch::source::UpstreamRefusal;
 use crate::pull::error::{PullError, is_transient};
 use crate::pull::{Pull, RequestContext};
-use entrepot_config::ready::Access;
+use entrepot_config::ready::AccessMode;
 use entrepot_observe::labels::Proof;
 use entrepot_observe::trail::Decision;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::error::UpstreamError;
-use entrepot_upstream::exchange::Answer;
 use entrepot_upstream::operation::Operation;
-use entrepot_upstream::token::Scheme;
+use entrepot_upstream::registry_client::Answer;
+use entrepot_upstream::token_cache::AuthScheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
 
@@ -124,7 +124,7 @@ impl Pull {
             Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
             Ok(answer) if is_transient(answer.status) => {
                 request.trail.record(Decision::Right { proof: Proof::Unknown, age: Duration::ZERO });
-                Asked::Down(PullError::Answered(Refusal::read(answer).await.worded(operation.unknown)))
+                Asked::Down(PullError::Answered(UpstreamRefusal::read(answer).await.worded(operation.unknown)))
             }
             Ok(answer) => {
                 request.trail.record(Decision::Right { proof: Proof::Denied, age: Duration::ZERO });
@@ -150,7 +150,7 @@ impl Pull {
         if answer.crossed {
             return PullError::RedirectTarget { host: answer.host, status: answer.status };
         }
-        PullError::Answered(self.challenged(request, Refusal::read(answer).await.worded(unknown)))
+        PullError::Answered(self.challenged(request, UpstreamRefusal::read(answer).await.worded(unknown)))
     }
 
     /// Upstream could not be asked. That is said once for each request.
@@ -174,7 +174,7 @@ impl Pull {
         let own = || age(request.credential.id()).filter(|_| self.is_current(&request.credential));
         let accounts = || {
             let login = request.snapshot.account(registry, Some(repository));
-            login.filter(|_| request.registry.access == Access::Shared).and_then(|login| age(login.id()))
+            login.filter(|_| request.registry.access == AccessMode::Shared).and_then(|login| age(login.id()))
         };
         own()
             .map(|age| (Proof::Verdict, age))
@@ -222,7 +222,7 @@ impl Pull {
         // A client that has answered no challenge yet is refused at first where tokens are asked; that says nothing.
         // A registry that asks for a Basic login says by that that the repository is not public.
         let scheme = || request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
-        if matches!(request.credential, Credential::None) && !matches!(scheme(), Some(Scheme::Basic)) {
+        if matches!(request.credential, Credential::None) && !matches!(scheme(), Some(AuthScheme::Basic)) {
             return;
         }
         let registry = &request.registry.host;

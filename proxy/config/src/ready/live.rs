@@ -165,7 +165,7 @@ pub struct RegistryPolicy {
     /// Whether the upstream certificate is verified.
     pub verify: bool,
     /// Which clients get a cached image. None means `Shared` if credentials are configured, else `Strict`.
-    pub access: Option<Access>,
+    pub access: Option<AccessMode>,
     /// The host of its token server, if accounts may go there. None means no other host.
     pub realm: Option<RegistryHost>,
     /// Request headers added towards this host.
@@ -183,7 +183,7 @@ pub enum Scheme {
 
 /// Which clients get a cached image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
+pub enum AccessMode {
     /// A client gets what upstream allows its own credential.
     Strict,
     /// Every client gets what upstream allows the administrator's account.

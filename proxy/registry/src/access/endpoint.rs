@@ -1,7 +1,7 @@
-//! `/token`: where clients get tokens (distribution's token specification, and its OAuth2 form by POST).
+//! `/token`, the endpoint for tokens (the token specification of Docker's registry, and its OAuth2 form by POST).
 //!
-//! A token is given for what was asked for as far as the policy allows it, as the specification has it: a client that
-//! asked for more than it may is refused when it uses the token, with the reason.
+//! A token covers the part of the requested scopes that the policy allows, as the specification says. A client that
+//! requested more is refused when it uses the token, with the reason.
 
 use std::time::SystemTime;
 
@@ -15,18 +15,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::form_urlencoded;
 
-use super::Access;
+use super::AccessControl;
 use super::login::Login;
 use super::policy::{Principal, actions, something_for_anonymous};
-use super::refusal::Refusal;
+use super::refusal::AccessRefusal;
 use super::token::{GRANTS_MAX, SERVICE, Ticket};
 use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 
-/// Where it is, beside `/v2/`.
+/// The path of the endpoint, beside `/v2/`.
 pub const TOKEN_PATH: &str = "/token";
-/// The longest form that is read.
 pub const FORM_MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize)]
@@ -37,7 +36,7 @@ struct Answer<'a> {
     issued_at: String,
 }
 
-/// What is asked for, and by whom, as a query or a form says it.
+/// The request for a token, from a query or a form.
 #[derive(Default)]
 struct Asked {
     scopes: Vec<Scope>,
@@ -46,8 +45,8 @@ struct Asked {
     password: Option<Secret>,
 }
 
-impl Access {
-    /// Answers a request for a token. `form` is the body of a POST, read up to [`FORM_MAX_BYTES`].
+impl AccessControl {
+    /// Answers a request for a token. `form` is the body of a POST, at most [`FORM_MAX_BYTES`] of it.
     pub async fn token(&self, method: &Method, query: Option<&str>, login: Option<&Secret>, form: &[u8]) -> Reply {
         let (parameters, is_form) = match *method {
             Method::GET | Method::HEAD => (query.unwrap_or_default().as_bytes(), false),
@@ -60,8 +59,7 @@ impl Access {
         };
         let asked = Asked::read(parameters);
         if asked.scopes.len() > GRANTS_MAX {
-            return Reply::error(ErrorCode::BadRequest, "more scopes than a token is given for")
-                .because(Refused::Scopes);
+            return Reply::error(ErrorCode::BadRequest, "too many scopes for one token").because(Refused::Scopes);
         }
         let recognised = match is_form {
             true if asked.grant_type.as_deref() != Some("password") => {
@@ -72,12 +70,12 @@ impl Access {
             false => match Login::read(login) {
                 Login::None => Ok(Principal::Anonymous),
                 Login::Basic { name, password } => self.recognise(&name, Some(&password)).await,
-                Login::Bearer(_) | Login::Unreadable => Err(Refusal::WrongLogin),
+                Login::Bearer(_) | Login::Unreadable => Err(AccessRefusal::WrongLogin),
             },
         };
         match recognised {
             Ok(Principal::Anonymous) if !something_for_anonymous(&self.rights) => {
-                refused(&Refusal::Unauthenticated { scope: None })
+                refused(&AccessRefusal::Unauthenticated { scope: None })
             }
             Ok(principal) => self.give(principal, asked.scopes),
             Err(refusal) => refused(&refusal),
@@ -114,7 +112,7 @@ impl Asked {
         let mut asked = Self::default();
         for (name, value) in form_urlencoded::parse(parameters) {
             match &*name {
-                // One more than is given tells that there were too many.
+                // One scope more than allowed is kept, so that too many are noticed.
                 "scope" => {
                     let room = (GRANTS_MAX + 1).saturating_sub(asked.scopes.len());
                     asked.scopes.extend(Scope::parse_all(&value).take(room));
@@ -129,10 +127,10 @@ impl Asked {
     }
 }
 
-/// The token server itself takes name and password.
-fn refused(refusal: &Refusal) -> Reply {
+/// The token endpoint takes a name and a password (Basic), not a token.
+fn refused(refusal: &AccessRefusal) -> Reply {
     let reply = match refusal {
-        Refusal::Busy => Reply::error(ErrorCode::TooManyRequests, &refusal.to_string()),
+        AccessRefusal::Busy => Reply::error(ErrorCode::TooManyRequests, &refusal.to_string()),
         _ => Reply::error(ErrorCode::Unauthorized, &refusal.to_string())
             .with(WWW_AUTHENTICATE, &format!("Basic realm=\"{SERVICE}\"")),
     };

@@ -1,19 +1,15 @@
-//! The `Authorization` of a request, taken apart (RFC 7617, RFC 6750). Strict: what is unclear is no login.
+//! Parses the `Authorization` of a request (RFC 7617, RFC 6750). Strict: an ambiguous value is unreadable.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use entrepot_core::secret::Secret;
 
-/// What a request has for a login.
+/// The login of a request.
 pub(super) enum Login {
-    /// Nothing.
     None,
-    /// Name and password.
     Basic { name: String, password: Secret },
-    /// A token.
     Bearer(Secret),
-    /// Something that is neither.
     Unreadable,
 }
 

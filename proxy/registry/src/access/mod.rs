@@ -1,23 +1,23 @@
-//! Who may: accounts, tokens, rules, read-only mode, immutable tags and quotas of the push registry.
+//! AccessControl control of the push registry: accounts, tokens, rules, read-only mode, immutable tags and quotas.
 //!
 //! ```text
-//! request ─ login ─► users (htpasswd, bcrypt) │ token (our own signer) ─► Visitor
-//!           Visitor + Wish ─► policy (pure) ─► granted │ Refusal ─► row of the error table and challenge
-//! /v2/token ─► endpoint ─► what the policy allows of what was asked, signed
+//! request ─► login ─► users (htpasswd, bcrypt) or token (our own signer) ─► Visitor
+//! Visitor + Wish ─► policy (pure) ─► allowed, or AccessRefusal ─► an entry of the error table, with a challenge
+//! /token ─► endpoint ─► a signed token for the part of the requested scopes that the policy allows
 //! ```
 //!
-//! Invariants: what is not allowed is denied; a token only narrows what its account may do now, so a change of the rules
-//! or of the htpasswd file is in force for tokens that are out already; a refusal never depends on whether the repository
-//! exists.
+//! Invariants: everything that is not allowed is denied. A token only narrows what its account may do now, so a change
+//! of the rules or of the htpasswd file also applies to tokens that were issued before. A refusal never depends on
+//! whether the repository exists.
 
 mod endpoint;
 mod login;
-pub mod policy;
-pub mod refusal;
+mod policy;
+mod refusal;
 #[cfg(test)]
 mod tests;
-pub mod token;
-pub mod users;
+pub(crate) mod token;
+mod users;
 
 use std::io;
 use std::path::Path;
@@ -31,7 +31,7 @@ use entrepot_core::scope::{Actions, Scope};
 pub use endpoint::{FORM_MAX_BYTES, TOKEN_PATH};
 pub use entrepot_core::scope::Action;
 pub use policy::{Held, Principal};
-pub use refusal::Refusal;
+pub use refusal::AccessRefusal;
 
 use entrepot_config::ready::rights::{AuthMethod, Rights};
 use entrepot_core::secret::Secret;
@@ -40,49 +40,48 @@ use policy::{actions, login_matters, something_for_anonymous};
 use token::{Signer, Ticket};
 use users::{NotRecognised, Users};
 
-/// In the data directory.
+/// The file of the signing key, in the data directory.
 const TOKEN_KEY: &str = "registry-token.key";
 
-/// Who may, as one configuration has it.
-pub struct Access {
+/// The access rules of one configuration.
+pub struct AccessControl {
     rights: Arc<Rights>,
     signer: Arc<Signer>,
     users: Option<Arc<Users>>,
 }
 
-/// A client as the door knows it after its `Authorization` was looked at.
+/// A client after its `Authorization` was checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Visitor {
-    /// Who it is.
     pub principal: Principal,
-    /// The token that it came with; none with a password or without a login.
+    /// None if the client sent a password or no login.
     ticket: Option<Ticket>,
 }
 
-/// What a request wants.
+/// The permission that a request needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wish<'a> {
-    /// `GET /v2/`, where clients find out whether they have to log in.
+    /// `GET /v2/`, by which clients find out whether they have to log in.
     Ping,
-    /// The list of repositories; of them it shows those that [`Access::may_see`] lets through.
+    /// The list of repositories. It shows those that [`Access::may_see`] allows.
     Catalog,
-    /// A collection, which takes nothing that anybody needs, but is for those who may delete somewhere.
+    /// A collection of unreferenced content. It needs the right to delete in some repository.
     Collect,
-    /// Something in one repository.
+    /// An action in one repository.
     In(&'a RepositoryName, Action),
 }
 
-impl Access {
-    /// With the accounts of the htpasswd file, where there is one, and the key of the data directory, which is made where
-    /// it is missing. Works with files: not for the event loop.
+impl AccessControl {
+    /// Reads the accounts of the htpasswd file, if there is one, and the signing key in the data directory. Makes a key
+    /// if it is missing. Blocks: not for the event loop.
     pub fn open(rights: Arc<Rights>, data_dir: &Path) -> io::Result<Self> {
         let signer = Arc::new(Signer::open_or_create(&data_dir.join(TOKEN_KEY))?);
         let users = rights.htpasswd.as_deref().map(Users::open);
         Ok(Self { rights, signer, users })
     }
 
-    /// The same under another configuration: tokens that are out hold on, and so does who was recognised, where the
-    /// htpasswd file is the same. Works with files.
+    /// AccessControl under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that
+    /// were verified stay remembered. Blocks.
     pub fn renewed(&self, rights: Arc<Rights>) -> Self {
         let users = rights.htpasswd.as_deref().map(|path| match &self.users {
             Some(kept) if kept.path() == path => kept.clone(),
@@ -91,14 +90,14 @@ impl Access {
         Self { rights, signer: self.signer.clone(), users }
     }
 
-    /// How clients are asked to log in.
+    /// The method by which clients are asked to log in.
     pub fn auth(&self) -> AuthMethod {
         self.rights.auth
     }
 
-    /// Who sent a request with this `Authorization`. A login that is wrong is refused, also where none is needed.
-    pub async fn identify(&self, authorization: Option<&Secret>) -> Result<Visitor, Refusal> {
-        // Nobody can log in, so whatever was sent is meant for somebody else.
+    /// The client that sent this `Authorization`. A wrong login is refused even if none is needed.
+    pub async fn identify(&self, authorization: Option<&Secret>) -> Result<Visitor, AccessRefusal> {
+        // Without accounts nobody can log in: the login is meant for another server.
         let Some(users) = &self.users else { return Ok(Visitor::anonymous()) };
         match Login::read(authorization) {
             Login::None => Ok(Visitor::anonymous()),
@@ -108,18 +107,18 @@ impl Access {
             }
             Login::Bearer(token) => {
                 let ticket = self.signer.read(token.expose(), SystemTime::now());
-                let ticket = ticket.map_err(|_| Refusal::WrongLogin)?;
+                let ticket = ticket.map_err(|_| AccessRefusal::WrongLogin)?;
                 match &ticket.principal {
-                    Principal::User(name) if !users.has(name).await => Err(Refusal::WrongLogin),
+                    Principal::User(name) if !users.has(name).await => Err(AccessRefusal::WrongLogin),
                     _ => Ok(Visitor { principal: ticket.principal.clone(), ticket: Some(ticket) }),
                 }
             }
-            Login::Unreadable => Err(Refusal::WrongLogin),
+            Login::Unreadable => Err(AccessRefusal::WrongLogin),
         }
     }
 
-    /// Whether the visitor may.
-    pub fn may(&self, visitor: &Visitor, wish: &Wish<'_>) -> Result<(), Refusal> {
+    /// Whether the client has the permission.
+    pub fn may(&self, visitor: &Visitor, wish: &Wish<'_>) -> Result<(), AccessRefusal> {
         match *wish {
             Wish::Ping => self.may_ping(visitor),
             Wish::Catalog => self.may_list(visitor),
@@ -128,56 +127,56 @@ impl Access {
         }
     }
 
-    /// Whether a repository is shown to a visitor in a list, or answers for another one that he may pull: the rules alone,
-    /// whatever his token is for.
+    /// Whether the client sees a repository in a list, or gets content that another repository shares with it. Only the
+    /// rules count, not the scope of a token.
     pub fn may_see(&self, visitor: &Visitor, repository: &RepositoryName) -> bool {
         actions(&self.rights, &visitor.principal, repository).contains(Action::Pull)
     }
 
-    /// Whether a tag that exists may be moved to other content, or go, by itself or with its manifest.
-    pub fn may_move(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), Refusal> {
+    /// Whether an existing tag may move to other content, or be deleted, by itself or with its manifest.
+    pub fn may_move(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), AccessRefusal> {
         match policy::is_immutable(&self.rights, repository, tag) {
-            true => Err(Refusal::ImmutableTag { tag: tag.clone() }),
+            true => Err(AccessRefusal::ImmutableTag { tag: tag.clone() }),
             false => Ok(()),
         }
     }
 
-    /// Whether a quota covers the repository, so that counting what is held is worth its while.
+    /// Whether a quota applies to the repository, so that its content has to be counted.
     pub fn has_quota(&self, repository: &RepositoryName) -> bool {
         policy::has_quota(&self.rights, repository)
     }
 
-    /// Whether all pushed content together has a quota.
+    /// Whether there is a quota for all pushed content together.
     pub fn has_total_quota(&self) -> bool {
         self.rights.max_size.is_some()
     }
 
-    /// What a repository may hold by itself, where that is limited.
+    /// The quota of a repository; None if there is none.
     pub fn quota(&self, repository: &RepositoryName) -> Option<Size> {
         policy::quota(&self.rights, repository)
     }
 
-    /// What all pushed content may take, where that is limited.
+    /// The quota of all pushed content together; None if there is none.
     pub fn max_size(&self) -> Option<Size> {
         self.rights.max_size
     }
 
-    /// Whether nothing is pushed or deleted for now.
+    /// Whether pushes and deletions are refused (`registry.read_only`).
     pub fn is_read_only(&self) -> bool {
         self.rights.read_only
     }
 
-    /// Whether there are accounts at all.
+    /// Whether there is an htpasswd file.
     pub fn has_accounts(&self) -> bool {
         self.users.is_some()
     }
 
-    /// Whether so much may be held.
-    pub fn room(&self, repository: &RepositoryName, after: Held) -> Result<(), Refusal> {
-        policy::room(&self.rights, repository, after).map_err(Refusal::Overdrawn)
+    /// Whether the quotas allow these sizes.
+    pub fn room(&self, repository: &RepositoryName, after: Held) -> Result<(), AccessRefusal> {
+        policy::room(&self.rights, repository, after).map_err(AccessRefusal::Overdrawn)
     }
 
-    /// What a person reads at start: who may what.
+    /// A summary of the rules, for the log at the start.
     pub fn told(&self) -> String {
         let anonymous = match self.rights.anonymous {
             Actions::NONE => "nobody may pull or push without a login".to_owned(),
@@ -194,76 +193,77 @@ impl Access {
         format!("{anonymous}{rules}{read_only}")
     }
 
-    fn may_act(&self, visitor: &Visitor, repository: &RepositoryName, action: Action) -> Result<(), Refusal> {
+    fn may_act(&self, visitor: &Visitor, repository: &RepositoryName, action: Action) -> Result<(), AccessRefusal> {
         if self.rights.read_only && action != Action::Pull {
-            return Err(Refusal::ReadOnly);
+            return Err(AccessRefusal::ReadOnly);
         }
         let allowed = actions(&self.rights, &visitor.principal, repository).contains(action);
         let scope = |actions| Scope::Repository { name: repository.clone(), actions };
         match (allowed, &visitor.principal, &visitor.ticket) {
             (false, Principal::Anonymous, _) if self.users.is_some() => {
-                Err(Refusal::Unauthenticated { scope: Some(scope(asked_with(action))) })
+                Err(AccessRefusal::Unauthenticated { scope: Some(scope(asked_with(action))) })
             }
             (false, principal, _) => {
                 let who = principal.user().unwrap_or("nobody").to_owned();
-                Err(Refusal::Denied { who, action, repository: repository.clone() })
+                Err(AccessRefusal::Denied { who, action, repository: repository.clone() })
             }
             (true, _, Some(ticket)) if !ticket.covers(&scope(action.into())) => {
-                Err(Refusal::InsufficientScope { scope: scope(asked_with(action)) })
+                Err(AccessRefusal::InsufficientScope { scope: scope(asked_with(action)) })
             }
             (true, ..) => Ok(()),
         }
     }
 
-    fn may_ping(&self, visitor: &Visitor) -> Result<(), Refusal> {
+    fn may_ping(&self, visitor: &Visitor) -> Result<(), AccessRefusal> {
         let refused = match (&visitor.principal, &visitor.ticket) {
             (Principal::User(_), _) => false,
             (Principal::Anonymous, None) => login_matters(&self.rights),
             (Principal::Anonymous, Some(_)) => !something_for_anonymous(&self.rights),
         };
-        if refused { Err(Refusal::Unauthenticated { scope: None }) } else { Ok(()) }
+        if refused { Err(AccessRefusal::Unauthenticated { scope: None }) } else { Ok(()) }
     }
 
-    fn may_list(&self, visitor: &Visitor) -> Result<(), Refusal> {
+    fn may_list(&self, visitor: &Visitor) -> Result<(), AccessRefusal> {
         let scope = Scope::Catalog;
         match (&visitor.principal, &visitor.ticket) {
             (Principal::Anonymous, _) if self.users.is_some() && !something_for_anonymous(&self.rights) => {
-                Err(Refusal::Unauthenticated { scope: Some(scope) })
+                Err(AccessRefusal::Unauthenticated { scope: Some(scope) })
             }
-            (_, Some(ticket)) if !ticket.covers(&scope) => Err(Refusal::InsufficientScope { scope }),
+            (_, Some(ticket)) if !ticket.covers(&scope) => Err(AccessRefusal::InsufficientScope { scope }),
             _ => Ok(()),
         }
     }
 
-    fn may_collect(&self, visitor: &Visitor) -> Result<(), Refusal> {
+    fn may_collect(&self, visitor: &Visitor) -> Result<(), AccessRefusal> {
         let allowed = policy::deletes_somewhere(&self.rights, &visitor.principal);
         match (allowed, &visitor.principal) {
-            _ if self.rights.read_only => Err(Refusal::ReadOnly),
-            // A token is for repositories, and this is for none.
+            _ if self.rights.read_only => Err(AccessRefusal::ReadOnly),
+            // The scope of a token names repositories, and a collection is for none, so a token does not suffice.
             (true, _) if visitor.ticket.is_none() => Ok(()),
-            (false, Principal::Anonymous) if self.users.is_some() => Err(Refusal::Unauthenticated { scope: None }),
-            _ => Err(Refusal::MayNotCollect),
+            (false, Principal::Anonymous) if self.users.is_some() => {
+                Err(AccessRefusal::Unauthenticated { scope: None })
+            }
+            _ => Err(AccessRefusal::MayNotCollect),
         }
     }
 
-    async fn recognise(&self, name: &str, password: Option<&Secret>) -> Result<Principal, Refusal> {
-        let (Some(users), Some(password)) = (&self.users, password) else { return Err(Refusal::WrongLogin) };
+    async fn recognise(&self, name: &str, password: Option<&Secret>) -> Result<Principal, AccessRefusal> {
+        let (Some(users), Some(password)) = (&self.users, password) else { return Err(AccessRefusal::WrongLogin) };
         match users.check(name, password).await {
             Ok(()) => Ok(Principal::User(name.into())),
-            Err(NotRecognised::Wrong) => Err(Refusal::WrongLogin),
-            Err(NotRecognised::Busy) => Err(Refusal::Busy),
+            Err(NotRecognised::Wrong) => Err(AccessRefusal::WrongLogin),
+            Err(NotRecognised::Busy) => Err(AccessRefusal::Busy),
         }
     }
 }
 
 impl Visitor {
-    /// Somebody without a login.
     pub fn anonymous() -> Self {
         Self { principal: Principal::Anonymous, ticket: None }
     }
 }
 
-/// What a token for an action is asked for with: who pushes or deletes looks first.
+/// The scope that a client should request for an action: to push or delete, a client also has to read.
 fn asked_with(action: Action) -> Actions {
     Actions::from(Action::Pull).or(action.into())
 }

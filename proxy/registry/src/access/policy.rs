@@ -1,5 +1,5 @@
-//! The decisions, without I/O: what somebody may do with a repository, which tags stay as they are, and how much
-//! room there is. Everything is asked here and nowhere else.
+//! The decisions, without I/O: the actions that a client may perform in a repository, the tags that are immutable, and
+//! the quotas. No other file decides about these.
 
 use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::quantity::Size;
@@ -7,35 +7,33 @@ use entrepot_core::scope::{Action, Actions};
 
 use entrepot_config::ready::rights::{Rights, Rule, RuleSubject};
 
-/// Who asks. Upload sessions belong to one.
+/// The client, as an account or without a login. An upload session belongs to one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Principal {
-    /// Somebody without a login.
     Anonymous,
-    /// An account whose password was right.
+    /// An account whose password or token was right.
     User(Box<str>),
 }
 
-/// Bytes that would be held.
+/// Sizes after a push.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Held {
-    /// By the repository that is pushed to.
+    /// Of the repository that is pushed to.
     pub repository_bytes: u64,
-    /// By all pushed content; what repositories share counts once.
+    /// Of all pushed content; content that repositories share counts once.
     pub total_bytes: u64,
 }
 
-/// Which limit would be passed.
+/// The quota that would be exceeded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Overdrawn {
-    /// The repository's.
     Repository(Size),
-    /// That of all pushed content.
+    /// The quota of all pushed content together.
     Total(Size),
 }
 
 impl Principal {
-    /// The account's name, where it is one.
+    /// The name of the account; None without a login.
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Anonymous => None,
@@ -44,9 +42,9 @@ impl Principal {
     }
 }
 
-/// What somebody may do with a repository: what the rules that name the repository give them, and where none does, what
-/// everybody has.
-pub fn actions(rights: &Rights, principal: &Principal, repository: &RepositoryName) -> Actions {
+/// The actions that the client may perform in a repository. If rules name the repository, only they decide; otherwise
+/// accounts may do everything and clients without a login have `rights.anonymous`.
+pub(super) fn actions(rights: &Rights, principal: &Principal, repository: &RepositoryName) -> Actions {
     let mut naming = rights.rules.iter().filter(|rule| rule.repositories.is_match(repository.as_str())).peekable();
     let given = match (naming.peek(), principal) {
         (Some(_), _) => naming.filter(|rule| is_about(rule, principal)).map(|rule| rule.actions).collect(),
@@ -64,19 +62,19 @@ fn is_about(rule: &Rule, principal: &Principal) -> bool {
     })
 }
 
-/// Whether a login could give anybody more than nobody has: if not, none is asked for.
-pub fn login_matters(rights: &Rights) -> bool {
+/// Whether a login can give more rights than no login. If not, clients are not asked to log in.
+pub(super) fn login_matters(rights: &Rights) -> bool {
     rights.htpasswd.is_some() && (rights.anonymous != Actions::ALL || !rights.rules.is_empty())
 }
 
-/// Whether there is anything at all for those without a login.
-pub fn something_for_anonymous(rights: &Rights) -> bool {
+/// Whether clients without a login may do anything at all.
+pub(super) fn something_for_anonymous(rights: &Rights) -> bool {
     let ruled = |rule: &Rule| !rule.actions.is_empty() && is_about(rule, &Principal::Anonymous);
     !rights.anonymous.is_empty() || rights.rules.iter().any(ruled)
 }
 
-/// Whether somebody may delete anywhere at all.
-pub fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
+/// Whether the client may delete in some repository.
+pub(super) fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
     let by_default = match principal {
         Principal::Anonymous => rights.anonymous,
         Principal::User(_) => Actions::ALL,
@@ -85,26 +83,26 @@ pub fn deletes_somewhere(rights: &Rights, principal: &Principal) -> bool {
     !rights.read_only && (by_default.contains(Action::Delete) || rights.rules.iter().any(ruled))
 }
 
-/// What a repository may hold by itself, where that is limited.
-pub fn quota(rights: &Rights, repository: &RepositoryName) -> Option<Size> {
+/// The quota of a repository; None if there is none.
+pub(super) fn quota(rights: &Rights, repository: &RepositoryName) -> Option<Size> {
     rights.quotas.iter().find(|quota| quota.repositories.is_match(repository.as_str())).map(|quota| quota.max_size)
 }
 
-/// Whether a tag keeps what it was first set to.
-pub fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> bool {
+/// Whether a tag keeps its first manifest for good.
+pub(super) fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &Tag) -> bool {
     rights.immutable_tags.iter().any(|pattern| {
         let here = pattern.repositories.as_ref().is_none_or(|globs| globs.is_match(repository.as_str()));
         here && pattern.tags.is_match(tag.as_str())
     })
 }
 
-/// Whether anything limits what a repository holds.
-pub fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
+/// Whether some quota limits the repository.
+pub(super) fn has_quota(rights: &Rights, repository: &RepositoryName) -> bool {
     rights.max_size.is_some() || quota(rights, repository).is_some()
 }
 
-/// Whether so much may be held.
-pub fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
+/// Whether the quotas allow these sizes.
+pub(super) fn room(rights: &Rights, repository: &RepositoryName, after: Held) -> Result<(), Overdrawn> {
     match (quota(rights, repository), rights.max_size) {
         (Some(limit), _) if after.repository_bytes > limit.0 => Err(Overdrawn::Repository(limit)),
         (_, Some(limit)) if after.total_bytes > limit.0 => Err(Overdrawn::Total(limit)),

@@ -1,4 +1,4 @@
-//! Why somebody may not, as the client is told: a row of the one error table, and what would help.
+//! The refusals of access control as replies: an entry of the error table with a message and a challenge.
 
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::{RepositoryName, Tag};
@@ -13,51 +13,32 @@ use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 
-/// Why not.
+/// The reason why a request is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// A login is missing, and might help.
+pub enum AccessRefusal {
+    /// The client sent no login, and one might help.
     #[error("authentication required: log in with an account of this registry (docker login)")]
     Unauthenticated {
-        /// What a token would have to be for; none where any will do.
+        /// The scope that a token needs; None if any token suffices.
         scope: Option<Scope>,
     },
-    /// Name, password or token are wrong, or the token's time is over.
     #[error("the name, password or token is wrong, or the token has expired; log in again")]
     WrongLogin,
-    /// A token that is good, but not for this.
-    #[error("the token is not for this; ask for one with the scope {scope}")]
-    InsufficientScope {
-        /// What it would have to be for.
-        scope: Scope,
-    },
-    /// The account may not.
-    #[error("{who} may not {action} {repository}; the administrator's rules ([[registry.rules]]) say who may", action = action.word())]
-    Denied {
-        /// Who.
-        who: String,
-        /// What.
-        action: Action,
-        /// Where.
-        repository: RepositoryName,
-    },
-    /// The account may delete nowhere.
-    #[error("a collection is for those who may delete; the administrator's rules ([[registry.rules]]) say who may")]
+    /// The token is valid, but for another scope than this one.
+    #[error("the scope of the token is too narrow; request a token with the scope {scope}")]
+    InsufficientScope { scope: Scope },
+    #[error("{who} may not {action} {repository}; the administrator's rules ([[registry.rules]]) decide that", action = action.word())]
+    Denied { who: String, action: Action, repository: RepositoryName },
+    #[error("a collection needs the right to delete; the administrator's rules ([[registry.rules]]) decide that")]
     MayNotCollect,
-    /// `read_only`.
-    #[error("this registry is read-only for now (registry.read_only); nothing is pushed or deleted")]
+    #[error("this registry is read-only for now (registry.read_only); pushes and deletions are refused")]
     ReadOnly,
-    /// `immutable_tags`.
     #[error("the tag {tag} is immutable (registry.immutable_tags) and keeps its manifest; push under another tag")]
-    ImmutableTag {
-        /// Which one.
-        tag: Tag,
-    },
-    /// A quota.
+    ImmutableTag { tag: Tag },
     #[error("{}", overdrawn(.0))]
     Overdrawn(Overdrawn),
-    /// More passwords wait to be compared than may.
-    #[error("too many logins at once, try again in a moment")]
+    /// Too many passwords wait for their comparison.
+    #[error("too many logins at once; try again in a moment")]
     Busy,
 }
 
@@ -74,9 +55,9 @@ fn overdrawn(limit: &Overdrawn) -> String {
     }
 }
 
-impl Refusal {
-    /// The answer. `base` is the door as the client reached it, such as `https://host:5443`: what it is told to log in
-    /// at is reached the same way.
+impl AccessRefusal {
+    /// The reply. `base` is the URL by which the client reached the door, such as `https://host:5443`; the challenge
+    /// names the token endpoint below it.
     pub fn reply(&self, base: &str, auth: AuthMethod) -> Reply {
         match self.challenge(base, auth) {
             Some(challenge) => self.plain().with(WWW_AUTHENTICATE, &challenge),
@@ -84,7 +65,7 @@ impl Refusal {
         }
     }
 
-    /// The same where no login would help.
+    /// The reply without a challenge, for callers for which a login would not help.
     pub fn plain(&self) -> Reply {
         let (status, code, reason) = self.row();
         let reply = Reply::error_with_status(status, code, &self.to_string()).because(reason);
@@ -120,7 +101,7 @@ impl Refusal {
         if auth == AuthMethod::Basic {
             return Some(format!("Basic realm=\"{SERVICE}\""));
         }
-        // Hosts and scopes are of grammars without quotes.
+        // Neither hosts nor scopes can have quotes.
         let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{SERVICE}\"");
         challenge += &scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
         challenge += &error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
@@ -140,20 +121,21 @@ mod tests {
     }
 
     #[test]
-    fn statuses_are_the_tables_but_for_quotas() {
+    fn statuses_are_those_of_the_table_except_for_quotas() {
         let tag = || "v1".parse().unwrap();
-        let denied = Refusal::Denied { who: "bob".into(), action: Action::Push, repository: "a".parse().unwrap() };
+        let denied =
+            AccessRefusal::Denied { who: "bob".into(), action: Action::Push, repository: "a".parse().unwrap() };
         for (refusal, status, part) in [
-            (Refusal::Unauthenticated { scope: None }, 401, "docker login"),
-            (Refusal::WrongLogin, 401, "wrong"),
-            (Refusal::InsufficientScope { scope: scope() }, 401, "repository:a/b"),
+            (AccessRefusal::Unauthenticated { scope: None }, 401, "docker login"),
+            (AccessRefusal::WrongLogin, 401, "wrong"),
+            (AccessRefusal::InsufficientScope { scope: scope() }, 401, "repository:a/b"),
             (denied, 403, "bob may not push a;"),
-            (Refusal::MayNotCollect, 403, "may delete"),
-            (Refusal::ReadOnly, 405, "read-only"),
-            (Refusal::ImmutableTag { tag: tag() }, 403, "v1"),
-            (Refusal::Overdrawn(Overdrawn::Repository(Size(1 << 30))), 413, "quota of 1g"),
-            (Refusal::Overdrawn(Overdrawn::Total(Size(1 << 30))), 507, "more than 1g"),
-            (Refusal::Busy, 429, "again"),
+            (AccessRefusal::MayNotCollect, 403, "right to delete"),
+            (AccessRefusal::ReadOnly, 405, "read-only"),
+            (AccessRefusal::ImmutableTag { tag: tag() }, 403, "v1"),
+            (AccessRefusal::Overdrawn(Overdrawn::Repository(Size(1 << 30))), 413, "quota of 1g"),
+            (AccessRefusal::Overdrawn(Overdrawn::Total(Size(1 << 30))), 507, "more than 1g"),
+            (AccessRefusal::Busy, 429, "again"),
         ] {
             let reply = refusal.reply("https://reg.example", AuthMethod::Token);
             assert_eq!(reply.status, status, "{refusal}");
@@ -164,8 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn challenges_lead_back_to_where_the_client_came_in() {
-        let refusal = Refusal::InsufficientScope { scope: scope() };
+    fn challenges_name_the_address_that_the_client_used() {
+        let refusal = AccessRefusal::InsufficientScope { scope: scope() };
         for base in ["http://docker-registry.local", "http://localhost:5000", "https://[fd00::1]:5443"] {
             let text = refusal.challenge(base, AuthMethod::Token).unwrap();
             let [Challenge::Bearer { realm: found, service, scope }] = &Challenge::parse([&*text])[..] else {

@@ -1,4 +1,4 @@
-//! Who may, from the headers of a request to the decision.
+//! AccessControl control from the headers of a request to the decision.
 
 use std::fs;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use entrepot_net::http::reply::Reply;
 
 struct Place {
     folder: TempDir,
-    access: Access,
+    access: AccessControl,
 }
 
-/// Alice and Bob have accounts; `change` says what the configuration has beside them.
+/// Alice and Bob have accounts; `change` sets the rest of the configuration.
 fn place(change: impl FnOnce(&mut Rights)) -> Place {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("htpasswd");
     write(&path, &[("alice", "canary-a"), ("bob", "canary-b")]);
     let mut rights = Rights { htpasswd: Some(path), ..open() };
     change(&mut rights);
-    Place { access: Access::open(Arc::new(rights), folder.path()).unwrap(), folder }
+    Place { access: AccessControl::open(Arc::new(rights), folder.path()).unwrap(), folder }
 }
 
 fn name(text: &str) -> RepositoryName {
@@ -55,7 +55,7 @@ impl Place {
         with(&format!("Bearer {}", json(&reply)["token"].as_str().unwrap()))
     }
 
-    /// What comes of an action, in one word.
+    /// The decision about an action, in one word.
     async fn outcome(&self, sent: &Sent, action: Action, repository: &str) -> &'static str {
         let decided = match self.access.identify(sent.as_ref()).await {
             Ok(visitor) => self.access.may(&visitor, &Wish::In(&name(repository), action)),
@@ -63,17 +63,17 @@ impl Place {
         };
         match decided {
             Ok(()) => "yes",
-            Err(Refusal::Unauthenticated { .. }) => "login",
-            Err(Refusal::WrongLogin) => "wrong",
-            Err(Refusal::InsufficientScope { .. }) => "scope",
-            Err(Refusal::Denied { .. }) => "denied",
-            Err(Refusal::ReadOnly) => "read-only",
+            Err(AccessRefusal::Unauthenticated { .. }) => "login",
+            Err(AccessRefusal::WrongLogin) => "wrong",
+            Err(AccessRefusal::InsufficientScope { .. }) => "scope",
+            Err(AccessRefusal::Denied { .. }) => "denied",
+            Err(AccessRefusal::ReadOnly) => "read-only",
             Err(other) => panic!("{other}"),
         }
     }
 }
 
-/// Threat T14: every kind of caller × action × repository.
+/// Every kind of caller × action × repository (T14 in docs/threats.md).
 #[tokio::test]
 async fn callers_actions_and_repositories() {
     let place = place(|rights| {
@@ -123,11 +123,11 @@ async fn the_first_question_tells_whether_to_log_in() {
         (Actions::NONE, "login", None),
     ] {
         let place = place(|rights| rights.anonymous = anonymous);
-        let pinged = |visitor: Result<Visitor, Refusal>| match visitor
+        let pinged = |visitor: Result<Visitor, AccessRefusal>| match visitor
             .and_then(|visitor| place.access.may(&visitor, &Wish::Ping))
         {
             Ok(()) => "yes",
-            Err(Refusal::Unauthenticated { scope: None }) => "login",
+            Err(AccessRefusal::Unauthenticated { scope: None }) => "login",
             Err(other) => panic!("{other}"),
         };
         assert_eq!(pinged(place.access.identify(nobody.as_ref()).await), without, "{anonymous}");
@@ -144,7 +144,7 @@ async fn the_first_question_tells_whether_to_log_in() {
 #[tokio::test]
 async fn without_accounts_logins_are_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
-    let access = Access::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
+    let access = AccessControl::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
     for sent in [None, basic("alice", "canary-a"), with("Bearer x"), with("Digest x")] {
         let visitor = access.identify(sent.as_ref()).await.unwrap();
         assert_eq!(visitor, Visitor::anonymous());
@@ -153,7 +153,7 @@ async fn without_accounts_logins_are_not_looked_at() {
                 && access.may(&visitor, &Wish::In(&name("a"), Action::Pull)).is_ok()
         );
         let denied = access.may(&visitor, &Wish::In(&name("a"), Action::Push));
-        assert!(matches!(denied, Err(Refusal::Denied { .. })), "nobody could log in");
+        assert!(matches!(denied, Err(AccessRefusal::Denied { .. })), "there is no account to log in with");
     }
 }
 
@@ -195,7 +195,10 @@ async fn lists_need_a_scope_and_hide_what_is_not_readable() {
     assert!(place.access.may(&visitor, &Wish::Catalog).is_ok());
     assert!(place.access.may_see(&visitor, &name("a")) && !place.access.may_see(&visitor, &name("secret")));
     let narrow = place.access.identify(place.bearer(&bob, "scope=repository:a:pull").await.as_ref()).await.unwrap();
-    assert_eq!(place.access.may(&narrow, &Wish::Catalog), Err(Refusal::InsufficientScope { scope: Scope::Catalog }));
+    assert_eq!(
+        place.access.may(&narrow, &Wish::Catalog),
+        Err(AccessRefusal::InsufficientScope { scope: Scope::Catalog })
+    );
     let wide = place.access.identify(place.bearer(&bob, "scope=registry:catalog:*").await.as_ref()).await.unwrap();
     assert!(place.access.may(&wide, &Wish::Catalog).is_ok());
 }

@@ -1,7 +1,7 @@
-//! Tokens of our own making: short-lived, for one account and some scopes, signed with a key that only this appliance
-//! has (a JWT with HMAC-SHA256; who signs also reads, so nobody else needs a key). Clients take them as they come.
+//! Our own tokens: short-lived, for one account and some scopes. A token is a JWT with HMAC-SHA256. Only this appliance
+//! signs and reads tokens, so nobody else needs the key; clients do not look inside.
 //!
-//! A token narrows what its account may do, and never widens it: `policy` is asked as well, on every request.
+//! A token narrows the rights of its account and never widens them: `policy` decides too, on every request.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,37 +21,36 @@ use serde::{Deserialize, Serialize};
 use super::policy::Principal;
 use entrepot_core::secret::Secret;
 
-/// What this registry is called in tokens and challenges.
-pub const SERVICE: &str = "entrepot";
-/// A token for more repositories than this is not given.
-pub const GRANTS_MAX: usize = 64;
+/// The name of this registry in tokens and challenges.
+pub(crate) const SERVICE: &str = "entrepot";
+/// The most scopes of one token.
+pub(super) const GRANTS_MAX: usize = 64;
 
-/// The only header that a token of ours has; another one, `none` included, is no token of ours.
+/// The header of every token. A token with another header, such as `none`, is refused.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 const KEY_BYTES: usize = 32;
-/// The longest token that is looked at: the most grants of the longest names, and some.
+/// The longest token that is read: [`GRANTS_MAX`] grants with the longest names, and some more.
 const TOKEN_MAX_BYTES: usize = 32 * 1024;
 
-/// Makes tokens and reads them.
-pub struct Signer {
+/// Issues tokens and reads them.
+pub(super) struct Signer {
     key: hmac::Key,
 }
 
-/// What a token that was good says.
+/// The content of a valid token.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ticket {
-    /// For whom.
-    pub principal: Principal,
-    /// For which repositories, and what there.
-    pub grants: HashMap<RepositoryName, Actions>,
-    /// For the list of repositories.
-    pub catalog: bool,
+pub(super) struct Ticket {
+    pub(super) principal: Principal,
+    /// The actions in each repository.
+    pub(super) grants: HashMap<RepositoryName, Actions>,
+    /// Whether the token is for the list of repositories.
+    pub(super) catalog: bool,
 }
 
-/// Not a token of ours, changed, or too old.
+/// The token is not ours, was changed, or has expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not a valid token")]
-pub struct BadToken;
+pub(super) struct BadToken;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -72,18 +71,18 @@ struct Grant {
 }
 
 impl Signer {
-    /// With this key.
-    pub fn new(key: &[u8]) -> Self {
+    pub(super) fn new(key: &[u8]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
-    /// With the key of a file, which is made where it is missing: tokens outlive a restart.
-    pub fn open_or_create(path: &Path) -> io::Result<Self> {
+    /// Reads the key from a file, or makes the file, so that tokens stay valid over a restart. Blocks.
+    pub(super) fn open_or_create(path: &Path) -> io::Result<Self> {
         match fs::read(path) {
             Ok(key) if key.len() == KEY_BYTES => Ok(Self::new(&key)),
-            Ok(_) => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "not a key of 32 bytes; remove it to have a new one"))
-            }
+            Ok(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a key of 32 bytes; remove the file to get a new key",
+            )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut key = [0; KEY_BYTES];
                 rand::fill(&mut key).map_err(|_| io::Error::other("the system gives no randomness"))?;
@@ -94,8 +93,8 @@ impl Signer {
         }
     }
 
-    /// A token that holds from `now` on.
-    pub fn issue(&self, ticket: &Ticket, now: SystemTime, lifetime: Duration) -> Secret {
+    /// A token that is valid from `now` on.
+    pub(super) fn issue(&self, ticket: &Ticket, now: SystemTime, lifetime: Duration) -> Secret {
         let issued_s = unix_s(now);
         let repositories = ticket.grants.iter().map(|(name, actions)| Grant {
             kind: "repository".to_owned(),
@@ -115,15 +114,15 @@ impl Signer {
             exp: issued_s + lifetime.as_secs(),
             access: repositories.chain(catalog).collect(),
         };
-        // Texts and numbers serialise without fail; an empty payload would be refused by `read`.
+        // Serialising texts and numbers cannot fail; `read` would refuse an empty payload.
         let payload = serde_json::to_vec(&claims).unwrap_or_default();
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(payload));
         let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed.as_bytes()));
         Secret::new(format!("{signed}.{signature}"))
     }
 
-    /// What a token says, if it is one of ours and holds at `now`.
-    pub fn read(&self, token: &str, now: SystemTime) -> Result<Ticket, BadToken> {
+    /// The content of a token, if it is ours and valid at `now`.
+    pub(super) fn read(&self, token: &str, now: SystemTime) -> Result<Ticket, BadToken> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(BadToken);
         }
@@ -146,13 +145,13 @@ impl Signer {
 }
 
 impl Ticket {
-    /// For nothing yet.
-    pub fn new(principal: Principal) -> Self {
+    /// A ticket without scopes.
+    pub(super) fn new(principal: Principal) -> Self {
         Self { principal, grants: HashMap::new(), catalog: false }
     }
 
-    /// Whether it is for all of `scope`.
-    pub fn covers(&self, scope: &Scope) -> bool {
+    /// Whether the token is for all of `scope`.
+    pub(super) fn covers(&self, scope: &Scope) -> bool {
         match scope {
             Scope::Repository { name, actions } => {
                 self.grants.get(name).is_some_and(|granted| granted.contains_all(*actions))
@@ -178,7 +177,7 @@ fn ticket(claims: Claims) -> Ticket {
     ticket
 }
 
-/// Under another name first, so that no half key is ever found.
+/// Writes under another name first, so that the file is never half written.
 fn write_private(path: &Path, key: &[u8]) -> io::Result<()> {
     let unready = path.with_extension("new");
     match fs::remove_file(&unready) {
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_issued_is_read_until_it_ends() {
+    fn a_token_is_valid_until_it_expires() {
         let signer = Signer::new(&[7; 32]);
         for ticket in [alices(), Ticket::new(Principal::Anonymous)] {
             let token = signer.issue(&ticket, at(1000), LIFETIME);
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_changed_in_a_token() {
+    fn a_changed_token_is_refused() {
         let signer = Signer::new(&[7; 32]);
         let token = signer.issue(&alices(), at(1000), LIFETIME);
         let token = token.expose();

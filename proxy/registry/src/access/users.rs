@@ -1,9 +1,9 @@
-//! The accounts of the htpasswd file, and comparing passwords with them.
+//! The accounts of the htpasswd file, and the comparison of passwords.
 //!
-//! Invariants: bcrypt and the file are worked with on the blocking pool, so many at a time and so many waiting; a password
-//! is never kept, only a keyed digest of one that was right, which a changed entry makes worthless; an unknown account
-//! takes as long to refuse as a known one. The file is read again within a second after it changed; where it cannot be
-//! read, the last good one stays.
+//! Invariants: bcrypt and the file run on the blocking pool, with a bound on the comparisons that run and on those that
+//! wait. A password is never kept: only a keyed digest of one that was right, and a changed entry makes that worthless.
+//! Refusing an unknown account takes as long as refusing a known one. A changed file is read again within a second; if
+//! it cannot be read, the last good accounts stay.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -23,34 +23,34 @@ use tokio::task::spawn_blocking;
 use entrepot_core::secret::Secret;
 
 /// The accounts of one file.
-pub struct Users {
+pub(super) struct Users {
     path: PathBuf,
     known: RwLock<Arc<Accounts>>,
-    /// What the file looked like when it was read.
+    /// The state of the file when it was read last.
     look: Mutex<Look>,
     verified: Mutex<Verified>,
     comparing: Semaphore,
-    /// Those that compare and those that wait for it.
+    /// One for each login that compares or waits to compare.
     places: Semaphore,
 }
 
-/// Why nobody was recognised.
+/// The reason why a login is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotRecognised {
-    /// Name or password are wrong.
+pub(super) enum NotRecognised {
+    /// The name or the password is wrong.
     Wrong,
-    /// Too many wait already.
+    /// Too many logins wait already.
     Busy,
 }
 
-/// bcrypt takes a core for its time, and there are others who want one.
+/// The comparisons at a time: each occupies a core.
 const COMPARING_MAX: usize = 2;
 const PLACES: usize = 64;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A file that changed this short ago may change once more without looking different.
+/// A file that changed less than this ago may change again within the resolution of its time stamp.
 const SETTLED: Duration = Duration::from_secs(2);
 const VERIFIED_MAX: usize = 1024;
-/// After this a password is compared again.
+/// After this time a password is compared again.
 const VERIFIED_FOR: Duration = Duration::from_secs(600);
 const FILE_MAX_BYTES: u64 = 4 << 20;
 
@@ -59,7 +59,7 @@ struct Look {
     seen: Option<Seen>,
 }
 
-/// What tells one state of a file from another.
+/// The metadata that distinguishes one state of the file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     inode: u64,
@@ -67,17 +67,17 @@ struct Seen {
     changed: (i64, i64),
 }
 
-/// Digests of passwords that were right, under a key that only this process has.
+/// Digests of passwords that were right, with a key that only this process has, each with its time of expiry.
 struct Verified {
     key: hmac::Key,
     until: HashMap<[u8; 32], Instant>,
 }
 
 impl Users {
-    /// The accounts of a file. Reads it: not for the event loop. A file that cannot be read lets nobody in until it can.
-    pub fn open(path: &Path) -> Arc<Self> {
+    /// Reads the file. Blocks: not for the event loop. As long as it cannot be read, there are no accounts.
+    pub(super) fn open(path: &Path) -> Arc<Self> {
         let mut key = [0; 32];
-        // Without randomness no handshake of ours would succeed either; nothing is remembered then that could be guessed.
+        // Without randomness the key could be guessed, so no password is compared and none is remembered.
         let remembers = rand::fill(&mut key).is_ok();
         let users = Arc::new(Self {
             path: path.to_owned(),
@@ -91,19 +91,18 @@ impl Users {
         users
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether there is such an account.
-    pub async fn has(self: &Arc<Self>, name: &str) -> bool {
+    /// Whether the file has this account.
+    pub(super) async fn has(self: &Arc<Self>, name: &str) -> bool {
         self.look_again().await;
         self.accounts().get(name).is_some()
     }
 
-    /// Whether name and password belong together.
-    pub async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
+    /// Whether the password is the account's.
+    pub(super) async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
         self.look_again().await;
         let accounts = self.accounts();
         let hash = accounts.get(name).cloned();
@@ -128,7 +127,8 @@ impl Users {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the file again where it changed, at most once in a while; who asks meanwhile has the accounts as they were.
+    /// Reads the file again if it changed, at most once in [`LOOK_INTERVAL`]. Logins meanwhile use the present
+    /// accounts.
     async fn look_again(self: &Arc<Self>) {
         {
             let mut look = lock(&self.look);
@@ -138,7 +138,7 @@ impl Users {
             look.due = Instant::now() + LOOK_INTERVAL;
         }
         let users = self.clone();
-        // A panic there leaves the accounts as they were.
+        // After a panic there, the accounts stay as they are.
         let _ = spawn_blocking(move || users.read_if_changed()).await;
     }
 
@@ -157,7 +157,7 @@ impl Users {
             Err(error) => {
                 tracing::error!(
                     path = %self.path.display(),
-                    "the accounts cannot be read, those that were known stay: {error} (registry.htpasswd)"
+                    "the accounts cannot be read, the present ones stay in force: {error} (registry.htpasswd)"
                 );
             }
         }
@@ -165,7 +165,7 @@ impl Users {
 }
 
 impl Seen {
-    /// None where the file is too young to tell a change from the one before.
+    /// None if the file changed so recently that another change would look the same.
     fn of(metadata: &Metadata) -> Option<Self> {
         let settled = metadata
             .modified()
@@ -213,25 +213,25 @@ fn read(path: &Path) -> Result<Accounts, String> {
     Accounts::parse(&text).map_err(|error| error.to_string())
 }
 
-/// Takes as long for each answer but "right": the work of one comparison at the highest cost of the file. Comparing at a
-/// cost doubles with each step, so the steps from an account's cost up to the highest make up what is missing.
+/// Every refusal takes the same time: that of one comparison at the highest cost in the file. Each step of the cost
+/// doubles the work, so comparisons at every cost from the account's own up to the highest add up to the missing part.
 fn compare(password: &Secret, hash: Option<&BcryptHash>, cost_max: Option<u32>) -> bool {
     let right = hash.is_some_and(|hash| bcrypt::verify(password.expose(), hash.as_str()).unwrap_or(false));
     if let Some(cost_max) = cost_max.filter(|_| !right) {
         for cost in missing(hash.map(BcryptHash::cost), cost_max) {
-            // What comes of it is known; only its time is wanted.
+            // The result is known; only the time is wanted.
             let _ = bcrypt::verify(password.expose(), &nobodys_hash(cost));
         }
     }
     right
 }
 
-/// The costs whose comparisons are missing to one at the highest cost.
+/// The costs whose comparisons add up to the part that is missing to the highest cost.
 fn missing(compared: Option<u32>, cost_max: u32) -> Range<u32> {
     compared.map_or(cost_max..cost_max + 1, |cost| cost..cost_max)
 }
 
-/// A hash that no password is known to have.
+/// A hash that no known password has.
 fn nobodys_hash(cost: u32) -> String {
     format!("$2y${cost:02}${}", ".".repeat(53))
 }
@@ -244,14 +244,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) mod tests {
     use super::*;
 
-    /// A file with these accounts, at bcrypt's lowest cost.
+    /// Writes a file with these accounts, at bcrypt's lowest cost.
     pub(crate) fn write(path: &Path, accounts: &[(&str, &str)]) {
         let line = |(name, password): &(&str, &str)| format!("{name}:{}\n", bcrypt::hash(password, 4).unwrap());
         fs::write(path, accounts.iter().map(line).collect::<String>()).unwrap();
     }
 
     impl Users {
-        /// Looks at the file now, not within a second.
+        /// Reads the file now instead of within a second.
         pub(crate) fn look_now(&self) {
             self.read_if_changed();
         }
@@ -302,14 +302,14 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_wait_than_may() {
+    async fn waiting_logins_are_bounded() {
         let (_folder, users) = users(&[("alice", "canary-a")]);
         let all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
         assert_eq!(check(&users, "alice", "canary-a").await, Err(NotRecognised::Busy));
         drop(all);
         assert_eq!(check(&users, "alice", "canary-a").await, Ok(()));
         let _all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
-        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()), "who was recognised before does not wait");
+        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()), "a login that was verified before does not wait");
     }
 
     #[test]
@@ -323,7 +323,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The work is what takes the time: counted in doublings, so that no clock decides.
+    /// The work is counted instead of the time, so that the test needs no clock.
     #[test]
     fn every_refusal_takes_the_work_of_the_highest_cost() {
         assert!(bcrypt::verify("x", &nobodys_hash(4)).is_ok_and(|right| !right), "a hash that bcrypt really computes");

@@ -1,4 +1,5 @@
-//! One receiver's events, one after the other: each is tried until it is taken, refused for good, or too old.
+//! Delivers the events of one receiver in order. Each is tried until the receiver takes it or refuses it for good, or
+//! until it is too old.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,6 @@ use super::envelope;
 use super::{Event, SharedSource, WayOut};
 use entrepot_config::ready::rights::Notification;
 
-/// Delivers to one receiver.
 pub(super) struct Delivery {
     pub(super) settings: Notification,
     pub(super) source: SharedSource,
@@ -22,20 +22,20 @@ pub(super) struct Delivery {
     pub(super) pace: Pace,
 }
 
-/// How long a failed try is waited after: twice as long each time, up to the most.
+/// The waits after failed tries: each is twice the one before, up to `most`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pace {
     pub(super) first: Duration,
     pub(super) most: Duration,
 }
 
-/// What came of one try.
+/// The outcome of one try.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Outcome {
     Taken,
-    /// The receiver will not take this event, however often it comes.
+    /// The receiver will never take this event.
     Refused(StatusCode),
-    /// Perhaps later; why not now.
+    /// A later try may succeed. The text is the reason of the failure.
     NotNow(String),
 }
 
@@ -46,7 +46,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// The wait after so many failed tries.
+    /// The wait after this many failed tries.
     fn after(self, failed: u32) -> Duration {
         let factor = 1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.most)
@@ -54,7 +54,7 @@ impl Pace {
 }
 
 impl Delivery {
-    /// Until nobody tells any more and all that was told is delivered or given up.
+    /// Runs until the queue is closed and every event in it is delivered or given up.
     pub(super) async fn run(self, mut waiting: mpsc::Receiver<Arc<Event>>) {
         while let Some(event) = waiting.recv().await {
             self.deliver(&event).await;
@@ -70,7 +70,7 @@ impl Delivery {
         loop {
             let reason = match self.post(body.clone()).await {
                 Outcome::Taken if failed > 0 => {
-                    return tracing::info!(receiver, "the receiver of events is there again");
+                    return tracing::info!(receiver, "the receiver of events takes them again");
                 }
                 Outcome::Taken => return,
                 Outcome::Refused(status) => {
@@ -81,7 +81,12 @@ impl Delivery {
             failed += 1;
             let wait = self.pace.after(failed);
             if Instant::now() + wait > give_up {
-                return tracing::warn!(receiver, reason, id, "an event is given up (registry.notifications.retry_for)");
+                return tracing::warn!(
+                    receiver,
+                    reason,
+                    id,
+                    "an event is given up: it was tried for too long (registry.notifications.retry_for)"
+                );
             }
             if failed == 1 {
                 tracing::warn!(receiver, reason, "the receiver of events does not take them; trying again");
@@ -97,7 +102,9 @@ impl Delivery {
         }
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static(envelope::MEDIA_TYPE)).body(body);
-        let Ok(request) = request else { return Outcome::NotNow("the address cannot be asked".to_owned()) };
+        let Ok(request) = request else {
+            return Outcome::NotNow("the request cannot be made of the configured URL and headers".to_owned());
+        };
         let upstream = self.way_out.read().unwrap_or_else(PoisonError::into_inner).clone();
         match timeout(self.settings.timeout, upstream.notify(request)).await {
             Ok(Ok(status)) => judge(status),
@@ -107,8 +114,7 @@ impl Delivery {
     }
 }
 
-/// A receiver that calls the event itself bad will not change its mind; one that wants another login or has no such
-/// page may be set right.
+/// An error about the event itself is final. An error about the login or the path may be repaired at the receiver.
 fn judge(status: StatusCode) -> Outcome {
     match status {
         _ if status.is_success() => Outcome::Taken,

@@ -1,4 +1,4 @@
-//! An event as Docker's registry writes it ("Work with notifications", Docker Registry documentation). Pure.
+//! The JSON of an event, in the format of Docker's registry ("Work with notifications" in its documentation). Pure.
 
 use std::time::SystemTime;
 
@@ -14,12 +14,12 @@ use entrepot_config::ready::Scheme;
 /// The media type of an envelope.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v1+json";
 
-/// Which registry tells.
+/// The registry that sends the events.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its name and port.
+    /// The name and port of the registry.
     pub address: String,
-    /// This process.
+    /// Identifies this process.
     pub instance: String,
 }
 
@@ -48,7 +48,7 @@ struct Target<'a> {
     digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
-    /// The same number under its older name.
+    /// The size under its older name.
     #[serde(skip_serializing_if = "Option::is_none")]
     length: Option<u64>,
     repository: &'a str,
@@ -95,7 +95,7 @@ impl Deed {
     }
 }
 
-/// The body of a POST. `id` names the event, in each try the same.
+/// The body of a POST. `id` identifies the event and is the same in every try.
 pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
     let request = event.request.as_ref().map(|request| Request {
         addr: Some(request.client.to_canonical().to_string()),
@@ -121,11 +121,11 @@ pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
         actor: Actor { name: event.actor.user() },
         source: Teller { addr: &source.address, instance_id: &source.instance },
     };
-    // Texts and numbers serialise without fail.
+    // Serialising texts and numbers cannot fail.
     serde_json::to_vec(&Envelope { events: [told] }).unwrap_or_default()
 }
 
-/// Where the content is had, by the way that it came; nowhere, where it was deleted.
+/// The URL of the content at the address that the client used; None after a deletion.
 fn url(event: &Event) -> Option<String> {
     if event.deed == Deed::Delete {
         return None;
@@ -143,7 +143,7 @@ fn url(event: &Event) -> Option<String> {
 /// A random UUID (RFC 9562, version 4).
 pub(super) fn id() -> String {
     let mut bytes = [0u8; 16];
-    // Without randomness an id is less unique, and the event is told all the same.
+    // Without randomness the id is less unique, but the event is sent all the same.
     let _ = rand::fill(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

@@ -1,11 +1,11 @@
-//! What happened in our registry, for those who want to hear of it: webhooks in the format of Docker's registry.
+//! Webhooks: events of our registry, in the format of Docker's registry, to receivers of the configuration.
 //!
 //! ```text
-//! door, gc, import ─ tell ─► a bounded queue a receiver ─► delivery (tries again, in order) ─► envelope ─► POST
+//! door, collection, import ─ tell ─► a bounded queue for each receiver ─► delivery (retries, in order) ─► envelope ─► POST
 //! ```
 //!
-//! Invariants: telling never waits, so no push waits for a receiver; a queue that is full drops what is new, and says so;
-//! a receiver hears of events in their order; its address and headers are secrets and are in no log.
+//! Invariants: `tell` never waits, so no push waits for a receiver. A full queue drops new events and logs that. A
+//! receiver gets the events in their order. Its address and headers are secrets and are never logged.
 
 mod delivery;
 mod envelope;
@@ -28,66 +28,58 @@ use super::access::Principal;
 use delivery::{Delivery, Pace};
 use entrepot_config::ready::Scheme;
 use entrepot_config::ready::rights::Notification;
-use entrepot_upstream::exchange::Upstream;
+use entrepot_upstream::registry_client::RegistryClient;
 pub use envelope::Source;
 
-/// What was done.
+/// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deed {
-    /// A manifest or blob arrived.
+    /// A manifest or blob was pushed.
     Push,
-    /// A blob was taken over from another repository.
+    /// A blob was mounted from another repository.
     Mount,
-    /// A manifest, tag, blob or repository was taken away.
+    /// A manifest, tag, blob or repository was deleted.
     Delete,
 }
 
-/// One thing that happened. It is durable before anybody hears of it.
+/// An event. The change is durable before the event is told.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// What.
     pub deed: Deed,
-    /// When.
     pub at: SystemTime,
-    /// Where.
     pub repository: RepositoryName,
-    /// The content, where it is about one.
+    /// None if the event is not about one manifest or blob.
     pub digest: Option<Digest>,
-    /// Its length, where known.
+    /// None if unknown.
     pub size_bytes: Option<u64>,
-    /// Its type.
+    /// None if unknown.
     pub media_type: Option<String>,
     /// The tag that was set or deleted.
     pub tag: Option<Tag>,
-    /// Whence a blob was taken over.
+    /// The repository from which a blob was mounted.
     pub from: Option<RepositoryName>,
-    /// Who did it.
     pub actor: Principal,
-    /// The request; none where an administrator did it.
+    /// None if an administrator made the change.
     pub request: Option<EventRequest>,
 }
 
 /// The request behind an event.
 #[derive(Clone, Debug)]
 pub struct EventRequest {
-    /// From where.
     pub client: IpAddr,
-    /// What the client speaks.
     pub scheme: Scheme,
-    /// The door's name as the client wrote it.
+    /// The host of the registry in the client's request.
     pub host: String,
-    /// The method.
     pub method: Method,
-    /// What the client calls itself.
     pub user_agent: String,
 }
 
-/// The way out that holds now.
-type WayOut = Arc<RwLock<Arc<Upstream>>>;
+/// The present way to receivers; a reload replaces it.
+type WayOut = Arc<RwLock<Arc<RegistryClient>>>;
 /// What events say about us now.
 type SharedSource = Arc<RwLock<Source>>;
 
-/// Where events go. Cloned freely; telling never waits.
+/// The receivers. Clones share them.
 #[derive(Clone)]
 pub struct Events {
     inner: Arc<Inner>,
@@ -99,7 +91,7 @@ struct Inner {
     runtime: Handle,
     pace: Pace,
     receivers: RwLock<Vec<Receiver>>,
-    /// Deliveries that run, those of receivers that were taken out of the configuration included.
+    /// The running deliveries, with those of receivers that a reload removed.
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -110,12 +102,12 @@ struct Receiver {
 }
 
 impl Events {
-    /// To nobody yet; deliveries run on the current runtime.
-    pub fn new(source: Source, way_out: Arc<Upstream>) -> Self {
+    /// Without receivers. Deliveries run on the current runtime.
+    pub fn new(source: Source, way_out: Arc<RegistryClient>) -> Self {
         Self::with_pace(source, way_out, Pace::default())
     }
 
-    fn with_pace(source: Source, way_out: Arc<Upstream>, pace: Pace) -> Self {
+    fn with_pace(source: Source, way_out: Arc<RegistryClient>, pace: Pace) -> Self {
         let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
         let inner = Inner {
@@ -129,8 +121,8 @@ impl Events {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Takes this way out from now on.
-    pub fn set_way_out(&self, way_out: Arc<Upstream>) {
+    /// Replaces the way to receivers, for later tries.
+    pub fn set_way_out(&self, way_out: Arc<RegistryClient>) {
         *self.inner.way_out.write().unwrap_or_else(PoisonError::into_inner) = way_out;
     }
 
@@ -139,8 +131,8 @@ impl Events {
         self.inner.source.write().unwrap_or_else(PoisonError::into_inner).address = address;
     }
 
-    /// Tells these receivers from now on. One that was told before keeps its queue; one that is gone gets what it was
-    /// promised.
+    /// Replaces the receivers. A receiver that stays keeps its queue. A receiver that is removed still gets the events
+    /// that wait for it.
     pub fn set_receivers(&self, wanted: &[Notification]) {
         let mut receivers = self.inner.receivers.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *receivers);
@@ -150,7 +142,7 @@ impl Events {
         }
     }
 
-    /// Tells of an event.
+    /// Queues an event for every receiver. Never waits.
     pub fn tell(&self, event: Event) {
         let receivers = self.inner.receivers.read().unwrap_or_else(PoisonError::into_inner);
         if receivers.is_empty() {
@@ -160,24 +152,24 @@ impl Events {
         for receiver in receivers.iter() {
             if receiver.queue.try_send(event.clone()).is_err() {
                 let before = receiver.dropped.fetch_add(1, Ordering::Relaxed);
-                // Once at the beginning of each thousand: a dead receiver must not fill the log.
+                // One line for each thousand events: a dead receiver must not fill the log.
                 if before.is_multiple_of(1000) {
                     tracing::warn!(
                         receiver = receiver.settings.name,
                         dropped = before + 1,
-                        "events are dropped: as many as may already wait for the receiver (registry.notifications.queue)"
+                        "events are dropped: the queue of the receiver is full (registry.notifications.queue)"
                     );
                 }
             }
         }
     }
 
-    /// Takes no more events, and waits until those that wait are delivered or given up. The caller has a deadline.
+    /// Takes no more events, and waits until the queued ones are delivered or given up. The caller sets a deadline.
     pub async fn close(&self) {
         self.set_receivers(&[]);
         let running = std::mem::take(&mut *self.inner.running.lock().unwrap_or_else(PoisonError::into_inner));
         for delivery in running {
-            // One that broke off has nothing more to deliver.
+            // A delivery that panicked has nothing more to deliver.
             let _ = delivery.await;
         }
     }

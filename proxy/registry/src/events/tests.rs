@@ -1,4 +1,4 @@
-//! Events from being told to a receiver that takes, refuses, fails or hangs.
+//! Events on their way to receivers that take, refuse, fail or hang.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,14 +22,14 @@ use super::*;
 use entrepot_config::{from_text, ready};
 use entrepot_core::secret::Secret;
 use entrepot_observe::metrics::Metrics;
-use entrepot_upstream::client::UpstreamClient;
-use entrepot_upstream::exchange::Memory;
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::registry_client::UpstreamMemory;
 
-/// What a receiver got: path, headers, the event's tag.
+/// A request to a receiver: path, headers, the tag of the event.
 type Got = (String, HeaderMap, String);
 
-/// Answers each request with the next status, 200 when there are no more; 0 is no answer at all.
+/// A receiver that answers each request with the next status, and with 200 after the last. 0 means no answer at all.
 async fn receiver(statuses: &[u16]) -> (SocketAddr, UnboundedReceiver<Got>) {
     let (listener, address) = listener().await;
     let statuses = Arc::new(Mutex::new(statuses.iter().copied().collect::<VecDeque<_>>()));
@@ -74,14 +74,14 @@ fn hook(address: SocketAddr) -> Notification {
 }
 
 fn events(settings: ready::Upstream) -> Events {
-    let memory = Memory {
+    let memory = UpstreamMemory {
         tokens: Default::default(),
         quotas: Default::default(),
         metrics: Arc::new(Metrics::new()),
         via: HeaderValue::from_static("1.1 entrepot-test"),
     };
-    let client = UpstreamClient::new(&settings, &[], &Ourselves::default());
-    let upstream = Arc::new(Upstream::new(client, Arc::new(memory)));
+    let client = HttpClient::new(&settings, &[], &Ourselves::default());
+    let upstream = Arc::new(RegistryClient::new(client, Arc::new(memory)));
     let pace = Pace { first: Duration::from_millis(1), most: Duration::from_millis(4) };
     Events::with_pace(source(), upstream, pace)
 }
@@ -131,7 +131,7 @@ async fn an_event_is_given_up_in_the_end() {
     let events = events(upstream());
     events.set_receivers(&[Notification { retry_for: Duration::from_millis(20), ..hook(address) }]);
     events.tell(event("v1"));
-    // Ends only because the event is given up.
+    // This returns only because the event is given up.
     events.close().await;
 }
 
@@ -170,7 +170,7 @@ async fn a_receiver_that_stays_in_the_configuration_keeps_its_queue() {
     );
 }
 
-/// Threat T5: loopback is no receiver unless the administrator says so.
+/// Loopback is not a receiver unless the administrator allows it (T5 in docs/threats.md).
 #[tokio::test]
 async fn loopback_hears_nothing_unless_allowed() {
     let (sentinel, address) = listener().await;
@@ -178,7 +178,7 @@ async fn loopback_hears_nothing_unless_allowed() {
     events.set_receivers(&[Notification { retry_for: Duration::ZERO, ..hook(address) }]);
     events.tell(event("v1"));
     events.close().await;
-    // The kernel is asked: tokio would first wait for news of its reactor.
+    // The kernel is asked directly: tokio would wait for an event of its reactor first.
     let accepted = SockRef::from(&sentinel).accept();
     assert!(accepted.is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "the sentinel was touched");
 }

@@ -1,5 +1,5 @@
-//! Bringing the bytes of one digest into the store: by clone or hard link where tree and store share a file system, else
-//! by copy. Whichever way, the bytes are read and compared with their digest before they are anybody's content.
+//! Brings the bytes of one digest into the store: by clone or hard link if tree and store share a file system,
+//! otherwise by copy. In each case the bytes are read and compared with their digest before anybody can pull them.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,19 +14,19 @@ use super::{Import, ImportError};
 use entrepot_store::{Adopted, Store, StoreError};
 
 const PIECE_BYTES: usize = 1 << 20;
-/// Smaller files are copied: a link saves nothing there, and Docker's registry writes manifests in place.
+/// Smaller files are copied: a link would save little, and Docker's registry overwrites manifests in place.
 const LINK_MIN_BYTES: u64 = 64 << 10;
 
 impl Import<'_> {
-    /// Brings a blob and gives it to a repository; false where it could not be had, which was told.
+    /// Brings a blob and links it to a repository. False if it could not be imported, which was reported.
     pub(super) async fn blob(&mut self, repository: &RepositoryName, digest: &Digest) -> Result<bool, ImportError> {
-        // So that it does not make room for other content before it is linked.
+        // The blob must not be evicted before it is linked.
         let _hold = self.store.repositories.hold(digest).await?;
         let brought = self.bring(&format!("{repository}@{digest}"), digest).await?;
         Ok(brought && self.store.repositories.at(repository).link(digest).await?)
     }
 
-    /// Brings the bytes of a digest, which is news once.
+    /// Brings the bytes of a digest, and reports each digest once.
     pub(super) async fn bring(&mut self, what: &str, digest: &Digest) -> Result<bool, ImportError> {
         if !self.seen.insert(*digest) {
             return Ok(self.store.blobs.contains(digest).await);
@@ -39,7 +39,7 @@ impl Import<'_> {
                 return Ok(false);
             }
             Err(NotBrought::Store(StoreError::WrongDigest { .. })) => {
-                self.skip(what.to_owned(), "its bytes are not what its digest says; push it again")?;
+                self.skip(what.to_owned(), "its bytes do not have this digest; push it again")?;
                 return Ok(false);
             }
             Err(NotBrought::Store(error)) => return Err(error.into()),
@@ -53,7 +53,7 @@ impl Import<'_> {
 }
 
 enum NotBrought {
-    /// The tree's fault.
+    /// A file of the tree cannot be read.
     Unreadable(std::io::Error),
     Store(StoreError),
 }

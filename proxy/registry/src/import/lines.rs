@@ -1,88 +1,71 @@
-//! What the admin API answers about imports of a tree of Docker's registry.
+//! The report of an import, which the admin API sends line by line.
 
 use serde::{Deserialize, Serialize};
 
-/// What an import took over.
+/// The result of an import.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Imported {
-    /// Repositories looked at.
     pub repositories: u64,
-    /// Manifests that are here now.
+    /// The imported manifests, with those that the registry had already.
     pub manifests: u64,
-    /// Tags that are here now.
+    /// The imported tags, with those that the registry had already.
     pub tags: u64,
-    /// Blobs that were not here before.
+    /// The blobs that the store did not have.
     pub blobs: u64,
-    /// Their bytes.
+    /// The size of these blobs.
     pub bytes: u64,
-    /// What could not be taken over.
+    /// The number of `Skipped` lines.
     pub skipped: u64,
 }
 
-/// How a blob came.
+/// The way in which a blob came into the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Brought {
-    /// It was here.
+    /// The store had it.
     Present,
-    /// As a clone that shares the blocks.
+    /// By a clone that shares the blocks.
     Cloned,
-    /// As a hard link.
+    /// By a hard link.
     Linked,
-    /// Byte by byte.
     Copied,
 }
 
-/// A line of `POST /api/registry/import`. An answer without `finished` or `failed` at its end was cut off.
+/// A line of `POST /api/registry/import`. The last line is `finished` or `failed`; without either, the answer was cut
+/// off.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ImportLine {
-    /// What there is.
+    /// The size of the tree. `blobs` includes the manifests.
     Planned {
-        /// Repositories.
         repositories: u64,
-        /// Blobs, manifests included.
         blobs: u64,
-        /// Their bytes.
         bytes: u64,
     },
-    /// One more blob was read and compared with its digest, or was here.
+    /// A blob was read and compared with its digest, or the store had it. `size` is in bytes.
     Blob {
-        /// Which one.
         digest: String,
-        /// Its bytes.
         size: u64,
-        /// How it came.
         how: Brought,
     },
-    /// A repository is done.
+    /// A repository is done, with this many manifests and tags.
     Repository {
-        /// Which one.
         name: String,
-        /// Its manifests that are here now.
         manifests: u64,
-        /// Its tags that are here now.
         tags: u64,
     },
-    /// Something could not be taken over.
+    /// A blob, manifest, tag or repository could not be imported.
     Skipped {
-        /// What.
         what: String,
-        /// Why.
         why: String,
     },
-    /// An index came without one of its manifests, as it was in the tree.
+    /// An index was imported without one of its manifests, which the tree lacks too.
     Incomplete {
-        /// Which one.
         what: String,
-        /// The manifest that is missing.
         missing: String,
     },
-    /// All of it is done.
     Finished(Imported),
-    /// It went no further.
     Failed {
-        /// Why.
         error: String,
     },
 }

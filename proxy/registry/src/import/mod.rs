@@ -1,13 +1,14 @@
-//! Taking over the tree of Docker's registry: its blobs by clone or link where the file system allows it, each one read
-//! and compared with its digest, then its manifests, then its tags.
+//! Imports the directory tree of Docker's registry: first its blobs, by clone or hard link if the file system allows
+//! that, each read and compared with its digest; then its manifests; then its tags.
 //!
 //! ```text
-//! tree ─ plan ─► each repository: blobs ─► images ─► indexes ─► their tags          lines tell how far it is
+//! tree ─► plan ─► each repository: blobs ─► images ─► indexes ─► tags          `lines` report the progress
 //! ```
 //!
-//! Invariants: the tree is only read; a tag comes last, so none leads to what is missing; what is here already is not
-//! brought again, so an import that was broken off goes on where it was; what cannot be taken over is told and left out,
-//! and a tag that points elsewhere here stays. The tree is read on the calling thread, so an import is not for the event loop.
+//! Invariants: the tree is only read. A tag comes last, so no tag leads to missing content. Content that the store has
+//! is not copied again, so an interrupted import continues where it was. Content that cannot be imported is reported
+//! and left out. A tag that points to something else here stays. The tree is read on the calling thread, so an import
+//! is not for the event loop.
 
 mod content;
 mod lines;
@@ -29,24 +30,22 @@ use entrepot_store::{PushedManifest, Store, StoreError};
 pub use lines::{Brought, ImportLine, Imported};
 use tree::{Tree, TreeError};
 
-/// Why an import ends early.
+/// The reason why an import ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// Our own store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Nobody listens any more.
-    #[error("the import was broken off; the same command goes on with it")]
-    BrokenOff,
+    /// `tell` ended the import.
+    #[error("the import was interrupted; the same command continues it")]
+    Interrupted,
 }
 
-/// Takes one line of news; a break ends the import.
+/// Takes one line of the report; a break ends the import.
 pub type Tell<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
 
-/// Takes over the tree below a directory.
+/// Imports the tree below a directory.
 pub async fn import(store: &Store, directory: &Path, tell: Tell<'_>) -> Result<Imported, ImportError> {
     let tree = Tree::open(directory)?;
     let repositories = tree.repositories()?;
@@ -62,12 +61,12 @@ struct Import<'a> {
     store: &'a Store,
     tree: Tree,
     tell: Tell<'a>,
-    /// What was counted as brought.
+    /// The digests that were reported.
     seen: HashSet<Digest>,
     done: Imported,
 }
 
-/// A manifest of the tree that can be one here.
+/// A manifest of the tree that is valid here.
 struct Found {
     manifest: PushedManifest,
     info: ManifestInfo,
@@ -83,7 +82,7 @@ impl Import<'_> {
     fn say(&mut self, line: ImportLine) -> Result<(), ImportError> {
         match (self.tell)(line) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(ImportError::BrokenOff),
+            ControlFlow::Break(()) => Err(ImportError::Interrupted),
         }
     }
 
@@ -92,7 +91,7 @@ impl Import<'_> {
         self.say(ImportLine::Skipped { what, why: why.to_string() })
     }
 
-    /// Counts what there is to do, so that progress has an end.
+    /// Counts the work, for a progress bar.
     fn plan(&mut self, repositories: &[RepositoryName]) -> Result<(), ImportError> {
         let mut sizes: HashMap<Digest, u64> = HashMap::new();
         for repository in repositories {
@@ -121,7 +120,7 @@ impl Import<'_> {
                 None => {}
             }
         }
-        // Of indexes, what is referred to comes first.
+        // An index comes after the indexes that it refers to.
         while !waiting.is_empty() {
             let others: HashSet<Digest> = waiting.iter().map(|found| found.manifest.digest).collect();
             let refers = |found: &Found| found.info.children.iter().any(|child| others.contains(&child.digest));
@@ -136,14 +135,15 @@ impl Import<'_> {
             waiting = later;
         }
         for tag in tags.into_values().flatten() {
-            self.skip(format!("{repository}:{tag}"), "the manifest it points to was not taken over")?;
+            self.skip(format!("{repository}:{tag}"), "the manifest it points to was not imported")?;
         }
         self.done.repositories += 1;
         let (manifests, tags) = (self.done.manifests - before.manifests, self.done.tags - before.tags);
         self.say(ImportLine::Repository { name: repository.to_string(), manifests, tags })
     }
 
-    /// A manifest's bytes are brought like a blob's; whether it is one is seen then.
+    /// Brings the bytes like those of a blob, then parses them. None if they are not a usable manifest, which was
+    /// reported.
     async fn read_manifest(
         &mut self,
         repository: &RepositoryName,
@@ -155,7 +155,7 @@ impl Import<'_> {
             return Ok(None);
         }
         let Some(blob) = self.store.blobs.get(digest).await? else {
-            return self.skip(what, "it was thrown away meanwhile").map(|()| None);
+            return self.skip(what, "it was evicted meanwhile").map(|()| None);
         };
         let len = usize::try_from(blob.size_bytes).unwrap_or(usize::MAX).min(MANIFEST_READ_MAX_BYTES);
         let read = blob.read(0, len).await;
@@ -168,14 +168,14 @@ impl Import<'_> {
             Err(error) => return self.skip(what, error).map(|()| None),
         };
         let Some(media_type) = info.media_type.as_deref().filter(|_| !info.ambiguous) else {
-            return self.skip(what, "it can be read as more than one kind of manifest, or as none").map(|()| None);
+            return self.skip(what, "its type is ambiguous, or it is not a manifest").map(|()| None);
         };
         let manifest = PushedManifest::of(*digest, media_type, &info, &bytes);
         Ok(Some(Found { manifest, info }))
     }
 
-    /// Adds a manifest with its tags. An image must be whole; of an index, platforms may be missing as they are in the
-    /// tree, since the others are of use.
+    /// Adds a manifest with its tags. An image must be complete. An index may lack platforms, as it does in the tree,
+    /// since the others can be pulled.
     async fn manifest(
         &mut self,
         repository: &RepositoryName,
@@ -203,7 +203,7 @@ impl Import<'_> {
         for tag in tags {
             match kept.tag(&tag).await? {
                 Some(other) if other != digest => {
-                    self.skip(format!("{repository}:{tag}"), "the tag points to something else here, and stays")?;
+                    self.skip(format!("{repository}:{tag}"), "the tag points to something else here and stays")?;
                 }
                 _ => free.push(tag),
             }
@@ -218,5 +218,5 @@ impl Import<'_> {
     }
 }
 
-/// One byte more than a manifest may have, so that a larger one is seen to be larger.
+/// One byte more than a manifest may have, so that a larger one is noticed.
 const MANIFEST_READ_MAX_BYTES: usize = MANIFEST_MAX_BYTES + 1;

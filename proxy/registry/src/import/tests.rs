@@ -1,4 +1,4 @@
-//! Imports of trees as Docker's registry writes them, whole, broken off and damaged.
+//! Imports of trees as Docker's registry writes them: complete, interrupted and damaged.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Here {
         Self { store: Store::open(folder.path(), limits).unwrap(), folder }
     }
 
-    /// Imports, and what was told.
+    /// Imports a tree; returns the result and the report.
     async fn import(&self, tree: &Written) -> (Result<Imported, ImportError>, Vec<ImportLine>) {
         let mut lines = Vec::new();
         let mut tell = |line| {
@@ -139,7 +139,7 @@ async fn a_second_import_brings_nothing_twice() {
     assert!(lines.iter().all(|line| !matches!(line, ImportLine::Blob { how, .. } if *how != Brought::Present)));
 }
 
-/// Broken off after every line in turn, and gone on with: each tag that is there leads to a whole image.
+/// The import is interrupted after each line in turn, and continued. Each tag that exists leads to a complete image.
 #[tokio::test]
 async fn an_import_that_is_broken_off_anywhere_goes_on() {
     let (tree, [config, layer, manifest, index]) = tree();
@@ -152,7 +152,7 @@ async fn an_import_that_is_broken_off_anywhere_goes_on() {
             if told > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let broken = import(&here.store, tree.folder.path(), &mut tell).await;
-        assert!(matches!(broken, Err(ImportError::BrokenOff)), "after {stop} lines");
+        assert!(matches!(broken, Err(ImportError::Interrupted)), "after {stop} lines");
         if here.tag("team/app", "v1").await.is_some() || here.tag("team/app", "latest").await.is_some() {
             for digest in [config, layer, manifest] {
                 assert!(here.has_blob("team/app", &digest).await, "{stop}");
@@ -189,10 +189,10 @@ async fn what_is_damaged_is_left_out_and_the_rest_comes() {
     assert!(!here.store.blobs.contains(&rotten).await, "wrong bytes are nobody's content");
     let told = skipped(&lines).join("\n");
     for part in [
-        format!("a@{rotten}: its bytes are not what its digest says"),
+        format!("a@{rotten}: its bytes do not have this digest"),
         format!("a@{lost}: "),
         format!("a:lost: {lost} is missing"),
-        "a:text: the manifest it points to was not taken over".to_owned(),
+        "a:text: the manifest it points to was not imported".to_owned(),
     ] {
         assert!(told.contains(&part), "{part} is not in\n{told}");
     }
@@ -211,7 +211,7 @@ async fn a_tag_that_was_pushed_here_meanwhile_stays() {
     newer.manifest("team/app", &["v1", "v2"], &image(&config, &[]));
     let (imported, lines) = here.import(&newer).await;
     assert_eq!((imported.unwrap().tags, here.tag("team/app", "v1").await), (1, Some(manifest)));
-    assert_eq!(skipped(&lines), ["team/app:v1: the tag points to something else here, and stays"]);
+    assert_eq!(skipped(&lines), ["team/app:v1: the tag points to something else here and stays"]);
     assert!(here.tag("team/app", "v2").await.is_some());
 }
 

@@ -1,4 +1,4 @@
-//! What Docker's registry keeps on disk, read and never changed:
+//! Reads the directory tree of Docker's registry, and never changes it:
 //!
 //! ```text
 //! <root>/docker/registry/v2/
@@ -8,8 +8,8 @@
 //!   repositories/<name>/_manifests/tags/<tag>/current/link              what a tag points to
 //! ```
 //!
-//! A link's file holds the digest that it leads to. Names and digests come out parsed; what does not parse is not
-//! Docker's and is left out.
+//! The file of a link contains the digest that it leads to. Names and digests are parsed; a folder whose name does not
+//! parse is not Docker's and is left out.
 
 use std::fs::{self, DirEntry};
 use std::io::{self, Read};
@@ -18,35 +18,27 @@ use std::path::{Path, PathBuf};
 use entrepot_core::digest::{Algorithm, Digest};
 use entrepot_core::name::{RepositoryName, Tag};
 
-/// A tree.
 pub(super) struct Tree {
     root: PathBuf,
 }
 
-/// Why a tree cannot be read.
+/// The reason why a tree cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// Nothing of Docker's registry is there.
-    #[error("{path} holds no data of Docker's registry; name the directory that has docker/registry/v2 in it", path = .0.display())]
+    #[error("{path} holds no data of Docker's registry; name the directory that contains docker/registry/v2", path = .0.display())]
     NoTree(PathBuf),
-    /// The disk, or rights.
     #[error("cannot read {path}: {source}", path = path.display())]
-    Io {
-        /// Which file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
-/// A digest as text is shorter than this.
+/// The text of a digest is shorter than this.
 const LINK_MAX_BYTES: u64 = 256;
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
-/// Deeper than any name may be, with its components of one letter.
+/// No repository name has more components: a name has at most 255 letters.
 const DEPTH_MAX: usize = 128;
 
 impl Tree {
-    /// The tree below a directory: the registry's root, or any folder on the way down to `v2`.
+    /// The tree below a directory, which is the registry's root or any folder on the way down to `v2`.
     pub(super) fn open(directory: &Path) -> Result<Self, TreeError> {
         let below = ["docker/registry/v2", "registry/v2", "v2", ""];
         let roots = below.iter().map(|below| directory.join(below));
@@ -54,7 +46,7 @@ impl Tree {
         whole.next().map(|root| Self { root }).ok_or_else(|| TreeError::NoTree(directory.to_owned()))
     }
 
-    /// Every repository, in the order of the names.
+    /// All repositories, sorted by name.
     pub(super) fn repositories(&self) -> Result<Vec<RepositoryName>, TreeError> {
         let mut found = Vec::new();
         self.repositories_below(&self.root.join("repositories"), "", 0, &mut found)?;
@@ -87,17 +79,14 @@ impl Tree {
         Ok(())
     }
 
-    /// The blobs of a repository.
     pub(super) fn layers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, TreeError> {
         links(&self.repository(repository).join("_layers"))
     }
 
-    /// The manifests of a repository.
     pub(super) fn manifests(&self, repository: &RepositoryName) -> Result<Vec<Digest>, TreeError> {
         links(&self.repository(repository).join("_manifests/revisions"))
     }
 
-    /// The tags of a repository.
     pub(super) fn tags(&self, repository: &RepositoryName) -> Result<Vec<(Tag, Digest)>, TreeError> {
         let mut tags = Vec::new();
         for (name, path) in folders(&self.repository(repository).join("_manifests/tags"))? {
@@ -108,7 +97,7 @@ impl Tree {
         Ok(tags)
     }
 
-    /// Where the bytes of a digest are, or would be.
+    /// The file with the bytes of a digest.
     pub(super) fn data(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(&hex).join("data")
@@ -119,7 +108,7 @@ impl Tree {
     }
 }
 
-/// `<folder>/<algorithm>/<hex>/link`, where the link says the same as its place.
+/// The digests of `<folder>/<algorithm>/<hex>/link`, if the link has the same digest as its path.
 fn links(folder: &Path) -> Result<Vec<Digest>, TreeError> {
     let mut found = Vec::new();
     for algorithm in ALGORITHMS {
@@ -134,7 +123,7 @@ fn links(folder: &Path) -> Result<Vec<Digest>, TreeError> {
     Ok(found)
 }
 
-/// The digest in a link's file; none where there is no file, as after a deletion, or something else in it.
+/// The digest in a link's file; None if there is no such file, as after a deletion, or if it does not contain a digest.
 fn link(path: &Path) -> Result<Option<Digest>, TreeError> {
     let mut text = String::new();
     let read = fs::File::open(path).and_then(|file| file.take(LINK_MAX_BYTES).read_to_string(&mut text));
@@ -145,7 +134,7 @@ fn link(path: &Path) -> Result<Option<Digest>, TreeError> {
     }
 }
 
-/// The folders in a folder, symbolic links left out; none where it does not exist.
+/// The folders in a folder, without symbolic links; empty if the folder does not exist.
 fn folders(folder: &Path) -> Result<Vec<(String, PathBuf)>, TreeError> {
     let failed = |source| TreeError::Io { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
@@ -170,7 +159,7 @@ pub(super) mod tests {
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
 
-    /// Writes a tree as Docker's registry does.
+    /// A tree as Docker's registry writes it.
     pub(crate) struct Written {
         pub(crate) folder: TempDir,
     }
@@ -261,7 +250,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn links_that_lie_or_are_gone_lead_nowhere() {
+    fn wrong_and_missing_links_are_left_out() {
         let written = Written::new();
         let layer = written.layer("a", b"one");
         let other = Digest::of(Algorithm::Sha256, b"other");

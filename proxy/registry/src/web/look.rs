@@ -10,7 +10,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::platform::Platform;
 use entrepot_core::quantity::Size;
 
-use crate::access::{Access, Action, Visitor, Wish};
+use crate::access::{AccessControl, Action, Visitor, Wish};
 use entrepot_store::{Repository, Store, StoreError, StoredManifest};
 
 /// Repositories and tags that one page has.
@@ -51,7 +51,7 @@ pub(super) struct TagRow {
 /// The reader of one request: what its visitor may see and do.
 pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
-    pub(super) access: Arc<Access>,
+    pub(super) access: Arc<AccessControl>,
     pub(super) visitor: &'a Visitor,
     /// Whether there are buttons at all.
     pub(super) may_change: bool,

@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::route::WEB_PATH as PATH;
 use http::header::LOCATION;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use super::RegistryService;
-use super::access::{Action, Principal, Refusal, Wish};
+use super::access::{AccessRefusal, Action, Principal, Wish};
 use super::removal::NotRemoved;
 use super::request::LocalRequest;
 use asked::{Asked, Deletion, Fields, form, place};
@@ -37,8 +38,6 @@ use entrepot_store::{Repository, Sweep};
 use look::Look;
 use problem::Problem;
 
-/// The path of these pages.
-pub const PATH: &str = "/registry/";
 /// A collection that takes longer is shown as it runs.
 const SHORT_COLLECTION: Duration = Duration::from_secs(2);
 
@@ -114,7 +113,7 @@ impl Guest {
     fn log_in(&self) -> Result<Reply, Problem> {
         let is_anonymous = self.request.visitor.principal == Principal::Anonymous;
         match is_anonymous && self.request.registry.access().has_accounts() {
-            true => Err(Refusal::Unauthenticated { scope: None }.into()),
+            true => Err(AccessRefusal::Unauthenticated { scope: None }.into()),
             false => Ok(see(StatusCode::SEE_OTHER, PATH)),
         }
     }

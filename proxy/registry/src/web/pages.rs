@@ -14,7 +14,7 @@ use url::form_urlencoded;
 use super::PATH;
 use super::csrf::Forgery;
 use super::look::{Part, RepositoryRow, TagRow};
-use crate::access::Access;
+use crate::access::AccessControl;
 use crate::collection::{Ended, Known};
 use entrepot_net::http::reply::Reply;
 use entrepot_net::page::{self, Page, visible};
@@ -33,7 +33,7 @@ pub(super) struct Shown<'a> {
     pub(super) collections: Known,
     /// The word of the address for what was just done.
     pub(super) done: Option<&'a str>,
-    pub(super) access: Arc<Access>,
+    pub(super) access: Arc<AccessControl>,
 }
 
 /// A page that shows a running collection is loaded again.

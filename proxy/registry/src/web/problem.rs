@@ -5,7 +5,7 @@ use http::header::{ALLOW, WWW_AUTHENTICATE};
 
 use super::csrf::Forgery;
 use super::pages;
-use crate::access::Refusal;
+use crate::access::AccessRefusal;
 use crate::access::token::SERVICE;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -17,7 +17,7 @@ pub(super) enum Problem {
     #[error(transparent)]
     Forged(#[from] Forgery),
     #[error("{0}.")]
-    Refused(#[from] Refusal),
+    Refused(#[from] AccessRefusal),
     #[error("There is no such page, repository or tag; it may have been deleted meanwhile.")]
     Unknown,
     #[error("The tag points to another image since the question was asked. Look at it again.")]

@@ -1,5 +1,5 @@
-//! Which appliance, and is it the one: found by mDNS or named, asked for what it tells, its certificate held against the
-//! fingerprint.
+//! Finds the appliance, by mDNS or by its name, asks it for its facts and its certificate, and compares the certificate
+//! with the expected fingerprint.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -7,64 +7,49 @@ use std::time::Duration;
 use entrepot_core::host::RegistryHost;
 
 use super::Runtime;
-use super::plan::is_local_name;
+use super::target::is_local_name;
 use crate::discovery::browse::{BrowseError, Found, browse};
 use crate::discovery::facts::Facts;
 use crate::discovery::probe::{self, CaCertificate, ProbeError};
 
 /// An appliance that answered.
 pub struct Appliance {
-    /// As it is written into files: what the person named, else its address.
+    /// The host as it is written into files: the name that the person gave, else the address.
     pub host: String,
-    /// Where it was reached.
+    /// The address at which the proxy answered.
     pub proxy: SocketAddr,
-    /// What it tells about itself.
     pub facts: Facts,
-    /// Its certificate, with the fingerprint that it has.
+    /// Not compared with a fingerprint yet ([`Appliance::expect`]).
     pub ca: CaCertificate,
 }
 
-/// Why there is no appliance to be set up with.
+/// The reason why there is no appliance to set this machine up with.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplianceError {
-    /// Not a name or address.
     #[error("{0:?} is neither a name nor an address, with or without a port")]
     Name(String),
-    /// The name leads nowhere.
     #[error(
         "{0} does not resolve here; names under .local need libnss-mdns or systemd-resolved, an address works without"
     )]
     Unresolved(String),
-    /// Nobody answered.
-    #[error("no appliance answered on the local network; name one with --appliance NAME|ADDRESS")]
+    #[error("no appliance answers on the local network; name one with --appliance NAME|ADDRESS")]
     Nobody,
-    /// More than one answered.
-    #[error("several appliances answered: {0}; choose one with --appliance NAME|ADDRESS")]
+    #[error("several appliances answer: {0}; choose one with --appliance NAME|ADDRESS")]
     Several(String),
-    /// Looking failed.
     #[error(transparent)]
     Browse(#[from] BrowseError),
-    /// Asking it failed.
     #[error(transparent)]
     Probe(#[from] ProbeError),
-    /// Its certificate is another one.
     #[error(
         "the certificate of {proxy} is not the expected one: expected SHA-256 {expected}, found {found}; nothing was changed"
     )]
-    WrongFingerprint {
-        /// Which appliance.
-        proxy: SocketAddr,
-        /// What was asked for.
-        expected: String,
-        /// What it has.
-        found: String,
-    },
+    WrongFingerprint { proxy: SocketAddr, expected: String, found: String },
 }
 
 const PROXY_PORT: u16 = 3128;
 const BROWSE: Duration = Duration::from_secs(3);
 
-/// The appliance that `named` means, or the only one of this network. Blocks while it looks around.
+/// The host and proxy address of the appliance that was named, or of the only one that answers on this network. Blocks.
 pub fn find(named: Option<&str>) -> Result<(String, SocketAddr), ApplianceError> {
     match named {
         Some(named) => by_name(named),
@@ -72,14 +57,14 @@ pub fn find(named: Option<&str>) -> Result<(String, SocketAddr), ApplianceError>
     }
 }
 
-/// Asks it for everything.
+/// Asks the appliance for its facts and its certificate.
 pub async fn ask(host: String, proxy: SocketAddr) -> Result<Appliance, ApplianceError> {
     let (facts, ca) = (probe::facts(proxy).await?, probe::ca_certificate(proxy).await?);
     Ok(Appliance { host, proxy, facts, ca })
 }
 
 impl Appliance {
-    /// As `runtime` reaches it: Kind's nodes do not ask mDNS, even where this machine does.
+    /// The host as `runtime` has to write it: the nodes of Kind do not ask mDNS, even if this machine does.
     pub fn host_for(&self, runtime: Runtime) -> String {
         if runtime == Runtime::Kind && is_local_name(&self.host) {
             return self.proxy.ip().to_string();
@@ -87,7 +72,7 @@ impl Appliance {
         self.host.clone()
     }
 
-    /// Refuses any certificate but the expected one.
+    /// An error unless the certificate has this fingerprint.
     pub fn expect(&self, expected: &str) -> Result<(), ApplianceError> {
         if self.ca.sha256 == expected {
             return Ok(());
@@ -97,8 +82,8 @@ impl Appliance {
     }
 }
 
-/// A name that this machine resolves is written into files as it is; one that only mDNS knows becomes an address, for
-/// programs that do not ask mDNS.
+/// A name that this machine resolves is written into files as it is. A name that only mDNS knows becomes an address,
+/// since not every program asks mDNS.
 fn by_name(named: &str) -> Result<(String, SocketAddr), ApplianceError> {
     let host = RegistryHost::parse(named, PROXY_PORT).map_err(|_| ApplianceError::Name(named.to_owned()))?;
     let name = host.name().trim_matches(['[', ']']).to_owned();

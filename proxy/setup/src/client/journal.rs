@@ -1,73 +1,71 @@
-//! What was changed on this machine, and what was there before: one file a runtime, written before the first change.
+//! The record of what was changed on this machine and what was there before: one file for each runtime, written before
+//! the first change.
 //!
 //! ```text
 //! /var/lib/entrepot-client/docker.json      mode 0600: configuration files may hold passwords
 //! ```
 //!
-//! A file that two runtimes share (the certificate) is in both journals with the same "before"; the last one restores.
+//! A file that two runtimes share (the certificate) is in both journals with the same earlier content; the last undo
+//! restores it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::host::Host;
+use super::host::{Host, replace, sha256};
 use super::plan::Command;
 use super::{Mode, Runtime};
 
-/// The folder of journals.
-pub const FOLDER: &str = "/var/lib/entrepot-client";
-/// A journal of another version is not touched.
+const FOLDER: &str = "/var/lib/entrepot-client";
+/// The format of the files. A journal of another version is not touched.
 const VERSION: u32 = 1;
 
-/// A runtime's set-up.
+/// The set-up of one runtime.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
-    /// Which runtime.
     pub runtime: Runtime,
-    /// Which way.
-    pub mode: Mode,
-    /// The appliance's host, as it was written into files.
-    pub appliance: String,
-    /// The explicit proxy's port there.
-    pub proxy_port: u16,
-    /// The fingerprint that was checked.
-    pub ca_sha256: String,
-    /// The files, in the order of writing.
-    pub files: Vec<Entry>,
-    /// Folders that were made, in the order of making.
-    pub made_folders: Vec<String>,
-    /// What ran after the files were written.
+    pub(super) mode: Mode,
+    /// The appliance's host as it is written into files.
+    pub(super) appliance: String,
+    /// The explicit proxy's port.
+    pub(super) proxy_port: u16,
+    /// The fingerprint that was checked, lower-case hex.
+    pub(super) ca_sha256: String,
+    /// In the order of writing.
+    pub(super) files: Vec<Entry>,
+    /// In the order of making.
+    pub(super) made_folders: Vec<String>,
+    /// They run after the files are written.
     #[serde(default)]
-    pub commands: Vec<Command>,
-    /// To run after the files are as they were.
-    pub undo_commands: Vec<Command>,
+    pub(super) commands: Vec<Command>,
+    /// They run after the files are restored.
+    pub(super) undo_commands: Vec<Command>,
 }
 
-/// One changed file.
+/// A changed file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Absolute.
-    pub path: String,
-    /// What was there; none where nothing was.
-    pub before: Option<Before>,
-    /// SHA-256 of what was written.
-    pub after_sha256: String,
-    /// SHA-256 of what an earlier set-up wrote there, while it is being replaced.
+    pub(super) path: String,
+    /// None if the file did not exist.
+    pub(super) before: Option<Before>,
+    /// SHA-256 of the content that was written.
+    pub(super) after_sha256: String,
+    /// SHA-256 of the content that an earlier set-up wrote, while that is being replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub earlier_sha256: Option<String>,
+    pub(super) earlier_sha256: Option<String>,
 }
 
-/// A file as it was.
+/// The earlier content of a file, with its owner and mode.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Before {
+pub(super) struct Before {
     content_base64: String,
     mode: u32,
     uid: u32,
@@ -77,26 +75,14 @@ pub struct Before {
 /// Why the journals cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The disk, or somebody who may not.
-    #[error("{path}: {source}; what is set up is noted there, for root only", path = path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// Not a journal, or another version's.
+    #[error("{path}: {source}; the journal of the set-up is there, and only root may read it", path = path.display())]
+    Io { path: PathBuf, source: io::Error },
     #[error("{path} is not a journal of this version: {reason}; restore the files that it lists by hand, then remove it", path = path.display())]
-    Unusable {
-        /// Where.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Unusable { path: PathBuf, reason: String },
 }
 
 impl Journal {
-    /// An empty one.
+    /// A journal without files.
     pub fn new(runtime: Runtime, mode: Mode, appliance: &str, proxy_port: u16, ca_sha256: &str) -> Self {
         let (appliance, ca_sha256) = (appliance.to_owned(), ca_sha256.to_owned());
         let (files, made_folders, version) = (Vec::new(), Vec::new(), VERSION);
@@ -104,13 +90,13 @@ impl Journal {
         Self { version, runtime, mode, appliance, proxy_port, ca_sha256, files, made_folders, commands, undo_commands }
     }
 
-    /// Every journal of this machine.
+    /// The journals of this machine.
     pub fn all(host: &Host) -> Result<Vec<Self>, JournalError> {
         host.files(FOLDER, ".json").iter().map(|path| read(&host.at(path))).collect()
     }
 
-    /// Writes it in one step; it is on the disk afterwards.
-    pub fn save(&self, host: &Host) -> Result<(), JournalError> {
+    /// Writes the journal in one step, synced to the disk.
+    pub(super) fn save(&self, host: &Host) -> Result<(), JournalError> {
         let path = host.at(self.path());
         let failed = |source| JournalError::Io { path: path.clone(), source };
         fs::create_dir_all(host.at(FOLDER)).map_err(failed)?;
@@ -118,12 +104,11 @@ impl Journal {
         replace(&path, &text, 0o600, None).map_err(failed)
     }
 
-    /// Takes it away, and the folder with the last one.
-    pub fn remove(&self, host: &Host) -> Result<(), JournalError> {
+    /// Removes the journal, and the folder of journals with the last one.
+    pub(super) fn remove(&self, host: &Host) -> Result<(), JournalError> {
         let path = host.at(self.path());
         fs::remove_file(&path).map_err(|source| JournalError::Io { path, source })?;
-        // Not empty where other runtimes are set up.
-        let _ = fs::remove_dir(host.at(FOLDER));
+        host.remove_if_empty(&[FOLDER.to_owned()]);
         Ok(())
     }
 
@@ -132,27 +117,27 @@ impl Journal {
     }
 }
 
-/// What was at each path before any of these set-ups.
+/// The content of each file before any of these set-ups.
 pub fn before(journals: &[Journal]) -> BTreeMap<String, Option<Vec<u8>>> {
     let entries = journals.iter().flat_map(|journal| &journal.files);
     entries.map(|entry| (entry.path.clone(), entry.before.as_ref().map(Before::content))).collect()
 }
 
 impl Entry {
-    /// SHA-256 of what was there; none where nothing was.
-    pub fn before_sha256(&self) -> Option<String> {
+    /// None if the file did not exist.
+    pub(super) fn before_sha256(&self) -> Option<String> {
         self.before.as_ref().map(Before::sha256)
     }
 
-    /// Whether what is there `now` was written by us.
-    pub fn wrote(&self, now: Option<&str>) -> bool {
+    /// Whether the digest `now` is of content that a set-up wrote.
+    pub(super) fn wrote(&self, now: Option<&str>) -> bool {
         now.is_some() && (now == Some(&*self.after_sha256) || now == self.earlier_sha256.as_deref())
     }
 }
 
 impl Before {
-    /// The file at `path` now; none where there is none.
-    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+    /// The file at `path`; None if there is none.
+    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
         let content = match fs::read(path) {
             Ok(content) => content,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -165,52 +150,23 @@ impl Before {
         Ok(Some(Self { content_base64, mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid() }))
     }
 
-    /// Its bytes.
-    pub fn content(&self) -> Vec<u8> {
+    pub(super) fn content(&self) -> Vec<u8> {
         STANDARD.decode(&self.content_base64).unwrap_or_default()
     }
 
-    /// Their digest.
-    pub fn sha256(&self) -> String {
+    /// The digest of the content.
+    pub(super) fn sha256(&self) -> String {
         sha256(&self.content())
     }
 
-    /// Puts it back.
-    pub fn restore(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn restore(&self, path: &Path) -> io::Result<()> {
         replace(path, &self.content(), self.mode, Some((self.uid, self.gid)))
     }
 
-    /// Writes other bytes in its place, for the same owner.
-    pub fn rewrite(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+    /// Writes other content with the same owner and mode.
+    pub(super) fn rewrite(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         replace(path, content, self.mode, Some((self.uid, self.gid)))
     }
-}
-
-/// The hex digest that tells a file of ours.
-pub fn sha256(content: &[u8]) -> String {
-    digest(&SHA256, content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A file in one step, through a symbolic link where there is one.
-pub fn replace(path: &Path, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.entrepot-new"));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(content)?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
-    })();
-    if written.is_err() {
-        // What could not be completed is not left about; the first error is the one to tell.
-        let _ = fs::remove_file(&new);
-    }
-    written
 }
 
 fn read(path: &Path) -> Result<Journal, JournalError> {

@@ -1,17 +1,21 @@
-//! Pointing a container runtime of this machine at an appliance, and taking it back.
+//! Points a container runtime of this machine at an appliance, and takes that back.
 //!
 //! ```text
-//! cli/client ─► appliance: who, and is its CA the expected one
-//!            ─► runtimes/*: pure, Host (files as they are) + Target ─► Plan (new files, commands), or a refusal
-//!            ─► verify: a manifest by the way that is about to be set up
-//!            ─► execute: journal first, then files, then commands; any failure is taken back (change)
-//! undo       ─► journal backwards          status ─► journal against the files as they are
+//! set-up   appliance   which appliance, and does its CA have the expected fingerprint
+//!          runtimes/*  pure: Host (files as they are) and Target (the appliance) in, Plan (new files, commands) out
+//!          verify      pulls a manifest by the way that is about to be set up
+//!          execute     journal first, then files, then commands; `change` takes a failed run back
+//! undo     execute     the journal backwards
+//! status   status      the journal against the files as they are
 //! ```
 //!
-//! Invariants: what somebody else wrote is never replaced (a plan refuses instead, in one line); everything that is
-//! changed is in the journal before it is changed, with what was there before, so that undo restores it byte for byte
-//! from wherever set-up or undo was interrupted; nothing is written before the appliance's certificate has the
-//! fingerprint that was asked for.
+//! Arrows inside: `runtimes` → `scripts` → `texts` → `target`; `execute` → `change` → `journal`, `steps` → `plan` →
+//! `host`.
+//!
+//! Invariants: a file that somebody else wrote is never replaced (the plan is refused instead, in one line). Everything
+//! that changes is in the journal before it changes, with its earlier content, so that undo restores it byte for byte,
+//! even after an interrupted run. Nothing is written before the appliance's certificate has the fingerprint that was
+//! asked for.
 
 pub mod appliance;
 pub mod change;
@@ -20,14 +24,18 @@ pub mod host;
 pub mod journal;
 pub mod plan;
 pub mod runtimes;
+pub(crate) mod scripts;
 pub mod status;
+pub mod steps;
+pub mod target;
+pub(crate) mod texts;
 mod trust;
 pub mod verify;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// A container runtime that can be set up.
+/// A container runtime that can be set up. The comments are help texts of the command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Runtime {
@@ -47,7 +55,7 @@ pub enum Runtime {
     Buildkit,
 }
 
-/// How its pulls come to the appliance.
+/// How the runtime's pulls reach the appliance. The comments are help texts of the command line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -60,7 +68,7 @@ pub enum Mode {
 }
 
 impl Runtime {
-    /// As it is written on the command line.
+    /// As on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::Docker => "docker",
@@ -75,7 +83,7 @@ impl Runtime {
 }
 
 impl Mode {
-    /// As it is written on the command line.
+    /// As on the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",

@@ -1,61 +1,54 @@
-//! How a set-up stands: the journal against the machine as it is now.
+//! The state of a set-up: the journal compared with the machine as it is now.
 
 use std::net::ToSocketAddrs;
 
 use serde::Serialize;
 
 use super::host::Host;
-use super::journal::{Journal, sha256};
+use super::journal::Journal;
 use super::{Mode, Runtime, trust};
 use crate::discovery::probe;
 
-/// A runtime's set-up and what has become of it.
+/// The set-up of a runtime, and its state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Status {
-    /// Which runtime.
     pub runtime: Runtime,
-    /// Which way.
     pub mode: Mode,
-    /// The appliance, `host:port` of its proxy.
+    /// `host:port` of the appliance's proxy.
     pub appliance: String,
-    /// The fingerprint it was set up with.
+    /// The fingerprint of the set-up, which the appliance should still have.
     pub ca_sha256: String,
-    /// Its files.
     pub files: Vec<FileStatus>,
-    /// Whether this machine trusts the appliance's certificate; none where that cannot be told.
+    /// Whether this machine trusts the appliance's certificate; None if that is not known.
     pub trusted: Option<bool>,
-    /// `ok`, or what is wrong with the appliance.
+    /// `ok`, or the trouble with the appliance.
     pub health: String,
 }
 
-/// One file of a set-up.
+/// A file of a set-up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct FileStatus {
     /// Absolute.
     pub path: String,
-    /// Against the journal.
     pub state: FileState,
 }
 
-/// A file against the journal.
+/// A file compared with the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
-    /// As it was written.
     InPlace,
-    /// Somebody has worked on it.
     Changed,
-    /// Gone.
     Missing,
 }
 
 impl Status {
-    /// Whether nothing is wrong.
+    /// Whether both this machine and the appliance are in order.
     pub fn is_well(&self) -> bool {
         self.is_in_place() && self.health == OK
     }
 
-    /// Whether this machine is as it was set up.
+    /// Whether the set-up of this machine is in place.
     pub fn is_in_place(&self) -> bool {
         self.files.iter().all(|file| file.state == FileState::InPlace) && self.trusted != Some(false)
     }
@@ -63,12 +56,12 @@ impl Status {
 
 const OK: &str = "ok";
 
-/// Looks at the machine, and asks the appliance.
+/// Compares the files, and asks the appliance for its certificate.
 pub async fn status(host: &Host, journal: &Journal) -> Status {
     let files = journal.files.iter().map(|entry| {
-        let state = match host.read(&entry.path).ok().flatten() {
+        let state = match host.sha256_of(&entry.path) {
             None => FileState::Missing,
-            Some(content) if sha256(&content) == entry.after_sha256 => FileState::InPlace,
+            Some(now) if now == entry.after_sha256 => FileState::InPlace,
             Some(_) => FileState::Changed,
         };
         FileStatus { path: entry.path.clone(), state }
@@ -88,7 +81,7 @@ pub async fn status(host: &Host, journal: &Journal) -> Status {
     }
 }
 
-/// The appliance's health, and its certificate where it is still the one.
+/// The appliance's health, and its certificate if that is still the one of the set-up.
 async fn ask(journal: &Journal) -> (String, Option<String>) {
     let resolved = (journal.appliance.as_str(), journal.proxy_port).to_socket_addrs();
     let Some(proxy) = resolved.ok().and_then(|mut addresses| addresses.next()) else {
@@ -96,7 +89,10 @@ async fn ask(journal: &Journal) -> (String, Option<String>) {
     };
     match probe::ca_certificate(proxy).await {
         Ok(ca) if ca.sha256 == journal.ca_sha256 => (OK.to_owned(), Some(ca.pem)),
-        Ok(ca) => (format!("its certificate is another one now: SHA-256 {}; set it up again", ca.sha256), None),
+        Ok(ca) => (
+            format!("the appliance has another certificate now, SHA-256 {}; set this machine up again", ca.sha256),
+            None,
+        ),
         Err(error) => (error.to_string(), None),
     }
 }

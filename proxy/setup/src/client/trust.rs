@@ -1,22 +1,23 @@
-//! Where distributions keep the certificates that their administrators trust: one table.
+//! The trust stores of distributions, in one table: the place for a certificate that the administrator trusts, and the
+//! command that takes it up.
 
 use super::host::Host;
 use super::plan::{Plan, PlanError, command};
 
 /// A distribution's trust store.
 struct Store {
-    /// Tells that it is this one.
+    /// The folder by which the store is recognised.
     folder: &'static str,
-    /// The program that makes the bundles anew.
+    /// The program that rebuilds the bundles.
     program: &'static str,
-    /// Where the certificate goes.
+    /// The file of our certificate.
     anchor: &'static str,
     refresh: &'static [&'static str],
-    /// The same after a certificate was taken away.
+    /// The command after a certificate was removed.
     refresh_after_removal: &'static [&'static str],
 }
 
-/// The first that fits. SUSE has Debian's program with folders of its own, so it comes before.
+/// The first store that fits is used. SUSE has Debian's program with folders of its own, so it comes before Debian.
 const STORES: [Store; 4] = [
     // SUSE
     Store {
@@ -52,7 +53,7 @@ const STORES: [Store; 4] = [
     },
 ];
 
-/// The bundles that programs read, whichever the machine has.
+/// The bundles that programs read; a machine has one of them.
 const BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
@@ -60,7 +61,7 @@ const BUNDLES: [&str; 4] = [
     "/etc/ca-certificates/extracted/tls-ca-bundle.pem",
 ];
 
-/// Adds to the plan that this machine trusts `ca_pem`.
+/// Adds the certificate to the plan as one that this machine trusts.
 pub(super) fn trust(host: &Host, ca_pem: &str, plan: &mut Plan) -> Result<(), PlanError> {
     let fits = |store: &&Store| host.at(store.folder).is_dir() && host.has_program(store.program);
     let store = STORES.iter().find(fits).ok_or(PlanError::NoTrustStore)?;
@@ -70,7 +71,7 @@ pub(super) fn trust(host: &Host, ca_pem: &str, plan: &mut Plan) -> Result<(), Pl
     Ok(())
 }
 
-/// Whether a bundle of this machine has the certificate; none where there is no bundle that we know.
+/// Whether this machine's bundle has the certificate; None if there is no known bundle.
 pub(super) fn is_trusted(host: &Host, ca_pem: &str) -> Option<bool> {
     let bundle = BUNDLES.iter().find_map(|path| host.text(path).ok().flatten())?;
     let body = |pem: &str| pem.split_whitespace().collect::<String>();

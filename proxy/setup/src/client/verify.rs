@@ -1,4 +1,4 @@
-//! A manifest by the way that a runtime is set up with: the proof that pulls will come through the appliance.
+//! Pulls a manifest in the way that a runtime is set up for: the proof that its pulls will come through the appliance.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,65 +16,66 @@ use rustls_pki_types::pem::PemObject;
 
 use super::Mode;
 use super::appliance::Appliance;
-use super::plan::{PlanError, Target};
-use entrepot_config::ready::{Access, NoProxy, ParentProxy, Scheme, Upstream as Settings};
+use super::plan::PlanError;
+use super::target::Target;
+use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Scheme, Upstream as Settings};
 use entrepot_observe::metrics::Metrics;
-use entrepot_upstream::address::Purpose;
-use entrepot_upstream::client::UpstreamClient;
+use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
-use entrepot_upstream::exchange::{Memory, Upstream};
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::own::Ourselves;
-use entrepot_upstream::quota::Quotas;
-use entrepot_upstream::registry::Registry;
-use entrepot_upstream::token::Tokens;
+use entrepot_upstream::pull_quota::PullQuotas;
+use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
+use entrepot_upstream::token_cache::TokenCache;
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
-/// An image whose manifest is asked for.
+/// The image whose manifest is pulled.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Image {
     registry: RegistryHost,
-    /// The registry as images name it.
+    /// The registry as people write it, such as `docker.io`.
     name: String,
     repository: RepositoryName,
     reference: Reference,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// A manifest came by way of the appliance.
+    /// The manifest came through the appliance.
     Pulled,
-    /// The appliance answered, and upstream had another word.
+    /// The appliance answered, with another status of upstream than 200.
     Answered(StatusCode),
-    /// An answer came, but not by way of the appliance.
+    /// An answer came, but not through the appliance.
     Bypassed,
-    /// No answer.
+    /// No answer came, for this reason.
     Failed(String),
 }
 
-/// Which certificates are believed.
+/// The certificates that count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trust {
-    /// The appliance's, whatever this machine trusts: before anything is installed.
+    /// The appliance's too, whether or not this machine trusts it: for the test before anything is installed.
     Appliance,
-    /// What this machine trusts: after it.
+    /// Those that this machine trusts: for the test after the installation.
     Machine,
 }
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const MANIFEST_MAX_BYTES: usize = 8 << 20;
-/// What runtimes ask for.
+/// The types that runtimes accept.
 const MANIFESTS: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
-/// entrepot tells by this header how it came to an answer.
+/// Every answer of entrepot has this header.
 const X_CACHE: &str = "x-cache";
 
 impl Image {
-    /// `REGISTRY/REPOSITORY:TAG`, as people write it; the tag may be missing.
+    /// Reads `REGISTRY/REPOSITORY[:TAG]`, as people write it.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, rest) = text.split_once('/')?;
         let (repository, tag) = rest.rsplit_once(':').unwrap_or((rest, "latest"));
@@ -98,7 +99,7 @@ impl fmt::Display for Image {
     }
 }
 
-/// Asks for the manifest of `image` as a runtime would that is set up in this way.
+/// Pulls the manifest of `image` as a runtime does that is set up in this way.
 pub async fn verify(
     mode: Mode,
     appliance: &Appliance,
@@ -128,17 +129,17 @@ pub async fn verify(
     Ok(asked.unwrap_or_else(|_| Verdict::Failed(format!("no answer within {} s", DEADLINE.as_secs()))))
 }
 
-async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Verdict {
-    // The system's roots are read from disk.
-    let client = tokio::task::spawn_blocking(move || UpstreamClient::new(&settings, &[], &Ourselves::default())).await;
+async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operation) -> Verdict {
+    // Off the event loop: this reads the system's certificates from the disk.
+    let client = tokio::task::spawn_blocking(move || HttpClient::new(&settings, &[], &Ourselves::default())).await;
     let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
-    let memory = Memory {
-        tokens: Tokens::default(),
-        quotas: Quotas::default(),
+    let memory = UpstreamMemory {
+        tokens: TokenCache::default(),
+        quotas: PullQuotas::default(),
         metrics: Arc::new(Metrics::new()),
         via: HeaderValue::from_static("1.1 entrepot-client-setup"),
     };
-    let upstream = Upstream::new(client, Arc::new(memory));
+    let upstream = RegistryClient::new(client, Arc::new(memory));
     match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
         Err(error) => Verdict::Failed(error.to_string()),
         Ok(answer) if !answer.headers.contains_key(X_CACHE) => Verdict::Bypassed,
@@ -150,9 +151,17 @@ async fn ask(settings: Settings, registry: Registry, operation: Operation) -> Ve
     }
 }
 
-fn registry(host: RegistryHost, scheme: Scheme) -> Registry {
+fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
     let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-    Registry { host, scheme, access: Access::Strict, headers, realms, purpose: Purpose::Registry, heard_via }
+    UpstreamRegistry {
+        host,
+        scheme,
+        access: AccessMode::Strict,
+        headers,
+        realms,
+        purpose: Purpose::Registry,
+        heard_via,
+    }
 }
 
 fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {
@@ -180,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_written_as_everywhere() {
+    fn images_are_read_as_people_write_them() {
         let image = |text| Image::parse(text).map(|image| format!("{}/{}", image.registry, image.repository.as_str()));
         assert_eq!(image("docker.io/busybox"), image("docker.io/library/busybox:latest"));
         assert_eq!(image("docker.io/a/b:1").as_deref(), Some("registry-1.docker.io/a/b"));

@@ -1,7 +1,7 @@
-//! Announcing this server: a host name with the addresses of every interface, and two services.
+//! Announces this server: a host name with the addresses of every interface, and two services.
 //!
-//! The crate mdns-sd does the talking in a thread of its own: probing, answering, new addresses, goodbyes. The thread
-//! here opens it, listens to what it has to say, and opens it again should it end; neither can hurt the proxy.
+//! The crate mdns-sd speaks the protocol in a thread of its own: probes, answers, new addresses, goodbyes. The thread
+//! here starts it, reads its events, and starts it again if it ends. A failure of either does not touch the proxy.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -16,17 +16,15 @@ use entrepot_core::mdns_name::MdnsName;
 
 use super::{MDNS_PORT, SERVICE, WEB_SERVICE};
 
-/// What is announced.
+/// The name and the services to announce.
 pub struct Announcement {
-    /// The host name asked for.
     pub name: MdnsName,
-    /// On these interfaces; none named: every one of the local network.
+    /// The interfaces; if empty, all of the local network.
     pub interfaces: Vec<String>,
-    /// What the services tell.
     pub facts: Facts,
 }
 
-/// A running announcement. Dropped without [`Announcer::stop`] it goes on.
+/// A running announcement. It goes on after a drop; only [`Announcer::stop`] ends it.
 pub struct Announcer {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
@@ -44,24 +42,25 @@ struct State {
     daemon: Option<ServiceDaemon>,
 }
 
-/// How often addresses are compared; a change is announced within this time.
+/// The interval at which mdns-sd looks for changed addresses.
 const ADDRESS_CHECK_S: u32 = 2;
-/// Before the next try where nothing can be announced.
+/// The wait after a failure before the next try.
 const RETRY: Duration = Duration::from_secs(30);
-/// Goodbyes are sent within this time, or not at all.
+/// The longest wait at the end, for goodbyes to be sent.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// Silence after which the library is asked whether it lives, and how long it may take to say so.
+/// After this silence the thread of mdns-sd is asked for its status.
 const QUIET: Duration = Duration::from_secs(60);
+/// The longest wait for that status.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
-/// Why nothing is announced for now.
+/// The reason why nothing is announced for now.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum AnnounceError {
     #[error("mDNS: {0}")]
     Library(#[from] mdns_sd::Error),
-    #[error("UDP port 5353 cannot be shared: another program holds it for itself")]
+    #[error("UDP port 5353 cannot be shared, because another program has it for itself alone")]
     NoSocket,
-    #[error("the sockets of mDNS cannot be kept to the local link: {0}")]
+    #[error("the sockets of mDNS cannot be limited to the local link: {0}")]
     Filter(std::io::Error),
     #[error("the mDNS thread ended")]
     Ended,
@@ -70,7 +69,7 @@ enum Trouble {
 }
 
 impl Announcer {
-    /// Begins to announce, and keeps the name of `identity` true. What goes wrong is logged and tried again.
+    /// Starts to announce, and keeps the name in `identity` up to date. A failure is logged and tried again.
     pub fn start(announcement: Announcement, identity: Arc<Identity>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let seen = Arc::clone(&shared);
@@ -79,7 +78,8 @@ impl Announcer {
         Ok(Self { shared, thread })
     }
 
-    /// Says goodbye, so that nobody keeps the name in mind, and ends. Takes a moment: not for the event loop.
+    /// Sends goodbyes, so that others forget the name at once, and ends. Blocks for up to two seconds: not for the
+    /// event loop.
     pub fn stop(self) {
         let daemon = {
             let mut state = self.shared.lock();
@@ -88,7 +88,7 @@ impl Announcer {
         };
         self.shared.changed.notify_all();
         if let Some(Ok(ended)) = daemon.map(|daemon| daemon.shutdown()) {
-            // Where it does not answer, the names run out by themselves.
+            // Without goodbyes, the others forget the name when its time to live is over.
             let _ = ended.recv_timeout(GOODBYE);
         }
         if self.thread.is_finished() {
@@ -104,19 +104,19 @@ impl Shared {
 }
 
 fn run(announcement: &Announcement, identity: &Identity, shared: &Shared) {
-    let mut said = String::new();
+    let mut logged = String::new();
     loop {
-        let Err(trouble) = session(announcement, identity, shared);
+        let Err(error) = session(announcement, identity, shared);
         let mut state = shared.lock();
         state.daemon = None;
         if state.stopping {
             return;
         }
-        // The same trouble is said once.
-        let trouble = trouble.to_string();
-        if trouble != said {
-            tracing::warn!("not announced on the local network, trying again: {trouble}");
-            said = trouble;
+        // The same error is logged once.
+        let error = error.to_string();
+        if error != logged {
+            tracing::warn!("this server is not announced on the local network, trying again: {error}");
+            logged = error;
         }
         let waited = shared.changed.wait_timeout_while(state, RETRY, |state| !state.stopping);
         if waited.unwrap_or_else(PoisonError::into_inner).0.stopping {
@@ -125,20 +125,20 @@ fn run(announcement: &Announcement, identity: &Identity, shared: &Shared) {
     }
 }
 
-/// Announces until something is wrong, or the library was told to stop.
+/// Announces until something fails or `stop` is called.
 fn session(
     announcement: &Announcement,
     identity: &Identity,
     shared: &Shared,
-) -> Result<std::convert::Infallible, Trouble> {
+) -> Result<std::convert::Infallible, AnnounceError> {
     let daemon = ServiceDaemon::new()?;
     let events = daemon.monitor()?;
-    // Its sockets are open when it answers.
+    // Once it answers, its sockets are open.
     is_alive(&daemon)?;
-    if entrepot_kernel::link_only::keep_to_the_link(MDNS_PORT).map_err(Trouble::Filter)? == 0 {
-        // Its thread goes with it.
+    if entrepot_kernel::link_only::keep_to_the_link(MDNS_PORT).map_err(AnnounceError::Filter)? == 0 {
+        // This ends its thread.
         let _ = daemon.shutdown();
-        return Err(Trouble::NoSocket);
+        return Err(AnnounceError::NoSocket);
     }
     daemon.set_ip_check_interval(ADDRESS_CHECK_S)?;
     daemon.disable_interface(excluded(&announcement.interfaces))?;
@@ -149,7 +149,7 @@ fn session(
         let mut state = shared.lock();
         if state.stopping {
             let _ = daemon.shutdown();
-            return Err(Trouble::Ended);
+            return Err(AnnounceError::Ended);
         }
         state.daemon = Some(daemon.clone());
     }
@@ -157,18 +157,18 @@ fn session(
     tracing::info!("announcing {} on the local network", announcement.name.host());
     loop {
         match events.recv_timeout(QUIET) {
-            Ok(event) => tell(&event, identity),
-            Err(_) if events.is_disconnected() => return Err(Trouble::Ended),
+            Ok(event) => handle(&event, identity),
+            Err(_) if events.is_disconnected() => return Err(AnnounceError::Ended),
             Err(_) => is_alive(&daemon)?,
         }
     }
 }
 
-fn is_alive(daemon: &ServiceDaemon) -> Result<(), Trouble> {
-    daemon.status()?.recv_timeout(SIGN_OF_LIFE).map(drop).map_err(|_| Trouble::Hung)
+fn is_alive(daemon: &ServiceDaemon) -> Result<(), AnnounceError> {
+    daemon.status()?.recv_timeout(SIGN_OF_LIFE).map(drop).map_err(|_| AnnounceError::Hung)
 }
 
-/// The two services, both on the same host.
+/// The service of this product and the web site, on the same host.
 fn services(announcement: &Announcement) -> Result<[ServiceInfo; 2], mdns_sd::Error> {
     let facts = &announcement.facts;
     let txt = facts.txt();
@@ -181,12 +181,12 @@ fn services(announcement: &Announcement) -> Result<[ServiceInfo; 2], mdns_sd::Er
     Ok([service(SERVICE, registry)?, service(WEB_SERVICE, facts.web_port())?])
 }
 
-fn tell(event: &DaemonEvent, identity: &Identity) {
+fn handle(event: &DaemonEvent, identity: &Identity) {
     match event {
         DaemonEvent::NameChange(change) if matches!(change.rr_type, RRType::A | RRType::AAAA) => {
             let (asked, given) = (change.original.trim_end_matches('.'), change.new_name.trim_end_matches('.'));
             tracing::warn!(
-                "another machine on {} has the name {asked}; this one is {given} there: use that name, or set \
+                "another machine on {} has the name {asked}; this machine is {given} there: use that name, or set \
                  mdns.hostname",
                 change.intf_name
             );

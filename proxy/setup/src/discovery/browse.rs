@@ -1,4 +1,4 @@
-//! Looking for appliances on the local network.
+//! Looks for appliances on the local network.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -13,33 +13,33 @@ use super::interfaces::excluded;
 /// An appliance that announces itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// Its host name, as in `docker-registry.local`.
+    /// Such as `docker-registry.local`.
     pub host: String,
-    /// Its addresses, the most useful first: IPv4, IPv6, then link-local ones.
+    /// IPv4 first, then IPv6, then link-local addresses.
     pub addresses: Vec<IpAddr>,
-    /// What it tells about itself; nothing of it is proven.
+    /// Not proven: anybody on the network can announce this.
     pub facts: Facts,
 }
 
-/// Why nobody could be looked for.
+/// mDNS cannot be used on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot look for appliances by mDNS: {0}; name one with its address instead")]
 pub struct BrowseError(#[from] mdns_sd::Error);
 
-/// More answers than these are not kept: they come from the network.
+/// The most answers that are kept: their number is up to the network.
 const FOUND_MAX: usize = 256;
-/// After an answer that satisfies, the rest of it (addresses of other interfaces) has this long.
+/// The wait for the rest of a sufficient answer (addresses of other interfaces).
 const SETTLE: Duration = Duration::from_millis(300);
 
 impl Found {
-    /// Where the explicit proxy is reached; none where only link-local IPv6 is known.
+    /// The address of the explicit proxy; None if only link-local addresses are known.
     pub fn proxy(&self) -> Option<SocketAddr> {
         let usable = self.addresses.iter().find(|address| !is_link_local(address));
         usable.map(|address| SocketAddr::new(*address, self.facts.proxy_port))
     }
 }
 
-/// Everybody who answers within `wait`; returns early once somebody does who is `enough`. Blocks.
+/// The appliances that answer within `wait`. Returns early once an answer is `enough`. Blocks.
 pub fn browse(wait: Duration, enough: impl Fn(&Found) -> bool) -> Result<Vec<Found>, BrowseError> {
     let daemon = ServiceDaemon::new()?;
     daemon.disable_interface(excluded(&[]))?;
@@ -65,6 +65,12 @@ pub fn browse(wait: Duration, enough: impl Fn(&Found) -> bool) -> Result<Vec<Fou
     }
     let sorted: BTreeMap<_, _> = found.into_iter().collect();
     Ok(sorted.into_values().collect())
+}
+
+/// The addresses that the host `name` announces, for up to `wait`; empty if it does not answer. Blocks.
+pub fn addresses(name: &str, wait: Duration) -> Vec<IpAddr> {
+    let found = browse(wait, |found| found.host == name).unwrap_or_default();
+    found.into_iter().filter(|found| found.host == name).flat_map(|found| found.addresses).collect()
 }
 
 fn appliance(service: &ResolvedService) -> Option<Found> {

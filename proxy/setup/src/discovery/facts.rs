@@ -1,27 +1,27 @@
-//! What an appliance tells about itself, as TXT records and as JSON at `/setup/appliance`: the one list of keys.
+//! The facts that an appliance gives about itself, as a TXT record and as JSON at `/setup/appliance`: the one list of
+//! keys.
 
 use serde::{Deserialize, Serialize};
 
-/// What an appliance tells; everything that a client needs to be set up with it.
+/// Everything that a client has to know of an appliance to be set up with it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Facts {
-    /// The program's version.
     pub version: String,
     /// The port of the explicit proxy.
     pub proxy_port: u16,
-    /// The registry door's port for plain http, where it is open.
+    /// The registry's port for HTTP; None if that is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_http_port: Option<u16>,
-    /// The registry door's port for https, where it is open.
+    /// The registry's port for HTTPS; None if that is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_https_port: Option<u16>,
     /// SHA-256 of the CA certificate, lower-case hex without colons.
     pub ca_sha256: String,
 }
 
-/// What the JSON has over the TXT record, which is the name's own.
+/// The JSON. It has the name, which a TXT record need not have because it belongs to that name.
 #[derive(Serialize)]
-struct Told<'a> {
+struct Json<'a> {
     #[serde(flatten)]
     facts: &'a Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,7 +36,7 @@ const REGISTRY_HTTPS: &str = "registry-https";
 const CA_SHA256: &str = "ca-sha256";
 
 impl Facts {
-    /// Of this program: its proxy's port and its CA's fingerprint, with or without colons.
+    /// The facts of this program, without a registry. The fingerprint may have colons.
     pub fn new(proxy_port: u16, ca_fingerprint: &str) -> Self {
         let (registry_http_port, registry_https_port) = (None, None);
         let ca_sha256 = ca_fingerprint.replace(':', "").to_ascii_lowercase();
@@ -44,16 +44,16 @@ impl Facts {
         Self { version, proxy_port, registry_http_port, registry_https_port, ca_sha256 }
     }
 
-    /// The TXT record's pairs.
-    pub fn txt(&self) -> Vec<(&'static str, String)> {
+    /// The pairs of the TXT record.
+    pub(crate) fn txt(&self) -> Vec<(&'static str, String)> {
         let ports = [(REGISTRY_HTTP, self.registry_http_port), (REGISTRY_HTTPS, self.registry_https_port)];
         let ports = ports.into_iter().filter_map(|(key, port)| Some((key, port?.to_string())));
         let first = [(VERSION, self.version.clone()), (PROXY, self.proxy_port.to_string())];
         first.into_iter().chain(ports).chain([(CA_SHA256, self.ca_sha256.clone())]).collect()
     }
 
-    /// From a TXT record; none where it is not one of ours.
-    pub fn from_txt<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+    /// Reads a TXT record; None if it is not one of ours.
+    pub(crate) fn from_txt<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         let port = |key| value(key).and_then(|text| text.parse::<u16>().ok()).filter(|port| *port != 0);
         Some(Self {
             version: value(VERSION).filter(|text| is_plain(text))?.to_owned(),
@@ -64,38 +64,38 @@ impl Facts {
         })
     }
 
-    /// As JSON, with the name that it is announced by, where it is.
-    pub fn to_json(&self, host: Option<&str>) -> Vec<u8> {
+    /// The JSON, with the announced name if there is one.
+    pub(crate) fn to_json(&self, host: Option<&str>) -> Vec<u8> {
         // Strings and numbers cannot fail.
-        serde_json::to_vec(&Told { facts: self, host }).unwrap_or_default()
+        serde_json::to_vec(&Json { facts: self, host }).unwrap_or_default()
     }
 
-    /// The announced name in such JSON.
-    pub fn host_in_json(text: &[u8]) -> Option<String> {
-        let told: serde_json::Value = serde_json::from_slice(text).ok()?;
-        told.get(HOST)?.as_str().filter(|host| is_plain(host)).map(str::to_owned)
+    /// The announced name in the JSON of an appliance.
+    pub(crate) fn host_in_json(text: &[u8]) -> Option<String> {
+        let json: serde_json::Value = serde_json::from_slice(text).ok()?;
+        json.get(HOST)?.as_str().filter(|host| is_plain(host)).map(str::to_owned)
     }
 
-    /// From the JSON of another appliance; none where it is not usable.
-    pub fn from_json(text: &[u8]) -> Option<Self> {
+    /// Reads the JSON of another appliance; None if it is not usable.
+    pub(crate) fn from_json(text: &[u8]) -> Option<Self> {
         let facts: Self = serde_json::from_slice(text).ok()?;
         let ca_sha256 = normal_fingerprint(&facts.ca_sha256)?;
         (is_plain(&facts.version) && facts.proxy_port != 0).then_some(Self { ca_sha256, ..facts })
     }
 
-    /// The port that a browser opens: the registry's web page, else the proxy's own page.
-    pub fn web_port(&self) -> u16 {
+    /// The port for browsers: that of the registry's web page, else that of the proxy's own page.
+    pub(crate) fn web_port(&self) -> u16 {
         self.registry_http_port.unwrap_or(self.proxy_port)
     }
 }
 
-/// A SHA-256 fingerprint in lower-case hex without colons; none where it is not one.
+/// A SHA-256 fingerprint in lower-case hex without colons; None if the text is not a fingerprint.
 pub fn normal_fingerprint(text: &str) -> Option<String> {
     let hex: String = text.trim().chars().filter(|character| *character != ':').collect();
     (hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| hex.to_ascii_lowercase())
 }
 
-/// Printable and short: it came over the network and goes to a terminal.
+/// Whether the text is short and printable. It comes from the network and goes to a terminal.
 fn is_plain(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -1,5 +1,5 @@
-//! What this machine is called and where it is, as the pages and the greeting tell it. Kept up to date by those who
-//! learn of a change; read without any system call.
+//! The name and the addresses of this machine, for the pages and the greeting. `announce` and the composition root keep
+//! them up to date; reading them takes no system call.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,6 @@ use nix::net::if_::InterfaceFlags;
 
 use super::interfaces::is_chosen;
 
-/// Name and addresses.
 #[derive(Default)]
 pub struct Identity {
     state: Mutex<State>,
@@ -22,23 +21,23 @@ struct State {
 }
 
 impl Identity {
-    /// The host name that is announced; none where nothing is.
+    /// The announced host name; None if nothing is announced.
     pub fn host(&self) -> Option<String> {
         self.lock().host.clone()
     }
 
-    /// The name, as it was asked for or as a conflict left it.
-    pub fn set_host(&self, host: String) {
+    /// Sets the announced name, which a conflict on the network may have changed.
+    pub(crate) fn set_host(&self, host: String) {
         self.lock().host = Some(host);
     }
 
-    /// By which others of the local network reach this machine; IPv4 first.
+    /// The addresses by which the local network reaches this machine, IPv4 first.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.lock().addresses.clone()
     }
 
-    /// Reads the addresses of this machine anew (a netlink dump: not for the event loop). `named` are the interfaces
-    /// to be found on, as in the configuration.
+    /// Reads the addresses of this machine again. `named` are the interfaces of the configuration; if empty, all of the
+    /// local network. Blocks (a netlink dump): not for the event loop.
     pub fn refresh(&self, named: &[String]) {
         let addresses = lan_addresses(named);
         self.lock().addresses = addresses;

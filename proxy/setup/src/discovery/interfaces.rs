@@ -1,18 +1,18 @@
-//! Which interfaces belong to the local network.
+//! Selects the interfaces of the local network.
 
 use mdns_sd::IfKind;
 use mdns_sd::IfPredicate;
 
-/// Interfaces of container runtimes begin so: whoever is behind them is on this machine.
+/// The names of container runtimes' interfaces begin with these. Only this machine is behind them.
 const CONTAINER_PREFIXES: [&str; 9] = ["docker", "br-", "veth", "cni", "flannel", "cali", "cilium", "podman", "kube-"];
 
-/// The interfaces to leave alone: all but those that are named, or all that are not of the local network.
+/// The interfaces that mDNS does not use.
 pub(super) fn excluded(named: &[String]) -> IfKind {
     let named = named.to_vec();
     IfKind::Predicate(IfPredicate::new(move |interface| !is_chosen(&interface.name, interface.is_loopback(), &named)))
 }
 
-/// Whether an interface is one of the named, or of the local network where none is named.
+/// Whether an interface is among those named; if none is named, whether it belongs to the local network.
 pub(super) fn is_chosen(name: &str, is_loopback: bool, named: &[String]) -> bool {
     if named.is_empty() {
         !is_loopback && !CONTAINER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_local_network_is_what_is_not_of_this_machine() {
+    fn the_local_network_has_neither_loopback_nor_containers() {
         for (name, is_loopback, chosen) in [
             ("eth0", false, true),
             ("enp1s0", false, true),

@@ -1,14 +1,16 @@
-//! Being found on the local network, and finding others: multicast DNS (RFC 6762) and its services (RFC 6763).
+//! Announces this appliance on the local network, and finds others: multicast DNS (RFC 6762) with services (RFC 6763).
 //!
 //! ```text
-//! serve ─► announce: thread of ours ─► mdns-sd: a thread and port 5353, shared with Avahi or resolved
-//! entrepot discover, client ─► browse: who is there ─► probe: is it well, is its CA the one it announced
+//! entrepot serve             announce   a thread of ours, which watches the thread of the crate mdns-sd; that one has
+//!                                       port 5353, shared with Avahi or systemd-resolved
+//! entrepot discover, client  browse     the appliances that answer
+//!                            probe      the facts and the CA certificate of one appliance, by HTTP
 //! ```
 //!
-//! `facts` is the one place that knows what is told about an appliance and under which keys.
+//! `facts` has the list of keys that describe an appliance; `identity` has the name and addresses of this machine.
 //!
-//! Invariants: nothing here is needed to serve: what fails is logged and tried again, and the proxy goes on. Questions
-//! that passed a router are not answered ([`entrepot_kernel::link_only`]).
+//! Invariants: serving never depends on this module: a failure is logged and tried again. Questions that passed a
+//! router are not answered ([`entrepot_kernel::link_only`]).
 
 pub mod announce;
 pub mod browse;
@@ -18,9 +20,9 @@ mod interfaces;
 pub mod probe;
 
 /// The service type of this product.
-pub const SERVICE: &str = "_docker-registry._tcp.local.";
-/// The service type that browsers list.
-pub const WEB_SERVICE: &str = "_http._tcp.local.";
+pub(crate) const SERVICE: &str = "_docker-registry._tcp.local.";
+/// The service type that programs list as web sites.
+pub(crate) const WEB_SERVICE: &str = "_http._tcp.local.";
 
-/// The port that every responder of a machine shares.
+/// The UDP port of mDNS, which all responders of a machine share.
 const MDNS_PORT: u16 = 5353;

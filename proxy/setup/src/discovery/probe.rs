@@ -1,7 +1,7 @@
-//! Asking an appliance itself: is it there, what does it tell, and which CA certificate does it have.
+//! Asks an appliance for its facts and its CA certificate.
 //!
-//! Everything comes by plain http from the proxy's port: a certificate is only believed once its fingerprint is the
-//! expected one.
+//! Both come by plain HTTP from the proxy's port, so callers trust the certificate only if it has the expected
+//! fingerprint.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,34 +22,33 @@ use tokio::time::timeout;
 
 use super::facts::Facts;
 
-/// A CA certificate as an appliance gives it out.
+/// The CA certificate of an appliance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaCertificate {
-    /// One certificate as PEM, as it is installed.
+    /// Exactly one certificate, as it is installed.
     pub pem: String,
-    /// Its SHA-256, lower-case hex.
+    /// The SHA-256 of the certificate, lower-case hex.
     pub sha256: String,
 }
 
-/// Why an appliance gave no answer that can be used.
+/// The reason why there is no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// No connection.
     #[error("{0} cannot be reached: {1}")]
     Unreachable(SocketAddr, String),
-    /// An answer, but not an appliance's.
+    /// Something answered that is not an appliance.
     #[error("{0} is not an entrepot: {1}")]
     Foreign(SocketAddr, String),
 }
 
-/// As openssl writes PEM, and the set-up scripts.
+/// The line length of PEM, as openssl and the set-up scripts write it.
 const PEM_COLUMNS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(5);
 const PAGE_MAX_BYTES: usize = 256 * 1024;
 
 impl CaCertificate {
-    /// The first certificate of a PEM text, encoded anew: whatever else the text has, the fingerprint does not cover it, and
-    /// a neighbour may have put it there.
+    /// The first certificate of a PEM text, encoded again. The fingerprint covers nothing else in the text, and an
+    /// attacker on the network may have added more.
     fn first_of(text: &str) -> Option<Self> {
         let der = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
         let sha256 = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -65,25 +64,25 @@ impl CaCertificate {
     }
 }
 
-/// The CA certificate at `/ca.crt`.
+/// Reads `/ca.crt`.
 pub async fn ca_certificate(proxy: SocketAddr) -> Result<CaCertificate, ProbeError> {
     let body = get(proxy, "/ca.crt").await?;
     let foreign = |reason: &str| ProbeError::Foreign(proxy, reason.to_owned());
     let pem = String::from_utf8(body.into()).map_err(|_| foreign("/ca.crt is not text"))?;
-    CaCertificate::first_of(&pem).ok_or_else(|| foreign("/ca.crt is no certificate"))
+    CaCertificate::first_of(&pem).ok_or_else(|| foreign("/ca.crt is not a certificate"))
 }
 
-/// What it tells about itself at `/setup/appliance`.
+/// Reads `/setup/appliance`.
 pub async fn facts(proxy: SocketAddr) -> Result<Facts, ProbeError> {
     facts_and_name(proxy).await.map(|(facts, _)| facts)
 }
 
-/// The same, with the name that it is announced by, where it is.
+/// Reads `/setup/appliance`: the facts, and the announced name if there is one.
 pub async fn facts_and_name(proxy: SocketAddr) -> Result<(Facts, Option<String>), ProbeError> {
     let body = get(proxy, "/setup/appliance").await?;
     match Facts::from_json(&body) {
         Some(facts) => Ok((facts, Facts::host_in_json(&body))),
-        None => Err(ProbeError::Foreign(proxy, "/setup/appliance tells nothing".to_owned())),
+        None => Err(ProbeError::Foreign(proxy, "/setup/appliance has no facts".to_owned())),
     }
 }
 
@@ -124,10 +123,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_certificate_of_the_fingerprint_comes_along() {
-        let ((genuine, der), (neighbours, _)) = (certificate("genuine"), certificate("neighbour"));
+        let ((genuine, der), (added, _)) = (certificate("genuine"), certificate("added"));
         let one_line = STANDARD.encode(&der);
         let unusual = format!("CA:\r\n-----BEGIN CERTIFICATE-----\r\n{one_line}\r\n-----END CERTIFICATE-----\r\n");
-        for served in [genuine.clone(), format!("{genuine}{neighbours}"), format!("{unusual}{neighbours}")] {
+        for served in [genuine.clone(), format!("{genuine}{added}"), format!("{unusual}{added}")] {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let proxy = listener.local_addr().expect("an address");
             let answering = tokio::spawn(async move {
@@ -139,7 +138,7 @@ mod tests {
             let ca = ca_certificate(proxy).await.expect("a certificate");
             answering.await.expect("answered");
             let sha256: String = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!((ca.pem, ca.sha256), (genuine.clone(), sha256), "as the usual file has it, byte for byte");
+            assert_eq!((ca.pem, ca.sha256), (genuine.clone(), sha256), "byte for byte as in the usual file");
         }
         assert_eq!(CaCertificate::first_of("no certificate"), None);
     }

@@ -1,9 +1,9 @@
-//! The appliance's console: who it is, where, the CA's fingerprint and the one line for clients, beside a QR code, within
-//! the 25 rows of 80 characters that the smallest console has.
+//! The text of the appliance's console: its name, its addresses, the CA's fingerprint and the one line for clients,
+//! beside a QR code. It fits the smallest console, 25 rows of 80 characters.
 //!
-//! A pure function from what is known to text that getty prints above its prompt; `cli::discover::console` keeps it true.
-//! Neighbour: `landing` tells the same as a page. Everything shown is printable ASCII but the code's blocks, and has no
-//! backslash, which getty would expand.
+//! Pure. getty prints the text above its prompt; `entrepot discover --console` keeps it up to date. `landing` shows the
+//! same as a web page. Everything is printable ASCII except the blocks of the QR code, and without a backslash, which
+//! getty would expand.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,41 +12,30 @@ use entrepot_core::quantity::Size;
 use super::landing::{compact_code, link};
 use crate::discovery::facts::Facts;
 
-/// What is known of this machine.
+/// The state of this machine.
 pub struct Console {
-    /// What the server tells.
     pub server: Server,
-    /// Every address of the local network, IPv4 first.
+    /// The addresses on the local network, IPv4 first.
     pub addresses: Vec<IpAddr>,
-    /// Where the data disk has less left than it should.
+    /// None if the data disk has room.
     pub short: Option<Short>,
 }
 
-/// The server of this machine.
+/// The server on this machine.
 pub enum Server {
-    /// It answers.
-    Up {
-        /// What it tells everybody.
-        facts: Facts,
-        /// The name that it is announced by.
-        host: Option<String>,
-    },
-    /// It does not.
-    Down {
-        /// The port that was asked.
-        port: u16,
-    },
+    /// The server answers. `host` is the announced name.
+    Up { facts: Facts, host: Option<String> },
+    /// The server does not answer on this port.
+    Down { port: u16 },
 }
 
-/// A file system without room.
+/// A file system with too little room.
 pub struct Short {
-    /// What is left for us.
     pub free: Size,
-    /// What is to be left.
+    /// The least that should be free.
     pub wanted: Size,
 }
 
-/// The text.
 pub fn text(console: &Console) -> String {
     let address = console.addresses.first();
     let mut below = troubles(console);
@@ -60,11 +49,11 @@ pub fn text(console: &Console) -> String {
     framed(&compact_code(&link(&at, &facts.ca_sha256)), &lines, &below)
 }
 
-/// What stands beside the code.
+/// The lines beside the QR code.
 fn about(facts: &Facts, host: Option<&str>, addresses: &[IpAddr]) -> Vec<String> {
     let name = host.unwrap_or("not announced by mDNS");
     let mut lines = vec![format!("entrepot {}", facts.version), String::new(), name.to_owned()];
-    // More would leave no room for the rest.
+    // More addresses would leave no room for the rest.
     lines.extend(addresses.iter().take(4).map(ToString::to_string));
     lines.push(String::new());
     lines.push("CA, SHA-256".to_owned());
@@ -84,7 +73,6 @@ fn about(facts: &Facts, host: Option<&str>, addresses: &[IpAddr]) -> Vec<String>
     lines
 }
 
-/// One clear line each.
 fn troubles(console: &Console) -> Vec<String> {
     let mut lines = Vec::new();
     if let Server::Down { port } = console.server {
@@ -99,7 +87,7 @@ fn troubles(console: &Console) -> Vec<String> {
     lines
 }
 
-/// `lines` at the right of `code`, what is `below` under both.
+/// `lines` to the right of `code`, and `below` under both.
 fn framed(code: &str, lines: &[String], below: &[String]) -> String {
     let code: Vec<&str> = code.lines().collect();
     let margin = code.first().map_or(0, |row| row.chars().count() + 1);
@@ -144,7 +132,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
-        // getty adds a line of its own and the prompt.
+        // getty adds a line and the prompt.
         assert!(text.lines().count() <= 23, "{}:\n{text}", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(text.contains('█') && !text.contains('\\'), "{text}");
@@ -156,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_one_line_each() {
+    fn each_trouble_has_one_line() {
         let nowhere = text(&up(&[]));
         assert!(
             nowhere.contains("No network") && !nowhere.contains("curl") && nowhere.contains("01234567"),

@@ -7,9 +7,9 @@ use maud::{Markup, PreEscaped, html};
 use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
-use crate::client::plan::Target;
+use crate::client::target::Target;
+use entrepot_core::route::WEB_PATH;
 use entrepot_net::page::Page;
-use entrepot_registry::web;
 
 /// What the page tells.
 pub(super) struct View<'a> {
@@ -44,7 +44,7 @@ pub(super) fn page(view: &View<'_>) -> String {
             }))
             (row("proxy", &html! { code { (proxy) } }))
             @if let Some(url) = mirror.map(|mirror| mirror.url()) {
-                (row("registry", &html! { code { (url) } br; a href={ (url) (web::PATH) } { "what is in it" } }))
+                (row("registry", &html! { code { (url) } br; a href={ (url) (WEB_PATH) } { "what is in it" } }))
             }
             (row("CA, SHA-256", &html! { code { (spaced(ca_sha256)) } }))
             (row("version", &html! { (view.version) }))

@@ -1,16 +1,16 @@
-//! Ready files for clients that prefer mirrors to interception: containerd, k3s, Docker, podman and CRI-O. Pure: where
-//! the registry door is goes in, the text of a file comes out. Every client asks the registry itself where the mirror does
-//! not answer.
+//! Ready files for clients that use mirrors instead of interception: containerd, k3s, Docker, Podman and CRI-O. Pure:
+//! the address of the mirror goes in, the text of a file comes out. Every client asks the registry itself if the mirror
+//! does not answer.
 
 use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 
-use crate::client::plan::Mirror;
-use crate::client::runtimes::texts;
+use crate::client::target::Mirror;
+use crate::client::texts;
 
-/// containerd's `hosts.toml`, for one registry or, in the folder `_default`, for all; Docker's containerd store and newer
-/// Docker engines read the same file.
-pub fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
+/// containerd's `hosts.toml` for one registry, or for all registries (the folder `_default`) if `registry` is None.
+/// Docker Engine with the containerd image store reads the same file.
+pub(super) fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
     let (folder, server) = match registry.map(known_as) {
         None => ("_default".to_owned(), String::new()),
         Some(name) if name == docker_hub::NAME => (name, format!("server = \"https://{}\"\n\n", docker_hub::REGISTRY)),
@@ -24,29 +24,29 @@ pub fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> String {
     )
 }
 
-/// k3s's and RKE2's `registries.yaml`, for all registries.
-pub fn k3s(mirror: &Mirror) -> String {
+/// The `registries.yaml` of k3s and RKE2, for all registries.
+pub(super) fn k3s(mirror: &Mirror) -> String {
     format!(
         "# /etc/rancher/k3s/registries.yaml (RKE2: /etc/rancher/rke2/registries.yaml); read when the node starts\n{}",
         texts::registries_yaml(mirror)
     )
 }
 
-/// Docker's `/etc/docker/daemon.json`. Docker asks mirrors for Docker Hub only. JSON has no place for a comment.
-pub fn docker(mirror: &Mirror) -> String {
+/// Docker's `/etc/docker/daemon.json`. It has no comment, since JSON has none. Docker uses mirrors for Docker Hub only.
+pub(super) fn docker(mirror: &Mirror) -> String {
     texts::daemon_json(mirror)
 }
 
-/// A file of `/etc/containers/registries.conf.d`, for podman, buildah, skopeo and CRI-O: each of these registries has its
-/// images below its own name at the mirror.
-pub fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
+/// A file of `/etc/containers/registries.conf.d`, for Podman, Buildah, Skopeo and CRI-O. Each of these registries has
+/// its images below its own name at the mirror.
+pub(super) fn podman(mirror: &Mirror, registries: &[RegistryHost]) -> String {
     let mut names: Vec<String> = registries.iter().map(known_as).collect();
     names.sort();
     names.dedup();
     format!("# /etc/containers/registries.conf.d/entrepot.conf\n{}", texts::registry_tables(mirror, &names))
 }
 
-/// As clients call a registry; a host's grammar has no quotes or slashes.
+/// The name of a registry in images. It needs no quoting: a host has no quotes or slashes.
 fn known_as(registry: &RegistryHost) -> String {
     let name = registry.authority(HTTPS_PORT);
     if docker_hub::REGISTRY_NAMES.contains(&&*name) { docker_hub::NAME.to_owned() } else { name }

@@ -1,5 +1,5 @@
-//! The pages with ready files for mirror mode, at the proxy's door and the registry's. What they say is made of the
-//! configuration that holds now and of the host that the client asked.
+//! The pages with ready files for mirror mode, at the proxy's door and the registry's. They are made of the present
+//! configuration and of the host name in the client's request; `mirror` has the texts.
 
 use bytes::Bytes;
 use entrepot_core::docker_hub;
@@ -9,15 +9,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use super::mirror::{containerd, docker, k3s, podman};
 use super::{PLAIN, answer, named_host, no_host, plain};
-use crate::client::plan::Mirror;
+use crate::client::target::Mirror;
 use crate::discovery::facts::Facts;
 use entrepot_config::ready::LiveConfig;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// Below it: `<registry>/hosts.toml`.
+/// It is followed by `<registry>/hosts.toml`.
 const CERTS_D: &str = "/setup/containerd/certs.d/";
 
-/// The page at `path`, or `None` where there is none, or no registry door for clients to be led to.
+/// The page at `path`. None if there is no such page, or if the registry door is closed.
 pub fn page(
     method: &Method,
     path: &str,
@@ -48,7 +48,7 @@ pub fn page(
     };
     Some(match *method {
         Method::GET => answer(StatusCode::OK, content_type, file(&mirror).into()),
-        // The length of what GET would send stays in the head.
+        // The head is that of GET, with its Content-Length.
         Method::HEAD => answer(StatusCode::OK, content_type, file(&mirror).into()).map(|_| Bytes::new()),
         _ => {
             let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read.\n");
@@ -58,15 +58,15 @@ pub fn page(
     })
 }
 
-/// The registry door under the name that the client used; plain where it is, as that needs no trust in our CA.
+/// The registry under the host name that the client used. HTTP comes before HTTPS, since it needs no trust in our CA.
 fn mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
     let plain = facts.registry_http_port.map(|port| ("http", port));
     let (scheme, port) = plain.or_else(|| Some(("https", facts.registry_https_port?)))?;
-    // No host has port 0, so the port is always written.
+    // No host has port 0, so the text always has the port.
     Some(Mirror { scheme, authority: asked.with_port(port).authority(0) })
 }
 
-/// The registries that are listed by name.
+/// The registries of the configuration that are whole names, not patterns.
 fn listed(config: &LiveConfig) -> Vec<RegistryHost> {
     let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
     hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()

@@ -1,16 +1,19 @@
-//! The local pages of the client port: what health probes, Docker hosts and the Kind recipe fetch from docker-registry-proxy.
+//! The local pages of the proxy's port, for health probes, clients to be set up, and people. `/`, `/ca.crt` and
+//! `/setup/systemd` are the same as in docker-registry-proxy.
 //!
-//! A pure function from a request's head to an answer; the proxy door calls it for origin-form requests before anything
-//! else. Nothing that a client wrote reaches a page except a parsed [`RegistryHost`].
+//! A pure function from the head of a request to an answer. The proxy's door calls it for requests in origin form
+//! before anything else. Of the client's text only a parsed [`RegistryHost`] reaches a page.
+//!
+//! `landing` is the page for people, `console` the text for the appliance's screen, `mirror_pages` and `mirror` the
+//! ready files, `script` the text of `/setup/systemd`. The other scripts are in `client::scripts`.
 
 pub mod console;
 mod landing;
-pub mod mirror;
+mod mirror;
 pub mod mirror_pages;
 mod script;
 #[cfg(test)]
 mod script_runs;
-pub mod scripts;
 
 use std::sync::Arc;
 
@@ -22,15 +25,15 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
-use crate::client::plan::Target;
+use crate::client::scripts::{self, Script};
+use crate::client::target::Target;
 use crate::discovery::facts::Facts;
 use crate::discovery::identity::Identity;
 use entrepot_net::page::POLICY;
 use landing::View;
 pub use landing::{link, terminal_code};
-use scripts::Script;
 
-/// What the pages say about the appliance and its certificate authority. Made once; made anew when the CA rotates.
+/// The facts and the CA certificate that the pages show. It is replaced when the CA rotates.
 pub struct CaPage {
     pem: Bytes,
     facts: Facts,
@@ -38,7 +41,7 @@ pub struct CaPage {
     etag: HeaderValue,
 }
 
-/// Compared by health probes, byte for byte.
+/// Health probes compare it byte for byte.
 const BANNER: &str = "docker-registry-proxy: The docker caching proxy is working!";
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
@@ -48,10 +51,9 @@ const WINDOWS: &str = include_str!("docker-desktop-windows.txt");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CERTIFICATE: HeaderValue = HeaderValue::from_static("application/x-x509-ca-cert");
 
-/// Makes a page's answer to GET.
+/// Makes the answer to GET.
 type Content = fn(&HeaderMap, &CaPage) -> Response<Bytes>;
 
-/// Every page.
 const PAGES: &[(&str, Content)] = &[
     ("/", front),
     ("/ca.crt", certificate),
@@ -66,12 +68,12 @@ const PAGES: &[(&str, Content)] = &[
     ("/setup/undo", |_, _| answer(StatusCode::OK, PLAIN, scripts::undo().into())),
 ];
 
-/// The page at `path`, or `None` where there is none.
+/// The page at `path`; None if there is no such page.
 pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Option<Response<Bytes>> {
     let (_, content) = PAGES.iter().find(|(known, _)| *known == path)?;
     Some(match *method {
         Method::GET => content(headers, ca),
-        // The length of what GET would send stays in the head.
+        // The head is that of GET, with its Content-Length.
         Method::HEAD => content(headers, ca).map(|_| Bytes::new()),
         _ => {
             let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "This page can only be read.\n");
@@ -82,7 +84,7 @@ pub fn page(method: &Method, path: &str, headers: &HeaderMap, ca: &CaPage) -> Op
 }
 
 impl CaPage {
-    /// The certificate, what clients are told, and what people are.
+    /// `pem` is the CA certificate, `facts` are for clients, `identity` is for people.
     pub fn new(pem: Bytes, facts: Facts, identity: Arc<Identity>) -> Self {
         let tag: String = digest(&SHA256, &pem).as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let etag = HeaderValue::try_from(format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("\"ca\""));
@@ -107,7 +109,7 @@ fn certificate(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     response
 }
 
-/// Whether `If-None-Match` lists the tag; compared weakly, as RFC 9110 section 13.1.2 has it.
+/// Whether `If-None-Match` has the tag, by weak comparison (RFC 9110 section 13.1.2).
 fn names(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     let listed = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     listed
@@ -137,7 +139,7 @@ fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     response
 }
 
-/// Instructions for where no script of ours runs.
+/// Instructions for systems that no script of ours can set up.
 fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     let Some(host) = named_host(headers) else { return no_host() };
     let target = target(&host, ca);
@@ -150,7 +152,7 @@ fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     answer(StatusCode::OK, PLAIN, text.into())
 }
 
-/// For `entrepot discover` and `entrepot client`.
+/// The facts, for `entrepot discover` and `entrepot client`.
 fn appliance(_: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     let json = ca.facts.to_json(ca.identity.host().as_deref());
     answer(StatusCode::OK, JSON, json.into())
@@ -170,8 +172,8 @@ fn set_up(script: Script, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     }
 }
 
-/// This appliance as the client that asked names it. The port is the one that it came by, which may be mapped, unless
-/// that is another door's.
+/// This appliance under the host name and port of the client's request: a port may be mapped on the way. If the request
+/// came to the registry's port, the proxy's own port is used.
 fn target(host: &RegistryHost, ca: &CaPage) -> Target {
     let facts = &ca.facts;
     let of_registry = [facts.registry_http_port, facts.registry_https_port].contains(&Some(host.port()));
@@ -186,7 +188,7 @@ fn target(host: &RegistryHost, ca: &CaPage) -> Target {
     }
 }
 
-/// The host that the client asked, where the Host header names one, once.
+/// The host in the Host header; None if that is missing, repeated or not a host.
 fn named_host(headers: &HeaderMap) -> Option<RegistryHost> {
     let mut named = headers.get_all(HOST).iter();
     match (named.next().map(HeaderValue::to_str), named.next()) {
@@ -199,7 +201,7 @@ fn no_host() -> Response<Bytes> {
     plain(StatusCode::BAD_REQUEST, "The Host header must name this proxy once, as host or host:port.\n")
 }
 
-/// What a client means that asked a URL without a port.
+/// The port of a URL that has none.
 const HTTP_PORT: u16 = 80;
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Bytes> {

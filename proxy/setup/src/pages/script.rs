@@ -1,23 +1,24 @@
 //! The shell script of `/setup/systemd`.
 //!
-//! Contract (compatibility page, section 2): users pipe it through `sed s/docker\.service/containerd\.service/g` (the
-//! shell eats the backslash, so the dot matches anything) and `sed '/Environment/ s/$/ "NO_PROXY=…"/'` into bash.
-//! So one line only has that second word, it ends in `"`, and the unit's name stands where it is meant and nowhere
-//! else. `script_runs` runs it through both.
+//! Contract, kept from docker-registry-proxy: users pipe the script through `sed
+//! s/docker\.service/containerd\.service/g` (the shell removes the backslash, so the dot matches any character) and
+//! `sed '/Environment/ s/$/ "NO_PROXY=…"/'` into bash. Therefore exactly one line has the word "Environment", that line
+//! ends in `"`, and the name of the unit stands only where it is meant. The tests in `script_runs` run the script
+//! through both.
 
 use entrepot_core::host::RegistryHost;
 
-/// The script for a client that reaches this proxy as `host`, pinning the CA's fingerprint (lower-case hex).
+/// The script for a client that reaches this proxy as `host`. It pins the CA's fingerprint (lower-case hex).
 pub(super) fn systemd(host: &RegistryHost, fingerprint: &str) -> String {
-    // A RegistryHost has letters, digits, `.-_:[]` only, and a fingerprint hex digits; both stand in double quotes.
-    // No host has port 0, so the port is always written.
+    // Both texts stand in double quotes: a RegistryHost has only letters, digits and `.-_:[]`, a fingerprint hex
+    // digits. No host has port 0, so the text always has the port.
     TEMPLATE.replace("@PROXY@", &host.authority(0)).replace("@FINGERPRINT@", fingerprint)
 }
 
-/// In a function, so that a download cut short runs nothing, and with its own standard input, so that no command
-/// can eat the rest of a script that is piped into the shell.
+/// Everything is in a function, so that a download that is cut short runs nothing. `main` has its own standard input,
+/// so that no command reads the rest of a script that is piped into the shell.
 ///
-/// The drop-in is taken away again if the CA cannot be trusted: without trust every pull would fail.
+/// If the CA cannot be trusted, the drop-in is removed again: without trust every pull would fail.
 const TEMPLATE: &str = r##"#!/bin/sh
 # Makes this machine's container engine pull through the caching proxy http://@PROXY@/
 set -e

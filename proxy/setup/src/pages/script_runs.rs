@@ -1,7 +1,8 @@
-//! Runs the served script for real: through the Kind recipe's two `sed` lines, verbatim, into bash, in a mount
-//! namespace where `/etc` and `/usr/share` are empty, with `curl`, `systemctl` and the trust tools replaced by recorders.
+//! Runs the served script: through the two `sed` lines of Kind's recipe, word for word, into bash. The script runs in a
+//! mount namespace with an empty `/etc` and `/usr/share`; `curl`, `systemctl` and the trust tools are replaced by
+//! recorders.
 //!
-//! Needs root, or user namespaces. Where neither is allowed these tests fail and say so; they never pass unrun.
+//! The tests need root or user namespaces. Without either they fail and say so; they never pass without having run.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use super::{CaPage, page};
 use crate::discovery::facts::Facts;
 
-/// The lines of the recipe that users have.
+/// The recipe that users have.
 const KIND_RECIPE: &str = r#"curl http://docker-registry-proxy:3128/setup/systemd \
       | sed s/docker\.service/containerd\.service/g \
       | sed '/Environment/ s/$/ "NO_PROXY=127.0.0.0\/8,10.0.0.0\/8,172.16.0.0\/12,192.168.0.0\/16"/' \
@@ -28,14 +29,14 @@ const PLAIN_RECIPE: &str = "curl http://docker-registry-proxy:3128/setup/systemd
 const DEBIAN: &str = "mkdir -p /etc/systemd; printf 'mozilla/A.crt' >/etc/ca-certificates.conf";
 const NAMESPACE_REFUSED: i32 = 99;
 
-/// A machine made of a shell line, and what was left of it.
+/// A machine that a shell line prepared, after the script ran.
 struct Machine {
     folder: TempDir,
     output: Output,
 }
 
 impl Machine {
-    /// `prepare` fills `/etc`; `trust_tool` is the one that this machine has.
+    /// `prepare` fills `/etc`; `trust_tool` is the only trust tool of this machine.
     fn run(prepare: &str, trust_tool: &str, recipe: &str) -> Self {
         Self::run_with_pinned(prepare, trust_tool, recipe, None)
     }
@@ -44,7 +45,7 @@ impl Machine {
         Self::run_with(prepare, trust_tool, recipe, pinned, "")
     }
 
-    /// `appended` stands behind the genuine certificate in what is served.
+    /// `appended` follows the genuine certificate in the served file.
     fn run_with(prepare: &str, trust_tool: &str, recipe: &str, pinned: Option<&str>, appended: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path();
@@ -88,7 +89,7 @@ impl Machine {
         String::from_utf8_lossy(&[&*self.output.stdout, &*self.output.stderr].concat()).into_owned()
     }
 
-    /// The recorded commands.
+    /// The recorded commands, without curl.
     fn calls(&self) -> Vec<String> {
         let calls = fs::read_to_string(self.folder.path().join("calls")).expect("recorded");
         calls.lines().filter(|call| !call.starts_with("curl")).map(str::to_owned).collect()
@@ -112,7 +113,7 @@ fn namespace() -> Command {
     command
 }
 
-/// A PATH of the few tools that every system has, and recorders.
+/// Makes a folder for PATH with the few tools that every system has, and the recorders.
 fn tools(root: &Path, trust_tool: &str) {
     let bin = root.join("bin");
     fs::create_dir(&bin).expect("made");
@@ -122,7 +123,7 @@ fn tools(root: &Path, trust_tool: &str) {
         symlink(found.unwrap_or_else(|| panic!("{tool} is installed")), bin.join(tool)).expect("linked");
     }
     let root = root.display();
-    // Swallows its standard input too, as careless hooks do.
+    // It reads its standard input too, as careless hooks do.
     let recorder = format!("echo \"${{0##*/}} $*\" >>{root}/calls; cat >/dev/null");
     let curl = format!(
         "out=/dev/stdout; url=; echo \"curl $*\" >>{root}/calls\n\
@@ -199,7 +200,8 @@ fn a_machine_without_systemd_is_left_alone() {
     assert!(machine.calls().is_empty());
 }
 
-/// The drop-in must not outlive the failure: a restart would pull through a proxy that nothing trusts.
+/// The drop-in must not stay after a failure: after a restart, Docker would pull through a proxy that it does not
+/// trust.
 #[test]
 fn without_trust_nothing_is_configured() {
     let wrong = "00".repeat(32);
@@ -214,10 +216,10 @@ fn without_trust_nothing_is_configured() {
     }
 }
 
-/// A neighbour may serve the genuine certificate with his own behind it.
+/// An attacker on the network may serve the genuine certificate followed by another one.
 #[test]
 fn only_the_certificate_of_the_fingerprint_is_trusted() {
-    let other = rcgen::generate_simple_self_signed(["neighbour".to_owned()]).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(["attacker".to_owned()]).expect("a certificate");
     for recipe in [PLAIN_RECIPE, KIND_RECIPE] {
         let host = Machine::run_with(DEBIAN, "update-ca-certificates", recipe, None, &other.cert.pem());
         assert_eq!(host.code(), 0, "{}", host.said());

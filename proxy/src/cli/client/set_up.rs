@@ -6,10 +6,12 @@ use nix::sys::stat::{Mode as FileMode, umask};
 
 use super::{CameOfIt, ClientError, SetupOptions, require_root, run_command, tell};
 use entrepot_setup::client::appliance::{Appliance, ask, find};
-use entrepot_setup::client::execute::{apply, shown};
+use entrepot_setup::client::execute::apply;
 use entrepot_setup::client::host::Host;
 use entrepot_setup::client::journal::{Journal, before};
-use entrepot_setup::client::plan::{Plan, Target};
+use entrepot_setup::client::plan::Plan;
+use entrepot_setup::client::steps::shown;
+use entrepot_setup::client::target::Target;
 use entrepot_setup::client::verify::{Image, Trust, Verdict, verify};
 use entrepot_setup::client::{Mode, Runtime, runtimes};
 use entrepot_setup::discovery::facts::normal_fingerprint;

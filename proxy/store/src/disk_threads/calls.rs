@@ -101,7 +101,7 @@ impl Calls {
         ring::rename(from, to).await.map_err(|error| StoreError::from_io("rename", from, error))
     }
 
-    /// Removes a file; false where there was none.
+    /// Removes a file; false if there was none.
     pub(crate) async fn unlink(self, path: &Path) -> Result<bool, StoreError> {
         if self != Self::Ring {
             let path = path.to_owned();

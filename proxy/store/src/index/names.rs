@@ -8,8 +8,8 @@ use entrepot_core::name::Tag;
 use redb::{Error, ReadTransaction};
 
 use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PUBLIC, TAGS, Tables, digest_of, ms_of, time_of};
+use crate::entries::{ArtefactEntry, TagEntry, TagKey};
 use crate::memory::Stale;
-use crate::names::{ArtefactEntry, TagEntry, TagKey};
 use crate::place::Place;
 
 impl Tables<'_> {

@@ -8,8 +8,8 @@ use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTa
 
 use super::recency::PINNED;
 use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PUBLIC, TAGS, Tables, digest_of};
+use crate::entries::TagKey;
 use crate::memory::Stale;
-use crate::names::TagKey;
 use crate::place::Place;
 
 /// Rows of one table that are looked at in one go.

@@ -14,9 +14,9 @@ use redb::{Database, Durability, Error};
 
 use super::opening::{self, Opened, ailment_of};
 use super::queue::{Ailment, Job};
+use super::rebuild;
 use super::tables::{self, Tables};
 use super::{Shared, write_lock};
-use crate::rebuild;
 
 /// How long a change may be visible without being durable, and the pause between attempts to heal the index.
 const DURABLE_INTERVAL: Duration = Duration::from_secs(1);

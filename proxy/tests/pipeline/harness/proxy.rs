@@ -24,15 +24,15 @@ use entrepot_observe::access_log::AccessLog;
 use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
 use entrepot_observe::request_log::RequestLog;
-use entrepot_registry::access::Access;
+use entrepot_registry::access::AccessControl;
 use entrepot_registry::events::{Events, Source};
 use entrepot_registry::{LocalRegistry, RegistryService};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::pages::CaPage;
 use entrepot_store::{DiskSettings, Limits, Store};
-use entrepot_upstream::client::UpstreamClient;
-use entrepot_upstream::exchange::{Memory, Upstream as WayOut};
+use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
+use entrepot_upstream::registry_client::{RegistryClient as WayOut, UpstreamMemory};
 use http::{HeaderValue, Method};
 use tempfile::TempDir;
 use tokio::io::DuplexStream;
@@ -159,7 +159,7 @@ impl Proxy {
         let ports = config.startup.registry.ports();
         let snapshot = snapshot(config.live);
         let door = &snapshot.config.registry;
-        let access = Access::open(door.rights.clone(), &data).expect("a key");
+        let access = AccessControl::open(door.rights.clone(), &data).expect("a key");
         let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
         let events = Events::new(source, snapshot.upstream.clone());
         let local = LocalRegistry::open(pull.store.clone(), ports, door, access, events);
@@ -317,9 +317,9 @@ fn open(
 }
 
 fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
-    let client = UpstreamClient::new(&config.upstream, &config.registries, &Ourselves::default());
+    let client = HttpClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());
-    let memory = Memory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
     Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
 }

@@ -1,7 +1,7 @@
-//! Adding to a configuration file that has no drop-ins, without touching a byte of what stands there. What comes out is
-//! parsed again: a text that would not mean the old one plus the addition is not written.
+//! Adds to a configuration file that has no drop-ins, and keeps every byte of the present text. The result is parsed
+//! again: if it does not mean the present text plus the addition, it is not used.
 
-/// `text` with more TOML at its end; none where that would change what is there, or is no TOML.
+/// `text` with more TOML at its end; None if `text` is not TOML or the addition would change its meaning.
 pub(super) fn toml(text: &str, addition: &str) -> Option<String> {
     let before: toml::Table = toml::from_str(text).ok()?;
     let line_end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
@@ -20,7 +20,7 @@ fn contains(whole: &toml::Value, part: &toml::Value) -> bool {
     }
 }
 
-/// `text` with one more member of its object, in front; none where it has one of that name, or is no JSON object.
+/// `text` with one more member at the start of its object; None if `text` is not a JSON object or has such a member.
 pub(super) fn json(text: &str, name: &str, value: &serde_json::Value) -> Option<String> {
     let before: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     if before.contains_key(name) {

@@ -1,13 +1,14 @@
-//! buildkitd as a client of mirrors: tables at the end of `buildkitd.toml`.
+//! buildkitd with mirrors: tables at the end of `buildkitd.toml`.
 
-use super::super::host::Host;
-use super::super::plan::{Mirror, Plan, PlanError};
 use super::additions;
-use super::texts;
+use crate::client::host::Host;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Mirror;
+use crate::client::texts;
 
 const FILE: &str = "/etc/buildkit/buildkitd.toml";
 
-/// Each registry by way of the mirror.
+/// Sends pulls from each of these registries to the mirror.
 pub(super) fn mirror(host: &Host, mirror: &Mirror, registries: &[String], plan: &mut Plan) -> Result<(), PlanError> {
     let tables = texts::buildkitd_tables(mirror, registries);
     match host.text(FILE)? {

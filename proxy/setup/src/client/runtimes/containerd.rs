@@ -1,33 +1,34 @@
-//! containerd as a client of mirrors: `certs.d/_default/hosts.toml`, and the setting that makes it look there.
+//! containerd with a mirror: `certs.d/_default/hosts.toml`, and the setting that makes containerd read it.
 
-use super::super::host::Host;
-use super::super::plan::{Mirror, Plan, PlanError};
 use super::additions;
-use super::texts::{self, CONTAINERD_CERTS as CERTS};
+use crate::client::host::Host;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Mirror;
+use crate::client::texts::{self, CONTAINERD_CERTS as CERTS};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 
-/// Every registry, by way of the mirror; containerd goes to the registry itself where the mirror is gone.
+/// Sends pulls from every registry to the mirror. containerd asks the registry itself if the mirror does not answer.
 pub(super) fn mirror(host: &Host, mirror: &Mirror, plan: &mut Plan) -> Result<(), PlanError> {
     let folder = match host.text(CONFIG)? {
         None => {
             plan.write(CONFIG, texts::config_toml());
             CERTS.to_owned()
         }
-        Some(text) => looked_at(&text, plan)?,
+        Some(text) => hosts_folder(&text, plan)?,
     };
     plan.write(format!("{folder}/_default/hosts.toml"), texts::hosts_toml(mirror));
     for name in named_hosts(host, &folder) {
-        plan.notes.push(format!("{folder}/{name}/hosts.toml is there already and stays in force for {name}"));
+        plan.notes.push(format!("{folder}/{name}/hosts.toml exists and stays in force for {name}"));
     }
     Ok(())
 }
 
-/// The plugin that pulls for Kubernetes, by version of the configuration's format.
+/// The plugin that pulls for Kubernetes, for each version of the configuration's format.
 const PLUGINS: [(i64, &str); 3] = [(1, "cri"), (2, "io.containerd.grpc.v1.cri"), (3, "io.containerd.cri.v1.images")];
 
-/// The folder that this configuration looks for `hosts.toml` in; where it looks nowhere, it is told to.
-fn looked_at(text: &str, plan: &mut Plan) -> Result<String, PlanError> {
+/// The folder in which containerd looks for `hosts.toml`. A configuration that names none gets the usual one.
+fn hosts_folder(text: &str, plan: &mut Plan) -> Result<String, PlanError> {
     let foreign = |what: &str| PlanError::Foreign {
         path: CONFIG.to_owned(),
         what: what.to_owned(),
@@ -42,7 +43,7 @@ fn looked_at(text: &str, plan: &mut Plan) -> Result<String, PlanError> {
         return Err(foreign("names mirrors already"));
     }
     match registry.and_then(|registry| registry.get("config_path")).and_then(toml::Value::as_str) {
-        // Several folders are separated as in PATH; the first is searched first.
+        // Several folders are separated by colons; the first one is searched first.
         Some(paths) if !paths.is_empty() => Ok(paths.split(':').next().unwrap_or(CERTS).to_owned()),
         _ => {
             let whole = additions::toml(text, &texts::registry_table(format.1))

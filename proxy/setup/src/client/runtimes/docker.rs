@@ -1,15 +1,16 @@
-//! Docker Engine's own file, `daemon.json`: it has no drop-ins, so one member is added where it is missing.
+//! Docker Engine's `daemon.json`, which has no drop-ins: the mirror is one more member of its object.
 
 use serde_json::{Map, Value, json};
 
-use super::super::host::Host;
-use super::super::plan::{Mirror, Plan, PlanError};
 use super::additions;
-use super::texts::{self, DOCKER_MIRRORS as MIRRORS};
+use crate::client::host::Host;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Mirror;
+use crate::client::texts::{self, DOCKER_MIRRORS as MIRRORS};
 
 const FILE: &str = "/etc/docker/daemon.json";
 
-/// Docker's mirrors stand for Docker Hub alone; its own client takes everything else directly.
+/// Sends pulls from Docker Hub to the mirror. Docker has no mirrors for other registries.
 pub(super) fn mirror(host: &Host, mirror: &Mirror, plan: &mut Plan) -> Result<(), PlanError> {
     let wanted = json!([mirror.url()]);
     let text = match host.text(FILE)? {
@@ -27,12 +28,12 @@ pub(super) fn mirror(host: &Host, mirror: &Mirror, plan: &mut Plan) -> Result<()
     Ok(())
 }
 
-/// A proxy in `daemon.json` would win over the service's environment.
+/// An error if `daemon.json` names a proxy: that would take precedence over the service's environment.
 pub(super) fn refuse_proxies(host: &Host) -> Result<(), PlanError> {
     let Some(text) = host.text(FILE)? else { return Ok(()) };
     if members(&text)?.contains_key("proxies") {
         let (path, what) = (FILE.to_owned(), "sets proxies already".to_owned());
-        let hint = "take them away first, where this appliance is to be used".to_owned();
+        let hint = "remove them first to use this appliance".to_owned();
         return Err(PlanError::Foreign { path, what, hint });
     }
     Ok(())

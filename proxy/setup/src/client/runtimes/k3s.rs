@@ -1,11 +1,12 @@
-//! k3s as a client of mirrors: `registries.yaml`, which is one file without drop-ins.
+//! k3s with a mirror: `registries.yaml`, one file without drop-ins.
 
-use super::super::plan::{Mirror, Plan, PlanError};
-use super::texts;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Mirror;
+use crate::client::texts;
 
 const FILE: &str = "/etc/rancher/k3s/registries.yaml";
 
-/// Every registry, by way of the mirror. A file that is there already is somebody's: the executor refuses to replace it.
+/// Sends pulls from every registry to the mirror. If the file exists, `execute` refuses to replace it.
 pub(super) fn mirror(mirror: &Mirror, plan: &mut Plan) -> Result<(), PlanError> {
     plan.write(FILE, texts::registries_yaml(mirror));
     Ok(())

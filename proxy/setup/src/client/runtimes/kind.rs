@@ -1,11 +1,12 @@
-//! Kind's nodes are containers with a systemd and a containerd of their own: the script that hosts without this program
-//! use is run inside each. It is made here, with the fingerprint that was checked, and not fetched.
+//! The nodes of Kind: containers with a systemd and a containerd of their own. The shell script for hosts without this
+//! program runs inside each node. It is made here, with the fingerprint that was checked, and not downloaded.
 
-use super::super::plan::{Plan, PlanError, Target};
-use super::super::{Mode, Runtime};
-use crate::pages::scripts::{Script, undo};
+use crate::client::plan::{Plan, PlanError};
+use crate::client::scripts::{Script, undo};
+use crate::client::target::Target;
+use crate::client::{Mode, Runtime};
 
-/// The script in every node, and its opposite.
+/// The plan that runs the script in every node, and the undo script later.
 pub(super) fn plan(mode: Mode, target: &Target, nodes: &[String]) -> Result<Plan, PlanError> {
     if nodes.is_empty() {
         let missing = "running container with the label io.x-k8s.kind.cluster".to_owned();

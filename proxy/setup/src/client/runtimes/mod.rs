@@ -1,4 +1,5 @@
-//! What each runtime needs: pure functions from the machine's files and the appliance to a [`Plan`].
+//! The set-up of each runtime: pure functions from the machine's files and the appliance to a [`Plan`]. The texts of
+//! the files are in `texts`.
 
 mod additions;
 mod buildkit;
@@ -11,22 +12,16 @@ mod registries_conf;
 mod service;
 #[cfg(test)]
 mod tests;
-pub(crate) mod texts;
-
-use entrepot_config::BUILT_IN_REGISTRIES;
-use entrepot_core::docker_hub;
 
 use super::host::Host;
-use super::plan::{Plan, PlanError, Target};
+use super::plan::{Plan, PlanError};
+use super::target::Target;
+use super::texts::mirrored;
 use super::{Mode, Runtime, trust};
 use service::Service;
 
-/// Registries that a mirror stands in for where the format wants them named: a pattern names none.
-pub(crate) fn mirrored() -> impl Iterator<Item = &'static str> {
-    [docker_hub::NAME].into_iter().chain(BUILT_IN_REGISTRIES.into_iter().filter(|name| !name.contains('*')))
-}
-
-/// The plan, or the reason against it. `kind_nodes` are the containers of Kind clusters that run here.
+/// The plan, or the reason why there is none. `kind_nodes` are the names of the containers of this machine's Kind
+/// clusters.
 pub fn plan(
     runtime: Runtime,
     mode: Mode,
@@ -44,8 +39,8 @@ pub fn plan(
         Mode::Proxy => proxy(runtime, service.as_ref(), host, target, &mut plan)?,
         Mode::Mirror => mirror(runtime, host, target, &mut plan)?,
         Mode::Redirect => plan.notes.push(
-            "this machine trusts the appliance now; its connections come there where the appliance is its gateway, or \
-             where `entrepot redirect host` runs here"
+            "this machine trusts the appliance now; its connections reach the appliance if that is its gateway, or if \
+             `entrepot redirect host` runs here"
                 .to_owned(),
         ),
     }

@@ -1,12 +1,14 @@
-//! Podman, Buildah and Skopeo have no daemon: the proxy stands in a drop-in of `containers.conf`.
+//! Podman, which has no daemon: the proxy is set in a drop-in of `containers.conf`.
 
-use super::super::host::Host;
-use super::super::plan::{Plan, PlanError, Target};
-use super::texts;
+use crate::client::host::Host;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Target;
+use crate::client::texts;
 
 const OWN: &str = "/etc/containers/containers.conf.d/50-entrepot.conf";
 
-/// The engine's environment. The list is one setting: where somebody has set it, adding would take theirs away.
+/// Adds the proxy to the engine's environment. That list is a single setting, so if somebody has set it already, a
+/// drop-in would replace it; the plan fails then.
 pub(super) fn proxy(host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
     let files = ["/etc/containers/containers.conf".to_owned()];
     let files = files.into_iter().chain(host.files("/etc/containers/containers.conf.d", ".conf"));

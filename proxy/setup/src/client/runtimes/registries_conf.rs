@@ -1,12 +1,13 @@
-//! Podman and CRI-O as clients of mirrors: a drop-in of `registries.conf` that names each registry.
+//! Podman and CRI-O with a mirror: a drop-in of `registries.conf` that names each registry.
 
-use super::super::host::Host;
-use super::super::plan::{Mirror, Plan, PlanError};
-use super::texts;
+use crate::client::host::Host;
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Mirror;
+use crate::client::texts;
 
 const OWN: &str = "/etc/containers/registries.conf.d/50-entrepot.conf";
 
-/// Each registry by way of the mirror; the registry itself where the mirror is gone.
+/// Sends pulls from each of these registries to the mirror. The registry itself is asked if the mirror does not answer.
 pub(super) fn mirror(host: &Host, mirror: &Mirror, registries: &[String], plan: &mut Plan) -> Result<(), PlanError> {
     let files = ["/etc/containers/registries.conf".to_owned()];
     let files = files.into_iter().chain(host.files("/etc/containers/registries.conf.d", ".conf"));
@@ -24,7 +25,7 @@ pub(super) fn mirror(host: &Host, mirror: &Mirror, registries: &[String], plan: 
     Ok(())
 }
 
-/// Whether the file says something about a registry. One that is not TOML is podman's to complain about.
+/// Whether the file has settings for a registry. A file that is not TOML has none; Podman itself complains about it.
 fn names(text: &str, registry: &str) -> bool {
     let Ok(config) = toml::from_str::<toml::Table>(text) else { return false };
     let entries = config.get("registry").and_then(toml::Value::as_array).into_iter().flatten();

@@ -1,26 +1,27 @@
-//! Runtimes that are systemd services: a drop-in with the proxy in their environment, and their restart.
+//! Runtimes that are systemd services: a drop-in sets the proxy in their environment, and they are restarted.
 
-use super::super::Runtime;
-use super::super::host::{Host, UNIT_FOLDERS};
-use super::super::plan::{Plan, PlanError, Target};
-use super::texts;
+use crate::client::Runtime;
+use crate::client::host::{Host, UNIT_FOLDERS};
+use crate::client::plan::{Plan, PlanError};
+use crate::client::target::Target;
+use crate::client::texts;
 
-/// A runtime's service on this machine.
+/// The service of a runtime on this machine.
 pub(super) struct Service {
     unit: &'static str,
-    /// In front of HTTPS_PROXY and NO_PROXY.
+    /// The names HTTPS_PROXY and NO_PROXY begin with this.
     prefix: &'static str,
-    /// Files of variables that distributions let the unit read.
+    /// Files with variables that distributions make the unit read.
     environment_files: &'static [&'static str],
 }
 
-/// What is known of the services: units by preference.
+/// Units by preference, prefix, environment files; None if the runtime has no service.
 fn known(runtime: Runtime) -> Option<(&'static [&'static str], &'static str, &'static [&'static str])> {
     Some(match runtime {
         Runtime::Docker => (&["docker.service"], "", &["/etc/default/docker", "/etc/sysconfig/docker"]),
         Runtime::Containerd => (&["containerd.service"], "", &["/etc/default/containerd"]),
         Runtime::Crio => (&["crio.service", "cri-o.service"], "", &["/etc/default/crio", "/etc/sysconfig/crio"]),
-        // Only for the containerd inside: k3s itself talks to the cluster.
+        // The prefix limits the proxy to the containerd inside: k3s itself talks to the cluster.
         Runtime::K3s => (
             &["k3s.service", "k3s-agent.service"],
             "CONTAINERD_",
@@ -31,7 +32,7 @@ fn known(runtime: Runtime) -> Option<(&'static [&'static str], &'static str, &'s
     })
 }
 
-/// The runtime's service; none for one that is no service.
+/// The runtime's service; None if the runtime has none (Podman). An error if the runtime is not installed.
 pub(super) fn of(runtime: Runtime, host: &Host) -> Result<Option<Service>, PlanError> {
     let Some((units, prefix, environment_files)) = known(runtime) else {
         let missing = || PlanError::NotInstalled { runtime, missing: "/etc/containers".to_owned() };
@@ -43,25 +44,25 @@ pub(super) fn of(runtime: Runtime, host: &Host) -> Result<Option<Service>, PlanE
 }
 
 impl Service {
-    /// The drop-in, unless somebody has given the unit a proxy already.
+    /// Adds the drop-in; an error if the unit has another proxy already.
     pub(super) fn proxy(&self, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
         let own = format!("/etc/systemd/system/{}.d/entrepot.conf", self.unit);
         if let Some(path) = self.foreign_proxy(host, &own)? {
             return Err(PlanError::Foreign {
                 path,
                 what: format!("gives {} a proxy already", self.unit),
-                hint: "take that away first, where this appliance is to be used".to_owned(),
+                hint: "remove that first to use this appliance".to_owned(),
             });
         }
         plan.write(own, texts::drop_in(self.prefix, target));
         Ok(())
     }
 
-    /// Restarts it where it runs, so that it reads its environment and the trust store again. systemd reads the unit anew
-    /// in every mode: the drop-in of another mode may have been taken away.
+    /// Restarts the service if it runs, so that it reads its environment and the trust store again. systemd reloads its
+    /// units in every mode, because the drop-in of another mode may have been removed.
     pub(super) fn restart(&self, host: &Host, plan: &mut Plan) {
         if !host.runs_systemd() {
-            plan.notes.push(format!("systemd does not run here: start {} anew yourself", self.unit));
+            plan.notes.push(format!("systemd does not run here: restart {} yourself", self.unit));
             return;
         }
         plan.run_both_ways(&["systemctl", "daemon-reload"]);
@@ -86,7 +87,7 @@ impl Service {
     }
 }
 
-/// Whether the line gives the variable, and not one whose name ends like it.
+/// Whether the line sets this variable, and not one whose name only ends with it.
 fn sets(line: &str, variable: &str) -> bool {
     line.match_indices(variable)
         .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_'))

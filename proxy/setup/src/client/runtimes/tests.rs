@@ -1,4 +1,4 @@
-//! Plans done and undone on machines made of files: every runtime, every way, whole, half-way and twice.
+//! Plans carried out and undone on machines made of files: every runtime and mode, completely, half-way and twice.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::super::change::{Aftermath, Change};
-use super::super::execute::{ExecuteError, Step, apply, undo};
-use super::super::host::Host;
-use super::super::journal::{self, Journal};
-use super::super::plan::{Command, PlanError, Target};
-use super::super::{Mode, Runtime};
 use super::plan;
+use crate::client::change::{Aftermath, Change};
+use crate::client::execute::{ExecuteError, apply, undo};
+use crate::client::host::Host;
+use crate::client::journal::{self, Journal};
+use crate::client::plan::{Command, PlanError};
+use crate::client::steps::Step;
+use crate::client::target::Target;
+use crate::client::{Mode, Runtime};
 
 mod failures;
 
-/// What Debian's containerd ships.
+/// The file in Debian's package of containerd.
 const CONTAINERD: &str = r#"version = 2
 
 [plugins]
@@ -46,7 +48,7 @@ const FILES: &[(&str, &str)] = &[
     ("etc/buildkit/buildkitd.toml", "debug = true\n[registry.\"private.example\"]\nhttp = true\n"),
 ];
 
-/// The services that are set up here; Kind has no files.
+/// Every runtime but Kind, which has no files on this machine.
 const RUNTIMES: [Runtime; 6] =
     [Runtime::Docker, Runtime::Containerd, Runtime::Podman, Runtime::Crio, Runtime::K3s, Runtime::Buildkit];
 const MODES: [Mode; 3] = [Mode::Proxy, Mode::Mirror, Mode::Redirect];
@@ -54,7 +56,7 @@ const MODES: [Mode; 3] = [Mode::Proxy, Mode::Mirror, Mode::Redirect];
 struct Machine {
     folder: TempDir,
     commands: Vec<Command>,
-    /// The command that fails the next time, by a word in it.
+    /// A word of the command that fails the next time.
     failing: Option<&'static str>,
 }
 
@@ -66,7 +68,7 @@ impl Machine {
     fn new() -> Self {
         let machine = Self { folder: tempfile::tempdir().expect("a folder"), commands: Vec::new(), failing: None };
         FILES.iter().for_each(|(path, text)| machine.put(path, text));
-        // An owner's own choice of mode comes back too.
+        // The file's mode must be restored too.
         let daemon = machine.folder.path().join("etc/docker/daemon.json");
         fs::set_permissions(daemon, fs::Permissions::from_mode(0o640)).expect("a mode");
         machine
@@ -92,7 +94,7 @@ impl Machine {
         (mine.into_iter().next(), others)
     }
 
-    /// Whether anything changed.
+    /// Returns whether anything changed.
     fn set_up(&mut self, runtime: Runtime, mode: Mode) -> Result<bool, Refused> {
         self.set_up_with(runtime, mode, &target())
     }
@@ -108,7 +110,7 @@ impl Machine {
         let plan = plan(runtime, mode, &view, target, &[]).map_err(Refused::Plan)?;
         let journal = Journal::new(runtime, mode, &target.host, target.proxy_port, &target.ca_sha256);
         let (failing, commands) = (&mut self.failing, &mut self.commands);
-        // It fails once: the way back is another try.
+        // The command fails only once, so that the way back can succeed.
         let mut run = |command: &Command| {
             commands.push(command.clone());
             let fails = failing.take_if(|word| command.iter().any(|part| part == word)).is_some();
@@ -121,7 +123,7 @@ impl Machine {
         self.commands.drain(..).map(|command| command.join(" ")).collect()
     }
 
-    /// How many things were left as somebody else made them.
+    /// Returns how many steps failed or left something alone.
     fn undo(&self, runtime: Runtime) -> usize {
         let (mine, others) = self.journals(runtime);
         let mine = mine.expect("set up");
@@ -246,7 +248,7 @@ fn the_files_are_the_runtimes_own() {
     }
 }
 
-/// By its own name the proxy answers for the registry, on whichever port that is.
+/// Under its `.local` name the proxy itself answers for the registry.
 #[test]
 fn a_name_of_mdns_is_not_excepted_from_the_proxy() {
     let named = Target { host: "docker-registry.local".to_owned(), ..target() };
@@ -264,7 +266,7 @@ fn restarts_are_only_what_is_needed() {
     machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
     let said: Vec<String> = machine.commands.iter().map(|command| command.join(" ")).collect();
     assert_eq!(said, ["update-ca-certificates", "systemctl daemon-reload", "systemctl try-restart docker.service"]);
-    // Also where the mode needs no drop-in: one of another mode may have gone.
+    // Even if the mode needs no drop-in: one of another mode may have been removed.
     let reloaded = ["systemctl daemon-reload", "systemctl try-restart docker.service"];
     for mode in MODES {
         let mut machine = Machine::new();
@@ -332,7 +334,7 @@ fn what_somebody_wrote_is_never_replaced() {
 }
 
 #[test]
-fn links_are_followed_and_links_to_nowhere_are_somebodys() {
+fn links_are_followed_and_links_to_nowhere_are_refused() {
     let mut machine = Machine::new();
     machine.put("srv/daemon.json", "{}");
     let link = machine.folder.path().join("etc/docker/daemon.json");
@@ -349,7 +351,7 @@ fn links_are_followed_and_links_to_nowhere_are_somebodys() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn what_is_missing_is_reported() {
     let bare = tempfile::tempdir().expect("a folder");
     let on = |runtime, mode, target: &Target| plan(runtime, mode, &Host::new(bare.path()), target, &[]);
     for runtime in RUNTIMES.into_iter().chain([Runtime::Kind]) {
@@ -358,7 +360,7 @@ fn what_is_not_there_is_said() {
     let mut machine = Machine::new();
     let doorless = Target { registry_http_port: None, ..target() };
     let refused = machine.set_up_with(Runtime::Docker, Mode::Mirror, &doorless);
-    assert!(matches!(refused, Err(Refused::Plan(PlanError::NoRegistryDoor))));
+    assert!(matches!(refused, Err(Refused::Plan(PlanError::NoRegistryDoor(_)))));
 }
 
 #[test]
@@ -381,7 +383,7 @@ fn runtimes_share_the_certificate() {
 }
 
 #[test]
-fn another_way_replaces_the_first() {
+fn another_mode_replaces_the_first() {
     let mut machine = Machine::new();
     let before = machine.tree();
     machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");

@@ -1,8 +1,8 @@
-//! Set-ups and undos that fail, are stopped half-way, or meet somebody else's work.
+//! Set-ups and undos that fail, are interrupted, or find files that somebody changed.
 
 use super::*;
 
-/// The error of a step whose run was taken back whole.
+/// The run failed at a command and was taken back completely.
 #[track_caller]
 fn assert_taken_back(refused: &Refused) {
     let Refused::Execute(ExecuteError::TakenBack { failure, aftermath }) = refused else { panic!("{refused:?}") };
@@ -41,7 +41,7 @@ fn a_failure_at_a_change_leaves_the_earlier_set_up() {
     }
 }
 
-/// What verification does that fails after everything was set up.
+/// As verification takes a change back when it fails after the set-up.
 #[test]
 fn a_change_is_taken_back_whole_or_says_what_is_left() {
     let mut machine = Machine::new();
@@ -66,7 +66,7 @@ fn a_change_is_taken_back_whole_or_says_what_is_left() {
     assert_eq!(change.take_back(&machine.host(), &mut fails, &mut |_| {}), Aftermath::Left(3));
 }
 
-/// As if a change had been killed before it wrote this file anew.
+/// As if a change had been killed before it rewrote this file.
 #[test]
 fn undo_knows_what_an_earlier_run_wrote() {
     let mut machine = Machine::new();
@@ -100,7 +100,7 @@ fn undo_goes_on_from_wherever_it_was_stopped() {
         let mut machine = Machine::new();
         let before = machine.tree();
         machine.set_up(Runtime::Docker, Mode::Mirror).expect("set up");
-        // As if set-up had been killed before these were written, or undo after they were restored.
+        // As if set-up had been killed before it wrote these files, or undo after it restored them.
         for path in &files[..done] {
             let path = machine.folder.path().join(path);
             match before.get(&path) {

@@ -1,7 +1,7 @@
 //! Runs an operation against a registry: authentication, redirects, quotas. Every request to a registry is made by
-//! [`Upstream::execute`] or [`Upstream::execute_with_body`].
+//! [`RegistryClient::execute`] or [`RegistryClient::execute_with_body`].
 //!
-//! Neighbours: `client` sends single requests, `token` keeps tokens.
+//! Neighbours: `http_client` sends single requests, `token_cache` keeps tokens.
 //! The cache's pipeline decides which operations run.
 //!
 //! Invariants: a credential and the administrator's headers go only to the registry's own origin, and no longer once a
@@ -24,33 +24,33 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
 use url::Url;
 
-use crate::address::Purpose;
-use crate::body::{RequestBody, TimedBody};
-use crate::client::{Response, UpstreamClient};
+use crate::address_policy::Purpose;
 use crate::connector::Reach;
 use crate::credential::{Credential, CredentialId, Login, sensitive};
 use crate::error::{ErrorKind, Stage, UpstreamError};
+use crate::http_client::{HttpClient, Response};
 use crate::operation::Operation;
-use crate::quota::Quotas;
-use crate::registry::{Registry, host_of};
-use crate::token::{self, Scheme, TokenAnswer, TokenKey, Tokens};
-use entrepot_config::ready::Scheme as WireScheme;
+use crate::pull_quota::PullQuotas;
+use crate::timed_body::{RequestBody, TimedBody};
+use crate::token_cache::{self, AuthScheme, TokenAnswer, TokenCache, TokenKey};
+use crate::upstream_registry::{UpstreamRegistry, host_of};
+use entrepot_config::ready::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
 use entrepot_observe::metrics::Metrics;
 
-/// The client of upstream registries. Each configuration has its own; [`Memory`] outlives reloads.
-pub struct Upstream {
-    client: UpstreamClient,
-    memory: Arc<Memory>,
+/// The client of upstream registries. Each configuration has its own; [`UpstreamMemory`] outlives reloads.
+pub struct RegistryClient {
+    client: HttpClient,
+    memory: Arc<UpstreamMemory>,
 }
 
 /// The knowledge about upstream registries that outlives reloads.
-pub struct Memory {
+pub struct UpstreamMemory {
     /// The tokens that were fetched, and how registries ask for them.
-    pub tokens: Tokens,
+    pub tokens: TokenCache,
     /// The pull quotas that registries reported.
-    pub quotas: Quotas,
+    pub quotas: PullQuotas,
     /// Counts the requests and their outcomes.
     pub metrics: Arc<Metrics>,
     /// `1.1 entrepot-<random>`, sent with every request. A request that comes in with it is a loop and is refused.
@@ -100,9 +100,9 @@ impl Answer {
 const REDIRECTS_MAX: usize = 10;
 const TOKEN_ANSWER_MAX_BYTES: usize = 1 << 20;
 
-impl Upstream {
+impl RegistryClient {
     /// Uses the connections of `client` and the memory that earlier configurations filled.
-    pub fn new(client: UpstreamClient, memory: Arc<Memory>) -> Self {
+    pub fn new(client: HttpClient, memory: Arc<UpstreamMemory>) -> Self {
         Self { client, memory }
     }
 
@@ -112,7 +112,7 @@ impl Upstream {
     }
 
     /// The knowledge that outlives reloads.
-    pub fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &UpstreamMemory {
         &self.memory
     }
 
@@ -125,7 +125,7 @@ impl Upstream {
     /// Runs an operation without a body.
     pub async fn execute(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         credential: &Credential,
     ) -> Result<Answer, UpstreamError> {
@@ -146,7 +146,7 @@ impl Upstream {
     /// Runs an operation whose body can be sent only once, so it authenticates first.
     pub async fn execute_with_body(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         credential: &Credential,
         body: RequestBody,
@@ -170,16 +170,16 @@ impl Upstream {
     }
 
     /// Remembers the challenge in an answer's headers. None if it has none that entrepot can answer.
-    pub fn learn_challenge(&self, registry: &Registry, headers: &HeaderMap) -> Option<Scheme> {
+    pub fn learn_challenge(&self, registry: &UpstreamRegistry, headers: &HeaderMap) -> Option<AuthScheme> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let challenges = Challenge::parse(values);
         let bearer = challenges.iter().find_map(|challenge| match challenge {
             Challenge::Bearer { realm, service, .. } => {
-                Some(Scheme::Bearer { realm: realm.clone(), service: service.clone() })
+                Some(AuthScheme::Bearer { realm: realm.clone(), service: service.clone() })
             }
             _ => None,
         });
-        let basic = || challenges.iter().any(|c| matches!(c, Challenge::Basic { .. })).then_some(Scheme::Basic);
+        let basic = || challenges.iter().any(|c| matches!(c, Challenge::Basic { .. })).then_some(AuthScheme::Basic);
         let scheme = bearer.or_else(basic)?;
         self.memory.tokens.learn_scheme(&registry.host, scheme.clone());
         Some(scheme)
@@ -188,7 +188,7 @@ impl Upstream {
     /// The `Authorization` of the first attempt: the client's own, or the one that the registry asked for last time.
     async fn authorization(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         credential: &Credential,
     ) -> Result<Option<Secret>, UpstreamError> {
@@ -204,7 +204,7 @@ impl Upstream {
 
     async fn answer_challenge(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         login: Option<&Login>,
         headers: &HeaderMap,
@@ -217,19 +217,19 @@ impl Upstream {
 
     async fn answer_scheme(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         login: Option<&Login>,
-        scheme: &Scheme,
+        scheme: &AuthScheme,
         refused: bool,
     ) -> Result<Option<Secret>, UpstreamError> {
         match scheme {
-            Scheme::Basic => Ok(login.map(|login| login.basic().clone())),
-            Scheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
+            AuthScheme::Basic => Ok(login.map(|login| login.basic().clone())),
+            AuthScheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
                 tracing::warn!(registry = %registry.host, %realm, "the registry names a token server that is not known to belong to it, so its account is not sent there; if you trust the token server, set registries.\"HOST\".realm to its host");
                 Ok(None)
             }
-            Scheme::Bearer { realm, service } => {
+            AuthScheme::Bearer { realm, service } => {
                 let key = TokenKey {
                     realm: realm.to_string(),
                     service: service.clone(),
@@ -246,7 +246,7 @@ impl Upstream {
     /// memory.
     async fn token(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         key: &TokenKey,
         login: Option<&Login>,
         refused: bool,
@@ -261,7 +261,7 @@ impl Upstream {
             return Ok(Some(token.clone()));
         }
         *slot = None;
-        let Some(url) = token::request_url(key) else { return Ok(None) };
+        let Some(url) = token_cache::request_url(key) else { return Ok(None) };
         let login = login.map(Login::basic);
         let (status, _, body) = self.ask_realm(registry, &url, login).await?;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
@@ -273,14 +273,14 @@ impl Upstream {
             return Ok(None);
         }
         let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
-        *slot = Some((token.clone(), token::renew_at(asked_at, lifetime)));
+        *slot = Some((token.clone(), token_cache::renew_at(asked_at, lifetime)));
         Ok(Some(token))
     }
 
     /// Whether a login for the registry may go to the token server at `realm`: it belongs to the registry, or the
     /// configuration names it for the registry.
-    pub fn trusts(&self, registry: &Registry, realm: &Url) -> bool {
-        let https_required = registry.scheme == WireScheme::Https;
+    pub fn trusts(&self, registry: &UpstreamRegistry, realm: &Url) -> bool {
+        let https_required = registry.scheme == Scheme::Https;
         let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
         realm_trusted_for(&registry.host, realm, https_required) || named()
     }
@@ -289,7 +289,7 @@ impl Upstream {
     /// address.
     pub async fn ask_realm(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         url: &Url,
         authorization: Option<&Secret>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
@@ -315,7 +315,7 @@ impl Upstream {
 
     async fn follow(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         credential: CredentialId,
         authorization: Option<&Secret>,
@@ -382,7 +382,7 @@ impl Upstream {
 
     fn hop_headers(
         &self,
-        registry: &Registry,
+        registry: &UpstreamRegistry,
         operation: &Operation,
         authorization: Option<&Secret>,
         crossed: bool,

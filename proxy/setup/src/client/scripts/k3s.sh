@@ -13,7 +13,7 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
 }
 
 place_mirror() {

@@ -13,12 +13,12 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::credential::CredentialId;
-use crate::registry::host_of;
+use crate::upstream_registry::host_of;
 use entrepot_core::secret::Secret;
 
 /// The authentication scheme that a registry asks for (RFC 9110 section 11.1).
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Scheme {
+pub enum AuthScheme {
     /// A token (Docker token authentication).
     Bearer {
         /// The token server's URL.
@@ -55,16 +55,16 @@ type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
 
 /// Tokens and the schemes by which registries ask for them.
 #[derive(Default)]
-pub struct Tokens {
+pub struct TokenCache {
     slots: Mutex<HashMap<TokenKey, Slot>>,
-    schemes: Mutex<HashMap<RegistryHost, Scheme>>,
+    schemes: Mutex<HashMap<RegistryHost, AuthScheme>>,
 }
 
 /// Limits of the tables. A full table is emptied, which costs one request for each entry in use.
 const TOKENS_MAX: usize = 4096;
 const SCHEMES_MAX: usize = 1024;
 
-impl Tokens {
+impl TokenCache {
     /// The slot of a token. The caller holds its lock while it looks, fetches and stores, so that only one fetch runs.
     pub(crate) fn slot(&self, key: &TokenKey) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,12 +75,12 @@ impl Tokens {
     }
 
     /// The scheme that `registry` asked for last. None if it did not ask.
-    pub fn scheme(&self, registry: &RegistryHost) -> Option<Scheme> {
+    pub fn scheme(&self, registry: &RegistryHost) -> Option<AuthScheme> {
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
     }
 
     /// Remembers the scheme that `registry` asks for.
-    pub(crate) fn learn_scheme(&self, registry: &RegistryHost, scheme: Scheme) {
+    pub(crate) fn learn_scheme(&self, registry: &RegistryHost, scheme: AuthScheme) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         if schemes.len() >= SCHEMES_MAX {
             schemes.clear();
@@ -93,11 +93,11 @@ impl Tokens {
     pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
         let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
-            Scheme::Bearer { realm, service: own } => {
+            AuthScheme::Bearer { realm, service: own } => {
                 let same = realm.path() == path && host_of(realm).as_ref() == Some(host);
                 same.then(|| (own.as_deref() == service, registry == host, registry))
             }
-            Scheme::Basic => None,
+            AuthScheme::Basic => None,
         });
         candidates.max().map(|(_, _, registry)| registry.clone())
     }
@@ -161,16 +161,16 @@ mod tests {
 
     #[test]
     fn realms_lead_back_to_their_registry() {
-        let tokens = Tokens::default();
+        let tokens = TokenCache::default();
         let registry: RegistryHost = "registry-1.docker.io".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
-        tokens.learn_scheme(&registry, Scheme::Bearer { realm, service: None });
+        tokens.learn_scheme(&registry, AuthScheme::Bearer { realm, service: None });
         let auth: RegistryHost = "auth.docker.io".parse().expect("host");
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
         assert_eq!(tokens.registry_of_realm(&auth, "/other", None), None);
         let other: RegistryHost = "mirror.example".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
-        tokens.learn_scheme(&other, Scheme::Bearer { realm, service: Some("mirror".into()) });
+        tokens.learn_scheme(&other, AuthScheme::Bearer { realm, service: Some("mirror".into()) });
         assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
     }

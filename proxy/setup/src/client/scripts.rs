@@ -1,22 +1,19 @@
 //! The scripts for hosts without this program: `curl -fsS http://APPLIANCE:3128/setup/docker | sudo sh`.
 //!
-//! POSIX sh from the files in `scripts/`: what they share, then the runtime's own part, then the set-up itself, which
-//! ends in the one line that runs anything, so that a download cut short does nothing. What they write is what
-//! `entrepot client setup` writes: the same functions make it. `/setup/systemd` is older than these and stays as it was (`script.rs`).
+//! POSIX sh, put together from the files in `scripts/`: the shared part, the runtime's own part, then the set-up
+//! itself. Its last line is the only one that runs anything, so a download that is cut short does nothing. The scripts
+//! write the same files as `entrepot client setup`, from the same functions (`texts`). `pages` serves them, and
+//! `runtimes::kind` runs one inside each node. `/setup/systemd` is older and stays word for word (`pages/script.rs`).
 
-use crate::client::plan::Target;
-use crate::client::runtimes::{mirrored, texts};
+use super::target::{Mirror, Target};
+use super::texts::{self, mirrored};
 
 /// A runtime that has a script.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Script {
-    /// Docker Engine.
+pub(crate) enum Script {
     Docker,
-    /// containerd.
     Containerd,
-    /// Podman.
     Podman,
-    /// k3s.
     K3s,
 }
 
@@ -43,8 +40,8 @@ impl Script {
         }
     }
 
-    /// The script for one appliance, whose certificate's fingerprint is pinned in it.
-    pub fn for_target(self, target: &Target) -> String {
+    /// The script for one appliance. It pins the fingerprint of the appliance's certificate.
+    pub(crate) fn for_target(self, target: &Target) -> String {
         let (runtime, proxy) = (self.word(), target.proxy_url());
         let header = format!(
             "#!/bin/sh\n# Lets {runtime} on this machine pull through the appliance at {proxy}\n\
@@ -54,11 +51,10 @@ impl Script {
              set -eu\n\n"
         );
         let prefix = if self == Self::K3s { "CONTAINERD_" } else { "" };
-        // Without a registry door the script refuses mirror mode before it comes to these.
+        // Without a registry door these are empty; the script refuses mirror mode before it uses them.
         let mirror = target.mirror().ok();
-        let of_mirror =
-            |text: fn(&crate::client::plan::Mirror) -> String| mirror.as_ref().map(text).unwrap_or_default();
-        let registries: Vec<String> = mirrored().map(str::to_owned).collect();
+        let of_mirror = |text: fn(&Mirror) -> String| mirror.as_ref().map(text).unwrap_or_default();
+        let registries = mirrored().map(str::to_owned).collect::<Vec<_>>();
         let registries_conf = mirror.as_ref().map(|mirror| texts::registries_conf(mirror, &registries));
         let values = [
             ("@DROP_IN@", texts::drop_in(prefix, target)),
@@ -78,8 +74,8 @@ impl Script {
     }
 }
 
-/// The script that takes back what any of them did.
-pub fn undo() -> String {
+/// The script that takes back the changes of any of them.
+pub(crate) fn undo() -> String {
     let header = "#!/bin/sh\n# Puts this machine back as it was before a set-up script of entrepot.\nset -eu\n\n";
     [header, COMMON, "\n", UNDO].concat()
 }

@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use entrepot_core::digest::{Algorithm, Digest};
 
-use super::disk;
-use super::index::{Job, Shared, ms_of, recency};
-use super::paths::ALGORITHMS;
+use super::{Job, Shared, ms_of, recency};
+use crate::disk;
+use crate::paths::ALGORITHMS;
 
 /// Rows entered between two looks at whether the store is closing.
 const CHUNK: usize = 256;

@@ -3,7 +3,7 @@
 //!
 //! There is one pool for each purpose, so a connection that was dialled under lax address rules is never reused under
 //! strict ones. This module adds only a missing Host header.
-//! `exchange` follows redirects, authenticates and decides about second attempts.
+//! `registry_client` follows redirects, authenticates and decides about second attempts.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
-use super::address::Purpose;
-use super::body::{RequestBody, Sending, StepTimeouts, TimedBody, WatchedBody};
+use super::address_policy::Purpose;
 use super::connector::{Connector, Peer, Reach, origin};
 use super::error::{ErrorKind, UpstreamError};
 use super::own::Ourselves;
+use super::timed_body::{RequestBody, Sending, StepTimeouts, TimedBody, WatchedBody};
 use entrepot_config::ready::{RegistryPolicy, Upstream};
 
 /// The pools of connections. A reload makes a new client; running requests keep the old one alive. The runtime on which
 /// the client was made opens and drives all connections, whichever serving thread uses them.
-pub struct UpstreamClient {
+pub struct HttpClient {
     reach: Arc<Reach>,
     pools: [Client<Connector, WatchedBody>; Purpose::ALL.len()],
     timeouts: StepTimeouts,
@@ -50,7 +50,7 @@ const H2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// Sixteen streams may fill their window, because their readers pause, before they slow down the others.
 const H2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
-impl UpstreamClient {
+impl HttpClient {
     /// Makes the pools of a configuration, on the current runtime. It reads the system's root certificates from disk, so
     /// do not call it on the event loop.
     pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
@@ -157,10 +157,10 @@ fn pool(connector: Connector, background: Background) -> Client<Connector, Watch
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::AddressRefusal;
-    use crate::body::BoxError;
+    use crate::address_policy::AddressRefusal;
     use crate::error::Stage;
     use crate::testing::{get, host_of, listener, registry, serve, serve_plain, serve_tls, signed, upstream};
+    use crate::timed_body::BoxError;
     use bytes::Bytes;
     use entrepot_config::ready::ParentProxy;
     use futures_util::stream::{self, StreamExt};
@@ -175,15 +175,15 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(400);
 
-    fn client(settings: &Upstream) -> UpstreamClient {
-        UpstreamClient::new(settings, &[], &Ourselves::default())
+    fn client(settings: &Upstream) -> HttpClient {
+        HttpClient::new(settings, &[], &Ourselves::default())
     }
 
     fn impatient() -> Upstream {
         Upstream { read_timeout: SHORT, send_timeout: SHORT, connect_timeout: SHORT, ..upstream() }
     }
 
-    async fn text(client: &UpstreamClient, uri: &str) -> Result<String, UpstreamError> {
+    async fn text(client: &HttpClient, uri: &str) -> Result<String, UpstreamError> {
         let answer = client.send(get(uri), Purpose::Registry).await?;
         let body = answer.http.into_body().collect().await?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
@@ -243,7 +243,7 @@ mod tests {
         assert!(error.to_string().contains("add ca_file or verify = false for this registry"), "{error}");
         let mut lenient = registry(&address.to_string());
         lenient.verify = false;
-        let client = UpstreamClient::new(&upstream(), &[lenient], &Ourselves::default());
+        let client = HttpClient::new(&upstream(), &[lenient], &Ourselves::default());
         assert_eq!(text(&client, &uri).await.expect("an answer"), "HTTP/2.0 /");
     }
 

@@ -1,4 +1,4 @@
-# No daemon, nothing to restart.
+# There is no daemon, so nothing is restarted.
 find_unit() {
     unit=
     [ -d /etc/containers ] || fail 78 "podman is not installed here: no /etc/containers"
@@ -21,7 +21,7 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     for file in /etc/containers/registries.conf /etc/containers/registries.conf.d/*.conf; do
         if [ ! -f "$file" ] || [ "$file" = /etc/containers/registries.conf.d/50-entrepot.conf ]; then
             continue

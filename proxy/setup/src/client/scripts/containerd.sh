@@ -11,9 +11,9 @@ place_proxy() {
 @DROP_IN@EOF
 }
 
-# The folder that containerd looks for hosts.toml in.
+# Finds the folder in which containerd looks for hosts.toml.
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     folder=/etc/containerd/certs.d
     config=/etc/containerd/config.toml
     [ -e "$config" ] || return 0

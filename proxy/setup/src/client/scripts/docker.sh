@@ -5,7 +5,7 @@ find_unit() {
 check_proxy() {
     refuse_other_proxy "$unit" HTTPS_PROXY
     if grep -q '"proxies"' /etc/docker/daemon.json 2>/dev/null; then
-        fail 78 "/etc/docker/daemon.json sets proxies already; it is left as it is: take them away first"
+        fail 78 "/etc/docker/daemon.json sets proxies already; it stays as it is: remove them first"
     fi
 }
 
@@ -15,9 +15,9 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance tells of no open registry door, which a mirror needs"
+    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
     [ ! -e /etc/docker/daemon.json ] || noted /etc/docker/daemon.json ||
-        fail 78 "/etc/docker/daemon.json is there already; add \"registry-mirrors\": [\"@MIRROR@\"] to it yourself"
+        fail 78 "/etc/docker/daemon.json exists; add \"registry-mirrors\": [\"@MIRROR@\"] to it yourself"
 }
 
 place_mirror() {

@@ -12,7 +12,7 @@ use crate::credential::CredentialId;
 
 /// A credential's quota at a registry, as of its last answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Quota {
+pub struct PullQuota {
     /// The number of pulls allowed in the window.
     pub limit: u64,
     /// The number of pulls left.
@@ -23,14 +23,14 @@ pub struct Quota {
 
 /// The last report for each registry and credential.
 #[derive(Default)]
-pub struct Quotas {
-    seen: Mutex<HashMap<(RegistryHost, CredentialId), (Quota, Instant)>>,
+pub struct PullQuotas {
+    seen: Mutex<HashMap<(RegistryHost, CredentialId), (PullQuota, Instant)>>,
 }
 
 /// The most entries. The oldest is dropped for a new one.
 const QUOTAS_MAX: usize = 256;
 
-impl Quotas {
+impl PullQuotas {
     /// Records the quota in an answer's headers, if there is one.
     pub(crate) fn note(&self, registry: &RegistryHost, credential: CredentialId, headers: &HeaderMap) {
         let Some(quota) = parse(headers) else { return };
@@ -43,7 +43,7 @@ impl Quotas {
     }
 
     /// All quotas, each with the time of its report, sorted by registry and credential.
-    pub fn all(&self) -> Vec<(RegistryHost, CredentialId, Quota, Instant)> {
+    pub fn all(&self) -> Vec<(RegistryHost, CredentialId, PullQuota, Instant)> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> =
             seen.iter().map(|((host, credential), (quota, at))| (host.clone(), *credential, *quota, *at)).collect();
@@ -52,10 +52,10 @@ impl Quotas {
     }
 }
 
-fn parse(headers: &HeaderMap) -> Option<Quota> {
+fn parse(headers: &HeaderMap) -> Option<PullQuota> {
     let (limit, window_s) = number(headers, "ratelimit-limit")?;
     let (remaining, _) = number(headers, "ratelimit-remaining")?;
-    Some(Quota { limit, remaining, window_s })
+    Some(PullQuota { limit, remaining, window_s })
 }
 
 /// Reads `100;w=21600`.
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn docker_hubs_headers_are_remembered_per_credential() {
-        let quotas = Quotas::default();
+        let quotas = PullQuotas::default();
         let host: RegistryHost = "registry-1.docker.io".parse().expect("host");
         let mut headers = HeaderMap::new();
         quotas.note(&host, CredentialId::ANONYMOUS, &headers);
@@ -83,6 +83,6 @@ mod tests {
         quotas.note(&host, CredentialId::of("Basic x"), &headers);
         let all = quotas.all();
         assert_eq!(all.len(), 2);
-        assert_eq!(all[0].2, Quota { limit: 100, remaining: 76, window_s: Some(21_600) });
+        assert_eq!(all[0].2, PullQuota { limit: 100, remaining: 76, window_s: Some(21_600) });
     }
 }

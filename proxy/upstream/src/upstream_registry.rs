@@ -6,19 +6,19 @@ use http::header::VIA;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::address::Purpose;
+use crate::address_policy::Purpose;
 use crate::credential::Login;
-use entrepot_config::ready::{Access, LiveConfig, Scheme};
+use entrepot_config::ready::{AccessMode, LiveConfig, Scheme};
 
 /// The registry of one request, with the settings that the configuration has for it.
 #[derive(Clone)]
-pub struct Registry {
+pub struct UpstreamRegistry {
     /// The name and port. They identify the registry in the index and in the rights table.
     pub host: RegistryHost,
     /// Plain HTTP or TLS towards upstream.
     pub scheme: Scheme,
     /// Which clients a cached image is given to.
-    pub access: Access,
+    pub access: AccessMode,
     /// Headers that the configuration adds to each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Hosts that may be its token server, besides its own host: the one that the administrator named, and the hosts with
@@ -31,7 +31,7 @@ pub struct Registry {
     pub heard_via: Vec<HeaderValue>,
 }
 
-impl Registry {
+impl UpstreamRegistry {
     /// The registry at `host`, with its settings. The configuration decides the scheme; without a setting the port does: 80
     /// is plain, any other is TLS. The client has no influence, because rights and content are stored by host and port
     /// alone. `realm` is the host of its token server, None if unknown: an account may be configured for either.
@@ -39,7 +39,7 @@ impl Registry {
         let policy = config.registry(host);
         let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
         let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
-        let default_access = if given { Access::Shared } else { Access::Strict };
+        let default_access = if given { AccessMode::Shared } else { AccessMode::Strict };
         let named = policy.and_then(|policy| policy.realm.clone());
         let with_account = config.credentials.iter().filter_map(|account| account.registry.exact());
         Self {
@@ -56,7 +56,7 @@ impl Registry {
     /// A host that is no registry. Plain HTTP requests to it are passed on.
     pub fn unlisted(host: &RegistryHost) -> Self {
         let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-        let (scheme, access, purpose) = (Scheme::Http, Access::Strict, Purpose::Tunnel);
+        let (scheme, access, purpose) = (Scheme::Http, AccessMode::Strict, Purpose::Tunnel);
         Self { host: host.clone(), scheme, access, headers, realms, purpose, heard_via }
     }
 
@@ -152,8 +152,11 @@ mod tests {
             ("docker.io", &[]),
         ] {
             let host = RegistryHost::parse(host, 443).expect("a host");
-            let own: Vec<String> =
-                Registry::resolve(&config, &host, None).realms.iter().map(|realm| realm.authority(443)).collect();
+            let own: Vec<String> = UpstreamRegistry::resolve(&config, &host, None)
+                .realms
+                .iter()
+                .map(|realm| realm.authority(443))
+                .collect();
             assert_eq!(own, realms, "{host}");
         }
     }
@@ -161,9 +164,9 @@ mod tests {
     #[test]
     fn what_is_no_registry_may_not_be_a_service_of_this_machine() {
         let host = RegistryHost::parse("intranet.example", 80).expect("a host");
-        assert_eq!(Registry::unlisted(&host).purpose, Purpose::Tunnel);
+        assert_eq!(UpstreamRegistry::unlisted(&host).purpose, Purpose::Tunnel);
         assert_eq!(
-            Registry::resolve(&from_text("").expect("configuration").live, &host, None).purpose,
+            UpstreamRegistry::resolve(&from_text("").expect("configuration").live, &host, None).purpose,
             Purpose::Registry
         );
     }

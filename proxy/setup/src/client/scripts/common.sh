@@ -1,12 +1,12 @@
-# What the set-up scripts and their undo share. Everything is noted in $state before it is changed:
+# Shared by the set-up scripts and their undo. Everything is noted in $state before it is changed:
 #   files    checksum, size and path of each file that was written
 #   folders  folders that were made, the uppermost first
 #   units    services to restart
 umask 022
 state=/var/lib/entrepot-client/script
-# This run's own folder: what it is about to replace is kept there, for the way back from a failure.
+# The folder of this run. It keeps the files that the run replaces, for the way back from a failure.
 work=
-# Not empty: files are looked at, and nothing is written.
+# If not empty, files are only checked and nothing is written.
 checking=
 
 say() {
@@ -24,7 +24,7 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || fail 77 "this changes files of the system: run it as root, for example with sudo sh"
 }
 
-# Writes standard input to a file of our own. A file that is somebody's is left alone.
+# Writes standard input to a file. A file of somebody else is left alone.
 place() {
     cat >"$work/new"
     if [ -e "$1" ]; then
@@ -32,7 +32,7 @@ place() {
             [ -n "$checking" ] || say "$1 is as it should be"
             return 0
         fi
-        noted "$1" || fail 78 "$1 is there already and not ours; it is left as it is"
+        noted "$1" || fail 78 "$1 exists and is not ours; it stays as it is"
     fi
     [ -z "$checking" ] || return 0
     keep "$1"
@@ -51,13 +51,13 @@ place() {
     say "wrote $1"
 }
 
-# Notes for the way back from a failure that this run writes the file, and what is there now.
+# Notes that this run writes the file, and keeps its present content, for the way back from a failure.
 keep() {
     echo "$1" >>"$work/written"
     [ ! -e "$1" ] || cp -p "$1" "$work/kept.$(grep -c . "$work/written")"
 }
 
-# Whether we wrote the file, and nobody has changed it since.
+# Succeeds if we wrote the file and nobody has changed it since.
 noted() {
     [ -f "$state/files" ] && grep -qxF "$(cksum <"$1") $1" "$state/files"
 }
@@ -69,8 +69,8 @@ note_folders() {
     echo "$1" >>"$work/folders"
 }
 
-# The distribution's trust store: where the certificate goes ($anchor), and what makes the bundles anew ($refresh).
-# The undo reads $refresh alone.
+# Finds the distribution's trust store: the file of the certificate ($anchor) and the command that rebuilds the bundles
+# ($refresh). The undo reads $refresh alone.
 # shellcheck disable=SC2034
 find_trust_store() {
     if [ -d /etc/pki/trust/anchors ] && command -v update-ca-certificates >/dev/null; then
@@ -89,7 +89,7 @@ find_trust_store() {
 restart_units() {
     [ "$#" -gt 0 ] || return 0
     if [ ! -d /run/systemd/system ]; then
-        say "systemd does not run here: start these anew yourself: $*"
+        say "systemd does not run here: restart these yourself: $*"
         return 0
     fi
     systemctl daemon-reload
@@ -105,7 +105,7 @@ remove_folders() {
     done
 }
 
-# Puts everything back. What somebody has changed since is left alone.
+# Puts everything back. A file that somebody has changed since is left alone.
 take_back() {
     if [ -f "$state/files" ]; then
         while read -r sum size path; do

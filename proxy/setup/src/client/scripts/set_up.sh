@@ -1,4 +1,4 @@
-# Set-up itself: checks first, then files, then restarts; what fails half-way is put back as it was before this run.
+# The set-up: checks first, then files, then restarts. A run that fails half-way is put back to the state before it.
 proxy="@PROXY@"
 fingerprint="@FINGERPRINT@"
 
@@ -10,7 +10,7 @@ fetch() {
     fi
 }
 
-# Prints the first certificate in the file, decoded: whatever else it has, the fingerprint does not cover it.
+# Prints the first certificate in the file, decoded. The fingerprint covers nothing else in the file.
 first_certificate() {
     sed -n '/BEGIN CERTIFICATE/,/END CERTIFICATE/p' "$1" | sed '/END CERTIFICATE/q' | sed '/-----/d' |
         tr -cd 'A-Za-z0-9+/=' | base64 -d
@@ -37,7 +37,7 @@ installed_unit() {
     return 1
 }
 
-# Refuses where somebody has given the unit a proxy already.
+# Fails if the unit has another proxy already.
 refuse_other_proxy() {
     for file in /etc/default/"${1%.service}" /etc/sysconfig/"${1%.service}" /etc/systemd/system/"$1".env \
         /etc/systemd/system/"$1" /etc/systemd/system/"$1".d/*.conf /run/systemd/system/"$1".d/*.conf \
@@ -46,19 +46,19 @@ refuse_other_proxy() {
             continue
         fi
         if grep -v '^[[:space:]]*[#;]' "$file" | grep -qiE "(^|[^A-Za-z0-9_])$2="; then
-            fail 78 "$file gives $1 a proxy already; it is left as it is: take that away first"
+            fail 78 "$file gives $1 a proxy already; it stays as it is: remove that first"
         fi
     done
 }
 
-# Does it, or, while $checking, only sees whether every file is ours to write.
+# Writes every file or, while $checking, only checks whether it may be written.
 place_all() {
     place "$anchor" <"$work/ca.pem"
     "place_$mode"
 }
 
-# Takes back what this run did, and nothing of an earlier one, also for another runtime. Fails where a file cannot be
-# put back; its caller keeps the notes then, by which undo goes on.
+# Takes back the changes of this run only, not those of an earlier run or another runtime. Fails if a file cannot be put
+# back; the caller then keeps the notes, with which undo continues.
 put_back() {
     [ -f "$work/written" ] || return 0
     say "putting everything back"
@@ -79,7 +79,7 @@ put_back() {
     [ -z "$unrestored" ]
 }
 
-# Notes are as they were, once the files are.
+# Puts the notes back to the state before this run, after the files.
 put_notes_back() {
     rm -rf "$state"
     if [ -d "$work/state" ]; then
