@@ -66,7 +66,7 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
     }
     let mut tags = Vec::new();
     for tagged in repository.tagged().await? {
-        // One whose manifest is deleted meanwhile is none.
+        // A tag whose manifest was deleted meanwhile is left out.
         if let Some(manifest) = repository.manifest(&Reference::Digest(tagged.digest)).await? {
             tags.push(TagSummary {
                 tag: tagged.tag.to_string(),
@@ -112,7 +112,7 @@ async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>)
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let (said, mut heard) = mpsc::unbounded_channel();
-    // A caller that leaves does not stop it half way.
+    // A client that leaves does not stop the collection half way.
     let progress = move |step| {
         let _ = said.send(step);
     };
