@@ -133,6 +133,28 @@ fn every_file_that_the_maps_name_exists() {
 }
 
 #[test]
+fn the_walks_count_the_files_that_they_name() {
+    let page = read(Path::new("docs/walks.md"));
+    let mut walks = page.split("\n## ");
+    let table = walks.next().expect("the table");
+    let mut wrong = Vec::new();
+    let mut counted = 0;
+    for walk in walks {
+        let title = walk.lines().next().unwrap_or_default();
+        let row = table.lines().find(|line| line.starts_with(&format!("| [{title}]"))).expect(title);
+        let told: usize = row.split('|').nth(4).and_then(|cell| cell.trim().parse().ok()).expect("a number");
+        let files: std::collections::BTreeSet<_> =
+            quoted(walk).filter(|words| words.contains('/') && words.ends_with(".rs")).collect();
+        counted += 1;
+        if files.len() != told {
+            wrong.push(format!("{title}: names {} files, and the table says {told}", files.len()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(counted, 5);
+}
+
+#[test]
 fn every_test_that_the_threats_name_exists() {
     let mut files = BTreeMap::new();
     for folder in SOURCES {

@@ -1,4 +1,6 @@
 //! The grammar and the pure decisions of entrepot, without input or output.
+
+#![warn(missing_docs)]
 //!
 //! Functions here take bytes or values and return values. None of them opens a socket or a file, reads a clock or starts
 //! a thread, so each rule is tested by a table. A type exists only in its valid form: a `Digest`, a `RepositoryName` or a

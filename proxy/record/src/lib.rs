@@ -1,4 +1,6 @@
 //! TLS records behind the handshake: sealing them, opening them, and what they mean (RFC 8446 section 5, and RFC 5246
+
+#![warn(missing_docs)]
 //! section 6 with the AEAD suites of RFC 5288 and RFC 7905). It does no I/O: bytes in, bytes out.
 //!
 //! rustls does the handshake of a server, keeps the tickets and derives every secret. This crate takes over where

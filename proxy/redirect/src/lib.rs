@@ -14,8 +14,6 @@
 //! Invariants: links are pinned only if the administrator enforces, so otherwise the kernel removes everything with the
 //! process. The programs count the door as healthy for two seconds, unless `health` extends that. Nothing is redirected
 //! before a door has answered.
-#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
-
 pub mod agent;
 mod attach;
 mod error;

@@ -10,8 +10,6 @@
 //!
 //! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by the
 //! pipeline, under upstream's rights. One blob may be in both, with its bytes once on the disk. Failures are `error`'s.
-#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
-
 pub mod access;
 mod blobs;
 pub mod collection;

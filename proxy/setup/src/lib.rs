@@ -10,8 +10,6 @@
 //! ```
 //!
 //! Arrows point down only: `pages` uses `client` and `discovery`, `client` uses `discovery`.
-#![allow(missing_docs, reason = "only this workspace uses the crate; a comment says what a name cannot")]
-
 pub mod client;
 pub mod discovery;
 pub mod pages;
