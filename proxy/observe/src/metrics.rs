@@ -22,7 +22,6 @@ use super::labels::{
     Bypass, ConnectionRefusal, Direction, DiskLadder, Door, FetchFailure, Handshake, Label, Rejection, RightsOutcome,
     UpstreamMethod, UpstreamOutcome,
 };
-use super::trail::Decision;
 
 /// Every metric.
 pub struct Metrics {
@@ -171,32 +170,6 @@ impl Metrics {
     /// Takes back what [`Self::show_data_plane`] said.
     pub fn hide_data_plane(&self, what: &'static str, way: &'static str) {
         self.data_plane.remove(&[(what, way)]);
-    }
-
-    /// Counts a decision about a request.
-    pub fn count(&self, decision: &Decision) {
-        match decision {
-            Decision::Right { proof, .. } => self.rights_checks.inc(proof.outcome()),
-            Decision::Subscribed { leads: false } => _ = self.followers_joined.inc(),
-            Decision::PassedThrough(reason) | Decision::NotStored(reason) => self.bypass.inc(*reason),
-            Decision::Stored => _ = self.stored.inc(),
-            Decision::Refused(refused) => {
-                if let Some(rejection) = refused.rejection() {
-                    self.rejected_requests.inc(rejection);
-                }
-            }
-            Decision::Unframed { rejection, .. } => self.rejected_requests.inc(*rejection),
-            Decision::Door(_)
-            | Decision::Route { .. }
-            | Decision::Credential { .. }
-            | Decision::Tag(_)
-            | Decision::Pushed(_)
-            | Decision::Deleted(_)
-            | Decision::Upstream { .. }
-            | Decision::Content { .. }
-            | Decision::Subscribed { leads: true }
-            | Decision::CutOff => {}
-        }
     }
 
     /// One request answered.

@@ -134,7 +134,7 @@ impl Trail {
 
     /// Adds a decision.
     pub fn record(&self, decision: Decision) {
-        self.metrics.count(&decision);
+        count(&self.metrics, &decision);
         self.lock().push(decision);
     }
 
@@ -150,6 +150,32 @@ impl Trail {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Decision>> {
         self.decisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a decision about a request.
+fn count(metrics: &Metrics, decision: &Decision) {
+    match decision {
+        Decision::Right { proof, .. } => metrics.rights_checks.inc(proof.outcome()),
+        Decision::Subscribed { leads: false } => _ = metrics.followers_joined.inc(),
+        Decision::PassedThrough(reason) | Decision::NotStored(reason) => metrics.bypass.inc(*reason),
+        Decision::Stored => _ = metrics.stored.inc(),
+        Decision::Refused(refused) => {
+            if let Some(rejection) = refused.rejection() {
+                metrics.rejected_requests.inc(rejection);
+            }
+        }
+        Decision::Unframed { rejection, .. } => metrics.rejected_requests.inc(*rejection),
+        Decision::Door(_)
+        | Decision::Route { .. }
+        | Decision::Credential { .. }
+        | Decision::Tag(_)
+        | Decision::Pushed(_)
+        | Decision::Deleted(_)
+        | Decision::Upstream { .. }
+        | Decision::Content { .. }
+        | Decision::Subscribed { leads: true }
+        | Decision::CutOff => {}
     }
 }
 

@@ -5,15 +5,16 @@ use std::borrow::Cow;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
-use http::StatusCode;
+use http::header::{LOCATION, RANGE};
+use http::{HeaderName, StatusCode};
 
 use super::access::AccessRefusal;
-use super::sessions::Session;
-use super::uploads::placed;
 use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
+
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Why there is no success.
 pub(super) enum RegistryError {
@@ -50,8 +51,12 @@ pub(super) enum RegistryError {
     },
     /// A chunk does not begin where the upload ends. The client is told where that is.
     OutOfOrder {
-        /// The reply's headers say where the upload is and how far.
-        placed: Box<Reply>,
+        /// Where the upload goes on, relative to the door.
+        location: String,
+        /// The id of the upload.
+        id: String,
+        /// The bytes that have arrived.
+        length: u64,
     },
     /// As many uploads run as may.
     TooManyUploads,
@@ -87,14 +92,6 @@ impl RegistryError {
         Self::Invalid { code: ErrorCode::Denied, status: None, why: why.into(), refused: Refused::Policy }
     }
 
-    /// A chunk that does not begin where `session` ends, at `length`.
-    pub(super) fn out_of_order(session: &Session, length: u64) -> Self {
-        let why = "the chunk does not begin where the upload ends";
-        let status = StatusCode::RANGE_NOT_SATISFIABLE;
-        let reply = Reply::error_with_status(status, ErrorCode::BlobUploadInvalid, why).because(Refused::Range);
-        Self::OutOfOrder { placed: Box::new(placed(reply, session, length)) }
-    }
-
     /// An upload that is over, or was never begun by this client.
     pub(super) fn unknown_upload() -> Self {
         Self::Unknown { has_repository: true, code: ErrorCode::BlobUploadUnknown }
@@ -116,7 +113,12 @@ impl RegistryError {
             Self::Invalid { code, status, why, refused } => {
                 Reply::error_with_status(status.unwrap_or(code.status()), code, &why).because(refused)
             }
-            Self::OutOfOrder { placed } => *placed,
+            Self::OutOfOrder { location, id, length } => {
+                let why = "the chunk does not begin where the upload ends";
+                let status = StatusCode::RANGE_NOT_SATISFIABLE;
+                let reply = Reply::error_with_status(status, ErrorCode::BlobUploadInvalid, why).because(Refused::Range);
+                placed(reply, &location, &id, length)
+            }
             Self::TooManyUploads => {
                 let message = "too many uploads run at the moment";
                 Reply::error(ErrorCode::TooManyRequests, message).because(Refused::TooManyUploads)
@@ -132,6 +134,11 @@ impl RegistryError {
             }
         }
     }
+}
+
+/// With the place of an upload and how far it is. Without any bytes the range is the one that Docker's registry says.
+pub(super) fn placed(reply: Reply, location: &str, id: &str, length: u64) -> Reply {
+    reply.with(LOCATION, location).with(RANGE, &format!("0-{}", length.saturating_sub(1))).with(UPLOAD_UUID, id)
 }
 
 impl From<StoreError> for RegistryError {

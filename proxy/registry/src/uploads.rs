@@ -10,14 +10,14 @@ use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ChunkRange;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION};
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Incoming};
 use tracing::Instrument;
 
 use super::LocalRegistry;
 use super::access::{AccessRefusal, Action, Wish};
-use super::error::RegistryError;
+use super::error::{RegistryError, placed};
 use super::events::{Deed, Event};
 use super::receive::{Interrupted, digest, receive};
 use super::request::LocalRequest;
@@ -26,8 +26,6 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
-
-const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Of a blob in events, whatever manifests call it.
 const BLOB_TYPE: &str = "application/octet-stream";
@@ -212,7 +210,8 @@ impl LocalRequest {
     ) -> Result<Arc<PartialBlob>, RegistryError> {
         let range = self.chunk_range()?;
         if range.is_some_and(|range| range.first != state.length) {
-            return Err(RegistryError::out_of_order(session, state.length));
+            let (location, id) = (session.location(), session.file.id.to_string());
+            return Err(RegistryError::OutOfOrder { location, id, length: state.length });
         }
         let told = self.header(&CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         if let (Some(range), Some(told)) = (range, told)
@@ -350,17 +349,9 @@ pub(super) fn empty(status: StatusCode) -> Reply {
     Reply { status, headers, body: ReplyBody::Full(Bytes::new()), refused: None }
 }
 
-/// Tells the client where the session goes on. Without any bytes the range is the one that Docker's registry says.
+/// Tells the client where the session goes on.
 fn session_reply(status: StatusCode, session: &Session, length: u64) -> Reply {
-    placed(empty(status), session, length)
-}
-
-/// With the place of an upload and how far it is.
-pub(super) fn placed(reply: Reply, session: &Session, length: u64) -> Reply {
-    reply
-        .with(LOCATION, &session.location())
-        .with(RANGE, &format!("0-{}", length.saturating_sub(1)))
-        .with(UPLOAD_UUID, &session.file.id.to_string())
+    placed(empty(status), &session.location(), &session.file.id.to_string(), length)
 }
 
 fn wrong_size() -> RegistryError {

@@ -14,6 +14,7 @@ pub mod artefacts;
 pub mod error;
 pub mod identity;
 pub mod issued;
+mod known;
 pub mod manifest;
 pub mod memory;
 pub mod oversize;

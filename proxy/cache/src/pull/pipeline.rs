@@ -16,17 +16,17 @@
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
-use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::name::{Reference, RepositoryName};
 use entrepot_core::outcome::RequestType;
 use entrepot_core::range::{self, ByteSpec, RangeHeader};
 use entrepot_core::route::Route;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, WARNING};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::WARNING;
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
@@ -34,14 +34,14 @@ use crate::fetch::source::{OpenError, Opened};
 use crate::fetch::table::Wish;
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
-use crate::pull::request::{RequestContext, route_decision};
+use crate::pull::request::{BlobRequest, RequestContext, TagRequest, route_decision};
 use crate::pull::rights::{Asked, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
 use entrepot_observe::trail::Decision;
-use entrepot_store::{Blob, Place, TagEntry, TagKey};
+use entrepot_store::{Blob, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
 use entrepot_upstream::registry_client::outcome_of;
 
@@ -95,14 +95,6 @@ fn tag_type(request: &RequestContext, route: &Route) -> RequestType {
 }
 
 // ── a manifest by tag: resolve, then locate ────────────────────────────────────────────────────────────────────────
-
-/// A request for a tag: the only mutable thing that is cached.
-pub(super) struct TagRequest<'a> {
-    request: &'a RequestContext,
-    repository: &'a RepositoryName,
-    tag: &'a Tag,
-    class: AcceptClass,
-}
 
 /// The outcome of resolving a tag.
 enum Resolved {
@@ -267,59 +259,6 @@ impl Pull {
         }
         None
     }
-
-    /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of other
-    /// classes that this client takes as well, the latest first.
-    async fn known_digests(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Vec<Digest> {
-        let entries = self.store.names.tag_in_all_classes(&tag.request.place(tag.repository), tag.tag).await;
-        let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);
-        let others = entries.into_iter().filter(shared).map(|(_, entry)| entry);
-        known.cloned().into_iter().chain(others).map(|entry| entry.digest).collect()
-    }
-
-    async fn tag_entry(&self, tag: &TagRequest<'_>) -> Option<TagEntry> {
-        self.store.names.tag(&tag.key()).await
-    }
-
-    async fn keep_told_tag(&self, tag: &TagRequest<'_>, digest: Digest, headers: &HeaderMap) {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        if let (Some(media_type), Some(Ok(size))) = (text(CONTENT_TYPE), text(CONTENT_LENGTH).map(str::parse)) {
-            self.keep_tag_entry(tag, digest, media_type.to_owned(), size).await;
-        }
-    }
-
-    async fn keep_tag(&self, tag: &TagRequest<'_>, manifest: &Manifest) {
-        let size_bytes = manifest.bytes.len() as u64;
-        self.keep_tag_entry(tag, manifest.digest, manifest.media_type.clone(), size_bytes).await;
-    }
-
-    async fn keep_tag_entry(&self, tag: &TagRequest<'_>, digest: Digest, media_type: String, size_bytes: u64) {
-        if !tag.request.snapshot.config.cache.enabled {
-            return;
-        }
-        let entry = TagEntry { digest, media_type, size_bytes, validated_at: SystemTime::now() };
-        self.store.names.set_tag(tag.key(), entry).await;
-    }
-}
-
-impl<'a> TagRequest<'a> {
-    fn new(request: &'a RequestContext, repository: &'a RepositoryName, tag: &'a Tag) -> Self {
-        Self { request, repository, tag, class: request.accept_class() }
-    }
-
-    fn reference(&self) -> Reference {
-        Reference::Tag(self.tag.clone())
-    }
-
-    /// Names the tag in the small memories.
-    fn name(&self) -> String {
-        format!("{}/{}:{} {}", self.request.registry.host, self.repository, self.tag, self.class.bits())
-    }
-
-    fn key(&self) -> TagKey {
-        let place = self.request.place(self.repository);
-        TagKey { place, tag: self.tag.clone(), accept_class: self.class.bits() }
-    }
 }
 
 // ── a manifest by digest: locate ───────────────────────────────────────────────────────────────────────────────────
@@ -413,21 +352,6 @@ fn lock_name(request: &RequestContext, repository: &RepositoryName, digest: &Dig
 }
 
 // ── a blob: locate, then fetch or join ─────────────────────────────────────────────────────────────────────────────
-
-/// A request for a blob.
-#[derive(Clone, Copy)]
-pub(super) struct BlobRequest<'a> {
-    pub(super) request: &'a RequestContext,
-    pub(super) repository: &'a RepositoryName,
-    pub(super) digest: Digest,
-}
-
-impl BlobRequest<'_> {
-    /// The repository that it is asked of.
-    pub(super) fn place(&self) -> Place {
-        self.request.place(self.repository)
-    }
-}
 
 /// The place of a blob.
 enum Located {
@@ -710,53 +634,5 @@ impl Pull {
             OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
             OpenError::Broken(error) => PullError::Broken(error),
         }
-    }
-}
-
-// ── a blob in the store and in the table of rights ──────────────────────────────────────────────────────────────────
-
-impl Pull {
-    async fn stored_blob(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
-        self.store.blobs.get(&blob.digest).await.unwrap_or_else(|error| {
-            tracing::warn!(digest = %blob.digest, "the store cannot be read, asking upstream: {error}");
-            None
-        })
-    }
-
-    async fn offline_copy(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
-        let permitted = self.is_linked(blob).await && self.may_read_offline(blob.request, blob.repository).await;
-        if permitted { self.stored_blob(blob).await } else { None }
-    }
-
-    async fn is_linked(&self, blob: &BlobRequest<'_>) -> bool {
-        self.store.names.linked(&blob.place(), &blob.digest).await
-    }
-
-    async fn link(&self, blob: &BlobRequest<'_>) {
-        self.store.names.link(&blob.place(), &blob.digest).await;
-    }
-
-    /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
-    /// public somewhere.
-    async fn may_share(&self, blob: &BlobRequest<'_>, stored: &Arc<Blob>) -> bool {
-        let registry = &blob.request.registry.host;
-        if stored.first_registry().await.as_ref() == Some(registry) {
-            return true;
-        }
-        let places = self.store.names.places(&blob.digest).await;
-        if places.iter().any(|place| place.registry() == registry) {
-            return true;
-        }
-        for place in &places {
-            if self.store.names.last_public(place).await.is_some() {
-                return true;
-            }
-        }
-        false
-    }
-
-    async fn may_share_fetch(&self, blob: &BlobRequest<'_>, fetch: &InflightFetch) -> bool {
-        *fetch.origin.registry() == blob.request.registry.host
-            || self.store.names.last_public(&fetch.origin).await.is_some()
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_core::digest::Digest;
 use entrepot_core::media::AcceptClass;
-use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
@@ -16,7 +17,7 @@ use entrepot_config::ready::AccessMode;
 use entrepot_net::connection::ConnectionContext;
 use entrepot_observe::labels::{CredentialKind, RequestRoute, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
-use entrepot_store::Place;
+use entrepot_store::{Place, TagKey};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::Operation;
@@ -157,6 +158,49 @@ impl RequestContext {
     /// Records an answer of upstream.
     pub fn record_upstream(&self, host: &str, outcome: UpstreamOutcome, elapsed: Option<Duration>) {
         self.trail.record(Decision::Upstream { host: host.into(), outcome, elapsed });
+    }
+}
+
+/// A request for a tag: the only mutable thing that is cached.
+pub(super) struct TagRequest<'a> {
+    pub(super) request: &'a RequestContext,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) tag: &'a Tag,
+    pub(super) class: AcceptClass,
+}
+
+impl<'a> TagRequest<'a> {
+    pub(super) fn new(request: &'a RequestContext, repository: &'a RepositoryName, tag: &'a Tag) -> Self {
+        Self { request, repository, tag, class: request.accept_class() }
+    }
+
+    pub(super) fn reference(&self) -> Reference {
+        Reference::Tag(self.tag.clone())
+    }
+
+    /// Names the tag in the small memories.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}:{} {}", self.request.registry.host, self.repository, self.tag, self.class.bits())
+    }
+
+    pub(super) fn key(&self) -> TagKey {
+        let place = self.request.place(self.repository);
+        TagKey { place, tag: self.tag.clone(), accept_class: self.class.bits() }
+    }
+}
+
+/// A request for a blob.
+#[derive(Clone, Copy)]
+pub(super) struct BlobRequest<'a> {
+    pub(super) request: &'a RequestContext,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) digest: Digest,
+}
+
+impl BlobRequest<'_> {
+    /// The repository that it is asked of.
+    pub(super) fn place(&self) -> Place {
+        self.request.place(self.repository)
     }
 }
 

@@ -18,12 +18,15 @@ use entrepot_core::name::RepositoryName;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
+use crate::fetch::inflight::InflightFetch;
 use crate::fetch::source::UpstreamRefusal;
 use crate::pull::error::{PullError, is_transient};
+use crate::pull::request::BlobRequest;
 use crate::pull::{Pull, RequestContext};
 use entrepot_config::ready::AccessMode;
 use entrepot_observe::labels::Proof;
 use entrepot_observe::trail::Decision;
+use entrepot_store::Blob;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::Operation;
@@ -232,6 +235,30 @@ impl Pull {
         if principal == CredentialId::ANONYMOUS && self.is_current(&request.credential) {
             self.store.names.unmark_public(&request.place(repository)).await;
         }
+    }
+
+    /// Whether the stored copy may stand in for what this registry says it has: the same registry gave it, or it is
+    /// public somewhere.
+    pub(super) async fn may_share(&self, blob: &BlobRequest<'_>, stored: &Arc<Blob>) -> bool {
+        let registry = &blob.request.registry.host;
+        if stored.first_registry().await.as_ref() == Some(registry) {
+            return true;
+        }
+        let places = self.store.names.places(&blob.digest).await;
+        if places.iter().any(|place| place.registry() == registry) {
+            return true;
+        }
+        for place in &places {
+            if self.store.names.last_public(place).await.is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) async fn may_share_fetch(&self, blob: &BlobRequest<'_>, fetch: &InflightFetch) -> bool {
+        *fetch.origin.registry() == blob.request.registry.host
+            || self.store.names.last_public(&fetch.origin).await.is_some()
     }
 
     /// The principal behind a credential: for a token that passed here, the login that asked for it.

@@ -15,7 +15,7 @@ use crate::fetch::source::{Opened, Source};
 use crate::fetch::through::Through;
 use crate::pull::Pull;
 use crate::pull::error::PullError;
-use crate::pull::pipeline::BlobRequest;
+use crate::pull::request::BlobRequest;
 use crate::pull::stored::StoredReader;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;

@@ -24,8 +24,6 @@ use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 
-/// The path of the endpoint, beside `/v2/`.
-pub const TOKEN_PATH: &str = "/token";
 pub const FORM_MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Serialize)]

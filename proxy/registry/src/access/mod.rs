@@ -28,10 +28,11 @@ use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Actions, Scope};
 
-pub use endpoint::{FORM_MAX_BYTES, TOKEN_PATH};
+pub use endpoint::FORM_MAX_BYTES;
 pub use entrepot_core::scope::Action;
 pub use policy::{Held, Principal};
 pub use refusal::AccessRefusal;
+pub use refusal::TOKEN_PATH;
 
 use entrepot_config::ready::rights::{AuthMethod, Rights};
 use entrepot_core::secret::Secret;

@@ -6,12 +6,14 @@ use entrepot_core::scope::{Action, Scope};
 use http::StatusCode;
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 
-use super::endpoint::TOKEN_PATH;
 use super::policy::Overdrawn;
 use super::token::SERVICE;
 use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
+
+/// The path of the endpoint, beside `/v2/`.
+pub const TOKEN_PATH: &str = "/token";
 
 /// The reason why a request is refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
