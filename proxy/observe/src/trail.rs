@@ -122,7 +122,7 @@ pub struct Summary {
     pub stored_at: Option<SystemTime>,
     /// Why the answer is what it is.
     pub reason: &'static str,
-    /// Whether the request is worth a line in the access log. Local pages and granted CONNECTs are not.
+    /// Whether the request is worth a line in the access log. Local pages and granted tunnels are not.
     pub is_logged: bool,
 }
 

@@ -33,7 +33,7 @@ const UNWANTED_MAX_BYTES: usize = 16 << 20;
 const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl RegistryService {
-    /// Answers at [`TOKEN_PATH`], which challenges name.
+    /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let read = Limited::new(body, FORM_MAX_BYTES).collect();

@@ -9,7 +9,7 @@
 //! so the simpler way stayed. A page that goes bad later, on its way to the medium, is noticed
 //! by neither; `entrepot cache verify` reads the medium.
 //!
-//! Invariant: [`Progress`] is the hash of exactly the bytes `0..position`, as the file gave them.
+//! Invariant: `Progress` is the hash of exactly the bytes `0..position`, as the file gave them.
 
 use std::io;
 use std::ops::Range;

@@ -4,7 +4,7 @@
 //! A repository that upstream gives to an anonymous request is public. The index remembers that too, and it still holds
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
 //!
-//! Asking upstream ([`Pull::ask`]) is here as well, because every answer says something about the right.
+//! Asking upstream (`Pull::ask`) is here as well, because every answer says something about the right.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -64,7 +64,7 @@ pub struct Visitor {
 pub enum Wish<'a> {
     /// `GET /v2/`, by which clients find out whether they have to log in.
     Ping,
-    /// The list of repositories. It shows those that [`Access::may_see`] allows.
+    /// The list of repositories. It shows those that [`AccessControl::may_see`] allows.
     Catalog,
     /// A collection of unreferenced content. It needs the right to delete in some repository.
     Collect,
