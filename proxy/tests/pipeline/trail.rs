@@ -5,7 +5,7 @@ use http::Method;
 use crate::harness::{Image, Proxy, Upstream};
 
 #[tokio::test]
-async fn every_line_has_the_replys_id_and_says_why() {
+async fn every_line_has_the_id_of_its_reply_and_says_why() {
     let upstream = Upstream::start().await;
     let image = Image::new("team/app", 1);
     image.publish(&upstream, "1");
