@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::harness::{Answer, Image, MANIFEST_TYPE, Proxy, Setup, Upstream};
+use crate::harness::{Answer, Image, MANIFEST_TYPE, Proxy, Setup, Upstream, in_time};
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
@@ -233,4 +233,17 @@ async fn an_upstream_that_takes_no_head_is_read() {
     upstream.guard(|seen| (seen.method == Method::HEAD).then(|| Answer::status(405)));
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &image.tag_path("latest")).send().await.is_whole(&image.manifest);
+}
+
+#[tokio::test]
+async fn a_404_is_remembered_for_its_time_however_often_it_is_asked() {
+    let upstream = Upstream::start().await;
+    let image = Image::new("team/app", 1);
+    let tag = image.tag_path("late");
+    let proxy = Setup::of(&[&upstream]).set("cache.tags", "negative_time = \"1s\"").start().await;
+    assert_eq!(proxy.get(&upstream, &tag).send().await.status, 404);
+    image.publish(&upstream, "late");
+    let asking = async { while proxy.get(&upstream, &tag).send().await.status == 404 {} };
+    in_time("the tag is found while it is asked for without a pause", asking).await;
+    proxy.get(&upstream, &tag).send().await.is_whole(&image.manifest);
 }

@@ -30,7 +30,7 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
-use crate::fetch::source::{OpenError, Opened};
+use crate::fetch::source::{OpenError, Opened, UpstreamRefusal};
 use crate::fetch::table::Wish;
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
@@ -105,6 +105,8 @@ enum Resolved {
     /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to this
     /// client.
     Untold(Option<Reply>),
+    /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is asked.
+    KnownMissing(UpstreamRefusal),
 }
 
 impl Pull {
@@ -112,6 +114,7 @@ impl Pull {
         let known = self.tag_entry(&tag).await;
         let pulled = match self.resolve(&tag, known.as_ref()).await {
             Ok(Resolved::Fresh(manifest)) => return Ok(manifest::reply(tag.request, &manifest, Served::Hit)),
+            Ok(Resolved::KnownMissing(refusal)) => return Err(PullError::answered(refusal)),
             Ok(Resolved::Told(digest, head)) => self.told_tag(&tag, known.as_ref(), digest, head).await,
             Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(self.head(tag.request, None, head)),
             Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
@@ -137,7 +140,7 @@ impl Pull {
         }
         if let Some(refusal) = self.negatives.get(&tag.name(), request.credential.id()) {
             request.trail.record(Decision::Tag(TagCheck::KnownMissing));
-            return Err(PullError::answered(refusal));
+            return Ok(Resolved::KnownMissing(refusal));
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
         let (check, resolved) = match self.ask(request, repository, &operation, Wanted::Manifest).await {
