@@ -1,5 +1,5 @@
-//! What the index costs with 100,000 rows: look-ups from memory and from its tables, and a row written.
-//! `cargo bench -p entrepot-store --bench index`; `cargo test` runs each once, untimed, on a small index.
+//! The cost of the index with 100,000 rows: look-ups from memory, look-ups from its tables, and a row written.
+//! `cargo bench -p entrepot-store --bench index` runs it; `cargo test` runs each once, untimed, on a small index.
 
 // The macros of the harness make undocumented functions.
 #![allow(missing_docs)]
@@ -86,7 +86,7 @@ fn lookups(criterion: &mut Criterion) {
         bencher.iter(|| names.tag(black_box(&tag)).now_or_never().flatten().expect("in memory"));
     });
     group.finish();
-    // What is not there is never remembered, so these go to the tables each time, by way of the blocking pool.
+    // Absent names are never remembered, so each of these look-ups goes to the tables, by way of the blocking pool.
     let (absent, absent_tag) = (Digest::of(Algorithm::Sha256, b"absent"), world.tag("absent"));
     let mut group = criterion.benchmark_group("tables");
     group.bench_function("link", |bencher| bencher.iter(|| runtime.block_on(names.linked(place, black_box(&absent)))));
@@ -111,7 +111,7 @@ fn changes(criterion: &mut Criterion) {
     group.bench_function("tag", |bencher| {
         bencher.iter(|| runtime.block_on(store.names.set_tag(tag.clone(), entry(next()))));
     });
-    // The file with its two syncs and its row.
+    // This writes the file with its two syncs and its row.
     let mut bytes = vec![0; 1536];
     group.bench_function("publication", |bencher| {
         bencher.iter(|| {

@@ -1,7 +1,8 @@
-//! Content from a file of somebody else's, without copying its bytes: as a clone that shares the blocks, or as a hard
-//! link, if both are on one file system. The bytes are read and compared with the digest all the same.
+//! Turns a file that another program owns into content without copying its bytes: as a clone that shares the blocks, or
+//! as a hard link if both are on one file system. The bytes are read and compared with the digest in either case.
 //!
-//! A clone is tried first: it is nobody else's file. A link is one with the original, which its owner must not write to.
+//! A clone is tried first, because it is a file of our own. A hard link is the original file under another name, so the
+//! owner of the original must not write to it.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -22,16 +23,16 @@ use crate::space::Purpose;
 /// How a file became content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Adopted {
-    /// With blocks that both share until one is written to.
+    /// Its blocks are shared with the original until one of the two is written to.
     Cloned,
-    /// As another name of the same file.
+    /// It is another name of the original.
     Linked,
 }
 
 /// Read at once while hashing.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Makes a file content of that digest, durably. None if the file system can neither clone nor link it.
+/// Makes a file content of that digest, durably. None if the file system can neither clone nor link the file.
 pub(crate) async fn adopt(
     home: &Arc<PartialBlobs>,
     digest: &Digest,
@@ -58,7 +59,7 @@ fn take(
     let size_bytes = measured.inspect_err(|_| drop(disk::unlink(&path)))?.len();
     let (file, size, purpose) = (Arc::new(file), Some(size_bytes), Purpose::Upload);
     let begun = Begun { name, file, size, extents: Extents::new(), purpose, turn: None };
-    // What it takes, the file system has given already. From here on a failure drops it, which removes our name of the
+    // The file system has given the blocks already. From here on a failure drops this, which removes our name of the
     // file.
     let partial = PartialBlob::new(home, path, begun, home.room.adopt(size_bytes, purpose));
     let actual = hash(&partial, digest, size_bytes)?;

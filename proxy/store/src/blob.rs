@@ -1,8 +1,8 @@
 //! One published blob: its open file, read whole or a window at a time without blocking the thread that serves it. A
-//! window is a slice of the mapped file if the page cache has it, else a read under way.
+//! window is a slice of the mapped file if the page cache has it. Otherwise it is a read under way.
 //!
-//! Published content is immutable, so it may be mapped, and a reader may keep the slice that it is handed. `blobs` opens
-//! and keeps the files; `entrepot-kernel` does what needs the kernel.
+//! Published content is immutable, so it may be mapped, and a reader may keep its slice. `blobs` opens and keeps the
+//! files; `entrepot-kernel` makes the calls that need the kernel.
 
 use std::fs::File;
 use std::io;
@@ -22,20 +22,18 @@ use crate::space::{Counters, count};
 
 /// The attribute of a file that names the registry which gave it.
 const REGISTRY_ATTRIBUTE: &str = "user.entrepot.registry";
-/// The longest value of it: a host name and a port.
+/// The longest value of that attribute: a host name and a port.
 const REGISTRY_MAX_BYTES: usize = 512;
 /// A smaller blob is copied rather than mapped.
 const MAPPED_MIN_BYTES: u64 = 64 * 1024;
-/// The most that is handed out of a mapping at once.
+/// The most bytes that one window of a mapping has.
 const MAPPED_WINDOW_BYTES: u64 = 1 << 20;
-/// The most that is copied out of the page cache in place.
+/// The most bytes that are copied out of the page cache in place.
 const COPIED_MAX_BYTES: u64 = 64 * 1024;
 
 /// Published, verified, immutable content.
 pub struct Blob {
-    /// The digest of its bytes.
     pub digest: Digest,
-    /// Its length.
     pub size_bytes: u64,
     /// The open file. It stays readable after the blob was evicted.
     pub file: Arc<File>,
@@ -57,7 +55,7 @@ impl Blob {
         Arc::new(Self { digest, size_bytes, file, counters, mapped: OnceLock::new() })
     }
 
-    /// The bytes from `offset` on, as many as are good to have at once, and none from `end` on.
+    /// A window that starts at `offset` and ends at `end` or before.
     pub fn window(&self, offset: u64, end: u64) -> Window {
         let left = end.min(self.size_bytes).saturating_sub(offset);
         if left <= COPIED_MAX_BYTES
@@ -74,8 +72,8 @@ impl Blob {
         Window::Coming(read::start(&self.file, offset, left.min(buffers::window_bytes() as u64) as usize))
     }
 
-    /// The bytes of a window; an error, which is counted and calls for [`crate::Blobs::unreadable`], if the disk or
-    /// the file does not have them.
+    /// The bytes of a window. It is an error if the disk or the file does not have them. The error is counted and calls
+    /// for [`crate::Blobs::unreadable`].
     pub async fn finish(&self, window: &mut Window) -> io::Result<Bytes> {
         let bytes = match window {
             Window::Here(bytes) => Ok(bytes.clone()),
@@ -97,8 +95,8 @@ impl Blob {
         mapped.as_ref()
     }
 
-    /// Reads up to `len` bytes from `offset` on; fewer only at the end of the blob. A file that is shorter than the blob
-    /// is an error, and so is a refusal of the disk; both are counted. Not for large blobs: use windows.
+    /// Reads up to `len` bytes from `offset` on; fewer only at the end of the blob. It is an error if the file is
+    /// shorter than the blob or the disk refuses; both are counted. Use windows for large blobs.
     pub async fn read(self: &Arc<Self>, offset: u64, len: usize) -> io::Result<Bytes> {
         let blob = self.clone();
         let lost = || Err(io::Error::other("the read broke off"));
@@ -128,13 +126,13 @@ impl Blob {
         std::str::from_utf8(&value.await.flatten()?).ok()?.parse().ok()
     }
 
-    /// Since when it is published: the file's time, which the open file's inode tells without asking the disk.
+    /// When the blob was published: the file's time, which the open file's inode tells without asking the disk.
     pub fn stored_at(&self) -> Option<SystemTime> {
         self.file.metadata().ok()?.modified().ok()
     }
 }
 
-/// Writes on the file which registry gave it. Without the attribute the blob is fetched once more after the index was
+/// Writes on the file which registry gave it. Without the attribute, the blob is fetched once more after the index was
 /// lost. Blocks.
 pub(crate) fn mark_registry(file: &File, registry: &RegistryHost) {
     if let Err(error) = fsetxattr(file, REGISTRY_ATTRIBUTE, registry.to_string().as_bytes(), XattrFlags::empty()) {

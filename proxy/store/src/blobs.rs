@@ -1,11 +1,11 @@
 //! Published content by its digest: open it, list it, check it, take it away.
 //!
-//! A hit costs one lock and one look-up (`open_blobs`). The file decides whether content exists; the index is told of
-//! uses and is asked only when a file is opened, for its size: a file that shrank or grew is never served (DESIGN
-//! invariant 1).
+//! A hit costs one lock and one look-up (`open_blobs`). The file decides whether content exists. The index hears of
+//! uses, and is asked for the size only when a file is opened: a file that shrank or grew is never served (invariant 1
+//! of ARCHITECTURE.md).
 //!
-//! Order of a removal: close, unlink, close again (it may have been opened in between), then the index. Readers that have
-//! the file open finish. A crash in between leaves a row without a file, which the next start or use removes.
+//! Order of a removal: close, unlink, close again (a hit may have opened it in between), then the index. Readers that
+//! have the file open finish. A crash in between leaves a row without a file, which the next start or use removes.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -28,9 +28,9 @@ use crate::space::{Counters, count};
 
 /// Read at once while checking.
 const VERIFY_CHUNK_BYTES: usize = 1 << 20;
-/// Most entries that one call of `list` gives.
+/// The most entries that one call of `list` gives.
 const LIST_MAX: usize = 1000;
-/// Repositories that a listing names for one blob, at most.
+/// The most repositories that a listing names for one blob.
 pub(crate) const PLACES_MAX: usize = 64;
 
 /// The published content of one store.
@@ -46,50 +46,46 @@ pub struct Blobs {
 /// One line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BlobEntry {
-    /// The digest of its bytes.
     pub digest: Digest,
-    /// Its length.
     pub size_bytes: u64,
-    /// The last use that was noted, to about a minute.
+    /// The last noted use, accurate to about a minute.
     pub last_use: SystemTime,
-    /// Uses that were noted.
+    /// How many uses were noted.
     pub uses: u32,
     /// Its type, if it is a manifest.
     pub media_type: Option<String>,
     /// The repositories that are known to have it, the first 64.
     pub places: Vec<Place>,
-    /// It was pushed here, and is never evicted.
+    /// Whether it was pushed here. Pushed content is never evicted.
     pub is_pinned: bool,
 }
 
-/// What [`crate::Store::clear`] removed.
+/// How much [`crate::Store::clear`] removed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Cleared {
-    /// How many blobs.
     pub blobs: u64,
-    /// How many bytes.
     pub bytes: u64,
 }
 
-/// What became of the wish to remove cached content.
+/// The outcome of removing cached content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Removal {
-    /// It is gone, so many bytes.
+    /// It is gone. The value is its size in bytes.
     Removed(u64),
-    /// It stays: it was pushed here.
+    /// It stays, because it was pushed here.
     Pinned,
-    /// There was none.
+    /// There was no such content.
     Missing,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verified {
     /// The content has the digest that it is named by.
     Good,
     /// It has another digest, or cannot be read; it was thrown away and will be fetched again.
     Bad,
-    /// There is none of that name.
+    /// There is no content of that digest.
     Missing,
 }
 
@@ -104,7 +100,7 @@ impl Blobs {
         Self { paths, counters, index, memory, pins, open: OpenBlobs::default() }
     }
 
-    /// The content of that digest, if it is here; counts as a use. Ready at once if the blob is open already.
+    /// The content of that digest. None if it is not here. Counts as a use. Ready at once if the blob is open already.
     pub async fn get(self: &Arc<Self>, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
         if let Some(blob) = self.get_open(digest) {
             return Ok(Some(blob));
@@ -122,8 +118,8 @@ impl Blobs {
         blocking(move || blobs.contains_blocking(&digest)).await.unwrap_or(false)
     }
 
-    /// Throws away content that the disk does not give, if it can be fetched again. What was pushed stays: the disk may
-    /// give it another time.
+    /// Throws away content that the disk does not give, if it can be fetched again. Pushed content stays: the disk may
+    /// give it at another time.
     pub async fn unreadable(self: &Arc<Self>, digest: &Digest) {
         let (blobs, digest) = (self.clone(), *digest);
         blocking(move || blobs.unreadable_blocking(&digest)).await;
@@ -143,7 +139,7 @@ impl Blobs {
         .await
     }
 
-    /// Content in the order of its digests, after one of them; at most 1000 entries.
+    /// Lists content in the order of its digests, after one of them; at most 1000 entries.
     pub async fn list(self: &Arc<Self>, after: Option<Digest>, limit: usize) -> Result<Vec<BlobEntry>, StoreError> {
         let pins = self.pins.clone();
         let listed = self.index.ask(move |index| {
@@ -198,7 +194,7 @@ impl Blobs {
         }
         let blob = Blob::new(*digest, size_bytes, Arc::new(file), self.counters.clone());
         self.open.insert(blob.clone(), Some(Instant::now()));
-        // If it was evicted between the two, the open file must not keep its bytes on disk for long.
+        // If the blob was evicted since the file was opened, the open file must not keep its bytes on disk for long.
         if !path.exists() {
             self.open.forget(digest);
         }
@@ -211,13 +207,13 @@ impl Blobs {
         self.open.contains(digest) || self.paths.blob(digest).is_file()
     }
 
-    /// The length of content by its file. None if it is not here. Blocks; not a use.
+    /// The length of content by its file. None if the content is not here. Blocks; not a use.
     pub(crate) fn size_blocking(&self, digest: &Digest) -> Option<u64> {
         std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file()).map(|file| file.len())
     }
 
-    /// All bytes of a manifest, compared with their digest. Bytes that are not what the digest says are thrown away.
-    /// Blocks; counts as a use.
+    /// All bytes of a manifest, compared with their digest. Bytes of another digest are thrown away. Blocks; counts as
+    /// a use.
     pub(crate) fn manifest_blocking(&self, digest: &Digest) -> Option<(Arc<Blob>, Bytes)> {
         let blob = self.get_blocking(digest).ok()??;
         if blob.size_bytes > MANIFEST_MAX_BYTES as u64 {
@@ -275,7 +271,7 @@ impl Blobs {
         Ok(removed)
     }
 
-    /// Keeps content open that was just published.
+    /// Keeps newly published content open.
     pub(crate) fn published(&self, blob: Arc<Blob>) {
         self.open.insert(blob, None);
     }
@@ -316,13 +312,13 @@ impl Blobs {
         Ok(cleared)
     }
 
-    /// Removes the file of a blob that nobody reads and nobody pushed; false else. A file that is gone already counts as
-    /// removed.
+    /// Removes the file of a blob that has no reader and was not pushed; false if it has a reader or was pushed. A file
+    /// that is already gone counts as removed.
     pub(crate) fn unlink_idle(&self, digest: &Digest) -> Result<bool, StoreError> {
         let unlink = || Ok(self.open.forget_idle(digest) && self.unlink(digest).map(|_| true)?);
         let unlinked = self.pins.unless_pinned(digest, unlink)?;
         if unlinked.is_none() {
-            // The index did not hear of the pin, or this would be no candidate.
+            // The index did not hear of the pin; otherwise this blob would be no candidate.
             self.pins.changed(digest);
         }
         Ok(unlinked.unwrap_or(false))

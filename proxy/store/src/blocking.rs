@@ -1,16 +1,16 @@
-//! The edge between async callers and work that blocks: it runs on the blocking pool of the caller's runtime.
+//! The edge between async callers and blocking work: the work runs on the blocking pool of the caller's runtime.
 
 use tokio::task::spawn_blocking;
 
 use crate::errors::StoreError;
 
-/// Runs what blocks. None only if it panicked, which is a bug of ours and logged as such.
+/// Runs blocking work. None only if the work panicked, which is a bug of ours and logged as such.
 pub(crate) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let outcome = spawn_blocking(run).await;
     outcome.inspect_err(|error| tracing::error!("a store operation failed, please report this: {error}")).ok()
 }
 
-/// The same for what may fail. A panic is an error like others.
+/// Runs blocking work that may fail. A panic becomes an error like any other.
 pub(crate) async fn try_blocking<T: Send + 'static>(
     run: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {

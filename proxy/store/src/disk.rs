@@ -1,5 +1,5 @@
-//! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. All of them block;
-//! `disk_threads::calls` makes those of partial blobs by io_uring if there is one.
+//! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. All of them
+//! block. `disk_threads::calls` makes those of partial blobs by io_uring if there is one.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -14,7 +14,7 @@ use nix::sys::statvfs::statvfs;
 use super::errors::StoreError;
 use super::paths::{Paths, digest_of_file};
 
-/// Makes a folder that only we may enter; false where it exists, which stays as it is.
+/// Makes a folder that only this user may enter; false if it exists, and then it stays as it is.
 pub(super) fn make_dir(path: &Path) -> Result<bool, StoreError> {
     if path.is_dir() {
         return Ok(false);
@@ -39,7 +39,7 @@ pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     file.map_err(|error| StoreError::from_io("create", path, error))
 }
 
-/// Opens a file for reading; None if there is none. A link is never followed out of the store.
+/// Opens a file for reading. None if there is none. A link is never followed out of the store.
 pub(super) fn open(path: &Path) -> Result<Option<File>, StoreError> {
     match OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
         Ok(file) => Ok(Some(file)),
@@ -48,12 +48,12 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Opens a file that must be there for reading.
+/// Opens a file for reading. A missing file is an error.
 pub(super) fn open_existing(path: &Path) -> Result<File, StoreError> {
     open(path)?.ok_or_else(|| StoreError::from_io("open", path, io::ErrorKind::NotFound.into()))
 }
 
-/// Opens a paused fill for more.
+/// Opens a paused fill to add bytes.
 pub(super) fn reopen(path: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
     file.map_err(|error| StoreError::from_io("open", path, error))
@@ -71,7 +71,7 @@ pub(super) fn allocate(file: &File, path: &Path, offset: u64, len: u64) -> Resul
     allocated(fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length), path, len)
 }
 
-/// What the kernel's answer to such a call means.
+/// Reads the kernel's answer to an allocation: false if the file system cannot allocate.
 pub(super) fn allocated(answer: Result<(), Errno>, path: &Path, len: u64) -> Result<bool, StoreError> {
     match answer {
         Ok(()) => Ok(true),
@@ -103,7 +103,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     synced.map_err(|error| StoreError::from_io("sync the directory", path, error))
 }
 
-/// Gives a file its final name, replacing what had it.
+/// Gives a file its final name, replacing the file that had it.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|error| StoreError::from_io("rename", from, error))
 }
@@ -113,7 +113,7 @@ pub(super) fn unlink(path: &Path) -> Result<bool, StoreError> {
     unlinked(std::fs::remove_file(path), path)
 }
 
-/// What the kernel's answer to such a call means.
+/// Reads the kernel's answer to an unlink: false if there was no file.
 pub(super) fn unlinked(answer: io::Result<()>, path: &Path) -> Result<bool, StoreError> {
     match answer {
         Ok(()) => Ok(true),
@@ -122,7 +122,7 @@ pub(super) fn unlinked(answer: io::Result<()>, path: &Path) -> Result<bool, Stor
     }
 }
 
-/// What unprivileged writers may still use of the file system.
+/// Bytes that unprivileged writers may still use of the file system.
 pub(super) fn free_bytes(path: &Path) -> Result<u64, StoreError> {
     match statvfs(path) {
         // The fields' widths differ between architectures.

@@ -1,10 +1,10 @@
-//! The threads that change content on disk: allocate, write, sync, rename, unlink, so that no other thread waits for a
+//! The threads that change content on disk (allocate, write, sync, rename, unlink), so that no other thread waits for a
 //! disk.
 //!
 //! ```text
 //! mod     DiskThreads: the queues, which thread a digest has, deadlines      buffers  pieces between upstream and disk
 //! thread  one thread: the ring's runtime, or a small blocking pool           calls    the calls, made either way
-//! ring    the io_uring, by tokio-uring, which nobody else here knows
+//! ring    the io_uring, by tokio-uring; no other module uses it
 //! ```
 //!
 //! A job is an async closure that gets [`Calls`] and runs on one thread to its end, whether or not its caller still
@@ -12,15 +12,18 @@
 //! each other: while one waits for the disk, others go on. `partial_blobs` orders what must be ordered (writes before
 //! the end, the steps of publishing) by awaiting one after the other.
 //!
-//! The ladder: if the kernel lets us have an io_uring, it makes the calls; what the ring's library lacks (create with a
-//! mode, truncate, mkdir, attributes), and what waits for the index, runs on its runtime's blocking pool. If the kernel
-//! refuses (`io_uring_disabled`, seccomp, too old: probed at the start of each thread), all calls are ordinary ones on a
-//! small blocking pool of the thread's. Either way the disk never blocks a disk thread itself.
+//! The ladder: if the kernel gives us an io_uring, the ring makes the calls. Calls that the ring's library lacks
+//! (create with a mode, truncate, mkdir, attributes) and work that waits for the index run on the blocking pool of its
+//! runtime. If the kernel refuses a ring (`io_uring_disabled`, seccomp, too old: probed at the start of each thread),
+//! all calls are ordinary ones on a small blocking pool of the thread. Either way the disk never blocks a disk thread
+//! itself.
 //!
-//! Content is not pushed out by `sync_file_range` along the way: it would save little: publishing took 0 to 0.6 s a GiB here (virtual disk, ext4), its `fdatasync` included; no client waits.
+//! Content is not pushed out by `sync_file_range` along the way, because that would save little. Publishing took 0 to
+//! 0.6 s a GiB here (virtual disk, ext4), its `fdatasync` included, and no client waits for it.
 //!
-//! Bounds: so many jobs wait for a thread, so many run on its ring; a caller waits beyond that, never longer than the
-//! deadline. A disk that hangs costs the jobs that are at it, which stay with the kernel until it answers.
+//! Bounds: a limited number of jobs waits for a thread, and a limited number runs on its ring. A caller beyond that
+//! waits as well, but never longer than the deadline. A disk that hangs costs only the jobs that are at it, which stay
+//! with the kernel until it answers.
 
 pub(super) mod buffers;
 pub(super) mod calls;
@@ -46,22 +49,21 @@ use calls::Calls;
 use entrepot_config::ready;
 use entrepot_observe::labels::DiskLadder;
 
-/// Jobs that wait for one thread; a caller with one more waits with it.
+/// The most jobs that wait for one thread. A caller with one more waits for a place.
 const QUEUED_MAX: usize = 256;
 
-/// What a thread runs.
+/// The form of a job: it gets [`Calls`] and runs on one thread to its end.
 type Job = Box<dyn FnOnce(Calls) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// How the disk is worked with.
+/// The settings for work with the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiskSettings {
-    /// Threads.
     pub threads: usize,
     /// Memory for bytes on their way from upstream to the disk.
     pub buffers_bytes: usize,
     /// How long the disk may take before clients go on without it.
     pub timeout: Duration,
-    /// Whether io_uring is used where the kernel has it.
+    /// Whether io_uring is used if the kernel has it.
     pub io_uring: bool,
 }
 
@@ -98,7 +100,7 @@ struct Running {
 pub(super) struct Lane(pub(super) u64);
 
 impl Lane {
-    /// A digest's; one without a digest has the lane of its random number.
+    /// The lane of a digest. Content without a digest has the lane of its random number.
     pub(super) fn of(digest: Option<&Digest>, random: u64) -> Self {
         let first_bytes = digest.and_then(|digest| digest.bytes().first_chunk().copied());
         Self(first_bytes.map_or(random, u64::from_be_bytes))
@@ -110,17 +112,16 @@ impl DiskThreads {
         Self { settings, running: OnceLock::new() }
     }
 
-    /// Starts the threads where they do not run yet, and says how they make their calls.
+    /// Starts the threads if they do not run yet, and says how they make their calls.
     pub(super) fn start(&self) -> DiskLadder {
         self.running().ladder
     }
 
-    /// How long the disk may take.
     pub(super) fn timeout(&self) -> Duration {
         self.settings.timeout
     }
 
-    /// Has a lane's thread run a job, and waits for what comes of it; however long that takes.
+    /// Has a lane's thread run a job, and waits for its result, however long that takes.
     pub(super) async fn run<T, F>(
         &self,
         lane: Lane,
@@ -142,7 +143,7 @@ impl DiskThreads {
         answered.await.map_err(|_| StoreError::DiskThreadGone)
     }
 
-    /// The same within the deadline. The job goes on after it; only nobody waits for it any more.
+    /// [`Self::run`] within the deadline. The job goes on after the deadline, but its caller no longer waits.
     pub(super) async fn run_in_time<T, F>(
         &self,
         lane: Lane,
@@ -155,15 +156,15 @@ impl DiskThreads {
         self.in_time(self.run(lane, job)).await?
     }
 
-    /// Waits for what the disk is needed for, no longer than the deadline.
+    /// Waits for work that needs the disk, no longer than the deadline.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let timeout = self.settings.timeout;
         let stalled = |_| StoreError::Stalled { seconds: timeout.as_secs_f32() };
         tokio::time::timeout(timeout, work).await.map_err(stalled)
     }
 
-    /// Removes the file of a partial blob that came to nothing and gives its room back. Not waited for, except where no thread
-    /// runs or takes more: then it is done here.
+    /// Removes the file of a partial blob that was given up, and gives its room back. The caller does not wait for
+    /// that. Only if no thread runs or takes another job, it is done here.
     pub(super) fn discard(&self, lane: Lane, path: PathBuf, file: Arc<File>, reservation: Reservation) {
         let queue = self.running.get().and_then(|running| running.queue(lane));
         let permit = queue.and_then(|queue| queue.try_reserve().ok());
@@ -174,7 +175,7 @@ impl DiskThreads {
         permit.send(Box::new(move |calls| {
             Box::pin(async move {
                 warn_unless_removed(calls.unlink(&path).await, &path);
-                // The last handle gives the blocks back, which takes its time.
+                // Dropping the last handle gives the blocks back, which takes time.
                 calls.aside(move || drop(file)).await;
                 drop(reservation);
             })

@@ -1,6 +1,6 @@
-//! What can go wrong in the store, told by what the caller does about it: pass the body through uncached
-//! (`NoSpace`, `ReadOnly`, `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's fault
-//! unless it says so, and none may fail a pull (DESIGN invariant 7).
+//! The errors of the store, sorted by what the caller does next: pass the body through uncached (`NoSpace`, `ReadOnly`,
+//! `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's fault unless it says so, and
+//! none may fail a pull (invariant 7 of ARCHITECTURE.md).
 
 use entrepot_observe::labels::Bypass;
 use std::io;
@@ -17,10 +17,7 @@ pub enum StoreError {
         "no room in the cache for {needed_bytes} more bytes, even after eviction; raise cache.max_size, lower \
          cache.min_free or free disk space"
     )]
-    NoSpace {
-        /// What was to be added.
-        needed_bytes: u64,
-    },
+    NoSpace { needed_bytes: u64 },
     /// The file system or its permissions refuse writes.
     #[error(
         "cannot {doing} {path}: the file system refuses writes ({source}); remount it or correct the owner of data_dir"
@@ -28,9 +25,7 @@ pub enum StoreError {
     ReadOnly {
         /// The step that failed.
         doing: &'static str,
-        /// On what.
         path: PathBuf,
-        /// The kernel's answer.
         source: io::Error,
     },
     /// The disk failed.
@@ -38,29 +33,21 @@ pub enum StoreError {
     Io {
         /// The step that failed.
         doing: &'static str,
-        /// On what.
         path: PathBuf,
-        /// The kernel's answer.
         source: io::Error,
     },
     /// Content was handed in under a digest that it does not have: the sender is at fault.
     #[error("the content was announced as {expected} but is {actual}; it was not stored, fetch it again")]
     WrongDigest {
-        /// The announced name.
         expected: Box<Digest>,
-        /// What the bytes hash to.
+        /// The digest that the bytes have.
         actual: Box<Digest>,
     },
     /// Content is longer or shorter than announced: the sender is at fault.
     #[error(
         "the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again"
     )]
-    WrongSize {
-        /// The announced size.
-        expected_bytes: u64,
-        /// What arrived.
-        actual_bytes: u64,
-    },
+    WrongSize { expected_bytes: u64, actual_bytes: u64 },
     /// A fill was used after `publish` or `pause`, or published under the wrong one of its two forms: a bug of ours.
     #[error("the fill is already over, or has no digest of its own to be published under; this is a bug, report it")]
     FillState,
@@ -69,14 +56,11 @@ pub enum StoreError {
     IndexUnavailable,
     /// A manifest that was pushed is gone or bad.
     #[error("the pushed manifest {digest} cannot be read; push it again, or delete it")]
-    ManifestLost {
-        /// Which one.
-        digest: Box<Digest>,
-    },
-    /// The disk takes too long; what was asked of it may still happen.
+    ManifestLost { digest: Box<Digest> },
+    /// The disk takes too long. The requested work may still happen.
     #[error("the disk did not answer within {seconds} s; see the kernel log, or raise data_plane.disk_timeout")]
     Stalled {
-        /// How long it was waited for.
+        /// How long the caller waited.
         seconds: f32,
     },
     /// A disk thread could not be started, or a job on it panicked.
@@ -84,14 +68,11 @@ pub enum StoreError {
     DiskThreadGone,
     /// Another process has the same store open.
     #[error("{path} is in use by another process; stop the other entrepot or choose another data_dir")]
-    Locked {
-        /// The index that is locked.
-        path: PathBuf,
-    },
+    Locked { path: PathBuf },
 }
 
 impl StoreError {
-    /// The word for passing a body through because of this error.
+    /// The reason to count if a body is passed through because of this error.
     pub fn bypass(&self) -> Bypass {
         match self {
             StoreError::NoSpace { .. } => Bypass::DiskFull,
@@ -109,7 +90,7 @@ impl StoreError {
         }
     }
 
-    /// Adds how much was wanted, which the step that ran out of space did not know.
+    /// Adds how many bytes were wanted. The step that ran out of space did not know it.
     pub(super) fn needing(self, bytes: u64) -> Self {
         match self {
             Self::NoSpace { .. } => Self::NoSpace { needed_bytes: bytes },

@@ -1,5 +1,5 @@
-//! Which bytes of partial content are on disk: a set of byte ranges. The fetch asks it what to fetch next and how far a
-//! reader may go; the sidecar of paused content carries it over a restart.
+//! The bytes of partial content that are on disk: a set of byte ranges. It decides what the fetch asks for next and how
+//! far a reader may go. The sidecar of paused content keeps it over a restart.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// No bytes.
+    /// An empty set.
     pub fn new() -> Self {
         Self::default()
     }
@@ -26,7 +26,8 @@ impl Extents {
         }
     }
 
-    /// The end of the bytes that are there from `offset` on without a gap; `offset` itself if it is not covered.
+    /// The end of the bytes that are there from `offset` on without a gap. It is `offset` itself if that byte is not
+    /// there.
     pub fn covered(&self, offset: u64) -> u64 {
         self.ranges.get(&offset).map_or(offset, |known| known.end)
     }
@@ -46,13 +47,13 @@ impl Extents {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// The end of the last range, 0 when empty.
+    /// The end of the last range; 0 if the set is empty.
     pub fn end(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.end)
     }
 }
 
-/// Reads what a sidecar says; whatever order and overlap it has, the invariant holds afterwards.
+/// Takes the ranges of a sidecar. Whatever order and overlap they have, the invariant holds afterwards.
 impl From<Vec<(u64, u64)>> for Extents {
     fn from(pairs: Vec<(u64, u64)>) -> Self {
         let mut extents = Self::new();

@@ -1,4 +1,4 @@
-//! The index: which blobs there are and in which order they are evicted, and which names lead to them (redb).
+//! The index (redb): which blobs there are, in which order they are evicted, and which names lead to them.
 //!
 //! ```text
 //! callers ── read ───────────────────────────────► database (snapshot, from the calling thread)
@@ -6,13 +6,13 @@
 //! ```
 //!
 //! Read your writes: a change waits until the writer has committed it, so every thread that reads afterwards sees it.
-//! That wait is one in-memory commit (about 0.1 ms; an fsync when it meets the durable one of each second), and it is
-//! bounded: with a stalled disk one caller goes on after `PATIENCE` and all others at once, the changes follow later,
-//! and until then a reader may not see them, which costs a question to upstream. An overlay of pending rows would save
-//! the wait but would have to be merged into every range query.
+//! That wait is one in-memory commit: about 0.1 ms, or an fsync if it meets the durable commit of each second. The wait
+//! is bounded. If the disk stalls, one caller goes on after `PATIENCE` and all others at once. The changes follow
+//! later. Until then a reader may not see them, which costs a question to upstream. An overlay of pending rows would
+//! save the wait, but every range query would have to merge it.
 //!
-//! Invariant: the index never fails a request. What cannot be read is `None`; what cannot be written is dropped and
-//! counted. Whether a blob exists is decided by its file, not here.
+//! Invariant: the index never fails a request. A row that cannot be read is `None`; a change that cannot be written is
+//! dropped and counted. The file of a blob decides whether the blob exists, not the index.
 
 pub(super) mod names;
 pub(super) mod opening;
@@ -52,14 +52,14 @@ pub(super) struct Index {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the writer, the rebuild and the callers share.
+/// The state that the writer, the rebuild and the callers share.
 pub(super) struct Shared {
     pub(super) paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
     memory: Arc<Memory>,
     queue: Queue,
-    /// None while it cannot be opened. Only the writer takes the write lock, to replace it.
+    /// None while the index cannot be opened. Only the writer takes the write lock, to replace the database.
     database: RwLock<Option<Database>>,
     rebuild: Mutex<Rebuild>,
     rebuild_ended: Condvar,
@@ -68,12 +68,12 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct Rebuild {
     running: bool,
-    /// The index knows every file.
+    /// Whether the index knows every file.
     complete: bool,
 }
 
 impl Index {
-    /// Opens the index, or a new one, and starts its thread. Only a second process on the same store is an error.
+    /// Opens the index, or a new one, and starts its thread. The only error is a second process on the same store.
     pub(super) fn open(
         paths: Paths,
         space: Arc<Space>,
@@ -98,7 +98,7 @@ impl Index {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Reads a snapshot; `None` when the index cannot answer.
+    /// Reads a snapshot. None if the index cannot answer.
     pub(super) fn read<T>(&self, query: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Option<T> {
         self.shared.read(query)
     }
@@ -118,7 +118,7 @@ impl Index {
         blocking(move || index.change(job)).await.unwrap_or(false)
     }
 
-    /// Makes a change and waits until readers see it; false when that is not certain.
+    /// Makes a change and waits until readers see it; false if that is not certain.
     pub(super) fn change(&self, job: Job) -> bool {
         self.shared.change(job)
     }
@@ -130,12 +130,12 @@ impl Index {
         }
     }
 
-    /// Waits until every change so far is on the medium, within reason.
+    /// Waits until every change so far is on the medium, for at most [`FLUSH_PATIENCE`].
     pub(super) fn flush(&self) -> bool {
         self.shared.queue.wait_durable(FLUSH_PATIENCE)
     }
 
-    /// Whether files are being compared with the index.
+    /// Whether the index is being compared with the files.
     pub(super) fn is_rebuilding(&self) -> bool {
         lock(&self.shared.rebuild).running
     }

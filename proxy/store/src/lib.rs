@@ -1,20 +1,20 @@
-//! The store: every byte that was verified, once per digest, and what is known about it.
+//! The store: every verified byte, once for each digest, and the facts about it.
 //!
 //! ```text
-//! Store          opens everything; limits, figures, expiry               one fact each, beside them
+//! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
 //!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
-//!   names          what leads to content of other registries               memory, index/, entries, place
-//!   repositories   what was pushed                                         pins, small_files
-//!   uploads        the partial files of pushes                              upload_id
+//!   names          links, tags and artefacts of other registries           memory, index/, entries, place
+//!   repositories   pushed content                                          pins, small_files
+//!   uploads        the partial files of pushes                             upload_id
 //! room    making room                                        space    the ledger of bytes
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
-//! The handles are async: a look-up that memory can answer is ready at once, everything else that blocks runs on the
+//! The handles are async. A look-up that memory can answer is ready at once; all other blocking work runs on the
 //! blocking pool or on the disk threads. Methods that say so block, and are for the start and for threads of their own.
 //! Files are the truth and the index follows: a hit needs only the file, a lost index is rebuilt while serving, and no
-//! trouble with it fails a request.
+//! trouble with the index fails a request.
 
 mod adopt;
 mod blob;
@@ -77,15 +77,14 @@ use pins::Pins;
 use room::Room;
 use space::{Counters, Space};
 
-/// The store of one data directory. When the last handle of it is dropped, the index is committed, which is waited for.
+/// The store of one data directory. Dropping the last handle commits the index and waits for that.
 pub struct Store {
-    /// Published content by its digest.
     pub blobs: Arc<Blobs>,
     /// Content on its way in.
     pub partial_blobs: Arc<PartialBlobs>,
-    /// What leads to content of other registries.
+    /// Names that lead to content of other registries.
     pub names: Names,
-    /// What was pushed.
+    /// Pushed content.
     pub repositories: Repositories,
     /// The partial files of pushes.
     pub uploads: Uploads,
@@ -97,7 +96,7 @@ pub struct Store {
     room: Arc<Room>,
 }
 
-/// The store's figures; none of them is found by walking.
+/// The store's figures. No figure is found by walking the files.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Usage {
     /// Bytes of the cache's content.
@@ -120,18 +119,18 @@ pub struct Usage {
     pub quarantined: u64,
     /// Changes that the index could not take.
     pub index_dropped: u64,
-    /// Whether the index is being compared with the files; the first three figures are not final then.
+    /// Whether the index is being compared with the files. `used_bytes`, `pinned_bytes` and `blobs` are not final then.
     pub rebuilding: bool,
 }
 
 impl Store {
-    /// Opens the store of a directory, making it if it does not exist. Deletes partial blobs that were not paused in good
-    /// order. A damaged index is set aside, and a new one is filled from the files in the background. Blocks.
+    /// Opens the store of a directory, making it if it does not exist. Deletes partial blobs that were not paused in
+    /// good order. A damaged index is set aside, and a new one is filled from the files in the background. Blocks.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
         Self::open_with(data_dir, limits, DiskSettings::default())
     }
 
-    /// The same with a say in how the disk is worked with. The disk threads start with the first write, or by
+    /// [`Store::open`] with settings for the disk. The disk threads start with the first write, or by
     /// [`Store::start_disk_threads`].
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
@@ -146,7 +145,7 @@ impl Store {
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();
         let index = Arc::new(Index::open(paths.clone(), space.clone(), counters.clone(), memory.clone())?);
-        // After the index, whose lock says that no other process writes here.
+        // This comes after the index, whose lock guarantees that no other process writes here.
         let paused = Arc::new(Paused::load(&paths, &space));
         let pins = Arc::new(Pins::new(paths.clone(), index.clone()));
         let blobs = Arc::new(Blobs::new(paths.clone(), counters.clone(), index.clone(), memory.clone(), pins.clone()));
@@ -187,12 +186,11 @@ impl Store {
         self.partial_blobs.disk.start()
     }
 
-    /// Takes over limits after a reload. Lower ones are enforced with the next write or [`Store::expire_unused`].
+    /// Takes over limits after a reload. Lower limits are enforced with the next write or [`Store::expire_unused`].
     pub fn set_limits(&self, limits: Limits) {
         self.space.set_limits(limits);
     }
 
-    /// The figures.
     pub fn usage(&self) -> Usage {
         let ledger = self.space.ledger();
         let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -211,7 +209,7 @@ impl Store {
         }
     }
 
-    /// Removes all cached content, paused partial blobs, tags and artefacts. What was pushed stays.
+    /// Removes all cached content, paused partial blobs, tags and artefacts. Pushed content stays.
     pub async fn clear(&self) -> Result<Cleared, StoreError> {
         let (paths, paused, blobs) = (self.paths.clone(), self.paused.clone(), self.blobs.clone());
         try_blocking(move || {
@@ -221,14 +219,15 @@ impl Store {
         .await
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, as far
-    /// as this round looks, and comes back under limits that were lowered. The number of blobs dropped.
+    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`. One
+    /// call looks at a bounded number of rows. It also evicts until limits that were lowered hold again. Returns the
+    /// number of blobs dropped.
     pub async fn expire_unused(&self, now: SystemTime) -> usize {
         let room = self.room.clone();
         blocking(move || room.expire_unused(now)).await.unwrap_or(0)
     }
 
-    /// Waits until everything that was noted is on the medium; false if the disk does not get there in time.
+    /// Waits until every change so far is on the medium; false if the disk does not get there in time.
     pub async fn flush(&self) -> bool {
         let index = self.index.clone();
         blocking(move || index.flush()).await.unwrap_or(false)
@@ -245,8 +244,8 @@ impl Store {
     }
 }
 
-/// Locks, also after a panic of the thread that held it: what the store's locks guard is consistent after every
-/// statement.
+/// Locks a mutex, also after a panic of the thread that held it: the state behind the store's locks is consistent after
+/// every statement.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

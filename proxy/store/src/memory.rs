@@ -1,5 +1,5 @@
-//! What hits ask for again and again, in memory: small manifests that were verified, links, tags. A look-up is one
-//! short lock and never waits for a disk, so it is made on the serving threads themselves.
+//! The answers that hits ask for again and again, in memory: small verified manifests, links, tags. A look-up is one
+//! short lock and never waits for a disk, so the serving threads make it themselves.
 //!
 //! ```text
 //! names ─► look-up ─ found ─► answer         reads of the index and of files ─► remember, if nothing was
@@ -7,9 +7,9 @@
 //! the index's writer, after each commit ─► forget        unlinking a file ─► forget_content
 //! ```
 //!
-//! Invariants: only what is there is remembered, never that something is not. What was changed or removed in the index
-//! is forgotten before the change counts as visible, and what was read before that is not remembered after it. Bounded
-//! by bytes, whatever the sizes and numbers of entries.
+//! Invariants: memory holds only facts that are there, never that something is missing. A fact that was changed or
+//! removed in the index is forgotten before the change counts as visible. A result that was read before that is not
+//! remembered after it. Memory is bounded by bytes, whatever the sizes and numbers of entries.
 
 #[cfg(test)]
 mod tests;
@@ -34,12 +34,12 @@ const MANIFEST_MAX_BYTES: usize = 64 << 10;
 const MANIFESTS_BYTES: u64 = 12 << 20;
 const LINKS_BYTES: u64 = 2 << 20;
 const TAGS_BYTES: u64 = 2 << 20;
-/// An entry of each kind takes about so many bytes, which says how many there will be.
+/// An entry of each kind takes about this many bytes, which gives the expected number of entries.
 const TYPICAL_BYTES: u64 = 512;
-/// What an entry takes beside its key, its value and what they have on the heap: links to its neighbours, its share of a
-/// hash table that has just grown.
+/// Bytes of an entry besides its key, its value and their heap: links to its neighbours, and its share of a hash table
+/// that has just grown.
 const SLOT_BYTES: usize = 64;
-/// Repositories remembered for one digest; base layers are in a great many.
+/// The most repositories remembered for one digest. Base layers are in a great many.
 const REPOSITORIES_MAX: usize = 16;
 /// Uses of a manifest reach the index once in this time.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,34 +47,32 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 /// A stored manifest whose bytes were compared with its digest. Cloning it copies no content.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredManifest {
-    /// Its name.
     pub digest: Digest,
-    /// Its bytes, verbatim.
+    /// The bytes, verbatim.
     pub bytes: Bytes,
-    /// Its type.
     pub media_type: Arc<str>,
-    /// Since when it is stored.
+    /// When it was stored.
     pub stored_at: Option<SystemTime>,
 }
 
-/// What a change of the index makes untrue.
+/// The entries that a change of the index makes untrue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Stale {
     /// The content is gone, with its type and its links.
     Removed(Digest),
-    /// It has another type.
+    /// The manifest has another type.
     MediaType(Digest),
-    /// This repository no longer has it.
+    /// This repository no longer has the content.
     Link(Place, Digest),
     /// The tag points elsewhere, or nowhere, for one class of Accept.
     Tag(TagKey),
-    /// The tag is forgotten for all of them.
+    /// The tag is forgotten for all classes of Accept.
     TagName(Place, Tag),
     /// Every tag was forgotten.
     Tags,
 }
 
-/// The moment before something was read. It may be remembered only as long as nothing was forgotten since.
+/// The moment before something was read. The result may be remembered only if nothing was forgotten since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Epoch(u64);
 
@@ -90,7 +88,7 @@ struct State {
     tags: Bounded<Arc<TagKey>, TagEntry>,
 }
 
-/// A cache that holds at most so many bytes; entries that were not asked for again leave first.
+/// A cache of a bounded number of bytes. Entries that were not asked for again leave first.
 type Bounded<K, V> = Cache<K, Weighed<V>, ByWeight>;
 
 struct Weighed<V> {
@@ -125,7 +123,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// To be asked before reading what is to be remembered.
+    /// To be taken before a read whose result is to be remembered.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(lock(&self.state).epoch)
     }
@@ -144,7 +142,7 @@ impl Memory {
         Some((known.manifest.clone(), touch))
     }
 
-    /// Whether the repository is known to have the content; false says nothing.
+    /// Whether the repository is known to have the content. False means only that memory does not know.
     pub(crate) fn linked(&self, place: &Place, digest: &Digest) -> bool {
         lock(&self.state).linked(place, digest)
     }
@@ -185,7 +183,7 @@ impl Memory {
         self.remember(since, |state| state.tags.insert(Arc::new(key.clone()), entry));
     }
 
-    /// Forgets what changes of the index made untrue.
+    /// Forgets the entries that changes of the index made untrue.
     pub(crate) fn forget(&self, stale: &[Stale]) {
         if stale.is_empty() {
             return;
@@ -195,14 +193,14 @@ impl Memory {
         stale.iter().for_each(|stale| state.forget(stale));
     }
 
-    /// Forgets the bytes of a digest, whose file goes.
+    /// Forgets the bytes of a digest whose file is being removed.
     pub(crate) fn forget_content(&self, digest: &Digest) {
         let mut state = lock(&self.state);
         state.epoch += 1;
         state.manifests.remove(digest);
     }
 
-    /// Forgets everything, with an index that is closed.
+    /// Forgets everything, because the index is closed.
     pub(crate) fn clear(&self) {
         let mut state = lock(&self.state);
         state.epoch += 1;
@@ -223,13 +221,13 @@ fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64) -> Bounded<K, V> {
     Cache::with_weighter((bytes / TYPICAL_BYTES) as usize, bytes, ByWeight)
 }
 
-/// A value for the key type `K`; `heap_bytes` is what both take besides their own size.
+/// A value for the key type `K`; `heap_bytes` is the heap of key and value together.
 fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
     let bytes = heap_bytes.saturating_add(size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
     Weighed { value, bytes: bytes as u64 }
 }
 
-/// What a place takes of the heap, if nobody else shares it.
+/// The heap bytes of a place that is not shared.
 fn heap_bytes_of(place: &Place) -> usize {
     size_of::<(RegistryHost, RepositoryName)>() + place.registry().name().len() + place.repository().as_str().len()
 }
@@ -246,7 +244,7 @@ impl State {
                 self.links.remove(digest);
             }
             Stale::MediaType(digest) => drop(self.manifests.remove(digest)),
-            // The other repositories of the digest are soon read again.
+            // The other repositories of the digest are read again soon.
             Stale::Link(_, digest) => drop(self.links.remove(digest)),
             Stale::Tag(key) => drop(self.tags.remove(key)),
             Stale::TagName(place, tag) => self.tags.retain(|key, _| key.tag != *tag || key.place != *place),

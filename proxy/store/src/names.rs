@@ -1,9 +1,10 @@
-//! Names that lead to content: which repository has it (links), the manifests of repositories, what a tag points to,
-//! what an artefact's path gave, which repositories were seen public.
+//! Names that lead to content: which repository has it (links), the manifests of repositories, tags, artefacts, and
+//! which repositories were seen public.
 //!
-//! A look-up asks memory first and is ready at once if memory knows; else it reads the index, and the file of a manifest,
-//! on the blocking pool, and what it finds is remembered. All of it are answers of upstream: rows of the index, which may
-//! be lost, and then upstream is asked again. A change that returned is seen by every look-up that begins after it.
+//! A look-up asks memory first and is ready at once if memory knows. Otherwise it reads the index, and the file of a
+//! manifest, on the blocking pool, and its result is remembered. All of these are answers of upstream, kept as rows of
+//! the index. If the rows are lost, upstream is asked again. A change that returned is seen by every look-up that
+//! begins after it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -50,26 +51,26 @@ impl Names {
         linked
     }
 
-    /// Notes that the repository has the content, as its upstream said by serving it.
+    /// Notes that the repository has the content. Its upstream showed that by serving it.
     pub async fn link(&self, place: &Place, digest: &Digest) {
         let (place, digest, at_ms) = (place.clone(), *digest, ms_of(SystemTime::now()));
         self.note(move |tables| tables.link(&place, &digest, at_ms)).await;
     }
 
-    /// Takes back that the repository has the content.
+    /// Forgets that the repository has the content.
     pub async fn unlink(&self, place: &Place, digest: &Digest) {
         let (place, digest) = (place.clone(), *digest);
         self.note(move |tables| tables.unlink(&place, &digest)).await;
     }
 
-    /// The repositories known to have the content, the first 64.
+    /// The repositories known to have the content, at most the first 64.
     pub async fn places(&self, digest: &Digest) -> Vec<Place> {
         let digest = *digest;
         self.index.ask(move |index| rows::places(index, &digest, PLACES_MAX)).await.unwrap_or_default()
     }
 
-    /// The manifest, if the repository is known to have it; counts as a use. Bytes that are not what their digest says
-    /// are thrown away.
+    /// The manifest. None if the repository is not known to have it. Counts as a use. Bytes of another digest are
+    /// thrown away.
     pub async fn manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
         if let Some((manifest, touch)) = self.memory.manifest(place, digest) {
             if touch {
@@ -99,7 +100,7 @@ impl Names {
         self.note(move |tables| tables.set_media_type(&digest, &media_type)).await;
     }
 
-    /// What the tag pointed to when it was last asked.
+    /// The manifest that the tag pointed to when upstream was last asked.
     pub async fn tag(&self, key: &TagKey) -> Option<TagEntry> {
         if let Some(entry) = self.memory.tag(key) {
             return Some(entry);
@@ -111,7 +112,7 @@ impl Names {
         Some(entry)
     }
 
-    /// What the tag pointed to for each class of Accept that asked for it, the last seen first.
+    /// The manifests that the tag pointed to, one for each class of Accept that was asked for, the last seen first.
     pub async fn tag_in_all_classes(&self, place: &Place, tag: &Tag) -> Vec<(AcceptClass, TagEntry)> {
         let (place, tag) = (place.clone(), tag.clone());
         let entries = self.index.ask(move |index| rows::tag_in_all_classes(index, &place, &tag));
@@ -120,7 +121,7 @@ impl Names {
         entries
     }
 
-    /// Notes what a tag points to.
+    /// Notes the manifest that a tag points to.
     pub async fn set_tag(&self, key: TagKey, entry: TagEntry) {
         self.note(move |tables| tables.set_tag(&key, &entry)).await;
     }
@@ -131,32 +132,32 @@ impl Names {
         self.note(move |tables| tables.forget_tag(&place, &tag)).await;
     }
 
-    /// When upstream last served the repository to somebody without credentials, to the millisecond. None if it never
-    /// did, or has taken it back.
+    /// When upstream last served the repository to a client without credentials, to the millisecond. None if it never
+    /// did, or if the mark was taken away.
     pub async fn last_public(&self, place: &Place) -> Option<SystemTime> {
         let place = place.clone();
         self.index.ask(move |index| rows::last_public(index, &place)).await.flatten().map(time_of)
     }
 
-    /// Notes that upstream served the repository to somebody without credentials.
+    /// Notes that upstream served the repository to a client without credentials.
     pub async fn mark_public(&self, place: &Place, at: SystemTime) {
         let place = place.clone();
         self.note(move |tables| tables.set_public(&place, Some(ms_of(at)))).await;
     }
 
-    /// Takes the mark away.
+    /// Takes the mark of [`Self::mark_public`] away.
     pub async fn unmark_public(&self, place: &Place) {
         let place = place.clone();
         self.note(move |tables| tables.set_public(&place, None)).await;
     }
 
-    /// What the path of an artefact gave.
+    /// The content that the path of an artefact gave.
     pub async fn artefact(&self, registry: &RegistryHost, path_and_query: &str) -> Option<ArtefactEntry> {
         let (registry, path) = (registry.clone(), path_and_query.to_owned());
         self.index.ask(move |index| rows::artefact(index, &registry, &path)).await.flatten()
     }
 
-    /// Notes what the path of an artefact gave. One with very long headers is not remembered.
+    /// Notes the content that the path of an artefact gave. An artefact with very long headers is not remembered.
     pub async fn set_artefact(&self, registry: &RegistryHost, path_and_query: &str, entry: ArtefactEntry) {
         let headers_bytes: usize = entry.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if path_and_query.len() + entry.content_type.len() + headers_bytes > ARTEFACT_MAX_BYTES {

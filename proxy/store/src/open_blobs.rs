@@ -1,5 +1,5 @@
-//! The blobs that are kept open, so that a hit costs one lock and one look-up. The least recently used idle one is closed
-//! first.
+//! The blobs that are kept open, so that a hit costs one lock and one look-up. The least recently used blob without a
+//! reader is closed first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use entrepot_core::digest::Digest;
 use crate::blob::Blob;
 use crate::lock;
 
-/// Files kept open. More stay open while more are being read.
+/// The most files kept open. More stay open while more are being read.
 const OPEN_MAX: usize = 512;
 /// Uses of an open blob reach the index once in this time.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whether anybody but this cache holds the blob.
+    /// Whether a reader holds the blob, besides this cache.
     fn is_read(&self) -> bool {
         Arc::strong_count(&self.blob) > 1
     }
@@ -59,7 +59,7 @@ impl OpenBlobs {
         lock(&self.slots).by_digest.contains_key(digest)
     }
 
-    /// Keeps a blob open; `touched` is when the index heard of its last use after its publication.
+    /// Keeps a blob open. `touched` is when the index heard of the blob's last use after its publication.
     pub(crate) fn insert(&self, blob: Arc<Blob>, touched: Option<Instant>) {
         let mut slots = lock(&self.slots);
         slots.clock += 1;
@@ -73,7 +73,7 @@ impl OpenBlobs {
         }
     }
 
-    /// Closes a blob, unless somebody reads it; false then.
+    /// Closes a blob that has no reader; false if it has one.
     pub(crate) fn forget_idle(&self, digest: &Digest) -> bool {
         let mut slots = lock(&self.slots);
         let is_read = slots.by_digest.get(digest).is_some_and(Slot::is_read);
@@ -83,7 +83,7 @@ impl OpenBlobs {
         !is_read
     }
 
-    /// Closes a blob; a reader keeps its file.
+    /// Closes a blob. A reader keeps its file.
     pub(crate) fn forget(&self, digest: &Digest) {
         lock(&self.slots).by_digest.remove(digest);
     }

@@ -1,5 +1,5 @@
-//! Content on its way into the store: a partial file that is written at any offsets, read while it grows, and ends in one
-//! of three ways.
+//! Content on its way into the store: a partial file that is written at any offsets, read while it grows, and ends in
+//! one of three ways.
 //!
 //! ```text
 //! begin ─► write … read … ─► publish   sync file, rename into blobs/, sync folder, then the index
@@ -7,13 +7,14 @@
 //!                          └► drop     the file is gone, it never happened
 //! ```
 //!
-//! Every step runs on a disk thread, which makes its calls by [`Calls`]. What a client waits for has a deadline
-//! (`data_plane.disk_timeout`); after it the caller goes on without the disk, and what was asked of the disk ends as if
-//! nobody had asked: a partial blob that was begun is dropped, a write is to one that is about to be dropped. An upload's
-//! file outlives that: its next request waits until the write has ended (`uploads`).
+//! Every step runs on a disk thread, which makes its calls by [`Calls`]. Each step that a client waits for has a
+//! deadline (`data_plane.disk_timeout`). After the deadline the caller goes on without the disk. The disk still
+//! finishes the step, but its result is dropped: a partial blob that was begun is dropped, and a write goes to one that
+//! is about to be dropped. An upload's file outlives that: its next request waits until the write has ended
+//! (`uploads`).
 //!
 //! Invariants: nothing is written after the end began (content under a digest is immutable), and the end waits for
-//! writes that run; nothing is visible before it is durable; whatever fails, the file is removed and the reservation
+//! writes that run. Nothing is visible before it is durable. Whatever fails, the file is removed and the reservation
 //! given back. The caller has hashed the bytes: `publish` checks the length, not the digest again.
 
 use std::fs::File;
@@ -44,10 +45,10 @@ use crate::room::Room;
 use crate::small_files::random;
 use crate::space::{Counters, Purpose, Reservation, count};
 
-/// What content of unknown size reserves at once.
+/// Bytes that content of unknown size reserves at a time.
 const GROW_BYTES: u64 = 4 << 20;
 
-/// Begins content, and goes on with what was paused.
+/// Begins content, and resumes paused content.
 pub struct PartialBlobs {
     pub(crate) paths: Paths,
     pub(crate) room: Arc<Room>,
@@ -59,39 +60,40 @@ pub struct PartialBlobs {
     buffers: Buffers,
 }
 
-/// Content that is being written. All methods take a shared reference: a leader writes while followers read. Dropping one
-/// that did not end removes its file.
+/// Content that is being written. All methods take a shared reference: a leader writes while followers read. Dropping
+/// one that did not end removes its file.
 pub struct PartialBlob {
     home: Arc<PartialBlobs>,
     path: PathBuf,
     begun: Begun,
-    /// None once the end began. Held for reading while writing.
+    /// None once the end has begun. A write holds the lock for reading while it runs.
     reservation: RwLock<Option<Reservation>>,
 }
 
 /// Held by the request that may write the file of an upload.
 pub(crate) type UploadTurn = OwnedMutexGuard<()>;
 
-/// What a partial blob is made of.
+/// The parts of a new partial blob.
 pub(crate) struct Begun {
     pub(crate) name: FillName,
     pub(crate) file: Arc<File>,
-    /// The size that was announced.
+    /// The announced size. None if no size was announced.
     pub(crate) size: Option<u64>,
-    /// What is in the file already.
+    /// The bytes that are in the file already.
     pub(crate) extents: Extents,
     pub(crate) purpose: Purpose,
-    /// Of an upload's: its file stays when the partial blob is dropped, and until then nobody else writes it. Every write
-    /// that runs holds the partial blob, also one whose caller has left.
+    /// The turn at the file of an upload; None for other content. With a turn, the file stays when the partial blob is
+    /// dropped, and until then no other request writes it. Every running write holds the partial blob, even if its
+    /// caller has left.
     pub(crate) turn: Option<UploadTurn>,
 }
 
-/// What content is published with.
+/// The name, length and places that content is published with.
 struct Publication {
     digest: Digest,
-    /// How many bytes of the file are the content. None if all of them are, or as many as were announced.
+    /// How many bytes of the file are the content. None if it is all of them, or the announced number.
     length: Option<u64>,
-    /// The repositories that are known to have it from then on. The first one's registry gave the bytes.
+    /// The repositories that are known to have the content from then on. The registry of the first one gave the bytes.
     links: Vec<Place>,
 }
 
@@ -109,8 +111,8 @@ impl PartialBlobs {
         Self { paths, room, disk, counters, index, blobs, paused, buffers }
     }
 
-    /// Begins the content of a digest, or goes on where a paused one of the same size ended ([`PartialBlob::extents`]).
-    /// Makes room first; `NoSpace` if there is none to be made.
+    /// Begins the content of a digest, or resumes paused content of the same size ([`PartialBlob::extents`]). Makes
+    /// room first; the error is `NoSpace` if that is impossible.
     pub async fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
         let (home, digest) = (self.clone(), *digest);
         let begun = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
@@ -131,12 +133,12 @@ impl PartialBlobs {
         self.begin_as(None, size, Purpose::Cache).await
     }
 
-    /// Stores small content at once, durably. Its digest is checked, on this thread. Content that is here already stays.
+    /// Stores small content at once, durably. Its digest is checked on this thread. Content that is already here stays.
     pub async fn put(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
 
-    /// From where on a fetch that goes on with paused content has to fetch, to have everything from `from` on.
+    /// The first byte from `from` on that is missing in the paused content. A fetch that resumes it asks from there.
     pub fn first_missing(&self, digest: &Digest, from: u64) -> u64 {
         self.paused.first_missing(digest, from).unwrap_or(from)
     }
@@ -178,7 +180,7 @@ impl PartialBlobs {
         put.await?
     }
 
-    /// Goes on with the paused content of a digest, if there is some of that size. Blocks.
+    /// Resumes the paused content of a digest. None if there is none of that size. Blocks.
     fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<PartialBlob> {
         let PausedFill { name, size_bytes, extents, reservation, .. } = self.paused.take(&self.paths, digest, size)?;
         let path = self.paths.fill(name);
@@ -202,7 +204,7 @@ impl PartialBlobs {
         Ok(PartialBlob::new(self, path, begun, reservation))
     }
 
-    /// A new file with the room for `size_bytes`.
+    /// Makes a new file with room for `size_bytes`.
     async fn reserve_file(
         &self,
         calls: Calls,
@@ -222,7 +224,7 @@ impl PartialBlobs {
             Ok(true) => reservation.set_allocated(),
             Ok(false) => {}
             Err(error) => {
-                // It has no content yet; what cannot be removed now is removed at the next start.
+                // It has no content yet. A file that cannot be removed now is removed at the next start.
                 let _ = calls.unlink(path).await;
                 return Err(error);
             }
@@ -232,17 +234,17 @@ impl PartialBlobs {
 }
 
 impl PartialBlob {
-    /// Over a file that lies at `path` already.
+    /// A partial blob over a file that is at `path` already.
     pub(crate) fn new(home: &Arc<PartialBlobs>, path: PathBuf, begun: Begun, reservation: Reservation) -> Self {
         Self { home: home.clone(), path, begun, reservation: RwLock::new(Some(reservation)) }
     }
 
-    /// The size that was announced.
+    /// The announced size. None if no size was announced.
     pub fn size(&self) -> Option<u64> {
         self.begun.size
     }
 
-    /// What was on disk at the beginning: nothing, or what was paused. What is written later is the caller's to track.
+    /// The bytes that were on disk at the beginning: none, or those that were paused. The caller tracks later writes.
     pub fn extents(&self) -> &Extents {
         &self.begun.extents
     }
@@ -257,13 +259,13 @@ impl PartialBlob {
         self.home.disk.timeout()
     }
 
-    /// Begins to read bytes that were written, without blocking this thread. Works on after the end too: a follower keeps
-    /// the file.
+    /// Begins to read bytes that were written, without blocking this thread. It also works after the end: a follower
+    /// keeps the file.
     pub fn start_reading(&self, offset: u64, length: usize) -> Reading {
         read::start(&self.begun.file, offset, length)
     }
 
-    /// Fills the buffer with bytes that were written. Blocks: it is for the hash threads.
+    /// Fills the buffer with bytes that were written. Blocks, so it is for the hash threads.
     pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let read = self.begun.file.read_exact_at(buffer, offset);
         read.inspect_err(|_| count(&self.home.counters.read_errors))
@@ -283,9 +285,10 @@ impl PartialBlob {
         written.await?
     }
 
-    /// Publishes the content as `digest`, by default the one that it was begun with; the caller has checked it. It is known
-    /// to be at `links` from then on, and the first of them gave it. On an error it is over, its file gone and nothing
-    /// visible. No deadline: clients have every byte already, and a large file takes a slow disk its time.
+    /// Publishes the content as `digest`, by default the one that it was begun with. The caller has checked it. The
+    /// content is known to be at `links` from then on, and the first of them gave it. After an error the partial blob
+    /// is over: its file is gone and nothing is visible. There is no deadline: clients have every byte already, and a
+    /// slow disk takes long for a large file.
     pub async fn publish(self: &Arc<Self>, digest: Option<&Digest>, links: &[Place]) -> Result<Arc<Blob>, StoreError> {
         let digest = match (self.begun.name.digest, digest) {
             (Some(own), None) => own,
@@ -296,13 +299,13 @@ impl PartialBlob {
     }
 
     /// Publishes the first `length` bytes of an upload as `digest`, which the caller has compared with them. The upload
-    /// is over then, whether or not this succeeds. No deadline either.
+    /// is over afterwards, also after an error. There is no deadline either.
     pub async fn publish_upload(self: &Arc<Self>, digest: &Digest, length: u64) -> Result<Arc<Blob>, StoreError> {
         self.publish_as(Publication { digest: *digest, length: Some(length), links: Vec::new() }).await
     }
 
-    /// Keeps what is there for a later `begin`, within the deadline; `extents` are the bytes that were written. Content
-    /// without a digest or size could not be found again and is dropped.
+    /// Keeps the bytes for a later `begin`, within the deadline; `extents` says which bytes were written. Content
+    /// without a digest or size is dropped, because a later `begin` could not find it.
     pub async fn pause(self: &Arc<Self>, extents: &Extents) -> Result<(), StoreError> {
         let (partial, extents) = (self.clone(), extents.clone());
         let disk = &self.home.disk;
@@ -327,7 +330,7 @@ impl PartialBlob {
         if self.begun.size.is_none() {
             self.grow(calls, end).await.inspect_err(|_| count(&counters.write_errors))?;
         }
-        // Held while writing, so that the end waits for writes that run.
+        // Held while writing, so that the end waits for running writes.
         let running = self.reservation.read().await;
         if running.is_none() {
             return Err(StoreError::FillState);
@@ -398,12 +401,12 @@ impl PartialBlob {
         Ok(blob)
     }
 
-    /// Waits for writes that run and allows no more.
+    /// Waits for running writes and allows no more.
     async fn end(&self) -> Result<Reservation, StoreError> {
         self.reservation.write().await.take().ok_or(StoreError::FillState)
     }
 
-    /// Each step is done before the next begins (DESIGN invariant 6).
+    /// Each step is done before the next begins (invariant 6 of ARCHITECTURE.md).
     async fn move_into_place(
         &self,
         calls: Calls,
@@ -418,7 +421,7 @@ impl PartialBlob {
             return Err(StoreError::WrongSize { expected_bytes: size_bytes, actual_bytes: measured_bytes });
         }
         if announced.is_none() {
-            // Gives back what was set aside, and what a request that came to nothing wrote.
+            // This gives back unused blocks, and bytes that a failed request wrote.
             let (file, path) = (file.clone(), self.path.clone());
             calls.aside(move || disk::truncate(&file, &path, size_bytes)).await?;
         }
@@ -435,7 +438,7 @@ impl PartialBlob {
         calls.rename(&self.path, &paths.blob(digest)).await?;
         if let Err(error) = calls.sync_dir(&folder).await {
             let (blobs, digest) = (self.home.blobs.clone(), *digest);
-            // It may be there or not after a crash; now it is not.
+            // After a crash the blob might be there or not. Now it is removed for certain.
             calls.aside(move || drop(blobs.discard(&digest))).await;
             return Err(error);
         }
@@ -458,7 +461,7 @@ impl PartialBlob {
 
 impl Drop for PartialBlob {
     fn drop(&mut self) {
-        // An upload goes on with its next request, after a restart too.
+        // The file of an upload stays for its next request, also after a restart.
         if let Some(reservation) = self.reservation.get_mut().take_if(|_| self.begun.turn.is_none()) {
             let (path, file) = (self.path.clone(), self.begun.file.clone());
             self.home.disk.discard(self.lane(), path, file, reservation);
@@ -468,7 +471,7 @@ impl Drop for PartialBlob {
 
 #[cfg(test)]
 impl PartialBlob {
-    /// Has writes wait, as a disk that hangs does: from what is told to `hangs` until `resumed` is told.
+    /// Makes writes wait as on a disk that hangs, from the message to `hangs` until the message of `resumed`.
     pub(crate) async fn hang(
         self: Arc<Self>,
         hangs: tokio::sync::oneshot::Sender<()>,

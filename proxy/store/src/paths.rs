@@ -1,20 +1,20 @@
-//! Where everything lies on disk. The only module that builds paths, and it builds them from re-encoded digests, random
-//! numbers and, below `pushed/`, from parsed names: a [`RepositoryName`] with its slashes replaced is one component that
-//! begins with a letter or digit, a [`Tag`] one that begins with neither a dot nor a dash. Nothing else that a client or
-//! an upstream wrote becomes part of a file name (threat T11).
+//! The place of everything on disk. Only this module builds paths. It builds them from re-encoded digests, random
+//! numbers and, below `pushed/`, from parsed names: a [`RepositoryName`] with its slashes replaced is one component
+//! that begins with a letter or digit; a [`Tag`] is one that begins with neither a dot nor a dash. Nothing else that a
+//! client or an upstream wrote becomes part of a file name (threat T11).
 //!
 //! ```text
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
 //! <data>/blobs/sha512/cd/cdef01…            likewise
 //! <data>/fill/sha256-abcdef….<random>       a fill that runs, or one that was paused
-//! <data>/fill/sha256-abcdef….<random>.extents   what a paused fill has on disk; without it the fill is dropped at start
+//! <data>/fill/sha256-abcdef….<random>.extents   which bytes a paused fill has; a fill without it is dropped at start
 //! <data>/fill/unnamed.<random>              a fill whose digest is known only at its end
-//! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: last asked for by a push
+//! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
-//! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   what refers to a subject; holds the list's entry
+//! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
 //! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
-//! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session says whose it is
+//! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
 //! <data>/index.redb.broken-<unix time>      an index that could not be read, kept for examination (the last one)
 //! ```
@@ -33,7 +33,7 @@ const SIDECAR: &str = ".extents";
 const UNNAMED: &str = "unnamed";
 const BROKEN: &str = "index.redb.broken-";
 const SESSION: &str = ".session";
-/// Stands for the slash in a repository's name, which cannot have it otherwise.
+/// Stands for the slash in a repository's name. The name cannot contain this character otherwise.
 const SLASH: &str = "+";
 
 /// The folders of a repository.
@@ -54,7 +54,7 @@ pub(super) struct Paths {
 /// The name of a partial fill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FillName {
-    /// What it will become. None until its end is known.
+    /// The digest that the fill will have. None until its end is known.
     pub(super) digest: Option<Digest>,
     /// Tells two fills of one digest apart.
     pub(super) random: u64,
@@ -131,7 +131,7 @@ impl Paths {
         self.kept(repository, Kept::Manifests).join(digest_file(digest))
     }
 
-    /// The folder of what refers to a subject.
+    /// The folder of the referrers of a subject.
     pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> PathBuf {
         self.kept(repository, Kept::Referrers).join(digest_file(subject))
     }
@@ -187,7 +187,7 @@ impl FillName {
         }
     }
 
-    /// Reads the name of a fill of a digest; sidecars, unnamed fills and foreign files are `None`.
+    /// Reads the name of a fill of a digest. None for sidecars, unnamed fills and foreign files.
     pub(super) fn parse(file_name: &str) -> Option<Self> {
         let (head, random) = file_name.split_once('.')?;
         let digest = head.replacen('-', ":", 1).parse().ok()?;
@@ -201,7 +201,7 @@ fn digest_file(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().name(), digest.hex())
 }
 
-/// The digest of a file below `pushed/`; `None` for foreign files, and for those that are being written.
+/// The digest of a file below `pushed/`. None for foreign files, and for those that are being written.
 pub(super) fn digest_of_link(file_name: &str) -> Option<Digest> {
     let digest: Digest = file_name.replacen('-', ":", 1).parse().ok()?;
     (digest_file(&digest) == file_name).then_some(digest)
@@ -217,7 +217,7 @@ pub(super) fn upload_of_session(file_name: &str) -> Option<UploadId> {
     file_name.strip_suffix(SESSION)?.parse().ok()
 }
 
-/// The digest of a published file, from the folder it was found in and its name; `None` for foreign files.
+/// The digest of a published file, from its folder and its name. None for foreign files.
 pub(super) fn digest_of_file(algorithm: Algorithm, first_byte: u8, file_name: &str) -> Option<Digest> {
     let digest: Digest = format!("{}:{file_name}", algorithm.name()).parse().ok()?;
     (digest.bytes()[0] == first_byte).then_some(digest)

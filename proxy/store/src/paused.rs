@@ -1,8 +1,8 @@
 //! Fills that were paused in good order, and the clean-up of `fill/` at start.
 //!
 //! A paused fill is its file and a sidecar that says which bytes of it are on the medium. The sidecar is written after
-//! the bytes were synced and removed before any more are written, so a sidecar that reads well is right; a file without
-//! one is of unknown content and is deleted. The digest is checked over the whole at the end in any case.
+//! the bytes were synced and removed before any more are written, so a readable sidecar is right. The content of a file
+//! without a sidecar is unknown, so the file is deleted. In any case the digest is checked over the whole at the end.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -19,7 +19,7 @@ use super::paths::{FillName, Paths};
 use super::space::{Purpose, Reservation, Space};
 use super::{disk, lock};
 
-/// A longer sidecar is none of ours.
+/// A longer sidecar was not written by us.
 const SIDECAR_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
@@ -29,17 +29,17 @@ struct Sidecar {
     extents: Extents,
 }
 
-/// A fill that can go on.
+/// A fill that can be resumed.
 pub(super) struct PausedFill {
     pub(super) name: FillName,
     pub(super) size_bytes: u64,
     pub(super) extents: Extents,
-    /// Its blocks are allocated, so its whole size counts.
+    /// The fill's blocks are allocated, so its whole size counts.
     pub(super) reservation: Reservation,
     pub(super) paused_at: SystemTime,
 }
 
-/// The paused fills, one a digest.
+/// The paused fills, at most one for each digest.
 pub(super) struct Paused {
     fills: Mutex<HashMap<Digest, PausedFill>>,
 }
@@ -74,7 +74,7 @@ impl Paused {
         fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
     }
 
-    /// Takes the fill of a digest out, to go on with it. The sidecar goes first. One of another size is deleted.
+    /// Takes the fill of a digest out, to resume it. The sidecar is removed first. A fill of another size is deleted.
     pub(super) fn take(&self, paths: &Paths, digest: &Digest, size: Option<u64>) -> Option<PausedFill> {
         let fill = lock(&self.fills).remove(digest)?;
         if size == Some(fill.size_bytes) && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
@@ -84,7 +84,8 @@ impl Paused {
         None
     }
 
-    /// Keeps a fill whose bytes are synced: writes its sidecar. After an error its files are still to be removed.
+    /// Keeps a fill whose bytes are synced: writes its sidecar. After an error, the caller has to remove the fill's
+    /// files.
     pub(super) fn keep(&self, paths: &Paths, digest: Digest, fill: PausedFill) -> Result<(), StoreError> {
         let path = paths.sidecar(fill.name);
         let sidecar = Sidecar { size: fill.size_bytes, extents: fill.extents.clone() };
@@ -104,7 +105,7 @@ impl Paused {
         Ok(())
     }
 
-    /// Deletes the one that was paused longest ago, to make room; false when there is none.
+    /// Deletes the fill that was paused longest ago, to make room; false if there is none.
     pub(super) fn drop_oldest(&self, paths: &Paths) -> bool {
         let mut fills = lock(&self.fills);
         let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(digest, _)| *digest);
@@ -112,14 +113,14 @@ impl Paused {
         dropped.map(|fill| delete(paths, fill)).is_some()
     }
 
-    /// Deletes those that were paused before a time.
+    /// Deletes the fills that were paused before a time.
     pub(super) fn expire(&self, paths: &Paths, before: SystemTime) {
         for (_, fill) in lock(&self.fills).extract_if(|_, fill| fill.paused_at < before) {
             delete(paths, fill);
         }
     }
 
-    /// Deletes all.
+    /// Deletes all paused fills.
     pub(super) fn clear(&self, paths: &Paths) {
         for (_, fill) in lock(&self.fills).drain() {
             delete(paths, fill);

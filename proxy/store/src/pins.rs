@@ -21,10 +21,10 @@ pub(crate) struct Pins {
     state: Mutex<State>,
 }
 
-/// What a collection must leave alone although it finds no link to it.
+/// The content that a collection must leave alone although it finds no link to it.
 #[derive(Default)]
 struct State {
-    /// Pinned while a collection looks at what is needed. None while no collection runs.
+    /// Content pinned during a collection. None if no collection runs.
     since_collection: Option<HashSet<Digest>>,
     /// How many uploads are about to link the content.
     held: HashMap<Digest, usize>,
@@ -77,7 +77,7 @@ impl Pins {
         Ok(hold)
     }
 
-    /// Keeps content from eviction from now on; false if it is not here. Blocks.
+    /// Keeps content from eviction from now on; false if the content is not here. Blocks.
     pub(crate) fn pin(&self, digest: &Digest) -> Result<bool, StoreError> {
         let (path, folder) = (self.paths.pin(digest), self.paths.pins(digest.algorithm(), digest.bytes()[0]));
         let is_new = {
@@ -91,7 +91,7 @@ impl Pins {
             }
             is_new
         };
-        // Not under the lock, and also for a pin that somebody else has just made.
+        // The lock is not held here. The sync is also needed for a pin that another thread has just made.
         disk::sync_dir(&folder)?;
         if is_new {
             self.changed(digest);
@@ -99,7 +99,7 @@ impl Pins {
         Ok(self.paths.blob(digest).is_file())
     }
 
-    /// Runs `act` while the content is not pinned and cannot be. None if it is pinned; then nothing is done. Blocks.
+    /// Runs `act` while the content is not pinned and cannot be. None if it is pinned: then `act` does not run. Blocks.
     pub(crate) fn unless_pinned<T>(
         &self,
         digest: &Digest,
@@ -109,8 +109,8 @@ impl Pins {
         if self.is_pinned(digest) { Ok(None) } else { act().map(Some) }
     }
 
-    /// Takes a pin away, unless the content was pinned again since the collection began, or is held. True if it did.
-    /// Blocks.
+    /// Takes a pin away, unless the content was pinned again since the collection began, or is held. True if the pin
+    /// was taken away. Blocks.
     pub(crate) fn unpin(&self, digest: &Digest) -> Result<bool, StoreError> {
         let state = lock(&self.state);
         let is_new = state.since_collection.as_ref().is_none_or(|pinned| pinned.contains(digest));
@@ -124,13 +124,13 @@ impl Pins {
         Ok(unpinned)
     }
 
-    /// Notes what is pinned from now on, until the guard is dropped. One collection runs at a time.
+    /// Notes all new pins until the guard is dropped. One collection runs at a time.
     pub(crate) fn watch(&self) -> Watching<'_> {
         lock(&self.state).since_collection = Some(HashSet::new());
         Watching(self)
     }
 
-    /// Has the index look again at where the row of a blob belongs.
+    /// Has the index move the row of a blob to the segment where it now belongs.
     pub(crate) fn changed(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
         self.index.change_later(Job::new(move |tables| tables.pinning_changed(&digest, at_ms)));

@@ -1,4 +1,4 @@
-//! Where content is known to be: one repository of one registry. Links, tags and verdicts are kept under it.
+//! A place where content is known to be: one repository of one registry. Links, tags and verdicts are kept under it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use entrepot_core::name::RepositoryName;
 pub struct Place(Arc<(RegistryHost, RepositoryName)>);
 
 impl Place {
-    /// The repository of that name in the registry.
     pub fn new(registry: RegistryHost, repository: RepositoryName) -> Self {
         Self(Arc::new((registry, repository)))
     }

@@ -1,10 +1,11 @@
-//! Making room: reservations that evict first, the choice of what goes, and dropping what was not used for long.
+//! Makes room: reservations that evict first, the choice of victims, and dropping content that was not used for long.
 //!
 //! Victims come from the index in its order (`index::recency`); blobs that are read or pinned are skipped. Work is
-//! bounded: a request evicts what it misses, looks at a limited number of candidates, and gives up (`NoSpace`, the
-//! caller passes the body through) rather than flush the cache for something that cannot fit. A round of expiry looks at
-//! a bounded number of rows and the next one goes on where it ended (`index::sweep`), so a round costs the same whatever
-//! the size of the store; with a million blobs and a round a minute everything was looked at after about an hour.
+//! bounded: a request evicts what it needs, looks at a limited number of candidates, and then gives up. It fails with
+//! `NoSpace`, and the caller passes the body through, rather than flush the cache for content that cannot fit. A round
+//! of expiry looks at a bounded number of rows, and the next round goes on where it ended (`index::sweep`). So a round
+//! costs the same whatever the size of the store. With a million blobs and a round a minute, every row was looked at
+//! after about an hour.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -23,9 +24,9 @@ use crate::{disk, lock};
 
 /// Candidates read from the index at once.
 const BATCH: usize = 64;
-/// Such batches that one reservation looks at.
+/// The most batches that one reservation looks at.
 const BATCHES_MAX: usize = 256;
-/// Attempts of one reservation: others may take the room that it made.
+/// Attempts of one reservation. Other reservations may take the room that it made.
 const ATTEMPTS: usize = 4;
 /// Rows of blobs that are dropped in one transaction.
 const DROP_BATCH: usize = 1000;
@@ -55,7 +56,7 @@ impl Room {
         Self { paths, space, counters, index, blobs, paused, evicting, sweep_cursors }
     }
 
-    /// Promises `bytes`, evicting for them if necessary. Blocks.
+    /// Promises `bytes`, and evicts for them if necessary. Blocks.
     pub(crate) fn reserve(&self, bytes: u64, purpose: Purpose) -> Result<Reservation, StoreError> {
         for _ in 0..ATTEMPTS {
             let free_bytes = disk::free_bytes(self.paths.root())?;
@@ -78,8 +79,8 @@ impl Room {
         self.space.adopt(bytes, purpose)
     }
 
-    /// Runs a step that takes disk space; if the file system has none although the ledger had, evicts `bytes` (at
-    /// least something, for its inode) and tries once more.
+    /// Runs a step that takes disk space. If the file system has none although the ledger had, it evicts `bytes` (at
+    /// least one blob, for its inode) and tries once more.
     pub(crate) async fn with_room<T>(
         self: &Arc<Self>,
         calls: Calls,
@@ -97,7 +98,8 @@ impl Room {
     }
 
     /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, as far
-    /// as this round looks, and comes back under limits that were lowered. The number of blobs dropped. Blocks.
+    /// as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs dropped.
+    /// Blocks.
     pub(crate) fn expire_unused(&self, now: SystemTime) -> usize {
         let inactive = self.space.ledger().limits.inactive;
         let before = now.checked_sub(inactive).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -127,14 +129,14 @@ impl Room {
     /// Evicts until limits that were lowered hold again.
     fn return_under_limits(&self) {
         let Ok(free_bytes) = disk::free_bytes(self.paths.root()) else { return };
-        // If others filled the disk, emptying the cache would not help.
+        // If other programs filled the disk, emptying the cache would not help.
         if let Some(Shortfall::Evict(missing)) = self.space.ledger().shortfall(0, Purpose::Cache, free_bytes) {
             self.evict(missing);
         }
     }
 
-    /// Evicts at least `bytes` if it can; how many it did. One thread evicts at a time, so that several fetches that
-    /// start together do not each take the same victims for their own.
+    /// Evicts at least `bytes` if it can, and returns how many bytes it evicted. One thread evicts at a time: otherwise
+    /// several fetches that start together would each count the same victims as their own.
     fn evict(&self, bytes: u64) -> u64 {
         let _one_at_a_time = lock(&self.evicting);
         let mut freed = 0;
@@ -160,8 +162,8 @@ impl Room {
         freed
     }
 
-    /// Removes the files of those that nobody reads, until `bytes` are free. A disk that refuses even the first is an
-    /// error; later refusals only end the batch.
+    /// Removes the files of victims that have no reader, until `bytes` are free. A disk that refuses even the first is
+    /// an error; later refusals only end the batch.
     fn unlink_victims(&self, victims: Vec<Victim>, bytes: u64) -> Result<Vec<Victim>, StoreError> {
         let (mut gone, mut freed) = (Vec::new(), 0);
         for victim in victims {

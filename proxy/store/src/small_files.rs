@@ -1,4 +1,4 @@
-//! Small files, made and removed so that a power cut finds them whole, or not at all.
+//! Small files, made and removed so that after a power cut each is whole or absent.
 
 use std::fs::{DirBuilder, File, FileTimes};
 use std::io::{self, Read};
@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use crate::disk;
 use crate::errors::StoreError;
 
-/// No fact is longer; a file that is was not made by us.
+/// No fact is longer. A longer file was not made by us.
 const FILE_MAX_BYTES: u64 = 8 << 20;
 
-/// Makes a file with this content, replacing what had its name.
+/// Makes a file with this content, replacing the file that had its name.
 pub(crate) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let folder = folder_of(path);
     make_folder(folder)?;
@@ -23,19 +23,19 @@ pub(crate) fn put(path: &Path, content: &[u8]) -> Result<(), StoreError> {
         disk::rename(&draft, path)
     });
     if let Err(error) = written {
-        // What cannot be removed now is swept later.
+        // A draft that cannot be removed now is swept later.
         let _ = disk::unlink(&draft);
         return Err(error);
     }
     disk::sync_dir(folder)
 }
 
-/// Makes an empty file, or renews the time of the one that is there.
+/// Makes an empty file, or renews the time of an existing one.
 pub(crate) fn mark(folder: &Path, path: &Path) -> Result<(), StoreError> {
     if !touch(path)? {
         make(folder, path)?;
     }
-    // Whoever made it may not have come to this yet.
+    // The thread that made the file may not have synced the folder yet.
     disk::sync_dir(folder)
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn touch(path: &Path) -> Result<bool, StoreError> {
     touched.map(|()| true).map_err(|error| StoreError::from_io("renew the time of", path, error))
 }
 
-/// The content of a file; None if there is no such file.
+/// The content of a file. None if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let Some(file) = disk::open(path)? else { return Ok(None) };
     let mut content = Vec::new();
@@ -72,7 +72,7 @@ pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     Ok(removed)
 }
 
-/// The names in a folder that are not of files being written; None if there is no such folder.
+/// The names in a folder, without those of files that are being written. None if there is no such folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -87,7 +87,7 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
-/// Removes a folder that has nothing in it; false where it has, or does not exist.
+/// Removes an empty folder; false if it has content or does not exist.
 pub(crate) fn remove_folder_if_empty(folder: &Path) -> bool {
     std::fs::remove_dir(folder).is_ok_and(|()| folder.parent().is_some_and(|parent| disk::sync_dir(parent).is_ok()))
 }
@@ -109,7 +109,7 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), StoreError> {
     disk::sync_dir(above)
 }
 
-/// When a file was last marked; None if that cannot be told.
+/// When a file was last marked. None if the disk cannot tell.
 pub(crate) fn marked_at(path: &Path) -> Option<SystemTime> {
     File::open(path).and_then(|file| file.metadata()).and_then(|file| file.modified()).ok()
 }

@@ -1,10 +1,10 @@
-//! How many bytes the store holds and may hold: the ledger of published and reserved bytes, checked against
-//! `max_size` and the free-space floor before anything is written. Arithmetic only; `room` makes room.
+//! How many bytes the store holds and may hold: the ledger of published and reserved bytes. It is checked against
+//! `max_size` and the free-space floor before anything is written. This module only counts; `room` makes room.
 //!
-//! What is pushed is not the cache's: it counts against the free-space floor only, and the cache makes room for it.
+//! Pushed content is not the cache's: it counts against the free-space floor only, and the cache makes room for it.
 //!
 //! Invariant: a byte that is being written is in `reserved` until the index has counted it as `used`, so the limit
-//! holds at every moment, and a fill that ends in any way gives back what it reserved.
+//! holds at every moment. A fill gives its reservation back, whichever way it ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,12 +13,12 @@ use std::time::Duration;
 use super::lock;
 use entrepot_config::ready;
 
-/// What the store may take.
+/// How much the store may hold, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// For published content and running fills together.
+    /// Bytes of published content and running fills together.
     pub max_size_bytes: u64,
-    /// Free space that stays on the file system.
+    /// Bytes that stay free on the file system.
     pub min_free_bytes: u64,
     /// Content unused this long is dropped by [`Store::expire_unused`](crate::Store::expire_unused).
     pub inactive: Duration,
@@ -30,7 +30,7 @@ impl From<&ready::Cache> for Limits {
     }
 }
 
-/// What happened since the start, for the metrics.
+/// The events since the start, for the metrics.
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) evictions: AtomicU64,
@@ -45,7 +45,7 @@ pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The ledger.
+/// The ledger of bytes.
 pub(super) struct Space {
     ledger: Mutex<Ledger>,
 }
@@ -53,11 +53,11 @@ pub(super) struct Space {
 #[derive(Clone, Copy)]
 pub(super) struct Ledger {
     pub(super) limits: Limits,
-    /// What is published, as the index counts it.
+    /// The published content, as the index counts it.
     pub(super) held: Held,
-    /// Promised to fills.
+    /// Bytes promised to fills.
     pub(super) reserved_bytes: u64,
-    /// Promised to uploads.
+    /// Bytes promised to uploads.
     pub(super) uploading_bytes: u64,
     /// The part of the promise for which the file system has not yet set blocks aside.
     unallocated_bytes: u64,
@@ -66,29 +66,29 @@ pub(super) struct Ledger {
 /// Published content.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Held {
-    /// Of the cache.
+    /// Bytes of the cache.
     pub(super) used_bytes: u64,
-    /// Pushed.
+    /// Bytes of pushed content.
     pub(super) pinned_bytes: u64,
-    /// All of it.
+    /// The number of blobs, cached and pushed.
     pub(super) blobs: u64,
 }
 
-/// What room is wanted for.
+/// The purpose of a reservation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
-    /// The cache, within both limits.
+    /// Content of the cache: it must fit both limits.
     Cache,
-    /// What is pushed: as long as the file system has room.
+    /// Pushed content: it fits as long as the file system has room.
     Upload,
 }
 
 /// Why a reservation was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shortfall {
-    /// It fits once so many published bytes are gone.
+    /// It fits once this many published bytes are gone.
     Evict(u64),
-    /// It would not fit with nothing published at all.
+    /// It would not fit even if nothing were published.
     Impossible,
 }
 
@@ -107,7 +107,7 @@ impl Space {
         lock(&self.ledger).limits = limits;
     }
 
-    /// What the index counted in its last transaction.
+    /// Takes over the sums of the index's last transaction.
     pub(super) fn set_used(&self, held: Held) {
         lock(&self.ledger).held = held;
     }
@@ -138,7 +138,7 @@ impl Space {
 }
 
 impl Ledger {
-    /// What is missing before `bytes` more fit; `None` when they fit.
+    /// The bytes that are missing before `bytes` more fit. None if they fit.
     pub(super) fn shortfall(&self, bytes: u64, purpose: Purpose, free_bytes: u64) -> Option<Shortfall> {
         let used_bytes = self.held.used_bytes;
         let wanted = used_bytes.saturating_add(self.reserved_bytes).saturating_add(bytes);
@@ -175,13 +175,13 @@ impl Reservation {
         self.bytes
     }
 
-    /// The file system has set the blocks aside: they are no longer in its free space.
+    /// Notes that the file system has set the blocks aside: they are no longer in its free space.
     pub(super) fn set_allocated(&mut self) {
         lock(&self.space.ledger).unallocated_bytes -= self.unallocated_bytes;
         self.unallocated_bytes = 0;
     }
 
-    /// Takes over what another reservation holds, for a fill that grows.
+    /// Adds the bytes of another reservation, for a fill that grows.
     pub(super) fn absorb(&mut self, mut other: Reservation) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.unallocated_bytes += std::mem::take(&mut other.unallocated_bytes);

@@ -39,7 +39,7 @@ impl World {
         Self { store, dir }
     }
 
-    /// Ends in good order and starts again.
+    /// Ends the store in good order and starts it again.
     fn restarted(self) -> Self {
         let Self { store, dir } = self;
         drop(store);
@@ -47,7 +47,8 @@ impl World {
         Self { store, dir }
     }
 
-    /// What kill -9 would leave at this moment, in another directory, not yet opened. Times of files are kept.
+    /// The files that kill -9 would leave at this moment, in another directory, not yet opened. The files keep their
+    /// times.
     fn wreck(&self) -> TempDir {
         let copy = TempDir::new().unwrap();
         let copied = Command::new("cp").arg("-a").arg(self.dir.path().join(".")).arg(copy.path()).status().unwrap();
@@ -56,14 +57,14 @@ impl World {
     }
 }
 
-/// Content that nobody else has.
+/// Content that differs for each seed.
 fn content(seed: u64, len: usize) -> (Digest, Vec<u8>) {
     let mut bytes: Vec<u8> = seed.to_le_bytes().iter().copied().cycle().take(len).collect();
     bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = byte.wrapping_add(at as u8));
     (Digest::of(Algorithm::Sha256, &bytes), bytes)
 }
 
-/// Runs to its end what is async. For tests that wait for each step.
+/// Runs a future to its end. For tests that wait for each step.
 pub(crate) fn done<F: Future>(future: F) -> F::Output {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
     RUNTIME.block_on(future)

@@ -5,23 +5,23 @@ use std::str::FromStr;
 
 use aws_lc_rs::rand;
 
-/// Names an upload: 128 random bits, so that nobody guesses another's.
+/// The id of an upload: 128 random bits, so that no client guesses another client's id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct UploadId([u8; 16]);
 
-/// Text is not the id of an upload.
+/// The text is not the id of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an upload's id: 32 lower-case hex digits")]
 pub struct NoUploadId;
 
 impl UploadId {
-    /// A new one. None if the system gives no randomness.
+    /// A new id. None if the system gives no randomness.
     pub fn random() -> Option<Self> {
         let mut bytes = [0; 16];
         rand::fill(&mut bytes).ok().map(|()| Self(bytes))
     }
 
-    /// A part of it, which tells it from most others.
+    /// A part of the id, which tells it from most others.
     pub(crate) fn number(self) -> u64 {
         u64::from_be_bytes(self.0.first_chunk().copied().unwrap_or_default())
     }

@@ -1,12 +1,13 @@
-//! The partial files of pushes. Unlike a partial blob of the cache, an upload outlives the request that writes it, and the
-//! process: its bytes lie in a file under its id until it is published or discarded, and beside them a note of whose it
-//! is, which the registry writes and reads.
+//! The partial files of pushes. Unlike a partial blob of the cache, an upload outlives the request that writes it, and
+//! the process. Its bytes lie in a file under its id until it is published or discarded. A note beside them says which
+//! repository the upload goes to and which user it belongs to; the registry writes and reads the note.
 //!
-//! One request at a time has the file: it is the next one's when the last write of the one before has ended, whether or
-//! not that request still waits for it ([`UploadFile`]). A write that came late would change bytes that were hashed.
+//! One request at a time has the file. The next request gets it when the last write of the one before has ended,
+//! whether or not that request still waits for the write ([`UploadFile`]). A late write would change bytes that were
+//! hashed.
 //!
-//! Neither is synced along the way: a kill loses nothing, after a power cut the client begins anew. Bytes are judged as
-//! a whole before they are published.
+//! Neither bytes nor note are synced along the way. A kill loses nothing; after a power cut the client begins anew. The
+//! bytes are checked as a whole before they are published.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -26,30 +27,30 @@ use crate::paths::{FillName, Paths, upload_of_session};
 use crate::space::Purpose;
 use crate::upload_id::UploadId;
 
-/// An upload's file, of which there must be one of these: it gives the turns at the file. Clones are the same.
+/// The handle of an upload's file. It gives requests their turns at the file, so each upload must have only one. Clones
+/// are the same handle.
 #[derive(Clone, Debug)]
 pub struct UploadFile {
-    /// Whose file it is.
+    /// The upload that the file belongs to.
     pub id: UploadId,
     pub(crate) turns: Arc<Mutex<()>>,
 }
 
 impl UploadFile {
-    /// The file of an upload that nobody has open.
+    /// The handle of an upload's file that no request has open.
     pub fn of(id: UploadId) -> Self {
         Self { id, turns: Arc::default() }
     }
 }
 
-/// What was found of an upload at start.
+/// An upload that was found at start.
 pub struct FoundUpload {
-    /// Which one.
     pub id: UploadId,
-    /// Its note.
+    /// The registry's note about the upload.
     pub note: Vec<u8>,
-    /// Its bytes so far.
+    /// How many bytes it has so far.
     pub length: u64,
-    /// When they were last added to.
+    /// When bytes were last added.
     pub last_use: SystemTime,
 }
 
@@ -63,8 +64,8 @@ impl Uploads {
         Self { partial_blobs }
     }
 
-    /// Opens the file of an upload for more, making it if it does not exist, once nothing writes it any more. Waits at
-    /// most for the disk's deadline, for either.
+    /// Opens the file of an upload for more bytes, once no write to it runs. Makes the file if it does not exist. Each
+    /// of the two waits at most for the disk's deadline.
     pub async fn open(&self, file: &UploadFile) -> Result<PartialBlob, StoreError> {
         let (home, id) = (self.partial_blobs.clone(), file.id);
         let turn = home.disk.in_time(file.turns.clone().lock_owned()).await?;
@@ -91,8 +92,8 @@ impl Uploads {
         blocking(move || discard_now(&paths, id)).await;
     }
 
-    /// Takes over the uploads that an earlier process left, and removes those that `read` makes nothing of, and files that
-    /// belong to none. For the start; blocks.
+    /// Takes over the uploads that an earlier process left. Removes uploads for which `read` gives None, and files that
+    /// belong to no upload. For the start; blocks.
     pub fn take_over<T>(&self, read: impl Fn(FoundUpload) -> Option<T>) -> Result<Vec<T>, StoreError> {
         let paths = &self.partial_blobs.paths;
         let folder = paths.uploads();
@@ -105,7 +106,7 @@ impl Uploads {
                 continue;
             };
             known.push(paths.upload(id));
-            // One that cannot be read now is left to the next start.
+            // An upload that cannot be read now is left to the next start.
             let Some(found) = find(paths, id) else { continue };
             match read(found) {
                 Some(upload) => taken.push(upload),
@@ -113,7 +114,7 @@ impl Uploads {
             }
         }
         for stray in others.iter().filter(|path| !known.contains(path)) {
-            // It stays until the next start.
+            // A file that cannot be removed stays until the next start.
             let _ = disk::unlink(stray);
         }
         Ok(taken)

@@ -1,5 +1,5 @@
-//! Runs one fetch from its first request to its end: opens the blob upstream, begins the partial blob, keeps fetchers at
-//! work where readers wait, has the bytes hashed in order, publishes. Read `Driver::run` first.
+//! Runs one fetch from its first request to its end: opens the blob upstream, begins the partial blob, keeps fetchers
+//! at work where readers wait, has the bytes hashed in order, publishes. Read `Driver::run` first.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,13 +33,14 @@ pub(super) struct Driver {
 enum Fetched {
     /// Every byte is there and right.
     Complete,
-    /// Nobody wants the rest.
+    /// No reader wants the rest.
     Unwanted,
-    /// The disk failed, the readers go on without it.
+    /// The disk failed. The readers go on without it.
     HandedOver,
 }
 
-/// How long the hash is given to catch up with a file that takes no more. What it does not reach is fetched again.
+/// How long the hash may take to catch up with a file that takes no more bytes. Bytes that it does not reach are
+/// fetched again.
 const CATCHING_UP: Duration = Duration::from_secs(2);
 
 impl Driver {
@@ -55,7 +56,7 @@ impl Driver {
         };
         self.metrics.fills_started.inc();
         let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
-        // Without a length nobody can tell what is left behind a limit, so there is none.
+        // Without a length, the bytes that are missing behind a limit are unknown, so there is no limit.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
         self.fetch.update(|state| {
@@ -65,7 +66,7 @@ impl Driver {
         });
         self.fetch.set_opening(Opening::Filling { size, is_registrys_word });
         let mut fetchers = JoinSet::new();
-        // What was paused is not fetched again: the answer is read up to there, or given up where it begins there.
+        // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them.
         if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
             self.start_fetcher(&mut fetchers, start, gap.end, Some(opened));
         }
@@ -82,24 +83,26 @@ impl Driver {
                 );
                 self.fetch.update(|state| {
                     state.end = Some(FetchEnd::Failed(error));
-                    // A client that comes now must not be given this failure, but a fetch of its own.
+                    // A client that comes now must get a fetch of its own, not this failure.
                     state.closed = true;
                 });
                 if is_sound {
-                    // What came is as good as upstream is; the next pull goes on from it, and the hash decides.
+                    // The bytes so far are as good as upstream is. The next pull goes on from them, and the hash
+                    // decides.
                     self.pause(partial).await;
                 }
             }
         }
     }
 
-    /// The first answer. If upstream ignored the range, the body begins at the first byte, which is as good a start.
+    /// Asks upstream for its first answer. If upstream ignores the range, the body begins at the first byte, and the
+    /// fetch works with that.
     async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
         let source = self.fetch.state().sources.first().cloned()?;
         let digest = &self.fetch.digest;
         let missing = self.missing_part(range);
         let opened = match source.open(digest, missing).await {
-            // What was kept may be longer than the blob that upstream has now.
+            // The kept bytes may be longer than the blob that upstream has now.
             Err(OpenError::Refused(refusal))
                 if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing != range =>
             {
@@ -126,7 +129,7 @@ impl Driver {
         }
     }
 
-    /// What is asked for of `range`, after what was paused of it.
+    /// The part of `range` to ask for: it begins after the paused bytes.
     fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
         let start = self.store.partial_blobs.first_missing(&self.fetch.digest, asked_start);
@@ -134,7 +137,7 @@ impl Driver {
         if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
-    /// The file, or why there is none.
+    /// The partial blob, or the reason why there is none.
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
         let partial = self.store.partial_blobs.begin(&self.fetch.digest, size).await;
         partial.map(Arc::new).map_err(|error| {
@@ -225,7 +228,8 @@ impl Driver {
         fetchers.spawn(fetcher::run(fetch, id, stream, self.metrics.clone()).in_current_span());
     }
 
-    /// Decides under the lock that readers take to join, so that nobody joins a fetch that has just ended.
+    /// Closes the fetch if no reader wants it. It decides under the lock that readers take to join, so that no reader
+    /// joins a fetch that has just ended.
     fn close_if_unwanted(&self) -> bool {
         let mut state = self.fetch.state();
         let complete = state.wants_whole || state.size.is_none_or(|size| size <= self.complete_up_to_bytes);
@@ -233,7 +237,7 @@ impl Driver {
         state.closed
     }
 
-    /// Nobody wants the rest: what is there is kept for the next one who does.
+    /// Keeps the bytes so far for the next reader, because no reader wants the rest now.
     async fn pause(&self, partial: Arc<PartialBlob>) {
         let extents = self.fetch.state().extents.clone();
         if let Err(error) = partial.pause(&extents).await {
@@ -241,7 +245,7 @@ impl Driver {
         }
     }
 
-    /// The bytes are right: readers may have the last of them while they are made durable.
+    /// Publishes the blob. Its bytes are right, so readers may have the last of them while the bytes are made durable.
     async fn publish(&self, partial: Arc<PartialBlob>) {
         self.fetch.update(|state| state.verified = true);
         match partial.publish(None, std::slice::from_ref(&self.fetch.origin)).await {
@@ -267,7 +271,7 @@ pub(super) fn interrupt(fetch: &InflightFetch) {
     }
 }
 
-/// Called when the driver is gone: clients that still wait are told.
+/// Tells clients that still wait. It is called when the driver is gone.
 pub(super) fn abandon(fetch: &InflightFetch) {
     let interrupted = FetchError::Interrupted { digest: fetch.digest };
     if !fetch.is_open() {
@@ -280,7 +284,7 @@ pub(super) fn abandon(fetch: &InflightFetch) {
     });
 }
 
-/// The file takes no more: everybody has what was hashed from the file, and goes on alone from there.
+/// The file takes no more bytes. Every reader takes the hashed bytes from the file, and goes on alone from there.
 fn hand_over(fetch: &InflightFetch, progress: &Progress) {
     let (prefix, hasher) = progress.reached();
     tracing::warn!(digest = %fetch.digest, prefix, "the disk took no more, clients go on without it");

@@ -1,9 +1,10 @@
-//! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, says how far.
+//! Fetches one stretch of a blob into the file: reads upstream, has pieces written by a disk thread, reports how far it
+//! is.
 //!
-//! Upstream is read while the pieces before are written; a few are under way at once, and they become readable in
-//! their order. A piece is handed on when it is full, or some milliseconds old with nothing of this stretch at the disk:
-//! followers of a slow upstream wait for next to nothing, and each step between threads is taken for many of upstream's
-//! small packets at once. Memory comes from the store's bounded buffers: if none is free, upstream waits.
+//! Upstream is read while earlier pieces are written. A few writes run at once, and the pieces become readable in their
+//! order. A piece is handed on when it is full, or when it is some milliseconds old and no piece of this stretch is at
+//! the disk. So followers of a slow upstream wait for next to nothing, and many small packets of upstream share each
+//! step between threads. Memory comes from the store's bounded buffers: if none is free, upstream waits.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use entrepot_store::{PIECE_BYTES, PartialBlob, StoreError};
 
 /// How long a piece that is not full waits for more.
 const GATHERING: Duration = Duration::from_millis(4);
-/// Pieces of one stretch on their way to the disk.
+/// The most pieces of one stretch on their way to the disk.
 const WRITING_MAX: usize = 4;
 // Another fetcher takes over further ahead than this one can have bytes under way: see `run`.
 const _: () = assert!(((WRITING_MAX + 1) * PIECE_BYTES) as u64 <= NEAR_BYTES / 2);
@@ -42,13 +43,13 @@ pub(super) enum TransferEnd {
 struct Gatherer {
     stream: BlobStream,
     file: Arc<PartialBlob>,
-    /// What upstream gave and no buffer has taken yet.
+    /// The bytes that upstream gave and no buffer has taken yet.
     rest: Bytes,
     /// How many pieces are being written.
     writing: watch::Receiver<usize>,
 }
 
-/// What a gatherer brings.
+/// The result of gathering.
 enum Gathered {
     Piece(Bytes),
     /// Nothing more comes.
@@ -64,7 +65,7 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
     let mut writing = FuturesOrdered::new();
     let (count, counted) = watch::channel(0);
     let gatherer = Gatherer { stream, file: file.clone(), rest: Bytes::new(), writing: counted };
-    // Never dropped half-way: a request to upstream may be in it.
+    // This future is never dropped half-way, because it may be in the middle of a request to upstream.
     let gathering = gatherer.next();
     tokio::pin!(gathering);
     let (mut is_gathering, mut end, mut size) = (true, TransferEnd::Done(id), None);
@@ -83,9 +84,9 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
                 size = gatherer.stream.size();
                 match gathered {
                     Gathered::Piece(mut piece) => {
-                        // Another fetcher may have taken over from some offset on. Not one byte is written past it:
-                        // what was hashed is what stays. It is always further ahead of what this one has committed
-                        // than it has under way, so nothing of it is written yet.
+                        // Another fetcher may have taken over from some offset on. Not one byte is written past that
+                        // offset, because hashed bytes must not change. The offset is always further ahead of this
+                        // fetcher's committed bytes than its bytes under way reach, so nothing is written past it yet.
                         let left = fetch.limit_of(id).saturating_sub(start);
                         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                         let length = piece.len() as u64;
@@ -99,14 +100,14 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
                         gathering.set(gatherer.next());
                     }
                     Gathered::End => is_gathering = false,
-                    // What came before it is kept.
+                    // The pieces before the failure are kept.
                     Gathered::Failed(error) => (is_gathering, end) = (false, TransferEnd::Failed(error)),
                     Gathered::NoBuffer(error) => return disk_failed(&fetch, &error),
                 }
             }
         }
     }
-    // At the end of a body without a length, the length is known.
+    // If the body had no length, its end tells the length.
     fetch.update(|state| state.size = state.size.or(size));
     end
 }
@@ -133,7 +134,7 @@ fn commit(fetch: &InflightFetch, id: u64, piece: Range<u64>) {
 }
 
 impl Gatherer {
-    /// The next piece. With a buffer in hand nothing is waited for but the writes before it, which end by themselves.
+    /// The next piece. With a buffer in hand, it waits only for the writes before it, which end by themselves.
     async fn next(mut self) -> (Self, Gathered) {
         if self.rest.is_empty() {
             match self.stream.next().await {

@@ -1,13 +1,13 @@
-//! Hashing on its own threads: a fetch's bytes in order, right behind the disk.
+//! Hashing on its own threads: the bytes of a fetch in order, right behind the disk.
 //!
-//! The driver's task follows the fetch and has one step at a time done by any hash thread that is free, so the bytes of a
-//! fetch stay in order and several fetches share the threads fairly. What is hashed is read back from the file, in
-//! which it has just arrived: what the clients will read is what was judged, ranges that were fetched ahead and what was
-//! paused need no second way, and no buffer waits for a hash. Hashing the pieces in memory, while they are
-//! written, was built and measured beside it: 1 GiB over loopback and tmpfs on 2 cores that others kept busy, medians of
-//! ten each in turn: 3.38 CPU-seconds and 3.73 s from memory, 3.50 and 3.77 read back: within the noise (2.8 to 6.0 s),
-//! so the simpler way stayed. A page that goes bad later, on its way to the medium, is noticed
-//! by neither; `entrepot cache verify` reads the medium.
+//! The driver's task follows the fetch and has one step at a time done by any free hash thread. So the bytes of a fetch
+//! stay in order, and several fetches share the threads fairly. The hashed bytes are read back from the file, in which
+//! they have just arrived. So the hash judges the very bytes that clients will read, bytes that were fetched ahead or
+//! paused need no second way, and no buffer waits for a hash. Hashing the pieces in memory, while they are written, was
+//! built and measured as well: 1 GiB over loopback and tmpfs on 2 cores with other load, medians of ten each in turn.
+//! It took 3.38 CPU-seconds and 3.73 s from memory, 3.50 and 3.77 read back. That is within the noise (2.8 to 6.0 s),
+//! so the simpler way stayed. Neither way notices a page that goes bad later, on its way to the medium;
+//! `entrepot cache verify` reads the medium.
 //!
 //! Invariant: `Progress` is the hash of exactly the bytes `0..position`, as the file gave them.
 
@@ -25,9 +25,9 @@ use crate::fetch::CHUNK_BYTES;
 use crate::fetch::inflight::InflightFetch;
 use entrepot_store::PartialBlob;
 
-/// More threads than this hash faster than anything here writes.
+/// The most threads. More would hash faster than anything here writes.
 const THREADS_MAX: usize = 4;
-/// Steps that wait for a thread; a fetch with one more waits with it.
+/// The most steps that wait for a thread. A fetch with one more waits for a place.
 const QUEUED_MAX: usize = 64;
 /// The most that one step reads back, so that fetches take turns.
 const STEP_BYTES: u64 = 4 << 20;
@@ -54,7 +54,7 @@ pub(super) struct Progress {
 }
 
 impl HashThreads {
-    /// Runs a job with a scratch buffer; `None` where it is lost.
+    /// Runs a job with a scratch buffer. None if the job was lost.
     async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Vec<u8>) -> T + Send + 'static) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |scratch| {
@@ -130,7 +130,7 @@ pub(super) async fn hash_in_order(
     progress: Arc<Progress>,
 ) -> Hashed {
     let mut changes = fetch.changes();
-    // For the disk and for other fetches' steps before it.
+    // The time covers the disk and the steps of other fetches that come first.
     let patience = partial.disk_timeout();
     loop {
         changes.mark_unchanged();
@@ -151,13 +151,14 @@ pub(super) async fn hash_in_order(
         }
         let (file, step) = (partial.clone(), position..covered.min(position + STEP_BYTES));
         let done = threads.run(move |scratch| hash(&file, step, &mut hasher, scratch).map(|reached| (reached, hasher)));
-        // A thread that hangs at a disk, or a panic: either way this hash does not go on.
+        // A thread hangs at a disk, or a job panicked. Either way this hash does not go on.
         let Ok(Some(Ok((reached, hasher)))) = timeout(patience, done).await else { return Hashed::Unreadable };
         progress.set(reached, hasher);
     }
 }
 
-/// Adds a part of the file to a hash, off this thread and not on the hash threads: fetches may be stuck there.
+/// Adds a part of the file to a hash, off this thread. It does not use the hash threads, because fetches may be stuck
+/// there.
 pub async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut hasher: Hasher) -> io::Result<Hasher> {
     let patience = file.disk_timeout();
     let mut position = part.start;
@@ -172,7 +173,7 @@ pub async fn hash_again(file: &Arc<PartialBlob>, part: Range<u64>, mut hasher: H
     Ok(hasher)
 }
 
-/// Adds bytes to a hash, off this thread and not on the hash threads. None only if that panicked.
+/// Adds bytes to a hash, off this thread and not on the hash threads. None only if the work panicked.
 pub async fn hash_aside(mut hasher: Hasher, bytes: Bytes) -> Option<Hasher> {
     let hashed = spawn_blocking(move || {
         hasher.update(&bytes);
@@ -181,7 +182,7 @@ pub async fn hash_aside(mut hasher: Hasher, bytes: Bytes) -> Option<Hasher> {
     hashed.await.ok()
 }
 
-/// Hashes a part of the file; its end.
+/// Hashes a part of the file. Returns the offset of the part's end.
 fn hash(file: &PartialBlob, step: Range<u64>, hasher: &mut Hasher, scratch: &mut [u8]) -> io::Result<u64> {
     let mut position = step.start;
     while position < step.end {

@@ -15,41 +15,40 @@ use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
 use entrepot_upstream::error::UpstreamError;
 
-/// A blob on its way.
+/// A blob that is being fetched.
 pub struct InflightFetch {
-    /// Which blob.
     pub digest: Digest,
-    /// The registry and repository that it is fetched from: upstream serves it there.
+    /// The registry and repository that the blob is fetched from: upstream serves it there.
     pub origin: Place,
     leader: CredentialId,
     state: Mutex<State>,
     opening: watch::Sender<Option<Opening>>,
     changed: watch::Sender<()>,
-    /// Wakes the driver: a reader waits for bytes that nobody fetches, or the last reader left.
+    /// Wakes the driver: a reader waits for bytes that no fetcher brings, or the last reader left.
     pub(super) wake: Notify,
 }
 
-/// A reader's share in a fetch, which counts it until it is dropped.
+/// A reader's share in a fetch. The fetch counts the reader until this is dropped.
 pub struct Subscription {
-    /// The fetch.
     pub fetch: Arc<InflightFetch>,
     pub(super) id: u64,
 }
 
-/// What became of the first request to upstream.
+/// The outcome of the first request to upstream.
 #[derive(Clone)]
 pub enum Opening {
-    /// The blob comes.
+    /// The blob is coming.
     Filling {
-        /// Its length, where upstream told one.
+        /// The blob's length. None if upstream told no length.
         size: Option<u64>,
-        /// Whether the answer's head alone shows that the registry serves it; else only the digest will.
+        /// Whether the answer's head alone shows that the registry serves the blob. Otherwise only the digest will show
+        /// it.
         is_registrys_word: bool,
     },
-    /// The blob can be had but, for this reason, not stored; each client fetches it alone. One may take the answer that
-    /// is open.
+    /// The blob can be had but not stored, for this reason. Each client fetches it alone. One client may take the
+    /// answer that is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
-    /// Upstream refused this credential, or does not have it.
+    /// Upstream refused this credential, or does not have the blob.
     Refused(UpstreamRefusal),
     /// Upstream could not be asked.
     Failed(Arc<UpstreamError>),
@@ -59,34 +58,34 @@ pub enum Opening {
 
 pub(super) struct State {
     opened_at: Option<Instant>,
-    /// Length, once known.
+    /// The length. None until it is known.
     pub(super) size: Option<u64>,
-    /// What can be read from `file`.
+    /// The bytes that can be read from `file`.
     pub(super) extents: Extents,
     pub(super) file: Option<Arc<PartialBlob>>,
     pub(super) running: Vec<Stretch>,
     demands: HashMap<u64, (u64, u64)>,
     next_id: u64,
-    /// No reader can join any more.
+    /// Whether the fetch takes no more readers.
     pub(super) closed: bool,
     pub(super) readers: usize,
-    /// A client asked for the blob to its end, so it is completed also if all leave.
+    /// Whether a client asked for the blob to its end. If so, the blob is completed even if all clients leave.
     pub(super) wants_whole: bool,
     pub(super) sources: Vec<Source>,
     pub(super) verified: bool,
     pub(super) end: Option<FetchEnd>,
 }
 
-/// How a fetch ended, if it did not end as published.
+/// How a fetch ended, if it was not published.
 #[derive(Clone)]
 pub(super) enum FetchEnd {
-    /// Nobody gets the rest.
+    /// No reader gets the rest.
     Failed(FetchError),
-    /// The disk does not take it: readers go on alone from `prefix`, whose bytes `hasher` has seen.
+    /// The disk does not take the rest. Readers go on alone from `prefix`; `hasher` has seen the bytes before it.
     HandedOver { prefix: u64, hasher: Hasher },
 }
 
-/// Credentials of followers that are kept in case the leader's runs out.
+/// The most credentials of followers that are kept in case the leader's runs out.
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
@@ -112,7 +111,7 @@ impl InflightFetch {
         Arc::new(Self { digest, origin, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
     }
 
-    /// Whether its first request was made in this place as this credential.
+    /// Whether the first request was made in this place with this credential.
     pub fn led_by(&self, place: &Place, credential: CredentialId) -> bool {
         self.origin == *place && self.leader == credential
     }
@@ -125,7 +124,7 @@ impl InflightFetch {
         opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
     }
 
-    /// Waits until the bytes are known to be right; an error where they are not.
+    /// Waits until the bytes are known to be right. It is an error if they are not.
     pub async fn judged(&self) -> Result<(), FetchError> {
         let mut changes = self.changes();
         loop {
@@ -135,7 +134,7 @@ impl InflightFetch {
                 match &state.end {
                     _ if state.verified => return Ok(()),
                     Some(FetchEnd::Failed(error)) => return Err(error.clone()),
-                    // A client that goes on alone judges alone.
+                    // A client that goes on alone checks its bytes alone.
                     Some(FetchEnd::HandedOver { .. }) => return Ok(()),
                     None => {}
                 }
@@ -151,7 +150,7 @@ impl InflightFetch {
         self.opening.send_replace(Some(opening));
     }
 
-    /// The blob's length, once known.
+    /// The blob's length. None until it is known.
     pub fn size(&self) -> Option<u64> {
         self.state().size
     }
@@ -161,7 +160,7 @@ impl InflightFetch {
         self.state().verified
     }
 
-    /// Has the blob completed, also if all clients leave: its end was asked for as part of the whole.
+    /// Has the blob completed even if all clients leave, because a client asked for its end as part of the whole.
     pub(super) fn want_whole(&self) {
         self.state().wants_whole = true;
         self.wake.notify_one();
@@ -172,7 +171,7 @@ impl InflightFetch {
         self.opening.borrow().is_some()
     }
 
-    /// For how long upstream's first answer has been there.
+    /// How long upstream's first answer has been there. None if it is not there yet.
     pub fn opened_for(&self) -> Option<Duration> {
         self.state().opened_at.map(|at| at.elapsed())
     }
@@ -191,7 +190,7 @@ impl InflightFetch {
         self.changed.subscribe()
     }
 
-    /// One more reader. None if the fetch is ending. `whole` if the reader needs the blob to its end.
+    /// Adds a reader. None if the fetch is ending. `whole` if the reader needs the blob to its end.
     pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
         let mut state = self.state();
         if state.closed {
@@ -212,7 +211,7 @@ impl InflightFetch {
         Some(Subscription { fetch: self.clone(), id })
     }
 
-    /// Where the fetcher `id` has to stop.
+    /// The offset where the fetcher `id` has to stop.
     pub(super) fn limit_of(&self, id: u64) -> u64 {
         let state = self.state();
         state.running.iter().find(|stretch| stretch.id == id).map_or(u64::MAX, |stretch| stretch.limit)

@@ -8,8 +8,8 @@
 //! reader                     a client's view of a fetch    through      a client's bytes past the store
 //! ```
 //!
-//! Invariants: the last bytes of a whole blob reach no client before length and digest are right; a client that leaves
-//! stops nothing; a fetch ends as published, paused, failed or handed over, never silently.
+//! Invariants: the last bytes of a whole blob reach no client before length and digest are right. A client that leaves
+//! stops nothing. A fetch ends as published, paused, failed or handed over, never silently.
 
 mod driver;
 mod fetcher;
@@ -31,7 +31,7 @@ use entrepot_core::digest::Digest;
 use entrepot_observe::labels::FetchFailure;
 use entrepot_upstream::error::UpstreamError;
 
-/// The most bytes handed on in one piece to a client, and read at once by a hash thread.
+/// The most bytes that a client gets in one piece, and that a hash thread reads at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How many bytes at a blob's end wait for the digest to be right.
 pub const HELD_BACK_BYTES: u64 = 64 * 1024;
@@ -42,61 +42,40 @@ pub enum FetchError {
     /// Upstream failed, and went on failing.
     #[error("fetching {digest} failed: {error}")]
     Upstream {
-        /// What was fetched.
         digest: Digest,
         /// The last failure.
         error: Arc<UpstreamError>,
     },
-    /// Upstream answered a part of the blob with something else.
+    /// Upstream answered a request for a part of the blob with something else.
     #[error("fetching {digest}: upstream answered {status}")]
-    Status {
-        /// What was fetched.
-        digest: Digest,
-        /// Upstream's status.
-        status: u16,
-    },
+    Status { digest: Digest, status: u16 },
     /// Upstream's bytes are not those of the digest.
     #[error("upstream sent {got} for {digest}; nothing was stored, and the next pull asks again")]
     WrongDigest {
-        /// What was asked for.
         digest: Digest,
-        /// What came.
+        /// The digest of the bytes that came.
         got: Box<Digest>,
     },
-    /// Upstream's length changed, or was not what it said.
+    /// Upstream's length changed, or was not the announced one.
     #[error("upstream's length for {digest} is wrong: {why}")]
     WrongLength {
-        /// What was asked for.
         digest: Digest,
         /// How it showed.
         why: &'static str,
     },
     /// Upstream compressed a body that was asked for as it is.
     #[error("upstream encoded {digest} as {encoding} although identity was asked")]
-    Encoded {
-        /// What was asked for.
-        digest: Digest,
-        /// Its Content-Encoding.
-        encoding: String,
-    },
+    Encoded { digest: Digest, encoding: String },
     /// The file could not be read, and the bytes could not be had from upstream instead.
     #[error("reading the stored bytes of {digest} failed: {error}")]
-    Read {
-        /// What was read.
-        digest: Digest,
-        /// The kernel's word.
-        error: Arc<std::io::Error>,
-    },
+    Read { digest: Digest, error: Arc<std::io::Error> },
     /// The process stops.
     #[error("the fetch of {digest} was interrupted, entrepot is stopping")]
-    Interrupted {
-        /// What was fetched.
-        digest: Digest,
-    },
+    Interrupted { digest: Digest },
 }
 
 impl FetchError {
-    /// Whether it is ours to mend: our disk, or our stop. Else it is upstream's.
+    /// Whether the cause is on our side: our disk, or our stop. Otherwise it is upstream's.
     pub fn is_ours(&self) -> bool {
         match self {
             FetchError::Read { .. } | FetchError::Interrupted { .. } => true,

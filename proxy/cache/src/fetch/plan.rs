@@ -1,39 +1,41 @@
-//! Which bytes a fetch asks for next: a pure decision over what is there, what is coming and what is wanted.
+//! The plan of a fetch: which bytes it asks for next. A pure decision over the bytes that are there, coming and wanted.
 
 use entrepot_store::Extents;
 
-/// A stretch that a fetcher is at: `position` moves towards `limit`, both exclusive ends of what it has done and does.
+/// A stretch that a fetcher works on: `position` moves towards `limit`. Both are exclusive ends: of the bytes that are
+/// done, and of those that are to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stretch {
-    /// Which fetcher.
+    /// The fetcher's number.
     pub(super) id: u64,
     pub(super) position: u64,
     pub(super) limit: u64,
 }
 
-/// What to do now.
+/// The next step of a fetch.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Action {
     /// Start another fetcher.
     Fetch { start: u64, limit: u64 },
-    /// Let the fetcher with this index stop at `limit`, another one takes over from there.
+    /// Let the fetcher with this index stop at `limit`; another one takes over from there.
     Shorten { index: usize, limit: u64 },
 }
 
-/// What the readers of a fetch want.
+/// The bytes that the readers of a fetch want.
 pub(super) struct Wanted<'a> {
-    /// `offset..end` that a reader waits for.
+    /// Each is the `offset..end` that one reader waits for.
     pub(super) demands: &'a [(u64, u64)],
     /// Whether the whole blob is to be completed.
     pub(super) complete: bool,
 }
 
-/// Fetchers of one blob at a time.
+/// The most fetchers of one blob at a time.
 pub(super) const FETCHERS_MAX: usize = 4;
-/// A reader this close behind a fetcher waits for it; further ahead, a fetcher of its own starts.
+/// A reader waits for a fetcher that is at most this far before its bytes. For bytes further ahead, another fetcher
+/// starts.
 pub(super) const NEAR_BYTES: u64 = 4 << 20;
 
-/// The next action, or none. Called again after each action, until there is none.
+/// The next action. None if nothing is to be done. It is called again after each action, until it returns None.
 pub(super) fn next_action(size: u64, have: &Extents, running: &[Stretch], wanted: &Wanted<'_>) -> Option<Action> {
     for (offset, end) in wanted.demands {
         let need = have.covered(*offset);
@@ -60,7 +62,7 @@ pub(super) fn is_coming(offset: u64, running: &[Stretch]) -> bool {
     running.iter().any(|s| s.position <= offset && offset < s.limit && offset - s.position <= NEAR_BYTES)
 }
 
-/// Where a fetch that starts at `start` meets what is there or coming already.
+/// The offset where a fetch from `start` meets bytes that are there or coming already.
 fn boundary(start: u64, end: u64, have: &Extents, running: &[Stretch]) -> u64 {
     let next_extent = have.first_gap(start, end).map(|gap| gap.end);
     let next_stretch = running.iter().map(|s| s.position).filter(|position| *position > start).min();

@@ -1,8 +1,8 @@
-//! A client's view of a fetch: waits for bytes, reads them from the file, holds the end of a whole blob back until it
-//! is right, and goes on from upstream alone when the disk gives up.
+//! A client's view of a fetch. It waits for bytes, reads them from the file, holds the end of a whole blob back until
+//! the digest is right, and goes on from upstream alone when the disk gives up.
 //!
-//! Invariant: the hash that decides about the end of a whole blob, or of its rest, has seen the very bytes that the client
-//! was given. What upstream sends a second time does not stand in for what it sent the first time.
+//! Invariant: the hash that decides about the end of a whole blob, or of its rest, has seen the very bytes that the
+//! client was given. Bytes that upstream sends a second time do not stand in for those that it sent the first time.
 
 use std::io;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ pub struct FetchReader {
     changes: watch::Receiver<()>,
     start: u64,
     position: u64,
-    /// End of a part; none for the whole or an open end.
+    /// End of a part. None for the whole blob or an open end.
     end: Option<u64>,
     source: Source,
     alone: Option<Through>,
 }
 
-/// What to do next, decided under the lock.
+/// The next step, decided under the lock.
 enum Step {
     Read(u64, usize),
     Wait,
@@ -41,7 +41,8 @@ enum Step {
 }
 
 impl FetchReader {
-    /// A reader of `start..end`; no end means up to the blob's, which is then held back until the digest is right.
+    /// A reader of `start..end`. Without an end it reads to the end of the blob, which is held back until the digest is
+    /// right.
     pub fn new(subscription: Subscription, source: Source, start: u64, end: Option<u64>) -> Self {
         if end.is_none() {
             subscription.fetch.want_whole();
@@ -50,7 +51,7 @@ impl FetchReader {
         Self { subscription, changes, start, position: start, end, source, alone: None }
     }
 
-    /// The next bytes, `None` after the last.
+    /// The next bytes. None after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             if let Some(alone) = &mut self.alone {
@@ -81,9 +82,9 @@ impl FetchReader {
         }
         let covered = state.extents.covered(self.position).min(self.end.unwrap_or(u64::MAX));
         let released = match (&state.end, state.size) {
-            // An open end completes the blob in the client's hands: not before every byte is known to be right.
+            // An open end completes the blob in the client's hands, so it waits until every byte is known to be right.
             _ if state.verified || self.end.is_some() => covered,
-            // What the hash has seen, which `after_hand_over` gives.
+            // `after_hand_over` gives the bytes that the hash has seen.
             (Some(FetchEnd::HandedOver { .. }), _) => self.position,
             (_, Some(size)) => covered.min(size.saturating_sub(HELD_BACK_BYTES)),
             (_, None) => covered.saturating_sub(HELD_BACK_BYTES),
@@ -113,7 +114,7 @@ impl FetchReader {
         let file = self.subscription.fetch.state().file.clone();
         let interrupted = FetchError::Interrupted { digest };
         let file = file.ok_or(interrupted)?;
-        // Many readers that are slow hold what they were given: then each has little.
+        // Many slow readers hold the bytes that they were given, so each of them gets little at once.
         let read = file.start_reading(offset, length.min(buffers::window_bytes())).finish().await;
         let failed = |error: io::Error| FetchError::Read { digest, error: Arc::new(error) };
         let bytes = read.map_err(failed)?;
@@ -124,8 +125,8 @@ impl FetchReader {
         Ok(bytes)
     }
 
-    /// The disk is out. What it has up to `prefix` is still read from it, the rest comes from upstream, and the hash
-    /// of the two together decides about the end.
+    /// The disk takes no more. Bytes up to `prefix` are still read from the file, the rest comes from upstream, and the
+    /// hash of both together decides about the end.
     fn after_hand_over(&self, prefix: u64, hasher: &Hasher, size: Option<u64>) -> Step {
         let digest = self.subscription.fetch.digest;
         if size == Some(prefix) {
@@ -142,20 +143,20 @@ impl FetchReader {
         Step::GoOnAlone(prefix, hasher.clone())
     }
 
-    /// The file cannot be read here, so everything comes from upstream once more, and what the client has is not
+    /// The file cannot be read here, so everything comes from upstream once more. Bytes that the client has are not
     /// repeated.
     async fn go_on_without_the_file(&mut self, error: &FetchError) -> Result<(), FetchError> {
         let digest = self.subscription.fetch.digest;
         tracing::warn!(%digest, offset = self.position, "a client goes on from upstream: {error}");
         if self.end.is_none() && self.subscription.fetch.is_verified() {
-            // What it has is right.
+            // The bytes that the client has are right.
             self.alone = Some(Through::whole(digest, self.source.clone(), None, self.position));
             return Ok(());
         }
         self.go_on_alone(0, Hasher::new(digest.algorithm())).await
     }
 
-    /// From here on upstream alone; `hasher` has seen the first `prefix` bytes.
+    /// Reads from upstream alone from here on; `hasher` has seen the first `prefix` bytes.
     async fn go_on_alone(&mut self, prefix: u64, hasher: Hasher) -> Result<(), FetchError> {
         let (digest, source, size) =
             (self.subscription.fetch.digest, self.source.clone(), self.subscription.fetch.size());
@@ -169,8 +170,8 @@ impl FetchReader {
         Ok(())
     }
 
-    /// Has the hash see what the client was given behind `prefix`, as the file has it, and how far the hash has come then.
-    /// If the file lacks some of it, the client is cut off.
+    /// Has the hash see the bytes after `prefix` that the client was given, as the file has them. Returns how far the
+    /// hash has come. If the file lacks some of these bytes, the client is cut off.
     async fn hash_what_was_given(&mut self, prefix: u64, hasher: Hasher) -> Result<(u64, Hasher), FetchError> {
         if self.position <= prefix.max(self.start) {
             return Ok((prefix, hasher));

@@ -1,4 +1,4 @@
-//! Where a blob can be had: a registry, a repository and a credential that upstream served it to.
+//! A source of a blob: a registry, a repository, and a credential for which upstream served the blob there.
 
 use std::sync::Arc;
 
@@ -19,41 +19,36 @@ use entrepot_upstream::registry_client::{Answer, RegistryClient};
 use entrepot_upstream::timed_body::TimedBody;
 use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
-/// Who to ask for a blob, and as whom.
+/// The upstream to ask for a blob, and the credential to ask with.
 #[derive(Clone)]
 pub struct Source {
-    /// The way out.
+    /// Sends the requests to upstream.
     pub upstream: Arc<RegistryClient>,
-    /// The registry.
     pub registry: UpstreamRegistry,
-    /// The repository in it.
     pub repository: RepositoryName,
     /// The credential that may read it.
     pub credential: Credential,
-    /// Path and query of the bytes, where they are not among the repository's blobs.
+    /// Path and query of the bytes. None if they are among the repository's blobs.
     pub elsewhere: Option<Box<str>>,
 }
 
 /// A blob's bytes as upstream began to send them.
 pub struct Opened {
-    /// The whole blob's length, where told.
+    /// The whole blob's length. None if upstream told no length.
     pub size: Option<u64>,
     /// The first byte that the body holds.
     pub start: u64,
-    /// Whether the body ends where the range that was asked for ends, rather than with the blob.
+    /// Whether the body ends at the end of the requested range, rather than at the end of the blob.
     pub is_part: bool,
-    /// The bytes.
     pub body: TimedBody,
-    /// Whether the head alone shows that the registry serves the blob; else only the digest will.
+    /// Whether the head alone shows that the registry serves the blob. Otherwise only the digest will show it.
     pub is_registrys_word: bool,
 }
 
 /// Upstream answered, but not with the blob.
 #[derive(Clone, Debug)]
 pub struct UpstreamRefusal {
-    /// Its status.
     pub status: StatusCode,
-    /// Its headers.
     pub headers: HeaderMap,
     /// The start of its body: an error text.
     pub body: Bytes,
@@ -61,7 +56,7 @@ pub struct UpstreamRefusal {
 
 /// Why a blob could not be opened.
 pub enum OpenError {
-    /// Upstream said no; the client gets its words.
+    /// Upstream refused. The client gets upstream's answer.
     Refused(UpstreamRefusal),
     /// Upstream could not be asked.
     Failed(UpstreamError),
@@ -73,7 +68,7 @@ pub enum OpenError {
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
 impl Source {
-    /// Asks for the blob, from `range` where given.
+    /// Asks for the whole blob, or for `range` of it.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
         let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);
         if let Some(path) = &self.elsewhere {
@@ -108,7 +103,8 @@ impl Source {
                 Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word })
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
-                // The registry's word counts, and it was a redirect: this is a failure on the way.
+                // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a
+                // failure on the way.
                 Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
             }
             _ => Err(OpenError::Refused(UpstreamRefusal::read(answer).await)),
@@ -124,7 +120,7 @@ impl UpstreamRefusal {
         Self { status: answer.status, headers: answer.headers, body }
     }
 
-    /// Puts the error table's words where upstream left the body empty.
+    /// Puts the error table's words into a body that upstream left empty.
     #[must_use]
     pub fn worded(mut self, unknown: ErrorCode) -> Self {
         let code = match self.status {

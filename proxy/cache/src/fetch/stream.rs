@@ -1,5 +1,5 @@
-//! A blob's bytes from upstream, in order from one offset, with every break mended: back-off, a fresh redirect, a
-//! Range from the byte after the last good one, the next source when one is refused.
+//! A blob's bytes from upstream, in order from one offset. It mends every break: with back-off, a fresh redirect, a
+//! Range from the byte after the last good one, and the next source when one is refused.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct BlobStream {
     digest: Digest,
     sources: VecDeque<Source>,
     body: Option<TimedBody>,
-    /// How the body ended, where nothing was done about it yet: cleanly, or with an error.
+    /// How the body ended, cleanly or with an error, if that was not dealt with yet.
     ended: Option<Option<UpstreamError>>,
     /// Bytes of the body that come before `position`, because upstream ignored our Range.
     skip: u64,
@@ -30,7 +30,7 @@ pub struct BlobStream {
     size: Option<u64>,
     /// Failures since the last byte.
     failures: u32,
-    /// Answers that went on after a failure, not yet reported.
+    /// How many answers went on after a failure and are not reported yet.
     resumed: u64,
 }
 
@@ -40,13 +40,13 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 impl BlobStream {
-    /// From `position` up to `limit` (or the blob's end), of which nothing is open yet.
+    /// A stream from `position` up to `limit`, or to the blob's end. No answer is open yet.
     pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
         let sources = sources.into();
         Self { digest, sources, body: None, ended: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
     }
 
-    /// The same, with the answer that opened the blob.
+    /// The same stream, with the answer that opened the blob.
     pub fn with_opened(mut self, opened: Opened) -> Self {
         self.skip = self.position.saturating_sub(opened.start);
         self.size = self.size.or(opened.size);
@@ -54,7 +54,7 @@ impl BlobStream {
         self
     }
 
-    /// The blob's length, once anybody told it.
+    /// The blob's length. None until upstream told it.
     pub fn size(&self) -> Option<u64> {
         self.size
     }
@@ -64,17 +64,18 @@ impl BlobStream {
         self.position
     }
 
-    /// How often it went on after a break, since this was asked last.
+    /// How often the stream went on after a break, since the last call.
     pub fn take_resumed(&mut self) -> u64 {
         std::mem::take(&mut self.resumed)
     }
 
-    /// Where it ends, as far as known: a limit may lie behind the blob's end, as clients ask.
+    /// The stream's end, as far as known. A limit may lie behind the blob's end, because clients may ask for more
+    /// bytes.
     fn end(&self) -> Option<u64> {
         self.limit.into_iter().chain(self.size).min()
     }
 
-    /// The next bytes; `None` after the last. Safe to drop and call again.
+    /// The next bytes. None after the last. It is safe to drop this and call it again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             if self.is_at_end() {
@@ -82,7 +83,7 @@ impl BlobStream {
             }
             match self.ended.take() {
                 Some(None) if self.size.is_none() => {
-                    // Without a length the end is where upstream says; the digest is the judge.
+                    // Without a length, the blob ends where upstream's body ends; the digest decides.
                     self.size = Some(self.position);
                     continue;
                 }
@@ -102,8 +103,8 @@ impl BlobStream {
         }
     }
 
-    /// The next bytes of the answer that is open; `None` where it gives no more, of which [`BlobStream::next`] makes the
-    /// end or another answer. Never asks upstream for anything, so it is cheap to drop and call again.
+    /// The next bytes of the open answer. None if it gives no more; [`BlobStream::next`] then finds the end or another
+    /// answer. It never asks upstream for anything, so it is cheap to drop and call again.
     pub async fn more(&mut self) -> Option<Bytes> {
         while !self.is_at_end() && self.ended.is_none() {
             match self.body.as_mut()?.frame().await {
@@ -123,7 +124,7 @@ impl BlobStream {
         self.end().is_some_and(|end| self.position >= end)
     }
 
-    /// Cuts off what was not asked for at either end.
+    /// Cuts off bytes at either end that were not asked for.
     fn take(&mut self, mut bytes: Bytes) -> Option<Bytes> {
         if self.skip > 0 {
             let skipped = self.skip.min(bytes.len() as u64);
@@ -164,7 +165,7 @@ impl BlobStream {
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
         match source.open(&self.digest, range).await {
             Ok(opened) => self.resume(opened),
-            // A redirect's target refused; the next try gets a fresh redirect.
+            // A redirect's target refused. The next try gets a fresh redirect.
             Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
             Err(OpenError::Broken(error)) => Err(error),
             Err(OpenError::Failed(error)) => {
@@ -177,7 +178,7 @@ impl BlobStream {
                 if transient {
                     return self.broke(Some(error)).await;
                 }
-                // A token that ran out, rights that were taken away: the next one who wanted the blob may have them.
+                // A token ran out, or rights were taken away. The next source may still have them.
                 self.sources.pop_front();
                 if self.sources.is_empty() { Err(error) } else { Ok(()) }
             }

@@ -1,4 +1,5 @@
-//! The fetches that are in flight, one for each digest, and only so many: a fetch goes on when its clients have left.
+//! The fetches in flight, one for each digest. Their number is bounded, because a fetch goes on when its clients have
+//! left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -16,14 +17,14 @@ use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::operation::ByteRange;
 
-/// Fetches at once. Each has a task, a file, requests to upstream and room on the disk, and no client of its own that would
-/// bound it.
+/// The most fetches at once. Each has a task, a file, requests to upstream and room on the disk. No client of its
+/// own bounds it.
 pub const FETCHES_MAX: usize = 512;
 
 /// Finds and starts fetches.
 pub struct InflightFetches {
     running: Mutex<HashMap<Digest, Arc<InflightFetch>>>,
-    /// A fetch has ended.
+    /// Tells that a fetch has ended.
     ended: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
@@ -32,18 +33,18 @@ pub struct InflightFetches {
     runtime: Handle,
 }
 
-/// What a request wants of a fetch.
+/// The bytes that a request wants of a fetch.
 pub struct Wish {
-    /// The part of the blob.
+    /// The part of the blob. None for the whole.
     pub range: Option<ByteRange>,
     /// Whether the blob's end is needed as part of the whole.
     pub whole: bool,
-    /// A blob of which only ranges are asked is completed all the same up to this size.
+    /// A blob up to this size is completed even if clients ask only for ranges of it.
     pub complete_up_to_bytes: u64,
 }
 
 impl InflightFetches {
-    /// None yet; they will run on the current runtime.
+    /// An empty table. Its fetches will run on the current runtime.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
@@ -60,8 +61,8 @@ impl InflightFetches {
         self.lock().get(digest).cloned()
     }
 
-    /// Subscribes to the fetch of `digest`, which is started with `source` if there is none; true if this call started it.
-    /// None if it is not in flight and [`FETCHES_MAX`] others are.
+    /// Subscribes to the fetch of `digest`. If there is none, starts it with `source`; the flag is true if this call
+    /// started it. None if it is not in flight and [`FETCHES_MAX`] others are.
     pub async fn join_or_start(
         self: &Arc<Self>,
         digest: &Digest,
@@ -105,7 +106,7 @@ impl InflightFetches {
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;
-        // Its events carry the id of the request that began it.
+        // The events of the fetch carry the id of the request that began it.
         let fetching = async move {
             driver.run(range).await;
             drop(registration);
@@ -113,12 +114,12 @@ impl InflightFetches {
         self.runtime.spawn(fetching.in_current_span());
     }
 
-    /// How many are in flight.
+    /// The number of fetches in flight.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Returns when this fetch is in flight no more.
+    /// Returns when this fetch is no longer in flight.
     pub async fn gone(&self, fetch: &Arc<InflightFetch>) {
         loop {
             let ended = self.ended.notified();
@@ -131,7 +132,7 @@ impl InflightFetches {
         }
     }
 
-    /// Returns once every blob that clients could finish reading is published, or has failed to be.
+    /// Returns once every blob that clients could finish reading is published, or could not be published.
     pub async fn settle(&self) {
         loop {
             let ended = self.ended.notified();
@@ -144,8 +145,8 @@ impl InflightFetches {
         }
     }
 
-    /// Pauses all fetches, also those that are still read, and returns once none is in flight. The caller has a deadline, and
-    /// has given readers theirs.
+    /// Pauses all fetches, also those that are still read. Returns once none is in flight. The caller has a deadline,
+    /// and has given readers theirs.
     pub async fn drain(&self) {
         loop {
             let ended = self.ended.notified();
@@ -167,7 +168,7 @@ impl InflightFetches {
     }
 }
 
-/// Takes a fetch off the table however its driver ended, a panic included: no digest stays wedged.
+/// Takes a fetch off the table however its driver ended, a panic included, so that no digest stays blocked.
 struct Registration {
     inflight: Weak<InflightFetches>,
     digest: Digest,

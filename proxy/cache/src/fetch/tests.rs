@@ -1,4 +1,4 @@
-//! What a reader is given while the disk gives up, with an upstream on loopback.
+//! The bytes that a reader is given while the disk gives up, with an upstream on loopback.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -30,7 +30,7 @@ use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
 use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 const SIZE: usize = 1 << 20;
-/// How far the file has come, the readers with it, and the hash.
+/// How far the file, its readers and the hash have come.
 const WRITTEN: u64 = 700_000;
 const HASHED: u64 = 200_000;
 
@@ -45,7 +45,8 @@ struct World {
 }
 
 impl World {
-    /// `stored` of the content is in the file; where `wrong`, one bit of it is not what upstream has, behind the hash.
+    /// The file has the bytes `stored` of the content. If `wrong`, one bit of them behind the hash differs from
+    /// upstream's.
     async fn new(stored: Range<u64>, wrong: bool) -> Self {
         let content: Bytes = (0..SIZE).map(|at| (at ^ (at >> 8) ^ (at >> 15)) as u8).collect();
         let digest = Digest::of(Algorithm::Sha256, &content);
@@ -79,7 +80,7 @@ impl World {
         self.fetch.update(|state| state.end = Some(FetchEnd::HandedOver { prefix, hasher }));
     }
 
-    /// What upstream was asked for.
+    /// The ranges that upstream was asked for.
     fn asked(&self) -> Vec<String> {
         self.asked.lock().expect("no panic").clone()
     }
@@ -133,7 +134,7 @@ async fn read_to(reader: &mut FetchReader, start: u64, position: u64) -> Vec<u8>
     given
 }
 
-/// Reads to the end, or to what is wrong.
+/// Reads to the end, or to the error.
 async fn rest(reader: &mut FetchReader) -> Result<Vec<u8>, FetchError> {
     let mut given = Vec::new();
     while let Some(bytes) = reader.next().await? {
@@ -204,7 +205,7 @@ async fn readers_hold_little_each_when_they_hold_much_together() {
     let world = World::new(0..WRITTEN, false).await;
     let file = Arc::new(tempfile::tempfile().expect("a file"));
     let plenty = world.reader(0, None).next().await.expect("no failure").expect("a piece");
-    // Others hold the budget, and more.
+    // Other readers hold the whole budget, and more.
     let held: Vec<_> = (0..128).map(|_| read::start(&file, 0, buffers::WINDOW_BYTES)).collect();
     let little = world.reader(0, None).next().await.expect("no failure").expect("a piece");
     assert!(little.len() <= buffers::SMALL_WINDOW_BYTES && little == plenty[..little.len()], "{}", little.len());

@@ -1,5 +1,5 @@
-//! A blob straight from upstream to one client, checked but not stored: for the times when the disk takes nothing, and
-//! for a blob that another registry's copy may not stand in for.
+//! A blob straight from upstream to one client, checked but not stored. It serves when the disk takes nothing, and for
+//! a blob that another registry's copy may not stand in for.
 //!
 //! The last piece is held back until the digest is right, as on the stored path. A part with an end of its own cannot
 //! be checked and is not held back.
@@ -16,17 +16,17 @@ use entrepot_net::http::body::{BodyError, PieceSource};
 pub struct Through {
     digest: Digest,
     stream: BlobStream,
-    /// The hash of everything before the stream's position; none for a part.
+    /// The hash of everything before the stream's position. None for a part.
     hasher: Option<Hasher>,
     held: Option<Bytes>,
-    /// Bytes before this offset are hashed, not delivered.
+    /// Bytes before this offset are hashed but not delivered.
     deliver_from: u64,
-    /// What to do once the digest was right.
+    /// Runs once the digest was right.
     proven: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Through {
-    /// From the first byte, delivered from `deliver_from` on.
+    /// A blob from its first byte, delivered from `deliver_from` on.
     pub fn whole(digest: Digest, source: Source, opened: Option<Opened>, deliver_from: u64) -> Self {
         let stream = BlobStream::new(digest, vec![source], 0, None, None);
         let stream = match opened {
@@ -49,7 +49,7 @@ impl Through {
         Self { digest, stream, hasher: Some(hasher), held: None, deliver_from, proven: None }
     }
 
-    /// With the answer that is open already.
+    /// The same with an answer that is open already.
     #[must_use]
     pub fn with_opened(mut self, opened: Opened) -> Self {
         self.stream = self.stream.with_opened(opened);
@@ -63,13 +63,13 @@ impl Through {
         self
     }
 
-    /// A part, unchecked.
+    /// A part of a blob, unchecked.
     pub fn part(digest: Digest, source: Source, start: u64, end: u64, size: Option<u64>) -> Self {
         let stream = BlobStream::new(digest, vec![source], start, Some(end), size);
         Self { digest, stream, hasher: None, held: None, deliver_from: start, proven: None }
     }
 
-    /// The next bytes for the client, `None` after the last.
+    /// The next bytes for the client. None after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             let Some(bytes) = self.stream.next().await? else {

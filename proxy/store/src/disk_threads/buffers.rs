@@ -1,16 +1,16 @@
-//! The memory between upstream and disk: a bounded number of buffers for the whole process. A fetcher takes one, gathers
-//! a piece into it and freezes it for the disk; the buffer is free again when the last share of the piece is dropped.
-//! If none is free the fetcher waits, and with it upstream: that is the back-pressure.
+//! The memory between upstream and disk: a bounded number of buffers for the whole process. A fetcher takes one,
+//! gathers a piece into it and freezes it for the disk. The buffer is free again when the last share of the piece is
+//! dropped. If none is free, the fetcher waits, and upstream waits with it: that is the back-pressure.
 //!
-//! No deadlock: a fetcher takes a buffer only when bytes are there to be put into it, and hands it on when it is full or
-//! when none of its earlier pieces is with the disk any more; it never waits for a second buffer, nor for upstream alone,
-//! while it holds an unfinished one. So every buffer that is out is with the disk, or waits for one that is. The disk
-//! needs no buffer to be done with one, and what it never ends is cut off for everybody by a deadline, that of
-//! [`Buffers::take`] included. A fetcher has one unfinished buffer and at most four with the disk; a fetch has at
-//! most four fetchers.
+//! No deadlock: a fetcher takes a buffer only when it has bytes to put into it. It hands the buffer on when the buffer
+//! is full, or when none of its earlier pieces is with the disk any more. While it holds an unfinished buffer, it never
+//! waits for a second one, nor for upstream alone. So every buffer that is out is with the disk, or waits for one that
+//! is. The disk needs no buffer to finish with one. If the disk never finishes, a deadline ends the wait of every
+//! caller, that of [`Buffers::take`] included. A fetcher has one unfinished buffer and at most four with the disk; a
+//! fetch has at most four fetchers.
 //!
-//! Buffers come from the allocator and are kept while any is in use; at rest only a few are. They are not aligned:
-//! content goes through the page cache, which does not ask for it.
+//! Buffers come from the allocator and are kept while any is in use; at rest only a few are kept. They are not aligned,
+//! because content goes through the page cache, which does not need that.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub struct Buffer {
 }
 
 impl Buffers {
-    /// As many as fit into so many bytes, and at least two: one with the disk and one that is being filled.
+    /// As many buffers as fit into `bytes`, and at least two: one with the disk and one that is being filled.
     pub(crate) fn new(bytes: usize, timeout: Duration) -> Self {
         let count = (bytes / PIECE_BYTES).clamp(2, Semaphore::MAX_PERMITS);
         let shared = Shared { count, free_permits: Arc::new(Semaphore::new(count)), free: Mutex::default() };
@@ -62,7 +62,6 @@ impl Buffers {
         Ok(Buffer { bytes, shared: self.shared.clone(), permit: Some(permit) })
     }
 
-    /// How many are in use.
     #[cfg(test)]
     pub(super) fn in_use(&self) -> usize {
         self.shared.count - self.shared.free_permits.available_permits()
@@ -76,13 +75,12 @@ impl Shared {
 }
 
 impl Buffer {
-    /// Takes what fits off the front of `bytes`.
+    /// Moves as many bytes as fit from the front of `bytes` into the buffer.
     pub fn fill_from(&mut self, bytes: &mut Bytes) {
         let fits = bytes.len().min(PIECE_BYTES - self.bytes.len());
         self.bytes.extend_from_slice(&bytes.split_to(fits));
     }
 
-    /// Whether nothing more fits.
     pub fn is_full(&self) -> bool {
         self.bytes.len() == PIECE_BYTES
     }

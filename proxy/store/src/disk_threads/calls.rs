@@ -1,5 +1,5 @@
-//! The calls that change content on disk, made by the ring or by ordinary system calls. Both answer alike, so the steps of
-//! `partial_blobs` are written once.
+//! The calls that change content on disk, made by the ring or by ordinary system calls. Both give the same answers, so
+//! the steps of `partial_blobs` are written once.
 
 use std::fs::File;
 use std::io;
@@ -24,13 +24,13 @@ pub(crate) enum Calls {
 }
 
 impl Calls {
-    /// Runs what blocks, without blocking a disk thread.
+    /// Runs blocking work without blocking a disk thread.
     pub(crate) async fn aside<T: Send + 'static>(self, run: impl FnOnce() -> T + Send + 'static) -> T {
         match tokio::task::spawn_blocking(run).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The pool takes no more only when its runtime ends, which waits for this.
+                // The pool refuses work only when its runtime ends, and the runtime waits for this work.
                 Err(error) => panic!("{error}"),
             },
         }
@@ -92,7 +92,7 @@ impl Calls {
         synced.map_err(|error| StoreError::from_io("sync the directory", path, error))
     }
 
-    /// Gives a file its final name, replacing what had it.
+    /// Gives a file its final name, replacing the file that had it.
     pub(crate) async fn rename(self, from: &Path, to: &Path) -> Result<(), StoreError> {
         if self != Self::Ring {
             let (from, to) = (from.to_owned(), to.to_owned());

@@ -1,10 +1,10 @@
-//! The io_uring of one disk thread: its runtime, and the calls that are made by it. This is the only module that knows
-//! tokio-uring, which nobody maintains any more: another library takes its place here and changes nothing elsewhere.
+//! The io_uring of one disk thread: its runtime, and the calls that are made by it. This is the only module that uses
+//! tokio-uring, which is no longer maintained: another library can take its place here, and nothing else changes.
 //!
-//! A call works on a duplicate of the file's descriptor, because tokio-uring owns and closes what it works on; that costs
-//! two short system calls for each piece. The duplicate and the bytes belong to the call until the kernel is done with
-//! them, also if the caller has stopped waiting. The calls work within [`Ring::block_on`] only, and reach the kernel when
-//! the thread has nothing else to do: nothing but disk jobs may run on it.
+//! A call works on a duplicate of the file's descriptor, because tokio-uring owns and closes the descriptor that it
+//! works on. That costs two short system calls for each piece. The duplicate and the bytes belong to the call until the
+//! kernel is done with them, even if the caller has stopped waiting. The calls work within [`Ring::block_on`] only, and
+//! reach the kernel when the thread has nothing else to do. So nothing but disk jobs may run on that thread.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// A ring that does not answer the simplest question in this time is none.
+/// A ring that does not answer the simplest call in this time counts as no ring.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Calls that an old kernel's ring lacks show by what it says about a file that cannot be there.
+/// A path of a file that cannot exist. The answer to a call on it shows whether an old kernel's ring lacks the call.
 const NOWHERE: &str = "/nonexistent/entrepot";
 
 /// The runtime of this thread. It runs tokio's tasks and blocking pool as well.
@@ -31,7 +31,7 @@ impl Ring {
             return Some(Self(ring));
         }
         tracing::debug!("the kernel's io_uring lacks calls or does not answer");
-        // Dropped, it would wait for the answers that do not come.
+        // Dropping the ring would wait for answers that do not come.
         std::mem::forget(ring);
         None
     }
@@ -70,7 +70,7 @@ pub(super) async fn sync_all(file: File) -> io::Result<()> {
     tokio_uring::fs::File::from_std(file).sync_all().await
 }
 
-/// Gives a file another name, replacing what had it.
+/// Gives a file another name, replacing the file that had it.
 pub(super) async fn rename(from: &Path, to: &Path) -> io::Result<()> {
     tokio_uring::fs::rename(from, to).await
 }

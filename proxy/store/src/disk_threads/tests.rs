@@ -13,7 +13,7 @@ const SHORT: Duration = Duration::from_millis(200);
 const LANE: Lane = Lane(0);
 const OTHER_LANE: Lane = Lane(1);
 
-/// With a ring, where this kernel gives one, and without.
+/// One with a ring, if this kernel gives one, and one without.
 fn rungs(timeout: Duration) -> [DiskThreads; 2] {
     [true, false].map(|io_uring| DiskThreads::new(DiskSettings { io_uring, timeout, ..DiskSettings::default() }))
 }

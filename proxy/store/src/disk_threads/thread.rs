@@ -1,4 +1,4 @@
-//! One disk thread: the ring's runtime if the kernel has a ring for us, else a tokio runtime with a small blocking pool.
+//! One disk thread: the ring's runtime if the kernel gives us a ring, else a tokio runtime with a small blocking pool.
 //!
 //! Nothing but disk jobs runs here, and no hashing (see `ring`).
 
@@ -12,12 +12,12 @@ use super::calls::Calls;
 use super::ring::Ring;
 use super::{Job, QUEUED_MAX};
 
-/// Jobs at once on one thread.
+/// The most jobs at once on one thread.
 const RUNNING_MAX: u32 = 64;
-/// Blocking calls at once on one thread without a ring.
+/// The most blocking calls at once on one thread without a ring.
 const POOL_MAX: usize = 16;
 
-/// Starts a thread; its queue, and whether it works by a ring.
+/// Starts a thread. Returns its queue, and whether it works by a ring.
 pub(super) fn start(number: usize, wants_ring: bool) -> io::Result<(mpsc::Sender<Job>, bool)> {
     let (queue, jobs) = mpsc::channel(QUEUED_MAX);
     let (report, reported) = blocking::sync_channel(1);
@@ -42,7 +42,7 @@ fn run(jobs: mpsc::Receiver<Job>, wants_ring: bool, report: &blocking::SyncSende
     }
 }
 
-/// Runs jobs beside each other. One that panics has its message in the log, and its caller sees that it is gone.
+/// Runs jobs beside each other. If one panics, its message is in the log, and its caller sees that the job is gone.
 async fn serve(mut jobs: mpsc::Receiver<Job>, calls: Calls) {
     let room = Arc::new(Semaphore::new(RUNNING_MAX as usize));
     while let Some(job) = jobs.recv().await {
@@ -52,6 +52,6 @@ async fn serve(mut jobs: mpsc::Receiver<Job>, calls: Calls) {
             drop(place);
         });
     }
-    // What was begun is done to its end.
+    // Jobs that have begun run to their end.
     let _ = room.acquire_many(RUNNING_MAX).await;
 }

@@ -1,5 +1,5 @@
 //! Rows that say which names lead to which content: links, tags, artefacts, media types, and the marks of repositories
-//! that were seen public. All of them are answers of upstream that may be asked for again.
+//! that were seen public. All of them are answers of upstream, which can be asked for again.
 
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
@@ -83,7 +83,7 @@ impl Tables<'_> {
     }
 }
 
-/// A place as the keys of rows have it.
+/// A place in the form that the keys of rows have.
 fn row_of(place: &Place) -> (String, &str) {
     (place.registry().to_string(), place.repository().as_str())
 }

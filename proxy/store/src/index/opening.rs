@@ -1,4 +1,4 @@
-//! Opening the index file: as it is, new, or set aside and new. Also the judgement of what a failure says about it.
+//! Opens the index file: as it is, new, or set aside and new. Also judges from a failure what is wrong with the index.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,19 +11,20 @@ use super::tables::{self, Totals};
 use crate::errors::StoreError;
 use crate::paths::Paths;
 
-/// Memory for pages of the index, about a fifth less than what they take of the heap. The upper levels of all tables
-/// fit with a million blobs; leaves that are not here are in the kernel's page cache, one read away.
+/// Memory for pages of the index, about a fifth less than these pages take of the heap. The upper levels of all tables
+/// fit with a million blobs. Other leaves are in the kernel's page cache, one read away.
 const PAGE_CACHE_BYTES: usize = 16 << 20;
 
 /// An index that can be used.
 pub(crate) struct Opened {
     pub(crate) database: Database,
     pub(super) totals: Totals,
-    /// Folders changed since may hold files that it does not know; all of them where it is new.
+    /// Folders that changed since this time may hold files that the index does not know. None if the index is new: then
+    /// all folders may.
     pub(super) check_from: Option<SystemTime>,
 }
 
-/// Opens the index. Content that makes no sense is set aside; `Ok(None)` means that the disk does not allow it now.
+/// Opens the index. A file whose content makes no sense is set aside. `Ok(None)` means that the disk refuses now.
 pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
     match guarded(|| try_open(paths)) {
         Ok(opened) => Ok(Some(opened)),
@@ -44,11 +45,11 @@ fn try_open(paths: &Paths) -> Result<Opened, Error> {
     open_with_cache(paths, PAGE_CACHE_BYTES)
 }
 
-/// Opens the index with so much memory for its pages.
+/// Opens the index with this much memory for its pages.
 pub(crate) fn open_with_cache(paths: &Paths, page_cache_bytes: usize) -> Result<Opened, Error> {
     let database = Database::builder().set_cache_size(page_cache_bytes).create(paths.index());
     let database = database.map_err(|error| match error {
-        // A file shorter than its header says is damage, not the disk's refusal.
+        // A file that is shorter than its header says is damaged; the disk did not refuse it.
         DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {
             Error::Corrupted(io.to_string())
         }
@@ -61,14 +62,14 @@ pub(crate) fn open_with_cache(paths: &Paths, page_cache_bytes: usize) -> Result<
     Ok(Opened { database, totals, check_from })
 }
 
-/// Closes an index, which may be one that fails.
+/// Closes an index, also one that fails.
 pub(super) fn close(database: Database) {
     if let Err(error) = guarded(|| Ok(database.close()?)) {
         tracing::warn!(%error, "the cache's index was not closed in good order; it repairs itself");
     }
 }
 
-/// Keeps a damaged index for examination, and only the last one.
+/// Keeps a damaged index for examination. Only the last one is kept.
 pub(super) fn set_aside(paths: &Paths) {
     for entry in std::fs::read_dir(paths.root()).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(Paths::is_broken_index) {
@@ -81,7 +82,7 @@ pub(super) fn set_aside(paths: &Paths) {
     }
 }
 
-/// What a failed operation says about the index.
+/// Judges from a failed operation what is wrong with the index.
 pub(super) fn ailment_of(error: &Error) -> Ailment {
     match error {
         Error::Io(io) if io.raw_os_error().is_some() => Ailment::Reopen,
@@ -90,8 +91,8 @@ pub(super) fn ailment_of(error: &Error) -> Ailment {
     }
 }
 
-/// Runs something on the database. redb may panic on a file that was damaged from outside: that is an error here,
-/// because the index must never take a request down.
+/// Runs a job on the database. redb may panic on a file that was damaged from outside. That is an error here, because
+/// the index must never take a request down.
 pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::Corrupted(message_of(&*panic))))
 }

@@ -1,7 +1,8 @@
-//! The bounded queue between everybody who changes the index and the one thread that writes it. It counts jobs, so that
-//! a caller can wait until its change is visible to readers, or on the medium.
+//! The bounded queue between the callers that change the index and the one thread that writes it. It counts jobs, so
+//! that a caller can wait until its change is visible to readers, or on the medium.
 //!
-//! Invariant: nobody waits longer than the patience they state. A stalled disk costs a caller that, never its thread.
+//! Invariant: no caller waits longer than the patience that it states. A stalled disk costs a caller at most that wait,
+//! and never its thread.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,12 +11,12 @@ use super::tables::Tables;
 use crate::lock;
 use crate::space::Reservation;
 
-/// Changes that may wait; more are refused, and counted by the caller.
+/// The most changes that may wait. More are refused, and the caller counts them.
 const CAPACITY: usize = 8192;
 
 /// One change.
 pub(crate) struct Job {
-    /// What to do to the tables.
+    /// The change to make to the tables.
     pub(super) apply: Apply,
     /// Bytes that stay reserved until the change is counted.
     pub(super) reservation: Option<Reservation>,
@@ -34,7 +35,7 @@ impl Job {
     }
 }
 
-/// What a failed operation says about the index.
+/// The kind of trouble that a failed operation shows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Ailment {
     /// The disk refused; the file may be fine once opened anew.
@@ -43,7 +44,7 @@ pub(super) enum Ailment {
     Replace,
 }
 
-/// What the thread takes in one go.
+/// The jobs that the thread takes at once.
 pub(super) struct Batch {
     pub(super) jobs: Vec<Job>,
     /// The number of the last job in it.
@@ -56,9 +57,9 @@ pub(super) struct Batch {
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// Something for the thread to do.
+    /// Tells the thread that there is work.
     work: Condvar,
-    /// Something done: room, visibility, durability.
+    /// Tells callers that there is room, or that jobs became visible or durable.
     done: Condvar,
 }
 
@@ -71,12 +72,12 @@ struct State {
     durable_wanted: u64,
     ailment: Option<Ailment>,
     closing: bool,
-    /// Somebody ran out of patience since the thread last got on; nobody else waits until it does.
+    /// A caller ran out of patience since the thread last made progress. No other caller waits until it makes progress.
     stalled: bool,
 }
 
 impl Queue {
-    /// Hands a job in; its number, or `None` when the queue stayed full or the store is closing.
+    /// Hands a job in and returns its number. None if the queue stayed full or the store is closing.
     pub(super) fn push(&self, job: Job, patience: Duration) -> Option<u64> {
         let has_room = |state: &State| state.closing || state.jobs.len() < CAPACITY;
         let mut state = self.wait(lock(&self.state), patience, has_room);
@@ -91,8 +92,8 @@ impl Queue {
         Some(number)
     }
 
-    /// Waits until a job was applied (or given up with a counted failure); false when patience ran out, at once if it
-    /// has already run out for somebody.
+    /// Waits until a job was applied, or given up with a counted failure; false if patience ran out. Returns false at
+    /// once if it has already run out for another caller.
     pub(super) fn wait_visible(&self, number: u64, patience: Duration) -> bool {
         let is_over = |state: &State| state.visible >= number || state.stalled;
         let mut state = self.wait(lock(&self.state), patience, is_over);
@@ -100,7 +101,7 @@ impl Queue {
         state.visible >= number
     }
 
-    /// Waits until everything accepted so far is on the medium (or given up); false when patience ran out.
+    /// Waits until every accepted job is on the medium or given up; false if patience ran out.
     pub(super) fn wait_durable(&self, patience: Duration) -> bool {
         let mut state = lock(&self.state);
         let number = state.accepted;
@@ -110,14 +111,14 @@ impl Queue {
         state.durable >= number
     }
 
-    /// Tells the thread that a reader found the index ailing; the worse of two reports counts.
+    /// Tells the thread of trouble that a reader met. The worse of two reports counts.
     pub(super) fn report(&self, ailment: Ailment) {
         let mut state = lock(&self.state);
         state.ailment = state.ailment.max(Some(ailment));
         self.work.notify_one();
     }
 
-    /// No more jobs; the thread finishes those it has and ends.
+    /// Accepts no more jobs. The thread finishes those it has and ends.
     pub(super) fn close(&self) {
         lock(&self.state).closing = true;
         self.work.notify_one();
@@ -128,7 +129,7 @@ impl Queue {
         lock(&self.state).closing
     }
 
-    /// For the thread: waits for work until `deadline` and takes all there is.
+    /// For the thread: waits for work until `deadline` and takes all jobs.
     pub(super) fn take(&self, deadline: Instant) -> Batch {
         let mut state = lock(&self.state);
         loop {
@@ -151,7 +152,7 @@ impl Queue {
         }
     }
 
-    /// For the thread: jobs up to this number are over.
+    /// For the thread: says that jobs up to this number are over.
     pub(super) fn set_visible(&self, number: u64) {
         let mut state = lock(&self.state);
         (state.visible, state.stalled) = (number, false);
@@ -159,7 +160,7 @@ impl Queue {
         self.done.notify_all();
     }
 
-    /// For the thread: jobs up to this number are on the medium, or lost for good.
+    /// For the thread: says that jobs up to this number are on the medium, or lost for good.
     pub(super) fn set_durable(&self, number: u64) {
         lock(&self.state).durable = number;
         self.done.notify_all();

@@ -1,11 +1,12 @@
 //! Makes the index agree with the files, on a thread of its own, while the store serves. Files are the truth: a file
-//! without a row gets one, a row without a file goes.
+//! without a row gets one, and a row without a file goes.
 //!
-//! A new index is compared with all folders. A known one only with the folders that changed after its last durable
-//! commit (512 `stat` calls tell which), so that starting does not walk the blobs, not even after kill -9. Measured with
-//! a million rows, debug build: 0.38 s from opening what kill -9 left to the first hit, 2 ms more for the comparison.
+//! A new index is compared with all folders. A known one is compared only with the folders that changed after its last
+//! durable commit, which 512 `stat` calls tell. So a start does not walk the blobs, not even after kill -9. Measured
+//! with a million rows, debug build: 0.38 s from opening the files that kill -9 left to the first hit, 2 ms more for
+//! the comparison.
 //!
-//! Blobs found this way enter probation with their file's time as last use; the order among them is that of the walk.
+//! Blobs found this way enter probation with their file's time as last use. The order among them is that of the walk.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,10 +18,11 @@ use super::{Job, Shared, ms_of, recency};
 use crate::disk;
 use crate::paths::ALGORITHMS;
 
-/// Rows entered between two looks at whether the store is closing.
+/// Rows that are entered between two looks at whether the store is closing.
 const CHUNK: usize = 256;
 
-/// Compares folders changed since `check_from`, or all; false when the index may not know every file afterwards.
+/// Compares the folders changed since `check_from`, or all folders if it is None. Returns false if the index may not
+/// know every file afterwards.
 pub(super) fn reconcile(index: &Shared, check_from: Option<SystemTime>) -> bool {
     let mut complete = true;
     for algorithm in ALGORITHMS {
@@ -40,7 +42,7 @@ fn has_changed(index: &Shared, algorithm: Algorithm, first_byte: u8, check_from:
     let modified = std::fs::metadata(index.paths.shard(algorithm, first_byte)).and_then(|folder| folder.modified());
     match modified {
         Ok(modified) => check_from.is_none_or(|check_from| modified >= check_from),
-        // Somebody may have removed the folder; a new index has no rows for it anyway.
+        // Another program may have removed the folder; a new index has no rows for it anyway.
         Err(error) => error.kind() == io::ErrorKind::NotFound && check_from.is_some(),
     }
 }

@@ -1,12 +1,12 @@
-//! Rows of blobs, and the order in which they are evicted: a segmented LRU.
+//! Rows of blobs, and the order in which blobs are evicted: a segmented LRU.
 //!
-//! The first use of a blob puts it into probation, the next one into the protected segment, which takes at most its
-//! share of the cache; what overflows goes back to the young end of probation. Victims are the oldest of probation,
-//! then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used once, never
-//! the working set (threat T24).
+//! The first use of a blob puts it into probation, the next one into the protected segment. The protected segment takes
+//! at most its share of the cache; its overflow goes back to the young end of probation. Victims are the oldest of
+//! probation, then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used
+//! once, never the working set (threat T24).
 //!
-//! What was pushed is in a third segment, which has no victims and is in nobody's limit: `pins.rs` tells which
-//! that is, and a row that is entered looks there.
+//! Pushed content is in a third segment, which has no victims and counts for no segment's limit. `pins.rs` tells which
+//! content is pushed; the writer asks it when it enters a row.
 //!
 //! Invariant: `BLOBS` and `ORDER` have the same blobs, and the totals are their sums.
 
@@ -22,10 +22,10 @@ const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
 pub(super) const PINNED: u8 = 2;
 
-/// A protected blob's further uses are noted once in this time.
+/// Further uses of a protected blob are noted once in this time.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
 
-/// Sorts after every name of a registry or repository, which are ASCII.
+/// A text that sorts after every name of a registry or repository, because those are ASCII.
 const AFTER_ALL_NAMES: &str = "\u{10ffff}";
 
 /// A blob as the index knows it.
@@ -37,7 +37,7 @@ pub(crate) struct Row {
     pub(crate) uses: u32,
 }
 
-/// Where a blob stands in the order of eviction: segment, and rank in it.
+/// A blob's position in the order of eviction: its segment, and its rank in that.
 pub(crate) type Position = (u8, u64);
 
 /// A blob in the order of eviction.
@@ -48,7 +48,7 @@ pub(crate) struct Victim {
 }
 
 impl Tables<'_> {
-    /// A fill was published: its first use, unless it replaces a file of the same name.
+    /// A blob was published. That is its first use, unless it replaces a file of the same name.
     pub(crate) fn published(&mut self, digest: &Digest, size_bytes: u64, at_ms: u64) -> Result<(), Error> {
         let key = Key::of(digest);
         let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
@@ -63,7 +63,7 @@ impl Tables<'_> {
         }
     }
 
-    /// A file was found that has no row, or was used without one: it is entered if it is really there.
+    /// A file without a row was found or used. It gets a row if it is really there.
     pub(crate) fn found(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
         let key = Key::of(digest);
         let file = std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file());
@@ -89,7 +89,7 @@ impl Tables<'_> {
         }
     }
 
-    /// Content was pinned, or is so no more: its row goes where it now belongs.
+    /// Content was pinned, or is no longer pinned. Its row moves to the segment where it now belongs.
     pub(crate) fn pinning_changed(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
         let key = Key::of(digest);
         let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
@@ -105,24 +105,24 @@ impl Tables<'_> {
     }
 
     fn is_pinned(&self, digest: &Digest) -> bool {
-        // Where the disk cannot tell, it stays.
+        // If the disk cannot tell, the blob counts as pinned.
         self.paths.pin(digest).try_exists().unwrap_or(true)
     }
 
-    /// A blob's row is dropped if its file is gone, with all that hangs on it.
+    /// Drops a blob's row, and all rows that depend on it, if its file is gone.
     pub(crate) fn gone(&mut self, digest: &Digest) -> Result<(), Error> {
         // A disk that cannot tell is no reason to forget.
         if self.paths.blob(digest).try_exists().unwrap_or(true) { Ok(()) } else { self.removed(digest) }
     }
 
-    /// A blob was removed: its row, links and media type go. Who may read what is asked upstream again.
+    /// A blob was removed. Its row, links and media type go. Upstream is asked again for the right to read it.
     pub(crate) fn removed(&mut self, digest: &Digest) -> Result<(), Error> {
         let key = Key::of(digest);
         self.take_out(&key)?;
         self.forget_cached(digest)
     }
 
-    /// What the cache knows of a blob goes: who has it, and its type.
+    /// Forgets what the cache knows of a blob: its links and its type.
     pub(crate) fn forget_cached(&mut self, digest: &Digest) -> Result<(), Error> {
         let key = Key::of(digest);
         self.stale.push(Stale::Removed(*digest));
@@ -167,7 +167,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Sends the oldest protected blob back to probation; false when there is none.
+    /// Sends the oldest protected blob back to probation; false if there is none.
     fn demote_oldest(&mut self) -> Result<bool, Error> {
         let oldest = self.order.range((PROTECTED, 0)..(PINNED, 0))?.next().transpose()?;
         let Some((position, key)) = oldest.map(|(position, row)| (position.value(), row.value().0.to_vec())) else {
@@ -192,7 +192,7 @@ impl Tables<'_> {
     }
 }
 
-/// The size that the index has for a blob.
+/// The size that the index has for a blob. None if it has no row.
 pub(crate) fn size_of(transaction: &ReadTransaction, digest: &Digest) -> Result<Option<u64>, Error> {
     Ok(transaction.open_table(BLOBS)?.get(Key::of(digest).as_slice())?.map(|row| row.value().0))
 }

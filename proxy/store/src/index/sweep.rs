@@ -1,7 +1,7 @@
-//! Looks for rows that nobody needs any more, a bounded number at a time: a million rows must neither hold up the
-//! writer nor push everything else out of the page cache with each round.
+//! Looks for rows that are no longer needed, a bounded number at a time: a million rows must neither hold up the writer
+//! nor push everything else out of the page cache with each round.
 //!
-//! What is found is only a suspicion; the writer looks again before it takes a name's row away.
+//! A find is only a suspicion. The writer looks again before it takes a name's row away.
 
 use entrepot_core::digest::Digest;
 use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTable, Value as RowValue};
@@ -12,14 +12,14 @@ use crate::entries::TagKey;
 use crate::memory::Stale;
 use crate::place::Place;
 
-/// Rows of one table that are looked at in one go.
+/// The most rows of one table that are looked at together.
 pub(crate) const ROWS_MAX: usize = 16_384;
 
 type LinkCursor = (Vec<u8>, String, String);
 type TagCursor = (String, String, String, u16);
 type NameCursor = (String, String);
 
-/// Where the next look at each table begins; `None` is its start.
+/// The keys where the next look at each table begins. None means the start of the table.
 #[derive(Default)]
 pub(crate) struct Cursors {
     blobs: Option<Vec<u8>>,
@@ -29,22 +29,22 @@ pub(crate) struct Cursors {
     artefacts: Option<NameCursor>,
 }
 
-/// What one look found.
+/// The finds of one look.
 pub(crate) struct Suspects {
-    /// Blobs that were not used for long.
+    /// Blobs that were not used for a long time.
     pub(crate) blobs: Vec<Digest>,
     pub(crate) names: StaleNames,
 }
 
 /// Rows of names that seem to be stale.
 pub(crate) struct StaleNames {
-    /// Digests with old links and no content: made for fills that never ended well.
+    /// Digests with old links and no content: made for fetches that never ended well.
     orphans: Vec<Digest>,
-    /// Not confirmed for long.
+    /// Tags that were not confirmed for a long time.
     tags: Vec<TagCursor>,
-    /// Not confirmed for long.
+    /// Marks of public repositories that were not confirmed for a long time.
     public: Vec<NameCursor>,
-    /// Without content.
+    /// Artefacts without content.
     artefacts: Vec<NameCursor>,
 }
 
@@ -178,7 +178,7 @@ impl<K: RowKey, V: RowValue> Rows<K, V> {
         Ok(self.range.next().transpose()?)
     }
 
-    /// The key of the row after the last one; none where the table has ended.
+    /// The key of the row after the last one. None if the table has ended.
     fn end(mut self) -> Result<Option<AccessGuard<'static, K>>, Error> {
         Ok(self.range.next().transpose()?.map(|(key, _)| key))
     }
@@ -191,7 +191,7 @@ impl StaleNames {
 }
 
 impl Tables<'_> {
-    /// Drops the rows that are still what they were suspected to be.
+    /// Drops the rows for which the suspicion still holds.
     pub(crate) fn drop_stale(&mut self, names: &StaleNames, before_ms: u64) -> Result<(), Error> {
         for digest in &names.orphans {
             if self.blobs.get(Key::of(digest).as_slice())?.is_none() {

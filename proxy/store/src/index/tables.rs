@@ -1,8 +1,8 @@
-//! The tables of the index, and a write transaction with all of them open. What the rows mean is in `recency` (blobs)
-//! and `names` (links, tags, artefacts, verdict marks).
+//! The tables of the index, and a write transaction with all of them open. `recency` gives the rows of blobs their
+//! meaning, `names` those of links, tags, artefacts and verdict marks.
 //!
-//! Blobs can be rebuilt from the files. The other rows are lost with the index, which costs one more question to
-//! upstream each and never grants anything.
+//! Blobs can be rebuilt from the files. The other rows are lost with the index. Each lost row costs one more question
+//! to upstream and never grants anything.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ pub(super) const ORDER: TableDefinition<'static, (u8, u64), (&'static [u8], u64)
 /// digest → media type, for manifests.
 pub(super) const MEDIA_TYPES: TableDefinition<'static, &'static [u8], &'static str> =
     TableDefinition::new("media_types");
-/// (digest, registry, repository) → since when, in ms.
+/// (digest, registry, repository) → linked since, in ms.
 pub(super) const LINKS: TableDefinition<'static, LinkKey, u64> = TableDefinition::new("links");
 /// (registry, repository, tag, Accept class) → (digest, media type, size, validated at in ms).
 pub(super) const TAGS: TableDefinition<'static, TagRowKey, TagRow> = TableDefinition::new("tags");
@@ -31,7 +31,7 @@ pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str
     TableDefinition::new("artefacts");
 /// () → totals, see [`Totals`].
 const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
-/// () → folders changed since this time, in ms, may hold files that the index does not know.
+/// () → a time in ms. Folders changed since then may hold files that the index does not know.
 const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
 
 type TotalsRow = (u64, u64, u64, u64, u64);
@@ -41,15 +41,15 @@ pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
 pub(super) type TagRow = (&'static [u8], &'static str, u64, u64);
 pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static str, &'static str)>);
 
-/// Sums that are kept with every change, so that nothing is ever counted by walking.
+/// Sums that are updated with every change, so that nothing is ever counted by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Totals {
-    /// Of the cache: what is pinned is not among it.
+    /// Bytes of the cache, without pinned content.
     pub(super) used_bytes: u64,
     pub(crate) blobs: u64,
     pub(super) pinned_bytes: u64,
     pub(super) protected_bytes: u64,
-    /// A clock that ticks with every use; unlike the wall clock it never steps back or stands still.
+    /// A counter that grows with every use. Unlike the wall clock it never steps back or stands still.
     pub(super) rank: u64,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Tables<'t> {
     pub(super) totals: Totals,
     pub(super) paths: &'t Paths,
     pub(super) protected_max_bytes: u64,
-    /// What is untrue in memory once this is committed.
+    /// Entries of `memory` that are untrue once this is committed.
     pub(super) stale: Vec<Stale>,
 }
 
@@ -95,7 +95,7 @@ impl<'t> Tables<'t> {
         })
     }
 
-    /// Writes the sums back; the last thing before a commit. Tells what to forget after it.
+    /// Writes the sums back, as the last thing before a commit. Returns them, and what to forget after the commit.
     pub(crate) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
         let Totals { used_bytes, blobs, pinned_bytes, protected_bytes, rank } = self.totals;
         self.totals_table.insert((), (used_bytes, blobs, pinned_bytes, protected_bytes, rank))?;
@@ -104,7 +104,7 @@ impl<'t> Tables<'t> {
 }
 
 impl Totals {
-    /// What the ledger is told.
+    /// The sums as the ledger takes them.
     pub(super) fn held(&self) -> Held {
         Held { used_bytes: self.used_bytes, pinned_bytes: self.pinned_bytes, blobs: self.blobs }
     }
@@ -114,7 +114,7 @@ impl Totals {
     }
 }
 
-/// Reads the sums, and checks by the way that every table is there and has the right type.
+/// Reads the sums. Also checks that every table is there and has the right type.
 pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<SystemTime>), Error> {
     transaction.open_table(BLOBS)?;
     transaction.open_table(ORDER)?;
@@ -142,7 +142,7 @@ pub(super) fn is_new(database: &redb::Database) -> Result<bool, Error> {
     Ok(database.begin_read()?.list_tables()?.next().is_none())
 }
 
-/// Remembers from when on folders are to be looked at after a crash.
+/// Stores the time since which changed folders are looked at after a crash.
 pub(crate) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
     transaction.open_table(CHECK_FROM)?.insert((), ms_of(time))?;
     Ok(())
@@ -177,7 +177,7 @@ pub(super) fn algorithm_byte(algorithm: Algorithm) -> u8 {
     }
 }
 
-/// The digest of a key. A key that is none says that the index is damaged.
+/// The digest of a key. A key that holds no digest means that the index is damaged.
 pub(super) fn digest_of(key: &[u8]) -> Result<Digest, Error> {
     let digest = match key.split_first() {
         Some((0, bytes)) => Digest::from_bytes(Algorithm::Sha256, bytes),
@@ -187,13 +187,13 @@ pub(super) fn digest_of(key: &[u8]) -> Result<Digest, Error> {
     digest.ok_or_else(|| Error::Corrupted("a key is no digest".to_owned()))
 }
 
-/// Times are kept in milliseconds since 1970; what is before that is 1970.
+/// Times are kept in milliseconds since 1970. An earlier time becomes 1970.
 pub(crate) fn ms_of(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The inverse, capped at a time that every platform can show.
+/// The inverse of [`ms_of`], capped at a time that every platform can show.
 pub(crate) fn time_of(ms: u64) -> SystemTime {
     const YEAR_9999_MS: u64 = 253_370_764_800_000;
     SystemTime::UNIX_EPOCH + Duration::from_millis(ms.min(YEAR_9999_MS))

@@ -1,9 +1,9 @@
-//! The one thread that writes the index. It takes all waiting jobs into one transaction, which readers see at once, and
-//! makes what it wrote durable about once a second, on request, and at the end. After a failure it opens the index anew
-//! or replaces it, once a second until that works; meanwhile jobs are dropped and counted.
+//! The one thread that writes the index. It takes all waiting jobs into one transaction, which readers see at once. It
+//! makes its changes durable about once a second, on request, and at the end. After a failure it opens the index anew
+//! or replaces it, and tries again once a second until that works. Meanwhile jobs are dropped and counted.
 //!
-//! What a crash can lose is the last second of changes. Lost rows of blobs are found again: `CHECK_FROM` is stored with
-//! every durable commit, and only folders changed since are looked at after the next start (see `rebuild`).
+//! A crash can lose the last second of changes. Lost rows of blobs are found again: `CHECK_FROM` is stored with every
+//! durable commit, and after the next start only folders changed since then are looked at (see `rebuild`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ use super::{Shared, write_lock};
 const DURABLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A thread with nothing to do wakes up this often all the same.
 const IDLE_INTERVAL: Duration = Duration::from_secs(600);
-/// A published file may be this much older than its row, when syncing its folder took long.
+/// A published file may be this much older than its row, if syncing its folder took long.
 const CHECK_MARGIN: Duration = Duration::from_secs(60);
 /// The clock of file times ticks this coarsely.
 const CHECK_TICK: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts with an index, or without one.
+    /// Starts with an index, or without one if it could not be opened.
     pub(super) fn new(shared: Arc<Shared>, opened: Option<Opened>) -> Self {
         let mut writer = Self { shared, rebuild: None, dirty_since: None, visible: 0 };
         if let Some(opened) = opened {
@@ -48,7 +48,7 @@ impl Writer {
         writer
     }
 
-    /// The thread's life.
+    /// Runs until the queue is closed.
     pub(super) fn run(mut self) {
         loop {
             let batch = self.shared.queue.take(self.wake_at());
@@ -159,7 +159,7 @@ impl Writer {
                 opening::set_aside(&self.shared.paths);
             }
         }
-        // Changes that were visible may be lost with it.
+        // Changes that were visible may be lost with the index.
         self.shared.memory.clear();
         self.dirty_since = None;
     }
@@ -172,7 +172,7 @@ impl Writer {
         }
     }
 
-    /// Puts an index to use and has the folders looked at that changed behind its back.
+    /// Puts an index to use, and has the folders looked at that may hold files unknown to it.
     fn install(&mut self, opened: Opened) {
         if let Some(earlier) = self.rebuild.take() {
             let _ = earlier.join();
@@ -196,7 +196,7 @@ impl Writer {
     }
 }
 
-/// One transaction that readers see at once and that becomes durable with the next durable one.
+/// Makes one transaction. Readers see it at once; it becomes durable with the next durable one.
 fn commit<T>(
     database: &Database,
     change: impl FnOnce(&redb::WriteTransaction) -> Result<T, Error>,

@@ -1,4 +1,4 @@
-//! What is forgotten when, and that memory stays bounded.
+//! When each entry is forgotten, and that memory stays bounded.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ fn manifest(number: u64, len: usize) -> StoredManifest {
     StoredManifest { digest, bytes: vec![0; len].into(), media_type: "m".into(), stored_at: None }
 }
 
-/// What of a world of two manifests, each in two repositories, and two tags in two classes is still in memory.
+/// The entries that are still in memory, of two manifests, each in two repositories, and two tags in two classes.
 fn left_after(stale: &[Stale]) -> String {
     let memory = Memory::default();
     let now = memory.epoch();
@@ -153,7 +153,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Readers that are in the middle of reading while the index changes: memory never tells anything but its state.
+    /// Readers read in the middle of changes of the index. Memory never tells anything but the index's state.
     #[test]
     fn memory_agrees_with_the_index(steps in proptest::collection::vec(step(), 0..200)) {
         let memory = Memory::default();

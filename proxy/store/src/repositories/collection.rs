@@ -1,10 +1,11 @@
-//! Collection: what nothing needs is taken away, while pushes and pulls go on.
+//! Collection: takes away content that is no longer needed, while pushes and pulls go on.
 //!
-//! First each repository by itself: blobs that none of its manifests names, once nobody pushed or asked for them for the
-//! grace period; if asked, manifests that no tag leads to as well. Then the pins: content that no repository links is the
-//! cache's again, or goes if the cache has no use for it either. What is read meanwhile stays readable to its end.
+//! First it visits each repository by itself. A blob goes that no manifest of the repository names, once no client
+//! pushed it or asked for it during the grace period. On request, manifests that no tag leads to go as well. Then it
+//! visits the pins. Content without a link from any repository is the cache's again, or goes if the cache has no use
+//! for it either. Content that is being read stays readable to its end.
 //!
-//! Manifests are read without the repository's lock; under it only those are read that came since.
+//! Manifests are read without the repository's lock. Under the lock, only those that came since are read.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -25,13 +26,13 @@ use crate::{disk, small_files};
 
 /// Links that are held in memory at once while pins are compared with them.
 const LINKS_MAX: usize = 500_000;
-/// Rows of pinned blobs that are looked at in one go.
+/// Rows of pinned blobs that are looked at together.
 const ROWS_MAX: usize = 4096;
 
-/// What a collection is to do.
+/// The settings of a collection.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
-    /// How long what was pushed waits for its manifest.
+    /// How long pushed content waits for its manifest.
     pub grace: Duration,
     /// Whether manifests that no tag leads to go as well.
     pub untagged: bool,
@@ -39,7 +40,7 @@ pub struct Sweep {
     pub dry_run: bool,
 }
 
-/// What a collection took away, or would.
+/// The counts of a collection: what it took away, or would take away in a dry run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Collected {
     /// Repositories that were looked at.
@@ -54,18 +55,18 @@ pub struct Collected {
     pub blobs: u64,
     /// Its bytes.
     pub bytes: u64,
-    /// Content that only the cache has a use for now.
+    /// Content that stays only because the cache has a use for it.
     pub kept_by_cache: u64,
-    /// Repositories that were left alone because a manifest of theirs cannot be read.
+    /// Repositories that were left alone because one of their manifests cannot be read.
     pub skipped: u64,
 }
 
 /// How far a collection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// So many repositories of so many.
+    /// Repositories: how many are done, of how many.
     Repositories(u64, u64),
-    /// So many of 512 folders of pins.
+    /// Folders of pins: how many are done, of 512.
     Content(u64, u64),
 }
 
@@ -81,10 +82,10 @@ struct Sweeper<'c> {
     facts: &'c Facts,
     index: &'c Index,
     sweep: Sweep,
-    /// Marked before this: no longer in its grace period.
+    /// A file that was marked before this time is past its grace period.
     before: SystemTime,
     collected: Collected,
-    /// In a dry run, links that would be gone.
+    /// Links that a real run would have removed. Empty unless this is a dry run.
     would_go: HashSet<(RepositoryName, Digest)>,
 }
 
@@ -109,7 +110,7 @@ impl Collector {
         let total = repositories.len() as u64;
         for repository in &repositories {
             if let Err(error) = sweeper.repository(repository) {
-                // What a manifest that cannot be read names is not known, so nothing of its repository may go.
+                // The content that an unreadable manifest names is unknown, so nothing of its repository may go.
                 tracing::warn!(%repository, "a repository is not collected: {error}");
                 sweeper.collected.skipped += 1;
             }
@@ -146,7 +147,7 @@ pub(super) fn remove_tagged(
 
 type Children = HashMap<Digest, Vec<Digest>>;
 
-/// The manifests that tags lead to, their children and what refers to them.
+/// The manifests that tags lead to, their children, and their referrers.
 fn reachable(facts: &Facts, repository: &RepositoryName, known: &mut Children) -> Result<HashSet<Digest>, StoreError> {
     let tagged = facts.tagged(repository)?.into_iter().map(|tagged| tagged.digest).collect();
     closure(facts, repository, tagged, known)
@@ -163,7 +164,8 @@ fn closure(
         if !found.insert(digest) {
             continue;
         }
-        // An index may name what is not here, and a kill leave the entry of a referrer whose manifest never came.
+        // An index may name manifests that are not here. A kill may leave the entry of a referrer whose manifest never
+        // came.
         let is_here = |manifest: &Digest| facts.paths.pushed_manifest(repository, manifest).exists();
         let children = known_children(facts, known, &digest)?;
         open.extend(children.iter().filter(|child| is_here(child)));
@@ -173,7 +175,7 @@ fn closure(
     Ok(found)
 }
 
-/// What a manifest names.
+/// The digests that a manifest names.
 fn known_children<'k>(facts: &Facts, known: &'k mut Children, digest: &Digest) -> Result<&'k [Digest], StoreError> {
     match known.entry(*digest) {
         Entry::Occupied(known) => Ok(known.into_mut()),
@@ -227,7 +229,7 @@ impl Sweeper<'_> {
             if self.sweep.dry_run {
                 self.would_go.insert((repository.clone(), digest));
             } else {
-                // One that a power cut brings back is found by the next collection.
+                // A link that a power cut brings back is found by the next collection.
                 disk::unlink(&path)?;
             }
         }
@@ -239,11 +241,11 @@ impl Sweeper<'_> {
     }
 
     fn is_young(&self, path: &Path) -> bool {
-        // What cannot be told stays.
+        // If the time is unknown, the file stays.
         small_files::marked_at(path).is_none_or(|marked| marked > self.before)
     }
 
-    /// Files that a kill left half written. The repository's lock says that none is being written now.
+    /// Removes files that a kill left half written. The repository's lock guarantees that none is being written now.
     fn remove_drafts(&self, repository: &RepositoryName) {
         for kept in [Kept::Blobs, Kept::Manifests, Kept::Tags] {
             remove_drafts_in(&self.facts.paths.kept(repository, kept));
@@ -254,7 +256,7 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Compares the pins with all links, in as many passes as memory asks for.
+    /// Compares the pins with all links, in as many passes as the bound on memory requires.
     fn content(&mut self, repositories: &[RepositoryName], progress: &mut dyn FnMut(Step)) -> Result<(), StoreError> {
         let mut count = 0;
         self.each_link(repositories, |_| count += 1)?;
@@ -297,7 +299,7 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    /// Rows that a kill left among the pinned ones without a pin.
+    /// Corrects rows that a kill left among the pinned ones without a pin.
     fn correct_pinned_rows(&self) {
         let (pins, mut after) = (&self.facts.pins, None);
         while let Some(rows) = self.index.read(|index| recency::pinned(index, after, ROWS_MAX)) {
@@ -307,7 +309,7 @@ impl Sweeper<'_> {
         }
     }
 
-    /// Content that no repository has.
+    /// Releases content that no repository has.
     fn release(&mut self, digest: &Digest) -> Result<(), StoreError> {
         let facts = self.facts;
         let bytes = facts.blobs.size_blocking(digest).unwrap_or(0);
@@ -318,7 +320,7 @@ impl Sweeper<'_> {
                 return Ok(());
             }
             if !cached {
-                // If it is pinned in between it stays, and is paid for as the cache's content is.
+                // If it is pinned in between, it stays and counts as pushed content again.
                 if facts.pins.unless_pinned(digest, || facts.blobs.unlink(digest))?.is_none() {
                     return Ok(());
                 }
@@ -339,7 +341,7 @@ impl Sweeper<'_> {
 fn remove_drafts_in(folder: &Path) {
     for entry in entries(folder) {
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            // What cannot be removed now is looked at again by the next collection.
+            // A file that cannot be removed now is found again by the next collection.
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -1,13 +1,14 @@
-//! What repositories have, as files below `<data>/pushed/` (drawn in `paths`), each fact a small file of its own. Made like
-//! content: written, synced, renamed, its folder synced. So an acknowledged push needs no index, a kill at any moment
-//! leaves whole facts, and a lost index loses none. Everything here blocks, and what it changed is durable when it returns.
+//! The facts about repositories, as files below `<data>/pushed/` (drawn in `paths`). Each fact is a small file of its
+//! own, made like content: written, synced, renamed, its folder synced. So an acknowledged push needs no index, a kill
+//! at any moment leaves whole facts, and a lost index loses none. Everything here blocks, and a change is durable when
+//! its method returns.
 //!
-//! Order: content before its pin's promise, the pin before the link and once more after it (a collection may run), links
-//! before the manifest, the manifest before the tag; taking away goes backwards. So a tag never leads to a missing
-//! manifest, nor a manifest that was complete to a missing blob. One thread at a time changes a repository.
+//! Order: content before its pin's promise, the pin before the link and once more after it (a collection may run),
+//! links before the manifest, the manifest before the tag. Removal goes backwards. So a tag never leads to a missing
+//! manifest, and a manifest that was complete never leads to a missing blob. One thread at a time changes a repository.
 //!
-//! A repository has content if its link is there and the content is: what was found bad and thrown away is unknown until
-//! it is pushed again.
+//! A repository has content if both the link and the content are there. Content that was found bad and thrown away is
+//! unknown until it is pushed again.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::Path;
@@ -28,9 +29,9 @@ use crate::paths::{Kept, Paths, digest_of_link, repository_of_folder};
 use crate::pins::Pins;
 use crate::{disk, lock, small_files};
 
-/// Repositories that may change at the same time, at most.
+/// The most repositories that may change at the same time.
 const STRIPES: usize = 64;
-/// Repositories that are asked for a blob if nobody said where it is.
+/// The most repositories that are searched for a blob if the client did not name one.
 const ASKED_MAX: usize = 1000;
 
 /// The facts about the repositories of one store.
@@ -41,7 +42,7 @@ pub(super) struct Facts {
     locks: [Mutex<()>; STRIPES],
 }
 
-/// What the file of a manifest says.
+/// The content of a manifest's file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ManifestFile {
@@ -55,7 +56,7 @@ impl Facts {
         Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES] }
     }
 
-    /// The turn to change a repository.
+    /// Locks a repository for changes.
     pub(super) fn lock(&self, repository: &RepositoryName) -> MutexGuard<'_, ()> {
         let stripe = BuildHasherDefault::<DefaultHasher>::default().hash_one(repository) % STRIPES as u64;
         lock(&self.locks[stripe as usize])
@@ -67,8 +68,8 @@ impl Facts {
         Ok(self.pins.pin(digest)? && self.link_pinned(repository, digest)?)
     }
 
-    /// The second half of [`Self::link`]. A collection that began since the first pin has perhaps listed what is linked
-    /// already: only a second one, after the link, it cannot miss.
+    /// The second half of [`Self::link`]. A collection that began after the first pin may already have listed this
+    /// repository's links. It cannot miss a second pin that comes after the link.
     pub(super) fn link_pinned(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         small_files::mark(&self.paths.kept(repository, Kept::Blobs), &self.paths.pushed_blob(repository, digest))?;
         self.pins.pin(digest)
@@ -103,7 +104,7 @@ impl Facts {
         Ok(Ok(()))
     }
 
-    /// Adds a manifest that is pinned, and pins it again as [`Self::link_pinned`] does a blob.
+    /// Adds a manifest that is pinned, and pins it again as [`Self::link_pinned`] does with a blob.
     pub(super) fn put_pinned(&self, repository: &RepositoryName, manifest: &PushedManifest) -> Result<(), StoreError> {
         if let Some((subject, entry)) = &manifest.referrer {
             small_files::put(&self.paths.referrer(repository, subject, &manifest.digest), &to_json(entry))?;
@@ -118,7 +119,7 @@ impl Facts {
         if self.pins.pin(&manifest.digest)? {
             return Ok(());
         }
-        // Without its bytes, it would keep its repository from being collected.
+        // A manifest without its bytes would keep its repository from being collected.
         if is_new {
             small_files::remove(&path)?;
         }
@@ -130,7 +131,7 @@ impl Facts {
         self.paths.repository(repository).is_dir()
     }
 
-    /// The content, if it was pushed to the repository; counts as a use.
+    /// The content. None if it was not pushed to the repository. Counts as a use.
     pub(super) fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
         if disk::open(&self.paths.pushed_blob(repository, digest))?.is_none() {
             return Ok(None);
@@ -138,7 +139,7 @@ impl Facts {
         self.blobs.get_blocking(digest)
     }
 
-    /// [`Self::blob`], which a collection leaves alone for its grace period from now on.
+    /// [`Self::blob`] that also makes collections leave the content alone for its grace period from now on.
     pub(super) fn confirm_blob(
         &self,
         repository: &RepositoryName,
@@ -162,7 +163,7 @@ impl Facts {
         self.paths.pushed_blob(repository, digest).exists() && self.blobs.contains_blocking(digest)
     }
 
-    /// A repository that has the blob, among those that may be asked. It looks at a bounded number of them.
+    /// A repository that has the blob, among those that may be asked. The search looks at a bounded number of them.
     pub(super) fn holder(
         &self,
         digest: &Digest,
@@ -194,7 +195,7 @@ impl Facts {
         Ok(Some(StoredManifest { digest, media_type, stored_at: blob.stored_at(), bytes }))
     }
 
-    /// Where a tag points.
+    /// The digest that a tag points to.
     pub(super) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
         let content = small_files::read(&self.paths.tag(repository, tag))?;
         Ok(content.and_then(|content| std::str::from_utf8(&content).ok()?.trim().parse().ok()))
@@ -219,12 +220,12 @@ impl Facts {
         Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
     }
 
-    /// All tags of a repository with where they point.
+    /// All tags of a repository with the digests that they point to.
     pub(super) fn tagged(&self, repository: &RepositoryName) -> Result<Vec<Tagged>, StoreError> {
         let (tags, _) = self.tags(repository, None, usize::MAX)?.unwrap_or_default();
         let mut found = Vec::with_capacity(tags.len());
         for tag in tags {
-            // One that is deleted meanwhile is none.
+            // A tag that is deleted meanwhile is left out.
             found.extend(self.tag(repository, &tag)?.map(|digest| Tagged { tag, digest }));
         }
         Ok(found)
@@ -236,14 +237,14 @@ impl Facts {
         Ok(names.iter().filter_map(|name| digest_of_link(name)).collect())
     }
 
-    /// What refers to a subject, in the order of its digests.
+    /// The referrers of a subject, in the order of their digests.
     pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
         let mut names = small_files::names(&self.paths.referrers(repository, subject))?;
         names.sort_unstable();
         let mut referrers = Vec::with_capacity(names.len());
         for digest in names.iter().filter_map(|name| digest_of_link(name)) {
             let content = small_files::read(&self.paths.referrer(repository, subject, &digest))?;
-            // The entry comes before its manifest and goes after it.
+            // The entry of a referrer is made before its manifest and removed after it.
             let known = self.paths.pushed_manifest(repository, &digest).exists();
             let entry = content.filter(|_| known).and_then(|content| serde_json::from_slice(&content).ok());
             referrers.extend(entry);
@@ -298,7 +299,7 @@ impl Facts {
         self.remove_manifest_locked(repository, digest)
     }
 
-    /// Takes a blob from a repository; false if it did not have it.
+    /// Takes a blob away from a repository; false if the repository did not have it.
     pub(super) fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
         small_files::remove(&self.paths.pushed_blob(repository, digest))
@@ -318,7 +319,7 @@ impl Facts {
         for digest in self.manifests(repository)? {
             self.remove_manifest_locked(repository, &digest)?;
         }
-        // Nothing names these any more; those that a power cut brings back are found by the next collection.
+        // No manifest names these blobs any more. Links that a power cut brings back are found by the next collection.
         for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
             if let Some(digest) = digest_of_link(&name) {
                 disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
@@ -328,7 +329,7 @@ impl Facts {
         Ok(true)
     }
 
-    /// [`Self::remove_manifest`] with the repository's lock held.
+    /// [`Self::remove_manifest`] for a caller that holds the repository's lock.
     pub(super) fn remove_manifest_locked(
         &self,
         repository: &RepositoryName,
@@ -348,7 +349,7 @@ impl Facts {
         Ok(Some(tags))
     }
 
-    /// Removes the folders of a repository that has nothing left. With its lock held.
+    /// Removes the folders of a repository that has nothing left. The caller holds its lock.
     pub(super) fn remove_empty_folders(&self, repository: &RepositoryName) {
         for kept in [Kept::Tags, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
             small_files::remove_folder_if_empty(&self.paths.kept(repository, kept));
@@ -367,7 +368,7 @@ impl Facts {
     }
 }
 
-/// Types of ours always serialise.
+/// Serialising our own types never fails.
 fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }

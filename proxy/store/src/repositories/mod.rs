@@ -1,12 +1,12 @@
-//! What was pushed: which repository has which content, what its tags point to, what refers to what.
+//! Pushed content: which repository has which content, where its tags point, which manifests refer to which.
 //!
 //! ```text
-//! mod    the async edge: Repositories, and one Repository    facts    the files it all lies in
-//! collection  taking away what nothing needs
+//! mod    the async edge: Repositories, and one Repository    facts    the files that hold it all
+//! collection  takes away content that is no longer needed
 //! ```
 //!
-//! What a method changed is durable when it returns. Names and links of other registries' content are in `names`; what
-//! must not be evicted is in `pins`; the bytes of uploads that run are in `uploads`.
+//! A change is durable when its method returns. Names and links of other registries' content are in `names`, the pins
+//! against eviction are in `pins`, and the bytes of running uploads are in `uploads`.
 
 mod collection;
 mod facts;
@@ -45,29 +45,25 @@ pub struct Repositories {
     partial_blobs: Arc<PartialBlobs>,
 }
 
-/// One repository, which need not exist.
+/// One repository, which may not exist.
 pub struct Repository {
     facts: Arc<Facts>,
     name: RepositoryName,
 }
 
-/// A manifest as a repository keeps it; its bytes are content like any other.
+/// A manifest as a repository keeps it. Its bytes are content like any other.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PushedManifest {
-    /// The digest of its bytes.
     pub digest: Digest,
-    /// Its type.
     pub media_type: String,
-    /// What it is about, and how the list of referrers shows it.
+    /// The subject that it refers to, and its entry in the list of referrers. None if it has no subject.
     pub referrer: Option<(Digest, Referrer)>,
 }
 
-/// A tag and where it points.
+/// A tag and the manifest that it points to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tagged {
-    /// Its name.
     pub tag: Tag,
-    /// The manifest.
     pub digest: Digest,
 }
 
@@ -81,7 +77,7 @@ pub enum NotPut<E> {
 }
 
 impl PushedManifest {
-    /// What is kept of a manifest of this type.
+    /// The facts that are kept of a manifest of this type.
     pub fn of(digest: Digest, media_type: &str, info: &ManifestInfo, bytes: &[u8]) -> Self {
         let subject = info.subject.as_ref().map(|subject| subject.digest);
         let referrer = subject.and_then(|subject| Some((subject, Referrer::of(bytes, media_type, &digest)?)));
@@ -102,13 +98,12 @@ impl Repositories {
         Self { facts, collector, partial_blobs }
     }
 
-    /// One repository.
     pub fn at(&self, name: &RepositoryName) -> Repository {
         Repository { facts: self.facts.clone(), name: name.clone() }
     }
 
-    /// Up to `limit` wanted repositories that have a manifest, in their order, after one of them, and whether there are
-    /// more.
+    /// Up to `limit` wanted repositories that have a manifest, in their order, after one of them. Also tells whether
+    /// there are more.
     pub async fn list(
         &self,
         after: Option<&str>,
@@ -119,7 +114,7 @@ impl Repositories {
         try_blocking(move || facts.list(after.as_deref(), limit, is_wanted)).await
     }
 
-    /// A repository that has the blob, among those that may be asked. It looks at a bounded number of them.
+    /// A repository that has the blob, among those that may be asked. The search looks at a bounded number of them.
     pub async fn holder(
         &self,
         digest: &Digest,
@@ -135,7 +130,7 @@ impl Repositories {
         blocking(move || facts.pins.is_pinned(&digest)).await.unwrap_or(true)
     }
 
-    /// The length of content that is here. None if it is not.
+    /// The length of content. None if the content is not here.
     pub async fn content_bytes(&self, digest: &Digest) -> Option<u64> {
         let (facts, digest) = (self.facts.clone(), *digest);
         blocking(move || facts.blobs.size_blocking(&digest)).await.flatten()
@@ -147,7 +142,7 @@ impl Repositories {
         try_blocking(move || facts.pins.hold(&digest)).await
     }
 
-    /// [`PartialBlobs::begin`] for content that is pushed and held. It counts as pushed, and goes on with nothing.
+    /// [`PartialBlobs::begin`] for content that is pushed and held. It counts as pushed, and resumes no paused content.
     pub async fn begin(&self, digest: &Digest, size_bytes: u64) -> Result<PartialBlob, StoreError> {
         self.partial_blobs.begin_as(Some(*digest), Some(size_bytes), Purpose::Upload).await
     }
@@ -157,13 +152,14 @@ impl Repositories {
         self.partial_blobs.put_as(digest, bytes, Purpose::Upload).await
     }
 
-    /// Makes a file of somebody else's content of that digest, durably, without copying it. None if the file system can
-    /// neither clone nor link it. Hold it before, so that it is there when it is linked to a repository.
+    /// Makes a file of another program content of that digest, durably, without copying it. None if the file system can
+    /// neither clone nor link it. The caller holds the digest first, so that the content is still there when it is
+    /// linked to a repository.
     pub async fn adopt(&self, digest: &Digest, source: &Path) -> Result<Option<Adopted>, StoreError> {
         adopt::adopt(&self.partial_blobs, digest, source).await
     }
 
-    /// Takes away what nothing needs. None if another collection runs.
+    /// Takes away content that is no longer needed. None if another collection runs.
     pub async fn collect(
         &self,
         sweep: Sweep,
@@ -175,30 +171,30 @@ impl Repositories {
 }
 
 impl Repository {
-    /// Whether anything was pushed to it.
+    /// Whether anything was pushed to the repository.
     pub async fn exists(&self) -> bool {
         self.with_files(|facts, name| Ok(facts.exists(name))).await.unwrap_or(false)
     }
 
-    /// The content, if it was pushed here; counts as a use.
+    /// The content. None if it was not pushed here. Counts as a use.
     pub async fn blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.blob(name, &digest)).await
     }
 
-    /// The same for a client that pushes and will rely on it: a collection leaves it alone for its grace period.
+    /// [`Self::blob`] for a client that pushes and will rely on it: a collection leaves it alone for its grace period.
     pub async fn confirm_blob(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.confirm_blob(name, &digest)).await
     }
 
-    /// Whether it has content that a manifest may refer to.
+    /// Whether the repository has content that a manifest may refer to.
     pub async fn has(&self, digest: &Digest) -> bool {
         let digest = *digest;
         self.with_files(move |facts, name| Ok(facts.has(name, &digest))).await.unwrap_or(false)
     }
 
-    /// Whether a blob was pushed to it and is here.
+    /// Whether a blob was pushed to the repository and is here.
     pub async fn has_blob(&self, digest: &Digest) -> bool {
         let digest = *digest;
         self.with_files(move |facts, name| Ok(facts.has_blob(name, &digest))).await.unwrap_or(false)
@@ -215,13 +211,13 @@ impl Repository {
         self.with_files(Facts::manifests).await
     }
 
-    /// What refers to a subject, in the order of its digests.
+    /// The referrers of a subject, in the order of their digests.
     pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
         let subject = *subject;
         self.with_files(move |facts, name| facts.referrers(name, &subject)).await
     }
 
-    /// Where a tag points.
+    /// The digest that a tag points to.
     pub async fn tag(&self, tag: &Tag) -> Result<Option<Digest>, StoreError> {
         let tag = tag.clone();
         self.with_files(move |facts, name| facts.tag(name, &tag)).await
@@ -233,31 +229,32 @@ impl Repository {
         self.with_files(move |facts, name| Ok(facts.tag_set_at(name, &tag))).await.ok().flatten()
     }
 
-    /// Up to `limit` tags in their order, after one of them, and whether there are more. None if the repository does not
-    /// exist.
+    /// Up to `limit` tags in their order, after one of them, and whether there are more. None if the repository does
+    /// not exist.
     pub async fn tags(&self, after: Option<&str>, limit: usize) -> Result<Option<(Vec<Tag>, bool)>, StoreError> {
         let after = after.map(str::to_owned);
         self.with_files(move |facts, name| facts.tags(name, after.as_deref(), limit)).await
     }
 
-    /// All tags with where they point.
+    /// All tags with the digests that they point to.
     pub async fn tagged(&self) -> Result<Vec<Tagged>, StoreError> {
         self.with_files(Facts::tagged).await
     }
 
-    /// Bytes of the content that it has.
+    /// Bytes of the repository's content.
     pub async fn held_bytes(&self) -> Result<u64, StoreError> {
         self.with_files(Facts::held_bytes).await
     }
 
-    /// Notes that it has the content, and keeps that from eviction; false if the content is not here.
+    /// Notes that the repository has the content, and keeps it from eviction; false if the content is not here.
     pub async fn link(&self, digest: &Digest) -> Result<bool, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.link(name, &digest)).await
     }
 
-    /// Adds a manifest, whose bytes are in the store already, and points `tags` to it. Nothing changes in between: the
-    /// repository must have everything in `needed`, and `may_move` is asked about each tag that points elsewhere.
+    /// Adds a manifest, whose bytes are in the store already, and points `tags` to it. The repository must have
+    /// everything in `needed`. `may_move` is asked about each tag that points elsewhere. Nothing changes between these
+    /// checks and the end.
     pub async fn put_manifest<E: Send + 'static>(
         &self,
         manifest: PushedManifest,
@@ -274,27 +271,28 @@ impl Repository {
         self.with_files(move |facts, name| facts.remove_tag(name, &tag)).await
     }
 
-    /// Removes a tag, and its manifest with the children, as far as nothing else leads to them: these. None if there was
-    /// no such tag.
+    /// Removes a tag, and its manifest with the children, as far as nothing else leads to them. Returns the removed
+    /// manifests. None if there was no such tag.
     pub async fn remove_tagged(&self, tag: &Tag) -> Result<Option<Vec<Digest>>, StoreError> {
         let tag = tag.clone();
         self.with_files(move |facts, name| remove_tagged(facts, name, &tag)).await
     }
 
-    /// Removes a manifest and the tags that point to it: these. None if there was no such manifest.
+    /// Removes a manifest and the tags that point to it. Returns these tags. None if there was no such manifest.
     pub async fn remove_manifest(&self, digest: &Digest) -> Result<Option<Vec<Tag>>, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.remove_manifest(name, &digest)).await
     }
 
-    /// Takes a blob away from it; false if it did not have it.
+    /// Takes a blob away from the repository; false if the repository did not have it.
     pub async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.remove_blob(name, &digest)).await
     }
 
-    /// Removes it with all its tags, manifests and blobs; false if it does not exist. A push that runs is not stopped, and
-    /// may bring it back. Clients that read content go on: the content itself stays until a collection.
+    /// Removes the repository with all its tags, manifests and blobs; false if it does not exist. A push that runs is
+    /// not stopped, and may bring it back. Clients that read content go on: the content itself stays until a
+    /// collection.
     pub async fn remove(&self) -> Result<bool, StoreError> {
         self.with_files(Facts::remove).await
     }

@@ -1,4 +1,4 @@
-//! What was pushed, against the files it lies in: what survives, what is collected, what is never taken.
+//! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl World {
         self.store.paths.blob(digest).exists()
     }
 
-    /// As after kill -9, without an index.
+    /// The world as after kill -9, without an index.
     fn without_index(self) -> Self {
         let Self { store, dir } = self;
         drop(store);
@@ -295,7 +295,8 @@ fn what_is_held_or_pinned_anew_outlives_a_collection() {
     assert!(world.has_file(&digest) && done(world.store.repositories.at(&name("late")).has_blob(&digest)));
 }
 
-/// Pushes of what was pinned before a collection began, made after it listed the repositories, of which theirs was none.
+/// Content was pinned before a collection began. It is pushed after the collection listed the repositories, to one that
+/// was not in the list.
 #[test]
 fn what_is_linked_while_a_collection_runs_outlives_it_or_is_refused() {
     let world = World::new(PLENTY);
@@ -325,7 +326,7 @@ fn what_is_linked_while_a_collection_runs_outlives_it_or_is_refused() {
     assert!(
         done(world.store.repositories.is_pinned(&blob)) && done(world.store.repositories.is_pinned(&manifest.digest))
     );
-    // The collection was over before the link was made, and what nobody has is gone.
+    // The collection was over before the link was made, and content that no repository has is gone.
     assert!(!world.has_file(&lost));
     assert!(
         !world.store.repositories.facts.link_pinned(&name("late/blobs"), &lost).expect("asked"),

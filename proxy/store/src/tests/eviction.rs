@@ -13,7 +13,7 @@ fn junk_does_not_push_out_the_working_set() {
     assert_eq!(reread(), 50);
     let (mut hits, mut asked) = (0, 0);
     for round in 0..20 {
-        // Half the cache of blobs that are used once, twenty times over.
+        // Each of the twenty rounds stores blobs that are used once, half the cache's size.
         for number in 0..50 {
             put(&world.store, 1000 + round * 50 + number, 10 * KIB);
         }
@@ -55,7 +55,7 @@ fn yesterdays_working_set_gives_way_to_newcomers() {
     };
     let old: Vec<Digest> = (0..8).map(used_twice).collect();
     let junk = put(&world.store, 100, 10);
-    // The protected share is full with the eight: the ninth sends the oldest back to compete with newcomers.
+    // The eight blobs fill the protected share. The ninth sends the oldest back to compete with newcomers.
     let ninth = used_twice(8);
     let first = put(&world.store, 101, 10);
     let second = put(&world.store, 102, 10);

@@ -1,4 +1,4 @@
-//! A disk that is full or read-only, on small file systems of their own. These need root and fail without it.
+//! A disk that is full or read-only, on small file systems of the tests. These tests need root and fail without it.
 
 use super::*;
 use crate::Place;
@@ -23,7 +23,7 @@ impl SmallDisk {
         run("mount", &["-o", &format!("remount,{option}"), self.path().to_str().unwrap()]);
     }
 
-    /// Leaves not one free block.
+    /// Leaves no free block.
     fn fill_up(&self) {
         let path = self.path().join("junk");
         let mut junk = std::fs::File::create(path).unwrap();
@@ -76,14 +76,14 @@ impl Drop for FailingDisk {
     }
 }
 
-/// What the program printed.
+/// The program's output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let done = Command::new(program).args(arguments).output().unwrap();
     assert!(done.status.success(), "{program} failed, are you root? {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// Repeats until it holds; each attempt waits for the store in itself.
+/// Repeats the check until it holds. Each check itself waits for the store.
 fn eventually(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !holds() {

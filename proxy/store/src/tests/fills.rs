@@ -1,4 +1,4 @@
-//! Fills: what is visible when, and how they end.
+//! Fills: when their content is visible, and how they end.
 
 use super::*;
 use crate::{Extents, Verified};

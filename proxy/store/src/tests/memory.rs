@@ -1,4 +1,4 @@
-//! What is answered from memory is what the index and the files say, whatever changed them; and expiry by rounds.
+//! Memory answers as the index and the files say, whatever changed them. Also expiry by rounds.
 
 use std::time::SystemTime;
 
@@ -41,7 +41,7 @@ impl Known {
         TagEntry { digest, media_type: media_type.to_owned(), size_bytes: 100, validated_at: SystemTime::UNIX_EPOCH }
     }
 
-    /// With a store that has just started.
+    /// The same data with a store that has just started.
     fn cold(self) -> Self {
         Self { world: self.world.restarted(), ..self }
     }
@@ -60,7 +60,7 @@ impl Known {
         done(self.store().names.tag(&self.tag));
     }
 
-    /// What memory holds.
+    /// The facts that memory holds.
     fn state(&self) -> String {
         let memory = self.store().names.memory();
         let manifest = memory.manifest(&self.here, &self.digest).map(|(manifest, _)| manifest);

@@ -1,4 +1,4 @@
-//! What is left after a crash, and after the index was damaged.
+//! The store after a crash, and after the index was damaged.
 
 use std::fs::File;
 use std::time::{Duration, SystemTime};
@@ -116,7 +116,7 @@ fn damage_found_while_running_is_healed() {
     drop(store);
     let index = dir.path().join("index.redb");
     let mut bytes = std::fs::read(&index).unwrap();
-    // Opening looks at no row, and only reading these tells that they are none.
+    // Opening looks at no row. Only reading these rows shows that they are damaged.
     for at in 0..bytes.len() - 33 {
         if bytes[at] == 0 && digests.iter().any(|digest| digest.bytes() == &bytes[at + 1..at + 33]) {
             bytes[at..at + 33].fill(0xff);

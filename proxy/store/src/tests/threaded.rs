@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{DiskSettings, Extents, UploadFile, UploadId, Verified};
 
-/// A store that works with a ring, where this kernel gives one, and one without.
+/// A store that works with a ring, if this kernel gives one, and one without.
 fn rungs(max_size_bytes: u64) -> [World; 2] {
     [true, false].map(|io_uring| {
         let dir = TempDir::new().unwrap();
@@ -18,7 +18,7 @@ fn rungs(max_size_bytes: u64) -> [World; 2] {
     })
 }
 
-/// What nobody waits for happens soon.
+/// Waits for work in the background that has no caller.
 async fn soon(what: &str, holds: impl Fn() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds() {
@@ -66,7 +66,7 @@ async fn the_end_waits_for_writes_that_run() {
             })
             .collect();
         tokio::task::yield_now().await;
-        // Whoever asked for the writes has left: they happen all the same, or not at all.
+        // The callers of the writes have left. Each write happens all the same, or not at all.
         writes.iter().for_each(tokio::task::JoinHandle::abort);
         let published = fill.publish(None, &[]).await;
         let file = world.dir.path().join("blobs");
@@ -147,7 +147,7 @@ async fn a_write_of_a_request_that_left_never_lands_behind_the_next_ones() {
         let (store, file) = (&world.store, UploadFile::of(UploadId::random().unwrap()));
         let (left, (digest, bytes)) = (content(1, 1000).1, content(2, 1000));
         let fill = Arc::new(store.uploads.open(&file).await.unwrap());
-        // The disk hangs at this file: what is written to it waits.
+        // The disk hangs at this file: writes to it wait.
         let ((hangs, has_hung), (resume, resumed)) = (oneshot::channel(), oneshot::channel::<()>());
         let disk = tokio::spawn(fill.clone().hang(hangs, resumed));
         has_hung.await.unwrap();
