@@ -54,7 +54,7 @@ use resolver::{AtReload, AtStart, Record, Resolver};
 /// The file that is read if neither a flag nor the environment names one, and if it exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
 
-/// The flags of the configuration. Every command that reads the configuration has them.
+/// The flags that configure, common to every command that reads the configuration.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// The configuration file [default: $ENTREPOT_CONFIG, else /etc/entrepot/entrepot.toml where it exists]
