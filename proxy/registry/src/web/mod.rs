@@ -1,7 +1,7 @@
 //! The registry's page for people: the pushed content, its size, deletion and collection. Forms and links, no script.
 //!
 //! ```text
-//! door ─ Asked (path, fields) ─ seal (is it a form of ours?) ─ access (may he?) ─┬─► look ─► pages
+//! door ─ Asked (path, fields) ─ csrf (is it a form of ours?) ─ access (rights?) ─┬─► look ─► pages
 //!                                                        removal, collection ◄──┴─ confirmed
 //! ```
 //!
