@@ -126,7 +126,7 @@ async fn a_file_that_shrinks_while_it_is_read_goes_on_from_upstream() {
         proxy.landed().await;
         let ask = proxy.get(&upstream, &path(&digest));
         let ask = range.map_or(ask.clone(), |range| ask.range(range));
-        // The two buffers hold little, so the rest is read later.
+        // The connection holds few bytes, so the rest of the file is read later.
         let mut reading = ask.start_over(proxy.visit(&upstream, 64 << 10)).await;
         assert_eq!(reading.headers["x-cache"], "HIT");
         let begun = reading.read(1000).await;

@@ -162,7 +162,7 @@ async fn sha512_all_the_way() {
     let begun = proxy.registry(Method::POST, "/v2/app/blobs/uploads/?digest-algorithm=sha512").send().await;
     let told = format!("{}?digest={digest}", begun.header("location"));
     assert_eq!(proxy.registry(Method::PUT, &told).body(layer.clone()).send().await.status, 201);
-    // Without a digest in the request, too: the bytes are hashed again.
+    // The first request need not name the algorithm: then the bytes are hashed again.
     let place = begin(&proxy, "other").await;
     let untold = format!("{place}?digest={digest}");
     assert_eq!(proxy.registry(Method::PUT, &untold).body(layer.clone()).send().await.status, 201);
