@@ -12,7 +12,8 @@ use crate::entrepot::binary;
 /// The offset of the root file system in the disk (image/disk).
 const ROOT_OFFSET: u64 = 257 << 20;
 
-/// The disk from which every test starts. It is built once for each process, and contains the binary under test.
+/// The disk from which every test starts. It contains the binary under test and is built once for each process, unless
+/// `ENTREPOT_TEST_IMAGES` names a folder with a disk.
 pub fn disk() -> &'static Path {
     static DISK: OnceLock<PathBuf> = OnceLock::new();
     DISK.get_or_init(|| match std::env::var_os("ENTREPOT_TEST_IMAGES") {

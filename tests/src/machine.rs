@@ -49,7 +49,7 @@ impl<'w> Machine<'w> {
         let pid = line.rsplit(' ').next().unwrap_or_default().to_owned();
         let machine = Self { world, pid, _systemd: systemd, _group: group };
         let began = Instant::now();
-        // The first attempts fail because the bus does not run yet.
+        // The first attempts fail, because systemd does not answer yet.
         while !machine
             .run("systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'")
             .status

@@ -1,5 +1,6 @@
-//! A separate root directory for one command. It has the machine's files, writable copies of `/etc`, `/usr` and `/var`,
-//! and directories that the machine does not have, such as `/ca`. `root.sh` makes it.
+//! A separate root directory for one command. It has the machine's files, and directories that the machine does not
+//! have, such as `/ca`. `/etc`, `/usr` and `/var` are writable there, without a change to the machine's. `root.sh`
+//! makes it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -27,10 +27,7 @@ pub enum SocketError {
     NotASocket(PathBuf),
     /// The system refused.
     #[error("cannot make the admin socket {path}: {source} (admin.socket)")]
-    Io {
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
 const BACKLOG: i32 = 128;

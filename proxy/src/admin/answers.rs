@@ -135,15 +135,13 @@ pub enum VerifyLine {
         bytes: u64,
     },
     /// The verification stopped early.
-    Failed {
-        error: String,
-    },
+    Failed { error: String },
 }
 
 /// The body of every reply that is not a success.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What went wrong and what to do.
+    /// The failure, and the remedy.
     pub error: String,
 }
 

@@ -136,9 +136,7 @@ pub enum GcLine {
     /// The collection is complete.
     Finished(CollectionReport),
     /// The collection stopped early.
-    Failed {
-        error: String,
-    },
+    Failed { error: String },
 }
 
 /// The amount that a collection freed, or would free.

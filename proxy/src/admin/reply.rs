@@ -23,7 +23,7 @@ const JSON_LINES: &str = "application/x-ndjson";
 /// The most lines that wait for a slow reader. When the queue is full, the operation waits as well.
 const QUEUED_LINES: usize = 64;
 
-/// What a handler returns.
+/// The result of a handler.
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 /// A JSON value and a newline.

@@ -39,10 +39,7 @@ pub enum StartError {
     Socket(#[from] SocketError),
     /// The data directory cannot be created.
     #[error("cannot create {path}: {source}; choose another place with --data-dir", path = path.display())]
-    DataDir {
-        path: PathBuf,
-        source: io::Error,
-    },
+    DataDir { path: PathBuf, source: io::Error },
     /// The key of the registry's tokens cannot be read or created.
     #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
     TokenKey {

@@ -61,10 +61,7 @@ pub enum CaCommandError {
          remove both settings to let entrepot keep its CA in its data directory",
         certificate.display(), key.display()
     )]
-    Provided {
-        certificate: PathBuf,
-        key: PathBuf,
-    },
+    Provided { certificate: PathBuf, key: PathBuf },
     /// The rotation was not confirmed.
     #[error("every client will refuse connections until it has the new certificate; confirm with --yes")]
     Unconfirmed,

@@ -53,10 +53,7 @@ pub enum ConfigCommandError {
     Bad(ConfigError),
     /// The file cannot be read or replaced.
     #[error("nothing was changed: {path}: {source}", path = path.display())]
-    File {
-        path: PathBuf,
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
     /// The value cannot be read from stdin.
     #[error("nothing was changed: the value cannot be read from stdin: {0}")]
     Stdin(io::Error),

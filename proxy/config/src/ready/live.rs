@@ -44,7 +44,7 @@ pub struct LiveConfig {
 
 /// The hosts that clients may reach through us.
 pub struct ProxyPolicy {
-    /// What happens to CONNECT for hosts that are not listed.
+    /// The treatment of a CONNECT for a host that is not listed.
     pub tunnel: TunnelPolicy,
     /// Ports on which an unlisted host may be reached.
     pub tunnel_ports: Vec<u16>,
@@ -56,7 +56,7 @@ pub struct ProxyPolicy {
     pub drain_timeout: Duration,
 }
 
-/// What happens to a CONNECT for a host that is not listed.
+/// The treatment of a CONNECT for a host that is not listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TunnelPolicy {
     /// It is tunnelled. Its TLS is not opened.

@@ -113,7 +113,7 @@ pub struct Mdns {
     pub interfaces: Vec<String>,
 }
 
-/// Where log lines go, and how they look.
+/// The destination and the form of log lines.
 pub struct LogOutput {
     /// The format of events and of the access log.
     pub format: LogFormat,
@@ -121,7 +121,7 @@ pub struct LogOutput {
     pub file: Option<PathBuf>,
 }
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     /// One JSON object a line.

@@ -16,9 +16,8 @@
 //! - no Host, two Hosts, or one that is not a host;
 //! - Content-Length together with Transfer-Encoding (hyper ignores the first), or the same Content-Length twice;
 //! - another coding in front of `chunked`, in one field or in two, and `chunked` in capitals;
-//! - a target with a fragment or with bytes beyond ASCII, a target of a form that the method does not have (`GET
-//! host:port`,
-//!   `GET *`), or a target with another scheme than http and https;
+//! - a target with a fragment or with bytes beyond ASCII, of a form that the method does not have (`GET host:port`,
+//!   `GET *`), or with another scheme than http and https;
 //! - blanks after a chunk's size, and control characters in its extension.
 //!
 //! The guard has bounds that hyper does not have: 64 KiB for a head, with a deadline from its first byte (hyper's

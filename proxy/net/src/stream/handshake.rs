@@ -24,17 +24,13 @@ use super::tls::Tls;
 pub enum HandshakeError {
     /// The client was too slow.
     #[error("the client did not finish the TLS handshake within {timeout_ms} ms")]
-    Timeout {
-        timeout_ms: u128,
-    },
+    Timeout { timeout_ms: u128 },
     /// The client refuses our certificate.
     #[error(
         "the client does not trust this proxy's CA (alert {alert}); install the CA on the client: the proxy serves it \
          at /ca.crt with a script at /setup/systemd, and `entrepot ca export` writes it"
     )]
-    Untrusted {
-        alert: &'static str,
-    },
+    Untrusted { alert: &'static str },
     /// The client offers only application protocols that we do not speak.
     #[error("the client offers no application protocol that is spoken here; let it offer http/1.1")]
     NoCommonProtocol,

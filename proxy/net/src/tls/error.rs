@@ -10,10 +10,7 @@ use std::path::PathBuf;
 pub enum CaError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}; check that it exists and that this user may read it", path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// A file cannot be written.
     #[error(
         "cannot write {}: {source}; make its directory writable for this user, or name another place in [ca]",

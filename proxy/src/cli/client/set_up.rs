@@ -42,8 +42,7 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
         show(&plan);
         return Ok(());
     }
-    // In redirect mode, others lead the connections, so a pull cannot succeed before this machine trusts the
-    // certificate.
+    // In redirect mode a pull cannot succeed yet: it is led to the appliance, whose certificate is not trusted here.
     if !options.no_verify && options.mode != Mode::Redirect {
         let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
         if let Some(reason) = failure(verdict) {
