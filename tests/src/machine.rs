@@ -83,7 +83,7 @@ impl<'w> Machine<'w> {
         self.expect(&format!("systemctl show {unit} -p {name} --value")).trim_end().to_owned()
     }
 
-    /// Waits until a property of a unit is `wanted`.
+    /// Waits until a property of a unit fulfils `wanted`.
     #[track_caller]
     pub fn wait_property(&self, unit: &str, name: &str, wanted: impl Fn(&str) -> bool) {
         let began = Instant::now();
