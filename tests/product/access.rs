@@ -1,4 +1,4 @@
-//! Who may, at our own registry, by real clients: logins, tokens, rules, read-only mode, immutable tags, quotas.
+//! Rights at our own registry, with real clients: logins, tokens, rules, read-only mode, immutable tags, quotas.
 
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ fn quotas_end_a_push_before_it_is_anybodys() {
     let over = client.skopeo_push(&images::random(12, 1, 900_000), &plain("large:v2"), None);
     let over = over.expect_failure("over the total");
     assert!(over.stderr.contains("max_size") || over.stderr.contains("507"), "{}", over.stderr);
-    // What is there already takes no more room, in another repository either.
+    // Content that is there already takes no more room, in another repository either.
     client.skopeo_push(&images::random(11, 1, 1_500_000), &plain("again:v1"), None).expect_success("shared layers");
     for gone in ["small/a:v2", "large:v2"] {
         client.skopeo_pull(&plain(gone), None).expect_failure(gone);

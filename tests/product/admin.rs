@@ -1,5 +1,5 @@
-//! The administrator's door: health, metrics, the cache's numbers as discobot-proxy gave them, and changes only for
-//! whoever may make them (T27).
+//! The administrator's door: health, metrics, the cache's numbers in discobot-proxy's form, and changes only for
+//! clients with the right to make them (T27 of docs/threats.md).
 
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images;

@@ -1,5 +1,5 @@
-//! Malformed input at the door and inside intercepted TLS: 400, 421 or 431, the connection closed, nothing asked
-//! upstream, nothing kept, and the next client is served (T8, T9, T11).
+//! Malformed input at the door and inside intercepted TLS. The answer is 400, 421 or 431, and the connection is closed.
+//! Nothing is asked upstream, nothing is kept, and the next client is served (T8, T9, T11 of docs/threats.md).
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use entrepot_tests::images;
 use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 
-/// How long a connection is watched for its end.
+/// The time for which a connection is watched for its end.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// What is wrong, the bytes, the statuses that are right answers.
+/// The fault, the bytes, and the statuses that are right answers.
 type Case = (&'static str, String, &'static [u16]);
 
 fn case(what: &'static str, bytes: impl Into<String>, statuses: &'static [u16]) -> Case {
@@ -82,7 +82,7 @@ fn inner_cases() -> Vec<Case> {
     ]
 }
 
-/// The status of the first answer; it is one of the right ones, it is the only one, and the connection was closed.
+/// Asserts that there is one answer, that its status is one of the right ones, and that the connection was closed.
 fn assert_refused(what: &str, (answer, closed): (String, bool), statuses: &[u16]) {
     let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse::<u16>().ok());
     let status = status.unwrap_or_else(|| panic!("{what}: no answer but {answer:?}"));

@@ -1,5 +1,5 @@
-//! `entrepot client` and the set-up scripts on this machine's real files, in a root of their own: real trust tools, a
-//! real dockerd that is restarted by what stands in for systemctl, and the files as they were after undo.
+//! `entrepot client` and the set-up scripts on this machine's real files, in a separate root: real trust tools, a real
+//! dockerd that a substitute for systemctl restarts, and the files after undo, which are as they were before.
 
 use entrepot_tests::client_host::ClientHost;
 use entrepot_tests::entrepot::{Entrepot, Settings};
@@ -205,7 +205,7 @@ snapshot after
     machine.assert_as_before("killed twice");
 }
 
-/// The script that goes into Kind's nodes runs here in the place of one.
+/// The script for Kind's nodes. It runs here as in a node.
 #[test]
 fn kinds_nodes_get_the_script_and_lose_it() {
     let world = World::new();
@@ -240,7 +240,7 @@ entrepot client undo --runtime kind
     machine.assert_as_before("kind");
 }
 
-/// Bad inputs: what is done to the machine first, the command, its exit code, what the line must tell.
+/// Bad inputs: the change to the machine, the command, its exit code, and the words that the error must contain.
 fn bad_inputs<'a>(image: &str, found: &'a str, wrong: &'a str) -> Vec<(&'a str, String, i32, Vec<&'a str>)> {
     let docker = "entrepot client setup --runtime docker --appliance 10.90.1.1";
     let foreign = "mkdir -p /etc/systemd/system/docker.service.d; printf '[Service]\\nEnvironment=HTTPS_PROXY=http://other:1/\\n' \

@@ -1,5 +1,5 @@
-//! `entrepot client` and the set-up scripts where something goes wrong half-way: a neighbour's certificate, a set-up that
-//! is refused or fails beside an earlier one, a redirect that is not there yet.
+//! `entrepot client` and the set-up scripts when something fails half-way: a neighbour's certificate, a set-up that is
+//! refused or fails beside an earlier one, a redirect that is not there yet.
 
 use entrepot_tests::client_host::ClientHost;
 use entrepot_tests::entrepot::{Entrepot, Settings};
@@ -177,7 +177,7 @@ snapshot after
     machine.assert_as_before("undo");
 }
 
-/// The registry is on 5000 and 5443, and its name is enough for who pulls through the proxy.
+/// The registry is on 5000 and 5443. A client that pulls through the proxy needs only its name.
 #[test]
 fn set_up_by_name_pushes_to_the_registry_by_name() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! Configuration from outside: bad ones are refused in one clear line before any port is bound, `check` shows what is in
-//! force, and SIGHUP takes over good ones only.
+//! Configuration from outside: a bad one is refused in one clear line before any port is bound, `check` shows the
+//! values in force, and SIGHUP puts only good ones in force.
 
 use std::time::Duration;
 

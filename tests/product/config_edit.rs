@@ -1,5 +1,5 @@
-//! `entrepot config get` and `set`: one key is changed, comments stay, a refusal leaves the file as it is, and a running
-//! server takes the change over.
+//! `entrepot config get` and `set`: one key is changed, comments stay, a refusal leaves the file unchanged, and a
+//! running server uses the change after a reload.
 
 use entrepot_tests::entrepot::{Entrepot, Settings, run};
 use entrepot_tests::world::World;

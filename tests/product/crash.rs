@@ -1,4 +1,5 @@
-//! `kill -9` at any point of a fill: ready again, nothing partial visible, the digest fillable, the bytes right.
+//! `kill -9` at any point of a fetch. Afterwards the server is ready, nothing partial is visible, and the digest can be
+//! fetched right.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::blob;
 
 const SIZE: usize = 2 << 20;
 
-/// Starts a GET and reads until so many bytes have come, or the body has ended.
+/// Starts a GET and reads until this many bytes have come, or the body has ended.
 fn read_until(door: &Door, url: String, count: usize) {
     let door_ = door.clone();
     door.wait(async move {

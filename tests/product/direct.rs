@@ -1,5 +1,5 @@
-//! The harness itself: all four clients pull from its registries with no proxy, so a failure of another test is not
-//! the harness's.
+//! The harness itself: all four clients pull from its registries without a proxy. So a failure of another test is not a
+//! failure of the harness.
 
 use std::path::Path;
 use std::process::Command;

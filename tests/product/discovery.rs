@@ -1,5 +1,5 @@
-//! Being found: a real Avahi on another machine of the network resolves and browses, conflicts are settled, addresses
-//! followed, and nothing from beyond the link or of a broken shape does any harm.
+//! Discovery: a real Avahi on another machine of the network resolves and browses. Conflicts are resolved, and changed
+//! addresses are announced. Packets from beyond the link and malformed packets do no harm.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -127,7 +127,7 @@ fn question(name: &str) -> Vec<u8> {
     packet
 }
 
-/// Whether the proxy's address answers a question that is sent to it directly, with the highest hop limit.
+/// Whether the proxy's address answers a question that is sent directly to it, with the highest hop limit.
 fn answers(from: &Namespace) -> bool {
     from.wait(async {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.expect("a socket");
@@ -162,7 +162,7 @@ fn questions_from_beyond_the_link_are_ignored() {
     assert!(!answers(&far), "a question that passed a router was answered");
 }
 
-/// Noise, questions cut short, names that point at themselves, counts that promise more than there is.
+/// Noise, truncated questions, names that point at themselves, counts that are too large.
 fn malformed(number: usize) -> Vec<u8> {
     let mut noise = vec![0; 64 + number % 400];
     fill(number as u64, &mut noise);
@@ -188,7 +188,7 @@ fn a_thousand_malformed_packets_are_survived() {
         let socket = UdpSocket::bind((Ipv4Addr::new(10, 90, 1, 2), 0)).await.expect("a socket");
         socket.set_ttl(255).expect("a time to live");
         for number in 0..1000 {
-            // Directly, so that the test's own Avahi has no part in it.
+            // Sent directly, so that the test's own Avahi takes no part.
             socket.send_to(&malformed(number), (Ipv4Addr::new(10, 90, 1, 1), 5353)).await.expect("sent");
         }
     });

@@ -1,5 +1,5 @@
-//! The disk is full or read-only: pulls complete all the same, uncached, and it is counted
-//! (invariant 7 of ARCHITECTURE.md).
+//! The disk is full or read-only: pulls complete nevertheless, without the cache, and are counted (invariant 7 of
+//! ARCHITECTURE.md).
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,14 +11,14 @@ use entrepot_tests::process::finish;
 use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 
-/// Runs a command on the proxy's host: what it mounts is seen by the product and gone with the world.
+/// Runs a command on the proxy's host. The product sees its mounts, and they end with the world.
 pub(crate) fn on_the_proxy(world: &World, program: &str, arguments: &[&str]) {
     let mut command = Command::new(program);
     command.args(arguments);
     finish(&world.proxy, command, Duration::from_secs(30)).expect_success(program);
 }
 
-/// A small ext4 of its own where the product keeps its data.
+/// A small ext4 as the product's data directory.
 fn small_disk(world: &World, size: &str, options: &[&str]) -> PathBuf {
     let (file, data) = (world.path("disk.img"), world.make_directory("data"));
     let (file, place) = (file.display().to_string(), data.display().to_string());
@@ -28,7 +28,7 @@ fn small_disk(world: &World, size: &str, options: &[&str]) -> PathBuf {
     data
 }
 
-/// Pulls an image that does not fit, then one that does, each twice.
+/// Pulls an image that does not fit, then one that fits, each twice.
 fn pull_on_a_small_disk(options: &[&str], settings: Settings, layers: u64, file_size: usize) {
     let world = World::new();
     let ghcr = Upstream::start(&world, GHCR);
@@ -79,9 +79,9 @@ fn a_pull_completes_when_the_disk_turns_read_only() {
     let entrepot = Entrepot::start(&world, settings);
     let client = entrepot.client();
     client.skopeo_pull(&cached, None).expect_success("before");
-    // The manifest, the configuration and two layers; the client may be done before the disk is.
+    // The manifest, the configuration and two layers. The client may end before the disk has them.
     entrepot.wait_stored(4);
-    // Forced, as an I/O error would: writers are not asked to let go.
+    // Forced, as after an I/O error: writers are not waited for.
     on_the_proxy(&world, "mount", &["-o", "remount,abort", &data.display().to_string()]);
     client.skopeo_pull(&fresh, None).expect_success("an uncached image on a read-only disk");
     ghcr.ledger.reset();

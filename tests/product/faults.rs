@@ -1,5 +1,5 @@
-//! Upstreams that break off, lie or stall: a client gets the right bytes or sees that it has not, nothing wrong is kept,
-//! and the next pull is clean (T10, T25 and the faults of docs/threats.md).
+//! Upstreams that break off, send wrong bytes or stall. A client gets the right bytes or an error, nothing wrong is
+//! kept, and the next pull is clean (T10, T25 and the faults of docs/threats.md).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use entrepot_tests::world::World;
 use crate::blob;
 
 const SIZE: usize = 3 << 20;
-/// The last byte of a tar of one file of that size: a header before, two empty blocks after.
+/// The last byte of a tar of one file of that size: a header is before it, two empty blocks are after it.
 const LAST: usize = SIZE + 1535;
 
 fn put(fake: &Fake, seed: u64, answers: &[Answer]) -> (Blob, String) {
@@ -77,7 +77,7 @@ fn what_breaks_and_recovers_ends_in_the_right_bytes() {
     }
 }
 
-/// A bad answer completes for nobody, leaves nothing, and the next one is clean.
+/// Asserts that no client completes a bad answer, that nothing of it is kept, and that the next answer is clean.
 fn assert_refused_then_clean(door: &Door, fake: &Fake, what: &str, path: &str, good: &Blob) {
     for round in ["first", "second"] {
         let reply = door.get(&fake.url(path), &[]);

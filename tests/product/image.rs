@@ -1,6 +1,6 @@
-//! The appliance's image: it holds nothing of one machine, starts, is found by its name, and serves.
+//! The appliance's image: it contains nothing of one machine, starts, is found by its name, and serves.
 //!
-//! Everything else about it, from EFI to `vagrant up`, is in `tests/vm`, which takes half an hour of emulation.
+//! All other tests of it, from EFI to `vagrant up`, are in `tests/vm`, which takes half an hour of emulation.
 
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn it_starts_is_found_and_serves() {
     for part in [NAME, PROXY_ADDRESS, digits, "/setup/docker | sudo sh"] {
         assert!(page.contains(part), "{part} is missing on the page:\n{page}");
     }
-    // What it shows may be from before its name was announced, and is renewed then.
+    // The console may show a text from before the name was announced. It is renewed afterwards.
     for part in [NAME, digits, "█▀", &format!("curl -fsS http://{PROXY_ADDRESS}:3128/setup/docker | sudo sh")] {
         appliance.wait_console(part);
     }
@@ -63,7 +63,7 @@ fn it_holds_nothing_of_one_machine() {
     }
 }
 
-/// No file in `folder` has a private key in it.
+/// Asserts that no file in `folder` has a private key in it.
 fn assert_no_key(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().expect("a type"));

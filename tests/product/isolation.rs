@@ -1,5 +1,5 @@
-//! Nobody gets what upstream would not give them, and registries do not bleed into each other (T1, T2 and T9 of
-//! docs/threats.md). docker-registry-proxy gives what is cached to every client.
+//! Clients get nothing that upstream would not give them, and registries are separate (T1, T2 and T9 of
+//! docs/threats.md). docker-registry-proxy gives cached content to every client.
 
 use bytes::Bytes;
 use entrepot_tests::door::{Door, Reply};
@@ -64,7 +64,7 @@ fn the_accept_header_decides_as_it_does_upstream() {
     }
 }
 
-/// A credential that must get nothing, by what is wrong with it.
+/// A credential that must get nothing, with its fault.
 type Intruder = (&'static str, Option<String>);
 
 /// Every way to ask for the image's bytes.
@@ -93,7 +93,7 @@ fn ask(door: &Door, url: &str, ask: &(Method, String, Option<&str>), authorizati
     door.request(ask.0.clone(), url, &headers)
 }
 
-/// Nobody of `intruders` gets a byte, in this phase.
+/// Asserts that none of `intruders` gets a byte in this phase.
 fn assert_closed(door: &Door, upstream: &Upstream<'_>, image: &Image, intruders: &[Intruder], phase: &str) {
     let secrets: Vec<Bytes> = image.blobs.iter().map(|blob| blob.bytes()).chain([image.manifest.clone()]).collect();
     for (who, authorization) in intruders {
@@ -110,7 +110,7 @@ fn assert_closed(door: &Door, upstream: &Upstream<'_>, image: &Image, intruders:
     }
 }
 
-/// The owner gets everything, in this phase.
+/// Asserts that the owner gets everything in this phase.
 fn assert_open(door: &Door, upstream: &Upstream<'_>, image: &Image, authorization: &str, phase: &str) {
     for asked in &asks(image)[..8] {
         let reply = ask(door, &upstream.url(&asked.1), asked, Some(authorization));
@@ -225,7 +225,7 @@ fn a_given_account_opens_its_registry_to_every_client() {
     client.skopeo_pull(&first, None).expect_success("alice's, upstream off");
 }
 
-/// A registry that sends its clients for tokens of Docker Hub's, and means somebody's repository there.
+/// A registry that sends its clients to Docker Hub's token server, for another account's repository there.
 const THIEF: Site = Site {
     host: "quay.io",
     port: 443,

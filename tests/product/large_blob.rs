@@ -1,8 +1,9 @@
-//! One blob that is larger than the memory of many machines: pushed whole, streamed and in chunks, and pulled back, while
-//! the server's memory stays small.
+//! One blob that is larger than the memory of many machines. It is pushed whole, streamed and in chunks, and pulled
+//! again, while the server's memory stays small.
 //!
-//! 256 MiB, so that everybody can run it. `ENTREPOT_TEST_BLOB_GIB=10 tests/run --test product -p entrepot-tests
-//! large_blob -- --nocapture` is the same with 10 GiB; it takes 20 GiB of disk while it runs, and tells rates and memory.
+//! It has 256 MiB, so that the test runs on every machine. `ENTREPOT_TEST_BLOB_GIB=10 tests/run --test product -p
+//! entrepot-tests large_blob -- --nocapture` uses 10 GiB: it needs 20 GiB of disk while it runs, and prints rates and
+//! memory.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -24,16 +25,16 @@ use crate::heavy;
 const BLOCK: u64 = 1 << 20;
 /// Also of the whole blob, in requests of this many blocks.
 const CHUNK_BLOCKS: u64 = 64;
-/// What the server may have in memory at once: its own and its buffers, whatever the blob.
+/// The most memory that the server may use at once, for itself and its buffers, whatever the blob's size.
 const MEMORY_MAX_BYTES: u64 = 300 << 20;
 
-/// Blocks of a blob: noise that is the same in all, and each one's number.
+/// Blocks of a blob: the same noise in each, and its number.
 #[derive(Clone)]
 struct Blocks {
     noise: Bytes,
     next: u64,
     end: u64,
-    /// Whether its length is told before.
+    /// Whether the length is sent with the request.
     has_length: bool,
 }
 
@@ -88,7 +89,7 @@ impl Body for Blocks {
     }
 }
 
-/// One request on a connection of its own; the answer's body is still coming.
+/// Sends one request on its own connection. The answer's body is still coming.
 async fn send(
     method: Method,
     path: &str,
@@ -105,7 +106,7 @@ async fn send(
     Ok(sender.send_request(request.body(body)?).await?)
 }
 
-/// The answer's place, if it has this status.
+/// The answer's Location, if it has this status.
 async fn done(answer: Result<Response<Incoming>, BoxError>, status: u16) -> String {
     let answer = answer.expect("an answer");
     let place = answer.headers().get("location").and_then(|place| place.to_str().ok()).unwrap_or_default().to_owned();
@@ -119,12 +120,12 @@ fn nothing(blob: &Blocks) -> Blocks {
     blob.part(0, 0)
 }
 
-/// How a blob is pushed.
+/// The way in which a blob is pushed.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// In one PUT, its length told before.
+    /// In one PUT with a Content-Length.
     Whole,
-    /// In one PATCH of a length that nobody told.
+    /// In one PATCH without a Content-Length.
     Streamed,
     /// In many PATCHes, each with its range.
     Chunks,
@@ -163,16 +164,16 @@ async fn digest_of_pulled(repository: String, digest: String, blob: Blocks) -> (
     (named(hash), bytes)
 }
 
-/// A line of the process's own account, in bytes.
+/// A line of the process's memory statistics, in bytes.
 fn memory(pid: i32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name");
     line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
-/// Runs it, and tells how fast it was and what memory the server had at most meanwhile.
+/// Runs `run`. Prints its speed and the most memory that the server had meanwhile.
 fn measured<T>(what: &str, bytes: u64, pid: i32, run: impl FnOnce() -> T) -> T {
-    // From here on, the peak is this run's.
+    // From here on, the peak is that of this run.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the tests are root");
     let began = Instant::now();
     let outcome = run();

@@ -1,4 +1,4 @@
-//! The access log and the headers that docker-registry-proxy's users look at, and secrets that are nowhere.
+//! The access log and the headers that docker-registry-proxy's users read. Neither contains a secret.
 
 use std::process::Command;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const FIELDS: [&str; 11] = [
     "upstream",
 ];
 
-/// Two GETs of a blob, two of a manifest by tag; the lines about them, raw.
+/// The raw log lines about two GETs of a blob and two of a manifest by tag.
 fn logged(world: &World, settings: Settings) -> Vec<String> {
     let ghcr = Upstream::start(world, GHCR);
     let image = images::random(1, 1, 5000);

@@ -1,5 +1,5 @@
-//! The product from outside. Each module is a promise; each test has a world of its own, so one that fails leaves the
-//! others alone.
+//! The product from outside. Each module tests one promise. Each test has its own world, so a failing test does not
+//! disturb the others.
 
 mod access;
 mod admin;
@@ -49,25 +49,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use entrepot_tests::images::{Blob, random};
 
-/// Held by tests that move hundreds of megabytes or run a hundred clients: one at a time.
+/// A lock for tests that move hundreds of megabytes or run a hundred clients: one at a time.
 fn heavy() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A blob of about so many random bytes.
+/// A blob of about this many random bytes.
 fn blob(seed: u64, size: usize) -> Blob {
     random(seed, 1, size).layers()[0].clone()
 }
 
-/// The Accept header of a client that takes Docker's manifests and lists.
+/// The Accept header of a client that accepts Docker's manifests and lists.
 const ACCEPT: (&str, &str) = (
     "accept",
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json",
 );
 
-/// Asks the internet's name server for a name that nobody asked for before, and connects as soon as it has answered.
-/// Whether somebody took the connection: there is nobody at such an address. Blocks; for a thread of a namespace.
+/// Asks the internet's name server for a new name, and connects as soon as it has answered. Returns whether the
+/// connection was accepted. No machine has such an address, so only a redirected connection is. Blocks: for a thread of
+/// a namespace.
 fn ask_and_connect(number: u16) -> bool {
     use entrepot_tests::names;
     use std::net::{SocketAddr, TcpStream, UdpSocket};

@@ -1,4 +1,4 @@
-//! The ready files for mirror mode, as served, in the hands of the real clients: they have no other way to the registry.
+//! The ready files for mirror mode, as served, used by the real clients. The clients have no other way to the registry.
 
 use entrepot_tests::clients::Client;
 use entrepot_tests::daemons::{Containerd, Dockerd};
@@ -8,7 +8,7 @@ use entrepot_tests::pushes::Podman;
 use entrepot_tests::upstream::{GHCR, HUB, Upstream};
 use entrepot_tests::world::{PROXY_ADDRESS, World};
 
-/// A page of the proxy's door as a file of the client's.
+/// Saves a page of the proxy's door as a file of the client.
 fn fetched(world: &World, client: &Client<'_>, page: &str, file: &str) -> String {
     let text = client.curl(&["-f", &format!("http://{PROXY_ADDRESS}:3128{page}")]).expect_success(page).stdout;
     let path = world.path(file);

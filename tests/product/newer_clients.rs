@@ -1,5 +1,5 @@
-//! Clients that this Debian has not, from its next release (`tests/newer-clients`): Docker Engine with containerd's
-//! image store, containerd 2 and its transfer service, crane, oras.
+//! Clients that this Debian does not have, from its next release (`tests/newer-clients`): Docker Engine with
+//! containerd's image store, containerd 2 and its transfer service, crane, oras.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -27,7 +27,7 @@ fn run(client: &Client<'_>, program: &str, arguments: &[&str]) -> Finished {
     finish(client.namespace(), command, Duration::from_secs(60))
 }
 
-/// The directory of `hosts.toml` files with one for every registry, which leads to `mirror`.
+/// A directory of `hosts.toml` files. Its one file sends every registry's pulls to `mirror`.
 fn default_hosts(world: &World, entrepot: &Entrepot<'_>, mirror: &str) -> PathBuf {
     let hosts = world.make_directory("certs.d/_default");
     let text = format!("[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\nca = {:?}\n", entrepot.ca());
@@ -43,7 +43,7 @@ fn docker_with_containerds_image_store_pushes_pulls_and_takes_a_default_mirror()
     let by_ghcr = ghcr.publish(&image, "team/app", "1.0");
     let entrepot = Entrepot::start(&world, Settings::new());
     let client = entrepot.neighbour().newer();
-    // As docs/mirrors.md has it. The place is the daemon's own, and nobody's but this client's host's.
+    // The configuration of docs/mirrors.md. The place belongs to this client's host alone.
     let place = world.make_directory("etc/certs.d/_default").join("hosts.toml").display().to_string();
     let url = format!("http://{PROXY_ADDRESS}:3128/setup/containerd/hosts.toml");
     client.curl(&["-f", "-o", &place, &url]).expect_success("the ready file");
@@ -97,7 +97,7 @@ fn crane_pushes_copies_lists_and_deletes() {
     let index = images::index(2);
     let by_ghcr = ghcr.publish_index(&index, "team/multi", "1.0");
     let entrepot = Entrepot::start(&world, Settings::new());
-    // Upstream through the proxy, ours by its name: one client for both.
+    // One client for both: upstream through the proxy, and our registry by its name.
     let client = entrepot.client().newer();
     let crane = |arguments: &[&str]| run(&client, "crane", arguments);
     let (first, second) = (ours("team/multi:v1"), ours("other/multi:v1"));
@@ -105,7 +105,7 @@ fn crane_pushes_copies_lists_and_deletes() {
     crane(&["copy", &first, &second]).expect_success("crane copy between repositories, by mounts");
     for name in [&first, &second] {
         assert_eq!(crane(&["digest", name]).expect_success("crane digest").stdout.trim(), index.digest);
-        // It compares every piece with its digest.
+        // crane compares every piece with its digest.
         crane(&["pull", "--format", "oci", name, "layout"]).expect_success("crane pull");
     }
     crane(&["push", "--index", "layout", &ours("team/again:v1")]).expect_success("crane push");

@@ -1,4 +1,4 @@
-//! Webhooks: who wants to hear of pushes and deletions hears of them, in the format of Docker's registry.
+//! Webhooks: receivers get events about pushes and deletions, in the format of Docker's registry.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::registry_page::{ORIGIN, page, send};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A receiver in the internet, and what it gets.
+/// A receiver in the internet, and the events that it gets.
 fn receiver(world: &World) -> (Server, Receiver<(HeaderMap, Value)>) {
     let address = format!("{}:8080", address_of("outside.test")).parse().expect("an address");
     let (sent, received) = channel();
@@ -32,7 +32,7 @@ fn receiver(world: &World) -> (Server, Receiver<(HeaderMap, Value)>) {
     (Server::start(&world.internet, address, None, handler), received)
 }
 
-/// The next event that is about a manifest or a tag, blobs left out.
+/// The next event about a manifest or a tag. Events about blobs are skipped.
 fn next(received: &Receiver<(HeaderMap, Value)>) -> (HeaderMap, Value) {
     loop {
         let (headers, envelope) = received.recv_timeout(SOON).expect("an event in time");

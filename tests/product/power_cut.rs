@@ -1,10 +1,10 @@
-//! The power goes: everything that was not synced is lost. What was acknowledged is there afterwards all the same, a tag
-//! never leads to a missing blob, and what the cache then gives is right.
+//! The power is cut: everything that was not synced is lost. Acknowledged content is there afterwards, a tag never
+//! points to a missing blob, and the cache then gives right bytes.
 //!
-//! The data lie on an ext4 of their own. Its shutdown without a flush of the journal is the cut: what its page cache has is
-//! never written, what its journal had not committed did not happen, and the next mount replays the rest. It commits and
-//! writes back by itself so rarely that only syncs of the product's own count, and a file that takes another's name is not
-//! flushed for it (`noauto_da_alloc`).
+//! The data are on a separate ext4. Its shutdown without a flush of the journal is the cut: the page cache is never
+//! written, changes that the journal had not committed did not happen, and the next mount replays the rest. The file
+//! system commits and writes back by itself so rarely that only the product's own syncs count. A file that takes
+//! another's name is not flushed for that (`noauto_da_alloc`).
 
 use std::cell::Cell;
 use std::sync::mpsc::{Sender, channel};
@@ -32,7 +32,7 @@ const SHUTDOWN: &str = "$flags = pack('L', 2); \
 struct Disk<'w> {
     world: &'w World,
     data: String,
-    /// How often the power came back; each time the medium is another file.
+    /// The number of times that the power came back. Each time the medium is another file.
     starts: Cell<u32>,
 }
 
@@ -55,13 +55,13 @@ impl<'w> Disk<'w> {
         on_the_proxy(self.world, "mount", &["-o", OPTIONS, &self.image(), &self.data]);
     }
 
-    /// What is not on the medium at this moment never will be.
+    /// Cuts the power: data that are not on the medium now are lost.
     fn cut(&self) {
         on_the_proxy(self.world, "perl", &["-e", SHUTDOWN, &self.data]);
     }
 
-    /// The power is back. The kernel lets go of a killed process's rings some time after it, and of the old file system
-    /// with them; it writes nothing any more, so the new one is mounted from a copy of the medium.
+    /// Brings the power back. The kernel frees a killed process's rings, and the old file system with them, some time
+    /// after it. It writes nothing any more, so a copy of the medium is mounted.
     fn restart(&self, entrepot: &mut Entrepot<'_>) {
         entrepot.kill();
         let before = self.image();
@@ -119,7 +119,7 @@ fn cut_after_each_acknowledgement(settings: Settings) {
     disk.restart(&mut entrepot);
     assert_whole(&door, &first, "v1");
 
-    // A tag that moves, and a manifest that never had one.
+    // A tag that moves, and a manifest without a tag.
     let (second, third) = (image(1), image(2));
     push(&door, &second, "v1");
     push(&door, &third, &third.digest);
@@ -150,7 +150,7 @@ fn cut_after_each_acknowledgement(settings: Settings) {
     entrepot.command(&["cache", "verify"]).expect_success("entrepot cache verify");
 }
 
-/// What is left of an upload is gone on with, or is not there; it never becomes a blob with other bytes.
+/// The rest of an upload can be continued, or is missing. It never becomes a blob with other bytes.
 #[test]
 fn an_upload_that_a_power_cut_broke_off_is_gone_on_with_or_begun_anew() {
     let world = World::new();
@@ -161,7 +161,7 @@ fn an_upload_that_a_power_cut_broke_off_is_gone_on_with_or_begun_anew() {
     let (content, half) = (blob.bytes(), 1 << 20);
     let place = door.request(Method::POST, &url("/v2/team/app/blobs/uploads/"), &[]).header("location").to_owned();
     assert_eq!(door.request_with(Method::PATCH, &url(&place), &[], content.slice(..half)).status, 202);
-    // The syncs of another push take some of it to the medium, in no order that anybody promised.
+    // The syncs of another push write some of it to the medium, in an order that is not defined.
     assert_eq!(push_blob(&door, &crate::blob(831, 1000)).status, 201);
     disk.cut();
     disk.restart(&mut entrepot);
@@ -179,7 +179,7 @@ fn an_upload_that_a_power_cut_broke_off_is_gone_on_with_or_begun_anew() {
     assert_eq!(there.content(), blob.digest);
 }
 
-/// Pushes until it fails, and tells of each image that was acknowledged whole.
+/// Pushes until a push fails. Reports each image that was acknowledged whole.
 async fn push_on(door: Door, worker: u64, acknowledged: Sender<(String, Image)>) -> Result<(), BoxError> {
     for number in 0.. {
         let image = images::random(10_000 * (worker + 1) + number, 2, 60_000);
@@ -207,17 +207,17 @@ fn a_power_cut_in_the_midst_of_many_pushes_loses_none_that_was_acknowledged() {
     let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     let mut pushed: Vec<(String, Image)> = Vec::new();
-    // A sync of one push covers for what another left out, so one pushes alone first.
+    // A sync of one push can hide that another lacks one, so one worker pushes alone first.
     for (round, (workers, after)) in (0..).zip([(1, 1), (1, 3), (4, 9)]) {
         let (sender, acknowledged) = channel();
         for worker in 0..workers {
-            // It ends with the disk, or with the connection.
+            // The task ends with the disk, or with the connection.
             world.client.handle().spawn(push_on(door.clone(), 4 * round + worker, sender.clone()));
         }
         drop(sender);
         pushed.extend((0..after).map(|_| acknowledged.recv_timeout(SOON).expect("pushes go on")));
         disk.cut();
-        // What is acknowledged after the cut counts as well.
+        // Images that are acknowledged after the cut count as well.
         disk.restart(&mut entrepot);
         pushed.extend(acknowledged.iter());
         for (tag, image) in &pushed {
@@ -247,7 +247,7 @@ fn a_power_cut_during_fills_never_makes_the_cache_wrong() {
     let mut entrepot = Entrepot::start(&world, settings());
     let door = entrepot.door();
     for round in 0..images.len() {
-        // All that came before, too: some of it was stored, some was not, and the index may know more than there is.
+        // Earlier images too: some were stored, some were not, and the index may list more than there is.
         for (number, image) in images.iter().enumerate().take(round + 1) {
             let token = door.authorization(&GHCR, "team/app", None).expect("a token");
             let get = |path: &str| door.get(&ghcr.url(path), &[ACCEPT, ("authorization", &token)]);

@@ -1,11 +1,11 @@
-//! `provision/appliance` on a machine with a real systemd, and on the tree of one.
+//! `provision/appliance` on a machine with a real systemd, and on the tree of such a machine.
 
 use entrepot_tests::images;
 use entrepot_tests::machine::{Machine, PROVISION};
 use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::World;
 
-/// Every file of the system with what it is and holds, but for what a running system writes.
+/// Every file of the system with its kind and content, except files that a running system writes.
 const SNAPSHOT: &str = r"skip='-path /var/log -o -path /var/lib/systemd -o -path /repository -o -path /var/lib/entrepot'
   { find / -xdev \( $skip \) -prune -o -printf '%p %M %U %G %l\n'
     find / -xdev \( $skip \) -prune -o -type f -exec sha256sum {} +; } | sort";
@@ -21,7 +21,7 @@ fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {
     let said = machine.expect(&provision);
     assert!(said.contains("started entrepot.service") && said.contains("entrepot is installed"), "{said}");
 
-    // A client on the network, with nothing but the CA, pulls through it.
+    // A client on the network with only the CA pulls through it.
     let client = machine.client();
     client.skopeo_pull(&image, None).expect_success("through the appliance");
     // The registry has the usual ports.
@@ -38,7 +38,7 @@ fn a_machine_becomes_an_appliance_and_a_second_run_changes_nothing() {
     assert!(variables.contains("AUTH_REGISTRIES=fake.test:robot:canary-$x\n"), "{variables}");
     assert_eq!(machine.expect("cat /proc/sys/net/ipv4/tcp_slow_start_after_idle"), "0\n");
 
-    // What root does with the CA is still the server's to read.
+    // The server can still read the CA after root has changed it.
     machine.expect("entrepot ca rotate --yes; systemctl restart entrepot");
 
     let (pid, before) = (machine.expect("systemctl show entrepot -p MainPID"), machine.expect(SNAPSHOT));
@@ -65,7 +65,7 @@ fn a_port_that_is_taken_is_said_before_anything_is_done_and_the_redirect_is_read
     assert_eq!(refused.status.code(), Some(69), "{}", refused.stderr);
     assert!(refused.stderr.contains("port 80 is in use") && refused.stderr.lines().count() == 1, "{}", refused.stderr);
     assert_eq!(before, machine.expect(SNAPSHOT));
-    // What fits beside a web server.
+    // An installation beside a web server.
     machine.expect(&PROVISION.replace("appliance", "install"));
     assert_eq!(machine.property("entrepot", "NFileDescriptorStore"), "5");
     drop(holder);
@@ -74,7 +74,7 @@ fn a_port_that_is_taken_is_said_before_anything_is_done_and_the_redirect_is_read
     assert!(said.contains("started entrepot-redirect.service"), "{said}");
     machine.wait_property("entrepot-redirect", "StatusText", |text| text.starts_with("the door answers"));
     assert!(machine.expect("entrepot redirect status").contains("redirecting"));
-    // It begins anew with the server, whose control group it leaves alone.
+    // The agent restarts with the server, and leaves the server's control group alone.
     machine.expect("systemctl restart entrepot");
     machine.wait_property("entrepot-redirect", "StatusText", |text| text.starts_with("the door answers"));
 }

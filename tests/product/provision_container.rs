@@ -1,4 +1,4 @@
-//! The container image and what runs it: a real podman with docker-registry-proxy's volumes and variables, recipes for
+//! The container image: a real podman runs it with docker-registry-proxy's volumes and variables. Also the recipes for
 //! Compose, Kind, k3d and Kubernetes.
 
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::provision_recipes::{documents, strings};
 
 const BUILD: Duration = Duration::from_secs(120);
 
-/// The program without shared libraries that tests/run links.
+/// The program without shared libraries, which tests/run links.
 fn static_binary() -> PathBuf {
     let target = binary().ancestors().nth(2).expect("target/debug/entrepot").to_owned();
     let path = target.join("static/debug/entrepot");
@@ -32,7 +32,7 @@ fn build(world: &World, output: &Path) {
     finish(&world.proxy, command, BUILD).expect_success("provision/container/build");
 }
 
-/// Every file of a directory with what it holds.
+/// Every file of a directory with a hash of its content.
 fn hashes(world: &World, directory: &Path) -> String {
     let mut command = Command::new("sh");
     command.args(["-c", "cd \"$1\" && find . -type f -exec sha256sum {} + | sort", "sh"]).arg(directory);
@@ -44,7 +44,7 @@ fn the_image_runs_in_the_place_of_docker_registry_proxy() {
     let world = World::new();
     let ghcr = Upstream::start(&world, GHCR);
     let image = ghcr.publish(&images::random(81, 2, 40_000), "team/app", "1.0");
-    // The image has no /etc/nsswitch.conf, and gets no names but by DNS.
+    // The image has no /etc/nsswitch.conf, so names come only from DNS.
     names::serve(&world.internet);
     let layout = world.path("layout");
     build(&world, &layout);
@@ -66,7 +66,7 @@ fn the_image_runs_in_the_place_of_docker_registry_proxy() {
     finish(&world.proxy, copy, BUILD).expect_success("skopeo copy");
     let volume = |name: &str, place: &str| format!("{}:{place}", world.make_directory(name).display());
     let (cache, ca) = (volume("cache-volume", "/docker_mirror_cache"), volume("ca-volume", "/ca"));
-    // As docker-registry-proxy leaves it: its nginx's worker is user 101.
+    // The state that docker-registry-proxy leaves: its nginx's worker is user 101.
     std::os::unix::fs::chown(world.path("cache-volume"), Some(101), Some(101)).expect("nginx's volume");
     let compose = &documents("provision/container/compose.yaml")[0]["services"]["docker_registry_proxy"];
     let powers = |option: &str, list: &str| -> Vec<String> {

@@ -1,5 +1,5 @@
-//! The recipes for Compose, Kind, k3d and Kubernetes: they are YAML, and every command line and variable in them, and in
-//! what explains them, is one that the program takes.
+//! The recipes for Compose, Kind, k3d and Kubernetes are valid YAML. The program accepts every command line and
+//! variable in them and in their documents.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -95,7 +95,7 @@ fn every_command_that_a_reader_is_told_is_one() {
             let line = line.split(" #").next().unwrap_or_default();
             let Some(arguments) = line.strip_prefix("entrepot ") else { continue };
             let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-            // Prose may begin with the name too.
+            // Sentences may begin with the name too.
             if ["client", "redirect", "cache", "registry", "ca", "check", "discover"].contains(&arguments[0].as_str()) {
                 assert_known(&arguments);
                 found += 1;

@@ -1,4 +1,4 @@
-//! Restarts under a real systemd: no connection is refused, no pull is lost, and a server that hangs is started anew.
+//! Restarts under a real systemd: no connection is refused, no pull is lost, and a server that hangs is restarted.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ use http::HeaderMap;
 const SIZE: usize = 3 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An image whose first layer stands still in its middle, and the path of that.
+/// Publishes an image whose first layer stops in its middle. Returns the image and the path of that layer.
 fn publish(fake: &Fake, seed: u64) -> (String, String) {
     let image = images::random(seed, 2, SIZE);
     let name = fake.publish(&image, "team/app", &seed.to_string());
@@ -34,7 +34,7 @@ fn wait_for(ledger: &Ledger, path: &str) {
     ledger.wait_for(PATIENCE, |seen| seen.path == path && seen.method == "GET");
 }
 
-/// A request of somebody who comes now: sent at once, answered when it is. An error is a refused connection.
+/// A request of a client that comes now. It is sent at once, and answered later. An error is a refused connection.
 fn arrive(world: &World) -> std::io::Result<TcpStream> {
     world.client.run(|| {
         let address: SocketAddr = format!("{PROXY_ADDRESS}:3128").parse().expect("an address");
@@ -47,7 +47,7 @@ fn arrive(world: &World) -> std::io::Result<TcpStream> {
 
 fn status_line(mut stream: TcpStream) -> String {
     let mut answer = String::new();
-    // A reset shows in what is missing.
+    // After a reset, the rest of the answer is missing.
     let _ = stream.read_to_string(&mut answer);
     answer.lines().next().unwrap_or_default().to_owned()
 }
@@ -151,7 +151,7 @@ fn a_server_that_hangs_is_started_anew() {
     assert_eq!(status_line(arrive(&world).expect("it listens")), "HTTP/1.1 200 OK");
 }
 
-/// Not only systemd's first process passes sockets.
+/// Other programs than systemd's first process pass sockets too.
 #[test]
 fn sockets_are_taken_from_whoever_passes_them() {
     let world = World::new();

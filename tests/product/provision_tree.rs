@@ -1,5 +1,6 @@
-//! `provision/appliance` on the tree of a machine that does not run: a Debian, an Enterprise Linux by its looks, what is
-//! refused, what of an administrator stays; the units as systemd judges them; `provision/configure` and the package.
+//! `provision/appliance` on the tree of a machine that does not run: a Debian, the looks of an Enterprise Linux,
+//! refusals, and an administrator's files that stay. Also the units as systemd judges them, `provision/configure` and
+//! the package.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,20 +11,20 @@ use entrepot_tests::entrepot::binary;
 use entrepot_tests::machine::{debian_tree, repository};
 use tempfile::TempDir;
 
-/// A tree of a test's own.
+/// A test's own tree.
 struct Tree {
     _folder: TempDir,
     root: PathBuf,
 }
 
-/// How a command ended, and everything that it said.
+/// The exit status of a command, and its whole output.
 struct Outcome {
     code: i32,
     said: String,
 }
 
 impl Tree {
-    /// What `provision/appliance` looks at of a machine, and nothing else of it.
+    /// The files of a machine that `provision/appliance` reads, and no others.
     fn looks_like(os_release: &str, bundle: &str) -> Self {
         let tree = Self::empty();
         for (path, text) in [("etc/os-release", os_release), (bundle, "certificates\n")] {
@@ -39,7 +40,7 @@ impl Tree {
         Self::looks_like("ID=debian\nVERSION_ID=13\n", "etc/ssl/certs/ca-certificates.crt")
     }
 
-    /// All of a Debian.
+    /// A complete Debian.
     fn debian() -> Self {
         let tree = Self::empty();
         run("cp", &["-a", &format!("{}/.", debian_tree().display()), &tree.text()]).expect_code(0);
@@ -76,7 +77,7 @@ impl Tree {
         run(&script, &[&["--root", &root, "--binary", &binary][..], arguments].concat())
     }
 
-    /// Every file with what it is and holds.
+    /// Every file with its kind and content.
     fn snapshot(&self) -> String {
         let script = "{ find . -printf '%p %M %U %G %l\\n'; find . -type f -exec sha256sum {} +; } | sort";
         run("sh", &["-c", &format!("cd {} && {script}", self.text())]).expect_code(0).said
@@ -94,7 +95,7 @@ impl Outcome {
         self
     }
 
-    /// One line, that says this.
+    /// Asserts that the output is one line with this text.
     #[track_caller]
     fn expect_line(self, code: i32, part: &str) {
         assert!(self.code == code && self.said.contains(part), "{code} and {part:?}: {}: {}", self.code, self.said);
@@ -172,7 +173,7 @@ fn an_env_file_is_read_as_compose_reads_it_and_never_executed() {
         ]
     );
     tree.provision(&["--env", &path]).expect_line(0, "nothing to change");
-    // Another file replaces what this script wrote, and not what somebody else did.
+    // The script replaces its own file, but not a file of another program.
     fs::write(&file, "CACHE_MAX_SIZE=10g\n").expect("a file");
     tree.provision(&["--env", &path]).expect_code(0);
     assert!(tree.read("etc/entrepot/entrepot.env").contains("10g"));
@@ -230,7 +231,7 @@ fn what_somebody_else_put_there_is_never_replaced() {
     symlink("/dev/null", masked.at("etc/systemd/system/entrepot.service")).expect("a link");
     masked.provision(&[]).expect_line(78, "unmask");
 
-    // A good configuration of an administrator stays, and everything else is done.
+    // A good configuration of an administrator stays. All other steps are done.
     let tree = Tree::debian_looks();
     tree.provision(&[]).expect_code(0);
     tree.write("etc/entrepot/entrepot.toml", "data_dir = \"/srv/images\"\n");
@@ -242,7 +243,7 @@ fn what_somebody_else_put_there_is_never_replaced() {
 #[test]
 fn where_a_file_cannot_be_written_none_is() {
     let tree = Tree::debian_looks();
-    // A file where a folder has to be, in the way of root too.
+    // A file in the place of a folder stops root too.
     tree.write("usr/lib/sysusers.d", "");
     let before = tree.snapshot();
     tree.provision(&[]).expect_line(73, "nothing was changed: cannot write");
@@ -264,7 +265,7 @@ fn the_package_installs_in_a_debian_and_leaves_it() {
     assert!(first == fs::read(&package).expect("the package"), "the same inputs make the same package");
 
     fs::copy(&package, tree.at("entrepot.deb")).expect("a copy");
-    // Libraries and tools are there; the recommended ones may be missing.
+    // Libraries and tools are there. Recommended ones may be missing.
     let installed = tree.chroot("dpkg -i /entrepot.deb").expect_code(0);
     assert!(tree.read("etc/passwd").contains("entrepot:"), "{}", installed.said);
     assert!(tree.at("etc/systemd/system/multi-user.target.wants/entrepot.service").is_symlink());
@@ -272,7 +273,7 @@ fn the_package_installs_in_a_debian_and_leaves_it() {
     tree.chroot("entrepot check && dpkg --verify entrepot").expect_code(0);
     tree.chroot("yes '' | entrepot-configure").expect_code(0);
     tree.provision(&[]).expect_line(78, "Debian package");
-    // An administrator's change outlives an upgrade.
+    // An administrator's change survives an upgrade.
     tree.chroot("printf '[cache]\\nmax_size = \"5g\"\\n' >>/etc/entrepot/entrepot.toml").expect_code(0);
     tree.chroot("dpkg -i /entrepot.deb").expect_code(0);
     assert!(tree.read("etc/entrepot/entrepot.toml").contains("5g"));
@@ -316,7 +317,7 @@ fn questions_are_answered_by_a_pipe_and_change_only_their_lines() {
     assert_eq!(tree.read("passwords/ghcr.io"), "can\"ary\\2\n");
     assert_eq!(run("stat", &["-c", "%a", &folder]).said, "640\n");
 
-    // Another account for the same registry takes its place; the rest is kept by empty answers.
+    // Another account for the same registry replaces the first. Empty answers keep the rest.
     configure("\nghcr.io\nother\ncanary-3\n").expect_code(0);
     let text = tree.read("entrepot.toml");
     assert!(text.contains("username = \"other\"") && !text.contains("robot"), "{text}");

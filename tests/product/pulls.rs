@@ -1,5 +1,5 @@
-//! Pulls by real clients: through the proxy cold, from its cache the second time, with the names of the images as they
-//! are. The upstreams' counters are the proof, not the product's own.
+//! Pulls by real clients: through the proxy cold, and from its cache the second time, with the usual names of the
+//! images. The proof is the upstreams' counters, not the product's own.
 
 use entrepot_tests::clients::{Account, Client};
 use entrepot_tests::daemons::{Containerd, Dockerd};
@@ -21,7 +21,7 @@ struct Stock<'w> {
     upstream: Upstream<'w>,
     name: String,
     account: Account<'static>,
-    /// Bytes of the blobs that a client of this machine's platform fetches.
+    /// The bytes of the blobs that a client of this machine's platform fetches.
     bytes: u64,
 }
 
@@ -57,7 +57,7 @@ fn whole_stock(world: &World) -> Vec<Stock<'_>> {
     ]
 }
 
-/// Pulls everything twice with one client; the second time nothing of an image comes from upstream.
+/// Pulls everything twice with one client. The second time nothing of an image comes from upstream.
 fn cold_and_warm(stocks: &[Stock<'_>], pull: impl Fn(&Stock<'_>) -> Finished, forget: impl Fn(&Stock<'_>)) {
     for stock in stocks {
         pull(stock).expect_success(&format!("{} cold", stock.name));

@@ -1,5 +1,5 @@
-//! Pushes through the proxy to upstream registries: only where allowed, refused in the registry's own words else, and a
-//! pushed tag is seen by the next pull.
+//! Pushes through the proxy to upstream registries: only if they are allowed, else refused in the words of the
+//! protocol. The next pull sees a pushed tag.
 
 use bytes::Bytes;
 use entrepot_tests::daemons::Dockerd;

@@ -1,5 +1,5 @@
-//! `kill -9` at every step of a push: what was acknowledged is there afterwards, a tag never leads to a missing blob, and
-//! the same push made again succeeds.
+//! `kill -9` at every step of a push. Acknowledged content is there afterwards, a tag never points to a missing blob,
+//! and the same push succeeds when it is repeated.
 
 use bytes::Bytes;
 use entrepot_tests::door::{Door, Reply};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// Where the kill comes.
+/// The step at which the kill comes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Step {
     Begun,
@@ -54,7 +54,7 @@ pub(crate) fn push_manifest(door: &Door, image: &Image, tag: &str) -> Reply {
     door.request_with(Method::PUT, &path, &[("content-type", MANIFEST)], image.manifest.clone())
 }
 
-/// Sends the beginning of a request and waits for no answer.
+/// Sends the beginning of a request and does not wait for an answer.
 fn send(world: &World, method: &str, path: &str, more: &str, body: Bytes, length: usize) -> TcpStream {
     let head = format!("{method} {path} HTTP/1.1\r\nhost: {REGISTRY}\r\ncontent-length: {length}\r\n{more}\r\n");
     world.client.wait(async move {
@@ -66,7 +66,7 @@ fn send(world: &World, method: &str, path: &str, more: &str, body: Bytes, length
     })
 }
 
-/// Pushes up to a step; the blobs that were acknowledged.
+/// Pushes up to a step. Returns the blobs that were acknowledged.
 fn push_until(world: &World, door: &Door, image: &Image, tag: &str, step: Step) -> Vec<String> {
     let layer = &image.layers()[0];
     let place = begin(door);
@@ -130,7 +130,7 @@ fn killed_at_every_step_of_a_push() {
         let acknowledged = push_until(&world, &door, &image, &tag, *step);
         entrepot.kill();
         if number >= STEPS.len() as u64 {
-            // The index knows nothing that cannot be found again.
+            // The index contains nothing that cannot be rebuilt.
             std::fs::write(world.path("data/index.redb"), random_text()).expect("the index is a file");
         }
         entrepot.restart();

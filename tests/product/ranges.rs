@@ -1,4 +1,5 @@
-//! Ranges and HEAD: the same bytes on hit and miss, no fetch more than one, and a HEAD that stays one upstream.
+//! Ranges and HEAD: the bytes are the same on hit and miss, there is at most one fetch, and a HEAD stays a HEAD
+//! upstream.
 
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::fake::{Answer, Fake};

@@ -1,5 +1,5 @@
-//! Redirection fails open: whatever becomes of the proxy or the agent, new connections soon go where they meant to. Where
-//! the administrator enforces, it is the other way round.
+//! Redirection fails open: if the proxy or the agent fails, new connections soon go to their own destinations. If the
+//! administrator enforces redirection, they do not.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -14,9 +14,9 @@ use entrepot_tests::upstream::{GHCR, Upstream};
 use entrepot_tests::world::{World, address_of};
 use nix::sys::signal::Signal;
 
-/// What redirection promises about proxies and agents that die or hang.
+/// The promised bound on an outage after proxies or agents die or hang.
 const PROMISE: Duration = Duration::from_secs(3);
-/// Long enough that even a machine under load has come to rest.
+/// Long enough for a machine under load to become quiet.
 const WINDOW: Duration = Duration::from_secs(8);
 
 fn registry() -> SocketAddr {
@@ -29,7 +29,7 @@ fn learned<'w>(world: &'w World, arguments: &[&str]) -> Agent<'w> {
     agent
 }
 
-/// For how long new connections failed once `disturb` was done.
+/// Asserts that new connections failed for no longer than promised after `disturb`.
 fn outage_of(world: &World, what: &str, disturb: impl FnOnce()) {
     let outage = outage(&world.proxy, registry(), GHCR.host, WINDOW, disturb);
     let outage = outage.unwrap_or_else(|| panic!("{what}: new connections never recovered"));

@@ -1,4 +1,4 @@
-//! The appliance in the path: connections that are routed through it come to its door, without anything at the clients
+//! The appliance in the path: connections that are routed through it come to its door, without changes at the clients
 //! (`entrepot redirect gateway`).
 
 use std::process::Command;
@@ -63,7 +63,7 @@ fn ipv6_comes_to_the_door_and_strangers_keep_their_certificate() {
     let world = World::new();
     world.route_clients();
     let _ghcr = Upstream::start(&world, GHCR);
-    // A CDN: the registry's address, and a shop's.
+    // A CDN: a registry and a shop share its address.
     let shops: Vec<Server> = [format!("[{V6}]:443"), format!("{}:443", address_of("eu.pkg.dev"))]
         .iter()
         .map(|address| {

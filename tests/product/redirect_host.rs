@@ -1,5 +1,5 @@
-//! No proxy setting anywhere: the agent on a host leads its connections to the door, on the same machine or on an
-//! appliance, and leaves everything else alone (`entrepot redirect host`).
+//! Clients without any proxy setting: the agent on a host redirects its connections to the door, on the same machine or
+//! on an appliance, and leaves all other connections alone (`entrepot redirect host`).
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -22,8 +22,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// An address of the internet.
 const V6: &str = "fd90:2::11";
 
-/// A host that no other test has. The agent counts entrepot's own connections in every network namespace of the machine, so
-/// a test that compares this count needs an address to which no other entrepot connects.
+/// A host that no other test uses. The agent counts entrepot's own connections in every network namespace of the
+/// machine. So a test that compares this count needs an address to which no other entrepot connects.
 const UNSHARED: &str = "unshared.test";
 
 #[test]
@@ -130,7 +130,7 @@ fn a_server_that_speaks_first_is_reached_in_every_family_and_clients_see_whom_th
     let prefixes = [format!("{}/32", addresses[0].ip()), format!("{V6}/128")];
     let arguments = ["host", "--prefix", &prefixes[0], "--prefix", &prefixes[1]];
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &arguments);
-    // An IPv4 server as programs dial it that know IPv6 sockets only.
+    // An IPv4 server, dialled as by programs that use only IPv6 sockets.
     let IpAddr::V4(v4) = addresses[0].ip() else { panic!("the first is of IPv4") };
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), 443);
     for (number, address) in [addresses[0], mapped, addresses[1]].into_iter().enumerate() {
@@ -150,7 +150,7 @@ fn a_server_that_speaks_first_is_reached_in_every_family_and_clients_see_whom_th
     drop(servers);
 }
 
-/// A server that speaks first, and no TLS.
+/// A server that sends first, and does not speak TLS.
 fn greeting() -> Handler {
     Arc::new(|mut conn| {
         Box::pin(async move {
@@ -171,7 +171,7 @@ fn ten_thousand_answers_of_dns_and_ten_thousand_connections() {
     let redirected = world.proxy.run(|| (0..10_000u16).filter(|number| super::ask_and_connect(*number)).count());
     assert_eq!(redirected, 10_000, "every first connection came to the door");
     assert_eq!(agent.count("redirected"), 10_000);
-    // The agent learns from every answer that a process of the machine gets, so others may add to this count.
+    // The agent learns from every answer that a process of the machine gets, so other tests may add to this count.
     assert!(agent.count("learned") >= 10_000);
 }
 
@@ -253,7 +253,7 @@ fn what_is_missing_is_said_in_one_line() {
     assert!(!missing.status.success());
 }
 
-/// A web server that is no registry.
+/// A web server that is not a registry.
 fn shop(world: &World, host: &str) -> Server {
     let address = format!("{}:443", address_of(host)).parse().expect("an address");
     let tls = world.authority.server(&[host], &["http/1.1"]);

@@ -1,4 +1,4 @@
-//! Redirects are followed here, each code and form of them, and nothing secret follows across origins (T3).
+//! The proxy follows redirects of every code and form, and sends no secret to another origin (T3 of docs/threats.md).
 
 use bytes::Bytes;
 use entrepot_tests::entrepot::{Entrepot, Settings};
@@ -62,7 +62,7 @@ fn skopeo_pulls_through_a_cdn() {
     assert_no_secrets(&cdn.ledger.all());
 }
 
-/// Puts a chain of so many hops in front of a blob; returns the path of its start.
+/// Puts a chain of this many redirects in front of a blob. Returns the path of its start.
 fn chain(fake: &Fake, seed: u64, hops: usize) -> (String, Bytes) {
     let blob = blob(seed, 30_000);
     let start = format!("/v2/team/app/blobs/{}", blob.digest);

@@ -1,5 +1,5 @@
-//! Our own registry, by real clients: pushed by one, pulled by another, whatever way they reach it; its collection and
-//! its mirrors.
+//! Our own registry with real clients: one pushes, another pulls, by every way to reach it. Also its collection and its
+//! mirrors.
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::heavy;
 
 const PLAIN: &str = "10.90.1.1:5000";
 
-/// Leads what the client sends to the registry's default ports to the transparent door.
+/// Sends the client's connections to the registry's default ports to the transparent door.
 const LED_ASIDE: &str = "table ip nat {
   chain output {
     type nat hook output priority -100;
@@ -26,7 +26,7 @@ const LED_ASIDE: &str = "table ip nat {
   }
 }";
 
-/// A collection that waits for nobody.
+/// A collection without a grace period.
 fn collect(entrepot: &Entrepot<'_>, more: &str) -> Value {
     let (status, lines) = entrepot.admin(Method::POST, &format!("/api/registry/gc?grace=0s{more}"));
     assert_eq!(status, 200, "{lines}");

@@ -1,4 +1,4 @@
-//! `entrepot registry`: what an administrator does with the push registry from the command line.
+//! `entrepot registry`: an administrator's work on the push registry from the command line.
 
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images;
@@ -55,7 +55,7 @@ fn a_tree_of_dockers_registry_is_taken_over() {
     old.publish(&image, "team/app", "1");
     old.publish(&image, "team/deep/er/copy", "1");
     old.publish_index(&index, "team/multi", "latest");
-    // What docker-registry has on disk; it stops, as in a migration.
+    // docker-registry's data on disk. It is stopped, as in a migration.
     let port =
         6000 + address_of("plain.test").rsplit('.').next().and_then(|last| last.parse::<u16>().ok()).expect("v4");
     let tree = world.path(&format!("registry-{port}"));

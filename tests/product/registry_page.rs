@@ -1,5 +1,6 @@
-//! The registry's page for people, used as a browser uses it: what docker pushed is seen, deleted after a question, and the
-//! next pull fails. `chromium` shows it too where it is installed; it is too large to be installed for a test.
+//! The registry's page for people, used as by a browser: it shows the image that docker pushed, deletes it after a
+//! question, and the next pull fails. If `chromium` is installed, it shows the page too. It is too large to be
+//! installed for a test.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(crate) fn page(client: &Client<'_>, path: &str) -> String {
     client.curl(&["-f", &format!("{ORIGIN}{path}")]).expect_success(path).stdout
 }
 
-/// Fills in and sends the form on a page, as the browser of a person who looks at it; where that leads.
+/// Fills in and sends the form on a page, as a person's browser does. Returns the page after it.
 pub(crate) fn send(client: &Client<'_>, page: &str, action: &str, origin: &str) -> String {
     let field = |rest: &str, name: &str| {
         let value = rest.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"'));
@@ -33,7 +34,7 @@ pub(crate) fn send(client: &Client<'_>, page: &str, action: &str, origin: &str) 
     client.curl(&told).expect_success(action).stdout
 }
 
-/// What a browser makes of the page.
+/// The page as a browser renders it. None if there is no browser.
 fn looked_at(client: &Client<'_>, path: &str) -> Option<String> {
     Path::new("/usr/bin/chromium").exists().then(|| {
         let mut command = client.command("chromium");

@@ -1,5 +1,5 @@
-//! `/setup/systemd` as the Kind recipe uses it: through its two `sed` lines into bash, in a root of its own where
-//! `systemctl` only notes what it was told.
+//! `/setup/systemd` as the Kind recipe uses it: through its two `sed` lines into bash, in a separate root in which
+//! `systemctl` only records its arguments.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use entrepot_tests::process::finish;
 use entrepot_tests::root::in_own_root;
 use entrepot_tests::world::World;
 
-/// The recipe's line, word for word but for the address; the root's files that matter are shown after it.
+/// The recipe's line, word for word except for the address. Afterwards it prints the changed files of the root.
 const RECIPE: &str = r#"
 set -e
 mkdir -p /etc/systemd /out/bin

@@ -1,5 +1,6 @@
-//! One upstream fetch a digest, whoever asks and however many; everybody streams while it runs; whoever leaves harms
-//! nobody. The upstream's gate is closed while the tests look, so the order of events is certain.
+//! There is one upstream fetch for each digest, however many clients ask. All of them get bytes while it runs, and a
+//! client that leaves harms no other. The upstream's gate is closed while the tests look, so the order of events is
+//! certain.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::{blob, heavy};
 const SIZE: usize = 4 << 20;
 const GATE: usize = 1 << 20;
 
-/// A blob behind a gate: 1 MiB comes, the rest when the gate is opened.
+/// A blob behind a gate: 1 MiB is sent at once, the rest when the gate is opened.
 fn gated(world: &World, seed: u64) -> (Fake, Blob, String) {
     let fake = Fake::start(world, "fake.test");
     let blob = blob(seed, SIZE);
@@ -34,7 +35,7 @@ async fn begin(door: &Door, url: &str) -> (Running, Bytes) {
     (running, first)
 }
 
-/// The digest of everything.
+/// The digest of the whole body.
 async fn end((running, first): (Running, Bytes)) -> String {
     let rest = running.finish().await.body.expect("the whole body");
     sha256(&[first, rest].concat())

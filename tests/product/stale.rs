@@ -1,4 +1,4 @@
-//! Upstream is ill or gone: what is cached and permitted is served all the same, tag, ping and token included.
+//! Upstream fails or is gone: cached content that is permitted is served nevertheless, with tag, ping and token.
 
 use entrepot_tests::daemons::{Containerd, Dockerd};
 use entrepot_tests::entrepot::{Entrepot, Settings};
@@ -12,7 +12,7 @@ use crate::ACCEPT;
 
 const ACCOUNT: Option<(&str, &str)> = Some(("user", "canary-stale"));
 
-/// Each request about a tag goes upstream: nothing is fresh.
+/// Each request for a tag goes upstream, because nothing counts as fresh.
 fn eager() -> Settings {
     Settings::new().set("cache.tags", "revalidate_interval = \"0s\"")
 }

@@ -1,5 +1,6 @@
-//! docker-registry-proxy is taken over as it stands: its environment, its volumes, its CA with its passphrase. The
-//! product runs in a root where `/ca` and `/docker_mirror_cache` exist, with no configuration file and no argument.
+//! The product takes over docker-registry-proxy's installation: its environment, its volumes, and its CA with the
+//! passphrase. It runs in a root with `/ca` and `/docker_mirror_cache`, without a configuration file and without
+//! arguments.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +14,7 @@ use entrepot_tests::root::in_own_root;
 use entrepot_tests::upstream::{GHCR, HUB, PRIVATE, QUAY, Upstream};
 use entrepot_tests::world::World;
 
-/// Makes the CA as docker-registry-proxy's script does, in the form that `traditional` or newer openssl writes.
+/// Makes the CA as docker-registry-proxy's script does, in the form of traditional or of newer openssl.
 fn make_ca(world: &World, traditional: bool) -> PathBuf {
     let directory = world.make_directory("ca-volume");
     let openssl = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! The transparent door itself: what it makes of connections that arrive without an introduction, whoever led them there.
+//! The transparent door itself: its treatment of connections without a CONNECT, by whatever way they were redirected.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -25,7 +25,7 @@ fn shop(world: &World) -> Server {
     Server::start(&world.internet, address, Some(tls), http(|_| async { Response::new(full("from the shop")) }))
 }
 
-/// A version 2 header: who connects, and where to.
+/// A version 2 header with the client and the destination.
 fn proxy_header(client: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
     header.extend(client);
@@ -67,7 +67,7 @@ fn only_relays_of_the_configured_networks_are_believed() {
     let _shop = shop(&world);
     let destination: [u8; 4] = address_of("outside.test").parse::<std::net::Ipv4Addr>().expect("an address").octets();
     let header = proxy_header([192, 0, 2, 9], destination, 443);
-    // Nobody has this name: only the header can tell where the connection goes.
+    // No host has this name: only the header tells the destination.
     let hello = client_hello("nowhere.invalid");
     let relayed = |world: &World| {
         let (header, hello) = (header.clone(), hello.clone());
@@ -97,7 +97,7 @@ fn who_says_neither_name_nor_destination_is_closed() {
             stream.set_read_timeout(Some(PATIENCE)).expect("an option");
             stream.write_all(opening).expect("sent");
             let mut answer = Vec::new();
-            // A reset says the same as an end.
+            // A reset means the same as an end.
             match stream.read_to_end(&mut answer) {
                 Ok(_) => answer.len(),
                 Err(error) => usize::from(error.kind() == std::io::ErrorKind::WouldBlock),

@@ -1,5 +1,5 @@
-//! Hosts that are no registries: tunnelled sealed, or refused by policy; never to ourselves, loopback or link-local
-//! (T5, T6, T19).
+//! Hosts that are not registries: their TLS is tunnelled unopened, or refused by policy. No tunnel leads to ourselves,
+//! loopback or link-local addresses (T5, T6, T19 of docs/threats.md).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use entrepot_tests::world::{World, address_of};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// A web server that is no registry.
+/// A web server that is not a registry.
 fn outside(world: &World) -> Server {
     let address = format!("{}:443", address_of("outside.test")).parse().expect("an address");
     let tls = world.authority.server(&["outside.test"], &["http/1.1"]);

@@ -1,5 +1,5 @@
-//! The Vagrantfile, read as Vagrant reads it, on hosts made of namespaces: which interface it takes, and whether every
-//! provider gets the program. Machines that start are in `tests/vm`.
+//! The Vagrantfile, read as Vagrant reads it, on hosts made of namespaces: the interface that it chooses, and the
+//! program that every provider gets. Machines that start are in `tests/vm`.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use entrepot_tests::machine::repository;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A host: its interfaces, by a shell line in a network namespace of its own, and the files beside the Vagrantfile.
+/// A host: its interfaces, made by a shell line in a separate network namespace, and the files beside the Vagrantfile.
 struct Host {
     interfaces: &'static str,
     folder: TempDir,
@@ -47,7 +47,7 @@ impl Host {
         vagrant.output().expect("unshare of util-linux is installed")
     }
 
-    /// What comes of it.
+    /// The result of reading the Vagrantfile.
     #[track_caller]
     fn machine(&self, provider: &str, environment: &[(&str, &str)]) -> Value {
         let output = self.vagrant(provider, "up", environment);
@@ -55,7 +55,7 @@ impl Host {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// The line that it ends with instead.
+    /// The error line with which reading it ends.
     #[track_caller]
     fn refusal(&self, provider: &str) -> String {
         let output = self.vagrant(provider, "up", &[]);
@@ -111,7 +111,7 @@ fn every_provider_gets_the_program_and_our_image_drops_it() {
     let host = Host::new(LAN);
     assert!(host.refusal("vmware_desktop").contains("run image/build, or cargo build --release"));
     assert!(host.vagrant("vmware_desktop", "destroy", &[]).status.success());
-    // A box for libvirt is none for the others.
+    // A box for libvirt does not work with other providers.
     for architecture in ["amd64", "arm64"] {
         let name = format!("entrepot-{architecture}.libvirt.box");
         host.write(&format!("image/out/{name}"), "");

@@ -1,6 +1,7 @@
-//! The redirect agent under test: started in a namespace, awaited until it redirects, asked for its status, and ended.
-//! Its programs redirect connections of its own network namespace only, so tests do not disturb each other. The counters of
-//! addresses and of entrepot's own connections (`not_listed`, `learned`, `own`) count for the whole machine.
+//! The redirect agent under test: it is started in a namespace, awaited until it redirects, asked for its status, and
+//! ended. Its programs redirect only connections of its own network namespace, so tests do not disturb each other. The
+//! counters of addresses and of entrepot's own connections (`not_listed`, `learned`, `own`) count for the whole
+//! machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -25,14 +26,13 @@ pub struct Agent<'w> {
     process: Process,
 }
 
-/// A control group of a test's own, below the root of the unified hierarchy; removed when it is dropped.
+/// A test's own control group, below the root of the unified hierarchy. It is removed when it is dropped.
 pub struct ControlGroup {
     name: String,
     path: PathBuf,
 }
 
 impl ControlGroup {
-    /// A fresh one.
     pub fn new(purpose: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
@@ -45,12 +45,12 @@ impl ControlGroup {
         Self { name, path }
     }
 
-    /// Its path below the root.
+    /// The path below the root.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file that takes processes.
+    /// The file into which process ids are written.
     pub fn processes(&self) -> String {
         self.path.join("cgroup.procs").display().to_string()
     }
@@ -58,7 +58,7 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // Its last process may be ending still.
+        // The last process may still be ending.
         let deadline = Instant::now() + Duration::from_secs(10);
         while remove_groups(&self.path).is_err() && Instant::now() < deadline {
             std::thread::yield_now();
@@ -66,7 +66,7 @@ impl Drop for ControlGroup {
     }
 }
 
-/// A group and those that its processes have made in it.
+/// Removes a group, and the groups that its processes have created in it.
 fn remove_groups(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
@@ -77,7 +77,7 @@ fn remove_groups(path: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-/// The verifier reads a program of many thousand steps; on a busy machine that takes its time.
+/// The time for the start: the verifier reads programs of many thousand steps, which is slow on a busy machine.
 const START: Duration = Duration::from_secs(60);
 const COMMAND: Duration = Duration::from_secs(30);
 
@@ -89,7 +89,7 @@ impl<'w> Agent<'w> {
         agent
     }
 
-    /// Starts it, and returns when its programs are attached, whether or not there is a door.
+    /// Starts the agent, and returns when its programs are attached, whether or not there is a door.
     pub fn attach(world: &'w World, namespace: &'w Namespace, settings: &Settings, arguments: &[&str]) -> Self {
         let file = world.path(&format!("agent-{}.toml", namespace.name()));
         let socket = world.path(&format!("agent-{}.sock", namespace.name()));
@@ -100,13 +100,13 @@ impl<'w> Agent<'w> {
         Self { namespace, file, socket, process }
     }
 
-    /// Its status, as a program reads it.
+    /// The status, as a program reads it.
     pub fn status(&self) -> Value {
         let finished = self.command(&["status", "--json"]).expect_success("entrepot redirect status --json");
         serde_json::from_str(&finished.stdout).expect("JSON")
     }
 
-    /// How often an outcome was counted.
+    /// The count of an outcome.
     pub fn count(&self, outcome: &str) -> u64 {
         let status = self.status();
         let counters = status["counters"].as_array().expect("counters");
@@ -114,12 +114,12 @@ impl<'w> Agent<'w> {
         counted.unwrap_or_else(|| panic!("no counter {outcome}"))["count"].as_u64().expect("a number")
     }
 
-    /// `entrepot redirect` with these arguments, to its end.
+    /// Runs `entrepot redirect` with these arguments to its end.
     pub fn command(&self, arguments: &[&str]) -> Finished {
         finish(self.namespace, command(&self.file, arguments), COMMAND)
     }
 
-    /// Waits until the status has what is wanted.
+    /// Waits until the status fulfils the condition.
     #[track_caller]
     pub fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + COMMAND;
@@ -132,14 +132,14 @@ impl<'w> Agent<'w> {
         }
     }
 
-    /// Its metrics, by its unix socket.
+    /// The metrics, read by the agent's unix socket.
     pub fn metrics(&self) -> String {
         let mut command = Command::new("curl");
         command.args(["-fsS", "--unix-socket"]).arg(&self.socket).arg("http://agent/metrics");
         finish(self.namespace, command, COMMAND).expect_success("GET /metrics").stdout
     }
 
-    /// SIGTERM, and how it ended. Nothing that it had loaded stays in the kernel.
+    /// Sends SIGTERM and returns the exit status. Asserts that nothing of the agent stays in the kernel.
     pub fn terminate(&self) -> ExitStatus {
         let loaded = Loaded::by(self.process.pid());
         self.process.signal(Signal::SIGTERM);
@@ -148,7 +148,6 @@ impl<'w> Agent<'w> {
         status
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }

@@ -1,8 +1,9 @@
-//! The appliance as a virtual machine: its image started by QEMU on the bridge of a [`Lan`], reached as its owner reaches
-//! it, by SSH with a key that QEMU hands over, and as its clients do.
+//! The appliance as a virtual machine: QEMU starts its image on the bridge of a [`Lan`]. The tests reach it as its
+//! owner does, by SSH with a key from QEMU, and as its clients do.
 //!
-//! QEMU emulates: no test needs /dev/kvm. The processor has no cmpxchg16b, on which QEMU 7.2's emulation makes guests
-//! panic at random, and only one of them: two that wait for each other on a busy machine stand still for minutes.
+//! QEMU emulates, so no test needs /dev/kvm. The emulated processor has no cmpxchg16b, because with it guests of QEMU
+//! 7.2 panic at random. The machine has only one processor: two that wait for each other on a busy host stand still for
+//! minutes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,15 +19,15 @@ use crate::world::{PROXY_ADDRESS, World};
 
 /// An emulated machine on two busy cores takes minutes.
 pub const BOOT: Duration = Duration::from_secs(420);
-/// Making an initrd there takes minutes too.
+/// The time for a command: making an initrd takes minutes there.
 const COMMAND: Duration = Duration::from_secs(900);
 
-/// What the machine is made of.
+/// The parts of the machine.
 #[derive(Default)]
 pub struct Hardware {
-    /// It starts by EFI; else by BIOS.
+    /// True if it starts by EFI, false if by BIOS.
     pub efi: bool,
-    /// A second disk: the file, and its serial number.
+    /// A second disk: the file and its serial number.
     pub second_disk: Option<(PathBuf, &'static str)>,
 }
 
@@ -39,7 +40,7 @@ pub struct Appliance<'w> {
 }
 
 impl<'w> Appliance<'w> {
-    /// Starts `image` on a disk of its own, which nothing else writes; returns at once.
+    /// Starts `image` on its own disk, which nothing else writes. Returns at once.
     pub fn start(world: &'w World, _lan: &Lan<'_>, image: &Path, hardware: &Hardware) -> Self {
         let key = world.path("ssh-key");
         if !key.exists() {
@@ -56,7 +57,7 @@ impl<'w> Appliance<'w> {
         Self { world, process, serial, key }
     }
 
-    /// Waits until clients are served.
+    /// Waits until the appliance serves clients.
     pub fn wait_ready(&self) {
         let began = Instant::now();
         while !self.page("/", "*/*").contains("proxy is working") {
@@ -66,7 +67,7 @@ impl<'w> Appliance<'w> {
         }
     }
 
-    /// What the proxy's port answers, or nothing.
+    /// The answer of the proxy's port, or an empty text.
     pub fn page(&self, path: &str, accept: &str) -> String {
         let mut curl = Command::new("curl");
         curl.args(["-s", "--noproxy", "*", "--retry", "3", "--retry-connrefused", "--retry-delay", "1", "-m", "15"]);
@@ -88,7 +89,7 @@ impl<'w> Appliance<'w> {
         }
     }
 
-    /// A script as root, to its end.
+    /// Runs a script as root to its end.
     pub fn run(&self, script: &str) -> Finished {
         let mut ssh = Command::new("ssh");
         ssh.arg("-i").arg(&self.key).args(["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"]);
@@ -97,7 +98,7 @@ impl<'w> Appliance<'w> {
         finish(&self.world.client, ssh, COMMAND)
     }
 
-    /// The same, and it has to succeed; what it printed.
+    /// Runs a script that has to succeed, and returns its output.
     #[track_caller]
     pub fn must(&self, script: &str) -> String {
         self.run(script).expect_success(script).stdout
@@ -115,13 +116,13 @@ impl<'w> Appliance<'w> {
         self.wait_ready();
     }
 
-    /// Ends it in order, and waits for the end.
+    /// Shuts the machine down, and waits for the end.
     pub fn power_off(&self) {
         self.run("systemctl poweroff");
         self.process.wait_exit(BOOT);
     }
 
-    /// Lets the appliance trust the test's internet, as an administrator does.
+    /// Makes the appliance trust the test's internet, as an administrator does.
     pub fn trust_internet(&self) {
         let ca = std::fs::read_to_string(self.world.internet_ca()).expect("the CA");
         self.must(&format!(
@@ -131,14 +132,14 @@ impl<'w> Appliance<'w> {
         self.wait_ready();
     }
 
-    /// Its CA's certificate, in a file.
+    /// The CA's certificate, in a file.
     pub fn ca(&self) -> PathBuf {
         let path = self.world.path("appliance-ca.pem");
         std::fs::write(&path, self.page("/ca.crt", "*/*")).expect("the CA file");
         path
     }
 
-    /// Clients that use its proxy and trust its CA.
+    /// Clients that use the appliance's proxy and trust its CA.
     pub fn client(&self) -> Client<'w> {
         Client::behind(self.world, &format!("http://{PROXY_ADDRESS}:3128"), self.ca())
     }
@@ -164,7 +165,7 @@ fn qemu(world: &World, disk: &Path, serial: &Path, key: &Path, hardware: &Hardwa
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "1024", "-nodefaults"]);
     qemu.args(["-display", "none", "-serial"]).arg(format!("file:{}", serial.display()));
     qemu.arg("-drive").arg(format!("if=none,id=system,format=qcow2,file={}", disk.display()));
-    // Named as what to start from: firmware would try the network first, for minutes.
+    // The boot index is named because the firmware would otherwise try the network first, for minutes.
     qemu.args(["-device", "virtio-blk-pci,drive=system,bootindex=1"]);
     qemu.args(["-netdev", &format!("tap,id=lan,ifname={TAP},script=no,downscript=no")]);
     qemu.args(["-device", &format!("virtio-net-pci,netdev=lan,mac={MAC}"), "-device", "virtio-rng-pci"]);
@@ -183,7 +184,7 @@ fn qemu(world: &World, disk: &Path, serial: &Path, key: &Path, hardware: &Hardwa
     qemu
 }
 
-/// Between two looks at a machine that takes minutes.
+/// The pause between two looks at a machine that takes minutes.
 fn pause(namespace: &crate::namespace::Namespace) {
     namespace.wait(async { tokio::time::sleep(Duration::from_secs(1)).await });
 }

@@ -1,4 +1,4 @@
-//! A certificate authority of the tests: the internet's servers have their certificates from one.
+//! A certificate authority of the tests. It issues the certificates of the internet's servers.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A root and what is needed to sign with it.
+/// A root certificate with its key.
 pub struct Authority {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,

@@ -1,4 +1,4 @@
-//! A real Avahi in a namespace, with a D-Bus of its own: what a machine of the local network resolves names with.
+//! A real Avahi in a namespace, with its own D-Bus. Machines of the local network resolve names with it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Avahi<'w> {
 }
 
 impl<'w> Avahi<'w> {
-    /// Starts one whose machine is called `host`; returns when it has that name, or another one for a conflict.
+    /// Starts an Avahi on a machine called `host`. Returns when it has that name, or another one because of a conflict.
     pub fn start(world: &World, namespace: &'w Namespace, host: &str) -> Self {
         let folder = world.make_directory(&format!("avahi-{}", namespace.name()));
         let bus_file = folder.join("bus.conf");
@@ -37,7 +37,7 @@ impl<'w> Avahi<'w> {
         Self { namespace, _daemon: daemon, _bus: bus }
     }
 
-    /// The IPv4 or IPv6 address of a name; none where nobody answers.
+    /// The IPv4 or IPv6 address of a name. None if no machine answers.
     pub fn resolve(&self, family: &str, name: &str) -> Option<String> {
         let mut command = Command::new("avahi-resolve");
         command.args([family, "-n", name]);
@@ -45,7 +45,7 @@ impl<'w> Avahi<'w> {
         stdout.split_whitespace().nth(1).map(str::to_owned)
     }
 
-    /// Asks again until the address is the one, at most so long.
+    /// Asks again until the address is `wanted`, for at most `within`.
     pub fn wait_resolved(&self, name: &str, wanted: Option<&str>, within: Duration) {
         let began = Instant::now();
         loop {
@@ -57,7 +57,7 @@ impl<'w> Avahi<'w> {
         }
     }
 
-    /// `avahi-browse`, running: it says what comes and what goes.
+    /// Starts `avahi-browse`, which prints the services that come and go.
     pub fn browse(&self, service: &str) -> Process {
         let mut command = Command::new("avahi-browse");
         command.args(["-rpk", service]);

@@ -1,5 +1,5 @@
-//! Debian's docker-registry: the real thing behind the fronts, on a loopback port of the internet, storage in the world's
-//! directory. Images are uploaded to it directly, past the front's rights and counters.
+//! Debian's docker-registry: the real registry behind the fronts, on a loopback port of the internet, with its storage
+//! in the world's directory. Images are uploaded to it directly, past the front's rights and counters.
 
 use std::process::Command;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Starts one that listens on `port`; returns when it does.
+    /// Starts a registry that listens on `port`. Returns when it does.
     pub(crate) fn start(world: &World, port: u16) -> Self {
         let storage = world.make_directory(&format!("registry-{port}"));
         let file = world.path(&format!("registry-{port}.yml"));
@@ -76,7 +76,7 @@ impl Backend {
     }
 }
 
-/// Sends one request to the registry on `port`; the caller is inside the internet.
+/// Sends one request to the registry on `port`. The caller is inside the internet.
 pub(crate) async fn send(port: u16, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
     let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;

@@ -1,5 +1,5 @@
-//! What a process has loaded into the kernel: programs, maps and links, known by their numbers, so that a test can tell
-//! whether they are gone after it, whatever other tests have loaded.
+//! The kernel objects that a process has loaded: programs, maps and links, known by their numbers. So a test can tell
+//! whether they are gone after the process, whatever other tests have loaded.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 
-/// A kind of object, as /proc/PID/fdinfo names it, with those of the whole machine.
+/// A kind of object, by its name in /proc/PID/fdinfo, and a function that lists all objects of the machine.
 type Kind = (&'static str, fn() -> BTreeSet<u32>);
 
-/// An object may go while it is looked at: then it is gone.
+/// An object that vanishes while it is read counts as gone.
 const KINDS: [Kind; 3] = [
     ("prog_id:", || loaded_programs().flatten().map(|program| program.id()).collect()),
     ("map_id:", || loaded_maps().flatten().map(|map| map.id()).collect()),
     ("link_id:", || loaded_links().flatten().map(|link| link.id()).collect()),
 ];
 
-/// The kernel frees them when nobody looks any more, which takes a moment.
+/// The kernel frees objects a moment after their last user.
 const FREED: Duration = Duration::from_secs(30);
 
 /// Objects of each kind.
 pub struct Loaded([BTreeSet<u32>; 3]);
 
 impl Loaded {
-    /// Those that a process holds now; there are programs, maps and links.
+    /// The objects that a process holds now. Asserts that there are programs, maps and links.
     pub fn by(pid: i32) -> Self {
         let folder = format!("/proc/{pid}/fdinfo");
         let files = std::fs::read_dir(folder).expect("the process's descriptors").flatten();
@@ -40,7 +40,7 @@ impl Loaded {
         loaded
     }
 
-    /// Waits until the kernel has none of them.
+    /// Waits until the kernel has none of these objects.
     #[track_caller]
     pub fn wait_gone(&self) {
         let deadline = Instant::now() + FREED;

@@ -1,5 +1,5 @@
-//! A client's host that sets itself up: this machine's real files in a root of their own, real trust tools, and a real
-//! dockerd that is restarted by what stands in for systemctl.
+//! A client's host that sets itself up: this machine's real files in a separate root, real trust tools, and a real
+//! dockerd that a substitute for systemctl restarts.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use crate::world::World;
 
 const LONG: Duration = Duration::from_secs(240);
 
-/// Functions that every such host has. systemctl notes what it was told, and restarts dockerd with the environment of
-/// its drop-ins, as systemd would.
+/// Shell functions that every such host has. `systemctl` records its arguments, and restarts dockerd with the
+/// environment of its drop-ins, as systemd would.
 const FUNCTIONS: &str = include_str!("client_host.sh");
 
-/// A client's host in a root of its own; what it leaves in `/out` can be read afterwards.
+/// A client's host in its own root. The files in `/out` can be read afterwards.
 pub struct ClientHost<'w> {
     world: &'w World,
     out: PathBuf,
@@ -32,7 +32,7 @@ impl<'w> ClientHost<'w> {
         Self { world, out }
     }
 
-    /// Runs a shell script there to its end. Whatever it starts dies with it.
+    /// Runs a shell script there to its end. Its processes die with it.
     pub fn run(&self, script: &str, variables: &[(&str, &str)]) -> Finished {
         let mut shell = Command::new("bash");
         shell.args(["-c", &format!("{FUNCTIONS}\n{script}")]).env("HOME", "/out/home");
@@ -60,7 +60,7 @@ impl<'w> ClientHost<'w> {
         std::fs::read_to_string(self.out.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// The files that set-up may touch are as they were when `before` was made.
+    /// Asserts that the files that set-up may touch are as they were when `before` was made.
     #[track_caller]
     pub fn assert_as_before(&self, what: &str) {
         let (before, after) = (self.read("before"), self.read("after"));

@@ -1,5 +1,5 @@
-//! Real clients that need no daemon: skopeo, podman, curl. A [`Client`] is where they run, through which proxy, and
-//! whose certificates they trust; the daemons of [`crate::daemons`] are started from one too.
+//! Real clients that need no daemon: skopeo, podman, curl. A [`Client`] says where they run, through which proxy, and
+//! which certificates they trust. The daemons of [`crate::daemons`] are started from one too.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,20 +10,20 @@ use crate::namespace::Namespace;
 use crate::process::{Finished, PATH, finish};
 use crate::world::World;
 
-/// A pull ends within this time.
+/// The longest time of a pull.
 pub const PULL: Duration = Duration::from_secs(180);
 
 /// A user's name and password.
 pub type Account<'a> = Option<(&'a str, &'a str)>;
 
-/// Where and how clients run.
+/// The place and the environment of clients.
 pub struct Client<'w> {
     pub(crate) world: &'w World,
     pub(crate) namespace: &'w Namespace,
     proxy: Option<String>,
     trust: PathBuf,
     insecure: Vec<String>,
-    /// Where its programs are looked for first.
+    /// The folder in which programs are looked for first.
     programs: Option<PathBuf>,
 }
 
@@ -45,24 +45,24 @@ impl<'w> Client<'w> {
         Self { world, namespace: &world.client, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
-    /// In the internet itself, with no proxy: proves the harness and nothing else.
+    /// In the internet itself, without a proxy. This tests only the harness.
     pub fn direct(world: &'w World) -> Self {
         let (namespace, trust) = (&world.internet, world.internet_ca());
         Self { world, namespace, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
-    /// In `namespace`, with no proxy setting at all, trusting only `trust`.
+    /// In `namespace`, without any proxy setting, trusting only `trust`.
     pub fn without_proxy(world: &'w World, namespace: &'w Namespace, trust: PathBuf) -> Self {
         Self { world, namespace, proxy: None, trust, insecure: Vec::new(), programs: None }
     }
 
-    /// Also talks to this registry without TLS.
+    /// Uses this registry without TLS too.
     pub fn insecure(mut self, registry: &str) -> Self {
         self.insecure.push(registry.to_owned());
         self
     }
 
-    /// Takes the programs that `tests/newer-clients` unpacked before the machine's own.
+    /// Prefers the programs that `tests/newer-clients` unpacked to those of the machine.
     pub fn newer(mut self) -> Self {
         let target = std::env::current_exe().expect("the path of this test");
         let programs = target.ancestors().nth(3).expect("target/debug/deps/NAME").join("clients");
@@ -71,12 +71,12 @@ impl<'w> Client<'w> {
         self
     }
 
-    /// A directory of its own, where its commands may leave files.
+    /// The client's own directory, in which its commands may leave files.
     pub fn directory(&self) -> PathBuf {
         self.world.make_directory("work")
     }
 
-    /// Where its commands run.
+    /// The namespace in which its commands run.
     pub fn namespace(&self) -> &'w Namespace {
         self.namespace
     }
@@ -98,7 +98,7 @@ impl<'w> Client<'w> {
         command
     }
 
-    /// A command that finds the client's programs, and nothing else of its environment.
+    /// A command that finds the client's programs. Nothing else is in its environment.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         if let Some(programs) = &self.programs {
@@ -129,7 +129,7 @@ impl<'w> Client<'w> {
         finish(self.namespace, command, PULL)
     }
 
-    /// `podman pull`, and everything removed again after it.
+    /// `podman pull`. Everything is removed again afterwards.
     pub fn podman_pull(&self, image: &str, account: Account<'_>) -> Finished {
         let podman = self.storage("podman");
         let verify = format!("--tls-verify={}", self.verifies(image));
@@ -144,7 +144,7 @@ impl<'w> Client<'w> {
         pulled
     }
 
-    /// `podman` or `buildah` with a storage that nothing has used.
+    /// `podman` or `buildah` with a new storage.
     pub fn storage(&self, program: &'static str) -> impl Fn(&[&str]) -> Finished {
         let (root, run) = (self.fresh(program), self.fresh(&format!("{program}-run")));
         let cgroups: &[&str] =
@@ -172,7 +172,7 @@ impl<'w> Client<'w> {
         !self.insecure.iter().any(|registry| image.starts_with(&format!("{registry}/")))
     }
 
-    /// A directory that nothing has used.
+    /// A new directory.
     pub(crate) fn fresh(&self, name: &str) -> PathBuf {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         self.world.make_directory(&format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed)))

@@ -1,5 +1,5 @@
-//! Real clients that are daemons: dockerd and containerd, each with a private root, socket and process namespace, so
-//! whatever they start dies with them.
+//! Real clients that are daemons: dockerd and containerd. Each has a private root, socket and process namespace, so its
+//! processes die with it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::process::{Finished, Process, finish};
 
 const START: Duration = Duration::from_secs(60);
 
-/// A dockerd of its own.
+/// A test's own dockerd.
 pub struct Dockerd<'c, 'w> {
     client: &'c Client<'w>,
     directory: PathBuf,
     process: Process,
 }
 
-/// A containerd of its own.
+/// A test's own containerd.
 pub struct Containerd<'c, 'w> {
     client: &'c Client<'w>,
     directory: PathBuf,
@@ -29,12 +29,12 @@ pub struct Containerd<'c, 'w> {
 }
 
 impl<'c, 'w> Dockerd<'c, 'w> {
-    /// Starts one; returns when its socket answers.
+    /// Starts a dockerd. Returns when its socket answers.
     pub fn start(client: &'c Client<'w>) -> Self {
         Self::start_with(client, &[])
     }
 
-    /// The same with further options of the daemon.
+    /// Starts a dockerd with further options.
     pub fn start_with(client: &'c Client<'w>, options: &[&str]) -> Self {
         let directory = client.fresh("docker");
         std::fs::create_dir_all(directory.join("config")).expect("a directory");
@@ -62,7 +62,6 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         finish(self.client.namespace, command, PULL)
     }
 
-    /// `docker pull`.
     pub fn pull(&self, image: &str) -> Finished {
         self.docker(&["pull", "-q", image])
     }
@@ -72,7 +71,7 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         self.docker(&["image", "prune", "-af"]).expect_success("docker image prune");
     }
 
-    /// What `docker login` leaves behind, or `docker logout`.
+    /// Writes the credentials as `docker login` does, or removes them as `docker logout` does.
     pub fn log_in(&self, registry: &str, account: Account<'_>) {
         let auths = match account {
             None => json!({}),
@@ -82,19 +81,17 @@ impl<'c, 'w> Dockerd<'c, 'w> {
         std::fs::write(self.directory.join("config/config.json"), config).expect("docker's configuration");
     }
 
-    /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("sock")
     }
 
-    /// The daemon itself.
     pub fn process(&self) -> &Process {
         &self.process
     }
 }
 
 impl<'c, 'w> Containerd<'c, 'w> {
-    /// Starts one; returns when it has booted.
+    /// Starts a containerd. Returns when it has booted.
     pub fn start(client: &'c Client<'w>) -> Self {
         let directory = client.fresh("containerd");
         let at = |name: &str| directory.join(name).display().to_string();
@@ -111,7 +108,7 @@ impl<'c, 'w> Containerd<'c, 'w> {
         Self { client, directory, _process: process }
     }
 
-    /// `ctr` with these arguments and the client's environment: it pulls by itself.
+    /// `ctr` with these arguments and the client's environment, because `ctr` pulls by itself.
     pub fn ctr(&self, arguments: &[&str]) -> Finished {
         let mut command = self.client.command("ctr");
         command.arg("--address").arg(self.directory.join("sock")).args(arguments);

@@ -1,5 +1,5 @@
-//! A bare HTTP client of the proxy: one CONNECT and one TLS handshake a request, as most runtimes do, headers as the
-//! test wants them, and nothing repaired. For what real clients cannot be made to send or tell.
+//! A bare HTTP client of the proxy: one CONNECT and one TLS handshake for each request, as in most runtimes. It sends
+//! the headers of the test and repairs nothing. It is for cases that real clients cannot produce or report.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,7 +28,7 @@ use crate::serve::{BoxError, full};
 use crate::tokens::basic;
 use crate::upstream::{Auth, Site};
 
-/// Any request of the tests ends within this time.
+/// The longest time of any request of the tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client at the proxy's door.
@@ -42,21 +42,16 @@ pub struct Door {
 /// A whole answer.
 #[derive(Debug)]
 pub struct Reply {
-    /// Its status.
     pub status: StatusCode,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// The body if it came to its end, else what came and why it ended.
+    /// The body if it is complete, else the bytes that came and the reason why it ended.
     pub body: Result<Bytes, (Bytes, String)>,
 }
 
 /// An answer whose body is still coming.
 pub struct Running {
-    /// Its status.
     pub status: StatusCode,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Incoming,
 }
 
@@ -87,7 +82,7 @@ impl Door {
         self.request_with(method, url, headers, Bytes::new())
     }
 
-    /// A request, to its end.
+    /// A request to its end.
     #[track_caller]
     pub fn request_with(&self, method: Method, url: &str, headers: &[(&str, &str)], body: Bytes) -> Reply {
         let (door, url, headers) = (self.clone(), url.to_owned(), owned(headers));
@@ -96,7 +91,7 @@ impl Door {
         self.wait(whole).unwrap_or_else(|error: BoxError| panic!("{name}: no answer: {error}"))
     }
 
-    /// Runs `task` in the client's namespace, at most `PATIENCE`.
+    /// Runs `task` in the client's namespace, for at most `PATIENCE`.
     pub fn wait<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> T {
         let (done, result) = std::sync::mpsc::channel();
         self.runtime.spawn(async move {
@@ -105,7 +100,7 @@ impl Door {
         result.recv().expect("the task did not panic").expect("an end within PATIENCE")
     }
 
-    /// A request whose body is taken by the caller.
+    /// Begins a request. The caller reads the body.
     pub async fn start(
         &self,
         method: Method,
@@ -146,7 +141,7 @@ impl Door {
         Ok(self.tls.connect(name, tcp).await?)
     }
 
-    /// CONNECT: the open tunnel, or the refusal's first line as the error.
+    /// CONNECT. Returns the open tunnel, or the first line of a refusal as the error.
     pub async fn tunnel(&self, authority: &str) -> Result<TcpStream, BoxError> {
         let mut tcp = TcpStream::connect(self.proxy).await?;
         tcp.write_all(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").as_bytes()).await?;
@@ -159,14 +154,15 @@ impl Door {
         if line.contains(" 200") { Ok(tcp) } else { Err(line.to_owned().into()) }
     }
 
-    /// CONNECT and what came of it: the first line of a refusal as the error.
+    /// CONNECT. Returns the first line of a refusal as the error.
     pub fn connect(&self, authority: &str) -> Result<(), String> {
         let (door, authority) = (self.clone(), authority.to_owned());
         self.wait(async move { door.tunnel(&authority).await.map(drop).map_err(|error| error.to_string()) })
     }
 
-    /// Sends `bytes` to the door as they are; returns everything that came until the proxy closed, and whether it did
-    /// within `quiet`.
+    /// Sends `bytes` to the door unchanged. Returns all bytes that came until the proxy closed, and whether it closed
+    /// within
+    /// `quiet`.
     pub fn raw(&self, bytes: &[u8], quiet: Duration) -> (String, bool) {
         let (proxy, bytes) = (self.proxy, bytes.to_vec());
         self.wait(async move {
@@ -184,8 +180,8 @@ impl Door {
         })
     }
 
-    /// An Authorization value that reads `repository` of `site`, got through the proxy as clients get it; none where
-    /// the registry gives none.
+    /// An Authorization value that may read `repository` of `site`. It is requested through the proxy, as clients do.
+    /// None if the registry gives none.
     pub fn authorization(&self, site: &Site, repository: &str, account: Option<(&str, &str)>) -> Option<String> {
         let password = account.map(|(user, password)| basic(user, password));
         match site.auth {
@@ -220,7 +216,7 @@ impl Running {
         Reply { status: self.status, headers: self.headers, body }
     }
 
-    /// The next bytes of the body; none at its end.
+    /// The next bytes of the body. None at its end.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             match self.body.frame().await? {
@@ -235,12 +231,12 @@ impl Running {
 }
 
 impl Reply {
-    /// A header's text, empty where there is none.
+    /// A header's text. Empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// What came, in a line: the body's digest if the answer was 2xx and complete, else what it was instead.
+    /// The answer in a line: the body's digest if the answer was 2xx and complete, else a description.
     pub fn content(&self) -> String {
         match &self.body {
             Ok(body) if self.status.is_success() => sha256(body),
@@ -258,7 +254,7 @@ impl Reply {
     }
 }
 
-/// Headers that outlive the test's literals.
+/// The headers as owned texts.
 pub fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
     headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }

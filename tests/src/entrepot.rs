@@ -1,6 +1,6 @@
-//! The product under test: started in the proxy's namespace with a configuration, awaited until it is ready, looked at
-//! through its doors, and killed. When one that ran is dropped, everything that it said is searched for panics and for
-//! the passwords of the tests.
+//! The product under test: it is started in the proxy's namespace with a configuration, awaited until it is ready,
+//! examined through its doors, and killed. When it is dropped, its whole output is searched for panics and for the
+//! passwords of the tests.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use crate::serve::{BoxError, full};
 pub use crate::settings::Settings;
 use crate::world::{PROXY_ADDRESS, World};
 
-/// Every password of the tests has this in it; none may appear in any output.
+/// Every password of the tests contains this text. No output may contain it.
 pub const CANARY: &str = "canary-";
 pub(crate) const ADMIN: &str = "127.0.0.1:3130";
 const READY: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ impl<'w> Entrepot<'w> {
         entrepot
     }
 
-    /// Takes over one that the test started in its own way, and returns when it is ready.
+    /// Takes over an entrepot that the test started in its own way, and returns when it is ready.
     pub fn adopt(world: &'w World, process: Process) -> Self {
         let ca = world.path("entrepot-ca.pem");
         let entrepot = Self { world, settings: Settings::default(), process, ca, was_killed: false };
@@ -71,7 +71,7 @@ impl<'w> Entrepot<'w> {
         self.was_killed = true;
     }
 
-    /// SIGTERM, and how it ended.
+    /// Sends SIGTERM and returns the exit status.
     pub fn terminate(&mut self) -> ExitStatus {
         self.process.signal(Signal::SIGTERM);
         self.was_killed = true;
@@ -83,7 +83,6 @@ impl<'w> Entrepot<'w> {
         std::fs::write(self.world.path("entrepot.toml"), settings.toml(self.world)).expect("the configuration");
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -93,7 +92,7 @@ impl<'w> Entrepot<'w> {
         Client::behind(self.world, &format!("http://{PROXY_ADDRESS}:3128"), self.ca.clone())
     }
 
-    /// Real clients on the same network that know no proxy, trusting its certificates only.
+    /// Real clients on the same network without a proxy, trusting its certificates only.
     pub fn neighbour(&self) -> Client<'w> {
         Client::beside(self.world, self.ca.clone())
     }
@@ -134,7 +133,7 @@ impl<'w> Entrepot<'w> {
         self.stats()[name].as_u64().unwrap_or_else(|| panic!("{name} is a number in {}", self.stats()))
     }
 
-    /// Waits until so many blobs are stored: a client has its last byte before the disk has.
+    /// Waits until this many blobs are stored: a client gets its last byte before the disk does.
     pub fn wait_stored(&self, blobs: u64) {
         let asking = async move {
             let mut ticks = interval(Duration::from_millis(5));
@@ -161,7 +160,7 @@ impl<'w> Entrepot<'w> {
         })
     }
 
-    /// One request to the administrator's TCP port, as anybody on the proxy's host can send it.
+    /// One request to the administrator's TCP port, as any user of the proxy's host can send it.
     pub fn admin_tcp(&self, method: Method, path: &str) -> (u16, String) {
         let path = path.to_owned();
         self.world.proxy.wait(async move {
@@ -176,12 +175,12 @@ impl<'w> Entrepot<'w> {
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).filter(is_access).collect()
     }
 
-    /// The first access log line with all of `parts` in it, written already or still to come.
+    /// The first line of the access log that contains `part`. Waits for it.
     pub fn wait_access(&self, part: &str) -> Value {
         serde_json::from_str(&self.process.wait_line(part, READY)).expect("the access log is JSON")
     }
 
-    /// `entrepot` with these arguments on the proxy's host, to its end.
+    /// Runs `entrepot` with these arguments on the proxy's host to its end.
     pub fn command(&self, arguments: &[&str]) -> Finished {
         run(self.world, &self.settings, arguments)
     }
@@ -225,7 +224,7 @@ impl Drop for Entrepot<'_> {
     }
 }
 
-/// `entrepot` with these arguments and a configuration, to its end.
+/// Runs `entrepot` with these arguments and a configuration to its end.
 pub fn run(world: &World, settings: &Settings, arguments: &[&str]) -> Finished {
     finish(&world.proxy, command(world, settings, arguments), Duration::from_secs(30))
 }
@@ -266,7 +265,7 @@ fn is_access(value: &Value) -> bool {
     value.get("access_time").is_some()
 }
 
-/// Whether `/readyz` says yes within a moment; asks again and again until then.
+/// Whether `/readyz` succeeds within a moment. Asks repeatedly until then.
 async fn ready_soon() -> bool {
     let asking = async {
         let mut ticks = interval(Duration::from_millis(10));

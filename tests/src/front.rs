@@ -1,5 +1,5 @@
-//! What stands before docker-registry: asks for the authentication that the real registry asks for, issues its tokens,
-//! counts, redirects blobs and fails when told so, and passes the rest on.
+//! The server in front of docker-registry. It asks for authentication as the real registry does, issues its tokens,
+//! counts, redirects blobs and fails when told to, and passes all other requests on.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +31,7 @@ impl Front {
         Self { site, ledger, rights: Rights::default(), port, redirect: Mutex::new(None), failing: Mutex::new(None) }
     }
 
-    /// Answers one request, whichever of the registry's names it came to.
+    /// Answers one request, to any of the registry's names.
     pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let kind = self.ledger.record(request.method(), &path, request.headers());
@@ -56,7 +56,7 @@ impl Front {
         forward(self.port, &path, &host, request, &self.ledger).await
     }
 
-    /// Why this request is not served, if so.
+    /// The refusal of a request. None if it is served.
     fn refusal(&self, request: &Request<Incoming>, path: &str) -> Option<Response<Body>> {
         let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let repository = repository_of(path);

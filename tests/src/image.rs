@@ -1,4 +1,5 @@
-//! The appliance's image as files: built by `image/build` from the tests' own binary, and looked into without starting it.
+//! The appliance's image as files. `image/build` builds it from the tests' own binary, and the tests read it without
+//! starting it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,10 +9,11 @@ use tempfile::TempDir;
 
 use crate::entrepot::binary;
 
-/// Where the root file system begins in the disk (image/disk).
+/// The offset of the root file system in the disk (image/disk).
 const ROOT_OFFSET: u64 = 257 << 20;
 
-/// The disk that every test starts from, built once a process: what the developer tests is in it.
+/// The disk from which every test starts. It contains the binary under test and is built once for each process, unless
+/// `ENTREPOT_TEST_IMAGES` names a folder with a disk.
 pub fn disk() -> &'static Path {
     static DISK: OnceLock<PathBuf> = OnceLock::new();
     DISK.get_or_init(|| match std::env::var_os("ENTREPOT_TEST_IMAGES") {
@@ -20,7 +22,7 @@ pub fn disk() -> &'static Path {
     })
 }
 
-/// Runs `image/build` with the tests' binary, without its debugging symbols, into `folder`; the disk in it.
+/// Runs `image/build` into `folder` with the tests' binary, without its debugging symbols. Returns the disk.
 pub fn build(folder: &Path, only: &str) -> PathBuf {
     std::fs::create_dir_all(folder).expect("a folder");
     let stripped = folder.join("entrepot");
@@ -36,7 +38,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Of a qcow2 file.
+    /// The root file system of a qcow2 file.
     pub fn of(disk: &Path) -> Self {
         let folder = tempfile::tempdir_in(target()).expect("a folder");
         let raw = folder.path().join("disk.raw");
@@ -44,7 +46,7 @@ impl Root {
         Self { folder }
     }
 
-    /// What `debugfs` answers to a request.
+    /// The output of `debugfs` for a request.
     pub fn ask(&self, request: &str) -> String {
         let disk = format!("{}?offset={ROOT_OFFSET}", self.folder.path().join("disk.raw").display());
         let output =
@@ -52,7 +54,7 @@ impl Root {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A folder of it with everything below, copied out.
+    /// A copy of a folder of it, with everything below.
     pub fn copy(&self, folder: &str) -> PathBuf {
         let out = self.folder.path().join("copied");
         std::fs::create_dir_all(&out).expect("a folder");
@@ -61,7 +63,7 @@ impl Root {
     }
 }
 
-/// Where builds of tests go: beside the tests' own binary.
+/// The folder for builds of tests, beside the tests' own binary.
 pub fn target() -> PathBuf {
     binary().parent().expect("the binary is in a folder").to_owned()
 }

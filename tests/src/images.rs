@@ -1,5 +1,5 @@
-//! Images that the tests make themselves: blobs and manifests, small ones in memory, the large one generated as it is
-//! sent. Layers are plain tars of one file, so a layer's digest is its DiffID too.
+//! Images that the tests make themselves: blobs and manifests. Small ones are in memory, the large one is generated
+//! while it is sent. Layers are plain tars of one file, so a layer's digest is also its DiffID.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -27,7 +27,6 @@ pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else
 pub struct Blob {
     /// `sha256:…`
     pub digest: String,
-    /// Its length.
     pub size: u64,
     content: Content,
 }
@@ -38,29 +37,24 @@ enum Content {
     Generated { seed: u64, file_size: u64 },
 }
 
-/// A manifest and what it names.
+/// A manifest and its blobs.
 #[derive(Clone)]
 pub struct Image {
     /// The config first, then the layers.
     pub blobs: Vec<Blob>,
-    /// The manifest's bytes.
     pub manifest: Bytes,
-    /// The manifest's digest.
     pub digest: String,
 }
 
 /// A list of images for several architectures.
 #[derive(Clone)]
 pub struct Index {
-    /// Its images.
     pub images: Vec<Image>,
-    /// The list's bytes.
     pub manifest: Bytes,
-    /// The list's digest.
     pub digest: String,
 }
 
-/// Debian's busybox-static in one layer: it runs.
+/// Debian's busybox-static in one layer. It can be run.
 pub fn busybox() -> Image {
     let binary = std::fs::read("/bin/busybox").expect("busybox-static is installed (tests/run installs it)");
     Image::of(vec![Blob::ready(tar("bin/busybox", 0o755, &binary))], ARCHITECTURE)
@@ -81,7 +75,7 @@ pub fn random_for(seed: u64, layers: u64, file_size: usize, architecture: &str) 
     Image::of((0..layers).map(layer).collect(), architecture)
 }
 
-/// An image with one layer of `file_size` bytes that never is in memory as a whole.
+/// An image with one layer of `file_size` bytes that is never in memory as a whole.
 pub fn large(seed: u64, file_size: u64) -> Image {
     Image::of(vec![Blob::generated(seed, file_size)], ARCHITECTURE)
 }
@@ -126,7 +120,6 @@ impl Image {
         Self { blobs, digest: sha256(&manifest), manifest }
     }
 
-    /// The layers.
     pub fn layers(&self) -> &[Blob] {
         &self.blobs[1..]
     }
@@ -150,7 +143,7 @@ impl Blob {
         Self { digest: named(hash.finish().as_ref()), size, content }
     }
 
-    /// Its bytes, all of them in memory.
+    /// All bytes, which must be in memory.
     pub fn bytes(&self) -> Bytes {
         match &self.content {
             Content::Ready(bytes) => bytes.clone(),
@@ -167,13 +160,13 @@ impl Blob {
         sha256(&self.bytes().slice(part))
     }
 
-    /// Its bytes piece by piece, also as a body.
+    /// The bytes, piece by piece. Also usable as a body.
     pub fn chunks(&self) -> Chunks {
         Chunks::of(&self.content)
     }
 }
 
-/// Content, a piece at a time.
+/// Content, one piece at a time.
 pub struct Chunks {
     content: Content,
     next: u64,
@@ -250,7 +243,7 @@ fn tar(name: &str, mode: u32, content: &[u8]) -> Bytes {
     archive.into()
 }
 
-/// A ustar header; the checksum is counted with spaces in its own place.
+/// A ustar header. The checksum is computed with spaces in its own place.
 fn tar_header(name: &str, mode: u32, size: u64) -> Vec<u8> {
     let mut header = vec![0; 512];
     let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());

@@ -1,4 +1,4 @@
-//! A local network for an appliance that is a virtual machine: a bridge in the proxy's namespace, with the clients' link
+//! A local network for an appliance that is a virtual machine: a bridge in the proxy's namespace with the clients' link
 //! and a tap on it, a DHCP server, and the way to the test's internet.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //! appliance 10.90.1.1 ┴ bridge 10.90.1.254 ─ router (world.proxy) ─ 10.90.2.11 … internet
 //! ```
 //!
-//! The client has no default route: a pull that works went through the appliance.
+//! The client has no default route, so a pull that works went through the appliance.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use std::time::Duration;
 use crate::process::Process;
 use crate::world::{PROXY_ADDRESS, World};
 
-/// The tap that the virtual machine is plugged into.
+/// The tap to which the virtual machine is connected.
 pub(crate) const TAP: &str = "tap0";
-/// Its address on the wire, by which DHCP knows it.
+/// The appliance's hardware address, by which DHCP knows it.
 pub(crate) const MAC: &str = "52:54:00:90:01:01";
 
 /// The network, with its services running.
@@ -26,7 +26,7 @@ pub struct Lan<'w> {
 }
 
 impl<'w> Lan<'w> {
-    /// Lays the network; `with_dhcp`: somebody gives addresses.
+    /// Makes the network. With `with_dhcp`, a DHCP server gives addresses.
     pub fn new(world: &'w World, with_dhcp: bool) -> Self {
         world.proxy.ip(&format!(
             "addr flush dev down0\n\
@@ -47,7 +47,7 @@ impl<'w> Lan<'w> {
         lan
     }
 
-    /// From now on DHCP answers: the appliance gets the proxy's address of other tests, and the internet's names.
+    /// Starts DHCP: the appliance gets the proxy's address of other tests, and the internet's names.
     pub fn serve_dhcp(&mut self) {
         let mut dnsmasq = Command::new("dnsmasq");
         dnsmasq.args([

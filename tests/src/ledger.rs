@@ -1,4 +1,4 @@
-//! What a server of the tests was asked: each request as it came, with its headers, and the bytes of blobs that left.
+//! The requests that a server of the tests got, with their headers, and the bytes of blobs that it sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 
-/// What a request is about.
+/// The subject of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// `/v2/`
@@ -28,17 +28,15 @@ pub enum Kind {
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Its method.
     pub method: Method,
-    /// Its path and query.
+    /// The path and query.
     pub path: String,
-    /// What it is about.
     pub kind: Kind,
-    /// Its headers, raw.
+    /// The raw headers.
     pub headers: HeaderMap,
 }
 
-/// The requests that one server has seen; clones share it.
+/// The requests that one server has got. Clones share it.
 #[derive(Clone, Default)]
 pub struct Ledger {
     shared: Arc<Shared>,
@@ -52,7 +50,7 @@ struct Shared {
 }
 
 impl Ledger {
-    /// Notes a request.
+    /// Records a request.
     pub fn record(&self, method: &Method, path: &str, headers: &HeaderMap) -> Kind {
         let kind = classify(path);
         let seen = Seen { method: method.clone(), path: path.to_owned(), kind, headers: headers.clone() };
@@ -61,7 +59,7 @@ impl Ledger {
         kind
     }
 
-    /// Notes bytes of a blob's body as they leave.
+    /// Counts bytes of a blob's body as they are sent.
     pub fn count_blob_bytes(&self, count: usize) {
         self.shared.blob_bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -77,7 +75,7 @@ impl Ledger {
         self.shared.seen.lock().expect("no holder panics").clone()
     }
 
-    /// How many requests there were with this method about this.
+    /// The number of requests with this method and subject.
     pub fn count(&self, method: &Method, kind: Kind) -> usize {
         self.all().iter().filter(|seen| seen.method == *method && seen.kind == kind).count()
     }
@@ -87,13 +85,13 @@ impl Ledger {
         self.count(&Method::GET, Kind::ManifestTag) + self.count(&Method::GET, Kind::ManifestDigest)
     }
 
-    /// GETs of one path, whatever its query.
+    /// The number of GETs of one path, whatever the query.
     pub fn gets_of(&self, path: &str) -> usize {
         let is_it = |seen: &&Seen| seen.method == Method::GET && seen.path.split('?').next() == Some(path);
         self.all().iter().filter(is_it).count()
     }
 
-    /// Bytes of blob bodies that left.
+    /// The bytes of blob bodies that were sent.
     pub fn blob_bytes(&self) -> u64 {
         self.shared.blob_bytes.load(Ordering::Relaxed)
     }
@@ -112,7 +110,7 @@ impl Ledger {
     }
 }
 
-/// The repository of a path of the registry API, where it has one.
+/// The repository of a path of the registry API. None if it has none.
 pub fn repository_of(path: &str) -> Option<&str> {
     let rest = path.split('?').next()?.strip_prefix("/v2/")?;
     ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().find_map(|part| rest.rfind(part).map(|at| &rest[..at]))

@@ -1,4 +1,4 @@
-//! The harness: everything that the tests of the product from outside stand on.
+//! The harness of the tests of the product from outside.
 //!
 //! A [`world::World`] is three network namespaces: the internet with real registries behind fronts
 //! ([`upstream`]), the proxy's host with the product in it ([`entrepot`]), and a client host with real container

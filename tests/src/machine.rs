@@ -1,8 +1,8 @@
-//! A machine with a real systemd as its first process: a Debian tree in namespaces of its own, at the proxy's place in the
-//! world. What is provisioned there runs under the units, users and limits that it would have anywhere.
+//! A machine with a real systemd as its first process: a Debian tree in its own namespaces, at the proxy's place in the
+//! world. Provisioned services run there under the same units, users and limits as on a real machine.
 //!
-//! The tree is made once, by mmdebstrap from wherever this machine has its packages from, and kept in the target
-//! directory; each machine lays its own files over it.
+//! mmdebstrap makes the tree once, from the package sources of this machine, and keeps it in the target directory. Each
+//! machine puts its own files over it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,20 +20,20 @@ pub struct Machine<'w> {
     world: &'w World,
     pid: String,
     _systemd: Process,
-    // Removed after what ran in it is gone.
+    // It is removed after its processes are gone.
     _group: ControlGroup,
 }
 
-/// What makes an appliance of a machine, by the repository that it has at /repository.
+/// The command that makes an appliance of a machine. The repository is at /repository there.
 pub const PROVISION: &str = "/repository/provision/appliance --binary /repository/target/debug/entrepot";
 
 const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(120);
-/// What a machine needs to boot, to verify registries, and no more.
+/// The packages that a machine needs to boot and to verify registries, and no more.
 const PACKAGES: &str = "systemd-sysv,dbus,ca-certificates";
 
 impl<'w> Machine<'w> {
-    /// Boots one, with nothing of the product in it; returns when all its units have started.
+    /// Boots a machine without the product. Returns when all its units have started.
     pub fn boot(world: &'w World) -> Self {
         let group = ControlGroup::new("machine");
         let place = world.make_directory("machine");
@@ -49,7 +49,7 @@ impl<'w> Machine<'w> {
         let pid = line.rsplit(' ').next().unwrap_or_default().to_owned();
         let machine = Self { world, pid, _systemd: systemd, _group: group };
         let began = Instant::now();
-        // The first answers are that there is nobody to ask.
+        // The first attempts fail, because systemd does not answer yet.
         while !machine
             .run("systemctl is-system-running --wait 2>/dev/null | grep -E 'running|degraded'")
             .status
@@ -60,7 +60,7 @@ impl<'w> Machine<'w> {
         machine
     }
 
-    /// Makes an appliance of it, which intercepts fake.test besides; returns clients behind it that trust its CA.
+    /// Makes the machine an appliance that also intercepts fake.test. Returns clients behind it that trust its CA.
     #[track_caller]
     pub fn provision(&self) -> Client<'w> {
         self.expect("echo REGISTRIES=fake.test >/root/dotenv");
@@ -68,7 +68,7 @@ impl<'w> Machine<'w> {
         self.client()
     }
 
-    /// Clients on the network behind the appliance that this is, trusting its CA.
+    /// Clients on the network behind this appliance that trust its CA.
     #[track_caller]
     pub fn client(&self) -> Client<'w> {
         let ca = self.world.path("appliance-ca.pem");
@@ -83,7 +83,7 @@ impl<'w> Machine<'w> {
         self.expect(&format!("systemctl show {unit} -p {name} --value")).trim_end().to_owned()
     }
 
-    /// Waits until a property of a unit is what is `wanted`.
+    /// Waits until a property of a unit fulfils `wanted`.
     #[track_caller]
     pub fn wait_property(&self, unit: &str, name: &str, wanted: impl Fn(&str) -> bool) {
         let began = Instant::now();
@@ -104,14 +104,14 @@ impl<'w> Machine<'w> {
         finish(&self.world.proxy, command, COMMAND)
     }
 
-    /// Like `run`, and it has to succeed; what it wrote to standard output.
+    /// Runs a script that has to succeed, and returns its standard output.
     #[track_caller]
     pub fn expect(&self, script: &str) -> String {
         self.run(script).expect_success(script).stdout
     }
 }
 
-/// A Debian tree that nobody may change: a minimal system with systemd.
+/// A Debian tree that no test may change: a minimal system with systemd.
 pub fn debian_tree() -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,26 +124,26 @@ pub fn debian_tree() -> PathBuf {
         making.arg(&suite).arg(&unfinished).arg(&mirror);
         let made = making.output().expect("mmdebstrap is installed (tests/run installs it)");
         if !made.status.success() {
-            // What there is of it is of no use.
+            // An unfinished tree is of no use.
             let _ = std::fs::remove_dir_all(&unfinished);
         }
         assert!(made.status.success(), "mmdebstrap: {}", String::from_utf8_lossy(&made.stderr));
         if std::fs::rename(&unfinished, &place).is_err() {
-            // Other tests were faster.
+            // Another test was faster.
             std::fs::remove_dir_all(&unfinished).expect("our own directory");
         }
     }
     place
 }
 
-/// The suite of Debian that this machine is, and where it has its packages from.
+/// This machine's suite of Debian, and the source of its packages.
 fn debian() -> (String, String) {
     let mut asking = Command::new("apt-get");
     asking.args(["indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(CODENAME) $(REPO_URI)", "Created-By: Packages"]);
     let answer = asking.output().expect("apt-get is a part of every Debian");
     let text = String::from_utf8_lossy(&answer.stdout);
     let mut sources = text.lines().filter_map(|line| line.strip_prefix("Debian main ")?.split_once(' '));
-    // Updates are in suites with a dash.
+    // Suites of updates have a dash in their names.
     let (suite, mirror) =
         sources.find(|(suite, _)| !suite.contains('-')).expect("Debian's package lists: apt-get update");
     (suite.to_owned(), mirror.to_owned())

@@ -1,5 +1,6 @@
-//! A name server of the test internet, over UDP: the names of [`crate::world::HOSTS`], and as many names below `pkg.dev`
-//! as a test wants, each with an address that nobody has heard of before.
+//! A name server of the test internet, over UDP. It knows the names of [`crate::world::HOSTS`], and any number of names
+//! below
+//! `pkg.dev`, each with a new address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,10 +9,10 @@ use tokio::net::UdpSocket;
 use crate::namespace::Namespace;
 use crate::world::HOSTS;
 
-/// Where it listens, in the internet.
+/// The server's address in the internet.
 pub const NAME_SERVER: &str = "10.90.2.30:53";
 
-/// Answers until the namespace goes.
+/// Answers until the namespace ends.
 pub fn serve(internet: &Namespace) {
     let address: SocketAddr = NAME_SERVER.parse().expect("an address");
     let socket = internet.wait(async move { UdpSocket::bind(address).await }).expect("the name server's address");
@@ -23,7 +24,7 @@ pub fn serve(internet: &Namespace) {
     });
 }
 
-/// The name of the burst's number `number`.
+/// The name number `number` of the burst.
 pub fn burst_name(number: u16) -> String {
     format!("n{number}.burst.pkg.dev")
 }
@@ -40,14 +41,14 @@ pub fn query(id: u16, name: &str) -> Vec<u8> {
     wire
 }
 
-/// The address in an answer of this server with one record, which comes last.
+/// The address in an answer of this server. The one record is at its end.
 pub fn address_in(answer: &[u8]) -> Option<Ipv4Addr> {
     let records = u16::from_be_bytes([*answer.get(6)?, *answer.get(7)?]);
     let octets: [u8; 4] = answer[answer.len().checked_sub(4)?..].try_into().ok()?;
     (records > 0).then(|| Ipv4Addr::from(octets))
 }
 
-/// An alias and the address behind it, names compressed, as large providers answer.
+/// An alias and its address, with compressed names, as large providers answer.
 fn answer(query: &[u8]) -> Vec<u8> {
     let Some((name, end)) = name_in(query) else { return Vec::new() };
     let wants_v4 = query.get(end..end + 2) == Some(&[0, 1][..]);

@@ -1,4 +1,4 @@
-//! A network namespace with a mount namespace of its own, held by one thread.
+//! A network namespace with its own mount namespace. One thread holds it.
 //!
 //! It has no name in the file system: when the thread and the processes that it started are gone, the kernel removes
 //! it, also after `kill -9` of the tests. Processes are started by that thread and sockets are made on a runtime whose
@@ -19,7 +19,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A place where processes and servers of a test live.
+/// A place for processes and servers of a test.
 pub struct Namespace {
     name: &'static str,
     net_path: PathBuf,
@@ -30,14 +30,13 @@ pub struct Namespace {
 
 /// A file or directory that the namespace shows in another place.
 pub struct Bind {
-    /// What is shown.
     pub source: PathBuf,
-    /// Where; it exists already.
+    /// The place, which exists already.
     pub target: PathBuf,
 }
 
 impl Namespace {
-    /// A new namespace: loopback is up, `binds` are mounted.
+    /// A new namespace. Its loopback is up, and `binds` are mounted.
     pub fn new(name: &'static str, binds: Vec<Bind>) -> Self {
         let (jobs, work) = channel::<Job>();
         let (born, birth) = channel();
@@ -52,7 +51,7 @@ impl Namespace {
         namespace
     }
 
-    /// What the namespace is called in messages.
+    /// The namespace's name in messages.
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -62,7 +61,7 @@ impl Namespace {
         &self.net_path
     }
 
-    /// Runs `job` on the namespace's thread, so what it starts or opens belongs to the namespace.
+    /// Runs `job` on the namespace's thread, so its processes and files belong to the namespace.
     pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
         let job = move || {
@@ -122,7 +121,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The namespace's thread: makes the namespaces, then works until no job can come any more.
+/// The namespace's thread. It makes the namespaces, then works until no more job can come.
 fn live(binds: &[Bind], born: &Sender<PathBuf>, work: &Receiver<Job>) {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces need root");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)

@@ -1,5 +1,5 @@
-//! Connections at the level of bytes: a real ClientHello cut as a test wants, and a steady stream of new connections that
-//! tells how long none succeeded.
+//! Connections at the level of bytes: a real ClientHello, cut as a test says, and a steady stream of new connections
+//! that measures how long none succeeded.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ use crate::namespace::Namespace;
 /// The first byte of a TLS handshake record.
 const HANDSHAKE: u8 = 22;
 
-/// The bytes that a TLS client for `host` begins with.
+/// The first bytes of a TLS client for `host`.
 pub fn client_hello(host: &str) -> Vec<u8> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -29,7 +29,7 @@ pub fn client_hello(host: &str) -> Vec<u8> {
     hello
 }
 
-/// Sends `pieces` one by one, and tells whether a TLS server answers. Blocks; for a thread of a namespace.
+/// Sends `pieces` one by one. Returns whether a TLS server answers. Blocks: for a thread of a namespace.
 pub fn tls_answers(address: SocketAddr, pieces: &[&[u8]], timeout: Duration) -> bool {
     let talking = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, timeout)?;
@@ -45,8 +45,8 @@ pub fn tls_answers(address: SocketAddr, pieces: &[&[u8]], timeout: Duration) -> 
     talking().unwrap_or(false)
 }
 
-/// Starts a connection every 10 ms for `window`, has `disturb` done meanwhile, and returns for how long after it no new
-/// connection succeeded; none where the last ones still failed. The first connections must succeed.
+/// Starts a connection every 10 ms for `window`, and runs `disturb` meanwhile. Returns how long no new connection
+/// succeeded after it. None if the last ones still failed. The first connections must succeed.
 pub fn outage(
     namespace: &Namespace,
     address: SocketAddr,

@@ -1,5 +1,5 @@
-//! Processes of a test: started in a namespace, their output kept line by line, awaited by what they say, and ended by
-//! their id when the test ends, however it ends (the kernel kills them should the tests be killed).
+//! Processes of a test. They are started in a namespace, their output is kept line by line, and tests wait for lines.
+//! They are ended by their id at the end of the test. If the tests are killed, the kernel kills the processes.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
@@ -13,10 +13,10 @@ use nix::unistd::Pid;
 
 use crate::namespace::Namespace;
 
-/// Where programs are looked for.
+/// The folders of programs.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Which pipe a line came by.
+/// The pipe of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stream {
     /// Standard output.
@@ -25,7 +25,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// A running process and what it has said so far.
+/// A running process and its output so far.
 pub struct Process {
     name: String,
     pid: Pid,
@@ -48,16 +48,14 @@ struct State {
 /// A command that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// How it ended; 124 and 137 are the deadline.
+    /// The exit status. 124 and 137 mean that the deadline ended it.
     pub status: ExitStatus,
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
 }
 
 impl Process {
-    /// Starts `command` in `namespace`; it dies with the namespace.
+    /// Starts `command` in `namespace`. It ends with the namespace.
     pub fn start(namespace: &Namespace, command: Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut command = wrapped(&["setpriv", "--pdeathsig", "KILL", "--"], command);
@@ -79,17 +77,16 @@ impl Process {
         Self { name, pid, shared }
     }
 
-    /// Like `start`, in a process namespace of its own: whatever it starts dies with it.
+    /// Like `start`, in a separate process namespace: its child processes die with it.
     pub fn start_with_children(namespace: &Namespace, command: Command) -> Self {
         Self::start(namespace, wrapped(&["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"], command))
     }
 
-    /// Its id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw()
     }
 
-    /// The first line with `needle` in it, said already or still to come.
+    /// The first line that contains `needle`. Waits for it.
     pub fn wait_line(&self, needle: &str, timeout: Duration) -> String {
         let found = |state: &State| state.lines.iter().find(|(_, line)| line.contains(needle)).map(|(_, l)| l.clone());
         let (state, line) = self.wait_for(timeout, |state| match found(state) {
@@ -102,7 +99,7 @@ impl Process {
         line.flatten().unwrap_or_else(|| panic!("{} never said {needle:?}; its last words:\n{said}", self.name))
     }
 
-    /// How it ended.
+    /// Waits for the end and returns the exit status.
     pub fn wait_exit(&self, timeout: Duration) -> ExitStatus {
         let (state, exit) = self.wait_for(timeout, |state| state.exit.filter(|_| state.open_pipes == 0));
         let said = state.tail();
@@ -115,7 +112,7 @@ impl Process {
         self.shared.lock().exit.is_some()
     }
 
-    /// Everything it said on one pipe.
+    /// The output on one pipe so far.
     pub fn lines(&self, stream: Stream) -> Vec<String> {
         self.shared.lock().lines.iter().filter(|(from, _)| *from == stream).map(|(_, line)| line.clone()).collect()
     }
@@ -128,7 +125,7 @@ impl Process {
         }
     }
 
-    /// Kills it and its group, and waits for the end.
+    /// Kills the process and its group, and waits for the end.
     pub fn kill(&self) {
         let state = self.shared.lock();
         if state.exit.is_none() {
@@ -190,7 +187,7 @@ impl State {
     }
 }
 
-/// Runs `command` in `namespace` to its end, at most `timeout`.
+/// Runs `command` in `namespace` to its end, for at most `timeout`.
 pub fn finish(namespace: &Namespace, command: Command, timeout: Duration) -> Finished {
     let seconds = timeout.as_secs().to_string();
     let mut command = wrapped(&["setpriv", "--pdeathsig", "KILL", "--", "timeout", "-k", "2", &seconds], command);
@@ -205,7 +202,7 @@ pub fn finish(namespace: &Namespace, command: Command, timeout: Duration) -> Fin
 }
 
 impl Finished {
-    /// Fails the test, with what was said, unless the command succeeded.
+    /// Fails the test with the output, unless the command succeeded.
     #[track_caller]
     pub fn expect_success(self, what: &str) -> Self {
         assert!(self.status.success(), "{what}: {}\n{}{}", self.status, self.stdout, self.stderr);
@@ -221,7 +218,7 @@ impl Finished {
     }
 }
 
-/// `command` behind another program that ends by executing it, with the environment and directory kept.
+/// `command` behind another program that ends by executing it, with the same environment and directory.
 fn wrapped(front: &[&str], command: Command) -> Command {
     let mut outer = Command::new(front[0]);
     outer.args(&front[1..]).arg(command.get_program()).args(command.get_args());

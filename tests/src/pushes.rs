@@ -1,4 +1,4 @@
-//! What pushing needs that pulling does not: images as files that clients push from, and accounts of our registry.
+//! The additional needs of pushes: images as files from which clients push, and accounts of our registry.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::images::Image;
 use crate::process::{Finished, finish};
 use crate::world::World;
 
-/// A podman with a storage of its own.
+/// A podman with its own storage.
 pub struct Podman<'c, 'w> {
     client: &'c Client<'w>,
     root: PathBuf,
@@ -21,7 +21,7 @@ pub fn htpasswd(world: &World, accounts: &[(&str, &str)]) -> PathBuf {
     let path = world.path("htpasswd");
     for (number, (name, password)) in accounts.iter().enumerate() {
         let mut command = Command::new("htpasswd");
-        // The lowest cost: tests are many and cores are few.
+        // The lowest cost, because tests are many and cores are few.
         command.args(["-b", "-B", "-C", "4"]).args((number == 0).then_some("-c")).arg(&path).args([name, password]);
         finish(&world.proxy, command, Duration::from_secs(10)).expect_success("htpasswd (package apache2-utils)");
     }
@@ -57,14 +57,14 @@ impl<'w> Client<'w> {
 }
 
 impl<'c, 'w> Podman<'c, 'w> {
-    /// One that has nothing and is logged in nowhere.
+    /// A podman without images and logins.
     pub fn new(client: &'c Client<'w>) -> Self {
         let root = client.fresh("podman");
         std::fs::write(root.join("auth.json"), "{}").expect("podman's logins");
         Self { client, root, registries: None }
     }
 
-    /// The same with this `registries.conf`.
+    /// The same podman with this `registries.conf`.
     pub fn configured(self, registries: &str) -> Self {
         Self { registries: Some(registries.to_owned()), ..self }
     }

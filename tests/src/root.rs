@@ -1,12 +1,14 @@
-//! A root directory of its own for one command: the machine's files, with `/etc`, `/usr` and `/var` writable without touching
-//! the machine's, and directories that the machine does not have, such as `/ca`. `root.sh` makes it.
+//! A separate root directory for one command. It has the machine's files, and directories that the machine does not
+//! have, such as `/ca`. `/etc`, `/usr` and `/var` are writable there, without a change to the machine's. `root.sh`
+//! makes it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::World;
 
-/// `command` in a root where `binds` (directory, place) are mounted, places made as needed. The process keeps its id.
+/// `command` in a root in which `binds` (directory, place) are mounted. Places are created as needed. The process keeps
+/// its id.
 pub fn in_own_root(world: &World, command: &Command, binds: &[(PathBuf, &str)]) -> Command {
     let root = world.make_directory("root");
     let layers = world.make_directory("root-layers");

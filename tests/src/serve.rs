@@ -1,5 +1,5 @@
 //! Servers inside the tests: a listener in a namespace that can be switched off and on, TLS in front of it, and HTTP
-//! for those that do not speak to the socket themselves.
+//! for those that do not write to the socket themselves.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,30 +28,26 @@ use tokio_rustls::server::TlsStream;
 
 use crate::namespace::Namespace;
 
-/// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A body of any kind.
 pub type Body = BoxBody<Bytes, BoxError>;
-/// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-/// What a server does with a connection.
+/// The code that serves a connection.
 pub type Handler = Arc<dyn Fn(Conn) -> BoxFuture<()> + Send + Sync>;
 
-/// A listener and its connections; all end when this is dropped.
+/// A listener and its connections. All end when this is dropped.
 pub struct Server {
     commands: mpsc::Sender<(bool, oneshot::Sender<()>)>,
 }
 
-/// One accepted connection, after the handshake where there is TLS.
+/// One accepted connection. With TLS, after the handshake.
 pub enum Conn {
-    /// Plain.
     Plain(TcpStream),
-    /// TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Server {
-    /// Listens on `address` in `namespace`; returns when connections are taken.
+    /// Listens on `address` in `namespace`. Returns when connections are accepted.
     pub fn start(namespace: &Namespace, address: SocketAddr, tls: Option<Arc<ServerConfig>>, handler: Handler) -> Self {
         let (commands, received) = mpsc::channel(1);
         let listener = namespace.wait(TcpListener::bind(address));
@@ -60,7 +56,7 @@ impl Server {
         Self { commands }
     }
 
-    /// Closes the listener and resets every connection: from now on connecting is refused.
+    /// Closes the listener and resets every connection. From now on connections are refused.
     pub fn switch_off(&self) {
         self.switch(false);
     }
@@ -77,7 +73,7 @@ impl Server {
     }
 }
 
-/// A handler that serves HTTP/1.1 and, where TLS agreed on it, HTTP/2.
+/// A handler that serves HTTP/1.1, and HTTP/2 if TLS agreed on it.
 pub fn http<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Handler
 where
     F: Future<Output = Response<Body>> + Send + 'static,
@@ -94,7 +90,7 @@ where
     })
 }
 
-/// A body that is there already.
+/// A body that is complete already.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }

@@ -1,5 +1,5 @@
-//! The product's configuration as a test wants it: lines for sections of `entrepot.toml`, and environment variables, on
-//! top of what every test has.
+//! The product's configuration for a test: lines for sections of `entrepot.toml`, and environment variables, in
+//! addition to those of every test.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What every test has: data in the world's directory, the internet's authority trusted, and the tests' registries
-    /// intercepted.
+    /// The settings of every test: data are in the world's directory, the internet's authority is trusted, and the
+    /// tests' registries are intercepted.
     pub fn new() -> Self {
         Self::default()
             .set("proxy", "listen = [\"0.0.0.0:3128\"]")
@@ -23,7 +23,7 @@ impl Settings {
             .set(r#"registries."plain.test:5001""#, "scheme = \"http\"")
     }
 
-    /// Adds a line to a section; `[[credentials]]` and the like are sections of that name, brackets included.
+    /// Adds a line to a section. `[[credentials]]` and the like are sections of that name, brackets included.
     pub fn set(mut self, section: &str, line: &str) -> Self {
         let lines = self.sections.entry(section.to_owned()).or_default();
         lines.push_str(line);

@@ -1,4 +1,4 @@
-//! Who may do what at one upstream: accounts, public repositories, and the unguessable tokens that were issued.
+//! The rights at one upstream: accounts, public repositories, and the unguessable tokens that were issued.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -32,20 +32,19 @@ struct Token {
     expires: Instant,
 }
 
-/// What somebody wants to do with a repository.
+/// An action in a repository.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Read.
     Pull,
-    /// Write, delete.
+    /// Write and delete.
     Push,
 }
 
-/// How long a token is valid.
+/// The validity of a token.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 
 impl Rights {
-    /// Makes `repository` private and gives `user` the right to read and write it. With no account at all, every
+    /// Makes `repository` private and gives `user` the right to read and write it. Without any account, every
     /// repository is public to read.
     pub fn allow(&self, user: &str, password: &str, repository: &str) {
         let mut state = self.lock();
@@ -57,21 +56,21 @@ impl Rights {
         account.repositories.push(repository.to_owned());
     }
 
-    /// Takes the account away, and every token that it got.
+    /// Removes the account, and every token that it got.
     pub fn revoke(&self, user: &str) {
         let mut state = self.lock();
         state.accounts.remove(user);
         state.tokens.retain(|_, token| token.user.as_deref() != Some(user));
     }
 
-    /// Every token issued so far has expired.
+    /// Makes every token that was issued so far expire.
     pub fn expire_tokens(&self) {
         for token in self.lock().tokens.values_mut() {
             token.expires = Instant::now();
         }
     }
 
-    /// A token for whoever `basic` is, with what of `scopes` they may do; nothing for a wrong password.
+    /// A token for the account in `basic`, with the allowed part of `scopes`. None for a wrong password.
     pub fn issue(&self, basic: Option<&str>, scopes: &[String]) -> Option<String> {
         let mut state = self.lock();
         let user = match basic {
@@ -120,7 +119,7 @@ impl State {
         (self.accounts.get(user)?.password == password).then(|| user.to_owned())
     }
 
-    /// `repository:NAME:ACTIONS` as far as it is allowed.
+    /// The allowed part of `repository:NAME:ACTIONS`.
     fn grant(&self, user: Option<&str>, scope: &str) -> Option<(String, Vec<String>)> {
         let (name, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
         let allowed = |action: &&str| match *action {

@@ -1,5 +1,5 @@
-//! The registries of the test internet: docker-registry behind a front that has the name's certificate, asks for the
-//! authentication that the real one asks for, counts, and can fail or redirect.
+//! The registries of the test internet: docker-registry behind a front. The front has the certificate of the name, asks
+//! for authentication as the real registry does, counts, and can fail or redirect.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::serve::{Server, http};
 use crate::tokens::Rights;
 use crate::world::{World, address_of};
 
-/// How a registry wants to be authenticated to.
+/// The authentication that a registry wants.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Auth {
-    /// Not at all.
+    /// No authentication.
     Open,
-    /// With a password on every request.
+    /// A password on every request.
     Basic,
-    /// With a token from `realm`.
+    /// A token from `realm`.
     Bearer {
         /// The token server's address.
         realm: &'static str,
@@ -31,22 +31,19 @@ pub enum Auth {
     },
 }
 
-/// A registry's place and manners.
+/// The address and the properties of a registry.
 #[derive(Clone, Copy)]
 pub struct Site {
-    /// Its name.
     pub host: &'static str,
-    /// Its port.
     pub port: u16,
     /// Whether it speaks TLS.
     pub tls: bool,
-    /// How clients authenticate.
     pub auth: Auth,
-    /// How images of it are written, without the repository.
+    /// The prefix of names of its images, without the repository.
     pub prefix: &'static str,
 }
 
-/// Docker Hub, with its token server apart.
+/// Docker Hub, with a separate token server.
 pub const HUB: Site = Site {
     host: "registry-1.docker.io",
     port: 443,
@@ -70,18 +67,18 @@ pub const QUAY: Site = Site {
     auth: Auth::Bearer { realm: "https://quay.io/v2/auth", service: "quay.io" },
     prefix: "quay.io",
 };
-/// A private registry with passwords on a port of its own.
+/// A private registry with passwords, on a port of its own.
 pub const PRIVATE: Site =
     Site { host: "reg.private.test", port: 5000, tls: true, auth: Auth::Basic, prefix: "reg.private.test:5000" };
 /// A registry without TLS.
 pub const PLAIN: Site =
     Site { host: "plain.test", port: 5001, tls: false, auth: Auth::Open, prefix: "plain.test:5001" };
-/// One of a wildcard's registries, open to everybody.
+/// One of a wildcard's registries, open to every client.
 pub const PKG: Site = Site { host: "eu.pkg.dev", port: 443, tls: true, auth: Auth::Open, prefix: "eu.pkg.dev" };
 
 /// A running registry.
 pub struct Upstream<'w> {
-    /// What it was asked.
+    /// The requests that it got.
     pub ledger: Ledger,
     world: &'w World,
     front: Arc<Front>,
@@ -91,7 +88,7 @@ pub struct Upstream<'w> {
 
 /// A host that blobs are redirected to.
 pub struct Cdn {
-    /// What it was asked.
+    /// The requests that it got.
     pub ledger: Ledger,
     _server: Server,
 }
@@ -138,12 +135,12 @@ impl<'w> Upstream<'w> {
         self.backend.digest_of(self.world, repository, tag)
     }
 
-    /// How clients call an image of this registry.
+    /// The name of an image of this registry for clients.
     pub fn name(&self, repository: &str, tag: &str) -> String {
         format!("{}/{repository}:{tag}", self.front.site.prefix)
     }
 
-    /// The address of a path in this registry.
+    /// The URL of a path in this registry.
     pub fn url(&self, path: &str) -> String {
         let Site { host, port, tls, .. } = self.front.site;
         match (tls, port) {
@@ -163,7 +160,7 @@ impl<'w> Upstream<'w> {
         self.servers.iter().for_each(Server::switch_off);
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub fn on(&self) {
         self.servers.iter().for_each(Server::switch_on);
     }
@@ -173,14 +170,14 @@ impl<'w> Upstream<'w> {
         *self.front.redirect.lock().expect("no holder panics") = Some((code, host));
     }
 
-    /// Answers everything of the registry API with this status, or well again.
+    /// Answers all requests of the registry API with this status. None makes the answers correct again.
     pub fn fail_with(&self, status: Option<StatusCode>) {
         *self.front.failing.lock().expect("no holder panics") = status;
     }
 }
 
 impl Cdn {
-    /// Starts a CDN that has every registry's blobs. Like the real ones it refuses an Authorization header.
+    /// Starts a CDN with every registry's blobs. Like real ones, it refuses an Authorization header.
     pub fn start(world: &World, host: &'static str) -> Self {
         let ledger = Ledger::default();
         let address = format!("{}:443", address_of(host)).parse().expect("an address");

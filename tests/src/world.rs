@@ -14,13 +14,13 @@ use tempfile::TempDir;
 use crate::authority::Authority;
 use crate::namespace::{Bind, Namespace};
 
-/// Where the proxy's clients find it.
+/// The proxy's address for its clients.
 pub const PROXY_ADDRESS: &str = "10.90.1.1";
 
-/// What clients on the network call the product's own registry.
+/// The name of the product's own registry on the network.
 pub const REGISTRY: &str = "docker-registry.local";
 
-/// The names of this internet, each with an address of its own.
+/// The names of this internet, each with its own address.
 pub const HOSTS: &[(&str, &str)] = &[
     ("registry-1.docker.io", "10.90.2.11"),
     ("auth.docker.io", "10.90.2.12"),
@@ -38,12 +38,12 @@ pub const HOSTS: &[(&str, &str)] = &[
     ("index.docker.io", "10.90.2.11"),
 ];
 
-/// Names that resolve to where nobody may be sent: the proxy itself, loopback, link-local.
+/// Names whose addresses the proxy must never connect to: the proxy itself, loopback, link-local.
 const TRAPS: &[(&str, &str)] =
     &[("self.test", "10.90.2.1"), ("loopback.test", "127.0.0.1"), ("linklocal.test", "169.254.1.1")];
 
-/// The three namespaces, the authority that the internet's servers have their certificates from, and a directory that
-/// goes when the world goes.
+/// The three namespaces, the authority that issued the internet servers' certificates, and a directory that is removed
+/// with the world.
 pub struct World {
     /// Container runtimes and other clients.
     pub client: Namespace,
@@ -51,13 +51,13 @@ pub struct World {
     pub proxy: Namespace,
     /// Registries, token servers, a CDN.
     pub internet: Namespace,
-    /// Whom the proxy is to trust towards the internet.
+    /// The authority that the proxy trusts for the internet.
     pub authority: Authority,
     directory: TempDir,
 }
 
 impl World {
-    /// A fresh world, nothing running in it.
+    /// A fresh world in which nothing runs.
     pub fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "these tests make network namespaces and need root: run tests/run");
         let directory = tempfile::Builder::new().prefix("ent-").tempdir_in("/tmp").expect("a directory");
@@ -114,7 +114,7 @@ pub fn address_of(host: &str) -> &'static str {
     HOSTS.iter().find(|(name, _)| *name == host).unwrap_or_else(|| panic!("{host} is not in world::HOSTS")).1
 }
 
-/// Directories of runtimes that a machine has once. Each namespace has its own, empty when the test begins.
+/// Directories of which a machine has one of each. Each namespace has its own, empty when the test begins.
 const FIXED_PLACES: &[&str] = &[
     "/dev/shm",
     "/etc/cni",
@@ -131,7 +131,7 @@ const FIXED_PLACES: &[&str] = &[
 /// skopeo and podman pull nothing without a policy.
 const POLICY: &str = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
 
-/// Names for everybody, and the runtimes' fixed directories, so that no test shares them with another.
+/// The names for every namespace, and separate directories for the runtimes, so that tests do not share them.
 fn binds(directory: &Path, namespace: &str) -> Vec<Bind> {
     let mut binds = vec![
         Bind { source: directory.join("hosts"), target: "/etc/hosts".into() },

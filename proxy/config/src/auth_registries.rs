@@ -1,8 +1,8 @@
 //! The value of `AUTH_REGISTRIES`: `host:user:password` entries. The administrator chooses both delimiters.
 //!
 //! An entry has at most three fields, so a password keeps whatever follows, and the host may name a repository prefix
-//! (`ghcr.io/team`). No part of an entry but the host and the user ever appears in a message: with a wrong delimiter any
-//! part may be a password.
+//! (`ghcr.io/team`). A message shows only the host and the user of an entry: with a wrong delimiter any other part may
+//! be a password.
 
 use entrepot_core::host::HostPattern;
 use entrepot_core::name::RepositoryName;

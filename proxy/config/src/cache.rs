@@ -8,7 +8,7 @@ use super::ready::{Cache, TagMode, TagPolicy, Tier};
 use super::resolver::{AtReload, Resolver};
 use super::values;
 
-/// docker-registry-proxy's tiers: expression and time.
+/// docker-registry-proxy's tiers: regular expression and time.
 const PRIMARY: (&str, &str) = ("(stable|nightly|production|test)", "10m");
 const SECONDARY: (&str, &str) = (r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+", "60d");
 const DEFAULT_TIME: &str = "1h";
@@ -51,7 +51,7 @@ fn tags(resolver: &mut Resolver<'_, AtReload>, raw: &RawTags) -> Result<TagPolic
     })
 }
 
-/// A tier without expression or time is off.
+/// A tier without an expression or without a time is off.
 fn tier(
     resolver: &mut Resolver<'_, AtReload>,
     key: &str,

@@ -1,5 +1,5 @@
-//! `[data_plane]`: the way that bytes take to clients and to the disk. The defaults fit any machine. Clients get the same
-//! bytes whatever is set here.
+//! `[data_plane]`: the way that bytes take to clients and to the disk. The defaults fit any machine. These settings
+//! never change the bytes that clients get.
 
 use entrepot_core::quantity::Size;
 
@@ -28,7 +28,7 @@ pub(super) fn sealing(resolver: &mut Resolver<'_, AtReload>, raw: &RawDataPlane)
     Ok(Sealing { ktls: resolver.text("data_plane.ktls", &raw.ktls, "off", auto)? })
 }
 
-/// `auto` uses what not every kernel has, if this one has it.
+/// `auto` uses a feature if this kernel has it.
 fn auto(text: &str) -> Result<bool, Refusal> {
     values::choice(text, &[("auto", true), ("off", false)])
 }

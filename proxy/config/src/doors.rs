@@ -45,7 +45,7 @@ pub(super) fn proxy_policy(resolver: &mut Resolver<'_, AtReload>, raw: &RawProxy
     })
 }
 
-/// An empty list allows every host. `docker.io` stands for Docker Hub, whose hosts have other names.
+/// An empty list allows every host. `docker.io` stands for Docker Hub, although its hosts have other names.
 fn allow(resolver: &mut Resolver<'_, AtReload>, given: &Texts) -> Result<Option<GlobSet>, ConfigError> {
     const KEY: &str = "proxy.allow";
     let place = given.as_ref().map(|Given { place, .. }| *place);

@@ -1,7 +1,7 @@
 //! Changes single keys of `entrepot.toml` and leaves its comments and its layout as they are.
 //!
-//! Pure: a text goes in and a text comes out. The keys are those of `schema`. The result may still be a bad configuration,
-//! so the caller has it [validated](super::validate) before it replaces anything.
+//! Pure: a text goes in and a text comes out. The keys are those of `schema`. The result may still be a bad
+//! configuration, so the caller has it [validated](super::validate) before it replaces anything.
 
 use std::str::FromStr;
 
@@ -23,33 +23,32 @@ pub struct KeyPath {
 /// Why a key cannot be changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EditError {
-    /// Not a dotted key of TOML.
+    /// The text is not a dotted key of TOML.
     #[error("{0:?} is not a key such as cache.max_size")]
     NotAKey(String),
     /// The configuration has no such key.
     #[error("{0}")]
     Unknown(String),
-    /// The value is not of the key's kind. The value itself is not told: it may be a secret.
+    /// The value is not of the key's kind. The message does not show the value, because it may be a secret.
     #[error("{key} must be {expected}")]
     Kind {
-        /// As it was typed.
+        /// The key as it was typed.
         key: String,
-        /// Describes the kind.
+        /// The kind that is expected, in words.
         expected: String,
     },
     /// A section has no value of its own.
     #[error("{0} is a table; name one of its keys")]
     Section(String),
-    /// The file holds something else at this place, or no such entry.
+    /// The file has no such entry, or something of another kind at its place.
     #[error("the file has no entry {0}")]
     NoEntry(String),
-    /// The file is not TOML.
     #[error("the file is not TOML; entrepot check says where")]
     NotToml,
 }
 
 impl KeyPath {
-    /// As it was typed.
+    /// The key as it was typed.
     fn shown(&self) -> String {
         joined(&self.parts)
     }
@@ -66,7 +65,7 @@ impl KeyPath {
     pub fn set(&self, text: &str, value: &str) -> Result<String, EditError> {
         let value = self.value(value)?;
         let mut document: DocumentMut = text.parse().map_err(|_| EditError::NotToml)?;
-        // Comments behind the last section stay in front of a section that is added.
+        // Comments after the last section stay in front of a section that is added.
         let comments = document.trailing().as_str().unwrap_or_default().to_owned();
         let sections = document.len();
         self.put(document.as_table_mut(), &self.parts, &Raw::KIND, value)?;
@@ -95,7 +94,7 @@ impl KeyPath {
                     expected: format!("{}, as in [\"a\", \"b\"]", self.kind.described()),
                 })
             }
-            // An entry of a list or a table that the administrator named; sections of the file have no value.
+            // An entry of a list or of a table that the administrator named. Sections of the file have no value.
             Kind::Table(_) if self.is_section() => Err(EditError::Section(self.shown())),
             Kind::Table(_) => {
                 let value = text.trim().parse::<Value>().ok().filter(Value::is_inline_table);
@@ -122,7 +121,7 @@ impl KeyPath {
         })
     }
 
-    /// Puts the value below `table`, which is of `kind`; `rest` is what is left of the key.
+    /// Puts the value below `table`, which is of `kind`. `rest` is the remaining part of the key.
     fn put(&self, table: &mut dyn TableLike, rest: &[Key], kind: &Kind, value: Value) -> Result<(), EditError> {
         let Some((part, below)) = rest.split_first() else { return Ok(()) };
         let name = part.get();
@@ -176,7 +175,7 @@ impl KeyPath {
         if !below.is_empty() {
             return self.put(entry, below, kind, value);
         }
-        // The whole entry: what stands above it stays.
+        // This replaces the whole entry. The comments above it stay.
         let Value::InlineTable(fields) = value else { return Err(EditError::Section(self.shown())) };
         entry.retain(|key, _| key == "registry" && wanted.parse::<usize>().is_err());
         for (key, field) in fields {
@@ -212,7 +211,7 @@ impl FromStr for KeyPath {
     }
 }
 
-/// Sets a value in a table. The comment behind a value that is replaced stays. None if a table stands there.
+/// Sets a value in a table. The comment after a value that is replaced stays. None if the name belongs to a table.
 fn replace(table: &mut dyn TableLike, name: &str, mut value: Value) -> Option<()> {
     match table.get_mut(name) {
         Some(Item::Value(old)) => {
@@ -239,7 +238,7 @@ fn implicit() -> Table {
     table
 }
 
-/// What stands around the first header of a section.
+/// The comments and blank lines around the first header of a section.
 fn header(section: &mut Item) -> Option<&mut Decor> {
     match section {
         Item::Table(table) => match table.is_implicit() {

@@ -1,7 +1,7 @@
-//! The configuration for people: every knob, its value, where the value came from, and when a change takes effect.
+//! The configuration for people: every setting, its value, the origin of the value, and when a change takes effect.
 //!
-//! A server has two of these: what is in force, and what its file says now. [`pair`] puts the rows of two side by side.
-//! Secrets never get here: [`MASK`] is recorded in their place.
+//! A server has two of these: the values in force, and the values in its file. [`pair`] puts the rows of the two side
+//! by side. Secrets never get here: [`MASK`] is recorded in their place.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,23 +17,20 @@ pub const MASK: &str = "********";
 /// Values longer than this do not push the origins of the others to the right.
 const VALUE_COLUMN_MAX: usize = 40;
 
-/// Every knob in the order of the file, one row for each source where sources add up.
+/// Every setting in the order of the file. A list that several sources add to has one row for each source.
 #[derive(Clone, Debug, Default)]
 pub struct Effective {
-    /// The rows.
     pub entries: Vec<Entry>,
 }
 
-/// One knob.
+/// One setting.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Entry {
-    /// Dotted, as TOML would have it.
+    /// The key as in TOML, with dots.
     pub key: String,
     /// Secrets are masked.
     pub value: Value,
-    /// Where the value came from.
     pub origin: Origin,
-    /// When a changed value takes effect.
     pub applies: Applies,
 }
 
@@ -44,29 +41,29 @@ pub enum Applies {
     AtReload,
     /// When the server starts again.
     AtStart,
-    /// When the agent `entrepot redirect` starts again; the server does not use the value.
+    /// When the agent `entrepot redirect` starts again. The server does not use the value.
     AtAgentStart,
 }
 
-/// One knob as a running server tells it in `/api/config`.
+/// One setting as a running server reports it in `/api/config`.
 #[derive(Clone, PartialEq, Debug, serde::Deserialize)]
 pub struct Told {
     /// As in [`Entry::key`].
     pub key: String,
-    /// The value in force. None if the knob is only in the server's file.
+    /// The value in force. None if only the server's file has the setting.
     pub value: Option<Value>,
-    /// Where the value in force came from.
+    /// The origin of the value in force.
     pub origin: Option<String>,
 }
 
 /// A row with a key, for [`pair`].
 pub trait Keyed {
-    /// Dotted, as TOML would have it.
+    /// The key as in TOML, with dots.
     fn key(&self) -> &str;
 }
 
-/// The rows of two lists side by side: rows with the same key belong together, the first with the first. Rows that only
-/// `right` has come last.
+/// The rows of two lists side by side. Rows with the same key belong together, in their order. Rows that only `right`
+/// has come last.
 pub fn pair<'a, L: Keyed, R: Keyed>(left: &'a [L], right: &'a [R]) -> Vec<(Option<&'a L>, Option<&'a R>)> {
     let mut waiting: HashMap<&str, VecDeque<usize>> = HashMap::new();
     for (at, row) in right.iter().enumerate() {
@@ -81,12 +78,12 @@ pub fn pair<'a, L: Keyed, R: Keyed>(left: &'a [L], right: &'a [R]) -> Vec<(Optio
 }
 
 impl Effective {
-    /// The value of `key`. None if there is no such knob.
+    /// The value of `key`. None if there is no such setting.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// What is in force when a server in which `self` was in force has reloaded `read`.
+    /// The values in force after a reload, for a server that had `self` in force and read `read`.
     pub fn after_reload(&self, read: Self) -> Self {
         let at_start = |entry: &&Entry| entry.applies == Applies::AtStart;
         let kept = |read: Entry| {
@@ -96,8 +93,8 @@ impl Effective {
         Self { entries: read.entries.into_iter().map(kept).collect() }
     }
 
-    /// The rows of `self`, which is in force, whose other value in `read` waits for a start of the server; each with the
-    /// row of `read`.
+    /// The rows of `self`, which is in force, that have another value in `read` and wait for a start of the server.
+    /// Each comes with its row of `read`.
     pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
         pairs.filter(|(old, new)| old.applies == Applies::AtStart && old.value != new.value).collect()
@@ -108,8 +105,9 @@ impl Effective {
         self.entries.iter().map(Entry::to_json).collect()
     }
 
-    /// The same of a server in which `self` is in force, with `file_value` and `file_origin` where the file says
-    /// something else. `value` is null where only the file has the knob, and `file_value` where only the server has it.
+    /// The same for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
+    /// something else.
+    /// `value` is null if only the file has the setting. `file_value` is null if only the server has it.
     pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
         let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
             let mut row = match (in_force, in_file) {
@@ -126,7 +124,8 @@ impl Effective {
         pair(&self.entries, &file.entries).into_iter().map(row).collect()
     }
 
-    /// For people: a line `key = value  # origin` for each row, with a word on when it is read, and what `remark` says.
+    /// For people: a line `key = value  # origin` for each row, with a word on when it takes effect, and the text of
+    /// `remark`.
     pub fn table(&self, remark: impl Fn(usize) -> Option<String>) -> String {
         let keys = self.entries.iter().map(|entry| entry.key.len()).max().unwrap_or(0);
         let values: Vec<String> = self.entries.iter().map(|entry| entry.value.to_string()).collect();
@@ -167,7 +166,7 @@ impl Entry {
 }
 
 impl Applies {
-    /// In JSON: what has to happen for a change to take effect.
+    /// The word in JSON for the moment when a change takes effect.
     pub fn word(self) -> &'static str {
         match self {
             Self::AtReload => "reload",

@@ -1,8 +1,8 @@
 //! docker-registry-proxy's environment variables, and those of the wrappers around it.
 //!
-//! One table says which knob each variable sets; they write into `raw` over what the file said. `REGISTRIES` and
-//! `AUTH_REGISTRIES` add to the file's lists instead. A variable that is empty counts as not set, except in the manifest
-//! cache's tiers: an empty one switches its tier off. The environment itself comes in as a function.
+//! One table says which setting each variable sets. Their values replace those of the file in `raw`. `REGISTRIES` and
+//! `AUTH_REGISTRIES` add to the file's lists instead. An empty variable counts as not set. An empty one of the manifest
+//! cache's tiers switches its tier off. The environment itself comes in as a function.
 
 use super::auth_registries;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
@@ -15,11 +15,11 @@ use entrepot_core::secret::Secret;
 pub(super) struct Additions {
     pub(super) registries: Vec<Given<String>>,
     pub(super) accounts: Vec<Given<RawAccount>>,
-    /// Lines to say once at start.
+    /// Lines to log once at start.
     pub(super) notices: Vec<String>,
 }
 
-/// Lays the environment over `raw`.
+/// Puts the values of the environment into `raw`.
 pub(super) fn apply(raw: &mut Raw, env: &dyn Fn(&str) -> Option<String>) -> Result<Additions, ConfigError> {
     let mut layer = Layer { raw, env, additions: Additions::default() };
     for (name, target) in VARIABLES {
@@ -46,7 +46,7 @@ enum Target {
     Text(fn(&mut Raw) -> &mut Text),
     OffWhenEmpty(fn(&mut Raw) -> &mut Text),
     Switch(fn(&mut Raw) -> &mut Switch),
-    /// The knob means the opposite of the variable.
+    /// The setting means the opposite of the variable.
     Inverted(fn(&mut Raw) -> &mut Switch),
     /// The variable has a rule of its own.
     Special(fn(&mut Layer<'_>, &'static str, &str) -> Result<(), ConfigError>),
@@ -77,7 +77,7 @@ const VARIABLES: &[(&str, Target)] = &[
     ("PROXY_SEND_TIMEOUT", Target::Text(|raw| &mut raw.upstream.send_timeout)),
     ("PROXY_CONNECT_CONNECT_TIMEOUT", Target::Text(|raw| &mut raw.upstream.tunnel_connect_timeout)),
     ("DISABLE_IPV6", Inverted(|raw| &mut raw.upstream.ipv6)),
-    // The last one wins, so the most talkative comes last.
+    // The last one wins, so the one that logs most comes last.
     ("DEBUG", Special(debug)),
     ("DEBUG_HUB", Special(debug)),
     ("DEBUG_NGINX", Special(trace)),
@@ -87,7 +87,7 @@ const VARIABLES: &[(&str, Target)] = &[
     ("NO_PROXY", Special(no_proxy)),
 ];
 
-/// The first that is set wins. Variables for this program come before those for every program.
+/// The first variable that is set wins. Variables for this program come before those for every program.
 const PARENT_PROXIES: [(&str, Option<&'static str>); 4] = [
     ("UPSTREAM_PROXY", Some("UPSTREAM_PROXY_FILE")),
     ("upstream_proxy", None),
@@ -161,8 +161,8 @@ impl Layer<'_> {
         Ok(())
     }
 
-    /// The secret in the variable `name`, or in the file that the variable `file` names; and the name of the variable that
-    /// is set. None if neither is.
+    /// The secret in the variable `name`, or in the file that the variable `file` names, with the name of the variable
+    /// that is set. None if neither is set.
     fn secret(
         &self,
         name: &'static str,

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! entrepot.toml ─ schema (unknown keys) ─ raw ◄─ environment ◄─ flags
-//!                                          └─ resolver: places, doors, cache, registries, upstream ─► ready + effective
+//!                                          └─ resolver: places, doors, cache, registries, upstream ─► ready +
+//! effective
 //! ```
 //!
-//! The ready configuration has a part that is read once, at the start, and a part that a reload swaps; see [`ready`].
+//! The ready configuration has a part that is read once, at the start, and a part that a reload replaces; see
+//! [`ready`].
 //!
-//! Later layers win; lists of registries and accounts add up. Nothing is written and no port is opened here; the files
-//! that are named (CA, passwords) are read, so that a bad one is known before anything starts.
+//! Later layers win; lists of registries and accounts add up. This crate writes nothing and binds no port. It reads the
+//! files that the configuration names (CA, passwords), so that a bad one is found before anything starts.
 
 mod auth_registries;
 mod cache;
@@ -49,7 +51,7 @@ use ready::{Config, LiveConfig, Startup};
 pub use registries::BUILT_IN_REGISTRIES;
 use resolver::{AtReload, AtStart, Record, Resolver};
 
-/// Read if nobody names a file and this one exists.
+/// The file that is read if neither a flag nor the environment names one, and if it exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
 
 /// The flags that configure, common to every command that reads the configuration.
@@ -68,11 +70,10 @@ pub struct Flags {
 
 /// A configuration without mistakes.
 pub struct Loaded {
-    /// For the product.
     pub config: Config,
     /// The same for people, with the origin of each value.
     pub effective: Effective,
-    /// Lines to say once at start.
+    /// Lines to log once at start.
     pub notices: Vec<String>,
 }
 
@@ -85,8 +86,8 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFact
     resolve(source, raw, additions, env, host)
 }
 
-/// The configuration that a file with this text makes, without environment and flags. Nothing but the files that the text
-/// names is read.
+/// The configuration of a file with this text, without environment and flags. Only the files that the text names are
+/// read.
 pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     let source = Source::new(PathBuf::from(DEFAULT_FILE), text.to_owned());
     let mut raw = parse(&source)?;
@@ -96,7 +97,7 @@ pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     Ok(resolve(source, raw, additions, &environment, &host)?.config)
 }
 
-/// The configuration that a file at `path` with this text makes, without environment and flags. `env` is asked only for the
+/// The configuration of a file at `path` with this text, without environment and flags. `env` is asked only for the
 /// places that defaults depend on. The file itself is not read, so a text can be validated before it replaces the file.
 pub fn validate(
     path: &Path,
@@ -110,7 +111,7 @@ pub fn validate(
     resolve(source, raw, additions, env, host)
 }
 
-/// The file that is read: `flags`, else the environment, name it. The last one is the default place.
+/// The path of the file that is read: from `flags`, else from the environment, else the default.
 pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     flags.config.clone().or_else(from_env).unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
@@ -136,7 +137,7 @@ fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostF
 }
 
 fn parse(source: &Source) -> Result<Raw, ConfigError> {
-    // Only the message: toml's full report quotes the line, which may hold a password.
+    // This takes only the message. toml's full report quotes the line, which may hold a password.
     let refuse = |error: toml::de::Error| {
         let place = Place::File(error.span().map_or(0, |span| span.start));
         Refusal::new(error.message()).at(source.origin(place))

@@ -6,7 +6,7 @@ use super::ready::Mdns;
 use super::resolver::{AtStart, Resolver};
 use entrepot_core::mdns_name::MdnsName;
 
-/// The kernel's IFNAMSIZ, less the zero.
+/// The kernel's IFNAMSIZ without the final zero byte.
 const INTERFACE_MAX_BYTES: usize = 15;
 
 pub(super) fn mdns(resolver: &mut Resolver<'_, AtStart>, raw: &RawMdns) -> Result<Mdns, ConfigError> {

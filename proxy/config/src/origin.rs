@@ -1,42 +1,38 @@
 //! The origin of a setting, and the error for one that cannot be used.
 //!
-//! [`Place`] is what the layers record while they read (a byte offset is all the file's parser knows); [`Source`] turns
-//! it into an [`Origin`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
+//! Layers record a [`Place`] while they read: the file's parser knows only a byte offset. [`Source`] turns it into an
+//! [`Origin`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The source of a knob's value.
+/// The source of a setting's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// Built in.
     Default,
-    /// The configuration file.
     File {
         /// The path as the administrator wrote it.
         path: Arc<Path>,
         /// Counted from 1. None if the file as a whole is meant.
         line: Option<usize>,
     },
-    /// An environment variable.
     Environment(&'static str),
-    /// A flag of the command.
     Flag(&'static str),
 }
 
-/// Why the configuration cannot be used: where, what, and what to do about it.
+/// The reason why the configuration cannot be used: the place, the mistake, and the remedy.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct ConfigError {
     /// The place of the mistake.
     pub origin: Origin,
-    /// What is wrong there.
+    /// The mistake in words.
     pub message: String,
-    /// What to write instead. None if the message says enough.
+    /// The remedy. None if the message says enough.
     pub hint: Option<String>,
 }
 
-/// A value as it was typed, with the place it was typed at.
+/// A value as it was typed, with its place.
 #[derive(Clone)]
 pub(super) struct Given<T> {
     pub(super) value: T,
@@ -52,7 +48,7 @@ pub(super) enum Place {
     Flag(&'static str),
 }
 
-/// Why one value is refused. The caller adds the place of the value.
+/// The reason why one value is refused. The caller adds the place of the value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) message: String,
@@ -70,7 +66,6 @@ impl Source {
         Self { path: path.into(), text }
     }
 
-    /// The origin of `place`.
     pub(super) fn origin(&self, place: Place) -> Origin {
         match place {
             Place::File(offset) => Origin::File { path: self.path.clone(), line: Some(self.line(offset)) },

@@ -1,7 +1,7 @@
 //! The default places of the data directory and the CA.
 //!
-//! docker-registry-proxy's volumes, `/docker_mirror_cache` and `/ca`, are taken over where they exist. What the host
-//! looks like comes in through [`HostFacts`], so that the rules can be tested without being root.
+//! If docker-registry-proxy's volumes, `/docker_mirror_cache` and `/ca`, exist, they are used. The facts about the host
+//! come in through [`HostFacts`], so that the rules can be tested without being root.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,11 +18,11 @@ use super::values;
 pub struct HostFacts {
     /// The effective user.
     pub uid: u32,
-    /// Tells what is at a path.
+    /// The kind of thing that is at a path.
     pub look: Box<dyn Fn(&Path) -> Found + Send + Sync>,
 }
 
-/// What is at a path.
+/// The kind of thing that is at a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Found {
     /// Nothing, or nothing that this process may see.
@@ -31,7 +31,7 @@ pub enum Found {
     File,
     /// A directory.
     Directory {
-        /// Whether this process may make files in it.
+        /// Whether this process may create files in it.
         writable: bool,
     },
 }
@@ -41,11 +41,11 @@ const DOCKER_REGISTRY_PROXY_CA: &str = "/ca";
 const SYSTEM_DATA: &str = "/var/lib/entrepot";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
-/// Leaves are renewed while the server runs. With a shorter life, minting them would take all the time.
+/// Leaves are renewed while the server runs. With a shorter life, signing them would take most of the processor's time.
 const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(3600);
 
 impl HostFacts {
-    /// This host, this process.
+    /// The facts of this host and this process.
     pub fn real() -> Self {
         Self { uid: geteuid().as_raw(), look: Box::new(look) }
     }
@@ -106,8 +106,8 @@ pub(super) fn ca(
     let (default_certificate, default_key) = (folder.join(CERTIFICATE), folder.join(KEY));
     let certificate = resolver.path("ca.cert", &raw.cert, default_certificate.clone());
     let key = resolver.path("ca.key", &raw.key, default_key.clone());
-    // A user who names the default place does not bring a CA: docker-registry-proxy's users have these paths in their
-    // files.
+    // A user who only names the default place does not bring a CA of its own: the files of docker-registry-proxy's
+    // users name these paths.
     let provided = certificate != default_certificate || key != default_key;
     if provided {
         let whose = |own: &Text, other: &Text| own.as_ref().or(other.as_ref()).map(|given| given.place);
@@ -134,7 +134,7 @@ fn ca_folder(data_dir: &Path, host: &HostFacts) -> PathBuf {
     if has_ca || can_have_ca { volume.to_owned() } else { data_dir.join("ca") }
 }
 
-/// `blame` is the place at which the path, or the one that goes with it, was named.
+/// `blame` is the place that named the path, or the path that goes with it.
 fn readable(
     resolver: &Resolver<'_, AtStart>,
     key: &str,
@@ -157,7 +157,7 @@ fn leaf_lifetime(text: &str) -> Result<Duration, Refusal> {
 mod tests {
     use super::*;
 
-    /// A host with the given paths; those that end in `/` are directories, `!` behind makes them read-only.
+    /// A host with the given paths. A path that ends in `/` is a directory. A `!` behind it makes it read-only.
     fn host(uid: u32, paths: &'static [&'static str]) -> HostFacts {
         let look = move |path: &Path| {
             let path = path.to_string_lossy();

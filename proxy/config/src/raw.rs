@@ -1,8 +1,8 @@
 //! The typed form: the sections of `entrepot.toml` as serde reads them, each value with its place.
 //!
-//! The environment and the flags write into the same types afterwards, so `Raw` holds whatever layer won; the ready
-//! form is made of it by `resolver`. `Shape` describes the same types to `schema`, which finds unknown keys and
-//! wrong kinds of values first and says so better than a deserializer can.
+//! The environment and the flags write into the same types afterwards, so `Raw` holds the value of the layer that won.
+//! `resolver` makes the ready form of it. `Shape` describes the same types to `schema`, which finds unknown keys and
+//! wrong kinds of values first and explains them better than a deserializer can.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,15 +16,12 @@ use entrepot_core::secret::Secret;
 
 /// Text, numbers with units included; empty means "not set".
 pub(super) type Text = Option<Given<String>>;
-/// A password or the like.
+/// A password or another secret.
 pub(super) type Hidden = Option<Given<HiddenText>>;
-/// `true` or `false`.
 pub(super) type Switch = Option<Given<bool>>;
-/// A whole number, with a sign as in TOML: so a negative one gets an error of ours.
+/// A whole number with a sign, as in TOML, so that a negative one gets an error of ours.
 pub(super) type Number = Option<Given<i64>>;
-/// A list of texts.
 pub(super) type Texts = Option<Given<Vec<Given<String>>>>;
-/// A list of numbers.
 pub(super) type Numbers = Option<Given<Vec<Given<i64>>>>;
 
 /// Declares a section once, for serde and for the schema.
@@ -50,7 +47,7 @@ section! {
         admin: RawAdmin,
         ca: RawCa,
         cache: RawCache,
-        // Behind `cache`: the suggestion for a misplaced `max_size` names the first section that has it.
+        // It comes after `cache`: the suggestion for a misplaced `max_size` names the first section that has it.
         registry: RawRegistryDoor,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,

@@ -1,8 +1,8 @@
-//! The configuration as the product uses it: parsed, compiled, defaults filled in. [`load`](crate::load) alone builds it;
-//! nothing here can be wrong, so nobody who takes a part of it validates again.
+//! The configuration as the product uses it: parsed, compiled, defaults filled in. Only [`load`](crate::load) builds
+//! it. Every value in it is valid, so no other crate validates it again.
 //!
-//! It has three parts, by the moment at which a changed value takes effect. Requests only ever see a [`LiveConfig`], so
-//! they cannot read a value that a reload does not swap.
+//! It has three parts, by the moment at which a changed value takes effect. Requests only see a [`LiveConfig`], so they
+//! cannot read a value that a reload does not replace.
 
 mod live;
 pub mod rights;
@@ -30,11 +30,11 @@ pub const TRANSPARENT_PORT: u16 = 3129;
 
 /// Everything that can be configured.
 pub struct Config {
-    /// Read once: bound, opened, or made into threads when the server starts.
+    /// The part that is read once: the server binds it, opens it or starts threads by it.
     pub startup: Startup,
-    /// Swapped by a reload.
+    /// The part that a reload replaces.
     pub live: LiveConfig,
-    /// Read by the agent `entrepot redirect`, a process of its own, when it starts.
+    /// The part that the agent `entrepot redirect`, a separate process, reads when it starts.
     pub redirect: Redirect,
 }
 
@@ -44,20 +44,20 @@ pub struct Redirect {
     pub appliance: Option<RegistryHost>,
     /// Destination ports, besides those that listed registries name.
     pub ports: Vec<u16>,
-    /// Networks that belong to registries, besides the addresses learned from DNS.
+    /// Networks that belong to registries, besides the addresses that the agent learns from DNS.
     pub prefixes: Vec<IpNet>,
     /// Control groups whose processes are redirected. Empty means all.
     pub cgroups: Vec<PathBuf>,
     /// Control groups whose processes are left alone.
     pub exempt_cgroups: Vec<PathBuf>,
-    /// The gateway's interfaces towards its clients.
+    /// The interfaces of a gateway towards its clients.
     pub interfaces: Vec<String>,
     /// Time between two rounds in which the agent resolves the listed names itself.
     pub seed_interval: Duration,
-    /// Whether connections are redirected although the door does not answer.
+    /// Whether connections are redirected even if the door does not answer.
     pub enforce: bool,
     /// The unix socket for the agent's status.
     pub socket: PathBuf,
-    /// The TCP address for the agent's metrics. None if there is none.
+    /// The TCP address for the agent's metrics. None if it has no such address.
     pub listen: Option<SocketAddr>,
 }

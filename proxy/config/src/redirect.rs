@@ -54,7 +54,7 @@ pub(super) fn redirect(
     })
 }
 
-/// A name or address, on the door's port if it names none.
+/// A name or an address. Without a port, it is on the transparent door's port.
 fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
     RegistryHost::parse(text, TRANSPARENT_PORT).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable appliance: {error}"))

@@ -1,7 +1,7 @@
 //! `[intercept]`, `[[credentials]]`, `[registries."HOST"]`: the hosts that are intercepted, and their special
 //! settings.
 //!
-//! A host that is named in any of the three is intercepted: its settings would have no effect otherwise.
+//! A host that is named in any of the three is intercepted. Otherwise its settings would have no effect.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use super::ready::{AccessMode, Account, RegistryPolicy, Scheme};
 use super::resolver::{AtReload, Resolver};
 use super::values;
 
-/// Registries that are intercepted without being asked for, besides Docker Hub.
+/// Registries that are intercepted without configuration, besides Docker Hub.
 pub const BUILT_IN_REGISTRIES: [&str; 10] = [
     "registry.k8s.io",
     "k8s.gcr.io",
@@ -86,7 +86,8 @@ pub(super) fn intercept(
     Ok(hosts)
 }
 
-/// The accounts. Those for some repositories come before those for a whole host, because the first that matches wins.
+/// The accounts. Accounts for some repositories come before those for a whole host, because the first that matches
+/// wins.
 pub(super) fn accounts(
     resolver: &mut Resolver<'_, AtReload>,
     mut raw: Vec<Given<RawAccount>>,
@@ -152,7 +153,8 @@ fn username(text: &str) -> Result<String, Refusal> {
     if text.contains(':') { Err(Refusal::new(format!("{text:?} has a colon"))) } else { Ok(text.to_owned()) }
 }
 
-/// The exceptions, in the order of the file. `verify` holds for a registry that says nothing about it.
+/// The settings of single registries, in the order of the file. `verify` holds for a registry that says nothing about
+/// it.
 pub(super) fn policies(
     resolver: &mut Resolver<'_, AtReload>,
     raw: &Named<RawRegistry>,
@@ -219,7 +221,7 @@ fn header_name(text: &str) -> Result<HeaderName, Refusal> {
     Ok(name)
 }
 
-/// One host twice in one list, however it is spelt, is a mistake: the second would have no effect.
+/// A host that stands twice in one list, in whatever spelling, is a mistake: the second entry would have no effect.
 fn refuse_duplicates<'a>(
     resolver: &Resolver<'_, AtReload>,
     key: &str,

@@ -1,4 +1,4 @@
-//! `[registry]`: who may do what with pushed content, how much there may be, and who hears of it.
+//! `[registry]`: the rights to pushed content, the limits of its size, and the receivers of events about it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ pub(super) fn access(
     Ok((Arc::new(rights), notifications))
 }
 
-/// It is a mistake if no client could get in, or if clients got in by another way than the configuration says.
+/// It is a mistake if no client could log in, or if clients could get in by another way than the configuration says.
 fn check_ways_in(
     resolver: &mut Resolver<'_, AtReload>,
     rights: &Rights,
@@ -60,7 +60,7 @@ fn check_ways_in(
             resolver.notice("registry.rules name accounts, but registry.htpasswd is not set".to_owned());
         }
     } else if let (AuthMethod::Basic, true, Some(place)) = (rights.auth, for_anonymous, auth_at) {
-        // Docker decides by the first answer whether it logs in at all, and keeps to that for every request.
+        // Docker decides by the first answer whether it logs in, and keeps to that decision for every request.
         let refusal = Refusal::new("\"basic\" asks everybody to log in, but something is for anonymous clients");
         let hint = "use auth = \"token\", or anonymous = \"none\" and no rules for \"anonymous\"";
         return Err(resolver.refuse("registry.auth", place, refusal.hint(hint)));
@@ -88,7 +88,7 @@ fn rule(resolver: &mut Resolver<'_, AtReload>, key: &str, raw: &RawRule, place: 
     let subjects = resolver.texts(&format!("{key}.users"), &raw.users, &["*"], |text| Ok(subject(text)))?;
     let actions = resolver.texts(&format!("{key}.actions"), &raw.actions, &["pull"], action)?;
     let actions: Actions = actions.into_iter().collect();
-    // Every client that pushes looks first for what is there already.
+    // A client that pushes first checks what is there already, so it has to be able to pull.
     let looks = if actions.contains(Action::Push) { Actions::PULL } else { Actions::NONE };
     Ok(Rule { repositories, subjects, actions: actions.or(looks) })
 }

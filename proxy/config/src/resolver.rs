@@ -1,9 +1,9 @@
-//! The tool that turns typed values into ready ones: one method a kind of knob. Each takes the typed value or the
-//! default, parses it, and records what came of it, so that no knob can be read without being shown.
+//! Turns typed values into ready ones: one method for each kind of setting. Each takes the typed value or the default,
+//! parses it, and records the result, so that no setting can be read without being shown.
 //!
-//! A resolver has a type that says when its knobs take effect: [`AtStart`], [`AtReload`] or [`AtAgentStart`]. Each part of
-//! the ready configuration is built with one of them alone, so a knob of [`Startup`](super::ready::Startup) cannot be
-//! shown as one that a reload swaps.
+//! The type of a resolver says when its settings take effect: [`AtStart`], [`AtReload`] or [`AtAgentStart`]. Each part
+//! of the ready configuration is built with only one of them, so a setting of [`Startup`](super::ready::Startup) cannot
+//! be shown as one that a reload replaces.
 //!
 //! Defaults are written in the administrator's syntax and go through the same parsers.
 
@@ -17,20 +17,20 @@ use super::effective::{Applies, Effective};
 use super::origin::{ConfigError, Given, Origin, Place, Refusal, Source};
 use super::raw::{Number, Numbers, Switch, Text, Texts};
 
-/// The file, and what was recorded so far.
+/// The file, and the values that are recorded so far.
 pub(super) struct Record {
     source: Source,
     pub(super) effective: Effective,
     pub(super) notices: Vec<String>,
 }
 
-/// Resolves the knobs of one part of the configuration.
+/// Resolves the settings of one part of the configuration.
 pub(super) struct Resolver<'a, W> {
     record: &'a mut Record,
     when: PhantomData<W>,
 }
 
-/// When the knobs of a resolver take effect.
+/// The moment when the settings of a resolver take effect.
 pub(super) trait When {
     const APPLIES: Applies;
 }
@@ -59,14 +59,14 @@ impl Record {
         Self { source, effective: Effective::default(), notices }
     }
 
-    /// For the knobs that take effect at `W`.
+    /// A resolver of the settings that take effect at `W`.
     pub(super) fn resolver<W: When>(&mut self) -> Resolver<'_, W> {
         Resolver { record: self, when: PhantomData }
     }
 }
 
 impl<W: When> Resolver<'_, W> {
-    /// Text with a meaning.
+    /// A text that `parse` understands.
     pub(super) fn text<T>(
         &mut self,
         key: &str,
@@ -80,7 +80,7 @@ impl<W: When> Resolver<'_, W> {
         Ok(value)
     }
 
-    /// Text that may be empty: then the answer is None.
+    /// A text that may be empty. None if it is empty.
     pub(super) fn optional<T>(
         &mut self,
         key: &str,
@@ -90,7 +90,7 @@ impl<W: When> Resolver<'_, W> {
         self.text(key, given, "", |text| if text.is_empty() { Ok(None) } else { parse(text).map(Some) })
     }
 
-    /// A path. The default holds if none is given, or an empty one.
+    /// A path. If none or an empty one is given, the default holds.
     pub(super) fn path(&mut self, key: &str, given: &Text, default: PathBuf) -> PathBuf {
         let (path, origin) = match given {
             Some(Given { value, place }) if !value.is_empty() => (PathBuf::from(value), self.origin(*place)),
@@ -100,14 +100,12 @@ impl<W: When> Resolver<'_, W> {
         path
     }
 
-    /// `true` or `false`.
     pub(super) fn switch(&mut self, key: &str, given: &Switch, default: bool) -> bool {
         let (value, origin) = self.or_default(given, || default);
         self.record(key, value, origin);
         value
     }
 
-    /// A number within bounds.
     pub(super) fn number(
         &mut self,
         key: &str,
@@ -121,7 +119,6 @@ impl<W: When> Resolver<'_, W> {
         Ok(number)
     }
 
-    /// A list of numbers within bounds.
     pub(super) fn numbers(
         &mut self,
         key: &str,
@@ -139,7 +136,7 @@ impl<W: When> Resolver<'_, W> {
         items.iter().map(number).collect()
     }
 
-    /// A list of texts with a meaning; each item is refused at its own line.
+    /// A list of texts. Each item is refused at its own line.
     pub(super) fn texts<T>(
         &mut self,
         key: &str,
@@ -157,22 +154,21 @@ impl<W: When> Resolver<'_, W> {
         items.iter().map(item).collect()
     }
 
-    /// Records a knob that was parsed elsewhere. The caller masks secrets.
+    /// Records a setting that was parsed elsewhere. The caller masks secrets.
     pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin) {
         self.record.effective.record(key, value, origin, W::APPLIES);
     }
 
-    /// Adds a line to say once at start.
+    /// Adds a line to log once at start.
     pub(super) fn notice(&mut self, notice: String) {
         self.record.notices.push(notice);
     }
 
-    /// The origin of a place.
     pub(super) fn origin(&self, place: Place) -> Origin {
         self.record.source.origin(place)
     }
 
-    /// The error for a value of `key` that stands at `place`.
+    /// The error for a value of `key` at `place`.
     pub(super) fn refuse(&self, key: &str, place: Place, refusal: Refusal) -> ConfigError {
         named(key, refusal, &self.origin(place))
     }
@@ -185,7 +181,7 @@ impl<W: When> Resolver<'_, W> {
     }
 }
 
-/// The key is said if the origin does not tell it already.
+/// Adds the key to the message if the origin does not name it already.
 fn named(key: &str, refusal: Refusal, origin: &Origin) -> ConfigError {
     let Refusal { message, hint } = refusal;
     let message = match origin {

@@ -1,7 +1,7 @@
 //! The keys that `entrepot.toml` may have, and the error for any other.
 //!
 //! The tree of [`Kind`]s comes from the types in `raw` (macro `section!`), so there is one list of keys. This pass runs
-//! before serde and leaves it nothing to refuse. Values are never quoted here: one of them may be a password.
+//! before serde, so serde never has to refuse a text. Messages never quote values: one of them may be a password.
 
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -19,7 +19,7 @@ pub(super) enum Kind {
     List(&'static Kind),
     /// A table with known keys.
     Table(&'static [(&'static str, Kind)]),
-    /// A table with keys of the administrator's choice, all holding the same kind.
+    /// A table whose keys the administrator chooses. All its values are of the same kind.
     Named(&'static Kind),
 }
 
@@ -41,7 +41,7 @@ pub(super) fn sections() -> Vec<&'static str> {
     }
 }
 
-/// Every key, dotted; `*` stands for the names that the administrator chooses.
+/// Every key, with dots. `*` stands for the names that the administrator chooses.
 pub(super) fn known_keys() -> Vec<String> {
     let mut keys = Vec::new();
     collect(&Raw::KIND, String::new(), &mut keys);
@@ -124,10 +124,10 @@ fn check_value(value: &Spanned<DeValue<'_>>, kind: &Kind, path: &str) -> Result<
     if fits { Ok(()) } else { Err(Given::new(refusal(), Place::File(value.span().start))) }
 }
 
-/// A misspelt key with more edits than this suggests no known key.
+/// A key that needs more edits than this to become a known key gets no suggestion.
 const NEAR_EDITS: usize = 2;
 
-/// Refuses a key. `is_table` tells whether a table was meant to stand below it.
+/// Refuses a key. `is_table` tells whether the key was meant as a table.
 pub(super) fn unknown(name: &str, is_table: bool, keys: &[(&'static str, Kind)], path: &str) -> Refusal {
     let place = if path.is_empty() { "at the top level".to_owned() } else { format!("in [{path}]") };
     let refusal = Refusal::new(format!("unknown key {name:?} {place}"));

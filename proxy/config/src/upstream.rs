@@ -70,11 +70,11 @@ fn parent_proxy(resolver: &mut Resolver<'_, AtReload>, given: &Hidden) -> Result
     Ok(Some(parent))
 }
 
-/// The address is not quoted in a refusal: it may hold a password.
+/// A refusal does not quote the address, because it may hold a password.
 fn parse_parent_proxy(text: &str) -> Result<ParentProxy, Refusal> {
     let unusable =
         || Refusal::new("the parent proxy's address is unusable").hint("write http://[user:password@]host:port");
-    // Other programs take HTTPS_PROXY without a scheme.
+    // Other programs accept HTTPS_PROXY without a scheme.
     let address = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&address).map_err(|_| unusable())?;
     if url.scheme() != "http" {
@@ -107,7 +107,8 @@ fn no_proxy(resolver: &mut Resolver<'_, AtReload>, given: &Texts) -> Result<NoPr
     for Given { value, place } in given.iter().flat_map(|given| &given.value) {
         match (list.add(value), *place) {
             (Ok(()), _) => {}
-            // The variable belongs to every program of the machine; each ignores what it does not understand.
+            // The variable is for every program of the machine. Each program ignores the parts that it does not
+            // understand.
             (Err(_), Place::Environment(name)) => resolver.notice(format!("{name}: {value:?} is ignored")),
             (Err(refusal), _) => return Err(resolver.refuse(KEY, *place, refusal)),
         }

@@ -1,4 +1,4 @@
-//! Parsers of single values. Each takes the text of one knob and returns its ready form or the reason against it;
+//! Parsers of single values. Each takes the text of one setting and returns its ready form or the reason against it.
 //! `resolver` adds the place of the text.
 
 use std::fs;
@@ -21,7 +21,7 @@ use url::Url;
 use super::origin::Refusal;
 use entrepot_core::secret::Secret;
 
-/// Secrets and certificates are small; a path to something huge is a mistake.
+/// Secrets and certificates are small. A path to a larger file is a mistake.
 const FILE_MAX_BYTES: u64 = 4 << 20;
 
 pub(super) fn path(text: &str) -> Result<PathBuf, Refusal> {
@@ -58,7 +58,7 @@ pub(super) fn duration_up_to(ceiling: &str) -> impl Fn(&str) -> Result<Duration,
     }
 }
 
-/// The value that belongs to one of a few words.
+/// The value of one of a few words.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
@@ -82,7 +82,7 @@ pub(super) fn regex(text: &str) -> Result<Regex, Refusal> {
     })
 }
 
-/// A tier's expression: from the start of the tag, open at its end, as docker-registry-proxy's location had it.
+/// A tier's expression. It matches from the start of the tag and is open at its end, as in docker-registry-proxy.
 pub(super) fn tag_regex(text: &str) -> Result<Regex, Refusal> {
     regex(text)?;
     regex(&format!("^(?:{text})"))
@@ -98,25 +98,25 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
     })
 }
 
-/// One host, on port 443 if it names none.
+/// A host. Without a port, it is on port 443.
 pub(super) fn host(text: &str) -> Result<RegistryHost, Refusal> {
     RegistryHost::parse(text, HTTPS_PORT).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable host: {error}")).hint("write for example auth.example")
     })
 }
 
-/// Globs over host names. A glob without a port takes the host on any port.
+/// Globs over host names. A glob without a port matches the host on any port.
 pub(super) fn host_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
     let with_any_port = |text: &String| [text.to_ascii_lowercase(), format!("{}:*", text.to_ascii_lowercase())];
     globs(texts.iter().flat_map(with_any_port))
 }
 
-/// Globs over repository names; `*` takes slashes too, so `team/*` is everything below `team`.
+/// Globs over repository names. `*` matches slashes too, so `team/*` is everything below `team`.
 pub(super) fn repository_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
     globs(texts.iter().cloned())
 }
 
-/// Checks the syntax of one host glob. The brackets of an IPv6 literal are no character class.
+/// Checks the syntax of one host glob. The brackets of an IPv6 literal are not a character class.
 pub(super) fn host_glob(text: &str) -> Result<String, Refusal> {
     let literal = text.replace('[', "\u{1}").replace(']', "[]]").replace('\u{1}', "[[]");
     if text.is_empty() || text.contains('/') || text.contains(char::is_whitespace) {
@@ -142,7 +142,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, Refusal> {
     })
 }
 
-/// A filter in tracing's syntax. A bare word must be a level: a misspelt level would silently name a module.
+/// A filter in tracing's syntax. A bare word must be a level, because a misspelt level would silently name a module.
 pub(super) fn log_filter(text: &str) -> Result<String, Refusal> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let known = |part: &str| part.contains('=') || LEVELS.contains(&part.trim().to_ascii_lowercase().as_str());
@@ -175,7 +175,7 @@ pub(super) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, R
     Ok(certificates)
 }
 
-/// A PEM file with a private key in it. The authority finds out later whether the passphrase opens it.
+/// A PEM file with a private key in it. The authority checks later whether the passphrase opens it.
 pub(super) fn private_key_file(text: &str) -> Result<PathBuf, Refusal> {
     let pem = Secret::new(String::from_utf8_lossy(&read(Path::new(text))?));
     if pem.expose().contains("-----BEGIN ") && pem.expose().contains("PRIVATE KEY-----") {
@@ -203,7 +203,7 @@ pub(super) fn htpasswd(text: &str) -> Result<PathBuf, Refusal> {
     }
 }
 
-/// An address to post to. A user in it is refused: many receivers write the whole address to their logs.
+/// An address to post to. A user in it is refused, because many receivers write the whole address to their logs.
 pub(super) fn webhook(text: &str) -> Result<Url, Refusal> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or_else(|| Refusal::new("not an http or https address"))?;

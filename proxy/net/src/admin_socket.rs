@@ -1,4 +1,4 @@
-//! The admin unix socket as a file: mode 0600 from its first moment, put in place whole, gone when we are.
+//! The admin unix socket as a file: its mode is 0600 from its first moment, and it is removed when this process ends.
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
@@ -11,13 +11,12 @@ use tokio::net::UnixListener;
 
 /// A bound socket. Its file is removed when this is dropped, unless a successor has put its own there.
 pub struct AdminSocket {
-    /// Accepts the administrator's connections.
     pub listener: UnixListener,
     path: PathBuf,
     file: (u64, u64),
 }
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another entrepot answers on it.
@@ -28,12 +27,7 @@ pub enum SocketError {
     NotASocket(PathBuf),
     /// The system refused.
     #[error("cannot make the admin socket {path}: {source} (admin.socket)")]
-    Io {
-        /// As configured.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
 }
 
 const BACKLOG: i32 = 128;
@@ -55,8 +49,8 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Checks that the path can be taken: a socket whose process is gone refuses connections. Anything else there is in use
-/// or not ours to remove.
+/// Checks that the path can be taken. If the socket's process is gone, connections are refused, and the path is free.
+/// Any other file there is in use or not ours to remove.
 fn check_free(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
@@ -66,7 +60,7 @@ fn check_free(path: &Path) -> Result<(), SocketError> {
         Ok(_) => {}
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // A listener with a full backlog must not hold us.
+    // A listener with a full backlog must not block us.
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
@@ -75,8 +69,8 @@ fn check_free(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// The socket is bound under another name, given its mode, and only then listens and is renamed. So no client can
-/// connect before the mode is right, and none finds the path empty.
+/// Binds the socket under another name, sets its mode, lets it listen, and then renames it. So no client can connect
+/// before the mode is right, and no client finds the path empty.
 fn listen(path: &Path) -> io::Result<(UnixListener, Metadata)> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;

@@ -1,5 +1,5 @@
-//! What is known of a connection before its first request: the client, the door, what the client speaks, and to whom the
-//! connection leads. Every door makes one, and nobody below asks the socket again.
+//! The facts about a connection before its first request: the client, the door, the protocol, and the destination.
+//! Every door makes one, so no later code asks the socket again.
 
 use std::net::IpAddr;
 
@@ -10,20 +10,19 @@ use entrepot_observe::labels::Door;
 /// A client's connection.
 #[derive(Clone, Debug)]
 pub struct ConnectionContext {
-    /// The client's address. IPv4 that came mapped into IPv6 is IPv4.
+    /// The client's address. An IPv4 address that is mapped into IPv6 is stored as IPv4.
     pub client: IpAddr,
-    /// The door that it came in by.
+    /// The door by which it came in.
     pub door: Door,
-    /// What the client speaks to us.
+    /// The protocol between the client and us.
     pub scheme: Scheme,
-    /// To whom it leads.
     pub destination: Destination,
 }
 
-/// To whom the requests of a connection are.
+/// The destination of the requests of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// Each request names its host: an explicit proxy's connection.
+    /// Each request names its host, as on an explicit proxy's connection.
     Named,
     /// A registry.
     Registry(Target),
@@ -34,14 +33,13 @@ pub enum Destination {
 /// A registry that a connection leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Its host and port.
     pub host: RegistryHost,
-    /// Whether it is a listed one. Requests to others only pass through.
+    /// Whether the registry is a listed one. Requests to others only pass through.
     pub listed: bool,
 }
 
 impl ConnectionContext {
-    /// The same connection, leading elsewhere: what a CONNECT or an absolute URI names.
+    /// The same connection with another destination, which a CONNECT or an absolute URI names.
     #[must_use]
     pub fn leading_to(&self, destination: Destination, scheme: Scheme) -> Self {
         Self { destination, scheme, ..self.clone() }

@@ -1,4 +1,4 @@
-//! The drain at the end of the process: a trigger starts it, watches hear of it, and it is over when the last watch is
+//! The drain at the end of the process. A trigger starts it, watches are told of it, and it ends when the last watch is
 //! dropped.
 
 use tokio::sync::{mpsc, watch};
@@ -9,7 +9,7 @@ pub struct Trigger {
     gone: mpsc::Receiver<()>,
 }
 
-/// Held by everything that should end before the process does.
+/// Held by every task that should end before the process does.
 #[derive(Clone)]
 pub struct Watch {
     signal: watch::Receiver<bool>,
@@ -27,7 +27,7 @@ impl Trigger {
     /// Tells every watch, and returns when the last one is dropped. The caller sets a deadline.
     pub async fn drain(mut self) {
         self.signal.send_replace(true);
-        // Nothing is ever sent: the channel ends with its last sender.
+        // Nothing is ever sent. The channel ends with its last sender.
         while self.gone.recv().await.is_some() {}
     }
 }
@@ -35,7 +35,7 @@ impl Trigger {
 impl Watch {
     /// Returns when the drain has begun.
     pub async fn draining(&mut self) {
-        // A trigger that was dropped ends everything as well.
+        // A dropped trigger starts the drain too.
         let _ = self.signal.wait_for(|draining| *draining).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Connections with clients: what is between a listening socket and a request, and between a reply and the wire.
+//! Connections with clients: everything between a listening socket and a request, and between a reply and the network.
 //!
 //! ```text
 //! listener ─► workers (a thread a core) ─► stream ─► http (guard ─► hyper ─► exchange) ─► the doors, in the binary
@@ -14,8 +14,7 @@
 //! ```
 //!
 //! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain, and
-//! http ─► drain. `connection` and `tls` use none of them.
-//! Nothing here knows registries, the cache or the store.
+//! http ─► drain. `connection` and `tls` use none of them. This crate does not know registries, the cache or the store.
 
 pub mod admin_socket;
 pub mod connection;

@@ -21,7 +21,7 @@ pub struct Bounds {
     clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// A connection's place; given back when dropped.
+/// A connection's place among those allowed. It is given back when it is dropped.
 pub struct Place {
     client: IpAddr,
     clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -47,7 +47,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// The address that [`bind`] would get here. Without IPv6, `[::]` is every IPv4 address.
+/// The address that [`bind`] would bind here. Without IPv6, `[::]` means every IPv4 address.
 pub(crate) fn as_bound(address: SocketAddr) -> SocketAddr {
     let no_ipv6 = || Socket::new(Domain::IPV6, Type::STREAM, None).is_err();
     match address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6() {
@@ -68,7 +68,7 @@ fn bind_socket(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// One connection. It belongs to no runtime yet; the thread that serves it takes it into its own.
+/// Accepts one connection. It belongs to no runtime yet; the thread that serves it registers it with its own.
 async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (stream, peer) = listener.accept().await?;
     Ok((stream.into_std()?, peer))
@@ -105,7 +105,7 @@ impl Drop for Place {
     }
 }
 
-/// Accepts connections at a door until the drain begins. Each goes with its place to `serve`, which must not wait.
+/// Accepts connections at a door until the drain begins. `serve` gets each with its place, and must not wait.
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,
@@ -114,7 +114,7 @@ pub async fn accept(
     serve: impl Fn(TcpStream, SocketAddr, Place),
 ) {
     loop {
-        // The place comes first: a client without one waits in the kernel's queue.
+        // The place comes first, so a client without one waits in the kernel's queue.
         let next = async {
             let place = bounds.places.clone().acquire_owned().await;
             (place, accept_one(&listener).await)

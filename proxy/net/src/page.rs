@@ -1,7 +1,7 @@
-//! What every web page of this program has around it: the frame, the style, and the policy for browsers.
+//! The frame of every web page of this program: the layout, the style, and the policy for browsers.
 //!
-//! Neighbours: `setup::pages` and `registry::web` write their pages with maud, which escapes what it is given. Invariant:
-//! the policy allows no script and nothing that is fetched, and it names the one style by its hash.
+//! `setup::pages` and `registry::web` write their pages with maud, which escapes all values. Invariant: the policy
+//! allows no script and nothing that is fetched. It names the one style by its hash.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 /// The style of every page.
 const STYLE: &str = include_str!("page.css");
 
-/// What a browser may do with a page: show it in that style, and post its forms back.
+/// The policy for browsers: a page may use that style and post its forms back, and nothing else.
 pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()).as_ref());
     format!(
@@ -21,11 +21,11 @@ pub static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// A page before it has its frame.
+/// A page without its frame.
 pub struct Page<'a> {
-    /// Shown by the browser's tab.
+    /// The text of the browser's tab.
     pub title: &'a str,
-    /// The page is loaded again after so many seconds.
+    /// The page is loaded again after this many seconds.
     pub reload_after_s: Option<u32>,
     /// The page has tables and needs more width than text does.
     pub is_wide: bool,
@@ -53,8 +53,8 @@ impl Page<'_> {
     }
 }
 
-/// Text from outside with nothing invisible in it. A character that turns the direction of the rest, or that is not
-/// shown, becomes U+FFFD, so a name cannot look like another one.
+/// Text from outside with its invisible characters made visible. A character that changes the direction of the text, or
+/// that is not shown, becomes U+FFFD, so a name cannot look like another one.
 pub fn visible(text: &str) -> String {
     text.chars().map(|character| if is_hidden(character) { char::REPLACEMENT_CHARACTER } else { character }).collect()
 }

@@ -4,16 +4,16 @@ use serde::{Deserialize, Serialize};
 
 pub use entrepot_registry::import::{Brought, ImportLine, Imported};
 
-/// `GET /api/cache/stats`. The order is the contract: discobot-proxy's seven fields first.
+/// `GET /api/cache/stats`. Clients depend on the order: discobot-proxy's seven fields come first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct CacheStats {
     /// Requests answered from the store.
     pub hits: u64,
-    /// Requests that upstream's bytes answered.
+    /// Requests answered with bytes from upstream.
     pub misses: u64,
     /// Blobs and manifests put into the store.
     pub stores: u64,
-    /// Blobs dropped to make room, or unused for too long.
+    /// Blobs dropped to make room, or because they were unused for too long.
     pub evictions: u64,
     /// Failures of fetches, disk and index.
     pub errors: u64,
@@ -36,16 +36,16 @@ pub struct CacheStats {
     pub pushed_size: u64,
 }
 
-/// One registry's pull limit for one credential, as it last said.
+/// One registry's pull limit for one credential, as the registry last stated it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// The registry, by its host.
+    /// The host of the registry.
     pub registry: String,
-    /// A short name for the credential. It is no part of the credential itself.
+    /// A short name for the credential. It contains no part of the credential itself.
     pub credential: String,
-    /// Pulls in a window.
+    /// The pulls that one window allows.
     pub limit: u64,
-    /// Pulls left in this one.
+    /// The pulls that are left in the current window.
     pub remaining: u64,
     /// The length of a window.
     pub window_seconds: u64,
@@ -53,21 +53,21 @@ pub struct RateLimit {
     pub seen_seconds_ago: u64,
 }
 
-/// What an operation freed.
+/// The amount that an operation freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Freed {
     /// Blobs that left the disk.
     pub freed_blobs: u64,
-    /// Bytes of these blobs.
+    /// The bytes of these blobs.
     pub freed_bytes: u64,
 }
 
-/// A change was made.
+/// The reply to a change that was made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Done<T> {
-    /// `ok`, as discobot-proxy says it.
+    /// `ok`, the word that discobot-proxy uses.
     pub status: String,
-    /// More about it, beside `status`.
+    /// More about the change, beside `status`.
     #[serde(flatten)]
     pub details: T,
 }
@@ -77,13 +77,13 @@ pub struct Done<T> {
 pub struct BlobSummary {
     /// `algorithm:hex`.
     pub digest: String,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When it was last served or stored.
+    /// The time when the blob was last served or stored.
     pub last_used_unix_seconds: u64,
-    /// Held by a pushed manifest, or being read.
+    /// Whether a pushed manifest needs the blob, or a client is reading it.
     pub pinned: bool,
-    /// Where it was pulled from, as `registry/repository`.
+    /// The repositories that the blob was pulled from, as `registry/repository`.
     pub repositories: Vec<String>,
 }
 
@@ -101,7 +101,7 @@ pub struct BlobPage {
 pub struct VerifiedBlob {
     /// `algorithm:hex`.
     pub digest: String,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
     /// The result of the comparison.
     pub state: BlobState,
@@ -129,22 +129,19 @@ pub enum VerifyLine {
     Finished {
         /// Blobs that were read.
         checked: u64,
-        /// Blobs of these that were corrupt or unreadable.
+        /// The number of these blobs that were corrupt or unreadable.
         bad: u64,
         /// Bytes read.
         bytes: u64,
     },
     /// The verification stopped early.
-    Failed {
-        /// The reason.
-        error: String,
-    },
+    Failed { error: String },
 }
 
 /// The body of every reply that is not a success.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// What went wrong and what to do.
+    /// The failure, and the remedy.
     pub error: String,
 }
 
@@ -157,7 +154,7 @@ pub fn hit_rate(hits: u64, misses: u64) -> f64 {
 }
 
 impl<T> Done<T> {
-    /// `ok`, and more about it.
+    /// `ok` with these details.
     pub fn ok(details: T) -> Self {
         Self { status: "ok".to_owned(), details }
     }

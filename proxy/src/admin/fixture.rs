@@ -1,4 +1,4 @@
-//! A door with three blobs behind it, for the tests of the server and of the command line.
+//! A door with three blobs, for the tests of the server and of the command line.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -78,7 +78,7 @@ pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
     }
 }
 
-/// A registry with one repository, of one tag.
+/// A registry with one repository, which has one tag.
 fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
     let changes = Arc::clone(changes);
     let entry = || RepositorySummary { name: "a/b".into(), tags: 1, manifests: 1, size: 7 };

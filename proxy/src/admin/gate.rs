@@ -14,18 +14,18 @@ use entrepot_net::http::fields::only;
 /// The way by which a request came in.
 #[derive(Clone)]
 pub(super) enum Entrance {
-    /// The unix socket. Its mode decides who may open it, so nothing else is asked here.
+    /// The unix socket. Its mode decides which processes may open it, so nothing else is checked here.
     Unix,
     /// A TCP connection that arrived at `local`.
     Tcp {
         /// The address on our side.
         local: IpAddr,
-        /// Allows changes. `None` if the configuration has none: then there are no changes over TCP.
+        /// The token that allows changes. `None` if the configuration has none: then TCP allows no changes.
         token: Option<Secret>,
     },
 }
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum GateError {
     #[error(
@@ -52,11 +52,11 @@ impl GateError {
     }
 }
 
-/// Names that mean this machine, whichever addresses it has.
+/// The names of this machine, whichever addresses it has.
 const OWN_NAMES: [&str; 4] = ["localhost", "127.0.0.1", "::1", "docker-registry.local"];
 
-/// Whether the request is meant for this machine. A browser that DNS rebinding has led here still sends the name that it
-/// was given. The port is not compared, because a forwarded port is common.
+/// Whether the request is meant for this machine. A browser that was led here by DNS rebinding still sends the name
+/// that the page used. The port is not compared, because forwarded ports are common.
 pub(super) fn check_host(uri: &Uri, headers: &HeaderMap, entrance: &Entrance) -> Result<(), GateError> {
     let Entrance::Tcp { local, .. } = entrance else { return Ok(()) };
     let named = only(headers, &HOST).ok_or(GateError::Host)?;
@@ -87,7 +87,7 @@ pub(super) fn check_change(headers: &HeaderMap, entrance: &Entrance) -> Result<(
     }
 }
 
-/// Compares digests in constant time, so that the time taken tells nothing about the token or its length.
+/// Compares digests in constant time, so that the time reveals nothing about the token or its length.
 fn equal(given: &str, expected: &str) -> bool {
     let [given, expected] = [given, expected].map(|text| digest(&SHA256, text.as_bytes()));
     verify_slices_are_equal(given.as_ref(), expected.as_ref()).is_ok()

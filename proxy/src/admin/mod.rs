@@ -1,14 +1,14 @@
-//! The administrator's door: health, metrics, what the cache holds, and changes to it.
+//! The administrator's door: health, metrics, the contents of the cache, and changes to it.
 //!
-//! It knows no other room: `app` hands over an [`AdminBackend`] of plain closures. They may block, so they are called on
-//! the blocking pool and never on the event loop.
+//! It imports nothing of the cache or the registry: `app` passes an [`AdminBackend`] of plain closures. The closures
+//! may block, so they run on the blocking pool and never on the event loop.
 //!
 //! ```text
 //! server (two entrances) ─ router (gate, table of paths, parameters) ─► AdminBackend ─► reply (JSON, lines)
 //! ```
 //!
-//! Invariants: a request over TCP names this machine in its Host header (DNS rebinding); a change comes by the unix
-//! socket, whose mode is 0600, or with the token; a browser's page of another origin changes nothing.
+//! Invariants: a request over TCP names this machine in its Host header (DNS rebinding). A change comes by the unix
+//! socket, whose mode is 0600, or with the token. A web page of another origin cannot change anything.
 
 pub mod answers;
 #[cfg(test)]
@@ -32,7 +32,7 @@ use answers::{BlobSummary, CacheStats, Freed, VerifiedBlob};
 use entrepot_observe::metrics::Metrics;
 use registry::RegistryBackend;
 
-/// What both entrances of the door share.
+/// The state that both entrances of the door share.
 pub struct AdminState {
     metrics: Arc<Metrics>,
     backend: AdminBackend,
@@ -42,20 +42,20 @@ pub struct AdminState {
 
 /// A closure that the door calls on the blocking pool.
 pub type Operation<T> = Box<dyn Fn() -> T + Send + Sync>;
-/// The same, about something.
+/// A closure with an argument that the door calls on the blocking pool.
 pub type OperationOn<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
 /// The result of an operation.
 pub type OperationResult<T> = Result<T, OperationError>;
-/// Takes one verified blob. A break ends the verification.
+/// Takes one verified blob. `Break` ends the verification.
 pub type OnVerified<'a> = &'a mut dyn FnMut(VerifiedBlob) -> ControlFlow<()>;
 
-/// What the door can do.
+/// The operations of the door.
 pub struct AdminBackend {
-    /// Whether requests can be served; if not, why.
+    /// Whether requests can be served. The error is the reason why not.
     pub ready: Operation<Result<(), String>>,
     /// The numbers of the cache.
     pub stats: Operation<CacheStats>,
-    /// Drops everything that is not pinned or being read.
+    /// Drops every blob that is neither pinned nor being read.
     pub clear: Operation<OperationResult<Freed>>,
     /// A page of blobs, in the order of their digests.
     pub list: OperationOn<ListRequest, OperationResult<Vec<BlobSummary>>>,
@@ -67,45 +67,43 @@ pub struct AdminBackend {
     pub forget_tag: OperationOn<TagName, OperationResult<()>>,
     /// The operations on our own registry.
     pub registry: RegistryBackend,
-    /// Reads the configuration again. A bad one changes nothing and is [`OperationError::Refused`].
+    /// Reads the configuration again. If it is bad, nothing changes and the error is [`OperationError::Refused`].
     pub reload: Operation<OperationResult<()>>,
-    /// The configuration in use, secrets masked.
+    /// The configuration in force, with secrets masked.
     pub effective_config: Operation<serde_json::Value>,
 }
 
-/// Which page of blobs.
+/// The page of blobs that a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListRequest {
-    /// Blobs after this one. `None` begins with the first.
+    /// The page begins after this blob. `None` begins with the first.
     pub after: Option<Digest>,
-    /// At most so many.
+    /// The most blobs on the page.
     pub limit: usize,
 }
 
-/// A tag of a repository of a registry.
+/// A tag in a repository of a registry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TagName {
-    /// The registry, by its host.
+    /// The host of the registry.
     pub registry: RegistryHost,
-    /// The repository there.
     pub repository: RepositoryName,
-    /// The tag in it.
     pub tag: Tag,
 }
 
-/// Why an operation did nothing.
+/// The reason why an operation did nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum OperationError {
-    /// Not possible as things are: the configuration is bad, the blob is in use.
+    /// The state does not allow it: the configuration is bad, or the blob is in use.
     #[error("{0}")]
     Refused(String),
-    /// Our own failure: disk, index.
+    /// A failure of ours: the disk or the index.
     #[error("{0}")]
     Failed(String),
 }
 
 impl AdminState {
-    /// The door's state; one for all its entrances.
+    /// The state of the door. All its entrances share one.
     pub fn new(metrics: Arc<Metrics>, backend: AdminBackend) -> Self {
         Self { metrics, backend, verifying: Arc::new(AtomicBool::new(false)) }
     }

@@ -1,4 +1,4 @@
-//! What the query of an admin request names. An error names the parameter.
+//! The parameters in the query of an admin request. An error names the parameter.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use super::{ListRequest, TagName};
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 
-/// The query of a request. Of a parameter that is given twice, the first one counts.
+/// The query of a request. If a parameter is given twice, the first one counts.
 pub(super) struct Parameters(String);
 
-/// Why a query is refused.
+/// The reason why a query is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum ParameterError {
     #[error("the parameter {0} is missing")]
@@ -76,7 +76,7 @@ impl Parameters {
         })
     }
 
-    /// An absolute path: the server's working directory is not the client's.
+    /// An absolute path. A relative one is refused, because the server's working directory is not the client's.
     pub(super) fn directory(&self) -> Result<PathBuf, ParameterError> {
         self.required("directory", |text| Some(PathBuf::from(text)).filter(|path| path.is_absolute()))
     }

@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::answers::{ImportLine, Imported};
 use super::{OperationOn, OperationResult};
 
-/// Takes one step of a collection. A break ends the reports and not the collection.
+/// Takes one step of a collection. `Break` ends the reports but not the collection.
 pub type OnStep<'a> = &'a mut dyn FnMut(GcLine) -> ControlFlow<()>;
 
 /// A collection that reports each step.
 pub type Collect = dyn Fn(CollectRequest, OnStep<'_>) -> OperationResult<CollectionReport> + Send + Sync;
 
-/// Takes one line of an import. A break ends the import.
+/// Takes one line of an import. `Break` ends the import.
 pub type OnImported<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
 
-/// An import of the tree in a directory that reports line by line.
+/// An import of a directory's tree that reports line by line.
 pub type Import = dyn Fn(&Path, OnImported<'_>) -> OperationResult<Imported> + Send + Sync;
 
 /// The operations on the registry.
@@ -37,34 +37,34 @@ pub struct RegistryBackend {
     pub import: Box<Import>,
 }
 
-/// Which page of repositories.
+/// The page of repositories that a client asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RepositoriesRequest {
-    /// Repositories after this name. `None` begins with the first.
+    /// The page begins after this name. `None` begins with the first.
     pub after: Option<String>,
-    /// At most so many.
+    /// The most repositories on the page.
     pub limit: usize,
 }
 
-/// What to remove.
+/// The thing to remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RemoveRequest {
-    /// A tag, and its manifest unless another tag leads to it.
+    /// A tag. Its manifest goes too, unless another tag points to it.
     Tag(RepositoryName, Tag),
-    /// A manifest, with the tags that point to it.
+    /// A manifest, and the tags that point to it.
     Manifest(RepositoryName, Digest),
     /// A repository with everything in it.
     Repository(RepositoryName),
 }
 
-/// How to collect.
+/// The options of a collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CollectRequest {
-    /// Counts and frees nothing.
+    /// If true, the collection counts and frees nothing.
     pub dry_run: bool,
-    /// Removes manifests without a tag as well.
+    /// If true, the collection also removes manifests without a tag.
     pub untagged: bool,
-    /// How long a pushed blob waits for its manifest. `None` takes the configured time.
+    /// The time that a pushed blob waits for its manifest. `None` means the configured time.
     pub grace: Option<Duration>,
 }
 
@@ -80,11 +80,8 @@ pub struct RepositoryPage {
 /// One repository in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RepositorySummary {
-    /// Its name.
     pub name: String,
-    /// Number of tags.
     pub tags: u64,
-    /// Number of manifests.
     pub manifests: u64,
     /// Bytes of its content, including content that other repositories share.
     pub size: u64,
@@ -93,7 +90,6 @@ pub struct RepositorySummary {
 /// `GET /api/registry/tags`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TagPage {
-    /// The repository.
     pub name: String,
     /// Its tags, in their order.
     pub tags: Vec<TagSummary>,
@@ -102,20 +98,18 @@ pub struct TagPage {
 /// One tag in a list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TagSummary {
-    /// Its name.
     pub tag: String,
-    /// The manifest that it points to.
+    /// The digest of the manifest that the tag points to.
     pub digest: String,
     /// The type of that manifest.
     pub media_type: String,
-    /// The bytes of that manifest alone.
+    /// The bytes of that manifest alone, without its layers.
     pub size: u64,
 }
 
-/// The names of what was removed.
+/// The names of the removed tags and manifests.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RemovedNames {
-    /// The tags.
     pub tags: Vec<String>,
     /// The digests of the manifests.
     pub manifests: Vec<String>,
@@ -127,35 +121,32 @@ pub struct RemovedNames {
 pub enum GcLine {
     /// Progress through the repositories.
     Repositories {
-        /// Looked at so far.
+        /// The repositories that are done so far.
         done: u64,
-        /// In all.
+        /// The number of all repositories.
         total: u64,
     },
     /// Progress through the content.
     Content {
-        /// Looked at so far.
+        /// The pieces of content that are done so far.
         done: u64,
-        /// In all.
+        /// The number of all of them.
         total: u64,
     },
     /// The collection is complete.
     Finished(CollectionReport),
     /// The collection stopped early.
-    Failed {
-        /// The reason.
-        error: String,
-    },
+    Failed { error: String },
 }
 
-/// What a collection freed, or would free.
+/// The amount that a collection freed, or would free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct CollectionReport {
-    /// True if it only counted.
+    /// True if the collection only counted.
     pub dry_run: bool,
-    /// Repositories that were looked at.
+    /// The repositories that the collection looked at.
     pub repositories: u64,
-    /// Repositories that were left alone because a manifest in them cannot be read.
+    /// The repositories that were skipped because a manifest in them cannot be read.
     pub skipped: u64,
     /// Manifests without a tag.
     pub manifests: u64,
@@ -165,7 +156,7 @@ pub struct CollectionReport {
     pub waiting: u64,
     /// Blobs that left the disk.
     pub freed_blobs: u64,
-    /// Bytes of these blobs.
+    /// The bytes of these blobs.
     pub freed_bytes: u64,
     /// Blobs that only the cache needs now.
     pub kept_by_cache: u64,

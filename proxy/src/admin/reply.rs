@@ -1,4 +1,4 @@
-//! The admin API's replies: JSON on one line, text, lines as they come, and one shape for every error.
+//! The admin API's replies: JSON on one line, text, a stream of lines, and one form for every error.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -20,23 +20,23 @@ use super::parameters::ParameterError;
 const JSON: &str = "application/json";
 const JSON_LINES: &str = "application/x-ndjson";
 
-/// LineSender that wait for a slow reader. When they are full, the operation waits as well.
+/// The most lines that wait for a slow reader. When the queue is full, the operation waits as well.
 const QUEUED_LINES: usize = 64;
 
-/// What a handler returns.
+/// The result of a handler.
 pub(super) type ApiResult<T> = Result<T, ApiError>;
 
 /// A JSON value and a newline.
 pub(super) struct Json<T>(pub(super) T);
 
-/// A status and one sentence.
+/// A status and a sentence about the error.
 #[derive(Debug)]
 pub(super) struct ApiError {
     status: StatusCode,
     text: String,
 }
 
-/// The way of a blocking operation to its reader.
+/// The channel from a blocking operation to the client.
 pub(super) struct LineSender(mpsc::Sender<Bytes>);
 
 impl ApiError {
@@ -87,7 +87,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 impl LineSender {
-    /// Replies with the lines that `run` tells. `run` is called on the blocking pool.
+    /// Replies with the lines that `run` sends. `run` is called on the blocking pool.
     pub(super) fn reply(run: impl FnOnce(&Self) + Send + 'static) -> Response {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUED_LINES);
         tokio::task::spawn_blocking(move || run(&Self(sender)));
@@ -95,7 +95,7 @@ impl LineSender {
         ([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(lines)).into_response()
     }
 
-    /// Sends one line. A break means that the client has left.
+    /// Sends one line. `Break` means that the client has left.
     pub(super) fn tell<T: Serialize>(&self, line: &T) -> ControlFlow<()> {
         match self.0.blocking_send(json_line(line)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -103,13 +103,13 @@ impl LineSender {
         }
     }
 
-    /// Sends the last line. A client that has left is no failure.
+    /// Sends the last line. It is no failure if the client has left.
     pub(super) fn finish<T: Serialize>(&self, line: &T) {
         let _ = self.tell(line);
     }
 }
 
-/// Our own types always serialise; `null` would say that one did not.
+/// Our own types always serialise. If one did not, the line would be `null`.
 fn json_line<T: Serialize>(value: &T) -> Bytes {
     let mut line = serde_json::to_vec(value).unwrap_or_else(|_| b"null".to_vec());
     line.push(b'\n');

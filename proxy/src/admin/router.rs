@@ -1,7 +1,8 @@
 //! The paths of the admin API and their handlers.
 //!
-//! Order of a request: `gate::check_host`, the table of paths, `gate::check_change`, the parameters, the operation. The
-//! gates are around the table, so no handler can forget them. Handlers call [`AdminBackend`] on the blocking pool.
+//! A request passes `gate::check_host`, the table of paths, `gate::check_change`, the parameters and the operation, in
+//! this order. The gates are around the table, so no handler can omit them. Handlers call [`AdminBackend`] on the
+//! blocking pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 type Shared = State<Arc<AdminState>>;
 
-/// Everything the door answers.
+/// Answers every request to the door.
 #[derive(Clone)]
 pub(super) struct Api(Router);
 
@@ -39,7 +40,7 @@ impl Api {
         Self(router().with_state(state))
     }
 
-    /// Answers one request. Its body, if any, is not read.
+    /// Answers one request. The body of the request is not read.
     pub(super) async fn answer(&self, mut request: http::Request<Incoming>, entrance: Entrance) -> Response {
         let mut response = match gate::check_host(request.uri(), request.headers(), &entrance) {
             Ok(()) => {
@@ -58,7 +59,7 @@ impl Api {
 
 fn router() -> Router<Arc<AdminState>> {
     let table: [(&str, MethodRouter<Arc<AdminState>>); 16] = [
-        // Says that the event loop turns, and asks nobody.
+        // This answers that the event loop runs, and calls no operation.
         ("/healthz", get(async || text(StatusCode::OK, "ok\n".to_owned()))),
         ("/readyz", get(ready)),
         ("/metrics", get(metrics)),
@@ -76,7 +77,7 @@ fn router() -> Router<Arc<AdminState>> {
         ("/api/registry/gc", post(collect)),
         ("/api/registry/import", post(import)),
     ];
-    // As a layer of each path's methods, and not of the router: an unknown path or method is answered as such before.
+    // The gate is a layer of each path and not of the router, so that an unknown path or method gets 404 or 405 first.
     let gated = |router: Router<_>, (path, methods): (&str, MethodRouter<_>)| {
         router.route(path, methods.route_layer(middleware::from_fn(changes)))
     };
@@ -91,7 +92,7 @@ fn wrong_method(response: &Response) -> Response {
     ([(ALLOW, allowed)], error).into_response()
 }
 
-/// Around the handlers of every path.
+/// Checks the right to change before the handler of a path runs.
 async fn changes(Extension(entrance): Extension<Entrance>, request: Request, next: Next) -> ApiResult<Response> {
     let (method, path) = (request.method(), request.uri().path());
     if !matches!(*method, Method::GET | Method::HEAD) {
@@ -182,7 +183,7 @@ async fn remove(state: Arc<AdminState>, request: RemoveRequest) -> ApiResult<Jso
     removed.map(done).ok_or_else(|| ApiError::not_found("the registry does not have this"))
 }
 
-/// Sends a line a blob. A client that leaves ends the verification at the next blob.
+/// Sends one line for each blob. If the client leaves, the verification ends at the next blob.
 async fn verify(State(state): Shared) -> ApiResult<Response> {
     let running = || ApiError::new(StatusCode::CONFLICT, "a verification is already running");
     let permit = VerifyPermit::take(&state.verifying).ok_or_else(running)?;
@@ -206,7 +207,7 @@ fn verify_all(backend: &AdminBackend, lines: &LineSender) {
     });
 }
 
-/// Sends the steps of a collection. A client that leaves does not stop it.
+/// Sends the steps of a collection. If the client leaves, the collection continues.
 async fn collect(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
     let request = parameters.collection()?;
     Ok(LineSender::reply(move |lines| {
@@ -218,7 +219,7 @@ async fn collect(State(state): Shared, parameters: Parameters) -> ApiResult<Resp
     }))
 }
 
-/// Sends the steps of an import. A client that leaves ends it; the next import goes on with it.
+/// Sends the steps of an import. If the client leaves, the import ends. The next import continues it.
 async fn import(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
     let directory = parameters.directory()?;
     Ok(LineSender::reply(move |lines| {
@@ -230,7 +231,7 @@ async fn import(State(state): Shared, parameters: Parameters) -> ApiResult<Respo
     }))
 }
 
-/// Calls `operation` on the blocking pool. Its panic is an error of this request alone.
+/// Calls `operation` on the blocking pool. If it panics, only this request fails.
 async fn blocking<T: Send + 'static>(
     state: Arc<AdminState>,
     operation: impl FnOnce(&AdminState) -> T + Send + 'static,
@@ -250,7 +251,7 @@ fn text(status: StatusCode, text: String) -> Response {
     (status, [(CONTENT_TYPE, TEXT)], text).into_response()
 }
 
-/// The right to verify, given back when dropped, by a panic too.
+/// The right to verify. It is given back when it is dropped, also by a panic.
 struct VerifyPermit(Arc<AtomicBool>);
 
 impl VerifyPermit {

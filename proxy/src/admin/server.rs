@@ -1,7 +1,7 @@
-//! The admin door's two entrances, TCP and the unix socket, in front of the same API.
+//! The admin door's two entrances, TCP and the unix socket. Both serve the same API.
 //!
-//! Bounds: connections, the time and size of a head, and the time that open replies get at shutdown. `axum::serve` has
-//! none of them, so hyper is driven here.
+//! It bounds the connections, the time and size of a head, and the time that open replies get at shutdown.
+//! `axum::serve` has none of these bounds, so this file uses hyper directly.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,15 +26,15 @@ use entrepot_net::admin_socket::AdminSocket;
 use entrepot_observe::labels::Door;
 
 struct Limits {
-    /// Held at once; more wait in the kernel's queue.
+    /// The most connections at once. More wait in the kernel's queue.
     connections: usize,
-    /// To send a whole head, and idle between requests.
+    /// The time to send a whole head, and the idle time between requests.
     header_timeout: Duration,
-    /// A head that is larger is answered 431.
+    /// A larger head is answered with 431.
     head_max_bytes: usize,
-    /// Open answers get this long at shutdown.
+    /// The time that open answers get at shutdown.
     drain_timeout: Duration,
-    /// Before the next try where no connection can be accepted (out of descriptors).
+    /// The pause after a failure to accept a connection (no file descriptors are left).
     accept_pause: Duration,
 }
 
@@ -46,7 +46,8 @@ const LIMITS: Limits = Limits {
     accept_pause: Duration::from_millis(100),
 };
 
-/// Serves TCP until `shutdown`, then lets open answers end. Changes need `token`; without one there are none.
+/// Serves TCP until `shutdown`, then lets open answers end. Changes need `token`. Without a token, TCP allows no
+/// changes.
 pub async fn serve_tcp(
     listener: TcpListener,
     state: Arc<AdminState>,
@@ -56,12 +57,12 @@ pub async fn serve_tcp(
     serve(TcpEntrance { listener, token }, &state, shutdown, &LIMITS).await;
 }
 
-/// Serves the unix socket until `shutdown`; its file is gone afterwards.
+/// Serves the unix socket until `shutdown`. Its file is removed afterwards.
 pub async fn serve_unix(socket: AdminSocket, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
     serve(socket, &state, shutdown, &LIMITS).await;
 }
 
-/// Where connections come from, and what coming from there allows.
+/// A listener, and the rights of the connections that it accepts.
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
@@ -124,11 +125,11 @@ async fn serve(entrance: impl Accept, state: &Arc<AdminState>, shutdown: impl Fu
     }
     drop(stop);
     let drained = async { while connections.join_next().await.is_some() {} };
-    // What is left is aborted with the set.
+    // The connections that remain are aborted when the set is dropped.
     let _ = tokio::time::timeout(limits.drain_timeout, drained).await;
 }
 
-/// Requests of one connection, until it closes or the door does.
+/// Serves the requests of one connection, until it closes or the door closes.
 fn connection<S>(
     stream: S,
     entrance: Entrance,
@@ -147,7 +148,7 @@ where
             async move { Ok::<_, Infallible>(api.answer(request, entrance).await) }
         });
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), answer));
-        // A connection that the client breaks needs no word.
+        // A connection that the client breaks is not logged.
         tokio::select! {
             _ = &mut served => {}
             _ = stopping.changed() => {

@@ -1,4 +1,4 @@
-//! Leads the connections of every listening socket to the serving threads.
+//! Gives the connections of every listening socket to the serving threads.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
 
-/// What the doors share: their bounds count together.
+/// The state that the doors share: their bounds count together.
 struct Common<'a> {
     bounds: Arc<Bounds>,
     metrics: &'a Arc<Metrics>,
@@ -53,7 +53,7 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
 }
 
 impl Common<'_> {
-    /// Each connection goes to the serving thread with the least to do.
+    /// Gives each connection to the serving thread that has the fewest.
     fn accept<Serving>(
         &self,
         listener: TcpListener,

@@ -1,4 +1,4 @@
-//! The operations of the administrator's door, as closures over the rooms.
+//! The operations of the administrator's door, as closures over the cache and the registry.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::app::reload::Reloader;
 use entrepot_cache::pull::Pull;
 use entrepot_store::{Place, Removal, Store, StoreError, Verified};
 
-/// A complete blob may take so long to be published.
+/// The longest wait for complete blobs to be published.
 const SETTLING: Duration = Duration::from_secs(30);
 /// The refusal to remove pushed content from the cache.
 const PUSHED: &str = "this blob was pushed to the registry here; delete what needs it there, then collect";
-/// Blobs in one answer of the index.
+/// The blobs in one answer of the index.
 const PAGE: usize = 1000;
 
-/// Every operation of the door. `draining` is true once the process stops. Call within a tokio runtime.
+/// Every operation of the door. `draining` is true as soon as the process stops. Call it within a tokio runtime.
 pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
@@ -35,7 +35,8 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         ready: Box::new(move || ready(&ready_store, &draining)),
         stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
         clear: Box::new(move || {
-            // A client that has read a blob to its end expects it in the cache, and so gone after this.
+            // A client that has read a blob to its end expects that `clear` removes it, so its publication is awaited
+            // first.
             let settled = async { tokio::time::timeout(SETTLING, clear_flights.settle()).await };
             if runtime.block_on(settled).is_err() {
                 tracing::warn!("clearing the cache although a blob is still being published");
@@ -70,7 +71,7 @@ fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
     if draining.load(Ordering::Relaxed) {
         return Err("stopping: running answers are finished, no more are taken".to_owned());
     }
-    // A server whose index is being rebuilt is ready: it serves meanwhile.
+    // A server that rebuilds its index is ready, because it serves meanwhile.
     let _ = store.usage();
     Ok(())
 }
@@ -125,7 +126,7 @@ async fn verify(store: &Store, on_verified: OnVerified<'_>) -> OperationResult<(
             let state = match store.blobs.verify(&blob.digest).await {
                 Ok(Verified::Good) => BlobState::Ok,
                 Ok(Verified::Bad) => BlobState::Corrupt,
-                // Evicted since it was listed.
+                // The blob was evicted since it was listed.
                 Ok(Verified::Missing) => continue,
                 Err(_) => BlobState::Unreadable,
             };

@@ -1,5 +1,5 @@
-//! Makes the parts of a server: first those that need no port ([`Foundation`]), then, when every listener is bound, those
-//! that have to know their addresses ([`Server`]).
+//! Makes the parts of a server. The parts that need no port come first ([`Foundation`]). When every listener is bound,
+//! the parts that need the bound addresses follow ([`Server`]).
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ use entrepot_upstream::pull_quota::PullQuotas;
 use entrepot_upstream::registry_client::UpstreamMemory;
 use entrepot_upstream::token_cache::TokenCache;
 
-/// What has to be in order before a port is bound.
+/// The parts that must be in order before a port is bound.
 pub(super) struct Foundation {
     authority: Arc<Authority>,
     store: Arc<Store>,
@@ -47,7 +47,7 @@ pub(super) struct Foundation {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// The parts of a server, ready to serve.
+/// The parts of a server that is ready to serve.
 pub(super) struct Server {
     pub(super) startup: Startup,
     pub(super) reloader: Arc<Reloader>,
@@ -55,7 +55,7 @@ pub(super) struct Server {
     pub(super) identity: Arc<Identity>,
     /// None if this server is not announced.
     pub(super) announcer: Option<Announcer>,
-    /// Set when the process stops, for `/readyz`.
+    /// True as soon as the process stops. `/readyz` reads it.
     pub(super) stopping: Arc<AtomicBool>,
 }
 
@@ -78,7 +78,7 @@ impl Foundation {
 }
 
 impl Server {
-    /// Puts the parts together, tells the person at the console, and announces the server. Call within a tokio runtime.
+    /// Makes the server, prints the greeting for the console, and announces the server. Call it within a tokio runtime.
     pub(super) fn build(
         loaded: Loaded,
         (flags, events): (Flags, EventsHandle),
@@ -117,13 +117,13 @@ impl Server {
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
         eprint!("{greeting}");
-        // Everything is bound: a client that hears of this server finds its doors open.
+        // Every listener is bound here, so a client that discovers this server finds its doors open.
         let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
         let (reloader, stopping) = (Arc::new(reloader), Arc::default());
         Ok(Self { startup, reloader, pull, identity, announcer, stopping })
     }
 
-    /// Gives the metrics the numbers that are looked up at each scrape.
+    /// Gives the metrics the numbers that each scrape reads.
     pub(super) fn answer_scrapes(&self, workers: &Arc<Workers>) {
         let (reloader, workers) = (Arc::downgrade(&self.reloader), workers.clone());
         self.pull.metrics.scrape_from(move || {
@@ -156,7 +156,7 @@ fn local_registry(
     LocalRegistry::open(pull.store.clone(), ports, settings, access, events)
 }
 
-/// A name for this process that no other has. A request that comes back to us is recognised by it.
+/// A name that no other process has. If a request of ours comes back to us, it is recognised by this name.
 fn instance() -> Result<String, StartError> {
     let mut random = [0u8; 8];
     rand::fill(&mut random)

@@ -1,4 +1,4 @@
-//! The facts that clients on the local network are told, and the announcement of this server there.
+//! The facts that clients on the local network get, and the announcement of this server there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use entrepot_setup::discovery::announce::{Announcement, Announcer};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::discovery::identity::Identity;
 
-/// The facts that clients need about the doors that are open.
+/// The facts about the open doors that clients need.
 pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Authority) -> Facts {
     let proxy_port = bound.proxy.first().map_or(3128, SocketAddr::port);
     let facts = Facts::new(proxy_port, &authority.fingerprint_sha256());
-    // Only open doors are told: another program may have a default port.
+    // Only open doors are announced: another program may have a default port.
     let open = |listen: &Listen| {
         bound.registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
     };
@@ -22,7 +22,7 @@ pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Auth
     Facts { registry_http_port: port(&wanted.http), registry_https_port: port(&wanted.https), ..facts }
 }
 
-/// Announces this server. None if the configuration says no, or if no other machine could reach it.
+/// Announces this server. None if the configuration switches that off, or if no other machine can reach the proxy.
 pub(super) fn announce(mdns: &Mdns, facts: Facts, proxy: &[SocketAddr], identity: Arc<Identity>) -> Option<Announcer> {
     if !mdns.enabled {
         return None;

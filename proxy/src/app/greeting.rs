@@ -1,5 +1,5 @@
-//! The text that a person at the console reads when the server has started: the doors, the CA's fingerprint, and how a
-//! Docker host is pointed here.
+//! The text that a person at the console reads when the server has started: the doors, the CA's fingerprint, and the
+//! way to set up a Docker host.
 
 use std::fmt::Write;
 use std::io::{self, IsTerminal};
@@ -11,7 +11,7 @@ use entrepot_net::tls::authority::Authority;
 use entrepot_registry::access::AccessControl;
 use entrepot_setup::pages::{link, terminal_code};
 
-/// The text for stderr. `addresses` are those by which other machines may know this one.
+/// The text for stderr. `addresses` are the addresses by which other machines may know this one.
 pub(super) fn greeting(
     (startup, live): (&Startup, &LiveConfig),
     authority: &Authority,
@@ -51,7 +51,7 @@ pub(super) fn greeting(
     let _ = writeln!(text, "  curl -fsS http://{name}/setup/docker | sudo sh");
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
-    // A picture is of no use in a journal.
+    // A QR code is of no use in a journal.
     if io::stderr().is_terminal() {
         let code = terminal_code(&link(&format!("http://{name}/"), &fingerprint.replace(':', "").to_lowercase()));
         let _ = writeln!(text, "\nThe same as a page, with the fingerprint to compare:\n{code}");

@@ -1,4 +1,4 @@
-//! Every listening socket of the server: bound before anything is served, or handed over by the service manager.
+//! Every listening socket of the server. It is bound before anything is served, or passed by the service manager.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(super) struct Addresses {
 }
 
 impl Listening {
-    /// Binds what the configuration says. Call within a tokio runtime.
+    /// Binds the configured addresses. Call it within a tokio runtime.
     pub(super) fn bind(startup: &Startup) -> Result<Self, StartError> {
         let registry = [&startup.registry.http, &startup.registry.https];
         let doors = startup.proxy.listen.iter().chain(&startup.transparent.listen).chain(&startup.admin.listen);
@@ -56,7 +56,6 @@ impl Listening {
         Ok(Self { doors: Doors { proxy, transparent, registry }, admin: AdminListening { tcp, socket } })
     }
 
-    /// The addresses of the sockets for clients.
     pub(super) fn addresses(&self) -> Addresses {
         let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let Doors { proxy, transparent, registry } = &self.doors;
@@ -65,14 +64,14 @@ impl Listening {
 }
 
 impl Addresses {
-    /// Of all doors.
+    /// The addresses of all doors.
     pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
         [&self.proxy, &self.registry, &self.transparent].into_iter().flatten().copied()
     }
 }
 
-/// The registry's sockets. A default port that another program has does not keep the proxy from starting: it may have been
-/// installed beside another registry.
+/// The registry's sockets. If another program has a default port, the proxy starts nevertheless: it may be installed
+/// beside another registry.
 fn bind_registry(listeners: &mut Listeners, door: &RegistryListen) -> Result<Vec<TcpListener>, StartError> {
     let mut bound = Vec::new();
     for listen in [&door.http, &door.https] {
@@ -104,8 +103,8 @@ fn bind(listeners: &mut Listeners, address: SocketAddr) -> Result<TcpListener, S
     })
 }
 
-/// Lets the transparent door take connections to addresses of other machines, if the process may: a gateway leads them
-/// here.
+/// Lets the transparent door accept connections to addresses of other machines, if the process has the right to. A
+/// gateway routes such connections here.
 fn accept_for_others(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_ip_transparent_v4(true) {
         tracing::debug!("not for `entrepot redirect gateway`, which needs CAP_NET_ADMIN here: {error}");

@@ -1,10 +1,10 @@
-//! The composition root: the one place that knows every room, builds them in order, and takes them down again.
+//! The composition root: the one place that knows every crate. It makes the parts in order and takes them down again.
 //!
-//! `serve` is a server's life from its configuration to its last log line; `build` makes its parts; `listening` has its
-//! sockets, and `accepting` leads their connections to the serving threads; `signals` hears what it is asked, and
-//! `reload` puts another configuration in force; `upkeep` does what is due from time to time. `backend` and
-//! `registry_backend` give the administrator's door its closures; `discovery` says what is told on the local network;
-//! `greeting` tells a person at the console what to do next.
+//! `serve` is a server's life from its configuration to its last log line; `build` makes its parts. `listening` has its
+//! sockets, and `accepting` gives their connections to the serving threads. `signals` waits for signals. `reload` puts
+//! another configuration in force. `upkeep` has the periodic work. `backend` and `registry_backend` make the closures
+//! of the administrator's door. `discovery` has the facts for the local network. `greeting` prints the next steps for a
+//! person at the console.
 
 mod accepting;
 mod backend;

@@ -19,10 +19,10 @@ use entrepot_registry::removal::Target;
 use entrepot_registry::{LocalRegistry, import};
 use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
 
-/// The actor in events about changes through this door.
+/// The actor in events about changes through the administrator's door.
 const ADMINISTRATOR: &str = "administrator";
 
-/// Every operation of the door on the registry of a state.
+/// Every operation of the door on our registry.
 pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
     let (list_store, tags_store) = (store(), store());
@@ -112,7 +112,7 @@ async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>)
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let (said, mut heard) = mpsc::unbounded_channel();
-    // A client that leaves does not stop the collection half way.
+    // If the client leaves, the collection still runs to its end.
     let progress = move |step| {
         let _ = said.send(step);
     };

@@ -1,7 +1,7 @@
-//! Puts another configuration in force at a reload. A configuration that cannot be used leaves the one before it in force.
+//! Puts another configuration in force at a reload. If the new one cannot be used, the old one stays in force.
 //!
-//! A reload swaps [`LiveConfig`] and whatever was made from it. It cannot swap what was read at the start; the log warns
-//! about each such key that changed, and [`Reloader::effective`] shows both values.
+//! A reload replaces [`LiveConfig`] and everything that was made from it. It cannot replace values that were read at
+//! the start. The log warns about each such key that changed, and [`Reloader::effective`] shows both values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,11 +28,11 @@ pub(super) struct Reloader {
     pub(super) memory: Arc<UpstreamMemory>,
     /// The first port of our registry. Zero if it has none.
     pub(super) registry_port: u16,
-    /// What is in force now.
     pub(super) effective: Mutex<Effective>,
 }
 
-/// The configuration and the way out, as requests hold them. Reads the system's roots: not for the event loop.
+/// The configuration and the upstream client, as requests hold them. It reads the system's roots: not for the event
+/// loop.
 pub(super) fn snapshot(config: LiveConfig, ourselves: &Ourselves, memory: Arc<UpstreamMemory>) -> Arc<ConfigSnapshot> {
     let client = HttpClient::new(&config.upstream, &config.registries, ourselves);
     Arc::new(ConfigSnapshot { upstream: Arc::new(RegistryClient::new(client, memory)), config })
@@ -43,7 +43,7 @@ pub(super) fn registry_address(settings: &RegistrySettings, port: u16) -> String
     format!("{}:{port}", settings.hostname.name())
 }
 
-/// Shows in the metrics who seals TLS records.
+/// Shows in the metrics whether the kernel or this process encrypts TLS records.
 pub(super) fn show_sealing(metrics: &Metrics, config: &LiveConfig) {
     let (now, other) = sealing(config.data_plane.ktls);
     metrics.hide_data_plane("sealing", other);
@@ -51,9 +51,9 @@ pub(super) fn show_sealing(metrics: &Metrics, config: &LiveConfig) {
 }
 
 impl Reloader {
-    /// Reads the configuration anew. On an error nothing has changed, and the error is one line.
+    /// Reads the configuration again. After an error nothing has changed. The error is one line.
     pub(super) fn reload(&self) -> Result<(), String> {
-        // One reload at a time: the one that reads last is the one that holds.
+        // Only one reload runs at a time, so the values of the last reader stay in force.
         let mut effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome =
             self.read().map_err(|error| error.to_string()).and_then(|loaded| self.put_in_force(loaded, &effective));
@@ -71,7 +71,8 @@ impl Reloader {
         }
     }
 
-    /// Every knob with the value in force, and the value in the file if that is another; secrets masked. Reads the file.
+    /// Every setting with the value in force, and with the file's value if that differs. Secrets are masked. Reads the
+    /// file.
     pub(super) fn effective(&self) -> serde_json::Value {
         let effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match self.read() {
@@ -87,7 +88,7 @@ impl Reloader {
         load(&self.flags, &cli::environment, &HostFacts::real())
     }
 
-    /// Returns what is in force then.
+    /// Returns the values that are in force afterwards.
     fn put_in_force(&self, loaded: Loaded, before: &Effective) -> Result<Effective, String> {
         let Loaded { config, effective, notices } = loaded;
         self.events.set_level(&config.live.logging.level).map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
 //! A server's life: build, bind, serve, drain.
 //!
-//! Nothing is bound before the configuration, the CA and the store are in order, and every listener is bound before
+//! The configuration, the CA and the store are checked before any port is bound. Every listener is bound before
 //! anything is served.
 
 use std::sync::Arc;
@@ -26,11 +26,11 @@ use entrepot_net::workers::Workers;
 use entrepot_net::workers::capabilities::{Capabilities, ColdReads};
 use entrepot_observe::events;
 
-/// How long fetches that still run after the drain, and events for receivers, may take.
+/// The time after the drain for fetches that still run and for events to receivers.
 const LANDING: Duration = Duration::from_secs(5);
-/// How long the last log lines and threads may take.
+/// The time for the last log lines and threads.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// What the end may take besides the drain, with something to spare.
+/// The time that the shutdown may take besides the drain, with a margin.
 const AFTER_THE_DRAIN: Duration = Duration::from_secs(30);
 
 /// Serves until a signal ends it.
@@ -66,7 +66,7 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     outcome
 }
 
-/// Serves on every listener, and drains when a signal asks for the end.
+/// Serves on every listener. Drains when a signal asks for the end.
 async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
     let (trigger, watch) = drain::channel();
@@ -89,7 +89,7 @@ async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> 
     signals.until_end(&server.reloader, &serving).await;
     stop(server, trigger).await;
     chores.iter().for_each(JoinHandle::abort);
-    // The admin door was open to the last, for those who watch the drain.
+    // The admin door stays open to the end, so that a client can watch the drain.
     drop(admin_watch);
     if tokio::time::timeout(LAST_LINES, admin_trigger.drain()).await.is_err() {
         tracing::debug!("an admin request was still running");
@@ -107,14 +107,14 @@ fn open_admin_door(server: &Server, listening: AdminListening, watch: &Watch) {
     tokio::spawn(admin::serve_unix(listening.socket, state, ended(watch.clone())));
 }
 
-/// Takes no more connections, and waits for the answers that run as long as the configuration lets them.
+/// Accepts no more connections, and waits for the running answers for at most the configured time.
 async fn stop(server: Server, trigger: Trigger) {
     let deadline = server.reloader.state.snapshot().config.proxy.drain_timeout;
     let status = format!("stopping: running answers have {} s to end", deadline.as_secs());
     service_manager::stopping(&status, deadline + AFTER_THE_DRAIN).await;
     server.stopping.store(true, Ordering::Relaxed);
     if let Some(announcer) = server.announcer {
-        // A goodbye that is still on its way does not delay the end.
+        // The end does not wait for goodbyes that are still being sent.
         spawn_blocking(move || announcer.stop());
     }
     tracing::info!("{status}");
@@ -127,7 +127,7 @@ async fn stop(server: Server, trigger: Trigger) {
     server.reloader.state.registry.local.close(LANDING).await;
 }
 
-/// For the watchdog: the serving threads answer, and so does this runtime by running this.
+/// For the watchdog: true if the serving threads answer. This runtime answers too, because it runs this function.
 async fn all_answer(workers: Arc<Workers>) -> bool {
     workers.answer().await
 }

@@ -1,4 +1,4 @@
-//! Signals to a running server: SIGHUP reads the configuration anew, SIGTERM and SIGINT end the server.
+//! Signals to a running server: SIGHUP reads the configuration again, SIGTERM and SIGINT end the server.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::reload::Reloader;
 use super::start_error::StartError;
 use entrepot_net::service_manager;
 
-/// Signals are caught from the moment that this is made.
+/// The signals of this process. They are caught as soon as this exists.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -23,7 +23,7 @@ impl Signals {
         Ok(Self { terminate, interrupt, hang_up: catch(SignalKind::hangup())? })
     }
 
-    /// Returns when a signal asks for the end. `serving` is the first part of what the service manager is told.
+    /// Returns when a signal asks for the end. `serving` is the first part of the status for the service manager.
     pub(super) async fn until_end(&mut self, reloader: &Arc<Reloader>, serving: &str) {
         loop {
             tokio::select! {
@@ -38,7 +38,7 @@ impl Signals {
 async fn reload(reloader: Arc<Reloader>, serving: &str) {
     service_manager::reloading().await;
     let outcome = spawn_blocking(move || reloader.reload()).await;
-    // The log has the outcome too.
+    // The log has the result too.
     let status = match outcome {
         Ok(Err(error)) => format!("{serving}; the configuration is bad, the last good one stays in force: {error}"),
         _ => serving.to_owned(),

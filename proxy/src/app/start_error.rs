@@ -11,56 +11,47 @@ use entrepot_observe::access_log::AccessLogError;
 use entrepot_observe::events::EventsError;
 use entrepot_store::StoreError;
 
-/// Why a server does not start.
+/// The reason why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The event log.
+    /// The event log cannot be opened.
     #[error(transparent)]
     Events(#[from] EventsError),
-    /// The access log.
+    /// The access log cannot be opened.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
-    /// The certificate authority.
+    /// The certificate authority cannot be used.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// The store.
+    /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A listening address.
+    /// An address cannot be listened on.
     #[error("cannot listen on {address}: {source}; {hint}")]
     Bind {
         /// The address and port that was wanted.
         address: SocketAddr,
-        /// The kernel's answer.
         source: io::Error,
-        /// What to do.
         hint: &'static str,
     },
-    /// The admin socket.
+    /// The admin socket cannot be bound.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The data directory.
+    /// The data directory cannot be created.
     #[error("cannot create {path}: {source}; choose another place with --data-dir", path = path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The key of the registry's tokens.
+    DataDir { path: PathBuf, source: io::Error },
+    /// The key of the registry's tokens cannot be read or created.
     #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
     TokenKey {
         /// The data directory.
         path: PathBuf,
-        /// The kernel's answer.
         source: io::Error,
     },
-    /// Threads, signals or randomness.
+    /// The system gives no threads, signals or random bytes.
     #[error("the system gives no {what}: {source}")]
     System {
-        /// One of these, in words.
+        /// The missing thing, in words.
         what: &'static str,
-        /// The kernel's answer.
         source: io::Error,
     },
 }

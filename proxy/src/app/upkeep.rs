@@ -1,5 +1,5 @@
-//! What is due from time to time while a server runs: our own addresses, unused entries, abandoned uploads, and
-//! collections in the registry.
+//! Periodic work while a server runs: it looks up our own addresses, drops unused entries and abandoned uploads, and
+//! collects in the registry.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,10 +12,10 @@ use crate::doors::state::AppState;
 use entrepot_setup::discovery::identity::Identity;
 use entrepot_store::Sweep;
 
-/// How often unused entries are dropped and our own addresses are looked up again.
+/// The interval of dropping unused entries and of looking up our own addresses.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
-/// Looks up our addresses, which are those of `interfaces`, and drops what nobody used for too long.
+/// Looks up our addresses, which are those of `interfaces`, and drops entries that were unused for too long.
 pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>, interfaces: Vec<String>) {
     let (mut ticks, interfaces) = (tokio::time::interval(HOUSEKEEPING), Arc::<[String]>::from(interfaces));
     loop {
@@ -26,7 +26,7 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
             identity.refresh(&interfaces);
             looking.state.registry.local.refresh_names(&looking.state.snapshot().config.registry);
         });
-        // A panic is in the log, and the next tick looks again.
+        // If the look-up panics, the log has it, and the next tick looks again.
         let _ = looked.await;
         let expiry = reloader.state.snapshot().config.registry.upload_expiry;
         let expired = reloader.state.registry.local.expire_uploads(expiry).await;
@@ -40,7 +40,7 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
     }
 }
 
-/// Collects in the registry, as often as the configuration says at the time.
+/// Collects in the registry. It reads the interval from the configuration each time.
 pub(super) async fn collecting(state: Arc<AppState>) {
     let mut collected = Instant::now();
     loop {
@@ -56,7 +56,7 @@ pub(super) async fn collecting(state: Arc<AppState>) {
         }
         let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
         let sweep = Sweep { grace, untagged: false, dry_run: false };
-        // The log has the outcome.
+        // The log has the result.
         registry.collect_quietly(sweep).await;
         collected = Instant::now();
     }

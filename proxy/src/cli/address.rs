@@ -1,4 +1,4 @@
-//! The address of an admin door elsewhere, `http://host:port` or `https://host:port`, and connections to it.
+//! The address of an admin door, `http://host:port` or `https://host:port`, and connections to it.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use url::Url;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Address(Url);
 
-/// The text is no such address.
+/// The text is not such an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an address such as http://appliance.lan:3130 or https://appliance.lan:3130")]
 pub struct AddressError;
@@ -26,7 +26,7 @@ pub(crate) trait AdminStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> AdminStream for S {}
 
 impl Address {
-    /// As a Host header has it.
+    /// The host as in a Host header.
     pub(crate) fn host(&self) -> String {
         let host = self.0.host_str().unwrap_or_default();
         self.0.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))

@@ -1,4 +1,5 @@
-//! HTTP/1.1 to the admin door, by its unix socket or a URL: one connection for each request; JSON or lines of JSON come back.
+//! An HTTP/1.1 client of the admin door, by its unix socket or a URL. Each request has its own connection. Answers are
+//! JSON or lines of JSON.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::cli::address::{Address, AdminStream};
 use entrepot_core::exit;
 use entrepot_core::secret::Secret;
 
-/// A server that can be asked.
+/// A server that answers requests of the admin API.
 pub(crate) struct AdminClient {
     door: Door,
 }
@@ -27,11 +28,11 @@ pub(crate) struct AdminClient {
 enum Door {
     /// The unix socket on this machine.
     Socket(PathBuf),
-    /// TCP, and the token that changes need there.
+    /// A TCP address, and the token that changes need there.
     Url(Address, Option<Secret>),
 }
 
-/// Why there is no answer, or another one than a success.
+/// The reason why there is no answer, or no successful one.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminClientError {
     #[error("no entrepot server answers on {socket} ({source}); start one with `entrepot serve`, or see admin.socket")]
@@ -48,7 +49,7 @@ pub(crate) enum AdminClientError {
     NotUnderstood(#[from] serde_json::Error),
 }
 
-/// sysexits' EX_NOINPUT: the thing that was named does not exist.
+/// sysexits' EX_NOINPUT: the thing that the command names does not exist.
 const NOT_FOUND: u8 = 66;
 /// The longest answer that is read whole, and the longest line.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -69,7 +70,7 @@ impl AdminClientError {
         }
     }
 
-    /// The same refusal, with the thing that it is about in front.
+    /// The same error, with the thing that it is about in front.
     pub(crate) fn about(self, what: &str) -> Self {
         match self {
             Self::Refused { status, error } => Self::Refused { status, error: format!("{what}: {error}") },
@@ -120,7 +121,7 @@ impl AdminClient {
         Ok(AnswerLines { body, pending: BytesMut::new() })
     }
 
-    /// Any answer but a success is an error.
+    /// Sends a request. Any answer but a success is an error.
     async fn ask(&self, method: Method, target: &str) -> Result<Response<Incoming>, AdminClientError> {
         let mut request = Request::builder().method(method).uri(target);
         let stream: Box<dyn AdminStream> = match &self.door {
@@ -139,7 +140,7 @@ impl AdminClient {
             }
         };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer, which has its errors too.
+        // The task ends with the answer. The answer reports the connection's errors.
         tokio::spawn(connection);
         let request =
             request.body(Empty::<Bytes>::new()).map_err(|error| AdminClientError::BrokenOff(error.to_string()))?;
@@ -158,7 +159,7 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, AdminClientError> 
     body.map(|body| body.to_bytes()).map_err(|error| AdminClientError::BrokenOff(error.to_string()))
 }
 
-/// AnswerLines of JSON as they come.
+/// An answer of JSON lines, read line by line.
 pub(crate) struct AnswerLines {
     body: Incoming,
     pending: BytesMut,

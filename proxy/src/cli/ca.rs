@@ -1,7 +1,7 @@
 //! `entrepot ca`: shows the certificate authority, exports its certificate, and replaces it.
 //!
-//! Neighbour: `tls::authority` does the work. Invariants: no key material is printed, and files that the user named in the
-//! configuration are never written.
+//! `tls::authority` does the work. Invariants: no key material is printed. Files that the configuration names are never
+//! written.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -49,28 +49,22 @@ pub enum CaCommand {
     },
 }
 
-/// Why a command on the CA failed.
+/// The reason why a command on the CA failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaCommandError {
-    /// The CA, the present one or the one to install, is unusable.
+    /// The CA is unusable: the present one, or the one to install.
     #[error(transparent)]
     Ca(#[from] CaError),
-    /// The configuration names the files, so they are the user's.
+    /// The configuration names the files, so they belong to the user.
     #[error(
         "[ca] names your own files, which entrepot only reads: replace {} and {} yourself and restart the server, or \
          remove both settings to let entrepot keep its CA in its data directory",
         certificate.display(), key.display()
     )]
-    Provided {
-        /// As configured.
-        certificate: PathBuf,
-        /// As configured.
-        key: PathBuf,
-    },
-    /// Rotation was not confirmed.
+    Provided { certificate: PathBuf, key: PathBuf },
+    /// The rotation was not confirmed.
     #[error("every client will refuse connections until it has the new certificate; confirm with --yes")]
     Unconfirmed,
-    /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -86,7 +80,7 @@ impl CaCommandError {
     }
 }
 
-/// Runs one command; the answer goes to `out`.
+/// Runs one command and writes its answer to `out`.
 pub fn run(command: &CaCommand, ca: &CaFiles, out: &mut impl Write) -> Result<(), CaCommandError> {
     match command {
         CaCommand::Show { json } => show(&Authority::open(ca)?, ca, *json, out),
@@ -179,7 +173,7 @@ mod tests {
 
     const EC_CA: &str = include_str!("../../net/src/tls/testdata/ec-ca.crt");
 
-    /// The configuration for a CA in `folder`.
+    /// The configuration of a CA in `folder`.
     fn ca_files(folder: &Path) -> CaFiles {
         CaFiles {
             certificate: folder.join("ca.crt"),

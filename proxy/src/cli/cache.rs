@@ -1,7 +1,7 @@
 //! `entrepot cache`: shows and changes the cache of a running server, by its admin unix socket.
 //!
-//! Neighbours: `admin::answers` has the types of the replies, `admin_client` speaks HTTP over the socket, and `show` makes
-//! tables. stdout gets tables for people, or the server's own replies with `--json`; stderr gets progress and questions.
+//! `admin::answers` has the types of the replies, `admin_client` speaks HTTP over the socket, and `show` makes tables.
+//! stdout gets tables for people, or the server's own replies with `--json`. stderr gets progress and questions.
 
 mod show;
 #[cfg(test)]
@@ -47,7 +47,7 @@ pub enum CacheCommand {
     Verify,
 }
 
-/// Something that `rm` removes.
+/// A thing that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CacheTarget {
     /// The bytes of a blob.
@@ -56,12 +56,12 @@ pub enum CacheTarget {
     Tag(TagName),
 }
 
-/// The text names neither.
+/// The text names neither a blob nor a tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither a digest (sha256:…) nor registry/repository:tag, as in docker.io/library/busybox:latest")]
 pub struct CacheTargetError;
 
-/// Where a command writes and asks.
+/// The streams of a command, and its question to the person.
 struct CacheConsole<'a> {
     out: &'a mut dyn Write,
     /// None if stderr is not a terminal.
@@ -87,7 +87,7 @@ enum CacheError {
     Stopped(String),
 }
 
-/// sysexits' EX_DATAERR: the cache held bad bytes.
+/// sysexits' EX_DATAERR: the cache contained bad bytes.
 const BAD_DATA: u8 = 65;
 
 /// Runs one command against the server behind `socket`. A failure is one line on stderr.
@@ -110,7 +110,7 @@ pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     match runtime.block_on(execute(command, &AdminClient::new(socket), &mut console)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that has seen enough (`| head`) needs no word about it.
+            // If the reader of stdout has closed it (`| head`), no message is printed.
             if !matches!(&error, CacheError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
                 eprintln!("entrepot: {error}");
             }
@@ -148,7 +148,7 @@ async fn execute(
 }
 
 impl CacheConsole<'_> {
-    /// The server's answer itself with `--json`, else as people read it.
+    /// Prints the server's own answer with `--json`, else the text that `show` makes of it.
     fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> Result<(), CacheError> {
         if self.json {
             serde_json::to_writer(&mut self.out, answer).map_err(io::Error::from)?;
@@ -175,7 +175,7 @@ async fn list(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<()
     }
 }
 
-/// Tries every target; the first failure is the command's.
+/// Tries every target. The exit code is that of the first failure.
 async fn remove(
     targets: &[CacheTarget],
     client: &AdminClient,
@@ -288,7 +288,7 @@ impl FromStr for CacheTarget {
         }
         let (registry, rest) = text.split_once('/').ok_or(CacheTargetError)?;
         let (repository, tag) = rest.rsplit_once(':').ok_or(CacheTargetError)?;
-        // As in image names, the first part is a registry only where it looks like a host.
+        // As in image names, the first part is a registry only if it looks like a host.
         if !registry.contains(['.', ':']) && registry != "localhost" {
             return Err(CacheTargetError);
         }

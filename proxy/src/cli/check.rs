@@ -1,8 +1,7 @@
-//! `entrepot check`: validates the configuration and prints it, with the origin of each value. Nothing is started or
-//! written.
+//! `entrepot check`: validates the configuration and prints it, with the origin of each value. It starts nothing and
+//! writes nothing.
 //!
-//! If a server answers on the admin socket that the configuration names, the values that are in force there are shown
-//! where they differ.
+//! If a server answers on the configured admin socket, the command also shows the values in force there that differ.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,16 +16,16 @@ use entrepot_core::exit;
 
 use entrepot_config::{Applies, ConfigError, Entry, Flags, HostFacts, Loaded, Told, load, pair};
 
-/// A server that hangs does not hold up the check.
+/// The longest wait for a server that hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a running server says about its configuration.
+/// The answer of a running server about its configuration.
 enum Running {
     /// No server runs.
     No,
     /// The rows of `/api/config`.
     Told(Vec<Told>),
-    /// A server may run, but did not answer; the reason.
+    /// A server may run, but it did not answer, for this reason.
     Silent(String),
 }
 
@@ -91,7 +90,7 @@ fn notice(running: &Running) -> Option<String> {
 fn differences<'a>(loaded: &'a Loaded, running: &'a Running) -> Vec<(Option<&'a Entry>, Option<&'a Told>)> {
     let Running::Told(told) = running else { return Vec::new() };
     let differs = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
-        // The server does not know what the agent has in force.
+        // The server does not know which values are in force in the agent.
         let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
         !is_of_the_agent && entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref())
     };
@@ -167,7 +166,7 @@ mod tests {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// A server with the defaults, but for its size, its port and an account.
+    /// A server with the defaults, except for its size, its port and an account.
     fn running() -> Running {
         let mut rows = loaded("", "").expect("the defaults").effective.to_json();
         for row in rows.as_array_mut().expect("a list") {

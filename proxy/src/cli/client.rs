@@ -1,6 +1,8 @@
-//! `entrepot client`: points a container runtime of this machine at an appliance, undoes that, and shows whether it works.
+//! `entrepot client`: points a container runtime of this machine at an appliance, undoes that, and shows whether it
+//! works.
 //!
-//! Neighbour: `entrepot_setup::client` decides and changes files; this asks the person, runs commands, and chooses exit codes.
+//! `entrepot_setup::client` decides and changes files. This file asks the person, runs commands, and chooses exit
+//! codes.
 
 mod set_up;
 
@@ -108,14 +110,14 @@ enum ClientError {
     NotWell,
 }
 
-/// What became of a set-up that no manifest came through.
+/// The outcome of a set-up through which no manifest could be pulled.
 #[derive(Debug)]
 enum CameOfIt {
-    /// It was not begun.
+    /// Nothing was changed.
     Unchanged,
-    /// It was in place before this run.
+    /// The set-up was in place before this run, and stays.
     Stays,
-    /// It was done, and taken back.
+    /// The set-up was made, and taken back.
     WentBack(Aftermath),
 }
 
@@ -130,7 +132,7 @@ impl fmt::Display for CameOfIt {
     }
 }
 
-/// Runs one command; says on stderr what failed.
+/// Runs one command. A failure is printed on stderr.
 pub fn run(command: &ClientCommand) -> ExitCode {
     let host = Host::new("/");
     let outcome = runtime().and_then(|runtime| match command {
@@ -210,7 +212,7 @@ fn require_root() -> Result<(), ClientError> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(ClientError::NotRoot) }
 }
 
-/// Runs a command of a plan; its output is shown only where it failed.
+/// Runs a command of a plan. Its output is shown only if it fails.
 fn run_command(command: &Command) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let output = std::process::Command::new(program).args(arguments).stdin(Stdio::null()).output();

@@ -1,7 +1,7 @@
 //! `entrepot config`: reads and changes single keys of `entrepot.toml`.
 //!
-//! `config::edit` changes the text, the configuration's own loader validates the result, and then the file is replaced in
-//! one step. On any refusal the file is untouched. A secret is never printed.
+//! `config::edit` changes the text. The configuration's own loader validates the result. Then the file is replaced in
+//! one step. If anything is refused, the file stays untouched. A secret is never printed.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -32,32 +32,28 @@ pub enum ConfigCommand {
     Set {
         /// Such as cache.max_size, or credentials."ghcr.io" for a whole account
         key: KeyPath,
-        /// Text as it is, or a number, true, false, a list ["a", "b"], a table { username = "robot" }; - reads it from stdin
+        /// Text as it is, or a number, true, false, a list ["a", "b"], a table { username = "robot" }; - reads it from
+        /// stdin
         #[arg(allow_hyphen_values = true)]
         value: String,
     },
 }
 
-/// Why nothing was printed or changed.
+/// The reason why nothing was printed or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigCommandError {
     /// The value does not fit the key.
     #[error("nothing was changed: {0}")]
     Edit(#[from] EditError),
-    /// The file would be a bad configuration, or cannot be read at all.
+    /// The file would be a bad configuration, or it cannot be read.
     #[error("nothing was changed: {0}")]
     Refused(ConfigError),
-    /// What holds now cannot be told.
+    /// The values in force cannot be read.
     #[error(transparent)]
     Bad(ConfigError),
     /// The file cannot be read or replaced.
     #[error("nothing was changed: {path}: {source}", path = path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// From the system.
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
     /// The value cannot be read from stdin.
     #[error("nothing was changed: the value cannot be read from stdin: {0}")]
     Stdin(io::Error),
@@ -67,7 +63,7 @@ pub enum ConfigCommandError {
 }
 
 impl ConfigCommandError {
-    /// As sysexits has it.
+    /// The exit code, from sysexits.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Edit(EditError::NotToml) | Self::Refused(_) | Self::Bad(_) => exit::CONFIGURATION,
@@ -78,7 +74,7 @@ impl ConfigCommandError {
     }
 }
 
-/// Runs one command; values go to `out`. `file` is the configuration file, if it was named.
+/// Runs one command and writes values to `out`. `file` is the configuration file that a flag names.
 pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
     let flags = Flags { config: file, ..Flags::default() };
     match command {
@@ -101,7 +97,7 @@ fn from_stdin() -> Result<String, ConfigCommandError> {
     Ok(value.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// The rows of a key: its value alone, or with the keys if it is a section.
+/// The rows of a key: only its value, or all keys with their values if it is a section.
 fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
     let wanted = row_key(effective, key);
     let below = format!("{wanted}.");
@@ -118,7 +114,7 @@ fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
     rows.map(line).collect()
 }
 
-/// The key as the rows have it: an account by its registry has a number there.
+/// The key as it is in the rows: an account that is named by its registry has a number there.
 fn row_key(effective: &Effective, key: &KeyPath) -> String {
     let bare = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     let mut parts: Vec<&str> = key.parts().collect();
@@ -135,10 +131,10 @@ fn row_key(effective: &Effective, key: &KeyPath) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-/// Replaces the file if the result is a good configuration. A file that does not exist is made.
+/// Replaces the file if the result is a good configuration. If there is no file, one is created.
 fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandError> {
     let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
-    // A link stays a link: the file that it leads to is replaced.
+    // A symbolic link stays: the file that it points to is replaced.
     let (place, before) = match fs::canonicalize(path) {
         Ok(place) => (place, Some(fs::read_to_string(path).map_err(failed)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
@@ -152,7 +148,7 @@ fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandE
     Ok(loaded)
 }
 
-/// The new file has the owner and the mode of the old one, and is complete before it takes its place.
+/// Writes the whole new file with the owner and mode of the old one, then puts it in place.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = NamedTempFile::new_in(folder)?;
@@ -169,7 +165,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Names the key and not the value, which may be a secret.
+/// The message about a change. It names the key but not the value, which may be a secret.
 fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
     let wanted = row_key(effective, key);
     let below = format!("{wanted}.");

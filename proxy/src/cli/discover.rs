@@ -1,5 +1,5 @@
-//! `entrepot discover`: lists the appliances of this local network, by mDNS, with the health of each. With `--console`:
-//! keeps the text that the console of this appliance shows (`console`).
+//! `entrepot discover`: lists the appliances of the local network that mDNS finds, with the health of each. With
+//! `--console` it keeps the text on this appliance's console up to date (`console`).
 
 mod console;
 
@@ -27,13 +27,13 @@ pub struct DiscoverOptions {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// For an appliance's console: keep its name, addresses, fingerprint and the line for clients in this file until ended;
-    /// for example /run/issue.d/entrepot.issue, which getty shows
+    /// For an appliance's console: keep its name, addresses, fingerprint and the line for clients in this file until
+    /// ended; for example /run/issue.d/entrepot.issue, which getty shows
     #[arg(long, value_name = "FILE", conflicts_with_all = ["wait", "json"])]
     pub console: Option<PathBuf>,
 }
 
-/// An appliance as it is shown.
+/// An appliance in the list.
 #[derive(Serialize)]
 struct Seen {
     name: String,

@@ -11,8 +11,8 @@ pub mod discover;
 pub mod redirect;
 pub mod registry;
 
-/// A variable of this process's environment. Bytes that are not UTF-8 are replaced rather than the variable ignored,
-/// so that its parser refuses it by name.
+/// A variable of this process's environment. Bytes that are not UTF-8 are replaced, and the variable is not ignored, so
+/// that its parser refuses it by name.
 pub fn environment(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }

@@ -1,4 +1,4 @@
-//! `entrepot redirect`: runs the agent in the foreground, and asks one that runs.
+//! `entrepot redirect`: runs the agent in the foreground, and queries an agent that runs.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn run_agent(mode: Mode, loaded: &Loaded) -> Result<(), RedirectError> {
     outcome
 }
 
-/// How long the last events may take to be written.
+/// The time for the last events to be written.
 const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
 
 fn finish(outcome: Result<(), RedirectError>) -> ExitCode {

@@ -1,8 +1,8 @@
 //! `entrepot registry`: the push registry of a running server, by its admin unix socket or by the admin door's URL.
 //!
-//! Neighbours: `admin::answers` are the types that come back; `admin_client` speaks HTTP; `show` makes tables. Tables go
-//! to stdout for people, `--json` gives the server's own answers, lists one object a line; progress goes to stderr, where
-//! somebody looks.
+//! `admin::answers` has the types of the replies, `admin_client` speaks HTTP, and `show` makes tables. stdout gets
+//! tables for people, or the server's own answers with `--json`: for lists, one object on each line. Progress goes to
+//! stderr.
 
 mod show;
 #[cfg(test)]
@@ -69,30 +69,31 @@ pub enum RegistryCommand {
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         grace: Option<Duration>,
     },
-    /// Import the data of Docker's registry from a directory on the server's machine; with --json one object on each line
+    /// Import the data of Docker's registry from a directory on the server's machine; with --json one object on each
+    /// line
     Import {
         /// The directory that holds docker/registry/v2
         directory: PathBuf,
     },
 }
 
-/// Something that `rm` removes.
+/// A thing that `rm` removes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RegistryTarget {
     /// A repository with everything in it.
     Repository(RepositoryName),
-    /// One tag, and its manifest unless another tag leads to it.
+    /// One tag. Its manifest goes too, unless another tag points to it.
     Tag(RepositoryName, Tag),
     /// One manifest, and the tags that point to it.
     Manifest(RepositoryName, Digest),
 }
 
-/// The text names none of them.
+/// The text names neither a repository, nor a tag, nor a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not repository:tag, repository@digest or a repository, as in team/app:v1")]
 pub struct RegistryTargetError;
 
-/// Where a command writes.
+/// The streams of a command.
 struct RegistryConsole<'a> {
     out: &'a mut dyn Write,
     bar: ProgressBar,
@@ -131,7 +132,7 @@ pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json
         }
     };
     let mut out = io::stdout().lock();
-    // It draws nothing if stderr is not a terminal.
+    // The bar draws nothing if stderr is not a terminal.
     let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::no_length(), json };
     let outcome = client(server, socket)
         .and_then(|client| runtime.block_on(execute(command, &client, server.url.is_none(), &mut console)));
@@ -139,7 +140,7 @@ pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that has seen enough (`| head`) needs no word about it.
+            // If the reader of stdout has closed it (`| head`), no message is printed.
             if !matches!(&error, RegistryError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
                 eprintln!("entrepot: {error}");
             }
@@ -174,7 +175,7 @@ async fn execute(
             collect(&target("gc", &query), client, console).await
         }
         RegistryCommand::Import { directory } => {
-            // The server's working directory is another than ours.
+            // The server's working directory is not ours.
             let found = if is_here { directory.canonicalize() } else { Ok(directory.clone()) };
             let found = found.map_err(|source| RegistryError::Directory { path: directory.clone(), source })?;
             import(&target("import", &[("directory", found.to_string_lossy().into_owned())]), client, console).await
@@ -189,7 +190,7 @@ fn target(path: &str, query: &[(&str, String)]) -> String {
 }
 
 impl RegistryConsole<'_> {
-    /// The server's answer itself with `--json`, else as people read it.
+    /// Prints the server's own answer with `--json`, else the text that `show` makes of it.
     fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> io::Result<()> {
         let text = if self.json { serde_json::to_string(answer)? + "\n" } else { show(answer) };
         // The bar is on the same screen.
@@ -234,7 +235,7 @@ async fn tags(
     Ok(())
 }
 
-/// Tries every target; the first failure is the command's.
+/// Tries every target. The exit code is that of the first failure.
 async fn remove(
     targets: &[RegistryTarget],
     client: &AdminClient,
@@ -308,7 +309,7 @@ fn cut_off() -> RegistryError {
     AdminClientError::BrokenOff("the answer ended early; the server's log says why".into()).into()
 }
 
-/// Our own templates are well formed; a bar without its style is one all the same.
+/// Our own templates are well formed. If one were not, the bar would have the default style.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,4 +1,4 @@
-//! Trouble with the disk is ours, never the client's.
+//! Faults of the disk are ours. A client never sees them.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -126,7 +126,7 @@ async fn a_file_that_shrinks_while_it_is_read_goes_on_from_upstream() {
         proxy.landed().await;
         let ask = proxy.get(&upstream, &path(&digest));
         let ask = range.map_or(ask.clone(), |range| ask.range(range));
-        // Little fits between the two, so the rest is read later.
+        // The connection holds few bytes, so the rest of the file is read later.
         let mut reading = ask.start_over(proxy.visit(&upstream, 64 << 10)).await;
         assert_eq!(reading.headers["x-cache"], "HIT");
         let begun = reading.read(1000).await;
@@ -154,7 +154,7 @@ async fn a_file_that_another_hand_removed_is_fetched_anew() {
     for digest in [image.manifest_digest, image.layer_digest] {
         std::fs::remove_file(proxy.file_of(&digest)).expect("removed");
     }
-    // An open file serves on; a manifest as well as a layer.
+    // An open file is served to its end, of a manifest as well as of a layer.
     proxy.get(&upstream, &image.tag_path("1")).send().await.is_whole(&image.manifest);
     proxy.get(&upstream, &image.layer_path()).send().await.is_whole(&image.layer);
 }
@@ -197,7 +197,7 @@ impl FrozenDisk {
         self.folder.path().join("mounted")
     }
 
-    /// From now on every change waits.
+    /// Makes every change wait from now on.
     fn freeze(&self) {
         self.run("fsfreeze", &["-f", &self.path().to_string_lossy()]);
     }
@@ -215,7 +215,7 @@ impl FrozenDisk {
 impl Drop for FrozenDisk {
     fn drop(&mut self) {
         let path = self.path();
-        // It is thawed already where the test went well.
+        // If the test succeeded, the disk is thawed already.
         let _ = Command::new("fsfreeze").arg("-u").arg(&path).output();
         let _ = Command::new("umount").arg("-l").arg(&path).output();
     }
@@ -251,7 +251,7 @@ async fn a_disk_that_hangs_stalls_nobody() {
 
         disk.freeze();
         gate.open();
-        // A hit, a fill that begins, and the one that was under way.
+        // A hit, a fetch that begins, and the fetch that was running.
         proxy.get(&upstream, &path(&stored_digest)).send().await.is_whole(&stored);
         let fresh = bytes(9, 3 << 20);
         let fresh_digest = upstream.blob("team/app", &fresh);

@@ -1,4 +1,4 @@
-//! What a door refuses before anybody is asked.
+//! The requests that a door refuses before it asks upstream or the store.
 
 use bytes::Bytes;
 use http::Method;
@@ -40,7 +40,7 @@ async fn a_request_that_came_back_is_a_loop() {
         proxy.get(&upstream, &image.tag_path("1")).header("via", &via).send().await.is_error(508, "LOOP");
     }
     assert!(upstream.seen().is_empty());
-    // Upstream hears of every hop, so that a longer loop is known where it closes.
+    // Upstream sees every hop in `Via`, so a longer loop is found by the first proxy that is passed twice.
     for path in [image.tag_path("1"), image.layer_path()] {
         proxy.get(&upstream, &path).header("via", "1.1 other").send().await;
         let seen = upstream.seen().pop().expect("asked");
@@ -83,10 +83,10 @@ async fn what_the_grammar_does_not_know_is_refused_in_words() {
 /// Writes bytes to the door and reads until it closes.
 pub(crate) async fn raw(proxy: &Proxy, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(proxy.door).await.expect("the door is open");
-    // The door may have closed before all was written.
+    // The door may have closed before everything was written.
     let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
-    // What came before a reset counts.
+    // Bytes that arrived before a reset count.
     let _ = in_time("the door closes", stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }

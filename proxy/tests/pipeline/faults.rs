@@ -1,5 +1,4 @@
-//! Upstreams that send something else than the digest says: no client completes, nothing is stored, and the next pull
-//! is clean.
+//! Upstreams whose bytes do not have the digest: no client completes, nothing is stored, and the next pull is clean.
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
@@ -44,7 +43,7 @@ async fn is_refused_then_clean(name: &str, content: &Bytes, bad: Answer) -> Fetc
 
 #[tokio::test]
 async fn wrong_bytes() {
-    // Around the bytes that are held back, and in blobs smaller than those.
+    // Sizes around that of the bytes that are held back, and smaller blobs.
     for size in [1, 1000, 64 * 1024, 64 * 1024 + 1, 300_000] {
         let content = bytes(1, size);
         for at in [0, size / 2, size - 1] {
@@ -136,7 +135,7 @@ async fn an_encoded_blob_is_refused() {
     let upstream = Upstream::start().await;
     let content = bytes(11, 1000);
     let digest = digest_of(&content);
-    // Even where the bytes would be right: what a client does with the header is another matter.
+    // The blob is refused even if the bytes are right, because a client may act on the header.
     upstream.blob_as("team/app", &digest, Answer::content(content.clone()).header("content-encoding", "gzip"));
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &path(&digest)).send().await.is_error(502, "BAD_GATEWAY");
@@ -171,7 +170,7 @@ async fn a_wrong_part_poisons_nothing() {
     let digest = digest_of(&content);
     upstream.blob_as("team/app", &digest, Answer::content(flipped(&content, 150_000)));
     let proxy = Proxy::before(&[&upstream]).await;
-    // A part in the middle cannot be checked before it is given; it must not outlive its client.
+    // A part in the middle cannot be checked before it is sent. It must not be kept after its client.
     proxy.get(&upstream, &path(&digest)).range("1000-1999").send().await;
     for whole in ["0-", "0-299999", "-300000", "0-999999"] {
         let outcome = proxy.get(&upstream, &path(&digest)).range(whole).try_send().await;
@@ -180,7 +179,8 @@ async fn a_wrong_part_poisons_nothing() {
     proxy.holds_nothing().await;
 }
 
-/// HTTP/1.0, where a body without a length ends with the connection, however that ends. The status and the body.
+/// Sends a GET of HTTP/1.0, in which a body without a length ends with the connection, however that ends. Returns the
+/// status and the body.
 async fn old_get(proxy: &Proxy, upstream: &Upstream, path: &str) -> (u16, String) {
     let request = format!("GET http://{}{path} HTTP/1.0\r\n\r\n", upstream.host());
     let answer = raw(proxy, request.as_bytes()).await;
@@ -206,12 +206,12 @@ async fn http_1_0_gets_nothing_that_may_break_off_unnoticed() {
             let proxy = Proxy::before(&[&upstream]).await;
             let (status, body) = old_get(&proxy, &upstream, &path(&digest)).await;
             assert!(status >= 500 && body.contains(r#""message":"entrepot: "#), "{status} {body:.300}");
-            // The same of what is only relayed.
+            // The same for a body that is only relayed.
             upstream.on("/v2/team/app/tags/list", move |_| Answer::json(200, "{}").chunked().reset_after(1));
             assert_eq!(old_get(&proxy, &upstream, "/v2/team/app/tags/list").await.0, 502);
         }
     }
-    // What is whole and short arrives; what is long is for HTTP/1.1 until its length is known.
+    // A short complete body arrives. A long one needs HTTP/1.1 until its length is known.
     let upstream = Upstream::start().await;
     let (short, long) = (honest(1000), honest(1_000_000));
     for content in [&short, &long] {

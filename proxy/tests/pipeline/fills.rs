@@ -1,4 +1,4 @@
-//! One fetch for everybody: followers, leavers, and upstreams that break off.
+//! One fetch for all clients: clients that join, clients that leave, and upstreams that break off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -259,7 +259,7 @@ async fn a_resume_that_is_refused_is_no_whole_body() {
 #[tokio::test]
 async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let upstream = Upstream::start().await;
-    // It takes connections, by the kernel, and never says a word.
+    // The kernel accepts its connections, and it never sends a byte.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let host = silent.local_addr().expect("an address").to_string();
     let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;

@@ -1,5 +1,5 @@
-//! Every rung of the data plane gives the same answers: plain or sealed, warm from the mapping or cold from the disk,
-//! with a ring or without.
+//! Every path of the data plane gives the same answers: plain or TLS, warm from the mapping or cold from the disk, with
+//! a ring or without.
 
 use std::fs::File;
 
@@ -11,7 +11,7 @@ use crate::harness::{Proxy, Session, Setup, Upstream, bytes};
 
 const SIZE: usize = 5 << 20;
 
-/// One way that bytes take.
+/// One path that bytes take.
 #[derive(Clone, Copy, Debug)]
 struct Rung {
     is_sealed: bool,
@@ -47,7 +47,7 @@ impl Stage {
         stage
     }
 
-    /// A cold rung finds nothing in the page cache.
+    /// Empties the page cache for a cold path.
     fn cool(&self) {
         if !self.rung.is_warm {
             let file = File::open(self.proxy.file_of(&self.digest)).expect("the blob");
@@ -121,7 +121,7 @@ async fn clients_that_read_a_byte_and_stop_hold_nobody_up() {
             let first = reading.read(1).await;
             slow.push((first, reading));
         }
-        // One thread serves them all.
+        // One thread serves all requests.
         let mut session = stage.session().await;
         for _ in 0..3 {
             stage.cool();
@@ -145,7 +145,7 @@ async fn a_blob_that_was_cut_on_disk_is_completed_from_upstream_or_not_at_all() 
         if let Ok(rest) = reading.rest().await {
             assert!([&first[..], &rest.body[..]].concat() == stage.content, "{rung:?}: complete with other bytes");
         }
-        // Whoever comes next gets the blob.
+        // The next client gets the blob.
         stage.session().await.ask(stage.ask(Method::GET)).await.is_whole(&stage.content);
     }
 }

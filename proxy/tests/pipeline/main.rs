@@ -1,8 +1,8 @@
-//! The store and the doors in process (level two of the tests): a real door, pipeline and store of the library against
-//! a fake upstream registry on loopback that can be told to misbehave, and that remembers what it was asked.
+//! In-process tests of the store and the doors: a real door, pipeline and store of the library, against a fake upstream
+//! registry on loopback. The fake can misbehave as a test says, and it records its requests.
 //!
-//! `harness` has the parts; each other module tests one promise of the product through its public face alone: requests
-//! that go in, answers that come out, and what upstream saw of them.
+//! `harness` has the parts. Each other module tests one promise of the product through its public interface: the
+//! requests of clients, their answers, and the requests that upstream got.
 
 mod harness;
 

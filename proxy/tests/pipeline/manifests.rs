@@ -1,4 +1,4 @@
-//! Manifests by digest, and what is not kept of manifests.
+//! Manifests by digest, and the manifests that are not kept.
 
 use entrepot_observe::labels::Bypass;
 use http::Method;

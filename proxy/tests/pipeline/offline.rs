@@ -1,4 +1,4 @@
-//! Upstream is down: what is cached and permitted is served, ping and token included.
+//! Upstream is down: cached content that is permitted is served, ping and token included.
 
 use http::Method;
 

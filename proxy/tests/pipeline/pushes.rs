@@ -1,4 +1,4 @@
-//! Pushes through the proxy: refused by default, streamed where they are allowed.
+//! Pushes through the proxy: refused by default, streamed if they are allowed.
 
 use entrepot_observe::labels::Rejection;
 use http::Method;

@@ -1,4 +1,4 @@
-//! Ranges, cold and warm: the same bytes, and no more of upstream than the blob.
+//! Ranges, cold and warm: the bytes are the same, and no more is fetched than the blob.
 
 use entrepot_core::digest::Digest;
 use futures_util::future::join_all;
@@ -18,7 +18,7 @@ fn start_of(seen: &Seen) -> u64 {
     range.split('-').next().and_then(|first| first.parse().ok()).expect("a first byte")
 }
 
-/// 5 % more than the blob, and the blob itself.
+/// The most bytes that upstream may send: 5 % more than the blob.
 fn cost_max(size: usize) -> u64 {
     size as u64 * 105 / 100
 }
@@ -62,7 +62,7 @@ async fn a_cold_range_is_fetched_first() {
     let upstream = Upstream::start().await;
     let content = bytes(2, 8 << 20);
     let (digest, gate) = (digest_of(&content), Gate::closed());
-    // Whatever else is fetched stands still.
+    // All other fetches stop at the gate.
     let (whole, held) = (Answer::content(content.clone()), gate.clone());
     upstream.on(&path(&digest), move |seen| match seen.header("range") {
         "bytes=7000000-7000999" => whole.clone(),
@@ -124,7 +124,7 @@ async fn a_range_where_upstream_takes_none() {
         let reply = proxy.get(&upstream, &path(&digest)).range(&range).send().await;
         match reply.status {
             206 => assert!(reply.body == content[start..start + 100]),
-            // Without a length nobody knows what the range means.
+            // Without a length the meaning of the range is unknown.
             _ => reply.is_whole(&content),
         }
         proxy.landed().await;
@@ -148,7 +148,7 @@ async fn ten_thousand_first_bytes_cost_one_blob() {
             for round in 0..500 {
                 let reply = session.ask(ask.clone()).await;
                 assert_eq!((reply.status, &reply.body[..]), (206, &[first][..]));
-                // Half of the attack meets a running fill, half the stored blob.
+                // Half of the requests meet a running fetch, half the stored blob.
                 if number == 0 && round == 250 {
                     gate.open();
                 }
@@ -172,7 +172,7 @@ async fn four_parallel_ranges_cost_one_blob() {
     let size = 16 << 20;
     let content = bytes(7, size);
     let (digest, gate) = (digest_of(&content), Gate::closed());
-    // No part ends before all are asked: who comes late finds other bytes under way.
+    // No part ends before all are requested, so a late request finds other bytes on their way.
     let (whole, held) = (Answer::content(content.clone()), gate.clone());
     upstream.on(&path(&digest), move |seen| whole.clone().gated_at(start_of(seen) + 1, &held));
     let proxy = Proxy::before(&[&upstream]).await;

@@ -1,4 +1,4 @@
-//! Redirects are followed here, and nothing that belongs to the registry goes with them.
+//! The proxy follows redirects, and sends nothing of the registry's credentials along.
 
 use http::Method;
 
@@ -68,7 +68,7 @@ async fn relative_addresses_are_of_the_hop_that_named_them() {
     assert!(registry.seen().iter().all(|seen| !seen.header("authorization").is_empty()), "its own origin all the way");
 }
 
-/// A registry whose layer is `hops` redirects away.
+/// A registry whose layer is behind this many redirects.
 async fn far_away(image: &Image, hops: usize) -> Upstream {
     let registry = Upstream::start().await;
     registry.on(&image.layer_path(), |_| Answer::redirect(307, "/hop/1"));
@@ -146,7 +146,7 @@ async fn a_configured_account_does_not_leave_the_origin() {
         "" => Answer::status(401).header("www-authenticate", "Basic realm=\"fake\""),
         _ => Answer::redirect(307, &away),
     });
-    // The other side would like to have the login.
+    // The other side asks for a login.
     let layer = image.layer.clone();
     other.on("/away", move |_| Answer::content(layer.clone()).header("www-authenticate", "Basic realm=\"fake\""));
     let proxy = Setup::of(&[&registry]).account(&registry, "robot", "robots-secret").start().await;

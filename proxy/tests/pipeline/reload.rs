@@ -1,4 +1,5 @@
-//! A reload, seen from outside: the next request is answered under what it swaps, and never under what it cannot swap.
+//! A reload, seen from outside: the next request gets the values that a reload replaces, and never those that it cannot
+//! replace.
 
 use http::Method;
 
@@ -17,7 +18,7 @@ async fn the_next_request_is_answered_under_the_new_configuration() {
     proxy.ask(Method::POST, &upstream, upload).send().await.is_error(403, "DENIED");
 }
 
-/// Its sockets are bound once, so a request to another port is meant for somebody else, whatever the file says now.
+/// The sockets are bound once, so a request to another port is for another server, whatever the file says now.
 #[tokio::test]
 async fn our_registry_keeps_the_ports_that_it_started_with() {
     let proxy = Proxy::before(&[]).await;

@@ -1,4 +1,4 @@
-//! Who gets a cached byte (T1, T2): only whom upstream serves it too.
+//! Cached bytes go only to clients that upstream would serve too (T1 and T2 in docs/threats.md).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use http::Method;
 
 use crate::harness::{Answer, Ask, Gate, Image, MANIFEST_TYPE, Proxy, Setup, TokenServer, Upstream, bytes, digest_of};
 
-/// Everything that may be asked of an image.
+/// Every kind of request for an image.
 fn questions(proxy: &Proxy, upstream: &Upstream, image: &Image) -> Vec<(&'static str, Ask)> {
     let referrers = format!("/v2/{}/referrers/{}", image.repository, image.manifest_digest);
     vec![
@@ -24,7 +24,7 @@ fn questions(proxy: &Proxy, upstream: &Upstream, image: &Image) -> Vec<(&'static
     ]
 }
 
-/// Pulls all of it as somebody who may.
+/// Pulls the whole image as a client with the right.
 async fn pull_all(proxy: &Proxy, upstream: &Upstream, image: &Image, who: impl Fn(Ask) -> Ask) {
     for (what, ask) in questions(proxy, upstream, image) {
         let reply = who(ask).send().await;
@@ -33,7 +33,7 @@ async fn pull_all(proxy: &Proxy, upstream: &Upstream, image: &Image, who: impl F
     proxy.landed().await;
 }
 
-/// Asks for all of it as somebody who may not.
+/// Asks for the whole image as a client without the right.
 async fn gets_nothing(proxy: &Proxy, upstream: &Upstream, image: &Image, name: &str, who: impl Fn(Ask) -> Ask) {
     for (what, ask) in questions(proxy, upstream, image) {
         let reply = who(ask).send().await;
@@ -175,7 +175,7 @@ async fn what_was_public_is_not_for_ever() {
         proxy.get(&upstream, &image.tag_path("1")).send().await.is_whole(&image.manifest);
         proxy.get(&upstream, &image.layer_path()).send().await.is_whole(&image.layer);
         proxy.landed().await;
-        // It became private, and upstream has said so once.
+        // The repository became private, and upstream has said so once.
         upstream.guard(move |_| Some(refusal.clone()));
         assert!(proxy.get(&upstream, &image.tag_path("1")).send().await.status >= 400);
         gets_nothing(&proxy, &upstream, &image, "nobody", |ask| ask).await;
@@ -201,7 +201,7 @@ async fn a_first_challenge_does_not_make_a_public_repository_private() {
     }
     proxy.landed().await;
     upstream.forget();
-    // Every client begins without a token; that says nothing.
+    // Every client begins without a token, so that reveals nothing.
     assert_eq!(proxy.get(&upstream, &image.tag_path("1")).send().await.status, 401);
     upstream.stop().await;
     let offline = proxy.get(&upstream, &image.tag_path("1")).bearer("token-of-nobody").send().await;
@@ -247,7 +247,7 @@ async fn another_registry_must_show_the_bytes_of_a_private_blob() {
     let (other, third) = (Upstream::start().await, Upstream::start().await);
     let proxy = Proxy::before(&[&upstream, &other, &third]).await;
     pull_all(&proxy, &upstream, &image, |ask| ask.bearer("token-of-alice")).await;
-    // One only claims to have them.
+    // This registry only claims to have the bytes.
     let liar = Image { repository: "liar/app".into(), ..image.clone() };
     let (layer, manifest) = (liar.layer_digest.to_string(), liar.manifest_digest.to_string());
     let garbage = bytes(99, 70_000);
@@ -263,7 +263,7 @@ async fn another_registry_must_show_the_bytes_of_a_private_blob() {
             assert_eq!(reply.status, 502, "{path}");
         }
     }
-    // An honest one has them, and gives them to everybody: from now on they are public.
+    // An honest registry has them, and gives them to every client: from now on they are public.
     let copy = Image { repository: "mirror/app".into(), ..image.clone() };
     copy.publish(&other, "1");
     let reply = proxy.get(&other, &copy.layer_path()).send().await;
@@ -329,7 +329,7 @@ async fn tokens_are_for_who_asked() {
     assert_eq!(upstream.count(&Method::GET, "/token"), 8, "none is remembered for the next");
 }
 
-/// Fronts that send everybody without a session to their login page, as GitLab does, or show it at once.
+/// Upstreams that answer clients without a session with their login page, by a redirect as GitLab does, or directly.
 fn asks_for_a_login_by_page(upstream: &Upstream, redirects: bool) {
     let page = || Answer::content(bytes(9, 3000)).header("content-type", "text/html; charset=utf-8");
     upstream.on("/users/sign_in", move |_| page());
@@ -354,7 +354,7 @@ async fn a_page_that_asks_for_a_login_makes_nothing_public() {
         let paths =
             [image.tag_path("1"), image.manifest_path(), image.layer_path(), "/team/secret/-/archive.tgz".into()];
         let contents = [&image.manifest, &image.manifest, &image.layer, &archive];
-        // Nor does it become what others are given in place of the content, if it comes first.
+        // If the page comes first, other clients do not get it in place of the content.
         for path in &paths {
             let _ = proxy.get(&upstream, path).try_send().await;
         }
@@ -371,7 +371,7 @@ async fn a_page_that_asks_for_a_login_makes_nothing_public() {
                 for (path, content) in paths.iter().zip(contents) {
                     let part = proxy.get(&upstream, path).range("5-99");
                     for ask in [proxy.get(&upstream, path), proxy.head(&upstream, path), part] {
-                        // The page in a blob's place breaks off at its end.
+                        // The page in place of a blob breaks off at its end.
                         let Ok(reply) = ask.try_send().await else { continue };
                         let has = |secret: &[u8]| reply.body.windows(64).any(|window| window == secret);
                         let given = has(&content[..64]) || has(&content[5..69]);

@@ -1,4 +1,4 @@
-//! The administrator's account: clients without a login pull with it, and nobody sees it.
+//! The administrator's account: clients without a login pull with it, and no client sees it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

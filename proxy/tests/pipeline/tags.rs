@@ -1,4 +1,4 @@
-//! Tags: revalidated or trusted for a time, stale when upstream cannot say.
+//! Tags: revalidated, or trusted for a time. They may be stale if upstream does not answer.
 
 use http::Method;
 
@@ -193,7 +193,7 @@ async fn what_one_client_was_told_is_given_to_another_when_upstream_cannot_say()
     ask(&podman).await.is_whole(&old.manifest);
     new.publish(&upstream, "latest");
     ask(&docker).await.is_whole(&new.manifest);
-    // It takes no index, so what it got may be what a registry chose for it.
+    // This client does not accept an index, so the registry may have chosen an image for it.
     old.publish(&upstream, "latest");
     ask(MANIFEST_TYPE).await.is_whole(&old.manifest);
     upstream.stop().await;

@@ -1,4 +1,4 @@
-//! Each request has an id and a reason: the reply and the access record carry them, whatever became of the request.
+//! Each request has an id and a reason. The reply and the access record carry them, whatever the outcome is.
 
 use http::Method;
 

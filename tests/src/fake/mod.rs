@@ -1,5 +1,5 @@
-//! A registry that misbehaves as told: for each path a list of answers, each used once, the last one for ever. It
-//! writes its bytes itself, so nothing between the test and the wire repairs them.
+//! A registry that misbehaves as a test says. Each path has a list of answers: each is used once, and the last one for
+//! ever. The fake writes its bytes itself, so no library repairs them.
 
 mod wire;
 
@@ -15,28 +15,28 @@ use crate::ledger::Ledger;
 use crate::serve::{Handler, Server};
 use crate::world::{World, address_of};
 
-/// How a request for a path is answered.
+/// The way in which a request for a path is answered.
 #[derive(Clone)]
 pub enum Answer {
-    /// As it should be, ranges too.
+    /// A correct answer, with ranges too.
     Good,
-    /// So many bytes of the body, then a TCP reset.
+    /// This many bytes of the body, then a TCP reset.
     ResetAfter(usize),
-    /// So many bytes of the body, then nothing more, the connection open.
+    /// This many bytes of the body, then nothing more on an open connection.
     StallAfter(usize),
-    /// So many bytes of the body, then a clean close, though the length said more.
+    /// This many bytes of the body, then a clean close, although the length was larger.
     ShortAfter(usize),
-    /// So many bytes too many, the length honest about them.
+    /// This many bytes too many. The length includes them.
     LongBy(usize),
-    /// So many bytes of the body, the rest when the gate is opened.
+    /// This many bytes of the body. The rest follows when the gate is opened.
     Gate(usize),
-    /// Pieces of 64 KiB, one every so often.
+    /// Pieces of 64 KiB, one in each such interval.
     Paced(Duration),
-    /// Without a length, in chunks.
+    /// A body in chunks, without a length.
     Chunked,
-    /// All of it, whatever range was asked.
+    /// The whole body, whatever range was asked for.
     IgnoreRange,
-    /// Compressed, though nobody asked.
+    /// A compressed body, although the request did not ask for one.
     Gzip,
     /// This status with these further header lines (each ending in CRLF) and a small body.
     Status(u16, String),
@@ -46,7 +46,7 @@ pub enum Answer {
 
 /// A running fake.
 pub struct Fake {
-    /// What it was asked.
+    /// The requests that it got.
     pub ledger: Ledger,
     host: &'static str,
     shared: Arc<Shared>,
@@ -66,18 +66,18 @@ struct Resource {
     answers: VecDeque<Answer>,
 }
 
-/// What holds the rest of a body back.
+/// A gate that holds back the rest of a body.
 pub struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    /// Opens it, for good.
+    /// Opens the gate for good.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Fake {
-    /// Starts one at `host`, port 443.
+    /// Starts a fake at `host`, port 443.
     pub fn start(world: &World, host: &'static str) -> Self {
         let ledger = Ledger::default();
         let shared = Arc::new(Shared {
@@ -102,13 +102,13 @@ impl Fake {
         fake
     }
 
-    /// What is at `path`, and how requests for it are answered.
+    /// Sets the content at `path`, and the answers to requests for it.
     pub fn put(&self, path: &str, content_type: &str, body: Bytes, answers: &[Answer]) {
         let resource = Resource { content_type: content_type.to_owned(), body, answers: answers.to_vec().into() };
         self.shared.resources.lock().expect("no holder panics").insert(path.to_owned(), resource);
     }
 
-    /// How requests for what is at `path` are answered from now on.
+    /// Sets the answers to requests for `path` from now on.
     pub fn answer(&self, path: &str, answers: &[Answer]) {
         let mut resources = self.shared.resources.lock().expect("no holder panics");
         let resource = resources.get_mut(path).unwrap_or_else(|| panic!("{path} was put before"));
@@ -142,7 +142,7 @@ impl Fake {
         self.put(&path, MANIFEST, image.manifest.clone(), &[Answer::Good]);
     }
 
-    /// The address of a path here.
+    /// The URL of a path here.
     pub fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.host)
     }
@@ -152,7 +152,7 @@ impl Fake {
         Gate(self.shared.gate.clone())
     }
 
-    /// Opens the gate of `Answer::Gate`, for good.
+    /// Opens the gate of `Answer::Gate` for good.
     pub fn open_gate(&self) {
         self.gate().open();
     }
@@ -162,7 +162,7 @@ impl Fake {
         self.server.switch_off();
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub fn on(&self) {
         self.server.switch_on();
     }

@@ -1,5 +1,5 @@
-//! How the fake's answers look on the wire: requests are read head by head, and an answer is a plan (a head, a body,
-//! where the trouble comes and which) that is written byte by byte.
+//! The fake's answers as bytes. Requests are read head by head. An answer is a plan (a head, a body, the fault and its
+//! place) that is written byte by byte.
 
 use std::io;
 
@@ -18,7 +18,7 @@ struct Asked {
     headers: HeaderMap,
 }
 
-/// What is written for one request: the head, the body as far as `trouble_at`, then the trouble.
+/// The output for one request: the head, the body up to `trouble_at`, then the fault.
 struct Plan {
     head: String,
     body: Bytes,
@@ -35,7 +35,7 @@ enum Trouble {
 }
 
 impl Shared {
-    /// Answers the requests of one connection until it ends; the error is how it ended.
+    /// Answers the requests of one connection until it ends. The error is the reason of the end.
     pub(super) async fn converse(&self, mut conn: Conn) -> io::Result<()> {
         loop {
             let asked = read_head(&mut conn).await?;
@@ -182,7 +182,7 @@ async fn read_head(conn: &mut Conn) -> io::Result<Asked> {
     Ok(Asked { method, path, headers })
 }
 
-/// The one range asked, within the body.
+/// The one range that was asked for, within the body.
 fn range_of(asked: &Asked, length: usize) -> Option<std::ops::Range<usize>> {
     let (first, last) = asked.headers.get("range")?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
     let first: usize = first.parse().ok()?;

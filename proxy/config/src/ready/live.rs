@@ -1,4 +1,4 @@
-//! What a reload swaps. Every request holds the whole of it, as it was when the request began.
+//! The part that a reload replaces. Every request holds the whole of it, as it was when the request began.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,32 +42,31 @@ pub struct LiveConfig {
     pub logging: LogLevel,
 }
 
-/// Which hosts clients may reach through us.
+/// The hosts that clients may reach through us.
 pub struct ProxyPolicy {
-    /// What happens to CONNECT for hosts that are not listed.
+    /// The treatment of a CONNECT for a host that is not listed.
     pub tunnel: TunnelPolicy,
     /// Ports on which an unlisted host may be reached.
     pub tunnel_ports: Vec<u16>,
-    /// The only hosts that may be reached at all, listed or not. None allows all hosts.
+    /// The only hosts that clients may reach at all, listed or not. None allows all hosts.
     pub allow: Option<GlobSet>,
     /// Whether pushes to upstream registries pass.
     pub allow_push: bool,
-    /// How long running answers may take after SIGTERM.
+    /// The most time that running answers get after SIGTERM.
     pub drain_timeout: Duration,
 }
 
-/// What happens to a CONNECT for a host that is not listed.
+/// The treatment of a CONNECT for a host that is not listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TunnelPolicy {
-    /// It is tunnelled, sealed.
+    /// It is tunnelled. Its TLS is not opened.
     Any,
-    /// It is tunnelled to the names of listed registries (on other ports), and refused else.
+    /// It is tunnelled if its name is that of a listed registry (on another port). All others are refused.
     Registries,
-    /// It is refused.
     None,
 }
 
-/// Whom the door for redirected connections believes.
+/// The peers that the door for redirected connections believes.
 pub struct TransparentPolicy {
     /// Networks whose PROXY protocol headers are believed.
     pub proxy_protocol_from: Vec<IpNet>,
@@ -75,53 +74,53 @@ pub struct TransparentPolicy {
 
 /// How our own registry answers.
 pub struct RegistrySettings {
-    /// The name by which clients on the network know it.
+    /// The name by which clients on the network know our registry.
     pub hostname: RegistryHost,
-    /// Whether Docker Hub's images are pulled through if a client asks as Docker asks its mirror.
+    /// Whether Docker Hub's images are pulled through us if a client asks as Docker asks its mirror.
     pub docker_hub_mirror: bool,
-    /// Uploads that run at once.
+    /// The most uploads that run at once.
     pub max_uploads: usize,
-    /// An upload that nobody adds to for so long is dropped.
+    /// An upload that makes no progress for this time is dropped.
     pub upload_expiry: Duration,
-    /// How long pushed blobs wait for a manifest before a collection takes them.
+    /// The time that a pushed blob waits for a manifest. A collection removes it afterwards.
     pub grace: Duration,
     /// Time between two automatic collections. Zero means none.
     pub gc_interval: Duration,
-    /// Who may do what.
     pub rights: Arc<Rights>,
-    /// Who hears of pushes and deletions.
+    /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,
 }
 
 /// `[cache]`
 pub struct Cache {
-    /// If false, every request passes through.
+    /// If false, every request passes through to upstream.
     pub enabled: bool,
     /// The most that cached and partial blobs together may take.
     pub max_size: Size,
-    /// Free space that stays on the file system.
+    /// Free space that must remain on the file system.
     pub min_free: Size,
-    /// Entries unused for so long are dropped.
+    /// Entries that are unused for this time are dropped.
     pub inactive: Duration,
     /// Paths of other immutable artefacts to cache on intercepted hosts.
     pub patterns: Vec<Regex>,
-    /// Up to this size, a blob of which only a range was asked is completed in the background.
+    /// A client that asks only for a range of a blob up to this size causes the whole blob to be fetched in the
+    /// background.
     pub complete_up_to: Size,
 }
 
 /// `[cache.tags]`
 pub struct TagPolicy {
-    /// Ask upstream each time, or trust an answer for a time.
+    /// Whether upstream is asked each time, or an answer is trusted for a time.
     pub mode: TagMode,
     /// The first tier. None if it is off.
     pub primary: Option<Tier>,
     /// The second tier. None if it is off.
     pub secondary: Option<Tier>,
-    /// How long the answer for any other tag is trusted.
+    /// The time for which the answer for any other tag is trusted.
     pub default_time: Duration,
-    /// In `revalidate` mode, upstream gets one HEAD a tag in this time.
+    /// In `revalidate` mode, upstream gets at most one HEAD for a tag in this time.
     pub revalidate_interval: Duration,
-    /// How long a 404 of upstream is remembered, at most 10 s.
+    /// The time for which a 404 of upstream is remembered, at most 10 s.
     pub negative_time: Duration,
 }
 
@@ -138,7 +137,7 @@ pub enum TagMode {
 pub struct Tier {
     /// Compiled with `^` in front and no anchor at the end.
     pub regex: Regex,
-    /// How long an answer is trusted.
+    /// The time for which an answer is trusted.
     pub time: Duration,
 }
 
@@ -146,42 +145,41 @@ pub struct Tier {
 pub struct Account {
     /// The registry, or its token server.
     pub registry: HostPattern,
-    /// The repositories it is for. None means all.
+    /// The repositories that the account is for. None means all.
     pub repository: Option<GlobSet>,
     /// Sent as Basic authentication.
     pub username: String,
-    /// Or a key.
+    /// The password, or a key.
     pub password: Secret,
 }
 
 /// `[registries."HOST"]`
 pub struct RegistryPolicy {
-    /// Which hosts it is about.
+    /// The hosts that the settings are for.
     pub host: HostPattern,
-    /// How upstream is reached.
     pub scheme: Scheme,
     /// Certificates trusted for this registry besides the system's roots.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Whether the upstream certificate is verified.
     pub verify: bool,
-    /// Which clients get a cached image. None means `Shared` if credentials are configured, else `Strict`.
+    /// The clients that get a cached image. None means `Shared` if credentials are configured, else `Strict`.
     pub access: Option<AccessMode>,
-    /// The host of its token server, if accounts may go there. None means no other host.
+    /// The host of its token server, if accounts may be sent there. None means no other host.
     pub realm: Option<RegistryHost>,
-    /// Request headers added towards this host.
+    /// Request headers that are added to requests for this host.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// How a registry is spoken to.
+/// The protocol of a registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Scheme {
-    /// Plain.
+    /// HTTP without TLS.
     Http,
-    /// TLS.
+    /// HTTP over TLS.
     Https,
 }
 
-/// Which clients get a cached image.
+/// The clients that get a cached image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AccessMode {
     /// A client gets what upstream allows its own credential.
@@ -200,25 +198,24 @@ pub struct Upstream {
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Whether upstream certificates are verified if a registry's own section says nothing.
     pub verify: bool,
-    /// For DNS, connect and TLS together.
+    /// The deadline for DNS, connect and TLS together.
     pub connect_timeout: Duration,
-    /// Without a byte received: head and body.
+    /// The longest time without a received byte, in the head and in the body.
     pub read_timeout: Duration,
-    /// Without a byte sent.
+    /// The longest time without a sent byte.
     pub send_timeout: Duration,
-    /// For tunnels: without a byte either way.
+    /// The longest time of a tunnel without a byte in either direction.
     pub tunnel_idle_timeout: Duration,
-    /// For tunnels: reaching the other side.
+    /// The deadline of a tunnel for reaching the other side.
     pub tunnel_connect_timeout: Duration,
-    /// Whether IPv6 addresses are dialled.
+    /// Whether connections to IPv6 addresses are made.
     pub ipv6: bool,
-    /// Loopback, link-local or own addresses that may be dialled all the same.
+    /// Loopback, link-local or own addresses that may be connected to nevertheless.
     pub allow_addresses: Vec<IpNet>,
 }
 
 /// A parent proxy, `http://[user:password@]host:port`.
 pub struct ParentProxy {
-    /// Its address.
     pub host: RegistryHost,
     /// The value of `Proxy-Authorization`. None if the address has no user.
     pub authorization: Option<Secret>,
@@ -235,25 +232,25 @@ pub struct NoProxy {
     pub networks: Vec<IpNet>,
 }
 
-/// Deadlines towards clients, each measured from the last progress.
+/// Deadlines for clients, each measured from the last progress.
 pub struct ClientDeadlines {
-    /// To send a whole request head.
+    /// The time to send a whole request head.
     pub header_timeout: Duration,
-    /// Between two parts of a request body.
+    /// The time between two parts of a request body.
     pub body_timeout: Duration,
-    /// Between two writes that the client takes.
+    /// The time between two writes that the client takes.
     pub send_timeout: Duration,
-    /// Idle between requests.
+    /// The idle time between two requests.
     pub keepalive_timeout: Duration,
 }
 
-/// How bodies are sealed for clients that speak TLS.
+/// How bodies are encrypted for clients that speak TLS.
 pub struct Sealing {
-    /// Whether the kernel seals TLS records if it can. Looked at for each connection.
+    /// Whether the kernel encrypts TLS records if it can. Each connection reads it once.
     pub ktls: bool,
 }
 
-/// Which events are written.
+/// The events that are written.
 pub struct LogLevel {
     /// A level's name, or a filter in tracing's syntax.
     pub level: String,
@@ -274,7 +271,7 @@ impl LiveConfig {
         self.intercept.iter().any(|pattern| pattern.matches(host, implied_port))
     }
 
-    /// The exceptions for `host`. None if it has none.
+    /// The settings for `host` alone. None if it has none.
     pub fn registry(&self, host: &RegistryHost) -> Option<&RegistryPolicy> {
         self.registries.iter().find(|policy| policy.host.matches(host, HTTPS_PORT) || policy.host.matches(host, 80))
     }

@@ -1,4 +1,4 @@
-//! `[registry]`: who may do what with pushed content, how much there may be of it, and who hears of it.
+//! `[registry]`: the rights to pushed content, the limits of its size, and the receivers of events about it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use entrepot_core::secret::Secret;
 use globset::GlobSet;
 use http::{HeaderName, HeaderValue};
 
-/// Who may do what.
+/// The rights to pushed content.
 pub struct Rights {
-    /// What a client without a login may do where no rule says otherwise.
+    /// The actions that a client without a login may do if no rule says otherwise.
     pub anonymous: Actions,
-    /// The file of accounts. None if nobody can log in.
+    /// The file of accounts. None if no client can log in.
     pub htpasswd: Option<PathBuf>,
-    /// How a client is asked to log in.
+    /// The way in which a client is asked to log in.
     pub auth: AuthMethod,
     /// From a minute to an hour.
     pub token_lifetime: Duration,
-    /// For the repositories that a rule names, the rules decide alone.
+    /// For a repository that a rule names, only the rules decide.
     pub rules: Vec<Rule>,
     /// If true, nothing is pushed or deleted.
     pub read_only: bool,
-    /// Tags that keep the manifest that they were first set to.
+    /// Tags that can never point to another manifest than their first.
     pub immutable_tags: Vec<TagPattern>,
     /// The most bytes that all pushed content may take. None means no limit.
     pub max_size: Option<Size>,
-    /// The most bytes that single repositories may hold; the first that matches wins.
+    /// The most bytes that single repositories may hold. The first entry that matches wins.
     pub quotas: Vec<Quota>,
 }
 
 /// How clients log in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthMethod {
-    /// With a short-lived token, for which they give name and password. Clients without a login get one too.
+    /// With a short-lived token, which clients get for name and password. Clients without a login get one too.
     Token,
     /// With name and password on each request.
     Basic,
@@ -42,11 +42,11 @@ pub enum AuthMethod {
 
 /// `[[registry.rules]]`
 pub struct Rule {
-    /// The repositories that it decides about.
+    /// The repositories that the rule decides about.
     pub repositories: GlobSet,
-    /// The clients that it allows something.
+    /// The clients that the rule allows something.
     pub subjects: Vec<RuleSubject>,
-    /// What they may do there.
+    /// The actions that these clients may do there.
     pub actions: Actions,
 }
 
@@ -63,9 +63,8 @@ pub enum RuleSubject {
 
 /// A glob over tags.
 pub struct TagPattern {
-    /// The repositories it holds in. None means all.
+    /// The repositories in which the glob holds. None means all.
     pub repositories: Option<GlobSet>,
-    /// The tags it matches.
     pub tags: GlobSet,
 }
 
@@ -80,15 +79,15 @@ pub struct Quota {
 /// `[[registry.notifications]]`
 #[derive(Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// The http or https address that events are posted to; often a secret in itself.
+    /// The http or https address that events are posted to. It is often a secret itself.
     pub url: Secret,
     /// The part of the address that may be shown: scheme, host and port.
     pub name: String,
-    /// Sent along; secrets are usual here.
+    /// Headers of each event. They often contain secrets.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// For one try.
+    /// The deadline of one try.
     pub timeout: Duration,
-    /// How long an event is tried again.
+    /// The time for which an event is tried again.
     pub retry_for: Duration,
     /// The most events that wait for the receiver.
     pub queue: usize,

@@ -1,5 +1,5 @@
-//! What is read once. The server binds it, opens it or starts threads by it; a changed value takes effect with the next
-//! start.
+//! The part that is read once. The server binds it, opens it or starts threads by it. A changed value takes effect with
+//! the next start.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use entrepot_core::secret::Secret;
 
 /// The sections, and the parts of sections, that hold from the start of the server to its end.
 pub struct Startup {
-    /// The directory of blobs, partial blobs and the index; also of the CA and the sockets, by default.
+    /// The directory of blobs, partial blobs and the index. By default it also holds the CA and the sockets.
     pub data_dir: PathBuf,
     /// `[proxy]`
     pub proxy: ProxyListen,
@@ -31,13 +31,13 @@ pub struct Startup {
     pub logging: LogOutput,
 }
 
-/// The sockets of the explicit proxy, and how many connections all doors hold.
+/// The sockets of the explicit proxy, and the most connections that all doors hold.
 pub struct ProxyListen {
     /// At least one address.
     pub listen: Vec<SocketAddr>,
-    /// Connections held at once by all doors; more wait in the kernel's queue.
+    /// The most connections that all doors hold at once. More wait in the kernel's queue.
     pub max_connections: usize,
-    /// Connections held at once for one client address; more are closed.
+    /// The most connections that are held at once for one client address. More are closed.
     pub max_connections_per_client: usize,
 }
 
@@ -55,12 +55,13 @@ pub struct RegistryListen {
     pub https: Listen,
 }
 
-/// Where a door listens.
+/// The addresses of a door.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listen {
     /// Empty switches the door off.
     pub addresses: Vec<SocketAddr>,
-    /// True if nobody named the addresses: the door stays shut if another program listens there already.
+    /// True if the configuration does not name the addresses. Then the door stays shut if another program listens
+    /// there.
     pub is_default: bool,
 }
 
@@ -68,33 +69,32 @@ pub struct Listen {
 pub struct AdminDoor {
     /// The TCP address, loopback by default. None switches TCP off.
     pub listen: Option<SocketAddr>,
-    /// The unix socket, mode 0600: a process that may open it may change things.
+    /// The unix socket, mode 0600. A process that may open it may change things.
     pub socket: PathBuf,
-    /// The bearer token for changes over TCP. None allows no changes there.
+    /// The bearer token for changes over TCP. None if TCP allows no changes.
     pub token: Option<Secret>,
 }
 
 /// `[ca]`
 pub struct CaFiles {
-    /// PEM.
     pub certificate: PathBuf,
     /// PEM, possibly encrypted.
     pub key: PathBuf,
-    /// Opens an encrypted key. `foobar`, docker-registry-proxy's passphrase, is tried too.
+    /// The passphrase of an encrypted key. `foobar`, docker-registry-proxy's passphrase, is tried too.
     pub passphrase: Option<Secret>,
-    /// Validity of the leaves that are minted, from an hour to 7 days.
+    /// Validity of the leaves that are signed, from an hour to 7 days.
     pub leaf_lifetime: Duration,
-    /// True if the user named the files: then they are only read, never made.
+    /// True if the configuration names the files. Then they are only read, never created.
     pub provided: bool,
 }
 
 /// `[data_plane]`
 pub struct DataPlane {
-    /// Threads that serve clients. Zero means one a core.
+    /// Threads that serve clients. Zero means one for each core.
     pub workers: usize,
     /// Threads that write to the disk.
     pub disk_threads: usize,
-    /// How long the disk may take before clients go on without it.
+    /// The time that the disk may take. Clients go on without it afterwards.
     pub disk_timeout: Duration,
     /// Memory for bytes on their way from upstream to the disk.
     pub disk_buffers: Size,
@@ -113,25 +113,24 @@ pub struct Mdns {
     pub interfaces: Vec<String>,
 }
 
-/// Where log lines go, and how they look.
+/// The destination and the form of log lines.
 pub struct LogOutput {
-    /// Of events and of the access log.
+    /// The format of events and of the access log.
     pub format: LogFormat,
     /// The file of the access log. None means stdout.
     pub file: Option<PathBuf>,
 }
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     /// One JSON object a line.
     Json,
-    /// For people.
+    /// Text for people.
     Text,
 }
 
 impl RegistryListen {
-    /// The ports of both doors.
     pub fn ports(&self) -> Vec<u16> {
         self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port).collect()
     }

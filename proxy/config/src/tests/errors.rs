@@ -6,7 +6,7 @@ use super::super::origin::Source;
 use super::super::parse;
 use super::Case;
 
-/// The text of `entrepot.toml` and the line; `$DIR` is the case's directory in both.
+/// The text of `entrepot.toml`, and the line of the error. `$DIR` is the case's directory in both.
 #[rustfmt::skip]
 const IN_FILE: &[(&str, &str)] = &[
     // Shape.
@@ -126,7 +126,7 @@ const IN_FILE: &[(&str, &str)] = &[
         "entrepot.toml:3: ca.key: \"good.crt\" holds no private key; give a PEM file, PKCS#1, PKCS#8 or SEC1"),
 ];
 
-/// Variable, value, line.
+/// The variable, its value, and the line of the error.
 #[rustfmt::skip]
 const IN_ENVIRONMENT: &[(&str, &str, &str)] = &[
     ("ALLOW_PUSH", "maybe", "environment variable ALLOW_PUSH: \"maybe\" is neither true nor false"),
@@ -190,7 +190,7 @@ fn a_file_that_the_flag_names_must_exist() {
 }
 
 proptest! {
-    /// Any text is read, or refused in one line that names the file.
+    /// Any text is either read, or refused in one line that names the file.
     #[test]
     fn any_text_is_read_or_refused_in_one_line(text in r#"([a-z_]{1,9}|\[|\]|=|"|'|\n|\.|[0-9]|\PC| ){0,60}"#) {
         if let Err(error) = parse(&Source::new("entrepot.toml".into(), text)) {

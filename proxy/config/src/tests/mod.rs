@@ -66,7 +66,7 @@ impl Case {
     }
 }
 
-/// Root on a host with nothing on it.
+/// Root, on a host without any of the paths.
 fn bare_host() -> HostFacts {
     HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) }
 }
@@ -202,7 +202,7 @@ fn an_own_ca_is_only_read_and_the_default_places_are_made() {
     assert!(!case.loaded().config.startup.ca.provided);
 }
 
-/// The list is for readers. The types decide: a knob of `Startup` cannot be missing in it.
+/// The list is for readers. The types decide: the list always contains every setting of `Startup`.
 #[test]
 fn every_knob_says_when_a_change_takes_effect() {
     let loaded = Case::without_file().loaded();

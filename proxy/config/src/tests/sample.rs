@@ -1,4 +1,4 @@
-//! The sample configuration is right: every knob is in it, with its built-in default.
+//! The sample configuration is right: it has every setting, with its built-in default.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{Case, Entry, Loaded};
 
 const SAMPLE: &str = include_str!("../../../../provision/entrepot.toml");
 
-/// Knob lines are `#key = …`; lines of examples are `#   …`; all other comments are prose.
+/// Lines of settings are `#key = …`; lines of examples are `#   …`; all other comments are prose.
 fn uncommented(with_examples: bool) -> String {
     let line = |line: &'static str| match line.strip_prefix('#') {
         Some(knob) if knob.starts_with(|first: char| first.is_ascii_lowercase()) => knob,

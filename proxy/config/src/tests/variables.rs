@@ -1,4 +1,4 @@
-//! Every environment variable changes its knob, and `check` names it as the origin.
+//! Every environment variable changes its setting, and `check` names the variable as the origin.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use super::{Case, shown};
 use crate::ready::{Config, Tier};
 use entrepot_core::secret::Secret;
 
-/// Variable, value, the knob to show, its text with the default and with the variable, and the key that has the origin.
+/// Variable, value, the setting to show, its text with the default and with the variable, and the key that has the
+/// origin.
 type Row = (&'static str, &'static str, fn(&Config) -> String, &'static str, &'static str, &'static str);
 
 fn tier(tier: &Option<Tier>) -> String {

@@ -1,9 +1,9 @@
-//! The body of a reply: bytes in memory, a body that is relayed as it comes, or pieces that are made one after another.
+//! The body of a reply: bytes in memory, a relayed body, or pieces that are made one after another.
 //!
-//! Nothing here knows where pieces come from; the cache and the registry hand over a stream of them.
+//! This file does not know where pieces come from. The cache and the registry provide a stream of them.
 //!
-//! Invariant: a body that goes wrong ends in an error, which makes hyper cut the connection; it never just ends. HTTP/1.0
-//! cannot tell that from an end where the length is unknown, so it gets no such body (`length.rs`).
+//! Invariant: a body that fails ends in an error, which makes hyper cut the connection. It never just ends. HTTP/1.0
+//! cannot tell the two ends apart if the length is unknown, so it gets no such body (`length.rs`).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,15 +16,15 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 /// The body of a reply, by the origin of its bytes.
 pub enum ReplyBody {
-    /// Memory.
+    /// Bytes in memory.
     Full(Bytes),
-    /// Another server, at its pace.
+    /// The body of another server, at that server's speed.
     Relayed(UnsyncBoxBody<Bytes, BodyError>),
     /// Pieces that are made when the client has room for them.
     Pieces(Pieces),
 }
 
-/// Why a body broke off. The text says whose fault it is.
+/// The reason why a body broke off. The text says whether upstream, the client or we are at fault.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct BodyError(Box<dyn std::error::Error + Send + Sync>);
@@ -38,11 +38,11 @@ impl BodyError {
 
 /// Makes the pieces of a body, in order.
 pub trait PieceSource: Send + 'static {
-    /// The next bytes. None after the last; an error where the body must not be taken for complete.
+    /// The next bytes. None after the last. An error if the client must not take the body for complete.
     fn piece(&mut self) -> impl Future<Output = Result<Option<Bytes>, BodyError>> + Send;
 }
 
-/// A source at work. None once it has ended or failed: it is not asked again.
+/// A source at work. None once it has ended or failed, and then it is not polled again.
 pub struct Pieces(Option<Pin<Box<PieceStream>>>);
 
 type PieceStream = dyn Stream<Item = Result<Bytes, BodyError>> + Send;

@@ -1,7 +1,7 @@
-//! One exchange, from a request's head to the last byte of its reply: the span with the request's id, the framing check, the
-//! trail of decisions, the headers that every reply gets, what HTTP/1.0 needs, and the report. Every door uses this one.
-//!
-//! The report is made when the body is done or given up, so a client that leaves is in the log as well. What it says is read
+//! One exchange, from a request's head to the last byte of its reply: the span with the request's id, the framing
+//! check, the trail of decisions, the headers that every reply gets, what HTTP/1.0 needs, and the report. Every door
+//! uses this one. The report is made when the body is complete or dropped, so a client that leaves is in the log as
+//! well. The report is read from the trail.
 //! from the trail.
 
 use std::net::IpAddr;
@@ -42,22 +42,22 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 pub struct Exchange {
     log: Arc<RequestLog>,
     trail: Arc<Trail>,
-    /// Every event about the request is logged inside of it.
+    /// The span of every event about the request.
     span: Span,
     arrived: (SystemTime, Instant),
     method: Method,
     path_and_query: String,
     version: Version,
-    /// The host that the client meant, as the log names it.
+    /// The host that the client asked for, as the log names it.
     host: String,
     client: IpAddr,
 }
 
 impl Exchange {
-    /// Begins with a request's head.
+    /// Begins an exchange with a request's head.
     pub fn begin<B>(log: &Arc<RequestLog>, connection: &ConnectionContext, request: &Request<B>) -> Self {
         let trail = Trail::new(log.metrics.clone());
-        // At the level of errors, so that no filter of events takes the id away from those that pass it.
+        // The span has the level of errors, so that every filter that shows an event also shows its id.
         let span = tracing::error_span!("request", request_id = %trail.id);
         let path_and_query = match (request.uri().path_and_query(), request.method()) {
             (Some(path_and_query), _) => path_and_query.to_string(),
@@ -77,7 +77,7 @@ impl Exchange {
         }
     }
 
-    /// Has `answer` make the reply, unless the guard has refused the request's framing, and makes the response of it.
+    /// Checks the request's framing, has `answer` make the reply, and turns the reply into the response.
     pub async fn run<B, Answering>(
         self,
         guard: &GuardHandle,
@@ -117,7 +117,7 @@ impl Exchange {
     }
 }
 
-/// The host that a request is for, for the log. A user and password in front of it are left out.
+/// The host of a request, for the log. A user and password in front of it are left out.
 fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String {
     match &connection.destination {
         Destination::Registry(target) => target.host.to_string(),
@@ -133,7 +133,7 @@ fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String
     }
 }
 
-/// docker-registry-proxy's headers about the cache's part in a reply, and those of other proxies.
+/// Adds docker-registry-proxy's headers about the cache's part in a reply, and those of other proxies.
 fn tell_of_the_cache(summary: &Summary, headers: &mut HeaderMap) {
     let word = summary.cache_status.word();
     if !word.is_empty() {
@@ -153,7 +153,7 @@ pub fn is_oci(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/")
 }
 
-/// Refuses a request that is not HTTP as it is specified. It is never repaired, and the connection ends.
+/// Refuses a request that breaks the HTTP specification. It is never repaired, and the connection ends.
 fn unframed(trail: &Trail, rejection: FramingRejection) -> Reply {
     let (code, label) = match rejection.status {
         431 => (ErrorCode::HeadTooLarge, Rejection::TooLarge),
@@ -235,7 +235,7 @@ impl Drop for Report {
         metrics.request(summary.request_type, summary.cache_status, self.status);
         metrics.bytes_to_clients.inc_by(self.bytes_sent);
         let upstream = summary.upstream.map(String::from).unwrap_or_default();
-        // As nginx has it: the registry that was or would have been asked, on a hit as well.
+        // As in nginx's log: the registry that was asked, or that would have been asked on a miss.
         let answered = !upstream.is_empty() || summary.cache_status != CacheStatus::None;
         exchange.log.access_log.write(&AccessRecord {
             access_time: exchange.arrived.0,

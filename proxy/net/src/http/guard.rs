@@ -1,27 +1,28 @@
 //! The guard under hyper: hyper reads a client's bytes through it and sees only well-framed requests.
 //!
-//! The rules are `entrepot_core::framing`'s; here they meet a connection. Heads are handed on complete, bodies pass
-//! in the caller's own buffer. When a head is refused, hyper is given a harmless request in its place, so that the
-//! service answers the refusal (`GuardHandle::rejection_of`) behind the answers to what came before, and closes.
-//! A body that breaks its framing is an I/O error, as the head was handed on already.
+//! The rules are `entrepot_core::framing`'s. This file applies them to a connection. Heads are passed to hyper
+//! complete. Bodies pass in the caller's own buffer. When a head is refused, hyper gets a harmless request in its
+//! place. The service then answers that request with the refusal (`GuardHandle::rejection_of`), after the answers to
+//! earlier requests, and closes. A body that breaks its framing is an I/O error, because its head was passed on
+//! already.
 //!
-//! After a refused head nothing more is read, and the reader is left pending rather than at its end: hyper takes an
-//! end of the stream for a client that is gone and would drop the answer. `Connection: close` ends the connection.
+//! After a refused head nothing more is read, and the reader stays pending instead of at its end: hyper takes an end of
+//! the stream for a client that is gone and would drop the answer. `Connection: close` ends the connection.
 //!
-//! hyper is lenient where RFC 9112 allows it, and two programs that read one stream differently are how requests are
-//! smuggled. These requests hyper takes by itself, and the guard refuses (the tests show both):
+//! hyper is lenient where RFC 9112 allows it. Requests are smuggled through two programs that read one stream
+//! differently. hyper itself accepts these requests, and the guard refuses them (the tests show both):
 //!
 //! - lines that end with a bare line feed; empty lines in front of a request;
-//! - no Host, two Hosts, or one that is no host;
+//! - no Host, two Hosts, or one that is not a host;
 //! - Content-Length together with Transfer-Encoding (hyper ignores the first), or the same Content-Length twice;
 //! - another coding in front of `chunked`, in one field or in two, and `chunked` in capitals;
 //! - a target with a fragment or with bytes beyond ASCII, of a form that the method does not have (`GET host:port`,
 //!   `GET *`), or with another scheme than http and https;
-//! - blanks behind a chunk's size, and control characters in its extension.
+//! - blanks after a chunk's size, and control characters in its extension.
 //!
-//! The guard has bounds that hyper has not: 64 KiB for a head together with a deadline from its first byte (hyper's
-//! starts with the connection's last answer), 1 KiB of chunk extensions, 8 KiB of trailers. And it keeps what follows a
-//! CONNECT from being read before the CONNECT is granted.
+//! The guard has bounds that hyper does not have: 64 KiB for a head, with a deadline from its first byte (hyper's
+//! starts with the connection's last answer), 1 KiB of chunk extensions, and 8 KiB of trailers. It also keeps the bytes
+//! after a CONNECT from being read before the CONNECT is granted.
 
 use std::io;
 use std::pin::Pin;
@@ -48,7 +49,7 @@ pub(crate) struct Guard<IO> {
     ready: Bytes,
     shared: Arc<Shared>,
     head_timeout: Duration,
-    /// No request was handed on yet. The first one must come as fast as a head.
+    /// True until the first request is passed on. The first request must come as fast as a head.
     is_fresh: bool,
     /// Runs while a head has begun and is not complete.
     head_deadline: Option<Pin<Box<Sleep>>>,
@@ -67,13 +68,13 @@ struct Shared {
 }
 
 impl GuardHandle {
-    /// Why the connection is not read on. None while it is. Requests that came before the fault may still be in work:
+    /// The reason why the connection is not read on. None while it is read. Earlier requests may still be in progress:
     /// use [`GuardHandle::rejection_of`] to decide about one.
     pub(crate) fn rejection(&self) -> Option<Rejection> {
         self.shared.rejection.get().copied()
     }
 
-    /// The refusal that this request stands for. None if it is no substitute of a refused head.
+    /// The refusal that this request stands for. None if the request is not the substitute of a refused head.
     pub(crate) fn rejection_of<B>(&self, request: &Request<B>) -> Option<Rejection> {
         let rejection = self.rejection().filter(|rejection| !rejection.in_body)?;
         let is_substitute = request.method() == Method::GET
@@ -82,8 +83,8 @@ impl GuardHandle {
         is_substitute.then_some(rejection)
     }
 
-    /// Grants the CONNECT: what follows is no HTTP and passes as it is. Without this nothing behind a CONNECT is ever
-    /// read, so a refused one must be answered with `Connection: close`.
+    /// Grants the CONNECT: the bytes after it are not HTTP and pass unchecked. Without this call nothing after a
+    /// CONNECT is ever read, so a refused one must be answered with `Connection: close`.
     pub fn open_tunnel(&self) {
         self.shared.is_tunnel_open.store(true, Ordering::Release);
     }
@@ -100,7 +101,7 @@ impl<IO> Guard<IO> {
         (guard, handle)
     }
 
-    /// The connection, and the bytes that were read from it but not handed on: behind a CONNECT, the tunnel's first
+    /// The connection, and the bytes that were read from it but not passed on: after a CONNECT, the tunnel's first
     /// bytes.
     pub(crate) fn into_inner(mut self) -> (IO, Bytes) {
         let held = self.framing.take_held();
@@ -113,7 +114,7 @@ impl<IO> Guard<IO> {
     }
 
     /// Checks the bytes that were just read into the caller's buffer and leaves only the good ones there. A head that
-    /// was held back may be longer than the buffer; then it becomes ready instead.
+    /// was held back may be longer than the buffer. Then it goes to `ready` instead.
     fn push_read(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let Pushed { held, range, rejection } = self.framing.push(&buf.filled()[before..]);
         match held {
@@ -134,7 +135,7 @@ impl<IO> Guard<IO> {
         // Only the first fault counts, and the machine reports no second one.
         let _ = self.shared.rejection.set(rejection);
         if !rejection.in_body {
-            // Bytes that came before the fault are still handed on, in front.
+            // Bytes from before the fault are still passed on, in front.
             self.ready = if self.ready.is_empty() {
                 Bytes::from_static(SUBSTITUTE)
             } else {
@@ -150,7 +151,7 @@ impl<IO> Guard<IO> {
         self.handed_on();
     }
 
-    /// A head is complete. The deadline of the next one begins with that one.
+    /// A head is complete. The deadline of the next head begins with the next head.
     fn handed_on(&mut self) {
         self.is_fresh = false;
         self.head_deadline = None;
@@ -158,7 +159,7 @@ impl<IO> Guard<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Guard<IO> {
-    /// Behind a CONNECT that is not granted yet, at most one buffer is read, to notice a client that is gone.
+    /// After a CONNECT that is not granted yet, reads at most one buffer, to notice a client that is gone.
     fn poll_waiting(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.framing.has_held() {
             return Poll::Pending;
@@ -216,7 +217,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
 }
 
 impl<IO> Guard<IO> {
-    /// Pending, until a head that has begun has taken too long (a slow loris).
+    /// Pending until a head that has begun takes too long (slow loris).
     fn poll_head_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_fresh && !self.framing.has_held() {
             self.head_deadline = None;

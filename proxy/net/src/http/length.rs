@@ -1,5 +1,5 @@
-//! HTTP/1.0 tells a body's end by its length, or by the connection's end, and a body that broke off ends the connection
-//! too. So a client that speaks it gets no body of unknown length: a small one is read to its end first, a larger one refused.
+//! An HTTP/1.0 body ends by its length, or by the connection's end. A body that broke off ends the connection too. So
+//! an HTTP/1.0 client gets no body of unknown length: a small one is read to its end first, a larger one is refused.
 
 use std::pin::Pin;
 
@@ -13,13 +13,13 @@ use crate::http::body::ReplyBody;
 use crate::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 
-/// A longer body is not kept to be counted: lists and tokens are shorter, blobs that are longer are asked for by HTTP/1.1.
+/// A longer body is not kept to be counted. Lists and tokens are shorter, and clients ask for longer blobs by HTTP/1.1.
 const COUNTED_MAX_BYTES: usize = 256 * 1024;
 
 const UNKNOWN: &str = "entrepot: the upstream registry does not say how long this is, and HTTP/1.0 could not tell the end \
                        of it from a broken connection; ask by HTTP/1.1 (nginx: proxy_http_version 1.1)";
 
-/// Whether the reply may be sent as it is to a client of this version; else [`counted`] makes one that may.
+/// Whether a client of this version may get the reply as it is. If not, [`counted`] makes one that it may get.
 pub(crate) fn is_fit(version: Version, reply: &Reply) -> bool {
     version >= Version::HTTP_11
         || reply.headers.contains_key(CONTENT_LENGTH)
@@ -27,7 +27,8 @@ pub(crate) fn is_fit(version: Version, reply: &Reply) -> bool {
         || reply.body.is_end_stream()
 }
 
-/// The reply with its length. On the heap: every connection would hold room for what hardly any needs.
+/// The reply with its length. The future is on the heap: otherwise every connection would reserve memory for it, and
+/// few need it.
 pub(crate) fn counted(reply: Reply) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
     Box::pin(count(reply))
 }

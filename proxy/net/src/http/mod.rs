@@ -1,6 +1,6 @@
-//! HTTP towards clients: strict framing of what they send (`guard.rs`), the connection (`serve.rs`), reading what a
-//! request says of itself (`fields.rs`), an exchange from head to last byte (`exchange.rs`), the reply (`reply.rs`,
-//! `body.rs`) and the part of it that HTTP/1.0 can be given (`length.rs`).
+//! HTTP towards clients: strict framing of requests (`guard.rs`), the connection (`serve.rs`), header fields that a
+//! decision depends on (`fields.rs`), an exchange from head to last byte (`exchange.rs`), the reply (`reply.rs`,
+//! `body.rs`) and its form for HTTP/1.0 (`length.rs`).
 
 pub mod body;
 pub mod exchange;

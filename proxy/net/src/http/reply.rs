@@ -1,5 +1,4 @@
-//! A reply to a client. Every status that is ours comes from the one error table
-//! (`entrepot_core::error`).
+//! A reply to a client. Every status of our own comes from the one error table (`entrepot_core::error`).
 
 use bytes::Bytes;
 use entrepot_core::error::{self, ErrorCode};
@@ -11,13 +10,11 @@ use crate::http::body::ReplyBody;
 
 /// A reply to one request.
 pub struct Reply {
-    /// Status.
     pub status: StatusCode,
-    /// Headers, without those that every answer gets.
+    /// The headers, without those that every reply gets.
     pub headers: HeaderMap,
-    /// Body.
     pub body: ReplyBody,
-    /// Why the request is refused or cannot be answered. None for every other reply.
+    /// The reason why the request is refused or cannot be answered. None for every other reply.
     pub refused: Option<Refused>,
 }
 
@@ -31,7 +28,7 @@ impl Reply {
         Self { status, headers, body: ReplyBody::Full(body), refused: None }
     }
 
-    /// An error of the table, with what the person at the client should know.
+    /// An error of the table, with a message for the person at the client.
     pub fn error(code: ErrorCode, message: &str) -> Self {
         Self::error_with_status(code.status(), code, message)
     }
@@ -42,21 +39,21 @@ impl Reply {
         Self::full(status, "application/json", error::body(code, message, None))
     }
 
-    /// The same answer without its body, as HEAD wants it; the headers stay.
+    /// The same reply without its body, for HEAD. The headers stay.
     #[must_use]
     pub fn without_body(mut self) -> Self {
         self.body = ReplyBody::Full(Bytes::new());
         self
     }
 
-    /// Says why the request is refused.
+    /// Sets the reason why the request is refused.
     #[must_use]
     pub fn because(mut self, refused: Refused) -> Self {
         self.refused = Some(refused);
         self
     }
 
-    /// Sets a header whose value is known to be one.
+    /// Sets a header whose value is known to be valid.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {

@@ -1,5 +1,5 @@
-//! One client connection that speaks HTTP: hyper over the guard, with the configuration's deadlines, drained on
-//! request; and the connection that is left of it behind a CONNECT.
+//! One client connection that speaks HTTP: hyper over the guard, with the configured deadlines and the drain. It also
+//! gives the plain connection behind a CONNECT.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,15 +21,15 @@ use crate::stream::client_socket::ClientSocket;
 use crate::stream::fair_writes::FairWrites;
 use entrepot_config::ready::ClientDeadlines;
 
-/// hyper's own buffer: a whole head and room for the bytes behind it.
+/// The size of hyper's own buffer: a whole head, and room for the bytes after it.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES + 64 * 1024;
 
-/// The time that a client may take, on one connection.
+/// The times that a client may take, on one connection.
 #[derive(Clone, Copy)]
 pub struct Deadlines {
-    /// For a head that has begun.
+    /// The time for a head that has begun.
     pub head: Duration,
-    /// Between requests. Zero means one request a connection.
+    /// The time between requests. Zero means one request for each connection.
     pub keepalive: Duration,
 }
 
@@ -39,7 +39,7 @@ impl From<&ClientDeadlines> for Deadlines {
     }
 }
 
-/// Serves HTTP/1.1 on `io`. The answerer of a CONNECT takes the connection behind it ([`behind_connect`]).
+/// Serves HTTP/1.1 on `io`. The answerer of a CONNECT takes the connection after it ([`behind_connect`]).
 pub async fn serve<IO, Answer, Answering>(io: IO, deadlines: Deadlines, drain: Watch, answer: Answer)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -48,11 +48,13 @@ where
 {
     let (guard, handle) = Guard::new(FairWrites::new(io), deadlines.head);
     let service = service_fn(|request| {
-        // On the heap: a connection that waits for its next request does not hold room for making an answer.
+        // The future is on the heap, so that a connection that waits for its next request does not reserve memory for
+        // it.
         let answering = Box::pin(answer(handle.clone(), request));
         async move { Ok::<_, Infallible>(answering.await) }
     });
-    // hyper's timer runs from the end of the last answer, so it is the idle deadline; the guard times begun heads.
+    // hyper's timer runs from the end of the last answer, so it is the idle deadline. The guard limits the time of
+    // begun heads.
     let idle = if deadlines.keepalive.is_zero() { deadlines.head } else { deadlines.keepalive };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -76,14 +78,14 @@ where
     }
 }
 
-/// The plain connection on which [`serve`] got a CONNECT that was granted. It replays what the client sent ahead of our
-/// answer. None if the client is gone, or if the connection is not a plain one.
+/// The plain connection on which [`serve`] got a CONNECT that was granted. It replays the bytes that the client sent
+/// before our answer. None if the client is gone, or if the connection is not a plain one.
 pub async fn behind_connect(request: Request<Incoming>) -> Option<ClientSocket> {
     let upgraded: Upgraded = hyper::upgrade::on(request).await.ok()?;
     let parts = upgraded.downcast::<TokioIo<Guard<FairWrites<ClientSocket>>>>().ok()?;
     let (writes, unread) = parts.io.into_inner().into_inner();
     let mut socket = writes.into_inner();
-    // A copy of few bytes, as a rule of none: hyper's buffer would live as long as the connection.
+    // This copies few bytes, usually none. Without the copy, hyper's buffer would live as long as the connection.
     socket.replay(Bytes::from([&parts.read_buf[..], &unread].concat()));
     Some(socket)
 }

@@ -1,9 +1,9 @@
-//! Listening sockets that outlive the process. The service manager keeps each that we bind (its file descriptor store)
-//! and passes it to our successor. Between the two processes connections wait in the socket, and none is refused.
-//! Sockets of a socket unit are taken the same way.
+//! Listening sockets that outlive the process. The service manager keeps each socket that we bind (its file descriptor
+//! store) and passes it to our successor. Between the two processes connections wait in the socket, and none is
+//! refused. The sockets of a socket unit are used in the same way.
 //!
-//! The configuration alone decides on which addresses this process listens. A socket is known by its address, whatever
-//! its name, and one whose address is no longer configured is closed.
+//! Only the configuration decides on which addresses this process listens. A socket is recognised by its address,
+//! whatever its name is. A socket whose address is no longer configured is closed.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,7 +23,7 @@ pub struct Listeners {
     passed: Vec<(SocketAddr, Socket)>,
 }
 
-/// The beginning of the names of sockets that we gave away ourselves.
+/// The prefix of the names of the sockets that we gave to the service manager.
 const OWN: &str = "entrepot.";
 
 impl Listeners {
@@ -51,14 +51,14 @@ impl Listeners {
         Self { passed: kept }
     }
 
-    /// The socket for `address`: the one that was passed, or a new one that the service manager gets to keep. Call it
-    /// within a tokio runtime.
+    /// The socket for `address`: the one that was passed, or a new one, which the service manager then keeps too. Call
+    /// it within a tokio runtime.
     pub fn bind(&mut self, address: SocketAddr) -> io::Result<TcpListener> {
         let bound = as_bound(address);
         if let Some(found) = self.passed.iter().position(|(passed, _)| *passed == bound) {
             let (_, socket) = self.passed.swap_remove(found);
             socket.set_nonblocking(true)?;
-            // Its opener may have given it a shorter queue.
+            // The program that opened it may have given it a shorter queue.
             socket.listen(BACKLOG)?;
             tracing::info!(%address, "took over the listening socket");
             return TcpListener::from_std(socket.into());
@@ -74,7 +74,7 @@ fn address_of(socket: &Socket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket().filter(|_| listens)
 }
 
-/// Has the service manager keep the socket. It may block: this is the start, and no client is served yet.
+/// Has the service manager keep the socket. It may block: this runs at the start, before any client is served.
 fn keep(listener: &TcpListener, address: SocketAddr) {
     if !is_there() {
         return;
@@ -86,7 +86,7 @@ fn keep(listener: &TcpListener, address: SocketAddr) {
     }
 }
 
-/// Closes a socket that is not configured, since no connection would be accepted there.
+/// Closes a socket that is not configured, because this process would never accept connections there.
 fn dismiss(socket: &Socket, name: &str) {
     let address = address_of(socket).map_or_else(|| "no address".to_owned(), |address| address.to_string());
     if !name.starts_with(OWN) {
@@ -94,7 +94,7 @@ fn dismiss(socket: &Socket, name: &str) {
         return;
     }
     tracing::info!("{address} is no longer configured; its socket is closed");
-    // The service manager has it too and closes it in its own time; shut down, its address is free at once.
+    // The service manager has the socket too, and closes it later. The shutdown frees its address at once.
     let _ = socket.shutdown(std::net::Shutdown::Both);
     if is_there()
         && let Err(error) = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
@@ -103,7 +103,7 @@ fn dismiss(socket: &Socket, name: &str) {
     }
 }
 
-/// The name of a socket of ours. Colons separate names there, so it has none.
+/// The name of a socket of ours. It has no colons, because the service manager separates names by colons.
 fn name_of(address: SocketAddr) -> String {
     format!("{OWN}{address}").replace(':', "_")
 }
@@ -132,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_longer_configured_makes_room_at_once() {
         let (socket, address) = listening("127.0.0.1:0");
-        // The service manager's own.
+        // The service manager's copy.
         let elsewhere = socket.try_clone().expect("a copy");
         let everywhere = SocketAddr::from(([0, 0, 0, 0], address.port()));
         let passed = [(socket, name_of(address))];

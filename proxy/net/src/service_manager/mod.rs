@@ -1,7 +1,7 @@
-//! The service manager (systemd) that started this process. We tell it when we are ready, reload and stop; it kills us
+//! The service manager (systemd) that started this process. We tell it when we are ready, reload and stop. It kills us
 //! when our event loops hang ([`watchdog`]), and keeps our listening sockets while we restart ([`listeners`]).
 //!
-//! Without a service manager (`NOTIFY_SOCKET` is not set) every call does nothing. Nothing here can fail a server: a
+//! Without a service manager (`NOTIFY_SOCKET` is not set) every call does nothing. No failure here stops the server: a
 //! message that cannot be sent is logged.
 
 pub mod listeners;
@@ -30,12 +30,12 @@ pub async fn status(status: impl Into<String>) {
     tell(move || sd_notify::notify(&[NotifyState::Status(&status)])).await;
 }
 
-/// Tells that the configuration is being read anew. [`ready`] ends that.
+/// Tells that the configuration is being read again. A call of [`ready`] ends the reload.
 pub async fn reloading() {
     tell(|| sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])).await;
 }
 
-/// Tells that the end has begun and may take up to `at_most`, whatever the unit says.
+/// Tells that the shutdown has begun and may take up to `at_most`, whatever the unit file says.
 pub async fn stopping(status: impl Into<String>, at_most: Duration) {
     let (status, more) = (one_line(status), format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros()));
     let say =
@@ -55,7 +55,7 @@ async fn tell(say: impl FnOnce() -> io::Result<()> + Send + 'static) {
     }
 }
 
-/// A message in one line: the service manager takes each line for a message of its own.
+/// The text as one line, because the service manager takes each line for a separate message.
 fn one_line(text: impl Into<String>) -> String {
     text.into().replace('\n', " ")
 }

@@ -1,4 +1,4 @@
-//! The watchdog: the service manager hears from us while our event loops answer, and restarts us when they do not.
+//! The watchdog: we send signs of life while our event loops answer. Without them the service manager restarts us.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::tell;
 
-/// Signs of life within the time that the service manager waits.
+/// The signs of life within the time that the service manager waits.
 const BEATS: u32 = 3;
 
-/// Tells the service manager, as often as it asks for, that all loops answer. Never returns. `answer` asks the loops,
-/// and takes as long as they take: a loop that hangs keeps us silent.
+/// Tells the service manager regularly that all loops answer. It never returns. `answer` asks the loops and waits for
+/// them, so a loop that hangs stops the signs of life.
 pub async fn watch<Answering>(answer: impl Fn() -> Answering)
 where
     Answering: Future<Output = bool>,

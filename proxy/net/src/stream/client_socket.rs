@@ -3,10 +3,10 @@
 //! - sends slices of mapped files by sendfile(2), from the page cache to the socket. All other bytes are written as
 //!   usual, and wait in the kernel for the file's bytes behind them (`MSG_MORE`);
 //! - gives up a client that takes no byte for too long. A slow client is served at its speed;
-//! - replays bytes that were read already: a door looks at a connection's beginning, or HTTP read ahead of a CONNECT.
+//! - replays bytes that were read already: a door looks at a connection's beginning, or HTTP reads ahead of a CONNECT.
 //!
-//! Invariant: sendfile is asked only for what the page cache has. It would wait for a disk however nonblocking the
-//! socket is, and all of the thread's connections with it. Missing bytes are read first (`cold_read.rs`).
+//! Invariant: sendfile is called only for bytes that the page cache has. Otherwise it would wait for the disk even on a
+//! nonblocking socket, and block all connections of the thread. Missing bytes are read first (`cold_read.rs`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -30,7 +30,7 @@ use super::cold_read::ColdRead;
 /// A client's socket.
 pub struct ClientSocket {
     stream: TcpStream,
-    /// Bytes that were read already. They are read again before the stream's.
+    /// Bytes that were read already. They are read again before those of the stream.
     replay: Bytes,
     timeout: WriteTimeout,
     cold: Option<ColdRead>,
@@ -57,7 +57,7 @@ impl ClientSocket {
         };
     }
 
-    /// The next byte, left where it is. None if the client is gone.
+    /// The next byte, which stays unread. None if the client is gone.
     pub async fn peek(&self) -> Option<u8> {
         if let Some(byte) = self.replay.first() {
             return Some(*byte);
@@ -69,12 +69,12 @@ impl ClientSocket {
         }
     }
 
-    /// Has the kernel seal everything that is sent from now on.
+    /// Has the kernel encrypt everything that is sent from now on.
     pub(super) fn hand_to_kernel(&self, key: &TransmitKey) -> io::Result<()> {
         ktls::take_over(self.stream.as_fd(), key)
     }
 
-    /// Has the kernel go on with another key.
+    /// Has the kernel continue with another key.
     pub(super) fn change_kernel_key(&self, key: &TransmitKey) -> io::Result<()> {
         ktls::change_key(self.stream.as_fd(), key)
     }
@@ -90,7 +90,7 @@ impl ClientSocket {
         self.timeout.watch(context, sent.map_ok(|_| ()))
     }
 
-    /// Writes bytes that are known to be no part of a mapped file.
+    /// Writes bytes that are known not to belong to a mapped file.
     pub(super) fn poll_write_memory(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.timeout.watch(context, written)
@@ -110,15 +110,15 @@ impl ClientSocket {
         }
     }
 
-    /// Sends the part of the first slice, which is of a mapped file, that the page cache has. If it has nothing, the
-    /// bytes are read first.
+    /// Sends the part of the first slice that the page cache has. The slice is of a mapped file. If the page cache has
+    /// none of it, the bytes are read first.
     fn poll_file(
         &mut self,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
         located: Located,
     ) -> Poll<io::Result<usize>> {
-        // For a client that takes nothing, nothing is read.
+        // If the client takes nothing, nothing is read.
         ready!(self.stream.poll_write_ready(context))?;
         let length = slices[0].len();
         match resident_bytes(located.file(), located.offset, length) {
@@ -139,7 +139,7 @@ impl ClientSocket {
         written
     }
 
-    /// Runs `write` when the socket takes something.
+    /// Runs `write` when the socket can take bytes.
     fn poll_now(
         &self,
         context: &mut Context<'_>,
@@ -164,7 +164,7 @@ struct WriteTimeout {
 }
 
 impl WriteTimeout {
-    /// Gives a write's result on, or an error after the time is over.
+    /// Passes a write's result on, or an error when the time is over.
     fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.deadline = None;
@@ -231,7 +231,7 @@ mod tests {
     use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// All bytes that a client gets of these slices.
+    /// All bytes of these slices that a client gets.
     async fn received(mut socket: ClientSocket, mut client: TcpStream, slices: Vec<Bytes>) -> Vec<u8> {
         let writing = tokio::spawn(async move {
             write_all(&mut socket, slices).await.expect("written");
@@ -261,8 +261,8 @@ mod tests {
         assert!(received(socket, client, slices).await == expected);
     }
 
-    /// The pool, which reads where a thread has no ring, is kept busy: a write that comes back waits for it, and one
-    /// that reads from the disk itself, as sendfile does, does not.
+    /// The pool, which reads for a thread without a ring, is kept busy. So a write that returns has to wait for the
+    /// pool. A write that reads from the disk itself, as sendfile does, would not wait.
     #[test]
     fn what_left_the_page_cache_is_read_elsewhere_and_the_thread_goes_on() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();

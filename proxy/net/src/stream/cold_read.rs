@@ -1,5 +1,5 @@
-//! Bytes of a mapped file that are not in the page cache when they are to be sent: a slice may wait for a slow client
-//! for minutes. They are read without blocking the thread, and sent from memory in place of the slice.
+//! Bytes of a mapped file that the page cache no longer has when they are to be sent, because a slice may wait for a
+//! slow client for minutes. They are read without blocking the thread, and sent from memory in place of the slice.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -11,11 +11,11 @@ use entrepot_kernel::mapping::Located;
 use entrepot_kernel::read::Reading;
 use entrepot_kernel::{buffers, read};
 
-/// Such bytes, while they are read and until they are sent.
+/// Such bytes, from the beginning of their read until they are sent.
 pub(super) struct ColdRead {
     /// The slice's own address: hyper offers the same slice again.
     address: usize,
-    /// Keeps the mapping, so that nothing else can get the address.
+    /// Keeps the mapping, so that no other mapping can get the address.
     _located: Located,
     state: State,
 }
@@ -37,7 +37,7 @@ impl ColdRead {
         self.address == first_address(slices)
     }
 
-    /// The bytes, at least one. An error if the file has no more or the disk does not give them.
+    /// The bytes, at least one. An error if the file has no more or the disk fails.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         if let State::Reading(reading) = &mut self.state {
             let bytes = ready!(pin!(reading.finish()).poll(context))?;
@@ -52,7 +52,7 @@ impl ColdRead {
         }
     }
 
-    /// Takes off the bytes that were sent. False if none is left.
+    /// Removes the bytes that were sent. Returns false if none is left.
     pub(super) fn sent(&mut self, length: usize) -> bool {
         let State::Read(bytes) = &mut self.state else { return true };
         let length = length.min(bytes.len());

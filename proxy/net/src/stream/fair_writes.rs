@@ -1,9 +1,9 @@
-//! Fairness between the connections of a thread: a connection that has written a piece lets the others go on before it
+//! Fairness between the connections of a thread: a connection that has written a piece lets the others run before it
 //! writes the next, however fast its client takes them. Without this a stream into a large empty socket buffer keeps
-//! its thread for milliseconds, and every connection behind it waits for as long.
+//! its thread for milliseconds, and every other connection of the thread waits.
 //!
-//! It stands below hyper and its guard, and above what seals. Its Pending must be the last word of a task's turn, so
-//! nothing in between may call again on its own. hyper does once, to flush, which makes a turn two pieces at most.
+//! It is below hyper and its guard, and above the encryption. Its Pending must end a task's turn, so no layer between
+//! may call again by itself. hyper does so once, to flush, which makes a turn two pieces at most.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -30,7 +30,7 @@ impl<IO> FairWrites<IO> {
         self.io
     }
 
-    /// Runs `write` if this turn has room for it. Else the others are next, and new events are looked for first.
+    /// Runs `write` if this turn has room for it. Otherwise the other connections run, and new events are read first.
     fn take(
         &mut self,
         context: &mut Context<'_>,
@@ -41,7 +41,7 @@ impl<IO> FairWrites<IO> {
     {
         if self.written_bytes >= TURN_BYTES {
             self.written_bytes = 0;
-            // Wakes this task behind every task that is ready and behind the events that the kernel has by then.
+            // This wakes the task after every task that is ready and after the events that the kernel has by then.
             if pin!(tokio::task::yield_now()).poll(context).is_pending() {
                 return Poll::Pending;
             }
@@ -96,7 +96,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::task::{LocalSet, spawn_local};
 
-    /// A client that takes everything at once.
+    /// A client that takes all bytes at once.
     struct Sink;
 
     impl AsyncWrite for Sink {
@@ -135,7 +135,7 @@ mod tests {
             })
             .await;
         let order = order.borrow();
-        // Each has one turn a round, in any order.
+        // Each connection has one turn in each round, in any order.
         assert!(order.chunks(2).all(|round| round.contains(&'a') && round.contains(&'b')), "{order:?}");
     }
 }

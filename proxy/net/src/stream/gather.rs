@@ -9,7 +9,7 @@ use entrepot_kernel::residency::read_scattered_now;
 use super::record_buffer::PAGE_BYTES;
 use entrepot_record::RECORD_MAX_BYTES;
 
-/// hyper never hands on more slices than this.
+/// hyper never passes more slices than this.
 const SLICES_MAX: usize = 64;
 
 /// The outcome of [`gather`].
@@ -17,19 +17,19 @@ const SLICES_MAX: usize = 64;
 pub(super) struct Gathered {
     /// Bytes of content in the records. All records but the last are full.
     pub(super) filled_bytes: usize,
-    /// The place and number of the bytes behind those, if the page cache does not have them.
+    /// The place and number of the bytes after those, if the page cache does not have them.
     pub(super) missing: Option<(Located, usize)>,
 }
 
-/// The place in a page at which the first content should begin: half a page away from the place of what is copied. `rep
-/// movsb`, which the C library and the kernel copy with, is five times slower on Zen 4 if the target lies closely
-/// behind the source (0.33 against 0.06 s/GiB; `tests/bench/NOTES.md`).
+/// The offset in a page at which the first content should begin: half a page away from the offset of the copied bytes.
+/// The C library and the kernel copy with `rep movsb`, which is five times slower on Zen 4 if the target is closely
+/// after the source (0.33 against 0.06 s/GiB; `tests/bench/NOTES.md`).
 pub(super) fn page_offset(slices: &[IoSlice<'_>]) -> usize {
     let largest = slices.iter().max_by_key(|slice| slice.len());
     largest.map_or(0, |slice| (slice.as_ptr() as usize + PAGE_BYTES / 2) % PAGE_BYTES)
 }
 
-/// Fills the contents of records. Each `stride` bytes of `records` hold one, whose content begins behind `prefix`
+/// Fills the contents of records. Each `stride` bytes of `records` hold one record, whose content begins after `prefix`
 /// bytes.
 pub(super) fn gather(slices: &[IoSlice<'_>], records: &mut [u8], stride: usize, prefix: usize) -> io::Result<Gathered> {
     let mut contents = records.chunks_exact_mut(stride).map(|record| &mut record[prefix..prefix + RECORD_MAX_BYTES]);

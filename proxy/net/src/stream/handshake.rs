@@ -1,9 +1,9 @@
-//! One TLS handshake with a client, under a deadline, and what its failure means.
+//! One TLS handshake with a client, under a deadline, and the reason if it fails.
 //!
-//! A door calls [`accept`] with a name's configuration (`tls::leaf`) and gets the connection behind the handshake.
-//! rustls does the handshake and nothing else: it is shown a record at a time, and none behind the last of the
-//! handshake, because its answer to one (a key update of its own) would be lost. A failed handshake's alert is sent
-//! before the error comes back, so the client knows as much as we do.
+//! A door calls [`accept`] with a name's configuration (`tls::leaf`) and gets the connection after the handshake.
+//! rustls does the handshake and nothing else. It gets one record at a time, and none after the last of the handshake,
+//! because its answer to such a record (a key update of its own) would be lost. The alert of a failed handshake is sent
+//! before the error returns, so the client knows as much as we do.
 
 use std::io;
 use std::sync::Arc;
@@ -19,28 +19,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::client_socket::ClientSocket;
 use super::tls::Tls;
 
-/// Why a client got no TLS connection.
+/// The reason why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The client was too slow.
     #[error("the client did not finish the TLS handshake within {timeout_ms} ms")]
-    Timeout {
-        /// The deadline that passed.
-        timeout_ms: u128,
-    },
+    Timeout { timeout_ms: u128 },
     /// The client refuses our certificate.
     #[error(
         "the client does not trust this proxy's CA (alert {alert}); install the CA on the client: the proxy serves it \
          at /ca.crt with a script at /setup/systemd, and `entrepot ca export` writes it"
     )]
-    Untrusted {
-        /// The alert that it sent.
-        alert: &'static str,
-    },
-    /// The client offers only protocols above TLS that are not spoken here.
+    Untrusted { alert: &'static str },
+    /// The client offers only application protocols that we do not speak.
     #[error("the client offers no application protocol that is spoken here; let it offer http/1.1")]
     NoCommonProtocol,
-    /// The connection broke, or the client spoke something else.
+    /// The connection broke, or the client spoke another protocol.
     #[error("the TLS handshake with the client failed: {0}")]
     Other(#[source] io::Error),
 }
@@ -53,22 +47,22 @@ const UNTRUSTED: [(AlertDescription, &str); 3] = [
     (AlertDescription::CertificateUnknown, "certificate_unknown"),
 ];
 
-/// A connection whose handshake is over, with the keys of both directions as they are now.
+/// A connection whose handshake is over, with the present keys of both directions.
 pub(super) struct Secured {
     pub(super) socket: ClientSocket,
     pub(super) extracted: ExtractedSecrets,
-    /// Derives the keys that follow.
+    /// Derives the later keys.
     pub(super) secrets: KernelConnection<ServerConnectionData>,
-    /// Records that the client has sent behind the handshake.
+    /// Records that the client sent after the handshake.
     pub(super) records: Vec<u8>,
 }
 
-/// The size of one read. A client's whole flight is smaller as a rule.
+/// The size of one read. The messages that a client sends at once are usually smaller.
 const READ_BYTES: usize = 4096;
-/// The most that is kept of a client before its handshake is over. A message may have 64 KiB, in records.
+/// The most bytes of a client that are kept before its handshake is over. A message may have 64 KiB, in records.
 const INCOMING_MAX_BYTES: usize = 128 * 1024;
 
-/// Does the handshake with the client behind `socket`. Afterwards the kernel seals if `kernel_wanted` and it can.
+/// Does the handshake with the client on `socket`. Afterwards the kernel encrypts if `kernel_wanted` and if it can.
 pub async fn accept(
     socket: ClientSocket,
     config: Arc<ServerConfig>,
@@ -83,7 +77,7 @@ pub async fn accept(
 }
 
 async fn shake(mut socket: ClientSocket, config: Arc<ServerConfig>) -> io::Result<Secured> {
-    // On the heap, as it is large and lives for a moment.
+    // On the heap, because it is large and short-lived.
     let mut connection = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
     let (mut incoming, mut outgoing) = (Incoming::default(), Vec::new());
     loop {
@@ -124,18 +118,18 @@ fn has_left() -> io::Error {
 #[derive(Default)]
 struct Incoming {
     bytes: Vec<u8>,
-    /// The part that rustls has seen: a message that goes on in the next record.
+    /// The number of bytes that rustls has seen of a message that continues in the next record.
     shown_bytes: usize,
 }
 
 impl Incoming {
-    /// Shows rustls one record more, if one is complete.
+    /// Gives rustls one more record, if one is complete.
     fn show_next(&mut self) -> bool {
         let waiting = &self.bytes[self.shown_bytes..];
         let length = match record_bytes(waiting) {
             Ok(Some(length)) if length <= waiting.len() => length,
             Ok(_) => 0,
-            // rustls has the alert for bytes that are no record.
+            // rustls has the alert for bytes that are not a record.
             Err(_) => waiting.len(),
         };
         self.shown_bytes += length;
@@ -148,7 +142,7 @@ impl Incoming {
     }
 }
 
-/// The next thing to do for the handshake.
+/// The next step of the handshake.
 enum Step {
     Go,
     Send,
@@ -157,7 +151,7 @@ enum Step {
     Done,
 }
 
-/// Lets rustls process what it is shown of `incoming`. Bytes that it wants to send are put into `outgoing`.
+/// Lets rustls process the part of `incoming` that it may see. Bytes that it wants to send are put into `outgoing`.
 fn step(
     connection: &mut UnbufferedServerConnection,
     incoming: &mut Incoming,
@@ -177,7 +171,7 @@ fn step(
         ConnectionState::BlockedHandshake => Step::Receive,
         ConnectionState::PeerClosed | ConnectionState::Closed => Step::Closed,
         ConnectionState::WriteTraffic(_) => Step::Done,
-        // Early data are switched off (`server`), traffic is not shown, and nothing else is known.
+        // Early data are switched off (`server`), rustls gets no application data, and no other state is known.
         _ => return Err(rustls::Error::HandshakeNotComplete),
     };
     incoming.discard(discard);

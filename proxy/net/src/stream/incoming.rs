@@ -1,4 +1,4 @@
-//! Receiving over TLS: whole records are opened where they lie, and read from there.
+//! Receives over TLS: whole records are decrypted in place, and read from there.
 
 use std::future::Future;
 use std::io;
@@ -14,22 +14,22 @@ use super::client_socket::ClientSocket;
 /// The size of one read: more than the largest record.
 const READ_BYTES: usize = 32 * 1024;
 
-/// Bytes that were received.
+/// The bytes that were received.
 pub(super) struct Incoming {
     bytes: Vec<u8>,
-    /// Content that was not read yet.
+    /// Content that is not read yet.
     plain: Range<usize>,
-    /// The place of the first record that was not opened yet.
+    /// The place of the first record that is not decrypted yet.
     start: usize,
 }
 
 impl Incoming {
-    /// Goes on with records that have come already. The last may be incomplete.
+    /// Begins with records that were received already. The last may be incomplete.
     pub(super) fn new(records: Vec<u8>) -> Self {
         Self { bytes: records, plain: 0..0, start: 0 }
     }
 
-    /// Reads content. False if there was none.
+    /// Gives content to the reader. Returns false if there was none.
     pub(super) fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let length = self.plain.len().min(buf.remaining());
         buf.put_slice(&self.bytes[self.plain.start..self.plain.start + length]);
@@ -37,7 +37,7 @@ impl Incoming {
         length > 0
     }
 
-    /// Opens the next record, when all content was read. None while it is incomplete.
+    /// Decrypts the next record, when all content is read. None if the record is incomplete.
     pub(super) fn open(&mut self, session: &mut Session) -> Result<Option<Received>, RecordError> {
         let length = match record_bytes(&self.bytes[self.start..]) {
             Ok(Some(length)) if self.start + length <= self.bytes.len() => length,
@@ -56,7 +56,7 @@ impl Incoming {
         Ok(Some(received))
     }
 
-    /// Receives more. False at the connection's end. While nothing comes no memory is held.
+    /// Receives more. Returns false at the connection's end. No memory is held while nothing arrives.
     pub(super) fn poll_more(&mut self, socket: &mut ClientSocket, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.bytes.drain(..self.start);
         self.start = 0;

@@ -1,9 +1,9 @@
-//! Sealing by the kernel (`data_plane.ktls`): what hyper writes goes to the socket as it is, mapped files by sendfile,
-//! and the kernel makes records of it. Left to do here are the control messages: alerts and key updates are records of
+//! Encryption by the kernel (`data_plane.ktls`). hyper's bytes go to the socket unchanged, mapped files by sendfile,
+//! and the kernel makes records of them. This file sends the control messages: alerts and key updates are records of
 //! their own type and keep their place in the order.
 //!
-//! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 takes
-//! no second key; then the connection ends.
+//! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 accepts
+//! no second key, and then the connection ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,10 +18,10 @@ use zeroize::Zeroizing;
 use super::client_socket::ClientSocket;
 use super::incoming::broken;
 
-/// Control messages that may wait for a client that takes nothing.
+/// The most control messages that wait for a client that takes nothing.
 const CONTROL_MAX: usize = 64;
 
-/// Whether the kernel seals, if `wanted`. It is asked once.
+/// Whether the kernel encrypts, if `wanted`. The kernel is asked once.
 pub(crate) fn kernel_seals(wanted: bool) -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     wanted
@@ -42,14 +42,14 @@ pub(super) struct KernelControl {
     is_refused: bool,
 }
 
-/// The next thing that the kernel is to do.
+/// The next request to the kernel.
 enum Order<'a> {
     Send { kind: u8, content: &'a [u8] },
     ChangeKey(&'a TransmitKey),
 }
 
 impl KernelControl {
-    /// Has the kernel seal what `socket` sends from now on, under the key that the handshake left.
+    /// Has the kernel encrypt everything that `socket` sends from now on, with the key of the handshake.
     pub(super) fn take_over(socket: &ClientSocket, key: (u64, ConnectionTrafficSecrets)) -> io::Result<Self> {
         socket.hand_to_kernel(&transmit_key(key).map_err(broken)?)?;
         Ok(Self::default())
@@ -103,8 +103,8 @@ fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<
 
 #[cfg(test)]
 mod tests {
-    //! A kernel that notes its orders. `tests/vm` has a real one; the crate `entrepot-record` tests with rustls that a
-    //! session's messages and keys are right.
+    //! A kernel that records its orders. `tests/vm` has a real one. The crate `entrepot-record` tests with rustls that
+    //! a session's messages and keys are right.
 
     use rustls::ContentType;
     use rustls::crypto::cipher::{AeadKey, Iv};

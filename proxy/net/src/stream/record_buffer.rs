@@ -1,22 +1,23 @@
-//! Memory in which records are sealed and wait for the client's socket. Each thread keeps a few buffers for the next
-//! write. All buffers in use count against one budget, beyond which buffers are small. So slow clients hold little
-//! memory and idle ones none.
+//! Memory in which encrypted records wait for the client's socket. Each thread keeps a few buffers for the next write.
+//! All buffers in use count against one budget, beyond which new buffers are small. So slow clients hold little memory,
+//! and idle ones none.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A whole buffer: sixteen records of full size, and room to choose where in a page they begin.
+/// The size of a whole buffer: sixteen records of full size, and room to choose the offset in a page at which they
+/// begin.
 const WHOLE_BYTES: usize = 16 * SEALED_RECORD_BYTES + PAGE_BYTES;
-/// A buffer while many clients are slow.
+/// The size of a buffer while many clients are slow.
 const SMALL_BYTES: usize = 2 * SEALED_RECORD_BYTES + PAGE_BYTES;
 /// A record of 16 KiB with the prefix and suffix of any suite.
 const SEALED_RECORD_BYTES: usize = 16 * 1024 + 32;
 pub(super) const PAGE_BYTES: usize = 4096;
-/// All buffers in use. Beyond it new buffers are small.
+/// The budget for all buffers in use. Beyond it new buffers are small.
 const BUDGET_BYTES: usize = 32 << 20;
-/// Whole buffers that each thread keeps.
+/// The most whole buffers that each thread keeps.
 const SPARE_MAX: usize = 4;
-/// A rest that is no longer than this is moved out of a whole buffer.
+/// A rest up to this size is moved out of a whole buffer.
 const MOVED_MAX_BYTES: usize = 16 * 1024;
 
 static IN_USE_BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -25,7 +26,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Sealed bytes that wait for the socket.
+/// Encrypted bytes that wait for the socket.
 #[derive(Default)]
 pub(super) struct RecordBuffer {
     memory: Vec<u8>,
@@ -34,7 +35,7 @@ pub(super) struct RecordBuffer {
 }
 
 impl RecordBuffer {
-    /// A buffer of the size that is good to seal at once now.
+    /// A buffer of the size that fits the budget now.
     pub(super) fn new() -> Self {
         let whole = IN_USE_BYTES.load(Ordering::Relaxed) + WHOLE_BYTES <= BUDGET_BYTES;
         let spare = if whole { SPARE.with_borrow_mut(Vec::pop) } else { None };
@@ -52,7 +53,7 @@ impl RecordBuffer {
         &mut self.memory[self.start..]
     }
 
-    /// The first `length` bytes of that memory are to be sent.
+    /// Marks the first `length` bytes of that memory as bytes to send.
     pub(super) fn sealed(&mut self, length: usize) {
         self.end = self.start + length;
     }
@@ -62,7 +63,7 @@ impl RecordBuffer {
         &self.memory[self.start..self.end]
     }
 
-    /// Takes off the bytes that were sent.
+    /// Removes the bytes that were sent.
     pub(super) fn sent(&mut self, length: usize) {
         self.start += length;
         if self.start == self.end {
@@ -93,7 +94,7 @@ impl Drop for RecordBuffer {
         if memory.len() != WHOLE_BYTES {
             return;
         }
-        // A thread that is ending keeps nothing.
+        // A thread that is ending keeps no buffer.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {

@@ -1,11 +1,12 @@
-//! Sealing in this process: what hyper writes is laid out as the records of one large buffer, sealed there, and leaves
-//! in one write. A mapped file's bytes are read straight into the records that they leave in.
+//! Encryption in this process. hyper's bytes are laid out as the records of one large buffer, encrypted there, and sent
+//! in one write. A mapped file's bytes are read directly into the records that carry them.
 //!
 //! `tls.rs` has the connection; `gather.rs` lays out; `cold_read.rs` reads what the page cache does not have;
 //! `record_buffer.rs` has the memory.
 //!
-//! Invariants: records leave in the order in which they were sealed, so nothing is sealed while anything waits; an idle
-//! connection holds no buffer; a file that lost bytes or a broken disk is an error of this connection alone.
+//! Invariants: records are sent in the order in which they were encrypted, so nothing is encrypted while anything
+//! waits. An idle connection holds no buffer. A file that lost bytes or a broken disk is an error of this connection
+//! alone.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
@@ -19,7 +20,7 @@ use super::gather::{gather, page_offset};
 use super::incoming::broken;
 use super::record_buffer::{PAGE_BYTES, RecordBuffer};
 
-/// A client may cause so many bytes of control messages before it has to take some.
+/// The most bytes of control messages that a client may cause before it has to take some.
 const CONTROL_MAX_BYTES: usize = 4096;
 
 /// The sending half of a connection whose records are made here.
@@ -27,13 +28,13 @@ const CONTROL_MAX_BYTES: usize = 4096;
 pub(super) struct Sealing {
     /// Records that wait for the socket.
     waiting: RecordBuffer,
-    /// The control messages in it.
+    /// The bytes of control messages among them.
     control_bytes: usize,
     cold: Option<ColdRead>,
 }
 
 impl Sealing {
-    /// Sends what waits, and the session's control messages behind it.
+    /// Sends the waiting records, and the session's control messages after them.
     pub(super) fn poll_send(
         &mut self,
         session: &mut Session,
@@ -59,7 +60,7 @@ impl Sealing {
         self.control_bytes > CONTROL_MAX_BYTES
     }
 
-    /// Seals the beginning of `slices`, once everything before it is sent.
+    /// Encrypts the beginning of `slices`, once everything before it is sent.
     pub(super) fn poll_write(
         &mut self,
         session: &mut Session,
@@ -67,7 +68,7 @@ impl Sealing {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A worn key is changed first; the client hears of it before the records of the next key.
+        // A worn key is changed first. The client is told before the records of the next key.
         session.sealer().map_err(broken)?;
         ready!(self.poll_send(session, socket, context))?;
         if slices.iter().all(|slice| slice.is_empty()) {
@@ -81,12 +82,12 @@ impl Sealing {
                 break sealed;
             }
         };
-        // Bytes that the socket does not take now leave with the next call, which this one's waker asks for.
+        // The next call sends the bytes that the socket does not take now. The waker of this call causes the next one.
         let _ = self.poll_send(session, socket, context)?;
         Poll::Ready(Ok(sealed))
     }
 
-    /// Seals bytes that the page cache did not have, once they are read. None if there are none.
+    /// Encrypts bytes that the page cache did not have, once they are read. None if there are none.
     fn poll_cold(
         &mut self,
         session: &mut Session,
@@ -101,8 +102,8 @@ impl Sealing {
         Poll::Ready(self.seal(session, &[IoSlice::new(&bytes?)]))
     }
 
-    /// Seals the beginning of `slices` into a new buffer, and returns how many bytes of them that are. None if the page
-    /// cache does not have the next bytes: then they are being read.
+    /// Encrypts the beginning of `slices` into a new buffer, and returns the number of bytes. None if the page cache
+    /// does not have the next bytes. Then they are being read.
     fn seal(&mut self, session: &mut Session, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         let sealer = session.sealer().map_err(broken)?;
         let (prefix, suffix) = (sealer.prefix_bytes(), sealer.suffix_bytes());

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::client_socket::ClientSocket;
 
-/// A bound on what should take no time.
+/// A bound on operations that should take no time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Both ends of a connection over loopback.
@@ -22,7 +22,7 @@ pub(crate) async fn socket_pair(send_timeout: Duration) -> (ClientSocket, TcpStr
     (ClientSocket::new(listener.accept().await.expect("accepted").0, send_timeout), client)
 }
 
-/// A mapped file on a disk: a memory file system's content is never cold.
+/// A mapped file on a disk. In a memory file system, content is never cold.
 pub(crate) fn mapped_file(content: &[u8]) -> Arc<MappedFile> {
     let mut file = tempfile::tempfile_in(std::env::current_dir().expect("a folder")).expect("a file");
     file.write_all(content).expect("written");
@@ -30,7 +30,7 @@ pub(crate) fn mapped_file(content: &[u8]) -> Arc<MappedFile> {
     MappedFile::new(Arc::new(file), content.len() as u64).expect("mapped")
 }
 
-/// Writes slices as hyper does: all that are left at once, until none is left.
+/// Writes slices as hyper does: all remaining ones at once, until none is left.
 pub(crate) async fn write_all(io: &mut (impl AsyncWrite + Unpin), mut slices: Vec<Bytes>) -> io::Result<()> {
     while !slices.is_empty() {
         let borrowed: Vec<_> = slices.iter().map(|bytes| IoSlice::new(bytes)).collect();

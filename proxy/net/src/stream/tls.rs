@@ -1,6 +1,6 @@
-//! A TLS connection with a client, behind its handshake (`handshake.rs`). Records are sealed in this process
-//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always opened here (`incoming.rs`). The protocol itself is
-//! the crate `entrepot-record`'s.
+//! A TLS connection with a client, after its handshake (`handshake.rs`). Records are encrypted in this process
+//! (`sealing.rs`) or by the kernel (`kernel_tls.rs`), and always decrypted here (`incoming.rs`). The crate
+//! `entrepot-record` has the protocol itself.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,23 +19,23 @@ use super::sealing::Sealing;
 /// A connection with a client that has finished its handshake.
 pub struct Tls {
     socket: ClientSocket,
-    /// On the heap: it is large, and every layer above that it moves through would hold room for it.
+    /// On the heap, because it is large: every layer above that it moves through would reserve memory for it.
     session: Box<Session>,
     incoming: Incoming,
     sending: Sending,
     hears_no_more: bool,
-    /// Nothing may be sent any more but what waits.
+    /// Nothing more may be sent except the waiting bytes.
     says_no_more: bool,
 }
 
-/// The sending half, by who seals.
+/// The sending half: this process or the kernel encrypts.
 enum Sending {
     Here(Sealing),
     Kernel(KernelControl),
 }
 
 impl Tls {
-    /// The kernel seals if `kernel_wanted` and it can. It can only from TLS 1.3 on.
+    /// The kernel encrypts if `kernel_wanted` and if it can, which needs TLS 1.3.
     pub(super) fn new(secured: Secured, kernel_wanted: bool) -> io::Result<Self> {
         let Secured { socket, extracted, secrets, records } = secured;
         let (session, sending) =
@@ -61,7 +61,7 @@ impl Tls {
 }
 
 impl Sending {
-    /// Sends what waits, the session's control messages included.
+    /// Sends the waiting bytes, including the session's control messages.
     fn poll_send(
         &mut self,
         session: &mut Session,
@@ -103,7 +103,7 @@ impl AsyncRead for Tls {
                 }
                 Err(error) => {
                     (this.hears_no_more, this.says_no_more) = (true, true);
-                    // The alert. A client that cannot be told is ended all the same.
+                    // The alert. If the client does not get it, the connection ends nevertheless.
                     let _ = this.poll_unsent(context);
                     return Poll::Ready(Err(broken(error)));
                 }
@@ -151,7 +151,7 @@ impl AsyncWrite for Tls {
         let this = self.get_mut();
         if !this.says_no_more {
             this.says_no_more = true;
-            // A connection whose key can seal no more ends without the word.
+            // A connection whose key can encrypt no more ends without the message.
             let _ = this.session.close();
         }
         ready!(this.poll_unsent(context))?;

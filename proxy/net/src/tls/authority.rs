@@ -1,8 +1,9 @@
-//! The certificate authority: opened from its files, or made at the first start.
+//! The certificate authority. It is opened from its files, or created at the first start.
 //!
-//! It is one of three kinds: our own root, the user's own CA (`files.provided`: read, never made), or
-//! docker-registry-proxy's `/ca`. `files` reads and installs, `certificate` and `key` parse, `issue` signs.
-//! Invariant: an `Authority` has a certificate that may sign, had not expired when opened, and its own key.
+//! It is one of three kinds: our own root, the user's own CA (`files.provided`: read, never created), or
+//! docker-registry-proxy's `/ca`. `files` reads and installs, `certificate` and `key` parse, `issue` signs. Invariant:
+//! an
+//! `Authority` has its own key and a certificate that may sign and had not expired when it was opened.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -21,7 +22,7 @@ use super::key::{self, CaKey, KeyError};
 use entrepot_config::ready::CaFiles;
 use entrepot_core::secret::Secret;
 
-/// docker-registry-proxy's passphrase; public, so it protects nothing and is always tried.
+/// docker-registry-proxy's passphrase. It is public, so it protects nothing and is always tried.
 const PREDECESSOR_PASSPHRASE: &str = "foobar";
 
 /// A CA that can sign leaves.
@@ -31,12 +32,12 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the CA. Makes one if neither file exists and the user named none.
+    /// Opens the CA. Creates one if neither file exists and the configuration names no files.
     pub fn open_or_create(files: &CaFiles) -> Result<Self, CaError> {
         Self::open_or_create_at(files, SystemTime::now())
     }
 
-    /// Opens the CA that must be there.
+    /// Opens the CA, which must exist.
     pub fn open(files: &CaFiles) -> Result<Self, CaError> {
         let (certificate, key) = (&files.certificate, &files.key);
         if !files.provided && files::is_unfinished(certificate) {
@@ -54,14 +55,14 @@ impl Authority {
         Self::parse((certificate, &pair.certificate), (key, &pair.key), passphrase, SystemTime::now())
     }
 
-    /// Makes a new root and installs it in place of what is there, which is kept as `.old`.
+    /// Creates a new root and installs it in place of the present one, which is kept as `.old`.
     pub fn replace(files: &CaFiles) -> Result<Self, CaError> {
         let held = files::lock(&files.certificate, &files.key)?;
         Self::generate(SystemTime::now())?.install(&held, files)
     }
 
-    /// Installs this CA in place of what is there, which is kept as `.old`. The key is written in the clear, mode
-    /// 0600: a passphrase would have to lie in a file beside it.
+    /// Installs this CA in place of the present one, which is kept as `.old`. The key is written unencrypted, mode
+    /// 0600: a passphrase would have to be in a file beside it.
     pub fn install_into(self, files: &CaFiles) -> Result<Self, CaError> {
         let held = files::lock(&files.certificate, &files.key)?;
         self.install(&held, files)
@@ -92,12 +93,12 @@ impl Authority {
         &self.certificate.key_type
     }
 
-    /// From when the signer is valid.
+    /// The first moment at which the signer is valid.
     pub fn not_before(&self) -> SystemTime {
         self.certificate.not_before
     }
 
-    /// Until when the signer is valid.
+    /// The last moment at which the signer is valid.
     pub fn not_after(&self) -> SystemTime {
         self.certificate.not_after
     }
@@ -120,7 +121,7 @@ impl Authority {
         if files.provided || complete {
             return Self::open(files);
         }
-        // Two processes may start at once: the second one waits here, then finds the pair of the first.
+        // Two processes may start at once. The second one waits here, and then finds the files of the first.
         let held = files::lock(certificate, key)?;
         match files::read_pair(certificate, key)? {
             Some(pair) => Self::from_pair(files, &pair, now),
@@ -175,7 +176,7 @@ impl Authority {
 
 /// A moment for people and JSON, in UTC.
 pub fn rfc3339(moment: SystemTime) -> String {
-    // Years beyond 9999 are the only ones that this format cannot write.
+    // Only years beyond 9999 cannot be written in this format.
     OffsetDateTime::from(moment).format(&Rfc3339).unwrap_or_else(|_| "9999-12-31T23:59:59Z".to_owned())
 }
 
@@ -214,7 +215,7 @@ mod tests {
     };
     use super::*;
 
-    /// A folder with `ca.crt` and `ca.key` as given; empty text makes no file.
+    /// A folder with `ca.crt` and `ca.key` as given. An empty text creates no file.
     fn pair(certificate: &str, key: &str) -> (tempfile::TempDir, CaFiles) {
         let folder = tempfile::tempdir().expect("a folder");
         let files = ca_files(folder.path());

@@ -1,8 +1,8 @@
 //! A CA's certificate file, parsed and checked without I/O.
 //!
 //! The first certificate is the signer, the others are its chain. `authority` adds paths to the errors, `issue` copies
-//! the subject's bytes into leaves. Invariant: a `CaCertificate` may sign, and `pem` holds certificates only, because
-//! it is given to every client; the file may have held a key as well.
+//! the subject's bytes into leaves. Invariant: a `CaCertificate` may sign. `pem` contains only certificates, because
+//! every client gets it, and the file may have contained a key as well.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +26,7 @@ pub(crate) struct CaCertificate {
     pub(crate) sent_with_leaves: Vec<CertificateDer<'static>>,
     /// The subject for people.
     pub(crate) subject: String,
-    /// The subject as encoded: the issuer of leaves must repeat it byte for byte.
+    /// The subject as encoded, because the issuer of leaves must repeat it byte for byte.
     pub(crate) subject_der: Vec<u8>,
     /// The signer's key identifier. None if the certificate has none.
     pub(crate) key_id: Option<Vec<u8>>,
@@ -42,14 +42,14 @@ pub(crate) struct CaCertificate {
     pub(crate) not_after: SystemTime,
 }
 
-/// Why bytes are no CA certificate.
+/// The reason why bytes are not a CA certificate.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CertificateError {
-    /// No certificate in PEM.
+    /// The bytes contain no certificate in PEM.
     NotPem,
-    /// Not X.509.
+    /// The certificate is not X.509.
     Malformed(String),
-    /// A certificate, but it may not sign.
+    /// The certificate may not sign.
     NotACa(&'static str),
 }
 

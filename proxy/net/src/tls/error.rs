@@ -5,17 +5,12 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Why the certificate authority cannot be used.
+/// The reason why the certificate authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// A file cannot be read.
     #[error("cannot read {}: {source}; check that it exists and that this user may read it", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// A file cannot be written.
     #[error(
         "cannot write {}: {source}; make its directory writable for this user, or name another place in [ca]",
@@ -24,56 +19,51 @@ pub enum CaError {
     Unwritable {
         /// The file or directory.
         path: PathBuf,
-        /// The system's error.
         source: io::Error,
     },
-    /// No such block in the file.
+    /// The file has no such block.
     #[error("{} holds no {expected} in PEM; convert it with openssl (\"-----BEGIN …\" must be in it)", path.display())]
     NotPem {
-        /// The file.
         path: PathBuf,
         /// The kind of block that is missing.
         expected: &'static str,
     },
-    /// PEM around something that is no X.509 certificate.
+    /// The PEM block is not an X.509 certificate.
     #[error("{} holds a certificate that cannot be read ({reason}); export it again from where it was made", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// The parser's message.
         reason: String,
     },
-    /// A certificate that may not sign others.
+    /// The certificate may not sign others.
     #[error("{} is not a CA certificate: {reason}; give the CA's own certificate, not a server's", path.display())]
     NotACa {
-        /// The file.
         path: PathBuf,
         /// The missing property.
         reason: &'static str,
     },
-    /// A certificate past its end.
+    /// The certificate has expired.
     #[error(
         "the CA certificate {} expired on {not_after}; renew it, or make a new one with `entrepot ca rotate`, \
          and install it on the clients",
         path.display()
     )]
     Expired {
-        /// The file.
         path: PathBuf,
-        /// The last moment, RFC 3339.
+        /// The last valid moment, RFC 3339.
         not_after: String,
     },
-    /// The CA came to its end while this process ran.
+    /// The CA expired while this process ran.
     #[error(
         "the CA {subject} expired on {not_after} while running; make a new one with `entrepot ca rotate` and restart"
     )]
     Outlived {
         /// The CA's name.
         subject: String,
-        /// The last moment, RFC 3339.
+        /// The last valid moment, RFC 3339.
         not_after: String,
     },
-    /// Two files that do not belong together.
+    /// The certificate and the key do not belong together.
     #[error(
         "the key {} does not belong to the first certificate in {}; give the matching pair, signer first",
         key.display(), certificate.display()
@@ -84,7 +74,7 @@ pub enum CaError {
         /// The key's file.
         key: PathBuf,
     },
-    /// An encrypted key that no passphrase opens.
+    /// No passphrase opens the encrypted key.
     #[error(
         "{} is encrypted and neither ca.passphrase_file nor docker-registry-proxy's passphrase opens it; \
          correct ca.passphrase_file",
@@ -94,7 +84,7 @@ pub enum CaError {
         /// The key's file.
         path: PathBuf,
     },
-    /// Encrypted in a way that is not implemented.
+    /// The key is encrypted in a way that is not implemented.
     #[error(
         "{} is encrypted with {scheme}, which is not supported; rewrite it with `openssl pkey -aes256 -in OLD -out NEW`",
         path.display()
@@ -105,13 +95,13 @@ pub enum CaError {
         /// The scheme's name.
         scheme: String,
     },
-    /// Neither RSA of 2048 to 8192 bits nor EC on P-256, P-384 or P-521.
+    /// The key is neither RSA of 2048 to 8192 bits nor EC on P-256, P-384 or P-521.
     #[error("{} is not a usable key; use RSA of 2048 to 8192 bits or EC on P-256, P-384 or P-521", path.display())]
     UnsupportedKey {
         /// The key's file.
         path: PathBuf,
     },
-    /// One of certificate and key.
+    /// Only one of certificate and key exists.
     #[error(
         "{} exists but {} does not; restore the missing file, or move the other one away to have a new CA made",
         present.display(), missing.display()
@@ -122,10 +112,10 @@ pub enum CaError {
         /// The file that is not.
         missing: PathBuf,
     },
-    /// Signing, or preparing what is signed, failed inside.
+    /// A certificate could not be encoded or signed, because of a fault of ours.
     #[error("cannot make the certificate for {subject}: {reason}; this is a fault of entrepot, please report it")]
     Issue {
-        /// Whose certificate.
+        /// The name in the certificate.
         subject: String,
         /// The library's message.
         reason: String,

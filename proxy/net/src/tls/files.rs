@@ -1,4 +1,4 @@
-//! The CA's two files: read, and replaced so that a crash at any moment leaves the old pair or the new one.
+//! The CA's two files. They are replaced so that a crash at any moment leaves the old pair or the new one.
 //!
 //! ```text
 //! ca.key       mode 0600         ca.crt       mode 0644
@@ -19,7 +19,7 @@ use nix::unistd::geteuid;
 
 use super::error::CaError;
 
-/// The contents of a pair as found.
+/// The contents of the two files.
 pub(super) struct PairText {
     pub(super) certificate: Vec<u8>,
     pub(super) key: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<Option<PairTex
     }
 }
 
-/// Keeps other processes off the pair for as long as it lives. The system releases it when the process dies.
+/// Keeps other processes from changing the pair. The system releases it when the process dies.
 pub(super) struct PairLock {
     _directory: File,
 }
@@ -63,14 +63,14 @@ pub(super) fn is_unfinished(certificate: &Path) -> bool {
     beside(certificate, ".new").exists()
 }
 
-/// Puts a pair in place, key first; what was there is kept as `.old`.
+/// Puts a pair in place, key first. The present files are kept as `.old`.
 pub(super) fn install(
     _held: &PairLock,
     (certificate, certificate_text): (&Path, &str),
     (key, key_text): (&Path, &str),
 ) -> Result<(), CaError> {
     let (new_certificate, new_key) = (beside(certificate, ".new"), beside(key, ".new"));
-    // The certificate's leftover goes first: alone it would mean "finish me".
+    // A leftover of the certificate is removed first: alone it would mean that an installation has to be finished.
     remove(&new_certificate)?;
     remove(&new_key)?;
     write(&new_key, key_text, 0o600)?;
@@ -121,7 +121,7 @@ fn directory_of(path: &Path) -> &Path {
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
     let written = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        // The umask has cut the mode above; a certificate is for every user.
+        // The umask may have cut the mode above. Every user may read a certificate.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         belong_where_it_is(&file, directory_of(path))?;
         file.write_all(text.as_bytes())?;
@@ -131,7 +131,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
     sync_directory(directory_of(path))
 }
 
-/// Gives a file that root writes to the directory's owner: the server runs as a user of its own.
+/// Gives a file that root writes to the owner of the directory, because the server runs as its own user.
 fn belong_where_it_is(file: &File, directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
     if geteuid().is_root() && owner.uid() != 0 {
@@ -146,7 +146,7 @@ fn keep_old(path: &Path) -> Result<(), CaError> {
     }
     let old = beside(path, ".old");
     remove(&old)?;
-    // A second link and not a rename: the file stays in place until its successor takes the name.
+    // This makes a second link and does not rename, so the file stays in place until its successor takes the name.
     fs::hard_link(path, &old).map_err(|source| CaError::Unwritable { path: old, source })
 }
 
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!((pair.text("ca.crt.new"), pair.text("ca.key.new")), (None, None));
     }
 
-    /// Every state on disk that a crash can leave, as the files present: `(key, crt, key.new, crt.new)` → outcome.
+    /// Every state on disk that a crash can leave, as the files that exist: `(key, crt, key.new, crt.new)` → outcome.
     #[test]
     fn a_crash_leaves_the_old_pair_or_the_new_one() {
         let table = [

@@ -1,9 +1,8 @@
-//! Makes certificates: the root, and leaves that a CA signs.
+//! Creates certificates: the root, and leaves that a CA signs.
 //!
-//! rcgen writes the certificate; the issuer's name is then replaced by the CA's own bytes before signing. rcgen keeps a
-//! name as a map from attribute to value, so a corporate CA (`DC=com, DC=example`, two OUs, old string types) would
-//! come out different, and clients compare names byte for byte. Neighbours: `authority` owns the CA, `leaf` calls for
-//! names.
+//! rcgen encodes the certificate. Before signing, the issuer's name is replaced by the CA's own bytes: rcgen keeps a
+//! name as a map from attribute to value, so the name of a corporate CA (`DC=com, DC=example`, two OUs, old string
+//! types) would change, and clients compare names byte for byte. `authority` owns the CA, `leaf` calls for names.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -21,16 +20,16 @@ use time::OffsetDateTime;
 use super::certificate::CaCertificate;
 use super::key::CaKey;
 
-/// The time that certificates reach back, for clients whose clock is behind.
+/// The time by which certificates are backdated, for clients whose clock is behind.
 pub(super) const BACKDATE: Duration = Duration::from_secs(86_400);
 const ROOT_LIFETIME: Duration = Duration::from_secs(3652 * 86_400);
-/// X.509's bound for a common name. A longer host is in the subject alternative name alone.
+/// X.509's bound for a common name. A longer host is only in the subject alternative name.
 const COMMON_NAME_MAX: usize = 64;
 
 /// The position of the issuer in a to-be-signed certificate: version, serial, algorithm, issuer, …
 const ISSUER: usize = 3;
 
-/// Why a certificate could not be made.
+/// The reason why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IssueError {
     /// rcgen refused.
@@ -39,7 +38,7 @@ pub(super) enum IssueError {
     /// Our own encoding failed.
     #[error("{0}")]
     Encoding(#[from] der::Error),
-    /// rcgen wrote something that is no certificate.
+    /// rcgen's output is not a certificate.
     #[error("the certificate came out in an unknown shape")]
     Shape,
     /// The system gave no randomness.
@@ -60,15 +59,15 @@ pub(super) fn root(key: &CaKey, now: SystemTime) -> Result<CertificateDer<'stati
     Ok(params.self_signed(key.pair())?.der().clone())
 }
 
-/// From when until when a certificate holds.
+/// The first and the last moment at which a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Validity {
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
 }
 
-/// A server certificate for exactly these names (DNS names or addresses), the first of which is its subject, signed by
-/// the CA.
+/// A server certificate for exactly these names (DNS names or addresses), signed by the CA. Its subject is the first
+/// name.
 pub(super) fn leaf(
     names: &[&str],
     validity: Validity,
@@ -128,7 +127,7 @@ fn sequence(children: &[&[u8]]) -> Result<Vec<u8>, der::Error> {
     AnyRef::new(Tag::Sequence, &children.concat())?.to_der()
 }
 
-/// Stands in for the CA's key while rcgen encodes, so that a slow RSA key signs once and not twice.
+/// Takes the place of the CA's key while rcgen encodes, so that a slow RSA key signs once and not twice.
 struct Unsigned<'a>(&'a KeyPair);
 
 impl PublicKeyData for Unsigned<'_> {
@@ -153,7 +152,7 @@ fn common_name(name: String) -> DistinguishedName {
     names
 }
 
-/// 127 bits, positive, of constant length.
+/// A serial number of 127 bits, positive, of constant length.
 fn serial() -> Result<SerialNumber, IssueError> {
     let mut bytes = random::<16>()?;
     bytes[0] = bytes[0] & 0x7f | 0x40;

@@ -1,6 +1,6 @@
-//! A CA key in each form that openssl has written it, decoded from bytes without I/O: PKCS#1, PKCS#8 and SEC1, plain or
-//! encrypted (`legacy_key.rs`). `authority` adds the path to the errors. Nothing decoded is ever printed; the types
-//! here have no `Debug`.
+//! A CA key in each form that openssl has written, decoded from bytes without I/O: PKCS#1, PKCS#8 and SEC1, plain or
+//! encrypted (`legacy_key.rs`). `authority` adds the path to the errors. Decoded keys are never printed: the types here
+//! have no `Debug`.
 
 use pem::Pem;
 use rcgen::KeyPair;
@@ -19,16 +19,16 @@ pub(crate) struct CaKey {
     pair: KeyPair,
 }
 
-/// Why bytes are no usable key.
+/// The reason why bytes are not a usable key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum KeyError {
-    /// No private key in PEM.
+    /// The bytes contain no private key in PEM.
     NotPem,
-    /// Encrypted, and no passphrase opens it.
+    /// No passphrase opens the encrypted key.
     WrongPassphrase,
-    /// Encrypted in a way that is not implemented.
+    /// The key is encrypted in a way that is not implemented.
     UnsupportedEncryption(String),
-    /// Not RSA or EC, or of a size or curve that is unsafe or not supported everywhere.
+    /// The key is not RSA or EC, or its size or curve is unsafe or not supported everywhere.
     Unsupported,
 }
 
@@ -51,8 +51,7 @@ impl CaKey {
 
     fn from_der(der: PrivateKeyDer<'static>) -> Result<Self, KeyError> {
         let pair = KeyPair::try_from(&der).map_err(|_| KeyError::Unsupported)?;
-        // Ed25519 would work here, but not in every client. The administrator hears that now rather than from the
-        // clients.
+        // Ed25519 would work here, but not in every client. The administrator learns that now, before clients fail.
         let usable = [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -73,7 +72,7 @@ impl CaKey {
         &self.pair
     }
 
-    /// The key in the clear, for its own file alone.
+    /// The key unencrypted, only for its own file.
     pub(crate) fn to_pem(&self) -> String {
         let tag = match self.der {
             PrivateKeyDer::Pkcs1(_) => PKCS1,

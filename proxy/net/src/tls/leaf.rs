@@ -1,8 +1,9 @@
-//! The leaves: a certificate for exactly the name that is asked for, minted on demand and kept.
+//! The leaves: a certificate for exactly the name that a client asks for, signed on demand and kept.
 //!
-//! The doors ask [`LeafStore::server_config`] with the name that a connection leads to; `authority` signs, `server`
-//! makes the configuration. Invariants: at most `NAMES_MAX` names are kept; a name is minted by one thread at a time,
-//! and at most a few threads mint, however many clients ask; nothing is signed on the event loop.
+//! The doors call [`LeafStore::server_config`] with the name that a connection leads to. `authority` signs, `server`
+//! makes the configuration. Invariants: at most `NAMES_MAX` names are kept. Only one thread signs for a name at a time,
+//! and at most
+//! `MINTERS` threads sign at once, however many clients ask. Nothing is signed on the event loop.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,17 +20,17 @@ use super::error::CaError;
 use super::issue::{BACKDATE, Validity};
 use super::server::Template;
 
-/// Names that are kept. Beyond it the one that was unused for longest goes.
+/// The most names that are kept. Beyond it, the name that was unused for longest is dropped.
 pub(crate) const NAMES_MAX: usize = 1024;
-/// No leaf is valid for longer, the backdated day included.
+/// The longest validity of a leaf, including the backdated day.
 pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(7 * 86_400);
-/// Threads that mint at once.
+/// The most threads that sign at once.
 const MINTERS: usize = 4;
 
-/// The source of the time. Tests have their own.
+/// The source of the time. Tests use their own.
 pub type Clock = fn() -> SystemTime;
 
-/// Mints and keeps the leaves of one authority, with one key that lives as long as the process.
+/// Signs and keeps the leaves of one authority, with one key that lives as long as the process.
 pub struct LeafStore {
     authority: Arc<Authority>,
     lifetime: Duration,
@@ -37,12 +38,12 @@ pub struct LeafStore {
     key: KeyPair,
     template: Template,
     kept: Mutex<Kept>,
-    /// A name always takes the same of these, so that its second asker waits and then finds it kept.
+    /// A name always uses the same lock, so a second client that asks for it waits and then finds it kept.
     minters: [Arc<tokio::sync::Mutex<()>>; MINTERS],
 }
 
 impl LeafStore {
-    /// Prepares the store; `lifetime` is cut to `LIFETIME_MAX`.
+    /// Prepares the store. `lifetime` is cut to `LIFETIME_MAX`.
     pub fn new(authority: Arc<Authority>, lifetime: Duration, clock: Clock) -> Result<Self, CaError> {
         let failed = |reason: String| CaError::Issue { subject: "the leaves' key".to_owned(), reason };
         let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
@@ -64,7 +65,7 @@ impl LeafStore {
         &self.authority
     }
 
-    /// The configuration for `host`, kept or newly minted on a blocking thread.
+    /// The configuration for `host`, kept or newly signed on a blocking thread.
     pub async fn server_config(self: &Arc<Self>, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
         self.config_of([host.name().into()].into()).await
     }
@@ -81,7 +82,7 @@ impl LeafStore {
         }
         let store = Arc::clone(self);
         let asked = subject.clone();
-        // The turn goes along, so that a client that leaves lets no second thread mint the same names.
+        // The blocking thread holds the lock, so that no second thread signs the same names if the client leaves.
         let minted = tokio::task::spawn_blocking(move || {
             let minted = store.mint(&names, &asked);
             drop(turn);
@@ -90,12 +91,12 @@ impl LeafStore {
         minted.await.unwrap_or_else(|error| Err(CaError::Issue { subject, reason: error.to_string() }))
     }
 
-    /// The configuration that is kept for these names. None if there is none or it has to be renewed. Never blocks.
+    /// The configuration that is kept for these names. None if there is none, or if it has to be renewed. Never blocks.
     pub(crate) fn fresh(&self, subject: &str) -> Option<Arc<ServerConfig>> {
         self.kept().fresh(subject, (self.clock)())
     }
 
-    /// Mints, keeps and returns a configuration. Blocks for the signature.
+    /// Signs, keeps and returns a configuration. Blocks for the signature.
     pub(crate) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
         let (validity, renew_at) = self.schedule((self.clock)())?;
         let texts: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
@@ -110,8 +111,8 @@ impl LeafStore {
         Ok(config)
     }
 
-    /// The validity of a leaf that is minted `now`, and the time to replace it: with a third of its life left, unless
-    /// the CA's own end cuts it short and a new one would be no better.
+    /// The validity of a leaf that is signed `now`, and the time to replace it. It is replaced with a third of its life
+    /// left, unless the end of the CA cuts it short, so that a new one would be no better.
     fn schedule(&self, now: SystemTime) -> Result<(Validity, SystemTime), CaError> {
         let ca_end = self.authority.not_after();
         if ca_end <= now {
@@ -125,7 +126,7 @@ impl LeafStore {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Each change under the lock is complete before anything can panic, so a poisoned map is still right.
+        // Each change under the lock is complete before any code can panic, so a poisoned map is still right.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -143,7 +144,7 @@ struct Leaf {
     last_use: u64,
 }
 
-/// The names that are kept, least recently used first to go.
+/// The names that are kept. The least recently used is dropped first.
 #[derive(Default)]
 struct Kept {
     leaves: HashMap<Box<str>, Leaf>,
@@ -153,7 +154,7 @@ struct Kept {
 impl Kept {
     fn fresh(&mut self, name: &str, now: SystemTime) -> Option<Arc<ServerConfig>> {
         let leaf = self.leaves.get_mut(name)?;
-        // A clock that was set back can leave us before the leaf's first moment.
+        // If the clock was set back, it may be before the leaf's first moment.
         if !(leaf.from <= now && now < leaf.renew_at) {
             return None;
         }
@@ -164,7 +165,7 @@ impl Kept {
 
     fn put(&mut self, name: &str, leaf: Leaf) {
         if self.leaves.len() >= NAMES_MAX && !self.leaves.contains_key(name) {
-            // A walk over the names beside a signature costs nothing worth a second structure.
+            // A walk over the names costs little beside a signature, so no second structure is kept.
             let oldest = self.leaves.iter().min_by_key(|(_, leaf)| leaf.last_use).map(|(name, _)| name.clone());
             oldest.and_then(|oldest| self.leaves.remove(&oldest));
         }
@@ -234,7 +235,7 @@ mod tests {
     async fn an_asker_that_leaves_harms_nobody() {
         let store = store(LIFETIME_MAX);
         let ghcr = host("ghcr.io");
-        // Polled once, which starts the minting, then dropped.
+        // The future is polled once, which starts the signing, and then dropped.
         tokio::select! {
             biased;
             _ = store.server_config(&ghcr) => (),

@@ -1,8 +1,8 @@
-//! Encrypted CA keys, as openssl has written them over the years: traditional PEM (`Proc-Type: 4,ENCRYPTED`, as
-//! docker-registry-proxy's older images wrote `/ca/ca.key`) and PKCS#8 PBES2 (as its newer images do).
+//! Encrypted CA keys in openssl's older forms: traditional PEM (`Proc-Type: 4,ENCRYPTED`), in which
+//! docker-registry-proxy's older images wrote `/ca/ca.key`, and PKCS#8 PBES2, which its newer images use.
 //!
-//! Everything here is for keys that exist already; a key that this product writes is in the clear, mode 0600. This is
-//! the only file that needs the crates pkcs8, aes, cbc, des and md-5. `key.rs` has the forms, and the tests of both.
+//! Everything here is for existing keys: a key that this product writes is unencrypted, mode 0600. This is the only
+//! file that needs the crates pkcs8, aes, cbc, des and md-5. `key.rs` has the forms, and the tests of both.
 
 use aes::{Aes128, Aes192, Aes256};
 use cbc::Decryptor;
@@ -15,7 +15,7 @@ use pkcs8::{EncryptedPrivateKeyInfo, pkcs5};
 
 use super::key::KeyError;
 
-/// Opens an encrypted PKCS#8 key by the first passphrase that fits.
+/// Opens an encrypted PKCS#8 key with the first passphrase that fits.
 pub(super) fn open_pkcs8(contents: &[u8], passphrases: &[&str]) -> Result<Vec<u8>, KeyError> {
     let unsupported =
         || KeyError::UnsupportedEncryption("a PKCS#8 scheme other than PBES2 with AES or 3DES".to_owned());
@@ -29,14 +29,14 @@ pub(super) fn open_pkcs8(contents: &[u8], passphrases: &[&str]) -> Result<Vec<u8
             Err(pkcs8::Error::EncryptedPrivateKey(
                 pkcs5::Error::UnsupportedAlgorithm { .. } | pkcs5::Error::AlgorithmParametersInvalid { .. },
             )) => return Err(unsupported()),
-            // A wrong passphrase shows as bad padding, or now and then as padding that is right over garbage.
+            // A wrong passphrase gives bad padding, or sometimes right padding and wrong content.
             Err(_) => (),
         }
     }
     Err(KeyError::WrongPassphrase)
 }
 
-/// Opens a traditional PEM block, encrypted as its `DEK-Info` says, by the first passphrase that fits.
+/// Opens a traditional PEM block, encrypted as its `DEK-Info` says, with the first passphrase that fits.
 pub(super) fn open_traditional(dek_info: &str, data: &[u8], passphrases: &[&str]) -> Result<Vec<u8>, KeyError> {
     let (name, iv) = dek_info.split_once(',').ok_or(KeyError::NotPem)?;
     let cipher = CIPHERS
@@ -54,7 +54,7 @@ pub(super) fn open_traditional(dek_info: &str, data: &[u8], passphrases: &[&str]
 /// Opens data with a key and an initialisation vector. None if the padding is wrong.
 type Open = fn(key: &[u8], iv: &[u8], data: &[u8]) -> Option<Vec<u8>>;
 
-/// A cipher of traditional PEM, by its name there.
+/// A cipher of traditional PEM, with its name there.
 struct Cipher {
     name: &'static str,
     key_bytes: usize,
@@ -72,7 +72,7 @@ fn open_cbc<C: BlockCipher + BlockDecryptMut + KeyInit>(key: &[u8], iv: &[u8], d
     Decryptor::<C>::new_from_slices(key, iv).ok()?.decrypt_padded_vec_mut::<Pkcs7>(data).ok()
 }
 
-/// openssl's `EVP_BytesToKey` with MD5 and one round, which is what traditional PEM uses.
+/// openssl's `EVP_BytesToKey` with MD5 and one round, as traditional PEM uses it.
 fn derive_key(passphrase: &str, salt: &[u8], key_bytes: usize) -> Vec<u8> {
     let mut key: Vec<u8> = Vec::with_capacity(key_bytes + 16);
     while key.len() < key_bytes {

@@ -1,5 +1,5 @@
-//! TLS towards clients, before any connection: the certificate authority, the leaves it mints and each name's
-//! `rustls::ServerConfig`. `stream::handshake` runs a connection's handshake with one.
+//! TLS towards clients, before any connection: the certificate authority, its leaves, and the `rustls::ServerConfig` of
+//! each name. `stream::handshake` uses a configuration for a connection's handshake.
 //!
 //! `key`, `legacy_key`, `certificate` and `issue` work on bytes alone; `files` does all reading and writing;
 //! `authority` puts them together; `leaf` keeps the configurations that `server` makes.

@@ -1,8 +1,8 @@
-//! The `rustls::ServerConfig` of a name: everything that is the same for all names, and that name's certificate.
+//! The `rustls::ServerConfig` of a name: the parts that all names share, and that name's certificate.
 //!
-//! `leaf` keeps the results. Tickets and the session cache are shared by all names on purpose: rustls resumes
-//! only under the SNI that the session began with, a client without SNI asks for the session of the name it dialled,
-//! and no session carries rights (there is no client authentication), so nothing is gained by mixing them up.
+//! `leaf` keeps the results. All names share tickets and the session cache on purpose. rustls resumes a session only
+//! under the SNI that it began with. A client without SNI asks for the session of the name that it dialled. No session
+//! carries rights (there is no client authentication), so an attacker gains nothing by mixing sessions.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use rustls::{CipherSuite, ServerConfig, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Sessions of clients that know no tickets; each entry is a few hundred bytes.
+/// The most sessions of clients without tickets. Each entry is a few hundred bytes.
 const SESSIONS_MAX: usize = 4096;
 
-/// AES-128-GCM does 10 rounds where AES-256 does 14, and the cache's TLS bandwidth is this cipher's. Everything else
-/// keeps rustls' order behind these.
+/// AES-128-GCM needs 10 rounds, AES-256 needs 14, and this cipher bounds the cache's TLS bandwidth. The other suites
+/// keep rustls' order after these.
 const PREFERRED: [CipherSuite; 3] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -33,7 +33,7 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Prepares the shared parts; `leaf_key` is the one key of all leaves.
+    /// Prepares the shared parts. `leaf_key` is the one key of all leaves.
     pub(super) fn new(leaf_key: PrivateKeyDer<'static>) -> Result<Self, rustls::Error> {
         let mut provider = default_provider();
         provider.cipher_suites.sort_by_key(|suite| !PREFERRED.contains(&suite.suite()));
@@ -45,7 +45,7 @@ impl Template {
         })
     }
 
-    /// The configuration that shows `chain`, whatever SNI says: the name that was dialled has decided already.
+    /// A configuration that always uses `chain`, whatever SNI says, because the dialled name has decided already.
     pub(super) fn config(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<ServerConfig>, rustls::Error> {
         let certified = CertifiedKey::new(chain, Arc::clone(&self.leaf_key));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
@@ -56,9 +56,9 @@ impl Template {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = Arc::clone(&self.ticketer);
         config.session_storage = Arc::clone(&self.sessions);
-        // Early data can be replayed by anything on the path; a push must not happen twice.
+        // Early data can be replayed by any machine on the path, and a push must not happen twice.
         config.max_early_data_size = 0;
-        // The record layer behind the handshake is ours (`entrepot-record`).
+        // The record layer after the handshake is ours (`entrepot-record`).
         config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }

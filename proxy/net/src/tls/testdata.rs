@@ -1,4 +1,4 @@
-//! Fixed keys and certificates for tests; `testdata/README` says how they were made. Valid from 2024 to 2099.
+//! Fixed keys and certificates for tests. `testdata/README` says how they were made. They are valid from 2024 to 2099.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub(crate) const RSA_TRADITIONAL_3DES: &str = include_str!("testdata/rsa-traditi
 pub(crate) const RSA_CA_FINGERPRINT: &str =
     "3E:96:E7:C0:76:5E:45:01:C4:CD:25:13:BB:42:BA:3D:F7:3B:59:13:A7:BD:74:8E:B5:51:32:EC:9F:4B:93:8A";
 
-/// The configuration for a CA in `folder`.
+/// The configuration of a CA in `folder`.
 pub(crate) fn ca_files(folder: &Path) -> CaFiles {
     CaFiles {
         certificate: folder.join("ca.crt"),

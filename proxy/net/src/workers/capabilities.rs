@@ -1,4 +1,4 @@
-//! The ways that bytes take on this machine. They are found out once at start, logged, and shown as a metric.
+//! The paths that bytes take on this machine. They are detected once at start, logged, and shown as a metric.
 
 use std::fmt;
 
@@ -7,29 +7,29 @@ use entrepot_kernel::ring;
 use crate::stream::kernel_tls::kernel_seals;
 use entrepot_config::ready::DataPlane;
 
-/// The ways in use.
+/// The paths in use.
 #[derive(Clone, Debug)]
 pub struct Capabilities {
-    /// Serving threads.
+    /// The number of serving threads.
     pub workers: usize,
     /// The way that cold bytes are read.
     pub cold_reads: ColdReads,
-    /// Whether the kernel seals TLS records.
+    /// Whether the kernel encrypts TLS records.
     pub kernel_seals: bool,
 }
 
 /// The ways to read bytes that are not in the page cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ColdReads {
-    /// By each thread's io_uring.
+    /// Each thread's io_uring reads them.
     Ring,
-    /// By a pool of threads.
+    /// A pool of threads reads them.
     Pool,
 }
 
 impl Capabilities {
-    /// Asks the kernel for the things that the configuration wants. Zero workers means one a core. `ktls` is what holds until
-    /// a reload changes it.
+    /// Asks the kernel for the features that the configuration wants. Zero workers means one for each core. `ktls` is
+    /// the value in force until a reload changes it.
     pub fn detect(wanted: &DataPlane, ktls: bool) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cold_reads = match ring::probe() {
@@ -48,7 +48,8 @@ impl Capabilities {
     }
 }
 
-/// The labels that metrics show for the maker of TLS records: the one in use, and the other.
+/// The labels of the metric that shows whether the kernel or this process makes TLS records: the one in use, and the
+/// other.
 pub fn sealing(ktls: bool) -> (&'static str, &'static str) {
     if kernel_seals(ktls) { ("kernel", "own") } else { ("own", "kernel") }
 }

@@ -1,4 +1,4 @@
-//! The body bytes that each serving thread still has to send. New connections are distributed by them.
+//! The body bytes that each serving thread still has to send. New connections are distributed by these numbers.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ pub(crate) struct Load {
     connections: AtomicU64,
 }
 
-/// The body of one answer, as far as it is still to be sent.
+/// The part of one answer's body that is still to be sent.
 pub(crate) struct InFlight {
     load: Option<Arc<Load>>,
     left_bytes: u64,
@@ -25,18 +25,18 @@ thread_local! {
 }
 
 impl Load {
-    /// From now on this thread's answers count here.
+    /// Makes this thread's answers count here from now on.
     pub(crate) fn adopt(self: &Arc<Self>) {
         OWN.set(Some(self.clone()));
     }
 
-    /// Counts one connection more.
+    /// Counts one more connection.
     pub(crate) fn connect(self: &Arc<Self>) -> Connected {
         self.connections.fetch_add(1, Ordering::Relaxed);
         Connected(self.clone())
     }
 
-    /// Less is better: bytes first, then connections.
+    /// The load, for comparison: bytes first, then connections. Less is better.
     pub(crate) fn rank(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed))
     }

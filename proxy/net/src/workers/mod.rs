@@ -1,6 +1,6 @@
-//! The serving threads: one a core, each with a runtime and a ring of its own, so that a connection is served by one
-//! thread from its first byte to its last. Work that outlives a connection (fetches, upstream connections,
-//! housekeeping) runs on the process's main runtime instead.
+//! The serving threads: one for each core, each with its own runtime and ring. One thread serves a connection from its
+//! first byte to its last. Work that outlives a connection (fetches, upstream connections, housekeeping) runs on the
+//! process's main runtime instead.
 
 pub mod capabilities;
 pub mod load;
@@ -27,32 +27,31 @@ type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 /// All serving threads.
 pub struct Workers {
     workers: Vec<Worker>,
-    /// Gets the runtime of each thread that has ended.
+    /// Receives the runtime of each thread that has ended.
     ended: Mutex<Receiver<Runtime>>,
 }
 
 struct Worker {
-    /// The queue is bounded by the doors: each connection has a place there before it comes here. `None` ends the
-    /// thread.
+    /// The doors bound the queue: each connection has a place there before it comes here. `None` ends the thread.
     tasks: mpsc::UnboundedSender<Option<Task>>,
     load: Arc<Load>,
     major_faults: Arc<AtomicU64>,
 }
 
-/// The interval at which a thread publishes how many page faults it waited for.
+/// The interval at which a thread publishes the number of page faults that it waited for.
 const FAULTS_INTERVAL: Duration = Duration::from_secs(5);
-/// Blocking work of one thread's requests (the index, opening files) that may run at once.
+/// The most blocking jobs of one thread's requests (the index, opening files) at once.
 const BLOCKING_THREADS_MAX: usize = 64;
 
 impl Workers {
-    /// Starts `count` threads, with rings where `with_ring`.
+    /// Starts `count` threads, with rings if `with_ring`.
     pub fn start(count: usize, with_ring: bool) -> io::Result<Self> {
         let (sender, ended) = std::sync::mpsc::channel();
         let workers = (0..count.max(1)).map(|number| Worker::start(number, with_ring, sender.clone()));
         Ok(Self { workers: workers.collect::<io::Result<_>>()?, ended: Mutex::new(ended) })
     }
 
-    /// Lets the thread with the fewest bytes in flight serve a connection by the task that `serve` makes. The
+    /// Gives a connection to the thread with the fewest bytes in flight, which runs the task that `serve` makes. The
     /// connection counts there until `serve`'s argument is dropped.
     pub fn hand<Serving>(&self, serve: impl FnOnce(Connected) -> Serving + Send + 'static)
     where
@@ -61,21 +60,21 @@ impl Workers {
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load.rank()) else { return };
         let connected = worker.load.connect();
         let task: Task = Box::new(move || Box::pin(serve(connected)));
-        // A thread that has ended drops the task, which closes the connection.
+        // If the thread has ended, the task is dropped, which closes the connection.
         let _ = worker.tasks.send(Some(task));
     }
 
-    /// Gives every thread a task, and returns when all have run it. False if a thread is gone.
+    /// Gives every thread a task, and returns when all have run it. Returns false if a thread is gone.
     pub async fn answer(&self) -> bool {
         let ask = |worker: &Worker| {
             let (answer, answered) = oneshot::channel();
             let task: Task = Box::new(move || {
                 Box::pin(async move {
-                    // The asker may have given up.
+                    // The caller may have given up.
                     let _ = answer.send(());
                 })
             });
-            // A thread that is gone drops the task, which is its answer.
+            // If the thread is gone, the task is dropped, and the receiver sees that.
             let _ = worker.tasks.send(Some(task));
             answered
         };
@@ -94,11 +93,11 @@ impl Workers {
     }
 
     /// Ends the threads, and waits up to `patience` for them. Connections that they still serve are cut off. Returns
-    /// their runtimes: timers that were set there may tick in the main runtime's tasks, so the runtimes must outlive
-    /// those.
+    /// their runtimes: tasks of the main runtime may use timers that were set there, so the runtimes must outlive those
+    /// tasks.
     pub fn stop(&self, patience: Duration) -> Vec<Runtime> {
         for worker in &self.workers {
-            // One that has ended needs no word.
+            // A thread that has ended needs no message.
             let _ = worker.tasks.send(None);
         }
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +122,7 @@ impl Worker {
             let local = LocalSet::new();
             local.block_on(&runtime, run(received, own_faults, with_ring));
             drop(local);
-            // Once nothing waits for it, it is dropped.
+            // If nothing waits for the runtime any more, it is dropped.
             let _ = ended.send(runtime);
         })?;
         Ok(Self { tasks, load, major_faults })

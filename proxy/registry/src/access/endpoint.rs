@@ -110,7 +110,7 @@ impl Asked {
         let mut asked = Self::default();
         for (name, value) in form_urlencoded::parse(parameters) {
             match &*name {
-                // One scope more than allowed is kept, so that too many are noticed.
+                // One scope more than allowed is kept, so that an excess is noticed.
                 "scope" => {
                     let room = (GRANTS_MAX + 1).saturating_sub(asked.scopes.len());
                     asked.scopes.extend(Scope::parse_all(&value).take(room));

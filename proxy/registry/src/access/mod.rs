@@ -1,4 +1,4 @@
-//! AccessControl control of the push registry: accounts, tokens, rules, read-only mode, immutable tags and quotas.
+//! Access control of the push registry: accounts, tokens, rules, read-only mode, immutable tags and quotas.
 //!
 //! ```text
 //! request ─► login ─► users (htpasswd, bcrypt) or token (our own signer) ─► Visitor
@@ -81,8 +81,8 @@ impl AccessControl {
         Ok(Self { rights, signer, users })
     }
 
-    /// AccessControl under another configuration. Issued tokens stay valid. If the htpasswd file is the same, passwords that
-    /// were verified stay remembered. Blocks.
+    /// Access control under another configuration. Issued tokens stay valid. If the htpasswd file is the same,
+    /// passwords that were verified stay remembered. Blocks.
     pub fn renewed(&self, rights: Arc<Rights>) -> Self {
         let users = rights.htpasswd.as_deref().map(|path| match &self.users {
             Some(kept) if kept.path() == path => kept.clone(),
@@ -98,7 +98,7 @@ impl AccessControl {
 
     /// The client that sent this `Authorization`. A wrong login is refused even if none is needed.
     pub async fn identify(&self, authorization: Option<&Secret>) -> Result<Visitor, AccessRefusal> {
-        // Without accounts nobody can log in: the login is meant for another server.
+        // Without accounts no client can log in: the login is meant for another server.
         let Some(users) = &self.users else { return Ok(Visitor::anonymous()) };
         match Login::read(authorization) {
             Login::None => Ok(Visitor::anonymous()),

@@ -121,7 +121,7 @@ pub(super) mod tests {
         GlobSet::builder().add(Glob::new(text).unwrap()).build().unwrap()
     }
 
-    /// Everything for everybody.
+    /// Rights without limits, for every client.
     pub(crate) fn open() -> Rights {
         Rights {
             anonymous: Actions::ALL,

@@ -103,7 +103,7 @@ impl AccessRefusal {
         if auth == AuthMethod::Basic {
             return Some(format!("Basic realm=\"{SERVICE}\""));
         }
-        // Neither hosts nor scopes can have quotes.
+        // Hosts and scopes cannot contain quotes.
         let mut challenge = format!("Bearer realm=\"{base}{TOKEN_PATH}\",service=\"{SERVICE}\"");
         challenge += &scope.map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
         challenge += &error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! AccessControl control from the headers of a request to the decision.
+//! Access control from the headers of a request to the decision.
 
 use std::fs;
 use std::time::Duration;
@@ -91,7 +91,7 @@ async fn callers_actions_and_repositories() {
     let (wrong, unknown) = (basic("alice", "canary-b"), basic("carol", "canary-a"));
     let forged = with("Bearer eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.AAAA");
     for (who, sent, expected) in [
-        // pull, push and delete of: free, team/app, secret
+        // pull, push and delete of each: free, team/app, secret
         ("nobody", &nobody, "yes login login | login login login | login login login"),
         ("alice", &alice, "yes yes yes | yes yes denied | yes yes yes"),
         ("bob", &bob, "yes yes yes | yes denied denied | denied denied denied"),

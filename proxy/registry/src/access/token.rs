@@ -1,5 +1,5 @@
 //! Our own tokens: short-lived, for one account and some scopes. A token is a JWT with HMAC-SHA256. Only this appliance
-//! signs and reads tokens, so nobody else needs the key; clients do not look inside.
+//! signs and reads tokens, so no other program needs the key, and clients do not look inside.
 //!
 //! A token narrows the rights of its account and never widens them: `policy` decides too, on every request.
 

@@ -1,9 +1,9 @@
 //! The accounts of the htpasswd file, and the comparison of passwords.
 //!
 //! Invariants: bcrypt and the file run on the blocking pool, with a bound on the comparisons that run and on those that
-//! wait. A password is never kept: only a keyed digest of one that was right, and a changed entry makes that worthless.
-//! Refusing an unknown account takes as long as refusing a known one. A changed file is read again within a second; if
-//! it cannot be read, the last good accounts stay.
+//! wait. A password is never kept: only a keyed digest of a right password is, and it becomes worthless when the entry
+//! changes. The refusal of an unknown account takes as long as that of a known one. A changed file is read again within
+//! a second. If it cannot be read, the last good accounts stay.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -43,7 +43,7 @@ pub(super) enum NotRecognised {
     Busy,
 }
 
-/// The comparisons at a time: each occupies a core.
+/// The most comparisons at once. Each occupies a core.
 const COMPARING_MAX: usize = 2;
 const PLACES: usize = 64;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -219,7 +219,7 @@ fn compare(password: &Secret, hash: Option<&BcryptHash>, cost_max: Option<u32>) 
     let right = hash.is_some_and(|hash| bcrypt::verify(password.expose(), hash.as_str()).unwrap_or(false));
     if let Some(cost_max) = cost_max.filter(|_| !right) {
         for cost in missing(hash.map(BcryptHash::cost), cost_max) {
-            // The result is known; only the time is wanted.
+            // The result is known. Only the time of the comparison matters.
             let _ = bcrypt::verify(password.expose(), &nobodys_hash(cost));
         }
     }

@@ -1,5 +1,5 @@
-//! The requests to pages: the table of pages, and the reading of their fields. A field that is there and not
-//! understood makes the whole not understood.
+//! The requests to pages: the table of pages, and the parser of their fields. If one field cannot be parsed, the whole
+//! request is refused.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::removal::Target;
 /// The longest form that is read: a name, a tag, a digest and a seal.
 const FORM_MAX_BYTES: usize = 8 << 10;
 
-/// A request to a page, its fields read.
+/// A request to a page, with its fields parsed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Asked {
     Repositories {
@@ -30,7 +30,7 @@ pub(super) enum Asked {
         repository: RepositoryName,
         after: Option<String>,
     },
-    /// The question before a deletion.
+    /// Shows the question before a deletion.
     Confirm(Deletion),
     Delete(Deletion),
     Collect {
@@ -44,7 +44,7 @@ pub(super) enum Asked {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Deletion {
     pub(super) repository: RepositoryName,
-    /// None: all of the repository.
+    /// None if the whole repository is to be deleted.
     pub(super) tag: Option<Tag>,
     /// The digest that the tag had when the question was asked.
     pub(super) digest: Option<Digest>,
@@ -77,7 +77,7 @@ const PLACES: [Place; 6] = [
     Place { path: "login", method: Method::GET, read: |_| Some(Asked::LogIn) },
 ];
 
-/// The line of the table that a request is for.
+/// The line of the table for a request.
 pub(super) fn place(head: &Parts) -> Result<&'static Place, Problem> {
     static TABLE: [Place; 6] = PLACES;
     let path = head.uri.path().strip_prefix(PATH).unwrap_or_default();
@@ -110,8 +110,8 @@ impl Fields<'_> {
         self.get(name)?.parse().ok()
     }
 
-    /// A field that is there and not understood makes the whole not understood: a tag with a slip of the pen must not
-    /// become a whole repository.
+    /// If one field cannot be parsed, the whole form is refused: a tag with a typing error must not delete a whole
+    /// repository.
     fn deletion(&self) -> Option<Deletion> {
         let tag = self.get("tag").map(|text| text.parse()).transpose().ok()?;
         let digest = self.get("digest").map(|text| text.parse()).transpose().ok()?;

@@ -1,12 +1,12 @@
-//! Changes by a form: only a person that looks at a page of ours may make them. Decisions on a request's head, without
-//! I/O.
+//! Protection of forms: only a person who looks at one of our pages may make changes. Decisions on a request's head,
+//! without I/O.
 //!
-//! Against pages of other sites that post a form here with the visitor's browser (request forgery): browsers send a stored
-//! name and password, and a machine on the network its address, with any site's requests, and neither can be told not to
-//! (`SameSite` is for cookies, and there are none). So a change needs all of: a Host that is this registry's (by a rebound
-//! name a page is shown without forms); no sign of another origin (`Origin`, `Sec-Fetch-Site`); and the seal of the
-//! page that the form is on, which no other site can read. The seal is of one person and one run of the process: what
-//! a person reads with one account, or without any, opens nothing in the name of another.
+//! A page of another site can post a form here with the visitor's browser (request forgery). Browsers send a stored
+//! name and password, and a machine's network address, with any site's requests. Neither can be prevented (`SameSite`
+//! is for cookies, and there are none). So a change needs all of these: a Host that is this registry's (under a rebound
+//! name a page has no forms); no sign of another origin (`Origin`, `Sec-Fetch-Site`); and the proof that is on the page
+//! with the form, which no other site can read. The proof is for one account and one run of the process. The proof of
+//! one account, or of a visitor without one, is refused for another account.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -22,28 +22,28 @@ use entrepot_net::http::fields::only;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Seals forms, and knows its own seals again.
+/// Makes the proofs in forms, and recognises them.
 pub struct CsrfKey(Option<hmac::Key>);
 
-/// Why a request is not answered, or changes nothing.
+/// The reason why a request is not answered, or changes nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Forgery {
-    /// It is for another host.
+    /// The request is for another host.
     #[error(
         "This registry does not know itself by the name in the address, so nothing is changed here. Open it by this \
          machine's address or name, or set registry.hostname to the name that you use."
     )]
     Host,
-    /// It came from elsewhere.
+    /// The request comes from a page of another site.
     #[error("Changes are not taken from pages of another site. Open the registry's own page and try again.")]
     Origin,
-    /// Its form is not one of ours, or older than this process, or another account's.
+    /// The form is not one of ours, is older than this process, or is another account's.
     #[error("The form is out of date: the server was started anew, or another account is logged in. Try again.")]
     CsrfKey,
 }
 
 impl CsrfKey {
-    /// With a fresh random key. If the system has no randomness, no form is taken.
+    /// Makes a fresh random key. If the system has no randomness, every form is refused.
     pub(crate) fn new() -> Self {
         Self(hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok())
     }
@@ -63,7 +63,7 @@ impl CsrfKey {
     }
 }
 
-/// No account's name is taken for the anonymous principal.
+/// The principal as bytes. The anonymous principal differs from every account's name.
 fn told(principal: &Principal) -> Vec<u8> {
     principal.user().map_or_else(|| b"anonymous".to_vec(), |name| format!("account {name}").into_bytes())
 }
@@ -73,14 +73,14 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// Whether the request is meant for this registry. The port does not matter: mapped ones are common.
+/// Whether the request is meant for this registry. The port does not matter, because mapped ports are common.
 pub(super) fn check_host(registry: &LocalRegistry, settings: &RegistrySettings, head: &Parts) -> Result<(), Forgery> {
     let named = only(&head.headers, &HOST);
     let target = head.uri.authority().map(|authority| authority.as_str());
     let is_ours = |text: &str| {
         RegistryHost::parse(text, 80).is_ok_and(|host| {
             let is_known = || registry.names().iter().any(|name| **name == *host.name());
-            // A name cannot be rebound that is an address.
+            // An address cannot be rebound, unlike a name.
             host.address().is_some() || host.name() == settings.hostname.name() || is_known()
         })
     };
@@ -89,7 +89,7 @@ pub(super) fn check_host(registry: &LocalRegistry, settings: &RegistrySettings, 
     if is_told && told.all(is_ours) { Ok(()) } else { Err(Forgery::Host) }
 }
 
-/// Whether nothing says that the request came from a page of another origin.
+/// Whether no header says that the request came from a page of another origin.
 pub(super) fn check_origin(head: &Parts) -> Result<(), Forgery> {
     let host = only(&head.headers, &HOST).or(head.uri.authority().map(|authority| authority.as_str()));
     let origin_is_ours = !head.headers.contains_key(ORIGIN)

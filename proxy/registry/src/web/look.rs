@@ -1,4 +1,4 @@
-//! The content of the pages, read from the store. Everything here reads a bounded part of what there is.
+//! The content of the pages, read from the store. Every function here reads a bounded amount.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use entrepot_core::quantity::Size;
 use crate::access::{AccessControl, Action, Visitor, Wish};
 use entrepot_store::{Repository, Store, StoreError, StoredManifest};
 
-/// Repositories and tags that one page has.
+/// The repositories or tags on one page.
 const PAGE_ROWS: usize = 50;
-/// A config that is longer is not read.
+/// A longer config is not read.
 const CONFIG_MAX_BYTES: u64 = 1 << 20;
-/// Manifests of an index that are looked into, and pieces of content that are counted.
+/// The most manifests of an index that are read, and the most pieces of content that are counted.
 const CHILDREN_MAX: usize = 64;
 const PIECES_MAX: usize = 4096;
 
 /// A part of a list.
 pub(super) struct Part<T> {
     pub(super) rows: Vec<T>,
-    /// The next part begins after this. None for the last part.
+    /// The next part begins after this name. None for the last part.
     pub(super) next: Option<String>,
 }
 
@@ -42,18 +42,18 @@ pub(super) struct TagRow {
     pub(super) tag: Tag,
     pub(super) digest: Digest,
     pub(super) set_at: Option<SystemTime>,
-    /// Of everything that it leads to and that is here, each piece once.
+    /// The size of all local content that the tag needs. Each piece counts once.
     pub(super) size_bytes: u64,
     pub(super) platforms: Vec<Platform>,
     pub(super) is_immutable: bool,
 }
 
-/// The reader of one request: what its visitor may see and do.
+/// Reads the store for one request, within its visitor's rights.
 pub(super) struct Look<'a> {
     pub(super) store: &'a Store,
     pub(super) access: Arc<AccessControl>,
     pub(super) visitor: &'a Visitor,
-    /// Whether there are buttons at all.
+    /// Whether the page has any buttons.
     pub(super) may_change: bool,
 }
 
@@ -86,7 +86,7 @@ impl Look<'_> {
         let next = tags.last().filter(|_| more).map(|tag| tag.as_str().to_owned());
         let mut rows = Vec::with_capacity(tags.len());
         for tag in tags {
-            // One that is deleted meanwhile is none.
+            // A tag that was deleted meanwhile is left out.
             rows.extend(self.tag(repository, tag).await?);
         }
         Ok(Some(Part { rows, next }))
@@ -116,7 +116,7 @@ impl Look<'_> {
     }
 }
 
-/// The content that a manifest leads to, itself included. For an index, also the content of its manifests.
+/// The content that a manifest needs, including itself. For an index, also the content of its manifests.
 async fn pieces(repository: &Repository, manifest: &StoredManifest) -> Result<HashSet<Digest>, StoreError> {
     let mut pieces = HashSet::new();
     let children = gather(manifest, &mut pieces);
@@ -130,7 +130,7 @@ async fn pieces(repository: &Repository, manifest: &StoredManifest) -> Result<Ha
     Ok(pieces)
 }
 
-/// Adds a manifest and its children; the children.
+/// Adds a manifest and its children to `pieces`. Returns the children.
 fn gather(manifest: &StoredManifest, pieces: &mut HashSet<Digest>) -> Vec<Digest> {
     pieces.insert(manifest.digest);
     let children = ManifestInfo::inspect(&manifest.bytes).map(|info| info.children).unwrap_or_default();
@@ -149,7 +149,7 @@ async fn platforms(repository: &Repository, manifest: &StoredManifest) -> Result
     let Some(config) = children.first() else { return Ok(Vec::new()) };
     let blob = repository.blob(&config.digest).await?;
     let Some(blob) = blob.filter(|blob| blob.size_bytes <= CONFIG_MAX_BYTES) else { return Ok(Vec::new()) };
-    // Unreadable content counts as unknown; a pull will say more.
+    // Unreadable content counts as unknown. A pull reports the error.
     let bytes = blob.read(0, blob.size_bytes as usize).await.unwrap_or_default();
     Ok(Platform::of_config(&bytes).into_iter().collect())
 }

@@ -1,13 +1,13 @@
-//! The registry's page for people: what was pushed, what it takes, deletion and collection. Forms and links, no script.
+//! The registry's page for people: the pushed content, its size, deletion and collection. Forms and links, no script.
 //!
 //! ```text
-//! door ─ Asked (path, fields) ─ seal (is it a form of ours?) ─ access (may he?) ─┬─► look ─► pages
+//! door ─ Asked (path, fields) ─ csrf (is it a form of ours?) ─ access (rights?) ─┬─► look ─► pages
 //!                                                        removal, collection ◄──┴─ confirmed
 //! ```
 //!
-//! Invariants: rights are the API's, asked by the same functions: a person that may not pull does not see a repository; one
-//! that may not delete gets no button, and 401 or 403 when asking all the same. A form does what DELETE does, events included.
-//! Nothing is changed by GET, nor by a form that is not from here (`seal`).
+//! Invariants: the rights are the API's, decided by the same functions. A person without the right to pull does not see
+//! a repository. A person without the right to delete gets no button, and 401 or 403 for a request. A form does the
+//! same as DELETE, including events. GET changes nothing, and neither does a form from another site (`csrf`).
 
 mod asked;
 mod csrf;
@@ -38,17 +38,17 @@ use entrepot_store::{Repository, Sweep};
 use look::Look;
 use problem::Problem;
 
-/// A collection that takes longer is shown as it runs.
+/// The time that a collection's form waits for the end. After it, the page shows the running collection.
 const SHORT_COLLECTION: Duration = Duration::from_secs(2);
 
-/// A request to a page, its visitor known.
+/// A request to a page, with its visitor.
 struct Guest {
     request: LocalRequest,
-    /// Whether it names this registry; else it may look, as it may with the API, and change nothing.
+    /// Whether the request names this registry. Otherwise it may read, as with the API, but change nothing.
     host: Result<(), Forgery>,
 }
 
-/// Whether a path is one of these pages, or would be.
+/// Whether a path is below that of these pages.
 pub fn is_here(path: &str) -> bool {
     path.strip_prefix(PATH.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -64,7 +64,7 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
         Ok(reply) => reply,
         Err(problem) => problem.reply(),
     };
-    // The length of what GET would send stays in the head.
+    // HEAD keeps the Content-Length of GET.
     if is_head { reply.without_body() } else { reply }
 }
 
@@ -109,7 +109,7 @@ impl Guest {
         }
     }
 
-    /// The refusal has the browser ask; without accounts it would ask for ever.
+    /// The refusal makes the browser ask for a login. Without accounts the browser would ask for ever.
     fn log_in(&self) -> Result<Reply, Problem> {
         let is_anonymous = self.request.visitor.principal == Principal::Anonymous;
         match is_anonymous && self.request.registry.access().has_accounts() {
@@ -171,13 +171,13 @@ impl Guest {
         })
     }
 
-    /// Begins one, and waits for it a moment.
+    /// Begins a collection, and waits a short time for its end.
     async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
         let sweep = Sweep { grace: self.request.scope.snapshot.config.registry.grace, untagged: false, dry_run };
         let running = tokio::spawn(async move { registry.collect_quietly(sweep).await });
-        // However it goes on, the page shows how far it is.
+        // If the collection runs on, the page shows its progress.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;
         Ok(see(StatusCode::SEE_OTHER, &format!("{PATH}?done=collection")))
     }
@@ -186,7 +186,7 @@ impl Guest {
         Ok(self.request.registry.access().may(&self.request.visitor, wish)?)
     }
 
-    /// Whether there is a button for it.
+    /// Whether the page has a button for it.
     fn may_change(&self, wish: &Wish<'_>) -> bool {
         self.host.is_ok() && self.check(wish).is_ok()
     }

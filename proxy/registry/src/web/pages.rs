@@ -1,4 +1,4 @@
-//! The registry's pages as HTML. maud escapes every value that is put in.
+//! The registry's pages as HTML. maud escapes every value.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,27 +21,27 @@ use entrepot_net::page::{self, Page, visible};
 use entrepot_observe::human::{age, size};
 use entrepot_store::Step;
 
-/// What every page tells of the visitor and the registry.
+/// The facts about the visitor and the registry that every page shows.
 pub(super) struct Shown<'a> {
     /// None if the visitor sent no login.
     pub(super) user: Option<&'a str>,
     pub(super) may_log_in: bool,
     pub(super) is_read_only: bool,
     pub(super) max_size: Option<Size>,
-    /// Goes into the forms of this visitor. An error if the page is looked at by a name that is not ours.
+    /// The proof in the forms of this visitor. An error if the page was requested by a name that is not ours.
     pub(super) seal: Result<String, Forgery>,
     pub(super) collections: Known,
-    /// The word of the address for what was just done.
+    /// The word in the address for the change that was just made.
     pub(super) done: Option<&'a str>,
     pub(super) access: Arc<AccessControl>,
 }
 
-/// A page that shows a running collection is loaded again.
+/// A page that shows a running collection is loaded again after this time.
 const RELOAD_AFTER_S: u32 = 3;
-/// Digits of a digest that eyes compare.
+/// The digits of a digest that a page shows.
 const SHORT_DIGITS: usize = 12;
 
-/// What was done, by the word that the address has for it. The sentences are ours, so no address makes a page say
+/// The message about a change, by its word in the address. The sentences are ours, so an address cannot make a page say
 /// anything else.
 const DONE: [(&str, &str); 3] = [
     ("tag", "The tag is deleted. What nothing else needs is freed by the next collection."),
@@ -112,7 +112,7 @@ pub(super) fn tags(
     whole(shown, name, None, &body)
 }
 
-/// The question before a deletion; of the whole repository if there is no tag.
+/// The question before a deletion. Without a tag it is about the whole repository.
 pub(super) fn confirm(shown: &Shown<'_>, repository: &RepositoryName, tag: Option<&TagRow>) -> Reply {
     let what = tag.map_or(repository.to_string(), |row| format!("{repository}:{}", row.tag.as_str()));
     let told = match tag {
@@ -138,7 +138,7 @@ pub(super) fn confirm(shown: &Shown<'_>, repository: &RepositoryName, tag: Optio
     whole(shown, "Delete", None, &body)
 }
 
-/// Why there is nothing else. Refusals begin in lower case, as the protocol's errors do.
+/// A page with a problem. Refusals begin in lower case, as the protocol's errors do.
 pub(super) fn problem(status: StatusCode, text: &str) -> Reply {
     let title = status.canonical_reason().unwrap_or("Error");
     let text = visible(text);
@@ -171,7 +171,7 @@ fn whole(shown: &Shown<'_>, title: &str, reload_after_s: Option<u32>, main: &Mar
     sent(StatusCode::OK, Page { title: &title, reload_after_s, is_wide: true, body })
 }
 
-/// With the headers that every page has. Nothing keeps a page, because it shows what one visitor may see. A form tells
+/// Adds the headers that every page has. No cache keeps a page, because it shows what one visitor may see. A form tells
 /// its origin.
 fn sent(status: StatusCode, page: Page<'_>) -> Reply {
     Reply::full(status, "text/html; charset=utf-8", page.into_string())
@@ -232,7 +232,7 @@ fn collection(shown: &Shown<'_>, may_collect: bool) -> Markup {
     }
 }
 
-/// The field that a form of this visitor has.
+/// The field with the proof of this visitor.
 fn seal(shown: &Shown<'_>) -> Markup {
     html! { input type="hidden" name="seal" value=(shown.seal.as_deref().unwrap_or_default()); }
 }
@@ -288,7 +288,7 @@ fn short(row: &TagRow) -> String {
     format!("{}:{}", row.digest.algorithm().name(), hex.get(..SHORT_DIGITS).unwrap_or(&hex))
 }
 
-/// They stand in the image's own config, so anybody may have written them.
+/// The platforms. They are in the image's own config, so any account that pushes can choose them.
 fn platforms(row: &TagRow) -> String {
     visible(&row.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
@@ -297,7 +297,7 @@ fn platforms(row: &TagRow) -> String {
 fn moment(at: SystemTime) -> Markup {
     let utc = OffsetDateTime::from(at);
     let (date, hour, minute) = (utc.date(), utc.hour(), utc.minute());
-    // A clock that was set back makes it now.
+    // After a clock was set back, the age counts as zero.
     let ago = age(SystemTime::now().duration_since(at).unwrap_or_default());
     html! { (format!("{date} {hour:02}:{minute:02} UTC")) " " small { (ago) " ago" } }
 }

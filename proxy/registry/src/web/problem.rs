@@ -1,4 +1,4 @@
-//! Why a page is not shown or a form not done, as the person is told. Statuses are the API's.
+//! The reasons why a page is not shown or a form is refused, as text for a person. The statuses are the API's.
 
 use http::StatusCode;
 use http::header::{ALLOW, WWW_AUTHENTICATE};
@@ -11,7 +11,7 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;
 
-/// Why not.
+/// The reason.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Problem {
     #[error(transparent)]
@@ -38,7 +38,8 @@ impl Problem {
         let (status, reason) = self.row();
         let reply = pages::problem(status, &self.to_string()).because(reason);
         match self {
-            // Browsers know no tokens, so a name and a password are asked for, whatever other clients are told.
+            // Browsers know no tokens. So they are asked for a name and a password, whatever other clients are asked
+            // for.
             Self::Refused(_) if status == StatusCode::UNAUTHORIZED => {
                 reply.with(WWW_AUTHENTICATE, &format!("Basic realm=\"{SERVICE}\", charset=\"UTF-8\""))
             }

@@ -19,11 +19,11 @@ pub struct Change {
     made_folders: Vec<String>,
 }
 
-/// A file that this run writes, or restores because only an earlier set-up needed it.
+/// A file that this run writes, or that it restores because only an earlier set-up needed it.
 struct Touched {
     path: String,
     was: Option<Before>,
-    /// The digest after this run; None if this run removes the file.
+    /// The digest after this run. None if this run removes the file.
     becomes_sha256: Option<String>,
 }
 
@@ -101,7 +101,7 @@ impl Change {
 }
 
 impl Touched {
-    /// False if somebody changed the file meanwhile.
+    /// Returns false if the file has changed since this run.
     fn restore(&self, host: &Host, report: Report<'_>) -> Result<bool, HostError> {
         let path = host.at(&self.path);
         let now = host.sha256_of(&self.path);

@@ -2,7 +2,7 @@
 //! from a run that fails.
 //!
 //! Both can be interrupted at any point and run again. Each file is compared with the journal before it is touched. A
-//! file whose content is neither the earlier one nor ours was changed by somebody since, and is left alone.
+//! file whose content is neither the earlier one nor ours is left alone: a user or another program changed it.
 
 use std::fs;
 use std::io;
@@ -125,7 +125,7 @@ fn carry_out(
     Ok(())
 }
 
-/// False if the file was left alone because somebody changed it.
+/// Returns false if the file was left alone because it has changed since the set-up.
 fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -> Result<bool, ExecuteError> {
     let path = host.at(&entry.path);
     if let Some(other) = others.iter().find(|journal| find(journal, &entry.path).is_some()) {
@@ -149,7 +149,7 @@ fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -
     Ok(true)
 }
 
-/// The journal's entry for a file that is about to be written; an error if the file is somebody else's.
+/// The journal's entry for a file that is about to be written. An error if the present file is not from a set-up.
 fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal]) -> Result<Entry, ExecuteError> {
     let after_sha256 = sha256(&file.content);
     let shared = others.iter().find_map(|journal| Some((journal.runtime, find(journal, &file.path)?)));

@@ -76,7 +76,7 @@ impl Host {
         self.read(path).ok().flatten().map(|content| sha256(&content))
     }
 
-    /// True for a symbolic link to nowhere too.
+    /// Whether there is a file. A symbolic link to nowhere counts too.
     pub(super) fn exists(&self, path: &str) -> bool {
         self.before.get(path).map_or_else(|| self.at(path).symlink_metadata().is_ok(), Option::is_some)
     }
@@ -101,7 +101,7 @@ impl Host {
         missing
     }
 
-    /// Removes folders that were made for a set-up, the last one first. A folder that has somebody's files in it stays.
+    /// Removes folders that were made for a set-up, the last one first. A folder that has other files in it stays.
     pub(super) fn remove_if_empty(&self, folders: &[String]) {
         for folder in folders.iter().rev() {
             let _ = fs::remove_dir(self.at(folder));

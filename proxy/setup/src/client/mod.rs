@@ -12,10 +12,9 @@
 //! Arrows inside: `runtimes` → `scripts` → `texts` → `target`; `execute` → `change` → `journal`, `steps` → `plan` →
 //! `host`.
 //!
-//! Invariants: a file that somebody else wrote is never replaced (the plan is refused instead, in one line). Everything
+//! Invariants: a file that is not from a set-up is never replaced: the plan is refused instead, in one line. Everything
 //! that changes is in the journal before it changes, with its earlier content, so that undo restores it byte for byte,
-//! even after an interrupted run. Nothing is written before the appliance's certificate has the fingerprint that was
-//! asked for.
+//! even after an interrupted run. Nothing is written before the appliance's certificate has the expected fingerprint.
 
 pub mod appliance;
 pub mod change;

@@ -1,5 +1,5 @@
-//! What set-up does to a machine, or why it refuses to: plain data between the functions of `runtimes`, `execute` and
-//! `--dry-run`.
+//! The changes that a set-up makes to a machine, or the reason why it refuses: plain data between the functions of
+//! `runtimes`, `execute` and `--dry-run`.
 
 use super::host::HostError;
 use super::target::NoRegistryDoor;
@@ -23,10 +23,9 @@ pub struct Plan {
 pub struct NewFile {
     /// Absolute.
     pub path: String,
-    /// The whole content, with what is kept of the present file.
+    /// The whole content, including the parts of the present file that are kept.
     pub content: Vec<u8>,
-    /// True if the content was made from the present file. Otherwise a present file is somebody else's, and the plan
-    /// fails.
+    /// True if the content was made from the present file. Otherwise a present file is not ours, and the plan fails.
     pub(super) extends: bool,
 }
 
@@ -36,10 +35,10 @@ pub type Command = Vec<String>;
 /// The reason why a machine cannot be set up in this way. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// Somebody configured the same thing.
+    /// The machine has a configuration of the same thing already.
     #[error("{path} {what}; it is left as it is: {hint}")]
     Foreign { path: String, what: String, hint: String },
-    /// `missing` is what was looked for.
+    /// `missing` is the file or program that was looked for.
     #[error("{runtime} is not installed here: no {missing}", runtime = runtime.word())]
     NotInstalled { runtime: Runtime, missing: String },
     #[error("no known trust store: install the package ca-certificates, then run this again")]

@@ -3,12 +3,12 @@
 use super::Runtime;
 use super::plan::Command;
 
-/// Runs a command; the error is what a failed command printed.
+/// Runs a command. The error is the output of the failed command.
 pub type Runner<'a> = &'a mut dyn FnMut(&Command) -> Result<(), String>;
-/// Hears of each step that was done.
+/// Called for each step that was done.
 pub type Report<'a> = &'a mut dyn FnMut(Step<'_>);
 
-/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is what the command printed.
+/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is the command's output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
     Wrote(&'a str),
@@ -17,7 +17,7 @@ pub enum Step<'a> {
     Ran(&'a Command),
     /// The file is as it was before.
     Restored(&'a str),
-    /// Somebody changed the file meanwhile, so it stays as it is.
+    /// The file has changed meanwhile, so it stays as it is.
     LeftAlone(&'a str),
     /// The file stays because another runtime uses it.
     StaysFor(&'a str, Runtime),

@@ -17,7 +17,7 @@ pub struct Found {
     pub host: String,
     /// IPv4 first, then IPv6, then link-local addresses.
     pub addresses: Vec<IpAddr>,
-    /// Not proven: anybody on the network can announce this.
+    /// The facts are not proven: any machine on the network can announce them.
     pub facts: Facts,
 }
 
@@ -26,7 +26,7 @@ pub struct Found {
 #[error("cannot look for appliances by mDNS: {0}; name one with its address instead")]
 pub struct BrowseError(#[from] mdns_sd::Error);
 
-/// The most answers that are kept: their number is up to the network.
+/// The most answers that are kept. The network decides how many come.
 const FOUND_MAX: usize = 256;
 /// The wait for the rest of a sufficient answer (addresses of other interfaces).
 const SETTLE: Duration = Duration::from_millis(300);

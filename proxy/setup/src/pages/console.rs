@@ -2,7 +2,7 @@
 //! beside a QR code. It fits the smallest console, 25 rows of 80 characters.
 //!
 //! Pure. getty prints the text above its prompt; `entrepot discover --console` keeps it up to date. `landing` shows the
-//! same as a web page. Everything is printable ASCII except the blocks of the QR code, and without a backslash, which
+//! same as a web page. Everything is printable ASCII except the blocks of the QR code. There is no backslash, which
 //! getty would expand.
 
 use std::net::{IpAddr, SocketAddr};

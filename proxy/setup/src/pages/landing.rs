@@ -1,7 +1,7 @@
-//! The appliance's page for people: what it is called, where it is, its CA's fingerprint, and the one line for clients.
-//! One HTML text without scripts, pictures or anything fetched.
+//! The appliance's page for people: its name, its addresses, its CA's fingerprint, and the one line for clients. It is
+//! one HTML text without scripts, pictures or anything that is fetched.
 //!
-//! maud escapes what is put in, and it was parsed before: hosts, addresses, hex digits.
+//! maud escapes all values. They were parsed before: hosts, addresses, hex digits.
 
 use maud::{Markup, PreEscaped, html};
 use qrcode::render::{svg, unicode};
@@ -11,23 +11,21 @@ use crate::client::target::Target;
 use entrepot_core::route::WEB_PATH;
 use entrepot_net::page::Page;
 
-/// What the page tells.
+/// The values that the page shows.
 pub(super) struct View<'a> {
-    /// As the client that asks reaches it.
+    /// The appliance as the asking client reaches it.
     pub(super) target: &'a Target,
     /// The announced name.
     pub(super) host: Option<String>,
     /// Every address of the local network.
     pub(super) addresses: Vec<String>,
-    /// The program's version.
     pub(super) version: &'a str,
 }
 
-/// The scripts, each with what it is for.
+/// The scripts, each with its purpose.
 const SCRIPTS: [(&str, &str); 4] =
     [("docker", "Docker Engine"), ("containerd", "containerd"), ("podman", "Podman"), ("k3s", "k3s")];
 
-/// The page.
 pub(super) fn page(view: &View<'_>) -> String {
     let (proxy, ca_sha256) = (view.target.proxy_url(), &view.target.ca_sha256);
     let mirror = view.target.mirror().ok();
@@ -77,12 +75,11 @@ pub(super) fn page(view: &View<'_>) -> String {
     Page { title: "entrepot", reload_after_s: None, is_wide: false, body }.into_string()
 }
 
-/// A line of the table.
 fn row(label: &str, value: &Markup) -> Markup {
     html! { tr { th { (label) } td { (value) } } }
 }
 
-/// The page's address with the fingerprint in it, so that a phone that reads the console's code can compare the two.
+/// The page's address with the fingerprint in it, so that a phone that scans the console's QR code can compare the two.
 pub fn link(proxy_url: &str, ca_sha256: &str) -> String {
     format!("{proxy_url}?sha256={ca_sha256}")
 }
@@ -98,7 +95,7 @@ pub fn terminal_code(text: &str) -> String {
     QrCode::new(text).map(render).unwrap_or_default()
 }
 
-/// The same as small as it can be, for a screen of 25 rows: light blocks on dark, with a narrow margin.
+/// The same code as small as possible, for a screen of 25 rows: light blocks on dark, with a narrow margin.
 pub(super) fn compact_code(text: &str) -> String {
     const MARGIN: usize = 2;
     let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::L) else { return String::new() };
@@ -126,11 +123,11 @@ fn half_blocks(upper: bool, lower: bool) -> char {
 fn picture(text: &str) -> Markup {
     let render = |code: QrCode| code.render::<svg::Color<'_>>().min_dimensions(180, 180).build();
     let svg = QrCode::new(text).map(render).unwrap_or_default();
-    // The XML declaration before it has no place in HTML.
+    // HTML does not allow the XML declaration in front of the picture.
     PreEscaped(svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned()))
 }
 
-/// Pairs of digits in groups that eyes can compare.
+/// Pairs of digits in groups that a person can compare.
 fn spaced(hex: &str) -> String {
     let bytes = hex.as_bytes();
     let groups = bytes.chunks(8).map(|group| String::from_utf8_lossy(group).into_owned());

@@ -91,7 +91,7 @@ impl CaPage {
         Self { pem, facts, identity, etag }
     }
 
-    /// What clients are told of the doors.
+    /// The facts that clients get about the doors.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }

@@ -1,4 +1,4 @@
-//! The door over real sockets: every operation, and what the gates and bounds do.
+//! The door over real sockets: every operation, the gates and the bounds.
 
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use entrepot_observe::metrics::Metrics;
 const TOKEN: &str = "canary-admin-token";
 
 impl TestDoor {
-    /// Status and the rest of the answer.
+    /// The status and the rest of the answer.
     async fn tcp(&self, line: &str, headers: &str) -> (u16, String) {
         let stream = TcpStream::connect(self.address).await.expect("connected");
         ask(stream, line, &format!("Host: localhost\r\n{headers}")).await
@@ -63,7 +63,7 @@ async fn reading_is_open_to_this_machine() {
     door.close().await;
 }
 
-/// Unknown paths and methods are told without a token: there is nothing to protect.
+/// Unknown paths and methods are answered as such without a token, because they reveal nothing.
 #[tokio::test]
 async fn what_is_not_in_the_table_is_told_before_the_gate() {
     let door = TestDoor::open(None).await;

@@ -1,4 +1,4 @@
-//! The cache as people read it.
+//! The texts and tables about the cache for people.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::admin::fixture::{TestDoor, backend, digest};
 
-/// What a command wrote, its progress, and its exit code (0 for success).
+/// A command's output, its progress, and its exit code (0 for success).
 async fn entrepot(door: &TestDoor, command: CacheCommand, json: bool, answer: Option<bool>) -> (String, String, u8) {
     let (mut out, mut progress) = (Vec::new(), Vec::new());
     let mut console = CacheConsole { out: &mut out, progress: Some(&mut progress), confirm: &mut |_| answer, json };

@@ -1,4 +1,5 @@
-//! `entrepot client setup`, in order: who, is it the one, may we, does it work, then the change and the same again.
+//! `entrepot client setup`, in this order: it finds the appliance, checks its certificate, asks for consent, and pulls
+//! a manifest. Then it makes the change and pulls again.
 
 use std::io::{self, BufRead, IsTerminal};
 
@@ -16,7 +17,7 @@ use entrepot_setup::client::verify::{Image, Trust, Verdict, verify};
 use entrepot_setup::client::{Mode, Runtime, runtimes};
 use entrepot_setup::discovery::facts::normal_fingerprint;
 
-/// Sets up one runtime. Where anything fails, the machine is as it was before: without a set-up, or with the earlier one.
+/// Sets up one runtime. If a step fails, the machine stays as it was before: without a set-up, or with the earlier one.
 pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), ClientError> {
     let expected = options.ca_sha256.as_deref().map(fingerprint).transpose()?;
     let image = Image::parse(&options.verify_image).ok_or_else(|| ClientError::Image(options.verify_image.clone()))?;
@@ -41,7 +42,7 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
         show(&plan);
         return Ok(());
     }
-    // Where connections are led there by others, there is nothing to try before this machine trusts the certificate.
+    // In redirect mode a pull cannot succeed yet: it is led to the appliance, whose certificate is not trusted here.
     if !options.no_verify && options.mode != Mode::Redirect {
         let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
         if let Some(reason) = failure(verdict) {
@@ -49,7 +50,7 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
             return Err(ClientError::Unverified { proxy: appliance.proxy, reason, came_of_it });
         }
     }
-    // What is made is for every program of this machine to read.
+    // Every program of this machine may read the new files.
     umask(FileMode::S_IWGRP | FileMode::S_IWOTH);
     println!("setting up {} with {} ({})", options.runtime.word(), target.host, options.mode.word());
     let journal = Journal::new(options.runtime, options.mode, &target.host, target.proxy_port, &appliance.ca.sha256);
@@ -77,7 +78,7 @@ fn fingerprint(text: &str) -> Result<String, ClientError> {
 fn target(options: &SetupOptions, appliance: &Appliance) -> Target {
     Target {
         host: appliance.host_for(options.runtime),
-        // Where it was reached: a mapped port is another than it knows of.
+        // This is the port at which the appliance was reached. The appliance does not know of a mapped port.
         proxy_port: appliance.proxy.port(),
         registry_http_port: appliance.facts.registry_http_port,
         registry_https_port: appliance.facts.registry_https_port,
@@ -100,7 +101,7 @@ fn confirm(appliance: &Appliance) -> Result<(), ClientError> {
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { Err(ClientError::Declined) }
 }
 
-/// Why the way does not work, where it does not.
+/// The reason why pulls do not go through the appliance. None if they do.
 fn failure(verdict: Verdict) -> Option<String> {
     match verdict {
         Verdict::Pulled | Verdict::Answered(_) => None,
@@ -109,7 +110,7 @@ fn failure(verdict: Verdict) -> Option<String> {
     }
 }
 
-/// Says what came of the manifest once everything is set up; the error tells why the way does not work.
+/// Prints the result of the pull after the set-up. The error is the reason why pulls do not go through the appliance.
 fn works(mode: Mode, verdict: Verdict, appliance: &Appliance, image: &Image) -> Result<(), String> {
     let proxy = appliance.proxy;
     match &verdict {
@@ -121,7 +122,7 @@ fn works(mode: Mode, verdict: Verdict, appliance: &Appliance, image: &Image) -> 
     }
     match (failure(verdict), mode) {
         (None, _) => Ok(()),
-        // Trust comes before the redirect: until that is there, no connection goes to the appliance.
+        // Trust comes before the redirect: no connection goes to the appliance until the redirect is there.
         (Some(reason), Mode::Redirect) => {
             println!(
                 "note: no connection of this machine is led to {proxy} yet ({reason}); `entrepot redirect host --appliance {}` \
@@ -145,7 +146,7 @@ fn show(plan: &Plan) {
     plan.notes.iter().for_each(|note| println!("note: {note}"));
 }
 
-/// The containers of Kind's clusters; none where Docker is not here.
+/// The containers of Kind's clusters. Empty if Docker is not installed here.
 fn kind_nodes() -> Vec<String> {
     let listed = std::process::Command::new("docker")
         .args(["ps", "--filter", "label=io.x-k8s.kind.cluster", "--format", "{{.Names}}"])

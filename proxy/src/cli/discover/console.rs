@@ -1,7 +1,7 @@
-//! `entrepot discover --console FILE`: keeps the text above the login prompt of an appliance's console true.
+//! `entrepot discover --console FILE`: keeps the text above the login prompt of an appliance's console up to date.
 //!
-//! A process of its own: it tells also that the server does not answer. It asks the server as any client does, so it needs
-//! neither keys nor the administrator's socket. Neighbour: `setup::console` makes the text.
+//! It is a separate process, so it can also report that the server does not answer. It asks the server as any client
+//! does, so it needs neither keys nor the administrator's socket. `setup::console` makes the text.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,12 +20,12 @@ use entrepot_setup::discovery::identity::Identity;
 use entrepot_setup::discovery::probe;
 use entrepot_setup::pages::console::{Console, Server, Short, text};
 
-/// As often as mDNS compares addresses.
+/// The interval between two looks. mDNS compares addresses as often.
 const LOOK: Duration = Duration::from_secs(2);
-/// What numbers of free space are rounded to: they change all the time.
+/// Numbers of free space are rounded to this, because they change all the time.
 const ROUND_BYTES: u64 = 64 << 20;
 
-/// Writes the file when its text changes, for ever; ends where it cannot be written.
+/// Writes the file whenever its text changes. It returns only if the file cannot be written.
 pub fn run(file: &Path, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -36,7 +36,7 @@ pub fn run(file: &Path, config: &Config) -> ExitCode {
     ExitCode::from(exit::IO)
 }
 
-/// Nothing else runs on this thread: what blocks here holds nobody up.
+/// Nothing else runs on this thread, so this function may block.
 async fn keep(file: &Path, config: &Config) -> io::Result<Infallible> {
     let identity = Identity::default();
     let mut shown = String::new();
@@ -65,17 +65,18 @@ async fn server(config: &Config) -> Server {
     }
 }
 
-/// Whether less is left than `cache.min_free`: the cache makes room by itself, so something else took it.
+/// The shortage of space. None if `cache.min_free` is left. The cache makes room by itself, so a shortage has another
+/// cause.
 fn short(config: &Config) -> Option<Short> {
     let wanted = config.live.cache.min_free;
     let stat = statvfs(&config.startup.data_dir).ok()?;
-    // The fields' widths differ between architectures.
+    // The widths of these fields differ between architectures.
     #[allow(clippy::unnecessary_cast)]
     let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
     (free < wanted.0).then(|| Short { free: Size(free / ROUND_BYTES * ROUND_BYTES), wanted })
 }
 
-/// Whole or not at all, and shown at once where somebody waits at a prompt.
+/// Writes the file in one step, and has getty show it at once.
 fn put(file: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
@@ -84,7 +85,7 @@ fn put(file: &Path, text: &str) -> io::Result<()> {
     new.push(".new");
     std::fs::write(&new, text)?;
     std::fs::rename(&new, file)?;
-    // Where there is no getty, nobody reads it yet.
+    // A machine without getty needs no reload.
     let _ = Command::new("agetty").arg("--reload").stdout(Stdio::null()).stderr(Stdio::null()).status();
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The registry as people read it.
+//! The texts and tables about the registry for people.
 
 use super::RegistryTarget;
 use crate::admin::answers::{ImportLine, Imported};
@@ -53,7 +53,7 @@ pub(super) fn imported(imported: &Imported) -> String {
     )
 }
 
-/// What is told along the way; progress itself is the bar's.
+/// The messages during an import. The bar shows the progress.
 pub(super) fn news(line: &ImportLine) -> String {
     match line {
         ImportLine::Repository { name, manifests, tags } => {
@@ -65,7 +65,7 @@ pub(super) fn news(line: &ImportLine) -> String {
     }
 }
 
-/// `1 tag`, `2 repositories`: the first word takes the plural.
+/// `1 tag`, `2 repositories`: the first word gets the plural.
 fn count(number: u64, what: &str) -> String {
     if number == 1 {
         return format!("1 {what}");

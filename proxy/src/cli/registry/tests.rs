@@ -1,4 +1,4 @@
-//! The commands against a server that answers as told.
+//! The commands against a server with prepared answers.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use crate::admin::registry::CollectionReport;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// Takes one request a connection and answers with what is left of the list; what was asked is noted.
+/// Takes one request on each connection and gives the next answer of the list. It records the requests.
 async fn serve<S: AsyncReadExt + AsyncWriteExt + Unpin>(mut stream: S, asked: &Mutex<Vec<String>>, answer: &str) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -30,7 +30,7 @@ struct Ran {
     message: String,
 }
 
-/// Runs a command against a socket that gives these answers, `status body` each.
+/// Runs a command against a socket that gives these answers, each as `status body`.
 async fn ran(command: RegistryCommand, json: bool, answers: &[&str]) -> Ran {
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("admin.sock");

@@ -1,10 +1,10 @@
-//! What the fake upstream answers, and how it misbehaves while it does.
+//! The answers of the fake upstream, and their faults.
 
 use bytes::Bytes;
 
 use super::Gate;
 
-/// An answer; by default an honest one that takes Range.
+/// An answer. By default it is honest and honours Range.
 #[derive(Clone)]
 pub(crate) struct Answer {
     pub(super) status: u16,
@@ -15,18 +15,18 @@ pub(crate) struct Answer {
     pub(super) before_head: Option<Gate>,
     /// Stops before this byte of the content until the gate opens.
     pub(super) before_byte: Option<(u64, Gate)>,
-    /// Breaks the connection after so many bytes of this answer's body.
+    /// Breaks the connection after this many bytes of the answer's body.
     pub(super) reset_after: Option<u64>,
 }
 
-/// How the end of the body is told.
+/// The way in which the end of the body is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
     Exact,
     Chunked,
-    /// By the end of the connection.
+    /// The end of the connection.
     Close,
-    /// A Content-Length that is not the body's.
+    /// A Content-Length that differs from the body's length.
     Says(u64),
 }
 
@@ -57,7 +57,7 @@ impl Answer {
         Self::status(status).header("location", location)
     }
 
-    /// Sets a header, in place of one of that name.
+    /// Sets a header. It replaces one of that name.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(known, _)| known != name);
         self.headers.push((name.to_owned(), value.to_owned()));

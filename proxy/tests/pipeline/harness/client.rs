@@ -1,4 +1,4 @@
-//! A client of the proxy: single requests on connections of their own, or many on one.
+//! A client of the proxy: single requests on their own connections, or many on one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use super::in_time;
 
-/// A request in the making.
+/// A request that is not sent yet.
 #[derive(Clone)]
 pub(crate) struct Ask {
     door: SocketAddr,
@@ -43,14 +43,14 @@ pub(crate) struct Reading {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     body: Incoming,
-    /// Lives as long as the connection is to live.
+    /// Keeps the connection open.
     _session: Session,
 }
 
 /// A connection.
 pub(crate) struct Session {
     sender: SendRequest<Full<Bytes>>,
-    /// Whether requests name only the path: the connection is inside the registry's name.
+    /// Whether requests name only the path, because the connection is to the registry already.
     is_origin: bool,
 }
 
@@ -84,18 +84,18 @@ impl Ask {
         Self { body: body.into(), ..self }
     }
 
-    /// The complete answer; a broken one fails the test.
+    /// The complete answer. A broken one fails the test.
     pub(crate) async fn send(self) -> Reply {
         let what = format!("{} {}", self.method, self.path);
         self.try_send().await.unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
-    /// The complete answer, or how it broke.
+    /// The complete answer, or the error that broke it.
     pub(crate) async fn try_send(self) -> Result<Reply, hyper::Error> {
         in_time("an answer", self.try_start()).await?.rest().await
     }
 
-    /// The answer's head; the body is read by the test.
+    /// The answer's head. The test reads the body.
     pub(crate) async fn start(self) -> Reading {
         self.try_start().await.expect("an answer's head")
     }
@@ -106,7 +106,7 @@ impl Ask {
         Ok(Reading::new(response, session))
     }
 
-    /// The same over a connection that is inside the registry's name already.
+    /// The same over a connection that is to the registry already.
     pub(crate) async fn start_over(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Reading {
         let mut session = Session::over(io).await;
         let response = session.send(self.into_request(false)).await.expect("an answer's head");
@@ -130,7 +130,7 @@ impl Session {
         Self::over(TcpStream::connect(door).await.expect("the door is open")).await
     }
 
-    /// The same inside TLS, behind a CONNECT; requests are in origin form there.
+    /// The same inside TLS, after a CONNECT. Requests are in origin form there.
     pub(super) async fn sealed(door: SocketAddr, host: &str, roots: RootCertStore) -> Self {
         let mut stream = TcpStream::connect(door).await.expect("the door is open");
         let connect = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n");
@@ -151,7 +151,7 @@ impl Session {
 
     async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(io)).await.expect("a connection");
-        // It ends with its sender; how, is told with the answer.
+        // The task ends with its sender. The answer reports the error.
         tokio::spawn(connection);
         Self { sender, is_origin: false }
     }
@@ -160,7 +160,7 @@ impl Session {
         self.sender.send_request(request).await
     }
 
-    /// The head of an answer; the body is read by the test, and the connection ends with it.
+    /// The head of an answer. The test reads the body, and the connection ends with it.
     pub(crate) async fn start(mut self, ask: Ask) -> Reading {
         let request = ask.into_request(!self.is_origin);
         let response = in_time("an answer", self.send(request)).await.expect("an answer's head");
@@ -194,7 +194,7 @@ impl Reading {
         bytes.freeze()
     }
 
-    /// The rest of it, or how it broke.
+    /// The rest of the answer, or the error that broke it.
     pub(crate) async fn rest(self) -> Result<Reply, hyper::Error> {
         let body = in_time("the rest of the body", self.body.collect()).await?.to_bytes();
         Ok(Reply { status: self.status.as_u16(), headers: self.headers, body })
@@ -202,12 +202,12 @@ impl Reading {
 }
 
 impl Reply {
-    /// A header as text, empty where there is none.
+    /// A header as text. Empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The cache's part in it.
+    /// The value of the cache's header (hit, miss, …).
     pub(crate) fn cache(&self) -> &str {
         self.header("x-cache")
     }
@@ -216,14 +216,14 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Asserts that it is an OCI error of this status and code.
+    /// Asserts that the answer is an OCI error of this status and code.
     pub(crate) fn is_error(&self, status: u16, code: &str) {
         assert_eq!((self.status, self.header("content-type")), (status, "application/json"), "{}", self.text());
         let json: serde_json::Value = serde_json::from_slice(&self.body).expect("JSON");
         assert_eq!(json["errors"][0]["code"], code, "{json}");
     }
 
-    /// Asserts that it is the whole of `content`.
+    /// Asserts that the answer is the whole of `content`.
     pub(crate) fn is_whole(&self, content: &[u8]) {
         assert_eq!(self.status, 200, "{}", self.text());
         assert_eq!(self.body.len(), content.len());

@@ -1,4 +1,4 @@
-//! A place where the fake upstream stops until the test lets it go on.
+//! A point at which the fake upstream stops until the test lets it continue.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::in_time;
 
-/// Closed until opened, then open for good. Clones are the same gate.
+/// Closed until it is opened, then open for good. Clones are the same gate.
 #[derive(Clone)]
 pub(crate) struct Gate {
     open: Arc<watch::Sender<bool>>,
@@ -22,7 +22,7 @@ impl Gate {
         self.open.send_replace(true);
     }
 
-    /// Waits until somebody stands before it.
+    /// Waits until a request has reached the gate.
     pub(crate) async fn reached(&self) {
         let mut reached = self.reached.subscribe();
         in_time("the gate is reached", reached.wait_for(|count| *count > 0)).await.expect("the gate lives");

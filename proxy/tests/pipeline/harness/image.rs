@@ -1,4 +1,4 @@
-//! Content to pull: bytes that look random, and the smallest image that has a manifest.
+//! Content to pull: bytes that look random, and a minimal image with a manifest.
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest};

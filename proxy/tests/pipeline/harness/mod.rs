@@ -19,10 +19,10 @@ pub(crate) use upstream::{Seen, Upstream};
 
 use std::time::Duration;
 
-/// Longer than anything here takes, shorter than a person waits.
+/// Longer than any test step takes, shorter than a person waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits for what nothing announces.
+/// Waits for a state that no event announces.
 pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !holds() {
@@ -32,7 +32,7 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     assert!(waited.await.is_ok(), "never came true: {what}");
 }
 
-/// Runs requests that must not hang.
+/// Runs a task that must not hang.
 pub(crate) async fn in_time<T>(what: &str, task: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, task).await {
         Ok(value) => value,

@@ -39,7 +39,7 @@ use tokio::io::DuplexStream;
 
 use super::{Ask, Session, Upstream, eventually};
 
-/// What the instance calls itself in `Via`.
+/// The name of the instance in `Via`.
 pub(crate) const VIA: &str = "1.1 entrepot-in-a-test";
 
 /// The text of an `entrepot.toml`, section by section.
@@ -49,13 +49,13 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Every `upstream` is a plain registry; a tag is asked about each time.
+    /// Every `upstream` is a plain registry. Each request for a tag asks upstream.
     pub(crate) fn of(upstreams: &[&Upstream]) -> Self {
         let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
             .set("cache.tags", "revalidate_interval = \"0s\"");
-        // For a run of all tests on the other rung of the disk threads' ladder.
+        // Lets all tests run with or without io_uring in the disk threads.
         if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
             setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
         }
@@ -70,7 +70,7 @@ impl Setup {
         format!("registries.\"{}\"", upstream.host())
     }
 
-    /// Adds a line to a section; a key that the section has already takes the new value.
+    /// Adds a line to a section. It replaces the value of a key that the section has already.
     pub(crate) fn set(mut self, section: &str, line: &str) -> Self {
         let text = self.sections.entry(section.to_owned()).or_default();
         let key = line.split('=').next().unwrap_or_default().to_owned() + "=";
@@ -79,17 +79,17 @@ impl Setup {
         self
     }
 
-    /// As on a kernel that gives no io_uring.
+    /// Behaves as on a kernel without io_uring.
     pub(crate) fn without_ring(self) -> Self {
         self.set("data_plane", "io_uring = \"off\"")
     }
 
-    /// Has the data elsewhere than in a folder of its own.
+    /// Puts the data in this folder instead of a temporary one.
     pub(crate) fn at(self, data: PathBuf) -> Self {
         Self { data: Some(data), ..self }
     }
 
-    /// Adds an account of the administrator's.
+    /// Adds an account of the administrator.
     pub(crate) fn account(self, upstream: &Upstream, user: &str, password: &str) -> Self {
         let host = upstream.host();
         self.set("[credentials]", &format!("registry = \"{host}\""))
@@ -106,12 +106,12 @@ impl Setup {
         let file = folder.path().join("entrepot.toml");
         std::fs::write(&file, text).expect("a file");
         let flags = Flags { config: Some(file), data_dir: Some(data), listen: Vec::new() };
-        // A host with nothing on it.
+        // A host with no file on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
     }
 
-    /// Starts entrepot so.
+    /// Starts entrepot with this configuration.
     pub(crate) async fn start(self) -> Proxy {
         Proxy::start(&self).await
     }
@@ -120,7 +120,7 @@ impl Setup {
 /// A running entrepot.
 pub(crate) struct Proxy {
     pub(crate) door: SocketAddr,
-    /// Our own registry's.
+    /// The door of our own registry.
     pub(crate) registry_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     state: Arc<AppState>,
@@ -132,7 +132,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// One registry or several, nothing special.
+    /// A proxy in front of these registries, with nothing else configured.
     pub(crate) async fn before(upstreams: &[&Upstream]) -> Self {
         Setup::of(upstreams).start().await
     }
@@ -190,7 +190,7 @@ impl Proxy {
         Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
     }
 
-    /// Puts the part of another configuration in force that a reload swaps.
+    /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
         self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
     }
@@ -218,7 +218,7 @@ impl Proxy {
         Ask::new(self.registry_door, method, "docker-registry.local:5000", path)
     }
 
-    /// A connection of a client that trusts the CA, sealed, to a registry behind CONNECT.
+    /// A TLS connection to a registry after CONNECT, of a client that trusts the CA.
     pub(crate) async fn sealed(&self, upstream: &Upstream) -> Session {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in self.authority.certificates() {
@@ -227,7 +227,7 @@ impl Proxy {
         Session::sealed(self.door, &upstream.host(), roots).await
     }
 
-    /// A connection that is already inside a registry's name, with room for so many bytes on the way.
+    /// A connection that is to the registry already. It holds up to this many bytes on the way.
     pub(crate) fn visit(&self, upstream: &Upstream, room_bytes: usize) -> DuplexStream {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
@@ -238,17 +238,17 @@ impl Proxy {
         client
     }
 
-    /// What every connection shares.
+    /// The state that every connection shares.
     pub(crate) fn state(&self) -> &Arc<AppState> {
         &self.state
     }
 
-    /// Waits until no fill runs any more.
+    /// Waits until no fetch runs any more.
     pub(crate) async fn landed(&self) {
         eventually("every fill has ended", || self.pull.inflight.count() == 0).await;
     }
 
-    /// The access log, once it has so many lines.
+    /// The access log, as soon as it has this many lines.
     pub(crate) async fn access_lines(&self, count: usize) -> Vec<serde_json::Value> {
         let read = || {
             let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
@@ -263,19 +263,19 @@ impl Proxy {
         self.data().join(format!("blobs/{}/{}/{hex}", digest.algorithm().name(), &hex[..2])).is_file()
     }
 
-    /// Asserts that the store has neither content nor the beginnings of it.
+    /// Asserts that the store has neither content nor partial content.
     pub(crate) async fn holds_nothing(&self) {
         self.publishes_nothing().await;
         eventually("partial files are removed", || self.files("fill").is_empty()).await;
     }
 
-    /// Asserts that no content was published; what came before an upstream broke may wait for the next pull.
+    /// Asserts that no content was published. Bytes from before upstream broke may wait for the next pull.
     pub(crate) async fn publishes_nothing(&self) {
         self.landed().await;
         assert_eq!(self.files("blobs"), Vec::<PathBuf>::new());
     }
 
-    /// Where a published blob lies.
+    /// The file of a published blob.
     pub(crate) fn file_of(&self, digest: &Digest) -> PathBuf {
         let found = self.files("blobs").into_iter().find(|path| path.ends_with(digest.hex()));
         found.expect("the blob is stored")

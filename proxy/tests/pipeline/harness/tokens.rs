@@ -1,5 +1,5 @@
-//! Docker token authentication for the fake upstream: who has a login, what each may read, and tokens that tell whom
-//! they stand for.
+//! Docker token authentication for the fake upstream: accounts, the repositories that each may read, and tokens that
+//! name their account.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,11 +17,11 @@ pub(crate) struct TokenServer {
     allowed: Arc<Mutex<HashSet<(String, String)>>>,
 }
 
-/// Whoever asks for a token without a login.
+/// The name in tokens for clients without a login.
 pub(crate) const NOBODY: &str = "nobody";
 
 impl TokenServer {
-    /// Puts a registry under token authentication, its realm at `/token` of the registry itself. A user's password is
+    /// Puts a registry under token authentication. Its realm is `/token` of the registry itself. A user's password is
     /// `<user>-password`.
     pub(crate) fn protect(upstream: &Upstream) -> Self {
         let server = Self::default();

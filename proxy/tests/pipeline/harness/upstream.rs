@@ -1,4 +1,4 @@
-//! A registry on loopback that does what it is told and remembers what it was asked.
+//! A registry on loopback that answers as the test says and records its requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     pub(crate) body: Bytes,
 }
 
-/// The fake registry. Gone when dropped.
+/// The fake registry. It stops when it is dropped.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     routes: Mutex<HashMap<String, Handler>>,
     watchman: Mutex<Option<Watchman>>,
     seen: Mutex<Vec<Seen>>,
-    /// Bytes of bodies that were handed to the kernel.
+    /// Bytes of bodies that the kernel has taken.
     pub(super) body_bytes: AtomicU64,
 }
 
@@ -65,17 +65,17 @@ impl Upstream {
         *lock(&self.serving) = Some(task);
     }
 
-    /// From now on connections are refused, and those that were open are gone.
+    /// Refuses connections from now on, and closes those that were open.
     pub(crate) async fn stop(&self) {
         let task = lock(&self.serving).take();
         if let Some(task) = task {
             task.abort();
-            // Aborted, as wanted.
+            // The task was aborted on purpose.
             let _ = task.await;
         }
     }
 
-    /// Listens again where it did.
+    /// Listens again on the same port.
     pub(crate) async fn resume(&self) {
         self.serve(TcpListener::bind(self.address).await.expect("its own port"));
     }
@@ -89,12 +89,12 @@ impl Upstream {
         format!("http://{}{path}", self.address)
     }
 
-    /// Answers a path, whatever the query; HEAD is answered like GET without the body.
+    /// Answers a path, whatever the query is. HEAD is answered like GET, without the body.
     pub(crate) fn on(&self, path: &str, handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) {
         lock(&self.shared.routes).insert(path.to_owned(), Arc::new(handler));
     }
 
-    /// Asked before every route; its answer, if it has one, is the answer.
+    /// A handler that runs before every route. If it returns an answer, that is the answer.
     pub(crate) fn guard(&self, watchman: impl Fn(&Seen) -> Option<Answer> + Send + Sync + 'static) {
         *lock(&self.shared.watchman) = Some(Arc::new(watchman));
     }
@@ -103,20 +103,20 @@ impl Upstream {
         *lock(&self.shared.watchman) = None;
     }
 
-    /// Has a blob.
+    /// Adds a blob.
     pub(crate) fn blob(&self, repository: &str, bytes: &Bytes) -> Digest {
         let digest = digest_of(bytes);
         self.blob_as(repository, &digest, Answer::content(bytes.clone()));
         digest
     }
 
-    /// Answers for a blob.
+    /// Adds a blob with this answer.
     pub(crate) fn blob_as(&self, repository: &str, digest: &Digest, answer: Answer) {
         let answer = answer.header("docker-content-digest", &digest.to_string());
         self.on(&format!("/v2/{repository}/blobs/{digest}"), move |_| answer.clone());
     }
 
-    /// Has a manifest, by digest and by tag.
+    /// Adds a manifest, by digest and by tag.
     pub(crate) fn manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &Bytes) {
         let digest = digest_of(bytes);
         let answer = Answer::content(bytes.clone())
@@ -129,23 +129,23 @@ impl Upstream {
         }
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
 
-    /// How often a path was asked.
+    /// The number of requests for a path.
     pub(crate) fn count(&self, method: &Method, path: &str) -> usize {
         lock(&self.shared.seen).iter().filter(|seen| seen.method == *method && seen.path == path).count()
     }
 
-    /// `METHOD path` of everything asked since the last call of this or [`Upstream::forget`].
+    /// `METHOD path` of all requests since the last call of this or of [`Upstream::forget`].
     pub(crate) fn take_lines(&self) -> Vec<String> {
         let seen = std::mem::take(&mut *lock(&self.shared.seen));
         seen.iter().map(|seen| format!("{} {}", seen.method, seen.path)).collect()
     }
 
-    /// Forgets what it was asked.
+    /// Forgets the requests so far.
     pub(crate) fn forget(&self) {
         lock(&self.shared.seen).clear();
         self.shared.body_bytes.store(0, Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Drop for Upstream {
 }
 
 impl Shared {
-    /// Remembers the request and finds its answer.
+    /// Records the request and finds its answer.
     pub(super) fn answer(&self, seen: Seen) -> Answer {
         let watchman = lock(&self.watchman).clone();
         let route = lock(&self.routes).get(&seen.path).cloned();
@@ -178,7 +178,7 @@ impl Shared {
 }
 
 impl Seen {
-    /// A header as text, empty where there is none.
+    /// A header as text. Empty if there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand, because no library breaks it on purpose: a connection of the fake upstream.
+//! A connection of the fake upstream: HTTP/1.1 by hand, because no library breaks it on purpose.
 
 use std::io;
 use std::ops::Range;
@@ -18,10 +18,10 @@ use super::{Answer, Seen};
 
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Answers requests until the connection ends, by either side.
+/// Answers requests until one side ends the connection.
 pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut read = BytesMut::new();
-    // A broken connection is what some tests are about.
+    // Some tests break the connection on purpose.
     while let Ok(Some(seen)) = request(&mut stream, &mut read).await {
         let answer = shared.answer(seen.clone());
         match send(&mut stream, &shared, &seen, &answer).await {
@@ -100,7 +100,7 @@ async fn fill_to(stream: &mut TcpStream, read: &mut BytesMut, length: usize) -> 
     Ok(())
 }
 
-/// True while the connection can be used again.
+/// Returns true while the connection can be used again.
 async fn send(stream: &mut TcpStream, shared: &Shared, seen: &Seen, answer: &Answer) -> io::Result<bool> {
     if let Some(gate) = &answer.before_head {
         gate.pass().await;
@@ -183,7 +183,7 @@ fn head_text(status: u16, part: &Range<u64>, size: u64, answer: &Answer) -> Stri
     head + "\r\n"
 }
 
-/// Ends the connection with a RST, as a crashed peer or an angry firewall does.
+/// Ends the connection with a RST, as a crashed peer or a strict firewall does.
 async fn reset(stream: &mut TcpStream) -> io::Result<bool> {
     stream.flush().await?;
     SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;

@@ -1,5 +1,5 @@
-//! Who may, at the registry's door: every role × method × path (T14), mounts (T13), lists, tokens, uploads of others
-//! (T15), quotas of mounts. Bodies of other people's content come to nobody who may not.
+//! Rights at the registry's door: every role × method × path (T14 in docs/threats.md), mounts (T13), lists, tokens,
+//! uploads of other accounts (T15), quotas of mounts. A client without the right never gets a body.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::harness::{Ask, Image, MANIFEST_TYPE, Proxy, Reply, Setup, bytes, dige
 
 const PASSWORD: &str = "canary-password";
 
-/// How a request logs in.
+/// The login of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Login<'a> {
     Nobody,
@@ -32,7 +32,7 @@ impl Login<'_> {
     }
 }
 
-/// `team/app` is Alice's to push and Bob's to pull, `secret` is Alice's alone; the rest is anybody's who has an account.
+/// Alice may push to `team/app` and Bob may pull it. Only Alice has `secret`. Every account has the rest.
 pub(super) async fn entrepot(folder: &TempDir) -> (Proxy, Image, Image) {
     let htpasswd = folder.path().join("htpasswd");
     write_accounts(&htpasswd, &["alice", "bob", "carol"]);
@@ -67,7 +67,7 @@ async fn ask(proxy: &Proxy, login: Login<'_>, method: Method, path: &str) -> Rep
     login.on(proxy.registry(method, path)).send().await
 }
 
-/// The status as far as rights decide it.
+/// The part of the status that rights decide.
 async fn verdict(proxy: &Proxy, login: Login<'_>, method: Method, path: &str) -> &'static str {
     match ask(proxy, login, method, path).await.status {
         401 => "login",

@@ -108,7 +108,7 @@ async fn a_push_and_the_cache_share_bytes_and_neither_gives_away_the_others() {
     assert_eq!(own.status, 404, "the cache's content is not the registry's");
     push(&proxy, &image, "1").await;
     assert_eq!(proxy.files("blobs").len(), 2, "the layer once, and the manifest");
-    // What was only pushed is upstream's to show before it is served under upstream's name.
+    // Content that was only pushed is not served under upstream's name before upstream has shown it.
     let secret = Image::new("team/app", 6);
     push(&proxy, &secret, "2").await;
     let asked = get(&proxy, &format!("{}?{ns}", secret.layer_path())).await;
@@ -127,7 +127,7 @@ async fn names_of_mirrors_cannot_be_pushed_to() {
     put.is_error(403, "DENIED");
 }
 
-/// A rule that gives one account a registry's images, of which everybody else has none; the rest is anybody's to pull.
+/// A rule that gives a registry's images to one account only. Every client may pull the rest.
 fn for_alice_alone(setup: Setup, folder: &TempDir, host: &str) -> Setup {
     let htpasswd = folder.path().join("htpasswd");
     write_accounts(&htpasswd, &["alice", "bob"]);
@@ -167,7 +167,7 @@ async fn rules_for_docker_hub_hold_where_it_answers_for_us() {
     for image in [&image, &other] {
         image.publish(&hub, "1");
     }
-    // It is its own parent proxy: what it is asked to connect to is itself.
+    // The fake is its own parent proxy: a CONNECT to it leads to itself.
     hub.on("registry-1.docker.io:443", |_| Answer::content(Bytes::new()));
     let setup = Setup::of(&[])
         .set("upstream", &format!("proxy = \"{}\"", hub.url("")))
@@ -184,7 +184,7 @@ async fn rules_for_docker_hub_hold_where_it_answers_for_us() {
     }
     assert!(hub.seen().is_empty(), "nothing is asked for who may not have it");
     ask(Login::Nobody, &other.tag_path("1")).await.is_whole(&other.manifest);
-    // Docker's token is for the name that it asks by.
+    // Docker's token is for the host name that Docker uses.
     let token = ask(Login::Account("alice"), "/token?service=entrepot&scope=repository:corp/app:pull").await;
     let token: serde_json::Value = serde_json::from_slice(&token.body).expect("JSON");
     for login in [Login::Account("alice"), Login::Token(token["token"].as_str().expect("a token"))] {

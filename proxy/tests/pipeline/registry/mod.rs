@@ -15,12 +15,12 @@ use http::Method;
 
 use crate::harness::{Image, MANIFEST_TYPE, Proxy, Reply, Setup, digest_of};
 
-/// An entrepot with no upstream at all.
+/// An entrepot without upstreams.
 async fn registry() -> Proxy {
     Setup::of(&[]).start().await
 }
 
-/// Begins an upload; its place.
+/// Begins an upload and returns its location.
 async fn begin(proxy: &Proxy, repository: &str) -> String {
     let begun = proxy.registry(Method::POST, &format!("/v2/{repository}/blobs/uploads/")).send().await;
     assert_eq!(begun.status, 202, "{}", begun.text());

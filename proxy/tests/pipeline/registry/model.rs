@@ -1,5 +1,5 @@
-//! Many clients at once against a model: after whatever order their pushes, deletions and collections took, what is
-//! tagged is whole, and what was acknowledged last is what is there.
+//! Many clients at once against a model. Pushes, deletions and collections come in any order. Afterwards every tag is
+//! complete and has the content that was acknowledged last.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const REPOSITORIES: [&str; 3] = ["one", "two", "deep/three"];
 const CLIENTS: u64 = 6;
 const ROUNDS: u64 = 12;
 
-/// A generator that every client has for itself, so that a run can be made again.
+/// A random generator. Each client has its own, so that a run can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -27,7 +27,7 @@ impl Dice {
     }
 }
 
-/// One client with tags of its own; layers are shared with everybody.
+/// One client with its own tags. All clients share layers.
 async fn client(proxy: Arc<Proxy>, number: u64) -> BTreeMap<(String, String), Option<Image>> {
     let mut dice = Dice(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut acknowledged = BTreeMap::new();
@@ -64,7 +64,8 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let mut runs = 0;
-            // A grace period as long as the test: pushes under way are protected, everything else is fair game.
+            // The grace period is as long as the test: running pushes are protected, all other content may be
+            // collected.
             let sweep = Sweep { grace: Duration::from_secs(600), untagged: false, dry_run: false };
             while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
                 store.repositories.collect(sweep, |_| {}).await.expect("collected");
@@ -81,7 +82,7 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
     }
     drop(collecting.0);
     assert!(collecting.1.await.expect("no panic") > 0);
-    // Now nothing is in its grace period any more: what no manifest names goes, everything else must not.
+    // No content is in its grace period any more: content without a manifest must go, all other content must stay.
     let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
     proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected");
     for ((repository, tag), image) in &model {

@@ -1,4 +1,4 @@
-//! What other registries got wrong, as tests with their names.
+//! Faults of other registries, as tests with their names.
 
 use http::Method;
 
@@ -21,7 +21,7 @@ async fn distribution_4872_a_shared_blob_outlives_one_of_its_repositories() {
     assert_eq!(status(&proxy, Method::GET, &one.layer_path()).await, 404);
 }
 
-/// Nexus #1061: an absolute Location with a name that the client cannot reach.
+/// Nexus #1061: an absolute Location with a host name that the client cannot reach.
 #[tokio::test]
 async fn nexus_1061_locations_are_relative_whatever_host_was_named() {
     let proxy = registry().await;
@@ -47,7 +47,7 @@ async fn zot_media_types_and_bytes_stay_as_they_were_pushed() {
     .enumerate()
     {
         let manifest = format!("{{ \"mediaType\" : \"{media_type}\" ,\n\"layers\":[{{\"digest\":\"{layer}\"}}]}}  ");
-        // An unknown type has no shape of its own.
+        // An unknown type has no prescribed form.
         let manifest = if number == 2 { format!("{{\"mediaType\":\"{media_type}\",\"n\":1.0}}") } else { manifest };
         let path = format!("/v2/app/manifests/v{number}");
         let put = proxy.registry(Method::PUT, &path).header("content-type", media_type).body(manifest.clone());
@@ -59,7 +59,7 @@ async fn zot_media_types_and_bytes_stay_as_they_were_pushed() {
     }
 }
 
-/// Nora takes two levels of repository names, ociregistry four segments.
+/// Nora accepts two levels of repository names, ociregistry four segments.
 #[tokio::test]
 async fn nora_and_ociregistry_deep_names() {
     let proxy = registry().await;
@@ -72,7 +72,7 @@ async fn nora_and_ociregistry_deep_names() {
     assert_eq!(status(&proxy, Method::POST, &format!("/v2/{}/blobs/uploads/", "n".repeat(256))).await, 400);
 }
 
-/// docker-registry 2.8.2 and distribution 3.1.1 take a chunk twice and answer odd ranges with 200.
+/// docker-registry 2.8.2 and distribution 3.1.1 accept a chunk twice and answer odd ranges with 200.
 #[tokio::test]
 async fn distribution_a_chunk_that_is_sent_again_is_416() {
     let proxy = registry().await;

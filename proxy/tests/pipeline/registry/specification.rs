@@ -162,7 +162,7 @@ async fn sha512_all_the_way() {
     let begun = proxy.registry(Method::POST, "/v2/app/blobs/uploads/?digest-algorithm=sha512").send().await;
     let told = format!("{}?digest={digest}", begun.header("location"));
     assert_eq!(proxy.registry(Method::PUT, &told).body(layer.clone()).send().await.status, 201);
-    // Without a word about it, too: the bytes are hashed again.
+    // The first request need not name the algorithm: then the bytes are hashed again.
     let place = begin(&proxy, "other").await;
     let untold = format!("{place}?digest={digest}");
     assert_eq!(proxy.registry(Method::PUT, &untold).body(layer.clone()).send().await.status, 201);
@@ -248,7 +248,7 @@ async fn referrers_are_listed_filtered_and_forgotten() {
     );
 }
 
-/// Who knows no referrers API keeps a list of its own under a tag of the subject's digest.
+/// A client that does not know the referrers API keeps its own list under a tag of the subject's digest.
 #[tokio::test]
 async fn fallback_tags_are_tags_and_what_they_list_is_listed_once() {
     let proxy = registry().await;

@@ -28,7 +28,7 @@ async fn one_request_is_enough() {
         assert_eq!(posted.status, 201, "{}", posted.text());
         get(&proxy, posted.header("location")).await.is_whole(&content);
     }
-    // Nothing sent, and it is not the empty blob: only a session is begun.
+    // No bytes were sent, and the digest is not that of the empty blob, so only a session begins.
     let path = format!("/v2/app/blobs/uploads/?digest={}", digest_of(b"later"));
     assert_eq!(proxy.registry(Method::POST, &path).send().await.status, 202);
     let wrong = proxy.registry(Method::POST, &path).body("sooner").send().await;
@@ -131,7 +131,7 @@ async fn an_upload_survives_a_restart_with_its_place_and_its_bytes() {
         assert_eq!(chunk(&proxy, &place, 0, &content[..123_456]).await.status, 202);
         (place, kept)
     };
-    // What kill -9 leaves is in the files; the copy is opened as if by another process.
+    // A copy of the files is the state after kill -9. It is opened as by another process.
     let wreck = folder.path().join("wreck");
     let copied = std::process::Command::new("cp").arg("-a").arg(&data).arg(&wreck).status().expect("cp");
     assert!(copied.success());

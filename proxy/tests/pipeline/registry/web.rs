@@ -1,5 +1,5 @@
-//! The registry's page for people: rights × action as the API has them, hostile words that stay text, forms that are not
-//! ours, deletion and collection by the page.
+//! The registry's page for people: rights × action as in the API, hostile text that stays text, forms from other sites,
+//! deletion and collection by the page.
 
 use bytes::Bytes;
 use http::Method;
@@ -16,7 +16,7 @@ const CONFIRM: &str = "/registry/delete?name=team/app&tag=v1";
 
 async fn shown(proxy: &Proxy, login: Login<'_>, path: &str) -> Reply {
     let reply = login.on(proxy.registry(Method::GET, path)).send().await;
-    // What every page has, whatever it says.
+    // The headers that every page has.
     for (name, part) in [
         ("content-security-policy", "default-src 'none'"),
         ("content-security-policy", "frame-ancestors 'none'"),
@@ -39,7 +39,7 @@ async fn seal(proxy: &Proxy, login: Login<'_>, path: &str) -> String {
     rest.split('"').next().expect("a value").to_owned()
 }
 
-/// A form as a browser sends it from our own page; `more` has further headers.
+/// Sends a form as a browser does from our own page. `more` has further headers.
 async fn post(proxy: &Proxy, login: Login<'_>, path: &str, form: &str, more: &[(&str, &str)]) -> Reply {
     let ask = login.on(proxy.registry(Method::POST, path)).header("content-type", "application/x-www-form-urlencoded");
     let ask = ask.header("origin", "http://docker-registry.local:5000").header("sec-fetch-site", "same-origin");
@@ -51,7 +51,7 @@ async fn post(proxy: &Proxy, login: Login<'_>, path: &str, form: &str, more: &[(
 async fn rights_are_the_apis() {
     let folder = TempDir::new().expect("a folder");
     let (proxy, ..) = entrepot(&folder).await;
-    // Alice pushes to team/app and deletes in secret; Bob pulls team/app; Carol has nothing there.
+    // Alice pushes to team/app and deletes in secret. Bob pulls team/app. Carol has no rights there.
     for (login, list, tags, confirm) in [
         (Login::Nobody, 401, 401, 401),
         (Login::WrongPassword, 401, 401, 401),
@@ -75,7 +75,7 @@ async fn rights_are_the_apis() {
     assert_eq!(shown(&proxy, Login::Nobody, "/registry/login").await.status, 401);
     let logged_in = Login::Account("bob").on(proxy.registry(Method::GET, "/registry/login")).send().await;
     assert_eq!((logged_in.status, logged_in.header("location")), (303, LIST));
-    // With a seal of his own, the form is refused as the API refuses it.
+    // With the proof of its own account, the form is refused as the API refuses it.
     for (login, form, expected) in [
         (Login::Account("alice"), "name=team/app&tag=v1", 403),
         (Login::Account("bob"), "name=team/app&tag=v1", 403),
@@ -124,7 +124,7 @@ async fn forms_that_are_not_from_here_change_nothing() {
         let reply = alice.on(proxy.registry(method.clone(), &path)).send().await;
         assert_eq!(reply.status, if method == Method::GET { 200 } else { 405 }, "{method}");
     }
-    // By a name that is not ours, as a rebound one: pages without a seal or a button, and no changes.
+    // Under a name that is not ours, as after DNS rebinding: pages have no proof and no button, and nothing changes.
     let rebound = |ask: Ask| ask.header("host", "evil.example:5000");
     for path in [LIST, TAGS] {
         let page = rebound(alice.on(proxy.registry(Method::GET, path))).send().await.text();
@@ -191,7 +191,7 @@ async fn a_person_deletes_and_collects() {
         "nothing runs, so nothing is loaded again"
     );
 
-    // The question names what goes; where the tag was set anew since, the answer is for another image.
+    // The question names the image. If the tag was set again since, the answer is for another image.
     let question = shown(&proxy, nobody, CONFIRM).await.text();
     assert!(question.contains("Delete team/app:v1?") && question.contains(&first.manifest_digest.to_string()));
     let own = seal(&proxy, nobody, CONFIRM).await;

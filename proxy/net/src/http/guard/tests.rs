@@ -32,7 +32,7 @@ fn serve(io: DuplexStream) -> tokio::task::JoinHandle<()> {
         async move { Ok::<_, std::convert::Infallible>(answer(handle, request).await) }
     });
     tokio::spawn(async move {
-        // An error is a client's fault that the test sees on its own side.
+        // An error is a client's fault. The test sees it on the client's side.
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(guard), service).await;
     })
 }
@@ -67,7 +67,7 @@ async fn hyper_serves_a_pipeline_and_answers_a_refusal_behind_it() {
     assert_eq!(bodies(&exchange(stream.as_bytes().chunks(7), 4096).await), expected);
 }
 
-/// The bytes that a client gets of a body whose every piece takes longer than a head may.
+/// The bytes that a client gets of a body whose pieces each take longer than a head may.
 async fn slow_body(sent: &[&str]) -> String {
     let (mut client, server) = duplex(4096);
     let (guard, _handle) = Guard::new(server, HEAD_TIMEOUT);
@@ -187,8 +187,8 @@ async fn the_first_bytes_of_a_tunnel_come_out_with_the_connection() {
     assert_eq!(guard.into_inner().1, "hello");
 }
 
-/// Requests that hyper takes by itself, each with what is odd about it. The list in `guard.rs` is this one: an entry
-/// that hyper begins to refuse fails here.
+/// Requests that hyper itself accepts, each with its oddity. The list in `guard.rs` is this one: if hyper begins to
+/// refuse an entry, the test fails.
 const HYPER_LETS_THROUGH: &[(&str, &str)] = &[
     ("a bare line feed ends a line", "GET / HTTP/1.1\nHost: a\r\n\r\n"),
     ("empty lines before the request", "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),

@@ -56,7 +56,7 @@ pub(crate) fn store() -> Arc<LeafStore> {
     store_of(authority("", ""), 7 * DAY, SystemTime::now)
 }
 
-/// A client that trusts the last certificate of the CA's file, which is the root.
+/// Trusts the last certificate of the CA's file, which is the root.
 pub(crate) fn roots(store: &LeafStore) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let blocks = pem::parse_many(store.authority().certificate_pem()).expect("PEM");
@@ -81,7 +81,7 @@ pub(crate) fn client_with(
         .with_no_client_auth()
 }
 
-/// A connection over which a byte went both ways, as the client saw it.
+/// A connection over which a byte went in both directions, as the client saw it.
 #[derive(Debug)]
 struct Seen {
     version: Option<ProtocolVersion>,
@@ -96,7 +96,7 @@ struct Outcome {
     server: Result<(), HandshakeError>,
 }
 
-/// A client's socket that sends pieces, and lets the server read each before the next.
+/// A client's socket that sends pieces. It lets the server read each one before it sends the next.
 struct Pieces {
     io: TcpStream,
     piece_bytes: usize,
@@ -125,7 +125,7 @@ impl AsyncWrite for Pieces {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // rustls's last word before an error goes out in one write or not at all.
+        // rustls's last message before an error is sent in one write or not at all.
         if slices.iter().map(|slice| slice.len()).sum::<usize>() <= self.piece_bytes {
             return Pin::new(&mut self.io).poll_write_vectored(context, slices);
         }
@@ -152,7 +152,7 @@ async fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>, name: &st
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let served = async {
         let mut stream = accept(socket, server, PATIENCE, false).await?;
-        // A client that left after the handshake shows on its own side.
+        // If the client left after the handshake, the client's side shows it.
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {
             stream.write_all(&byte).await.expect("the client reads");
@@ -195,7 +195,7 @@ async fn each_version_prefers_aes_128_whatever_the_client_prefers() {
     ] {
         for last in [false, true] {
             let mut provider = aws_lc_rs::default_provider();
-            // ChaCha and AES-256 before AES-128 in one round, AES-128 not at all in the other.
+            // ChaCha and AES-256 come before AES-128 in one round. The other round has no AES-128.
             provider.cipher_suites.sort_by_key(|suite| format!("{:?}", suite.suite()).contains("AES_128"));
             provider.cipher_suites.retain(|suite| !last || !format!("{:?}", suite.suite()).contains("AES_128"));
             let client = Arc::new(client_with(provider, roots(&store), &[version]));
@@ -246,7 +246,7 @@ async fn both_versions_resume() {
             assert_ne!(other.kind, Some(HandshakeKind::Resumed));
         }
     }
-    // TLS 1.2 without tickets: by the session's number, from the bounded cache.
+    // TLS 1.2 without tickets: sessions are found by their number, in the bounded cache.
     let mut by_number = client(&store, &[&TLS12]);
     by_number.resumption =
         Resumption::in_memory_sessions(8).tls12_resumption(rustls::client::Tls12Resumption::SessionIdOnly);
@@ -296,7 +296,7 @@ async fn a_hello_in_any_pieces_is_understood() {
     let store = store();
     let config = store.server_config(&host("ghcr.io")).await.expect("a leaf");
     for version in [&TLS13, &TLS12] {
-        // One byte a time; then also many records for one message.
+        // One byte at a time; then also many records for one message.
         for fragment in [None, Some(32)] {
             let mut client = client(&store, &[version]);
             client.max_fragment_size = fragment;
@@ -323,7 +323,7 @@ async fn what_comes_with_the_end_of_the_handshake_is_not_lost() {
             near.write_all(&std::mem::take(&mut flight)).await.expect("written");
             receive(&mut session, &mut near).await;
         }
-        // The last message of the handshake, a key update that asks for one, a byte and perhaps the end, at once.
+        // At once: the last message of the handshake, a key update that asks for one, a byte, and perhaps the end.
         session.refresh_traffic_keys().expect("TLS 1.3");
         session.writer().write_all(b"x").expect("memory");
         if closes {
@@ -418,7 +418,7 @@ fn turned_clock() -> SystemTime {
     if offset_s < 0 { SystemTime::now() - offset } else { SystemTime::now() + offset }
 }
 
-/// A client whose clock is turned like the server's.
+/// A client whose clock is set like the server's.
 #[derive(Debug)]
 struct Turned;
 
@@ -428,7 +428,7 @@ impl TimeProvider for Turned {
     }
 }
 
-/// One test for all steps of the clock, because they share it.
+/// One test for all changes of the clock, because they share it.
 #[tokio::test]
 async fn leaves_are_renewed_while_running() {
     let store = store_of(authority("", ""), 6 * DAY, turned_clock);
@@ -441,13 +441,13 @@ async fn leaves_are_renewed_while_running() {
     };
     let day = 86_400;
     let mut kept: Option<Arc<ServerConfig>> = None;
-    // (the clock, whether the leaf before is still used): a third of 6 days is left until 4 days have passed.
+    // (the clock, whether the earlier leaf is still used). A leaf of 6 days has a third of its life left after 4 days.
     for (offset_s, same) in [
         (0, false),
         (4 * day - 60, true),
         (4 * day + 60, false),
         (30 * day, false),
-        // Set back beyond the backdated day: the leaf is not yet valid there, so it is not shown.
+        // The clock is set back by more than the backdated day: the leaf is not valid yet, so it is not used.
         (27 * day, false),
         (27 * day - 3600, true),
         (3651 * day, false),

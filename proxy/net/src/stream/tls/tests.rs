@@ -78,7 +78,7 @@ async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
 async fn a_file_that_was_cut_ends_the_connection_and_nothing_else() {
     let file = mapped_file(&[5; 500_000]);
     let (mut tls, mut client) = pair(&TLS13, 1 << 20).await;
-    // Slices of every size, and no page of them touched before.
+    // Slices of every size. No page of them was touched before.
     file.file().set_len(100_000).expect("cut");
     let slices = vec![file.slice(0..100_000), file.slice(100_000..100_007), file.slice(200_000..500_000)];
     let error = write_all(&mut tls, slices).await.expect_err("cut");

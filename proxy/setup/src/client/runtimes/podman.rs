@@ -7,8 +7,8 @@ use crate::client::texts;
 
 const OWN: &str = "/etc/containers/containers.conf.d/50-entrepot.conf";
 
-/// Adds the proxy to the engine's environment. That list is a single setting, so if somebody has set it already, a
-/// drop-in would replace it; the plan fails then.
+/// Adds the proxy to the engine's environment. That list is a single setting, which a drop-in would replace. So the
+/// plan fails if the machine has set it already.
 pub(super) fn proxy(host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
     let files = ["/etc/containers/containers.conf".to_owned()];
     let files = files.into_iter().chain(host.files("/etc/containers/containers.conf.d", ".conf"));

@@ -87,7 +87,7 @@ impl Service {
     }
 }
 
-/// Whether the line sets this variable, and not one whose name only ends with it.
+/// Whether the line sets this variable, and not another one whose name has the same ending.
 fn sets(line: &str, variable: &str) -> bool {
     line.match_indices(variable)
         .any(|(at, _)| !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_'))

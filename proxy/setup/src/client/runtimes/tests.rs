@@ -56,7 +56,7 @@ const MODES: [Mode; 3] = [Mode::Proxy, Mode::Mirror, Mode::Redirect];
 struct Machine {
     folder: TempDir,
     commands: Vec<Command>,
-    /// A word of the command that fails the next time.
+    /// A word of the command that will fail next.
     failing: Option<&'static str>,
 }
 
@@ -266,7 +266,7 @@ fn restarts_are_only_what_is_needed() {
     machine.set_up(Runtime::Docker, Mode::Proxy).expect("set up");
     let said: Vec<String> = machine.commands.iter().map(|command| command.join(" ")).collect();
     assert_eq!(said, ["update-ca-certificates", "systemctl daemon-reload", "systemctl try-restart docker.service"]);
-    // Even if the mode needs no drop-in: one of another mode may have been removed.
+    // Even if the mode needs no drop-in, because a drop-in of another mode may have been removed.
     let reloaded = ["systemctl daemon-reload", "systemctl try-restart docker.service"];
     for mode in MODES {
         let mut machine = Machine::new();

@@ -1,4 +1,4 @@
-//! Set-ups and undos that fail, are interrupted, or find files that somebody changed.
+//! Set-ups and undos that fail, are interrupted, or find changed files.
 
 use super::*;
 
@@ -41,7 +41,7 @@ fn a_failure_at_a_change_leaves_the_earlier_set_up() {
     }
 }
 
-/// As verification takes a change back when it fails after the set-up.
+/// Verification takes a change back in this way if it fails after the set-up.
 #[test]
 fn a_change_is_taken_back_whole_or_says_what_is_left() {
     let mut machine = Machine::new();
@@ -66,7 +66,7 @@ fn a_change_is_taken_back_whole_or_says_what_is_left() {
     assert_eq!(change.take_back(&machine.host(), &mut fails, &mut |_| {}), Aftermath::Left(3));
 }
 
-/// As if a change had been killed before it rewrote this file.
+/// The state after a change that was killed before it rewrote this file.
 #[test]
 fn undo_knows_what_an_earlier_run_wrote() {
     let mut machine = Machine::new();
@@ -100,7 +100,8 @@ fn undo_goes_on_from_wherever_it_was_stopped() {
         let mut machine = Machine::new();
         let before = machine.tree();
         machine.set_up(Runtime::Docker, Mode::Mirror).expect("set up");
-        // As if set-up had been killed before it wrote these files, or undo after it restored them.
+        // The state after a set-up that was killed before it wrote these files, or an undo that was killed after it
+        // restored them.
         for path in &files[..done] {
             let path = machine.folder.path().join(path);
             match before.get(&path) {
