@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! entrepot.toml ─ schema (unknown keys) ─ raw ◄─ environment ◄─ flags
-//!                                          └─ resolver: places, doors, cache, registries, upstream ─► ready +
-//! effective
+//!                                          └─ resolver: places, doors, cache, registries, … ─► ready, effective
 //! ```
 //!
 //! The ready configuration has a part that is read once, at the start, and a part that a reload replaces; see

@@ -1,8 +1,14 @@
 //! Everything that shows the product from outside: the access log (one line a request), events, metrics, and the trail of
 //! decisions that they are read from.
 //!
-//! Every other room calls into this one and it calls none of them. Nothing here blocks a caller: log lines go through
-//! a bounded queue and are dropped and counted where their reader is stuck; metrics are atomic counters.
+//! ```text
+//! a request ─► trail (decisions; words in labels) ─► request_log ─► access_record ─► access_log ─► sink ─► a file, stdout
+//!                 └─► metrics ─► /metrics
+//! everything else that happens ─► events ─► sink ─► stderr
+//! ```
+//!
+//! Every crate above calls into this one, and it calls none of them. Nothing here blocks a caller: log lines go through a
+//! bounded queue and are dropped and counted if their reader is stuck; metrics are atomic counters.
 
 pub mod access_log;
 pub mod access_record;
