@@ -25,14 +25,14 @@ pub enum Destination {
     /// Each request names its host, as on an explicit proxy's connection.
     Named,
     /// A registry.
-    Registry(Target),
+    Registry(RegistryDestination),
     /// Our own registry.
     Own,
 }
 
 /// A registry that a connection leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Target {
+pub struct RegistryDestination {
     pub host: RegistryHost,
     /// Whether the registry is a listed one. Requests to others only pass through.
     pub listed: bool,

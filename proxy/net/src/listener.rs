@@ -22,7 +22,7 @@ pub struct Bounds {
 }
 
 /// A connection's place among those allowed. It is given back when it is dropped.
-pub struct Place {
+pub struct ConnectionSlot {
     client: IpAddr,
     clients: Arc<Mutex<HashMap<IpAddr, usize>>>,
     _place: OwnedSemaphorePermit,
@@ -81,7 +81,7 @@ impl Bounds {
         Arc::new(Self { places, per_client_max, clients: Arc::default() })
     }
 
-    fn admit(&self, client: IpAddr, place: OwnedSemaphorePermit, open: OpenConnection) -> Option<Place> {
+    fn admit(&self, client: IpAddr, place: OwnedSemaphorePermit, open: OpenConnection) -> Option<ConnectionSlot> {
         let client = client.to_canonical();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let count = clients.entry(client).or_insert(0);
@@ -89,11 +89,11 @@ impl Bounds {
             return None;
         }
         *count += 1;
-        Some(Place { client, clients: self.clients.clone(), _place: place, _open: open })
+        Some(ConnectionSlot { client, clients: self.clients.clone(), _place: place, _open: open })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = clients.get_mut(&self.client) {
@@ -111,7 +111,7 @@ pub async fn accept(
     bounds: Arc<Bounds>,
     (metrics, door): (Arc<Metrics>, Door),
     mut drain: Watch,
-    serve: impl Fn(TcpStream, SocketAddr, Place),
+    serve: impl Fn(TcpStream, SocketAddr, ConnectionSlot),
 ) {
     loop {
         // The place comes first, so a client without one waits in the kernel's queue.

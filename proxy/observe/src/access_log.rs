@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::access_record::AccessRecord;
-use super::sink::{Sink, Target};
+use super::sink::{Sink, SinkTarget};
 use entrepot_config::ready::LogFormat;
 
 /// The running log.
@@ -35,7 +35,7 @@ pub enum AccessLogError {
 impl AccessLog {
     /// Opens `file`, or stdout where there is none, and starts the writer.
     pub fn start(format: LogFormat, file: Option<&Path>) -> Result<Self, AccessLogError> {
-        let target = file.map_or(Target::Stdout, |path| Target::File(path.to_owned()));
+        let target = file.map_or(SinkTarget::Stdout, |path| SinkTarget::File(path.to_owned()));
         let started = Sink::start("access-log", target, |error| {
             tracing::error!(%error, "the access log cannot be written; its lines are dropped and counted");
         });

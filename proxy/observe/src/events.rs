@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-use super::sink::{Sink, Target};
+use super::sink::{Sink, SinkTarget};
 use entrepot_config::ready::LogFormat;
 
 /// Changes the running set-up, and ends it.
@@ -55,7 +55,7 @@ enum Reader {
 
 /// Sets up events for the whole process, once.
 pub fn init(level: &str, format: LogFormat) -> Result<EventsHandle, EventsError> {
-    let sink = Arc::new(Sink::start("events", Target::Stderr, |_| ())?);
+    let sink = Arc::new(Sink::start("events", SinkTarget::Stderr, |_| ())?);
     let reader = Reader::of_stderr();
     let (subscriber, filter) = subscriber(level, format, reader, Outlet { sink: Arc::clone(&sink), reader })?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| EventsError::AlreadySet)?;
@@ -216,7 +216,7 @@ mod tests {
         format: LogFormat,
         emit: impl FnOnce(&FilterHandle),
     ) -> String {
-        let sink = Arc::new(Sink::start("test-events", Target::File(path.to_owned()), |_| ()).expect("starts"));
+        let sink = Arc::new(Sink::start("test-events", SinkTarget::File(path.to_owned()), |_| ()).expect("starts"));
         let (subscriber, handle) =
             subscriber(level, format, reader, Outlet { sink: Arc::clone(&sink), reader }).expect("the set-up is right");
         tracing::subscriber::with_default(subscriber, || emit(&handle));

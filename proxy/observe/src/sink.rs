@@ -30,7 +30,7 @@ pub struct Sink {
 
 /// The target of lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum SinkTarget {
     /// The process's standard output.
     Stdout,
     /// The process's standard error.
@@ -61,7 +61,7 @@ struct Shared {
 
 impl Sink {
     /// Opens the target and starts the writer, a thread called `name`.
-    pub fn start(name: &str, target: Target, on_failure: OnFailure) -> io::Result<Self> {
+    pub fn start(name: &str, target: SinkTarget, on_failure: OnFailure) -> io::Result<Self> {
         let output = target.open()?;
         let shared = Arc::new(Shared::default());
         let (queue, lines) = sync_channel(QUEUE_LINES);
@@ -105,7 +105,7 @@ impl Sink {
     }
 }
 
-impl Target {
+impl SinkTarget {
     fn open(&self) -> io::Result<File> {
         match self {
             Self::Stdout => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
@@ -120,7 +120,7 @@ impl Target {
 }
 
 struct Writer {
-    target: Target,
+    target: SinkTarget,
     output: File,
     on_failure: OnFailure,
     /// The last write failed, perhaps within a line.
@@ -192,7 +192,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     fn to_file(path: &std::path::Path) -> Sink {
-        Sink::start("test-sink", Target::File(path.to_owned()), |_| ()).expect("the sink starts")
+        Sink::start("test-sink", SinkTarget::File(path.to_owned()), |_| ()).expect("the sink starts")
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_missing_folder_is_an_error_at_start() {
         let folder = tempfile::tempdir().expect("a folder");
-        let target = Target::File(folder.path().join("absent/log"));
+        let target = SinkTarget::File(folder.path().join("absent/log"));
         assert_eq!(Sink::start("test-sink", target, |_| ()).err().map(|e| e.kind()), Some(io::ErrorKind::NotFound));
     }
 
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn failed_writes_are_counted_and_told_once() {
         static TOLD: AtomicU64 = AtomicU64::new(0);
-        let full = Target::File("/dev/full".into());
+        let full = SinkTarget::File("/dev/full".into());
         let sink = Sink::start("test-sink", full, |_| _ = TOLD.fetch_add(1, Ordering::Relaxed)).expect("starts");
         for _ in 0..3 {
             sink.send(b"lost\n".to_vec());

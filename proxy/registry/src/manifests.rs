@@ -17,7 +17,7 @@ use super::LocalRegistry;
 use super::access::AccessRefusal;
 use super::error::RegistryError;
 use super::events::{Deed, Event};
-use super::removal::{NotRemoved, Target};
+use super::removal::{NotRemoved, RemovalTarget};
 use super::request::LocalRequest;
 use super::uploads::empty;
 use entrepot_net::http::body::ReplyBody;
@@ -101,7 +101,7 @@ impl LocalRequest {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Reply, RegistryError> {
-        match self.remove(repository, &Target::from(reference)).await {
+        match self.remove(repository, &RemovalTarget::from(reference)).await {
             Ok(removed) => {
                 removed.manifests.into_iter().for_each(|digest| self.scope.trail.record(Decision::Deleted(digest)));
                 Ok(empty(StatusCode::ACCEPTED))

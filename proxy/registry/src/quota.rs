@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
     use crate::access::AccessControl;
-    use crate::events::{Events, Source};
+    use crate::events::{EventSource, Events};
     use entrepot_config::{Flags, Found, HostFacts, load};
     use entrepot_observe::metrics::Metrics;
     use entrepot_store::{Limits, Store};
@@ -84,7 +84,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
         let client = HttpClient::new(&config.live.upstream, &[], &Ourselves::default());
-        let source = Source { address: String::new(), instance: String::new() };
+        let source = EventSource { address: String::new(), instance: String::new() };
         let events = Events::new(source, Arc::new(RegistryClient::new(client, Arc::new(memory))));
         let access = AccessControl::open(config.live.registry.rights.clone(), folder.path()).unwrap();
         let store = Store::open(folder.path(), limits).unwrap();

@@ -12,7 +12,7 @@ use entrepot_store::{Repository, StoreError};
 
 /// The part of a repository that is to go.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum RemovalTarget {
     /// A tag; its manifest stays.
     Tag(Tag),
     /// A tag, with the manifests that nothing else leads to.
@@ -45,17 +45,21 @@ pub(super) enum NotRemoved {
 
 impl LocalRegistry {
     /// Removes it, immutable or not. None if it is not there.
-    pub async fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Option<Removed>, StoreError> {
+    pub async fn remove(
+        &self,
+        repository: &RepositoryName,
+        target: &RemovalTarget,
+    ) -> Result<Option<Removed>, StoreError> {
         let repository = self.store.repositories.at(repository);
         Ok(match target {
-            Target::Tag(tag) => repository.remove_tag(tag).await?.then(|| removed(vec![tag.clone()], vec![])),
-            Target::Image(tag) => {
+            RemovalTarget::Tag(tag) => repository.remove_tag(tag).await?.then(|| removed(vec![tag.clone()], vec![])),
+            RemovalTarget::Image(tag) => {
                 repository.remove_tagged(tag).await?.map(|manifests| removed(vec![tag.clone()], manifests))
             }
-            Target::Manifest(digest) => {
+            RemovalTarget::Manifest(digest) => {
                 repository.remove_manifest(digest).await?.map(|tags| removed(tags, vec![*digest]))
             }
-            Target::Everything => {
+            RemovalTarget::Everything => {
                 let (tagged, manifests) = (repository.tagged().await?, repository.manifests().await?);
                 let tags = tagged.into_iter().map(|tagged| tagged.tag).collect();
                 repository.remove().await?.then(|| removed(tags, manifests))
@@ -74,7 +78,7 @@ fn removed(tags: Vec<Tag>, manifests: Vec<Digest>) -> Removed {
     Removed { tags, manifests }
 }
 
-impl Target {
+impl RemovalTarget {
     /// The event of the deletion.
     pub fn about(&self, event: Event) -> Event {
         match self {
@@ -103,7 +107,7 @@ impl Target {
     }
 }
 
-impl From<&Reference> for Target {
+impl From<&Reference> for RemovalTarget {
     /// The meaning of the protocol's DELETE.
     fn from(reference: &Reference) -> Self {
         match reference {
@@ -115,7 +119,11 @@ impl From<&Reference> for Target {
 
 impl LocalRequest {
     /// Removes it, unless an immutable tag would go, and tells of it. Whether the visitor may was asked before.
-    pub(super) async fn remove(&self, repository: &RepositoryName, target: &Target) -> Result<Removed, NotRemoved> {
+    pub(super) async fn remove(
+        &self,
+        repository: &RepositoryName,
+        target: &RemovalTarget,
+    ) -> Result<Removed, NotRemoved> {
         let (store, access) = (self.registry.store.repositories.at(repository), self.registry.access());
         if let Some(refusal) = target.kept(&store, &access, repository).await? {
             return Err(NotRemoved::Refused(refusal));

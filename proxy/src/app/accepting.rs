@@ -10,7 +10,7 @@ use super::listening::Doors;
 use crate::doors::transparent::TransparentDoor;
 use crate::doors::{proxy, registry};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::{self, Bounds, Place};
+use entrepot_net::listener::{self, Bounds, ConnectionSlot};
 use entrepot_net::workers::Workers;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
@@ -58,7 +58,7 @@ impl Common<'_> {
         &self,
         listener: TcpListener,
         door: Door,
-        serve: impl Fn(std::net::TcpStream, SocketAddr, (Place, Connected), Watch) -> Serving
+        serve: impl Fn(std::net::TcpStream, SocketAddr, (ConnectionSlot, Connected), Watch) -> Serving
         + Clone
         + Send
         + Sync

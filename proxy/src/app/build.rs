@@ -28,7 +28,7 @@ use entrepot_observe::labels::Label;
 use entrepot_observe::metrics::{Metrics, Scraped};
 use entrepot_observe::request_log::RequestLog;
 use entrepot_registry::access::AccessControl;
-use entrepot_registry::events::{Events, Source};
+use entrepot_registry::events::{EventSource, Events};
 use entrepot_registry::{LocalRegistry, RegistryService};
 use entrepot_setup::discovery::announce::Announcer;
 use entrepot_setup::discovery::identity::Identity;
@@ -107,7 +107,7 @@ impl Server {
         show_sealing(&metrics, &live);
         let snapshot = snapshot(live, &ourselves, memory.clone());
         let registry_port = bound.registry.first().map_or(0, SocketAddr::port);
-        let source = Source { address: registry_address(&snapshot.config.registry, registry_port), instance };
+        let source = EventSource { address: registry_address(&snapshot.config.registry, registry_port), instance };
         let local = local_registry(&snapshot, &pull, startup.registry.ports(), access, source);
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
         let log = Arc::new(RequestLog { access_log, metrics });
@@ -148,7 +148,7 @@ fn local_registry(
     pull: &Arc<Pull>,
     ports: Vec<u16>,
     access: AccessControl,
-    source: Source,
+    source: EventSource,
 ) -> Arc<LocalRegistry> {
     let settings = &snapshot.config.registry;
     let events = Events::new(source, snapshot.upstream.clone());

@@ -15,7 +15,7 @@ use crate::admin::{OperationError, OperationResult};
 use crate::doors::state::AppState;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
-use entrepot_registry::removal::Target;
+use entrepot_registry::removal::RemovalTarget;
 use entrepot_registry::{LocalRegistry, import};
 use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
 
@@ -81,9 +81,9 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
 
 async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<RemovedNames>, StoreError> {
     let (repository, target) = match request {
-        RemoveRequest::Tag(repository, tag) => (repository, Target::Image(tag)),
-        RemoveRequest::Manifest(repository, digest) => (repository, Target::Manifest(digest)),
-        RemoveRequest::Repository(repository) => (repository, Target::Everything),
+        RemoveRequest::Tag(repository, tag) => (repository, RemovalTarget::Image(tag)),
+        RemoveRequest::Manifest(repository, digest) => (repository, RemovalTarget::Manifest(digest)),
+        RemoveRequest::Repository(repository) => (repository, RemovalTarget::Everything),
     };
     let Some(removed) = registry.remove(&repository, &target).await? else { return Ok(None) };
     registry.events.tell(target.about(event(repository)));

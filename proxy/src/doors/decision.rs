@@ -6,7 +6,7 @@ use entrepot_config::ready::{LiveConfig, Scheme, TunnelPolicy};
 
 /// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
+pub enum HostDecision {
     /// A listed registry: answered here.
     Intercept,
     /// Anything else that may pass, sealed (or, in plain HTTP, as it is).
@@ -29,29 +29,29 @@ pub enum PolicyRefusal {
 }
 
 /// Decides for a client that speaks `scheme` to `host`.
-pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> Decision {
+pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> HostDecision {
     let proxy = &config.proxy;
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
-        return Decision::Refuse(PolicyRefusal::NotAllowed);
+        return HostDecision::Refuse(PolicyRefusal::NotAllowed);
     }
     let (listed, plain_port) = match scheme {
         Scheme::Https => (config.intercepts_tls(host), None),
         Scheme::Http => (config.intercepts_plain(host), Some(80)),
     };
     if listed {
-        return Decision::Intercept;
+        return HostDecision::Intercept;
     }
     match proxy.tunnel {
-        TunnelPolicy::None => return Decision::Refuse(PolicyRefusal::NoTunnels),
+        TunnelPolicy::None => return HostDecision::Refuse(PolicyRefusal::NoTunnels),
         TunnelPolicy::Registries if !config.intercept.iter().any(|pattern| pattern.names(host)) => {
-            return Decision::Refuse(PolicyRefusal::NotARegistry);
+            return HostDecision::Refuse(PolicyRefusal::NotARegistry);
         }
         TunnelPolicy::Registries | TunnelPolicy::Any => {}
     }
     if proxy.tunnel_ports.contains(&host.port()) || plain_port == Some(host.port()) {
-        Decision::Pass
+        HostDecision::Pass
     } else {
-        Decision::Refuse(PolicyRefusal::Port)
+        HostDecision::Refuse(PolicyRefusal::Port)
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn each_policy_decides_as_it_says() {
-        use Decision::{Intercept, Pass, Refuse};
+        use HostDecision::{Intercept, Pass, Refuse};
         let any = "[intercept]\nregistries = [\"plain.test:5001\"]\n";
         let cases = [
             (any, "ghcr.io:443", Scheme::Https, Intercept),

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::doors::refusal::DoorRefusal;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{RequestContext, RequestScope, identity};
-use entrepot_net::connection::{ConnectionContext, Destination, Target};
+use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
 use entrepot_net::http::exchange::{Exchange, LoggedBody, is_oci};
 use entrepot_net::http::guard::GuardHandle;
@@ -76,7 +76,7 @@ pub(super) async fn answer(state: &AppState, request: Request<Incoming>, scope: 
 
 async fn to_registry(
     state: &AppState,
-    target: &Target,
+    target: &RegistryDestination,
     request: Request<Incoming>,
     scope: RequestScope,
 ) -> Result<Reply, DoorRefusal> {

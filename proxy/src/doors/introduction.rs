@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
-use crate::doors::decision::{Decision, PolicyRefusal, decide};
+use crate::doors::decision::{HostDecision, PolicyRefusal, decide};
 use entrepot_config::ready::{LiveConfig, Scheme};
 
 /// The decision about a connection.
@@ -56,10 +56,10 @@ pub fn route(
         return RouteDecision::Own;
     }
     match (decide(config, &host, scheme), original) {
-        (Decision::Intercept, _) => RouteDecision::Answer(host, scheme),
+        (HostDecision::Intercept, _) => RouteDecision::Answer(host, scheme),
         (_, Some(original)) => to_original(original),
-        (Decision::Pass, None) => RouteDecision::Tunnel(host),
-        (Decision::Refuse(refusal), None) => RouteDecision::Refuse(host, refusal),
+        (HostDecision::Pass, None) => RouteDecision::Tunnel(host),
+        (HostDecision::Refuse(refusal), None) => RouteDecision::Refuse(host, refusal),
     }
 }
 

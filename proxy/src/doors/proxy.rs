@@ -13,7 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
 
 use crate::doors::client::adopt;
-use crate::doors::decision::{Decision, decide};
+use crate::doors::decision::{HostDecision, decide};
 use crate::doors::dispatch::{self, exchange};
 use crate::doors::intercept::intercept;
 use crate::doors::refusal::DoorRefusal;
@@ -22,14 +22,14 @@ use crate::doors::tunnel::{TunnelCounters, splice};
 use entrepot_cache::pull::RequestScope;
 use entrepot_cache::pull::error::PullError;
 use entrepot_config::ready::Scheme;
-use entrepot_net::connection::{ConnectionContext, Destination, Target};
+use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
 use entrepot_net::http;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::http::serve::{Deadlines, behind_connect};
-use entrepot_net::listener::Place;
+use entrepot_net::listener::ConnectionSlot;
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe as observe;
@@ -42,7 +42,7 @@ use entrepot_upstream::own::has_passed;
 struct Proxied {
     state: Arc<AppState>,
     connection: Arc<ConnectionContext>,
-    place: Arc<(Place, Connected)>,
+    place: Arc<(ConnectionSlot, Connected)>,
     drain: Watch,
 }
 
@@ -52,7 +52,7 @@ pub async fn serve(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    place: (Place, Connected),
+    place: (ConnectionSlot, Connected),
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
@@ -99,9 +99,9 @@ impl Proxied {
             Destination::Own
         } else {
             match decide(config, &host, Scheme::Http) {
-                Decision::Intercept => Destination::Registry(Target { host, listed: true }),
-                Decision::Pass => Destination::Registry(Target { host, listed: false }),
-                Decision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
+                HostDecision::Intercept => Destination::Registry(RegistryDestination { host, listed: true }),
+                HostDecision::Pass => Destination::Registry(RegistryDestination { host, listed: false }),
+                HostDecision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
             }
         };
         let connection = Arc::new(scope.connection.leading_to(destination, Scheme::Http));
@@ -127,11 +127,11 @@ impl Proxied {
             return Ok(granted(&scope));
         }
         match decide(config, &host, Scheme::Https) {
-            Decision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
-            Decision::Intercept => {
-                self.enter(guard, request, Destination::Registry(Target { host, listed: true }));
+            HostDecision::Refuse(refusal) => return Err(DoorRefusal::Policy(refusal)),
+            HostDecision::Intercept => {
+                self.enter(guard, request, Destination::Registry(RegistryDestination { host, listed: true }));
             }
-            Decision::Pass => {
+            HostDecision::Pass => {
                 let (timeout, idle) = (config.upstream.tunnel_connect_timeout, config.upstream.tunnel_idle_timeout);
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
                 let opened = scope.snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;

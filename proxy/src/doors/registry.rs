@@ -9,7 +9,7 @@ use crate::doors::state::AppState;
 use entrepot_config::ready::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::Place;
+use entrepot_net::listener::ConnectionSlot;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 
@@ -18,7 +18,7 @@ pub async fn serve(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    _place: (Place, Connected),
+    _place: (ConnectionSlot, Connected),
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };

@@ -21,9 +21,9 @@ use crate::doors::original::{Outgoing, canonical, original_destination};
 use crate::doors::proxy::carry;
 use crate::doors::state::AppState;
 use entrepot_config::ready::{LiveConfig, Scheme};
-use entrepot_net::connection::{ConnectionContext, Destination, Target};
+use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::Place;
+use entrepot_net::listener::ConnectionSlot;
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
@@ -70,7 +70,7 @@ impl TransparentDoor {
         self: Arc<Self>,
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        place: (Place, Connected),
+        place: (ConnectionSlot, Connected),
         drain: Watch,
     ) {
         let Some(client) = adopt(stream, &self.state) else { return };
@@ -116,7 +116,8 @@ impl TransparentDoor {
         let metrics = &self.state.pull.metrics;
         match route {
             RouteDecision::Answer(host, _) => {
-                self.lead_to(Destination::Registry(Target { host, listed: true }), introduced, drain).await;
+                self.lead_to(Destination::Registry(RegistryDestination { host, listed: true }), introduced, drain)
+                    .await;
             }
             RouteDecision::Own => self.lead_to(Destination::Own, introduced, drain).await,
             RouteDecision::Tunnel(target) => self.tunnel(introduced, target, drain).await,

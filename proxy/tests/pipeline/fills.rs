@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use entrepot_cache::fetch::source::Source;
+use entrepot_cache::fetch::source::BlobSource;
 use entrepot_cache::fetch::table::{FETCHES_MAX, Wish};
 use entrepot_observe::labels::{Bypass, FetchFailure};
 use entrepot_upstream::credential::Credential;
@@ -264,7 +264,7 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let host = silent.local_addr().expect("an address").to_string();
     let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;
     let snapshot = proxy.state().snapshot();
-    let source = Source {
+    let source = BlobSource {
         upstream: snapshot.upstream.clone(),
         registry: snapshot.registry(&host.parse().expect("a host")),
         repository: "team/app".parse().expect("a name"),

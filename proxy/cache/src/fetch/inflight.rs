@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
-use crate::fetch::source::{Opened, Source, UpstreamRefusal};
+use crate::fetch::source::{BlobSource, Opened, UpstreamRefusal};
 use entrepot_observe::labels::Bypass;
 use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
@@ -71,7 +71,7 @@ pub(super) struct State {
     pub(super) readers: usize,
     /// Whether a client asked for the blob to its end. If so, the blob is completed even if all clients leave.
     pub(super) wants_whole: bool,
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<BlobSource>,
     pub(super) verified: bool,
     pub(super) end: Option<FetchEnd>,
 }
@@ -89,7 +89,7 @@ pub(super) enum FetchEnd {
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
-    pub(super) fn new(digest: Digest, source: Source) -> Arc<Self> {
+    pub(super) fn new(digest: Digest, source: BlobSource) -> Arc<Self> {
         let origin = Place::new(source.registry.host.clone(), source.repository.clone());
         let leader = source.credential.id();
         let state = State {
@@ -191,7 +191,7 @@ impl InflightFetch {
     }
 
     /// Adds a reader. None if the fetch is ending. `whole` if the reader needs the blob to its end.
-    pub fn join(self: &Arc<Self>, source: Option<Source>, whole: bool) -> Option<Subscription> {
+    pub fn join(self: &Arc<Self>, source: Option<BlobSource>, whole: bool) -> Option<Subscription> {
         let mut state = self.state();
         if state.closed {
             return None;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::fetch::hashing::hash_again;
 use crate::fetch::inflight::{FetchEnd, Subscription};
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use crate::fetch::through::Through;
 use crate::fetch::{CHUNK_BYTES, FetchError, HELD_BACK_BYTES};
 use entrepot_net::http::body::{BodyError, PieceSource};
@@ -27,7 +27,7 @@ pub struct FetchReader {
     position: u64,
     /// End of a part. None for the whole blob or an open end.
     end: Option<u64>,
-    source: Source,
+    source: BlobSource,
     alone: Option<Through>,
 }
 
@@ -43,7 +43,7 @@ enum Step {
 impl FetchReader {
     /// A reader of `start..end`. Without an end it reads to the end of the blob, which is held back until the digest is
     /// right.
-    pub fn new(subscription: Subscription, source: Source, start: u64, end: Option<u64>) -> Self {
+    pub fn new(subscription: Subscription, source: BlobSource, start: u64, end: Option<u64>) -> Self {
         if end.is_none() {
             subscription.fetch.want_whole();
         }

@@ -21,7 +21,7 @@ use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// The upstream to ask for a blob, and the credential to ask with.
 #[derive(Clone)]
-pub struct Source {
+pub struct BlobSource {
     /// Sends the requests to upstream.
     pub upstream: Arc<RegistryClient>,
     pub registry: UpstreamRegistry,
@@ -67,7 +67,7 @@ pub enum OpenError {
 /// The most that is read of an error body.
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
-impl Source {
+impl BlobSource {
     /// Asks for the whole blob, or for `range` of it.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
         let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);

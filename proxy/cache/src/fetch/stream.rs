@@ -11,7 +11,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 
 use crate::fetch::FetchError;
-use crate::fetch::source::{OpenError, Opened, Source};
+use crate::fetch::source::{BlobSource, OpenError, Opened};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::ByteRange;
 use entrepot_upstream::timed_body::TimedBody;
@@ -19,7 +19,7 @@ use entrepot_upstream::timed_body::TimedBody;
 /// Bytes `position..limit` of a blob.
 pub struct BlobStream {
     digest: Digest,
-    sources: VecDeque<Source>,
+    sources: VecDeque<BlobSource>,
     body: Option<TimedBody>,
     /// How the body ended, cleanly or with an error, if that was not dealt with yet.
     ended: Option<Option<UpstreamError>>,
@@ -41,7 +41,7 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 impl BlobStream {
     /// A stream from `position` up to `limit`, or to the blob's end. No answer is open yet.
-    pub fn new(digest: Digest, sources: Vec<Source>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
+    pub fn new(digest: Digest, sources: Vec<BlobSource>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
         let sources = sources.into();
         Self { digest, sources, body: None, ended: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
     }

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use crate::fetch::driver;
 use crate::fetch::hashing::HashThreads;
 use crate::fetch::inflight::{InflightFetch, Subscription};
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::operation::ByteRange;
@@ -66,7 +66,7 @@ impl InflightFetches {
     pub async fn join_or_start(
         self: &Arc<Self>,
         digest: &Digest,
-        source: &Source,
+        source: &BlobSource,
         wish: &Wish,
     ) -> Option<(Subscription, bool)> {
         loop {

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::fetch::FetchError;
 use crate::fetch::inflight::{FetchEnd, InflightFetch};
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use entrepot_config::from_text;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{Limits, Store};
@@ -37,7 +37,7 @@ const HASHED: u64 = 200_000;
 /// A fetch whose file and hash the test moves, and an upstream that has its blob.
 struct World {
     fetch: Arc<InflightFetch>,
-    source: Source,
+    source: BlobSource,
     content: Bytes,
     /// The ranges that upstream was asked for.
     asked: Arc<Mutex<Vec<String>>>,
@@ -87,7 +87,7 @@ impl World {
 }
 
 /// Serves `content` and parts of it.
-async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
+async fn upstream(content: Bytes) -> (BlobSource, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -115,7 +115,7 @@ async fn upstream(content: Bytes) -> (Source, Arc<Mutex<Vec<String>>>) {
     let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
     let metrics = Arc::new(Metrics::new());
     let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-    let source = Source {
+    let source = BlobSource {
         upstream: Arc::new(RegistryClient::new(client, Arc::new(memory))),
         registry: UpstreamRegistry::unlisted(&address.to_string().parse().expect("an address is a host")),
         repository: "team/app".parse().expect("a name"),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use entrepot_core::digest::{Digest, Hasher};
 
 use crate::fetch::FetchError;
-use crate::fetch::source::{Opened, Source};
+use crate::fetch::source::{BlobSource, Opened};
 use crate::fetch::stream::BlobStream;
 use entrepot_net::http::body::{BodyError, PieceSource};
 
@@ -27,7 +27,7 @@ pub struct Through {
 
 impl Through {
     /// A blob from its first byte, delivered from `deliver_from` on.
-    pub fn whole(digest: Digest, source: Source, opened: Option<Opened>, deliver_from: u64) -> Self {
+    pub fn whole(digest: Digest, source: BlobSource, opened: Option<Opened>, deliver_from: u64) -> Self {
         let stream = BlobStream::new(digest, vec![source], 0, None, None);
         let stream = match opened {
             Some(opened) => stream.with_opened(opened),
@@ -39,7 +39,7 @@ impl Through {
     /// The rest of a blob whose first `prefix` bytes `hasher` has seen, delivered from `deliver_from` on.
     pub fn rest(
         digest: Digest,
-        source: Source,
+        source: BlobSource,
         prefix: u64,
         hasher: Hasher,
         size: Option<u64>,
@@ -64,7 +64,7 @@ impl Through {
     }
 
     /// A part of a blob, unchecked.
-    pub fn part(digest: Digest, source: Source, start: u64, end: u64, size: Option<u64>) -> Self {
+    pub fn part(digest: Digest, source: BlobSource, start: u64, end: u64, size: Option<u64>) -> Self {
         let stream = BlobStream::new(digest, vec![source], start, Some(end), size);
         Self { digest, stream, hasher: None, held: None, deliver_from: start, proven: None }
     }

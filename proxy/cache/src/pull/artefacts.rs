@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use crate::fetch::FetchError;
 use crate::fetch::hashing::hash_aside;
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
 use crate::pull::rights::{Asked, Wanted};
@@ -85,7 +85,7 @@ impl Pull {
             RangeAnswer::Part { start, end } => (start, end),
             RangeAnswer::Whole => (0, blob.size_bytes),
         };
-        let source = Source { elsewhere: Some(request.path_and_query.clone().into()), ..request.source(place) };
+        let source = BlobSource { elsewhere: Some(request.path_and_query.clone().into()), ..request.source(place) };
         request.trail.record(Decision::Content { served, digest: Some(digest), stored_at: blob.stored_at() });
         let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
         let body = if request.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };

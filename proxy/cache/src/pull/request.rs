@@ -11,7 +11,7 @@ use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method};
 
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use crate::pull::ConfigSnapshot;
 use entrepot_config::ready::AccessMode;
 use entrepot_net::connection::ConnectionContext;
@@ -83,8 +83,8 @@ impl RequestContext {
     }
 
     /// A source of this request's bytes.
-    pub fn source(&self, repository: &RepositoryName) -> Source {
-        Source {
+    pub fn source(&self, repository: &RepositoryName) -> BlobSource {
+        BlobSource {
             upstream: self.snapshot.upstream.clone(),
             registry: self.registry.clone(),
             repository: repository.clone(),

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::{Opened, Source};
+use crate::fetch::source::{BlobSource, Opened};
 use crate::fetch::through::Through;
 use crate::pull::Pull;
 use crate::pull::error::PullError;
@@ -102,7 +102,7 @@ pub fn stored_reply(
     stored: Arc<Blob>,
     range: Option<&str>,
     is_head: bool,
-    source: impl FnOnce() -> Option<Source>,
+    source: impl FnOnce() -> Option<BlobSource>,
     served: Served,
 ) -> Result<Reply, PullError> {
     let (digest, size_bytes) = (stored.digest, stored.size_bytes);

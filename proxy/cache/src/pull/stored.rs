@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::fetch::FetchError;
-use crate::fetch::source::Source;
+use crate::fetch::source::BlobSource;
 use crate::fetch::through::Through;
 use entrepot_net::http::body::{BodyError, PieceSource};
 use entrepot_store::{Blob, Store, Window};
@@ -16,7 +16,7 @@ use entrepot_store::{Blob, Store, Window};
 pub struct StoredReader {
     blob: Arc<Blob>,
     store: Arc<Store>,
-    source: Option<Source>,
+    source: Option<BlobSource>,
     position: u64,
     end: u64,
     /// The window at `position`, where it was begun ahead of its time.
@@ -26,7 +26,7 @@ pub struct StoredReader {
 
 impl StoredReader {
     /// A reader of `start..end`; `source` is asked where the disk fails, and without one the client is cut off there.
-    pub fn new(blob: Arc<Blob>, store: Arc<Store>, source: Option<Source>, start: u64, end: u64) -> Self {
+    pub fn new(blob: Arc<Blob>, store: Arc<Store>, source: Option<BlobSource>, start: u64, end: u64) -> Self {
         Self { blob, store, source, position: start, end, ahead: None, instead: None }
     }
 

@@ -16,7 +16,7 @@ pub(super) const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.
 
 /// The registry that sends the events.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct EventSource {
     /// The name and port of the registry.
     pub address: String,
     /// Identifies this process.
@@ -96,7 +96,7 @@ impl Deed {
 }
 
 /// The body of a POST. `id` identifies the event and is the same in every try.
-pub(super) fn body(event: &Event, id: &str, source: &Source) -> Vec<u8> {
+pub(super) fn body(event: &Event, id: &str, source: &EventSource) -> Vec<u8> {
     let request = event.request.as_ref().map(|request| Request {
         addr: Some(request.client.to_canonical().to_string()),
         host: Some(&request.host),
@@ -185,8 +185,8 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn source() -> Source {
-        Source { address: "docker-registry.local:5000".into(), instance: "0123".into() }
+    pub(crate) fn source() -> EventSource {
+        EventSource { address: "docker-registry.local:5000".into(), instance: "0123".into() }
     }
 
     #[test]

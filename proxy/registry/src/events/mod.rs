@@ -29,7 +29,7 @@ use delivery::{Delivery, Pace};
 use entrepot_config::ready::Scheme;
 use entrepot_config::ready::rights::Notification;
 use entrepot_upstream::registry_client::RegistryClient;
-pub use envelope::Source;
+pub use envelope::EventSource;
 
 /// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +77,7 @@ pub struct EventRequest {
 /// The present way to receivers; a reload replaces it.
 type WayOut = Arc<RwLock<Arc<RegistryClient>>>;
 /// What events say about us now.
-type SharedSource = Arc<RwLock<Source>>;
+type SharedSource = Arc<RwLock<EventSource>>;
 
 /// The receivers. Clones share them.
 #[derive(Clone)]
@@ -103,11 +103,11 @@ struct Receiver {
 
 impl Events {
     /// Without receivers. Deliveries run on the current runtime.
-    pub fn new(source: Source, way_out: Arc<RegistryClient>) -> Self {
+    pub fn new(source: EventSource, way_out: Arc<RegistryClient>) -> Self {
         Self::with_pace(source, way_out, Pace::default())
     }
 
-    fn with_pace(source: Source, way_out: Arc<RegistryClient>, pace: Pace) -> Self {
+    fn with_pace(source: EventSource, way_out: Arc<RegistryClient>, pace: Pace) -> Self {
         let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
         let inner = Inner {

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 
 use super::PATH;
 use super::problem::Problem;
-use crate::removal::Target;
+use crate::removal::RemovalTarget;
 
 /// The longest form that is read: a name, a tag, a digest and a seal.
 const FORM_MAX_BYTES: usize = 8 << 10;
@@ -120,7 +120,7 @@ impl Fields<'_> {
 }
 
 impl Deletion {
-    pub(super) fn target(&self) -> Target {
-        self.tag.clone().map_or(Target::Everything, Target::Image)
+    pub(super) fn target(&self) -> RemovalTarget {
+        self.tag.clone().map_or(RemovalTarget::Everything, RemovalTarget::Image)
     }
 }

@@ -14,9 +14,9 @@ use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, LiveConfig, Scheme};
 use entrepot_config::{Flags, Found, HostFacts, load};
 use entrepot_core::digest::Digest;
-use entrepot_net::connection::{ConnectionContext, Destination, Target};
+use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
-use entrepot_net::listener::{self, Bounds, Place};
+use entrepot_net::listener::{self, Bounds, ConnectionSlot};
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -25,7 +25,7 @@ use entrepot_observe::labels::Door;
 use entrepot_observe::metrics::Metrics;
 use entrepot_observe::request_log::RequestLog;
 use entrepot_registry::access::AccessControl;
-use entrepot_registry::events::{Events, Source};
+use entrepot_registry::events::{EventSource, Events};
 use entrepot_registry::{LocalRegistry, RegistryService};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::pages::CaPage;
@@ -160,7 +160,7 @@ impl Proxy {
         let snapshot = snapshot(config.live);
         let door = &snapshot.config.registry;
         let access = AccessControl::open(door.rights.clone(), &data).expect("a key");
-        let source = Source { address: "docker-registry.local:5000".into(), instance: "test".into() };
+        let source = EventSource { address: "docker-registry.local:5000".into(), instance: "test".into() };
         let events = Events::new(source, snapshot.upstream.clone());
         let local = LocalRegistry::open(pull.store.clone(), ports, door, access, events);
         let state = AppState::new(
@@ -231,7 +231,7 @@ impl Proxy {
     pub(crate) fn visit(&self, upstream: &Upstream, room_bytes: usize) -> DuplexStream {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
-        let destination = Destination::Registry(Target { host, listed: true });
+        let destination = Destination::Registry(RegistryDestination { host, listed: true });
         let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
         let (client, server) = tokio::io::duplex(room_bytes);
         tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
@@ -300,7 +300,7 @@ impl Proxy {
 }
 
 fn open(
-    serve: impl Fn(std::net::TcpStream, SocketAddr, Place) + Send + 'static,
+    serve: impl Fn(std::net::TcpStream, SocketAddr, ConnectionSlot) + Send + 'static,
     pull: &Arc<Pull>,
     watch: &Watch,
 ) -> SocketAddr {
