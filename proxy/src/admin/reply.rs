@@ -95,9 +95,10 @@ impl LineSender {
         ([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(lines)).into_response()
     }
 
-    /// Sends one line. `Break` means that the client has left.
+    /// Sends one line. `Break` means that the client has left. Waits for a slow client: that holds this thread of the
+    /// blocking pool, also in the midst of an operation that is driven on it, and no other.
     pub(super) fn tell<T: Serialize>(&self, line: &T) -> ControlFlow<()> {
-        match self.0.blocking_send(json_line(line)) {
+        match tokio::task::block_in_place(|| self.0.blocking_send(json_line(line))) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }

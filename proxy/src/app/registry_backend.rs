@@ -34,7 +34,7 @@ pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
         repositories: Box::new(move |request| list_on.block_on(repositories(&list_store, &request)).map_err(failed)),
         tags: Box::new(move |repository| tags_on.block_on(tags(&tags_store, &repository)).map_err(failed)),
         remove: Box::new(move |request| remove_on.block_on(remove(&remove_registry, request)).map_err(failed)),
-        collect: Box::new(move |request, on_step| collect_on.block_on(collect(&collect_site, request, on_step))),
+        collect: Box::new(move |request, on_step| collect(&collect_on, &collect_site, request, on_step)),
         import: Box::new(move |directory, on_imported| {
             import_on
                 .block_on(import::import(&import_store, directory, on_imported))
@@ -108,7 +108,14 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>) -> OperationResult<CollectionReport> {
+/// Collects on `runtime`, and tells the steps from this thread of the blocking pool. `on_step` may block, so it is
+/// called outside the runtime: a wake-up of the collection would be lost to it if both waited on one thread.
+fn collect(
+    runtime: &Handle,
+    state: &AppState,
+    request: CollectRequest,
+    on_step: OnStep<'_>,
+) -> OperationResult<CollectionReport> {
     let CollectRequest { dry_run, untagged, grace } = request;
     let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
     let (said, mut heard) = mpsc::unbounded_channel();
@@ -116,20 +123,19 @@ async fn collect(state: &AppState, request: CollectRequest, on_step: OnStep<'_>)
     let progress = move |step| {
         let _ = said.send(step);
     };
-    let collecting = state.registry.local.collect(Sweep { grace, untagged, dry_run }, progress);
-    let telling = async {
-        while let Some(step) = heard.recv().await {
-            let line = match step {
-                Step::Repositories(done, total) => GcLine::Repositories { done, total },
-                Step::Content(done, total) => GcLine::Content { done, total },
-            };
-            if on_step(line).is_break() {
-                break;
-            }
+    let registry = state.registry.local.clone();
+    let collecting = runtime.spawn(async move { registry.collect(Sweep { grace, untagged, dry_run }, progress).await });
+    while let Some(step) = heard.blocking_recv() {
+        let line = match step {
+            Step::Repositories(done, total) => GcLine::Repositories { done, total },
+            Step::Content(done, total) => GcLine::Content { done, total },
+        };
+        if on_step(line).is_break() {
+            break;
         }
-    };
-    let (collected, ()) = tokio::join!(collecting, telling);
-    let collected = collected.map_err(failed)?;
+    }
+    drop(heard);
+    let collected = runtime.block_on(collecting).unwrap_or(Err(StoreError::DiskThreadGone)).map_err(failed)?;
     let busy = || OperationError::Refused("a collection is already running".to_owned());
     let collected = collected.ok_or_else(busy)?;
     Ok(told(&collected, dry_run))
