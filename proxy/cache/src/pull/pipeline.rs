@@ -35,7 +35,7 @@ use crate::fetch::table::Wish;
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest, route_decision};
-use crate::pull::rights::{Asked, Wanted};
+use crate::pull::rights::{Asked, Probed, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
@@ -370,14 +370,6 @@ enum Joined {
     TooLate(Arc<InflightFetch>),
 }
 
-/// The answer of the client's own registry about a blob that is here already.
-enum Probed {
-    /// It serves it to this credential, of the same length.
-    Serves,
-    /// It may; only its bytes will tell.
-    Unclear,
-}
-
 impl Pull {
     async fn blob(self: &Arc<Self>, blob: BlobRequest<'_>) -> Result<Reply, PullError> {
         let pulled = if blob.request.is_head() { self.head_blob(&blob).await } else { self.get_blob(&blob).await };
@@ -451,31 +443,6 @@ impl Pull {
                 self.serve_stored(blob, stored, Served::Stale)
             }
             Err(error) => Err(error),
-        }
-    }
-
-    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
-    /// asks for a login has another length than the blob.
-    async fn probe(&self, blob: &BlobRequest<'_>, size: Option<u64>) -> Result<Probed, PullError> {
-        let operation = Operation::probe(blob.repository, &blob.digest);
-        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await {
-            Asked::Allowed(answer) => {
-                let told = answer.content_length();
-                let is_alike = told.is_none() || size.is_none() || told == size;
-                Ok(if is_alike { Probed::Serves } else { Probed::Unclear })
-            }
-            Asked::Unproven(_) => {
-                let first_byte = ByteRange { start: 0, end: Some(1) };
-                match blob.request.source(blob.repository).open(&blob.digest, Some(first_byte)).await {
-                    Ok(opened) if opened.size.is_some() && opened.size == size => {
-                        self.approve(blob.request, blob.repository).await;
-                        Ok(Probed::Serves)
-                    }
-                    Ok(_) | Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
-                    Err(error) => Err(self.not_opened(blob, error)),
-                }
-            }
-            Asked::Refused(error) | Asked::Down(error) => Err(error),
         }
     }
 
@@ -625,17 +592,5 @@ impl Pull {
             self.approve(blob.request, blob.repository).await;
         }
         self.serve_alone(blob, opened, reason)
-    }
-
-    fn not_opened(&self, blob: &BlobRequest<'_>, error: OpenError) -> PullError {
-        match error {
-            OpenError::Refused(refusal) => {
-                let host = blob.request.registry.host.to_string();
-                blob.request.record_upstream(&host, outcome_of(refusal.status), None);
-                PullError::answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
-            }
-            OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
-            OpenError::Broken(error) => PullError::Broken(error),
-        }
     }
 }

@@ -19,7 +19,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
 use crate::fetch::inflight::InflightFetch;
-use crate::fetch::source::UpstreamRefusal;
+use crate::fetch::source::{OpenError, UpstreamRefusal};
 use crate::pull::error::{PullError, is_transient};
 use crate::pull::request::BlobRequest;
 use crate::pull::{Pull, RequestContext};
@@ -29,8 +29,8 @@ use entrepot_observe::trail::Decision;
 use entrepot_store::Blob;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::error::UpstreamError;
-use entrepot_upstream::operation::Operation;
-use entrepot_upstream::registry_client::Answer;
+use entrepot_upstream::operation::{ByteRange, Operation};
+use entrepot_upstream::registry_client::{Answer, outcome_of};
 use entrepot_upstream::token_cache::AuthScheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
@@ -100,6 +100,14 @@ pub(super) enum Asked {
     Down(PullError),
 }
 
+/// The answer of the client's own registry about a blob that is here already.
+pub(super) enum Probed {
+    /// It serves it to this credential, of the same length.
+    Serves,
+    /// It may; only its bytes will tell.
+    Unclear,
+}
+
 /// The content that is asked for. It tells when an answer shows that the registry itself gives it to this credential. A redirect
 /// shows nothing, and neither does a page: both are ways to ask for a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +151,31 @@ impl Pull {
         }
     }
 
+    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
+    /// asks for a login has another length than the blob.
+    pub(super) async fn probe(&self, blob: &BlobRequest<'_>, size: Option<u64>) -> Result<Probed, PullError> {
+        let operation = Operation::probe(blob.repository, &blob.digest);
+        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await {
+            Asked::Allowed(answer) => {
+                let told = answer.content_length();
+                let is_alike = told.is_none() || size.is_none() || told == size;
+                Ok(if is_alike { Probed::Serves } else { Probed::Unclear })
+            }
+            Asked::Unproven(_) => {
+                let first_byte = ByteRange { start: 0, end: Some(1) };
+                match blob.request.source(blob.repository).open(&blob.digest, Some(first_byte)).await {
+                    Ok(opened) if opened.size.is_some() && opened.size == size => {
+                        self.approve(blob.request, blob.repository).await;
+                        Ok(Probed::Serves)
+                    }
+                    Ok(_) | Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
+                    Err(error) => Err(self.not_opened(blob, error)),
+                }
+            }
+            Asked::Refused(error) | Asked::Down(error) => Err(error),
+        }
+    }
+
     /// Upstream's refusal, its challenge made one that the client can answer here where need be.
     pub(super) async fn refused_by_upstream(
         &self,
@@ -160,6 +193,19 @@ impl Pull {
     pub(super) fn unreachable(&self, request: &RequestContext, error: Arc<UpstreamError>) -> PullError {
         tracing::warn!(registry = %request.registry.host, path = request.path(), "{error}");
         PullError::Unreachable(error)
+    }
+
+    /// The error of a blob that upstream did not open.
+    pub(super) fn not_opened(&self, blob: &BlobRequest<'_>, error: OpenError) -> PullError {
+        match error {
+            OpenError::Refused(refusal) => {
+                let host = blob.request.registry.host.to_string();
+                blob.request.record_upstream(&host, outcome_of(refusal.status), None);
+                PullError::answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
+            }
+            OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
+            OpenError::Broken(error) => PullError::Broken(error),
+        }
     }
 
     /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is recorded.
