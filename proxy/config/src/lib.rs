@@ -59,7 +59,7 @@ pub struct Flags {
     /// The configuration file [default: $ENTREPOT_CONFIG, else /etc/entrepot/entrepot.toml where it exists]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Where blobs, index and CA are kept
+    /// The directory that keeps blobs, index and CA
     #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Address and port of the proxy, may be repeated

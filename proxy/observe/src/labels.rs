@@ -397,7 +397,7 @@ labels! {
         Threads = "threads",
     }
 
-    /// Which way tunnelled bytes went.
+    /// The direction of tunnelled bytes.
     Direction {
         /// From the client.
         Up = "up",

@@ -64,7 +64,7 @@ pub enum Decision {
     Content {
         /// Its origin.
         served: Served,
-        /// Which content. None for upstream's answer to HEAD where it told no digest.
+        /// Its digest. None for upstream's answer to HEAD where it told no digest.
         digest: Option<Digest>,
         /// Since when it is stored here. None if it was fetched for this request.
         stored_at: Option<SystemTime>,

@@ -28,7 +28,7 @@ use entrepot_config::ready::Config;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_net::service_manager::{self, watchdog};
 
-/// What the agent needs from crates beside this one; the composition root passes it in.
+/// The services of other crates that the agent calls. The composition root passes them in.
 #[derive(Clone, Copy)]
 pub struct Environment {
     /// The mark (SO_MARK) of entrepot's own connections, which are never redirected.

@@ -51,7 +51,7 @@ pub(super) enum RegistryError {
     },
     /// A chunk does not begin where the upload ends. The client is told where that is.
     OutOfOrder {
-        /// Where the upload goes on, relative to the door.
+        /// The path at which the upload continues, relative to the door.
         location: String,
         /// The id of the upload.
         id: String,

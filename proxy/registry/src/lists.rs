@@ -30,7 +30,7 @@ struct Catalog<'a> {
     repositories: Vec<&'a str>,
 }
 
-/// Which page.
+/// The page that is asked for.
 struct Page {
     after: Option<String>,
     limit: usize,

@@ -14,7 +14,7 @@ use entrepot_core::secret::Secret;
 use entrepot_net::tls::authority::{Authority, rfc3339};
 use entrepot_net::tls::{CaError, files};
 
-/// What to do with the certificate authority.
+/// The actions on the certificate authority.
 #[derive(Debug, Subcommand)]
 pub enum CaCommand {
     /// Show the CA: subject, SHA-256 fingerprint, validity, key type and file

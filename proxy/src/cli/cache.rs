@@ -24,7 +24,7 @@ use crate::admin::TagName;
 use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, VerifyLine};
 use entrepot_core::exit;
 
-/// What to do with the cache.
+/// The actions on the cache.
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
     /// Show hits, size, and the pulls that upstream registries still allow

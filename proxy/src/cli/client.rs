@@ -23,7 +23,7 @@ use entrepot_setup::client::status::{FileState, Status, status};
 use entrepot_setup::client::steps::{Step, shown};
 use entrepot_setup::client::{Mode, Runtime};
 
-/// What to do with a runtime.
+/// The actions on a container runtime's set-up.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Let a runtime of this machine pull through an appliance

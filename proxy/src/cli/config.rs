@@ -17,7 +17,7 @@ use toml::Value;
 
 use super::environment;
 
-/// What to do with the configuration file.
+/// The actions on the configuration file.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the value that holds for a key, secrets masked; for a section, all its keys

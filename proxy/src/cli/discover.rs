@@ -18,7 +18,7 @@ use entrepot_core::exit;
 use entrepot_setup::discovery::browse::{Found, browse};
 use entrepot_setup::discovery::probe::{self, ProbeError};
 
-/// How to look.
+/// The options of a search.
 #[derive(Debug, Args)]
 pub struct DiscoverOptions {
     /// How long to wait for answers, in seconds

@@ -20,7 +20,7 @@ use entrepot_redirect::{RedirectError, agent, pins};
 use entrepot_setup::discovery::browse::addresses;
 use entrepot_upstream::dial::OWN_MARK;
 
-/// What to do with the redirection.
+/// The actions on the redirection.
 #[derive(Debug, Subcommand)]
 pub enum RedirectCommand {
     /// Redirect the connections of this machine's processes, in the foreground
@@ -57,7 +57,7 @@ pub enum RedirectCommand {
     },
 }
 
-/// What both forms redirect.
+/// The traffic that both forms redirect.
 #[derive(Debug, Args)]
 pub struct What {
     /// Another port that is redirected, may be repeated

@@ -41,7 +41,7 @@ pub struct AdminAddress {
     token_file: Option<PathBuf>,
 }
 
-/// What to do with the registry.
+/// The actions on our own registry.
 #[derive(Debug, Subcommand)]
 pub enum RegistryCommand {
     /// List the repositories; with --json one object on each line

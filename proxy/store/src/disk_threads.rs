@@ -95,7 +95,7 @@ struct Running {
     ladder: DiskLadder,
 }
 
-/// Which thread has the jobs of a partial blob.
+/// The number of the thread that has the jobs of a partial blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lane(pub(super) u64);
 

@@ -17,7 +17,7 @@ pub struct UpstreamRegistry {
     pub host: RegistryHost,
     /// Plain HTTP or TLS towards upstream.
     pub scheme: Scheme,
-    /// Which clients a cached image is given to.
+    /// The rule by which clients are given a cached image.
     pub access: AccessMode,
     /// Headers that the configuration adds to each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,

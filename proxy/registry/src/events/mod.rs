@@ -76,7 +76,7 @@ pub struct EventRequest {
 
 /// The present way to receivers; a reload replaces it.
 type WayOut = Arc<RwLock<Arc<RegistryClient>>>;
-/// What events say about us now.
+/// The facts about this appliance that every event carries.
 type SharedSource = Arc<RwLock<EventSource>>;
 
 /// The receivers. Clones share them.

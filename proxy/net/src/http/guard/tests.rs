@@ -1,12 +1,15 @@
-use super::*;
+//! Tests of the guard with hyper behind it, over a pipe in memory: each refusal, and that hyper alone would accept it.
+//! They use the guard as `serve.rs` does. There is no socket, and where time matters the clock is paused.
 
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+use super::*;
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const FIRST: &str = "POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
 const SECOND: &str = "PUT /v2/two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n";
 const BAD: &str = "PUT /v2/x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\nGET /";
