@@ -1,9 +1,9 @@
 //! Every call of the store that changes content on disk: create, allocate, write, sync, rename, unlink. All of them
 //! block. `disk_threads::calls` makes those of partial blobs by io_uring if there is one.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use entrepot_core::digest::{Algorithm, Digest};
@@ -13,15 +13,6 @@ use nix::sys::statvfs::statvfs;
 
 use super::errors::StoreError;
 use super::paths::{Paths, digest_of_file};
-
-/// Makes a folder that only this user may enter; false if it exists, and then it stays as it is.
-pub(super) fn make_dir(path: &Path) -> Result<bool, StoreError> {
-    if path.is_dir() {
-        return Ok(false);
-    }
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map(|()| true).map_err(|error| StoreError::from_io("create the directory", path, error))
-}
 
 /// The published files of one folder. A folder that cannot be read has none.
 pub(super) fn blobs_in(paths: &Paths, algorithm: Algorithm, first_byte: u8) -> Vec<(Digest, Metadata)> {
@@ -53,7 +44,7 @@ pub(super) fn open_existing(path: &Path) -> Result<File, StoreError> {
     open(path)?.ok_or_else(|| StoreError::from_io("open", path, io::ErrorKind::NotFound.into()))
 }
 
-/// Opens a paused fill to add bytes.
+/// Opens a paused partial blob to add bytes.
 pub(super) fn reopen(path: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path);
     file.map_err(|error| StoreError::from_io("open", path, error))

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use entrepot_core::digest::Digest;
 use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, Span};
 
 use crate::disk;
 use crate::errors::StoreError;
@@ -132,11 +133,9 @@ impl DiskThreads {
         F: Future<Output = T> + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |calls| {
-            Box::pin(async move {
-                // A caller that no longer waits needs no answer.
-                let _ = answer.send(job(calls).await);
-            })
+        let job = in_this_span(async move |calls| {
+            // A caller that no longer waits needs no answer.
+            let _ = answer.send(job(calls).await);
         });
         let queue = self.queue(lane).ok_or(StoreError::DiskThreadGone)?;
         queue.send(job).await.map_err(|_| StoreError::DiskThreadGone)?;
@@ -172,13 +171,11 @@ impl DiskThreads {
             warn_unless_removed(disk::unlink(&path), &path);
             return;
         };
-        permit.send(Box::new(move |calls| {
-            Box::pin(async move {
-                warn_unless_removed(calls.unlink(&path).await, &path);
-                // Dropping the last handle gives the blocks back, which takes time.
-                calls.aside(move || drop(file)).await;
-                drop(reservation);
-            })
+        permit.send(in_this_span(async move |calls: Calls| {
+            warn_unless_removed(calls.unlink(&path).await, &path);
+            // Dropping the last handle gives the blocks back, which takes time.
+            calls.aside(move || drop(file)).await;
+            drop(reservation);
         }));
     }
 
@@ -216,8 +213,16 @@ impl Running {
     }
 }
 
+/// A job whose events have the span of the caller's request.
+fn in_this_span(job: impl AsyncFnOnce(Calls) + Send + 'static) -> Job {
+    let span = Span::current();
+    // The job is called inside the future, so that what it does before its first wait is in the span as well.
+    Box::new(move |calls| Box::pin(async move { job(calls).await }.instrument(span)))
+}
+
 fn warn_unless_removed(removed: Result<bool, StoreError>, path: &Path) {
     if let Err(error) = removed {
-        tracing::warn!(%error, path = %path.display(), "a dropped fill could not be removed; the next start does");
+        let path = path.display();
+        tracing::warn!(%error, %path, "a dropped partial blob could not be removed; the next start does");
     }
 }

@@ -48,8 +48,11 @@ pub enum StoreError {
         "the content was announced with {expected_bytes} bytes but has {actual_bytes}; it was not stored, fetch it again"
     )]
     WrongSize { expected_bytes: u64, actual_bytes: u64 },
-    /// A fill was used after `publish` or `pause`, or published under the wrong one of its two forms: a bug of ours.
-    #[error("the fill is already over, or has no digest of its own to be published under; this is a bug, report it")]
+    /// A partial blob was used after its end, or published without a digest or under another one: a bug of ours.
+    #[error(
+        "the partial blob is already over, or was to be published without its digest or under another; this is a bug, \
+         report it"
+    )]
     FillState,
     /// The index does not answer, so there is nothing to list.
     #[error("the cache's index is unavailable; it repairs itself, try again in a few seconds")]
@@ -63,8 +66,8 @@ pub enum StoreError {
         /// How long the caller waited.
         seconds: f32,
     },
-    /// A disk thread could not be started, or a job on it panicked.
-    #[error("no disk thread did the work; the log says why, report it if it is not a lack of threads")]
+    /// A thread could not be started, or the work panicked.
+    #[error("the store's work was not done; the log says why, report it if it is not a lack of threads")]
     DiskThreadGone,
     /// Another process has the same store open.
     #[error("{path} is in use by another process; stop the other entrepot or choose another data_dir")]

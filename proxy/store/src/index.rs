@@ -15,7 +15,7 @@
 //! dropped and counted. The file of a blob decides whether the blob exists, not the index.
 
 pub(super) mod names;
-pub(super) mod opening;
+mod opening;
 mod queue;
 mod rebuild;
 pub(super) mod recency;

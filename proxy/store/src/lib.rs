@@ -134,13 +134,9 @@ impl Store {
     /// [`Store::start_disk_threads`].
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
         let paths = Paths::new(data_dir);
-        for folder in [paths.fills(), paths.uploads(), paths.pushed()] {
-            if disk::make_dir(&folder)? {
-                disk::sync_dir(paths.root())?;
-            }
-        }
-        for algorithm in ALGORITHMS {
-            disk::make_dir(&paths.algorithm(algorithm))?;
+        let blobs = ALGORITHMS.map(|algorithm| paths.algorithm(algorithm));
+        for folder in [paths.fills(), paths.uploads(), paths.pushed()].iter().chain(&blobs) {
+            small_files::make_folder(folder)?;
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();

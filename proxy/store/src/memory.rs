@@ -34,8 +34,10 @@ const MANIFEST_MAX_BYTES: usize = 64 << 10;
 const MANIFESTS_BYTES: u64 = 12 << 20;
 const LINKS_BYTES: u64 = 2 << 20;
 const TAGS_BYTES: u64 = 2 << 20;
-/// An entry of each kind takes about this many bytes, which gives the expected number of entries.
-const TYPICAL_BYTES: u64 = 512;
+/// A manifest takes about this many bytes.
+const MANIFEST_TYPICAL_BYTES: u64 = 2048;
+/// A link or a tag takes about this many bytes.
+const NAME_TYPICAL_BYTES: u64 = 512;
 /// Bytes of an entry besides its key, its value and their heap: links to its neighbours, and its share of a hash table
 /// that has just grown.
 const SLOT_BYTES: usize = 64;
@@ -114,9 +116,9 @@ impl Default for Memory {
     fn default() -> Self {
         let state = State {
             epoch: 0,
-            manifests: bounded(MANIFESTS_BYTES),
-            links: bounded(LINKS_BYTES),
-            tags: bounded(TAGS_BYTES),
+            manifests: bounded(MANIFESTS_BYTES, MANIFEST_TYPICAL_BYTES),
+            links: bounded(LINKS_BYTES, NAME_TYPICAL_BYTES),
+            tags: bounded(TAGS_BYTES, NAME_TYPICAL_BYTES),
         };
         Self { state: Mutex::new(state) }
     }
@@ -217,13 +219,16 @@ impl Memory {
     }
 }
 
-fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64) -> Bounded<K, V> {
-    Cache::with_weighter((bytes / TYPICAL_BYTES) as usize, bytes, ByWeight)
+/// A cache of `bytes` for entries of about `typical_bytes`. Keys that were evicted lately keep a slot without a weight,
+/// half as many as typical entries fit.
+fn bounded<K: std::hash::Hash + Eq, V>(bytes: u64, typical_bytes: u64) -> Bounded<K, V> {
+    Cache::with_weighter((bytes / typical_bytes) as usize, bytes, ByWeight)
 }
 
-/// A value for the key type `K`; `heap_bytes` is the heap of key and value together.
+/// A value for the key type `K`; `heap_bytes` is the heap of key and value together. The slots lie in one array that
+/// doubles when it is full, so an entry may take two of them.
 fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
-    let bytes = heap_bytes.saturating_add(size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
+    let bytes = heap_bytes.saturating_add(2 * size_of::<(K, Weighed<V>)>() + SLOT_BYTES);
     Weighed { value, bytes: bytes as u64 }
 }
 

@@ -72,14 +72,15 @@ impl Names {
     /// The manifest. None if the repository is not known to have it. Counts as a use. Bytes of another digest are
     /// thrown away.
     pub async fn manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
-        if let Some((manifest, touch)) = self.memory.manifest(place, digest) {
-            if touch {
-                self.blobs.touch(digest);
-            }
+        if let Some(manifest) = self.remembered_manifest(place, digest) {
             return Some(manifest);
         }
         if !self.linked(place, digest).await {
             return None;
+        }
+        // Memory may have lacked only the link.
+        if let Some(manifest) = self.remembered_manifest(place, digest) {
+            return Some(manifest);
         }
         let since = self.memory.epoch();
         let (index, blobs, digest) = (self.index.clone(), self.blobs.clone(), *digest);
@@ -92,6 +93,17 @@ impl Names {
         let manifest = manifest.await.flatten()?;
         self.memory.remember_manifest(since, manifest.clone());
         Some(manifest)
+    }
+
+    /// Notes the type of a manifest and that the repository has it, both at once.
+    pub async fn keep_manifest(&self, place: &Place, digest: &Digest, media_type: &str) {
+        let (place, digest, media_type) = (place.clone(), *digest, media_type.to_owned());
+        let at_ms = ms_of(SystemTime::now());
+        self.note(move |tables| {
+            tables.set_media_type(&digest, &media_type)?;
+            tables.link(&place, &digest, at_ms)
+        })
+        .await;
     }
 
     /// Notes the type of a manifest.
@@ -165,6 +177,15 @@ impl Names {
         }
         let (registry, path) = (registry.clone(), path_and_query.to_owned());
         self.note(move |tables| tables.set_artefact(&registry, &path, &entry)).await;
+    }
+
+    /// The manifest, if memory has it and its link.
+    fn remembered_manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
+        let (manifest, touch) = self.memory.manifest(place, digest)?;
+        if touch {
+            self.blobs.touch(digest);
+        }
+        Some(manifest)
     }
 
     async fn note(&self, change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send + 'static) {

@@ -17,11 +17,12 @@
 //! writes that run. Nothing is visible before it is durable. Whatever fails, the file is removed and the reservation
 //! given back. The caller has hashed the bytes: `publish` checks the length, not the digest again.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -31,7 +32,6 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_registry};
 use crate::blobs::Blobs;
-use crate::disk;
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
 use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
@@ -42,8 +42,9 @@ use crate::paths::{FillName, Paths};
 use crate::paused::{Paused, PausedFill};
 use crate::place::Place;
 use crate::room::Room;
-use crate::small_files::random;
+use crate::small_files::{self, random};
 use crate::space::{Counters, Purpose, Reservation, count};
+use crate::{disk, lock};
 
 /// Bytes that content of unknown size reserves at a time.
 const GROW_BYTES: u64 = 4 << 20;
@@ -58,6 +59,8 @@ pub struct PartialBlobs {
     blobs: Arc<Blobs>,
     paused: Arc<Paused>,
     buffers: Buffers,
+    /// The folders of blobs, of 512, whose own entries are on the medium.
+    durable_shards: Mutex<HashSet<PathBuf>>,
 }
 
 /// Content that is being written. All methods take a shared reference: a leader writes while followers read. Dropping
@@ -108,7 +111,8 @@ impl PartialBlobs {
         disk: DiskSettings,
     ) -> Self {
         let (buffers, disk) = (Buffers::new(disk.buffers_bytes, disk.timeout), DiskThreads::new(disk));
-        Self { paths, room, disk, counters, index, blobs, paused, buffers }
+        let durable_shards = Mutex::default();
+        Self { paths, room, disk, counters, index, blobs, paused, buffers, durable_shards }
     }
 
     /// Begins the content of a digest, or resumes paused content of the same size ([`PartialBlob::extents`]). Makes
@@ -202,6 +206,19 @@ impl PartialBlobs {
         let (file, reservation) = reserved.inspect_err(|_| count(&self.counters.write_errors))?;
         let begun = Begun { name, file, size, extents: Extents::new(), purpose, turn: None };
         Ok(PartialBlob::new(self, path, begun, reservation))
+    }
+
+    /// Makes the folder that a blob goes to. Its entry is on the medium when this returns: the first publication into a
+    /// folder syncs it, also if another one, or an earlier run, has made the folder and did not get that far.
+    async fn make_shard(&self, calls: Calls, folder: &Path) -> Result<(), StoreError> {
+        let is_durable = lock(&self.durable_shards).contains(folder);
+        let shard = folder.to_owned();
+        if is_durable {
+            return calls.aside(move || small_files::make_folder(&shard)).await;
+        }
+        calls.aside(move || small_files::make_folder_durable(&shard)).await?;
+        lock(&self.durable_shards).insert(folder.to_owned());
+        Ok(())
     }
 
     /// Makes a new file with room for `size_bytes`.
@@ -427,13 +444,7 @@ impl PartialBlob {
         }
         calls.sync(file, &self.path).await?;
         let (folder, path) = (paths.shard_of(digest), self.path.clone());
-        let made = {
-            let folder = folder.clone();
-            calls.aside(move || disk::make_dir(&folder)).await?
-        };
-        if made {
-            calls.sync_dir(&paths.algorithm(digest.algorithm())).await?;
-        }
+        self.home.make_shard(calls, &folder).await?;
         let readable = calls.aside(move || disk::open_existing(&path)).await?;
         calls.rename(&self.path, &paths.blob(digest)).await?;
         if let Err(error) = calls.sync_dir(&folder).await {
@@ -450,7 +461,7 @@ impl PartialBlob {
             count(&self.home.counters.write_errors);
         }
         if let Err(error) = calls.unlink(&self.path).await {
-            tracing::warn!(%error, "a failed fill could not be removed; the next start does");
+            tracing::warn!(%error, "a failed partial blob could not be removed; the next start does");
         }
     }
 

@@ -6,9 +6,9 @@
 //! ```text
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
 //! <data>/blobs/sha512/cd/cdef01…            likewise
-//! <data>/fill/sha256-abcdef….<random>       a fill that runs, or one that was paused
-//! <data>/fill/sha256-abcdef….<random>.extents   which bytes a paused fill has; a fill without it is dropped at start
-//! <data>/fill/unnamed.<random>              a fill whose digest is known only at its end
+//! <data>/fill/sha256-abcdef….<random>       a partial blob that runs or was paused
+//! <data>/fill/sha256-abcdef….<random>.extents   which bytes a paused one has; one without it is dropped at start
+//! <data>/fill/unnamed.<random>              a partial blob whose digest is known only at its end
 //! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
@@ -51,12 +51,12 @@ pub(super) struct Paths {
     root: PathBuf,
 }
 
-/// The name of a partial fill.
+/// The name of a partial blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FillName {
-    /// The digest that the fill will have. None until its end is known.
+    /// The digest that it will have. None until its end is known.
     pub(super) digest: Option<Digest>,
-    /// Tells two fills of one digest apart.
+    /// Tells two partial blobs of one digest apart.
     pub(super) random: u64,
 }
 
@@ -187,7 +187,7 @@ impl FillName {
         }
     }
 
-    /// Reads the name of a fill of a digest. None for sidecars, unnamed fills and foreign files.
+    /// Reads the name of a partial blob of a digest. None for sidecars, unnamed ones and foreign files.
     pub(super) fn parse(file_name: &str) -> Option<Self> {
         let (head, random) = file_name.split_once('.')?;
         let digest = head.replacen('-', ":", 1).parse().ok()?;

@@ -1,8 +1,9 @@
-//! Fills that were paused in good order, and the clean-up of `fill/` at start.
+//! Partial blobs that were paused in good order, and the clean-up of `fill/` at start.
 //!
-//! A paused fill is its file and a sidecar that says which bytes of it are on the medium. The sidecar is written after
-//! the bytes were synced and removed before any more are written, so a readable sidecar is right. The content of a file
-//! without a sidecar is unknown, so the file is deleted. In any case the digest is checked over the whole at the end.
+//! A paused partial blob is its file and a sidecar that says which bytes of it are on the medium. The sidecar is
+//! written after the bytes were synced and removed before any more are written, so a readable sidecar is right. The
+//! content of a file without a sidecar is unknown, so the file is deleted. In any case the digest is checked over the
+//! whole at the end.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -29,23 +30,24 @@ struct Sidecar {
     extents: Extents,
 }
 
-/// A fill that can be resumed.
+/// A partial blob that can be resumed.
 pub(super) struct PausedFill {
     pub(super) name: FillName,
     pub(super) size_bytes: u64,
     pub(super) extents: Extents,
-    /// The fill's blocks are allocated, so its whole size counts.
+    /// Its blocks are allocated, so its whole size counts.
     pub(super) reservation: Reservation,
     pub(super) paused_at: SystemTime,
 }
 
-/// The paused fills, at most one for each digest.
+/// The paused partial blobs, at most one for each digest.
 pub(super) struct Paused {
+    /// Never held while files are deleted: the serving threads ask as well.
     fills: Mutex<HashMap<Digest, PausedFill>>,
 }
 
 impl Paused {
-    /// Finds the paused fills of an earlier run and deletes everything else in `fill/`.
+    /// Finds the paused partial blobs of an earlier run and deletes everything else in `fill/`.
     pub(super) fn load(paths: &Paths, space: &Arc<Space>) -> Self {
         let entries: Vec<_> = std::fs::read_dir(paths.fills()).into_iter().flatten().flatten().collect();
         let mut fills: HashMap<Digest, PausedFill> = HashMap::new();
@@ -67,14 +69,15 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused fill of a digest lacks. None if there is no such fill.
+    /// The first byte from `from` on that the paused partial blob of a digest lacks. None if there is none.
     pub(super) fn first_missing(&self, digest: &Digest, from: u64) -> Option<u64> {
         let fills = lock(&self.fills);
         let fill = fills.get(digest)?;
         fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
     }
 
-    /// Takes the fill of a digest out, to resume it. The sidecar is removed first. A fill of another size is deleted.
+    /// Takes the partial blob of a digest out, to resume it. The sidecar is removed first. One of another size is
+    /// deleted.
     pub(super) fn take(&self, paths: &Paths, digest: &Digest, size: Option<u64>) -> Option<PausedFill> {
         let fill = lock(&self.fills).remove(digest)?;
         if size == Some(fill.size_bytes) && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
@@ -84,13 +87,13 @@ impl Paused {
         None
     }
 
-    /// Keeps a fill whose bytes are synced: writes its sidecar. After an error, the caller has to remove the fill's
+    /// Keeps a partial blob whose bytes are synced: writes its sidecar. After an error, the caller has to remove its
     /// files.
     pub(super) fn keep(&self, paths: &Paths, digest: Digest, fill: PausedFill) -> Result<(), StoreError> {
         let path = paths.sidecar(fill.name);
         let sidecar = Sidecar { size: fill.size_bytes, extents: fill.extents.clone() };
         let text = serde_json::to_vec(&sidecar)
-            .map_err(|error| StoreError::from_io("describe the paused fill", &path, error.into()))?;
+            .map_err(|error| StoreError::from_io("describe the paused partial blob", &path, error.into()))?;
         let file = disk::create(&path)?;
         let written = disk::write_at(&file, &path, 0, &text)
             .and_then(|()| disk::sync(&file, &path))
@@ -99,36 +102,35 @@ impl Paused {
             let _ = disk::unlink(&path);
         }
         written?;
-        if let Some(earlier) = lock(&self.fills).insert(digest, fill) {
-            delete(paths, earlier);
-        }
+        let earlier = lock(&self.fills).insert(digest, fill);
+        earlier.into_iter().for_each(|earlier| delete(paths, earlier));
         Ok(())
     }
 
-    /// Deletes the fill that was paused longest ago, to make room; false if there is none.
+    /// Deletes the partial blob that was paused longest ago, to make room; false if there is none.
     pub(super) fn drop_oldest(&self, paths: &Paths) -> bool {
-        let mut fills = lock(&self.fills);
-        let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(digest, _)| *digest);
-        let dropped = oldest.and_then(|digest| fills.remove(&digest));
+        let dropped = {
+            let mut fills = lock(&self.fills);
+            let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(digest, _)| *digest);
+            oldest.and_then(|digest| fills.remove(&digest))
+        };
         dropped.map(|fill| delete(paths, fill)).is_some()
     }
 
-    /// Deletes the fills that were paused before a time.
+    /// Deletes the partial blobs that were paused before a time.
     pub(super) fn expire(&self, paths: &Paths, before: SystemTime) {
-        for (_, fill) in lock(&self.fills).extract_if(|_, fill| fill.paused_at < before) {
-            delete(paths, fill);
-        }
+        let expired: Vec<_> = lock(&self.fills).extract_if(|_, fill| fill.paused_at < before).collect();
+        expired.into_iter().for_each(|(_, fill)| delete(paths, fill));
     }
 
-    /// Deletes all paused fills.
+    /// Deletes all paused partial blobs.
     pub(super) fn clear(&self, paths: &Paths) {
-        for (_, fill) in lock(&self.fills).drain() {
-            delete(paths, fill);
-        }
+        let all = std::mem::take(&mut *lock(&self.fills));
+        all.into_values().for_each(|fill| delete(paths, fill));
     }
 }
 
-/// Reads what a sidecar says about a fill and checks it against the file.
+/// Reads what a sidecar says about a partial blob and checks it against the file.
 fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(Digest, PausedFill)> {
     let mut text = Vec::new();
     File::open(paths.sidecar(name)).ok()?.take(SIDECAR_MAX_BYTES).read_to_end(&mut text).ok()?;
@@ -147,7 +149,7 @@ fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(Digest, Pa
 fn delete(paths: &Paths, fill: PausedFill) {
     for path in [paths.sidecar(fill.name), paths.fill(fill.name)] {
         if let Err(error) = disk::unlink(&path) {
-            tracing::warn!(%error, "a paused fill could not be removed");
+            tracing::warn!(%error, "a paused partial blob could not be removed");
         }
     }
 }

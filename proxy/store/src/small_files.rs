@@ -72,7 +72,7 @@ pub(crate) fn remove(path: &Path) -> Result<bool, StoreError> {
     Ok(removed)
 }
 
-/// The names in a folder, without those of files that are being written. None if there is no such folder.
+/// The names in a folder, without those of files that are being written. Empty if there is no such folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -92,11 +92,14 @@ pub(crate) fn remove_folder_if_empty(folder: &Path) -> bool {
     std::fs::remove_dir(folder).is_ok_and(|()| folder.parent().is_some_and(|parent| disk::sync_dir(parent).is_ok()))
 }
 
-/// Makes a folder and those above it, each durably.
+/// Makes a folder and those above it, each durably. A folder that is there already stays as it is.
 pub(crate) fn make_folder(folder: &Path) -> Result<(), StoreError> {
-    if folder.is_dir() {
-        return Ok(());
-    }
+    if folder.is_dir() { Ok(()) } else { make_folder_durable(folder) }
+}
+
+/// Makes a folder and those above it. Its entry is on the medium when this returns, even if another thread has just
+/// made it and not synced it yet.
+pub(crate) fn make_folder_durable(folder: &Path) -> Result<(), StoreError> {
     let above = folder_of(folder);
     if above != folder {
         make_folder(above)?;
@@ -114,12 +117,32 @@ pub(crate) fn marked_at(path: &Path) -> Option<SystemTime> {
     File::open(path).and_then(|file| file.metadata()).and_then(|file| file.modified()).ok()
 }
 
+/// The folder that a path lies in. A bare name lies in the working directory.
 fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(path)
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Tells two files of one purpose apart. Not a secret; `create` refuses a name that is taken.
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_made_with_those_above_them() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let folder = dir.path().join("a/b/c");
+        for _ in 0..2 {
+            make_folder(&folder).unwrap();
+            make_folder_durable(&folder).unwrap();
+        }
+        assert!(folder.is_dir());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(make_folder(&dir.path().join("file/a")).is_err());
+        assert_eq!(folder_of(Path::new("data")), Path::new("."));
+    }
 }

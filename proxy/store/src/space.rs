@@ -4,7 +4,7 @@
 //! Pushed content is not the cache's: it counts against the free-space floor only, and the cache makes room for it.
 //!
 //! Invariant: a byte that is being written is in `reserved` until the index has counted it as `used`, so the limit
-//! holds at every moment. A fill gives its reservation back, whichever way it ends.
+//! holds at every moment. A partial blob gives its reservation back, whichever way it ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use entrepot_config::ready;
 /// How much the store may hold, and for how long.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Bytes of published content and running fills together.
+    /// Bytes of published content and running partial blobs together.
     pub max_size_bytes: u64,
     /// Bytes that stay free on the file system.
     pub min_free_bytes: u64,
@@ -55,7 +55,7 @@ pub(super) struct Ledger {
     pub(super) limits: Limits,
     /// The published content, as the index counts it.
     pub(super) held: Held,
-    /// Bytes promised to fills.
+    /// Bytes promised to partial blobs.
     pub(super) reserved_bytes: u64,
     /// Bytes promised to uploads.
     pub(super) uploading_bytes: u64,
@@ -130,7 +130,8 @@ impl Space {
         }
     }
 
-    /// Counts bytes that are on disk already, whatever the limits say: the paused fills and uploads found at start.
+    /// Counts bytes that are on disk already, whatever the limits say: the paused partial blobs and the uploads that
+    /// are found at start.
     pub(super) fn adopt(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Reservation {
         *lock(&self.ledger).promised(purpose) += bytes;
         Reservation { space: self.clone(), purpose, bytes, unallocated_bytes: 0 }
@@ -162,7 +163,7 @@ impl Ledger {
     }
 }
 
-/// Bytes promised to one fill; dropping it gives them back.
+/// Bytes promised to one partial blob; dropping it gives them back.
 pub(super) struct Reservation {
     space: Arc<Space>,
     purpose: Purpose,
@@ -181,7 +182,7 @@ impl Reservation {
         self.unallocated_bytes = 0;
     }
 
-    /// Adds the bytes of another reservation, for a fill that grows.
+    /// Adds the bytes of another reservation, for a partial blob that grows.
     pub(super) fn absorb(&mut self, mut other: Reservation) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.unallocated_bytes += std::mem::take(&mut other.unallocated_bytes);

@@ -115,8 +115,8 @@ impl Pull {
             tracing::warn!("a manifest was served but not stored: {error}");
             return request.trail.record(Decision::NotStored(error.bypass()));
         }
-        self.store.names.set_media_type(&manifest.digest, &manifest.media_type).await;
-        self.store.names.link(&request.place(repository), &manifest.digest).await;
+        let place = request.place(repository);
+        self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type).await;
         request.trail.record(Decision::Stored);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
+use tracing::Span;
 
 use super::ring;
 use crate::disk;
@@ -26,7 +27,8 @@ pub(crate) enum Calls {
 impl Calls {
     /// Runs blocking work without blocking a disk thread.
     pub(crate) async fn aside<T: Send + 'static>(self, run: impl FnOnce() -> T + Send + 'static) -> T {
-        match tokio::task::spawn_blocking(run).await {
+        let span = Span::current();
+        match tokio::task::spawn_blocking(move || span.in_scope(run)).await {
             Ok(value) => value,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

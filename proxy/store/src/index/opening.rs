@@ -16,8 +16,8 @@ use crate::paths::Paths;
 const PAGE_CACHE_BYTES: usize = 16 << 20;
 
 /// An index that can be used.
-pub(crate) struct Opened {
-    pub(crate) database: Database,
+pub(super) struct Opened {
+    pub(super) database: Database,
     pub(super) totals: Totals,
     /// Folders that changed since this time may hold files that the index does not know. None if the index is new: then
     /// all folders may.
@@ -42,12 +42,7 @@ pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
 }
 
 fn try_open(paths: &Paths) -> Result<Opened, Error> {
-    open_with_cache(paths, PAGE_CACHE_BYTES)
-}
-
-/// Opens the index with this much memory for its pages.
-pub(crate) fn open_with_cache(paths: &Paths, page_cache_bytes: usize) -> Result<Opened, Error> {
-    let database = Database::builder().set_cache_size(page_cache_bytes).create(paths.index());
+    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(paths.index());
     let database = database.map_err(|error| match error {
         // A file that is shorter than its header says is damaged; the disk did not refuse it.
         DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {

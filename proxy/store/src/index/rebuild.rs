@@ -54,8 +54,8 @@ fn reconcile_shard(index: &Shared, algorithm: Algorithm, first_byte: u8) -> bool
     let mut files: HashMap<_, _> = disk::blobs_in(&index.paths, algorithm, first_byte).into_iter().collect();
     let mut missing = Vec::new();
     for row in rows {
-        match files.get(&row.digest) {
-            Some(file) if file.len() == row.size_bytes => drop(files.remove(&row.digest)),
+        match files.remove(&row.digest) {
+            // The row keeps its size. If the file has another one, its next use shows that, and it is thrown away.
             Some(_) => {}
             None => missing.push(row.digest),
         }

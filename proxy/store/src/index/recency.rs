@@ -5,8 +5,8 @@
 //! probation, then the oldest protected. So a crawl through any number of blobs used once pushes out other blobs used
 //! once, never the working set (threat T24).
 //!
-//! Pushed content is in a third segment, which has no victims and counts for no segment's limit. `pins.rs` tells which
-//! content is pushed; the writer asks it when it enters a row.
+//! Pushed content is in a third segment, which has no victims and counts for no segment's limit. The file of a
+//! pin tells which content is pushed (`pins`); the writer looks at it when it enters a row.
 //!
 //! Invariant: `BLOBS` and `ORDER` have the same blobs, and the totals are their sums.
 
@@ -17,6 +17,7 @@ use redb::{Error, ReadTransaction, ReadableTable};
 
 use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
 use crate::memory::Stale;
+use crate::pins::has_pin;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
@@ -63,16 +64,13 @@ impl Tables<'_> {
         }
     }
 
-    /// A file without a row was found or used. It gets a row if it is really there.
+    /// A file without a row was found or used. It gets a row if it is really there. A row that it has meanwhile stays,
+    /// even with another size: the row has the length that was published, and a file may shrink.
     pub(crate) fn found(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
-        let key = Key::of(digest);
+        let is_known = self.blobs.get(Key::of(digest).as_slice())?.is_some();
         let file = std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file());
-        let known = self.blobs.get(key.as_slice())?.map(|row| row.value().0);
         match file {
-            Some(file) if known != Some(file.len()) => {
-                self.take_out(&key)?;
-                self.enter(digest, file.len(), at_ms)
-            }
+            Some(file) if !is_known => self.enter(digest, file.len(), at_ms),
             _ => Ok(()),
         }
     }
@@ -105,8 +103,7 @@ impl Tables<'_> {
     }
 
     fn is_pinned(&self, digest: &Digest) -> bool {
-        // If the disk cannot tell, the blob counts as pinned.
-        self.paths.pin(digest).try_exists().unwrap_or(true)
+        has_pin(self.paths, digest)
     }
 
     /// Drops a blob's row, and all rows that depend on it, if its file is gone.

@@ -13,7 +13,7 @@ use crate::memory::Stale;
 use crate::place::Place;
 
 /// The most rows of one table that are looked at together.
-pub(crate) const ROWS_MAX: usize = 16_384;
+const ROWS_MAX: usize = 16_384;
 
 type LinkCursor = (Vec<u8>, String, String);
 type TagCursor = (String, String, String, u16);

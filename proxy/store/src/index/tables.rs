@@ -43,10 +43,10 @@ pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static s
 
 /// Sums that are updated with every change, so that nothing is ever counted by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Totals {
+pub(super) struct Totals {
     /// Bytes of the cache, without pinned content.
     pub(super) used_bytes: u64,
-    pub(crate) blobs: u64,
+    pub(super) blobs: u64,
     pub(super) pinned_bytes: u64,
     pub(super) protected_bytes: u64,
     /// A counter that grows with every use. Unlike the wall clock it never steps back or stands still.
@@ -72,7 +72,7 @@ pub(crate) struct Tables<'t> {
 
 impl<'t> Tables<'t> {
     /// Opens all tables, making those that do not exist.
-    pub(crate) fn open(
+    pub(super) fn open(
         transaction: &'t WriteTransaction,
         paths: &'t Paths,
         protected_max_bytes: u64,
@@ -96,7 +96,7 @@ impl<'t> Tables<'t> {
     }
 
     /// Writes the sums back, as the last thing before a commit. Returns them, and what to forget after the commit.
-    pub(crate) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
+    pub(super) fn finish(mut self) -> Result<(Totals, Vec<Stale>), Error> {
         let Totals { used_bytes, blobs, pinned_bytes, protected_bytes, rank } = self.totals;
         self.totals_table.insert((), (used_bytes, blobs, pinned_bytes, protected_bytes, rank))?;
         Ok((self.totals, self.stale))
@@ -143,7 +143,7 @@ pub(super) fn is_new(database: &redb::Database) -> Result<bool, Error> {
 }
 
 /// Stores the time since which changed folders are looked at after a crash.
-pub(crate) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
+pub(super) fn set_check_from(transaction: &WriteTransaction, time: SystemTime) -> Result<(), Error> {
     transaction.open_table(CHECK_FROM)?.insert((), ms_of(time))?;
     Ok(())
 }

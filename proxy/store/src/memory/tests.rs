@@ -103,6 +103,7 @@ fn memory_is_bounded_by_bytes() {
     let now = memory.epoch();
     memory.remember_manifest(now, manifest(0, MANIFEST_MAX_BYTES + 1));
     assert_eq!(lock(&memory.state).manifests.len(), 0, "too large");
+    memory.remember_tag(now, &key(0, 1), &entry(7));
     for number in 0..20_000 {
         let manifest = manifest(number, if number % 2 == 0 { MANIFEST_MAX_BYTES } else { 1 });
         for name in 0..number % 40 {
@@ -111,6 +112,7 @@ fn memory_is_bounded_by_bytes() {
         memory.remember_manifest(now, manifest);
         let tag = TagKey { tag: format!("v{number}").parse().unwrap(), ..key(0, 0) };
         memory.remember_tag(now, &tag, &entry(number));
+        assert!(memory.tag(&key(0, 1)).is_some(), "it is asked for again and again: {number}");
     }
     let state = lock(&memory.state);
     let (manifests, links, tags) = (state.manifests.len(), state.links.len(), state.tags.len());

@@ -11,7 +11,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::DirEntry;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use entrepot_core::digest::Digest;
@@ -100,7 +100,12 @@ impl Collector {
         sweep: Sweep,
         mut progress: impl FnMut(Step),
     ) -> Result<Option<Collected>, StoreError> {
-        let Ok(_only) = self.running.try_lock() else { return Ok(None) };
+        let _only = match self.running.try_lock() {
+            Ok(only) => only,
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // An earlier collection panicked. This one begins anew.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
         let _watching = self.facts.pins.watch();
         let before = SystemTime::now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
         let (facts, index) = (&*self.facts, &*self.index);

@@ -1,6 +1,7 @@
 //! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -272,6 +273,21 @@ fn a_manifest_that_cannot_be_read_keeps_its_repository_from_being_collected() {
     let collected = world.collect(AT_ONCE);
     assert_eq!((collected.skipped, collected.links), (1, 0));
     assert!(world.has_file(&layer), "what the manifest named is not known any more");
+}
+
+#[test]
+fn a_collection_that_panicked_is_not_the_last_one() {
+    let world = World::new(PLENTY);
+    world.manifest("app", &["v1"], &[], None);
+    let collector = &world.store.repositories.collector;
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| collector.collect(AT_ONCE, |_| panic!("a bug"))));
+    assert!(panicked.is_err());
+    assert_eq!(world.collect(AT_ONCE).repositories, 1);
+    let mut beside = None;
+    collector
+        .collect(AT_ONCE, |_| beside = Some(collector.collect(AT_ONCE, |_| {}).expect("asked")))
+        .expect("collected");
+    assert_eq!(beside, Some(None), "one at a time");
 }
 
 #[test]

@@ -149,8 +149,7 @@ fn bad_content_is_thrown_away() {
     assert_eq!(done(world.store.blobs.verify(&rotten)).unwrap(), Verified::Missing);
     assert!(!done(world.store.blobs.contains(&rotten)) && done(world.store.blobs.get(&rotten)).unwrap().is_none());
     let world = world.restarted();
-    // On a busy disk the index may have given up a row; it is found again before the file shrinks.
-    world.store.wait_for_rebuild();
+    // The comparison of the index with the files may come before this or after it: the row keeps its size.
     std::fs::OpenOptions::new().write(true).open(paths.blob(&short)).unwrap().set_len(4999).unwrap();
     assert!(done(world.store.blobs.get(&short)).unwrap().is_none(), "a file that shrank is never served");
     assert_eq!(world.store.usage().quarantined, 1);

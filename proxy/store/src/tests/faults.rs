@@ -83,14 +83,6 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-/// Repeats the check until it holds. Each check itself waits for the store.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-    }
-}
-
 #[test]
 #[ignore = "needs root: mounts a disk"]
 fn a_small_disk_is_shared_by_eviction() {
@@ -129,18 +121,14 @@ fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
     drop(running);
 
     disk.free_again();
-    eventually("content is stored again", || {
-        done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok()
-    });
-    eventually("links are kept again", || {
+    soon("content is stored again", || done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok());
+    soon("links are kept again", || {
         done(store.names.link(&place, &other));
         done(store.names.linked(&place, &other))
     });
     store.wait_for_rebuild();
     let mut listed: Vec<Digest> = Vec::new();
-    eventually("the index knows every file", || {
-        done(store.blobs.list(None, 10)).is_ok_and(|entries| entries.len() == 2)
-    });
+    soon("the index knows every file", || done(store.blobs.list(None, 10)).is_ok_and(|entries| entries.len() == 2));
     listed.extend(done(store.blobs.list(None, 10)).unwrap().iter().map(|entry| entry.digest));
     assert!(listed.contains(&digest) && listed.contains(&other));
     assert_eq!(store.usage().used_bytes, 9 * MIB as u64);
@@ -198,10 +186,8 @@ fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
     let refused = done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes)));
     assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
     disk.remount("rw");
-    eventually("content is stored again", || {
-        done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok()
-    });
-    eventually("the index is back and complete", || {
+    soon("content is stored again", || done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok());
+    soon("the index is back and complete", || {
         done(store.flush());
         store.wait_for_rebuild();
         done(store.blobs.list(None, 10)).is_ok_and(|listed| listed.len() == 2)

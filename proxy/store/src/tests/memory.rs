@@ -148,6 +148,17 @@ fn what_memory_holds_is_ready_at_once() {
 }
 
 #[test]
+fn a_manifest_in_memory_is_not_read_again_for_another_repository() {
+    let known = Known::new();
+    let other = Place::new("ghcr.io".parse().unwrap(), "a/d".parse().unwrap());
+    done(known.store().names.link(&other, &known.digest));
+    // Reading the file would find it rotten.
+    std::fs::write(Paths::new(known.world.dir.path()).blob(&known.digest), content(2, 100).1).unwrap();
+    let manifest = done(known.store().names.manifest(&other, &known.digest));
+    assert_eq!(manifest.map(|manifest| manifest.bytes.to_vec()), Some(content(1, 100).1));
+}
+
+#[test]
 fn a_rotten_manifest_is_not_given_and_not_remembered() {
     let known = Known::new().cold();
     let path = Paths::new(known.world.dir.path()).blob(&known.digest);

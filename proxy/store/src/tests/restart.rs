@@ -73,6 +73,25 @@ fn a_start_looks_only_at_folders_that_changed() {
 }
 
 #[test]
+fn a_file_that_shrank_while_the_store_was_closed_is_never_served() {
+    let world = World::new(PLENTY);
+    let paths = Paths::new(world.dir.path());
+    let digest = put(&world.store, 1, 5000);
+    world.store.wait_for_rebuild();
+    let World { store, dir } = world;
+    drop(store);
+    File::options().write(true).open(paths.blob(&digest)).unwrap().set_len(4999).unwrap();
+    File::open(paths.shard_of(&digest)).unwrap().set_modified(SystemTime::now()).unwrap();
+    let store = Store::open(dir.path(), limits(PLENTY)).unwrap();
+    store.wait_for_rebuild();
+    assert_eq!(store.usage().used_bytes, 5000, "the comparison believes the row");
+    assert!(done(store.blobs.get(&digest)).unwrap().is_none());
+    assert_eq!((store.usage().quarantined, store.usage().used_bytes), (1, 0));
+    put(&store, 1, 5000);
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 5000).1, "and is stored again");
+}
+
+#[test]
 fn a_damaged_index_is_set_aside_and_rebuilt_while_serving() {
     type Damage = fn(&Path);
     let damages: [(&str, Damage); 5] = [
