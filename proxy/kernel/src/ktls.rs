@@ -189,6 +189,7 @@ mod tests {
         assert!(matches!(form.0, TlsCryptoInfo::Aes256Gcm(info) if info.key == [0; 32] && info.iv == [0; 8]));
         assert!(key(Cipher::Aes256Gcm, 24).kernel_form().is_none());
 
+        assert!(std::mem::needs_drop::<KernelForm>(), "the form wipes itself");
         fn is_wiped(_: &impl zeroize::ZeroizeOnDrop) {}
         let key = key(Cipher::Aes256Gcm, 32);
         is_wiped(&key.key);

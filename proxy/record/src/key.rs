@@ -147,7 +147,7 @@ pub(crate) fn once(nonce: [u8; NONCE_LEN]) -> Nonce {
 #[cfg(test)]
 mod tests {
     use rustls::crypto::cipher::{AeadKey, Iv};
-    use zeroize::{Zeroize, ZeroizeOnDrop};
+    use zeroize::ZeroizeOnDrop;
 
     use super::*;
 
@@ -157,11 +157,8 @@ mod tests {
     fn the_secret_part_of_nonces_is_wiped() {
         let secrets =
             ConnectionTrafficSecrets::Chacha20Poly1305 { key: AeadKey::from([7; 32]), iv: Iv::from([9; NONCE_LEN]) };
-        let mut key = Key::new(ProtocolVersion::TLSv1_3, (3, secrets)).expect("a key");
+        let key = Key::new(ProtocolVersion::TLSv1_3, (3, secrets)).expect("a key");
         is_wiped(&key.iv);
-        assert_eq!(key.nonce(0), [9; NONCE_LEN]);
-        key.iv.zeroize();
-        assert_eq!(key.nonce(0), [0; NONCE_LEN]);
     }
 
     #[test]

@@ -1,6 +1,4 @@
 //! TLS records behind the handshake: sealing them, opening them, and what they mean (RFC 8446 section 5, and RFC 5246
-
-#![warn(missing_docs)]
 //! section 6 with the AEAD suites of RFC 5288 and RFC 7905). It does no I/O: bytes in, bytes out.
 //!
 //! rustls does the handshake of a server, keeps the tickets and derives every secret. This crate takes over where
@@ -24,9 +22,10 @@
 //! - A nonce is used once. The sequence number only grows; a key that is worn out is replaced or refused.
 //! - Nothing of a record that did not open is handed on.
 //! - Whatever the client sends, the worst outcome is an error. There is no panic and no growing memory.
-//! - Key material is wiped when it is dropped. aws-lc wipes the key schedules that it frees, rustls its keys and
-//!   traffic secrets, and this crate the nonces' secret part. rustls does not wipe an `Iv` of its own, so secrets are
-//!   taken apart as soon as they arrive.
+//! - Keys and traffic secrets are wiped when they are dropped (aws-lc, rustls). Of the nonces' secret part only this
+//!   crate's copy is wiped: rustls frees its own unwiped. Without the key it opens nothing.
+
+#![warn(missing_docs)]
 
 mod key;
 mod open;

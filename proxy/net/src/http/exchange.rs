@@ -1,8 +1,7 @@
 //! One exchange, from a request's head to the last byte of its reply: the span with the request's id, the framing
 //! check, the trail of decisions, the headers that every reply gets, what HTTP/1.0 needs, and the report. Every door
-//! uses this one. The report is made when the body is complete or dropped, so a client that leaves is in the log as
-//! well. The report is read from the trail.
-//! from the trail.
+//! uses this one. The report is made when the body is complete or dropped, so a client that leaves during the body is in
+//! the log as well. The report is read from the trail.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -57,8 +56,9 @@ impl Exchange {
     /// Begins an exchange with a request's head.
     pub fn begin<B>(log: &Arc<RequestLog>, connection: &ConnectionContext, request: &Request<B>) -> Self {
         let trail = Trail::new(log.metrics.clone());
-        // The span has the level of errors, so that every filter that shows an event also shows its id.
-        let span = tracing::error_span!("request", request_id = %trail.id);
+        // A filter that shows an event should also show its request's id. So the span has the level of errors and a
+        // target of its own, which `logging.level` always lets through (`observe::events`).
+        let span = tracing::error_span!(target: "entrepot_request", "request", request_id = %trail.id);
         let path_and_query = match (request.uri().path_and_query(), request.method()) {
             (Some(path_and_query), _) => path_and_query.to_string(),
             (None, &Method::CONNECT) => String::new(),
@@ -91,7 +91,12 @@ impl Exchange {
             Some(rejection) => unframed(&self.trail, rejection),
             None => answer(request, self.trail.clone()).instrument(self.span.clone()).await,
         };
-        let reply = if is_fit(self.version, &reply) { reply } else { counted(reply).await };
+        let reply = if is_fit(self.version, &reply) {
+            reply
+        } else {
+            // An upstream registry sends the body meanwhile, and its faults are events of this request.
+            counted(reply).instrument(self.span.clone()).await
+        };
         self.respond(reply)
     }
 
@@ -255,5 +260,90 @@ impl Drop for Report {
             reason: summary.reason,
             request_id: exchange.trail.id,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use entrepot_config::ready::{LogFormat, Scheme};
+    use entrepot_observe::access_log::AccessLog;
+    use entrepot_observe::labels::Door;
+    use entrepot_observe::metrics::Metrics;
+    use http_body_util::BodyExt;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::http::body::PieceSource;
+    use crate::http::guard::Guard;
+
+    /// Counts the spans of requests that are entered.
+    #[derive(Clone, Default)]
+    struct Entered(Arc<AtomicUsize>);
+
+    impl Subscriber for Entered {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.is_span() && metadata.target() == "entrepot_request"
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {}
+
+        fn enter(&self, _: &Id) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn exit(&self, _: &Id) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A body of three pieces, each of which is made inside the request's span.
+    struct Inside(Entered, u8);
+
+    impl PieceSource for Inside {
+        async fn piece(&mut self) -> Result<Option<Bytes>, BodyError> {
+            assert_eq!(self.0.0.load(Ordering::Relaxed), 1, "outside of the span");
+            self.1 += 1;
+            Ok((self.1 <= 3).then(|| Bytes::from_static(b"piece ")))
+        }
+    }
+
+    /// Events of the answer and of its body have the request's id. An HTTP/1.0 body is read before the reply begins.
+    #[tokio::test]
+    async fn an_answer_and_its_body_are_made_inside_the_requests_span() {
+        let entered = Entered::default();
+        let _subscribed = tracing::subscriber::set_default(entered.clone());
+        let folder = tempfile::tempdir().expect("a folder");
+        let access_log = AccessLog::start(LogFormat::Json, Some(&folder.path().join("log"))).expect("a log");
+        let log = Arc::new(RequestLog { access_log, metrics: Arc::new(Metrics::new()) });
+        let (client, destination) = (IpAddr::from([192, 0, 2, 1]), Destination::Own);
+        let connection = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Http, destination };
+        for version in [Version::HTTP_11, Version::HTTP_10] {
+            let (_, guard) = Guard::new(tokio::io::empty(), Duration::from_secs(60));
+            let mut request = Request::new(());
+            *request.version_mut() = version;
+            let exchange = Exchange::begin(&log, &connection, &request);
+            let answer = |_, _| async {
+                assert_eq!(entered.0.load(Ordering::Relaxed), 1, "outside of the span");
+                let body = ReplyBody::pieces(Inside(entered.clone(), 0));
+                Reply { status: StatusCode::OK, headers: HeaderMap::new(), body, refused: None }
+            };
+            let response = exchange.run(&guard, request, answer).await;
+            assert_eq!(response.headers().contains_key(CONTENT_LENGTH), version == Version::HTTP_10);
+            let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+            assert_eq!(body, "piece piece piece ");
+            assert_eq!(entered.0.load(Ordering::Relaxed), 0);
+        }
     }
 }

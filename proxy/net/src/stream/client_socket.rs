@@ -34,13 +34,33 @@ pub struct ClientSocket {
     replay: Bytes,
     timeout: WriteTimeout,
     cold: Option<ColdRead>,
+    /// Encrypts in place of this machine's kernel, which may have no TLS.
+    #[cfg(test)]
+    pub(super) kernel: Option<super::testing::Kernel>,
+}
+
+/// The next request to a kernel that encrypts.
+pub(super) enum KernelOrder<'a> {
+    /// Records of application data, as many as the kernel makes of the beginning of these slices.
+    Data(&'a [IoSlice<'a>]),
+    /// One record of another type.
+    Record { kind: u8, content: &'a [u8] },
+    /// Another key for everything that is sent from now on.
+    ChangeKey(&'a TransmitKey),
 }
 
 impl ClientSocket {
     /// Every write must take at least one byte within `send_timeout`.
     pub fn new(stream: TcpStream, send_timeout: Duration) -> Self {
         let timeout = WriteTimeout { limit: send_timeout, deadline: None };
-        Self { stream, replay: Bytes::new(), timeout, cold: None }
+        Self {
+            stream,
+            replay: Bytes::new(),
+            timeout,
+            cold: None,
+            #[cfg(test)]
+            kernel: None,
+        }
     }
 
     /// The socket, for its addresses and options.
@@ -70,24 +90,35 @@ impl ClientSocket {
     }
 
     /// Has the kernel encrypt everything that is sent from now on.
-    pub(super) fn hand_to_kernel(&self, key: &TransmitKey) -> io::Result<()> {
+    pub(super) fn hand_to_kernel(&mut self, key: &TransmitKey) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(kernel) = &mut self.kernel {
+            return kernel.take_over(key);
+        }
         ktls::take_over(self.stream.as_fd(), key)
     }
 
-    /// Has the kernel continue with another key.
-    pub(super) fn change_kernel_key(&self, key: &TransmitKey) -> io::Result<()> {
-        ktls::change_key(self.stream.as_fd(), key)
-    }
-
-    /// Has the kernel send a record of this type.
-    pub(super) fn poll_kernel_record(
+    /// Has the kernel do what is next. Returns the bytes of application data that it took.
+    pub(super) fn poll_kernel(
         &mut self,
         context: &mut Context<'_>,
-        kind: u8,
-        content: &[u8],
-    ) -> Poll<io::Result<()>> {
-        let sent = self.poll_now(context, |stream| ktls::send_record(stream.as_fd(), kind, content).map(|()| 0));
-        self.timeout.watch(context, sent.map_ok(|_| ()))
+        order: &KernelOrder<'_>,
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(test)]
+        if let Some(mut kernel) = self.kernel.take() {
+            let done = kernel.poll(context, self, order);
+            self.kernel = Some(kernel);
+            return done;
+        }
+        match *order {
+            KernelOrder::Data(slices) => Pin::new(self).poll_write_vectored(context, slices),
+            KernelOrder::Record { kind, content } => {
+                let sent =
+                    self.poll_now(context, |stream| ktls::send_record(stream.as_fd(), kind, content).map(|()| 0));
+                self.timeout.watch(context, sent)
+            }
+            KernelOrder::ChangeKey(key) => Poll::Ready(ktls::change_key(self.stream.as_fd(), key).map(|()| 0)),
+        }
     }
 
     /// Writes bytes that are known not to belong to a mapped file.

@@ -76,7 +76,8 @@ pub async fn accept(
     Tls::new(secured, kernel_wanted).map_err(HandshakeError::Other)
 }
 
-async fn shake(mut socket: ClientSocket, config: Arc<ServerConfig>) -> io::Result<Secured> {
+/// The handshake, without a bound on its time.
+pub(super) async fn shake(mut socket: ClientSocket, config: Arc<ServerConfig>) -> io::Result<Secured> {
     // On the heap, because it is large and short-lived.
     let mut connection = Box::new(UnbufferedServerConnection::new(config).map_err(io::Error::other)?);
     let (mut incoming, mut outgoing) = (Incoming::default(), Vec::new());

@@ -1,12 +1,12 @@
 //! Encryption by the kernel (`data_plane.ktls`). hyper's bytes go to the socket unchanged, mapped files by sendfile,
-//! and the kernel makes records of them. This file sends the control messages: alerts and key updates are records of
-//! their own type and keep their place in the order.
+//! and the kernel makes records of them. This file keeps the order of those bytes and the control messages: alerts and
+//! key updates are records of their own type.
 //!
 //! Invariant: after a key update nothing is sent before the kernel has the next key. A kernel before Linux 6.14 accepts
 //! no second key, and then the connection ends.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +15,7 @@ use entrepot_record::{ControlMessage, RecordError, Session};
 use rustls::ConnectionTrafficSecrets;
 use zeroize::Zeroizing;
 
-use super::client_socket::ClientSocket;
+use super::client_socket::{ClientSocket, KernelOrder};
 use super::incoming::broken;
 
 /// The most control messages that wait for a client that takes nothing.
@@ -42,15 +42,9 @@ pub(super) struct KernelControl {
     is_refused: bool,
 }
 
-/// The next request to the kernel.
-enum Order<'a> {
-    Send { kind: u8, content: &'a [u8] },
-    ChangeKey(&'a TransmitKey),
-}
-
 impl KernelControl {
     /// Has the kernel encrypt everything that `socket` sends from now on, with the key of the handshake.
-    pub(super) fn take_over(socket: &ClientSocket, key: (u64, ConnectionTrafficSecrets)) -> io::Result<Self> {
+    pub(super) fn take_over(socket: &mut ClientSocket, key: (u64, ConnectionTrafficSecrets)) -> io::Result<Self> {
         socket.hand_to_kernel(&transmit_key(key).map_err(broken)?)?;
         Ok(Self::default())
     }
@@ -63,10 +57,22 @@ impl KernelControl {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         self.unsent.extend(session.take_control());
-        self.poll_orders(|order| match order {
-            Order::Send { kind, content } => socket.poll_kernel_record(context, kind, content),
-            Order::ChangeKey(key) => Poll::Ready(socket.change_kernel_key(key)),
-        })
+        self.poll_orders(|order| socket.poll_kernel(context, &order))
+    }
+
+    /// Has the kernel encrypt the beginning of `slices`, once everything before it is sent. If that wears the key out,
+    /// the next call changes it first.
+    pub(super) fn poll_write(
+        &mut self,
+        session: &mut Session,
+        socket: &mut ClientSocket,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(session, socket, context))?;
+        let written = ready!(socket.poll_kernel(context, &KernelOrder::Data(slices)))?;
+        session.kernel_sealed(written).map_err(broken)?;
+        Poll::Ready(Ok(written))
     }
 
     /// Whether so many messages wait that the client has to take some first.
@@ -74,15 +80,18 @@ impl KernelControl {
         self.unsent.len() > CONTROL_MAX
     }
 
-    fn poll_orders(&mut self, mut kernel: impl FnMut(Order<'_>) -> Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    fn poll_orders(
+        &mut self,
+        mut kernel: impl FnMut(KernelOrder<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         if self.is_refused {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         while let Some(message) = self.unsent.front() {
-            ready!(kernel(Order::Send { kind: u8::from(message.kind), content: &message.bytes }))?;
+            ready!(kernel(KernelOrder::Record { kind: u8::from(message.kind), content: &message.bytes }))?;
             if let Some(key) = self.unsent.pop_front().and_then(|message| message.next_key) {
                 self.is_refused = true;
-                ready!(kernel(Order::ChangeKey(&transmit_key(key).map_err(broken)?)))?;
+                ready!(kernel(KernelOrder::ChangeKey(&transmit_key(key).map_err(broken)?)))?;
                 self.is_refused = false;
             }
         }
@@ -103,8 +112,8 @@ fn transmit_key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<
 
 #[cfg(test)]
 mod tests {
-    //! A kernel that records its orders. `tests/vm` has a real one. The crate `entrepot-record` tests with rustls that
-    //! a session's messages and keys are right.
+    //! The order of messages and keys alone. `tls/tests.rs` has a whole connection whose kernel encrypts, `tests/vm` a
+    //! real kernel.
 
     use rustls::ContentType;
     use rustls::crypto::cipher::{AeadKey, Iv};
@@ -131,19 +140,20 @@ mod tests {
     fn messages_and_keys_keep_their_order_whatever_the_socket_takes() {
         let (mut control, mut done, mut polls) = (waiting(), Vec::new(), 0);
         let mut is_full = false;
-        let mut kernel = |order: Order<'_>| {
-            is_full = !is_full && matches!(order, Order::Send { .. });
+        let mut kernel = |order: KernelOrder<'_>| {
+            is_full = !is_full && matches!(order, KernelOrder::Record { .. });
             if is_full {
                 return Poll::Pending;
             }
             done.push(match order {
-                Order::Send { kind, content } => format!("record {kind} {content:?}"),
-                Order::ChangeKey(key) => {
+                KernelOrder::Data(_) => panic!("a control message"),
+                KernelOrder::Record { kind, content } => format!("record {kind} {content:?}"),
+                KernelOrder::ChangeKey(key) => {
                     assert_eq!((key.cipher, &key.key[..], *key.iv), (Cipher::Chacha20Poly1305, &[7; 32][..], [9; 12]));
                     format!("key at {}", key.sequence)
                 }
             });
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(0))
         };
         while control.poll_orders(&mut kernel).is_pending() {
             polls += 1;
@@ -155,12 +165,12 @@ mod tests {
     #[test]
     fn a_kernel_that_takes_no_second_key_sends_nothing_more() {
         let (mut control, mut sent) = (waiting(), 0);
-        let mut kernel = |order: Order<'_>| match order {
-            Order::Send { .. } => {
+        let mut kernel = |order: KernelOrder<'_>| match order {
+            KernelOrder::Data(_) | KernelOrder::Record { .. } => {
                 sent += 1;
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(0))
             }
-            Order::ChangeKey(_) => Poll::Ready(Err(io::ErrorKind::ResourceBusy.into())),
+            KernelOrder::ChangeKey(_) => Poll::Ready(Err(io::ErrorKind::ResourceBusy.into())),
         };
         for expected in [io::ErrorKind::ResourceBusy, io::ErrorKind::BrokenPipe] {
             let Poll::Ready(Err(error)) = control.poll_orders(&mut kernel) else { panic!("goes on") };

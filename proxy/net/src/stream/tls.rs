@@ -37,14 +37,18 @@ enum Sending {
 impl Tls {
     /// The kernel encrypts if `kernel_wanted` and if it can, which needs TLS 1.3.
     pub(super) fn new(secured: Secured, kernel_wanted: bool) -> io::Result<Self> {
-        let Secured { socket, extracted, secrets, records } = secured;
-        let (session, sending) =
-            if secrets.protocol_version() == ProtocolVersion::TLSv1_3 && kernel_seals(kernel_wanted) {
-                let (session, key) = Session::with_kernel(extracted, secrets).map_err(broken)?;
-                (session, Sending::Kernel(KernelControl::take_over(&socket, key)?))
-            } else {
-                (Session::new(extracted, secrets).map_err(broken)?, Sending::Here(Sealing::default()))
-            };
+        let is_possible = secured.secrets.protocol_version() == ProtocolVersion::TLSv1_3;
+        Self::with(secured, is_possible && kernel_seals(kernel_wanted))
+    }
+
+    fn with(secured: Secured, kernel_seals: bool) -> io::Result<Self> {
+        let Secured { mut socket, extracted, secrets, records } = secured;
+        let (session, sending) = if kernel_seals {
+            let (session, key) = Session::with_kernel(extracted, secrets).map_err(broken)?;
+            (session, Sending::Kernel(KernelControl::take_over(&mut socket, key)?))
+        } else {
+            (Session::new(extracted, secrets).map_err(broken)?, Sending::Here(Sealing::default()))
+        };
         Ok(Self {
             socket,
             session: Box::new(session),
@@ -128,12 +132,7 @@ impl AsyncWrite for Tls {
         }
         match &mut this.sending {
             Sending::Here(sealing) => sealing.poll_write(&mut this.session, &mut this.socket, context, slices),
-            Sending::Kernel(control) => {
-                ready!(control.poll_send(&mut this.session, &mut this.socket, context))?;
-                let written = ready!(Pin::new(&mut this.socket).poll_write_vectored(context, slices))?;
-                this.session.kernel_sealed(written).map_err(broken)?;
-                Poll::Ready(Ok(written))
-            }
+            Sending::Kernel(control) => control.poll_write(&mut this.session, &mut this.socket, context, slices),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The certificate authority. It is opened from its files, or created at the first start.
 //!
 //! It is one of three kinds: our own root, the user's own CA (`files.provided`: read, never created), or
-//! docker-registry-proxy's `/ca`. `files` reads and installs, `certificate` and `key` parse, `issue` signs. Invariant:
-//! an
-//! `Authority` has its own key and a certificate that may sign and had not expired when it was opened.
+//! docker-registry-proxy's `/ca`. `files` reads and installs, `certificate` and `key` parse, `issue` signs.
+//!
+//! Invariant: an `Authority` has its own key and a certificate that may sign and had not expired when it was opened.
 
 use std::path::Path;
 use std::time::SystemTime;

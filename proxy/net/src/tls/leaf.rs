@@ -1,9 +1,10 @@
 //! The leaves: a certificate for exactly the name that a client asks for, signed on demand and kept.
 //!
 //! The doors call [`LeafStore::server_config`] with the name that a connection leads to. `authority` signs, `server`
-//! makes the configuration. Invariants: at most `NAMES_MAX` names are kept. Only one thread signs for a name at a time,
-//! and at most
-//! `MINTERS` threads sign at once, however many clients ask. Nothing is signed on the event loop.
+//! makes the configuration.
+//!
+//! Invariants: at most `NAMES_MAX` names are kept. Only one thread signs for a name at a time, and at most `MINTERS`
+//! threads sign at once, however many clients ask. Nothing is signed on the event loop.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -207,7 +207,6 @@ fn records_that_have_no_place_after_the_handshake_are_refused() {
         ("change cipher spec", [20, 3, 3, 0, 1], 1, AlertDescription::UnexpectedMessage),
         ("too short", [23, 3, 3, 0, 3], 3, AlertDescription::BadRecordMac),
         ("empty", [23, 3, 3, 0, 0], 0, AlertDescription::BadRecordMac),
-        ("too long", [23, 3, 3, 0x41, 0x01], 0x4101, AlertDescription::RecordOverflow),
         ("random", [23, 3, 3, 0, 64], 64, AlertDescription::BadRecordMac),
     ] {
         for suite in suites_of(TLS13) {
@@ -220,14 +219,106 @@ fn records_that_have_no_place_after_the_handshake_are_refused() {
 }
 
 #[test]
-fn whatever_is_no_record_of_the_client_is_an_error() {
+fn a_record_that_is_too_long_is_refused_before_it_is_opened() {
     for suite in suites() {
-        let (_, mut session) = pair(suite);
-        for length in 0..100 {
-            let mut record: Vec<u8> = (0..length).map(|at| (at * 31 + length) as u8).collect();
-            session.receive(&mut record).expect_err("no record");
+        // RFC 8446 section 5.2; RFC 5288 section 3 with its explicit nonce; RFC 7905 section 2.
+        let longest = RECORD_MAX_BYTES
+            + match suite.version().version {
+                TLS13 => 256,
+                _ if format!("{:?}", suite.suite()).contains("CHACHA20") => 16,
+                _ => 8 + 16,
+            };
+        for (length, alert) in
+            [(longest, AlertDescription::BadRecordMac), (longest + 1, AlertDescription::RecordOverflow)]
+        {
+            let (_, mut session) = pair(suite);
+            let [high, low] = u16::try_from(length).expect("a length").to_be_bytes();
+            let mut record = vec![23, 3, 3, high, low];
+            record.resize(HEADER_BYTES + length, 7);
+            assert_eq!(broken(session.receive(&mut record)), alert, "{suite:?}, {length}");
         }
     }
+}
+
+/// Bytes that look random and are the same in each run (Marsaglia, "Xorshift RNGs", 2003).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| (self.next() >> 32) as u8).collect()
+    }
+}
+
+#[test]
+fn whatever_is_no_record_of_the_client_is_an_error() {
+    let mut random = Random(0x5ea1);
+    for suite in suites() {
+        let (_, mut session) = pair(suite);
+        for round in 0..600 {
+            let length = if round % 30 == 29 { random.below(18_000) } else { round / 4 };
+            let mut record = random.bytes(length);
+            if let Some(kind) = record.first_mut().filter(|_| round % 2 == 0) {
+                *kind = 23;
+            }
+            session.receive(&mut record).expect_err("no record");
+            assert!(session.take_control().len() <= 1, "at most the alert");
+        }
+    }
+}
+
+#[test]
+fn whatever_the_client_seals_has_a_meaning_or_is_an_error() {
+    let mut random = Random(0xc0de);
+    let (mut understood, mut refused) = (0, 0);
+    for suite in suites() {
+        for round in 0..30 {
+            let (client, mut session) = pair(suite);
+            let mut ciphers = Ciphers::of(client, suite);
+            for _ in 0..60 {
+                let kind = match random.below(4) {
+                    0 => random.next() as u8,
+                    1 => 20 + random.below(5) as u8,
+                    _ => 23,
+                };
+                let content = match random.below(5) {
+                    0 => random.bytes(2),
+                    1 => vec![24, 0, 0, 1, random.below(3) as u8],
+                    2 => [vec![1, 0], random.bytes(30)].concat(),
+                    3 => vec![1, if random.below(2) == 0 { 90 } else { random.next() as u8 }],
+                    _ => {
+                        let length = random.below(if round % 10 == 0 { RECORD_MAX_BYTES } else { 40 });
+                        random.bytes(length)
+                    }
+                };
+                let mut record = ciphers.seal(ContentType::from(kind), &content);
+                let received = session.receive(&mut record);
+                assert!(session.take_control().len() <= 1, "at most one answer to a record");
+                match received {
+                    Ok(Received::Data(range)) if kind == 23 => assert!(record[range] == content),
+                    // In TLS 1.3 a type of zero is padding, and the content's last byte is the type.
+                    Ok(Received::Data(range)) => assert!((kind, range.len() < content.len()) == (0, true)),
+                    Ok(Received::Nothing) => {}
+                    Ok(Received::Closed) | Err(_) => {
+                        refused += 1;
+                        break;
+                    }
+                }
+                understood += 1;
+            }
+        }
+    }
+    assert!(understood > 100 && refused > 100, "{understood} understood, {refused} refused");
 }
 
 #[test]
