@@ -159,7 +159,8 @@ impl KeyPath {
             Ok(number) => number.checked_sub(1),
             Err(_) => {
                 let is_it = |table: &Table| {
-                    text(table, "registry").as_deref() == Some(wanted) && text(table, "repository").is_none()
+                    text(table, "registry").is_some_and(|registry| registry.eq_ignore_ascii_case(wanted))
+                        && text(table, "repository").is_none_or(|repository| repository.is_empty())
                 };
                 Some(entries.iter().position(is_it).unwrap_or(entries.len()))
             }
@@ -169,7 +170,8 @@ impl KeyPath {
             entries.push(Table::new());
         }
         let entry = entries.get_mut(place).ok_or_else(|| EditError::NoEntry(self.shown()))?;
-        if wanted.parse::<usize>().is_err() && matches!(kind, Kind::Table(keys) if has(keys, "registry")) {
+        let is_new = !entry.contains_key("registry");
+        if is_new && wanted.parse::<usize>().is_err() && matches!(kind, Kind::Table(keys) if has(keys, "registry")) {
             entry["registry"] = Item::Value(Value::from(wanted));
         }
         if !below.is_empty() {
@@ -348,5 +350,7 @@ mod tests {
         assert_eq!(set(&old, key, new), Ok(format!("{part}\n# all\n{one}\n[x]\n")), "replaced as a whole");
         assert_eq!(set(one, "credentials.1.username", "c"), Ok(one.replace("\"b\"", "\"c\"")));
         assert_eq!(set(one, "credentials.\"ghcr.io\".username", "c"), Ok(one.replace("\"b\"", "\"c\"")));
+        let spelled = one.replace("ghcr.io\"\n", "GHCR.io\"\nrepository = \"\"\n");
+        assert_eq!(set(&spelled, "credentials.\"ghcr.io\".username", "c"), Ok(spelled.replace("\"b\"", "\"c\"")));
     }
 }

@@ -4,7 +4,6 @@
 //! by side. Secrets never get here: [`MASK`] is recorded in their place.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 
 use serde_json::json;
 use toml::Value;
@@ -56,21 +55,29 @@ pub struct Told {
     pub origin: Option<String>,
 }
 
-/// A row with a key, for [`pair`].
-pub trait Keyed {
+/// A row, for [`pair`].
+pub trait Row {
     /// The key as in TOML, with dots.
     fn key(&self) -> &str;
+    /// The value. None if the row has none.
+    fn value(&self) -> Option<&Value>;
 }
 
-/// The rows of two lists side by side. Rows with the same key belong together, in their order. Rows that only `right`
-/// has come last.
-pub fn pair<'a, L: Keyed, R: Keyed>(left: &'a [L], right: &'a [R]) -> Vec<(Option<&'a L>, Option<&'a R>)> {
+/// The rows of two lists side by side. Rows with the same key belong together: first those with the same value, then
+/// the others in their order. Rows that only `right` has come last.
+pub fn pair<'a, L: Row, R: Row>(left: &'a [L], right: &'a [R]) -> Vec<(Option<&'a L>, Option<&'a R>)> {
     let mut waiting: HashMap<&str, VecDeque<usize>> = HashMap::new();
     for (at, row) in right.iter().enumerate() {
         waiting.entry(row.key()).or_default().push_back(at);
     }
-    let mut partner = |row: &L| waiting.get_mut(row.key()).and_then(VecDeque::pop_front).map(|at| &right[at]);
-    let mut pairs: Vec<_> = left.iter().map(|row| (Some(row), partner(row))).collect();
+    let mut pairs: Vec<_> = left.iter().map(|row| (Some(row), None)).collect();
+    for same_value in [true, false] {
+        for (row, (_, partner)) in left.iter().zip(&mut pairs).filter(|(_, (_, partner))| partner.is_none()) {
+            let Some(of_key) = waiting.get_mut(row.key()) else { continue };
+            let found = of_key.iter().position(|at| !same_value || right[*at].value() == row.value());
+            *partner = found.and_then(|found| of_key.remove(found)).map(|at| &right[at]);
+        }
+    }
     let mut alone: Vec<usize> = waiting.into_values().flatten().collect();
     alone.sort_unstable();
     pairs.extend(alone.into_iter().map(|at| (None, Some(&right[at]))));
@@ -176,22 +183,23 @@ impl Applies {
     }
 }
 
-impl Keyed for Entry {
+impl Row for Entry {
     fn key(&self) -> &str {
         &self.key
     }
-}
 
-impl Keyed for Told {
-    fn key(&self) -> &str {
-        &self.key
+    fn value(&self) -> Option<&Value> {
+        Some(&self.value)
     }
 }
 
-impl fmt::Display for Effective {
-    /// The table, without remarks.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.table(|_| None))
+impl Row for Told {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn value(&self) -> Option<&Value> {
+        self.value.as_ref()
     }
 }
 
@@ -224,18 +232,23 @@ mod tests {
 
     #[test]
     fn rows_of_one_key_belong_together_in_their_order() {
-        let (left, right) = (["a", "b", "b", "d"], ["b", "c", "a", "b", "b"]);
-        let rows = |keys: &[&str]| {
-            let numbered: Vec<_> = keys.iter().enumerate().map(|(at, key)| (*key, at.to_string())).collect();
-            let rows: Vec<_> = numbered.iter().map(|(key, value)| (*key, value.as_str(), Applies::AtReload)).collect();
-            effective(&rows).entries
-        };
-        let (left, right) = (rows(&left), rows(&right));
-        let shown =
-            |entry: Option<&Entry>| entry.map_or("-".to_owned(), |entry| format!("{}{}", entry.key, entry.value));
-        let pairs = pair(&left, &right).into_iter().map(|(left, right)| shown(left) + &shown(right));
-        let expected = ["a\"0\"a\"2\"", "b\"1\"b\"0\"", "b\"2\"b\"3\"", "d\"3\"-", "-c\"1\"", "-b\"4\""];
-        assert_eq!(pairs.collect::<Vec<_>>(), expected);
+        /// Each row is a letter for its key, and the rest for its value.
+        fn paired(left: &[&str], right: &[&str]) -> Vec<String> {
+            let rows = |rows: &[&str]| {
+                let rows = rows.iter().map(|row| row.split_at(1));
+                effective(&rows.map(|(key, value)| (key, value, Applies::AtReload)).collect::<Vec<_>>()).entries
+            };
+            let shown = |row: Option<&Entry>| {
+                row.map_or("-".to_owned(), |row| row.key.clone() + row.value.as_str().unwrap_or_default())
+            };
+            let (left, right) = (rows(left), rows(right));
+            pair(&left, &right).into_iter().map(|(left, right)| shown(left) + &shown(right)).collect()
+        }
+        let pairs = paired(&["a0", "b1", "b2", "d3"], &["b0", "c1", "a2", "b3", "b4"]);
+        assert_eq!(pairs, ["a0a2", "b1b0", "b2b3", "d3-", "-c1", "-b4"]);
+        // A row that went shifts those behind it. Rows with the same value still belong together.
+        assert_eq!(paired(&["i0", "ia", "ib"], &["i0", "ib"]), ["i0i0", "ia-", "ibib"]);
+        assert_eq!(paired(&["i0", "ib"], &["i0", "ia", "ib"]), ["i0i0", "ibib", "-ia"]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use effective::{Applies, Effective, Entry, Keyed, MASK, Told, pair};
+pub use effective::{Applies, Effective, Entry, MASK, Row, Told, pair};
 use environment::Additions;
 pub use origin::{ConfigError, Origin};
 use origin::{Given, Place, Refusal, Source};
@@ -88,12 +88,8 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFact
 /// The configuration of a file with this text, without environment and flags. Only the files that the text names are
 /// read.
 pub fn from_text(text: &str) -> Result<Config, ConfigError> {
-    let source = Source::new(PathBuf::from(DEFAULT_FILE), text.to_owned());
-    let mut raw = parse(&source)?;
-    let environment = |_: &str| None;
-    let additions = environment::apply(&mut raw, &environment)?;
     let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-    Ok(resolve(source, raw, additions, &environment, &host)?.config)
+    validate(Path::new(DEFAULT_FILE), text, &|_| None, &host).map(|loaded| loaded.config)
 }
 
 /// The configuration of a file at `path` with this text, without environment and flags. `env` is asked only for the
@@ -110,22 +106,21 @@ pub fn validate(
     resolve(source, raw, additions, env, host)
 }
 
-/// The path of the file that is read: from `flags`, else from the environment, else the default.
-pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
-    let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-    flags.config.clone().or_else(from_env).unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+/// The path of the file that is read, and the layer that names it: `flags`, else the environment, else the default.
+pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Origin) {
+    const VARIABLE: &str = "ENTREPOT_CONFIG";
+    match (&flags.config, env(VARIABLE).filter(|path| !path.is_empty())) {
+        (Some(path), _) => (path.clone(), Origin::Flag("--config")),
+        (None, Some(path)) => (PathBuf::from(path), Origin::Environment(VARIABLE)),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), Origin::Default),
+    }
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
-    let from_env = || env("ENTREPOT_CONFIG").filter(|path| !path.is_empty());
-    let (path, named_by) = match (&flags.config, from_env()) {
-        (Some(path), _) => (path.clone(), Origin::Flag("--config")),
-        (None, Some(path)) => (PathBuf::from(path), Origin::Environment("ENTREPOT_CONFIG")),
-        (None, None) if (host.look)(Path::new(DEFAULT_FILE)) == Found::File => {
-            (PathBuf::from(DEFAULT_FILE), Origin::Default)
-        }
-        (None, None) => return Ok(Source::new(PathBuf::from(DEFAULT_FILE), String::new())),
-    };
+    let (path, named_by) = file_place(flags, env);
+    if named_by == Origin::Default && (host.look)(&path) != Found::File {
+        return Ok(Source::new(path, String::new()));
+    }
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Source::new(path, text)),
         Err(error) => {
@@ -208,9 +203,7 @@ fn live(
     let client = upstream::client(resolver, &raw.client)?;
     let data_plane = data_plane::sealing(resolver, &raw.data_plane)?;
     let logging = doors::log_level(resolver, &raw.logging)?;
-    // The environment's accounts come first among equals.
-    let accounts = added.1.into_iter().chain(raw.credentials).collect();
-    let (credentials, mut implied) = registries::accounts(resolver, accounts)?;
+    let (credentials, mut implied) = registries::accounts(resolver, raw.credentials, added.1)?;
     let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify)?;
     implied.extend(named);
     let intercept = registries::intercept(resolver, &raw.intercept.registries, &added.0, implied)?;

@@ -86,19 +86,25 @@ pub(super) fn intercept(
     Ok(hosts)
 }
 
-/// The accounts. Accounts for some repositories come before those for a whole host, because the first that matches
-/// wins.
+/// The accounts of the file and those of the environment (`added`), in the order in which they are tried: the first
+/// that matches wins. Accounts for some repositories come before those for a whole host. Among equals, those of the
+/// environment come first.
+///
+/// Their rows have the numbers by which `edit` finds them: the accounts of the file by their place, then the others.
 pub(super) fn accounts(
     resolver: &mut Resolver<'_, AtReload>,
-    mut raw: Vec<Given<RawAccount>>,
+    in_file: Vec<Given<RawAccount>>,
+    added: Vec<Given<RawAccount>>,
 ) -> Result<(Vec<Account>, Vec<Listed>), ConfigError> {
-    raw.sort_by_key(|account| !is_set(&account.value.repository));
+    let count_in_file = in_file.len();
     let (mut accounts, mut listed) = (Vec::new(), Vec::new());
-    for (number, Given { value, place }) in raw.into_iter().enumerate() {
-        let account = account(resolver, &format!("credentials.{}", number + 1), &value, place)?;
+    for (at, Given { value, place }) in in_file.into_iter().chain(added).enumerate() {
+        let account = account(resolver, &format!("credentials.{}", at + 1), &value, place)?;
         listed.push((account.registry.clone(), place));
         accounts.push(account);
     }
+    accounts.rotate_left(count_in_file);
+    accounts.sort_by_key(|account| account.repository.is_none());
     Ok((accounts, listed))
 }
 

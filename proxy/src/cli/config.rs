@@ -84,7 +84,7 @@ pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) 
         }
         ConfigCommand::Set { key, value } => {
             let value = if value == "-" { from_stdin()? } else { value.clone() };
-            let path = file_place(&flags, &environment);
+            let (path, _named_by) = file_place(&flags, &environment);
             let loaded = set(&path, key, &value)?;
             Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
         }

@@ -161,6 +161,19 @@ fn the_closest_account_wins() {
 }
 
 #[test]
+fn accounts_are_numbered_as_in_the_file() {
+    let account = |rest: &str| format!("[[credentials]]\nregistry = \"a.example\"\n{rest}password = \"p\"\n");
+    let text = account("username = \"all\"\n") + &account("repository = \"team/*\"\nusername = \"team\"\n");
+    let loaded = Case::new(&text).set("AUTH_REGISTRIES", "a.example/x:env:p").loaded();
+    for (number, user) in [(1, "\"all\" # entrepot.toml:3"), (2, "\"team\" # entrepot.toml:8")] {
+        assert_eq!(shown(&loaded, &format!("credentials.{number}.username")), user);
+    }
+    assert_eq!(shown(&loaded, "credentials.3.username"), "\"env\" # environment variable AUTH_REGISTRIES");
+    let users: Vec<_> = loaded.config.live.credentials.iter().map(|account| account.username.as_str()).collect();
+    assert_eq!(users, ["env", "team", "all"], "the order in which they are tried");
+}
+
+#[test]
 fn secrets_are_masked_everywhere() {
     let case = Case::new(
         "[[credentials]]\nregistry = \"a.example\"\nusername = \"u\"\npassword = \"canary\"\n[upstream]\n\
@@ -172,7 +185,7 @@ fn secrets_are_masked_everywhere() {
     case.file("entrepot.toml", &text.replace("TOKEN", &token.to_string_lossy()));
     let case = case.set("AUTH_REGISTRIES", "b.example:u:canary");
     let loaded = case.loaded();
-    assert!(!loaded.effective.to_string().contains("canary"));
+    assert!(!loaded.effective.table(|_| None).contains("canary"));
     assert!(!loaded.effective.to_json().to_string().contains("canary"));
     assert!(!loaded.notices.concat().contains("canary"));
     assert_eq!(shown(&loaded, "upstream.proxy"), "\"http://********@proxy:80\" # entrepot.toml:6");

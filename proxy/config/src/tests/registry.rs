@@ -61,7 +61,8 @@ fn rules_quotas_tags_and_notifications() {
     let [hook] = &registry.config.live.registry.notifications[..] else { panic!("one receiver") };
     assert_eq!((hook.name.as_str(), hook.queue), ("https://ci.example", 1000));
     assert_eq!(hook.url.expose(), "https://ci.example/canary-path?key=canary-key");
-    assert!(!registry.effective.to_string().contains("canary"), "{}", registry.effective);
+    let table = registry.effective.table(|_| None);
+    assert!(!table.contains("canary"), "{table}");
 }
 
 #[test]
