@@ -119,6 +119,17 @@ pub enum BlobState {
     Unreadable,
 }
 
+/// The result of a verification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Verification {
+    /// Blobs that were read.
+    pub checked: u64,
+    /// The number of these blobs that were corrupt or unreadable.
+    pub bad: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
 /// A line of `POST /api/cache/verify`. A reply that does not end with `finished` or `failed` was cut off.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -126,14 +137,7 @@ pub enum VerifyLine {
     /// One blob was compared.
     Blob(VerifiedBlob),
     /// All blobs were compared.
-    Finished {
-        /// Blobs that were read.
-        checked: u64,
-        /// The number of these blobs that were corrupt or unreadable.
-        bad: u64,
-        /// Bytes read.
-        bytes: u64,
-    },
+    Finished(Verification),
     /// The verification stopped early.
     Failed { error: String },
 }

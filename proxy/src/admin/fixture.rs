@@ -1,14 +1,16 @@
 //! A door with three blobs, for the tests of the server and of the command line.
 
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use entrepot_core::digest::{Algorithm, Digest};
+use futures_util::future::{self, BoxFuture, FutureExt};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::answers::{BlobState, BlobSummary, CacheStats, Freed, ImportLine, Imported, VerifiedBlob, hit_rate};
+use super::answers::{
+    BlobState, BlobSummary, CacheStats, Freed, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine, hit_rate,
+};
 use super::registry::{
     CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoryPage, RepositorySummary, TagPage,
     TagSummary,
@@ -41,40 +43,41 @@ pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
     };
     let (cleared, removed, forgot) = (note("clear".into()), note("remove".into()), Arc::clone(changes));
     AdminBackend {
-        ready: Box::new(|| Err("the index is being rebuilt".into())),
-        stats: Box::new(|| CacheStats { hits: 3, misses: 1, hit_rate: hit_rate(3, 1), ..CacheStats::default() }),
+        ready: Box::new(|| now(Err("the index is being rebuilt".into()))),
+        stats: Box::new(|| now(CacheStats { hits: 3, misses: 1, hit_rate: hit_rate(3, 1), ..CacheStats::default() })),
         clear: Box::new(move || {
             cleared();
-            Ok(Freed { freed_blobs: 3, freed_bytes: 6 })
+            now(Ok(Freed { freed_blobs: 3, freed_bytes: 6 }))
         }),
         list: Box::new(|page| {
             let mut blobs: Vec<_> = (1..=3).map(blob).collect();
             blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
             blobs.retain(|blob| page.after.is_none_or(|after| blob.digest > after.to_string()));
             blobs.truncate(page.limit);
-            Ok(blobs)
+            now(Ok(blobs))
         }),
         remove: Box::new(move |wanted| {
             removed();
-            Ok((wanted == digest(1)).then_some(Freed { freed_blobs: 1, freed_bytes: 1 }))
+            now(Ok((wanted == digest(1)).then_some(Freed { freed_blobs: 1, freed_bytes: 1 })))
         }),
-        verify: Box::new(|each| {
-            for (number, state) in [(1, BlobState::Ok), (2, BlobState::Corrupt)] {
-                let verified = VerifiedBlob { digest: digest(number).to_string(), size: u64::from(number), state };
-                if each(verified) == ControlFlow::Break(()) {
-                    break;
+        verify: Box::new(|lines| {
+            async move {
+                for (number, state) in [(1, BlobState::Ok), (2, BlobState::Corrupt)] {
+                    let verified = VerifiedBlob { digest: digest(number).to_string(), size: u64::from(number), state };
+                    lines.send(VerifyLine::Blob(verified)).await.expect("a client");
                 }
+                Ok(Verification { checked: 2, bad: 1, bytes: 3 })
             }
-            Ok(())
+            .boxed()
         }),
         forget_tag: Box::new(move |name| {
             let note = format!("{}/{}:{}", name.registry, name.repository, name.tag);
             forgot.lock().expect("not poisoned").push(note);
-            Ok(())
+            now(Ok(()))
         }),
         registry: registry(changes),
-        reload: Box::new(|| Err(OperationError::Refused("entrepot.toml:3: unknown key".into()))),
-        effective_config: Box::new(|| serde_json::json!({"password": "***"})),
+        reload: Box::new(|| now(Err(OperationError::Refused("entrepot.toml:3: unknown key".into())))),
+        effective_config: Box::new(|| now(serde_json::json!({"password": "***"}))),
     }
 }
 
@@ -89,33 +92,40 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
         size: 7,
     };
     RegistryBackend {
-        repositories: Box::new(move |_| Ok(RepositoryPage { repositories: vec![entry()], next: None })),
+        repositories: Box::new(move |_| now(Ok(RepositoryPage { repositories: vec![entry()], next: None }))),
         tags: Box::new(move |name| {
             let known = name.as_str() == "a/b";
-            Ok(known.then(|| TagPage { name: name.to_string(), tags: vec![tag()] }))
+            now(Ok(known.then(|| TagPage { name: name.to_string(), tags: vec![tag()] })))
         }),
         remove: Box::new(move |request| {
             changes.lock().expect("not poisoned").push(format!("{request:?}"));
             let known = matches!(request, RemoveRequest::Tag(_, tag) if tag.as_str() == "v1");
-            Ok(known.then(|| RemovedNames { tags: vec!["v1".into()], manifests: Vec::new() }))
+            now(Ok(known.then(|| RemovedNames { tags: vec!["v1".into()], manifests: Vec::new() })))
         }),
-        import: Box::new(|directory, each| match directory.ends_with("tree") {
-            true => {
-                let _ = each(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 });
+        import: Box::new(|directory, lines| {
+            async move {
+                if !directory.ends_with("tree") {
+                    return Err(OperationError::Failed("no tree".into()));
+                }
+                lines.send(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 }).await.expect("a client");
                 Ok(Imported { repositories: 1, ..Imported::default() })
             }
-            false => Err(OperationError::Failed("no tree".into())),
+            .boxed()
         }),
-        collect: Box::new(|request, each| {
-            let _ = each(GcLine::Repositories { done: 1, total: 1 });
-            Ok(CollectionReport {
-                dry_run: request.dry_run,
-                repositories: 1,
-                freed_blobs: 2,
-                ..CollectionReport::default()
-            })
+        collect: Box::new(|request, lines| {
+            async move {
+                lines.send(GcLine::Repositories { done: 1, total: 1 }).await.expect("a client");
+                let counted = CollectionReport { repositories: 1, freed_blobs: 2, ..CollectionReport::default() };
+                Ok(CollectionReport { dry_run: request.dry_run, ..counted })
+            }
+            .boxed()
         }),
     }
+}
+
+/// An operation that ends at once.
+pub(crate) fn now<T: Send + 'static>(result: T) -> BoxFuture<'static, T> {
+    future::ready(result).boxed()
 }
 
 pub(crate) struct TestDoor {

@@ -1,7 +1,7 @@
 //! The administrator's door: health, metrics, the contents of the cache, and changes to it.
 //!
-//! It imports nothing of the cache or the registry: `app` passes an [`AdminBackend`] of plain closures. The closures
-//! may block, so they run on the blocking pool and never on the event loop.
+//! It imports nothing of the cache, and of the registry only the lines of an import: `app` passes an [`AdminBackend`]
+//! of closures. A closure begins an operation, which runs as a task of its own and never blocks the event loop.
 //!
 //! ```text
 //! server (two entrances) ─ router (gate, table of paths, parameters) ─► AdminBackend ─► reply (JSON, lines)
@@ -20,15 +20,16 @@ mod reply;
 mod router;
 pub mod server;
 
-use std::ops::ControlFlow;
+use std::panic;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, mpsc};
 
-use answers::{BlobSummary, CacheStats, Freed, VerifiedBlob};
+use answers::{BlobSummary, CacheStats, Freed, Verification, VerifyLine};
 use entrepot_observe::metrics::Metrics;
 use registry::RegistryBackend;
 
@@ -37,17 +38,19 @@ pub struct AdminState {
     metrics: Arc<Metrics>,
     backend: AdminBackend,
     /// One verification at a time: it reads the whole store.
-    verifying: Arc<AtomicBool>,
+    verifying: Arc<Semaphore>,
+    /// One import at a time: it reads a whole tree, on one thread of the blocking pool.
+    importing: Arc<Semaphore>,
 }
 
-/// A closure that the door calls on the blocking pool.
-pub type Operation<T> = Box<dyn Fn() -> T + Send + Sync>;
-/// A closure with an argument that the door calls on the blocking pool.
-pub type OperationOn<A, T> = Box<dyn Fn(A) -> T + Send + Sync>;
+/// Begins an operation of the door.
+pub type Operation<T> = Box<dyn Fn() -> BoxFuture<'static, T> + Send + Sync>;
+/// Begins an operation with an argument.
+pub type OperationOn<A, T> = Box<dyn Fn(A) -> BoxFuture<'static, T> + Send + Sync>;
+/// Begins an operation that reports while it runs. A report that cannot be sent means that the client has left.
+pub type Reporting<A, Report, T> = Box<dyn Fn(A, mpsc::Sender<Report>) -> BoxFuture<'static, T> + Send + Sync>;
 /// The result of an operation.
 pub type OperationResult<T> = Result<T, OperationError>;
-/// Takes one verified blob. `Break` ends the verification.
-pub type OnVerified<'a> = &'a mut dyn FnMut(VerifiedBlob) -> ControlFlow<()>;
 
 /// The operations of the door.
 pub struct AdminBackend {
@@ -61,8 +64,8 @@ pub struct AdminBackend {
     pub list: OperationOn<ListRequest, OperationResult<Vec<BlobSummary>>>,
     /// Drops one blob. `None` if the cache does not have it.
     pub remove: OperationOn<Digest, OperationResult<Option<Freed>>>,
-    /// Reads every blob and compares it with its digest.
-    pub verify: Box<dyn Fn(OnVerified<'_>) -> OperationResult<()> + Send + Sync>,
+    /// Reads every blob and compares it with its digest. It ends if the client leaves.
+    pub verify: OperationOn<mpsc::Sender<VerifyLine>, OperationResult<Verification>>,
     /// Forgets the digest of a tag, so that the next pull asks upstream.
     pub forget_tag: OperationOn<TagName, OperationResult<()>>,
     /// The operations on our own registry.
@@ -102,9 +105,25 @@ pub enum OperationError {
     Failed(String),
 }
 
+impl OperationError {
+    /// A failure of ours.
+    pub fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Runs the blocking part of an operation. A panic goes on in the operation.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => panic::resume_unwind(error.into_panic()),
+    }
+}
+
 impl AdminState {
     /// The state of the door. All its entrances share one.
     pub fn new(metrics: Arc<Metrics>, backend: AdminBackend) -> Self {
-        Self { metrics, backend, verifying: Arc::new(AtomicBool::new(false)) }
+        let one = || Arc::new(Semaphore::new(1));
+        Self { metrics, backend, verifying: one(), importing: one() }
     }
 }

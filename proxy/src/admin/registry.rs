@@ -1,7 +1,6 @@
 //! The admin operations on our own registry, and their JSON. The command line reads the same types.
 
-use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use entrepot_core::digest::Digest;
@@ -9,19 +8,7 @@ use entrepot_core::name::{RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::answers::{ImportLine, Imported};
-use super::{OperationOn, OperationResult};
-
-/// Takes one step of a collection. `Break` ends the reports but not the collection.
-pub type OnStep<'a> = &'a mut dyn FnMut(GcLine) -> ControlFlow<()>;
-
-/// A collection that reports each step.
-pub type Collect = dyn Fn(CollectRequest, OnStep<'_>) -> OperationResult<CollectionReport> + Send + Sync;
-
-/// Takes one line of an import. `Break` ends the import.
-pub type OnImported<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
-
-/// An import of a directory's tree that reports line by line.
-pub type Import = dyn Fn(&Path, OnImported<'_>) -> OperationResult<Imported> + Send + Sync;
+use super::{OperationOn, OperationResult, Reporting};
 
 /// The operations on the registry.
 pub struct RegistryBackend {
@@ -31,10 +18,10 @@ pub struct RegistryBackend {
     pub tags: OperationOn<RepositoryName, OperationResult<Option<TagPage>>>,
     /// Removes something. `None` if it does not exist.
     pub remove: OperationOn<RemoveRequest, OperationResult<Option<RemovedNames>>>,
-    /// Frees content that no manifest needs.
-    pub collect: Box<Collect>,
-    /// Imports a tree of Docker's registry.
-    pub import: Box<Import>,
+    /// Frees content that no manifest needs. It goes on if the client leaves. A client that reads slowly misses steps.
+    pub collect: Reporting<CollectRequest, GcLine, OperationResult<CollectionReport>>,
+    /// Imports a tree of Docker's registry. It ends if the client leaves.
+    pub import: Reporting<PathBuf, ImportLine, OperationResult<Imported>>,
 }
 
 /// The page of repositories that a client asks for.

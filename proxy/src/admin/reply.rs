@@ -1,7 +1,6 @@
 //! The admin API's replies: JSON on one line, text, a stream of lines, and one form for every error.
 
 use std::convert::Infallible;
-use std::ops::ControlFlow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -35,9 +34,6 @@ pub(super) struct ApiError {
     status: StatusCode,
     text: String,
 }
-
-/// The channel from a blocking operation to the client.
-pub(super) struct LineSender(mpsc::Sender<Bytes>);
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
@@ -86,28 +82,17 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-impl LineSender {
-    /// Replies with the lines that `run` sends. `run` is called on the blocking pool.
-    pub(super) fn reply(run: impl FnOnce(&Self) + Send + 'static) -> Response {
-        let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUED_LINES);
-        tokio::task::spawn_blocking(move || run(&Self(sender)));
-        let lines = stream::poll_fn(move |context| receiver.poll_recv(context)).map(Ok::<_, Infallible>);
-        ([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(lines)).into_response()
-    }
-
-    /// Sends one line. `Break` means that the client has left. Waits for a slow client: that holds this thread of the
-    /// blocking pool, also in the midst of an operation that is driven on it, and no other.
-    pub(super) fn tell<T: Serialize>(&self, line: &T) -> ControlFlow<()> {
-        match tokio::task::block_in_place(|| self.0.blocking_send(json_line(line))) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
-    }
-
-    /// Sends the last line. It is no failure if the client has left.
-    pub(super) fn finish<T: Serialize>(&self, line: &T) {
-        let _ = self.tell(line);
-    }
+/// Replies with the lines that the task `run` sends. The task goes on if the client leaves.
+pub(super) fn lines<Line, Running>(run: impl FnOnce(mpsc::Sender<Line>) -> Running) -> Response
+where
+    Line: Serialize + Send + 'static,
+    Running: Future<Output = ()> + Send + 'static,
+{
+    let (sender, mut receiver) = mpsc::channel::<Line>(QUEUED_LINES);
+    tokio::spawn(run(sender));
+    let lines = stream::poll_fn(move |context| receiver.poll_recv(context));
+    let body = Body::from_stream(lines.map(|line| Ok::<_, Infallible>(json_line(&line))));
+    ([(CONTENT_TYPE, JSON_LINES)], body).into_response()
 }
 
 /// Our own types always serialise. If one did not, the line would be `null`.

@@ -1,11 +1,10 @@
 //! The paths of the admin API and their handlers.
 //!
 //! A request passes `gate::check_host`, the table of paths, `gate::check_change`, the parameters and the operation, in
-//! this order. The gates are around the table, so no handler can omit them. Handlers call [`AdminBackend`] on the
-//! blocking pool.
+//! this order. The gates are around the table, so no handler can omit them. A handler runs an operation of
+//! [`AdminBackend`](super::AdminBackend) as a task.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
@@ -13,18 +12,21 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use entrepot_core::digest::{Digest, DigestError};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode, Uri};
 use hyper::body::Incoming;
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
-use super::answers::{BlobPage, BlobState, CacheStats, Done, Freed, ImportLine, VerifyLine};
+use super::answers::{BlobPage, CacheStats, Done, Freed, ImportLine, VerifyLine};
 use super::gate::{self, Entrance};
 use super::parameters::Parameters;
 use super::registry::{GcLine, RemoveRequest, RemovedNames, RepositoryPage, TagPage};
-use super::reply::{ApiError, ApiResult, Json, LineSender};
-use super::{AdminBackend, AdminState};
+use super::reply::{ApiError, ApiResult, Json, lines};
+use super::{AdminState, blocking};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -107,62 +109,62 @@ async fn changes(Extension(entrance): Extension<Entrance>, request: Request, nex
 }
 
 async fn ready(State(state): Shared) -> ApiResult<Response> {
-    Ok(match blocking(state, |state| (state.backend.ready)()).await? {
+    Ok(match run(state, |state| (state.backend.ready)()).await? {
         Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     })
 }
 
 async fn metrics(State(state): Shared) -> ApiResult<impl IntoResponse> {
-    let encoded = blocking(state, |state| state.metrics.encode()).await?;
+    let encoded = run(state.clone(), move |_| blocking(move || state.metrics.encode()).boxed()).await?;
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], encoded))
 }
 
 async fn config(State(state): Shared) -> ApiResult<Json<serde_json::Value>> {
-    blocking(state, |state| (state.backend.effective_config)()).await.map(Json)
+    run(state, |state| (state.backend.effective_config)()).await.map(Json)
 }
 
 async fn stats(State(state): Shared) -> ApiResult<Json<CacheStats>> {
-    blocking(state, |state| (state.backend.stats)()).await.map(Json)
+    run(state, |state| (state.backend.stats)()).await.map(Json)
 }
 
 async fn reload(State(state): Shared) -> ApiResult<Json<Done<Nothing>>> {
-    blocking(state, |state| (state.backend.reload)()).await??;
+    run(state, |state| (state.backend.reload)()).await??;
     Ok(done(Nothing {}))
 }
 
 async fn blobs(State(state): Shared, parameters: Parameters) -> ApiResult<Json<BlobPage>> {
     let request = parameters.blob_page()?;
-    let blobs = blocking(state, move |state| (state.backend.list)(request)).await??;
+    let blobs = run(state, move |state| (state.backend.list)(request)).await??;
     let next = if blobs.len() < request.limit { None } else { blobs.last().map(|last| last.digest.clone()) };
     Ok(Json(BlobPage { blobs, next }))
 }
 
 async fn clear(State(state): Shared) -> ApiResult<Json<Done<Freed>>> {
-    Ok(done(blocking(state, |state| (state.backend.clear)()).await??))
+    Ok(done(run(state, |state| (state.backend.clear)()).await??))
 }
 
 async fn remove_blob(State(state): Shared, uri: Uri) -> ApiResult<Json<Done<Freed>>> {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let digest: Digest = name.parse().map_err(|error: DigestError| ApiError::bad_request(error.to_string()))?;
-    let freed = blocking(state, move |state| (state.backend.remove)(digest)).await??;
+    let freed = run(state, move |state| (state.backend.remove)(digest)).await??;
     freed.map(done).ok_or_else(|| ApiError::not_found("the cache does not have this blob"))
 }
 
 async fn forget_tag(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<Nothing>>> {
     let name = parameters.tag_name()?;
-    blocking(state, move |state| (state.backend.forget_tag)(name)).await??;
+    run(state, move |state| (state.backend.forget_tag)(name)).await??;
     Ok(done(Nothing {}))
 }
 
 async fn repositories(State(state): Shared, parameters: Parameters) -> ApiResult<Json<RepositoryPage>> {
     let request = parameters.repository_page()?;
-    Ok(Json(blocking(state, move |state| (state.backend.registry.repositories)(request)).await??))
+    Ok(Json(run(state, move |state| (state.backend.registry.repositories)(request)).await??))
 }
 
 async fn tags(State(state): Shared, parameters: Parameters) -> ApiResult<Json<TagPage>> {
     let repository = parameters.repository()?;
-    let page = blocking(state, move |state| (state.backend.registry.tags)(repository)).await??;
+    let page = run(state, move |state| (state.backend.registry.tags)(repository)).await??;
     page.map(Json).ok_or_else(|| ApiError::not_found("the registry has no such repository"))
 }
 
@@ -179,65 +181,62 @@ async fn remove_manifest(State(state): Shared, parameters: Parameters) -> ApiRes
 }
 
 async fn remove(state: Arc<AdminState>, request: RemoveRequest) -> ApiResult<Json<Done<RemovedNames>>> {
-    let removed = blocking(state, move |state| (state.backend.registry.remove)(request)).await??;
+    let removed = run(state, move |state| (state.backend.registry.remove)(request)).await??;
     removed.map(done).ok_or_else(|| ApiError::not_found("the registry does not have this"))
 }
 
 /// Sends one line for each blob. If the client leaves, the verification ends at the next blob.
 async fn verify(State(state): Shared) -> ApiResult<Response> {
-    let running = || ApiError::new(StatusCode::CONFLICT, "a verification is already running");
-    let permit = VerifyPermit::take(&state.verifying).ok_or_else(running)?;
-    Ok(LineSender::reply(move |lines| {
+    let permit = only_one(&state.verifying, "a verification is already running")?;
+    Ok(lines(|lines| async move {
         let _permit = permit;
-        verify_all(&state.backend, lines);
+        let last = match (state.backend.verify)(lines.clone()).await {
+            Ok(verification) => VerifyLine::Finished(verification),
+            Err(error) => VerifyLine::Failed { error: error.to_string() },
+        };
+        let _ = lines.send(last).await;
     }))
-}
-
-fn verify_all(backend: &AdminBackend, lines: &LineSender) {
-    let (mut checked, mut bad, mut bytes) = (0, 0, 0);
-    let result = (backend.verify)(&mut |blob| {
-        checked += 1;
-        bytes += blob.size;
-        bad += u64::from(blob.state != BlobState::Ok);
-        lines.tell(&VerifyLine::Blob(blob))
-    });
-    lines.finish(&match result {
-        Ok(()) => VerifyLine::Finished { checked, bad, bytes },
-        Err(error) => VerifyLine::Failed { error: error.to_string() },
-    });
 }
 
 /// Sends the steps of a collection. If the client leaves, the collection continues.
 async fn collect(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
     let request = parameters.collection()?;
-    Ok(LineSender::reply(move |lines| {
-        let collected = (state.backend.registry.collect)(request, &mut |step| lines.tell(&step));
-        lines.finish(&match collected {
+    Ok(lines(|lines| async move {
+        let last = match (state.backend.registry.collect)(request, lines.clone()).await {
             Ok(collection) => GcLine::Finished(collection),
             Err(error) => GcLine::Failed { error: error.to_string() },
-        });
+        };
+        let _ = lines.send(last).await;
     }))
 }
 
 /// Sends the steps of an import. If the client leaves, the import ends. The next import continues it.
 async fn import(State(state): Shared, parameters: Parameters) -> ApiResult<Response> {
     let directory = parameters.directory()?;
-    Ok(LineSender::reply(move |lines| {
-        let imported = (state.backend.registry.import)(&directory, &mut |line| lines.tell(&line));
-        lines.finish(&match imported {
+    let permit = only_one(&state.importing, "an import is already running")?;
+    Ok(lines(|lines| async move {
+        let _permit = permit;
+        let last = match (state.backend.registry.import)(directory, lines.clone()).await {
             Ok(imported) => ImportLine::Finished(imported),
             Err(error) => ImportLine::Failed { error: error.to_string() },
-        });
+        };
+        let _ = lines.send(last).await;
     }))
 }
 
-/// Calls `operation` on the blocking pool. If it panics, only this request fails.
-async fn blocking<T: Send + 'static>(
+/// The right to run an operation of which there is one at a time. It is given back when it is dropped.
+fn only_one(turn: &Arc<Semaphore>, taken: &str) -> ApiResult<OwnedSemaphorePermit> {
+    Arc::clone(turn).try_acquire_owned().map_err(|_| ApiError::new(StatusCode::CONFLICT, taken))
+}
+
+/// Runs an operation as a task of its own: a client that leaves does not stop it half way, and if it panics, only this
+/// request fails.
+async fn run<T: Send + 'static>(
     state: Arc<AdminState>,
-    operation: impl FnOnce(&AdminState) -> T + Send + 'static,
+    operation: impl FnOnce(&AdminState) -> BoxFuture<'static, T> + Send + 'static,
 ) -> ApiResult<T> {
     let broke_off = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why");
-    tokio::task::spawn_blocking(move || operation(&state)).await.map_err(broke_off)
+    tokio::spawn(async move { operation(&state).await }).await.map_err(broke_off)
 }
 
 #[derive(Serialize)]
@@ -249,19 +248,4 @@ fn done<T>(details: T) -> Json<Done<T>> {
 
 fn text(status: StatusCode, text: String) -> Response {
     (status, [(CONTENT_TYPE, TEXT)], text).into_response()
-}
-
-/// The right to verify. It is given back when it is dropped, also by a panic.
-struct VerifyPermit(Arc<AtomicBool>);
-
-impl VerifyPermit {
-    fn take(taken: &Arc<AtomicBool>) -> Option<Self> {
-        (!taken.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(taken)))
-    }
-}
-
-impl Drop for VerifyPermit {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }

@@ -1,18 +1,21 @@
 //! The operations of the administrator's door, as closures over the cache and the registry.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use tokio::runtime::Handle;
+use futures_util::{FutureExt, future};
+use tokio::sync::mpsc;
 
-use crate::admin::answers::{BlobState, BlobSummary, CacheStats, Freed, RateLimit, VerifiedBlob, hit_rate};
-use crate::admin::{AdminBackend, ListRequest, OnVerified, OperationError, OperationResult};
+use crate::admin::answers::{
+    BlobState, BlobSummary, CacheStats, Freed, RateLimit, Verification, VerifiedBlob, VerifyLine, hit_rate,
+};
+use crate::admin::{AdminBackend, ListRequest, OperationError, OperationResult, blocking};
 use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
+use entrepot_cache::fetch::table::InflightFetches;
 use entrepot_cache::pull::Pull;
-use entrepot_store::{Place, Removal, Store, StoreError, Verified};
+use entrepot_store::{Place, Removal, Store, Verified};
 
 /// The longest wait for complete blobs to be published.
 const SETTLING: Duration = Duration::from_secs(30);
@@ -21,50 +24,69 @@ const PUSHED: &str = "this blob was pushed to the registry here; delete what nee
 /// The blobs in one answer of the index.
 const PAGE: usize = 1000;
 
-/// Every operation of the door. `draining` is true as soon as the process stops. Call it within a tokio runtime.
+/// Every operation of the door. `draining` is true as soon as the process stops.
 pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
     let (clear_store, tag_store) = (store(), store());
-    let (clear_flights, runtime) = (pull.inflight.clone(), Handle::current());
-    let runtimes = || runtime.clone();
-    let (list_on, remove_on, verify_on, tag_on) = (runtimes(), runtimes(), runtimes(), runtimes());
+    let clear_flights = pull.inflight.clone();
     let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
     let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
     AdminBackend {
-        ready: Box::new(move || ready(&ready_store, &draining)),
-        stats: Box::new(move || stats(&stats_pull, &stats_reloader)),
-        clear: Box::new(move || {
-            // A client that has read a blob to its end expects that `clear` removes it, so its publication is awaited
-            // first.
-            let settled = async { tokio::time::timeout(SETTLING, clear_flights.settle()).await };
-            if runtime.block_on(settled).is_err() {
-                tracing::warn!("clearing the cache although a blob is still being published");
-            }
-            let cleared = runtime.block_on(clear_store.clear()).map_err(failed)?;
-            Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
+        ready: Box::new(move || future::ready(ready(&ready_store, &draining)).boxed()),
+        stats: Box::new(move || {
+            let (pull, reloader) = (stats_pull.clone(), stats_reloader.clone());
+            async move { stats(&pull, &reloader) }.boxed()
         }),
+        clear: Box::new(move || clear(clear_store.clone(), clear_flights.clone()).boxed()),
         list: Box::new(move |request: ListRequest| {
-            let blobs = list_on.block_on(list_store.blobs.list(request.after, request.limit)).map_err(failed)?;
-            Ok(blobs.into_iter().map(entry).collect())
+            let store = list_store.clone();
+            async move {
+                let blobs = store.blobs.list(request.after, request.limit).await.map_err(OperationError::failed)?;
+                Ok(blobs.into_iter().map(entry).collect())
+            }
+            .boxed()
         }),
         remove: Box::new(move |digest| {
-            match remove_on.block_on(remove_store.blobs.remove(&digest)).map_err(failed)? {
-                Removal::Removed(bytes) => Ok(Some(Freed { freed_blobs: 1, freed_bytes: bytes })),
-                Removal::Missing => Ok(None),
-                Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
+            let store = remove_store.clone();
+            async move {
+                match store.blobs.remove(&digest).await.map_err(OperationError::failed)? {
+                    Removal::Removed(bytes) => Ok(Some(Freed { freed_blobs: 1, freed_bytes: bytes })),
+                    Removal::Missing => Ok(None),
+                    Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
+                }
             }
+            .boxed()
         }),
-        verify: Box::new(move |on_verified| verify_on.block_on(verify(&verify_store, on_verified))),
+        verify: Box::new(move |lines| verify(verify_store.clone(), lines).boxed()),
         forget_tag: Box::new(move |name| {
-            let place = Place::new(name.registry, name.repository);
-            tag_on.block_on(tag_store.names.forget_tag(&place, &name.tag));
-            Ok(())
+            let store = tag_store.clone();
+            async move {
+                store.names.forget_tag(&Place::new(name.registry, name.repository), &name.tag).await;
+                Ok(())
+            }
+            .boxed()
         }),
         registry: registry_backend(&reloader.state),
-        reload: Box::new(move || reload.reload().map_err(OperationError::Refused)),
-        effective_config: Box::new(move || shown.effective()),
+        // These two read files.
+        reload: Box::new(move || {
+            let reloader = reload.clone();
+            blocking(move || reloader.reload().map_err(OperationError::Refused)).boxed()
+        }),
+        effective_config: Box::new(move || {
+            let reloader = shown.clone();
+            blocking(move || reloader.effective()).boxed()
+        }),
     }
+}
+
+/// A client that has read a blob to its end expects that this removes it, so its publication is awaited first.
+async fn clear(store: Arc<Store>, inflight: Arc<InflightFetches>) -> OperationResult<Freed> {
+    if tokio::time::timeout(SETTLING, inflight.settle()).await.is_err() {
+        tracing::warn!("clearing the cache although a blob is still being published");
+    }
+    let cleared = store.clear().await.map_err(OperationError::failed)?;
+    Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
 }
 
 fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
@@ -116,11 +138,11 @@ fn entry(blob: entrepot_store::BlobEntry) -> BlobSummary {
     }
 }
 
-async fn verify(store: &Store, on_verified: OnVerified<'_>) -> OperationResult<()> {
-    let mut after = None;
+async fn verify(store: Arc<Store>, lines: mpsc::Sender<VerifyLine>) -> OperationResult<Verification> {
+    let (mut after, mut told) = (None, Verification::default());
     loop {
-        let page = store.blobs.list(after, PAGE).await.map_err(failed)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let page = store.blobs.list(after, PAGE).await.map_err(OperationError::failed)?;
+        let Some(last) = page.last() else { return Ok(told) };
         after = Some(last.digest);
         for blob in page {
             let state = match store.blobs.verify(&blob.digest).await {
@@ -130,14 +152,13 @@ async fn verify(store: &Store, on_verified: OnVerified<'_>) -> OperationResult<(
                 Ok(Verified::Missing) => continue,
                 Err(_) => BlobState::Unreadable,
             };
+            told.checked += 1;
+            told.bad += u64::from(state != BlobState::Ok);
+            told.bytes += blob.size_bytes;
             let verified = VerifiedBlob { digest: blob.digest.to_string(), size: blob.size_bytes, state };
-            if let ControlFlow::Break(()) = on_verified(verified) {
-                return Ok(());
+            if lines.send(VerifyLine::Blob(verified)).await.is_err() {
+                return Ok(told);
             }
         }
     }
-}
-
-fn failed(error: StoreError) -> OperationError {
-    OperationError::Failed(error.to_string())
 }

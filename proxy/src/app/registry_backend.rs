@@ -1,17 +1,18 @@
 //! The operations of the administrator's door on our own registry, as closures over it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use entrepot_core::name::{Reference, RepositoryName};
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::admin::registry::{
-    CollectRequest, CollectionReport, GcLine, OnStep, RegistryBackend, RemoveRequest, RemovedNames,
-    RepositoriesRequest, RepositoryPage, RepositorySummary, TagPage, TagSummary,
+    CollectRequest, CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoriesRequest,
+    RepositoryPage, RepositorySummary, TagPage, TagSummary,
 };
-use crate::admin::{OperationError, OperationResult};
+use crate::admin::{OperationError, OperationResult, blocking};
 use crate::doors::state::AppState;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
@@ -25,20 +26,35 @@ const ADMINISTRATOR: &str = "administrator";
 /// Every operation of the door on our registry.
 pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
-    let (list_store, tags_store) = (store(), store());
-    let import_store = store();
-    let (remove_registry, collect_site) = (state.registry.local.clone(), state.clone());
-    let runtime = Handle::current;
-    let (list_on, tags_on, remove_on, collect_on, import_on) = (runtime(), runtime(), runtime(), runtime(), runtime());
+    let (list_store, tags_store, import_store) = (store(), store(), store());
+    let (remove_registry, collect_state) = (state.registry.local.clone(), state.clone());
     RegistryBackend {
-        repositories: Box::new(move |request| list_on.block_on(repositories(&list_store, &request)).map_err(failed)),
-        tags: Box::new(move |repository| tags_on.block_on(tags(&tags_store, &repository)).map_err(failed)),
-        remove: Box::new(move |request| remove_on.block_on(remove(&remove_registry, request)).map_err(failed)),
-        collect: Box::new(move |request, on_step| collect(&collect_on, &collect_site, request, on_step)),
-        import: Box::new(move |directory, on_imported| {
-            import_on
-                .block_on(import::import(&import_store, directory, on_imported))
-                .map_err(|error| OperationError::Failed(error.to_string()))
+        repositories: Box::new(move |request| {
+            let store = list_store.clone();
+            async move { repositories(&store, &request).await.map_err(OperationError::failed) }.boxed()
+        }),
+        tags: Box::new(move |repository| {
+            let store = tags_store.clone();
+            async move { tags(&store, &repository).await.map_err(OperationError::failed) }.boxed()
+        }),
+        remove: Box::new(move |request| {
+            let registry = remove_registry.clone();
+            async move { remove(&registry, request).await.map_err(OperationError::failed) }.boxed()
+        }),
+        collect: Box::new(move |request, lines| {
+            let state = collect_state.clone();
+            async move {
+                let grace = request.grace.unwrap_or(state.snapshot().config.registry.grace);
+                collect(&state.registry.local, request, grace, lines).await
+            }
+            .boxed()
+        }),
+        import: Box::new(move |directory, lines| {
+            let store = import_store.clone();
+            // The tree is read by ordinary calls, so the whole import has a thread of the blocking pool. The door runs
+            // one import at a time.
+            let importing = move || Handle::current().block_on(import::import(&store, &directory, lines));
+            blocking(move || importing().map_err(OperationError::failed)).boxed()
         }),
     }
 }
@@ -108,37 +124,32 @@ fn event(repository: RepositoryName) -> Event {
     }
 }
 
-/// Collects on `runtime`, and tells the steps from this thread of the blocking pool. `on_step` may block, so it is
-/// called outside the runtime: a wake-up of the collection would be lost to it if both waited on one thread.
-fn collect(
-    runtime: &Handle,
-    state: &AppState,
+/// Collects and tells the steps. Only the newest step waits for a slow client, so a collection never does.
+async fn collect(
+    registry: &Arc<LocalRegistry>,
     request: CollectRequest,
-    on_step: OnStep<'_>,
+    grace: Duration,
+    lines: mpsc::Sender<GcLine>,
 ) -> OperationResult<CollectionReport> {
-    let CollectRequest { dry_run, untagged, grace } = request;
-    let grace = grace.unwrap_or(state.snapshot().config.registry.grace);
-    let (said, mut heard) = mpsc::unbounded_channel();
-    // If the client leaves, the collection still runs to its end.
-    let progress = move |step| {
-        let _ = said.send(step);
-    };
-    let registry = state.registry.local.clone();
-    let collecting = runtime.spawn(async move { registry.collect(Sweep { grace, untagged, dry_run }, progress).await });
-    while let Some(step) = heard.blocking_recv() {
-        let line = match step {
-            Step::Repositories(done, total) => GcLine::Repositories { done, total },
-            Step::Content(done, total) => GcLine::Content { done, total },
-        };
-        if on_step(line).is_break() {
-            break;
+    let CollectRequest { dry_run, untagged, .. } = request;
+    let (newest, mut steps) = watch::channel(None);
+    let collecting = registry.collect(Sweep { grace, untagged, dry_run }, move |step| _ = newest.send(Some(step)));
+    let telling = async {
+        while steps.changed().await.is_ok() {
+            let line = match *steps.borrow_and_update() {
+                Some(Step::Repositories(done, total)) => GcLine::Repositories { done, total },
+                Some(Step::Content(done, total)) => GcLine::Content { done, total },
+                None => continue,
+            };
+            // If the client has left, the collection still runs to its end.
+            if lines.send(line).await.is_err() {
+                break;
+            }
         }
-    }
-    drop(heard);
-    let collected = runtime.block_on(collecting).unwrap_or(Err(StoreError::DiskThreadGone)).map_err(failed)?;
+    };
+    let (collected, ()) = tokio::join!(collecting, telling);
     let busy = || OperationError::Refused("a collection is already running".to_owned());
-    let collected = collected.ok_or_else(busy)?;
-    Ok(told(&collected, dry_run))
+    Ok(told(&collected.map_err(OperationError::failed)?.ok_or_else(busy)?, dry_run))
 }
 
 fn told(collected: &Collected, dry_run: bool) -> CollectionReport {
@@ -153,8 +164,4 @@ fn told(collected: &Collected, dry_run: bool) -> CollectionReport {
         freed_bytes: collected.bytes,
         kept_by_cache: collected.kept_by_cache,
     }
-}
-
-fn failed(error: StoreError) -> OperationError {
-    OperationError::Failed(error.to_string())
 }

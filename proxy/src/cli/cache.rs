@@ -21,7 +21,7 @@ use url::form_urlencoded;
 
 use super::admin_client::{AdminClient, AdminClientError};
 use crate::admin::TagName;
-use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, VerifyLine};
+use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, Verification, VerifyLine};
 use entrepot_core::exit;
 
 /// The actions on the cache.
@@ -244,7 +244,7 @@ async fn verify(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<
                     console.out.write_all(show::bad_blob(&blob).as_bytes())?;
                 }
             }
-            VerifyLine::Finished { checked, bad, bytes } => {
+            VerifyLine::Finished(Verification { checked, bad, bytes }) => {
                 if let Some(progress) = &mut console.progress {
                     writeln!(progress)?;
                 }

@@ -35,11 +35,11 @@ impl Import<'_> {
         let how = match bring(self.store, digest, &source).await {
             Ok(how) => how,
             Err(NotBrought::Unreadable(error)) => {
-                self.skip(what.to_owned(), error)?;
+                self.skip(what.to_owned(), error).await?;
                 return Ok(false);
             }
             Err(NotBrought::Store(StoreError::WrongDigest { .. })) => {
-                self.skip(what.to_owned(), "its bytes do not have this digest; push it again")?;
+                self.skip(what.to_owned(), "its bytes do not have this digest; push it again").await?;
                 return Ok(false);
             }
             Err(NotBrought::Store(error)) => return Err(error.into()),
@@ -47,7 +47,7 @@ impl Import<'_> {
         let size = self.store.repositories.content_bytes(digest).await.unwrap_or(0);
         self.done.blobs += u64::from(how != Brought::Present);
         self.done.bytes += if how == Brought::Present { 0 } else { size };
-        self.say(ImportLine::Blob { digest: digest.to_string(), size, how })?;
+        self.say(ImportLine::Blob { digest: digest.to_string(), size, how }).await?;
         Ok(true)
     }
 }

@@ -19,12 +19,13 @@ mod tree;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fs;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
+
+use tokio::sync::mpsc;
 
 use entrepot_store::{PushedManifest, Store, StoreError};
 pub use lines::{Brought, ImportLine, Imported};
@@ -37,20 +38,17 @@ pub enum ImportError {
     Tree(#[from] TreeError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// `tell` ended the import.
+    /// Nobody receives the report any more.
     #[error("the import was interrupted; the same command continues it")]
     Interrupted,
 }
 
-/// Takes one line of the report; a break ends the import.
-pub type Tell<'a> = &'a mut dyn FnMut(ImportLine) -> ControlFlow<()>;
-
-/// Imports the tree below a directory.
-pub async fn import(store: &Store, directory: &Path, tell: Tell<'_>) -> Result<Imported, ImportError> {
+/// Imports the tree below a directory. `lines` takes the report; if nobody receives it any more, the import ends.
+pub async fn import(store: &Store, directory: &Path, lines: mpsc::Sender<ImportLine>) -> Result<Imported, ImportError> {
     let tree = Tree::open(directory)?;
     let repositories = tree.repositories()?;
-    let mut import = Import { store, tree, tell, seen: HashSet::new(), done: Imported::default() };
-    import.plan(&repositories)?;
+    let mut import = Import { store, tree, lines, seen: HashSet::new(), done: Imported::default() };
+    import.plan(&repositories).await?;
     for repository in &repositories {
         import.repository(repository).await?;
     }
@@ -60,7 +58,7 @@ pub async fn import(store: &Store, directory: &Path, tell: Tell<'_>) -> Result<I
 struct Import<'a> {
     store: &'a Store,
     tree: Tree,
-    tell: Tell<'a>,
+    lines: mpsc::Sender<ImportLine>,
     /// The digests that were reported.
     seen: HashSet<Digest>,
     done: Imported,
@@ -79,20 +77,17 @@ impl Found {
 }
 
 impl Import<'_> {
-    fn say(&mut self, line: ImportLine) -> Result<(), ImportError> {
-        match (self.tell)(line) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(ImportError::Interrupted),
-        }
+    async fn say(&self, line: ImportLine) -> Result<(), ImportError> {
+        self.lines.send(line).await.map_err(|_| ImportError::Interrupted)
     }
 
-    fn skip(&mut self, what: String, why: impl ToString) -> Result<(), ImportError> {
+    async fn skip(&mut self, what: String, why: impl ToString) -> Result<(), ImportError> {
         self.done.skipped += 1;
-        self.say(ImportLine::Skipped { what, why: why.to_string() })
+        self.say(ImportLine::Skipped { what, why: why.to_string() }).await
     }
 
     /// Counts the work, for a progress bar.
-    fn plan(&mut self, repositories: &[RepositoryName]) -> Result<(), ImportError> {
+    async fn plan(&mut self, repositories: &[RepositoryName]) -> Result<(), ImportError> {
         let mut sizes: HashMap<Digest, u64> = HashMap::new();
         for repository in repositories {
             for digest in self.tree.layers(repository)?.into_iter().chain(self.tree.manifests(repository)?) {
@@ -101,7 +96,7 @@ impl Import<'_> {
             }
         }
         let (repositories, blobs) = (repositories.len() as u64, sizes.len() as u64);
-        self.say(ImportLine::Planned { repositories, blobs, bytes: sizes.values().sum() })
+        self.say(ImportLine::Planned { repositories, blobs, bytes: sizes.values().sum() }).await
     }
 
     async fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
@@ -126,7 +121,7 @@ impl Import<'_> {
             let refers = |found: &Found| found.info.children.iter().any(|child| others.contains(&child.digest));
             let (later, now): (Vec<Found>, Vec<Found>) = waiting.into_iter().partition(refers);
             if now.is_empty() {
-                return self.skip(repository.to_string(), "its manifests refer to each other in a circle");
+                return self.skip(repository.to_string(), "its manifests refer to each other in a circle").await;
             }
             for found in now {
                 let own = tags.remove(&found.manifest.digest).unwrap_or_default();
@@ -135,11 +130,11 @@ impl Import<'_> {
             waiting = later;
         }
         for tag in tags.into_values().flatten() {
-            self.skip(format!("{repository}:{tag}"), "the manifest it points to was not imported")?;
+            self.skip(format!("{repository}:{tag}"), "the manifest it points to was not imported").await?;
         }
         self.done.repositories += 1;
         let (manifests, tags) = (self.done.manifests - before.manifests, self.done.tags - before.tags);
-        self.say(ImportLine::Repository { name: repository.to_string(), manifests, tags })
+        self.say(ImportLine::Repository { name: repository.to_string(), manifests, tags }).await
     }
 
     /// Brings the bytes like those of a blob, then parses them. None if they are not a usable manifest, which was
@@ -155,20 +150,20 @@ impl Import<'_> {
             return Ok(None);
         }
         let Some(blob) = self.store.blobs.get(digest).await? else {
-            return self.skip(what, "it was evicted meanwhile").map(|()| None);
+            return self.skip(what, "it was evicted meanwhile").await.map(|()| None);
         };
         let len = usize::try_from(blob.size_bytes).unwrap_or(usize::MAX).min(MANIFEST_READ_MAX_BYTES);
         let read = blob.read(0, len).await;
         let bytes = match read {
             Ok(bytes) => bytes,
-            Err(error) => return self.skip(what, error).map(|()| None),
+            Err(error) => return self.skip(what, error).await.map(|()| None),
         };
         let info = match ManifestInfo::inspect(&bytes) {
             Ok(info) => info,
-            Err(error) => return self.skip(what, error).map(|()| None),
+            Err(error) => return self.skip(what, error).await.map(|()| None),
         };
         let Some(media_type) = info.media_type.as_deref().filter(|_| !info.ambiguous) else {
-            return self.skip(what, "its type is ambiguous, or it is not a manifest").map(|()| None);
+            return self.skip(what, "its type is ambiguous, or it is not a manifest").await.map(|()| None);
         };
         let manifest = PushedManifest::of(*digest, media_type, &info, &bytes);
         Ok(Some(Found { manifest, info }))
@@ -193,17 +188,17 @@ impl Import<'_> {
             let what = format!("{repository}@{digest}");
             if !is_index {
                 for tag in &tags {
-                    self.skip(format!("{repository}:{tag}"), format_args!("{} is missing", child.digest))?;
+                    self.skip(format!("{repository}:{tag}"), format!("{} is missing", child.digest)).await?;
                 }
-                return self.skip(what, format_args!("{} is missing", child.digest));
+                return self.skip(what, format!("{} is missing", child.digest)).await;
             }
-            self.say(ImportLine::Incomplete { what, missing: child.digest.to_string() })?;
+            self.say(ImportLine::Incomplete { what, missing: child.digest.to_string() }).await?;
         }
         let mut free = Vec::with_capacity(tags.len());
         for tag in tags {
             match kept.tag(&tag).await? {
                 Some(other) if other != digest => {
-                    self.skip(format!("{repository}:{tag}"), "the tag points to something else here and stays")?;
+                    self.skip(format!("{repository}:{tag}"), "the tag points to something else here and stays").await?;
                 }
                 _ => free.push(tag),
             }

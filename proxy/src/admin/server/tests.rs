@@ -1,13 +1,13 @@
 //! The door over real sockets: every operation, the gates and the bounds.
 
-use std::ops::ControlFlow;
 use std::sync::Mutex;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::answers::{BlobState, VerifiedBlob};
+use super::super::answers::{BlobState, Verification, VerifiedBlob, VerifyLine};
 use super::super::fixture::{TestDoor, backend, digest};
 use super::*;
 use entrepot_observe::metrics::Metrics;
@@ -199,11 +199,15 @@ async fn verification_ends_with_its_client_and_runs_once() {
     let ended = Mutex::new(Some(ended));
     let changes = Arc::default();
     let mut backend = backend(&changes);
-    backend.verify = Box::new(move |each| {
-        let verified = || VerifiedBlob { digest: "x".repeat(4096), size: 1, state: BlobState::Ok };
-        while each(verified()) == ControlFlow::Continue(()) {}
-        drop(ended.lock().expect("not poisoned").take());
-        Ok(())
+    backend.verify = Box::new(move |lines| {
+        let ended = ended.lock().expect("not poisoned").take();
+        async move {
+            let verified = || VerifiedBlob { digest: "x".repeat(4096), size: 1, state: BlobState::Ok };
+            while lines.send(VerifyLine::Blob(verified())).await.is_ok() {}
+            drop(ended);
+            Ok(Verification::default())
+        }
+        .boxed()
     });
     let door = TestDoor::open_with(backend, changes, None).await;
     let mut reader = UnixStream::connect(&door.socket).await.expect("connected");

@@ -1,7 +1,10 @@
 //! Every command against a real admin door on a real socket.
 
+use futures_util::FutureExt;
+
 use super::*;
-use crate::admin::fixture::{TestDoor, backend, digest};
+use crate::admin::fixture::{TestDoor, backend, digest, now};
+use crate::admin::{AdminBackend, OperationError};
 
 /// A command's output, its progress, and its exit code (0 for success).
 async fn entrepot(door: &TestDoor, command: CacheCommand, json: bool, answer: Option<bool>) -> (String, String, u8) {
@@ -76,15 +79,12 @@ async fn verify_names_what_is_bad() {
 #[tokio::test]
 async fn a_verification_that_stops_is_a_failure() {
     let changes = std::sync::Arc::default();
-    for (verify, code) in [
-        (
-            Box::new(|_: crate::admin::OnVerified<'_>| Err(crate::admin::OperationError::Failed("the disk".into())))
-                as Box<dyn Fn(crate::admin::OnVerified<'_>) -> crate::admin::OperationResult<()> + Send + Sync>,
-            74,
-        ),
-        (Box::new(|_: crate::admin::OnVerified<'_>| panic!("a bug")), 69),
-    ] {
-        let backend = crate::admin::AdminBackend { verify, ..backend(&changes) };
+    for (is_a_bug, code) in [(false, 74), (true, 69)] {
+        let verify = Box::new(move |_| match is_a_bug {
+            true => async { panic!("a bug") }.boxed(),
+            false => now(Err(OperationError::Failed("the disk".into()))),
+        });
+        let backend = AdminBackend { verify, ..backend(&changes) };
         let door = TestDoor::open_with(backend, std::sync::Arc::clone(&changes), None).await;
         assert_eq!(entrepot(&door, CacheCommand::Verify, false, None).await.2, code);
         door.close().await;
