@@ -175,7 +175,7 @@ impl LocalRequest {
                 None => return Ok(None),
             },
         };
-        let size_bytes = store.repositories.content_bytes(digest).await.unwrap_or(0);
+        let Some(size_bytes) = store.repositories.content_bytes(digest).await else { return Ok(None) };
         if let Some(refusal) = self.registry.overdrawn(to, Some(digest), size_bytes).await? {
             return Ok(Some(Err(refusal)));
         }

@@ -39,11 +39,10 @@ use crate::pull::rights::{Asked, Probed, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
+use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
-use entrepot_upstream::registry_client::outcome_of;
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
@@ -132,8 +131,8 @@ impl Pull {
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
             && is_fresh(entry, trusted_for(policy, tag.tag, tier(policy, tag.tag)))
-            && self.may_read(request, repository)
             && let Some(manifest) = self.stored_manifest(request, repository, &entry.digest).await
+            && self.may_read(request, repository)
         {
             request.trail.record(Decision::Tag(TagCheck::Fresh));
             return Ok(Resolved::Fresh(manifest));
@@ -228,7 +227,8 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         // This client is blocked, not refused: content that is public is still given.
-        let is_blocked = error.status() == StatusCode::FORBIDDEN && self.is_public(request, tag.repository).await;
+        let is_answer = matches!(&error, PullError::Answered(refusal) if refusal.status == StatusCode::FORBIDDEN);
+        let is_blocked = is_answer && self.is_public(request, tag.repository).await;
         if is_blocked {
             request.trail.record(Decision::Tag(TagCheck::Blocked));
         }
@@ -464,7 +464,7 @@ impl Pull {
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())));
             }
-            Opening::Failed(error) if same_registry => return Err(self.unreachable(blob.request, error.clone())),
+            Opening::Failed(error) if same_registry => return Err(self.fetch_failed(blob.request, error.clone())),
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
             _ => return Ok(Joined::TooLate(fetch.clone())),
         }
@@ -522,9 +522,10 @@ impl Pull {
     ) -> Result<Joined, PullError> {
         blob.request.trail.record(Decision::Subscribed { leads });
         let reply = match opening {
-            Opening::Filling { size, .. } => {
-                let host = blob.request.registry.host.to_string();
-                blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+            Opening::Filling { size, host, elapsed, .. } => {
+                if leads {
+                    blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                }
                 self.serve_fetch(blob, subscription, size, leads)
             }
             Opening::NotStored(spare, reason) => {
@@ -538,7 +539,7 @@ impl Pull {
                 }
                 Err(self.not_opened(blob, OpenError::Refused(refusal)))
             }
-            Opening::Failed(error) => Err(self.unreachable(blob.request, error)),
+            Opening::Failed(error) => Err(self.fetch_failed(blob.request, error)),
             Opening::Broken(error) => Err(PullError::Broken(error)),
         };
         reply.map(Joined::Served)
@@ -586,8 +587,7 @@ impl Pull {
             None => blob.request.source(blob.repository).open(&blob.digest, part).await,
         };
         let opened = opened.map_err(|error| self.not_opened(blob, error))?;
-        let host = blob.request.registry.host.to_string();
-        blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+        blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
         if opened.is_registrys_word {
             self.approve(blob.request, blob.repository).await;
         }

@@ -164,7 +164,7 @@ fn unframed(trail: &Trail, rejection: FramingRejection) -> Reply {
         431 => (ErrorCode::HeadTooLarge, Rejection::TooLarge),
         _ => (ErrorCode::BadRequest, Rejection::Malformed),
     };
-    trail.record(Decision::Unframed { reason: rejection.reason, rejection: label });
+    trail.record(Decision::Unframed(label));
     let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
     let reply = if rejection.oci {
         Reply::error_with_status(status, code, rejection.reason)
