@@ -1,11 +1,11 @@
 //! The trail of a request: the typed decisions that led to its answer, in the order in which they were taken.
 //!
-//! Every part that decides something about a request records it here, and nowhere else. The access record, the headers that
-//! tell about the cache, and the metrics' labels are read from the trail. Each [`Decision`] has a word; a variant without one
-//! does not compile, and so the log's reason is empty nowhere.
+//! Every part that decides something about a request records it here, and nowhere else. The access record, the headers
+//! that tell about the cache, and the metrics' labels are read from the trail. Each [`Decision`] has a word; a variant
+//! without one does not compile, and so the log's reason is empty nowhere.
 //!
-//! Neighbours: `net::http::exchange` makes one trail for each request and reads it at the end; the doors, the pipeline and
-//! the registry record. A trail holds ids and words, never a secret.
+//! Neighbours: `net::http::exchange` makes one trail for each request and reads it at the end; the doors, the pipeline
+//! and the registry record. A trail holds ids and words, never a secret.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

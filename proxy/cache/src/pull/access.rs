@@ -261,8 +261,8 @@ fn pong() -> Reply {
     Reply::full(StatusCode::OK, "application/json", "{}").with(version, "registry/2.0").with(CONTENT_LENGTH, "2")
 }
 
-/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot be
-/// told.
+/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot
+/// be told.
 fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
     if let Some(header) = header {
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));

@@ -8,10 +8,10 @@
 //! serve    status, range and body                                                         manifest.rs, serve.rs
 //! ```
 //!
-//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to this
-//! credential in this repository: by a verdict that lives and content that is known to be there, or by an answer of its own
-//! (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely claims to have
-//! a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
+//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to
+//! this credential in this repository: by a verdict that lives and content that is known to be there, or by an answer
+//! of its own (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely
+//! claims to have a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
 //!
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
@@ -101,10 +101,11 @@ enum Resolved {
     Fresh(Manifest),
     /// Upstream told the digest. The reply is its HEAD.
     Told(Digest, Reply),
-    /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to this
-    /// client.
+    /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to
+    /// this client.
     Untold(Option<Reply>),
-    /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is asked.
+    /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is
+    /// asked.
     KnownMissing(UpstreamRefusal),
 }
 
@@ -125,7 +126,8 @@ impl Pull {
         }
     }
 
-    /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is none.
+    /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is
+    /// none.
     async fn resolve(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Resolved, PullError> {
         let (request, repository) = (tag.request, tag.repository);
         let policy = &request.snapshot.config.tags;
@@ -217,8 +219,8 @@ impl Pull {
         }
     }
 
-    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the administrator's
-    /// account if access is shared, or with the error.
+    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the
+    /// administrator's account if access is shared, or with the error.
     async fn instead_of(
         self: &Arc<Self>,
         tag: TagRequest<'_>,
@@ -446,8 +448,8 @@ impl Pull {
         }
     }
 
-    /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the blob
-    /// is there; elsewhere this client's own registry is asked first.
+    /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the
+    /// blob is there; elsewhere this client's own registry is asked first.
     async fn join_fetch(
         self: &Arc<Self>,
         blob: &BlobRequest<'_>,
@@ -511,8 +513,8 @@ impl Pull {
         self.serve_subscribed(blob, subscription, opening, true).await
     }
 
-    /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch has
-    /// published it, with the digest proven.
+    /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch
+    /// has published it, with the digest proven.
     async fn serve_subscribed(
         &self,
         blob: &BlobRequest<'_>,

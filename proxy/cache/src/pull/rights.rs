@@ -1,5 +1,5 @@
-//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository and
-//! credential, and holds at most five minutes and never longer than the token it was given for.
+//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository
+//! and credential, and holds at most five minutes and never longer than the token it was given for.
 //!
 //! A repository that upstream gives to an anonymous request is public. The index remembers that too, and it still holds
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
@@ -217,7 +217,8 @@ impl Pull {
         self.unreachable(request, error)
     }
 
-    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is recorded.
+    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is
+    /// recorded.
     pub fn may_read(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
         let proof = self.proof(request, repository);
         if let Some((proof, age)) = proof {
