@@ -17,8 +17,7 @@ use ipnet::IpNet;
 
 pub use live::{
     AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProxyPolicy,
-    RegistryPolicy, RegistrySettings, Scheme, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy,
-    Upstream,
+    RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, Upstream,
 };
 pub use startup::{
     AdminDoor, CaFiles, DataPlane, Listen, LogFormat, LogOutput, Mdns, ProxyListen, RegistryListen, Startup,

@@ -12,9 +12,10 @@ use http::{HeaderName, HeaderValue, header};
 use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
 use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
-use super::ready::{AccessMode, Account, RegistryPolicy, Scheme};
+use super::ready::{AccessMode, Account, RegistryPolicy};
 use super::resolver::{AtReload, Resolver};
 use super::values;
+use entrepot_core::origin::Scheme;
 
 /// Registries that are intercepted without configuration, besides Docker Hub.
 pub const BUILT_IN_REGISTRIES: [&str; 10] = [

@@ -14,6 +14,7 @@
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
 //! | [`host`], [`mdns_name`] | registries with their ports, patterns of registries, `.local` names | RFC 9110, RFC 6762 |
+//! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
@@ -55,6 +56,7 @@ pub mod htpasswd;
 pub mod mdns_name;
 pub mod media;
 pub mod name;
+pub mod origin;
 pub mod outcome;
 pub mod platform;
 pub mod proxy_header;

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use entrepot_config::ready::Scheme;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
 use entrepot_observe::labels::Door;
 
 /// A client's connection.

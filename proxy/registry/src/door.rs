@@ -21,7 +21,7 @@ use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;

@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
 use crate::doors::state::AppState;
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_net::drain::Watch;
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::stream::handshake::{HandshakeError, accept};

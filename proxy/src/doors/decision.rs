@@ -2,7 +2,8 @@
 
 use entrepot_core::host::RegistryHost;
 
-use entrepot_config::ready::{LiveConfig, Scheme, TunnelPolicy};
+use entrepot_config::ready::{LiveConfig, TunnelPolicy};
+use entrepot_core::origin::Scheme;
 
 /// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

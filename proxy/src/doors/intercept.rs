@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use crate::doors::client::{shake, spoken};
 use crate::doors::dispatch::serve_connection;
 use crate::doors::state::AppState;
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
 use entrepot_net::stream::client_socket::ClientSocket;

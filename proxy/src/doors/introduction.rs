@@ -11,7 +11,8 @@ use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
 use crate::doors::decision::{HostDecision, PolicyRefusal, decide};
-use entrepot_config::ready::{LiveConfig, Scheme};
+use entrepot_config::ready::LiveConfig;
+use entrepot_core::origin::Scheme;
 
 /// The decision about a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -22,7 +22,7 @@ use crate::doors::state::AppState;
 use crate::doors::tunnel::{TunnelCounters, splice};
 use entrepot_cache::pull::RequestScope;
 use entrepot_cache::pull::error::PullError;
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
 use entrepot_net::http;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::doors::client::adopt;
 use crate::doors::intercept::intercept;
 use crate::doors::state::AppState;
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
 use entrepot_net::listener::ConnectionSlot;

@@ -34,7 +34,7 @@ use crate::pull_quota::PullQuotas;
 use crate::timed_body::{RequestBody, TimedBody};
 use crate::token_cache::{self, AuthScheme, TokenAnswer, TokenCache, TokenKey};
 use crate::upstream_registry::{UpstreamRegistry, host_of};
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
 use entrepot_observe::metrics::Metrics;

@@ -22,7 +22,8 @@ use super::address_policy::AddressPolicy;
 use super::dial::DialSettings;
 use super::own::OwnSockets;
 use super::timed_body::RequestBody;
-use entrepot_config::ready::{NoProxy, RegistryPolicy, Scheme, Upstream};
+use entrepot_config::ready::{NoProxy, RegistryPolicy, Upstream};
+use entrepot_core::origin::Scheme;
 
 /// A listener on a free port of 127.0.0.1.
 pub(crate) async fn listener() -> (TcpListener, SocketAddr) {

@@ -8,7 +8,8 @@ use url::Url;
 
 use crate::address_policy::Purpose;
 use crate::credential::Login;
-use entrepot_config::ready::{AccessMode, LiveConfig, Scheme};
+use entrepot_config::ready::{AccessMode, LiveConfig};
+use entrepot_core::origin::Scheme;
 
 /// The registry of one request, with the settings that the configuration has for it.
 #[derive(Clone)]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
+use entrepot_core::origin::Scheme;
 use entrepot_core::quantity::Size;
 use entrepot_core::secret::Secret;
 use globset::GlobSet;
@@ -168,15 +169,6 @@ pub struct RegistryPolicy {
     pub realm: Option<RegistryHost>,
     /// Request headers that are added to requests for this host.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// The protocol of a registry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Scheme {
-    /// HTTP without TLS.
-    Http,
-    /// HTTP over TLS.
-    Https,
 }
 
 /// The clients that get a cached image.

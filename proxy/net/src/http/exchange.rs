@@ -268,7 +268,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    use entrepot_config::ready::{LogFormat, Scheme};
+    use entrepot_config::ready::LogFormat;
+    use entrepot_core::origin::Scheme;
     use entrepot_observe::access_log::AccessLog;
     use entrepot_observe::labels::Door;
     use entrepot_observe::metrics::Metrics;

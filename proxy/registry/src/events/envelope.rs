@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Deed, Event};
-use entrepot_config::ready::Scheme;
+use entrepot_core::origin::Scheme;
 
 /// The media type of an envelope.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v1+json";

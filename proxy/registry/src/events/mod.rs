@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 
 use super::access::Principal;
 use delivery::{Delivery, Pace};
-use entrepot_config::ready::Scheme;
 use entrepot_config::ready::rights::Notification;
+use entrepot_core::origin::Scheme;
 use entrepot_upstream::registry_client::RegistryClient;
 pub use envelope::EventSource;
 
