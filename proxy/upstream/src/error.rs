@@ -54,7 +54,8 @@ pub struct UpstreamError {
     pub(crate) stage: Stage,
     /// The cause.
     pub(crate) kind: ErrorKind,
-    /// The host that was being reached, with its port if that is not 443.
+    /// The host of the request as the message names it, or `parent proxy HOST` if the parent proxy was not reached. The
+    /// port 443 is left out.
     pub(crate) host: Box<str>,
 }
 
