@@ -267,7 +267,11 @@ mod tests {
             assert!(text.contains("seen") && text.contains("request_id=\"00c0ffee\""), "{level}: {text}");
             let json = events(&folder.path().join(format!("{number}.json")), level, LogFormat::Json, emit);
             let event: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-            assert_eq!((&event["message"], &event["span"]["request_id"]), (&"seen".into(), &"00c0ffee".into()), "{level}");
+            assert_eq!(
+                (&event["message"], &event["span"]["request_id"]),
+                (&"seen".into(), &"00c0ffee".into()),
+                "{level}"
+            );
         }
         assert_eq!(events(&folder.path().join("off"), "off", LogFormat::Text, emit), "");
     }
