@@ -18,6 +18,7 @@ mod doors;
 pub mod edit;
 mod effective;
 mod environment;
+mod key_rows;
 mod mdns;
 mod origin;
 mod places;

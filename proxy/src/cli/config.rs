@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use entrepot_config::edit::{EditError, KeyPath};
-use entrepot_config::{Applies, ConfigError, Effective, Flags, HostFacts, Loaded, file_place, load, validate};
+use entrepot_config::{Applies, ConfigError, Effective, Entry, Flags, HostFacts, Loaded, file_place, load, validate};
 use entrepot_core::exit;
 use tempfile::NamedTempFile;
 use toml::Value;
@@ -84,7 +84,7 @@ pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) 
         }
         ConfigCommand::Set { key, value } => {
             let value = if value == "-" { from_stdin()? } else { value.clone() };
-            let (path, _named_by) = file_place(&flags, &environment);
+            let (path, _) = file_place(&flags, &environment);
             let loaded = set(&path, key, &value)?;
             Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
         }
@@ -99,36 +99,17 @@ fn from_stdin() -> Result<String, ConfigCommandError> {
 
 /// The rows of a key: only its value, or all keys with their values if it is a section.
 fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
-    let wanted = row_key(effective, key);
-    let below = format!("{wanted}.");
-    let rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
+    let rows = key.rows(effective).into_iter();
     if as_json {
-        let rows: serde_json::Value = rows.map(entrepot_config::Entry::to_json).collect();
+        let rows: serde_json::Value = rows.map(Entry::to_json).collect();
         return format!("{rows:#}\n");
     }
-    let line = |row: &entrepot_config::Entry| match &row.value {
-        Value::String(text) if row.key == wanted => format!("{text}\n"),
-        value if row.key == wanted => format!("{value}\n"),
+    let line = |row: &Entry| match &row.value {
+        Value::String(text) if key.is_value() => format!("{text}\n"),
+        value if key.is_value() => format!("{value}\n"),
         value => format!("{} = {value}\n", row.key),
     };
     rows.map(line).collect()
-}
-
-/// The key as it is in the rows: an account that is named by its registry has a number there.
-fn row_key(effective: &Effective, key: &KeyPath) -> String {
-    let bare = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    let mut parts: Vec<&str> = key.parts().collect();
-    let number;
-    if let ["credentials", registry, ..] = parts[..] {
-        let mut rows = effective.entries.iter().filter(|row| row.value.as_str() == Some(registry));
-        let row = rows.find_map(|row| row.key.strip_prefix("credentials.")?.strip_suffix(".registry"));
-        if let Some(found) = row {
-            number = found.to_owned();
-            parts[1] = &number;
-        }
-    }
-    let parts = parts.iter().map(|part| if bare(part) { (*part).to_owned() } else { format!("{part:?}") });
-    parts.collect::<Vec<_>>().join(".")
 }
 
 /// Replaces the file if the result is a good configuration. If there is no file, one is created.
@@ -167,15 +148,12 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 /// The message about a change. It names the key but not the value, which may be a secret.
 fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
-    let wanted = row_key(effective, key);
-    let below = format!("{wanted}.");
-    let mut rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
-    let takes_effect = match rows.next().map(|row| row.applies) {
+    let takes_effect = match key.rows(effective).first().map(|row| row.applies) {
         Some(Applies::AtStart) => "a running server takes it over when it starts again",
         Some(Applies::AtAgentStart) => "entrepot redirect takes it over when it starts again",
         Some(Applies::AtReload) | None => "a running server takes it over when it reloads its configuration",
     };
-    format!("set {wanted} in {}; {takes_effect}", path.display())
+    format!("set {key} in {}; {takes_effect}", path.display())
 }
 
 #[cfg(test)]
@@ -272,6 +250,39 @@ mod tests {
         assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "robot\n");
         let error = sample.set("credentials.\"ghcr.io\"", "{ password = \"canary-2\" }").expect_err("no user");
         assert!(!error.to_string().contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn an_account_is_found_by_its_registry_in_any_case_and_as_a_whole() {
+        let account = |registry: &str, rest: &str| {
+            format!("[[credentials]]\nregistry = \"{registry}\"\npassword = \"canary\"\n{rest}")
+        };
+        let text = [
+            account("other.example", "username = \"ghcr.io\"\n"),
+            account("ghcr.io", "repository = \"team/*\"\nusername = \"part\"\n"),
+            account("GHCR.io", "repository = \"\"\nusername = \"whole\"\n"),
+        ];
+        let sample = sample(&text.concat());
+        assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "whole\n");
+        assert_eq!(sample.get("credentials.\"Ghcr.IO\".username", false), "whole\n");
+        assert_eq!(sample.get("credentials.2.username", false), "part\n", "numbered as in the file");
+        assert_eq!(sample.get("credentials.\"team.example\"", false), "", "no such account");
+        assert!(sample.get("credentials.\"ghcr.io\"", false).starts_with("credentials.3.registry = \"GHCR.io\"\n"));
+        sample.set("credentials.\"ghcr.io\".username", "robot").expect("set");
+        assert_eq!(sample.text(), text.concat().replace("whole", "robot"), "the same account is changed");
+    }
+
+    #[test]
+    fn names_of_hosts_and_headers_are_found_as_they_are_typed() {
+        let table =
+            |host: &str| format!("[registries.{host}]\nscheme = \"http\"\nheaders = {{ \"X.Key\" = \"canary\" }}\n");
+        let sample = sample(&[table("localhost"), table("\"Reg.example:5000\"")].concat());
+        for host in ["localhost", "'localhost'", "\"reg.example:5000\"", "'Reg.Example:5000'"] {
+            assert_eq!(sample.get(&format!("registries.{host}.scheme"), false), "http\n", "{host}");
+            assert_eq!(sample.get(&format!("registries.{host}.headers.\"x.key\""), false), "********\n", "{host}");
+        }
+        let shown = sample.get("registries.localhost", false);
+        assert!(shown.contains("registries.\"localhost\".headers.\"x.key\" = \"********\"\n"), "{shown}");
     }
 
     #[test]
