@@ -3,6 +3,7 @@
 //! `config::edit` changes the text. The configuration's own loader validates the result. Then the file is replaced in
 //! one step. If anything is refused, the file stays untouched. A secret is never printed.
 
+use std::convert::Infallible;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -12,13 +13,14 @@ use clap::Subcommand;
 use entrepot_config::edit::{EditError, KeyPath};
 use entrepot_config::{Applies, ConfigError, Effective, Entry, Flags, HostFacts, Loaded, file_place, load, validate};
 use entrepot_core::exit;
+use entrepot_core::secret::Secret;
 use tempfile::NamedTempFile;
 use toml::Value;
 
 use super::environment;
 
 /// The actions on the configuration file.
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Print the value that holds for a key, secrets masked; for a section, all its keys
     Get {
@@ -34,8 +36,8 @@ pub enum ConfigCommand {
         key: KeyPath,
         /// Text as it is, or a number, true, false, a list ["a", "b"], a table { username = "robot" }; - reads it from
         /// stdin
-        #[arg(allow_hyphen_values = true)]
-        value: String,
+        #[arg(allow_hyphen_values = true, value_parser = secret)]
+        value: Secret,
     },
 }
 
@@ -83,7 +85,7 @@ pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) 
             Ok(out.write_all(get(&loaded.effective, key, *json).as_bytes())?)
         }
         ConfigCommand::Set { key, value } => {
-            let value = if value == "-" { from_stdin()? } else { value.clone() };
+            let value = if value.expose() == "-" { from_stdin()? } else { value.clone() };
             let (path, _) = file_place(&flags, &environment);
             let loaded = set(&path, key, &value)?;
             Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
@@ -91,10 +93,16 @@ pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) 
     }
 }
 
-fn from_stdin() -> Result<String, ConfigCommandError> {
+/// Any value may be a secret, so no message and no `Debug` can show one.
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+fn from_stdin() -> Result<Secret, ConfigCommandError> {
     let mut value = String::new();
     io::stdin().read_to_string(&mut value).map_err(ConfigCommandError::Stdin)?;
-    Ok(value.trim_end_matches(['\r', '\n']).to_owned())
+    value.truncate(value.trim_end_matches(['\r', '\n']).len());
+    Ok(Secret::new(value))
 }
 
 /// The rows of a key: only its value, or all keys with their values if it is a section.
@@ -113,7 +121,7 @@ fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
 }
 
 /// Replaces the file if the result is a good configuration. If there is no file, one is created.
-fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandError> {
+fn set(path: &Path, key: &KeyPath, value: &Secret) -> Result<Loaded, ConfigCommandError> {
     let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
     // A symbolic link stays: the file that it points to is replaced.
     let (place, before) = match fs::canonicalize(path) {
@@ -121,7 +129,7 @@ fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandE
         Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
         Err(error) => return Err(failed(error)),
     };
-    let after = key.set(before.as_deref().unwrap_or_default(), value)?;
+    let after = key.set(before.as_deref().unwrap_or_default(), value.expose())?;
     let loaded = validate(path, &after, &environment, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
     if before.as_ref() != Some(&after) {
         write(&place, &after).map_err(failed)?;
@@ -159,6 +167,7 @@ fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     struct Sample {
         folder: tempfile::TempDir,
@@ -180,7 +189,7 @@ mod tests {
         }
 
         fn set(&self, key: &str, value: &str) -> Result<String, ConfigCommandError> {
-            self.run(ConfigCommand::Set { key: key.parse().expect(key), value: value.to_owned() })
+            self.run(ConfigCommand::Set { key: key.parse().expect(key), value: Secret::new(value) })
         }
 
         fn get(&self, key: &str, json: bool) -> String {
@@ -190,6 +199,23 @@ mod tests {
         fn text(&self) -> String {
             fs::read_to_string(&self.path).expect("the file")
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    }
+
+    #[test]
+    fn a_value_on_the_command_line_is_a_secret_from_its_first_moment() {
+        for value in ["canary", "-", "-1", ""] {
+            let arguments = Arguments::try_parse_from(["config", "set", "proxy.max_connections", value]).expect(value);
+            let ConfigCommand::Set { key, value: parsed } = arguments.command else { panic!("another command") };
+            assert_eq!((key.to_string().as_str(), parsed.expose()), ("proxy.max_connections", value));
+        }
+        let refused = Arguments::try_parse_from(["config", "set", "no.key", "canary"]).err().expect("a refusal");
+        assert!(!refused.to_string().contains("canary") && !format!("{refused:?}").contains("canary"), "{refused:?}");
     }
 
     const TEXT: &str = "data_dir = \"/data\"\n[cache] # big\nmax_size = \"1g\" # enough\n";
