@@ -78,17 +78,28 @@ impl ConfigCommandError {
 
 /// Runs one command and writes values to `out`. `file` is the configuration file that a flag names.
 pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
+    run_with(&environment, file, command, out)
+}
+
+/// `env` gives the variables of the environment.
+fn run_with(
+    env: &dyn Fn(&str) -> Option<String>,
+    file: Option<PathBuf>,
+    command: &ConfigCommand,
+    out: &mut dyn Write,
+) -> Result<(), ConfigCommandError> {
     let flags = Flags { config: file, ..Flags::default() };
+    let all_layers = || load(&flags, env, &HostFacts::real());
     match command {
         ConfigCommand::Get { key, json } => {
-            let loaded = load(&flags, &environment, &HostFacts::real()).map_err(ConfigCommandError::Bad)?;
+            let loaded = all_layers().map_err(ConfigCommandError::Bad)?;
             Ok(out.write_all(get(&loaded.effective, key, *json).as_bytes())?)
         }
         ConfigCommand::Set { key, value } => {
             let value = if value.expose() == "-" { from_stdin()? } else { value.clone() };
-            let (path, _) = file_place(&flags, &environment);
-            let loaded = set(&path, key, &value)?;
-            Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
+            let (path, _) = file_place(&flags, env);
+            set(&path, key, &value, env)?;
+            Ok(writeln!(out, "{}", changed(&path, key, all_layers()))?)
         }
     }
 }
@@ -121,7 +132,12 @@ fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
 }
 
 /// Replaces the file if the result is a good configuration. If there is no file, one is created.
-fn set(path: &Path, key: &KeyPath, value: &Secret) -> Result<Loaded, ConfigCommandError> {
+fn set(
+    path: &Path,
+    key: &KeyPath,
+    value: &Secret,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), ConfigCommandError> {
     let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
     // A symbolic link stays: the file that it points to is replaced.
     let (place, before) = match fs::canonicalize(path) {
@@ -130,11 +146,11 @@ fn set(path: &Path, key: &KeyPath, value: &Secret) -> Result<Loaded, ConfigComma
         Err(error) => return Err(failed(error)),
     };
     let after = key.set(before.as_deref().unwrap_or_default(), value.expose())?;
-    let loaded = validate(path, &after, &environment, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
+    validate(path, &after, env, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
     if before.as_ref() != Some(&after) {
         write(&place, &after).map_err(failed)?;
     }
-    Ok(loaded)
+    Ok(())
 }
 
 /// Writes the whole new file with the owner and mode of the old one, then puts it in place.
@@ -154,14 +170,21 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The message about a change. It names the key but not the value, which may be a secret.
-fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
-    let takes_effect = match key.rows(effective).first().map(|row| row.applies) {
-        Some(Applies::AtStart) => "a running server takes it over when it starts again",
-        Some(Applies::AtAgentStart) => "entrepot redirect takes it over when it starts again",
-        Some(Applies::AtReload) | None => "a running server takes it over when it reloads its configuration",
+/// The message about a change. It names the key but not the value, which may be a secret. `loaded` is what all layers
+/// give together, now that the file is changed.
+fn changed(path: &Path, key: &KeyPath, loaded: Result<Loaded, ConfigError>) -> String {
+    let effect = match loaded.as_ref().map(|loaded| &loaded.effective) {
+        Err(error) => format!("the configuration as a whole is still refused: {error}"),
+        Ok(effective) => match (key.overridden_by(effective), key.rows(effective).first().map(|row| row.applies)) {
+            (Some(origin), _) => format!("the {origin} overrides it"),
+            (None, Some(Applies::AtStart)) => "a running server takes it over when it starts again".to_owned(),
+            (None, Some(Applies::AtAgentStart)) => "entrepot redirect takes it over when it starts again".to_owned(),
+            (None, Some(Applies::AtReload) | None) => {
+                "a running server takes it over when it reloads its configuration".to_owned()
+            }
+        },
     };
-    format!("set {key} in {}; {takes_effect}", path.display())
+    format!("set {key} in {}; {effect}", path.display())
 }
 
 #[cfg(test)]
@@ -172,19 +195,24 @@ mod tests {
     struct Sample {
         folder: tempfile::TempDir,
         path: PathBuf,
+        variables: Vec<(&'static str, &'static str)>,
     }
 
     fn sample(text: &str) -> Sample {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("entrepot.toml");
         fs::write(&path, text).expect("a file");
-        Sample { folder, path }
+        Sample { folder, path, variables: vec![("HOME", "/home/u")] }
     }
 
     impl Sample {
         fn run(&self, command: ConfigCommand) -> Result<String, ConfigCommandError> {
             let mut out = Vec::new();
-            run(Some(self.path.clone()), &command, &mut out)?;
+            let env = |name: &str| {
+                let variable = self.variables.iter().find(|(have, _)| *have == name);
+                variable.map(|(_, value)| (*value).to_owned())
+            };
+            run_with(&env, Some(self.path.clone()), &command, &mut out)?;
             Ok(String::from_utf8(out).expect("text"))
         }
 
@@ -240,6 +268,37 @@ mod tests {
         assert!(told.contains("set proxy.listen in") && told.contains("a running server takes it over when it starts"));
         let told = sample.set("redirect.ports", "[443]").expect("set");
         assert!(told.contains("entrepot redirect takes it over when it starts again"), "{told}");
+    }
+
+    #[test]
+    fn a_key_that_the_environment_overrides_says_so() {
+        let mut sample = sample(TEXT);
+        sample.variables.extend([
+            ("CACHE_MAX_SIZE", "5g"),
+            ("AUTH_REGISTRIES", "GHCR.io:env:canary"),
+            ("REGISTRIES", "a.example"),
+        ]);
+        let told = sample.set("cache.max_size", "2g").expect("set");
+        assert!(told.ends_with("entrepot.toml; the environment variable CACHE_MAX_SIZE overrides it\n"), "{told}");
+        assert_eq!((sample.text(), sample.get("cache.max_size", false)), (TEXT.replace("1g", "2g"), "5g\n".to_owned()));
+        let account = "{ username = \"robot\", password = \"canary\" }";
+        let told = sample.set("credentials.\"ghcr.io\"", account).expect("set");
+        assert!(told.ends_with("the environment variable AUTH_REGISTRIES overrides it\n"), "{told}");
+        let told = sample.set("credentials.1.username", "robot").expect("set");
+        assert!(told.ends_with("the environment variable AUTH_REGISTRIES overrides it\n"), "{told}");
+        assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "env\n", "the account that is used");
+        for (key, value) in [
+            ("intercept.registries", "[\"b.example\"]"),
+            ("credentials.1.repository", "team/*"),
+            ("credentials.\"quay.io\"", account),
+        ] {
+            let told = sample.set(key, value).expect(key);
+            assert!(told.contains("when it reloads its configuration"), "the environment adds to it: {told}");
+        }
+        sample.variables.push(("ALLOW_PUSH", "maybe"));
+        let told = sample.set("cache.min_free", "2g").expect("set");
+        let refused = "the configuration as a whole is still refused: environment variable ALLOW_PUSH: \"maybe\"";
+        assert!(told.contains(refused) && sample.text().contains("min_free = \"2g\""), "{told}");
     }
 
     #[test]
