@@ -90,6 +90,14 @@ impl Effective {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
+    /// Shows that other programs have default addresses of `key`, and that only those in `open` are in force.
+    pub fn default_is_taken(&mut self, key: &str, open: Vec<String>) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
+            entry.value = open.clone().into();
+            entry.origin = Origin::TakenDefault;
+        }
+    }
+
     /// The values in force after a reload, for a server that had `self` in force and read `read`.
     pub fn after_reload(&self, read: Self) -> Self {
         let at_start = |entry: &&Entry| entry.applies == Applies::AtStart;
@@ -104,7 +112,11 @@ impl Effective {
     /// Each comes with its row of `read`.
     pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
-        pairs.filter(|(old, new)| old.applies == Applies::AtStart && old.value != new.value).collect()
+        // A default whose port was in use at the start differs, although nobody changed it.
+        let is_unchanged =
+            |(old, new): &(&Entry, &Entry)| old.origin == Origin::TakenDefault && new.origin == Origin::Default;
+        let waits = |(old, new): &(&Entry, &Entry)| old.applies == Applies::AtStart && old.value != new.value;
+        pairs.filter(|pair| waits(pair) && !is_unchanged(pair)).collect()
     }
 
     /// For programs: a list of `{key, value, origin, applies}`.

@@ -185,7 +185,7 @@ impl<W: When> Resolver<'_, W> {
 fn named(key: &str, refusal: Refusal, origin: &Origin) -> ConfigError {
     let Refusal { message, hint } = refusal;
     let message = match origin {
-        Origin::Default | Origin::File { .. } => format!("{key}: {message}"),
+        Origin::Default | Origin::TakenDefault | Origin::File { .. } => format!("{key}: {message}"),
         Origin::Environment(_) | Origin::Flag(_) => message,
     };
     Refusal { message, hint }.at(origin.clone())
