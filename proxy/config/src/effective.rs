@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use serde_json::json;
 use toml::Value;
 
-use super::origin::Origin;
+use super::origin::{ConfigError, Origin};
 
 /// Stands for a secret.
 pub const MASK: &str = "********";
@@ -53,6 +53,14 @@ pub struct Told {
     pub value: Option<Value>,
     /// The origin of the value in force.
     pub origin: Option<String>,
+}
+
+/// The answer of a running server in `/api/config`, as [`Effective::told`] makes it.
+#[derive(Clone, PartialEq, Debug, Default, serde::Deserialize)]
+pub struct ToldConfig {
+    pub effective: Vec<Told>,
+    /// The error of the server's file and environment as they are now. None if a reload would take them over.
+    pub file_error: Option<String>,
 }
 
 /// A row, for [`pair`].
@@ -124,9 +132,17 @@ impl Effective {
         self.entries.iter().map(Entry::to_json).collect()
     }
 
-    /// The same for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
-    /// something else.
-    /// `value` is null if only the file has the setting. `file_value` is null if only the server has it.
+    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told in
+    /// any case.
+    pub fn told(&self, file: Result<&Self, &ConfigError>) -> serde_json::Value {
+        match file {
+            Ok(file) => json!({"effective": self.to_json_beside(file), "file_error": null}),
+            Err(error) => json!({"effective": self.to_json(), "file_error": error.to_string()}),
+        }
+    }
+
+    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
+    /// something else. `value` is null if only the file has the setting. `file_value` is null if only the server has it.
     pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
         let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
             let mut row = match (in_force, in_file) {
@@ -281,6 +297,19 @@ mod tests {
             "file_origin": "default"});
         assert_eq!(told[0], bound);
         assert_eq!(told[1], json!({"key": "swapped", "value": "2", "origin": "default", "applies": "reload"}));
+    }
+
+    #[test]
+    fn a_bad_file_is_told_beside_the_values_in_force() {
+        let in_force = effective(&[("a", "1", Applies::AtReload)]);
+        let bad = ConfigError { origin: Origin::Environment("A"), message: "no".to_owned(), hint: None };
+        let told = in_force.told(Err(&bad));
+        let row = json!({"key": "a", "value": "1", "origin": "default", "applies": "reload"});
+        assert_eq!(told, json!({"effective": [row], "file_error": "environment variable A: no"}));
+        let read: ToldConfig = serde_json::from_value(told).expect("as a program reads it");
+        assert_eq!((read.effective.len(), read.file_error.as_deref()), (1, Some("environment variable A: no")));
+        let good = in_force.told(Ok(&effective(&[("a", "2", Applies::AtReload)])));
+        assert_eq!((&good["effective"][0]["file_value"], &good["file_error"]), (&json!("2"), &json!(null)));
     }
 
     #[test]

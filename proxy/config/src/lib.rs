@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use effective::{Applies, Effective, Entry, MASK, Row, Told, pair};
+pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
 pub use origin::{ConfigError, Origin};
 use origin::{Given, Place, Refusal, Source};

@@ -71,17 +71,11 @@ impl Reloader {
         }
     }
 
-    /// Every setting with the value in force, and with the file's value if that differs. Secrets are masked. Reads the
-    /// file.
+    /// Every setting with the value in force, and with the file's value if that differs, or the error of a file that is
+    /// bad now. Secrets are masked. Reads the file.
     pub(super) fn effective(&self) -> serde_json::Value {
         let effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match self.read() {
-            Ok(loaded) => effective.to_json_beside(&loaded.effective),
-            Err(error) => {
-                tracing::warn!("the configuration in the file is bad, so it is not shown: {error}");
-                effective.to_json()
-            }
-        }
+        effective.told(self.read().as_ref().map(|loaded| &loaded.effective))
     }
 
     fn read(&self) -> Result<Loaded, ConfigError> {
