@@ -96,7 +96,8 @@ fn differences<'a>(loaded: &'a Loaded, running: &'a Running) -> Vec<(Option<&'a 
     let differs = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
         // The server does not know which values are in force in the agent.
         let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
-        !is_of_the_agent && entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref())
+        let has_other_value = entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref());
+        !is_of_the_agent && (has_other_value || told.is_some_and(|told| told.content_changed))
     };
     pair(&loaded.effective.entries, &told.effective).into_iter().filter(differs).collect()
 }
@@ -109,6 +110,9 @@ fn as_rows(loaded: &Loaded, running: &Running, notices: &[String]) -> serde_json
         if let Some((_, told)) = other {
             rows[at]["in_force"] = json!(told.and_then(|told| told.value.as_ref()));
             rows[at]["in_force_origin"] = json!(told.and_then(|told| told.origin.as_ref()));
+            if told.is_some_and(|told| told.content_changed) {
+                rows[at]["content_changed"] = json!(true);
+            }
         }
     }
     let only_in_force = differences.iter().filter_map(|(entry, told)| (*told).filter(|_| entry.is_none()));
@@ -126,6 +130,7 @@ fn as_table(loaded: &Loaded, running: &Running) -> String {
         let entry = &loaded.effective.entries[at];
         let (_, told) = differences.iter().find(|(row, _)| row.is_some_and(|row| std::ptr::eq(row, entry)))?;
         Some(match told.and_then(|told| told.value.as_ref()) {
+            Some(value) if *value == entry.value => "in force: the file's content as it was at the start".to_owned(),
             Some(value) => format!("in force: {value}"),
             None => "not in force".to_owned(),
         })
@@ -183,7 +188,7 @@ mod tests {
         }
         let mut told: Vec<Told> = serde_json::from_value(rows).expect("rows");
         let (value, origin) = (Some("u".into()), Some("entrepot.toml:3".to_owned()));
-        told.push(Told { key: "credentials.1.username".to_owned(), value, origin });
+        told.push(Told { key: "credentials.1.username".to_owned(), value, origin, content_changed: false });
         Running::Told(ToldConfig { effective: told, file_error: None })
     }
 
@@ -222,6 +227,23 @@ mod tests {
         let (code, _, stderr) = reported_beside(&silent, "", "", false);
         let notice = "notice: the values in force in a running server are not shown: it did not answer within 2 s\n";
         assert_eq!((code, stderr.as_str()), (0, notice));
+    }
+
+    #[test]
+    fn a_file_whose_content_changed_since_the_start_is_shown() {
+        let Running::Told(mut told) = running() else { panic!("it answers") };
+        for row in told.effective.iter_mut().filter(|row| row.key == "ca.key") {
+            row.content_changed = true;
+        }
+        let running = Running::Told(told);
+        let (_, table, _) = reported_beside(&running, "", "", false);
+        let ca_key = line(&table, "ca.key");
+        assert!(ca_key.ends_with("read at start; in force: the file's content as it was at the start"), "{ca_key}");
+        let (_, text, _) = reported_beside(&running, "", "", true);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let changed = |row: &&serde_json::Value| row["content_changed"] == true;
+        let rows: Vec<_> = report["effective"].as_array().expect("a list").iter().filter(changed).collect();
+        assert!(matches!(rows[..], [row] if row["key"] == "ca.key"), "{rows:?}");
     }
 
     #[test]
