@@ -29,7 +29,7 @@ pub struct AccessRecord {
     pub uri: String,
     /// The kind of request.
     pub request_type: RequestType,
-    /// The status answered; 499 where the client left before.
+    /// The status answered.
     pub status: u16,
     /// Bytes of the body sent to the client.
     pub bytes_sent: u64,

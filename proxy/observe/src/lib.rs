@@ -1,5 +1,5 @@
-//! Everything that shows the product from outside: the access log (one line a request), events, metrics, and the trail of
-//! decisions that they are read from.
+//! Everything that shows the product from outside: the access log (one line a request), events, metrics, and the trail
+//! of decisions that they are read from.
 //!
 //! ```text
 //! a request ─► trail (decisions; words in labels) ─► request_log ─► access_record ─► access_log ─► sink ─► a file, stdout
@@ -7,8 +7,8 @@
 //! everything else that happens ─► events ─► sink ─► stderr
 //! ```
 //!
-//! Every crate above calls into this one, and it calls none of them. Nothing here blocks a caller: log lines go through a
-//! bounded queue and are dropped and counted if their reader is stuck; metrics are atomic counters.
+//! Every crate above calls into this one, and it calls none of them. Nothing here blocks a caller: log lines go through
+//! a bounded queue and are dropped and counted if their reader is stuck; metrics are atomic counters.
 
 pub mod access_log;
 pub mod access_record;

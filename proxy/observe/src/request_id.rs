@@ -6,7 +6,8 @@ use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// 64 bits, written as 16 hexadecimal digits. Ids of one process never repeat; ids of two processes do so by chance only.
+/// 64 bits, written as 16 hexadecimal digits. Ids of one process never repeat; ids of two processes do so by chance
+/// only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RequestId(u64);
 

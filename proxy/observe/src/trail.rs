@@ -1,11 +1,11 @@
 //! The trail of a request: the typed decisions that led to its answer, in the order in which they were taken.
 //!
-//! Every part that decides something about a request records it here, and nowhere else. The access record, the headers that
-//! tell about the cache, and the metrics' labels are read from the trail. Each [`Decision`] has a word; a variant without one
-//! does not compile, and so the log's reason is empty nowhere.
+//! Every part that decides something about a request records it here, and nowhere else. The access record, the headers
+//! that tell about the cache, and the metrics' labels are read from the trail. Each [`Decision`] has a word; a variant
+//! without one does not compile, and so the log's reason is empty nowhere.
 //!
-//! Neighbours: `net::http::exchange` makes one trail for each request and reads it at the end; the doors, the pipeline and
-//! the registry record. A trail holds ids and words, never a secret.
+//! Neighbours: `net::http::exchange` makes one trail for each request and reads it at the end; the doors, the pipeline
+//! and the registry record. A trail holds ids and words, never a secret.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,18 +81,15 @@ pub enum Decision {
     Pushed(Digest),
     /// Content was deleted from our registry.
     Deleted(Digest),
+    /// Content that was pushed to our registry is sent.
+    Given(Digest),
     /// A fetch from upstream was joined, or begun by this request.
     Subscribed {
         /// Whether this request began it.
         leads: bool,
     },
     /// The request breaks HTTP's framing, so the connection ends.
-    Unframed {
-        /// In a word of `entrepot_core::framing`.
-        reason: &'static str,
-        /// The same for the metrics.
-        rejection: Rejection,
-    },
+    Unframed(Rejection),
     /// The body broke off before its end.
     CutOff,
 }
@@ -165,13 +162,14 @@ fn count(metrics: &Metrics, decision: &Decision) {
                 metrics.rejected_requests.inc(rejection);
             }
         }
-        Decision::Unframed { rejection, .. } => metrics.rejected_requests.inc(*rejection),
+        Decision::Unframed(rejection) => metrics.rejected_requests.inc(*rejection),
         Decision::Door(_)
         | Decision::Route { .. }
         | Decision::Credential { .. }
         | Decision::Tag(_)
         | Decision::Pushed(_)
         | Decision::Deleted(_)
+        | Decision::Given(_)
         | Decision::Upstream { .. }
         | Decision::Content { .. }
         | Decision::Subscribed { leads: true }
@@ -213,7 +211,9 @@ impl Summary {
                     summary.digest = digest.or(summary.digest);
                     summary.stored_at = *stored_at;
                 }
-                Decision::Pushed(digest) | Decision::Deleted(digest) => summary.digest = Some(*digest),
+                Decision::Pushed(digest) | Decision::Deleted(digest) | Decision::Given(digest) => {
+                    summary.digest = Some(*digest);
+                }
                 Decision::PassedThrough(_) => summary.cache_status = CacheStatus::Bypass,
                 Decision::Credential { .. }
                 | Decision::Right { .. }
@@ -222,7 +222,7 @@ impl Summary {
                 | Decision::NotStored(_)
                 | Decision::Refused(_)
                 | Decision::Subscribed { .. }
-                | Decision::Unframed { .. }
+                | Decision::Unframed(_)
                 | Decision::CutOff => {}
             }
         }
@@ -230,8 +230,8 @@ impl Summary {
     }
 }
 
-/// The reason where nothing was decided: the connection ended before its request was read.
-const NO_DECISION: &str = "not_read";
+/// The reason if no decision was recorded.
+const NO_DECISION: &str = "undecided";
 
 impl Decision {
     /// The decision in one word, for logs.
@@ -248,10 +248,11 @@ impl Decision {
             Self::Stored => "stored_now",
             Self::Pushed(_) => "pushed",
             Self::Deleted(_) => "deleted",
+            Self::Given(_) => "given",
             Self::Refused(refused) => refused.word(),
             Self::Subscribed { leads: true } => "leads_fetch",
             Self::Subscribed { leads: false } => "joins_fetch",
-            Self::Unframed { reason, .. } => reason,
+            Self::Unframed(rejection) => rejection.word(),
             Self::CutOff => "cut_off",
         }
     }
@@ -265,9 +266,9 @@ impl Decision {
             // Why a copy is stale is told by what upstream did.
             Self::Content { served: Served::Stale, .. } => 2,
             Self::Upstream { .. } => 3,
-            Self::Content { .. } | Self::Pushed(_) | Self::Deleted(_) => 4,
+            Self::Content { .. } | Self::Pushed(_) | Self::Deleted(_) | Self::Given(_) => 4,
             Self::NotStored(_) | Self::PassedThrough(_) => 5,
-            Self::Refused(_) | Self::Unframed { .. } => 6,
+            Self::Refused(_) | Self::Unframed(_) => 6,
             Self::CutOff => 7,
         }
     }
@@ -352,7 +353,7 @@ mod tests {
         let right = |proof| Right { proof, age: Duration::ZERO };
         let door = Door(Interception::Intercepted);
         let cases: [(&[Decision], CacheStatus, &str); 9] = [
-            (&[], CacheStatus::None, "not_read"),
+            (&[], CacheStatus::None, "undecided"),
             (&[door.clone(), blob()], CacheStatus::None, "blob"),
             (&[door.clone(), blob(), right(Proof::Verdict), content(Served::Hit)], CacheStatus::Hit, "stored"),
             (&[blob(), upstream(UpstreamOutcome::Ok), content(Served::Led)], CacheStatus::Miss, "led_fetch"),

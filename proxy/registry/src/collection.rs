@@ -22,18 +22,18 @@ pub struct Known {
 pub struct Running {
     /// Whether it only counts.
     pub dry_run: bool,
-    /// How far it is; nothing at its beginning.
+    /// Its latest step. None at its beginning.
     pub step: Option<Step>,
 }
 
 /// A collection that came to its end.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// When.
+    /// When it ended.
     pub at: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// The content it took away, or would have.
+    /// The content that it deleted. After a dry run: that it would have deleted.
     pub collected: Collected,
 }
 

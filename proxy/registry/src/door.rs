@@ -180,7 +180,8 @@ fn names_no_tag(path: &str) -> bool {
     parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
 }
 
-/// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked by.
+/// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked
+/// by.
 fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
     let named = route.repository().and_then(|repository| name_in_rules(docker_hub::REGISTRY, repository));
     named.is_some_and(|named| service.local.access().may_see(visitor, &named))

@@ -1,5 +1,5 @@
-//! Why our registry does not do what a request asks for: the rules, the request itself, or our disk. The one place where that
-//! becomes HTTP, in the words of the OCI distribution specification (section "Error Codes").
+//! Why our registry does not do what a request asks for: the rules, the request itself, or our disk. The one place
+//! where that becomes HTTP, in the words of the OCI distribution specification (section "Error Codes").
 
 use std::borrow::Cow;
 
@@ -58,7 +58,7 @@ pub(super) enum RegistryError {
         /// The bytes that have arrived.
         length: u64,
     },
-    /// As many uploads run as may.
+    /// The most uploads that may run at the same time do.
     TooManyUploads,
     /// The disk has no room.
     DiskFull,

@@ -5,11 +5,13 @@
 //! door ── request ── access/ (the client's right) ─► blobs, manifests, lists     what is here
 //!   │                                                 uploads ─ sessions, receive  what is coming
 //!   ├── web/ (for people)                             removal, collection          what goes
-//!   └── mirror ──► pull/                              events/                      what happened
+//!   └── mirror ──► cache                              events/                      what happened
 //! ```
 //!
-//! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by the
-//! pipeline, under upstream's rights. One blob may be in both, with its bytes once on the disk. Failures are `error`'s.
+//! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by
+//! the pipeline, under upstream's rights. One blob may be in both, with its bytes once on the disk. Failures are
+//! `error`'s.
+
 pub mod access;
 mod blobs;
 pub mod collection;
@@ -55,7 +57,7 @@ pub struct LocalRegistry {
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
     names: RwLock<Arc<[Box<str>]>>,
-    /// Of its doors, as they were when the process started.
+    /// The ports of its doors when the process started.
     ports: Vec<u16>,
     collections: Collections,
     /// Proves that a form came from a page of ours.
@@ -120,8 +122,8 @@ impl LocalRegistry {
         self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or address
-    /// of this machine on a port of the door.
+    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or
+    /// address of this machine on a port of the door.
     pub fn is_named(&self, settings: &RegistrySettings, host: &RegistryHost) -> bool {
         if self.ports.is_empty() {
             return false;

@@ -49,7 +49,10 @@ impl LocalRequest {
     ) -> Result<Reply, RegistryError> {
         let store = self.registry.store.repositories.at(repository);
         match store.manifest(reference).await? {
-            Some(manifest) => Ok(manifest_reply(&manifest, self.is_head())),
+            Some(manifest) => {
+                self.scope.trail.record(Decision::Given(manifest.digest));
+                Ok(manifest_reply(&manifest, self.is_head()))
+            }
             None => Err(unknown_manifest(store.exists().await)),
         }
     }

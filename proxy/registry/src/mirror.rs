@@ -1,10 +1,11 @@
 //! Other registries under our name: what a request that reads means by `?ns=` (containerd, and Docker's
 //! `certs.d/_default/hosts.toml`), by a path that begins with a registry's host (podman, CRI-O), or by being one that
-//! Docker sends its `registry-mirrors`. All of them are answered by `pull/`, under its rights, from its cache.
+//! Docker sends its `registry-mirrors`. All of them are answered by `entrepot_cache::pull`, under its rights, from its
+//! cache.
 //!
-//! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names (T14).
-//! A login that came with the request is for us, and is never passed on: upstream is asked anonymously, or with the
-//! administrator's account where that is shared.
+//! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names
+//! (T14). A login that came with the request is for us, and is never passed on: upstream is asked anonymously, or with
+//! the administrator's account where that is shared.
 
 use std::sync::Arc;
 
@@ -101,8 +102,8 @@ pub(super) fn name_in_rules(host_name: &str, repository: &RepositoryName) -> Opt
 }
 
 /// Whether a read of something that is not here is one that Docker sends its mirror: dockerd's own, or anybody's below
-/// `library/`, where no one pushes. A blob's HEAD is not: a client that pushes must not hear of Docker Hub's. dockerd with
-/// containerd's store says `ns` where it means a mirror.
+/// `library/`, where no one pushes. A blob's HEAD is not: a client that pushes must not hear of Docker Hub's. dockerd
+/// with containerd's store says `ns` where it means a mirror.
 pub(super) fn is_for_docker_hub(config: &LiveConfig, method: &Method, route: &Route, user_agent: Option<&str>) -> bool {
     let reads = match route {
         Route::Manifest { .. } => matches!(*method, Method::GET | Method::HEAD),

@@ -1,5 +1,5 @@
-//! A request's body on its way into an upload: each piece is hashed and written while the next one comes, so memory does
-//! not grow with the blob, and a slow disk slows its client.
+//! A request's body on its way into an upload: each piece is hashed and written while the next one comes, so memory
+//! does not grow with the blob, and a slow disk slows its client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,8 @@ async fn hash(hasher: Option<Hasher>, bytes: Bytes) -> Option<Hasher> {
     hash_aside(hasher, bytes).await
 }
 
-/// The digest of everything that arrived: from the hash that ran along where it is of this algorithm, else from the file.
+/// The digest of everything that arrived: from the hash that ran along where it is of this algorithm, else from the
+/// file.
 pub(super) async fn digest(fill: &Arc<PartialBlob>, state: &State, algorithm: Algorithm) -> Result<Digest, StoreError> {
     if let Some(hasher) = state.hasher.as_ref().filter(|hasher| hasher.algorithm() == algorithm) {
         return Ok(hasher.clone().finish());

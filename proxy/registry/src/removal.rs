@@ -1,5 +1,5 @@
-//! Taking away: one way for the protocol's DELETE, the web page and the administrator, so each deletion is durable, and is
-//! told to the receivers of events.
+//! Taking away: one way for the protocol's DELETE, the web page and the administrator, so each deletion is durable, and
+//! is told to the receivers of events.
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
@@ -23,12 +23,10 @@ pub enum RemovalTarget {
     Everything,
 }
 
-/// The tags and manifests that went.
+/// The tags and manifests that were deleted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Removed {
-    /// Tags.
     pub tags: Vec<Tag>,
-    /// Manifests.
     pub manifests: Vec<Digest>,
 }
 

@@ -1,5 +1,5 @@
-//! Upload sessions: which run, to whom they belong, how far they are. An id of 128 random bits is bound to its repository
-//! and to the principal that began it; to others it is unknown.
+//! Upload sessions: which run, to whom they belong, how far they are. An id of 128 random bits is bound to its
+//! repository and to the principal that began it; to others it is unknown.
 //!
 //! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
 //! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime};
 use entrepot_core::digest::{Algorithm, Hasher};
 use entrepot_core::name::RepositoryName;
 use serde::{Deserialize, Serialize};
+use tokio::sync::MutexGuard;
 
 use super::access::Principal;
+use super::error::RegistryError;
 use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
 
 /// The sessions that run.
@@ -30,6 +32,14 @@ pub(super) struct Session {
     last_use: Mutex<SystemTime>,
     /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
     pub(super) state: tokio::sync::Mutex<State>,
+}
+
+impl Session {
+    /// The state of a session that goes on. Waits for the request that has it. It is an error if the session is over.
+    pub(super) async fn running(&self) -> Result<MutexGuard<'_, State>, RegistryError> {
+        let state = self.state.lock().await;
+        if state.is_over { Err(RegistryError::unknown_upload()) } else { Ok(state) }
+    }
 }
 
 /// How far a session is.
@@ -50,9 +60,9 @@ struct Note {
     user: Option<String>,
 }
 
-/// Why no session begins.
+/// The reason why no session begins.
 pub(super) enum NotBegun {
-    /// As many as may run do.
+    /// The most that may run at the same time do.
     TooMany,
     /// The system gives no randomness.
     Random,

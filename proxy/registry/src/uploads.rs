@@ -27,7 +27,7 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::trail::Decision;
 use entrepot_store::{PartialBlob, StoreError};
 
-/// Of a blob in events, whatever manifests call it.
+/// The media type of blobs in events, whatever manifests call it.
 const BLOB_TYPE: &str = "application/octet-stream";
 
 /// The state of a session before a request. The session is set back to it if the request fails.
@@ -82,10 +82,7 @@ impl LocalRequest {
         body: &mut Incoming,
     ) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let mut state = session.state.lock().await;
-        if state.is_over {
-            return Err(RegistryError::unknown_upload());
-        }
+        let mut state = session.running().await?;
         let added = self.append(&session, &mut state, body).await;
         session.touch();
         added?;
@@ -110,20 +107,14 @@ impl LocalRequest {
     /// `GET`: how far an upload is.
     pub(super) async fn upload_status(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let state = session.state.lock().await;
-        if state.is_over {
-            return Err(RegistryError::unknown_upload());
-        }
+        let state = session.running().await?;
         Ok(session_reply(StatusCode::NO_CONTENT, &session, state.length))
     }
 
     /// `DELETE`: gives an upload up.
     pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let mut state = session.state.lock().await;
-        if state.is_over {
-            return Err(RegistryError::unknown_upload());
-        }
+        let mut state = session.running().await?;
         state.is_over = true;
         drop(state);
         end(&self.registry, &session).await;
@@ -175,7 +166,7 @@ impl LocalRequest {
                 None => return Ok(None),
             },
         };
-        let size_bytes = store.repositories.content_bytes(digest).await.unwrap_or(0);
+        let Some(size_bytes) = store.repositories.content_bytes(digest).await else { return Ok(None) };
         if let Some(refusal) = self.registry.overdrawn(to, Some(digest), size_bytes).await? {
             return Ok(Some(Err(refusal)));
         }
@@ -200,8 +191,8 @@ impl LocalRequest {
         session.ok_or_else(RegistryError::unknown_upload)
     }
 
-    /// Adds the request's body where its place is the right one. On a refusal the state is as before, except that what came
-    /// of a body that broke off stays: the client asks how far it got, and goes on there.
+    /// Adds the request's body where its place is the right one. On a refusal the state is as before, except that what
+    /// came of a body that broke off stays: the client asks how far it got, and goes on there.
     async fn append(
         &self,
         session: &Session,
@@ -246,18 +237,15 @@ impl LocalRequest {
         range.map_err(|_| RegistryError::invalid(ErrorCode::BlobUploadInvalid, "Content-Range: first-last"))
     }
 
-    /// Adds the last bytes, compares, publishes, links. What is not acknowledged leaves the session as it was before this
-    /// request, except where the disk failed while publishing.
+    /// Adds the last bytes, compares, publishes, links. What is not acknowledged leaves the session as it was before
+    /// this request, except where the disk failed while publishing.
     async fn finish(
         &self,
         session: &Arc<Session>,
         digest_told: &Digest,
         body: &mut Incoming,
     ) -> Result<Reply, RegistryError> {
-        let mut state = session.state.lock().await;
-        if state.is_over {
-            return Err(RegistryError::unknown_upload());
-        }
+        let mut state = session.running().await?;
         let mut attempt = State { length: state.length, hasher: state.hasher.clone(), is_over: false };
         let fill = self.append(session, &mut attempt, body).await?;
         session.touch();

@@ -1,7 +1,8 @@
-//! A client's connection as every door holds it: adopted from the acceptor, told TLS from HTTP by its first byte, and led
-//! through the TLS handshake.
+//! A client's connection as every door holds it: adopted from the acceptor, told TLS from HTTP by its first byte, and
+//! led through the TLS handshake.
 //!
-//! The doors (`proxy.rs`, `transparent.rs`, `registry.rs`) and `intercept.rs` use it; `entrepot_net::stream` moves the bytes.
+//! The doors (`proxy.rs`, `transparent.rs`, `registry.rs`) and `intercept.rs` use it; `entrepot_net::stream` moves the
+//! bytes.
 
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ pub(super) fn adopt(stream: std::net::TcpStream, state: &AppState) -> Option<Cli
     Some(ClientSocket::new(stream, state.snapshot().config.client.send_timeout))
 }
 
-/// The protocol that a client speaks. None if the client left or said nothing in time, which is counted, or if the process
-/// drains.
+/// The protocol that a client speaks. None if the client left or said nothing in time, which is counted, or if the
+/// process drains.
 pub(super) async fn spoken(state: &AppState, client: &ClientSocket, drain: &mut Watch) -> Option<Scheme> {
     let timeout = state.snapshot().config.client.header_timeout;
     let opening = tokio::select! {

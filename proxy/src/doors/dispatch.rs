@@ -1,7 +1,7 @@
 //! From a connection's request to whom it is for: a registry, our own registry, or a page of this proxy.
 //!
-//! Every door serves its connections by [`serve_connection`], or, where each request names its own host, calls `exchange`
-//! for each of them. The prologue of a request stands here once.
+//! Every door serves its connections by [`serve_connection`], or, where each request names its own host, calls
+//! `exchange` for each of them. The prologue of a request stands here once.
 
 use std::sync::Arc;
 

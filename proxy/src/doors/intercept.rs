@@ -1,5 +1,5 @@
-//! A connection that leads to a registry, listed or our own: TLS is ended here, with a certificate of our own for exactly
-//! the name that is asked for, and what is inside is served. A client that speaks plain HTTP is served as well.
+//! A connection that leads to a registry, listed or our own: TLS is ended here, with a certificate of our own for
+//! exactly the name that is asked for, and what is inside is served. A client that speaks plain HTTP is served as well.
 
 use std::sync::Arc;
 

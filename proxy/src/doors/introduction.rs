@@ -1,9 +1,9 @@
-//! Decides about a connection that came without a CONNECT: its first bytes, and the address that it was sent to, decide.
-//! Pure.
+//! Decides about a connection that came without a CONNECT: its first bytes, and the address that it was sent to,
+//! decide. Pure.
 //!
-//! A name that is listed is answered here, whatever address it was looked up at, and so is our own registry's, where the
-//! connection is not for another machine. Everything else goes, sealed, to where it meant to go; only where that is unknown
-//! does the name decide by the rules of CONNECT. What a name claims is never fetched from the original address.
+//! A name that is listed is answered here, whatever address it was looked up at, and so is our own registry's, where
+//! the connection is not for another machine. Everything else goes, sealed, to where it meant to go; only where that is
+//! unknown does the name decide by the rules of CONNECT. What a name claims is never fetched from the original address.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use entrepot_config::ready::{LiveConfig, Scheme};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RouteDecision {
     /// A listed registry: answered here.
-    Answer(RegistryHost, Scheme),
+    Answer(RegistryHost),
     /// Our own registry.
     Own,
     /// Sealed, to this host.
@@ -30,8 +30,8 @@ pub enum RouteDecision {
     Nowhere,
 }
 
-/// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known. `is_own` knows
-/// the names of our own registry.
+/// Decides for a connection that begins with `opening` and meant to go to `original`, where that is known. `is_own`
+/// knows the names of our own registry.
 pub fn route(
     config: &LiveConfig,
     opening: &Sniffed,
@@ -56,7 +56,7 @@ pub fn route(
         return RouteDecision::Own;
     }
     match (decide(config, &host, scheme), original) {
-        (HostDecision::Intercept, _) => RouteDecision::Answer(host, scheme),
+        (HostDecision::Intercept, _) => RouteDecision::Answer(host),
         (_, Some(original)) => to_original(original),
         (HostDecision::Pass, None) => RouteDecision::Tunnel(host),
         (HostDecision::Refuse(refusal), None) => RouteDecision::Refuse(host, refusal),
@@ -84,14 +84,13 @@ mod tests {
     fn names_and_destinations_decide_together() {
         let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration").live;
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
-        let answer = |text: &str, scheme| RouteDecision::Answer(host(text), scheme);
+        let answer = |text: &str| RouteDecision::Answer(host(text));
         let tunnel = |text: &str| RouteDecision::Tunnel(host(text));
-        let (https, plain) = (Scheme::Https, Scheme::Http);
         let cases = [
-            (tls("GHCR.io"), None, answer("ghcr.io", https)),
-            (tls("ghcr.io"), Some("192.0.2.1:443"), answer("ghcr.io", https)),
+            (tls("GHCR.io"), None, answer("ghcr.io")),
+            (tls("ghcr.io"), Some("192.0.2.1:443"), answer("ghcr.io")),
             (tls("ghcr.io"), Some("192.0.2.1:8443"), tunnel("192.0.2.1:8443")),
-            (tls("reg.test"), Some("192.0.2.1:5000"), answer("reg.test:5000", https)),
+            (tls("reg.test"), Some("192.0.2.1:5000"), answer("reg.test:5000")),
             (tls("reg.test"), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
             (tls("shop.test"), Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
             (tls("shop.test"), Some("[2001:db8::1]:443"), tunnel("[2001:db8::1]:443")),
@@ -102,9 +101,9 @@ mod tests {
             (Sniffed::Tls(None), None, RouteDecision::Nowhere),
             (Sniffed::Other, Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
             (Sniffed::Other, None, RouteDecision::Nowhere),
-            (http("ghcr.io"), Some("192.0.2.1:80"), answer("ghcr.io:80", plain)),
-            (http("reg.test:5000"), Some("192.0.2.1:5000"), answer("reg.test:5000", plain)),
-            (http("reg.test:5000"), None, answer("reg.test:5000", plain)),
+            (http("ghcr.io"), Some("192.0.2.1:80"), answer("ghcr.io:80")),
+            (http("reg.test:5000"), Some("192.0.2.1:5000"), answer("reg.test:5000")),
+            (http("reg.test:5000"), None, answer("reg.test:5000")),
             (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (http("shop.test"), None, tunnel("shop.test:80")),
             (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), PolicyRefusal::Port)),

@@ -1,9 +1,15 @@
-//! The doors: what clients connect to, and how a connection finds its way from there.
+//! The doors: where clients connect, and how a request finds the part that answers it.
 //!
-//! `listener.rs` accepts within bounds; `proxy.rs` is the door on 3128; `transparent.rs` the one on 3129, where
-//! `introduction.rs` finds out what a connection is for; `registry.rs` our registry's; `client.rs` is a connection as all
-//! three hold it. `decision.rs` decides what becomes of a host; `intercept.rs` takes TLS apart where a registry is listed,
-//! `tunnel.rs` leaves everything else sealed; `drain.rs` ends it all in peace.
+//! ```text
+//! proxy.rs        the door on 3128            ┐  client.rs     a connection as every door holds it
+//! transparent.rs  the door on 3129            ├► decision.rs   listed, relayed, or refused
+//!   original.rs, introduction.rs: its target  │  intercept.rs  TLS to a listed registry, and the requests in it
+//! registry.rs     our own registry's door     ┘  tunnel.rs     everything else, sealed
+//!                                                dispatch.rs   a request's prologue, and the part that answers it
+//! state.rs        what all of them share         refusal.rs    a refusal as HTTP
+//! ```
+//!
+//! `entrepot_net` accepts connections, bounds them and ends them in peace.
 
 pub mod client;
 pub mod decision;

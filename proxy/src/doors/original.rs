@@ -1,5 +1,5 @@
-//! The address that a redirected connection was sent to, as the kernel tells it, and the guard against leading our own connections
-//! back to ourselves.
+//! The address that a redirected connection was sent to, as the kernel tells it, and the guard against leading our own
+//! connections back to ourselves.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The destination that the client dialled, where it is another than the door itself, which listens on `door_ports`: what
-/// a gateway leads here has it as its own address; the agent on this machine and netfilter's REDIRECT answer
+/// The destination that the client dialled, where it is another than the door itself, which listens on `door_ports`:
+/// what a gateway leads here has it as its own address; the agent on this machine and netfilter's REDIRECT answer
 /// SO_ORIGINAL_DST.
 pub fn original_destination(stream: &TcpStream, door_ports: &[u16]) -> Option<SocketAddr> {
     let (local, peer) = (canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?));

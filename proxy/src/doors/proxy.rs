@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderMap, VIA};
 use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
+use tracing::Instrument;
 
 use crate::doors::client::adopt;
 use crate::doors::decision::{HostDecision, decide};
@@ -46,8 +47,8 @@ struct Proxied {
     drain: Watch,
 }
 
-/// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept as long,
-/// tunnels and intercepted connections included.
+/// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept as
+/// long, tunnels and intercepted connections included.
 pub async fn serve(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
@@ -143,7 +144,7 @@ impl Proxied {
                     }
                 };
                 guard.open_tunnel();
-                tokio::spawn(self.clone().tunnel(host, request, upstream, idle));
+                tokio::spawn(self.clone().tunnel(host, request, upstream, idle).in_current_span());
             }
         }
         Ok(granted(&scope))

@@ -44,7 +44,7 @@ struct Introduced {
     read: BytesMut,
 }
 
-/// A client that waits for the server to speak first says nothing for so long.
+/// After this long without a byte, the client is taken for one that waits for the server to speak first.
 const SILENCE: Duration = Duration::from_secs(3);
 const HEALTHY: &[u8] = b"HTTP/1.1 204 No Content\r\nServer: entrepot\r\nConnection: close\r\n\r\n";
 
@@ -101,8 +101,8 @@ impl TransparentDoor {
         drop(place);
     }
 
-    /// Whether a client means our registry: by name, and where it is known whereto it goes, by address. Another appliance
-    /// of the same name is another registry.
+    /// Whether a client means our registry: by the name, and by the address if the original destination is known.
+    /// Another appliance of the same name is another registry.
     fn is_own(&self, config: &LiveConfig, host: &RegistryHost, original: Option<SocketAddr>) -> bool {
         let registry = &self.state.registry.local;
         let is_here = |original: SocketAddr| {
@@ -115,7 +115,7 @@ impl TransparentDoor {
     async fn run(&self, introduced: Introduced, route: RouteDecision, drain: Watch) {
         let metrics = &self.state.pull.metrics;
         match route {
-            RouteDecision::Answer(host, _) => {
+            RouteDecision::Answer(host) => {
                 self.lead_to(Destination::Registry(RegistryDestination { host, listed: true }), introduced, drain)
                     .await;
             }
@@ -150,7 +150,7 @@ impl TransparentDoor {
 
     async fn tunnel(&self, introduced: Introduced, target: RegistryHost, drain: Watch) {
         let metrics = &self.state.pull.metrics;
-        // Only what was sent tells: by then our end is remembered.
+        // Our own end of a connection is remembered before its first byte is sent.
         if self.outgoing.contains(introduced.peer) {
             tracing::warn!(host = %target, "entrepot's own connection was redirected to itself and is closed; run the \
                 agent with this process's control group in redirect.exempt_cgroups");
@@ -194,7 +194,8 @@ impl Introduced {
             };
             match self.read_more(SNIFF_MAX_BYTES, patience).await {
                 Ok(()) => {}
-                // A client that sent half a head is tunnelled to the address it meant. One that sent nothing is dropped.
+                // A client that sent half a head is tunnelled to the address it meant. One that sent nothing is
+                // dropped.
                 Err(Gone::Left) if self.original.is_some() && !self.read.is_empty() => return Ok(Sniffed::Other),
                 Err(Gone::Silent) if self.original.is_some() => return Ok(Sniffed::Other),
                 Err(gone) => return Err(gone),
@@ -207,7 +208,8 @@ impl Introduced {
         let networks = &config.transparent.proxy_protocol_from;
         let is_relay = networks.iter().any(|network| network.contains(&self.peer.ip()));
         if !is_relay {
-            // Nobody else may say where it comes from: the signature is no opening, and the connection ends there.
+            // Only these networks may name another client. From others the signature is no opening, and the connection
+            // ends.
             return Ok(());
         }
         loop {

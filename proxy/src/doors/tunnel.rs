@@ -1,7 +1,8 @@
 //! The sealed tunnel: bytes copied both ways, never looked at, until both sides are done or nothing moves.
 //!
 //! A side that ends its half (FIN) has that passed on, and the other half goes on. A flow holds a buffer only while
-//! bytes are in it, and returns it to its thread's stock, so an idle tunnel holds none; each busy one holds at most two.
+//! bytes are in it, and returns it to its thread's stock, so an idle tunnel holds none; each busy one holds at most
+//! two.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

@@ -1,8 +1,11 @@
 //! Each request has an id and a reason. The reply and the access record carry them, whatever the outcome is.
 
+use std::collections::HashSet;
+
+use entrepot_core::digest::{Algorithm, Digest};
 use http::Method;
 
-use crate::harness::{Image, Proxy, Upstream};
+use crate::harness::{Answer, Image, Proxy, Setup, Upstream};
 
 #[tokio::test]
 async fn every_line_has_the_id_of_its_reply_and_says_why() {
@@ -10,7 +13,7 @@ async fn every_line_has_the_id_of_its_reply_and_says_why() {
     let image = Image::new("team/app", 1);
     image.publish(&upstream, "1");
     let proxy = Proxy::before(&[&upstream]).await;
-    let missing = format!("/v2/team/app/blobs/{}", entrepot_core::digest::Digest::Sha256([7; 32]));
+    let missing = format!("/v2/team/app/blobs/{}", Digest::Sha256([7; 32]));
     let mut ids = Vec::new();
     for (path, cache, reason) in [
         (image.layer_path(), "MISS", "led_fetch"),
@@ -32,7 +35,7 @@ async fn every_line_has_the_id_of_its_reply_and_says_why() {
         let line = lines.iter().find(|line| line["request_id"] == **id).unwrap_or_else(|| panic!("no line of {path}"));
         assert_eq!((line["uri"].as_str(), line["reason"].as_str()), (Some(&**path), Some(*reason)), "{line}");
     }
-    ids.dedup_by(|one, other| one.0 == other.0);
+    let ids: HashSet<_> = ids.into_iter().map(|(id, ..)| id).collect();
     assert_eq!(ids.len(), lines.len(), "no id is given twice");
 }
 
@@ -43,16 +46,23 @@ async fn stale_content_says_what_upstream_did() {
     image.publish(&upstream, "1");
     let proxy = Proxy::before(&[&upstream]).await;
     proxy.get(&upstream, &image.tag_path("1")).send().await.is_whole(&image.manifest);
-    upstream.guard(|_| Some(crate::harness::Answer::json(429, "{}")));
+    upstream.guard(|_| Some(Answer::json(429, "{}")));
     let tag = image.tag_path("1").replace("/1", "/2");
     assert_eq!(proxy.get(&upstream, &tag).send().await.status, 429);
+    let stale = proxy.get(&upstream, &image.tag_path("1")).send().await;
+    assert_eq!((stale.status, stale.cache()), (200, "STALE"));
     upstream.stop().await;
-    let digest = entrepot_core::digest::Digest::of(entrepot_core::digest::Algorithm::Sha256, &image.manifest);
+    let digest = Digest::of(Algorithm::Sha256, &image.manifest);
     let by_digest = format!("/v2/team/app/manifests/{digest}");
     proxy.get(&upstream, &by_digest).send().await.is_whole(&image.manifest);
-    let lines = proxy.access_lines(3).await;
-    let reason_of = |uri: &str| lines.iter().find(|line| line["uri"] == *uri).map(|line| line["reason"].clone());
+    let lines = proxy.access_lines(4).await;
+    // The last line of a path counts.
+    let reason_of = |uri: &str| lines.iter().rfind(|line| line["uri"] == *uri).map(|line| line["reason"].clone());
     assert_eq!(reason_of(&tag).as_ref().and_then(|reason| reason.as_str()), Some("upstream_rate_limited"));
+    assert_eq!(
+        reason_of(&image.tag_path("1")).as_ref().and_then(|reason| reason.as_str()),
+        Some("upstream_rate_limited")
+    );
     assert_eq!(reason_of(&by_digest).as_ref().and_then(|reason| reason.as_str()), Some("stored"));
 }
 
@@ -65,4 +75,42 @@ async fn our_own_registrys_requests_have_both_too() {
     let lines = proxy.access_lines(1).await;
     assert_eq!(lines[0]["request_id"].as_str(), Some(reply.header("x-request-id")));
     assert_eq!(lines[0]["reason"].as_str(), Some("unknown"));
+}
+
+#[tokio::test]
+async fn a_pushed_manifest_has_its_digest_in_the_line() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::before(&[&upstream]).await;
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let index = format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[]}}"#);
+    let path = "/v2/team/app/manifests/1";
+    let put = proxy.registry(Method::PUT, path).header("content-type", media_type).body(index.clone()).send().await;
+    assert_eq!(put.status, 201, "{}", put.text());
+    proxy.registry(Method::GET, path).send().await.is_whole(index.as_bytes());
+    let digest = Digest::of(Algorithm::Sha256, index.as_bytes()).to_string();
+    let told: Vec<_> =
+        proxy.access_lines(2).await.iter().map(|line| (line["reason"].clone(), line["digest"].clone())).collect();
+    assert_eq!(told, [("pushed".into(), (&*digest).into()), ("given".into(), (&*digest).into())]);
+}
+
+/// A realm's URL may carry a secret.
+#[tokio::test]
+async fn the_line_of_a_token_request_names_only_the_host_of_the_realm() {
+    let upstream = Upstream::start().await;
+    let realm = upstream.url("/token?private_token=canary");
+    upstream.guard(move |seen| {
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"fake\"");
+        seen.path.starts_with("/v2/").then(|| Answer::json(401, "{}").header("www-authenticate", &challenge))
+    });
+    upstream.on("/token", |_| Answer::json(401, "{}"));
+    let proxy = Setup::of(&[&upstream]).account(&upstream, "robot", "robot-password").start().await;
+    let path = "/entrepot/token?service=fake&scope=repository:team/app:pull";
+    assert_eq!(proxy.get(&upstream, path).basic("alice", "wrong").send().await.status, 401);
+    assert_eq!(upstream.count(&Method::GET, "/token"), 1, "the realm was asked");
+    let line = proxy.access_lines(1).await.remove(0);
+    assert_eq!(
+        (line["upstream"].as_str(), line["reason"].as_str()),
+        (Some(&*upstream.host()), Some("upstream_denied"))
+    );
+    assert!(!line.to_string().contains("canary"), "{line}");
 }

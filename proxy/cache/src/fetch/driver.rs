@@ -59,12 +59,13 @@ impl Driver {
         // Without a length, the bytes that are missing behind a limit are unknown, so there is no limit.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
+        let (host, elapsed) = (opened.host.clone(), opened.elapsed);
         self.fetch.update(|state| {
             state.size = size;
             state.extents = partial.extents().clone();
             state.file = Some(partial.clone());
         });
-        self.fetch.set_opening(Opening::Filling { size, is_registrys_word });
+        self.fetch.set_opening(Opening::Filling { size, is_registrys_word, host, elapsed });
         let mut fetchers = JoinSet::new();
         // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them.
         if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start) {

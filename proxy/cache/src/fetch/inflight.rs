@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::host::RegistryHost;
 use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
@@ -44,6 +45,10 @@ pub enum Opening {
         /// Whether the answer's head alone shows that the registry serves the blob. Otherwise only the digest will show
         /// it.
         is_registrys_word: bool,
+        /// The host that sends it.
+        host: RegistryHost,
+        /// From sending the request to the head of the answer.
+        elapsed: Duration,
     },
     /// The blob can be had but not stored, for this reason. Each client fetches it alone. One client may take the
     /// answer that is open.

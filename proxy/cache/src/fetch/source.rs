@@ -1,10 +1,12 @@
 //! A source of a blob: a registry, a repository, and a credential for which upstream served the blob there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
+use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ContentRange;
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
@@ -43,6 +45,10 @@ pub struct Opened {
     pub body: TimedBody,
     /// Whether the head alone shows that the registry serves the blob. Otherwise only the digest will show it.
     pub is_registrys_word: bool,
+    /// The host that sends them.
+    pub host: RegistryHost,
+    /// From sending the request to the head of the answer.
+    pub elapsed: Duration,
 }
 
 /// Upstream answered, but not with the blob.
@@ -80,6 +86,7 @@ impl BlobSource {
             return Err(OpenError::Broken(FetchError::Encoded { digest: *digest, encoding }));
         }
         let is_registrys_word = answer.is_registrys_word();
+        let (host, elapsed) = (answer.host.clone(), answer.elapsed);
         let wrong = |why| OpenError::Broken(FetchError::WrongLength { digest: *digest, why });
         match answer.status {
             StatusCode::OK => {
@@ -89,7 +96,7 @@ impl BlobSource {
                     // An empty body is complete with its head: there is no last byte to hold back.
                     return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
                 }
-                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word })
+                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word, host, elapsed })
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
@@ -100,7 +107,7 @@ impl BlobSource {
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word })
+                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word, host, elapsed })
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a

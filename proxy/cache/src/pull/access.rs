@@ -28,9 +28,9 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
 use entrepot_upstream::operation::Operation;
-use entrepot_upstream::registry_client::{Answer, outcome_of};
+use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
 use entrepot_upstream::token_cache::{AuthScheme, TokenAnswer, TokenKey, request_url};
-use entrepot_upstream::upstream_registry::implied_port;
+use entrepot_upstream::upstream_registry::{host_of, implied_port};
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
@@ -193,7 +193,12 @@ impl Pull {
 
     async fn realm_token(&self, request: &RequestContext, key: &TokenKey, login: Login) -> Result<Reply, PullError> {
         let Some(url) = request_url(key) else { return Ok(self.issue(&request.registry.host, Some(login))) };
-        match request.snapshot.upstream.ask_realm(&request.registry, &url, Some(login.basic())).await {
+        // The realm's URL may carry a secret in its query, so only its host is recorded.
+        let host = host_of(&url).unwrap_or_else(|| request.registry.host.clone());
+        let answer = request.snapshot.upstream.ask_realm(&request.registry, &url, Some(login.basic())).await;
+        let outcome = answer.as_ref().map_or_else(failure_of, |(status, ..)| outcome_of(*status));
+        request.record_upstream(&host, outcome, None);
+        match answer {
             Ok((StatusCode::OK, headers, body)) => {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
                     self.issued.note(&token, login.id(), lifetime);
@@ -201,7 +206,6 @@ impl Pull {
                 Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }
             Ok((status, headers, body)) if !is_transient(status) => {
-                request.record_upstream(&key.realm, outcome_of(status), None);
                 Err(PullError::answered(UpstreamRefusal { status, headers, body }))
             }
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
@@ -257,8 +261,8 @@ fn pong() -> Reply {
     Reply::full(StatusCode::OK, "application/json", "{}").with(version, "registry/2.0").with(CONTENT_LENGTH, "2")
 }
 
-/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot be
-/// told.
+/// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot
+/// be told.
 fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
     if let Some(header) = header {
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));

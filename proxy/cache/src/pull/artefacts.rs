@@ -1,15 +1,15 @@
 //! Other immutable content of intercepted hosts, by the path patterns of the configuration (`cache.patterns`): an npm
 //! tarball, a chart. Stored under the digest that it turns out to have, found again by host, path and query.
 //!
-//! No digest tells beforehand what it must be, so only a complete 200 with a length that is no page for people is stored,
-//! and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
+//! No digest tells beforehand what it must be, so only a complete 200 with a length that is no page for people is
+//! stored, and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
-use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -21,9 +21,8 @@ use crate::fetch::source::BlobSource;
 use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
 use crate::pull::rights::{Asked, Wanted};
-use crate::pull::stored::StoredReader;
+use crate::pull::serve::stored_reply;
 use crate::pull::{Pull, RequestContext, replies};
-use entrepot_core::range::{self, ContentRange, RangeAnswer};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
@@ -79,26 +78,11 @@ impl Pull {
         let Ok(Some(blob)) = self.store.blobs.get(&digest).await else {
             return self.fetch_artefact(request, Some(place)).await;
         };
-        let answer = range::decide(request.range(), blob.size_bytes);
-        let (start, end) = match answer {
-            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: blob.size_bytes }),
-            RangeAnswer::Part { start, end } => (start, end),
-            RangeAnswer::Whole => (0, blob.size_bytes),
-        };
-        let source = BlobSource { elsewhere: Some(request.path_and_query.clone().into()), ..request.source(place) };
-        request.trail.record(Decision::Content { served, digest: Some(digest), stored_at: blob.stored_at() });
-        let reader = StoredReader::new(blob, self.store.clone(), Some(source), start, end);
-        let body = if request.is_head() { ReplyBody::Full(Bytes::new()) } else { ReplyBody::pieces(reader) };
-        let reply = Reply { status: StatusCode::OK, headers: entry_headers(&entry), body, refused: None };
-        Ok(match answer {
-            RangeAnswer::Part { .. } => {
-                let range = ContentRange::Part { start, end, size: Some(entry.size_bytes) };
-                let mut reply = reply.with(CONTENT_RANGE, &range.to_string());
-                reply.status = StatusCode::PARTIAL_CONTENT;
-                reply.with(CONTENT_LENGTH, &(end - start).to_string())
-            }
-            _ => reply,
-        })
+        let source =
+            || Some(BlobSource { elsewhere: Some(request.path_and_query.as_str().into()), ..request.source(place) });
+        let reply =
+            stored_reply(&self.store, &request.trail, blob, request.range(), request.is_head(), source, served)?;
+        Ok(with_entrys_headers(reply, &entry))
     }
 
     async fn fetch_artefact(
@@ -110,7 +94,8 @@ impl Pull {
         let operation = Operation::relay(request.method.clone(), path, &request.headers, None);
         let answer = request.execute(&operation).await;
         let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
-        // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it too.
+        // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it
+        // too.
         let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
         let (Some(length), true) = (length, request.method == Method::GET && answer.status == StatusCode::OK) else {
             return Ok(replies::relayed(answer));
@@ -122,8 +107,8 @@ impl Pull {
         if let Some(place) = place {
             self.approve(request, place).await;
         }
-        let fill = match self.store.partial_blobs.begin_unnamed(Some(length)).await {
-            Ok(fill) => fill,
+        let partial = match self.store.partial_blobs.begin_unnamed(Some(length)).await {
+            Ok(partial) => partial,
             Err(error) => {
                 request.trail.record(Decision::PassedThrough(error.bypass()));
                 return Ok(replies::relayed(answer));
@@ -133,7 +118,7 @@ impl Pull {
         let headers = relayed_headers(&answer.headers);
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
         let trail = request.trail.clone();
-        let copy = Copy { pull: self.clone(), trail, fill: Some(Arc::new(fill)), sender, length };
+        let copy = Copy { pull: self.clone(), trail, partial: Some(Arc::new(partial)), sender, length };
         let key = (request.registry.host.clone(), request.path_and_query.clone(), headers.clone());
         tokio::spawn(copy.run(answer.body, key).in_current_span());
         Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), refused: None })
@@ -146,7 +131,7 @@ struct Copy {
     pull: Arc<Pull>,
     trail: Arc<Trail>,
     /// None once the disk has failed.
-    fill: Option<Arc<PartialBlob>>,
+    partial: Option<Arc<PartialBlob>>,
     sender: mpsc::Sender<Result<Bytes, FetchError>>,
     length: u64,
 }
@@ -188,10 +173,10 @@ impl Copy {
 
     /// The disk and the hash take the same bytes at the same time.
     async fn write(&mut self, position: u64, bytes: Bytes, hasher: Hasher) -> Hasher {
-        let (fill, piece) = (self.fill.clone(), bytes.clone());
+        let (partial, piece) = (self.partial.clone(), bytes.clone());
         let writing = async move {
-            match fill {
-                Some(fill) => fill.write(position, piece).await,
+            match partial {
+                Some(partial) => partial.write(position, piece).await,
                 None => Ok(()),
             }
         };
@@ -200,7 +185,7 @@ impl Copy {
             self.give_up(&error);
         }
         hasher.unwrap_or_else(|| {
-            self.fill = None;
+            self.partial = None;
             Hasher::new(Algorithm::Sha256)
         })
     }
@@ -208,7 +193,7 @@ impl Copy {
     fn give_up(&mut self, error: &StoreError) {
         tracing::warn!("an artefact is passed on without being stored: {error}");
         self.trail.record(Decision::NotStored(error.bypass()));
-        self.fill = None;
+        self.partial = None;
     }
 
     async fn publish(
@@ -216,11 +201,11 @@ impl Copy {
         digest: Digest,
         (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
     ) {
-        let Some(fill) = self.fill.take() else { return };
+        let Some(partial) = self.partial.take() else { return };
         let size_bytes = self.length;
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or("application/octet-stream").to_owned();
-        if let Err(error) = fill.publish(Some(&digest), &[]).await {
+        if let Err(error) = partial.publish(Some(&digest), &[]).await {
             return self.give_up(&error);
         }
         let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
@@ -240,18 +225,16 @@ fn may_store(headers: &HeaderMap) -> bool {
         let mut directives = value.split(',').map(|directive| directive.trim().to_ascii_lowercase());
         directives.any(|directive| directive == "no-store" || directive == "private")
     };
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // A page in an artefact's place is a login or an error, whatever its status says.
-    let is_page = content_type.trim_start().to_ascii_lowercase().starts_with("text/html");
-    !is_page && !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
+    !headers.contains_key(CONTENT_ENCODING) && !control.into_iter().any(forbidden)
 }
 
-fn entry_headers(entry: &ArtefactEntry) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(&entry.content_type) {
-        headers.insert(CONTENT_TYPE, value);
+/// The reply of a blob as that of an artefact: of its own type, and with a digest that only we know left out.
+fn with_entrys_headers(mut reply: Reply, entry: &ArtefactEntry) -> Reply {
+    reply.headers.remove(DOCKER_CONTENT_DIGEST);
+    reply.headers.remove(ETAG);
+    match HeaderValue::from_str(&entry.content_type) {
+        Ok(value) => _ = reply.headers.insert(CONTENT_TYPE, value),
+        Err(_) => _ = reply.headers.remove(CONTENT_TYPE),
     }
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(entry.size_bytes));
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers
+    reply
 }

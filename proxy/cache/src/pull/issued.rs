@@ -1,5 +1,6 @@
-//! Tokens that clients hold, known by their hash: their principal, and until when they hold. Two kinds: upstream's, which were seen
-//! as they passed, and our own, given out where upstream cannot answer or the administrator's account stands in.
+//! Tokens that clients hold, known by their hash: their principal, and until when they hold. Two kinds: upstream's,
+//! which were seen as they passed, and our own, given out where upstream cannot answer or the administrator's account
+//! stands in.
 //!
 //! Invariant (T2): a token is an answer to one client. Nothing here hands one client's token to another; the memory
 //! only tells whom a token stands for.

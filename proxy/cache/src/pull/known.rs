@@ -14,8 +14,8 @@ use crate::pull::request::{BlobRequest, TagRequest};
 use entrepot_store::{Blob, TagEntry};
 
 impl Pull {
-    /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of other
-    /// classes that this client takes as well, the latest first.
+    /// The digests that are known of the tag: first the one that clients of this Accept class were told, then those of
+    /// other classes that this client takes as well, the latest first.
     pub(super) async fn known_digests(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Vec<Digest> {
         let entries = self.store.names.tag_in_all_classes(&tag.request.place(tag.repository), tag.tag).await;
         let shared = |(class, entry): &(AcceptClass, TagEntry)| tag.class.shares_answer_of(*class, &entry.media_type);

@@ -1,10 +1,10 @@
 //! Pulling through: what a request to an intercepted registry is answered, from the cache where the client has the
 //! right to it, from upstream else.
 //!
-//! Read `pipeline.rs` first: it tells a pull from its first decision to its reply, with `request.rs` as what every phase
-//! needs and `error.rs` as the one way to fail. `manifest.rs` and `serve.rs` make replies; `rights.rs` is asked before a
-//! stored byte leaves, and asks upstream. `relay.rs` passes everything else on, pushes included; `access.rs` answers pings
-//! and tokens; `artefacts.rs` caches what a configured pattern names.
+//! Read `pipeline.rs` first: it tells a pull from its first decision to its reply, with `request.rs` as what every
+//! phase needs and `error.rs` as the one way to fail. `manifest.rs` and `serve.rs` make replies; `rights.rs` is asked
+//! before a stored byte leaves, and asks upstream. `relay.rs` passes everything else on, pushes included; `access.rs`
+//! answers pings and tokens; `artefacts.rs` caches what a configured pattern names.
 //!
 //! Invariant: a stored byte is given only to a credential that upstream serves, or served within the
 //! verdict's life, the same repository of the same registry; a digest alone grants nothing.

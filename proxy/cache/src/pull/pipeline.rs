@@ -8,10 +8,10 @@
 //! serve    status, range and body                                                         manifest.rs, serve.rs
 //! ```
 //!
-//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to this
-//! credential in this repository: by a verdict that lives and content that is known to be there, or by an answer of its own
-//! (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely claims to have
-//! a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
+//! Whatever way the bytes are here, a client gets them only after its own registry has shown that it serves them to
+//! this credential in this repository: by a verdict that lives and content that is known to be there, or by an answer
+//! of its own (`rights.rs`). Another registry's copy stands in only where it is public there: an upstream that merely
+//! claims to have a private blob must show the bytes (T1 and T9 in `docs/threats.md`).
 //!
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
@@ -39,11 +39,10 @@ use crate::pull::rights::{Asked, Probed, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck};
+use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
-use entrepot_upstream::registry_client::outcome_of;
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
@@ -102,10 +101,11 @@ enum Resolved {
     Fresh(Manifest),
     /// Upstream told the digest. The reply is its HEAD.
     Told(Digest, Reply),
-    /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to this
-    /// client.
+    /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to
+    /// this client.
     Untold(Option<Reply>),
-    /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is asked.
+    /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is
+    /// asked.
     KnownMissing(UpstreamRefusal),
 }
 
@@ -126,14 +126,15 @@ impl Pull {
         }
     }
 
-    /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is none.
+    /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is
+    /// none.
     async fn resolve(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Resolved, PullError> {
         let (request, repository) = (tag.request, tag.repository);
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
             && is_fresh(entry, trusted_for(policy, tag.tag, tier(policy, tag.tag)))
-            && self.may_read(request, repository)
             && let Some(manifest) = self.stored_manifest(request, repository, &entry.digest).await
+            && self.may_read(request, repository)
         {
             request.trail.record(Decision::Tag(TagCheck::Fresh));
             return Ok(Resolved::Fresh(manifest));
@@ -218,8 +219,8 @@ impl Pull {
         }
     }
 
-    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the administrator's
-    /// account if access is shared, or with the error.
+    /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the
+    /// administrator's account if access is shared, or with the error.
     async fn instead_of(
         self: &Arc<Self>,
         tag: TagRequest<'_>,
@@ -228,7 +229,8 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         // This client is blocked, not refused: content that is public is still given.
-        let is_blocked = error.status() == StatusCode::FORBIDDEN && self.is_public(request, tag.repository).await;
+        let is_answer = matches!(&error, PullError::Answered(refusal) if refusal.status == StatusCode::FORBIDDEN);
+        let is_blocked = is_answer && self.is_public(request, tag.repository).await;
         if is_blocked {
             request.trail.record(Decision::Tag(TagCheck::Blocked));
         }
@@ -446,8 +448,8 @@ impl Pull {
         }
     }
 
-    /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the blob
-    /// is there; elsewhere this client's own registry is asked first.
+    /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the
+    /// blob is there; elsewhere this client's own registry is asked first.
     async fn join_fetch(
         self: &Arc<Self>,
         blob: &BlobRequest<'_>,
@@ -464,7 +466,7 @@ impl Pull {
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())));
             }
-            Opening::Failed(error) if same_registry => return Err(self.unreachable(blob.request, error.clone())),
+            Opening::Failed(error) if same_registry => return Err(self.fetch_failed(blob.request, error.clone())),
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
             _ => return Ok(Joined::TooLate(fetch.clone())),
         }
@@ -511,8 +513,8 @@ impl Pull {
         self.serve_subscribed(blob, subscription, opening, true).await
     }
 
-    /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch has
-    /// published it, with the digest proven.
+    /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch
+    /// has published it, with the digest proven.
     async fn serve_subscribed(
         &self,
         blob: &BlobRequest<'_>,
@@ -522,9 +524,10 @@ impl Pull {
     ) -> Result<Joined, PullError> {
         blob.request.trail.record(Decision::Subscribed { leads });
         let reply = match opening {
-            Opening::Filling { size, .. } => {
-                let host = blob.request.registry.host.to_string();
-                blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+            Opening::Filling { size, host, elapsed, .. } => {
+                if leads {
+                    blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                }
                 self.serve_fetch(blob, subscription, size, leads)
             }
             Opening::NotStored(spare, reason) => {
@@ -538,7 +541,7 @@ impl Pull {
                 }
                 Err(self.not_opened(blob, OpenError::Refused(refusal)))
             }
-            Opening::Failed(error) => Err(self.unreachable(blob.request, error)),
+            Opening::Failed(error) => Err(self.fetch_failed(blob.request, error)),
             Opening::Broken(error) => Err(PullError::Broken(error)),
         };
         reply.map(Joined::Served)
@@ -586,8 +589,7 @@ impl Pull {
             None => blob.request.source(blob.repository).open(&blob.digest, part).await,
         };
         let opened = opened.map_err(|error| self.not_opened(blob, error))?;
-        let host = blob.request.registry.host.to_string();
-        blob.request.record_upstream(&host, outcome_of(StatusCode::OK), None);
+        blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
         if opened.is_registrys_word {
             self.approve(blob.request, blob.repository).await;
         }

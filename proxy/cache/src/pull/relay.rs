@@ -1,5 +1,5 @@
-//! Requests that are passed on: pushes to upstream registries, and reads that are not cached (tag lists, referrers, catalogues,
-//! extensions, pages of the registry).
+//! Requests that are passed on: pushes to upstream registries, and reads that are not cached (tag lists, referrers,
+//! catalogues, extensions, pages of the registry).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Replies made of upstream's answers. What is relayed is rebuilt from the headers that clients need; failures become replies
-//! in `error.rs`.
+//! Replies made of upstream's answers. What is relayed is rebuilt from the headers that clients need; failures become
+//! replies in `error.rs`.
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};

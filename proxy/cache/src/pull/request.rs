@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::digest::Digest;
+use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::RequestType;
@@ -37,6 +38,7 @@ pub struct RequestScope {
 }
 
 /// A request to a registry that is asked upstream.
+#[derive(Clone)]
 pub struct RequestContext {
     /// The connection that it came by.
     pub connection: Arc<ConnectionContext>,
@@ -99,16 +101,7 @@ impl RequestContext {
         let own = matches!(self.credential, Credential::Header(_));
         let login = self.snapshot.account(&self.registry.host, Some(repository))?;
         (own && self.registry.access == AccessMode::Shared).then(|| {
-            let request = Self {
-                connection: self.connection.clone(),
-                snapshot: self.snapshot.clone(),
-                trail: self.trail.clone(),
-                registry: self.registry.clone(),
-                credential: Credential::Answered(Some(login)),
-                method: self.method.clone(),
-                path_and_query: self.path_and_query.clone(),
-                headers: self.headers.clone(),
-            };
+            let request = Self { credential: Credential::Answered(Some(login)), ..self.clone() };
             request.record_credential();
             request
         })
@@ -116,12 +109,16 @@ impl RequestContext {
 
     /// Records the credential that upstream is asked with.
     pub fn record_credential(&self) {
-        let kind = match &self.credential {
+        self.record_credential_of(&self.credential);
+    }
+
+    fn record_credential_of(&self, credential: &Credential) {
+        let kind = match credential {
             Credential::None | Credential::Answered(None) => CredentialKind::Anonymous,
             Credential::Header(_) => CredentialKind::Client,
             Credential::Answered(Some(_)) => CredentialKind::Account,
         };
-        self.trail.record(Decision::Credential { kind, id: self.credential.id().bytes() });
+        self.trail.record(Decision::Credential { kind, id: credential.id().bytes() });
     }
 
     /// Asks upstream and records what came of it.
@@ -131,6 +128,7 @@ impl RequestContext {
 
     /// The same with another credential.
     pub async fn execute_as(&self, credential: &Credential, operation: &Operation) -> Result<Answer, UpstreamError> {
+        self.record_other_credential(credential);
         self.recorded(self.snapshot.upstream.execute(&self.registry, operation, credential).await)
     }
 
@@ -141,23 +139,30 @@ impl RequestContext {
         operation: &Operation,
         body: RequestBody,
     ) -> Result<Answer, UpstreamError> {
+        self.record_other_credential(credential);
         let upstream = &self.snapshot.upstream;
         self.recorded(upstream.execute_with_body(&self.registry, operation, credential, body).await)
+    }
+
+    fn record_other_credential(&self, credential: &Credential) {
+        if credential.id() != self.credential.id() {
+            self.record_credential_of(credential);
+        }
     }
 
     fn recorded(&self, answer: Result<Answer, UpstreamError>) -> Result<Answer, UpstreamError> {
         match &answer {
             Ok(answer) => {
-                self.record_upstream(&answer.host.to_string(), outcome_of(answer.status), Some(answer.elapsed));
+                self.record_upstream(&answer.host, outcome_of(answer.status), Some(answer.elapsed));
             }
-            Err(error) => self.record_upstream(&self.registry.host.to_string(), failure_of(error), None),
+            Err(error) => self.record_upstream(&self.registry.host, failure_of(error), None),
         }
         answer
     }
 
     /// Records an answer of upstream.
-    pub fn record_upstream(&self, host: &str, outcome: UpstreamOutcome, elapsed: Option<Duration>) {
-        self.trail.record(Decision::Upstream { host: host.into(), outcome, elapsed });
+    pub fn record_upstream(&self, host: &RegistryHost, outcome: UpstreamOutcome, elapsed: Option<Duration>) {
+        self.trail.record(Decision::Upstream { host: host.to_string().into(), outcome, elapsed });
     }
 }
 
@@ -204,8 +209,8 @@ impl BlobRequest<'_> {
     }
 }
 
-/// The decision of the grammar about a request, for its trail. `tag_type` is the kind of the tag if it is a manifest's by tag. Only
-/// reads are of docker-registry-proxy's kinds.
+/// The decision of the grammar about a request, for its trail. `tag_type` is the kind of the tag if a manifest is asked
+/// for by tag. Only reads are of docker-registry-proxy's kinds.
 pub fn route_decision(route: &Route, method: &Method, tag_type: RequestType) -> Decision {
     let (route, request_type, digest) = match route {
         Route::Manifest { reference: Reference::Tag(_), .. } => (RequestRoute::ManifestByTag, tag_type, None),

@@ -1,10 +1,11 @@
-//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository and
-//! credential, and holds at most five minutes and never longer than the token it was given for.
+//! The right to read (threat T1 in `docs/threats.md`). A verdict is upstream's own word, for one registry, repository
+//! and credential, and holds at most five minutes and never longer than the token it was given for.
 //!
 //! A repository that upstream gives to an anonymous request is public. The index remembers that too, and it still holds
 //! when upstream is down. Verdicts about credentials live in memory only; no trace of a credential is on disk.
 //!
-//! Asking upstream (`Pull::ask`) is here as well, because every answer says something about the right.
+//! Asking upstream (`Pull::ask`) and the probe of a blob (`Pull::probe`) are here as well, because every answer says
+//! something about the right.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,13 +25,13 @@ use crate::pull::error::{PullError, is_transient};
 use crate::pull::request::BlobRequest;
 use crate::pull::{Pull, RequestContext};
 use entrepot_config::ready::AccessMode;
-use entrepot_observe::labels::Proof;
+use entrepot_observe::labels::{Proof, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::Blob;
 use entrepot_upstream::credential::{Credential, CredentialId};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::{ByteRange, Operation};
-use entrepot_upstream::registry_client::{Answer, outcome_of};
+use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
 use entrepot_upstream::token_cache::AuthScheme;
 
 type Key = (RegistryHost, RepositoryName, CredentialId);
@@ -108,8 +109,8 @@ pub(super) enum Probed {
     Unclear,
 }
 
-/// The content that is asked for. It tells when an answer shows that the registry itself gives it to this credential. A redirect
-/// shows nothing, and neither does a page: both are ways to ask for a login.
+/// The content that is asked for. It tells when an answer shows that the registry itself gives it to this credential. A
+/// redirect shows nothing, and neither does a page: both are ways to ask for a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wanted {
     Manifest,
@@ -165,6 +166,8 @@ impl Pull {
                 let first_byte = ByteRange { start: 0, end: Some(1) };
                 match blob.request.source(blob.repository).open(&blob.digest, Some(first_byte)).await {
                     Ok(opened) if opened.size.is_some() && opened.size == size => {
+                        blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
+                        blob.request.trail.record(Decision::Right { proof: Proof::Upstream, age: Duration::ZERO });
                         self.approve(blob.request, blob.repository).await;
                         Ok(Probed::Serves)
                     }
@@ -199,16 +202,23 @@ impl Pull {
     pub(super) fn not_opened(&self, blob: &BlobRequest<'_>, error: OpenError) -> PullError {
         match error {
             OpenError::Refused(refusal) => {
-                let host = blob.request.registry.host.to_string();
-                blob.request.record_upstream(&host, outcome_of(refusal.status), None);
+                let host = &blob.request.registry.host;
+                blob.request.record_upstream(host, outcome_of(refusal.status), None);
                 PullError::answered(self.challenged(blob.request, refusal.worded(ErrorCode::BlobUnknown)))
             }
-            OpenError::Failed(error) => self.unreachable(blob.request, Arc::new(error)),
+            OpenError::Failed(error) => self.fetch_failed(blob.request, Arc::new(error)),
             OpenError::Broken(error) => PullError::Broken(error),
         }
     }
 
-    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is recorded.
+    /// The error of content whose fetch found no upstream.
+    pub(super) fn fetch_failed(&self, request: &RequestContext, error: Arc<UpstreamError>) -> PullError {
+        request.record_upstream(&request.registry.host, failure_of(&error), None);
+        self.unreachable(request, error)
+    }
+
+    /// Whether upstream has lately served this repository to this credential, or to an anonymous client. A yes is
+    /// recorded.
     pub fn may_read(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
         let proof = self.proof(request, repository);
         if let Some((proof, age)) = proof {

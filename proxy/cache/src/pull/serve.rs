@@ -1,5 +1,5 @@
-//! The last phase of a blob's pull: status, range and body, for a blob from the store, from a fetch that runs, or straight
-//! from upstream. A range is answered alike, wherever the bytes come from.
+//! The last phase of a blob's pull: status, range and body, for a blob from the store, from a fetch that runs, or
+//! straight from upstream. A range is answered alike, wherever the bytes come from.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::range::{self, ByteSpec, ContentRange, RangeAnswer, RangeHeader};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tracing::Instrument;
 
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
@@ -87,7 +88,7 @@ impl Pull {
         };
         let (store, place) = (self.store.clone(), blob.place());
         let through = through.and_then(move || {
-            tokio::spawn(async move { store.names.link(&place, &digest).await });
+            tokio::spawn(async move { store.names.link(&place, &digest).await }.in_current_span());
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))

@@ -1,5 +1,5 @@
-//! A published blob for one client, handed out in windows, mapped where the page cache has them. When the disk fails in the middle, the client
-//! goes on from upstream at the same offset, and the entry is put aside.
+//! A published blob for one client, handed out in windows, mapped where the page cache has them. When the disk fails in
+//! the middle, the client goes on from upstream at the same offset, and the entry is put aside.
 
 use std::io;
 use std::sync::Arc;

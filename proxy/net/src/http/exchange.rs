@@ -1,7 +1,7 @@
 //! One exchange, from a request's head to the last byte of its reply: the span with the request's id, the framing
 //! check, the trail of decisions, the headers that every reply gets, what HTTP/1.0 needs, and the report. Every door
-//! uses this one. The report is made when the body is complete or dropped, so a client that leaves during the body is in
-//! the log as well. The report is read from the trail.
+//! uses this one. The report is made when the body is complete or dropped, so a client that leaves during the body is
+//! in the log as well. The report is read from the trail.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -164,7 +164,7 @@ fn unframed(trail: &Trail, rejection: FramingRejection) -> Reply {
         431 => (ErrorCode::HeadTooLarge, Rejection::TooLarge),
         _ => (ErrorCode::BadRequest, Rejection::Malformed),
     };
-    trail.record(Decision::Unframed { reason: rejection.reason, rejection: label });
+    trail.record(Decision::Unframed(label));
     let status = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST);
     let reply = if rejection.oci {
         Reply::error_with_status(status, code, rejection.reason)

@@ -18,9 +18,9 @@ pub enum Principal {
 /// Sizes after a push.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Held {
-    /// Of the repository that is pushed to.
+    /// The size of the repository that is pushed to.
     pub repository_bytes: u64,
-    /// Of all pushed content; content that repositories share counts once.
+    /// The size of all pushed content. Content that repositories share counts once.
     pub total_bytes: u64,
 }
 

@@ -141,7 +141,8 @@ async fn a_second_import_brings_nothing_twice() {
     assert!(lines.iter().all(|line| !matches!(line, ImportLine::Blob { how, .. } if *how != Brought::Present)));
 }
 
-/// The import is interrupted after each line in turn, or one later, and continued. Each tag that exists leads to a complete image.
+/// The import is interrupted after each line in turn, or one later, and continued. Each tag that exists leads to a
+/// complete image.
 #[tokio::test]
 async fn an_import_that_is_broken_off_anywhere_goes_on() {
     let (tree, [config, layer, manifest, index]) = tree();

@@ -39,7 +39,7 @@ pub(super) enum Forgery {
     Origin,
     /// The form is not one of ours, is older than this process, or is another account's.
     #[error("The form is out of date: the server was started anew, or another account is logged in. Try again.")]
-    CsrfKey,
+    Proof,
 }
 
 impl CsrfKey {
@@ -57,9 +57,9 @@ impl CsrfKey {
 
     /// Checks the proof in this principal's form.
     pub(super) fn check(&self, principal: &Principal, given: &str) -> Result<(), Forgery> {
-        let key = self.0.as_ref().ok_or(Forgery::CsrfKey)?;
-        let given = unhex(given).ok_or(Forgery::CsrfKey)?;
-        hmac::verify(key, &told(principal), &given).map_err(|_| Forgery::CsrfKey)
+        let key = self.0.as_ref().ok_or(Forgery::Proof)?;
+        let given = unhex(given).ok_or(Forgery::Proof)?;
+        hmac::verify(key, &told(principal), &given).map_err(|_| Forgery::Proof)
     }
 }
 
@@ -122,14 +122,14 @@ mod tests {
             for other in &people {
                 assert_eq!(seal.check(one, &seal.of(other)).is_ok(), one == other, "{one:?} {other:?}");
             }
-            assert_eq!(CsrfKey::new().check(one, &seal.of(one)), Err(Forgery::CsrfKey), "of another process");
+            assert_eq!(CsrfKey::new().check(one, &seal.of(one)), Err(Forgery::Proof), "of another process");
         }
         for bad in ["", "0", "zz", "00", "é", &seal.of(&people[0])[2..]] {
-            assert_eq!(seal.check(&people[0], bad), Err(Forgery::CsrfKey), "{bad}");
+            assert_eq!(seal.check(&people[0], bad), Err(Forgery::Proof), "{bad}");
         }
         assert_eq!(
             CsrfKey(None).check(&people[0], &CsrfKey(None).of(&people[0])),
-            Err(Forgery::CsrfKey),
+            Err(Forgery::Proof),
             "no key, no form"
         );
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::super::answers::{BlobState, Verification, VerifiedBlob, VerifyLine};
+use super::super::answers::{BlobState, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine};
 use super::super::fixture::{TestDoor, backend, digest};
 use super::*;
 use entrepot_observe::metrics::Metrics;
@@ -302,5 +302,37 @@ async fn an_import_is_told_line_by_line() {
     assert!(answer.contains(r#"{"event":"failed","error":"no tree"}"#), "{answer}");
     let (status, _) = door.tcp("POST /api/registry/import?directory=/old/tree", "").await;
     assert_eq!(status, 403, "a change");
+    door.close().await;
+}
+
+#[tokio::test]
+async fn an_import_runs_once_at_a_time() {
+    let (go_on, wait_for_it) = tokio::sync::watch::channel(false);
+    let changes = Arc::default();
+    let mut backend = backend(&changes);
+    backend.registry.import = Box::new(move |_, lines| {
+        let mut wait_for_it = wait_for_it.clone();
+        async move {
+            lines.send(ImportLine::Planned { repositories: 1, blobs: 2, bytes: 3 }).await.expect("a client");
+            wait_for_it.wait_for(|may| *may).await.expect("the test goes on");
+            Ok(Imported::default())
+        }
+        .boxed()
+    });
+    let door = TestDoor::open_with(backend, changes, None).await;
+    let line = "POST /api/registry/import?directory=/old/tree";
+    let mut first = UnixStream::connect(&door.socket).await.expect("connected");
+    first
+        .write_all(format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .expect("sent");
+    first.read_exact(&mut [0; 15]).await.expect("it runs");
+    let (status, answer) = door.unix(line).await;
+    assert!(status == 409 && answer.contains("an import is already running"), "{answer}");
+    go_on.send(true).expect("it runs");
+    let mut rest = String::new();
+    first.read_to_string(&mut rest).await.expect("ended");
+    assert!(rest.contains(r#""event":"finished""#), "{rest}");
+    assert_eq!(door.unix(line).await.0, 200, "and then the next one");
     door.close().await;
 }

@@ -1,5 +1,6 @@
 //! Real rustls clients on the other end of a socket. This process encrypts, or a kernel that the tests have with them
-//! (`testing::Kernel`), so that both ways of sending are tested on every machine. `tests/vm` has a real kernel with TLS.
+//! (`testing::Kernel`), so that both ways of sending are tested on every machine. `tests/vm` has a real kernel with
+//! TLS.
 
 use std::sync::Arc;
 
