@@ -18,6 +18,7 @@ mod doors;
 pub mod edit;
 mod effective;
 mod environment;
+mod key_rows;
 mod mdns;
 mod origin;
 mod places;
@@ -40,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use effective::{Applies, Effective, Entry, MASK, Row, Told, pair};
+pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
 pub use origin::{ConfigError, Origin};
 use origin::{Given, Place, Refusal, Source};

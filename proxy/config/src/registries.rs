@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, HostPattern};
 use http::{HeaderName, HeaderValue, header};
+use toml_edit::Key;
 
 use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
@@ -214,7 +215,8 @@ pub(super) fn headers(
         // Most injected headers are keys of some kind.
         value.set_sensitive(true);
         let origin = resolver.origin(*place);
-        resolver.record(format!("{key}.{header}"), MASK, origin);
+        // A header's name may have characters that TOML wants in quotes.
+        resolver.record(format!("{key}.{}", Key::new(header.as_str()).display_repr()), MASK, origin);
         headers.push((header, value));
     }
     Ok(headers)

@@ -213,6 +213,11 @@ pub(super) fn webhook(text: &str) -> Result<Url, Refusal> {
     }
 }
 
+/// The whole text of a file, which may be a secret. None if the file cannot be read.
+pub(super) fn text_file(path: &Path) -> Option<Secret> {
+    read(path).ok().and_then(|content| String::from_utf8(content).ok()).map(Secret::new)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
     let mut content = Vec::new();
     let length = fs::File::open(path).and_then(|file| file.take(FILE_MAX_BYTES + 1).read_to_end(&mut content));

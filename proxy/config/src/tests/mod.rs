@@ -104,6 +104,44 @@ fn later_layers_win_and_say_so() {
 }
 
 #[test]
+fn the_content_of_files_that_are_read_at_start_is_compared() {
+    let case = Case::new("");
+    let files = [("ca.passphrase_file", "passphrase"), ("admin.token_file", "token")];
+    let paths = files.map(|(_, name)| case.file(name, "canary-1"));
+    let folder = case.directory.path().join("ca");
+    fs::create_dir(&folder).expect("a folder");
+    let text = format!(
+        "data_dir = {:?}\n[ca]\npassphrase_file = {:?}\n[admin]\ntoken_file = {:?}\n",
+        case.directory.path(),
+        paths[0],
+        paths[1]
+    );
+    case.file("entrepot.toml", &text);
+    let first = case.loaded().effective;
+    let waiting = |in_force: &Effective| {
+        let read = case.loaded().effective;
+        in_force.waiting_for_a_start(&read).into_iter().map(|(old, _)| old.key.clone()).collect::<Vec<_>>()
+    };
+    fs::write(folder.join("ca.key"), "canary-1").expect("the key that the first start makes");
+    assert!(waiting(&first).is_empty(), "no change of the administrator");
+    let in_force = first.after_reload(case.loaded().effective);
+
+    fs::write(folder.join("ca.key"), "canary-2").expect("another key");
+    for (_, name) in files {
+        case.file(name, "canary-2");
+    }
+    assert_eq!(waiting(&in_force), ["admin.token_file", "ca.key", "ca.passphrase_file"]);
+    let read = case.loaded().effective;
+    let told = in_force.told(Ok(&read)).to_string();
+    assert_eq!((told.matches("\"content_changed\":true").count(), told.contains("canary")), (3, false), "{told}");
+    assert_eq!(waiting(&in_force.after_reload(read)).len(), 3, "a reload does not take them over");
+    for (_, name) in files {
+        case.file(name, "canary-1");
+    }
+    assert_eq!(waiting(&in_force), ["ca.key"], "the old content is back");
+}
+
+#[test]
 fn the_file_is_found_by_flag_then_variable() {
     let case = Case::new("data_dir = \"/flag\"");
     let other = case.file("other.toml", "data_dir = \"/variable\"");
