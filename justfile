@@ -8,9 +8,9 @@
 default:
   @{{just_executable()}} --list --unsorted
 
-# Tests that need neither root nor packages: under two minutes when all is compiled.
+# Tests that need neither root nor packages: under two minutes when all is compiled. Arguments: those of `cargo test`.
 test *ARGUMENTS:
-  cargo test --workspace {{ARGUMENTS}}
+  cargo test {{ if ARGUMENTS =~ '(^| )(-p|--package)' { '' } else { '--workspace' } }} {{ARGUMENTS}}
 
 # Every test, as root, on Debian: installs packages. Arguments: those of `cargo test`.
 test-all *ARGUMENTS:
@@ -20,7 +20,7 @@ test-all *ARGUMENTS:
 lint *STEPS:
   tests/lint {{STEPS}}
 
-# Measures the product beside nginx, as root (tests/bench/README.md). Arguments: sections.
+# Measures the product beside nginx, as root (tests/bench/README.md). Arguments: sections, or options.
 bench *ARGUMENTS:
   tests/bench/run {{ARGUMENTS}}
 
