@@ -92,7 +92,7 @@ fn canonical(host: RegistryHost) -> RegistryHost {
 
 fn may_be_meant(config: &LiveConfig, host: &RegistryHost) -> bool {
     let allowed = config.proxy.allow.as_ref().is_none_or(|allow| allow.is_match(host.to_string()));
-    allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
+    allowed && config.intercepts(Scheme::Https, host)
 }
 
 /// The name of another registry's repository in rules: below its host's name, whatever the port. None if that is no

@@ -114,7 +114,7 @@ async fn upstream(content: Bytes) -> (BlobSource, Arc<Mutex<Vec<String>>>) {
     let client = HttpClient::new(&config.upstream, &[], &Ourselves::default());
     let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
     let metrics = Arc::new(Metrics::new());
-    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let memory = UpstreamMemory::new(metrics, via);
     let source = BlobSource {
         upstream: Arc::new(RegistryClient::new(client, Arc::new(memory))),
         registry: UpstreamRegistry::unlisted(&address.to_string().parse().expect("an address is a host")),

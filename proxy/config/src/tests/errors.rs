@@ -21,7 +21,7 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
-        "entrepot.toml:3: unknown key \"user\" in [credentials]; known there: registry, repository, username, password, password_file"),
+        "entrepot.toml:3: unknown key \"user\" in [credentials]; known there: registry, repository, username, password, password_file, push"),
     ("[registries.\"a.io\"]\nverfy = false\n",
         "entrepot.toml:2: unknown key \"verfy\" in [registries.\"a.io\"]; did you mean \"verify\"?"),
     ("[cache]\nmax_size = 5\n", "entrepot.toml:2: cache.max_size must be a text in quotes"),
@@ -136,8 +136,8 @@ const IN_ENVIRONMENT: &[(&str, &str, &str)] = &[
         unclosed group"),
     ("PROXY_CONNECT_READ_TIMEOUT", "soon", "environment variable PROXY_CONNECT_READ_TIMEOUT: \"soon\" is not a duration; \
         write for example 500ms, 60s, 10m, 1h30m or 60d"),
-    ("REGISTRIES", "a.io http://b.io", "environment variable REGISTRIES: \"http://b.io\" is no usable registry: not a port number; \
-        write the host alone, without scheme and path"),
+    ("REGISTRIES", "a.io http://b.io/v2", "environment variable REGISTRIES: \"http://b.io/v2\" is no usable registry: not a host name or \
+        address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("AUTH_REGISTRIES", "a.io:u:canary b.io:canary", "environment variable AUTH_REGISTRIES: entry 2 is not of the form \
         host:user:password; the delimiters are AUTH_REGISTRIES_DELIMITER and AUTH_REGISTRY_DELIMITER"),
     ("AUTH_REGISTRIES_FILE", "$DIR/none", "environment variable AUTH_REGISTRIES_FILE: \"none\" cannot be read: no such file or \

@@ -34,7 +34,7 @@ pub fn page(
         _ => {
             let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
             let host = registry.parse::<RegistryHost>().ok();
-            let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
+            let known = host.filter(|host| config.intercepts(Scheme::Https, host));
             let hub = RegistryHost::parse(docker_hub::NAME, 443).ok().filter(|_| registry == docker_hub::NAME);
             let host = known.or(hub)?;
             Box::new(move |mirror| containerd(mirror, Some(&host)))
