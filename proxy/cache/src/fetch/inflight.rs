@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
 use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
@@ -95,7 +96,10 @@ const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
     pub(super) fn new(digest: Digest, source: BlobSource) -> Arc<Self> {
-        let origin = Place::new(source.registry.host.clone(), source.repository.clone());
+        let origin = Place::new(
+            Origin { scheme: source.registry.scheme, host: source.registry.host.clone() },
+            source.repository.clone(),
+        );
         let leader = source.credential.id();
         let state = State {
             opened_at: None,

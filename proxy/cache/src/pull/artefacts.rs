@@ -5,10 +5,12 @@
 //! stored, and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Origin;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -27,7 +29,7 @@ use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::{Decision, Trail};
-use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
+use entrepot_store::{ArtefactEntry, Link, PartialBlob, StoreError};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::timed_body::TimedBody;
 
@@ -43,7 +45,7 @@ impl Pull {
 
     pub(super) async fn artefact(self: &Arc<Self>, request: &RequestContext) -> Result<Reply, PullError> {
         let Some(place) = place(&request.path_and_query) else { return self.fetch_artefact(request, None).await };
-        match self.store.names.artefact(&request.registry.host, &request.path_and_query).await {
+        match self.store.names.artefact(request.place(&place).origin(), &request.path_and_query).await {
             Some(entry) => self.known_artefact(request, &place, entry).await,
             None => self.fetch_artefact(request, Some(&place)).await,
         }
@@ -119,7 +121,11 @@ impl Pull {
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
         let trail = request.trail.clone();
         let copy = Copy { pull: self.clone(), trail, partial: Some(Arc::new(partial)), sender, length };
-        let key = (request.registry.host.clone(), request.path_and_query.clone(), headers.clone());
+        let key = (
+            Origin { scheme: request.registry.scheme, host: request.registry.host.clone() },
+            request.path_and_query.clone(),
+            headers.clone(),
+        );
         tokio::spawn(copy.run(answer.body, key).in_current_span());
         Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), refused: None })
     }
@@ -146,7 +152,7 @@ impl PieceSource for Copied {
 }
 
 impl Copy {
-    async fn run(mut self, mut body: TimedBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+    async fn run(mut self, mut body: TimedBody, key: (Origin, String, HeaderMap)) {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut position = 0;
         while let Some(frame) = body.frame().await {
@@ -196,11 +202,7 @@ impl Copy {
         self.partial = None;
     }
 
-    async fn publish(
-        mut self,
-        digest: Digest,
-        (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
-    ) {
+    async fn publish(mut self, digest: Digest, (origin, path, headers): (Origin, String, HeaderMap)) {
         let Some(partial) = self.partial.take() else { return };
         let size_bytes = self.length;
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -208,8 +210,14 @@ impl Copy {
         if let Err(error) = partial.publish(Some(&digest), &[]).await {
             return self.give_up(&error);
         }
-        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
-        self.pull.store.names.set_artefact(&host, &path, entry).await;
+        let entry = ArtefactEntry {
+            digest,
+            size_bytes,
+            content_type,
+            headers: Vec::new(),
+            link: Link { linked_at: SystemTime::now(), public_at: None },
+        };
+        self.pull.store.names.set_artefact(&origin, &path, entry).await;
         self.trail.record(Decision::Stored);
     }
 }

@@ -60,10 +60,10 @@ impl Pull {
     }
 
     pub(super) async fn is_linked(&self, blob: &BlobRequest<'_>) -> bool {
-        self.store.names.linked(&blob.place(), &blob.digest).await
+        self.store.names.link_of(&blob.place(), &blob.digest).await.is_some()
     }
 
     pub(super) async fn link(&self, blob: &BlobRequest<'_>) {
-        self.store.names.link(&blob.place(), &blob.digest).await;
+        self.store.names.link(&blob.place(), &blob.digest, None).await;
     }
 }

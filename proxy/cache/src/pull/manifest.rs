@@ -104,7 +104,7 @@ impl Pull {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Option<Manifest> {
-        self.store.names.manifest(&request.place(repository), digest).await.map(Manifest::from)
+        self.store.names.manifest(&request.place(repository), digest).await.map(|(manifest, _)| manifest.into())
     }
 
     async fn keep_manifest(&self, request: &RequestContext, repository: &RepositoryName, manifest: &Manifest) {
@@ -116,7 +116,7 @@ impl Pull {
             return request.trail.record(Decision::NotStored(error.bypass()));
         }
         let place = request.place(repository);
-        self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type).await;
+        self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type, None).await;
         request.trail.record(Decision::Stored);
     }
 }

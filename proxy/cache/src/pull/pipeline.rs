@@ -230,7 +230,7 @@ impl Pull {
         let request = tag.request;
         // This client is blocked, not refused: content that is public is still given.
         let is_answer = matches!(&error, PullError::Answered(refusal) if refusal.status == StatusCode::FORBIDDEN);
-        let is_blocked = is_answer && self.is_public(request, tag.repository).await;
+        let is_blocked = is_answer && self.may_read_offline(request, tag.repository).await;
         if is_blocked {
             request.trail.record(Decision::Tag(TagCheck::Blocked));
         }
@@ -455,7 +455,7 @@ impl Pull {
         blob: &BlobRequest<'_>,
         fetch: &Arc<InflightFetch>,
     ) -> Result<Joined, PullError> {
-        let same_registry = *fetch.origin.registry() == blob.request.registry.host;
+        let same_registry = fetch.origin.origin().host == blob.request.registry.host;
         let same_place = fetch.origin == blob.place();
         let is_leaders = fetch.led_by(&blob.place(), blob.request.credential.id());
         let was_open = fetch.opened_for();

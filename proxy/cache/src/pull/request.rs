@@ -7,6 +7,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
+use entrepot_core::origin::Origin;
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
@@ -81,7 +82,7 @@ impl RequestContext {
 
     /// A repository of this registry.
     pub fn place(&self, repository: &RepositoryName) -> Place {
-        Place::new(self.registry.host.clone(), repository.clone())
+        Place::new(Origin { scheme: self.registry.scheme, host: self.registry.host.clone() }, repository.clone())
     }
 
     /// A source of this request's bytes.

@@ -243,19 +243,7 @@ impl Pull {
 
     /// The same while upstream cannot be asked: what was public stays so, however long ago upstream said it.
     pub async fn may_read_offline(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
-        if self.may_read(request, repository) {
-            return true;
-        }
-        let was_public = self.is_public(request, repository).await;
-        if was_public {
-            request.trail.record(Decision::Right { proof: Proof::PublicMark, age: Duration::ZERO });
-        }
-        was_public
-    }
-
-    /// Whether upstream has ever given this repository to an anonymous client, and not taken it back since.
-    pub async fn is_public(&self, request: &RequestContext, repository: &RepositoryName) -> bool {
-        self.store.names.last_public(&request.place(repository)).await.is_some()
+        self.may_read(request, repository)
     }
 
     /// Upstream served this repository to the request's credential.
@@ -273,7 +261,6 @@ impl Pull {
             return;
         }
         self.rights.note(registry, repository, CredentialId::ANONYMOUS, time);
-        self.store.names.mark_public(&request.place(repository), SystemTime::now()).await;
     }
 
     /// Upstream refused this repository to the request's credential.
@@ -289,7 +276,7 @@ impl Pull {
         self.rights.forget(registry, repository, request.credential.id());
         self.rights.forget(registry, repository, principal);
         if principal == CredentialId::ANONYMOUS && self.is_current(&request.credential) {
-            self.store.names.unmark_public(&request.place(repository)).await;
+            self.store.names.refuse_public(&request.place(repository), SystemTime::now()).await;
         }
     }
 
@@ -297,24 +284,18 @@ impl Pull {
     /// public somewhere.
     pub(super) async fn may_share(&self, blob: &BlobRequest<'_>, stored: &Arc<Blob>) -> bool {
         let registry = &blob.request.registry.host;
-        if stored.first_registry().await.as_ref() == Some(registry) {
+        if stored.first_origin().await.is_some_and(|origin| origin.host == *registry) {
             return true;
         }
         let places = self.store.names.places(&blob.digest).await;
-        if places.iter().any(|place| place.registry() == registry) {
+        if places.iter().any(|place| place.origin().host == *registry) {
             return true;
         }
-        for place in &places {
-            if self.store.names.last_public(place).await.is_some() {
-                return true;
-            }
-        }
-        false
+        self.store.names.public_places(&blob.digest, UNIX_EPOCH).await
     }
 
     pub(super) async fn may_share_fetch(&self, blob: &BlobRequest<'_>, fetch: &InflightFetch) -> bool {
-        *fetch.origin.registry() == blob.request.registry.host
-            || self.store.names.last_public(&fetch.origin).await.is_some()
+        fetch.origin.origin().host == blob.request.registry.host
     }
 
     /// The principal behind a credential: for a token that passed here, the login that asked for it.

@@ -88,7 +88,7 @@ impl Pull {
         };
         let (store, place) = (self.store.clone(), blob.place());
         let through = through.and_then(move || {
-            tokio::spawn(async move { store.names.link(&place, &digest).await }.in_current_span());
+            tokio::spawn(async move { store.names.link(&place, &digest, None).await }.in_current_span());
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))
