@@ -55,7 +55,7 @@ pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
-pub use entries::{ArtefactEntry, TagEntry, TagKey};
+pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use memory::StoredManifest;
@@ -215,7 +215,7 @@ impl Store {
         .await
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`. One
+    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`. One
     /// call looks at a bounded number of rows. It also evicts until limits that were lowered hold again. Returns the
     /// number of blobs dropped.
     pub async fn expire_unused(&self, now: SystemTime) -> usize {

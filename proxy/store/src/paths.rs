@@ -7,7 +7,7 @@
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
 //! <data>/blobs/sha512/cd/cdef01…            likewise
 //! <data>/fill/sha256-abcdef….<random>       a partial blob that runs or was paused
-//! <data>/fill/sha256-abcdef….<random>.extents   which bytes a paused one has; one without it is dropped at start
+//! <data>/fill/sha256-abcdef….<random>.extents   whose and which bytes a paused one has; one without it is dropped at start
 //! <data>/fill/unnamed.<random>              a partial blob whose digest is known only at its end
 //! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject

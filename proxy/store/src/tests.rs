@@ -5,6 +5,7 @@ mod faults;
 mod fills;
 mod memory;
 mod names;
+mod proofs;
 mod restart;
 mod threaded;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::origin::Origin;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -55,6 +57,15 @@ impl World {
         assert!(copied.success());
         copy
     }
+}
+
+fn origin(text: &str) -> Origin {
+    text.parse().unwrap()
+}
+
+/// The origin of content where it does not matter.
+fn hub() -> Origin {
+    origin("registry-1.docker.io")
 }
 
 /// Content that differs for each seed.

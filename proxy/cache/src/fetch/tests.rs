@@ -55,12 +55,14 @@ impl World {
         let limits =
             Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600) };
         let store = Store::open(folder.path(), limits).expect("a store");
-        let partial = Arc::new(store.partial_blobs.begin(&digest, Some(SIZE as u64)).await.expect("a partial blob"));
+        let fetch = InflightFetch::new(digest, source.clone());
+        let partial = Arc::new(
+            store.partial_blobs.begin(fetch.origin.origin(), &digest, Some(SIZE as u64)).await.expect("a partial blob"),
+        );
         let mut bytes = content.to_vec();
         bytes[HASHED as usize + 1000] ^= u8::from(wrong);
         let piece = Bytes::from(bytes).slice(stored.start as usize..stored.end as usize);
         partial.write(stored.start, piece).await.expect("written");
-        let fetch = InflightFetch::new(digest, source.clone());
         fetch.update(|state| {
             state.size = Some(SIZE as u64);
             state.extents.insert(stored);

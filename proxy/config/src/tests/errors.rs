@@ -81,7 +81,7 @@ const IN_FILE: &[(&str, &str)] = &[
         name or address; write for example reg.example, reg.example:5000 or *.pkg.dev"),
     // Registries and accounts.
     ("[intercept]\nregistries = [\n \"a.io\",\n \"b/c\",\n]\n", "entrepot.toml:4: intercept.registries: \"b/c\" is no usable \
-        registry: not a host name or address; write the host alone, without scheme and path"),
+        registry: not a host name or address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("[intercept]\nregistries = [\"a.io:x\"]\n", "entrepot.toml:2: intercept.registries: \"a.io:x\" is no usable registry: \
         not a port number; write for example reg.example, reg.example:5000 or *.pkg.dev"),
     ("[intercept]\nregistries = [\n \"a.io\",\n \"A.IO:443\",\n]\n",

@@ -50,8 +50,8 @@ fn try_open(paths: &Paths) -> Result<Opened, Error> {
         }
         other => other.into(),
     })?;
-    if tables::is_new(&database)? {
-        tables::create(&database, paths)?;
+    if tables::format_of(&database)?.is_none() {
+        tables::create(&database)?;
     }
     let (totals, check_from) = tables::check(&database.begin_read()?)?;
     Ok(Opened { database, totals, check_from })

@@ -96,12 +96,12 @@ impl Writer {
         let mut reservations = Vec::new();
         let limits = self.shared.space.ledger().limits;
         let protected_max_bytes = limits.max_size_bytes / 100 * PROTECTED_PERCENT;
-        let paths = &self.shared.paths;
+        let (paths, memory) = (&self.shared.paths, &*self.shared.memory);
         let committed = self.shared.with_database(|database| {
             let (changes, held): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.apply, job.reservation)).unzip();
             reservations = held;
             commit(database, |transaction| {
-                let mut tables = Tables::open(transaction, paths, protected_max_bytes)?;
+                let mut tables = Tables::open(transaction, paths, memory, protected_max_bytes)?;
                 changes.into_iter().try_for_each(|change| change(&mut tables))?;
                 tables.finish()
             })
