@@ -249,15 +249,12 @@ impl Driver {
     /// Publishes the blob. Its bytes are right, so readers may have the last of them while the bytes are made durable.
     async fn publish(&self, partial: Arc<PartialBlob>) {
         self.fetch.update(|state| state.verified = true);
-        match partial.publish(None, std::slice::from_ref(&self.fetch.place)).await {
+        let is_public = self.fetch.state().sources.first().is_some_and(|leader| leader.is_public);
+        let link = (self.fetch.place.clone(), is_public.then(SystemTime::now));
+        match partial.publish(None, &[link]).await {
             Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();
-                let is_public = self.fetch.state().sources.first().is_some_and(|leader| leader.is_public);
-                if is_public {
-                    let (place, digest) = (&self.fetch.place, &self.fetch.digest);
-                    self.store.names.prove_public(place, digest, SystemTime::now()).await;
-                }
             }
             Err(error) => {
                 tracing::warn!(digest = %self.fetch.digest, "served but not stored: {error}");

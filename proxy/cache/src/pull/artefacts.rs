@@ -55,8 +55,7 @@ impl Pull {
         entry: ArtefactEntry,
     ) -> Result<Reply, PullError> {
         let object = object(request);
-        let link = Link { linked_at: entry.linked_at, public_at: entry.public_at };
-        let (served, _right) = if let Some(right) = self.right_to_artefact(request, &object, &link, false).await {
+        let (served, _right) = if let Some(right) = self.right_to_artefact(request, &object, &entry.link, false).await {
             (Served::Hit, right)
         } else {
             let path = request.path_and_query.clone();
@@ -74,7 +73,7 @@ impl Pull {
                     (Served::Revalidated, self.approve(request, &object))
                 }
                 Asked::Refused(error) => return Err(error),
-                Asked::Down(error) => match self.right_to_artefact(request, &object, &link, true).await {
+                Asked::Down(error) => match self.right_to_artefact(request, &object, &entry.link, true).await {
                     Some(right) => (Served::Stale, right),
                     None => return Err(error),
                 },
@@ -215,8 +214,9 @@ impl Copy {
         if let Err(error) = partial.publish(Some(&digest), &[]).await {
             return self.give_up(&error);
         }
-        let (linked_at, public_at) = (SystemTime::now(), name.is_public.then(SystemTime::now));
-        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new(), linked_at, public_at };
+        let now = SystemTime::now();
+        let link = Link { linked_at: now, public_at: name.is_public.then_some(now) };
+        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new(), link };
         self.pull.store.names.set_artefact(&name.origin, &name.path_and_query, entry).await;
         self.trail.record(Decision::Stored);
     }

@@ -56,7 +56,9 @@ impl Pull {
     }
 
     pub(super) async fn offline_copy(&self, blob: &BlobRequest<'_>) -> Option<(Arc<Blob>, Right)> {
-        let right = self.right_offline(blob.request, &blob.place(), &blob.digest).await?;
+        let place = blob.place();
+        let link = self.store.names.link_of(&place, &blob.digest).await?;
+        let right = self.right_offline(blob.request, &place, &blob.digest, &link).await?;
         Some((self.stored_blob(blob).await?, right))
     }
 

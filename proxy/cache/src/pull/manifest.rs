@@ -23,7 +23,7 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::Decision;
-use entrepot_store::StoredManifest;
+use entrepot_store::{Link, StoredManifest};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::Answer;
@@ -97,14 +97,15 @@ impl Pull {
         Ok(Fetched::Manifest(manifest, right))
     }
 
-    /// The stored manifest. None if it is not stored, or this repository is not known to have it.
+    /// The stored manifest and its link. None if it is not stored, or this repository is not known to have it.
     pub(super) async fn stored_manifest(
         &self,
         request: &RequestContext,
         repository: &RepositoryName,
         digest: &Digest,
-    ) -> Option<Manifest> {
-        self.store.names.manifest(&request.place(repository), digest).await.map(Manifest::from)
+    ) -> Option<(Manifest, Link)> {
+        let (stored, link) = self.store.names.manifest(&request.place(repository), digest).await?;
+        Some((stored.into(), link))
     }
 
     async fn keep_manifest(&self, request: &RequestContext, repository: &RepositoryName, manifest: &Manifest) {

@@ -41,7 +41,7 @@ use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
-use entrepot_store::{Blob, TagEntry};
+use entrepot_store::{Blob, Link, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
@@ -74,13 +74,27 @@ impl Pull {
             Route::Other => self.other(request, body).await,
             route => self.read_through(request, route).await,
         };
-        pulled.unwrap_or_else(PullError::into_reply)
+        pulled.unwrap_or_else(|error| explained(request, route.repository(), error).into_reply())
     }
 
     /// Passes on a request to a host that is no listed registry: nothing of it is cached.
     pub async fn pass_on(&self, request: &RequestContext, body: Incoming) -> Reply {
         request.record_credential();
         self.pass(request, body).await.unwrap_or_else(PullError::into_reply)
+    }
+}
+
+/// A refusal, with the reason that the client cannot see: upstream does not take the administrator's account.
+fn explained(request: &RequestContext, repository: Option<&RepositoryName>, error: PullError) -> PullError {
+    let registry = &request.registry.origin;
+    match error {
+        PullError::Answered(refusal)
+            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                && request.snapshot.is_account_refused(registry, repository) =>
+        {
+            PullError::AccountRefused { registry: registry.clone(), refusal }
+        }
+        error => error,
     }
 }
 
@@ -135,8 +149,8 @@ impl Pull {
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
             && is_fresh(entry, trusted_for(policy, tag.tag, tier(policy, tag.tag)))
-            && let Some(manifest) = self.stored_manifest(request, repository, &entry.digest).await
-            && let Some(right) = self.right_to(request, &request.place(repository), &entry.digest).await
+            && let Some((manifest, link)) = self.stored_manifest(request, repository, &entry.digest).await
+            && let Some(right) = self.right_to(request, &request.place(repository), &entry.digest, &link).await
         {
             request.trail.record(Decision::Tag(TagCheck::Fresh));
             return Ok(Resolved::Fresh(manifest, right));
@@ -177,7 +191,7 @@ impl Pull {
         right: Right,
     ) -> Result<Reply, PullError> {
         let (request, repository) = (tag.request, tag.repository);
-        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+        if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
             self.shown_again(request, repository, &digest).await;
             let is_known = known.is_some_and(|entry| entry.digest == digest);
@@ -193,7 +207,7 @@ impl Pull {
             return Ok(self.head(request, Some(digest), head));
         }
         let _turn = self.manifest_locks.lock(&lock_name(request, repository, &digest)).await;
-        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+        if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
             return Ok(manifest::reply(request, &manifest, Served::Joined, right));
         }
@@ -235,7 +249,9 @@ impl Pull {
         if error.is_transient() {
             return self.stale_tag(&tag, known).await.ok_or(error);
         }
-        if let Some(request) = request.as_account(tag.repository).filter(|_| error.is_refusal()) {
+        if error.is_refusal()
+            && let Some(request) = request.with_next_credential(tag.repository, error.status())
+        {
             let tag = TagRequest { request: &request, ..tag };
             return Box::pin(self.tag(tag)).await;
         }
@@ -252,8 +268,8 @@ impl Pull {
     async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
         let place = tag.request.place(tag.repository);
         for digest in self.known_digests(tag, known).await {
-            if let Some(manifest) = self.stored_manifest(tag.request, tag.repository, &digest).await
-                && let Some(right) = self.right_offline(tag.request, &place, &digest).await
+            if let Some((manifest, link)) = self.stored_manifest(tag.request, tag.repository, &digest).await
+                && let Some(right) = self.right_offline(tag.request, &place, &digest, &link).await
             {
                 let reply = manifest::reply(tag.request, &manifest, Served::Stale, right);
                 return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
@@ -273,16 +289,16 @@ impl Pull {
         digest: &Digest,
     ) -> Result<Reply, PullError> {
         let reference = Reference::Digest(*digest);
-        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
-            return self.known_manifest(request, repository, manifest).await;
+        if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest, &link).await;
         }
         if request.is_head() {
             return self.head_upstream(request, repository, &reference).await;
         }
         // One at a time for each digest: a request that waited finds it stored, and then needs only the right to it.
         let _turn = self.manifest_locks.lock(&lock_name(request, repository, digest)).await;
-        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
-            return self.known_manifest(request, repository, manifest).await;
+        if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest, &link).await;
         }
         let fetched = self.fetch_manifest(request, repository, &reference, request.accept_class()).await?;
         Ok(serve_fetched(request, fetched))
@@ -294,9 +310,10 @@ impl Pull {
         request: &RequestContext,
         repository: &RepositoryName,
         manifest: Manifest,
+        link: &Link,
     ) -> Result<Reply, PullError> {
         let place = request.place(repository);
-        if let Some(right) = self.right_to(request, &place, &manifest.digest).await {
+        if let Some(right) = self.right_to(request, &place, &manifest.digest, link).await {
             return Ok(manifest::reply(request, &manifest, Served::Hit, right));
         }
         let reference = Reference::Digest(manifest.digest);
@@ -311,7 +328,7 @@ impl Pull {
                 Ok(serve_fetched(request, fetched))
             }
             Asked::Refused(error) => Err(error),
-            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest).await {
+            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
                 Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
                 None => Err(error),
             },
@@ -384,10 +401,12 @@ impl Pull {
     async fn blob(self: &Arc<Self>, blob: BlobRequest<'_>) -> Result<Reply, PullError> {
         let pulled = if blob.request.is_head() { self.head_blob(&blob).await } else { self.get_blob(&blob).await };
         match pulled {
-            Err(error) if error.is_refusal() => match blob.request.as_account(blob.repository) {
-                Some(request) => Box::pin(self.blob(BlobRequest { request: &request, ..blob })).await,
-                None => Err(error),
-            },
+            Err(error) if error.is_refusal() => {
+                match blob.request.with_next_credential(blob.repository, error.status()) {
+                    Some(request) => Box::pin(self.blob(BlobRequest { request: &request, ..blob })).await,
+                    None => Err(error),
+                }
+            }
             pulled => pulled,
         }
     }
@@ -438,7 +457,7 @@ impl Pull {
         let place = blob.place();
         let link = self.store.names.link_of(&place, &blob.digest).await;
         if let Some(link) = &link
-            && let Some(right) = self.right_to_link(blob.request, &place, &blob.digest, link).await
+            && let Some(right) = self.right_to(blob.request, &place, &blob.digest, link).await
         {
             return self.serve_stored(blob, stored, Served::Hit, right);
         }
@@ -452,10 +471,13 @@ impl Pull {
             }
             Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
             Err(error) if !error.is_transient() => Err(error),
-            Err(error) => match self.right_offline(blob.request, &place, &blob.digest).await {
-                Some(right) => self.serve_stored(blob, stored, Served::Stale, right),
-                None => Err(error),
-            },
+            Err(error) => {
+                let Some(link) = link else { return Err(error) };
+                match self.right_offline(blob.request, &place, &blob.digest, &link).await {
+                    Some(right) => self.serve_stored(blob, stored, Served::Stale, right),
+                    None => Err(error),
+                }
+            }
         }
     }
 

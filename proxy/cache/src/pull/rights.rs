@@ -236,13 +236,7 @@ impl Pull {
 
     /// The right to a link: by a verdict about this credential, or because the link is public. It is recorded. None if
     /// upstream has to be asked.
-    pub(super) async fn right_to(&self, request: &RequestContext, place: &Place, digest: &Digest) -> Option<Right> {
-        let link = self.store.names.link_of(place, digest).await?;
-        self.right_to_link(request, place, digest, &link).await
-    }
-
-    /// The same for a link that was looked up already.
-    pub(super) async fn right_to_link(
+    pub(super) async fn right_to(
         &self,
         request: &RequestContext,
         place: &Place,
@@ -270,9 +264,9 @@ impl Pull {
         request: &RequestContext,
         place: &Place,
         digest: &Digest,
+        link: &Link,
     ) -> Option<Right> {
-        let link = self.store.names.link_of(place, digest).await?;
-        if let Some(right) = self.right_to_link(request, place, digest, &link).await {
+        if let Some(right) = self.right_to(request, place, digest, link).await {
             return Some(right);
         }
         let offline_for = request.snapshot.config.proofs.offline_for;

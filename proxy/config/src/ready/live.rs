@@ -269,11 +269,13 @@ impl LiveConfig {
         is_listed && (scheme == Scheme::Https || self.origin(host).scheme == Scheme::Http)
     }
 
-    /// The origin at which a host is reached. The configuration decides about the scheme, never the client.
+    /// The origin at which a host is reached. The configuration decides about the scheme, never the client: the
+    /// registry's own section, then the list, in which https has precedence.
     pub fn origin(&self, host: &RegistryHost) -> Origin {
         let covers = |scheme| self.intercept.iter().any(|registry| registry.scheme == scheme && registry.covers(host));
-        let is_plain = covers(Scheme::Http) && !covers(Scheme::Https);
-        Origin { scheme: if is_plain { Scheme::Http } else { Scheme::Https }, host: host.clone() }
+        let by_list = || if covers(Scheme::Http) && !covers(Scheme::Https) { Scheme::Http } else { Scheme::Https };
+        let policy = self.registries.iter().find(|policy| policy.registry.covers(host));
+        Origin { scheme: policy.map_or_else(by_list, |policy| policy.registry.scheme), host: host.clone() }
     }
 
     /// The settings for a registry alone. None if it has none.

@@ -19,7 +19,7 @@ use super::appliance::Appliance;
 use super::plan::PlanError;
 use super::target::Target;
 use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Upstream as Settings};
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{Origin, Scheme};
 use entrepot_observe::metrics::Metrics;
 use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
@@ -157,12 +157,12 @@ fn is_of_entrepot(headers: &HeaderMap) -> bool {
 }
 
 fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
-    let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
+    let (headers, header_methods, realms, heard_via) = Default::default();
     UpstreamRegistry {
-        host,
-        scheme,
+        origin: Origin { scheme, host },
         access: AccessMode::Strict,
         headers,
+        header_methods,
         realms,
         purpose: Purpose::Registry,
         heard_via,

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
@@ -68,7 +69,7 @@ fn mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
 
 /// The registries of the configuration that are whole names, not patterns.
 fn listed(config: &LiveConfig) -> Vec<RegistryHost> {
-    let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
+    let hosts = config.intercept.iter().filter_map(|registry| Some(registry.exact()?.host));
     hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()
 }
 
