@@ -194,7 +194,8 @@ async fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-    // Marking needs a privilege. Without it, the redirect agent recognises us by our control group.
+    // Marking needs CAP_NET_ADMIN. Without it, the redirect agent knows our connections only if our control group is in
+    // its `exempt_cgroups`.
     let _ = SockRef::from(&socket).set_mark(OWN_MARK);
     socket.connect(peer).await
 }

@@ -55,7 +55,13 @@ impl OwnSockets {
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = found.collect();
     }
 
-    /// Whether a door listens on `port`. The addresses matter only then.
+    /// Adds an address of this machine, until the next refresh.
+    #[cfg(test)]
+    pub(crate) fn add(&self, ip: IpAddr) {
+        self.addresses.write().expect("no panic").push(ip);
+    }
+
+    /// Whether a door listens on `port`.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         self.ports.contains(&port)
     }
@@ -88,7 +94,7 @@ mod tests {
         ] {
             assert_eq!(own.contains(text.parse().expect(text)), expected, "{text}");
         }
-        own.addresses.write().expect("no panic").push([192, 0, 2, 7].into());
+        own.add([192, 0, 2, 7].into());
         assert!(own.contains("192.0.2.7:3128".parse().expect("an address")));
         own.refresh();
         assert!(!own.contains("192.0.2.7:3128".parse().expect("an address")), "a refresh forgets what is gone");

@@ -20,21 +20,26 @@ pub fn header(headers: &HeaderMap) -> Option<Secret> {
 }
 
 impl Pull {
-    /// The credential for a read of `repository`: the client's own wins; where access is shared, the
-    /// administrator's account stands in for clients that sent none.
+    /// The credential for a request about `repository`: the client's own wins; where access is shared, the
+    /// administrator's account stands in for clients that sent none. An account pushes only if it was given for that.
     pub fn reader(
         &self,
         snapshot: &ConfigSnapshot,
         registry: &UpstreamRegistry,
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
+        pushes: bool,
     ) -> Result<Credential, TokenIsOver> {
         let shared = registry.access == AccessMode::Shared;
-        let central = || if shared { snapshot.account(&registry.host, repository) } else { None };
+        let central = || match (shared, pushes) {
+            (true, false) => snapshot.account(&registry.origin, repository),
+            (true, true) => snapshot.account_for_pushes(&registry.origin, repository),
+            (false, _) => None,
+        };
         let Some(header) = header else {
             return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
         };
-        match self.issued.local(&registry.host, &header) {
+        match self.issued.local(&registry.origin, &header) {
             Some(None) => Err(TokenIsOver),
             Some(Some(token)) => Ok(Credential::Answered(token.login.or_else(central))),
             None if self.issued.seen(&header).is_some_and(|token| token.principal == CredentialId::ANONYMOUS) => {
@@ -49,7 +54,7 @@ impl Pull {
     /// no part in it; a token of ours says nothing to others.
     pub fn passer(&self, registry: &UpstreamRegistry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
         let Some(header) = header else { return Ok(Credential::None) };
-        match self.issued.local(&registry.host, &header) {
+        match self.issued.local(&registry.origin, &header) {
             Some(Some(token)) => Ok(Credential::Answered(token.login)),
             Some(None) => Err(TokenIsOver),
             None => Ok(Credential::Header(header)),

@@ -25,7 +25,8 @@ pub struct NewFile {
     pub path: String,
     /// The whole content, including the parts of the present file that are kept.
     pub content: Vec<u8>,
-    /// True if the content was made from the present file. Otherwise a present file is not ours, and the plan fails.
+    /// Whether the content keeps what a present file has. If not, a present file that no set-up wrote and that has
+    /// other content is not ours, and the plan is not carried out.
     pub(super) extends: bool,
 }
 

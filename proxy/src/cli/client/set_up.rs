@@ -116,7 +116,7 @@ fn works(mode: Mode, verdict: Verdict, appliance: &Appliance, image: &Image) -> 
     match &verdict {
         Verdict::Pulled => println!("  pulled    the manifest of {image} through {proxy}"),
         Verdict::Answered(status) => {
-            println!("  asked     for {image} through {proxy}; upstream's answer was {status}")
+            println!("  asked     for {image} through {proxy}; the answer was {status}")
         }
         Verdict::Bypassed | Verdict::Failed(_) => {}
     }

@@ -321,6 +321,6 @@ fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
     let client = HttpClient::new(&config.upstream, &config.registries, &Ourselves::default());
     let via = HeaderValue::from_static(VIA);
     let metrics = Arc::new(Metrics::new());
-    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let memory = UpstreamMemory::new(metrics, via);
     Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::plan;
+use super::{plan, registries};
 use crate::client::change::{Aftermath, Change};
 use crate::client::execute::{ExecuteError, apply, undo};
 use crate::client::host::Host;
@@ -246,6 +246,14 @@ fn the_files_are_the_runtimes_own() {
             assert!(text.contains(part), "{path} lacks {part}:\n{text}");
         }
     }
+}
+
+#[test]
+fn a_registry_is_named_once_wherever_it_repeats() {
+    let known = registries(&Target { registries: Vec::new(), ..target() });
+    let own = ["reg.example:5000", known[1].as_str(), "a.example", "reg.example:5000"].map(str::to_owned);
+    let named = registries(&Target { registries: own.into(), ..target() });
+    assert_eq!(named, [&known[..], &["reg.example:5000".to_owned(), "a.example".to_owned()]].concat());
 }
 
 /// Under its `.local` name the proxy itself answers for the registry.
