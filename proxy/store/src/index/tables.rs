@@ -33,9 +33,9 @@ pub(super) const PROOFS: TableDefinition<'static, (&'static str, &'static str), 
 pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str), ArtefactRow> =
     TableDefinition::new("artefacts");
 /// () → totals, see [`Totals`].
-const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
+pub(super) const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
 /// () → a time in ms. Folders changed since then may hold files that the index does not know.
-const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
+pub(super) const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
 
 /// () → the number of this layout. Every index since the second layout has it, so a program can refuse a later one.
 const FORMAT: TableDefinition<'static, (), u64> = TableDefinition::new("format");
@@ -45,7 +45,7 @@ pub(crate) const FORMAT_NOW: u64 = 2;
 /// The layout that had no number yet.
 pub(super) const FORMAT_UNNUMBERED: u64 = 1;
 
-type TotalsRow = (u64, u64, u64, u64, u64);
+pub(super) type TotalsRow = (u64, u64, u64, u64, u64);
 pub(super) type BlobRow = (u64, u8, u64, u64, u32);
 pub(super) type LinkKey = (&'static [u8], &'static str, &'static str);
 pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
@@ -142,7 +142,7 @@ pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<Sys
     Ok((totals.unwrap_or_default(), check_from))
 }
 
-/// Makes the tables of a new index.
+/// Makes the tables of a new index that it does not have yet, and gives it its number.
 pub(super) fn create(database: &redb::Database) -> Result<(), Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
