@@ -55,7 +55,8 @@ impl Setup {
         let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
-            .set("cache.tags", "revalidate_interval = \"0s\"");
+            .set("cache.tags", "revalidate_interval = \"0s\"")
+            .set("registry", "anonymous = \"delete\"");
         // Lets all tests run with or without io_uring in the disk threads.
         if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
             setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
@@ -193,7 +194,9 @@ impl Proxy {
 
     /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
-        self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
+        let (snapshot, registry) = (snapshot(setup.load(&self.folder).live), &self.state.registry.local);
+        registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
+        self.state.set_snapshot(snapshot);
     }
 
     /// A request through the proxy door, in absolute form.
