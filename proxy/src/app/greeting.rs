@@ -19,7 +19,7 @@ pub(super) fn greeting(
     access: &AccessControl,
     addresses: &[IpAddr],
 ) -> String {
-    let Addresses { proxy, transparent, registry } = bound;
+    let Addresses { proxy, transparent, registry, mirror } = bound;
     let port = proxy.first().map_or(3128, SocketAddr::port);
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let first = bound.or_else(|| addresses.first().copied()).unwrap_or(Ipv4Addr::LOCALHOST.into());
@@ -38,6 +38,9 @@ pub(super) fn greeting(
     if !registry.is_empty() {
         let name = live.registry.hostname.name();
         line("registry", format!("{} ({name}); of {}, {}", listed(registry), people(registry), access.told()));
+    }
+    if !mirror.is_empty() {
+        line("mirror", format!("{}; {} may pull from Docker Hub", listed(mirror), people(mirror)));
     }
     if let Some(admin) = startup.admin.listen {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", startup.admin.socket.display()));

@@ -124,6 +124,8 @@ pub(crate) struct Proxy {
     pub(crate) door: SocketAddr,
     /// The door of our own registry.
     pub(crate) registry_door: SocketAddr,
+    /// The listener for Docker's `registry-mirrors`.
+    pub(crate) mirror_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     state: Arc<AppState>,
     watch: Watch,
@@ -183,13 +185,32 @@ impl Proxy {
             }
         };
         let address = open(serve, &pull, &watch);
+        let serve = {
+            let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
+            move |stream, peer, place| {
+                let (state, drain) = (state.clone(), watch.clone());
+                workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            }
+        };
+        let registry_door = open(serve, &pull, &watch);
         let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
             let (state, drain) = (served.clone(), drain.clone());
-            workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            workers.hand(move |connected| registry::serve_mirror(state, stream, peer, (place, connected), drain));
         };
-        let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
+        let mirror_door = open(serve, &pull, &watch);
+        Self {
+            authority,
+            door: address,
+            registry_door,
+            mirror_door,
+            pull,
+            state,
+            watch,
+            _trigger: trigger,
+            data,
+            folder,
+        }
     }
 
     /// Puts another configuration's reloadable part in force.
@@ -220,6 +241,11 @@ impl Proxy {
     /// A request to our own registry.
     pub(crate) fn registry(&self, method: Method, path: &str) -> Ask {
         Ask::new(self.registry_door, method, "docker-registry.local:5000", path)
+    }
+
+    /// A request to the listener for Docker's `registry-mirrors`.
+    pub(crate) fn mirror(&self, method: Method, path: &str) -> Ask {
+        Ask::new(self.mirror_door, method, "docker-registry.local:5001", path)
     }
 
     /// A TLS connection to a registry after CONNECT, of a client that trusts the CA.
