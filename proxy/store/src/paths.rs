@@ -12,7 +12,7 @@
 //! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
-//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to
+//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to, and a line if set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/

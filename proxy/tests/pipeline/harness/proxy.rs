@@ -55,7 +55,8 @@ impl Setup {
         let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
-            .set("cache.tags", "revalidate_interval = \"0s\"");
+            .set("cache.tags", "revalidate_interval = \"0s\"")
+            .set("registry", "anonymous = \"delete\"");
         // Lets all tests run with or without io_uring in the disk threads.
         if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
             setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
@@ -123,6 +124,8 @@ pub(crate) struct Proxy {
     pub(crate) door: SocketAddr,
     /// The door of our own registry.
     pub(crate) registry_door: SocketAddr,
+    /// The listener for Docker's `registry-mirrors`.
+    pub(crate) mirror_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     state: Arc<AppState>,
     /// Outlives reloads.
@@ -192,18 +195,42 @@ impl Proxy {
             }
         };
         let address = open(serve, &pull, &watch);
+        let serve = {
+            let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
+            move |stream, peer, place| {
+                let (state, drain) = (state.clone(), watch.clone());
+                workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            }
+        };
+        let registry_door = open(serve, &pull, &watch);
         let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
             let (state, drain) = (served.clone(), drain.clone());
-            workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            workers.hand(move |connected| registry::serve_mirror(state, stream, peer, (place, connected), drain));
         };
-        let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, memory, watch, _trigger: trigger, data, folder }
+        let mirror_door = open(serve, &pull, &watch);
+        Self {
+            authority,
+            door: address,
+            registry_door,
+            mirror_door,
+            pull,
+            state,
+            memory,
+            watch,
+            _trigger: trigger,
+            data,
+            folder,
+        }
     }
 
     /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
-        self.state.set_snapshot(snapshot(setup.load(&self.folder).live, &self.memory));
+        let snapshot = snapshot(setup.load(&self.folder).live, &self.memory);
+        let registry = &self.state.registry.local;
+        registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
+        registry.refresh_names(&snapshot.config.registry);
+        self.state.set_snapshot(snapshot);
     }
 
     /// A request through the proxy door, in absolute form.
@@ -227,6 +254,11 @@ impl Proxy {
     /// A request to our own registry.
     pub(crate) fn registry(&self, method: Method, path: &str) -> Ask {
         Ask::new(self.registry_door, method, "docker-registry.local:5000", path)
+    }
+
+    /// A request to the listener for Docker's `registry-mirrors`.
+    pub(crate) fn mirror(&self, method: Method, path: &str) -> Ask {
+        Ask::new(self.mirror_door, method, "docker-registry.local:5001", path)
     }
 
     /// A TLS connection to a registry after CONNECT, of a client that trusts the CA.
