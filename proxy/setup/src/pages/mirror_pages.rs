@@ -142,7 +142,10 @@ mod tests {
             assert_eq!(get(path, "", &facts(Some(5000), None)), None, "{path}");
         }
         let without_the_door = Facts { docker_mirror_port: None, ..facts(Some(5000), None) };
-        assert_eq!(get("/setup/docker-mirror", "", &without_the_door), None);
+        let live = from_text("").expect("configuration").live;
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
+        let shut = page(&Method::GET, "/setup/docker-mirror", &headers, &live, &without_the_door).expect("an answer");
+        assert_eq!(shut.status(), StatusCode::NOT_FOUND);
         let nameless = page(
             &Method::GET,
             "/setup/docker-mirror",
