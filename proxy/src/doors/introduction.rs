@@ -79,7 +79,11 @@ mod tests {
 
     #[test]
     fn names_and_destinations_decide_together() {
-        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\", \"http://plain.test:5000\", \"http://eighty.test\"]\n").expect("configuration").live;
+        let config = from_text(
+            "[intercept]\nregistries = [\"reg.test:5000\", \"http://plain.test:5000\", \"http://eighty.test\"]\n",
+        )
+        .expect("configuration")
+        .live;
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
         let answer = |text: &str| RouteDecision::Answer(host(text));
         let tunnel = |text: &str| RouteDecision::Tunnel(host(text));
