@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTableMetadata, TableDefinition};
 
 use super::*;
-use crate::index::{Job, ms_of, time_of};
+use crate::index::Job;
+use crate::times::{ms_of, time_of};
 use crate::{ArtefactEntry, Link, Names, Place};
 
 fn place(repository: &str) -> Place {

@@ -9,7 +9,7 @@ use redb::{Database, TableDefinition};
 use rustix::fs::{XattrFlags, fsetxattr};
 use tempfile::TempDir;
 
-use crate::index::ms_of;
+use crate::times::ms_of;
 use crate::{Place, TagKey};
 
 /// Cached blobs.
