@@ -84,6 +84,7 @@ section! {
     /// `[registry]`
     RawRegistryDoor {
         hostname: Text,
+        names: Texts,
         http: Texts,
         https: Texts,
         mirror_listen: Texts,

@@ -1,5 +1,7 @@
 //! `[registry]`: our own registry, where it listens and what it keeps. `registry_access` has the rest of the section.
 
+use std::net::IpAddr;
+
 use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
@@ -29,6 +31,7 @@ pub(super) fn settings(
     let (rights, notifications) = registry_access::access(resolver, raw)?;
     Ok(RegistrySettings {
         hostname: resolver.text("registry.hostname", &raw.hostname, "docker-registry.local", hostname)?,
+        names: resolver.texts("registry.names", &raw.names, &[], own_name)?,
         docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", &raw.docker_hub_mirror, true),
         max_uploads: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
         upload_expiry: resolver.text("registry.upload_expiry", &raw.upload_expiry, "24h", values::duration)?,
@@ -50,6 +53,15 @@ fn addresses(
 }
 
 fn hostname(text: &str) -> Result<RegistryHost, Refusal> {
-    let host = text.parse::<RegistryHost>().ok().filter(|host| host.name().eq_ignore_ascii_case(text));
+    let is_whole = |host: &RegistryHost| host.name().eq_ignore_ascii_case(text.trim_matches(['[', ']']));
+    let host = text.parse::<RegistryHost>().ok().filter(is_whole);
     host.ok_or_else(|| Refusal::new(format!("{text:?} is not a host name")).hint("without a port"))
+}
+
+/// A host name, or an address with or without brackets.
+fn own_name(text: &str) -> Result<RegistryHost, Refusal> {
+    match text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => hostname(&format!("[{address}]")),
+        _ => hostname(text),
+    }
 }

@@ -9,6 +9,7 @@ use http::header::{LOCATION, RANGE};
 use http::{HeaderName, StatusCode};
 
 use super::access::AccessRefusal;
+use super::forgery::Forgery;
 use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -90,6 +91,12 @@ impl RegistryError {
     /// The configuration does not let it through.
     pub(super) fn policy(why: &'static str) -> Self {
         Self::Invalid { code: ErrorCode::Denied, status: None, why: why.into(), refused: Refused::Policy }
+    }
+
+    /// A change that may come from a page of another site.
+    pub(super) fn forged(forgery: Forgery) -> Self {
+        let refused = if forgery == Forgery::Host { Refused::Host } else { Refused::ForgedForm };
+        Self::Invalid { code: ErrorCode::Denied, status: None, why: forgery.to_string().into(), refused }
     }
 
     /// An upload that is over, or was never begun by this client.

@@ -18,6 +18,7 @@ pub mod collection;
 pub mod door;
 mod error;
 pub mod events;
+mod forgery;
 pub mod import;
 mod lists;
 mod manifests;
@@ -120,16 +121,22 @@ impl LocalRegistry {
         self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or
-    /// address of this machine on a port of the door.
+    /// Whether a host that a client names is this registry: a configured name on a default port, or any name or address
+    /// of this machine on a port of the door.
     pub fn is_named(&self, settings: &RegistrySettings, host: &RegistryHost) -> bool {
-        if self.ports.is_empty() {
-            return false;
+        let is_configured =
+            || [&settings.hostname].into_iter().chain(&settings.names).any(|own| own.name() == host.name());
+        let is_default = !self.ports.is_empty() && matches!(host.port(), 80 | HTTPS_PORT);
+        (is_default && is_configured()) || (self.ports.contains(&host.port()) && self.is_own_name(host))
+    }
+
+    /// Whether a host is one of our names or addresses, on whatever port.
+    pub(crate) fn is_own_name(&self, host: &RegistryHost) -> bool {
+        match host.address() {
+            Some(address) if address.is_loopback() => true,
+            Some(address) => self.names().iter().any(|own| own.parse() == Ok(address)),
+            None => self.names().iter().any(|own| **own == *host.name()),
         }
-        let is_known = || self.names().iter().any(|name| **name == *host.name());
-        let is_configured = host.name() == settings.hostname.name();
-        let on_its_port = self.ports.contains(&host.port());
-        (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
     }
 
     /// Looks at this machine's name and addresses again. Blocks.

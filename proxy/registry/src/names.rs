@@ -1,4 +1,5 @@
-//! The names and addresses that clients may know our registry by, for its certificate.
+//! The names and addresses that clients may know our registry by: for its certificate, and to tell its own pages from
+//! those of others.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,15 +12,16 @@ use entrepot_config::ready::RegistrySettings;
 /// More addresses than a certificate should have; containers' hosts have hundreds of interfaces.
 const ADDRESSES_MAX: usize = 64;
 
-/// The configured name first, then this machine's, then its addresses, in an order that stays as long as they do. A
+/// The configured names first, then this machine's, then its addresses, in an order that stays as long as they do. A
 /// netlink dump: not for the event loop.
 pub(super) fn own_names(settings: &RegistrySettings) -> Arc<[Box<str>]> {
     let machine = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let machine = machine.and_then(|name| name.parse::<RegistryHost>().ok());
     let machine_local = machine.as_ref().filter(|name| !name.name().contains('.'));
     let local = machine_local.map(|name| format!("{}.local", name.name()));
-    let own = [settings.hostname.name().to_owned(), "localhost".to_owned()];
-    let named = own.into_iter().chain(machine.map(|name| name.name().to_owned())).chain(local);
+    let configured = [&settings.hostname].into_iter().chain(&settings.names).map(|host| host.name().to_owned());
+    let named =
+        configured.chain(["localhost".to_owned()]).chain(machine.map(|name| name.name().to_owned())).chain(local);
     let mut names: Vec<Box<str>> = Vec::new();
     for name in named.chain(addresses().into_iter().map(|address| address.to_string())) {
         if !names.iter().any(|known| **known == *name) {

@@ -77,6 +77,8 @@ pub struct TransparentPolicy {
 pub struct RegistrySettings {
     /// The name by which clients on the network know our registry.
     pub hostname: RegistryHost,
+    /// Further names and addresses by which clients know this machine. The ports do not count.
+    pub names: Vec<RegistryHost>,
     /// Whether `library/…` is given. It is Docker Hub's and never ours.
     pub docker_hub_mirror: bool,
     /// The most uploads that run at once.

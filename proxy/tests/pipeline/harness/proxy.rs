@@ -217,6 +217,7 @@ impl Proxy {
     pub(crate) fn reload(&self, setup: &Setup) {
         let (snapshot, registry) = (snapshot(setup.load(&self.folder).live), &self.state.registry.local);
         registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
+        registry.refresh_names(&snapshot.config.registry);
         self.state.set_snapshot(snapshot);
     }
 
