@@ -45,6 +45,7 @@ use entrepot_cache::pull::Pull;
 use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
+use quota::Arriving;
 use sessions::Sessions;
 use web::CsrfKey;
 
@@ -58,6 +59,8 @@ pub struct LocalRegistry {
     access: RwLock<Arc<AccessControl>>,
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
+    /// The bytes of uploads that run.
+    arriving: Arc<Arriving>,
     names: RwLock<Arc<[Box<str>]>>,
     /// The ports of its doors when the process started.
     ports: Vec<u16>,
@@ -86,8 +89,10 @@ impl LocalRegistry {
         access: AccessControl,
         events: Events,
     ) -> Arc<Self> {
+        let arriving = Arc::default();
         Arc::new(Self {
-            sessions: Sessions::load(store.clone()),
+            sessions: Sessions::load(store.clone(), &arriving),
+            arriving,
             store,
             events,
             access: RwLock::new(Arc::new(access)),

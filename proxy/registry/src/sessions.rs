@@ -15,11 +15,13 @@ use tokio::sync::MutexGuard;
 
 use super::access::Principal;
 use super::error::RegistryError;
+use super::quota::{Arrived, Arriving};
 use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
 
 /// The sessions that run.
 pub(super) struct Sessions {
     store: Arc<Store>,
+    arriving: Arc<Arriving>,
     table: Mutex<HashMap<UploadId, Arc<Session>>>,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct Session {
     pub(super) repository: RepositoryName,
     principal: Principal,
     last_use: Mutex<SystemTime>,
+    /// Its bytes, for the quotas.
+    pub(super) arrived: Arrived,
     /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
     pub(super) state: tokio::sync::Mutex<State>,
 }
@@ -72,13 +76,13 @@ pub(super) enum NotBegun {
 
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
-    pub(super) fn load(store: Arc<Store>) -> Self {
-        let found = store.uploads.take_over(|upload| Session::found(&upload)).unwrap_or_else(|error| {
+    pub(super) fn load(store: Arc<Store>, arriving: &Arc<Arriving>) -> Self {
+        let found = store.uploads.take_over(|upload| Session::found(&upload, arriving)).unwrap_or_else(|error| {
             tracing::error!("unfinished uploads cannot be found: {error}");
             Vec::new()
         });
         let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
-        Self { store, table: Mutex::new(table) }
+        Self { store, arriving: arriving.clone(), table: Mutex::new(table) }
     }
 
     /// Begins a session.
@@ -95,6 +99,7 @@ impl Sessions {
             repository: repository.clone(),
             principal: principal.clone(),
             last_use: Mutex::new(SystemTime::now()),
+            arrived: self.arriving.count(repository, 0),
             state: tokio::sync::Mutex::new(State { length: 0, hasher: Some(Hasher::new(algorithm)), is_over: false }),
         });
         {
@@ -149,11 +154,13 @@ impl Sessions {
 }
 
 impl Session {
-    fn found(upload: &FoundUpload) -> Option<Self> {
+    fn found(upload: &FoundUpload, arriving: &Arc<Arriving>) -> Option<Self> {
         let note: Note = serde_json::from_slice(&upload.note).ok()?;
+        let repository = note.repository.parse().ok()?;
         Some(Self {
             file: UploadFile::of(upload.id),
-            repository: note.repository.parse().ok()?,
+            arrived: arriving.count(&repository, upload.length),
+            repository,
             principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
             last_use: Mutex::new(upload.last_use),
             state: tokio::sync::Mutex::new(State { length: upload.length, hasher: None, is_over: false }),
