@@ -133,6 +133,27 @@ fn the_table_has_no_crate_that_is_gone() {
 }
 
 #[test]
+fn the_map_has_every_arrow() {
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the map");
+    let crates = workspace();
+    let ours: BTreeSet<&str> = crates.iter().map(|one| one.name.as_str()).collect();
+    let mut wrong = Vec::new();
+    for one in crates.iter().filter(|one| one.folder.starts_with(root().join("proxy"))) {
+        let used: Vec<&str> = one.in_product.iter().map(String::as_str).filter(|name| ours.contains(name)).collect();
+        let told = match used.as_slice() {
+            [] => "none".to_owned(),
+            used => used.iter().map(|name| name.trim_start_matches("entrepot-")).collect::<Vec<_>>().join(", "),
+        };
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", one.name)));
+        let cell = row.and_then(|row| row.split('|').nth(3)).map_or("nothing", str::trim);
+        if cell != told {
+            wrong.push(format!("{}: ARCHITECTURE.md says {cell}, and Cargo says {told}", one.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn some_crates_use_less_than_their_layer_allows() {
     let crates = workspace();
     let ours: BTreeSet<&str> = crates.iter().map(|one| one.name.as_str()).collect();

@@ -49,6 +49,7 @@ section! {
         cache: RawCache,
         // It comes after `cache`: the suggestion for a misplaced `max_size` names the first section that has it.
         registry: RawRegistryDoor,
+        rights: RawRights,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,
         registries: Named<RawRegistry>,
@@ -162,13 +163,25 @@ section! {
 }
 
 section! {
+    /// `[rights]`
+    RawRights { public_for: Text, offline_for: Text, }
+}
+
+section! {
     /// `[intercept]`
     RawIntercept { registries: Texts, }
 }
 
 section! {
     /// `[[credentials]]`
-    RawAccount { registry: Text, repository: Text, username: Text, password: Hidden, password_file: Text, }
+    RawAccount {
+        registry: Text,
+        repository: Text,
+        username: Text,
+        password: Hidden,
+        password_file: Text,
+        push: Switch,
+    }
 }
 
 section! {
@@ -180,6 +193,7 @@ section! {
         access: Text,
         realm: Text,
         headers: Named<Given<HiddenText>>,
+        methods: Texts,
     }
 }
 

@@ -16,7 +16,7 @@ use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 pub use live::{
-    AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProxyPolicy,
+    AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProofAges, ProxyPolicy,
     RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, Upstream,
 };
 pub use startup::{

@@ -357,6 +357,8 @@ labels! {
         ClientLeft = "client_left",
         /// HTTP/1.0 cannot be given a body of unknown length.
         Http10 = "http_1_0",
+        /// Upstream does not take the administrator's account.
+        AccountRefused = "account_refused",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
         /// The place that the registry led to refused.

@@ -26,7 +26,6 @@ use entrepot_core::origin::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
-use entrepot_upstream::upstream_registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// The most that is read of an unwanted body, so that its sender comes to read the answer.
@@ -258,7 +257,7 @@ fn check(
 fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: AccessRefusal) -> RegistryError {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // The client's text comes back to it only as the host that it names.
-    let port = implied_port(scope.connection.scheme);
+    let port = scope.connection.scheme.default_port();
     let host = RegistryHost::parse(text, port).unwrap_or(scope.snapshot.config.registry.hostname.with_port(port));
     let scheme = match scope.connection.scheme {
         Scheme::Http => "http",

@@ -14,6 +14,7 @@ use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Scheme;
 use entrepot_core::route::Route;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
@@ -137,7 +138,7 @@ fn canonical(host: RegistryHost) -> RegistryHost {
 
 fn may_be_meant(config: &LiveConfig, host: &RegistryHost) -> bool {
     let allowed = config.proxy.allow.as_ref().is_none_or(|allow| allow.is_match(host.to_string()));
-    allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
+    allowed && config.intercepts(Scheme::Https, host)
 }
 
 /// The name of another registry's repository in rules: below its host's name, whatever the port. None if that is no
@@ -184,7 +185,7 @@ impl Mirrored {
         };
         let registry = self.scope.snapshot.registry(&self.host).heard_of_by(&self.headers);
         let is_shared = registry.access == AccessMode::Shared;
-        let account = self.scope.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
+        let account = self.scope.snapshot.account(&registry.origin, route.repository()).filter(|_| is_shared);
         let mut headers = self.headers;
         headers.remove(AUTHORIZATION);
         let RequestScope { connection, snapshot, trail } = self.scope;
@@ -199,10 +200,11 @@ impl Mirrored {
             headers,
         };
         let reply = pull.answer(&request, route, body).await;
-        if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let is_login_asked = matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if !is_login_asked || reply.refused == Some(Refused::AccountRefused) {
             return reply;
         }
-        // The challenge is not one that can be answered here; whoever has a login gets the image without a mirror.
+        // The challenge is not one that can be answered here. A client with a login gets the image without a mirror.
         let message = format!(
             "entrepot: {} asks for a login; give entrepot an account for it ([[credentials]]), or pull without the mirror",
             self.host

@@ -237,7 +237,7 @@ mod tests {
         let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
         let via = http::HeaderValue::from_static("1.1 entrepot-test");
         let metrics = Arc::new(Metrics::new());
-        let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+        let memory = UpstreamMemory::new(metrics, via);
         let client = HttpClient::new(&config.live.upstream, &[], &Ourselves::default());
         let source = EventSource { address: String::new(), instance: String::new() };
         let events = Events::new(source, Arc::new(RegistryClient::new(client, Arc::new(memory))));

@@ -35,9 +35,7 @@ use entrepot_setup::discovery::identity::Identity;
 use entrepot_setup::pages::CaPage;
 use entrepot_store::{DiskSettings, Limits, Store};
 use entrepot_upstream::own::{Ourselves, OwnSockets};
-use entrepot_upstream::pull_quota::PullQuotas;
 use entrepot_upstream::registry_client::UpstreamMemory;
-use entrepot_upstream::token_cache::TokenCache;
 
 /// The parts that must be in order before a port is bound.
 pub(super) struct Foundation {
@@ -93,8 +91,7 @@ impl Server {
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
-        let (tokens, quotas) = (TokenCache::default(), PullQuotas::default());
-        let memory = Arc::new(UpstreamMemory { tokens, quotas, metrics: metrics.clone(), via: via(&instance) });
+        let memory = Arc::new(UpstreamMemory::new(metrics.clone(), via(&instance)));
         let leaves = Arc::new(LeafStore::new(authority.clone(), startup.ca.leaf_lifetime, SystemTime::now)?);
         let identity = Arc::new(Identity::default());
         identity.refresh(&startup.mdns.interfaces);

@@ -148,6 +148,7 @@ mod tests {
         let mut door = RegistryListen {
             http: Listen { addresses: vec![taken], is_default: true },
             https: Listen { addresses: vec![free], is_default: true },
+            mirror: Vec::new(),
         };
         let mut listeners = Listeners::take(std::iter::empty());
         let bound = bind_registry(&mut listeners, &mut door, &mut loaded.effective).expect("the other door is open");

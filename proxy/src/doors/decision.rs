@@ -3,7 +3,7 @@
 use entrepot_core::host::RegistryHost;
 
 use entrepot_config::ready::{LiveConfig, TunnelPolicy};
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{HTTP_PORT, Scheme};
 
 /// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,21 +35,18 @@ pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> HostD
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
         return HostDecision::Refuse(PolicyRefusal::NotAllowed);
     }
-    let (listed, plain_port) = match scheme {
-        Scheme::Https => (config.intercepts_tls(host), None),
-        Scheme::Http => (config.intercepts_plain(host), Some(80)),
-    };
-    if listed {
+    if config.intercepts(scheme, host) {
         return HostDecision::Intercept;
     }
     match proxy.tunnel {
         TunnelPolicy::None => return HostDecision::Refuse(PolicyRefusal::NoTunnels),
-        TunnelPolicy::Registries if !config.intercept.iter().any(|pattern| pattern.names(host)) => {
+        TunnelPolicy::Registries if !config.intercept.iter().any(|registry| registry.host.names(host)) => {
             return HostDecision::Refuse(PolicyRefusal::NotARegistry);
         }
         TunnelPolicy::Registries | TunnelPolicy::Any => {}
     }
-    if proxy.tunnel_ports.contains(&host.port()) || plain_port == Some(host.port()) {
+    let is_plain = scheme == Scheme::Http && host.port() == HTTP_PORT;
+    if proxy.tunnel_ports.contains(&host.port()) || is_plain {
         HostDecision::Pass
     } else {
         HostDecision::Refuse(PolicyRefusal::Port)

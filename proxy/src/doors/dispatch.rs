@@ -28,7 +28,7 @@ use entrepot_registry::access::TOKEN_PATH;
 use entrepot_registry::{door, web};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
-use entrepot_upstream::upstream_registry::{UpstreamRegistry, implied_port};
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// Serves a connection until the client leaves, idles too long, or the process drains.
 pub async fn serve_connection<IO>(state: Arc<AppState>, connection: ConnectionContext, io: IO, drain: Watch)
@@ -98,7 +98,7 @@ async fn to_registry(
     let credential = if route == Route::Other || !target.listed {
         state.pull.passer(&registry, login)
     } else {
-        state.pull.reader(&scope.snapshot, &registry, route.repository(), login)
+        state.pull.reader(&scope.snapshot, &registry, route.repository(), login, route.is_push(&head.method))
     };
     let RequestScope { connection, snapshot, trail } = scope;
     let mut request = RequestContext {
@@ -129,7 +129,7 @@ fn check_target(expected: &RegistryHost, request: &Request<Incoming>, scope: &Re
     if has_passed(request.headers(), &scope.snapshot.upstream.memory().via) {
         return Err(DoorRefusal::Loop);
     }
-    let default_port = implied_port(scope.connection.scheme);
+    let default_port = scope.connection.scheme.default_port();
     let matches = |text: &str| {
         let host = RegistryHost::parse(text, default_port).ok();
         host.is_some_and(|host| host == *expected || (host.name() == expected.name() && !names_port(text)))

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+use entrepot_core::host::RegistryHost;
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
 use crate::doors::decision::{HostDecision, PolicyRefusal, decide};
@@ -45,11 +45,7 @@ pub fn route(
         Sniffed::Http(name) => (name, Scheme::Http),
         Sniffed::NeedMore | Sniffed::Other => (&None, Scheme::Https),
     };
-    let implied_port = match scheme {
-        Scheme::Https => HTTPS_PORT,
-        Scheme::Http => 80,
-    };
-    let port = original.map_or(implied_port, |original| original.port());
+    let port = original.map_or(scheme.default_port(), |original| original.port());
     // An address is no name: a client that gives one means the address that the connection goes to.
     let host = named.as_ref().and_then(|name| RegistryHost::parse(name, port).ok());
     let Some(host) = host else { return original.map_or(RouteDecision::Nowhere, to_original) };

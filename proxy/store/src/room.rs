@@ -97,7 +97,7 @@ impl Room {
         done.map_err(|error| error.needing(bytes))
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, as far
+    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`, as far
     /// as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs dropped.
     /// Blocks.
     pub(crate) fn expire_unused(&self, now: SystemTime) -> usize {

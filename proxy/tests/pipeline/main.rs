@@ -15,6 +15,8 @@ mod fills;
 mod ladder;
 mod manifests;
 mod offline;
+mod origins;
+mod proofs;
 mod pushes;
 mod ranges;
 mod redirects;

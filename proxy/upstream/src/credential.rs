@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
+use entrepot_config::ready::Account;
 use entrepot_core::secret::Secret;
 
 /// The credential that a request presents upstream.
@@ -27,6 +28,18 @@ pub enum Credential {
 pub struct Login {
     /// The value of the `Authorization` header: `Basic ` and base64.
     basic: Secret,
+    giver: Giver,
+}
+
+/// The party that gave a login, and where it may go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Giver {
+    /// A client, for the registry that it asks.
+    Client,
+    /// The administrator, for a registry and its token server.
+    Administrator,
+    /// The administrator, for a token server alone.
+    AdministratorForTokenServer,
 }
 
 /// Identifies a credential in this process: the first 16 bytes of an HMAC-SHA-256 with a random key of the process. It
@@ -62,7 +75,23 @@ impl Login {
     /// Encodes a name and a password (RFC 7617).
     pub fn new(username: &str, password: &Secret) -> Self {
         let pair = STANDARD.encode(format!("{username}:{}", password.expose()));
-        Self { basic: Secret::new(format!("Basic {pair}")) }
+        Self { basic: Secret::new(format!("Basic {pair}")), giver: Giver::Client }
+    }
+
+    /// The login of an account that the administrator gave. If it is the token server's, it goes to no registry.
+    pub fn of_account(account: &Account, is_token_servers: bool) -> Self {
+        let giver = if is_token_servers { Giver::AdministratorForTokenServer } else { Giver::Administrator };
+        Self { giver, ..Self::new(&account.username, &account.password) }
+    }
+
+    /// Whether it is the administrator's.
+    pub fn is_account(&self) -> bool {
+        self.giver != Giver::Client
+    }
+
+    /// The value of the `Authorization` header for the registry itself. None if the login is not for it.
+    pub fn for_registry(&self) -> Option<&Secret> {
+        (self.giver != Giver::AdministratorForTokenServer).then_some(&self.basic)
     }
 
     /// Reads an `Authorization` value. None if it is not Basic, or not base64.
@@ -70,7 +99,7 @@ impl Login {
         let (scheme, pair) = header.expose().split_once(' ')?;
         let pair = pair.trim();
         let valid = scheme.eq_ignore_ascii_case("basic") && STANDARD.decode(pair).is_ok();
-        valid.then(|| Self { basic: Secret::new(format!("Basic {pair}")) })
+        valid.then(|| Self { basic: Secret::new(format!("Basic {pair}")), giver: Giver::Client })
     }
 
     /// The value of the `Authorization` header.

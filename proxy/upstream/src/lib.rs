@@ -32,6 +32,7 @@ pub mod operation;
 pub mod own;
 mod parent_proxy;
 pub mod pull_quota;
+pub mod refused_accounts;
 pub mod registry_client;
 mod roots;
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
 use serde::Deserialize;
 use url::Url;
 
 use crate::credential::CredentialId;
-use crate::upstream_registry::host_of;
+use crate::upstream_registry::origin_of;
 use entrepot_core::secret::Secret;
 
 /// The authentication scheme that a registry asks for (RFC 9110 section 11.1).
@@ -33,6 +33,8 @@ pub enum AuthScheme {
 /// The key of a token in the cache.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenKey {
+    /// The registry that the token is for. It goes to no other origin.
+    pub registry: Origin,
     /// The token server's URL as text.
     pub realm: String,
     /// The `service` parameter. None if the challenge had none.
@@ -57,7 +59,7 @@ type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
 #[derive(Default)]
 pub struct TokenCache {
     slots: Mutex<HashMap<TokenKey, Slot>>,
-    schemes: Mutex<HashMap<RegistryHost, AuthScheme>>,
+    schemes: Mutex<HashMap<Origin, AuthScheme>>,
 }
 
 /// Limits of the tables. A full table is emptied, which costs one request for each entry in use.
@@ -75,12 +77,12 @@ impl TokenCache {
     }
 
     /// The scheme that `registry` asked for last. None if it did not ask.
-    pub fn scheme(&self, registry: &RegistryHost) -> Option<AuthScheme> {
+    pub fn scheme(&self, registry: &Origin) -> Option<AuthScheme> {
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
     }
 
     /// Remembers the scheme that `registry` asks for.
-    pub(crate) fn learn_scheme(&self, registry: &RegistryHost, scheme: AuthScheme) {
+    pub(crate) fn learn_scheme(&self, registry: &Origin, scheme: AuthScheme) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         if schemes.len() >= SCHEMES_MAX {
             schemes.clear();
@@ -89,13 +91,13 @@ impl TokenCache {
     }
 
     /// The registry that sends its clients to this token endpoint. None if none did. Of several, the one with this
-    /// `service` is preferred, and among those the endpoint's own host.
-    pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
+    /// `service` is preferred, and among those the endpoint's own origin.
+    pub fn registry_of_realm(&self, endpoint: &Origin, path: &str, service: Option<&str>) -> Option<Origin> {
         let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
             AuthScheme::Bearer { realm, service: own } => {
-                let same = realm.path() == path && host_of(realm).as_ref() == Some(host);
-                same.then(|| (own.as_deref() == service, registry == host, registry))
+                let same = realm.path() == path && origin_of(realm).as_ref() == Some(endpoint);
+                same.then(|| (own.as_deref() == service, registry == endpoint, registry))
             }
             AuthScheme::Basic => None,
         });
@@ -150,6 +152,7 @@ mod tests {
     #[test]
     fn the_request_keeps_what_the_realm_has() {
         let key = TokenKey {
+            registry: "reg.example".parse().expect("an origin"),
             realm: "https://auth.example/token?x=1".into(),
             service: Some("reg example".into()),
             scopes: vec!["repository:a/b:pull".into()],
@@ -162,13 +165,13 @@ mod tests {
     #[test]
     fn realms_lead_back_to_their_registry() {
         let tokens = TokenCache::default();
-        let registry: RegistryHost = "registry-1.docker.io".parse().expect("host");
+        let registry: Origin = "registry-1.docker.io".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
         tokens.learn_scheme(&registry, AuthScheme::Bearer { realm, service: None });
-        let auth: RegistryHost = "auth.docker.io".parse().expect("host");
+        let auth: Origin = "auth.docker.io".parse().expect("host");
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
         assert_eq!(tokens.registry_of_realm(&auth, "/other", None), None);
-        let other: RegistryHost = "mirror.example".parse().expect("host");
+        let other: Origin = "mirror.example".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
         tokens.learn_scheme(&other, AuthScheme::Bearer { realm, service: Some("mirror".into()) });
         assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));

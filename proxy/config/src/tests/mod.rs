@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::{Origin, Scheme};
 use tempfile::TempDir;
 
 use super::*;
@@ -174,7 +175,7 @@ fn named_hosts_are_intercepted_whichever_section_names_them() {
         ("c.example", true),
         ("example.org", false),
     ] {
-        assert_eq!(config.live.intercepts_tls(&host.parse::<RegistryHost>().expect(host)), listed, "{host}");
+        assert_eq!(config.live.intercepts(Scheme::Https, &host.parse::<RegistryHost>().expect(host)), listed, "{host}");
     }
     let mut hosts: Vec<String> = config.live.intercept.iter().map(ToString::to_string).collect();
     hosts.sort();
@@ -190,8 +191,8 @@ fn the_closest_account_wins() {
     let text = [account("ghcr.io", "", "file"), account("ghcr.io", "repository = \"other/*\"\n", "other")];
     let case = Case::new(&text.concat()).set("AUTH_REGISTRIES", "ghcr.io:env:p ghcr.io/team:team:p");
     let config = case.loaded().config;
-    let host: RegistryHost = "ghcr.io".parse().expect("host");
-    let user = |repository| config.live.account(&host, Some(repository)).map(|account| account.username.as_str());
+    let origin: Origin = "ghcr.io".parse().expect("an origin");
+    let user = |repository| config.live.account(&origin, Some(repository)).map(|account| account.username.as_str());
     assert_eq!(user("team/a"), Some("team"));
     assert_eq!(user("team"), Some("team"));
     assert_eq!(user("other/a/b"), Some("other"));
@@ -302,5 +303,53 @@ fn words_become_policies() {
         let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
         assert_eq!(case.loaded().config.live.proxy.tunnel, policy);
         assert_eq!(case.loaded().config.startup.admin.listen, None);
+    }
+}
+
+#[test]
+fn plain_http_is_spoken_only_where_the_configuration_says_so() {
+    let text = "[intercept]\nregistries = [\"sealed.lan:5000\", \"http://plain.lan:5000\", \"http://eighty.lan\", \"s.lan:7000\"]\n\
+                [registries.\"s.lan:7000\"]\nscheme = \"http\"\n\
+                [[credentials]]\nregistry = \"plain.lan:5000\"\nusername = \"u\"\npassword = \"p\"\n\
+                [[credentials]]\nregistry = \"sealed.lan:5000\"\nusername = \"v\"\npassword = \"p\"\n";
+    let live = Case::new(text).set("REGISTRIES", "http://env.lan:81 env2.lan:80").loaded().config.live;
+    for (host, tls, plain) in [
+        ("ghcr.io", true, false),
+        ("ghcr.io:80", false, false),
+        ("sealed.lan:5000", true, false),
+        ("plain.lan:5000", true, true),
+        ("plain.lan", false, false),
+        ("eighty.lan:80", true, true),
+        ("eighty.lan", false, false),
+        ("s.lan:7000", true, true),
+        ("env.lan:81", true, true),
+        ("env2.lan:80", true, false),
+    ] {
+        let host: RegistryHost = host.parse().expect(host);
+        let listed = (live.intercepts(Scheme::Https, &host), live.intercepts(Scheme::Http, &host));
+        assert_eq!(listed, (tls, plain), "{host}");
+        let scheme = if plain { Scheme::Http } else { Scheme::Https };
+        assert_eq!(live.origin(&host), Origin { scheme, host });
+    }
+    let user = |origin: &str| {
+        let account = live.account(&origin.parse().expect(origin), None);
+        account.map_or("", |account| account.username.as_str())
+    };
+    let users =
+        ["http://plain.lan:5000", "plain.lan:5000", "sealed.lan:5000", "http://sealed.lan:5000", "http://sealed.lan"];
+    assert_eq!(users.map(user), ["u", "", "v", "", ""], "an account belongs to one origin");
+    let twice = Case::new("[intercept]\nregistries = [\"a.lan:80\", \"http://a.lan\"]\n");
+    assert!(twice.error().contains("duplicate registry"), "one port speaks one protocol");
+}
+
+#[test]
+fn accounts_push_only_if_they_were_given_for_that() {
+    let text = "[[credentials]]\nregistry = \"a.lan\"\nusername = \"u\"\npassword = \"p\"\n\
+                [[credentials]]\nregistry = \"b.lan\"\nusername = \"u\"\npassword = \"p\"\npush = true\n";
+    for (allow_push, expected) in [("false", [false, true, false]), ("true", [false, true, true])] {
+        let case = Case::new(text).set("AUTH_REGISTRIES", "c.lan:u:p").set("ALLOW_PUSH", allow_push);
+        let live = case.loaded().config.live;
+        let pushes = |host: &str| live.account(&host.parse().expect(host), None).expect("an account").push;
+        assert_eq!(["a.lan", "b.lan", "c.lan"].map(pushes), expected, "ALLOW_PUSH={allow_push}");
     }
 }

@@ -19,16 +19,14 @@ use super::plan::PlanError;
 use super::target::Target;
 use super::{Mode, Runtime};
 use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Upstream as Settings};
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{Origin, Scheme};
 use entrepot_observe::metrics::Metrics;
 use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::own::Ourselves;
-use entrepot_upstream::pull_quota::PullQuotas;
 use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
-use entrepot_upstream::token_cache::TokenCache;
 use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// The image whose manifest is pulled.
@@ -138,12 +136,7 @@ async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operatio
     // Off the event loop: this reads the system's certificates from the disk.
     let client = tokio::task::spawn_blocking(move || HttpClient::new(&settings, &[], &Ourselves::default())).await;
     let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
-    let memory = UpstreamMemory {
-        tokens: TokenCache::default(),
-        quotas: PullQuotas::default(),
-        metrics: Arc::new(Metrics::new()),
-        via: HeaderValue::from_static("1.1 entrepot-client-setup"),
-    };
+    let memory = UpstreamMemory::new(Arc::new(Metrics::new()), HeaderValue::from_static("1.1 entrepot-client-setup"));
     let upstream = RegistryClient::new(client, Arc::new(memory));
     match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
         Err(error) => Verdict::Failed(error.to_string()),
@@ -164,12 +157,12 @@ fn is_of_entrepot(headers: &HeaderMap) -> bool {
 }
 
 fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
-    let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
+    let (headers, header_methods, realms, heard_via) = Default::default();
     UpstreamRegistry {
-        host,
-        scheme,
+        origin: Origin { scheme, host },
         access: AccessMode::Strict,
         headers,
+        header_methods,
         realms,
         purpose: Purpose::Registry,
         heard_via,

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
@@ -37,7 +38,7 @@ pub fn page(
         _ => {
             let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
             let host = registry.parse::<RegistryHost>().ok();
-            let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
+            let known = host.filter(|host| config.intercepts(Scheme::Https, host));
             let hub = RegistryHost::parse(docker_hub::NAME, 443).ok().filter(|_| registry == docker_hub::NAME);
             let host = known.or(hub)?;
             Box::new(move |mirror| containerd(mirror, Some(&host)))
@@ -81,7 +82,7 @@ fn docker_mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
 
 /// The registries of the configuration that are whole names, not patterns.
 fn listed(config: &LiveConfig) -> Vec<RegistryHost> {
-    let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
+    let hosts = config.intercept.iter().filter_map(|registry| Some(registry.exact()?.host));
     hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()
 }
 

@@ -26,7 +26,7 @@ pub(super) const PINNED: u8 = 2;
 /// Further uses of a protected blob are noted once in this time.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
 
-/// A text that sorts after every name of a registry or repository, because those are ASCII.
+/// A text that sorts after every name of an origin or repository, because those are ASCII.
 const AFTER_ALL_NAMES: &str = "\u{10ffff}";
 
 /// A blob as the index knows it.

@@ -199,7 +199,7 @@ fn what_the_cache_needs_stays_when_its_push_is_deleted() {
     let world = World::new(PLENTY);
     let layer = world.blob("app", b"base layer");
     let hub = crate::Place::new("registry-1.docker.io".parse().expect("a host"), name("library/base"));
-    done(world.store.names.link(&hub, &layer));
+    done(world.store.names.link(&hub, &layer, None));
     done(world.store.repositories.at(&name("app")).remove()).expect("removed");
     let collected = world.collect(AT_ONCE);
     assert_eq!((collected.blobs, collected.kept_by_cache), (0, 1));

@@ -115,7 +115,7 @@ impl Setup {
 
     /// Starts entrepot with this configuration.
     pub(crate) async fn start(self) -> Proxy {
-        Proxy::start(&self).await
+        Proxy::start(&self, None).await
     }
 }
 
@@ -128,6 +128,8 @@ pub(crate) struct Proxy {
     pub(crate) mirror_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     state: Arc<AppState>,
+    /// Outlives reloads.
+    memory: Arc<UpstreamMemory>,
     watch: Watch,
     _trigger: Trigger,
     authority: Arc<Authority>,
@@ -141,7 +143,12 @@ impl Proxy {
         Setup::of(upstreams).start().await
     }
 
-    async fn start(setup: &Setup) -> Self {
+    /// Another entrepot over the same store, which remembers nothing but what is there.
+    pub(crate) async fn without_memory(&self, setup: &Setup) -> Self {
+        Self::start(setup, Some(self.pull.store.clone())).await
+    }
+
+    async fn start(setup: &Setup, store: Option<Arc<Store>>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
         std::fs::create_dir_all(&config.startup.data_dir).expect("a folder");
@@ -151,8 +158,10 @@ impl Proxy {
             LeafStore::new(authority.clone(), config.startup.ca.leaf_lifetime, SystemTime::now).expect("leaves");
         let with_ring = config.startup.data_plane.io_uring;
         let disk = DiskSettings::from(&config.startup.data_plane);
-        let store =
-            Store::open_with(&config.startup.data_dir, Limits::from(&config.live.cache), disk).expect("a store");
+        let store = store.unwrap_or_else(|| {
+            let limits = Limits::from(&config.live.cache);
+            Store::open_with(&config.startup.data_dir, limits, disk).expect("a store")
+        });
         let log =
             AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
@@ -161,7 +170,8 @@ impl Proxy {
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let ports = config.startup.registry.ports();
-        let snapshot = snapshot(config.live);
+        let memory = Arc::new(UpstreamMemory::new(pull.metrics.clone(), HeaderValue::from_static(VIA)));
+        let snapshot = snapshot(config.live, &memory);
         let door = &snapshot.config.registry;
         let access = AccessControl::open(door.rights.clone(), &data).expect("a key");
         let source = EventSource { address: "docker-registry.local:5000".into(), instance: "test".into() };
@@ -206,6 +216,7 @@ impl Proxy {
             mirror_door,
             pull,
             state,
+            memory,
             watch,
             _trigger: trigger,
             data,
@@ -215,7 +226,7 @@ impl Proxy {
 
     /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
-        let (snapshot, registry) = (snapshot(setup.load(&self.folder).live), &self.state.registry.local);
+        let (snapshot, registry) = (snapshot(setup.load(&self.folder).live, &self.memory), &self.state.registry.local);
         registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
         registry.refresh_names(&snapshot.config.registry);
         self.state.set_snapshot(snapshot);
@@ -347,10 +358,7 @@ fn open(
     address
 }
 
-fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
+fn snapshot(config: LiveConfig, memory: &Arc<UpstreamMemory>) -> Arc<ConfigSnapshot> {
     let client = HttpClient::new(&config.upstream, &config.registries, &Ourselves::default());
-    let via = HeaderValue::from_static(VIA);
-    let metrics = Arc::new(Metrics::new());
-    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
+    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, memory.clone())), config })
 }
