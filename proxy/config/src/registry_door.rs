@@ -6,7 +6,7 @@ use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
-use super::ready::{Listen, RegistryListen, RegistrySettings};
+use super::ready::{Listen, RegistryListen, RegistrySettings, UploadLimits};
 use super::registry_access;
 use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
@@ -33,8 +33,22 @@ pub(super) fn settings(
         hostname: resolver.text("registry.hostname", &raw.hostname, "docker-registry.local", hostname)?,
         names: resolver.texts("registry.names", &raw.names, &[], own_name)?,
         docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", &raw.docker_hub_mirror, true),
-        max_uploads: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+        uploads: UploadLimits {
+            total: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+            per_client: resolver.number(
+                "registry.max_uploads_per_client",
+                &raw.max_uploads_per_client,
+                100,
+                1..=UPLOADS_MAX,
+            )?,
+        },
         upload_expiry: resolver.text("registry.upload_expiry", &raw.upload_expiry, "24h", values::duration)?,
+        empty_upload_expiry: resolver.text(
+            "registry.empty_upload_expiry",
+            &raw.empty_upload_expiry,
+            "5m",
+            values::deadline,
+        )?,
         grace: resolver.text("registry.grace", &raw.grace, "1h", values::duration)?,
         gc_interval: resolver.text("registry.gc_interval", &raw.gc_interval, "6h", values::duration)?,
         rights,

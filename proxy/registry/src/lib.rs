@@ -149,9 +149,14 @@ impl LocalRegistry {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(settings);
     }
 
-    /// Drops uploads that were not added to for so long. Returns their number.
-    pub async fn expire_uploads(&self, after: Duration) -> usize {
-        self.sessions.expire(after).await
+    /// The number of uploads that run.
+    pub fn uploads(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// Drops uploads that were not added to for so long, and sooner those that are empty. Returns their number.
+    pub async fn expire_uploads(&self, after: Duration, empty_after: Duration) -> usize {
+        self.sessions.expire(after, empty_after).await
     }
 
     /// Says in the log which repositories were pushed below `library/` by an earlier release. That name is Docker Hub's,

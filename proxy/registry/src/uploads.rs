@@ -181,9 +181,10 @@ impl LocalRequest {
         repository: &RepositoryName,
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, RegistryError> {
-        let (principal, max) = (&self.visitor.principal, self.scope.snapshot.config.registry.max_uploads);
-        self.registry.sessions.begin(repository, principal, algorithm, max).await.map_err(|why| match why {
-            NotBegun::TooMany => RegistryError::TooManyUploads,
+        let client = (&self.visitor.principal, self.scope.connection.client);
+        let limits = self.scope.snapshot.config.registry.uploads;
+        self.registry.sessions.begin(repository, client, algorithm, limits).await.map_err(|why| match why {
+            NotBegun::TooMany(which) => RegistryError::TooManyUploads(which),
             NotBegun::Random => RegistryError::DiskFailed,
             NotBegun::Store(error) => error.into(),
         })

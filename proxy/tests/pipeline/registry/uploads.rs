@@ -1,5 +1,7 @@
 //! Uploads: in one request, two, chunks and streams; out of order, broken off, cancelled, guessed; and over a restart.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,8 +115,9 @@ async fn only_so_many_uploads_run_and_those_at_rest_expire() {
     }
     let fourth = proxy.registry(Method::POST, "/v2/app/blobs/uploads/").send().await;
     fourth.is_error(429, "TOOMANYREQUESTS");
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::from_secs(60)).await, 0);
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::ZERO).await, 3);
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+    assert_eq!(proxy.state().registry.local.expire_uploads(day, minute).await, 0);
+    assert_eq!(proxy.state().registry.local.expire_uploads(day, Duration::ZERO).await, 3, "they are empty");
     assert!(proxy.files("uploads").is_empty());
     begin(&proxy, "app").await;
 }
@@ -313,4 +316,47 @@ async fn a_wrong_digest_leaves_no_bytes_behind() {
     proxy.registry(Method::PUT, &path).body(bytes(5, 70_000)).send().await.is_error(400, "DIGEST_INVALID");
     assert_eq!(uploaded_bytes(&proxy), 1000);
     assert_eq!(finish(&proxy, &place, &digest_of(&bytes(4, 1000)).to_string()).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_stranger_with_a_thousand_uploads_stops_nobody_elses_push() {
+    let proxy = registry().await;
+    let path = "/v2/strange/app/blobs/uploads/";
+    // One address, then so many that together they could have every place.
+    for addresses in [1, 20] {
+        let going_on = async {
+            for number in 0.. {
+                let from = [127, 0, 1, (number % addresses) as u8 + 1];
+                let status = proxy.registry(Method::POST, path).from(from).send().await.status;
+                assert!(matches!(status, 202 | 429), "{status}");
+            }
+        };
+        let honest = async {
+            // The stranger has had all that it can get.
+            let local = &proxy.state().registry.local;
+            let most = if addresses == 1 { 100 } else { 1000 };
+            eventually("the stranger has its most", || local.uploads() >= most).await;
+            for seed in 0..3 {
+                let content = bytes(seed, 200_000);
+                let pushed = tokio::time::timeout(Duration::from_secs(5), push_blob(&proxy, "honest/app", &content));
+                pushed.await.expect("within seconds, while the stranger goes on");
+            }
+        };
+        tokio::select! {
+            () = going_on => unreachable!("it has no end"),
+            () = honest => {}
+        }
+        assert!(proxy.state().registry.local.uploads() <= 1000);
+    }
+    let refused = async {
+        loop {
+            let reply = proxy.registry(Method::POST, path).from([127, 0, 1, 1]).send().await;
+            if reply.status == 429 {
+                return reply;
+            }
+        }
+    };
+    let refused = in_time("a refusal", refused).await;
+    refused.is_error(429, "TOOMANYREQUESTS");
+    assert_eq!(refused.header("retry-after"), "60");
 }
