@@ -45,6 +45,7 @@ use entrepot_cache::pull::Pull;
 use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
+use names::OwnNames;
 use quota::Arriving;
 use sessions::Sessions;
 use web::CsrfKey;
@@ -61,7 +62,7 @@ pub struct LocalRegistry {
     counting: tokio::sync::Mutex<()>,
     /// The bytes of uploads that run.
     arriving: Arc<Arriving>,
-    names: RwLock<Arc<[Box<str>]>>,
+    names: RwLock<OwnNames>,
     /// The ports of its doors when the process started.
     ports: Vec<u16>,
     collections: Collections,
@@ -123,7 +124,7 @@ impl LocalRegistry {
 
     /// The names and addresses that its certificate is for.
     pub fn names(&self) -> Arc<[Box<str>]> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.names.read().unwrap_or_else(PoisonError::into_inner).certified.clone()
     }
 
     /// Whether a host that a client names is this registry: a configured name on a default port, or any name or address
@@ -137,11 +138,7 @@ impl LocalRegistry {
 
     /// Whether a host is one of our names or addresses, on whatever port.
     pub(crate) fn is_own_name(&self, host: &RegistryHost) -> bool {
-        match host.address() {
-            Some(address) if address.is_loopback() => true,
-            Some(address) => self.names().iter().any(|own| own.parse() == Ok(address)),
-            None => self.names().iter().any(|own| **own == *host.name()),
-        }
+        self.names.read().unwrap_or_else(PoisonError::into_inner).has(host)
     }
 
     /// Looks at this machine's name and addresses again. Blocks.

@@ -42,7 +42,6 @@ use crate::space::{Counters, Space, count};
 use opening::{ailment_of, guarded};
 pub(super) use queue::Job;
 use queue::Queue;
-pub(super) use tables::{ms_of, time_of};
 use writer::Writer;
 
 /// How long a caller waits for its change to become visible.

@@ -41,6 +41,7 @@ mod small_files;
 mod space;
 #[cfg(test)]
 mod tests;
+mod times;
 mod upload_id;
 mod uploads;
 

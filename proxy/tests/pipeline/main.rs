@@ -14,6 +14,7 @@ mod faults;
 mod fills;
 mod ladder;
 mod manifests;
+mod matrix;
 mod offline;
 mod origins;
 mod proofs;

@@ -141,7 +141,11 @@ mod tests {
         ] {
             assert_eq!(get(path, "", &facts(Some(5000), None)), None, "{path}");
         }
-        assert_eq!(get("/setup/docker-mirror", "", &facts(None, None)), None);
+        let without_the_door = Facts { docker_mirror_port: None, ..facts(Some(5000), None) };
+        let live = from_text("").expect("configuration").live;
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
+        let shut = page(&Method::GET, "/setup/docker-mirror", &headers, &live, &without_the_door).expect("an answer");
+        assert_eq!(shut.status(), StatusCode::NOT_FOUND);
         let nameless = page(
             &Method::GET,
             "/setup/docker-mirror",

@@ -18,6 +18,7 @@ use super::tables::{self, FORMAT_NOW, FORMAT_UNNUMBERED, Totals};
 use super::upgrade;
 use crate::errors::StoreError;
 use crate::paths::Paths;
+use crate::times::ms_of;
 
 /// Memory for pages of the index, about a fifth less than these pages take of the heap. The upper levels of all tables
 /// fit with a million blobs. Other leaves are in the kernel's page cache, one read away.
@@ -104,7 +105,7 @@ pub(super) fn set_aside(paths: &Paths) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-    let time_s = tables::ms_of(SystemTime::now()) / 1000;
+    let time_s = ms_of(SystemTime::now()) / 1000;
     if let Err(error) = std::fs::rename(paths.index(), paths.broken_index(time_s)) {
         tracing::warn!(%error, "the damaged index could not be set aside");
     }

@@ -1,6 +1,6 @@
 //! The first start on a data directory of the release before, also if it is killed half-way.
 
-mod before;
+pub(super) mod before;
 
 use std::collections::HashMap;
 use std::fs;

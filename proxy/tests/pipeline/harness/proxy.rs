@@ -226,7 +226,8 @@ impl Proxy {
 
     /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
-        let (snapshot, registry) = (snapshot(setup.load(&self.folder).live, &self.memory), &self.state.registry.local);
+        let snapshot = snapshot(setup.load(&self.folder).live, &self.memory);
+        let registry = &self.state.registry.local;
         registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
         registry.refresh_names(&snapshot.config.registry);
         self.state.set_snapshot(snapshot);

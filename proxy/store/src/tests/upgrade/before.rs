@@ -1,7 +1,6 @@
 //! A data directory as the release before made it: its tables by their definitions of that time, its files by hand.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -10,14 +9,14 @@ use redb::{Database, TableDefinition};
 use rustix::fs::{XattrFlags, fsetxattr};
 use tempfile::TempDir;
 
-use crate::index::ms_of;
+use crate::times::ms_of;
 use crate::{Place, TagKey};
 
 /// Cached blobs.
-pub(super) const BLOBS: usize = 10_000;
+pub(in crate::tests) const BLOBS: usize = 10_000;
 /// Links of each of them that are kept.
-pub(super) const LINKED_EACH: usize = 2;
-pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(in crate::tests) const LINKED_EACH: usize = 2;
+pub(in crate::tests) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const LAYER: &[u8] = b"a layer that was pushed";
 const MANIFEST: &[u8] = b"{\"schemaVersion\":2}";
 
@@ -25,26 +24,27 @@ const BLOB_ROWS: TableDefinition<'_, &[u8], (u64, u8, u64, u64, u32)> = TableDef
 const ORDER_ROWS: TableDefinition<'_, (u8, u64), (&[u8], u64)> = TableDefinition::new("order");
 const MEDIA_TYPE_ROWS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("media_types");
 const LINK_ROWS: TableDefinition<'_, (&[u8], &str, &str), u64> = TableDefinition::new("links");
-const TAG_ROWS: TableDefinition<'_, (&str, &str, &str, u16), (&[u8], &str, u64, u64)> = TableDefinition::new("tags");
+type TagKeyRow = (&'static str, &'static str, &'static str, u16);
+const TAG_ROWS: TableDefinition<'_, TagKeyRow, (&[u8], &str, u64, u64)> = TableDefinition::new("tags");
 const PUBLIC_ROWS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("public");
 type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static str, &'static str)>);
 const ARTEFACT_ROWS: TableDefinition<'_, (&str, &str), ArtefactRow> = TableDefinition::new("artefacts");
 const TOTALS_ROW: TableDefinition<'_, (), (u64, u64, u64, u64, u64)> = TableDefinition::new("totals");
 const CHECK_FROM_ROW: TableDefinition<'_, (), u64> = TableDefinition::new("check_from");
 
-pub(super) struct Before {
+pub(in crate::tests) struct Before {
     dir: TempDir,
-    pub(super) blobs: Vec<Digest>,
+    pub(in crate::tests) blobs: Vec<Digest>,
     /// A layer and its manifest.
-    pub(super) pushed: [Digest; 2],
+    pub(in crate::tests) pushed: [Digest; 2],
     /// The digest of a paused fetch.
-    pub(super) paused: Digest,
+    pub(in crate::tests) paused: Digest,
     /// Blobs, cached bytes, pushed bytes.
-    pub(super) totals: (u64, u64, u64),
+    pub(in crate::tests) totals: (u64, u64, u64),
 }
 
 impl Before {
-    pub(super) fn make() -> Self {
+    pub(in crate::tests) fn make() -> Self {
         let dir = TempDir::new().unwrap();
         let blobs: Vec<_> = (0..BLOBS).map(|number| sha256(&bytes(number))).collect();
         let pushed = [sha256(LAYER), sha256(MANIFEST)];
@@ -58,7 +58,7 @@ impl Before {
         before
     }
 
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::tests) fn root(&self) -> &Path {
         self.dir.path()
     }
 
@@ -146,7 +146,6 @@ impl Before {
             transaction.open_table(CHECK_FROM_ROW).unwrap().insert((), check_from_ms).unwrap();
         }
         transaction.commit().unwrap();
-        assert!(fs::metadata(self.root().join("index.redb")).unwrap().size() > 0);
     }
 
     fn blob(&self, digest: &Digest) -> std::path::PathBuf {
@@ -163,31 +162,31 @@ fn key(digest: &Digest) -> Vec<u8> {
     [&[0], digest.bytes()].concat()
 }
 
-pub(super) fn bytes(number: usize) -> Vec<u8> {
+pub(in crate::tests) fn bytes(number: usize) -> Vec<u8> {
     number.to_le_bytes().repeat(1 + number % 5)
 }
 
-pub(super) fn size(number: usize) -> u64 {
+pub(in crate::tests) fn size(number: usize) -> u64 {
     bytes(number).len() as u64
 }
 
-pub(super) fn media_type(number: usize) -> Option<&'static str> {
+pub(in crate::tests) fn media_type(number: usize) -> Option<&'static str> {
     number.is_multiple_of(10).then_some(MANIFEST_TYPE)
 }
 
 /// When the row of that number was made.
-pub(super) fn time(number: usize) -> SystemTime {
+pub(in crate::tests) fn time(number: usize) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + number as u64)
 }
 
 /// The places of a blob, in the order of their keys.
-pub(super) fn places(number: usize) -> Vec<Place> {
+pub(in crate::tests) fn places(number: usize) -> Vec<Place> {
     ["ghcr.io", "reg.example:5000"]
         .map(|host| Place::new(host.parse().unwrap(), format!("a/repository{}", number / 10).parse().unwrap()))
         .into()
 }
 
-pub(super) fn tag(number: usize) -> TagKey {
+pub(in crate::tests) fn tag(number: usize) -> TagKey {
     let [place, _] = places(number).try_into().unwrap();
     TagKey { place, tag: format!("v{number}").parse().unwrap(), accept_class: (number % 4) as u16 }
 }
