@@ -12,6 +12,7 @@
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
 //! | [`host`], [`mdns_name`] | registries with their ports, patterns of registries, `.local` names | RFC 9110, RFC 6762 |
+//! | [`client`] | clients as bounds count them | RFC 7217, RFC 8981 |
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
@@ -46,6 +47,7 @@
 #![warn(missing_docs)]
 
 pub mod challenge;
+pub mod client;
 pub mod digest;
 pub mod docker_hub;
 pub mod error;

@@ -189,7 +189,7 @@ async fn keep(
 ) -> Result<Result<(), NotPut<AccessRefusal>>, StoreError> {
     let Arrived { bytes, media_type, digest, info, tags } = arrived;
     let _turn = registry.turn(&repository).await;
-    if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {
+    if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64).await? {
         return Ok(Err(NotPut::Refused(refusal)));
     }
     let (repositories, access) = (&registry.store.repositories, registry.access());
