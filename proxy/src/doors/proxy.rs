@@ -135,7 +135,8 @@ impl Proxied {
             HostDecision::Pass => {
                 let (timeout, idle) = (config.upstream.tunnel_connect_timeout, config.upstream.tunnel_idle_timeout);
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
-                let opened = scope.snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
+                let (reach, client) = (scope.snapshot.upstream.reach(), self.connection.client.into());
+                let opened = reach.open_tunnel(&host, client, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {

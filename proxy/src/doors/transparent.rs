@@ -161,7 +161,8 @@ impl TransparentDoor {
         let snapshot = self.state.snapshot();
         let upstream = &snapshot.config.upstream;
         let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
-        let opened = snapshot.upstream.reach().open_tunnel(&target, &[], timeout).await;
+        let client = introduced.peer.ip().into();
+        let opened = snapshot.upstream.reach().open_tunnel(&target, client, &[], timeout).await;
         match opened {
             Ok(opened) => {
                 drop(snapshot);
