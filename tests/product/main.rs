@@ -40,6 +40,7 @@ mod registry_page;
 mod setup;
 mod sharing;
 mod stale;
+mod strangers;
 mod takeover;
 mod transparent;
 mod tunnel;
