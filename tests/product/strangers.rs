@@ -1,6 +1,7 @@
 //! One stranger on the network, everybody else: whatever the stranger does, and while it goes on, an honest client beside it
 //! is answered within a deadline of seconds. The deadlines are ten times what an idle machine of two cores needs.
 
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,6 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The stranger's address. The honest client has the world's own.
 const STRANGER: &str = "10.90.1.66";
 const DEAD_NAMES: usize = 900;
+/// The stranger's networks of IPv6, and the addresses that it uses of each.
+const NETWORKS: u16 = 10;
+const HOSTS: u16 = 100;
 
 /// A connection of the stranger.
 async fn strangers_connection(door: &str) -> TcpStream {
@@ -56,26 +60,25 @@ fn honest(door: &Door, url: &str) -> String {
     answered.unwrap_or_else(|_| panic!("{url}: no answer within {DEADLINE:?} beside the stranger")).content()
 }
 
+/// Puts a blob of 1 MiB at a registry. Returns its address and its digest.
+fn put(fake: &Fake, seed: u64) -> (String, String) {
+    let blob = blob(seed, 1 << 20);
+    let path = format!("/v2/team/app/blobs/{}", blob.digest);
+    fake.put(&path, "application/octet-stream", blob.bytes(), &[Answer::Good]);
+    (fake.url(&path), blob.digest.clone())
+}
+
 #[test]
 fn nine_hundred_dead_names_hold_up_no_pull_and_no_tunnel() {
     let _alone = heavy();
     let world = World::new();
     world.client.ip(&format!("addr add {STRANGER}/24 dev eth0\n"));
     let heard = silent_resolver(&world);
-    let fake = Fake::start(&world, "fake.test");
-    let (cold, warm) = (blob(1, 1 << 20), blob(2, 1 << 20));
-    let url = |digest: &str| fake.url(&format!("/v2/team/app/blobs/{digest}"));
-    for blob in [&cold, &warm] {
-        fake.put(
-            &format!("/v2/team/app/blobs/{}", blob.digest),
-            "application/octet-stream",
-            blob.bytes(),
-            &[Answer::Good],
-        );
-    }
+    let (fake, other) = (Fake::start(&world, "fake.test"), Fake::start(&world, "quay.io"));
+    let (warm, cold) = (put(&fake, 1), put(&other, 2));
     let entrepot = Entrepot::start(&world, Settings::new());
     let door = entrepot.door();
-    assert_eq!(honest(&door, &url(&warm.digest)), warm.digest);
+    assert_eq!(honest(&door, &warm.0), warm.1);
     let _stranger = door.wait(async move {
         let mut held = Vec::new();
         for number in 0..DEAD_NAMES {
@@ -89,8 +92,8 @@ fn nine_hundred_dead_names_hold_up_no_pull_and_no_tunnel() {
         }
         held
     });
-    assert_eq!(honest(&door, &url(&warm.digest)), warm.digest, "what is stored");
-    assert_eq!(honest(&door, &url(&cold.digest)), cold.digest, "what is not");
+    assert_eq!(honest(&door, &warm.0), warm.1, "what is stored");
+    assert_eq!(honest(&door, &cold.0), cold.1, "what is not, at a host that was not asked before");
     // Nobody listens there, so the answer is that the name was found and its host refused.
     let tunnel = door.clone();
     let tunnelled = door.wait(async move {
@@ -101,4 +104,55 @@ fn nine_hundred_dead_names_hold_up_no_pull_and_no_tunnel() {
     });
     let refusal = tunnelled.expect("a tunnel's answer within the deadline").expect_err("nobody listens");
     assert!(refusal.contains(" 502"), "{refusal}");
+}
+
+/// Networks of the stranger's own, with their addresses on the client's machine.
+fn strangers_networks(world: &World) {
+    let addresses = (1..=NETWORKS).flat_map(|network| (1..=HOSTS).map(move |host| strangers_address(network, host)));
+    world.client.ip(&addresses.map(|address| format!("addr add {address}/64 dev eth0 nodad\n")).collect::<String>());
+    world.proxy.ip("route add fd90:66::/32 via fd90:1::2\n");
+}
+
+fn strangers_address(network: u16, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd90, 0x66, 0, network, 0, 0, 0, host)
+}
+
+/// Connections from addresses of a /64 that say nothing.
+async fn silent_connections(network: u16, held: &mut Vec<TcpStream>) {
+    for host in 1..=HOSTS {
+        let socket = TcpSocket::new_v6().expect("a socket");
+        socket.bind((strangers_address(network, host), 0).into()).expect("an address of the stranger");
+        // The registry's port: both doors count together, and this one has IPv6.
+        let door = "[fd90:1::1]:5000".parse().expect("an address");
+        held.push(timeout(DEADLINE, socket.connect(door)).await.expect("in time").expect("the door takes it"));
+    }
+}
+
+#[test]
+fn silent_connections_from_one_network_or_many_close_no_door() {
+    let _alone = heavy();
+    let world = World::new();
+    strangers_networks(&world);
+    let fake = Fake::start(&world, "fake.test");
+    let (url, digest) = put(&fake, 1);
+    let bounds = ["max_connections = 200", "max_connections_per_client = 50"];
+    let entrepot =
+        Entrepot::start(&world, bounds.into_iter().fold(Settings::new(), |all, line| all.set("proxy", line)));
+    let door = entrepot.door();
+    let mut held = Vec::new();
+    // One network has the share of one client, whatever its addresses. Ten have every place, while nobody else wants one.
+    for networks in [1, NETWORKS] {
+        held = door.wait(async move {
+            for network in 1..=networks {
+                silent_connections(network, &mut held).await;
+            }
+            held
+        });
+        for _ in 0..20 {
+            assert_eq!(honest(&door, &url), digest, "beside {networks} networks");
+        }
+    }
+    let refused = |reason| entrepot.refused_connections(reason);
+    assert!(refused("client_limit") >= 50.0, "a network is one client");
+    assert!(refused("made_room") >= 20.0, "silent connections made room");
 }

@@ -115,6 +115,11 @@ impl<'w> Entrepot<'w> {
         value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
     }
 
+    /// The connections that the doors refused for a reason.
+    pub fn refused_connections(&self, reason: &str) -> f64 {
+        self.metric(&format!("entrepot_connections_refused_total{{reason=\"{reason}\"}}"))
+    }
+
     /// SHA-256 of the CA's certificate, lower-case hex.
     pub fn fingerprint(&self) -> String {
         let pem = std::fs::read(&self.ca).expect("the CA");

@@ -63,6 +63,7 @@ pub async fn serve(
         door: Door::Proxy,
         scheme: Scheme::Http,
         destination: Destination::Named,
+        standing: place.0.standing().clone(),
     };
     let proxied = Proxied { state, connection: Arc::new(connection), place: Arc::new(place), drain: drain.clone() };
     let respond = move |guard: GuardHandle, request| {

@@ -18,7 +18,7 @@ pub async fn serve(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    _place: (ConnectionSlot, Connected),
+    place: (ConnectionSlot, Connected),
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
@@ -27,6 +27,8 @@ pub async fn serve(
         door: Door::Registry,
         scheme: Scheme::Http,
         destination: Destination::Own,
+        standing: place.0.standing().clone(),
     };
     intercept(&state, connection, client, drain).await;
+    drop(place);
 }

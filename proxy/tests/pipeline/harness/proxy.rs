@@ -17,7 +17,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
-use entrepot_net::listener::{self, Bounds, ConnectionSlot};
+use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -233,7 +233,8 @@ impl Proxy {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
         let destination = Destination::Registry(RegistryDestination { host, listed: true });
-        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
+        let standing = Standing::uncounted();
+        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination, standing };
         let (client, server) = tokio::io::duplex(room_bytes);
         tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
