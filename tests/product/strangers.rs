@@ -12,7 +12,7 @@ use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::fake::{Answer, Fake};
 use entrepot_tests::world::World;
 use http::Method;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
@@ -155,4 +155,59 @@ fn silent_connections_from_one_network_or_many_close_no_door() {
     let refused = |reason| entrepot.refused_connections(reason);
     assert!(refused("client_limit") >= 50.0, "a network is one client");
     assert!(refused("made_room") >= 20.0, "silent connections made room");
+}
+
+const SLOW_PUTS: usize = 100;
+/// The largest manifest that is taken.
+const MANIFEST_BYTES: usize = 4 << 20;
+/// What the process may need more while the stranger's manifests rest: the budget of 16 MiB for bodies, and for each of the
+/// connections the buffers of its socket.
+const GROWTH_MIB: u64 = 96;
+
+/// PUTs an empty list of images at our own registry. Returns the first line of the answer.
+async fn push_empty_index(door: &str, tag: &str) -> String {
+    let index = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let head = format!(
+        "PUT /v2/honest/app/manifests/{tag} HTTP/1.1\r\nHost: docker-registry.local:5000\r\nConnection: close\r\n\
+         Content-Type: application/vnd.oci.image.index.v1+json\r\nContent-Length: {}\r\n\r\n{index}",
+        index.len()
+    );
+    let mut stream = TcpStream::connect(door).await.expect("the door takes it");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_hundred_slow_manifests_cost_little_memory_and_hold_up_no_push() {
+    let _alone = heavy();
+    let world = World::new();
+    world.client.ip(&format!("addr add {STRANGER}/24 dev eth0\n"));
+    let entrepot = Entrepot::start(&world, Settings::new().set("registry", "anonymous = \"push\""));
+    let registry = "10.90.1.1:5000";
+    let push = |tag: &'static str| {
+        world.client.wait(async move { timeout(DEADLINE, push_empty_index(registry, tag)).await.expect("in time") })
+    };
+    assert!(push("alone").contains(" 201"));
+    let before_mib = entrepot.memory_mib();
+    let _stranger = world.client.wait(async move {
+        let mut sending = tokio::task::JoinSet::new();
+        for number in 0..SLOW_PUTS {
+            sending.spawn(async move {
+                let mut stream = strangers_connection(registry).await;
+                let head = format!(
+                    "PUT /v2/stranger/app/manifests/t{number} HTTP/1.1\r\nHost: docker-registry.local:5000\r\n\
+                     Content-Type: application/vnd.oci.image.index.v1+json\r\nContent-Length: {MANIFEST_BYTES}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await.expect("sent");
+                stream.write_all(&vec![b' '; MANIFEST_BYTES - 1]).await.expect("sent, but for the last byte");
+                stream
+            });
+        }
+        sending.join_all().await
+    });
+    assert!(push("beside").contains(" 201"), "an honest push beside the slow ones");
+    let grown_mib = entrepot.memory_mib().saturating_sub(before_mib);
+    assert!(grown_mib <= GROWTH_MIB, "{SLOW_PUTS} slow manifests took {grown_mib} MiB");
 }

@@ -120,6 +120,14 @@ impl<'w> Entrepot<'w> {
         self.metric(&format!("entrepot_connections_refused_total{{reason=\"{reason}\"}}"))
     }
 
+    /// The memory of its own that the process has now, without mapped files.
+    pub fn memory_mib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(path).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+    }
+
     /// SHA-256 of the CA's certificate, lower-case hex.
     pub fn fingerprint(&self) -> String {
         let pem = std::fs::read(&self.ca).expect("the CA");

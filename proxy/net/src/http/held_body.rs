@@ -195,7 +195,8 @@ impl Resting {
             }
             None => (Temporary(None), more),
         };
-        let (bytes, folder) = (self.buffer.split().freeze(), self.shared.folder.clone());
+        // A part that is split off would keep the whole allocation.
+        let (bytes, folder) = (std::mem::take(&mut self.buffer), self.shared.folder.clone());
         let written = move |mut file: Temporary| {
             let open = match &mut file.0 {
                 Some(open) => open,
@@ -212,11 +213,11 @@ impl Resting {
 
     async fn complete(mut self, length: usize) -> Result<(Bytes, Option<OwnedSemaphorePermit>), NotHeld> {
         let Some(Spooled { file, room }) = self.spooled.take() else {
-            return Ok((self.buffer.split().freeze(), self.memory.take()));
+            return Ok((std::mem::take(&mut self.buffer).freeze(), self.memory.take()));
         };
         let wanted = u32::try_from(length.min(AT_WORK_MAX_BYTES)).unwrap_or(u32::MAX);
         let at_work = self.shared.at_work.clone().acquire_many_owned(wanted).await.map_err(|_| NotHeld::Busy)?;
-        let rest = self.buffer.split().freeze();
+        let rest = std::mem::take(&mut self.buffer).freeze();
         let read = move |mut file: Temporary| {
             let mut bytes = Vec::with_capacity(length);
             if let Some(open) = &mut file.0 {

@@ -17,6 +17,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
+use entrepot_net::http::held_body::HeldBodies;
 use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
@@ -154,7 +155,7 @@ impl Proxy {
             AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
         let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
-        let pull = Pull::new(store, metrics);
+        let pull = Pull::new(store, metrics, HeldBodies::new(data.clone()));
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let ports = config.startup.registry.ports();
