@@ -13,6 +13,7 @@ mod direct;
 mod discovery;
 mod disk;
 mod faults;
+mod hostile_tls;
 mod image;
 mod isolation;
 mod large_blob;
