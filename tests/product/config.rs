@@ -41,6 +41,24 @@ fn bad_configurations_are_refused_in_one_line() {
 }
 
 #[test]
+fn an_index_of_a_later_program_is_refused_by_name() {
+    let world = World::new();
+    let mut entrepot = Entrepot::start(&world, Settings::new());
+    entrepot.kill();
+    let index = world.path("data/index.redb");
+    let format: redb::TableDefinition<'_, (), u64> = redb::TableDefinition::new("format");
+    let database = redb::Database::open(&index).expect("an index");
+    let transaction = database.begin_write().expect("a transaction");
+    transaction.open_table(format).expect("a table").insert((), 3).expect("a row");
+    transaction.commit().expect("a commit");
+    drop(database);
+    let refused = run(&world, &Settings::new(), &["serve"]);
+    assert_eq!(refused.status.code(), Some(78), "{}{}", refused.stdout, refused.stderr);
+    let sentence = format!("{} has the format 3, but this entrepot knows formats up to 2", index.display());
+    assert!(refused.stderr.contains(&sentence), "{}", refused.stderr);
+}
+
+#[test]
 fn bad_environments_are_refused_too() {
     let world = World::new();
     for (name, value) in [("CACHE_MAX_SIZE", "lots"), ("MANIFEST_CACHE_PRIMARY_REGEX", "("), ("ALLOW_PUSH", "maybe")] {

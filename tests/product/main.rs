@@ -37,6 +37,7 @@ mod redirect_host;
 mod redirects;
 mod registry;
 mod registry_cli;
+mod registry_open;
 mod registry_page;
 mod setup;
 mod sharing;

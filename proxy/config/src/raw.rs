@@ -87,6 +87,7 @@ section! {
         hostname: Text,
         http: Texts,
         https: Texts,
+        mirror_listen: Texts,
         docker_hub_mirror: Switch,
         max_uploads: Number,
         upload_expiry: Text,

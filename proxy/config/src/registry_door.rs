@@ -18,6 +18,7 @@ pub(super) fn listen(
     Ok(RegistryListen {
         http: addresses(resolver, "registry.http", &raw.http, "[::]:5000")?,
         https: addresses(resolver, "registry.https", &raw.https, "[::]:5443")?,
+        mirror: resolver.texts("registry.mirror_listen", &raw.mirror_listen, &[], values::listen_address)?,
     })
 }
 

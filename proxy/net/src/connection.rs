@@ -31,6 +31,8 @@ pub enum Destination {
     Registry(RegistryDestination),
     /// Our own registry.
     Own,
+    /// Docker Hub, for a client that has us among its `registry-mirrors` and names no registry.
+    DockerHubMirror,
 }
 
 /// A registry that a connection leads to.

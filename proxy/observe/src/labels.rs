@@ -49,6 +49,8 @@ labels! {
         Transparent = "transparent",
         /// Our registry's ports.
         Registry = "registry",
+        /// The ports for Docker's `registry-mirrors`.
+        Mirror = "mirror",
         /// 3130 and the unix socket.
         Admin = "admin",
     }

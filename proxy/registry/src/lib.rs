@@ -31,11 +31,12 @@ mod sessions;
 mod uploads;
 pub mod web;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
-use http::StatusCode;
+use entrepot_core::name::RepositoryName;
 
 use access::AccessControl;
 use collection::Collections;
@@ -62,9 +63,10 @@ pub struct LocalRegistry {
     collections: Collections,
     /// Proves that a form came from a page of ours.
     csrf: CsrfKey,
-    /// Docker Hub could not be reached; it is not asked before.
-    docker_hub_down_until: Mutex<Option<Instant>>,
 }
+
+/// The most repositories below `library/` that the start names.
+const HIDDEN_NAMED_MAX: usize = 20;
 
 /// Answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
 pub struct RegistryService {
@@ -73,9 +75,6 @@ pub struct RegistryService {
     /// Pulling through, for mirrors.
     pub pull: Arc<Pull>,
 }
-
-/// How long what is not here is taken for unknown after Docker Hub could not be reached.
-const DOCKER_HUB_PAUSE: Duration = Duration::from_secs(30);
 
 impl LocalRegistry {
     /// Over a store, with the uploads that an earlier process left; `ports` are those of its doors. Blocks.
@@ -96,7 +95,6 @@ impl LocalRegistry {
             ports,
             collections: Collections::default(),
             csrf: CsrfKey::new(),
-            docker_hub_down_until: Mutex::default(),
         })
     }
 
@@ -144,15 +142,22 @@ impl LocalRegistry {
         self.sessions.expire(after).await
     }
 
-    fn is_docker_hub_down(&self) -> bool {
-        let until = *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Notes Docker Hub's answer to a pull that our registry could not serve.
-    fn heard_of_docker_hub(&self, status: StatusCode) {
-        let is_down = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-        let until = is_down.then(|| Instant::now() + DOCKER_HUB_PAUSE);
-        *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    /// Says in the log which repositories were pushed below `library/` by an earlier release. That name is Docker Hub's,
+    /// so nothing gives them out.
+    pub async fn name_hidden_repositories(&self) {
+        let is_hidden = |name: &RepositoryName| name.as_str().starts_with(docker_hub::OFFICIAL);
+        match self.store.repositories.list(None, HIDDEN_NAMED_MAX, is_hidden).await {
+            Ok((names, _)) if names.is_empty() => {}
+            Ok((names, more)) => {
+                let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
+                tracing::warn!(
+                    "pushed content lies below library/, which is Docker Hub's: {}{}. It is given to nobody; push it under \
+                     another name, and remove it with `entrepot registry rm`",
+                    names.join(", "),
+                    if more { " and more" } else { "" }
+                );
+            }
+            Err(error) => tracing::warn!("what is pushed below library/ cannot be listed: {error}"),
+        }
     }
 }

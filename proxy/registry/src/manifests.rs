@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::LocalRegistry;
-use super::access::AccessRefusal;
+use super::access::{AccessRefusal, Principal};
 use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, RemovalTarget};
@@ -70,7 +70,8 @@ impl LocalRequest {
         let (size_bytes, media_type) = (arrived.body.bytes().len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
-        let keeping = async move { keep(&registry, named, arrived).await };
+        let principal = self.visitor.principal.clone();
+        let keeping = async move { keep(&registry, principal, named, arrived).await };
         match tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))? {
             Ok(()) => {}
             Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
@@ -183,6 +184,7 @@ fn too_much(status: StatusCode, why: &'static str) -> RegistryError {
 /// Makes it content, then the repository's manifest, then what its tags point to.
 async fn keep(
     registry: &Arc<LocalRegistry>,
+    principal: Principal,
     repository: RepositoryName,
     arrived: Arrived,
 ) -> Result<Result<(), NotPut<AccessRefusal>>, StoreError> {
@@ -195,10 +197,10 @@ async fn keep(
     let (repositories, access) = (&registry.store.repositories, registry.access());
     let hold = repositories.hold(&digest).await?;
     repositories.put(&digest, bytes.clone()).await?;
-    let manifest = PushedManifest::of(digest, &media_type, &info, bytes);
+    let manifest = PushedManifest::of(digest, &media_type, &info, bytes, principal.pushes_as());
     let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest).collect();
     let named = repository.clone();
-    let may_move = move |tag: &Tag| access.may_move(&named, tag);
+    let may_move = move |tag: &Tag, was| access.may_move(&principal, &named, tag, was);
     let put = repositories.at(&repository).put_manifest(manifest, tags, needed, may_move).await;
     drop(hold);
     put

@@ -50,6 +50,12 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
             registry::serve(state.clone(), stream, peer, place, drain)
         });
     }
+    for listener in doors.mirror {
+        let state = state.clone();
+        common.accept(listener, Door::Mirror, move |stream, peer, place, drain| {
+            registry::serve_mirror(state.clone(), stream, peer, place, drain)
+        });
+    }
 }
 
 impl Common<'_> {

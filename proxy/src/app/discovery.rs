@@ -19,7 +19,12 @@ pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Auth
         bound.registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
     };
     let port = |listen| open(listen).map(SocketAddr::port);
-    Facts { registry_http_port: port(&wanted.http), registry_https_port: port(&wanted.https), ..facts }
+    Facts {
+        registry_http_port: port(&wanted.http),
+        registry_https_port: port(&wanted.https),
+        docker_mirror_port: bound.mirror.first().map(SocketAddr::port),
+        ..facts
+    }
 }
 
 /// Announces this server. None if the configuration switches that off, or if no other machine can reach the proxy.

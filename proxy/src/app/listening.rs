@@ -23,6 +23,8 @@ pub(super) struct Doors {
     pub(super) proxy: Vec<TcpListener>,
     pub(super) transparent: Vec<TcpListener>,
     pub(super) registry: Vec<TcpListener>,
+    /// For Docker's `registry-mirrors`.
+    pub(super) mirror: Vec<TcpListener>,
 }
 
 /// The sockets for administrators.
@@ -37,6 +39,7 @@ pub(super) struct Addresses {
     pub(super) proxy: Vec<SocketAddr>,
     pub(super) transparent: Vec<SocketAddr>,
     pub(super) registry: Vec<SocketAddr>,
+    pub(super) mirror: Vec<SocketAddr>,
 }
 
 impl Listening {
@@ -45,6 +48,7 @@ impl Listening {
     pub(super) fn bind(startup: &mut Startup, effective: &mut Effective) -> Result<Self, StartError> {
         let registry = [&startup.registry.http, &startup.registry.https];
         let doors = startup.proxy.listen.iter().chain(&startup.transparent.listen).chain(&startup.admin.listen);
+        let doors = doors.chain(&startup.registry.mirror);
         let configured = doors.chain(registry.iter().flat_map(|door| &door.addresses));
         let mut listeners = Listeners::take(configured.copied());
         let mut all = |addresses: &[SocketAddr]| {
@@ -52,23 +56,24 @@ impl Listening {
         };
         let (proxy, transparent) = (all(&startup.proxy.listen)?, all(&startup.transparent.listen)?);
         transparent.iter().for_each(accept_for_others);
+        let mirror = all(&startup.registry.mirror)?;
         let tcp = startup.admin.listen.map(|address| bind(&mut listeners, address)).transpose()?;
         let registry = bind_registry(&mut listeners, &mut startup.registry, effective)?;
         let socket = AdminSocket::bind(&startup.admin.socket)?;
-        Ok(Self { doors: Doors { proxy, transparent, registry }, admin: AdminListening { tcp, socket } })
+        Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
 
     pub(super) fn addresses(&self) -> Addresses {
         let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
-        let Doors { proxy, transparent, registry } = &self.doors;
-        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry) }
+        let Doors { proxy, transparent, registry, mirror } = &self.doors;
+        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry), mirror: of(mirror) }
     }
 }
 
 impl Addresses {
     /// The addresses of all doors.
     pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
-        [&self.proxy, &self.registry, &self.transparent].into_iter().flatten().copied()
+        [&self.proxy, &self.registry, &self.mirror, &self.transparent].into_iter().flatten().copied()
     }
 }
 
@@ -143,6 +148,7 @@ mod tests {
         let mut door = RegistryListen {
             http: Listen { addresses: vec![taken], is_default: true },
             https: Listen { addresses: vec![free], is_default: true },
+            mirror: Vec::new(),
         };
         let mut listeners = Listeners::take(std::iter::empty());
         let bound = bind_registry(&mut listeners, &mut door, &mut loaded.effective).expect("the other door is open");

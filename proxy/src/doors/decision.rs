@@ -73,13 +73,16 @@ mod tests {
     #[test]
     fn each_policy_decides_as_it_says() {
         use HostDecision::{Intercept, Pass, Refuse};
-        let any = "[intercept]\nregistries = [\"plain.test:5001\"]\n";
+        let any = "[intercept]\nregistries = [\"http://plain.test:5001\", \"sealed.test:5001\"]\n";
         let cases = [
             (any, "ghcr.io:443", Scheme::Https, Intercept),
             (any, "GHCR.io:443", Scheme::Https, Intercept),
             (any, "eu-docker.pkg.dev:443", Scheme::Https, Intercept),
-            (any, "ghcr.io:80", Scheme::Http, Intercept),
+            (any, "ghcr.io:80", Scheme::Http, Pass),
             (any, "plain.test:5001", Scheme::Http, Intercept),
+            (any, "plain.test:5001", Scheme::Https, Intercept),
+            (any, "sealed.test:5001", Scheme::Https, Intercept),
+            (any, "sealed.test:5001", Scheme::Http, Refuse(PolicyRefusal::Port)),
             (any, "example.com:443", Scheme::Https, Pass),
             (any, "example.com:80", Scheme::Http, Pass),
             (any, "example.com:22", Scheme::Https, Refuse(PolicyRefusal::Port)),

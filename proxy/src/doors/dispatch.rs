@@ -70,6 +70,7 @@ pub(super) async fn answer(state: &AppState, request: Request<Incoming>, scope: 
             Err(refusal) => refusal.into_reply(),
         },
         Destination::Own => to_own_registry(state, request, &scope).await,
+        Destination::DockerHubMirror => to_docker_hub(state, request, &scope).await,
         Destination::Named => local_page(state, &request, &scope, PROXY_HERE),
     }
 }
@@ -167,6 +168,16 @@ async fn to_own_registry(state: &AppState, request: Request<Incoming>, scope: &R
     }
 }
 
+/// Docker Hub by the listener for Docker's `registry-mirrors`, and tokens for our own rules. Nothing else is there.
+async fn to_docker_hub(state: &AppState, request: Request<Incoming>, scope: &RequestScope) -> Reply {
+    match request.uri().path() {
+        path if is_oci(path) => Box::pin(door::answer_for_docker_hub(&state.registry, scope, request)).await,
+        TOKEN_PATH => Box::pin(state.registry.token(scope, request)).await,
+        _ => Reply::full(StatusCode::NOT_FOUND, "text/plain", MIRROR_HERE).because(Refused::NotHere),
+    }
+}
+
+const MIRROR_HERE: &str = "This is a mirror of Docker Hub: name it in Docker's registry-mirrors.\n";
 const PROXY_HERE: &str = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
 const REGISTRY_HERE: &str = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
 

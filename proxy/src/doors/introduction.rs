@@ -79,7 +79,11 @@ mod tests {
 
     #[test]
     fn names_and_destinations_decide_together() {
-        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration").live;
+        let config = from_text(
+            "[intercept]\nregistries = [\"reg.test:5000\", \"http://plain.test:5000\", \"http://eighty.test\"]\n",
+        )
+        .expect("configuration")
+        .live;
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
         let answer = |text: &str| RouteDecision::Answer(host(text));
         let tunnel = |text: &str| RouteDecision::Tunnel(host(text));
@@ -98,9 +102,11 @@ mod tests {
             (Sniffed::Tls(None), None, RouteDecision::Nowhere),
             (Sniffed::Other, Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
             (Sniffed::Other, None, RouteDecision::Nowhere),
-            (http("ghcr.io"), Some("192.0.2.1:80"), answer("ghcr.io:80")),
-            (http("reg.test:5000"), Some("192.0.2.1:5000"), answer("reg.test:5000")),
-            (http("reg.test:5000"), None, answer("reg.test:5000")),
+            (http("ghcr.io"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
+            (http("eighty.test"), Some("192.0.2.1:80"), answer("eighty.test:80")),
+            (http("reg.test:5000"), Some("192.0.2.1:5000"), tunnel("192.0.2.1:5000")),
+            (http("plain.test:5000"), Some("192.0.2.1:5000"), answer("plain.test:5000")),
+            (http("plain.test:5000"), None, answer("plain.test:5000")),
             (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (http("shop.test"), None, tunnel("shop.test:80")),
             (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), PolicyRefusal::Port)),

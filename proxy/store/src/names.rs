@@ -22,9 +22,10 @@ use crate::blobs::{Blobs, PLACES_MAX};
 use crate::blocking::blocking;
 use crate::entries::{ArtefactEntry, Link, TagEntry, TagKey};
 use crate::index::tables::Tables;
-use crate::index::{Index, Job, ms_of, names as rows};
+use crate::index::{Index, Job, names as rows};
 use crate::memory::{Memory, StoredManifest};
 use crate::place::Place;
+use crate::times::ms_of;
 
 /// An artefact whose path, type and headers are longer than this together is not remembered.
 const ARTEFACT_MAX_BYTES: usize = 16 << 10;

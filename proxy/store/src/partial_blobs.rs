@@ -40,13 +40,14 @@ use crate::disk_threads::calls::Calls;
 use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
 use crate::errors::StoreError;
 use crate::extents::Extents;
-use crate::index::{Index, Job, ms_of};
+use crate::index::{Index, Job};
 use crate::paths::{FillName, Paths};
 use crate::paused::{Paused, PausedFill};
 use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::{self, random};
 use crate::space::{Counters, Purpose, Reservation, count};
+use crate::times::ms_of;
 use crate::{disk, lock};
 
 /// Bytes that content of unknown size reserves at a time.

@@ -16,10 +16,11 @@ use crate::disk_threads::calls::Calls;
 use crate::errors::StoreError;
 use crate::index::recency::{self, Position, Victim};
 use crate::index::sweep::{self, Cursors};
-use crate::index::{Index, Job, ms_of};
+use crate::index::{Index, Job};
 use crate::paths::Paths;
 use crate::paused::Paused;
 use crate::space::{Counters, Purpose, Reservation, Shortfall, Space};
+use crate::times::ms_of;
 use crate::{disk, lock};
 
 /// Candidates read from the index at once.

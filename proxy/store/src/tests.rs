@@ -8,6 +8,7 @@ mod names;
 mod proofs;
 mod restart;
 mod threaded;
+mod upgrade;
 
 use std::path::Path;
 use std::process::Command;

@@ -248,8 +248,7 @@ impl Pull {
 
 /// Whether the administrator's account for a registry, or for its token realm, is there for clients without a login.
 fn shares_accounts(request: &RequestContext, origin: &Origin) -> bool {
-    request.snapshot.account(origin, None).is_some()
-        && request.snapshot.registry(&origin.host).access == AccessMode::Shared
+    request.snapshot.has_account(origin, None) && request.snapshot.registry(&origin.host).access == AccessMode::Shared
 }
 
 fn challenge_text(request: &RequestContext, scope: Option<&str>) -> String {

@@ -4,6 +4,7 @@ use entrepot_core::name::RepositoryName;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::pull::issued::LocalToken;
 use crate::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::AccessMode;
 use entrepot_core::secret::Secret;
@@ -30,21 +31,26 @@ impl Pull {
         header: Option<Secret>,
         pushes: bool,
     ) -> Result<Credential, TokenIsOver> {
-        let shared = registry.access == AccessMode::Shared;
-        let central = || match (shared, pushes) {
-            (true, false) => snapshot.account(&registry.origin, repository),
-            (true, true) => snapshot.account_for_pushes(&registry.origin, repository),
-            (false, _) => None,
+        let central = || {
+            let is_configured =
+                registry.access == AccessMode::Shared && snapshot.has_account(&registry.origin, repository);
+            match (is_configured, pushes) {
+                (false, _) => None,
+                // An account that upstream does not take counts as none, but we still answer upstream's challenges.
+                (true, false) => Some(Credential::Answered(snapshot.account(&registry.origin, repository))),
+                (true, true) => {
+                    let login = snapshot.account_for_pushes(&registry.origin, repository);
+                    login.map(|login| Credential::Answered(Some(login)))
+                }
+            }
         };
-        let Some(header) = header else {
-            return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
-        };
+        let Some(header) = header else { return Ok(central().unwrap_or(Credential::None)) };
         match self.issued.local(&registry.origin, &header) {
             Some(None) => Err(TokenIsOver),
-            Some(Some(token)) => Ok(Credential::Answered(token.login.or_else(central))),
+            Some(Some(LocalToken { login: Some(login), .. })) => Ok(Credential::Answered(Some(login))),
+            Some(Some(_)) => Ok(central().unwrap_or(Credential::Answered(None))),
             None if self.issued.seen(&header).is_some_and(|token| token.principal == CredentialId::ANONYMOUS) => {
-                let anonymous = Credential::Header(header);
-                Ok(central().map_or(anonymous, |login| Credential::Answered(Some(login))))
+                Ok(central().unwrap_or(Credential::Header(header)))
             }
             None => Ok(Credential::Header(header)),
         }

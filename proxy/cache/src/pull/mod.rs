@@ -114,6 +114,11 @@ impl ConfigSnapshot {
         self.account(origin, repository).filter(|_| account.push)
     }
 
+    /// Whether an account is configured, though upstream may not take it.
+    pub fn has_account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> bool {
+        self.configured_account(origin, repository).is_some()
+    }
+
     /// Whether upstream refused the registry's account lately.
     pub fn is_account_refused(&self, origin: &Origin, repository: Option<&RepositoryName>) -> bool {
         let account = self.configured_account(origin, repository);

@@ -71,6 +71,8 @@ struct Verdict {
 }
 
 const VERDICTS_MAX: usize = 65_536;
+/// Clocks that are kept by the network step back this far at most.
+const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
 /// A public proof on disk is renewed by a younger verdict at most once in this time.
 const PROOF_RENEWAL: Duration = Duration::from_secs(3600);
 
@@ -250,7 +252,7 @@ impl Pull {
         let public_for = request.snapshot.config.proofs.public_for;
         let (proof, at) = match self.public_verdict(request, &object).filter(|verdict| verdict.at >= link.linked_at) {
             Some(verdict) => (Proof::PublicVerdict, verdict.at),
-            None => (Proof::PublicMark, link.public_at.filter(|at| age_of(*at) < public_for)?),
+            None => (Proof::PublicMark, link.public_at.filter(|at| is_young(*at, public_for))?),
         };
         if link.public_at.is_none_or(|known| known + PROOF_RENEWAL < at) {
             self.store.names.prove_public(place, digest, at).await;
@@ -270,7 +272,7 @@ impl Pull {
             return Some(right);
         }
         let offline_for = request.snapshot.config.proofs.offline_for;
-        let public_at = link.public_at.filter(|at| age_of(*at) < offline_for)?;
+        let public_at = link.public_at.filter(|at| is_young(*at, offline_for))?;
         Some(shown(request, Proof::PublicMark, public_at))
     }
 
@@ -285,7 +287,7 @@ impl Pull {
         let proofs = &request.snapshot.config.proofs;
         let public_for = if is_offline { proofs.offline_for } else { proofs.public_for };
         let by_verdict = || self.own_verdict(request, object);
-        let by_link = || link.public_at.filter(|at| age_of(*at) < public_for);
+        let by_link = || link.public_at.filter(|at| is_young(*at, public_for));
         match by_verdict() {
             Some((proof, verdict)) => Some(shown(request, proof, verdict.at)),
             None => by_link().map(|at| shown(request, Proof::PublicMark, at)),
@@ -452,7 +454,15 @@ fn shown(request: &RequestContext, proof: Proof, at: SystemTime) -> Right {
     Right(())
 }
 
-/// The age of a proof. A clock that stepped back makes it young, never invalid.
+/// Whether a proof still holds. One from the future shows that the clock was wrong then, or is now, so it does not.
+fn is_young(at: SystemTime, holds_for: Duration) -> bool {
+    match SystemTime::now().duration_since(at) {
+        Ok(age) => age < holds_for,
+        Err(ahead) => ahead.duration() < CLOCK_STEP_MAX && !holds_for.is_zero(),
+    }
+}
+
+/// The age of a proof, for the trail.
 fn age_of(at: SystemTime) -> Duration {
     SystemTime::now().duration_since(at).unwrap_or_default()
 }

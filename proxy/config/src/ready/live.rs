@@ -87,7 +87,7 @@ pub struct ProofAges {
 pub struct RegistrySettings {
     /// The name by which clients on the network know our registry.
     pub hostname: RegistryHost,
-    /// Whether Docker Hub's images are pulled through us if a client asks as Docker asks its mirror.
+    /// Whether `library/…` is given. It is Docker Hub's and never ours.
     pub docker_hub_mirror: bool,
     /// The most uploads that run at once.
     pub max_uploads: usize,

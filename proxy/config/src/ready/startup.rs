@@ -53,6 +53,8 @@ pub struct RegistryListen {
     pub http: Listen,
     /// TLS, with certificates of our authority.
     pub https: Listen,
+    /// Docker Hub for Docker's `registry-mirrors`, plain and TLS. Empty switches it off.
+    pub mirror: Vec<SocketAddr>,
 }
 
 /// The addresses of a door.
@@ -131,6 +133,7 @@ pub enum LogFormat {
 }
 
 impl RegistryListen {
+    /// The ports at which our own registry answers.
     pub fn ports(&self) -> Vec<u16> {
         self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port).collect()
     }

@@ -83,7 +83,7 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[intercept]\nregistries = [\n \"a.io\",\n \"b/c\",\n]\n", "entrepot.toml:4: intercept.registries: \"b/c\" is no usable \
         registry: not a host name or address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("[intercept]\nregistries = [\"a.io:x\"]\n", "entrepot.toml:2: intercept.registries: \"a.io:x\" is no usable registry: \
-        not a port number; write for example reg.example, reg.example:5000 or *.pkg.dev"),
+        not a port number; write for example reg.example, reg.example:5000, *.pkg.dev or http://reg.example:5000"),
     ("[intercept]\nregistries = [\n \"a.io\",\n \"A.IO:443\",\n]\n",
         "entrepot.toml:4: intercept.registries: duplicate registry \"a.io:443\"; line 3 has it already"),
     ("[registries.\"z.io\"]\n[registries.\"Z.io\"]\n",

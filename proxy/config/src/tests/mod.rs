@@ -277,6 +277,7 @@ fn every_knob_says_when_a_change_takes_effect() {
         "ca.leaf_lifetime",
         "registry.http",
         "registry.https",
+        "registry.mirror_listen",
         "data_plane.workers",
         "data_plane.disk_threads",
         "data_plane.disk_timeout",

@@ -2,7 +2,7 @@
 //! `runtimes`, `execute` and `--dry-run`.
 
 use super::host::HostError;
-use super::target::NoRegistryDoor;
+use super::target::NoMirror;
 use super::{Mode, Runtime};
 
 /// Files to write, commands to run after that, and the way back.
@@ -45,7 +45,7 @@ pub enum PlanError {
     #[error("no known trust store: install the package ca-certificates, then run this again")]
     NoTrustStore,
     #[error(transparent)]
-    NoRegistryDoor(#[from] NoRegistryDoor),
+    NoMirror(#[from] NoMirror),
     /// `reason` says what to do instead.
     #[error("{runtime} cannot be set up with --mode {mode}: {reason}", runtime = runtime.word(), mode = mode.word())]
     Impossible { runtime: Runtime, mode: Mode, reason: &'static str },

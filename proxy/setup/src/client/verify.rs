@@ -14,10 +14,10 @@ use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::Mode;
 use super::appliance::Appliance;
 use super::plan::PlanError;
 use super::target::Target;
+use super::{Mode, Runtime};
 use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Upstream as Settings};
 use entrepot_core::origin::{Origin, Scheme};
 use entrepot_observe::metrics::Metrics;
@@ -104,7 +104,7 @@ impl fmt::Display for Image {
 
 /// Pulls the manifest of `image` as a runtime does that is set up in this way.
 pub async fn verify(
-    mode: Mode,
+    (runtime, mode): (Runtime, Mode),
     appliance: &Appliance,
     target: &Target,
     image: &Image,
@@ -119,7 +119,7 @@ pub async fn verify(
             registry(image.registry.clone(), scheme)
         }
         Mode::Mirror => {
-            let mirror = target.mirror()?;
+            let mirror = target.mirror_for(runtime)?;
             operation.path.push_str(&format!("?ns={}", image.name));
             let (scheme, port) = if mirror.is_plain() { (Scheme::Http, 80) } else { (Scheme::Https, 443) };
             match RegistryHost::parse(&mirror.authority, port) {
@@ -217,6 +217,7 @@ mod tests {
             host: host.clone(),
             proxy_port: proxy.port(),
             registry_http_port: facts.registry_http_port,
+            docker_mirror_port: None,
             registry_https_port: None,
             ca_pem: String::new(),
             ca_sha256: ca.sha256.clone(),
@@ -224,7 +225,9 @@ mod tests {
         };
         let appliance = Appliance { host, proxy, facts, ca };
         let image = Image::parse("docker.io/busybox").expect("an image");
-        let verdict = verify(Mode::Mirror, &appliance, &target, &image, Trust::Machine).await.expect("a verdict");
+        let verdict = verify((Runtime::Containerd, Mode::Mirror), &appliance, &target, &image, Trust::Machine)
+            .await
+            .expect("a verdict");
         server.abort();
         verdict
     }

@@ -15,6 +15,9 @@ pub struct Facts {
     /// The registry's port for HTTPS; None if that is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_https_port: Option<u16>,
+    /// The port for Docker's `registry-mirrors`, plain and TLS; None if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_mirror_port: Option<u16>,
     /// SHA-256 of the CA certificate, lower-case hex without colons.
     pub ca_sha256: String,
 }
@@ -33,20 +36,25 @@ const VERSION: &str = "version";
 const PROXY: &str = "proxy";
 const REGISTRY_HTTP: &str = "registry-http";
 const REGISTRY_HTTPS: &str = "registry-https";
+const DOCKER_MIRROR: &str = "docker-mirror";
 const CA_SHA256: &str = "ca-sha256";
 
 impl Facts {
     /// The facts of this program, without a registry. The fingerprint may have colons.
     pub fn new(proxy_port: u16, ca_fingerprint: &str) -> Self {
-        let (registry_http_port, registry_https_port) = (None, None);
+        let (registry_http_port, registry_https_port, docker_mirror_port) = (None, None, None);
         let ca_sha256 = ca_fingerprint.replace(':', "").to_ascii_lowercase();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, proxy_port, registry_http_port, registry_https_port, ca_sha256 }
+        Self { version, proxy_port, registry_http_port, registry_https_port, docker_mirror_port, ca_sha256 }
     }
 
     /// The pairs of the TXT record.
     pub(crate) fn txt(&self) -> Vec<(&'static str, String)> {
-        let ports = [(REGISTRY_HTTP, self.registry_http_port), (REGISTRY_HTTPS, self.registry_https_port)];
+        let ports = [
+            (REGISTRY_HTTP, self.registry_http_port),
+            (REGISTRY_HTTPS, self.registry_https_port),
+            (DOCKER_MIRROR, self.docker_mirror_port),
+        ];
         let ports = ports.into_iter().filter_map(|(key, port)| Some((key, port?.to_string())));
         let first = [(VERSION, self.version.clone()), (PROXY, self.proxy_port.to_string())];
         first.into_iter().chain(ports).chain([(CA_SHA256, self.ca_sha256.clone())]).collect()
@@ -60,6 +68,7 @@ impl Facts {
             proxy_port: port(PROXY)?,
             registry_http_port: port(REGISTRY_HTTP),
             registry_https_port: port(REGISTRY_HTTPS),
+            docker_mirror_port: port(DOCKER_MIRROR),
             ca_sha256: normal_fingerprint(value(CA_SHA256)?)?,
         })
     }
@@ -110,7 +119,8 @@ mod tests {
 
     #[test]
     fn both_forms_come_back() {
-        for sent in [facts(None), facts(Some(80))] {
+        let with_mirror = Facts { docker_mirror_port: Some(5001), ..facts(Some(80)) };
+        for sent in [facts(None), facts(Some(80)), with_mirror] {
             let txt = sent.txt();
             let value = |key: &str| txt.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
             assert_eq!(Facts::from_txt(value), Some(sent.clone()));

@@ -11,10 +11,11 @@ use entrepot_core::name::Tag;
 use entrepot_core::origin::Origin;
 use redb::{Error, ReadTransaction, ReadableTable};
 
-use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PROOFS, TAGS, Tables, digest_of, ms_of, time_of};
+use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PROOFS, TAGS, Tables, digest_of};
 use crate::entries::{ArtefactEntry, Link, TagEntry, TagKey};
 use crate::memory::Stale;
 use crate::place::Place;
+use crate::times::{ms_of, time_of};
 
 /// The first proof of a repository is noted at most this long after it was made: a large blob is linked when all of it
 /// is here. Rows of `PROOFS` are kept this much longer than anything else.

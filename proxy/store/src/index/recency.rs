@@ -16,8 +16,8 @@ use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableTable};
 
 use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
+use crate::disk;
 use crate::memory::Stale;
-use crate::pins::has_pin;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
@@ -103,7 +103,7 @@ impl Tables<'_> {
     }
 
     fn is_pinned(&self, digest: &Digest) -> bool {
-        has_pin(self.paths, digest)
+        disk::has_pin(self.paths, digest)
     }
 
     /// Drops a blob's row, and all rows that depend on it, if its file is gone.

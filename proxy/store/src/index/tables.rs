@@ -4,7 +4,7 @@
 //! Blobs can be rebuilt from the files. The other rows are lost with the index. Each lost row costs one more question
 //! to upstream and never grants anything.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use entrepot_core::digest::{Algorithm, Digest};
 use redb::{
@@ -14,6 +14,7 @@ use redb::{
 use crate::memory::{Memory, Stale};
 use crate::paths::Paths;
 use crate::space::Held;
+use crate::times::{ms_of, time_of};
 
 /// digest → (size, segment, rank, last use in ms, uses).
 pub(super) const BLOBS: TableDefinition<'static, &'static [u8], BlobRow> = TableDefinition::new("blobs");
@@ -33,9 +34,9 @@ pub(super) const PROOFS: TableDefinition<'static, (&'static str, &'static str), 
 pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str), ArtefactRow> =
     TableDefinition::new("artefacts");
 /// () → totals, see [`Totals`].
-const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
+pub(super) const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
 /// () → a time in ms. Folders changed since then may hold files that the index does not know.
-const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
+pub(super) const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
 
 /// () → the number of this layout. Every index since the second layout has it, so a program can refuse a later one.
 const FORMAT: TableDefinition<'static, (), u64> = TableDefinition::new("format");
@@ -45,7 +46,7 @@ pub(crate) const FORMAT_NOW: u64 = 2;
 /// The layout that had no number yet.
 pub(super) const FORMAT_UNNUMBERED: u64 = 1;
 
-type TotalsRow = (u64, u64, u64, u64, u64);
+pub(super) type TotalsRow = (u64, u64, u64, u64, u64);
 pub(super) type BlobRow = (u64, u8, u64, u64, u32);
 pub(super) type LinkKey = (&'static [u8], &'static str, &'static str);
 pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
@@ -142,7 +143,7 @@ pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<Sys
     Ok((totals.unwrap_or_default(), check_from))
 }
 
-/// Makes the tables of a new index.
+/// Makes the tables of a new index that it does not have yet, and gives it its number.
 pub(super) fn create(database: &redb::Database) -> Result<(), Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
@@ -219,18 +220,6 @@ pub(super) fn digest_of(key: &[u8]) -> Result<Digest, Error> {
     digest.ok_or_else(|| Error::Corrupted("a key is no digest".to_owned()))
 }
 
-/// Times are kept in milliseconds since 1970. An earlier time becomes 1970.
-pub(crate) fn ms_of(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The inverse of [`ms_of`], capped at a time that every platform can show.
-pub(crate) fn time_of(ms: u64) -> SystemTime {
-    const YEAR_9999_MS: u64 = 253_370_764_800_000;
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.min(YEAR_9999_MS))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,13 +235,5 @@ mod tests {
         for damaged in [&[][..], &[0], &[2; 33], &[0; 34], &[1; 33]] {
             assert!(digest_of(damaged).is_err(), "{damaged:?}");
         }
-    }
-
-    #[test]
-    fn times_read_back_to_the_millisecond() {
-        let time = time_of(1_700_000_000_123);
-        assert_eq!(time_of(ms_of(time)), time);
-        assert_eq!(ms_of(SystemTime::UNIX_EPOCH - Duration::from_secs(5)), 0);
-        assert!(time_of(u64::MAX) > time);
     }
 }

@@ -16,6 +16,7 @@ use super::opening::{self, Opened, ailment_of};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
+use super::upgrade;
 use super::{Shared, write_lock};
 
 /// How long a change may be visible without being durable, and the pause between attempts to heal the index.
@@ -73,7 +74,10 @@ impl Writer {
             let _ = rebuild.join();
         }
         let database = write_lock(&self.shared.database).take();
-        database.into_iter().for_each(opening::close);
+        if let Some(database) = database {
+            opening::close(database);
+            upgrade::forget_earlier(&self.shared.paths);
+        }
     }
 
     fn wake_at(&self) -> Instant {

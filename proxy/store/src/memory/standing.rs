@@ -11,9 +11,9 @@
 
 use super::{Epoch, Memory, State, heap_bytes_of, weighed};
 use crate::entries::Link;
-use crate::index::ms_of;
 use crate::lock;
 use crate::place::Place;
+use crate::times::ms_of;
 
 /// What is known of one repository.
 pub(super) struct Standing {

@@ -112,6 +112,7 @@ fn memory_is_bounded_by_bytes() {
             memory.remember_link(now, &at(&format!("a/repository{name}")), &manifest.digest, LINK);
         }
         memory.remember_manifest(now, manifest);
+        memory.refuse(&at(&format!("a/refused{number}")), number);
         let tag = TagKey { tag: format!("v{number}").parse().unwrap(), ..key(0, 0) };
         memory.remember_tag(now, &tag, &entry(number));
         assert!(memory.tag(&key(0, 1)).is_some(), "it is asked for again and again: {number}");
@@ -120,6 +121,8 @@ fn memory_is_bounded_by_bytes() {
     let (manifests, links, tags) = (state.manifests.len(), state.links.len(), state.tags.len());
     assert!(manifests > 150 && links > 500 && tags > 2000, "{manifests} {links} {tags}");
     assert!(tags < 20_000 && state.links.weight() <= LINKS_BYTES && state.manifests.weight() <= MANIFESTS_BYTES);
+    assert!(state.standings.len() > 1000 && state.standings.len() < 20_000, "{}", state.standings.len());
+    assert!(state.standings.weight() <= STANDINGS_BYTES);
     let last = Digest::of(Algorithm::Sha256, &19_999_u64.to_le_bytes());
     assert_eq!(state.links.get(&last).map(|places| places.value.len()), Some(REPOSITORIES_MAX));
 }

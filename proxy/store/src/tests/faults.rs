@@ -1,5 +1,6 @@
 //! A disk that is full or read-only, on small file systems of the tests. These tests need root and fail without it.
 
+use super::upgrade::before::{Before, places};
 use super::*;
 use crate::Place;
 
@@ -193,6 +194,28 @@ fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
         done(store.blobs.list(None, 10)).is_ok_and(|listed| listed.len() == 2)
     });
     assert_eq!(store.usage().used_bytes, 1010);
+}
+
+#[test]
+#[ignore = "needs root: mounts a disk"]
+fn an_upgrade_waits_for_room_while_hits_go_on() {
+    let before = Before::make();
+    let (place, linked) = (&places(0)[0], before.blobs[0]);
+    let old = before.root().join("index.redb");
+    let disk = SmallDisk::new(&format!("size={}", std::fs::metadata(&old).unwrap().len() * 3));
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    let digest = put(&store, 1, 1000);
+    drop(store);
+    std::fs::copy(&old, disk.path().join("index.redb")).unwrap();
+    disk.fill_up();
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    assert_eq!(done(store.names.link_of(place, &linked)), None);
+    assert!(!disk.path().join("index.redb.new").exists(), "nothing is begun that cannot end");
+    disk.free_again();
+    soon("the index is upgraded", || done(store.names.link_of(place, &linked)).is_some());
+    drop(store);
+    assert!(!disk.path().join("index.redb.format-1").exists());
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::index::{Job, ms_of};
+use crate::index::Job;
 use crate::paths::Paths;
+use crate::times::ms_of;
 use crate::{Place, StoredManifest, TagEntry, TagKey};
 
 const MEDIA_TYPE: &str = "application/manifest";

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 use redb::{ReadableTableMetadata, TableDefinition};
 
 use super::*;
-use crate::index::{Job, ms_of, time_of};
+use crate::index::Job;
+use crate::times::{ms_of, time_of};
 use crate::{ArtefactEntry, Link, Names, Place};
 
 fn place(repository: &str) -> Place {
@@ -148,7 +149,12 @@ fn a_stranger_that_is_refused_again_and_again_writes_nothing() {
     done(names.prove_public(&here, &digest, at(2000)));
     assert_eq!(public_at(names, &here, &digest), Some(at(2000)));
     done(names.refuse_public(&here, at(2001)));
-    assert_eq!(public_at(names, &here, &digest), None, "there was something to end again");
+    let world = world.restarted();
+    assert_eq!(
+        public_at(&world.store.names, &here, &digest),
+        None,
+        "there was something to end again, and it was written"
+    );
 }
 
 #[test]
@@ -196,6 +202,8 @@ fn old_proofs_expire_and_refused_ones_do_not_come_back() {
     assert_eq!(rows(&world.store), 1, "its refusal is needed");
     assert_eq!(done(world.store.expire_unused(now)), 0);
     assert_eq!(rows(&world.store), 0, "not used for an hour and another");
+    let world = world.restarted();
+    let names = &world.store.names;
     done(names.prove_public(&here, &two, now));
     let told = digests.map(|digest| done(names.link_of(&here, &digest)).unwrap().public_at);
     assert_eq!(told, [None, Some(time_of(ms_of(now)))], "the refused proof stays refused");

@@ -194,6 +194,15 @@ impl Reading {
         bytes.freeze()
     }
 
+    /// Every byte that comes, up to the end or to the error that breaks the body.
+    pub(crate) async fn until_it_ends(mut self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        while let Some(Ok(frame)) = in_time("more of the body", self.body.frame()).await {
+            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+        bytes.freeze()
+    }
+
     /// The rest of the answer, or the error that broke it.
     pub(crate) async fn rest(self) -> Result<Reply, hyper::Error> {
         let body = in_time("the rest of the body", self.body.collect()).await?.to_bytes();

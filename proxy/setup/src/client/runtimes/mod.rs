@@ -67,7 +67,7 @@ fn proxy(
 }
 
 fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
-    let mirror = target.mirror()?;
+    let mirror = target.mirror_for(runtime)?;
     match runtime {
         Runtime::Docker => docker::mirror(host, &mirror, plan),
         Runtime::Containerd => containerd::mirror(host, &mirror, plan),
