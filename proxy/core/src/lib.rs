@@ -13,6 +13,7 @@
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
 //! | [`host`], [`mdns_name`] | registries with their ports, patterns of registries, `.local` names | RFC 9110, RFC 6762 |
 //! | [`client`] | clients as bounds count them | RFC 7217, RFC 8981 |
+//! | [`recent`] | bounded tables whose keys strangers choose | |
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
@@ -65,6 +66,7 @@ pub mod platform;
 pub mod proxy_header;
 pub mod quantity;
 pub mod range;
+pub mod recent;
 pub mod referrer;
 pub mod route;
 pub mod scope;

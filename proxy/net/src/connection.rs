@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::listener::Standing;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::origin::Scheme;
 use entrepot_observe::labels::Door;
@@ -17,6 +18,8 @@ pub struct ConnectionContext {
     /// The protocol between the client and us.
     pub scheme: Scheme,
     pub destination: Destination,
+    /// Told when the client has said what it wants.
+    pub standing: Standing,
 }
 
 /// The destination of the requests of a connection.

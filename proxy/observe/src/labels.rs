@@ -137,6 +137,8 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
+        /// It had said nothing yet when every place was taken, and another took its place.
+        MadeRoom = "made_room",
         /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
     }

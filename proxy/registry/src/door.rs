@@ -36,12 +36,12 @@ impl RegistryService {
     /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let read = Limited::new(body, FORM_MAX_BYTES).collect();
-        let Ok(Ok(form)) = tokio::time::timeout(scope.snapshot.config.client.body_timeout, read).await else {
+        let (client, patience) = (scope.connection.client.into(), scope.snapshot.config.client.body_timeout);
+        let Ok(form) = self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await else {
             return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
         };
         let login = identity::header(&head.headers);
-        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
+        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), form.bytes()).await
     }
 }
 
@@ -186,6 +186,7 @@ async fn answer_ours(
         method: head.method.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
+        bodies: service.pull.bodies.clone(),
     };
     let answered = match checked {
         Ok(()) => request.answer(&route, &mut body).await,

@@ -19,6 +19,7 @@ use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
 use entrepot_config::{Flags, Loaded};
+use entrepot_net::http::held_body::HeldBodies;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -100,7 +101,7 @@ impl Server {
             .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
         let greeting = greeting((&startup, &live), &authority, bound, &access, &identity.addresses());
 
-        let pull = Pull::new(store.clone(), metrics.clone());
+        let pull = Pull::new(store.clone(), metrics.clone(), HeldBodies::new(startup.data_dir.clone()));
         show_sealing(&metrics, &live);
         let snapshot = snapshot(live, &ourselves, memory.clone());
         let registry_port = bound.registry.first().map_or(0, SocketAddr::port);

@@ -63,6 +63,7 @@ pub async fn serve(
         door: Door::Proxy,
         scheme: Scheme::Http,
         destination: Destination::Named,
+        standing: place.0.standing().clone(),
     };
     let proxied = Proxied { state, connection: Arc::new(connection), place: Arc::new(place), drain: drain.clone() };
     let respond = move |guard: GuardHandle, request| {
@@ -135,7 +136,8 @@ impl Proxied {
             HostDecision::Pass => {
                 let (timeout, idle) = (config.upstream.tunnel_connect_timeout, config.upstream.tunnel_idle_timeout);
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
-                let opened = scope.snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
+                let (reach, client) = (scope.snapshot.upstream.reach(), self.connection.client.into());
+                let opened = reach.open_tunnel(&host, client, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {

@@ -22,8 +22,7 @@ pub async fn serve(
     place: (ConnectionSlot, Connected),
     drain: Watch,
 ) {
-    lead(state, stream, peer, (Door::Registry, Destination::Own), drain).await;
-    drop(place);
+    lead(state, stream, peer, (place, Door::Registry, Destination::Own), drain).await;
 }
 
 /// Serves one connection of a client that means Docker Hub.
@@ -34,19 +33,19 @@ pub async fn serve_mirror(
     place: (ConnectionSlot, Connected),
     drain: Watch,
 ) {
-    lead(state, stream, peer, (Door::Mirror, Destination::DockerHubMirror), drain).await;
-    drop(place);
+    lead(state, stream, peer, (place, Door::Mirror, Destination::DockerHubMirror), drain).await;
 }
 
 async fn lead(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    (door, destination): (Door, Destination),
+    (place, door, destination): ((ConnectionSlot, Connected), Door, Destination),
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
-    let client_address = peer.ip().to_canonical();
-    let connection = ConnectionContext { client: client_address, door, scheme: Scheme::Http, destination };
+    let (address, standing) = (peer.ip().to_canonical(), place.0.standing().clone());
+    let connection = ConnectionContext { client: address, door, scheme: Scheme::Http, destination, standing };
     intercept(&state, connection, client, drain).await;
+    drop(place);
 }

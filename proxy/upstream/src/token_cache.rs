@@ -4,11 +4,11 @@
 //! Invariant (T2): no token of this cache is sent to a client. The answers to a client's own token requests are relayed
 //! and not cached.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use entrepot_core::origin::Origin;
+use entrepot_core::recent::Recent;
 use serde::Deserialize;
 use url::Url;
 
@@ -56,38 +56,39 @@ pub struct TokenAnswer {
 type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
 
 /// Tokens and the schemes by which registries ask for them.
-#[derive(Default)]
 pub struct TokenCache {
-    slots: Mutex<HashMap<TokenKey, Slot>>,
-    schemes: Mutex<HashMap<Origin, AuthScheme>>,
+    slots: Mutex<Recent<TokenKey, Slot>>,
+    schemes: Mutex<Recent<Origin, AuthScheme>>,
 }
 
-/// Limits of the tables. A full table is emptied, which costs one request for each entry in use.
+/// Limits of the tables. What was not used for the longest time goes first, so a stranger who asks for many repositories
+/// pushes out no token that is in use.
 const TOKENS_MAX: usize = 4096;
 const SCHEMES_MAX: usize = 1024;
+
+impl Default for TokenCache {
+    fn default() -> Self {
+        let (slots, schemes) = (Recent::new(TOKENS_MAX), Recent::new(SCHEMES_MAX));
+        Self { slots: Mutex::new(slots), schemes: Mutex::new(schemes) }
+    }
+}
 
 impl TokenCache {
     /// The slot of a token. The caller holds its lock while it looks, fetches and stores, so that only one fetch runs.
     pub(crate) fn slot(&self, key: &TokenKey) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= TOKENS_MAX && !slots.contains_key(key) {
-            slots.clear();
-        }
-        slots.entry(key.clone()).or_default().clone()
+        slots.get_or_insert_with(key, Slot::default).clone()
     }
 
     /// The scheme that `registry` asked for last. None if it did not ask.
     pub fn scheme(&self, registry: &Origin) -> Option<AuthScheme> {
-        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
+        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).map(|scheme| &*scheme).cloned()
     }
 
     /// Remembers the scheme that `registry` asks for.
     pub(crate) fn learn_scheme(&self, registry: &Origin, scheme: AuthScheme) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
-        if schemes.len() >= SCHEMES_MAX {
-            schemes.clear();
-        }
-        schemes.insert(registry.clone(), scheme);
+        schemes.insert(registry, scheme);
     }
 
     /// The registry that sends its clients to this token endpoint. None if none did. Of several, the one with this
@@ -176,5 +177,28 @@ mod tests {
         tokens.learn_scheme(&other, AuthScheme::Bearer { realm, service: Some("mirror".into()) });
         assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+    }
+
+    #[test]
+    fn what_a_stranger_asks_for_pushes_out_nothing_that_is_in_use() {
+        let tokens = TokenCache::default();
+        let honest: Origin = "reg.example".parse().expect("an origin");
+        let key = |scope: String| TokenKey {
+            registry: honest.clone(),
+            realm: "https://auth.example/token".into(),
+            service: None,
+            scopes: vec![scope],
+            credential: CredentialId::ANONYMOUS,
+        };
+        let own = tokens.slot(&key("repository:team/app:pull".into()));
+        tokens.learn_scheme(&honest, AuthScheme::Basic);
+        for number in 0..TOKENS_MAX * 2 {
+            tokens.slot(&key(format!("repository:stranger/{number}:pull")));
+            tokens.learn_scheme(&format!("x{number}.example").parse().expect("an origin"), AuthScheme::Basic);
+            assert!(Arc::ptr_eq(&tokens.slot(&key("repository:team/app:pull".into())), &own), "after {number}");
+            assert!(tokens.scheme(&honest).is_some(), "after {number}");
+        }
+        let lengths = (tokens.slots.lock().expect("no panic").len(), tokens.schemes.lock().expect("no panic").len());
+        assert_eq!(lengths, (TOKENS_MAX, SCHEMES_MAX));
     }
 }

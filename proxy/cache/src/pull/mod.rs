@@ -39,6 +39,7 @@ use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
 use entrepot_config::ready::{Account, LiveConfig};
+use entrepot_net::http::held_body::HeldBodies;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::credential::Login;
@@ -58,6 +59,8 @@ pub struct Pull {
     pub issued: IssuedTokens,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Requests' bodies that rest until they are complete.
+    pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
     negatives: Negatives,
 }
@@ -72,7 +75,7 @@ pub struct ConfigSnapshot {
 
 impl Pull {
     /// With nothing remembered yet.
-    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>, bodies: HeldBodies) -> Arc<Self> {
         Arc::new(Self {
             inflight: InflightFetches::new(store.clone(), metrics.clone()),
             rights: Rights::default(),
@@ -81,6 +84,7 @@ impl Pull {
             negatives: Negatives::default(),
             store,
             metrics,
+            bodies,
         })
     }
 }

@@ -17,7 +17,6 @@ mod problem;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::route::WEB_PATH as PATH;
 use http::header::LOCATION;
@@ -72,8 +71,9 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
     let place = place(&head)?;
     let host = check_host(&service.local, &head);
     let is_form = place.method == Method::POST;
-    let form = if is_form { form(&head, body, scope.snapshot.config.client.body_timeout).await? } else { Bytes::new() };
-    let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
+    let form = if is_form { Some(form(service, scope, &head, body).await?) } else { None };
+    let query = || head.uri.query().unwrap_or_default().as_bytes();
+    let fields = Fields(form.as_ref().map_or_else(query, |form| form.bytes()));
     let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
         host?;
@@ -89,6 +89,7 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
         method: head.method,
         query: String::new(),
         headers: head.headers,
+        bodies: service.pull.bodies.clone(),
     };
     Guest { request, host }.open(asked, done.as_deref()).await
 }

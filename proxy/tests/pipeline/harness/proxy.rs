@@ -17,7 +17,8 @@ use entrepot_core::digest::Digest;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
-use entrepot_net::listener::{self, Bounds, ConnectionSlot};
+use entrepot_net::http::held_body::HeldBodies;
+use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -166,7 +167,7 @@ impl Proxy {
             AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
         let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
-        let pull = Pull::new(store, metrics);
+        let pull = Pull::new(store, metrics, HeldBodies::new(data.clone()));
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let ports = config.startup.registry.ports();
@@ -275,7 +276,8 @@ impl Proxy {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
         let destination = Destination::Registry(RegistryDestination { host, listed: true });
-        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
+        let standing = Standing::uncounted();
+        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination, standing };
         let (client, server) = tokio::io::duplex(room_bytes);
         tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
