@@ -18,6 +18,7 @@ use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, RemovalTarget};
 use super::request::LocalRequest;
+use super::sessions::TooMany;
 use super::uploads::empty;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::held_body::{HeldBody, NotHeld};
@@ -156,7 +157,7 @@ impl LocalRequest {
         received.map_err(|why| match why {
             NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
             NotHeld::BrokeOff => RegistryError::broke_off(ErrorCode::ManifestInvalid),
-            NotHeld::Busy => RegistryError::TooManyUploads,
+            NotHeld::Busy => RegistryError::TooManyUploads(TooMany::Total),
             NotHeld::Disk => RegistryError::DiskFailed,
         })
     }
