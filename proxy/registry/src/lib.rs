@@ -128,7 +128,9 @@ impl LocalRegistry {
         if self.ports.is_empty() {
             return false;
         }
-        let is_known = || self.names().iter().any(|name| **name == *host.name());
+        // An IPv4 address may be written as IPv6.
+        let name = host.address().map_or_else(|| host.name().to_owned(), |ip| ip.to_canonical().to_string());
+        let is_known = || self.names().iter().any(|known| **known == *name);
         let is_configured = host.name() == settings.hostname.name();
         let on_its_port = self.ports.contains(&host.port());
         (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))

@@ -18,7 +18,7 @@ pub enum Purpose {
     RedirectFromPublic,
     /// A redirect of a registry on a private address. Private addresses are allowed.
     RedirectFromPrivate,
-    /// A host that is not listed, named by a client. This machine's own addresses are refused on every port.
+    /// A host that is not listed, named by a client.
     Tunnel,
     /// The parent proxy. The administrator named it, and it is often on loopback, so that is allowed.
     Parent,
@@ -30,7 +30,7 @@ pub enum Purpose {
 /// The reason why an address is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub(crate) enum AddressRefusal {
-    /// An address of this machine, with a port that entrepot listens on. No exception lifts this.
+    /// An address of this machine. No exception lifts this for the ports that entrepot listens on.
     #[error("entrepot itself")]
     Own,
     /// `127.0.0.0/8`, `::1`.
@@ -88,8 +88,8 @@ impl AddressPolicy {
         }
         let allowed = || self.allow.iter().any(|net| net.contains(&ip) || net.contains(&address.ip()));
         match classify(ip) {
-            // A service on this machine would take a tunnel's connection for a local one.
-            Class::Public | Class::Private if purpose == Purpose::Tunnel && self.own.has_address(ip) && !allowed() => {
+            // A service on this machine would take the connection for a local one. The administrator names the parent.
+            Class::Public | Class::Private if purpose != Purpose::Parent && self.own.has_address(ip) && !allowed() => {
                 Err(AddressRefusal::Own)
             }
             Class::Public => Ok(()),
