@@ -13,6 +13,7 @@ mod direct;
 mod discovery;
 mod disk;
 mod faults;
+mod first_line;
 mod image;
 mod isolation;
 mod large_blob;

@@ -10,8 +10,8 @@ use entrepot_setup::discovery::announce::{Announcement, Announcer};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::discovery::identity::Identity;
 
-/// The facts about the open doors that clients need.
-pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Authority) -> Facts {
+/// The facts about the open doors that clients need. `pin` is that of the key of our own name.
+pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, (authority, pin): (&Authority, String)) -> Facts {
     let proxy_port = bound.proxy.first().map_or(3128, SocketAddr::port);
     let facts = Facts::new(proxy_port, &authority.fingerprint_sha256());
     // Only open doors are announced: another program may have a default port.
@@ -19,7 +19,8 @@ pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Auth
         bound.registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
     };
     let port = |listen| open(listen).map(SocketAddr::port);
-    Facts { registry_http_port: port(&wanted.http), registry_https_port: port(&wanted.https), ..facts }
+    let (http, https) = (port(&wanted.http), port(&wanted.https));
+    Facts { registry_http_port: http, registry_https_port: https, own_key: Some(pin), ..facts }
 }
 
 /// Announces this server. None if the configuration switches that off, or if no other machine can reach the proxy.

@@ -13,7 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
-use crate::doors::client::adopt;
+use crate::doors::client::{adopt, shake, spoken};
 use crate::doors::decision::{HostDecision, decide};
 use crate::doors::dispatch::{self, exchange};
 use crate::doors::intercept::intercept;
@@ -57,6 +57,12 @@ pub async fn serve(
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
+    let mut draining = drain.clone();
+    match spoken(&state, &client, &mut draining).await {
+        Some(Scheme::Http) => {}
+        Some(Scheme::Https) => return local_pages(&state, client, peer, drain).await,
+        None => return,
+    }
     let deadlines = Deadlines::from(&state.snapshot().config.client);
     let connection = ConnectionContext {
         client: peer.ip().to_canonical(),
@@ -73,6 +79,24 @@ pub async fn serve(
         }
     };
     http::serve::serve(client, deadlines, drain, respond).await;
+}
+
+/// Serves the pages of this server by TLS, with the key of our own name: for the line of a first set-up.
+async fn local_pages(state: &Arc<AppState>, client: ClientSocket, peer: SocketAddr, drain: Watch) {
+    let names = state.registry.local.names();
+    let name = names.first().map_or_else(String::new, ToString::to_string);
+    let config = match state.leaves.own_config(names).await {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(host = %name, "no certificate can be made: {error}"),
+    };
+    let Some(stream) = shake(state, config, client, &name).await else { return };
+    let connection = ConnectionContext {
+        client: peer.ip().to_canonical(),
+        door: Door::Proxy,
+        scheme: Scheme::Https,
+        destination: Destination::Named,
+    };
+    dispatch::serve_connection(state.clone(), connection, stream, drain).await;
 }
 
 impl Proxied {

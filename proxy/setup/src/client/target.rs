@@ -28,7 +28,12 @@ pub struct NoRegistryDoor;
 impl Target {
     /// The value of HTTPS_PROXY.
     pub(crate) fn proxy_url(&self) -> String {
-        format!("http://{}:{}/", self.authority_host(), self.proxy_port)
+        format!("http://{}/", self.proxy_authority())
+    }
+
+    /// The explicit proxy's host and port, as a URL has them.
+    pub(crate) fn proxy_authority(&self) -> String {
+        format!("{}:{}", self.authority_host(), self.proxy_port)
     }
 
     /// The value of NO_PROXY: this machine, and the appliance itself.

@@ -31,6 +31,7 @@ use crate::tls::certificate::CaCertificate;
 use crate::tls::key::{CaKey, encode};
 use crate::tls::leaf::{Clock, LeafStore};
 use crate::tls::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
+use crate::tls::{OwnKey, Whose};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -49,7 +50,7 @@ fn authority(certificate: &str, key: &str) -> Authority {
 }
 
 fn store_of(authority: Authority, lifetime: Duration, clock: Clock) -> Arc<LeafStore> {
-    Arc::new(LeafStore::new(Arc::new(authority), lifetime, clock).expect("a store"))
+    Arc::new(LeafStore::new(Arc::new(authority), OwnKey::generate().expect("a key"), lifetime, clock).expect("a store"))
 }
 
 pub(crate) fn store() -> Arc<LeafStore> {
@@ -364,7 +365,7 @@ async fn receive(session: &mut ClientConnection, near: &mut TcpStream) {
 #[tokio::test]
 async fn a_silent_client_is_dropped_in_time() {
     let store = store();
-    let config = store.mint(&["ghcr.io".into()], "ghcr.io").expect("a leaf");
+    let config = store.mint(&["ghcr.io".into()], Whose::Others, "ghcr.io").expect("a leaf");
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
         let (socket, mut near) = socket_pair(PATIENCE).await;
         near.write_all(prefix).await.expect("written");
