@@ -380,6 +380,16 @@ async fn a_silent_client_is_dropped_in_time() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_too_long_for_its_kind_is_an_error_without_an_alert() {
+    let store = store();
+    let config = store.server_config(&host("ghcr.io")).await.expect("a leaf");
+    let (socket, mut near) = socket_pair(PATIENCE).await;
+    near.write_all(b"\x16\x03\x01\0\x05hello").await.expect("written");
+    let error = accept(socket, config, PATIENCE, false).await.map(|_| ()).expect_err("no handshake");
+    assert!(error.to_string().contains("HandshakePayloadTooLarge"), "{error}");
+}
+
+#[tokio::test]
 async fn the_predecessors_rsa_ca_and_a_corporate_ca_are_trusted() {
     for (certificate, key) in [(RSA_CA, RSA_TRADITIONAL_3DES), (EC_CA, EC_SEC1)] {
         let store = store_of(authority(certificate, key), 7 * DAY, SystemTime::now);
