@@ -9,18 +9,18 @@ use entrepot_tests::machine::repository;
 /// Where Rust stands.
 const SOURCES: [&str; 3] = ["ebpf", "proxy", "tests"];
 
+/// The folders at the top of the repository that documents name files of.
+const FOLDERS: [&str; 7] = [".ci", "docs", "ebpf", "image", "provision", "proxy", "tests"];
+
+/// Where a build puts its results. A document may name them, and a fresh clone does not have them.
+const BUILT: [&str; 1] = ["image/out"];
+
 /// All documents for people, as paths from the repository's root.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "image", "provision", "tests/bench", "tests/vm"] {
-        for entry in std::fs::read_dir(repository().join(folder)).expect("a folder of documents") {
-            let name = entry.expect("an entry").file_name();
-            if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
-                found.push(Path::new(folder).join(name));
-            }
-        }
-    }
+    files(Path::new(""), "md", &mut found);
     found.sort();
+    assert!(found.len() > 20, "only {} documents were found", found.len());
     found
 }
 
@@ -63,20 +63,34 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// Every Rust file below `folder`, by its path from the repository's root.
-fn sources(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {
-    for entry in std::fs::read_dir(repository().join(folder)).expect("a folder of sources") {
+/// Every file below `folder` that ends in `.extension`, by its path from the repository's root.
+fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(repository().join(folder)).expect("a folder") {
         let entry = entry.expect("an entry");
         let path = folder.join(entry.file_name());
         if entry.file_type().expect("its type").is_dir() {
-            if entry.file_name() != "target" {
-                sources(&path, found);
+            let is_ours = path != Path::new(".git") && entry.file_name() != "target";
+            if is_ours && !BUILT.iter().any(|built| path == Path::new(built)) {
+                files(&path, extension, found);
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = read(&path);
-            found.insert(path, text);
+        } else if path.extension().is_some_and(|of_path| of_path == extension) {
+            found.push(path);
         }
     }
+}
+
+/// Every Rust file of the repository, by its path from the root.
+fn sources() -> BTreeMap<PathBuf, String> {
+    let mut found = Vec::new();
+    SOURCES.iter().for_each(|folder| files(Path::new(folder), "rs", &mut found));
+    found.into_iter().map(|path| (path.clone(), read(&path))).collect()
+}
+
+/// Whether a word between backquotes is the name of a file or a folder of this repository.
+fn names_a_file(word: &str) -> bool {
+    let is_path = !word.contains([' ', '…', '<', ':', '*', '=', '$']) && !word.starts_with('/');
+    let is_ours = word.split_once('/').is_some_and(|(first, _)| FOLDERS.contains(&first));
+    is_path && (is_ours || word.ends_with(".md") || (word.contains('/') && word.ends_with(".rs")))
 }
 
 /// Whether `path` has each part of `place` (`upstream/client`) as a folder or as a file's stem.
@@ -111,25 +125,47 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_file_that_the_maps_name_exists() {
+fn every_file_that_a_document_names_exists() {
     let mut missing = Vec::new();
     let mut checked = 0;
-    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/threats.md", "docs/walks.md"] {
-        let page = read(Path::new(document));
-        for name in quoted(&page).filter(|words| words.contains('/') && !words.contains([' ', '…', '<', ':'])) {
-            let is_ours = SOURCES.iter().any(|folder| name.starts_with(&format!("{folder}/")));
-            if !is_ours && !name.ends_with(".rs") {
-                continue;
-            }
+    for document in documents() {
+        let page = read(&document);
+        for name in quoted(&page).filter(|word| names_a_file(word) && !BUILT.contains(word)) {
             checked += 1;
-            // ARCHITECTURE.md says where it leaves the first folder out.
-            if !repository().join(name).exists() && !repository().join("proxy").join(name).exists() {
-                missing.push(format!("{document}: {name}"));
+            // ARCHITECTURE.md says where it leaves the first folder out, and a README speaks of its own folder.
+            let places = [Path::new(""), Path::new("proxy"), document.parent().expect("a folder")];
+            if !places.iter().any(|place| repository().join(place).join(name).exists()) {
+                missing.push(format!("{}: {name}", document.display()));
             }
         }
     }
     assert!(missing.is_empty(), "files that are named and are not there:\n{}", missing.join("\n"));
-    assert!(checked > 100, "only {checked} files were found");
+    assert!(checked > 200, "only {checked} files were found");
+}
+
+#[test]
+fn every_section_of_the_configuration_is_in_its_table() {
+    let page = read(Path::new("docs/configuration.md"));
+    let example = read(Path::new("provision/entrepot.toml"));
+    let headers = example
+        .lines()
+        .map(|line| line.trim_start_matches(['#', ' ']))
+        .filter(|line| line.starts_with('[') && line.ends_with(']') && !line.contains([' ', ',']));
+    let mut checked = 0;
+    for header in headers {
+        checked += 1;
+        // The table has a word for the registry that the example names.
+        let name = if header.starts_with("[registries.") { "[registries.\"HOST\"]" } else { header };
+        assert!(page.contains(&format!("`{name}`")), "docs/configuration.md lacks {name}");
+    }
+    assert!(checked > 15, "only {checked} sections were found");
+    // The names of keys between backquotes are keys.
+    for (section, key) in quoted(&page).filter_map(|word| word.split_once('.')) {
+        let Some((_, rest)) = example.split_once(&format!("\n[{section}]\n")) else { continue };
+        let block = rest.split("\n[").next().unwrap_or_default();
+        let is_key = |line: &str| line.strip_prefix(&format!("#{key} = ")).is_some();
+        assert!(block.lines().any(is_key), "docs/configuration.md names {section}.{key}");
+    }
 }
 
 #[test]
@@ -156,10 +192,7 @@ fn the_walks_count_the_files_that_they_name() {
 
 #[test]
 fn every_test_that_the_threats_name_exists() {
-    let mut files = BTreeMap::new();
-    for folder in SOURCES {
-        sources(Path::new(folder), &mut files);
-    }
+    let files = sources();
     let page = read(Path::new("docs/threats.md"));
     let mut missing = Vec::new();
     let mut checked = 0;

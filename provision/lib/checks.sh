@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# What has to hold before provision/appliance writes anything. Each check says in one line what is wrong and what to do.
+# The conditions that hold before provision/appliance writes anything. Each check says in one line what is wrong and what to do.
 
 check_user() {
   [ "$(id -u)" -eq 0 ] || fail 77 'needs root; run it with sudo'
@@ -64,7 +64,7 @@ is_entrepot() {
   grep -aq ENTREPOT_CONFIG "$1"
 }
 
-# What somebody else put where ours goes is never replaced.
+# A file of somebody else's that stands in the place of ours is never replaced.
 check_foreign() {
   target=$root/usr/bin/entrepot
   if [ -e "$target" ] && ! is_entrepot "$target"; then
@@ -81,7 +81,7 @@ check_foreign() {
   done
 }
 
-# What will be in force has to be right: the configuration with the variables over it.
+# The configuration that will be in force is validated: the file with the variables over it.
 check_configuration() {
   [ "$runs" = yes ] || return 0
   file=$chosen
@@ -101,7 +101,7 @@ check_ports() {
     return 0
   fi
   taken=$(awk '$4 == "0A" { sub(/.*:/, "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
-  wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https) ' "$work/effective" |
+  wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https|mirror_listen) ' "$work/effective" |
     grep -v '^registry.*# default\(;.*\)*$' | sed 's/ # .*//' | grep -o ':[0-9]*"' | tr -d ':"')
   for port in $wanted; do
     if printf '%s\n' "$taken" | grep -qx "$(printf %04X "$port")"; then

@@ -29,7 +29,7 @@ function bare(text) {
   return text
 }
 
-# What stands between two quotes; only a comment may follow.
+# The text between two quotes; only a comment may follow.
 function within(text, quote,    at, letter, value) {
   for (at = 2; at <= length(text); at++) {
     letter = substr(text, at, 1)

@@ -62,9 +62,31 @@ choose_configuration() {
   fi
 }
 
+# A key that our configuration sets, and an administrator's from before it was one leaves to the default. That default
+# was "push" then, so it is written down as what it was.
+complete_configuration() {
+  completed=''
+  [ "$chosen" != "$configuration" ] && grep -q '^anonymous = "push"' "$configuration" || return 0
+  if [ "$runs" = no ]; then
+    say 'registry.anonymous cannot be looked up, as the program does not run here; without it the default is "pull"'
+    return 0
+  fi
+  grep -q '^registry\.anonymous .*# default' "$work/effective" || return 0
+  completed=$work/completed.toml
+  cat "$chosen" >"$completed"
+  env -i "PATH=$PATH" "$binary" config set --config "$completed" registry.anonymous push \
+    </dev/null >/dev/null 2>"$work/refusal" ||
+    fail 78 "nothing was changed: registry.anonymous cannot be set: $(grep -v '^notice: ' "$work/refusal" | head -n 1)"
+}
+
 stage_configuration() {
+  place=/etc/entrepot/entrepot.toml
   if [ "$chosen" = "$configuration" ]; then
     stage "$configuration" /etc/entrepot/entrepot.toml 0644
+  elif [ -n "$completed" ]; then
+    stage "$completed" "$place" "$(stat -c '%04a' "$root$place")"
+    chown --reference="$root$place" "$root$place.entrepot-new"
+    say "$place has been changed here; registry.anonymous = \"push\" was added, which was the default, and all else stays as it is"
   else
     say '/etc/entrepot/entrepot.toml has been changed here and stays as it is'
   fi

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# What the scripts of provision/ say and how they end. $program is the name they go by.
+# Messages of the scripts of provision/, and their exit codes. $program is the name of the script.
 
 # One line to whoever runs this, and the end. The code is one of sysexits: 64 usage, 66 no input, 69 unavailable,
 # 73 cannot create, 77 permission, 78 configuration.

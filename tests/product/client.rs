@@ -252,7 +252,12 @@ fn bad_inputs<'a>(image: &str, found: &'a str, wrong: &'a str) -> Vec<(&'a str, 
         ("true", format!("{docker} --ca-sha256 abc"), 64, vec!["abc", "64 hex digits"]),
         ("true", docker.to_owned(), 64, vec!["--ca-sha256", found]),
         ("true", format!("{docker} --ca-sha256 {found} --verify-image busybox"), 64, vec!["busybox"]),
-        ("true", format!("{docker} --ca-sha256 {found} --mode mirror"), 78, vec!["registry door"]),
+        (
+            "true",
+            format!("{docker} --ca-sha256 {found} --mode mirror"),
+            78,
+            vec!["registry-mirrors", "registry.mirror_listen"],
+        ),
         (
             "true",
             format!("{docker} --ca-sha256 {found} --verify-image outside.test/a:b"),

@@ -41,6 +41,24 @@ fn bad_configurations_are_refused_in_one_line() {
 }
 
 #[test]
+fn an_index_of_a_later_program_is_refused_by_name() {
+    let world = World::new();
+    let mut entrepot = Entrepot::start(&world, Settings::new());
+    entrepot.kill();
+    let index = world.path("data/index.redb");
+    let format: redb::TableDefinition<'_, (), u64> = redb::TableDefinition::new("format");
+    let database = redb::Database::open(&index).expect("an index");
+    let transaction = database.begin_write().expect("a transaction");
+    transaction.open_table(format).expect("a table").insert((), 3).expect("a row");
+    transaction.commit().expect("a commit");
+    drop(database);
+    let refused = run(&world, &Settings::new(), &["serve"]);
+    assert_eq!(refused.status.code(), Some(78), "{}{}", refused.stdout, refused.stderr);
+    let sentence = format!("{} has the format 3, but this entrepot knows formats up to 2", index.display());
+    assert!(refused.stderr.contains(&sentence), "{}", refused.stderr);
+}
+
+#[test]
 fn bad_environments_are_refused_too() {
     let world = World::new();
     for (name, value) in [("CACHE_MAX_SIZE", "lots"), ("MANIFEST_CACHE_PRIMARY_REGEX", "("), ("ALLOW_PUSH", "maybe")] {
@@ -66,9 +84,9 @@ fn check_shows_values_and_where_they_come_from() {
 }
 
 /// The row of a key in the answer of `/api/config`, or in that of `entrepot check --json`.
-fn row(rows: &Value, key: &str) -> Value {
-    let found = rows.as_array().and_then(|rows| rows.iter().find(|row| row["key"] == key));
-    found.unwrap_or_else(|| panic!("{key} in {rows}")).clone()
+fn row(answer: &Value, key: &str) -> Value {
+    let found = answer["effective"].as_array().and_then(|rows| rows.iter().find(|row| row["key"] == key));
+    found.unwrap_or_else(|| panic!("{key} in {answer}")).clone()
 }
 
 #[test]
@@ -81,9 +99,9 @@ fn a_reload_swaps_what_it_can_and_names_what_waits_for_a_start() {
     let entrepot = Entrepot::start(&world, settings(1, "5g"));
     entrepot.rewrite(&settings(2, "6g"));
     let told = |key| {
-        let (status, rows) = entrepot.admin(Method::GET, "/api/config");
-        assert_eq!(status, 200, "{rows}");
-        row(&serde_json::from_str(&rows).expect("JSON"), key)
+        let (status, answer) = entrepot.admin(Method::GET, "/api/config");
+        assert_eq!(status, 200, "{answer}");
+        row(&serde_json::from_str(&answer).expect("JSON"), key)
     };
     let size = told("cache.max_size");
     assert_eq!((&size["value"], &size["file_value"]), (&json!("5g"), &json!("6g")), "before the reload");
@@ -104,9 +122,9 @@ fn a_reload_swaps_what_it_can_and_names_what_waits_for_a_start() {
 
     let check = |arguments: &[&str]| run(&world, &settings(2, "6g"), arguments).expect_success("entrepot check").stdout;
     let checked: Value = serde_json::from_str(&check(&["check", "--json"])).expect("JSON");
-    let workers = row(&checked["effective"], "data_plane.workers");
+    let workers = row(&checked, "data_plane.workers");
     assert_eq!((&workers["value"], &workers["in_force"]), (&json!(2), &json!(1)), "{workers}");
-    assert!(row(&checked["effective"], "cache.max_size").get("in_force").is_none(), "{checked}");
+    assert!(row(&checked, "cache.max_size").get("in_force").is_none(), "{checked}");
     let table = check(&["check"]);
     let line = table.lines().find(|line| line.starts_with("data_plane.workers")).unwrap_or_default();
     assert!(line.contains("= 2") && line.contains("read at start; in force: 1"), "{line}");
@@ -139,6 +157,11 @@ fn reloading_takes_good_files_and_keeps_the_old_for_bad_ones() {
     let (status, why) = entrepot.admin(Method::POST, "/api/reload");
     assert!(status == 409 && why.contains("tunel"), "{status} {why}");
     assert!(door.connect("ghcr.io:443").is_err(), "the last good list holds");
+    let (status, answer) = entrepot.admin(Method::GET, "/api/config");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    let error = answer["file_error"].as_str().unwrap_or_default();
+    assert!(status == 200 && error.contains("entrepot.toml") && error.contains("tunel"), "{answer}");
+    assert_eq!(row(&answer, "proxy.allow")["value"], json!(["quay.io"]), "the values in force are shown");
 
     entrepot.rewrite(&open);
     assert_eq!(entrepot.admin(Method::POST, "/api/reload").0, 200);

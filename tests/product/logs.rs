@@ -45,7 +45,11 @@ fn logged(world: &World, settings: Settings) -> Vec<String> {
         assert!(door.get(&ghcr.url(path), &headers).complete().is_some());
     }
     assert_eq!(door.get(&ghcr.url("/v2/team/app/tags/list"), &headers).status, 200);
-    entrepot.process().wait_line("/tags/list", Duration::from_secs(5));
+    // A line is written when the last byte is taken, and the lines of two connections have no order.
+    let patience = Duration::from_secs(5);
+    for (path, count) in [(blob.as_str(), 2), ("/manifests/stable", 2), ("/tags/list", 1)] {
+        entrepot.process().wait_lines_on(Stream::Stdout, path, count, patience);
+    }
     entrepot.process().lines(Stream::Stdout)
 }
 
@@ -135,12 +139,7 @@ fn an_id_joins_the_reply_the_access_line_and_the_events() {
         let id = reply.header("x-request-id");
         assert_eq!(id.len(), 16, "{id}");
         let patience = Duration::from_secs(5);
-        let process = entrepot.process();
-        process.wait_line(&path, patience);
-        let line_with_id = |stream| {
-            let lines = process.lines(stream);
-            lines.iter().find(|line| line.contains(id)).cloned().unwrap_or_else(|| panic!("no {id} in {lines:#?}"))
-        };
+        let line_with_id = |stream| entrepot.process().wait_line_on(stream, id, patience);
         let access = line_with_id(Stream::Stdout);
         assert!(access.contains(&path) && access.contains("upstream_unreachable"), "{access}");
         let event = line_with_id(Stream::Stderr);
@@ -173,6 +172,7 @@ fn no_secret_is_in_any_output_at_the_loudest() {
     door.get(&ghcr.url("/v2/team/other/manifests/1?token=canary-query"), &[("authorization", &wrong)]);
     ghcr.off();
     door.get(&ghcr.url("/v2/team/none/manifests/1"), &[("authorization", &wrong), ("cookie", "canary-cookie")]);
+    entrepot.process().wait_line_on(Stream::Stdout, "/v2/team/none/manifests/1", Duration::from_secs(5));
 
     let check = entrepot.command(&["check"]).expect_success("entrepot check");
     let (_, metrics) = entrepot.admin_tcp(http::Method::GET, "/metrics");

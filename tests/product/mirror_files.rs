@@ -55,9 +55,11 @@ fn docker_pulls_docker_hub_through_daemon_json() {
     let world = World::new();
     let hub = Upstream::start(&world, HUB);
     let name = hub.publish(&images::random(3, 2, 50_000), "library/app", "1");
-    let entrepot = Entrepot::start(&world, Settings::new());
+    let settings = Settings::new().set("registry", "mirror_listen = [\"0.0.0.0:5001\"]");
+    let entrepot = Entrepot::start(&world, settings);
     let client = entrepot.neighbour();
     let file = fetched(&world, &client, "/setup/docker-mirror", "daemon.json");
+    assert!(std::fs::read_to_string(&file).expect("the file").contains(":5001"), "the listener of its own");
     let docker = Dockerd::start_with(&client, &[&format!("--config-file={file}")]);
     docker.pull(&name).expect_success("docker pull");
 }

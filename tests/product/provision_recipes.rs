@@ -22,6 +22,43 @@ pub(super) fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|text| text.as_str()).map(str::to_owned).collect()
 }
 
+const COMMANDS: [&str; 9] = ["ca", "cache", "check", "client", "config", "discover", "redirect", "registry", "serve"];
+
+/// The arguments of the `entrepot` command that a line of a document is. None if it is none.
+///
+/// Before the name may stand a comment's `#`, the prompt `$`, `sudo` and variables.
+fn command_of(line: &str) -> Option<Vec<String>> {
+    let line = line.trim_start_matches(['#', ' ']).trim_start_matches("$ ");
+    let line = line.split(" #").next().unwrap_or_default();
+    let is_before = |word: &String| word == "sudo" || word.split_once('=').is_some_and(|(name, _)| is_variable(name));
+    let mut words = words(line).into_iter().skip_while(is_before);
+    let is_ours = words.next()? == "entrepot";
+    let arguments: Vec<String> = words.collect();
+    (is_ours && !arguments.is_empty()).then_some(arguments)
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|char| char.is_ascii_uppercase() || char == '_')
+}
+
+/// The words of a command line as a shell divides it: blanks between quotes divide nothing.
+fn words(line: &str) -> Vec<String> {
+    let (mut found, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for char in line.chars() {
+        match (quote, char) {
+            (Some(open), _) if open == char => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(char);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => found.extend(word.take()),
+            _ => word.get_or_insert_default().push(char),
+        }
+    }
+    found.extend(word);
+    found
+}
+
 /// Fails unless the program knows this command and all of its options.
 #[track_caller]
 fn assert_known(arguments: &[String]) {
@@ -91,16 +128,26 @@ fn every_command_that_a_reader_is_told_is_one() {
     for page in pages {
         let text = std::fs::read_to_string(page).expect("a page");
         for line in text.lines() {
-            let line = line.trim_start_matches(['#', ' ']).trim_start_matches("sudo ");
-            let line = line.split(" #").next().unwrap_or_default();
-            let Some(arguments) = line.strip_prefix("entrepot ") else { continue };
-            let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+            let Some(arguments) = command_of(line) else { continue };
             // Sentences may begin with the name too.
-            if ["client", "redirect", "cache", "registry", "ca", "check", "discover"].contains(&arguments[0].as_str()) {
+            if COMMANDS.contains(&arguments[0].as_str()) {
                 assert_known(&arguments);
                 found += 1;
             }
         }
     }
     assert!(found > 20, "only {found} commands were found");
+}
+
+#[test]
+fn a_command_is_seen_behind_prompt_variables_and_quotes() {
+    let text = |line| command_of(line).map(|words| words.join("|"));
+    assert_eq!(text("sudo entrepot ca rotate --yes  # anew").as_deref(), Some("ca|rotate|--yes"));
+    assert_eq!(text("$ A_B=\"x y\" entrepot check").as_deref(), Some("check"));
+    assert_eq!(
+        text("$ sudo entrepot config set 'a.\"b\"' '{ c = 1 }'").as_deref(),
+        Some("config|set|a.\"b\"|{ c = 1 }")
+    );
+    assert_eq!(text("    # entrepot cache ls").as_deref(), Some("cache|ls"));
+    assert_eq!(text("docker logs entrepot | grep HIT"), None);
 }

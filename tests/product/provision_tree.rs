@@ -234,10 +234,55 @@ fn what_somebody_else_put_there_is_never_replaced() {
     // A good configuration of an administrator stays. All other steps are done.
     let tree = Tree::debian_looks();
     tree.provision(&[]).expect_code(0);
-    tree.write("etc/entrepot/entrepot.toml", "data_dir = \"/srv/images\"\n");
+    let own = "data_dir = \"/srv/images\"\n[registry]\nanonymous = \"none\"\nhtpasswd = \"/etc/entrepot/htpasswd\"\n";
+    tree.write("etc/entrepot/entrepot.toml", own);
+    let htpasswd = format!("alice:$2y$05${}\n", "a".repeat(53));
+    tree.write("etc/entrepot/htpasswd", &htpasswd);
+    let file = tree.at("etc/entrepot/htpasswd").display().to_string();
+    let own = own.replace("/etc/entrepot/htpasswd", &file);
+    tree.write("etc/entrepot/entrepot.toml", &own);
     let said = tree.provision(&[]).expect_code(0).said;
     assert!(said.contains("entrepot.toml has been changed here and stays as it is"), "{said}");
-    assert_eq!(tree.read("etc/entrepot/entrepot.toml"), "data_dir = \"/srv/images\"\n");
+    assert_eq!(tree.read("etc/entrepot/entrepot.toml"), own);
+}
+
+#[test]
+fn an_appliance_from_before_the_key_keeps_taking_pushes() {
+    // As an earlier release left it: the file that it recorded is replaced, and has the key.
+    let tree = Tree::debian_looks();
+    tree.provision(&[]).expect_code(0);
+    let new = tree.read("etc/entrepot/entrepot.toml");
+    assert!(new.contains("\nanonymous = \"push\"\n"), "{new}");
+    let old: String = new.lines().filter(|line| !line.contains("anonymous")).map(|line| format!("{line}\n")).collect();
+    tree.write("etc/entrepot/entrepot.toml", &old);
+    let sum = run("sha256sum", &[&tree.at("etc/entrepot/entrepot.toml").display().to_string()]).said;
+    let sum = sum.split(' ').next().expect("a sum");
+    tree.write("etc/entrepot/.provisioned", &format!("{sum}  entrepot.toml\n"));
+    tree.provision(&[]).expect_code(0);
+    assert_eq!(tree.read("etc/entrepot/entrepot.toml"), new);
+
+    // One that an administrator made of it stays, but for the key.
+    let own = old.replace("[registry]\n", "[registry] # ours\ngrace = \"2h\"\n");
+    tree.write("etc/entrepot/entrepot.toml", &own);
+    run("chmod", &["640", &tree.at("etc/entrepot/entrepot.toml").display().to_string()]).expect_code(0);
+    run("chown", &["0:7", &tree.at("etc/entrepot/entrepot.toml").display().to_string()]).expect_code(0);
+    let said = tree.provision(&[]).expect_code(0).said;
+    assert!(said.contains("registry.anonymous = \"push\" was added"), "{said}");
+    let text = tree.read("etc/entrepot/entrepot.toml");
+    let without = text.replace("anonymous = \"push\"\n", "");
+    assert!(text.contains("anonymous = \"push\"") && without == own, "{text}");
+    let modes = run("stat", &["-c", "%a %u %g", &tree.at("etc/entrepot/entrepot.toml").display().to_string()]).said;
+    assert_eq!(modes, "640 0 7\n");
+    tree.provision(&[]).expect_code(0);
+    assert_eq!(tree.read("etc/entrepot/entrepot.toml"), text, "once");
+
+    // A host's registry has the default of the program.
+    let host = Tree::debian_looks();
+    let configuration = repository().join("provision/host.toml").display().to_string();
+    host.provision(&["--configuration", &configuration]).expect_code(0);
+    host.write("etc/entrepot/entrepot.toml", "data_dir = \"/srv/images\"\n");
+    host.provision(&["--configuration", &configuration]).expect_code(0);
+    assert_eq!(host.read("etc/entrepot/entrepot.toml"), "data_dir = \"/srv/images\"\n");
 }
 
 #[test]
@@ -305,13 +350,13 @@ fn questions_are_answered_by_a_pipe_and_change_only_their_lines() {
     assert!(!refused.said.contains("canary") && tree.read("entrepot.toml") == before, "{}", refused.said);
     assert!(!tree.at("passwords").exists());
 
-    configure("reg.example:5000 *.azurecr.io\nghcr.io\nrobot\ncan\"ary\\2\n\n64g\npull\n").expect_code(0);
+    configure("reg.example:5000 *.azurecr.io\nghcr.io\nrobot\ncan\"ary\\2\n\n64g\npush\n").expect_code(0);
     let folder = tree.at("passwords/ghcr.io").display().to_string();
     let after = format!(
         "# mine\ndata_dir = \"/srv/images\"\n\n[cache] # big\n#max_size = \"32g\"\nmin_free = \"2g\"\nmax_size = \"64g\"\n\n\
          [intercept]\nregistries = [\"reg.example:5000\", \"*.azurecr.io\"]\n\n\
          [[credentials]]\nregistry = \"ghcr.io\"\nusername = \"robot\"\npassword_file = \"{folder}\"\n\n\
-         [registry]\nanonymous = \"pull\"\n"
+         [registry]\nanonymous = \"push\"\n"
     );
     assert_eq!(tree.read("entrepot.toml"), after);
     assert_eq!(tree.read("passwords/ghcr.io"), "can\"ary\\2\n");

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::heavy;
 
 const PLAIN: &str = "10.90.1.1:5000";
+const MIRROR_LISTEN: &str = "mirror_listen = [\"0.0.0.0:5001\"]";
 
 /// Sends the client's connections to the registry's default ports to the transparent door.
 const LED_ASIDE: &str = "table ip nat {
@@ -147,7 +148,7 @@ fn mirrors_for_those_who_know_no_proxy() {
     let image = images::random(61, 3, 40_000);
     let by_hub = hub.publish(&images::busybox(), "library/busybox", "1.36");
     let by_ghcr = ghcr.publish(&image, "team/app", "1.0");
-    let entrepot = Entrepot::start(&world, Settings::new());
+    let entrepot = Entrepot::start(&world, Settings::new().set("registry", MIRROR_LISTEN));
     let neighbour = entrepot.neighbour();
     neighbour.skopeo_pull(&by_ghcr, None).expect_failure("upstream is out of reach");
 
@@ -167,13 +168,56 @@ fn mirrors_for_those_who_know_no_proxy() {
     let prefixed = format!("{REGISTRY}:5443/ghcr.io/team/app:1.0");
     neighbour.podman_pull(&prefixed, None).expect_success("podman by path");
     neighbour.skopeo_pull(&prefixed, None).expect_success("skopeo by path");
-    let docker = Dockerd::start_with(&neighbour, &[&format!("--registry-mirror=https://{REGISTRY}:5443")]);
+    let docker = Dockerd::start_with(&neighbour, &[&format!("--registry-mirror=https://{REGISTRY}:5001")]);
     docker.pull("busybox:1.36").expect_success("docker by registry-mirrors");
     docker.forget();
     hub.ledger.reset();
     docker.pull("busybox:1.36").expect_success("docker by registry-mirrors, warm");
     assert_eq!(hub.ledger.blob_bytes(), 0, "{by_hub} came from the cache");
     assert_eq!(ghcr.ledger.blob_bytes(), image.blob_bytes(), "still fetched once");
+}
+
+#[test]
+fn what_a_stranger_pushes_is_never_dockers_image() {
+    let world = World::new();
+    let hub = Upstream::start(&world, HUB);
+    let (official, theirs, false_one) =
+        (images::busybox(), images::random(71, 2, 40_000), images::random(72, 2, 40_000));
+    hub.publish(&official, "library/busybox", "1.36");
+    hub.publish(&theirs, "team/app", "1.0");
+    let mut entrepot = Entrepot::start(&world, Settings::new().set("registry", MIRROR_LISTEN));
+    let neighbour = entrepot.neighbour().insecure(PLAIN);
+    for name in ["team/app:1.0", "evil/busybox:1.36"] {
+        neighbour.skopeo_push(&false_one, &format!("{PLAIN}/{name}"), None).expect_success(name);
+    }
+    let refused = neighbour.skopeo_push(&false_one, &format!("{PLAIN}/library/busybox:1.36"), None);
+    let refused = refused.expect_failure("a push below library/");
+    assert!(refused.stderr.contains("is Docker Hub's here"), "{}", refused.stderr);
+    // As an earlier release took it.
+    entrepot.terminate();
+    let pushed = |name: &str| world.path("data/pushed").join(name);
+    std::fs::rename(pushed("evil+busybox"), pushed("library+busybox")).expect("the repository's folder");
+    entrepot.restart();
+    let named = entrepot.process().wait_line("below library/", Duration::from_secs(10));
+    assert!(named.contains("library/busybox"), "{named}");
+
+    let id = |docker: &Dockerd<'_, '_>, name: &str| {
+        docker.docker(&["image", "inspect", "--format", "{{.Id}}", name]).expect_success("docker image inspect").stdout
+    };
+    let behind = entrepot.client();
+    let honest = Dockerd::start(&behind);
+    honest.pull("busybox:1.36").expect_success("Docker Hub's own");
+    honest.pull("team/app:1.0").expect_success("Docker Hub's own");
+    let docker = Dockerd::start_with(&neighbour, &[&format!("--registry-mirror=https://{REGISTRY}:5001")]);
+    for name in ["busybox:1.36", "team/app:1.0"] {
+        docker.pull(name).expect_success("docker by registry-mirrors");
+        assert_eq!(id(&docker, name), id(&honest, name), "{name}");
+    }
+    docker.forget();
+    // A line from before, with the registry's own port.
+    let old = Dockerd::start_with(&neighbour, &[&format!("--registry-mirror=https://{REGISTRY}:5443")]);
+    old.pull("busybox:1.36").expect_success("the official images still come");
+    assert_eq!(id(&old, "busybox:1.36"), id(&honest, "busybox:1.36"));
 }
 
 #[test]

@@ -115,6 +115,19 @@ impl<'w> Entrepot<'w> {
         value.unwrap_or_else(|| panic!("{name} is no metric without labels"))
     }
 
+    /// The connections that the doors refused for a reason.
+    pub fn refused_connections(&self, reason: &str) -> f64 {
+        self.metric(&format!("entrepot_connections_refused_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// The memory of its own that the process has now, without mapped files.
+    pub fn memory_mib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.pid());
+        let status = std::fs::read_to_string(path).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+    }
+
     /// SHA-256 of the CA's certificate, lower-case hex.
     pub fn fingerprint(&self) -> String {
         let pem = std::fs::read(&self.ca).expect("the CA");

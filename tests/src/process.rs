@@ -86,17 +86,40 @@ impl Process {
         self.pid.as_raw()
     }
 
-    /// The first line that contains `needle`. Waits for it.
+    /// The first line that contains `needle`, whichever stream it comes by. Waits for it.
     pub fn wait_line(&self, needle: &str, timeout: Duration) -> String {
-        let found = |state: &State| state.lines.iter().find(|(_, line)| line.contains(needle)).map(|(_, l)| l.clone());
-        let (state, line) = self.wait_for(timeout, |state| match found(state) {
-            Some(line) => Some(Some(line)),
-            None if state.open_pipes == 0 => Some(None),
-            None => None,
-        });
-        let said = state.tail();
+        self.wait_lines(1, timeout, needle, |_| true).remove(0)
+    }
+
+    /// The first line of one stream that contains `needle`. Waits for it: the streams come by pipes of their own, so a
+    /// line of one tells nothing of the other.
+    pub fn wait_line_on(&self, stream: Stream, needle: &str, timeout: Duration) -> String {
+        self.wait_lines_on(stream, needle, 1, timeout).remove(0)
+    }
+
+    /// The first `count` lines of one stream that contain `needle`. Waits for them.
+    pub fn wait_lines_on(&self, stream: Stream, needle: &str, count: usize, timeout: Duration) -> Vec<String> {
+        self.wait_lines(count, timeout, needle, |from| from == stream)
+    }
+
+    fn wait_lines(
+        &self,
+        count: usize,
+        timeout: Duration,
+        needle: &str,
+        is_wanted: impl Fn(Stream) -> bool,
+    ) -> Vec<String> {
+        let found = |state: &State| -> Vec<String> {
+            let lines = state.lines.iter().filter(|(from, line)| is_wanted(*from) && line.contains(needle));
+            lines.map(|(_, line)| line.clone()).take(count).collect()
+        };
+        let (state, ended) =
+            self.wait_for(timeout, |state| (state.open_pipes == 0 || found(state).len() == count).then_some(()));
+        let (lines, said) = (found(&state), state.tail());
         drop(state);
-        line.flatten().unwrap_or_else(|| panic!("{} never said {needle:?}; its last words:\n{said}", self.name))
+        let reason = if ended.is_some() { "ended" } else { "is late" };
+        assert!(lines.len() == count, "{} {reason} and never said {needle:?}; its last words:\n{said}", self.name);
+        lines
     }
 
     /// Waits for the end and returns the exit status.

@@ -15,19 +15,29 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of every test: data are in the world's directory, the internet's authority is trusted, and the
-    /// tests' registries are intercepted.
+    /// tests' registries are intercepted. The registry is open to everybody, which is not the default.
     pub fn new() -> Self {
         Self::default()
             .set("proxy", "listen = [\"0.0.0.0:3128\"]")
             .set("intercept", r#"registries = ["reg.private.test:5000", "plain.test:5001", "fake.test"]"#)
             .set(r#"registries."plain.test:5001""#, "scheme = \"http\"")
+            .set("registry", "anonymous = \"delete\"")
     }
 
-    /// Adds a line to a section. `[[credentials]]` and the like are sections of that name, brackets included.
+    /// Adds a line to a section. It replaces the value of a key that the section has already. `[[credentials]]` and the
+    /// like are sections of that name, brackets included.
     pub fn set(mut self, section: &str, line: &str) -> Self {
         let lines = self.sections.entry(section.to_owned()).or_default();
+        let key = format!("{} =", line.split('=').next().unwrap_or_default().trim());
+        *lines = lines.lines().filter(|known| !known.starts_with(&key)).map(|known| format!("{known}\n")).collect();
         lines.push_str(line);
         lines.push('\n');
+        self
+    }
+
+    /// Takes a section's lines away, so that its keys have the product's defaults.
+    pub fn without(mut self, section: &str) -> Self {
+        self.sections.remove(section);
         self
     }
 

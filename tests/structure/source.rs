@@ -5,6 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Words that may stand before a path that begins with `::`.
+const KEYWORDS: &[&str] = &["as", "dyn", "else", "for", "impl", "in", "match", "mut", "return", "use"];
+
 /// One file.
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -86,8 +89,24 @@ impl Source {
     fn read(src: &Path, path: PathBuf) -> Self {
         let text = std::fs::read_to_string(&path).expect("a source file");
         let module = module_of(path.strip_prefix(src).expect("below src"));
-        let (tokens, test_modules) = without_tests(tokens(&text));
-        Self { path, module, tokens, test_modules }
+        Self { path, module, ..Self::of_text(&text) }
+    }
+
+    /// The text of a crate's root that is no file.
+    pub(crate) fn of_text(text: &str) -> Self {
+        let (tokens, test_modules) = without_tests(tokens(text));
+        Self { path: PathBuf::new(), module: Vec::new(), tokens, test_modules }
+    }
+
+    /// Whether these tokens stand side by side.
+    pub(crate) fn has(&self, words: &[&str]) -> bool {
+        self.tokens.windows(words.len()).any(|window| window.iter().eq(words.iter()))
+    }
+
+    /// Whether this word stands for the whole of a crate or a module, without a path behind it.
+    pub(crate) fn bare(&self, word: &str) -> bool {
+        (0..self.tokens.len())
+            .any(|index| self.tokens[index] == word && self.tokens.get(index + 1).is_none_or(|next| next != "::"))
     }
 
     /// The paths that begin with this word, groups spelt out: `a::{b, c::d}` is `a::b` and `a::c::d`.
@@ -95,13 +114,20 @@ impl Source {
         let is_first = |index: usize| {
             self.tokens[index] == first
                 && self.tokens.get(index + 1).is_some_and(|next| next == "::")
-                && (index == 0 || self.tokens[index - 1] != "::")
+                && !self.continues_a_path(index)
         };
         let mut found = Vec::new();
         for index in (0..self.tokens.len()).filter(|index| is_first(*index)) {
             branch(&self.tokens, index, &[], &mut found);
         }
         found
+    }
+
+    /// Whether the token at `index` has a part of its path before it. A path may also begin with `::`.
+    fn continues_a_path(&self, index: usize) -> bool {
+        let before = |steps: usize| index.checked_sub(steps).map(|place| self.tokens[place].as_str());
+        let is_part = |token: &str| token == ">" || token.chars().all(|char| char.is_alphanumeric() || char == '_');
+        before(1) == Some("::") && before(2).is_some_and(|token| is_part(token) && !KEYWORDS.contains(&token))
     }
 
     /// What the file makes known under a shorter path: the name, and the path behind it (`pub use a::b::C`).
@@ -256,13 +282,8 @@ fn raw_string_end(chars: &[char], word: &str, from: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn source(text: &str) -> Source {
-        let (tokens, test_modules) = without_tests(tokens(text));
-        Source { path: PathBuf::new(), module: Vec::new(), tokens, test_modules }
-    }
-
     fn paths(text: &str, first: &str) -> Vec<String> {
-        source(text).paths(first).iter().map(|path| path.join("::")).collect()
+        Source::of_text(text).paths(first).iter().map(|path| path.join("::")).collect()
     }
 
     #[test]
@@ -281,7 +302,7 @@ mod tests {
         let text = "use crate::{a, b::{c, d as e}, f::*}; pub(crate) fn g() -> crate::h::I { x::crate_::j() }";
         assert_eq!(paths(text, "crate"), ["crate::a", "crate::b::c", "crate::b::d", "crate::f::*", "crate::h::I"]);
         assert_eq!(paths("use super::super::a;", "super"), ["super::super::a"]);
-        let exports = source("pub use a::{B, c::D}; use e::F; pub(crate) use g::H;").exports();
+        let exports = Source::of_text("pub use a::{B, c::D}; use e::F; pub(crate) use g::H;").exports();
         let names: Vec<&str> = exports.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["B", "D", "H"]);
     }
@@ -290,7 +311,7 @@ mod tests {
     fn code_for_tests_is_left_out() {
         let text = "use crate::a; #[cfg(test)] mod tests; #[cfg(test)] #[path = \"x\"] mod more { use crate::b; } \
                     #[cfg(not(test))] use crate::c; #[cfg(any(test, feature = \"x\"))] pub fn d() { crate::e::f() }";
-        let source = source(text);
+        let source = Source::of_text(text);
         assert_eq!(source.test_modules, ["tests"]);
         assert_eq!(paths(text, "crate"), ["crate::a", "crate::c"]);
     }

@@ -78,6 +78,7 @@ fn account(entry: &Entry<'_>, variable: &'static str) -> Given<RawAccount> {
         username: given(entry.user),
         password: Some(Given::new(HiddenText(Secret::new(entry.password)), place)),
         password_file: None,
+        push: None,
     };
     Given::new(raw, place)
 }

@@ -1,10 +1,11 @@
-//! `[cache]` and `[cache.tags]`: what is kept, how much of it, and how long the answer for a tag is trusted.
+//! `[cache]`, `[cache.tags]` and `[rights]`: what is kept, how much of it, and how long the answer for a tag and the
+//! proof that content is public are trusted.
 
 use std::time::Duration;
 
 use super::origin::{ConfigError, Refusal};
-use super::raw::{RawCache, RawTags, RawTier};
-use super::ready::{Cache, TagMode, TagPolicy, Tier};
+use super::raw::{RawCache, RawRights, RawTags, RawTier};
+use super::ready::{Cache, ProofAges, TagMode, TagPolicy, Tier};
 use super::resolver::{AtReload, Resolver};
 use super::values;
 
@@ -25,6 +26,14 @@ pub(super) fn cache(resolver: &mut Resolver<'_, AtReload>, raw: &RawCache) -> Re
         complete_up_to: resolver.text("cache.complete_up_to", &raw.complete_up_to, "8g", values::size)?,
     };
     Ok((cache, tags(resolver, &raw.tags)?))
+}
+
+/// How long public content counts as public.
+pub(super) fn proofs(resolver: &mut Resolver<'_, AtReload>, raw: &RawRights) -> Result<ProofAges, ConfigError> {
+    Ok(ProofAges {
+        public_for: resolver.text("rights.public_for", &raw.public_for, "1d", values::duration)?,
+        offline_for: resolver.text("rights.offline_for", &raw.offline_for, "30d", values::duration)?,
+    })
 }
 
 fn tags(resolver: &mut Resolver<'_, AtReload>, raw: &RawTags) -> Result<TagPolicy, ConfigError> {

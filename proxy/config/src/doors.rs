@@ -70,7 +70,7 @@ pub(super) fn admin(
     Ok(AdminDoor {
         listen: resolver.text("admin.listen", &raw.listen, "127.0.0.1:3130", listen)?,
         socket: resolver.path("admin.socket", &raw.socket, data_dir.join("admin.sock")),
-        token: resolver.optional("admin.token_file", &raw.token_file, values::secret_file)?,
+        token: resolver.secret_file("admin.token_file", &raw.token_file)?,
     })
 }
 

@@ -17,7 +17,7 @@ use super::schema::{Kind, Shape, unknown};
 #[derive(Clone, Debug)]
 pub struct KeyPath {
     parts: Vec<Key>,
-    kind: Kind,
+    pub(super) kind: Kind,
 }
 
 /// Why a key cannot be changed.
@@ -49,7 +49,7 @@ pub enum EditError {
 
 impl KeyPath {
     /// The key as it was typed.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         joined(&self.parts)
     }
 
@@ -125,11 +125,18 @@ impl KeyPath {
     fn put(&self, table: &mut dyn TableLike, rest: &[Key], kind: &Kind, value: Value) -> Result<(), EditError> {
         let Some((part, below)) = rest.split_first() else { return Ok(()) };
         let name = part.get();
+        let mut there = None;
         let kind = match kind {
             Kind::Table(keys) => keys.iter().find(|(known, _)| *known == name).map_or(*kind, |(_, of)| *of),
-            Kind::Named(of) => **of,
+            Kind::Named(of) => {
+                // Names of hosts and headers compare without case.
+                let mut names = table.iter().map(|(have, _)| have);
+                there = names.find(|have| have.eq_ignore_ascii_case(name)).map(str::to_owned);
+                **of
+            }
             other => *other,
         };
+        let name = there.as_deref().unwrap_or(name);
         if below.is_empty() {
             return replace(table, name, value).ok_or_else(|| EditError::NoEntry(self.shown()));
         }
@@ -157,6 +164,8 @@ impl KeyPath {
         let text = |table: &Table, key: &str| table.get(key).and_then(Item::as_str).map(str::to_owned);
         let place = match wanted.parse::<usize>() {
             Ok(number) => number.checked_sub(1),
+            // Only a list of registries has entries with a name.
+            Err(_) if !matches!(kind, Kind::Table(keys) if has(keys, "registry")) => None,
             Err(_) => {
                 let is_it = |table: &Table| {
                     text(table, "registry").is_some_and(|registry| registry.eq_ignore_ascii_case(wanted))
@@ -171,7 +180,7 @@ impl KeyPath {
         }
         let entry = entries.get_mut(place).ok_or_else(|| EditError::NoEntry(self.shown()))?;
         let is_new = !entry.contains_key("registry");
-        if is_new && wanted.parse::<usize>().is_err() && matches!(kind, Kind::Table(keys) if has(keys, "registry")) {
+        if is_new && wanted.parse::<usize>().is_err() {
             entry["registry"] = Item::Value(Value::from(wanted));
         }
         if !below.is_empty() {
@@ -312,6 +321,7 @@ mod tests {
             ("credentials", "[]", "credentials is a table"),
             ("credentials.2.username", "a", "the file has no entry credentials.2.username"),
             ("credentials.0.username", "a", "the file has no entry"),
+            ("registry.quotas.team.max_size", "1g", "the file has no entry registry.quotas.team.max_size"),
         ] {
             let error = set("", key, value).expect_err(key).to_string();
             assert!(error.contains(named) && !error.contains("canary"), "{key}: {error}");
@@ -336,6 +346,13 @@ mod tests {
             let error = key.parse::<KeyPath>().expect_err(key).to_string();
             assert!(error.contains(told), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn hosts_and_headers_are_found_in_any_case() {
+        let text = "[registries.\"Reg:1\".headers]\nX-Key = \"a\"\n";
+        let changed = set(text, "registries.\"reg:1\".headers.x-key", "b");
+        assert_eq!(changed, Ok(text.replace("\"a\"", "\"b\"")));
     }
 
     #[test]

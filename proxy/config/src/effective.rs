@@ -3,12 +3,15 @@
 //! A server has two of these: the values in force, and the values in its file. [`pair`] puts the rows of the two side
 //! by side. Secrets never get here: [`MASK`] is recorded in their place.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::LazyLock;
 
 use serde_json::json;
 use toml::Value;
 
-use super::origin::Origin;
+use super::origin::{ConfigError, Origin};
 
 /// Stands for a secret.
 pub const MASK: &str = "********";
@@ -31,7 +34,14 @@ pub struct Entry {
     pub value: Value,
     pub origin: Origin,
     pub applies: Applies,
+    /// The content of the file that the value names. None if it is not compared.
+    pub(super) content: Option<Content>,
 }
+
+/// Tells whether the content of a file, which may be a secret, is the same as before. It holds for one process only, and
+/// reveals nothing about the content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Content(u64);
 
 /// When a changed value takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +63,17 @@ pub struct Told {
     pub value: Option<Value>,
     /// The origin of the value in force.
     pub origin: Option<String>,
+    /// Whether the file that the value names has other content now than the content in force.
+    #[serde(default)]
+    pub content_changed: bool,
+}
+
+/// The answer of a running server in `/api/config`, as [`Effective::told`] makes it.
+#[derive(Clone, PartialEq, Debug, Default, serde::Deserialize)]
+pub struct ToldConfig {
+    pub effective: Vec<Told>,
+    /// The error of the server's file and environment as they are now. None if a reload would take them over.
+    pub file_error: Option<String>,
 }
 
 /// A row, for [`pair`].
@@ -90,21 +111,41 @@ impl Effective {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
+    /// Shows that other programs have default addresses of `key`, and that only those in `open` are in force.
+    pub fn default_is_taken(&mut self, key: &str, open: Vec<String>) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
+            entry.value = open.clone().into();
+            entry.origin = Origin::TakenDefault;
+        }
+    }
+
     /// The values in force after a reload, for a server that had `self` in force and read `read`.
     pub fn after_reload(&self, read: Self) -> Self {
         let at_start = |entry: &&Entry| entry.applies == Applies::AtStart;
-        let kept = |read: Entry| {
-            let kept = self.entries.iter().filter(at_start).find(|entry| entry.key == read.key);
-            kept.filter(|kept| kept.value != read.value).cloned().unwrap_or(read)
+        let kept = |mut read: Entry| {
+            let Some(kept) = self.entries.iter().filter(at_start).find(|entry| entry.key == read.key) else {
+                return read;
+            };
+            if kept.value != read.value || kept.has_other_content(&read) {
+                return kept.clone();
+            }
+            read.content = kept.content.or(read.content);
+            read
         };
         Self { entries: read.entries.into_iter().map(kept).collect() }
     }
 
-    /// The rows of `self`, which is in force, that have another value in `read` and wait for a start of the server.
+    /// The rows of `self`, which is in force, that have another value or other content in `read` and wait for a start of the server.
     /// Each comes with its row of `read`.
     pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
-        pairs.filter(|(old, new)| old.applies == Applies::AtStart && old.value != new.value).collect()
+        // A default whose port was in use at the start differs, although nobody changed it.
+        let is_unchanged =
+            |(old, new): &(&Entry, &Entry)| old.origin == Origin::TakenDefault && new.origin == Origin::Default;
+        let waits = |(old, new): &(&Entry, &Entry)| {
+            old.applies == Applies::AtStart && (old.value != new.value || old.has_other_content(new))
+        };
+        pairs.filter(|pair| waits(pair) && !is_unchanged(pair)).collect()
     }
 
     /// For programs: a list of `{key, value, origin, applies}`.
@@ -112,9 +153,18 @@ impl Effective {
         self.entries.iter().map(Entry::to_json).collect()
     }
 
-    /// The same for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
-    /// something else.
-    /// `value` is null if only the file has the setting. `file_value` is null if only the server has it.
+    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told in
+    /// any case.
+    pub fn told(&self, file: Result<&Self, &ConfigError>) -> serde_json::Value {
+        match file {
+            Ok(file) => json!({"effective": self.to_json_beside(file), "file_error": null}),
+            Err(error) => json!({"effective": self.to_json(), "file_error": error.to_string()}),
+        }
+    }
+
+    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
+    /// something else. `value` is null if only the file has the setting. `file_value` is null if only the server has it.
+    /// `content_changed` is true if the value is the path of a file whose content is read at the start and changed since.
     pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
         let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
             let mut row = match (in_force, in_file) {
@@ -125,6 +175,8 @@ impl Effective {
             if in_force.map(|entry| &entry.value) != in_file.map(|entry| &entry.value) {
                 row["file_value"] = json!(in_file.map(|entry| &entry.value));
                 row["file_origin"] = json!(in_file.map(|entry| entry.origin.to_string()));
+            } else if in_force.zip(in_file).is_some_and(|(in_force, in_file)| in_force.has_other_content(in_file)) {
+                row["content_changed"] = json!(true);
             }
             row
         };
@@ -151,7 +203,14 @@ impl Effective {
     }
 
     pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin, applies: Applies) {
-        self.entries.push(Entry { key: key.into(), value: value.into(), origin, applies });
+        self.entries.push(Entry { key: key.into(), value: value.into(), origin, applies, content: None });
+    }
+
+    /// Records the content of the file that the value of `key` names.
+    pub(super) fn record_content(&mut self, key: &str, content: &[u8]) {
+        if let Some(entry) = self.entries.iter_mut().rfind(|entry| entry.key == key) {
+            entry.content = Some(Content::of(content));
+        }
     }
 
     /// Orders the rows by `sections`, the first parts of their keys.
@@ -169,6 +228,19 @@ impl Entry {
     pub fn to_json(&self) -> serde_json::Value {
         let (origin, applies) = (self.origin.to_string(), self.applies.word());
         json!({"key": self.key, "value": self.value, "origin": origin, "applies": applies})
+    }
+
+    /// Whether the file has other content in `read`. A file that was missing on one side does not count: the server may
+    /// have made it since.
+    fn has_other_content(&self, read: &Self) -> bool {
+        self.content.zip(read.content).is_some_and(|(in_force, read)| in_force != read)
+    }
+}
+
+impl Content {
+    fn of(bytes: &[u8]) -> Self {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self(KEYS.hash_one(bytes))
     }
 }
 
@@ -269,6 +341,19 @@ mod tests {
             "file_origin": "default"});
         assert_eq!(told[0], bound);
         assert_eq!(told[1], json!({"key": "swapped", "value": "2", "origin": "default", "applies": "reload"}));
+    }
+
+    #[test]
+    fn a_bad_file_is_told_beside_the_values_in_force() {
+        let in_force = effective(&[("a", "1", Applies::AtReload)]);
+        let bad = ConfigError { origin: Origin::Environment("A"), message: "no".to_owned(), hint: None };
+        let told = in_force.told(Err(&bad));
+        let row = json!({"key": "a", "value": "1", "origin": "default", "applies": "reload"});
+        assert_eq!(told, json!({"effective": [row], "file_error": "environment variable A: no"}));
+        let read: ToldConfig = serde_json::from_value(told).expect("as a program reads it");
+        assert_eq!((read.effective.len(), read.file_error.as_deref()), (1, Some("environment variable A: no")));
+        let good = in_force.told(Ok(&effective(&[("a", "2", Applies::AtReload)])));
+        assert_eq!((&good["effective"][0]["file_value"], &good["file_error"]), (&json!("2"), &json!(null)));
     }
 
     #[test]

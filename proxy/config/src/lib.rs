@@ -18,6 +18,7 @@ mod doors;
 pub mod edit;
 mod effective;
 mod environment;
+mod key_rows;
 mod mdns;
 mod origin;
 mod places;
@@ -40,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use effective::{Applies, Effective, Entry, MASK, Row, Told, pair};
+pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
 pub use origin::{ConfigError, Origin};
 use origin::{Given, Place, Refusal, Source};
@@ -48,6 +49,7 @@ pub use places::{Found, HostFacts};
 use raw::{Raw, RawAccount};
 use ready::{Config, LiveConfig, Startup};
 pub use registries::BUILT_IN_REGISTRIES;
+use registries::Schemes;
 use resolver::{AtReload, AtStart, Record, Resolver};
 
 /// The file that is read if neither a flag nor the environment names one, and if it exists.
@@ -199,17 +201,22 @@ fn live(
     let transparent = redirect::policy(resolver, &raw.transparent)?;
     let registry = registry_door::settings(resolver, &raw.registry)?;
     let (cache, tags) = cache::cache(resolver, &raw.cache)?;
+    let proofs = cache::proofs(resolver, &raw.rights)?;
     let upstream = upstream::upstream(resolver, &raw.upstream)?;
     let client = upstream::client(resolver, &raw.client)?;
     let data_plane = data_plane::sealing(resolver, &raw.data_plane)?;
     let logging = doors::log_level(resolver, &raw.logging)?;
-    let (credentials, mut implied) = registries::accounts(resolver, raw.credentials, added.1)?;
     let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify)?;
+    let listed = registries::listed(resolver, &raw.intercept.registries, &added.0)?;
+    let mut implied = registries::listed_by_accounts(raw.credentials.iter().chain(&added.1));
+    let schemes = Schemes::of(&registries, listed.iter().chain(&implied));
+    let credentials = registries::accounts(resolver, raw.credentials, added.1, &schemes, proxy.allow_push)?;
     implied.extend(named);
-    let intercept = registries::intercept(resolver, &raw.intercept.registries, &added.0, implied)?;
+    let intercept = registries::intercept(resolver, &raw.intercept.registries, listed, implied, &schemes)?;
     Ok(LiveConfig {
         proxy,
         transparent,
+        proofs,
         registry,
         cache,
         tags,

@@ -11,6 +11,8 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     Default,
+    /// The server found the port of a default address in use, so the address is not in force.
+    TakenDefault,
     File {
         /// The path as the administrator wrote it.
         path: Arc<Path>,
@@ -104,6 +106,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => formatter.write_str("default"),
+            Self::TakenDefault => formatter.write_str("default, whose port is in use"),
             Self::File { path, line: Some(line) } => write!(formatter, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(formatter, "{}", path.display()),
             Self::Environment(name) => write!(formatter, "environment variable {name}"),

@@ -118,10 +118,16 @@ pub(super) fn ca(
             values::private_key_file(path).map(drop)
         })?;
     }
+    for (key, path) in [("ca.cert", &certificate), ("ca.key", &key)] {
+        // The first start has no files yet: the server makes them.
+        if let Some(content) = values::text_file(path) {
+            resolver.record_content(key, content.expose().as_bytes());
+        }
+    }
     Ok(CaFiles {
         certificate,
         key,
-        passphrase: resolver.optional("ca.passphrase_file", &raw.passphrase_file, values::secret_file)?,
+        passphrase: resolver.secret_file("ca.passphrase_file", &raw.passphrase_file)?,
         leaf_lifetime: resolver.text("ca.leaf_lifetime", &raw.leaf_lifetime, "7d", leaf_lifetime)?,
         provided,
     })

@@ -49,6 +49,7 @@ section! {
         cache: RawCache,
         // It comes after `cache`: the suggestion for a misplaced `max_size` names the first section that has it.
         registry: RawRegistryDoor,
+        rights: RawRights,
         intercept: RawIntercept,
         credentials: Vec<Given<RawAccount>>,
         registries: Named<RawRegistry>,
@@ -84,11 +85,15 @@ section! {
     /// `[registry]`
     RawRegistryDoor {
         hostname: Text,
+        names: Texts,
         http: Texts,
         https: Texts,
+        mirror_listen: Texts,
         docker_hub_mirror: Switch,
         max_uploads: Number,
+        max_uploads_per_client: Number,
         upload_expiry: Text,
+        empty_upload_expiry: Text,
         grace: Text,
         gc_interval: Text,
         anonymous: Text,
@@ -160,13 +165,25 @@ section! {
 }
 
 section! {
+    /// `[rights]`
+    RawRights { public_for: Text, offline_for: Text, }
+}
+
+section! {
     /// `[intercept]`
     RawIntercept { registries: Texts, }
 }
 
 section! {
     /// `[[credentials]]`
-    RawAccount { registry: Text, repository: Text, username: Text, password: Hidden, password_file: Text, }
+    RawAccount {
+        registry: Text,
+        repository: Text,
+        username: Text,
+        password: Hidden,
+        password_file: Text,
+        push: Switch,
+    }
 }
 
 section! {
@@ -178,6 +195,7 @@ section! {
         access: Text,
         realm: Text,
         headers: Named<Given<HiddenText>>,
+        methods: Texts,
     }
 }
 

@@ -3,11 +3,12 @@
 //!
 //! A host that is named in any of the three is intercepted. Otherwise its settings would have no effect.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use entrepot_core::docker_hub;
-use entrepot_core::host::{HTTPS_PORT, HostPattern};
-use http::{HeaderName, HeaderValue, header};
+use entrepot_core::host::HostPattern;
+use http::{HeaderName, HeaderValue, Method, header};
+use toml_edit::Key;
 
 use super::effective::MASK;
 use super::origin::{ConfigError, Given, Origin, Place, Refusal};
@@ -15,7 +16,10 @@ use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
 use super::ready::{AccessMode, Account, RegistryPolicy};
 use super::resolver::{AtReload, Resolver};
 use super::values;
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{HTTP_PORT, OriginPattern, Scheme};
+
+/// The key of the list.
+const LIST: &str = "intercept.registries";
 
 /// Registries that are intercepted without configuration, besides Docker Hub.
 pub const BUILT_IN_REGISTRIES: [&str; 10] = [
@@ -45,46 +49,88 @@ const RESERVED_HEADERS: [HeaderName; 10] = [
     header::RANGE,
 ];
 
-/// A listed host with the place that listed it.
-pub(super) type Listed = (HostPattern, Place);
+/// A registry that a section or a list names, with the place that names it. Entries that spell no scheme get theirs from
+/// [`Schemes`].
+pub(super) struct Listed {
+    spelled: Option<Scheme>,
+    host: HostPattern,
+    place: Place,
+}
 
-/// The hosts of `[intercept]`, of the environment (`added`), and those that other sections `imply`.
-pub(super) fn intercept(
+/// The registries that the configuration declares to speak plain HTTP: by `scheme = "http"`, or by `http://` before a
+/// name. A name without a scheme means https everywhere else, whatever its port is.
+pub(super) struct Schemes(Vec<OriginPattern>);
+
+impl Schemes {
+    /// Collects the declarations of every section.
+    pub(super) fn of<'a>(policies: &[RegistryPolicy], listed: impl Iterator<Item = &'a Listed>) -> Self {
+        let policies = policies.iter().map(|policy| policy.registry.clone());
+        let spelled =
+            listed.filter_map(|listed| Some(OriginPattern { scheme: listed.spelled?, host: listed.host.clone() }));
+        Self(policies.chain(spelled).filter(|pattern| pattern.scheme == Scheme::Http).collect())
+    }
+
+    fn resolve(&self, spelled: Option<Scheme>, host: &HostPattern) -> OriginPattern {
+        let by_declaration = || {
+            let plain = self.0.iter().find(|plain| {
+                plain.host == *host || (plain.host.port().is_none() && plain.host.with_port(HTTP_PORT) == *host)
+            });
+            plain.cloned()
+        };
+        match spelled {
+            Some(scheme) => OriginPattern { scheme, host: host.clone() },
+            None => by_declaration().unwrap_or_else(|| OriginPattern { scheme: Scheme::Https, host: host.clone() }),
+        }
+    }
+}
+
+/// The entries of `[intercept]`, and those of the environment (`added`).
+pub(super) fn listed(
     resolver: &mut Resolver<'_, AtReload>,
     given: &Texts,
     added: &[Given<String>],
+) -> Result<Vec<Listed>, ConfigError> {
+    let items = given.iter().flat_map(|given| &given.value).chain(added);
+    items
+        .map(|Given { value, place }| entry(value, *place).map_err(|refusal| resolver.refuse(LIST, *place, refusal)))
+        .collect()
+}
+
+/// The registries that are intercepted: the built-in ones, those of the list, and those that other sections `imply`.
+pub(super) fn intercept(
+    resolver: &mut Resolver<'_, AtReload>,
+    given: &Texts,
+    listed: Vec<Listed>,
     implied: Vec<Listed>,
-) -> Result<Vec<HostPattern>, ConfigError> {
-    const KEY: &str = "intercept.registries";
+    schemes: &Schemes,
+) -> Result<Vec<OriginPattern>, ConfigError> {
     let built_in: Vec<&str> = docker_hub::HOSTS.into_iter().chain(BUILT_IN_REGISTRIES).collect();
-    let mut hosts = resolver.texts(KEY, &None, &built_in, values::host_pattern)?;
-    if let Some(items) = given.as_ref().filter(|given| !given.value.is_empty()) {
-        let places: Vec<Place> = items.value.iter().map(|item| item.place).collect();
-        let listed = resolver.texts(KEY, given, &[], values::host_pattern)?;
-        let listed: Vec<Listed> = listed.into_iter().zip(places).collect();
-        refuse_duplicates(resolver, KEY, listed.iter())?;
-        hosts.extend(listed.into_iter().map(|(host, _)| host));
+    let mut registries = resolver.texts(LIST, &None, &built_in, values::origin_pattern)?;
+    let (in_file, others): (Vec<_>, Vec<_>) =
+        listed.into_iter().partition(|listed| matches!(listed.place, Place::File(_)));
+    if given.as_ref().is_some_and(|given| !given.value.is_empty()) {
+        resolver.texts(LIST, given, &[], values::origin_pattern)?;
+        refuse_duplicates(resolver, LIST, in_file.iter())?;
     }
-    let mut more = Vec::new();
-    for Given { value, place } in added {
-        let host = values::host_pattern(value).map_err(|refusal| resolver.refuse(KEY, *place, refusal))?;
-        more.push((host, *place));
-    }
-    for (host, place) in more.into_iter().chain(implied) {
-        if !hosts.contains(&host) {
-            let origin = resolver.origin(place);
-            resolver.record(KEY, vec![host.to_string()], origin);
-            hosts.push(host);
+    let of = |listed: &Listed| schemes.resolve(listed.spelled, &listed.host);
+    let in_file: Vec<_> = in_file.iter().map(|listed| (of(listed), listed.place)).collect();
+    registries.extend(in_file.iter().map(|(registry, _)| registry.clone()));
+    for listed in others.iter().chain(&implied) {
+        let registry = of(listed);
+        if !registries.contains(&registry) {
+            let origin = resolver.origin(listed.place);
+            resolver.record(LIST, vec![registry.to_string()], origin);
+            registries.push(registry);
         }
     }
-    let mut seen = Vec::new();
-    hosts.retain(|host| {
-        !seen.contains(host) && {
-            seen.push(host.clone());
-            true
-        }
-    });
-    Ok(hosts)
+    let mut seen = HashSet::new();
+    registries.retain(|registry| seen.insert(registry.clone()));
+    Ok(registries)
+}
+
+fn entry(text: &str, place: Place) -> Result<Listed, Refusal> {
+    let (spelled, host) = values::registry(text)?;
+    Ok(Listed { spelled, host, place })
 }
 
 /// The accounts of the file and those of the environment (`added`), in the order in which they are tried: the first
@@ -96,17 +142,22 @@ pub(super) fn accounts(
     resolver: &mut Resolver<'_, AtReload>,
     in_file: Vec<Given<RawAccount>>,
     added: Vec<Given<RawAccount>>,
-) -> Result<(Vec<Account>, Vec<Listed>), ConfigError> {
+    schemes: &Schemes,
+    allow_push: bool,
+) -> Result<Vec<Account>, ConfigError> {
     let count_in_file = in_file.len();
-    let (mut accounts, mut listed) = (Vec::new(), Vec::new());
+    let mut accounts = Vec::new();
     for (at, Given { value, place }) in in_file.into_iter().chain(added).enumerate() {
-        let account = account(resolver, &format!("credentials.{}", at + 1), &value, place)?;
-        listed.push((account.registry.clone(), place));
-        accounts.push(account);
+        accounts.push(account(resolver, &format!("credentials.{}", at + 1), &value, place, schemes, allow_push)?);
     }
     accounts.rotate_left(count_in_file);
     accounts.sort_by_key(|account| account.repository.is_none());
-    Ok((accounts, listed))
+    Ok(accounts)
+}
+
+/// The registries that accounts name. Those of entries without a usable name are left out: [`accounts`] refuses them.
+pub(super) fn listed_by_accounts<'a>(accounts: impl Iterator<Item = &'a Given<RawAccount>>) -> Vec<Listed> {
+    accounts.filter_map(|account| entry(&account.value.registry.as_ref()?.value, account.place).ok()).collect()
 }
 
 fn account(
@@ -114,6 +165,8 @@ fn account(
     key: &str,
     raw: &RawAccount,
     place: Place,
+    schemes: &Schemes,
+    allow_push: bool,
 ) -> Result<Account, ConfigError> {
     let missing = |what: &str| {
         let refusal = Refusal::new(format!("the entry has no {what}"));
@@ -136,7 +189,8 @@ fn account(
     if let (Some(_), Some(file)) = (&password, raw.password_file.as_ref().filter(|file| !file.value.is_empty())) {
         return Err(resolver.refuse("credentials", file.place, Refusal::new("give either password or password_file")));
     }
-    let registry = resolver.text(&format!("{key}.registry"), &raw.registry, "", values::host_pattern)?;
+    let (spelled, host) = resolver.text(&format!("{key}.registry"), &raw.registry, "", values::registry)?;
+    let registry = schemes.resolve(spelled, &host);
     let repository = resolver
         .optional(&format!("{key}.repository"), &raw.repository, |text| values::repository_globs(&[text.to_owned()]))?;
     let username = resolver.text(&format!("{key}.username"), &raw.username, "", username)?;
@@ -148,7 +202,17 @@ fn account(
         }
         None => resolver.text(&format!("{key}.password_file"), &raw.password_file, "", values::secret_file)?,
     };
-    Ok(Account { registry, repository, username, password })
+    // With docker-registry-proxy's variables, ALLOW_PUSH means pushes with the accounts of AUTH_REGISTRIES.
+    let by_default = allow_push && matches!(place, Place::Environment(_));
+    let push = resolver.switch(&format!("{key}.push"), &raw.push, by_default);
+    Ok(Account { registry, repository, username, password, push })
+}
+
+/// A method as in a request line.
+fn method(text: &str) -> Result<Method, Refusal> {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    let found = known.into_iter().find(|method| method.as_str() == text);
+    found.ok_or_else(|| Refusal::new(format!("{text:?} is no method")).hint("write for example [\"POST\", \"PUT\"]"))
 }
 
 fn is_set(text: &Text) -> bool {
@@ -171,8 +235,9 @@ pub(super) fn policies(
     for (name, registry) in &raw.0 {
         let host =
             values::host_pattern(&name.value).map_err(|refusal| resolver.refuse("registries", name.place, refusal))?;
-        listed.push((host.clone(), name.place));
-        policies.push(policy(resolver, host, registry, verify)?);
+        let policy = policy(resolver, host.clone(), registry, verify)?;
+        listed.push(Listed { spelled: Some(policy.registry.scheme), host, place: name.place });
+        policies.push(policy);
     }
     refuse_duplicates(resolver, "registries", listed.iter())?;
     Ok((policies, listed))
@@ -187,14 +252,15 @@ fn policy(
     const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
     const ACCESS: &[(&str, AccessMode)] = &[("strict", AccessMode::Strict), ("shared", AccessMode::Shared)];
     let key = |name: &str| format!("registries.\"{host}\".{name}");
+    let scheme = resolver.text(&key("scheme"), &raw.scheme, "https", |text| values::choice(text, SCHEMES))?;
     Ok(RegistryPolicy {
-        scheme: resolver.text(&key("scheme"), &raw.scheme, "https", |text| values::choice(text, SCHEMES))?,
         extra_roots: resolver.optional(&key("ca_file"), &raw.ca_file, values::certificates)?.unwrap_or_default(),
         verify: resolver.switch(&key("verify"), &raw.verify, verify),
         access: resolver.optional(&key("access"), &raw.access, |text| values::choice(text, ACCESS))?,
         realm: resolver.optional(&key("realm"), &raw.realm, values::host)?,
         headers: headers(resolver, &key("headers"), &raw.headers)?,
-        host,
+        header_methods: resolver.texts(&key("methods"), &raw.methods, &[], method)?,
+        registry: OriginPattern { scheme, host },
     })
 }
 
@@ -214,7 +280,8 @@ pub(super) fn headers(
         // Most injected headers are keys of some kind.
         value.set_sensitive(true);
         let origin = resolver.origin(*place);
-        resolver.record(format!("{key}.{header}"), MASK, origin);
+        // A header's name may have characters that TOML wants in quotes.
+        resolver.record(format!("{key}.{}", Key::new(header.as_str()).display_repr()), MASK, origin);
         headers.push((header, value));
     }
     Ok(headers)
@@ -228,19 +295,19 @@ fn header_name(text: &str) -> Result<HeaderName, Refusal> {
     Ok(name)
 }
 
-/// A host that stands twice in one list, in whatever spelling, is a mistake: the second entry would have no effect.
+/// A host that stands twice in one list, in whatever spelling, is a mistake: the second entry would have no effect, or
+/// one port would speak two protocols.
 fn refuse_duplicates<'a>(
     resolver: &Resolver<'_, AtReload>,
     key: &str,
     listed: impl Iterator<Item = &'a Listed>,
 ) -> Result<(), ConfigError> {
-    let mut seen: HashMap<String, Place> = HashMap::new();
-    for (host, place) in listed {
-        let text = host.to_string();
-        let implied = format!(":{HTTPS_PORT}");
-        let canonical = text.strip_suffix(&implied).unwrap_or(&text).to_owned();
-        if let Some(first) = seen.insert(canonical, *place) {
-            let refusal = Refusal::new(format!("duplicate registry {text:?}"));
+    let mut seen: HashMap<HostPattern, Place> = HashMap::new();
+    for Listed { spelled, host, place } in listed {
+        let scheme = spelled.unwrap_or(Scheme::Https);
+        let with_port = host.with_port(host.port().unwrap_or(scheme.default_port()));
+        if let Some(first) = seen.insert(with_port, *place) {
+            let refusal = Refusal::new(format!("duplicate registry \"{host}\""));
             let hint = match resolver.origin(first) {
                 Origin::File { line: Some(line), .. } => format!("line {line} has it already"),
                 other => format!("{other} has it already"),

@@ -23,11 +23,12 @@ pub(super) fn access(
     resolver: &mut Resolver<'_, AtReload>,
     raw: &RawRegistryDoor,
 ) -> Result<(Arc<Rights>, Vec<Notification>), ConfigError> {
-    const LEVELS: &[(&str, Actions)] = &[("push", Actions::ALL), ("pull", Actions::PULL), ("none", Actions::NONE)];
+    const LEVELS: &[(&str, Actions)] =
+        &[("pull", Actions::PULL), ("push", Actions::PULL_AND_PUSH), ("delete", Actions::ALL), ("none", Actions::NONE)];
     const METHODS: &[(&str, AuthMethod)] = &[("token", AuthMethod::Token), ("basic", AuthMethod::Basic)];
     let (anonymous_at, auth_at) = (place(&raw.anonymous), place(&raw.auth));
     let rights = Rights {
-        anonymous: resolver.text("registry.anonymous", &raw.anonymous, "push", |text| values::choice(text, LEVELS))?,
+        anonymous: resolver.text("registry.anonymous", &raw.anonymous, "pull", |text| values::choice(text, LEVELS))?,
         htpasswd: resolver.optional("registry.htpasswd", &raw.htpasswd, values::htpasswd)?,
         auth: resolver.text("registry.auth", &raw.auth, "token", |text| values::choice(text, METHODS))?,
         token_lifetime: resolver.text("registry.token_lifetime", &raw.token_lifetime, "5m", token_lifetime)?,

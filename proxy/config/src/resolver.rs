@@ -16,6 +16,8 @@ use toml::Value;
 use super::effective::{Applies, Effective};
 use super::origin::{ConfigError, Given, Origin, Place, Refusal, Source};
 use super::raw::{Number, Numbers, Switch, Text, Texts};
+use super::values;
+use entrepot_core::secret::Secret;
 
 /// The file, and the values that are recorded so far.
 pub(super) struct Record {
@@ -90,6 +92,16 @@ impl<W: When> Resolver<'_, W> {
         self.text(key, given, "", |text| if text.is_empty() { Ok(None) } else { parse(text).map(Some) })
     }
 
+    /// The secret in a file. None if the path is empty. If the secret is read at the start only, a reload has to notice
+    /// that it changed.
+    pub(super) fn secret_file(&mut self, key: &str, given: &Text) -> Result<Option<Secret>, ConfigError> {
+        let secret = self.optional(key, given, values::secret_file)?;
+        if let Some(secret) = &secret {
+            self.record_content(key, secret.expose().as_bytes());
+        }
+        Ok(secret)
+    }
+
     /// A path. If none or an empty one is given, the default holds.
     pub(super) fn path(&mut self, key: &str, given: &Text, default: PathBuf) -> PathBuf {
         let (path, origin) = match given {
@@ -159,6 +171,11 @@ impl<W: When> Resolver<'_, W> {
         self.record.effective.record(key, value, origin, W::APPLIES);
     }
 
+    /// Records the content of the file that the value of `key` names, so that a reload notices if it changed.
+    pub(super) fn record_content(&mut self, key: &str, content: &[u8]) {
+        self.record.effective.record_content(key, content);
+    }
+
     /// Adds a line to log once at start.
     pub(super) fn notice(&mut self, notice: String) {
         self.record.notices.push(notice);
@@ -185,7 +202,7 @@ impl<W: When> Resolver<'_, W> {
 fn named(key: &str, refusal: Refusal, origin: &Origin) -> ConfigError {
     let Refusal { message, hint } = refusal;
     let message = match origin {
-        Origin::Default | Origin::File { .. } => format!("{key}: {message}"),
+        Origin::Default | Origin::TakenDefault | Origin::File { .. } => format!("{key}: {message}"),
         Origin::Environment(_) | Origin::Flag(_) => message,
     };
     Refusal { message, hint }.at(origin.clone())

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
 use entrepot_core::htpasswd::Accounts;
+use entrepot_core::origin::{OriginPattern, Scheme};
 use entrepot_core::quantity::{self, Size};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use ipnet::IpNet;
@@ -96,6 +97,25 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
         };
         Refusal::new(format!("{text:?} is no usable registry: {error}")).hint(hint)
     })
+}
+
+/// An entry of a list of registries, and the scheme that it spells.
+pub(super) fn registry(text: &str) -> Result<(Option<Scheme>, HostPattern), Refusal> {
+    let (spelled, host) = Scheme::split(text);
+    let host = host.parse().map_err(|error| {
+        let hint = match host.contains('/') {
+            true => "write the host alone, without a path; http:// before it means plain HTTP",
+            false => "write for example reg.example, reg.example:5000, *.pkg.dev or http://reg.example:5000",
+        };
+        Refusal::new(format!("{text:?} is no usable registry: {error}")).hint(hint)
+    })?;
+    Ok((spelled, host))
+}
+
+/// The same where no other section has a say: without a scheme it is https.
+pub(super) fn origin_pattern(text: &str) -> Result<OriginPattern, Refusal> {
+    let (spelled, host) = registry(text)?;
+    Ok(OriginPattern { scheme: spelled.unwrap_or(Scheme::Https), host })
 }
 
 /// A host. Without a port, it is on port 443.
@@ -211,6 +231,11 @@ pub(super) fn webhook(text: &str) -> Result<Url, Refusal> {
         true => Ok(url),
         false => Err(Refusal::new("an address with a user in it").hint("send an Authorization in headers instead")),
     }
+}
+
+/// The whole text of a file, which may be a secret. None if the file cannot be read.
+pub(super) fn text_file(path: &Path) -> Option<Secret> {
+    read(path).ok().and_then(|content| String::from_utf8(content).ok()).map(Secret::new)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refusal> {

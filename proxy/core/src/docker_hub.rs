@@ -20,6 +20,9 @@ pub const TOKEN_HOST: &str = "auth.docker.io";
 /// The path at which [`TOKEN_HOST`] gives tokens.
 pub const TOKEN_PATH: &str = "/token";
 
+/// Begins the names of its official images, which people write without it.
+pub const OFFICIAL: &str = "library/";
+
 /// The hosts that clients connect to.
 pub const HOSTS: [&str; 3] = [REGISTRY, TOKEN_HOST, INDEX];
 

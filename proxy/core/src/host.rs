@@ -186,6 +186,11 @@ impl HostPattern {
         (!self.wildcard).then(|| RegistryHost { name: self.name.clone(), port: self.port.unwrap_or(HTTPS_PORT) })
     }
 
+    /// The same entry with this port.
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { port: Some(port), ..self.clone() }
+    }
+
     /// The port that the entry names. None if it names none.
     pub fn port(&self) -> Option<u16> {
         self.port

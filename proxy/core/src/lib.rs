@@ -1,6 +1,4 @@
 //! The grammar and the pure decisions of entrepot, without input or output.
-
-#![warn(missing_docs)]
 //!
 //! Functions here take bytes or values and return values. None of them opens a socket or a file, reads a clock or starts
 //! a thread, so each rule is tested by a table. A type exists only in its valid form: a `Digest`, a `RepositoryName` or a
@@ -15,7 +13,10 @@
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
 //! | [`host`], [`mdns_name`] | registries with their ports, patterns of registries, `.local` names | RFC 9110, RFC 6762 |
+//! | [`client`] | clients as bounds count them | RFC 7217, RFC 8981 |
+//! | [`recent`] | bounded tables whose keys strangers choose | |
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
+//! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
@@ -45,7 +46,10 @@
 //! # Ok::<(), entrepot_core::route::RouteError>(())
 //! ```
 
+#![warn(missing_docs)]
+
 pub mod challenge;
+pub mod client;
 pub mod digest;
 pub mod docker_hub;
 pub mod error;
@@ -63,6 +67,7 @@ pub mod platform;
 pub mod proxy_header;
 pub mod quantity;
 pub mod range;
+pub mod recent;
 pub mod referrer;
 pub mod route;
 pub mod scope;

@@ -54,6 +54,8 @@ impl Actions {
     pub const NONE: Self = Self(0);
     /// Only [`Action::Pull`].
     pub const PULL: Self = Self(Action::Pull as u8);
+    /// [`Action::Pull`] and [`Action::Push`].
+    pub const PULL_AND_PUSH: Self = Self(Action::Pull as u8 | Action::Push as u8);
     /// All actions.
     pub const ALL: Self = Self(Action::Pull as u8 | Action::Push as u8 | Action::Delete as u8);
 

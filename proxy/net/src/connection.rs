@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use crate::listener::Standing;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::origin::Scheme;
 use entrepot_observe::labels::Door;
@@ -17,6 +18,8 @@ pub struct ConnectionContext {
     /// The protocol between the client and us.
     pub scheme: Scheme,
     pub destination: Destination,
+    /// Told when the client has said what it wants.
+    pub standing: Standing,
 }
 
 /// The destination of the requests of a connection.
@@ -28,6 +31,8 @@ pub enum Destination {
     Registry(RegistryDestination),
     /// Our own registry.
     Own,
+    /// Docker Hub, for a client that has us among its `registry-mirrors` and names no registry.
+    DockerHubMirror,
 }
 
 /// A registry that a connection leads to.

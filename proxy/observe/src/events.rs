@@ -109,8 +109,13 @@ where
     Ok((Registry::default().with(filter).with(lines), handle))
 }
 
+/// Lets the span of a request through (`entrepot_net::http::exchange`), so that each event that is shown has the id of
+/// its request. It is the last of a list, so it replaces what the list says about this target.
+const REQUEST_SPAN: &str = "entrepot_request=error";
+
 /// A bare level, or a list of `target=level` in tracing's syntax. A bare word that is no level would be taken for the
-/// name of a target by tracing, and a mistyped level would silence everything; it is refused.
+/// name of a target by tracing, and a mistyped level would silence everything; it is refused. The bare levels let the
+/// span of a request through by `entrepot=`, which stands for every target that begins so; `off` shows no event either.
 fn parse_filter(level: &str) -> Result<EnvFilter, EventsError> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let refused = || EventsError::Level(level.to_owned());
@@ -123,7 +128,7 @@ fn parse_filter(level: &str) -> Result<EnvFilter, EventsError> {
     if !level.split(',').all(directive) {
         return Err(refused());
     }
-    EnvFilter::try_new(level).map_err(|_| refused())
+    EnvFilter::try_new(format!("{level},{REQUEST_SPAN}")).map_err(|_| refused())
 }
 
 impl Reader {
@@ -236,6 +241,39 @@ mod tests {
         assert!(text.contains("ours") && text.contains("their warning"), "{text}");
         assert!(!text.contains("theirs") && !text.contains("too fine"), "{text}");
         assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn every_event_that_is_shown_has_the_id_of_its_request() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let emit = |_: &FilterHandle| {
+            let request = tracing::error_span!(target: "entrepot_request", "request", request_id = "00c0ffee");
+            request.in_scope(|| tracing::error!(target: "entrepot_cache::pull", "seen"));
+        };
+        for (number, level) in [
+            "error",
+            "warn",
+            "debug",
+            "entrepot_cache=debug",
+            "entrepot_cache=debug,warn",
+            "off,entrepot_cache=error",
+            "entrepot=off,entrepot_cache=info",
+            "entrepot_request=off,entrepot_cache=info",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let text = events(&folder.path().join(format!("{number}.text")), level, LogFormat::Text, emit);
+            assert!(text.contains("seen") && text.contains("request_id=\"00c0ffee\""), "{level}: {text}");
+            let json = events(&folder.path().join(format!("{number}.json")), level, LogFormat::Json, emit);
+            let event: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+            assert_eq!(
+                (&event["message"], &event["span"]["request_id"]),
+                (&"seen".into(), &"00c0ffee".into()),
+                "{level}"
+            );
+        }
+        assert_eq!(events(&folder.path().join("off"), "off", LogFormat::Text, emit), "");
     }
 
     #[test]

@@ -49,6 +49,8 @@ labels! {
         Transparent = "transparent",
         /// Our registry's ports.
         Registry = "registry",
+        /// The ports for Docker's `registry-mirrors`.
+        Mirror = "mirror",
         /// 3130 and the unix socket.
         Admin = "admin",
     }
@@ -135,6 +137,8 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
+        /// It had said nothing yet when every place was taken, and another took its place.
+        MadeRoom = "made_room",
         /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
     }
@@ -355,6 +359,8 @@ labels! {
         ClientLeft = "client_left",
         /// HTTP/1.0 cannot be given a body of unknown length.
         Http10 = "http_1_0",
+        /// Upstream does not take the administrator's account.
+        AccountRefused = "account_refused",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
         /// The place that the registry led to refused.

@@ -47,6 +47,7 @@ pub struct Metrics {
     pub fills_resumed: Counter,
     /// Requests that joined a running fill.
     pub followers_joined: Counter,
+    pub accounts_refused: Counter,
     /// Blobs and manifests put into the store.
     pub stored: Counter,
     /// Answers passed through without the cache.
@@ -138,6 +139,8 @@ impl Metrics {
             fills_finished: list.counter("fills_finished", "Fills published"),
             fills_failed: list.by("fills_failed", "Fills that published nothing", "reason"),
             fills_resumed: list.counter("fills_resumed", "Fills continued by Range after a break"),
+            accounts_refused: list
+                .counter("account_refusals", "Refusals of accounts that are configured for a registry"),
             followers_joined: list.counter("followers_joined", "Requests that joined a running fill"),
             stored: list.counter("stored", "Blobs and manifests put into the store"),
             bypass: list.by("bypass", "Answers passed through without the cache", "reason"),

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use entrepot_core::host::{HostPattern, RegistryHost};
+use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::{HTTP_PORT, OriginPattern, Scheme};
 use entrepot_ebpf_common::names::{BELOW, EXACT, hash};
 use entrepot_ebpf_common::settings::PORTS_MAX;
 use ipnet::IpNet;
@@ -77,7 +78,7 @@ impl Plan {
         let mut notices = Vec::new();
         let door = door_place(config)?;
         let mut ports = redirect.ports.clone();
-        ports.extend(config.live.intercept.iter().filter_map(HostPattern::port));
+        ports.extend(config.live.intercept.iter().filter_map(port_of));
         ports.sort_unstable();
         ports.dedup();
         if let DoorPlace::Appliance(appliance) = &door {
@@ -152,8 +153,14 @@ fn local_doors(listening: &[SocketAddr]) -> Vec<SocketAddr> {
     v4.into_iter().chain(v6).collect()
 }
 
-/// A pattern's text without its port: `*.pkg.dev` or `ghcr.io`.
-fn name_of(pattern: &HostPattern) -> String {
+/// The port that a listed registry needs besides those of `redirect.ports`. None if it is https without a port.
+fn port_of(registry: &OriginPattern) -> Option<u16> {
+    registry.host.port().or((registry.scheme == Scheme::Http).then_some(HTTP_PORT))
+}
+
+/// A pattern's text without its scheme and port: `*.pkg.dev` or `ghcr.io`.
+fn name_of(registry: &OriginPattern) -> String {
+    let pattern = &registry.host;
     let text = pattern.to_string();
     match pattern.port() {
         Some(port) => text.strip_suffix(&format!(":{port}")).unwrap_or(&text).to_owned(),
@@ -161,7 +168,7 @@ fn name_of(pattern: &HostPattern) -> String {
     }
 }
 
-fn names(patterns: &[HostPattern]) -> Vec<(u64, u32)> {
+fn names(patterns: &[OriginPattern]) -> Vec<(u64, u32)> {
     let mut names: Vec<(u64, u32)> = Vec::new();
     for pattern in patterns {
         let text = name_of(pattern);
@@ -175,9 +182,9 @@ fn names(patterns: &[HostPattern]) -> Vec<(u64, u32)> {
     names
 }
 
-fn seeds(patterns: &[HostPattern]) -> Vec<String> {
+fn seeds(patterns: &[OriginPattern]) -> Vec<String> {
     let mut seeds: Vec<String> =
-        patterns.iter().filter_map(|pattern| Some(pattern.exact()?.name().to_owned())).collect();
+        patterns.iter().filter_map(|pattern| Some(pattern.exact()?.host.name().to_owned())).collect();
     seeds.sort_unstable();
     seeds.dedup();
     seeds
@@ -190,10 +197,12 @@ mod tests {
 
     #[test]
     fn ports_and_names_come_from_the_listed_registries() {
-        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\", \"*.reg.test\", \"pkg.dev\"]\n")
-            .expect("configuration");
+        let config = from_text(
+            "[intercept]\nregistries = [\"reg.test:5000\", \"*.reg.test\", \"pkg.dev\", \"http://plain.test\"]\n",
+        )
+        .expect("configuration");
         let (plan, notices) = Plan::new(Mode::Host, &config).expect("a plan");
-        assert_eq!((plan.ports, notices.len()), (vec![443, 5000], 0));
+        assert_eq!((plan.ports, notices.len()), (vec![80, 443, 5000], 0));
         let flags = |name: &str| plan.names.iter().find(|(known, _)| *known == hash(name)).map(|(_, flags)| *flags);
         assert_eq!(flags("ghcr.io"), Some(EXACT));
         assert_eq!(flags("reg.test"), Some(EXACT | BELOW));

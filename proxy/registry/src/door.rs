@@ -8,7 +8,7 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
-use http::header::{EXPECT, HOST, USER_AGENT};
+use http::header::{EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderName, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -17,7 +17,8 @@ use hyper::body::{Body, Incoming};
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::error::RegistryError;
-use super::mirror::{Meant, Mirrored, is_for_docker_hub, meant, name_in_rules};
+use super::forgery::check_change;
+use super::mirror::{Meant, Mirrored, meant, meant_at_mirror, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
@@ -25,7 +26,6 @@ use entrepot_core::origin::Scheme;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
-use entrepot_upstream::upstream_registry::implied_port;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// The most that is read of an unwanted body, so that its sender comes to read the answer.
@@ -36,49 +36,70 @@ impl RegistryService {
     /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let read = Limited::new(body, FORM_MAX_BYTES).collect();
-        let Ok(Ok(form)) = tokio::time::timeout(scope.snapshot.config.client.body_timeout, read).await else {
+        let (client, patience) = (scope.connection.client.into(), scope.snapshot.config.client.body_timeout);
+        let Ok(form) = self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await else {
             return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
         };
         let login = identity::header(&head.headers);
-        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), &form.to_bytes()).await
+        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), form.bytes()).await
     }
 }
 
-/// Answers a request below `/v2/`, for a repository of our own or, through the pipeline, of another registry.
+/// Answers a request below `/v2/` at our registry's door, for a repository of our own or, through the pipeline, of
+/// another registry.
 pub async fn answer(service: &RegistryService, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
-    route_to_owner(service, scope, request).await.unwrap_or_else(RegistryError::into_reply)
+    let (config, uri) = (&scope.snapshot.config, request.uri());
+    let is_own = |host: &RegistryHost| service.local.is_named(&config.registry, host);
+    let meant = meant(config, uri.path(), uri.query(), is_own);
+    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
+}
+
+/// Answers a request below `/v2/` of a client that has us among Docker's `registry-mirrors`.
+pub async fn answer_for_docker_hub(
+    service: &RegistryService,
+    scope: &RequestScope,
+    request: http::Request<Incoming>,
+) -> Reply {
+    let meant = meant_at_mirror(&scope.snapshot.config, request.uri().path(), request.uri().query());
+    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
 }
 
 async fn route_to_owner(
     service: &RegistryService,
     scope: &RequestScope,
+    meant: Meant,
     request: http::Request<Incoming>,
 ) -> Result<Reply, RegistryError> {
     let (head, body) = request.into_parts();
-    let (path, query) = (head.uri.path(), head.uri.query());
-    let config = &scope.snapshot.config;
-    let meant = meant(config, path, query, |host| service.local.is_named(&config.registry, host));
-    if meant == Meant::Stranger {
-        let message = "entrepot: ns names no registry that is mirrored here (intercept.registries)";
-        return Err(RegistryError::policy(message));
+    if !is_reading(&head.method) {
+        check_change(&service.local, &head).map_err(RegistryError::forged)?;
     }
     let access = service.local.access();
     let identified = access.identify(identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
     match meant {
         Meant::Upstream(host, place) => {
-            scope.trail.record(Decision::Door(Interception::Mirrored));
             check_upstream(service, scope, &head, &visitor, (&host, &place))?;
-            let namespace = host.to_string();
-            let reply = mirrored(scope, host, place, head).answer(&service.pull, body).await;
-            Ok(reply.with(NAMESPACE, &namespace))
+            Ok(mirrored(service, scope, (host, place), head, body).await)
         }
-        _ => {
+        Meant::DockerHub(place) => {
+            let host = RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?;
+            check_docker_hub(service, scope, &head, &visitor, (&host, &place))?;
+            Ok(mirrored(service, scope, (host, place), head, body).await)
+        }
+        Meant::Stranger => Err(not_mirrored()),
+        Meant::Ours => {
             scope.trail.record(Decision::Door(Interception::OwnRegistry));
             answer_ours(service, scope, visitor, head, body).await
         }
     }
+}
+
+fn not_mirrored() -> RegistryError {
+    RegistryError::policy(
+        "entrepot: this registry is not mirrored here (intercept.registries, proxy.allow; for library/ and Docker Hub \
+         also registry.docker_hub_mirror)",
+    )
 }
 
 /// Whether the rules give the client what is at a place of another registry.
@@ -89,24 +110,53 @@ fn check_upstream(
     visitor: &Visitor,
     (host, place): (&RegistryHost, &str),
 ) -> Result<(), RegistryError> {
-    let route = Route::parse(&Method::GET, path_of(place), None).ok();
-    let Some(repository) = route.as_ref().and_then(Route::repository) else {
+    match in_rules(host, place)? {
         // Nothing of a repository is given for this.
-        return check(service, scope, head, visitor, &Wish::Ping);
-    };
-    let Some(named) = name_in_rules(host.name(), repository) else {
-        let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
-        return Err(RegistryError::policy(message));
-    };
-    check(service, scope, head, visitor, &Wish::In(&named, Action::Pull))
+        None => check(service, scope, head, visitor, &Wish::Ping),
+        Some(named) => check(service, scope, head, visitor, &Wish::In(&named, Action::Pull)),
+    }
+}
+
+/// The same for a client that does not name Docker Hub. A token of ours is for the name that it asked by, so where the
+/// rules give the repository, the token's scope does not matter.
+fn check_docker_hub(
+    service: &RegistryService,
+    scope: &RequestScope,
+    head: &Parts,
+    visitor: &Visitor,
+    (host, place): (&RegistryHost, &str),
+) -> Result<(), RegistryError> {
+    match in_rules(host, place)? {
+        Some(named) if service.local.access().may_see(visitor, &named) => Ok(()),
+        _ => check_upstream(service, scope, head, visitor, (host, place)),
+    }
+}
+
+/// The name in rules of the repository at a place of another registry. None if it is no repository's place.
+fn in_rules(host: &RegistryHost, place: &str) -> Result<Option<RepositoryName>, RegistryError> {
+    let route = Route::parse(&Method::GET, path_of(place), None).ok();
+    let Some(repository) = route.as_ref().and_then(Route::repository) else { return Ok(None) };
+    let message = "entrepot: no rule (registry.rules) can name this repository, so it is not given by the mirror";
+    name_in_rules(host.name(), repository).map(Some).ok_or_else(|| RegistryError::policy(message))
 }
 
 fn path_of(place: &str) -> &str {
     place.split('?').next().unwrap_or_default()
 }
 
-fn mirrored(scope: &RequestScope, host: RegistryHost, place: String, head: Parts) -> Mirrored {
-    Mirrored { scope: scope.clone(), host, method: head.method, path_and_query: place, headers: head.headers }
+/// The answer of the pipeline for a place of another registry.
+async fn mirrored(
+    service: &RegistryService,
+    scope: &RequestScope,
+    (host, place): (RegistryHost, String),
+    head: Parts,
+    body: Incoming,
+) -> Reply {
+    scope.trail.record(Decision::Door(Interception::Mirrored));
+    let namespace = host.to_string();
+    let scope = scope.clone();
+    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, headers: head.headers };
+    mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace)
 }
 
 async fn answer_ours(
@@ -129,8 +179,6 @@ async fn answer_ours(
     };
     let checked = check(service, scope, &head, &visitor, &wish);
     let wants_continue = head.headers.contains_key(EXPECT);
-    let hub = is_for_docker_hub(&scope.snapshot.config, &head.method, &route, user_agent(&head))
-        && may_have_docker_hubs(service, &visitor, &route);
     let request = LocalRequest {
         registry: service.local.clone(),
         scope: scope.clone(),
@@ -138,20 +186,13 @@ async fn answer_ours(
         method: head.method.clone(),
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
+        bodies: service.pull.bodies.clone(),
     };
     let answered = match checked {
         Ok(()) => request.answer(&route, &mut body).await,
         Err(error) => Err(error),
     };
     let reply = answered.unwrap_or_else(RegistryError::into_reply);
-    if reply.status == StatusCode::NOT_FOUND
-        && hub
-        && let Some(mirrored) = from_docker_hub(service, &route, scope, head).await
-    {
-        let instead = mirrored.answer(&service.pull, body).await;
-        service.local.heard_of_docker_hub(instead.status);
-        return Ok(if instead.status.is_success() { instead } else { reply });
-    }
     let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
     if is_refusal && !wants_continue && !body.is_end_stream() {
         // However that ends, the answer is given.
@@ -178,31 +219,6 @@ fn is_reading(method: &Method) -> bool {
 fn names_no_tag(path: &str) -> bool {
     let parts = path.strip_prefix("/v2/").and_then(|rest| rest.rsplit_once("/manifests/"));
     parts.is_some_and(|(name, tag)| name.parse::<RepositoryName>().is_ok() && !tag.contains([':', '/', '%']))
-}
-
-/// Whether the rules give the client the repository under Docker Hub's name as well. Its token is for the name it asked
-/// by.
-fn may_have_docker_hubs(service: &RegistryService, visitor: &Visitor, route: &Route) -> bool {
-    let named = route.repository().and_then(|repository| name_in_rules(docker_hub::REGISTRY, repository));
-    named.is_some_and(|named| service.local.access().may_see(visitor, &named))
-}
-
-/// The same asked of Docker Hub, for a repository that was never pushed here.
-async fn from_docker_hub(
-    service: &RegistryService,
-    route: &Route,
-    scope: &RequestScope,
-    head: Parts,
-) -> Option<Mirrored> {
-    let repository = route.repository()?;
-    let host = RegistryHost::parse(docker_hub::REGISTRY, 443).ok()?;
-    let place = head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
-    let ours = service.local.store.repositories.at(repository).exists().await;
-    (!ours && !service.local.is_docker_hub_down()).then(|| mirrored(scope, host, place, head))
-}
-
-fn user_agent(head: &Parts) -> Option<&str> {
-    head.headers.get(USER_AGENT)?.to_str().ok()
 }
 
 /// The right that a request needs. None if the route has no such method.
@@ -242,7 +258,7 @@ fn check(
 fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: AccessRefusal) -> RegistryError {
     let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // The client's text comes back to it only as the host that it names.
-    let port = implied_port(scope.connection.scheme);
+    let port = scope.connection.scheme.default_port();
     let host = RegistryHost::parse(text, port).unwrap_or(scope.snapshot.config.registry.hostname.with_port(port));
     let scheme = match scope.connection.scheme {
         Scheme::Http => "http",

@@ -18,6 +18,7 @@ pub mod collection;
 pub mod door;
 mod error;
 pub mod events;
+mod forgery;
 pub mod import;
 mod lists;
 mod manifests;
@@ -31,11 +32,12 @@ mod sessions;
 mod uploads;
 pub mod web;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use entrepot_core::docker_hub;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
-use http::StatusCode;
+use entrepot_core::name::RepositoryName;
 
 use access::AccessControl;
 use collection::Collections;
@@ -43,6 +45,8 @@ use entrepot_cache::pull::Pull;
 use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
+use names::OwnNames;
+use quota::Arriving;
 use sessions::Sessions;
 use web::CsrfKey;
 
@@ -56,15 +60,18 @@ pub struct LocalRegistry {
     access: RwLock<Arc<AccessControl>>,
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
-    names: RwLock<Arc<[Box<str>]>>,
+    /// The bytes of uploads that run.
+    arriving: Arc<Arriving>,
+    names: RwLock<OwnNames>,
     /// The ports of its doors when the process started.
     ports: Vec<u16>,
     collections: Collections,
     /// Proves that a form came from a page of ours.
     csrf: CsrfKey,
-    /// Docker Hub could not be reached; it is not asked before.
-    docker_hub_down_until: Mutex<Option<Instant>>,
 }
+
+/// The most repositories below `library/` that the start names.
+const HIDDEN_NAMED_MAX: usize = 20;
 
 /// Answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
 pub struct RegistryService {
@@ -73,9 +80,6 @@ pub struct RegistryService {
     /// Pulling through, for mirrors.
     pub pull: Arc<Pull>,
 }
-
-/// How long what is not here is taken for unknown after Docker Hub could not be reached.
-const DOCKER_HUB_PAUSE: Duration = Duration::from_secs(30);
 
 impl LocalRegistry {
     /// Over a store, with the uploads that an earlier process left; `ports` are those of its doors. Blocks.
@@ -86,8 +90,10 @@ impl LocalRegistry {
         access: AccessControl,
         events: Events,
     ) -> Arc<Self> {
+        let arriving = Arc::default();
         Arc::new(Self {
-            sessions: Sessions::load(store.clone()),
+            sessions: Sessions::load(store.clone(), &arriving),
+            arriving,
             store,
             events,
             access: RwLock::new(Arc::new(access)),
@@ -96,7 +102,6 @@ impl LocalRegistry {
             ports,
             collections: Collections::default(),
             csrf: CsrfKey::new(),
-            docker_hub_down_until: Mutex::default(),
         })
     }
 
@@ -119,21 +124,21 @@ impl LocalRegistry {
 
     /// The names and addresses that its certificate is for.
     pub fn names(&self) -> Arc<[Box<str>]> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.names.read().unwrap_or_else(PoisonError::into_inner).certified.clone()
     }
 
-    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or
-    /// address of this machine on a port of the door.
+    /// Whether a host that a client names is this registry: a configured name on a default port, or any name or address
+    /// of this machine on a port of the door.
     pub fn is_named(&self, settings: &RegistrySettings, host: &RegistryHost) -> bool {
-        if self.ports.is_empty() {
-            return false;
-        }
-        // An IPv4 address may be written as IPv6.
-        let name = host.address().map_or_else(|| host.name().to_owned(), |ip| ip.to_canonical().to_string());
-        let is_known = || self.names().iter().any(|known| **known == *name);
-        let is_configured = host.name() == settings.hostname.name();
-        let on_its_port = self.ports.contains(&host.port());
-        (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
+        let is_configured =
+            || [&settings.hostname].into_iter().chain(&settings.names).any(|own| own.name() == host.name());
+        let is_default = !self.ports.is_empty() && matches!(host.port(), 80 | HTTPS_PORT);
+        (is_default && is_configured()) || (self.ports.contains(&host.port()) && self.is_own_name(host))
+    }
+
+    /// Whether a host is one of our names or addresses, on whatever port.
+    pub(crate) fn is_own_name(&self, host: &RegistryHost) -> bool {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).has(host)
     }
 
     /// Looks at this machine's name and addresses again. Blocks.
@@ -141,20 +146,32 @@ impl LocalRegistry {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(settings);
     }
 
-    /// Drops uploads that were not added to for so long. Returns their number.
-    pub async fn expire_uploads(&self, after: Duration) -> usize {
-        self.sessions.expire(after).await
+    /// The number of uploads that run.
+    pub fn uploads(&self) -> usize {
+        self.sessions.count()
     }
 
-    fn is_docker_hub_down(&self) -> bool {
-        let until = *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+    /// Drops uploads that were not added to for so long, and sooner those that are empty. Returns their number.
+    pub async fn expire_uploads(&self, after: Duration, empty_after: Duration) -> usize {
+        self.sessions.expire(after, empty_after).await
     }
 
-    /// Notes Docker Hub's answer to a pull that our registry could not serve.
-    fn heard_of_docker_hub(&self, status: StatusCode) {
-        let is_down = matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
-        let until = is_down.then(|| Instant::now() + DOCKER_HUB_PAUSE);
-        *self.docker_hub_down_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    /// Says in the log which repositories were pushed below `library/` by an earlier release. That name is Docker Hub's,
+    /// so nothing gives them out.
+    pub async fn name_hidden_repositories(&self) {
+        let is_hidden = |name: &RepositoryName| name.as_str().starts_with(docker_hub::OFFICIAL);
+        match self.store.repositories.list(None, HIDDEN_NAMED_MAX, is_hidden).await {
+            Ok((names, _)) if names.is_empty() => {}
+            Ok((names, more)) => {
+                let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
+                tracing::warn!(
+                    "pushed content lies below library/, which is Docker Hub's: {}{}. It is given to nobody; push it under \
+                     another name, and remove it with `entrepot registry rm`",
+                    names.join(", "),
+                    if more { " and more" } else { "" }
+                );
+            }
+            Err(error) => tracing::warn!("what is pushed below library/ cannot be listed: {error}"),
+        }
     }
 }

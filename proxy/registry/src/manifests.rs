@@ -9,18 +9,19 @@ use entrepot_core::media::{self, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType}
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::LocalRegistry;
-use super::access::AccessRefusal;
+use super::access::{AccessRefusal, Principal};
 use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, RemovalTarget};
 use super::request::LocalRequest;
+use super::sessions::TooMany;
 use super::uploads::empty;
 use entrepot_net::http::body::ReplyBody;
+use entrepot_net::http::held_body::{HeldBody, NotHeld};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_observe::trail::Decision;
@@ -33,7 +34,7 @@ const TAGS_MAX: usize = 100;
 
 /// A manifest that may be taken, with where it is to go.
 struct Arrived {
-    bytes: Bytes,
+    body: HeldBody,
     media_type: String,
     digest: Digest,
     info: ManifestInfo,
@@ -67,10 +68,11 @@ impl LocalRequest {
         let arrived = self.arrived(reference, body).await?;
         let (registry, named) = (self.registry.clone(), repository.clone());
         let (tags, digest) = (arrived.tags.clone(), arrived.digest);
-        let (size_bytes, media_type) = (arrived.bytes.len() as u64, arrived.media_type.clone());
+        let (size_bytes, media_type) = (arrived.body.bytes().len() as u64, arrived.media_type.clone());
         let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
-        let keeping = async move { keep(&registry, named, arrived).await };
+        let principal = self.visitor.principal.clone();
+        let keeping = async move { keep(&registry, principal, named, arrived).await };
         match tokio::spawn(keeping.in_current_span()).await.unwrap_or(Err(StoreError::DiskThreadGone))? {
             Ok(()) => {}
             Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
@@ -119,12 +121,13 @@ impl LocalRequest {
 
     /// Reads and judges what was sent.
     async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, RegistryError> {
-        let bytes = self.whole(body).await?;
+        let body = self.whole(body).await?;
+        let bytes = body.bytes();
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
         };
-        let digest = Digest::of(algorithm, &bytes);
+        let digest = Digest::of(algorithm, bytes);
         let tags = match reference {
             Reference::Tag(tag) => vec![tag.clone()],
             Reference::Digest(named) if *named != digest => {
@@ -134,7 +137,7 @@ impl LocalRequest {
             Reference::Digest(_) => self.further_tags()?,
         };
         let invalid = |why| RegistryError::invalid(ErrorCode::ManifestInvalid, why);
-        let info = ManifestInfo::inspect(&bytes);
+        let info = ManifestInfo::inspect(bytes);
         let info = info.map_err(|error| RegistryError::invalid(ErrorCode::ManifestInvalid, error.to_string()))?;
         let content_type = self.header(&CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or_default().trim());
         let media_type = match (content_type, info.media_type.as_deref()) {
@@ -145,18 +148,18 @@ impl LocalRequest {
         if matches!(ManifestType::of(&media_type), Some(ManifestType::Schema1 | ManifestType::Schema1Signed)) {
             return Err(invalid("manifests of Docker's schema 1 are not taken; push schema 2 or OCI"));
         }
-        Ok(Arrived { bytes, media_type, digest, info, tags })
+        Ok(Arrived { body, media_type, digest, info, tags })
     }
 
-    async fn whole(&self, body: &mut Incoming) -> Result<Bytes, RegistryError> {
-        let body = Limited::new(body, MANIFEST_MAX_BYTES).collect();
-        match tokio::time::timeout(self.scope.snapshot.config.client.body_timeout, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"))
-            }
-            _ => Err(RegistryError::broke_off(ErrorCode::ManifestInvalid)),
-        }
+    async fn whole(&self, body: &mut Incoming) -> Result<HeldBody, RegistryError> {
+        let (client, patience) = (self.scope.connection.client.into(), self.scope.snapshot.config.client.body_timeout);
+        let received = self.bodies.receive(client, body, MANIFEST_MAX_BYTES, patience).await;
+        received.map_err(|why| match why {
+            NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
+            NotHeld::BrokeOff => RegistryError::broke_off(ErrorCode::ManifestInvalid),
+            NotHeld::Busy => RegistryError::TooManyUploads(TooMany::Total),
+            NotHeld::Disk => RegistryError::DiskFailed,
+        })
     }
 
     /// `?tag=` of a push by digest.
@@ -182,21 +185,23 @@ fn too_much(status: StatusCode, why: &'static str) -> RegistryError {
 /// Makes it content, then the repository's manifest, then what its tags point to.
 async fn keep(
     registry: &Arc<LocalRegistry>,
+    principal: Principal,
     repository: RepositoryName,
     arrived: Arrived,
 ) -> Result<Result<(), NotPut<AccessRefusal>>, StoreError> {
-    let Arrived { bytes, media_type, digest, info, tags } = arrived;
+    let Arrived { body, media_type, digest, info, tags } = arrived;
+    let bytes = body.bytes();
     let _turn = registry.turn(&repository).await;
-    if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {
+    if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64).await? {
         return Ok(Err(NotPut::Refused(refusal)));
     }
     let (repositories, access) = (&registry.store.repositories, registry.access());
     let hold = repositories.hold(&digest).await?;
     repositories.put(&digest, bytes.clone()).await?;
-    let manifest = PushedManifest::of(digest, &media_type, &info, &bytes);
+    let manifest = PushedManifest::of(digest, &media_type, &info, bytes, principal.pushes_as());
     let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest).collect();
     let named = repository.clone();
-    let may_move = move |tag: &Tag| access.may_move(&named, tag);
+    let may_move = move |tag: &Tag, was| access.may_move(&principal, &named, tag, was);
     let put = repositories.at(&repository).put_manifest(manifest, tags, needed, may_move).await;
     drop(hold);
     put

@@ -1,7 +1,8 @@
-//! Other registries under our name: what a request that reads means by `?ns=` (containerd, and Docker's
-//! `certs.d/_default/hosts.toml`), by a path that begins with a registry's host (podman, CRI-O), or by being one that
-//! Docker sends its `registry-mirrors`. All of them are answered by `entrepot_cache::pull`, under its rights, from its
-//! cache.
+//! Other registries under our name: what a request means by `?ns=` (containerd, and Docker's
+//! `certs.d/_default/hosts.toml`), by a path that begins with a registry's host (podman, CRI-O), by a path below
+//! `library/`, or by coming to the listener for Docker's `registry-mirrors`. The door and the path decide alone: what the
+//! client says of itself does not matter, and neither does what was pushed here. All of them are answered by
+//! `entrepot_cache::pull`, under its rights, from its cache.
 //!
 //! Only registries that are intercepted as well can be meant (T5), and rules hold for them under their hosts' names
 //! (T14). A login that came with the request is for us, and is never passed on: upstream is asked anonymously, or with
@@ -13,6 +14,7 @@ use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Scheme;
 use entrepot_core::route::Route;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, StatusCode};
@@ -31,40 +33,84 @@ use entrepot_upstream::own::has_passed;
 pub(super) enum Meant {
     /// Something of ours.
     Ours,
-    /// Something of this registry, at this place there.
+    /// Something of this registry, which the client names, at this place there.
     Upstream(RegistryHost, String),
+    /// Something of Docker Hub, which the client does not name, at this place there.
+    DockerHub(String),
     /// A registry that is not listed.
     Stranger,
 }
 
-/// Reads a request below `/v2/`. `is_own` tells our own names.
+/// Reads a request below `/v2/` at our registry's door. `is_own` tells our own names.
 pub(super) fn meant(
     config: &LiveConfig,
     path: &str,
     query: Option<&str>,
     is_own: impl Fn(&RegistryHost) -> bool,
 ) -> Meant {
-    let pairs = || form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    if let Some((_, namespace)) = pairs().find(|(name, _)| name == "ns").filter(|_| path.len() > "/v2/".len()) {
-        let host = match RegistryHost::parse(&namespace, 443) {
-            Ok(host) if is_own(&host) => return Meant::Ours,
-            Ok(host) => canonical(host),
-            Err(_) => return Meant::Stranger,
-        };
-        if !may_be_meant(config, &host) {
-            return Meant::Stranger;
-        }
-        let rest: Vec<_> = pairs().filter(|(name, _)| name != "ns").collect();
-        let place = if rest.is_empty() {
-            path.to_owned()
-        } else {
-            format!("{path}?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(rest).finish())
-        };
-        return Meant::Upstream(host, place);
-    }
+    let place = match named(path, query) {
+        Named::Nothing => place(path, query),
+        Named::Registry(host, place) if is_own(&host) => place,
+        Named::Registry(host, place) if may_be_meant(config, &host) => return Meant::Upstream(host, place),
+        Named::Registry(..) | Named::Unreadable => return Meant::Stranger,
+    };
     match by_path(config, path) {
-        Some((host, path)) => Meant::Upstream(host, query.map_or(path.clone(), |query| format!("{path}?{query}"))),
+        Some((host, path)) => Meant::Upstream(host, self::place(&path, place.split_once('?').map(|(_, query)| query))),
+        None if is_official(path) && config.registry.docker_hub_mirror => of_docker_hub(config, place),
+        None if is_official(path) => Meant::Stranger,
         None => Meant::Ours,
+    }
+}
+
+/// Reads a request below `/v2/` at the listener for Docker's `registry-mirrors`: only the question whether there is a
+/// registry is answered by us.
+pub(super) fn meant_at_mirror(config: &LiveConfig, path: &str, query: Option<&str>) -> Meant {
+    match named(path, query) {
+        _ if path.len() <= "/v2/".len() => Meant::Ours,
+        Named::Registry(host, place) if docker_hub::is_meant(&host) => of_docker_hub(config, place),
+        Named::Registry(..) | Named::Unreadable => Meant::Stranger,
+        Named::Nothing => of_docker_hub(config, place(path, query)),
+    }
+}
+
+fn place(path: &str, query: Option<&str>) -> String {
+    query.map_or(path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+fn of_docker_hub(config: &LiveConfig, place: String) -> Meant {
+    let host = RegistryHost::parse(docker_hub::REGISTRY, 443).ok().filter(|host| may_be_meant(config, host));
+    host.map_or(Meant::Stranger, |_| Meant::DockerHub(place))
+}
+
+/// What the parameter `ns` names.
+enum Named {
+    Nothing,
+    Unreadable,
+    /// A registry, and the request's path and query without the parameter.
+    Registry(RegistryHost, String),
+}
+
+fn named(path: &str, query: Option<&str>) -> Named {
+    let pairs = || form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let namespace = pairs().find(|(name, _)| name == "ns").filter(|_| path.len() > "/v2/".len());
+    let Some((_, namespace)) = namespace else { return Named::Nothing };
+    let Ok(host) = RegistryHost::parse(&namespace, 443) else { return Named::Unreadable };
+    let rest: Vec<_> = pairs().filter(|(name, _)| name != "ns").collect();
+    let place = if rest.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(rest).finish())
+    };
+    Named::Registry(canonical(host), place)
+}
+
+/// Whether a path is below `library/`, where Docker Hub has its official images. A path that is no route counts too.
+fn is_official(path: &str) -> bool {
+    match Route::parse(&Method::GET, path, None) {
+        Ok(route) if route.repository().is_some() => {
+            route.repository().is_some_and(|repository| repository.as_str().starts_with(docker_hub::OFFICIAL))
+        }
+        _ => path.strip_prefix("/v2/").is_some_and(|rest| rest.starts_with(docker_hub::OFFICIAL)),
     }
 }
 
@@ -92,7 +138,7 @@ fn canonical(host: RegistryHost) -> RegistryHost {
 
 fn may_be_meant(config: &LiveConfig, host: &RegistryHost) -> bool {
     let allowed = config.proxy.allow.as_ref().is_none_or(|allow| allow.is_match(host.to_string()));
-    allowed && (config.intercepts_tls(host) || config.intercepts_plain(host))
+    allowed && config.intercepts(Scheme::Https, host)
 }
 
 /// The name of another registry's repository in rules: below its host's name, whatever the port. None if that is no
@@ -101,19 +147,8 @@ pub(super) fn name_in_rules(host_name: &str, repository: &RepositoryName) -> Opt
     format!("{host_name}/{repository}").parse().ok()
 }
 
-/// Whether a read of something that is not here is one that Docker sends its mirror: dockerd's own, or anybody's below
-/// `library/`, where no one pushes. A blob's HEAD is not: a client that pushes must not hear of Docker Hub's. dockerd
-/// with containerd's store says `ns` where it means a mirror.
-pub(super) fn is_for_docker_hub(config: &LiveConfig, method: &Method, route: &Route, user_agent: Option<&str>) -> bool {
-    let reads = match route {
-        Route::Manifest { .. } => matches!(*method, Method::GET | Method::HEAD),
-        Route::Blob { .. } => *method == Method::GET,
-        _ => false,
-    };
-    let engine = user_agent.is_some_and(|agent| agent.starts_with("docker/") && !agent.contains("containerd"));
-    let official = route.repository().is_some_and(|repository| repository.as_str().starts_with("library/"));
-    config.registry.docker_hub_mirror && reads && (engine || official)
-}
+/// Added to the refusal of a push to Docker Hub's names.
+const DOCKER_HUB_INSTEAD: &str = "; library/… is Docker Hub's here, so push under another name, such as team/…";
 
 /// A request to another registry, made through us.
 pub(super) struct Mirrored {
@@ -131,11 +166,9 @@ impl Mirrored {
             return Reply::error(ErrorCode::Loop, "").because(Refused::Loop);
         }
         if !matches!(self.method, Method::GET | Method::HEAD) {
-            return Reply::error(
-                ErrorCode::Denied,
-                &format!("entrepot: this is a mirror of {}, which takes no pushes", self.host),
-            )
-            .because(Refused::Mirror);
+            let instead = if self.host.name() == docker_hub::REGISTRY { DOCKER_HUB_INSTEAD } else { "" };
+            let message = format!("entrepot: this is a mirror of {}, which takes no pushes{instead}", self.host);
+            return Reply::error(ErrorCode::Denied, &message).because(Refused::Mirror);
         }
         let (path, query) = self
             .path_and_query
@@ -152,7 +185,7 @@ impl Mirrored {
         };
         let registry = self.scope.snapshot.registry(&self.host).heard_of_by(&self.headers);
         let is_shared = registry.access == AccessMode::Shared;
-        let account = self.scope.snapshot.account(&self.host, route.repository()).filter(|_| is_shared);
+        let account = self.scope.snapshot.account(&registry.origin, route.repository()).filter(|_| is_shared);
         let mut headers = self.headers;
         headers.remove(AUTHORIZATION);
         let RequestScope { connection, snapshot, trail } = self.scope;
@@ -167,10 +200,11 @@ impl Mirrored {
             headers,
         };
         let reply = pull.answer(&request, route, body).await;
-        if !matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let is_login_asked = matches!(reply.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if !is_login_asked || reply.refused == Some(Refused::AccountRefused) {
             return reply;
         }
-        // The challenge is not one that can be answered here; whoever has a login gets the image without a mirror.
+        // The challenge is not one that can be answered here. A client with a login gets the image without a mirror.
         let message = format!(
             "entrepot: {} asks for a login; give entrepot an account for it ([[credentials]]), or pull without the mirror",
             self.host
@@ -238,26 +272,45 @@ mod tests {
     }
 
     #[test]
-    fn only_what_docker_sends_its_mirror_is_for_docker_hub() {
-        let config = from_text("").expect("configuration").live;
-        let engine = Some("docker/28.5.2 go/go1.24 kernel/6.1 os/linux arch/amd64 UpstreamClient(Docker-Client/28.5)");
-        let with_containerd = Some("docker/28.5.2 containerd-client/2.1 storage-driver/overlayfs");
-        let digest = format!("sha256:{}", "0a".repeat(32));
-        let (manifest, blob) = ("/v2/team/app/manifests/1", format!("/v2/team/app/blobs/{digest}"));
-        for (method, path, agent, expected) in [
-            (Method::GET, manifest, engine, true),
-            (Method::HEAD, manifest, engine, true),
-            (Method::GET, &*blob, engine, true),
-            (Method::HEAD, &*blob, engine, false),
-            (Method::GET, manifest, with_containerd, false),
-            (Method::GET, manifest, Some("curl/8"), false),
-            (Method::GET, manifest, None, false),
-            (Method::GET, "/v2/library/app/manifests/1", None, true),
-            (Method::PUT, manifest, engine, false),
-            (Method::GET, "/v2/team/app/tags/list", engine, false),
+    fn what_is_below_library_is_docker_hubs_whoever_asks() {
+        let config = |text: &str| from_text(text).expect("configuration").live;
+        let (open, off) = (config(""), config("[registry]\ndocker_hub_mirror = false\n"));
+        let narrow = config("[proxy]\nallow = [\"ghcr.io\"]\n");
+        let is_own = |host: &RegistryHost| host.name() == "docker-registry.local";
+        for (path, query, is_hubs) in [
+            ("/v2/library/alpine/manifests/1", None, true),
+            ("/v2/library/alpine/manifests/1", Some("ns=docker-registry.local"), true),
+            ("/v2/library/a/b/blobs/uploads/", None, true),
+            ("/v2/library/alpine/anything", None, true),
+            ("/v2/library/manifests/1", None, false),
+            ("/v2/libraryx/alpine/manifests/1", None, false),
+            ("/v2/team/library/manifests/1", None, false),
+            ("/v2/grafana/grafana/manifests/1", None, false),
         ] {
-            let route = Route::parse(&method, path, None).expect(path);
-            assert_eq!(is_for_docker_hub(&config, &method, &route, agent), expected, "{method} {path} {agent:?}");
+            let expected = if is_hubs { Meant::DockerHub(path.to_owned()) } else { Meant::Ours };
+            assert_eq!(meant(&open, path, query, is_own), expected, "{path} {query:?}");
+            let refused = if is_hubs { Meant::Stranger } else { Meant::Ours };
+            assert_eq!(meant(&off, path, query, is_own), refused, "{path}: never ours, also where nothing is mirrored");
+            assert_eq!(meant(&narrow, path, query, is_own), refused, "{path}");
+        }
+    }
+
+    #[test]
+    fn at_the_mirrors_listener_everything_is_docker_hubs() {
+        let config = from_text("[intercept]\nregistries = [\"reg.example\"]\n").expect("configuration").live;
+        let hub = |place: &str| Meant::DockerHub(place.to_owned());
+        for (path, query, expected) in [
+            ("/v2/", None, Meant::Ours),
+            ("/v2", None, Meant::Ours),
+            ("/v2/team/app/manifests/1", None, hub("/v2/team/app/manifests/1")),
+            ("/v2/ghcr.io/a/manifests/1", None, hub("/v2/ghcr.io/a/manifests/1")),
+            ("/v2/a/b/manifests/1", Some("ns=docker.io"), hub("/v2/a/b/manifests/1")),
+            ("/v2/a/b/tags/list", Some("n=1"), hub("/v2/a/b/tags/list?n=1")),
+            ("/v2/_catalog", None, hub("/v2/_catalog")),
+            ("/v2/a/b/manifests/1", Some("ns=reg.example"), Meant::Stranger),
+            ("/v2/a/b/manifests/1", Some("ns=docker-registry.local"), Meant::Stranger),
+        ] {
+            assert_eq!(meant_at_mirror(&config, path, query), expected, "{path} {query:?}");
         }
     }
 }

@@ -101,7 +101,7 @@ impl RemovalTarget {
             }
             Self::Everything => store.tagged().await?.into_iter().map(|tagged| tagged.tag).collect(),
         };
-        Ok(would_go.iter().find_map(|tag| access.may_move(repository, tag).err()))
+        Ok(would_go.iter().find_map(|tag| access.may_change(repository, tag).err()))
     }
 }
 

@@ -12,6 +12,7 @@ use super::LocalRegistry;
 use super::access::Visitor;
 use super::events::{Deed, Event, EventRequest};
 use entrepot_cache::pull::RequestScope;
+use entrepot_net::http::held_body::HeldBodies;
 
 /// A request to our own registry, by a client whose login is checked.
 pub(super) struct LocalRequest {
@@ -21,6 +22,8 @@ pub(super) struct LocalRequest {
     pub(super) method: Method,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
+    /// Holds the request's body until it is complete.
+    pub(super) bodies: HeldBodies,
 }
 
 impl LocalRequest {

@@ -50,6 +50,12 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
             registry::serve(state.clone(), stream, peer, place, drain)
         });
     }
+    for listener in doors.mirror {
+        let state = state.clone();
+        common.accept(listener, Door::Mirror, move |stream, peer, place, drain| {
+            registry::serve_mirror(state.clone(), stream, peer, place, drain)
+        });
+    }
 }
 
 impl Common<'_> {
@@ -67,9 +73,10 @@ impl Common<'_> {
         Serving: Future<Output = ()> + 'static,
     {
         let (drain, workers) = (self.watch.clone(), self.workers.clone());
-        let hand = move |stream, peer, place| {
+        let hand = move |stream, peer, place: ConnectionSlot| {
             let (serve, drain) = (serve.clone(), drain.clone());
-            workers.hand(move |connected| serve(stream, peer, (place, connected), drain));
+            let standing = place.standing().clone();
+            workers.hand(move |connected| standing.serve(serve(stream, peer, (place, connected), drain)));
         };
         let metrics = (self.metrics.clone(), door);
         tokio::spawn(listener::accept(listener, self.bounds.clone(), metrics, self.watch.clone(), hand));

@@ -15,6 +15,7 @@ use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
 use entrepot_cache::fetch::table::InflightFetches;
 use entrepot_cache::pull::Pull;
+use entrepot_core::origin::Origin;
 use entrepot_store::{Place, Removal, Store, Verified};
 
 /// The longest wait for complete blobs to be published.
@@ -62,7 +63,7 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         forget_tag: Box::new(move |name| {
             let store = tag_store.clone();
             async move {
-                store.names.forget_tag(&Place::new(name.registry, name.repository), &name.tag).await;
+                store.names.forget_tag(&Place::new(Origin::https(name.registry), name.repository), &name.tag).await;
                 Ok(())
             }
             .boxed()

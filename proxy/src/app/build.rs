@@ -19,6 +19,7 @@ use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
 use entrepot_config::{Flags, Loaded};
+use entrepot_net::http::held_body::HeldBodies;
 use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
@@ -36,9 +37,7 @@ use entrepot_setup::discovery::identity::Identity;
 use entrepot_setup::pages::CaPage;
 use entrepot_store::{DiskSettings, Limits, Store};
 use entrepot_upstream::own::{Ourselves, OwnSockets};
-use entrepot_upstream::pull_quota::PullQuotas;
 use entrepot_upstream::registry_client::UpstreamMemory;
-use entrepot_upstream::token_cache::TokenCache;
 
 /// The parts that must be in order before a port is bound.
 pub(super) struct Foundation {
@@ -94,8 +93,7 @@ impl Server {
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
-        let (tokens, quotas) = (TokenCache::default(), PullQuotas::default());
-        let memory = Arc::new(UpstreamMemory { tokens, quotas, metrics: metrics.clone(), via: via(&instance) });
+        let memory = Arc::new(UpstreamMemory::new(metrics.clone(), via(&instance)));
         let own_key = OwnKey::open_or_create(&startup.data_dir)?;
         let pin = own_key.pin();
         let leaves = Arc::new(LeafStore::new(authority.clone(), own_key, startup.ca.leaf_lifetime, SystemTime::now)?);
@@ -106,7 +104,7 @@ impl Server {
             .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
         let greeting = greeting((&startup, &live), &facts, bound, &access, &identity.addresses());
 
-        let pull = Pull::new(store.clone(), metrics.clone());
+        let pull = Pull::new(store.clone(), metrics.clone(), HeldBodies::new(startup.data_dir.clone()));
         show_sealing(&metrics, &live);
         let snapshot = snapshot(live, &ourselves, memory.clone());
         let registry_port = bound.registry.first().map_or(0, SocketAddr::port);

@@ -19,8 +19,13 @@ pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, (authority, pin)
         bound.registry.iter().find(|bound| listen.addresses.iter().any(|address| address.port() == bound.port()))
     };
     let port = |listen| open(listen).map(SocketAddr::port);
-    let (http, https) = (port(&wanted.http), port(&wanted.https));
-    Facts { registry_http_port: http, registry_https_port: https, own_key: Some(pin), ..facts }
+    Facts {
+        registry_http_port: port(&wanted.http),
+        registry_https_port: port(&wanted.https),
+        docker_mirror_port: bound.mirror.first().map(SocketAddr::port),
+        own_key: Some(pin),
+        ..facts
+    }
 }
 
 /// Announces this server. None if the configuration switches that off, or if no other machine can reach the proxy.

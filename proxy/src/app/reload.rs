@@ -9,7 +9,7 @@ use crate::cli;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::ConfigSnapshot;
 use entrepot_config::ready::{LiveConfig, RegistrySettings};
-use entrepot_config::{ConfigError, Effective, Flags, HostFacts, Loaded, load};
+use entrepot_config::{ConfigError, Effective, Entry, Flags, HostFacts, Loaded, load};
 use entrepot_net::workers::capabilities::sealing;
 use entrepot_observe::events::EventsHandle;
 use entrepot_observe::metrics::Metrics;
@@ -50,6 +50,16 @@ pub(super) fn show_sealing(metrics: &Metrics, config: &LiveConfig) {
     metrics.show_data_plane("sealing", now);
 }
 
+/// The message about a value that waits for a start. Of a file whose path is the same, the content has changed.
+fn waiting(in_force: &Entry, in_file: &Entry) -> String {
+    let Entry { key, value, .. } = in_force;
+    let until = "stays in force until the server starts again";
+    if *value == in_file.value {
+        return format!("{key} is read at the start only: the content of {value} has changed, the old one {until}");
+    }
+    format!("{key} is read at the start only: {value} {until}, then {} holds", in_file.value)
+}
+
 impl Reloader {
     /// Reads the configuration again. After an error nothing has changed. The error is one line.
     pub(super) fn reload(&self) -> Result<(), String> {
@@ -71,17 +81,11 @@ impl Reloader {
         }
     }
 
-    /// Every setting with the value in force, and with the file's value if that differs. Secrets are masked. Reads the
-    /// file.
+    /// Every setting with the value in force, and with the file's value if that differs, or the error of a file that is
+    /// bad now. Secrets are masked. Reads the file.
     pub(super) fn effective(&self) -> serde_json::Value {
         let effective = self.effective.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match self.read() {
-            Ok(loaded) => effective.to_json_beside(&loaded.effective),
-            Err(error) => {
-                tracing::warn!("the configuration in the file is bad, so it is not shown: {error}");
-                effective.to_json()
-            }
-        }
+        effective.told(self.read().as_ref().map(|loaded| &loaded.effective))
     }
 
     fn read(&self) -> Result<Loaded, ConfigError> {
@@ -96,13 +100,7 @@ impl Reloader {
             tracing::info!("{notice}");
         }
         for (in_force, in_file) in before.waiting_for_a_start(&effective) {
-            tracing::warn!(
-                key = in_force.key,
-                "{} is read at the start only: {} stays in force until the server starts again, then {} holds",
-                in_force.key,
-                in_force.value,
-                in_file.value
-            );
+            tracing::warn!(key = in_force.key, "{}", waiting(in_force, in_file));
         }
         self.store.set_limits(Limits::from(&config.live.cache));
         show_sealing(&self.memory.metrics, &config.live);
@@ -115,5 +113,43 @@ impl Reloader {
         registry.events.set_receivers(&settings.notifications);
         self.state.set_snapshot(snapshot);
         Ok(before.after_reload(effective))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_waits_for_a_start_is_named_without_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("a file");
+            path
+        };
+        let token = write("token", "canary-1");
+        let file = |size: &str| format!("[admin]\ntoken_file = {token:?}\n[data_plane]\ndisk_buffers = \"{size}\"\n");
+        let flags = Flags {
+            config: Some(write("entrepot.toml", &file("64m"))),
+            data_dir: Some(folder.path().to_owned()),
+            ..Flags::default()
+        };
+        let read = || load(&flags, &|_| None, &HostFacts::real()).expect("a good configuration").effective;
+        let before = read();
+        assert!(before.waiting_for_a_start(&read()).is_empty());
+        write("token", "canary-2\n");
+        write("entrepot.toml", &file("65m"));
+        let after = read();
+        let told: Vec<_> = before.waiting_for_a_start(&after).into_iter().map(|(old, new)| waiting(old, new)).collect();
+        let token = format!(
+            "admin.token_file is read at the start only: the content of \"{}\" has changed, the old one stays in force \
+             until the server starts again",
+            token.display()
+        );
+        let buffers = "data_plane.disk_buffers is read at the start only: \"64m\" stays in force until the server starts \
+                       again, then \"65m\" holds";
+        assert_eq!(told, [token.as_str(), buffers]);
+        assert_eq!(before.after_reload(after).waiting_for_a_start(&read()).len(), 2, "they wait on");
     }
 }

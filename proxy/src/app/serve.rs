@@ -34,7 +34,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 const AFTER_THE_DRAIN: Duration = Duration::from_secs(30);
 
 /// Serves until a signal ends it.
-pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
+pub fn run(mut loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     let events = events::init(&loaded.config.live.logging.level, loaded.config.startup.logging.format)?;
     for notice in &loaded.notices {
         tracing::info!("{notice}");
@@ -50,7 +50,7 @@ pub fn run(loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     let foundation = Foundation::open(&loaded.config)?;
     foundation.metrics.show_data_plane("cold_reads", capabilities.cold_reads.word());
     let inside = runtime.enter();
-    let listening = Listening::bind(&loaded.config.startup)?;
+    let listening = Listening::bind(&mut loaded.config.startup, &mut loaded.effective)?;
     let server = Server::build(loaded, (flags, events), foundation, &listening.addresses())?;
     drop(inside);
     server.answer_scrapes(&workers);
@@ -80,6 +80,10 @@ async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> 
     let chores = [
         tokio::spawn(upkeep::housekeeping(server.reloader.clone(), server.identity.clone(), interfaces)),
         tokio::spawn(upkeep::collecting(server.reloader.state.clone())),
+        tokio::spawn({
+            let state = server.reloader.state.clone();
+            async move { state.registry.local.name_hidden_repositories().await }
+        }),
         tokio::spawn(watchdog::watch({
             let workers = workers.clone();
             move || all_answer(workers.clone())

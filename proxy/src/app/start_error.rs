@@ -62,6 +62,7 @@ impl StartError {
         let io = match self {
             Self::Events(_) | Self::Ca(_) => return exit::CONFIGURATION,
             Self::Store(StoreError::Locked { .. }) => return exit::UNAVAILABLE,
+            Self::Store(StoreError::NewerFormat { .. }) => return exit::CONFIGURATION,
             Self::Bind { source, .. } | Self::DataDir { source, .. } => source.kind(),
             _ => return exit::IO,
         };

@@ -14,7 +14,7 @@ use super::admin_client::{AdminClient, AdminClientError};
 use super::environment;
 use entrepot_core::exit;
 
-use entrepot_config::{Applies, ConfigError, Entry, Flags, HostFacts, Loaded, Told, load, pair};
+use entrepot_config::{Applies, ConfigError, Entry, Flags, HostFacts, Loaded, Told, ToldConfig, load, pair};
 
 /// The longest wait for a server that hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Running {
     /// No server runs.
     No,
-    /// The rows of `/api/config`.
-    Told(Vec<Told>),
+    /// The answer of `/api/config`.
+    Told(ToldConfig),
     /// A server may run, but it did not answer, for this reason.
     Silent(String),
 }
@@ -44,7 +44,7 @@ fn ask(socket: &Path) -> Running {
     };
     let asked = async { tokio::time::timeout(PATIENCE, AdminClient::new(socket).get("/api/config")).await };
     match runtime.block_on(asked) {
-        Ok(Ok(rows)) => Running::Told(rows),
+        Ok(Ok(told)) => Running::Told(told),
         Ok(Err(AdminClientError::NotRunning { .. })) => Running::No,
         Ok(Err(error)) => Running::Silent(error.to_string()),
         Err(_) => Running::Silent(format!("it did not answer within {} s", PATIENCE.as_secs())),
@@ -82,7 +82,11 @@ fn report(
 fn notice(running: &Running) -> Option<String> {
     match running {
         Running::Silent(reason) => Some(format!("the values in force in a running server are not shown: {reason}")),
-        Running::No | Running::Told(_) => None,
+        Running::Told(told) => told
+            .file_error
+            .as_ref()
+            .map(|error| format!("the running server would refuse a reload and keep its values: {error}")),
+        Running::No => None,
     }
 }
 
@@ -92,9 +96,10 @@ fn differences<'a>(loaded: &'a Loaded, running: &'a Running) -> Vec<(Option<&'a 
     let differs = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
         // The server does not know which values are in force in the agent.
         let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
-        !is_of_the_agent && entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref())
+        let has_other_value = entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref());
+        !is_of_the_agent && (has_other_value || told.is_some_and(|told| told.content_changed))
     };
-    pair(&loaded.effective.entries, told).into_iter().filter(differs).collect()
+    pair(&loaded.effective.entries, &told.effective).into_iter().filter(differs).collect()
 }
 
 fn as_rows(loaded: &Loaded, running: &Running, notices: &[String]) -> serde_json::Value {
@@ -105,6 +110,9 @@ fn as_rows(loaded: &Loaded, running: &Running, notices: &[String]) -> serde_json
         if let Some((_, told)) = other {
             rows[at]["in_force"] = json!(told.and_then(|told| told.value.as_ref()));
             rows[at]["in_force_origin"] = json!(told.and_then(|told| told.origin.as_ref()));
+            if told.is_some_and(|told| told.content_changed) {
+                rows[at]["content_changed"] = json!(true);
+            }
         }
     }
     let only_in_force = differences.iter().filter_map(|(entry, told)| (*told).filter(|_| entry.is_none()));
@@ -122,6 +130,7 @@ fn as_table(loaded: &Loaded, running: &Running) -> String {
         let entry = &loaded.effective.entries[at];
         let (_, told) = differences.iter().find(|(row, _)| row.is_some_and(|row| std::ptr::eq(row, entry)))?;
         Some(match told.and_then(|told| told.value.as_ref()) {
+            Some(value) if *value == entry.value => "in force: the file's content as it was at the start".to_owned(),
             Some(value) => format!("in force: {value}"),
             None => "not in force".to_owned(),
         })
@@ -179,8 +188,8 @@ mod tests {
         }
         let mut told: Vec<Told> = serde_json::from_value(rows).expect("rows");
         let (value, origin) = (Some("u".into()), Some("entrepot.toml:3".to_owned()));
-        told.push(Told { key: "credentials.1.username".to_owned(), value, origin });
-        Running::Told(told)
+        told.push(Told { key: "credentials.1.username".to_owned(), value, origin, content_changed: false });
+        Running::Told(ToldConfig { effective: told, file_error: None })
     }
 
     #[test]
@@ -218,6 +227,33 @@ mod tests {
         let (code, _, stderr) = reported_beside(&silent, "", "", false);
         let notice = "notice: the values in force in a running server are not shown: it did not answer within 2 s\n";
         assert_eq!((code, stderr.as_str()), (0, notice));
+    }
+
+    #[test]
+    fn a_file_whose_content_changed_since_the_start_is_shown() {
+        let Running::Told(mut told) = running() else { panic!("it answers") };
+        for row in told.effective.iter_mut().filter(|row| row.key == "ca.key") {
+            row.content_changed = true;
+        }
+        let running = Running::Told(told);
+        let (_, table, _) = reported_beside(&running, "", "", false);
+        let ca_key = line(&table, "ca.key");
+        assert!(ca_key.ends_with("read at start; in force: the file's content as it was at the start"), "{ca_key}");
+        let (_, text, _) = reported_beside(&running, "", "", true);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let changed = |row: &&serde_json::Value| row["content_changed"] == true;
+        let rows: Vec<_> = report["effective"].as_array().expect("a list").iter().filter(changed).collect();
+        assert!(matches!(rows[..], [row] if row["key"] == "ca.key"), "{rows:?}");
+    }
+
+    #[test]
+    fn a_server_that_would_refuse_a_reload_is_mentioned() {
+        let Running::Told(told) = running() else { panic!("it answers") };
+        let running = Running::Told(ToldConfig { file_error: Some("entrepot.toml:3: no".to_owned()), ..told });
+        let (code, table, stderr) = reported_beside(&running, "", "", false);
+        let notice = "notice: the running server would refuse a reload and keep its values: entrepot.toml:3: no\n";
+        assert_eq!((code, stderr.as_str()), (0, notice));
+        assert!(line(&table, "cache.max_size").contains("in force: \"64g\""), "the values in force are shown: {table}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `config::edit` changes the text. The configuration's own loader validates the result. Then the file is replaced in
 //! one step. If anything is refused, the file stays untouched. A secret is never printed.
 
+use std::convert::Infallible;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -10,15 +11,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use entrepot_config::edit::{EditError, KeyPath};
-use entrepot_config::{Applies, ConfigError, Effective, Flags, HostFacts, Loaded, file_place, load, validate};
+use entrepot_config::{Applies, ConfigError, Effective, Entry, Flags, HostFacts, Loaded, file_place, load, validate};
 use entrepot_core::exit;
+use entrepot_core::secret::Secret;
 use tempfile::NamedTempFile;
 use toml::Value;
 
 use super::environment;
 
 /// The actions on the configuration file.
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Print the value that holds for a key, secrets masked; for a section, all its keys
     Get {
@@ -34,8 +36,8 @@ pub enum ConfigCommand {
         key: KeyPath,
         /// Text as it is, or a number, true, false, a list ["a", "b"], a table { username = "robot" }; - reads it from
         /// stdin
-        #[arg(allow_hyphen_values = true)]
-        value: String,
+        #[arg(allow_hyphen_values = true, value_parser = secret)]
+        value: Secret,
     },
 }
 
@@ -76,63 +78,66 @@ impl ConfigCommandError {
 
 /// Runs one command and writes values to `out`. `file` is the configuration file that a flag names.
 pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
+    run_with(&environment, file, command, out)
+}
+
+/// `env` gives the variables of the environment.
+fn run_with(
+    env: &dyn Fn(&str) -> Option<String>,
+    file: Option<PathBuf>,
+    command: &ConfigCommand,
+    out: &mut dyn Write,
+) -> Result<(), ConfigCommandError> {
     let flags = Flags { config: file, ..Flags::default() };
+    let all_layers = || load(&flags, env, &HostFacts::real());
     match command {
         ConfigCommand::Get { key, json } => {
-            let loaded = load(&flags, &environment, &HostFacts::real()).map_err(ConfigCommandError::Bad)?;
+            let loaded = all_layers().map_err(ConfigCommandError::Bad)?;
             Ok(out.write_all(get(&loaded.effective, key, *json).as_bytes())?)
         }
         ConfigCommand::Set { key, value } => {
-            let value = if value == "-" { from_stdin()? } else { value.clone() };
-            let (path, _named_by) = file_place(&flags, &environment);
-            let loaded = set(&path, key, &value)?;
-            Ok(writeln!(out, "{}", changed(&path, key, &loaded.effective))?)
+            let value = if value.expose() == "-" { from_stdin()? } else { value.clone() };
+            let (path, _) = file_place(&flags, env);
+            set(&path, key, &value, env)?;
+            Ok(writeln!(out, "{}", changed(&path, key, all_layers()))?)
         }
     }
 }
 
-fn from_stdin() -> Result<String, ConfigCommandError> {
+/// Any value may be a secret, so no message and no `Debug` can show one.
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+fn from_stdin() -> Result<Secret, ConfigCommandError> {
     let mut value = String::new();
     io::stdin().read_to_string(&mut value).map_err(ConfigCommandError::Stdin)?;
-    Ok(value.trim_end_matches(['\r', '\n']).to_owned())
+    value.truncate(value.trim_end_matches(['\r', '\n']).len());
+    Ok(Secret::new(value))
 }
 
 /// The rows of a key: only its value, or all keys with their values if it is a section.
 fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
-    let wanted = row_key(effective, key);
-    let below = format!("{wanted}.");
-    let rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
+    let rows = key.rows(effective).into_iter();
     if as_json {
-        let rows: serde_json::Value = rows.map(entrepot_config::Entry::to_json).collect();
+        let rows: serde_json::Value = rows.map(Entry::to_json).collect();
         return format!("{rows:#}\n");
     }
-    let line = |row: &entrepot_config::Entry| match &row.value {
-        Value::String(text) if row.key == wanted => format!("{text}\n"),
-        value if row.key == wanted => format!("{value}\n"),
+    let line = |row: &Entry| match &row.value {
+        Value::String(text) if key.is_value() => format!("{text}\n"),
+        value if key.is_value() => format!("{value}\n"),
         value => format!("{} = {value}\n", row.key),
     };
     rows.map(line).collect()
 }
 
-/// The key as it is in the rows: an account that is named by its registry has a number there.
-fn row_key(effective: &Effective, key: &KeyPath) -> String {
-    let bare = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    let mut parts: Vec<&str> = key.parts().collect();
-    let number;
-    if let ["credentials", registry, ..] = parts[..] {
-        let mut rows = effective.entries.iter().filter(|row| row.value.as_str() == Some(registry));
-        let row = rows.find_map(|row| row.key.strip_prefix("credentials.")?.strip_suffix(".registry"));
-        if let Some(found) = row {
-            number = found.to_owned();
-            parts[1] = &number;
-        }
-    }
-    let parts = parts.iter().map(|part| if bare(part) { (*part).to_owned() } else { format!("{part:?}") });
-    parts.collect::<Vec<_>>().join(".")
-}
-
 /// Replaces the file if the result is a good configuration. If there is no file, one is created.
-fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandError> {
+fn set(
+    path: &Path,
+    key: &KeyPath,
+    value: &Secret,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), ConfigCommandError> {
     let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
     // A symbolic link stays: the file that it points to is replaced.
     let (place, before) = match fs::canonicalize(path) {
@@ -140,12 +145,12 @@ fn set(path: &Path, key: &KeyPath, value: &str) -> Result<Loaded, ConfigCommandE
         Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
         Err(error) => return Err(failed(error)),
     };
-    let after = key.set(before.as_deref().unwrap_or_default(), value)?;
-    let loaded = validate(path, &after, &environment, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
+    let after = key.set(before.as_deref().unwrap_or_default(), value.expose())?;
+    validate(path, &after, env, &HostFacts::real()).map_err(ConfigCommandError::Refused)?;
     if before.as_ref() != Some(&after) {
         write(&place, &after).map_err(failed)?;
     }
-    Ok(loaded)
+    Ok(())
 }
 
 /// Writes the whole new file with the owner and mode of the old one, then puts it in place.
@@ -165,44 +170,54 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The message about a change. It names the key but not the value, which may be a secret.
-fn changed(path: &Path, key: &KeyPath, effective: &Effective) -> String {
-    let wanted = row_key(effective, key);
-    let below = format!("{wanted}.");
-    let mut rows = effective.entries.iter().filter(|row| row.key == wanted || row.key.starts_with(&below));
-    let takes_effect = match rows.next().map(|row| row.applies) {
-        Some(Applies::AtStart) => "a running server takes it over when it starts again",
-        Some(Applies::AtAgentStart) => "entrepot redirect takes it over when it starts again",
-        Some(Applies::AtReload) | None => "a running server takes it over when it reloads its configuration",
+/// The message about a change. It names the key but not the value, which may be a secret. `loaded` is what all layers
+/// give together, now that the file is changed.
+fn changed(path: &Path, key: &KeyPath, loaded: Result<Loaded, ConfigError>) -> String {
+    let effect = match loaded.as_ref().map(|loaded| &loaded.effective) {
+        Err(error) => format!("the configuration as a whole is still refused: {error}"),
+        Ok(effective) => match (key.overridden_by(effective), key.rows(effective).first().map(|row| row.applies)) {
+            (Some(origin), _) => format!("the {origin} overrides it"),
+            (None, Some(Applies::AtStart)) => "a running server takes it over when it starts again".to_owned(),
+            (None, Some(Applies::AtAgentStart)) => "entrepot redirect takes it over when it starts again".to_owned(),
+            (None, Some(Applies::AtReload) | None) => {
+                "a running server takes it over when it reloads its configuration".to_owned()
+            }
+        },
     };
-    format!("set {wanted} in {}; {takes_effect}", path.display())
+    format!("set {key} in {}; {effect}", path.display())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     struct Sample {
         folder: tempfile::TempDir,
         path: PathBuf,
+        variables: Vec<(&'static str, &'static str)>,
     }
 
     fn sample(text: &str) -> Sample {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("entrepot.toml");
         fs::write(&path, text).expect("a file");
-        Sample { folder, path }
+        Sample { folder, path, variables: vec![("HOME", "/home/u")] }
     }
 
     impl Sample {
         fn run(&self, command: ConfigCommand) -> Result<String, ConfigCommandError> {
             let mut out = Vec::new();
-            run(Some(self.path.clone()), &command, &mut out)?;
+            let env = |name: &str| {
+                let variable = self.variables.iter().find(|(have, _)| *have == name);
+                variable.map(|(_, value)| (*value).to_owned())
+            };
+            run_with(&env, Some(self.path.clone()), &command, &mut out)?;
             Ok(String::from_utf8(out).expect("text"))
         }
 
         fn set(&self, key: &str, value: &str) -> Result<String, ConfigCommandError> {
-            self.run(ConfigCommand::Set { key: key.parse().expect(key), value: value.to_owned() })
+            self.run(ConfigCommand::Set { key: key.parse().expect(key), value: Secret::new(value) })
         }
 
         fn get(&self, key: &str, json: bool) -> String {
@@ -212,6 +227,23 @@ mod tests {
         fn text(&self) -> String {
             fs::read_to_string(&self.path).expect("the file")
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    }
+
+    #[test]
+    fn a_value_on_the_command_line_is_a_secret_from_its_first_moment() {
+        for value in ["canary", "-", "-1", ""] {
+            let arguments = Arguments::try_parse_from(["config", "set", "proxy.max_connections", value]).expect(value);
+            let ConfigCommand::Set { key, value: parsed } = arguments.command else { panic!("another command") };
+            assert_eq!((key.to_string().as_str(), parsed.expose()), ("proxy.max_connections", value));
+        }
+        let refused = Arguments::try_parse_from(["config", "set", "no.key", "canary"]).err().expect("a refusal");
+        assert!(!refused.to_string().contains("canary") && !format!("{refused:?}").contains("canary"), "{refused:?}");
     }
 
     const TEXT: &str = "data_dir = \"/data\"\n[cache] # big\nmax_size = \"1g\" # enough\n";
@@ -236,6 +268,37 @@ mod tests {
         assert!(told.contains("set proxy.listen in") && told.contains("a running server takes it over when it starts"));
         let told = sample.set("redirect.ports", "[443]").expect("set");
         assert!(told.contains("entrepot redirect takes it over when it starts again"), "{told}");
+    }
+
+    #[test]
+    fn a_key_that_the_environment_overrides_says_so() {
+        let mut sample = sample(TEXT);
+        sample.variables.extend([
+            ("CACHE_MAX_SIZE", "5g"),
+            ("AUTH_REGISTRIES", "GHCR.io:env:canary"),
+            ("REGISTRIES", "a.example"),
+        ]);
+        let told = sample.set("cache.max_size", "2g").expect("set");
+        assert!(told.ends_with("entrepot.toml; the environment variable CACHE_MAX_SIZE overrides it\n"), "{told}");
+        assert_eq!((sample.text(), sample.get("cache.max_size", false)), (TEXT.replace("1g", "2g"), "5g\n".to_owned()));
+        let account = "{ username = \"robot\", password = \"canary\" }";
+        let told = sample.set("credentials.\"ghcr.io\"", account).expect("set");
+        assert!(told.ends_with("the environment variable AUTH_REGISTRIES overrides it\n"), "{told}");
+        let told = sample.set("credentials.1.username", "robot").expect("set");
+        assert!(told.ends_with("the environment variable AUTH_REGISTRIES overrides it\n"), "{told}");
+        assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "env\n", "the account that is used");
+        for (key, value) in [
+            ("intercept.registries", "[\"b.example\"]"),
+            ("credentials.1.repository", "team/*"),
+            ("credentials.\"quay.io\"", account),
+        ] {
+            let told = sample.set(key, value).expect(key);
+            assert!(told.contains("when it reloads its configuration"), "the environment adds to it: {told}");
+        }
+        sample.variables.push(("ALLOW_PUSH", "maybe"));
+        let told = sample.set("cache.min_free", "2g").expect("set");
+        let refused = "the configuration as a whole is still refused: environment variable ALLOW_PUSH: \"maybe\"";
+        assert!(told.contains(refused) && sample.text().contains("min_free = \"2g\""), "{told}");
     }
 
     #[test]
@@ -272,6 +335,39 @@ mod tests {
         assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "robot\n");
         let error = sample.set("credentials.\"ghcr.io\"", "{ password = \"canary-2\" }").expect_err("no user");
         assert!(!error.to_string().contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn an_account_is_found_by_its_registry_in_any_case_and_as_a_whole() {
+        let account = |registry: &str, rest: &str| {
+            format!("[[credentials]]\nregistry = \"{registry}\"\npassword = \"canary\"\n{rest}")
+        };
+        let text = [
+            account("other.example", "username = \"ghcr.io\"\n"),
+            account("ghcr.io", "repository = \"team/*\"\nusername = \"part\"\n"),
+            account("GHCR.io", "repository = \"\"\nusername = \"whole\"\n"),
+        ];
+        let sample = sample(&text.concat());
+        assert_eq!(sample.get("credentials.\"ghcr.io\".username", false), "whole\n");
+        assert_eq!(sample.get("credentials.\"Ghcr.IO\".username", false), "whole\n");
+        assert_eq!(sample.get("credentials.2.username", false), "part\n", "numbered as in the file");
+        assert_eq!(sample.get("credentials.\"team.example\"", false), "", "no such account");
+        assert!(sample.get("credentials.\"ghcr.io\"", false).starts_with("credentials.3.registry = \"GHCR.io\"\n"));
+        sample.set("credentials.\"ghcr.io\".username", "robot").expect("set");
+        assert_eq!(sample.text(), text.concat().replace("whole", "robot"), "the same account is changed");
+    }
+
+    #[test]
+    fn names_of_hosts_and_headers_are_found_as_they_are_typed() {
+        let table =
+            |host: &str| format!("[registries.{host}]\nscheme = \"http\"\nheaders = {{ \"X.Key\" = \"canary\" }}\n");
+        let sample = sample(&[table("localhost"), table("\"Reg.example:5000\"")].concat());
+        for host in ["localhost", "'localhost'", "\"reg.example:5000\"", "'Reg.Example:5000'"] {
+            assert_eq!(sample.get(&format!("registries.{host}.scheme"), false), "http\n", "{host}");
+            assert_eq!(sample.get(&format!("registries.{host}.headers.\"x.key\""), false), "********\n", "{host}");
+        }
+        let shown = sample.get("registries.localhost", false);
+        assert!(shown.contains("registries.\"localhost\".headers.\"x.key\" = \"********\"\n"), "{shown}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use entrepot_core::host::RegistryHost;
 
 use entrepot_config::ready::{LiveConfig, TunnelPolicy};
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{HTTP_PORT, Scheme};
 
 /// The decision about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,21 +35,18 @@ pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> HostD
     if proxy.allow.as_ref().is_some_and(|allow| !allow.is_match(host.to_string())) {
         return HostDecision::Refuse(PolicyRefusal::NotAllowed);
     }
-    let (listed, plain_port) = match scheme {
-        Scheme::Https => (config.intercepts_tls(host), None),
-        Scheme::Http => (config.intercepts_plain(host), Some(80)),
-    };
-    if listed {
+    if config.intercepts(scheme, host) {
         return HostDecision::Intercept;
     }
     match proxy.tunnel {
         TunnelPolicy::None => return HostDecision::Refuse(PolicyRefusal::NoTunnels),
-        TunnelPolicy::Registries if !config.intercept.iter().any(|pattern| pattern.names(host)) => {
+        TunnelPolicy::Registries if !config.intercept.iter().any(|registry| registry.host.names(host)) => {
             return HostDecision::Refuse(PolicyRefusal::NotARegistry);
         }
         TunnelPolicy::Registries | TunnelPolicy::Any => {}
     }
-    if proxy.tunnel_ports.contains(&host.port()) || plain_port == Some(host.port()) {
+    let is_plain = scheme == Scheme::Http && host.port() == HTTP_PORT;
+    if proxy.tunnel_ports.contains(&host.port()) || is_plain {
         HostDecision::Pass
     } else {
         HostDecision::Refuse(PolicyRefusal::Port)
@@ -76,13 +73,16 @@ mod tests {
     #[test]
     fn each_policy_decides_as_it_says() {
         use HostDecision::{Intercept, Pass, Refuse};
-        let any = "[intercept]\nregistries = [\"plain.test:5001\"]\n";
+        let any = "[intercept]\nregistries = [\"http://plain.test:5001\", \"sealed.test:5001\"]\n";
         let cases = [
             (any, "ghcr.io:443", Scheme::Https, Intercept),
             (any, "GHCR.io:443", Scheme::Https, Intercept),
             (any, "eu-docker.pkg.dev:443", Scheme::Https, Intercept),
-            (any, "ghcr.io:80", Scheme::Http, Intercept),
+            (any, "ghcr.io:80", Scheme::Http, Pass),
             (any, "plain.test:5001", Scheme::Http, Intercept),
+            (any, "plain.test:5001", Scheme::Https, Intercept),
+            (any, "sealed.test:5001", Scheme::Https, Intercept),
+            (any, "sealed.test:5001", Scheme::Http, Refuse(PolicyRefusal::Port)),
             (any, "example.com:443", Scheme::Https, Pass),
             (any, "example.com:80", Scheme::Http, Pass),
             (any, "example.com:22", Scheme::Https, Refuse(PolicyRefusal::Port)),

@@ -28,7 +28,7 @@ use entrepot_registry::access::TOKEN_PATH;
 use entrepot_registry::{door, web};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::own::has_passed;
-use entrepot_upstream::upstream_registry::{UpstreamRegistry, implied_port};
+use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// Serves a connection until the client leaves, idles too long, or the process drains.
 pub async fn serve_connection<IO>(state: Arc<AppState>, connection: ConnectionContext, io: IO, drain: Watch)
@@ -70,6 +70,7 @@ pub(super) async fn answer(state: &AppState, request: Request<Incoming>, scope: 
             Err(refusal) => refusal.into_reply(),
         },
         Destination::Own => to_own_registry(state, request, &scope).await,
+        Destination::DockerHubMirror => to_docker_hub(state, request, &scope).await,
         Destination::Named => local_page(state, &request, &scope, PROXY_HERE),
     }
 }
@@ -97,7 +98,7 @@ async fn to_registry(
     let credential = if route == Route::Other || !target.listed {
         state.pull.passer(&registry, login)
     } else {
-        state.pull.reader(&scope.snapshot, &registry, route.repository(), login)
+        state.pull.reader(&scope.snapshot, &registry, route.repository(), login, route.is_push(&head.method))
     };
     let RequestScope { connection, snapshot, trail } = scope;
     let mut request = RequestContext {
@@ -128,7 +129,7 @@ fn check_target(expected: &RegistryHost, request: &Request<Incoming>, scope: &Re
     if has_passed(request.headers(), &scope.snapshot.upstream.memory().via) {
         return Err(DoorRefusal::Loop);
     }
-    let default_port = implied_port(scope.connection.scheme);
+    let default_port = scope.connection.scheme.default_port();
     let matches = |text: &str| {
         let host = RegistryHost::parse(text, default_port).ok();
         host.is_some_and(|host| host == *expected || (host.name() == expected.name() && !names_port(text)))
@@ -167,6 +168,16 @@ async fn to_own_registry(state: &AppState, request: Request<Incoming>, scope: &R
     }
 }
 
+/// Docker Hub by the listener for Docker's `registry-mirrors`, and tokens for our own rules. Nothing else is there.
+async fn to_docker_hub(state: &AppState, request: Request<Incoming>, scope: &RequestScope) -> Reply {
+    match request.uri().path() {
+        path if is_oci(path) => Box::pin(door::answer_for_docker_hub(&state.registry, scope, request)).await,
+        TOKEN_PATH => Box::pin(state.registry.token(scope, request)).await,
+        _ => Reply::full(StatusCode::NOT_FOUND, "text/plain", MIRROR_HERE).because(Refused::NotHere),
+    }
+}
+
+const MIRROR_HERE: &str = "This is a mirror of Docker Hub: name it in Docker's registry-mirrors.\n";
 const PROXY_HERE: &str = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
 const REGISTRY_HERE: &str = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
 

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+use entrepot_core::host::RegistryHost;
 use entrepot_core::sniff::{HEALTH_HOST, Sniffed};
 
 use crate::doors::decision::{HostDecision, PolicyRefusal, decide};
@@ -45,11 +45,7 @@ pub fn route(
         Sniffed::Http(name) => (name, Scheme::Http),
         Sniffed::NeedMore | Sniffed::Other => (&None, Scheme::Https),
     };
-    let implied_port = match scheme {
-        Scheme::Https => HTTPS_PORT,
-        Scheme::Http => 80,
-    };
-    let port = original.map_or(implied_port, |original| original.port());
+    let port = original.map_or(scheme.default_port(), |original| original.port());
     // An address is no name: a client that gives one means the address that the connection goes to.
     let host = named.as_ref().and_then(|name| RegistryHost::parse(name, port).ok());
     let Some(host) = host else { return original.map_or(RouteDecision::Nowhere, to_original) };
@@ -67,7 +63,7 @@ pub fn route(
 /// Whether a connection that begins with `opening` names a host. An address is no name.
 pub fn has_name(opening: &Sniffed) -> bool {
     let (Sniffed::Tls(Some(name)) | Sniffed::Http(Some(name))) = opening else { return false };
-    RegistryHost::parse(name, HTTPS_PORT).is_ok_and(|host| host.address().is_none())
+    RegistryHost::parse(name, Scheme::Https.default_port()).is_ok_and(|host| host.address().is_none())
 }
 
 fn to_original(original: SocketAddr) -> RouteDecision {
@@ -89,7 +85,11 @@ mod tests {
 
     #[test]
     fn names_and_destinations_decide_together() {
-        let config = from_text("[intercept]\nregistries = [\"reg.test:5000\"]\n").expect("configuration").live;
+        let config = from_text(
+            "[intercept]\nregistries = [\"reg.test:5000\", \"http://plain.test:5000\", \"http://eighty.test\"]\n",
+        )
+        .expect("configuration")
+        .live;
         let host = |text: &str| text.parse::<RegistryHost>().expect("a host");
         let answer = |text: &str| RouteDecision::Answer(host(text));
         let tunnel = |text: &str| RouteDecision::Tunnel(host(text));
@@ -108,9 +108,11 @@ mod tests {
             (Sniffed::Tls(None), None, RouteDecision::Nowhere),
             (Sniffed::Other, Some("192.0.2.1:443"), tunnel("192.0.2.1:443")),
             (Sniffed::Other, None, RouteDecision::Nowhere),
-            (http("ghcr.io"), Some("192.0.2.1:80"), answer("ghcr.io:80")),
-            (http("reg.test:5000"), Some("192.0.2.1:5000"), answer("reg.test:5000")),
-            (http("reg.test:5000"), None, answer("reg.test:5000")),
+            (http("ghcr.io"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
+            (http("eighty.test"), Some("192.0.2.1:80"), answer("eighty.test:80")),
+            (http("reg.test:5000"), Some("192.0.2.1:5000"), tunnel("192.0.2.1:5000")),
+            (http("plain.test:5000"), Some("192.0.2.1:5000"), answer("plain.test:5000")),
+            (http("plain.test:5000"), None, answer("plain.test:5000")),
             (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (http("shop.test"), None, tunnel("shop.test:80")),
             (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), PolicyRefusal::Port)),

@@ -30,7 +30,7 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::http::serve::{Deadlines, behind_connect};
-use entrepot_net::listener::ConnectionSlot;
+use entrepot_net::listener::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe as observe;
@@ -60,7 +60,7 @@ pub async fn serve(
     let mut draining = drain.clone();
     match spoken(&state, &client, &mut draining).await {
         Some(Scheme::Http) => {}
-        Some(Scheme::Https) => return local_pages(&state, client, peer, drain).await,
+        Some(Scheme::Https) => return local_pages(&state, client, (peer, place.0.standing().clone()), drain).await,
         None => return,
     }
     let deadlines = Deadlines::from(&state.snapshot().config.client);
@@ -69,6 +69,7 @@ pub async fn serve(
         door: Door::Proxy,
         scheme: Scheme::Http,
         destination: Destination::Named,
+        standing: place.0.standing().clone(),
     };
     let proxied = Proxied { state, connection: Arc::new(connection), place: Arc::new(place), drain: drain.clone() };
     let respond = move |guard: GuardHandle, request| {
@@ -82,7 +83,12 @@ pub async fn serve(
 }
 
 /// Serves the pages of this server by TLS, with the key of our own name: for the line of a first set-up.
-async fn local_pages(state: &Arc<AppState>, client: ClientSocket, peer: SocketAddr, drain: Watch) {
+async fn local_pages(
+    state: &Arc<AppState>,
+    client: ClientSocket,
+    (peer, standing): (SocketAddr, Standing),
+    drain: Watch,
+) {
     let names = state.registry.local.names();
     let name = names.first().map_or_else(String::new, ToString::to_string);
     let config = match state.leaves.own_config(names).await {
@@ -95,6 +101,7 @@ async fn local_pages(state: &Arc<AppState>, client: ClientSocket, peer: SocketAd
         door: Door::Proxy,
         scheme: Scheme::Https,
         destination: Destination::Named,
+        standing,
     };
     dispatch::serve_connection(state.clone(), connection, stream, drain).await;
 }
@@ -159,7 +166,8 @@ impl Proxied {
             HostDecision::Pass => {
                 let (timeout, idle) = (config.upstream.tunnel_connect_timeout, config.upstream.tunnel_idle_timeout);
                 let heard_via: Vec<_> = request.headers().get_all(VIA).iter().cloned().collect();
-                let opened = scope.snapshot.upstream.reach().open_tunnel(&host, &heard_via, timeout).await;
+                let (reach, client) = (scope.snapshot.upstream.reach(), self.connection.client.into());
+                let opened = reach.open_tunnel(&host, client, &heard_via, timeout).await;
                 let upstream = match opened {
                     Ok(opened) => opened.stream,
                     Err(error) => {

@@ -1,4 +1,5 @@
-//! The door of our own registry: plain HTTP and TLS, told apart by the first byte, on each of its ports.
+//! The door of our own registry, and beside it the listener for Docker's `registry-mirrors`: plain HTTP and TLS, told
+//! apart by the first byte, on each of their ports.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +14,38 @@ use entrepot_net::listener::ConnectionSlot;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 
-/// Serves one connection on this thread until it ends.
+/// Serves one connection to our own registry on this thread until it ends.
 pub async fn serve(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    _place: (ConnectionSlot, Connected),
+    place: (ConnectionSlot, Connected),
+    drain: Watch,
+) {
+    lead(state, stream, peer, (place, Door::Registry, Destination::Own), drain).await;
+}
+
+/// Serves one connection of a client that means Docker Hub.
+pub async fn serve_mirror(
+    state: Arc<AppState>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: (ConnectionSlot, Connected),
+    drain: Watch,
+) {
+    lead(state, stream, peer, (place, Door::Mirror, Destination::DockerHubMirror), drain).await;
+}
+
+async fn lead(
+    state: Arc<AppState>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    (place, door, destination): ((ConnectionSlot, Connected), Door, Destination),
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
-    let connection = ConnectionContext {
-        client: peer.ip().to_canonical(),
-        door: Door::Registry,
-        scheme: Scheme::Http,
-        destination: Destination::Own,
-    };
+    let (address, standing) = (peer.ip().to_canonical(), place.0.standing().clone());
+    let connection = ConnectionContext { client: address, door, scheme: Scheme::Http, destination, standing };
     intercept(&state, connection, client, drain).await;
+    drop(place);
 }

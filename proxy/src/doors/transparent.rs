@@ -26,7 +26,7 @@ use entrepot_config::ready::LiveConfig;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::ConnectionSlot;
+use entrepot_net::listener::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
@@ -43,6 +43,7 @@ pub struct TransparentDoor {
 /// One connection to the door.
 struct Introduced {
     peer: SocketAddr,
+    standing: Standing,
     client: ClientSocket,
     original: Option<SocketAddr>,
     read: BytesMut,
@@ -80,7 +81,8 @@ impl TransparentDoor {
         let Some(client) = adopt(stream, &self.state) else { return };
         let original = original_destination(client.tcp(), &self.ports);
         let snapshot = self.state.snapshot();
-        let mut introduced = Introduced { peer: canonical(peer), client, original, read: BytesMut::new() };
+        let standing = place.0.standing().clone();
+        let mut introduced = Introduced { peer: canonical(peer), standing, client, original, read: BytesMut::new() };
         let metrics = &self.state.pull.metrics;
         let mut draining = drain.clone();
         let opening = tokio::select! {
@@ -127,7 +129,10 @@ impl TransparentDoor {
                     .await;
             }
             RouteDecision::Own => self.lead_to(Destination::Own, introduced, drain).await,
-            RouteDecision::Tunnel(target) => self.tunnel(introduced, target, drain).await,
+            RouteDecision::Tunnel(target) => {
+                introduced.standing.spoke();
+                self.tunnel(introduced, target, drain).await;
+            }
             RouteDecision::Health => {
                 let mut client = introduced.client;
                 let local = client.tcp().local_addr().map(|local| canonical(local).ip());
@@ -154,6 +159,7 @@ impl TransparentDoor {
             door: Door::Transparent,
             scheme: Scheme::Http,
             destination,
+            standing: introduced.standing,
         };
         intercept(&self.state, connection, introduced.client, drain).await;
     }
@@ -170,7 +176,8 @@ impl TransparentDoor {
         let snapshot = self.state.snapshot();
         let upstream = &snapshot.config.upstream;
         let (timeout, idle) = (upstream.tunnel_connect_timeout, upstream.tunnel_idle_timeout);
-        let opened = snapshot.upstream.reach().open_tunnel(&target, &[], timeout).await;
+        let client = introduced.peer.ip().into();
+        let opened = snapshot.upstream.reach().open_tunnel(&target, client, &[], timeout).await;
         match opened {
             Ok(opened) => {
                 drop(snapshot);

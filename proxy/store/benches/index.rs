@@ -35,20 +35,20 @@ impl World {
         let dir = TempDir::new().expect("a directory");
         let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
         let store = Store::open(dir.path(), limits).expect("a store");
-        let place = Place::new("ghcr.io".parse().expect("a host"), "library/project".parse().expect("a name"));
+        let place = Place::new("ghcr.io".parse().expect("an origin"), "library/project".parse().expect("a name"));
         let runtime = Runtime::new().expect("a runtime");
         let (manifest, layer) = runtime.block_on(async {
             let count: u64 = if timed { 100_000 } else { 100 };
             let digests: Vec<_> =
                 (0..count).map(|number| Digest::of(Algorithm::Sha256, &number.to_be_bytes())).collect();
             for chunk in digests.chunks(4096) {
-                join_all(chunk.iter().map(|digest| store.names.link(&place, digest))).await;
+                join_all(chunk.iter().map(|digest| store.names.link(&place, digest, None))).await;
             }
             let (layer, manifest) = (vec![7; 64 << 10], vec![b' '; 1536]);
             let [layer, manifest] = [layer, manifest].map(|bytes| (Digest::of(Algorithm::Sha256, &bytes), bytes));
             for (digest, bytes) in [&layer, &manifest] {
                 store.partial_blobs.put(digest, bytes.clone().into()).await.expect("stored");
-                store.names.link(&place, digest).await;
+                store.names.link(&place, digest, None).await;
             }
             store.names.set_media_type(&manifest.0, MANIFEST_TYPE).await;
             (manifest.0, layer.0)
@@ -74,13 +74,13 @@ fn lookups(criterion: &mut Criterion) {
         names.set_tag(tag.clone(), entry(*manifest)).await;
         names.manifest(place, manifest).await.is_some() && names.tag(&tag).await.is_some()
     });
-    assert!(found && runtime.block_on(names.linked(place, layer)));
+    assert!(found && runtime.block_on(names.link_of(place, layer)).is_some());
     let mut group = criterion.benchmark_group("memory");
     group.bench_function("manifest", |bencher| {
         bencher.iter(|| names.manifest(place, black_box(manifest)).now_or_never().flatten().expect("in memory"));
     });
     group.bench_function("link", |bencher| {
-        bencher.iter(|| assert_eq!(names.linked(place, black_box(layer)).now_or_never(), Some(true)));
+        bencher.iter(|| names.link_of(place, black_box(layer)).now_or_never().flatten().expect("in memory"));
     });
     group.bench_function("tag", |bencher| {
         bencher.iter(|| names.tag(black_box(&tag)).now_or_never().flatten().expect("in memory"));
@@ -89,7 +89,7 @@ fn lookups(criterion: &mut Criterion) {
     // Absent names are never remembered, so each of these look-ups goes to the tables, by way of the blocking pool.
     let (absent, absent_tag) = (Digest::of(Algorithm::Sha256, b"absent"), world.tag("absent"));
     let mut group = criterion.benchmark_group("tables");
-    group.bench_function("link", |bencher| bencher.iter(|| runtime.block_on(names.linked(place, black_box(&absent)))));
+    group.bench_function("link", |bencher| bencher.iter(|| runtime.block_on(names.link_of(place, black_box(&absent)))));
     group.bench_function("tag", |bencher| bencher.iter(|| runtime.block_on(names.tag(black_box(&absent_tag)))));
     group.bench_function("list", |bencher| {
         bencher.iter(|| runtime.block_on(store.blobs.list(None, black_box(100))).expect("a list"));
@@ -106,7 +106,7 @@ fn changes(criterion: &mut Criterion) {
         Digest::of(Algorithm::Sha512, &number.to_le_bytes())
     };
     let mut group = criterion.benchmark_group("visible");
-    group.bench_function("link", |bencher| bencher.iter(|| runtime.block_on(store.names.link(place, &next()))));
+    group.bench_function("link", |bencher| bencher.iter(|| runtime.block_on(store.names.link(place, &next(), None))));
     let tag = world.tag("changing");
     group.bench_function("tag", |bencher| {
         bencher.iter(|| runtime.block_on(store.names.set_tag(tag.clone(), entry(next()))));

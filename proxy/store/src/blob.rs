@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
-use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
 use entrepot_kernel::mapping::MappedFile;
 use entrepot_kernel::{buffers, read, residency};
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
@@ -20,10 +20,10 @@ use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
 use crate::blocking::blocking;
 use crate::space::{Counters, count};
 
-/// The attribute of a file that names the registry which gave it.
-const REGISTRY_ATTRIBUTE: &str = "user.entrepot.registry";
-/// The longest value of that attribute: a host name and a port.
-const REGISTRY_MAX_BYTES: usize = 512;
+/// The attribute of a file that names the origin which gave it.
+const ORIGIN_ATTRIBUTE: &str = "user.entrepot.registry";
+/// The longest value of that attribute: a scheme, a host name and a port.
+const ORIGIN_MAX_BYTES: usize = 512;
 /// A smaller blob is copied rather than mapped.
 const MAPPED_MIN_BYTES: u64 = 64 * 1024;
 /// The most bytes that one window of a mapping has.
@@ -113,13 +113,13 @@ impl Blob {
         Ok(Bytes::from(buffer))
     }
 
-    /// The registry that gave the bytes, as written on the file itself, which outlives the index. None if the file
-    /// system keeps no attributes.
-    pub async fn first_registry(&self) -> Option<RegistryHost> {
+    /// The origin that gave the bytes, as written on the file itself, which outlives the index. None if the file system
+    /// keeps no attributes.
+    pub async fn first_origin(&self) -> Option<Origin> {
         let file = self.file.clone();
         let value = blocking(move || {
-            let mut value = vec![0; REGISTRY_MAX_BYTES];
-            let length = fgetxattr(&file, REGISTRY_ATTRIBUTE, &mut value[..]).ok()?;
+            let mut value = vec![0; ORIGIN_MAX_BYTES];
+            let length = fgetxattr(&file, ORIGIN_ATTRIBUTE, &mut value[..]).ok()?;
             value.truncate(length);
             Some(value)
         });
@@ -132,10 +132,10 @@ impl Blob {
     }
 }
 
-/// Writes on the file which registry gave it. Without the attribute, the blob is fetched once more after the index was
+/// Writes on the file which origin gave it. Without the attribute, the blob is fetched once more after the index was
 /// lost. Blocks.
-pub(crate) fn mark_registry(file: &File, registry: &RegistryHost) {
-    if let Err(error) = fsetxattr(file, REGISTRY_ATTRIBUTE, registry.to_string().as_bytes(), XattrFlags::empty()) {
+pub(crate) fn mark_origin(file: &File, origin: &Origin) {
+    if let Err(error) = fsetxattr(file, ORIGIN_ATTRIBUTE, origin.to_string().as_bytes(), XattrFlags::empty()) {
         tracing::debug!("the file system keeps no attributes: {error}");
     }
 }

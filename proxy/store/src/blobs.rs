@@ -18,13 +18,14 @@ use crate::blob::Blob;
 use crate::blocking::{blocking, try_blocking};
 use crate::disk;
 use crate::errors::StoreError;
-use crate::index::{Index, Job, ms_of, names, recency, time_of};
+use crate::index::{Index, Job, names, recency};
 use crate::memory::Memory;
 use crate::open_blobs::OpenBlobs;
 use crate::paths::{ALGORITHMS, Paths};
 use crate::pins::Pins;
 use crate::place::Place;
 use crate::space::{Counters, count};
+use crate::times::{ms_of, time_of};
 
 /// Read at once while checking.
 const VERIFY_CHUNK_BYTES: usize = 1 << 20;

@@ -24,6 +24,11 @@ pub(super) fn blobs_in(paths: &Paths, algorithm: Algorithm, first_byte: u8) -> V
     blobs.collect()
 }
 
+/// Whether content has a pin. If the disk cannot tell, it has one, so that it stays.
+pub(super) fn has_pin(paths: &Paths, digest: &Digest) -> bool {
+    paths.pin(digest).try_exists().unwrap_or(true)
+}
+
 /// Makes a file that did not exist.
 pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);

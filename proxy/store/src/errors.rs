@@ -72,6 +72,17 @@ pub enum StoreError {
     /// Another process has the same store open.
     #[error("{path} is in use by another process; stop the other entrepot or choose another data_dir")]
     Locked { path: PathBuf },
+    /// A later program has changed the layout of the index.
+    #[error(
+        "{path} has the format {found}, but this entrepot knows formats up to {known} only; start the newer entrepot \
+         that wrote it, or choose another data_dir"
+    )]
+    NewerFormat {
+        path: PathBuf,
+        found: u64,
+        /// The highest number that this program knows.
+        known: u64,
+    },
 }
 
 impl StoreError {

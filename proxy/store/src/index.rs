@@ -11,6 +11,9 @@
 //! later. Until then a reader may not see them, which costs a question to upstream. An overlay of pending rows would
 //! save the wait, but every range query would have to merge it.
 //!
+//! The file has a format number. An index of the format before is brought to the present one at the first start
+//! (`upgrade`); one of a later format is refused by name.
+//!
 //! Invariant: the index never fails a request. A row that cannot be read is `None`; a change that cannot be written is
 //! dropped and counted. The file of a blob decides whether the blob exists, not the index.
 
@@ -21,6 +24,7 @@ mod rebuild;
 pub(super) mod recency;
 pub(super) mod sweep;
 pub(super) mod tables;
+mod upgrade;
 mod writer;
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockWriteGuard};
@@ -38,7 +42,6 @@ use crate::space::{Counters, Space, count};
 use opening::{ailment_of, guarded};
 pub(super) use queue::Job;
 use queue::Queue;
-pub(super) use tables::{ms_of, time_of};
 use writer::Writer;
 
 /// How long a caller waits for its change to become visible.
@@ -73,7 +76,8 @@ struct Rebuild {
 }
 
 impl Index {
-    /// Opens the index, or a new one, and starts its thread. The only error is a second process on the same store.
+    /// Opens the index, or a new one, and starts its thread. The only errors are a second process on the same store and
+    /// an index of a later format.
     pub(super) fn open(
         paths: Paths,
         space: Arc<Space>,
@@ -133,6 +137,16 @@ impl Index {
     /// Waits until every change so far is on the medium, for at most [`FLUSH_PATIENCE`].
     pub(super) fn flush(&self) -> bool {
         self.shared.queue.wait_durable(FLUSH_PATIENCE)
+    }
+
+    /// [`Self::flush`] for the end of the process. Once everything is on the medium, the index of the format before is
+    /// no longer kept.
+    pub(super) fn flush_at_end(&self) -> bool {
+        let is_durable = self.flush();
+        if is_durable && self.shared.with_database(|_| Ok(())).is_some() {
+            upgrade::forget_earlier(&self.shared.paths);
+        }
+        is_durable
     }
 
     /// Whether the index is being compared with the files.

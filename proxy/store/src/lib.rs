@@ -14,7 +14,8 @@
 //! The handles are async. A look-up that memory can answer is ready at once; all other blocking work runs on the
 //! blocking pool or on the disk threads. Methods that say so block, and are for the start and for threads of their own.
 //! Files are the truth and the index follows: a hit needs only the file, a lost index is rebuilt while serving, and no
-//! trouble with the index fails a request.
+//! trouble with the index fails a request. Unverified bytes, links and proofs belong to an origin: a registry's scheme,
+//! name and port. Verified bytes are stored once, whichever origin gave them.
 
 mod adopt;
 mod blob;
@@ -40,6 +41,7 @@ mod small_files;
 mod space;
 #[cfg(test)]
 mod tests;
+mod times;
 mod upload_id;
 mod uploads;
 
@@ -55,7 +57,7 @@ pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
-pub use entries::{ArtefactEntry, TagEntry, TagKey};
+pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
 pub use errors::StoreError;
 pub use extents::Extents;
 pub use memory::StoredManifest;
@@ -63,7 +65,7 @@ pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
-pub use repositories::{Collected, NotPut, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
+pub use repositories::{Collected, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
@@ -125,7 +127,8 @@ pub struct Usage {
 
 impl Store {
     /// Opens the store of a directory, making it if it does not exist. Deletes partial blobs that were not paused in
-    /// good order. A damaged index is set aside, and a new one is filled from the files in the background. Blocks.
+    /// good order, or whose origin is not known. A damaged index is set aside, and a new one is filled from the files in
+    /// the background. An index of the release before is brought to the present format first. Blocks.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
         Self::open_with(data_dir, limits, DiskSettings::default())
     }
@@ -215,7 +218,7 @@ impl Store {
         .await
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`. One
+    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`. One
     /// call looks at a bounded number of rows. It also evicts until limits that were lowered hold again. Returns the
     /// number of blobs dropped.
     pub async fn expire_unused(&self, now: SystemTime) -> usize {
@@ -231,7 +234,7 @@ impl Store {
 
     /// [`Self::flush`] on this thread, for the end of the process.
     pub fn flush_blocking(&self) -> bool {
-        self.index.flush()
+        self.index.flush_at_end()
     }
 
     /// Waits until the index knows every file, so that listings and figures are complete. Blocks.

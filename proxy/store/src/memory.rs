@@ -9,31 +9,37 @@
 //!
 //! Invariants: memory holds only facts that are there, never that something is missing. A fact that was changed or
 //! removed in the index is forgotten before the change counts as visible. A result that was read before that is not
-//! remembered after it. Memory is bounded by bytes, whatever the sizes and numbers of entries.
+//! remembered after it. A public proof counts no more from the moment of a later refusal on, also one that memory held
+//! or that is on its way to the index (`standing`). Memory is bounded by bytes, whatever the sizes and numbers of
+//! entries.
 
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
-use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
+use entrepot_core::origin::Origin;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
-use crate::entries::{TagEntry, TagKey};
+use crate::entries::{Link, TagEntry, TagKey};
 use crate::lock;
 use crate::place::Place;
+use standing::Standing;
 
 /// Larger manifests are read from their files each time.
 const MANIFEST_MAX_BYTES: usize = 64 << 10;
 const MANIFESTS_BYTES: u64 = 12 << 20;
 const LINKS_BYTES: u64 = 2 << 20;
 const TAGS_BYTES: u64 = 2 << 20;
+const STANDINGS_BYTES: u64 = 1 << 20;
 /// A manifest takes about this many bytes.
 const MANIFEST_TYPICAL_BYTES: u64 = 2048;
 /// A link or a tag takes about this many bytes.
@@ -64,8 +70,10 @@ pub(crate) enum Stale {
     Removed(Digest),
     /// The manifest has another type.
     MediaType(Digest),
-    /// This repository no longer has the content.
+    /// The repository no longer has the content, or its link has another proof.
     Link(Place, Digest),
+    /// Public proofs of the repository's links ended.
+    Proofs(Place),
     /// The tag points elsewhere, or nowhere, for one class of Accept.
     Tag(TagKey),
     /// The tag is forgotten for all classes of Accept.
@@ -86,8 +94,12 @@ struct State {
     epoch: u64,
     manifests: Bounded<Digest, Known>,
     /// The repositories that have a digest.
-    links: Bounded<Digest, Vec<Place>>,
+    links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
+    /// What is known of the public proofs of repositories.
+    standings: Bounded<Place, Standing>,
+    /// How many times the index was closed.
+    closed: u64,
 }
 
 /// A cache of a bounded number of bytes. Entries that were not asked for again leave first.
@@ -119,6 +131,8 @@ impl Default for Memory {
             manifests: bounded(MANIFESTS_BYTES, MANIFEST_TYPICAL_BYTES),
             links: bounded(LINKS_BYTES, NAME_TYPICAL_BYTES),
             tags: bounded(TAGS_BYTES, NAME_TYPICAL_BYTES),
+            standings: bounded(STANDINGS_BYTES, NAME_TYPICAL_BYTES),
+            closed: 0,
         };
         Self { state: Mutex::new(state) }
     }
@@ -130,23 +144,21 @@ impl Memory {
         Epoch(lock(&self.state).epoch)
     }
 
-    /// A manifest that the repository has, and whether the index is to hear of this use.
-    pub(crate) fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, bool)> {
+    /// A manifest that the repository has, with the link, and whether the index is to hear of this use.
+    pub(crate) fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, Link, bool)> {
         let state = lock(&self.state);
-        if !state.linked(place, digest) {
-            return None;
-        }
+        let link = state.link_of(place, digest)?;
         let known = &state.manifests.get(digest)?.value;
         let touch = known.touched.get().elapsed() >= TOUCH_INTERVAL;
         if touch {
             known.touched.set(Instant::now());
         }
-        Some((known.manifest.clone(), touch))
+        Some((known.manifest.clone(), link, touch))
     }
 
-    /// Whether the repository is known to have the content. False means only that memory does not know.
-    pub(crate) fn linked(&self, place: &Place, digest: &Digest) -> bool {
-        lock(&self.state).linked(place, digest)
+    /// The link of the repository to the content. None means only that memory does not know.
+    pub(crate) fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
+        lock(&self.state).link_of(place, digest)
     }
 
     pub(crate) fn tag(&self, key: &TagKey) -> Option<TagEntry> {
@@ -163,17 +175,16 @@ impl Memory {
         self.remember(since, |state| state.manifests.insert(digest, weighed::<Digest, _>(known, heap_bytes)));
     }
 
-    pub(crate) fn remember_link(&self, since: Epoch, place: &Place, digest: &Digest) {
+    pub(crate) fn remember_link(&self, since: Epoch, place: &Place, digest: &Digest, link: Link) {
         self.remember(since, |state| {
-            if state.linked(place, digest) {
-                return;
-            }
             let mut places = state.links.remove(digest).map(|(_, places)| places.value).unwrap_or_default();
+            places.retain(|(known, _)| known != place);
             if places.len() >= REPOSITORIES_MAX {
                 places.remove(0);
             }
-            places.push(place.clone());
-            let heap_bytes = places.iter().map(heap_bytes_of).sum::<usize>() + places.capacity() * size_of::<Place>();
+            places.push((place.clone(), link));
+            let names_bytes = places.iter().map(|(place, _)| heap_bytes_of(place)).sum::<usize>();
+            let heap_bytes = names_bytes + places.capacity() * size_of::<(Place, Link)>();
             state.links.insert(*digest, weighed::<Digest, _>(places, heap_bytes));
         });
     }
@@ -193,6 +204,13 @@ impl Memory {
         let mut state = lock(&self.state);
         state.epoch += 1;
         stale.iter().for_each(|stale| state.forget(stale));
+        let ended: HashSet<_> = stale.iter().filter_map(Stale::ended_proofs).collect();
+        if !ended.is_empty() {
+            // The other repositories of a digest are read again soon.
+            state.links.retain(|_, places| {
+                !places.value.iter().any(|(place, link)| link.public_at.is_some() && ended.contains(place))
+            });
+        }
     }
 
     /// Forgets the bytes of a digest whose file is being removed.
@@ -209,6 +227,7 @@ impl Memory {
         state.manifests.clear();
         state.links.clear();
         state.tags.clear();
+        state.closed += 1;
     }
 
     fn remember(&self, since: Epoch, remember: impl FnOnce(&mut State)) {
@@ -234,12 +253,14 @@ fn weighed<K, V>(value: V, heap_bytes: usize) -> Weighed<V> {
 
 /// The heap bytes of a place that is not shared.
 fn heap_bytes_of(place: &Place) -> usize {
-    size_of::<(RegistryHost, RepositoryName)>() + place.registry().name().len() + place.repository().as_str().len()
+    size_of::<(Origin, RepositoryName)>() + place.origin().host.name().len() + place.repository().as_str().len()
 }
 
 impl State {
-    fn linked(&self, place: &Place, digest: &Digest) -> bool {
-        self.links.get(digest).is_some_and(|places| places.value.contains(place))
+    fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
+        let places = &self.links.get(digest)?.value;
+        let link = places.iter().find(|(known, _)| known == place)?.1;
+        Some(self.as_it_counts(place, link))
     }
 
     fn forget(&mut self, stale: &Stale) {
@@ -254,6 +275,17 @@ impl State {
             Stale::Tag(key) => drop(self.tags.remove(key)),
             Stale::TagName(place, tag) => self.tags.retain(|key, _| key.tag != *tag || key.place != *place),
             Stale::Tags => self.tags.clear(),
+            // All of them together cost one walk.
+            Stale::Proofs(_) => {}
+        }
+    }
+}
+
+impl Stale {
+    fn ended_proofs(&self) -> Option<&Place> {
+        match self {
+            Self::Proofs(place) => Some(place),
+            _ => None,
         }
     }
 }

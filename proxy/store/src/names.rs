@@ -1,26 +1,31 @@
-//! Names that lead to content: which repository has it (links), the manifests of repositories, tags, artefacts, and
-//! which repositories were seen public.
+//! Names that lead to content: which repository has it (links), since when and with which public proof, the manifests of
+//! repositories, tags, artefacts.
 //!
 //! A look-up asks memory first and is ready at once if memory knows. Otherwise it reads the index, and the file of a
 //! manifest, on the blocking pool, and its result is remembered. All of these are answers of upstream, kept as rows of
 //! the index. If the rows are lost, upstream is asked again. A change that returned is seen by every look-up that
 //! begins after it.
+//!
+//! "Public" belongs to one link: this content, in this repository, was served to an anonymous client. A refusal of an
+//! anonymous client ends the proofs of all links of its repository. An artefact has a proof of its own, under keys that
+//! no repository has.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
-use entrepot_core::host::RegistryHost;
 use entrepot_core::media::{AcceptClass, ManifestInfo};
 use entrepot_core::name::Tag;
+use entrepot_core::origin::Origin;
 
 use crate::blobs::{Blobs, PLACES_MAX};
 use crate::blocking::blocking;
-use crate::entries::{ArtefactEntry, TagEntry, TagKey};
+use crate::entries::{ArtefactEntry, Link, TagEntry, TagKey};
 use crate::index::tables::Tables;
-use crate::index::{Index, Job, ms_of, names as rows, time_of};
+use crate::index::{Index, Job, names as rows};
 use crate::memory::{Memory, StoredManifest};
 use crate::place::Place;
+use crate::times::ms_of;
 
 /// An artefact whose path, type and headers are longer than this together is not remembered.
 const ARTEFACT_MAX_BYTES: usize = 16 << 10;
@@ -37,24 +42,61 @@ impl Names {
         Self { index, memory, blobs }
     }
 
-    /// Whether the repository is known to have the content.
-    pub async fn linked(&self, place: &Place, digest: &Digest) -> bool {
-        if self.memory.linked(place, digest) {
-            return true;
+    /// The link of the repository to the content. None if it is not known to have it.
+    pub async fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
+        if let Some(link) = self.memory.link_of(place, digest) {
+            return Some(link);
         }
         let since = self.memory.epoch();
         let (wanted, digest) = (place.clone(), *digest);
-        let linked = self.index.ask(move |index| rows::linked(index, &wanted, &digest)).await.unwrap_or(false);
-        if linked {
-            self.memory.remember_link(since, place, &digest);
-        }
-        linked
+        let link = self.index.ask(move |index| rows::link_of(index, &wanted, &digest)).await.flatten()?;
+        self.memory.remember_link(since, place, &digest, link);
+        Some(self.memory.as_it_counts(place, link))
     }
 
-    /// Notes that the repository has the content. Its upstream showed that by serving it.
-    pub async fn link(&self, place: &Place, digest: &Digest) {
-        let (place, digest, at_ms) = (place.clone(), *digest, ms_of(SystemTime::now()));
-        self.note(move |tables| tables.link(&place, &digest, at_ms)).await;
+    /// Notes that the repository has the content, because its upstream has shown that. `public_at` is when it showed
+    /// that to an anonymous client, None if it did not. A link that exists keeps its age, and a later proof.
+    pub async fn link(&self, place: &Place, digest: &Digest, public_at: Option<SystemTime>) {
+        let (place, digest) = (place.clone(), *digest);
+        let (at_ms, public_ms) = (ms_of(SystemTime::now()), public_at.map_or(0, ms_of));
+        self.note(move |tables| tables.link(&place, &digest, at_ms, public_ms)).await;
+    }
+
+    /// Notes that an anonymous client was served this content in this repository. Without effect if there is no link,
+    /// if the link was made after `at`, or if it has a later proof. Each call that has an effect is a write.
+    pub async fn prove_public(&self, place: &Place, digest: &Digest, at: SystemTime) {
+        let (place, digest, public_ms) = (place.clone(), *digest, ms_of(at));
+        self.note(move |tables| tables.prove_public(&place, &digest, public_ms)).await;
+    }
+
+    /// Notes that upstream refused the repository to an anonymous client: every public proof of its links that was made
+    /// at `at` or before ends at once. Repeating it writes nothing.
+    pub async fn refuse_public(&self, place: &Place, at: SystemTime) {
+        let at_ms = ms_of(at);
+        let since = self.memory.epoch();
+        let may_count = match self.memory.refuse(place, at_ms) {
+            Some(may_count) => may_count,
+            None => {
+                let asked = place.clone();
+                let counts = self.index.ask(move |index| rows::proofs_count(index, &asked)).await;
+                if counts == Some(false) {
+                    self.memory.remember_no_proofs(since, place);
+                }
+                counts.unwrap_or(true)
+            }
+        };
+        if may_count {
+            let place = place.clone();
+            self.note(move |tables| tables.refuse_public(&place, at_ms)).await;
+        }
+    }
+
+    /// Whether one of the first 64 repositories that have the content has a public proof of it that was made at `since`
+    /// or later.
+    pub async fn public_places(&self, digest: &Digest, since: SystemTime) -> bool {
+        let digest = *digest;
+        let links = self.index.ask(move |index| rows::links(index, &digest, PLACES_MAX)).await.unwrap_or_default();
+        links.into_iter().any(|(place, link)| self.memory.as_it_counts(&place, link).public_at >= Some(since))
     }
 
     /// Forgets that the repository has the content.
@@ -69,18 +111,16 @@ impl Names {
         self.index.ask(move |index| rows::places(index, &digest, PLACES_MAX)).await.unwrap_or_default()
     }
 
-    /// The manifest. None if the repository is not known to have it. Counts as a use. Bytes of another digest are
-    /// thrown away.
-    pub async fn manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
-        if let Some(manifest) = self.remembered_manifest(place, digest) {
-            return Some(manifest);
+    /// The manifest, with the repository's link to it. None if the repository is not known to have it. Counts as a use.
+    /// Bytes of another digest are thrown away.
+    pub async fn manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, Link)> {
+        if let Some(known) = self.remembered_manifest(place, digest) {
+            return Some(known);
         }
-        if !self.linked(place, digest).await {
-            return None;
-        }
+        let link = self.link_of(place, digest).await?;
         // Memory may have lacked only the link.
-        if let Some(manifest) = self.remembered_manifest(place, digest) {
-            return Some(manifest);
+        if let Some(known) = self.remembered_manifest(place, digest) {
+            return Some(known);
         }
         let since = self.memory.epoch();
         let (index, blobs, digest) = (self.index.clone(), self.blobs.clone(), *digest);
@@ -92,16 +132,16 @@ impl Names {
         });
         let manifest = manifest.await.flatten()?;
         self.memory.remember_manifest(since, manifest.clone());
-        Some(manifest)
+        Some((manifest, self.memory.as_it_counts(place, link)))
     }
 
-    /// Notes the type of a manifest and that the repository has it, both at once.
-    pub async fn keep_manifest(&self, place: &Place, digest: &Digest, media_type: &str) {
+    /// Notes the type of a manifest and [links](Self::link) it, both at once.
+    pub async fn keep_manifest(&self, place: &Place, digest: &Digest, media_type: &str, public_at: Option<SystemTime>) {
         let (place, digest, media_type) = (place.clone(), *digest, media_type.to_owned());
-        let at_ms = ms_of(SystemTime::now());
+        let (at_ms, public_ms) = (ms_of(SystemTime::now()), public_at.map_or(0, ms_of));
         self.note(move |tables| {
             tables.set_media_type(&digest, &media_type)?;
-            tables.link(&place, &digest, at_ms)
+            tables.link(&place, &digest, at_ms, public_ms)
         })
         .await;
     }
@@ -144,48 +184,46 @@ impl Names {
         self.note(move |tables| tables.forget_tag(&place, &tag)).await;
     }
 
-    /// When upstream last served the repository to a client without credentials, to the millisecond. None if it never
-    /// did, or if the mark was taken away.
-    pub async fn last_public(&self, place: &Place) -> Option<SystemTime> {
-        let place = place.clone();
-        self.index.ask(move |index| rows::last_public(index, &place)).await.flatten().map(time_of)
-    }
-
-    /// Notes that upstream served the repository to a client without credentials.
-    pub async fn mark_public(&self, place: &Place, at: SystemTime) {
-        let place = place.clone();
-        self.note(move |tables| tables.set_public(&place, Some(ms_of(at)))).await;
-    }
-
-    /// Takes the mark of [`Self::mark_public`] away.
-    pub async fn unmark_public(&self, place: &Place) {
-        let place = place.clone();
-        self.note(move |tables| tables.set_public(&place, None)).await;
-    }
-
     /// The content that the path of an artefact gave.
-    pub async fn artefact(&self, registry: &RegistryHost, path_and_query: &str) -> Option<ArtefactEntry> {
-        let (registry, path) = (registry.clone(), path_and_query.to_owned());
-        self.index.ask(move |index| rows::artefact(index, &registry, &path)).await.flatten()
+    pub async fn artefact(&self, origin: &Origin, path_and_query: &str) -> Option<ArtefactEntry> {
+        let (origin, path) = (origin.clone(), path_and_query.to_owned());
+        self.index.ask(move |index| rows::artefact(index, &origin, &path)).await.flatten()
     }
 
     /// Notes the content that the path of an artefact gave. An artefact with very long headers is not remembered.
-    pub async fn set_artefact(&self, registry: &RegistryHost, path_and_query: &str, entry: ArtefactEntry) {
+    pub async fn set_artefact(&self, origin: &Origin, path_and_query: &str, entry: ArtefactEntry) {
         let headers_bytes: usize = entry.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if path_and_query.len() + entry.content_type.len() + headers_bytes > ARTEFACT_MAX_BYTES {
             return;
         }
-        let (registry, path) = (registry.clone(), path_and_query.to_owned());
-        self.note(move |tables| tables.set_artefact(&registry, &path, &entry)).await;
+        let (origin, path) = (origin.clone(), path_and_query.to_owned());
+        self.note(move |tables| tables.set_artefact(&origin, &path, &entry)).await;
+    }
+
+    /// Notes that an anonymous client was served the artefact. Without effect if it is not known, was linked after `at`
+    /// or has a later proof.
+    pub async fn prove_artefact_public(&self, origin: &Origin, path_and_query: &str, at: SystemTime) {
+        let (origin, path, public_ms) = (origin.clone(), path_and_query.to_owned(), ms_of(at));
+        self.note(move |tables| tables.prove_artefact_public(&origin, &path, public_ms)).await;
+    }
+
+    /// Notes that upstream refused the artefact to an anonymous client: its public proof ends. Without a proof there is
+    /// nothing to write.
+    pub async fn refuse_artefact(&self, origin: &Origin, path_and_query: &str) {
+        let is_public = self.artefact(origin, path_and_query).await.is_some_and(|entry| entry.link.public_at.is_some());
+        if is_public {
+            let (origin, path) = (origin.clone(), path_and_query.to_owned());
+            self.note(move |tables| tables.refuse_artefact(&origin, &path)).await;
+        }
     }
 
     /// The manifest, if memory has it and its link.
-    fn remembered_manifest(&self, place: &Place, digest: &Digest) -> Option<StoredManifest> {
-        let (manifest, touch) = self.memory.manifest(place, digest)?;
+    fn remembered_manifest(&self, place: &Place, digest: &Digest) -> Option<(StoredManifest, Link)> {
+        let (manifest, link, touch) = self.memory.manifest(place, digest)?;
         if touch {
             self.blobs.touch(digest);
         }
-        Some(manifest)
+        Some((manifest, link))
     }
 
     async fn note(&self, change: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send + 'static) {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! begin ─► write … read … ─► publish   sync file, rename into blobs/, sync folder, then the index
-//!                          ├► pause    sync file, sidecar; a later begin of the same digest and size goes on
+//!                          ├► pause    sync file, sidecar; a later begin of the same origin, digest and size goes on
 //!                          └► drop     the file is gone, it never happened
 //! ```
 //!
@@ -15,7 +15,9 @@
 //!
 //! Invariants: nothing is written after the end began (content under a digest is immutable), and the end waits for
 //! writes that run. Nothing is visible before it is durable. Whatever fails, the file is removed and the reservation
-//! given back. The caller has hashed the bytes: `publish` checks the length, not the digest again.
+//! given back. Bytes of one origin are never mixed with those of another before their digest was checked: each origin has
+//! a file of its own, and if two publish the same digest, the later file replaces the earlier, which has the same bytes.
+//! The caller has hashed the bytes: `publish` checks the length, not the digest again.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -27,23 +29,25 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
+use entrepot_core::origin::Origin;
 use entrepot_kernel::read::{self, Reading};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
-use crate::blob::{Blob, mark_registry};
+use crate::blob::{Blob, mark_origin};
 use crate::blobs::Blobs;
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
 use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
 use crate::errors::StoreError;
 use crate::extents::Extents;
-use crate::index::{Index, Job, ms_of};
+use crate::index::{Index, Job};
 use crate::paths::{FillName, Paths};
 use crate::paused::{Paused, PausedFill};
 use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::{self, random};
 use crate::space::{Counters, Purpose, Reservation, count};
+use crate::times::ms_of;
 use crate::{disk, lock};
 
 /// Bytes that content of unknown size reserves at a time.
@@ -85,6 +89,8 @@ pub(crate) struct Begun {
     /// The bytes that are in the file already.
     pub(crate) extents: Extents,
     pub(crate) purpose: Purpose,
+    /// The origin that gives the bytes. None for content that can be paused by nobody.
+    pub(crate) origin: Option<Origin>,
     /// The turn at the file of an upload; None for other content. With a turn, the file stays when the partial blob is
     /// dropped, and until then no other request writes it. Every running write holds the partial blob, even if its
     /// caller has left.
@@ -96,8 +102,9 @@ struct Publication {
     digest: Digest,
     /// How many bytes of the file are the content. None if it is all of them, or the announced number.
     length: Option<u64>,
-    /// The repositories that are known to have the content from then on. The registry of the first one gave the bytes.
-    links: Vec<Place>,
+    /// The repositories that are known to have the content from then on, each with the time of its public proof. The
+    /// origin of the first one gave the bytes.
+    links: Vec<(Place, Option<SystemTime>)>,
 }
 
 impl PartialBlobs {
@@ -115,18 +122,23 @@ impl PartialBlobs {
         Self { paths, room, disk, counters, index, blobs, paused, buffers, durable_shards }
     }
 
-    /// Begins the content of a digest, or resumes paused content of the same size ([`PartialBlob::extents`]). Makes
-    /// room first; the error is `NoSpace` if that is impossible.
-    pub async fn begin(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Result<PartialBlob, StoreError> {
-        let (home, digest) = (self.clone(), *digest);
+    /// Begins content that an origin gives under a digest, or resumes paused content of the same origin, digest and size
+    /// ([`PartialBlob::extents`]). Makes room first; the error is `NoSpace` if that is impossible.
+    pub async fn begin(
+        self: &Arc<Self>,
+        origin: &Origin,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<PartialBlob, StoreError> {
+        let (home, origin, digest) = (self.clone(), origin.clone(), *digest);
         let begun = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
             let paused = {
-                let home = home.clone();
-                calls.aside(move || home.resume(&digest, size)).await
+                let (home, origin) = (home.clone(), origin.clone());
+                calls.aside(move || home.resume(origin, digest, size)).await
             };
             match paused {
                 Some(partial) => Ok(partial),
-                None => home.begin_new(calls, Some(digest), size, Purpose::Cache).await,
+                None => home.begin_new(calls, Some(digest), size, Purpose::Cache, Some(origin)).await,
             }
         });
         begun.await?
@@ -142,9 +154,10 @@ impl PartialBlobs {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
 
-    /// The first byte from `from` on that is missing in the paused content. A fetch that resumes it asks from there.
-    pub fn first_missing(&self, digest: &Digest, from: u64) -> u64 {
-        self.paused.first_missing(digest, from).unwrap_or(from)
+    /// The first byte from `from` on that is missing in the paused content of an origin. A fetch that resumes it asks
+    /// from there.
+    pub fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> u64 {
+        self.paused.first_missing(origin, digest, from).unwrap_or(from)
     }
 
     pub(crate) async fn begin_as(
@@ -155,8 +168,9 @@ impl PartialBlobs {
     ) -> Result<PartialBlob, StoreError> {
         let home = self.clone();
         let lane = digest.map_or_else(|| Lane::of(None, random()), |digest| Lane::of(Some(&digest), 0));
-        let begun =
-            self.disk.run_in_time(lane, move |calls| async move { home.begin_new(calls, digest, size, purpose).await });
+        let begun = self
+            .disk
+            .run_in_time(lane, move |calls| async move { home.begin_new(calls, digest, size, purpose, None).await });
         begun.await?
     }
 
@@ -177,20 +191,26 @@ impl PartialBlobs {
             if calls.aside(move || blobs.size_blocking(&digest)).await == Some(size_bytes) {
                 return Ok(());
             }
-            let partial = home.begin_new(calls, Some(digest), Some(size_bytes), purpose).await?;
+            let partial = home.begin_new(calls, Some(digest), Some(size_bytes), purpose, None).await?;
             partial.write_now(calls, 0, &bytes).await?;
             partial.publish_now(calls, Publication { digest, length: None, links: Vec::new() }).await.map(drop)
         });
         put.await?
     }
 
-    /// Resumes the paused content of a digest. None if there is none of that size. Blocks.
-    fn resume(self: &Arc<Self>, digest: &Digest, size: Option<u64>) -> Option<PartialBlob> {
-        let PausedFill { name, size_bytes, extents, reservation, .. } = self.paused.take(&self.paths, digest, size)?;
+    /// Resumes the paused content of an origin. None if there is none of that size. Blocks.
+    fn resume(self: &Arc<Self>, origin: Origin, digest: Digest, size: Option<u64>) -> Option<PartialBlob> {
+        let key = (origin, digest);
+        let PausedFill { name, size_bytes, extents, reservation, .. } = self.paused.take(&self.paths, &key, size)?;
         let path = self.paths.fill(name);
         let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
-        let (file, size, purpose) = (Arc::new(file), Some(size_bytes), Purpose::Cache);
-        Some(PartialBlob::new(self, path, Begun { name, file, size, extents, purpose, turn: None }, reservation))
+        let (file, size, purpose, origin) = (Arc::new(file), Some(size_bytes), Purpose::Cache, Some(key.0));
+        Some(PartialBlob::new(
+            self,
+            path,
+            Begun { name, file, size, extents, purpose, origin, turn: None },
+            reservation,
+        ))
     }
 
     async fn begin_new(
@@ -199,12 +219,13 @@ impl PartialBlobs {
         digest: Option<Digest>,
         size: Option<u64>,
         purpose: Purpose,
+        origin: Option<Origin>,
     ) -> Result<PartialBlob, StoreError> {
         let name = FillName { digest, random: random() };
         let path = self.paths.fill(name);
         let reserved = self.reserve_file(calls, &path, size.unwrap_or(0), purpose).await;
         let (file, reservation) = reserved.inspect_err(|_| count(&self.counters.write_errors))?;
-        let begun = Begun { name, file, size, extents: Extents::new(), purpose, turn: None };
+        let begun = Begun { name, file, size, extents: Extents::new(), purpose, origin, turn: None };
         Ok(PartialBlob::new(self, path, begun, reservation))
     }
 
@@ -303,10 +324,15 @@ impl PartialBlob {
     }
 
     /// Publishes the content as `digest`, by default the one that it was begun with. The caller has checked it. The
-    /// content is known to be at `links` from then on, and the first of them gave it. After an error the partial blob
-    /// is over: its file is gone and nothing is visible. There is no deadline: clients have every byte already, and a
-    /// slow disk takes long for a large file.
-    pub async fn publish(self: &Arc<Self>, digest: Option<&Digest>, links: &[Place]) -> Result<Arc<Blob>, StoreError> {
+    /// content is known to be at `links` from then on, each with the time of its public proof, if it has one (see
+    /// [`crate::Names::link`]). The origin of the first gave it. After an error the partial blob is over: its file is
+    /// gone and nothing is visible. There is no deadline: clients have every byte already, and a slow disk takes long
+    /// for a large file.
+    pub async fn publish(
+        self: &Arc<Self>,
+        digest: Option<&Digest>,
+        links: &[(Place, Option<SystemTime>)],
+    ) -> Result<Arc<Blob>, StoreError> {
         let digest = match (self.begun.name.digest, digest) {
             (Some(own), None) => own,
             (own, Some(digest)) if own.is_none_or(|own| own == *digest) => *digest,
@@ -322,7 +348,7 @@ impl PartialBlob {
     }
 
     /// Keeps the bytes for a later `begin`, within the deadline; `extents` says which bytes were written. Content
-    /// without a digest or size is dropped, because a later `begin` could not find it.
+    /// without an origin, digest or size is dropped, because a later `begin` could not find it.
     pub async fn pause(self: &Arc<Self>, extents: &Extents) -> Result<(), StoreError> {
         let (partial, extents) = (self.clone(), extents.clone());
         let disk = &self.home.disk;
@@ -376,7 +402,8 @@ impl PartialBlob {
 
     async fn pause_now(&self, calls: Calls, extents: &Extents) -> Result<(), StoreError> {
         let reservation = self.end().await?;
-        let (Some(digest), Some(size_bytes)) = (self.begun.name.digest, self.begun.size) else {
+        let found_by = (self.begun.origin.clone(), self.begun.name.digest, self.begun.size);
+        let (Some(origin), Some(digest), Some(size_bytes)) = found_by else {
             return calls.unlink(&self.path).await.map(drop);
         };
         let (name, extents, paused_at) = (self.begun.name, extents.clone(), SystemTime::now());
@@ -384,7 +411,7 @@ impl PartialBlob {
         let kept = match calls.sync(&self.begun.file, &self.path).await {
             Ok(()) => {
                 let home = self.home.clone();
-                calls.aside(move || home.paused.keep(&home.paths, digest, paused)).await
+                calls.aside(move || home.paused.keep(&home.paths, (origin, digest), paused)).await
             }
             Err(error) => Err(error),
         };
@@ -397,9 +424,9 @@ impl PartialBlob {
     async fn publish_now(&self, calls: Calls, publication: Publication) -> Result<Arc<Blob>, StoreError> {
         let reservation = self.end().await?;
         let Publication { digest, length, links } = publication;
-        if let Some(giver) = links.first().cloned() {
+        if let Some((giver, _)) = links.first().cloned() {
             let file = self.begun.file.clone();
-            calls.aside(move || mark_registry(&file, giver.registry())).await;
+            calls.aside(move || mark_origin(&file, giver.origin())).await;
         }
         let blob = match self.move_into_place(calls, &digest, length).await {
             Ok(blob) => blob,
@@ -412,7 +439,9 @@ impl PartialBlob {
         let (index, size_bytes, at_ms) = (self.home.index.clone(), blob.size_bytes, ms_of(SystemTime::now()));
         let job = Job::new(move |tables| {
             tables.published(&digest, size_bytes, at_ms)?;
-            links.iter().try_for_each(|place| tables.link(place, &digest, at_ms))
+            links
+                .iter()
+                .try_for_each(|(place, public_at)| tables.link(place, &digest, at_ms, public_at.map_or(0, ms_of)))
         });
         calls.aside(move || index.change(job.holding(reservation))).await;
         Ok(blob)

@@ -7,15 +7,17 @@
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
 //! <data>/blobs/sha512/cd/cdef01…            likewise
 //! <data>/fill/sha256-abcdef….<random>       a partial blob that runs or was paused
-//! <data>/fill/sha256-abcdef….<random>.extents   which bytes a paused one has; one without it is dropped at start
+//! <data>/fill/sha256-abcdef….<random>.extents   whose and which bytes a paused one has; one without it is dropped at start
 //! <data>/fill/unnamed.<random>              a partial blob whose digest is known only at its end
 //! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
-//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to
+//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to, and a line if set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
+//! <data>/index.redb.new                     an index in its new format on its way; one that is found is removed
+//! <data>/index.redb.format-1                the index in the format before, until the first stop in good order
 //! <data>/index.redb.broken-<unix time>      an index that could not be read, kept for examination (the last one)
 //! ```
 
@@ -167,6 +169,16 @@ impl Paths {
 
     pub(super) fn index(&self) -> PathBuf {
         self.root.join("index.redb")
+    }
+
+    /// The index in another format while it is made.
+    pub(super) fn new_index(&self) -> PathBuf {
+        self.root.join("index.redb.new")
+    }
+
+    /// The index as it was in an earlier format.
+    pub(super) fn earlier_index(&self, format: u64) -> PathBuf {
+        self.root.join(format!("index.redb.format-{format}"))
     }
 
     pub(super) fn broken_index(&self, unix_time_s: u64) -> PathBuf {

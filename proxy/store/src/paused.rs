@@ -1,6 +1,6 @@
 //! Partial blobs that were paused in good order, and the clean-up of `fill/` at start.
 //!
-//! A paused partial blob is its file and a sidecar that says which bytes of it are on the medium. The sidecar is
+//! A paused partial blob is its file and a sidecar that says which origin gave it and which bytes of it are on the medium. The sidecar is
 //! written after the bytes were synced and removed before any more are written, so a readable sidecar is right. The
 //! content of a file without a sidecar is unknown, so the file is deleted. In any case the digest is checked over the
 //! whole at the end.
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
+use entrepot_core::origin::Origin;
 use serde::{Deserialize, Serialize};
 
 use super::errors::StoreError;
@@ -26,6 +27,8 @@ const SIDECAR_MAX_BYTES: u64 = 1 << 20;
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sidecar {
+    /// A sidecar from before origins has none and cannot be read: its bytes could be anybody's.
+    origin: String,
     size: u64,
     extents: Extents,
 }
@@ -40,23 +43,26 @@ pub(super) struct PausedFill {
     pub(super) paused_at: SystemTime,
 }
 
-/// The paused partial blobs, at most one for each digest.
+/// The origin that gave the bytes, and the digest that they are to have.
+pub(super) type PausedKey = (Origin, Digest);
+
+/// The paused partial blobs, at most one for each origin and digest.
 pub(super) struct Paused {
     /// Never held while files are deleted: the serving threads ask as well.
-    fills: Mutex<HashMap<Digest, PausedFill>>,
+    fills: Mutex<HashMap<PausedKey, PausedFill>>,
 }
 
 impl Paused {
     /// Finds the paused partial blobs of an earlier run and deletes everything else in `fill/`.
     pub(super) fn load(paths: &Paths, space: &Arc<Space>) -> Self {
         let entries: Vec<_> = std::fs::read_dir(paths.fills()).into_iter().flatten().flatten().collect();
-        let mut fills: HashMap<Digest, PausedFill> = HashMap::new();
+        let mut fills: HashMap<PausedKey, PausedFill> = HashMap::new();
         for entry in &entries {
             let name = entry.file_name().to_str().and_then(FillName::parse);
-            if let Some((digest, fill)) = name.and_then(|name| read(paths, space, name))
-                && fills.get(&digest).is_none_or(|other| other.extents.total() < fill.extents.total())
+            if let Some((key, fill)) = name.and_then(|name| read(paths, space, name))
+                && fills.get(&key).is_none_or(|other| other.extents.total() < fill.extents.total())
             {
-                fills.insert(digest, fill);
+                fills.insert(key, fill);
             }
         }
         let kept: HashSet<_> =
@@ -69,17 +75,17 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused partial blob of a digest lacks. None if there is none.
-    pub(super) fn first_missing(&self, digest: &Digest, from: u64) -> Option<u64> {
+    /// The first byte from `from` on that the paused partial blob of an origin lacks. None if there is none.
+    pub(super) fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<u64> {
         let fills = lock(&self.fills);
-        let fill = fills.get(digest)?;
+        let fill = fills.get(&(origin.clone(), *digest))?;
         fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
     }
 
-    /// Takes the partial blob of a digest out, to resume it. The sidecar is removed first. One of another size is
+    /// Takes the partial blob of an origin out, to resume it. The sidecar is removed first. One of another size is
     /// deleted.
-    pub(super) fn take(&self, paths: &Paths, digest: &Digest, size: Option<u64>) -> Option<PausedFill> {
-        let fill = lock(&self.fills).remove(digest)?;
+    pub(super) fn take(&self, paths: &Paths, key: &PausedKey, size: Option<u64>) -> Option<PausedFill> {
+        let fill = lock(&self.fills).remove(key)?;
         if size == Some(fill.size_bytes) && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
             return Some(fill);
         }
@@ -89,9 +95,9 @@ impl Paused {
 
     /// Keeps a partial blob whose bytes are synced: writes its sidecar. After an error, the caller has to remove its
     /// files.
-    pub(super) fn keep(&self, paths: &Paths, digest: Digest, fill: PausedFill) -> Result<(), StoreError> {
+    pub(super) fn keep(&self, paths: &Paths, key: PausedKey, fill: PausedFill) -> Result<(), StoreError> {
         let path = paths.sidecar(fill.name);
-        let sidecar = Sidecar { size: fill.size_bytes, extents: fill.extents.clone() };
+        let sidecar = Sidecar { origin: key.0.to_string(), size: fill.size_bytes, extents: fill.extents.clone() };
         let text = serde_json::to_vec(&sidecar)
             .map_err(|error| StoreError::from_io("describe the paused partial blob", &path, error.into()))?;
         let file = disk::create(&path)?;
@@ -102,7 +108,7 @@ impl Paused {
             let _ = disk::unlink(&path);
         }
         written?;
-        let earlier = lock(&self.fills).insert(digest, fill);
+        let earlier = lock(&self.fills).insert(key, fill);
         earlier.into_iter().for_each(|earlier| delete(paths, earlier));
         Ok(())
     }
@@ -111,8 +117,8 @@ impl Paused {
     pub(super) fn drop_oldest(&self, paths: &Paths) -> bool {
         let dropped = {
             let mut fills = lock(&self.fills);
-            let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(digest, _)| *digest);
-            oldest.and_then(|digest| fills.remove(&digest))
+            let oldest = fills.iter().min_by_key(|(_, fill)| fill.paused_at).map(|(key, _)| key.clone());
+            oldest.and_then(|key| fills.remove(&key))
         };
         dropped.map(|fill| delete(paths, fill)).is_some()
     }
@@ -131,16 +137,16 @@ impl Paused {
 }
 
 /// Reads what a sidecar says about a partial blob and checks it against the file.
-fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(Digest, PausedFill)> {
+fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(PausedKey, PausedFill)> {
     let mut text = Vec::new();
     File::open(paths.sidecar(name)).ok()?.take(SIDECAR_MAX_BYTES).read_to_end(&mut text).ok()?;
-    let Sidecar { size, extents } = serde_json::from_slice(&text).ok()?;
+    let Sidecar { origin, size, extents } = serde_json::from_slice(&text).ok()?;
     let file = std::fs::symlink_metadata(paths.fill(name)).ok().filter(|file| file.is_file())?;
     let sound = extents.end() <= size && extents.end() <= file.len() && file.len() <= size;
     let paused_at = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     sound.then_some(())?;
     Some((
-        name.digest?,
+        (origin.parse().ok()?, name.digest?),
         PausedFill { name, size_bytes: size, extents, reservation: space.adopt(size, Purpose::Cache), paused_at },
     ))
 }

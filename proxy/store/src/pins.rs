@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use entrepot_core::digest::Digest;
 
 use crate::errors::StoreError;
-use crate::index::{Index, Job, ms_of};
+use crate::index::{Index, Job};
 use crate::paths::Paths;
+use crate::times::ms_of;
 use crate::{disk, lock, small_files};
 
 /// The pins of one store.
@@ -64,7 +65,7 @@ impl Pins {
 
     /// Whether content was pushed here. Blocks.
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
-        has_pin(&self.paths, digest)
+        disk::has_pin(&self.paths, digest)
     }
 
     /// Pins content that is about to be published and linked, and keeps it from collections until the hold is dropped.
@@ -134,9 +135,4 @@ impl Pins {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
         self.index.change_later(Job::new(move |tables| tables.pinning_changed(&digest, at_ms)));
     }
-}
-
-/// Whether content has a pin. If the disk cannot tell, it has one, so that it stays. Blocks.
-pub(crate) fn has_pin(paths: &Paths, digest: &Digest) -> bool {
-    paths.pin(digest).try_exists().unwrap_or(true)
 }

@@ -1,22 +1,22 @@
-//! A place where content is known to be: one repository of one registry. Links, tags and verdicts are kept under it.
+//! A place where content is known to be: one repository of one origin. Links, their proofs and tags are kept under it.
 
 use std::fmt;
 use std::sync::Arc;
 
-use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Origin;
 
-/// A repository of a registry. Clones share one value, so a clone costs nothing.
+/// A repository of an origin. Clones share one value, so a clone costs nothing.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Place(Arc<(RegistryHost, RepositoryName)>);
+pub struct Place(Arc<(Origin, RepositoryName)>);
 
 impl Place {
-    pub fn new(registry: RegistryHost, repository: RepositoryName) -> Self {
-        Self(Arc::new((registry, repository)))
+    pub fn new(origin: Origin, repository: RepositoryName) -> Self {
+        Self(Arc::new((origin, repository)))
     }
 
-    /// The registry, with its port.
-    pub fn registry(&self) -> &RegistryHost {
+    /// The registry as it is reached.
+    pub fn origin(&self) -> &Origin {
         &self.0.0
     }
 
@@ -28,7 +28,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.registry(), self.repository())
+        write!(formatter, "{}/{}", self.origin(), self.repository())
     }
 }
 

@@ -16,10 +16,11 @@ use crate::disk_threads::calls::Calls;
 use crate::errors::StoreError;
 use crate::index::recency::{self, Position, Victim};
 use crate::index::sweep::{self, Cursors};
-use crate::index::{Index, Job, ms_of};
+use crate::index::{Index, Job};
 use crate::paths::Paths;
 use crate::paused::Paused;
 use crate::space::{Counters, Purpose, Reservation, Shortfall, Space};
+use crate::times::ms_of;
 use crate::{disk, lock};
 
 /// Candidates read from the index at once.
@@ -97,7 +98,7 @@ impl Room {
         done.map_err(|error| error.needing(bytes))
     }
 
-    /// Drops content, tags, marks and links that were not used or confirmed for `Limits::inactive` before `now`, as far
+    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`, as far
     /// as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs dropped.
     /// Blocks.
     pub(crate) fn expire_unused(&self, now: SystemTime) -> usize {

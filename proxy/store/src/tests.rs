@@ -5,8 +5,10 @@ mod faults;
 mod fills;
 mod memory;
 mod names;
+mod proofs;
 mod restart;
 mod threaded;
+mod upgrade;
 
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest};
+use entrepot_core::origin::Origin;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -55,6 +58,15 @@ impl World {
         assert!(copied.success());
         copy
     }
+}
+
+fn origin(text: &str) -> Origin {
+    text.parse().unwrap()
+}
+
+/// The origin of content where it does not matter.
+fn hub() -> Origin {
+    origin("registry-1.docker.io")
 }
 
 /// Content that differs for each seed.

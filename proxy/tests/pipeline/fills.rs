@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use entrepot_cache::fetch::source::BlobSource;
+use entrepot_cache::fetch::source::{BlobSource, SourcePath};
 use entrepot_cache::fetch::table::{FETCHES_MAX, Wish};
+use entrepot_core::name::RepositoryName;
 use entrepot_observe::labels::{Bypass, FetchFailure};
+use entrepot_store::Place;
 use entrepot_upstream::credential::Credential;
 use futures_util::future::join_all;
 use http::Method;
@@ -264,17 +266,20 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let host = silent.local_addr().expect("an address").to_string();
     let proxy = Setup::of(&[&upstream]).set(&format!("registries.\"{host}\""), "scheme = \"http\"").start().await;
     let snapshot = proxy.state().snapshot();
+    let repository: RepositoryName = "team/app".parse().expect("a name");
+    let registry = snapshot.registry(&host.parse().expect("a host"));
+    let place = Place::new(registry.origin.clone(), repository.clone());
     let source = BlobSource {
         upstream: snapshot.upstream.clone(),
-        registry: snapshot.registry(&host.parse().expect("a host")),
-        repository: "team/app".parse().expect("a name"),
+        registry,
+        path: SourcePath::Blobs(repository.clone()),
         credential: Credential::None,
-        elsewhere: None,
+        is_public: false,
     };
     let contents: Vec<_> = (0..=FETCHES_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
     let board = async |content: &bytes::Bytes| {
         let wish = Wish { range: None, whole: true, complete_up_to_bytes: 0 };
-        proxy.pull.inflight.join_or_start(&digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
+        proxy.pull.inflight.join_or_start(&place, &digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
     };
     let (last, others) = contents.split_last().expect("some");
     for content in others {

@@ -129,7 +129,7 @@ async fn a_realm_that_is_not_the_registrys_gets_no_login() {
     let realm = format!("Bearer realm=\"{}\",service=\"fake\"", thief.url("/token"));
     upstream.guard(move |seen| {
         let refusal = Answer::json(401, "{}").header("www-authenticate", &realm);
-        seen.header("authorization").is_empty().then_some(refusal)
+        (!seen.header("authorization").starts_with("Basic")).then_some(refusal)
     });
     thief.on("/token", |_| Answer::json(200, r#"{"token":"stolen"}"#));
     let proxy = Setup::of(&[&upstream]).account(&upstream, "robot", "robot-password").start().await;
@@ -142,18 +142,19 @@ async fn a_realm_that_is_not_the_registrys_gets_no_login() {
 }
 
 #[tokio::test]
-async fn a_push_uses_the_account_only_where_access_is_shared() {
-    for (access, status) in [("shared", 202), ("strict", 401)] {
+async fn a_push_uses_the_account_only_where_it_was_given_for_that_and_access_is_shared() {
+    for (access, push, status) in [("shared", true, 202), ("shared", false, 401), ("strict", true, 401)] {
         let (upstream, _) = private(false).await;
         upstream.on("/v2/team/app/blobs/uploads/", |_| Answer::status(202).header("location", "/v2/x"));
         let proxy = Setup::of(&[&upstream])
             .account(&upstream, "robot", "robot-password")
+            .set("[credentials]", &format!("push = {push}"))
             .set(&Setup::registry(&upstream), &format!("access = \"{access}\""))
             .set("proxy", "allow_push = true")
             .start()
             .await;
-        let push = || proxy.ask(Method::POST, &upstream, "/v2/team/app/blobs/uploads/");
-        assert_eq!(push().send().await.status, status, "{access}");
-        assert_eq!(push().basic("alice", "alice-password").send().await.status, 202, "{access}, own login");
+        let pushed = || proxy.ask(Method::POST, &upstream, "/v2/team/app/blobs/uploads/");
+        assert_eq!(pushed().send().await.status, status, "{access}, push = {push}");
+        assert_eq!(pushed().basic("alice", "alice-password").send().await.status, 202, "{access}, own login");
     }
 }

@@ -30,9 +30,12 @@ pub enum Purpose {
 /// The reason why an address is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub(crate) enum AddressRefusal {
-    /// An address of this machine. No exception lifts this for the ports that entrepot listens on.
+    /// An address of this machine, with a port that entrepot listens on. No exception lifts this.
     #[error("entrepot itself")]
     Own,
+    /// An address of this machine, on a port that entrepot does not listen on.
+    #[error("an address of this machine")]
+    ThisMachine,
     /// `127.0.0.0/8`, `::1`.
     #[error("a loopback address")]
     Loopback,
@@ -70,7 +73,8 @@ pub(crate) struct AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// `allow` lifts the refusal of loopback, link-local and private addresses, but never of `own` sockets.
+    /// `allow` lifts the refusal of loopback, link-local, private and this machine's addresses, but never of `own`
+    /// sockets.
     pub(crate) fn new(allow: Vec<IpNet>, own: OwnSockets) -> Self {
         Self { allow, own }
     }
@@ -90,7 +94,7 @@ impl AddressPolicy {
         match classify(ip) {
             // A service on this machine would take the connection for a local one. The administrator names the parent.
             Class::Public | Class::Private if purpose != Purpose::Parent && self.own.has_address(ip) && !allowed() => {
-                Err(AddressRefusal::Own)
+                Err(AddressRefusal::ThisMachine)
             }
             Class::Public => Ok(()),
             Class::Unspecified => Err(AddressRefusal::Unspecified),
@@ -290,6 +294,24 @@ mod tests {
         for text in ["127.0.0.1:3128", "127.9.9.9:3128", "[::1]:3128", "[::ffff:127.0.0.1]:3128", "0.0.0.0:3128"] {
             assert_eq!(check(text), Err(Refusal::Own), "{text}");
         }
+    }
+
+    #[test]
+    fn this_machine_needs_an_exception() {
+        let own = OwnSockets::new(["0.0.0.0:3128".parse().expect("an address")]);
+        for ip in ["192.0.2.7", "2606:4700::7"] {
+            own.add(ip.parse().expect(ip));
+            let denying = AddressPolicy::new(Vec::new(), own.clone());
+            let allowing = AddressPolicy::new(vec![IpNet::from(ip.parse::<IpAddr>().expect(ip))], own.clone());
+            let door = SocketAddr::new(ip.parse().expect(ip), 3128);
+            assert_eq!(denying.check(Purpose::Tunnel, address(ip)), Err(Refusal::ThisMachine), "{ip}");
+            assert_eq!(denying.check(Purpose::Registry, address(ip)), Err(Refusal::ThisMachine), "{ip}");
+            assert_eq!(allowing.check(Purpose::Tunnel, address(ip)), Ok(()), "{ip}");
+            assert_eq!(allowing.check(Purpose::Tunnel, door), Err(Refusal::Own), "{ip}");
+        }
+        let policy = AddressPolicy::new(Vec::new(), own);
+        assert_eq!(policy.check(Purpose::Tunnel, address("::ffff:192.0.2.7")), Err(Refusal::ThisMachine));
+        assert_eq!(policy.check(Purpose::Tunnel, address("192.0.2.8")), Ok(()), "a neighbour");
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use entrepot_core::client::ClientKey;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
 use http::{HeaderValue, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -25,6 +26,7 @@ use tower_service::Service;
 use super::address_policy::{AddressPolicy, Purpose, is_public};
 use super::dial::{DialSettings, dial};
 use super::error::{ErrorKind, Stage, UpstreamError};
+use super::lookups::Asker;
 use super::own::Ourselves;
 use super::parent_proxy::{Parent, bypasses};
 use super::roots::Trust;
@@ -79,28 +81,30 @@ impl Reach {
         }
     }
 
-    /// Opens a connection to `target` within `timeout`. `heard_via` are the `Via` values of the request for the tunnel,
-    /// which the parent proxy gets as well.
+    /// Opens a connection to `target` for `client` within `timeout`. `heard_via` are the `Via` values of the request for
+    /// the tunnel, which the parent proxy gets as well.
     pub async fn open_tunnel(
         &self,
         target: &RegistryHost,
+        client: ClientKey,
         heard_via: &[HeaderValue],
         timeout: Duration,
     ) -> Result<Opened, UpstreamError> {
-        self.open_until(target, Purpose::Tunnel, heard_via, Instant::now() + timeout).await
+        let asked = (Purpose::Tunnel, Asker::Client(client));
+        self.open_until(target, asked, heard_via, Instant::now() + timeout).await
     }
 
     async fn open_until(
         &self,
         target: &RegistryHost,
-        purpose: Purpose,
+        (purpose, asker): (Purpose, Asker),
         heard_via: &[HeaderValue],
         deadline: Instant,
     ) -> Result<Opened, UpstreamError> {
         match self.parent.as_ref().filter(|_| !bypasses(&self.no_proxy, target)) {
             Some(parent) => self.open_through(parent, target, purpose, heard_via, deadline).await,
             None => {
-                let dialled = dial(target, purpose, &self.dial, deadline).await;
+                let dialled = dial(target, (purpose, asker), &self.dial, deadline).await;
                 let dialled = dialled.map_err(|error| error.into_upstream(target))?;
                 Ok(Opened { stream: dialled.stream, peer: Peer::Address(dialled.peer) })
             }
@@ -119,7 +123,7 @@ impl Reach {
         if let Some(address) = literal(target) {
             self.dial.policy.check(purpose, address).map_err(|reason| failed(ErrorKind::Refused(reason)))?;
         }
-        let dialled = dial(&parent.host, Purpose::Parent, &self.dial, deadline).await;
+        let dialled = dial(&parent.host, (Purpose::Parent, Asker::Administrator), &self.dial, deadline).await;
         let mut stream =
             dialled.map_err(|error| error.into_upstream(format_args!("parent proxy {}", parent.host)))?.stream;
         timeout_at(deadline, parent.tunnel(&mut stream, target, heard_via))
@@ -132,7 +136,7 @@ impl Reach {
     async fn connect(&self, uri: &Uri, purpose: Purpose) -> Result<Conduit, UpstreamError> {
         let (target, tls) = origin(uri)?;
         let deadline = Instant::now() + self.dial.connect_timeout;
-        let Opened { stream, peer } = self.open_until(&target, purpose, &[], deadline).await?;
+        let Opened { stream, peer } = self.open_until(&target, (purpose, Asker::of(purpose)), &[], deadline).await?;
         if !tls {
             return Ok(Conduit { io: Box::new(stream), peer, h2: false });
         }
@@ -274,10 +278,14 @@ mod tests {
         Upstream { proxy: Some(ParentProxy { host: host_of(parent), authorization: None }), ..upstream() }
     }
 
+    fn nobody() -> ClientKey {
+        ClientKey::of([192, 0, 2, 1].into())
+    }
+
     async fn open(settings: &Upstream, target: &str) -> Result<Opened, UpstreamError> {
         let target = target.parse().expect(target);
         let reach = Reach::new(settings, &[], &Ourselves::default());
-        reach.open_tunnel(&target, &[], settings.tunnel_connect_timeout).await
+        reach.open_tunnel(&target, nobody(), &[], settings.tunnel_connect_timeout).await
     }
 
     #[test]
@@ -344,12 +352,12 @@ mod tests {
         let ourselves = Ourselves { sockets: super::super::own::OwnSockets::new([address]), ..Ourselves::default() };
         let target = "ghcr.io".parse().expect("a host");
         let reach = Reach::new(&through(address), &[], &ourselves);
-        let error = reach.open_tunnel(&target, &[], Duration::from_secs(9)).await.expect_err("a loop");
+        let error = reach.open_tunnel(&target, nobody(), &[], Duration::from_secs(9)).await.expect_err("a loop");
         assert_eq!(error.kind, ErrorKind::Refused(AddressRefusal::Own));
         assert!(error.to_string().contains("parent proxy"), "{error}");
         assert_untouched(&sentinel);
         let reach = Reach::new(&through(address), &[], &Ourselves::default());
-        let error = reach.open_tunnel(&target, &[], Duration::from_millis(100)).await.expect_err("silent");
+        let error = reach.open_tunnel(&target, nobody(), &[], Duration::from_millis(100)).await.expect_err("silent");
         assert_eq!((error.stage, error.kind), (Stage::Connect, ErrorKind::TimedOut));
     }
 }

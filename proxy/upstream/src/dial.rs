@@ -5,21 +5,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::address_policy::{AddressPolicy, AddressRefusal, Purpose};
 use super::error::{ErrorKind, Stage, UpstreamError};
+use super::lookups::{Asker, Lookups};
 
-/// The settings of [`dial`]. Clones share the limit on concurrent resolutions.
+/// The settings of [`dial`]. Clones share the pools of lookups.
 #[derive(Clone)]
 pub(crate) struct DialSettings {
     /// Checks each resolved address.
@@ -28,7 +27,7 @@ pub(crate) struct DialSettings {
     pub(crate) ipv6: bool,
     /// For resolving and connecting together, and for a TLS handshake that follows.
     pub(crate) connect_timeout: Duration,
-    resolutions: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 /// The result of [`dial`].
@@ -57,8 +56,6 @@ pub(crate) enum DialError {
     TimedOut(Stage),
 }
 
-/// Concurrent lookups. Each occupies a thread of the blocking pool, which other work needs too.
-const RESOLUTIONS_MAX: usize = 64;
 /// The most addresses that are tried for one connection.
 const ADDRESSES_MAX: usize = 16;
 /// RFC 8305, "Connection Attempt Delay".
@@ -71,9 +68,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 pub const OWN_MARK: u32 = 0xe7;
 
 impl DialSettings {
-    /// Settings with their own limit on concurrent resolutions.
+    /// Settings with their own pools of lookups.
     pub(crate) fn new(policy: AddressPolicy, ipv6: bool, connect_timeout: Duration) -> Self {
-        Self { policy, ipv6, connect_timeout, resolutions: Arc::new(Semaphore::new(RESOLUTIONS_MAX)) }
+        Self { policy, ipv6, connect_timeout, lookups: Lookups::default() }
     }
 }
 
@@ -90,40 +87,33 @@ impl DialError {
     }
 }
 
-/// Connects to `target` for `purpose`. The `deadline` may also cover other steps of the caller.
+/// Connects to `target` for `purpose`. `asker` named the target. The `deadline` may also cover other steps of the caller.
 pub(crate) async fn dial(
     target: &RegistryHost,
-    purpose: Purpose,
+    (purpose, asker): (Purpose, Asker),
     settings: &DialSettings,
     deadline: Instant,
 ) -> Result<Dialled, DialError> {
-    let resolved = timeout_at(deadline, resolve(target, settings))
-        .await
-        .map_err(|_| DialError::TimedOut(Stage::Dns))?
-        .map_err(DialError::Dns)?;
+    let timed_out = || DialError::TimedOut(Stage::Dns);
+    let resolved = timeout_at(deadline, resolve(target, asker, settings)).await.map_err(|_| timed_out())?;
+    let resolved = resolved.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => timed_out(),
+        _ => DialError::Dns(error),
+    })?;
     let addresses = permitted(resolved, purpose, settings)?;
     timeout_at(deadline, race(addresses)).await.map_err(|_| DialError::TimedOut(Stage::Connect))?
 }
 
-/// Asks the system's resolver, so that `/etc/hosts` counts. An abandoned lookup keeps its permit until its thread is
-/// free.
-async fn resolve(target: &RegistryHost, settings: &DialSettings) -> io::Result<Vec<SocketAddr>> {
+async fn resolve(target: &RegistryHost, asker: Asker, settings: &DialSettings) -> io::Result<Vec<SocketAddr>> {
     let port = target.port();
     if settings.policy.own().has_port(port) || settings.policy.own().is_stale() {
         let own = settings.policy.own().clone();
         tokio::task::spawn_blocking(move || own.refresh()).await?;
     }
-    if let Some(ip) = target.address() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
+    match target.address() {
+        Some(ip) => Ok(vec![SocketAddr::new(ip, port)]),
+        None => settings.lookups.resolve(target.name(), port, asker).await,
     }
-    let permit = Arc::clone(&settings.resolutions).acquire_owned().await.map_err(io::Error::other)?;
-    let name = target.name().to_owned();
-    let lookup = tokio::spawn(async move {
-        let found = lookup_host((name, port)).await.map(Vec::from_iter);
-        drop(permit);
-        found
-    });
-    lookup.await?
 }
 
 /// The resolved addresses that policy permits, in the order of dialling.
@@ -194,7 +184,8 @@ async fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-    // Marking needs a privilege. Without it, the redirect agent recognises us by our control group.
+    // Marking needs CAP_NET_ADMIN. Without it, the redirect agent knows our connections only if our control group is in
+    // its `exempt_cgroups`.
     let _ = SockRef::from(&socket).set_mark(OWN_MARK);
     socket.connect(peer).await
 }
@@ -210,7 +201,7 @@ mod tests {
         purpose: Purpose,
         settings: &DialSettings,
     ) -> Result<Dialled, DialError> {
-        dial(target, purpose, settings, Instant::now() + settings.connect_timeout).await
+        dial(target, (purpose, Asker::of(purpose)), settings, Instant::now() + settings.connect_timeout).await
     }
 
     #[tokio::test]

@@ -54,7 +54,8 @@ pub struct UpstreamError {
     pub(crate) stage: Stage,
     /// The cause.
     pub(crate) kind: ErrorKind,
-    /// The host that was being reached, with its port if that is not 443.
+    /// The host of the request as the message names it, or `parent proxy HOST` if the parent proxy was not reached. The
+    /// port 443 is left out.
     pub(crate) host: Box<str>,
 }
 
@@ -191,6 +192,12 @@ mod tests {
     fn messages_say_whose_fault_and_what_next_in_one_line() {
         for (kind, ours, retryable, said) in [
             (ErrorKind::Refused(AddressRefusal::Own), true, false, "entrepot itself"),
+            (
+                ErrorKind::Refused(AddressRefusal::ThisMachine),
+                true,
+                false,
+                "is an address of this machine; if you trust",
+            ),
             (ErrorKind::Refused(AddressRefusal::Loopback), true, false, "upstream.allow_addresses"),
             (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`address_policy`] | decides which addresses may be dialled, and for which purpose |
 //! | [`own`] | knows our own sockets, our name in `Via` and our certificate authorities |
+//! | `lookups` | asks the resolver, with a pool for each kind of names |
 //! | [`dial`] | resolves a name and connects to an address that policy permits |
 //! | `parent_proxy` | CONNECT through a parent proxy, and the hosts that bypass it |
 //! | `roots` | decides which certificates are trusted |
@@ -28,10 +29,12 @@ pub mod credential;
 pub mod dial;
 pub mod error;
 pub mod http_client;
+mod lookups;
 pub mod operation;
 pub mod own;
 mod parent_proxy;
 pub mod pull_quota;
+pub mod refused_accounts;
 pub mod registry_client;
 mod roots;
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct Operation {
     /// Whether redirects are followed. The client itself follows those of a push. For a probe of rights the redirect is the
     /// answer: upstream told the content's address.
     pub follows_redirects: bool,
+    /// Whether it reads content or asks for a token: only then it gets the headers that the administrator injects.
+    pub reads_content: bool,
     /// The error of a 404 without a body, as every HEAD's.
     pub unknown: ErrorCode,
 }
@@ -88,26 +90,35 @@ impl Operation {
             repository: Some(repository.clone()),
             verified_by_digest: matches!(reference, Reference::Digest(_)),
             follows_redirects: true,
+            reads_content: true,
             unknown: ErrorCode::ManifestUnknown,
         }
     }
 
     /// `GET` or `HEAD /v2/<name>/blobs/<digest>`. None as range means the whole blob.
     pub fn blob(method: Method, repository: &RepositoryName, digest: &Digest, range: Option<ByteRange>) -> Self {
-        let mut headers = HeaderMap::new();
-        if let Some(range) = range {
-            let end = range.end.map(|end| (end - 1).to_string()).unwrap_or_default();
-            if let Ok(value) = HeaderValue::from_str(&format!("bytes={}-{end}", range.start)) {
-                headers.insert(RANGE, value);
-            }
-        }
         Self {
             method,
             path: format!("/v2/{repository}/blobs/{digest}"),
-            headers,
+            headers: range_header(range),
             repository: Some(repository.clone()),
             verified_by_digest: true,
             follows_redirects: true,
+            reads_content: true,
+            unknown: ErrorCode::BlobUnknown,
+        }
+    }
+
+    /// `GET` of stored content that a path names, whose digest was found when it was first read.
+    pub fn artefact(path: &str, range: Option<ByteRange>) -> Self {
+        Self {
+            method: Method::GET,
+            path: path.to_owned(),
+            headers: range_header(range),
+            repository: None,
+            verified_by_digest: true,
+            follows_redirects: true,
+            reads_content: true,
             unknown: ErrorCode::BlobUnknown,
         }
     }
@@ -117,7 +128,7 @@ impl Operation {
         Self { follows_redirects: false, ..Self::blob(Method::HEAD, repository, digest, None) }
     }
 
-    /// Any other request, with the headers of `client` that may be passed on.
+    /// Any other request below `/v2/`, to a token server or for an artefact, with the headers of `client` that may be passed on.
     pub fn relay(method: Method, path: String, client: &HeaderMap, repository: Option<RepositoryName>) -> Self {
         let mut headers = HeaderMap::new();
         let reads = matches!(method, Method::GET | Method::HEAD);
@@ -135,11 +146,12 @@ impl Operation {
             repository,
             verified_by_digest: false,
             follows_redirects,
+            reads_content: reads,
             unknown: ErrorCode::NameUnknown,
         }
     }
 
-    /// A request to a host that is no registry. All end-to-end headers are passed on unchanged.
+    /// A request to a host that is no registry, or for something else than content. All end-to-end headers are passed on unchanged.
     pub fn pass(method: Method, path: String, client: &HeaderMap) -> Self {
         let mut operation = Self::relay(method, path, client, None);
         let named = client.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
@@ -152,7 +164,7 @@ impl Operation {
                 operation.headers.extend(client.get_all(name).iter().map(|value| (name.clone(), value.clone())));
             }
         }
-        Self { follows_redirects: false, ..operation }
+        Self { follows_redirects: false, reads_content: false, ..operation }
     }
 
     /// The scope of the token that the operation needs (Docker token authentication, "Requesting a Token"). None without a
@@ -167,6 +179,14 @@ impl Operation {
         };
         Some(format!("repository:{repository}:{actions}"))
     }
+}
+
+fn range_header(range: Option<ByteRange>) -> HeaderMap {
+    let value = range.map(|range| {
+        let end = range.end.map(|end| (end - 1).to_string()).unwrap_or_default();
+        HeaderValue::from_str(&format!("bytes={}-{end}", range.start))
+    });
+    value.and_then(Result::ok).map(|value| (RANGE, value)).into_iter().collect()
 }
 
 #[cfg(test)]

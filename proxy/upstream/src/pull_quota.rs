@@ -1,11 +1,11 @@
 //! The pull quotas that upstream registries report (`RateLimit-Limit: 100;w=21600`, `RateLimit-Remaining`), for each
 //! registry and credential. The administrator sees them before they are used up.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::recent::Recent;
 use http::HeaderMap;
 
 use crate::credential::CredentialId;
@@ -22,24 +22,25 @@ pub struct PullQuota {
 }
 
 /// The last report for each registry and credential.
-#[derive(Default)]
 pub struct PullQuotas {
-    seen: Mutex<HashMap<(RegistryHost, CredentialId), (PullQuota, Instant)>>,
+    seen: Mutex<Recent<(RegistryHost, CredentialId), (PullQuota, Instant)>>,
 }
 
-/// The most entries. The oldest is dropped for a new one.
+/// The most entries. The one whose report is oldest is dropped for a new one.
 const QUOTAS_MAX: usize = 256;
+
+impl Default for PullQuotas {
+    fn default() -> Self {
+        Self { seen: Mutex::new(Recent::new(QUOTAS_MAX)) }
+    }
+}
 
 impl PullQuotas {
     /// Records the quota in an answer's headers, if there is one.
     pub(crate) fn note(&self, registry: &RegistryHost, credential: CredentialId, headers: &HeaderMap) {
         let Some(quota) = parse(headers) else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= QUOTAS_MAX {
-            let oldest = seen.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
-            oldest.map(|key| seen.remove(&key));
-        }
-        seen.insert((registry.clone(), credential), (quota, Instant::now()));
+        seen.insert(&(registry.clone(), credential), (quota, Instant::now()));
     }
 
     /// All quotas, each with the time of its report, sorted by registry and credential.

@@ -31,6 +31,7 @@ use crate::error::{ErrorKind, Stage, UpstreamError};
 use crate::http_client::{HttpClient, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
+use crate::refused_accounts::RefusedAccounts;
 use crate::timed_body::{RequestBody, TimedBody};
 use crate::token_cache::{self, AuthScheme, TokenAnswer, TokenCache, TokenKey};
 use crate::upstream_registry::{UpstreamRegistry, host_of};
@@ -51,6 +52,8 @@ pub struct UpstreamMemory {
     pub tokens: TokenCache,
     /// The pull quotas that registries reported.
     pub quotas: PullQuotas,
+    /// The administrator's accounts that upstream refused lately.
+    pub refused_accounts: RefusedAccounts,
     /// Counts the requests and their outcomes.
     pub metrics: Arc<Metrics>,
     /// `1.1 entrepot-<random>`, sent with every request. A request that comes in with it is a loop and is refused.
@@ -75,6 +78,14 @@ pub struct Answer {
     pub crossed: bool,
     /// The time until the head of the last hop arrived.
     pub elapsed: Duration,
+}
+
+impl UpstreamMemory {
+    /// Nothing is known yet. `via` is the value of the `Via` header that tells this process apart.
+    pub fn new(metrics: Arc<Metrics>, via: HeaderValue) -> Self {
+        let (tokens, quotas, refused_accounts) = Default::default();
+        Self { tokens, quotas, refused_accounts, metrics, via }
+    }
 }
 
 impl Answer {
@@ -135,12 +146,21 @@ impl RegistryClient {
         if answer.status != StatusCode::UNAUTHORIZED || answer.crossed {
             return Ok(answer);
         }
-        match self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await? {
+        let answered = match self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await? {
             Some(fresh) if Some(&fresh) != authorization.as_ref() => {
-                self.follow(registry, operation, credential.id(), Some(&fresh), empty()).await
+                self.follow(registry, operation, credential.id(), Some(&fresh), empty()).await?
             }
-            _ => Ok(answer),
+            _ => answer,
+        };
+        let by_basic = || self.memory.tokens.scheme(&registry.origin) == Some(AuthScheme::Basic);
+        if let Some(login) = login
+            && answered.status == StatusCode::UNAUTHORIZED
+            && !answered.crossed
+            && by_basic()
+        {
+            self.account_refused(registry, login, answered.status);
         }
+        Ok(answered)
     }
 
     /// Runs an operation whose body can be sent only once, so it authenticates first.
@@ -152,7 +172,7 @@ impl RegistryClient {
         body: RequestBody,
     ) -> Result<Answer, UpstreamError> {
         if let Credential::Answered(_) = credential
-            && self.memory.tokens.scheme(&registry.host).is_none()
+            && self.memory.tokens.scheme(&registry.origin).is_none()
         {
             let ping = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
             let answer = self.follow(registry, &ping, credential.id(), None, empty()).await?;
@@ -181,7 +201,7 @@ impl RegistryClient {
         });
         let basic = || challenges.iter().any(|c| matches!(c, Challenge::Basic { .. })).then_some(AuthScheme::Basic);
         let scheme = bearer.or_else(basic)?;
-        self.memory.tokens.learn_scheme(&registry.host, scheme.clone());
+        self.memory.tokens.learn_scheme(&registry.origin, scheme.clone());
         Some(scheme)
     }
 
@@ -195,7 +215,7 @@ impl RegistryClient {
         match credential {
             Credential::None => Ok(None),
             Credential::Header(value) => Ok(Some(value.clone())),
-            Credential::Answered(login) => match self.memory.tokens.scheme(&registry.host) {
+            Credential::Answered(login) => match self.memory.tokens.scheme(&registry.origin) {
                 Some(scheme) => self.answer_scheme(registry, operation, login.as_ref(), &scheme, false).await,
                 None => Ok(None),
             },
@@ -224,13 +244,14 @@ impl RegistryClient {
         refused: bool,
     ) -> Result<Option<Secret>, UpstreamError> {
         match scheme {
-            AuthScheme::Basic => Ok(login.map(|login| login.basic().clone())),
+            AuthScheme::Basic => Ok(login.and_then(Login::for_registry).cloned()),
             AuthScheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
-                tracing::warn!(registry = %registry.host, %realm, "the registry names a token server that is not known to belong to it, so its account is not sent there; if you trust the token server, set registries.\"HOST\".realm to its host");
+                tracing::warn!(registry = %registry.origin, %realm, "the registry names a token server that is not known to belong to it, so its account is not sent there; if you trust the token server, set registries.\"HOST\".realm to its host");
                 Ok(None)
             }
             AuthScheme::Bearer { realm, service } => {
                 let key = TokenKey {
+                    registry: registry.origin.clone(),
                     realm: realm.to_string(),
                     service: service.clone(),
                     scopes: operation.scope().into_iter().collect(),
@@ -262,14 +283,15 @@ impl RegistryClient {
         }
         *slot = None;
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
-        let login = login.map(Login::basic);
-        let (status, _, body) = self.ask_realm(registry, &url, login).await?;
+        let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             let why = format!("its token server answered {status}");
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), &registry.host));
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), registry.host()));
         }
         if !status.is_success() {
-            tracing::warn!(registry = %registry.host, realm = %key.realm, %status, "the token server refused; check the credentials that are configured for this registry");
+            if let Some(login) = login {
+                self.account_refused(registry, login, status);
+            }
             return Ok(None);
         }
         let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
@@ -277,12 +299,23 @@ impl RegistryClient {
         Ok(Some(token))
     }
 
+    /// Upstream does not take this login. That is remembered and told only if it is the administrator's.
+    fn account_refused(&self, registry: &UpstreamRegistry, login: &Login, status: StatusCode) {
+        if !login.is_account() {
+            return;
+        }
+        self.memory.metrics.accounts_refused.inc();
+        if self.memory.refused_accounts.note(&registry.origin, login.id()) {
+            tracing::warn!(registry = %registry.origin, %status, "upstream refuses the account that is configured for this registry; pulls go on without it, what is private fails; renew its password and reload");
+        }
+    }
+
     /// Whether a login for the registry may go to the token server at `realm`: it belongs to the registry, or the
     /// configuration names it for the registry.
     pub fn trusts(&self, registry: &UpstreamRegistry, realm: &Url) -> bool {
-        let https_required = registry.scheme == Scheme::Https;
+        let https_required = registry.origin.scheme == Scheme::Https;
         let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
-        realm_trusted_for(&registry.host, realm, https_required) || named()
+        realm_trusted_for(registry.host(), realm, https_required) || named()
     }
 
     /// GETs from a token server. A login is sent only if [`Self::trusts`] it. Anonymous requests may go to every public
@@ -297,19 +330,19 @@ impl RegistryClient {
         if authorization.is_some() && !trusted {
             let realm = host_of(url).map_or_else(|| url.to_string(), |host| host.to_string());
             let why = format!("its token server {realm} does not belong to it, so no login is sent there");
-            return Err(UpstreamError::protocol(&registry.host, why));
+            return Err(UpstreamError::protocol(registry.host(), why));
         }
         let purpose = if trusted { Purpose::Registry } else { Purpose::RedirectFromPublic };
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization.and_then(sensitive) {
             headers.insert(AUTHORIZATION, value);
         }
-        let fail = |why: String| UpstreamError::protocol(&registry.host, why);
+        let fail = |why: String| UpstreamError::protocol(registry.host(), why);
         let request = self.request(&Method::GET, url, headers, empty()).map_err(fail)?;
         let response = self.send(UpstreamMethod::Token, request, purpose).await?;
         let (head, body) = response.http.into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
-        let body = body.map_err(|error| UpstreamError::protocol(&registry.host, format!("token answer: {error}")))?;
+        let body = body.map_err(|error| UpstreamError::protocol(registry.host(), format!("token answer: {error}")))?;
         Ok((head.status, head.headers, body.to_bytes()))
     }
 
@@ -322,7 +355,7 @@ impl RegistryClient {
         body: RequestBody,
     ) -> Result<Answer, UpstreamError> {
         let started = Instant::now();
-        let fail = |why: String| UpstreamError::protocol(&registry.host, why);
+        let fail = |why: String| UpstreamError::protocol(registry.host(), why);
         let mut url = registry.url(&operation.path).ok_or_else(|| fail("the path makes no URL".into()))?;
         let origin = url.origin();
         let (mut purpose, mut crossed, mut digest) = (registry.purpose, false, None);
@@ -344,12 +377,12 @@ impl RegistryClient {
             let response = sent.map_err(misled)?;
             let (head, body) = response.http.into_parts();
             if !crossed {
-                self.memory.quotas.note(&registry.host, credential, &head.headers);
+                self.memory.quotas.note(registry.host(), credential, &head.headers);
             }
             digest = digest.or_else(|| content_digest(&head.headers).filter(|_| !crossed));
             let location = redirect_location(head.status, &head.headers).filter(|_| operation.follows_redirects);
             let Some(location) = location else {
-                let host = host_of(&url).unwrap_or_else(|| registry.host.clone());
+                let host = host_of(&url).unwrap_or_else(|| registry.host().clone());
                 let elapsed = started.elapsed();
                 let (status, headers, redirected) = (head.status, head.headers, visited.len() > 1);
                 return Ok(Answer { status, headers, body, digest, host, redirected, crossed, elapsed });
@@ -388,7 +421,8 @@ impl RegistryClient {
         crossed: bool,
     ) -> HeaderMap {
         let mut headers = operation.headers.clone();
-        if !crossed {
+        let are_injected = operation.reads_content || registry.header_methods.contains(&operation.method);
+        if !crossed && are_injected {
             for (name, value) in &registry.headers {
                 headers.insert(name.clone(), value.clone());
             }

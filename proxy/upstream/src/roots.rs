@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
+use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::OriginPattern;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -22,7 +23,7 @@ use entrepot_config::ready::{RegistryPolicy, Upstream};
 /// The trust profiles: the default, and those of registries with their own settings.
 pub(crate) struct Trust {
     default: Arc<ClientConfig>,
-    registries: Vec<(HostPattern, Arc<ClientConfig>)>,
+    registries: Vec<(OriginPattern, Arc<ClientConfig>)>,
 }
 
 /// TLS sessions that each profile keeps for resumption.
@@ -42,7 +43,7 @@ impl Trust {
                     true => Arc::clone(&default),
                     false => roots.profile(&[&upstream.extra_roots, &registry.extra_roots], registry.verify),
                 };
-                (registry.host.clone(), config)
+                (registry.registry.clone(), config)
             })
             .collect();
         Self { default, registries }
@@ -50,8 +51,7 @@ impl Trust {
 
     /// The profile for `host`: that of the first matching registry entry, which `Config::registry` uses too.
     pub(crate) fn for_host(&self, host: &RegistryHost) -> &Arc<ClientConfig> {
-        let matches = |pattern: &HostPattern| pattern.matches(host, HTTPS_PORT) || pattern.matches(host, 80);
-        self.registries.iter().find(|(pattern, _)| matches(pattern)).map_or(&self.default, |(_, config)| config)
+        self.registries.iter().find(|(registry, _)| registry.covers(host)).map_or(&self.default, |(_, config)| config)
     }
 }
 

@@ -23,7 +23,6 @@ use super::dial::DialSettings;
 use super::own::OwnSockets;
 use super::timed_body::RequestBody;
 use entrepot_config::ready::{NoProxy, RegistryPolicy, Upstream};
-use entrepot_core::origin::Scheme;
 
 /// A listener on a free port of 127.0.0.1.
 pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
@@ -76,13 +75,13 @@ pub(crate) fn upstream() -> Upstream {
 /// `[registries."HOST"]` with the defaults.
 pub(crate) fn registry(host: &str) -> RegistryPolicy {
     RegistryPolicy {
-        host: host.parse().expect("a pattern"),
-        scheme: Scheme::Https,
+        registry: host.parse().expect("a pattern"),
         extra_roots: Vec::new(),
         verify: true,
         realm: None,
         access: None,
         headers: Vec::new(),
+        header_methods: Vec::new(),
     }
 }
 

@@ -4,16 +4,16 @@
 //! Invariant (T2): no token of this cache is sent to a client. The answers to a client's own token requests are relayed
 //! and not cached.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
+use entrepot_core::recent::Recent;
 use serde::Deserialize;
 use url::Url;
 
 use crate::credential::CredentialId;
-use crate::upstream_registry::host_of;
+use crate::upstream_registry::origin_of;
 use entrepot_core::secret::Secret;
 
 /// The authentication scheme that a registry asks for (RFC 9110 section 11.1).
@@ -33,6 +33,8 @@ pub enum AuthScheme {
 /// The key of a token in the cache.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenKey {
+    /// The registry that the token is for. It goes to no other origin.
+    pub registry: Origin,
     /// The token server's URL as text.
     pub realm: String,
     /// The `service` parameter. None if the challenge had none.
@@ -54,48 +56,49 @@ pub struct TokenAnswer {
 type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
 
 /// Tokens and the schemes by which registries ask for them.
-#[derive(Default)]
 pub struct TokenCache {
-    slots: Mutex<HashMap<TokenKey, Slot>>,
-    schemes: Mutex<HashMap<RegistryHost, AuthScheme>>,
+    slots: Mutex<Recent<TokenKey, Slot>>,
+    schemes: Mutex<Recent<Origin, AuthScheme>>,
 }
 
-/// Limits of the tables. A full table is emptied, which costs one request for each entry in use.
+/// Limits of the tables. What was not used for the longest time goes first, so a stranger who asks for many repositories
+/// pushes out no token that is in use.
 const TOKENS_MAX: usize = 4096;
 const SCHEMES_MAX: usize = 1024;
+
+impl Default for TokenCache {
+    fn default() -> Self {
+        let (slots, schemes) = (Recent::new(TOKENS_MAX), Recent::new(SCHEMES_MAX));
+        Self { slots: Mutex::new(slots), schemes: Mutex::new(schemes) }
+    }
+}
 
 impl TokenCache {
     /// The slot of a token. The caller holds its lock while it looks, fetches and stores, so that only one fetch runs.
     pub(crate) fn slot(&self, key: &TokenKey) -> Slot {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= TOKENS_MAX && !slots.contains_key(key) {
-            slots.clear();
-        }
-        slots.entry(key.clone()).or_default().clone()
+        slots.get_or_insert_with(key, Slot::default).clone()
     }
 
     /// The scheme that `registry` asked for last. None if it did not ask.
-    pub fn scheme(&self, registry: &RegistryHost) -> Option<AuthScheme> {
-        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).cloned()
+    pub fn scheme(&self, registry: &Origin) -> Option<AuthScheme> {
+        self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(registry).map(|scheme| &*scheme).cloned()
     }
 
     /// Remembers the scheme that `registry` asks for.
-    pub(crate) fn learn_scheme(&self, registry: &RegistryHost, scheme: AuthScheme) {
+    pub(crate) fn learn_scheme(&self, registry: &Origin, scheme: AuthScheme) {
         let mut schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
-        if schemes.len() >= SCHEMES_MAX {
-            schemes.clear();
-        }
-        schemes.insert(registry.clone(), scheme);
+        schemes.insert(registry, scheme);
     }
 
     /// The registry that sends its clients to this token endpoint. None if none did. Of several, the one with this
-    /// `service` is preferred, and among those the endpoint's own host.
-    pub fn registry_of_realm(&self, host: &RegistryHost, path: &str, service: Option<&str>) -> Option<RegistryHost> {
+    /// `service` is preferred, and among those the endpoint's own origin.
+    pub fn registry_of_realm(&self, endpoint: &Origin, path: &str, service: Option<&str>) -> Option<Origin> {
         let schemes = self.schemes.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = schemes.iter().filter_map(|(registry, scheme)| match scheme {
             AuthScheme::Bearer { realm, service: own } => {
-                let same = realm.path() == path && host_of(realm).as_ref() == Some(host);
-                same.then(|| (own.as_deref() == service, registry == host, registry))
+                let same = realm.path() == path && origin_of(realm).as_ref() == Some(endpoint);
+                same.then(|| (own.as_deref() == service, registry == endpoint, registry))
             }
             AuthScheme::Basic => None,
         });
@@ -150,6 +153,7 @@ mod tests {
     #[test]
     fn the_request_keeps_what_the_realm_has() {
         let key = TokenKey {
+            registry: "reg.example".parse().expect("an origin"),
             realm: "https://auth.example/token?x=1".into(),
             service: Some("reg example".into()),
             scopes: vec!["repository:a/b:pull".into()],
@@ -162,16 +166,39 @@ mod tests {
     #[test]
     fn realms_lead_back_to_their_registry() {
         let tokens = TokenCache::default();
-        let registry: RegistryHost = "registry-1.docker.io".parse().expect("host");
+        let registry: Origin = "registry-1.docker.io".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
         tokens.learn_scheme(&registry, AuthScheme::Bearer { realm, service: None });
-        let auth: RegistryHost = "auth.docker.io".parse().expect("host");
+        let auth: Origin = "auth.docker.io".parse().expect("host");
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
         assert_eq!(tokens.registry_of_realm(&auth, "/other", None), None);
-        let other: RegistryHost = "mirror.example".parse().expect("host");
+        let other: Origin = "mirror.example".parse().expect("host");
         let realm = Url::parse("https://auth.docker.io/token").expect("url");
         tokens.learn_scheme(&other, AuthScheme::Bearer { realm, service: Some("mirror".into()) });
         assert_eq!(tokens.registry_of_realm(&auth, "/token", Some("mirror")), Some(other));
         assert_eq!(tokens.registry_of_realm(&auth, "/token", None), Some(registry.clone()));
+    }
+
+    #[test]
+    fn what_a_stranger_asks_for_pushes_out_nothing_that_is_in_use() {
+        let tokens = TokenCache::default();
+        let honest: Origin = "reg.example".parse().expect("an origin");
+        let key = |scope: String| TokenKey {
+            registry: honest.clone(),
+            realm: "https://auth.example/token".into(),
+            service: None,
+            scopes: vec![scope],
+            credential: CredentialId::ANONYMOUS,
+        };
+        let own = tokens.slot(&key("repository:team/app:pull".into()));
+        tokens.learn_scheme(&honest, AuthScheme::Basic);
+        for number in 0..TOKENS_MAX * 2 {
+            tokens.slot(&key(format!("repository:stranger/{number}:pull")));
+            tokens.learn_scheme(&format!("x{number}.example").parse().expect("an origin"), AuthScheme::Basic);
+            assert!(Arc::ptr_eq(&tokens.slot(&key("repository:team/app:pull".into())), &own), "after {number}");
+            assert!(tokens.scheme(&honest).is_some(), "after {number}");
+        }
+        let lengths = (tokens.slots.lock().expect("no panic").len(), tokens.schemes.lock().expect("no panic").len());
+        assert_eq!(lengths, (TOKENS_MAX, SCHEMES_MAX));
     }
 }

@@ -3,25 +3,24 @@
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use http::header::VIA;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use crate::address_policy::Purpose;
-use crate::credential::Login;
-use entrepot_config::ready::{AccessMode, LiveConfig};
-use entrepot_core::origin::Scheme;
+use entrepot_config::ready::{AccessMode, Account, LiveConfig};
+use entrepot_core::origin::{Origin, Scheme};
 
 /// The registry of one request, with the settings that the configuration has for it.
 #[derive(Clone)]
 pub struct UpstreamRegistry {
-    /// The name and port. They identify the registry in the index and in the rights table.
-    pub host: RegistryHost,
-    /// Plain HTTP or TLS towards upstream.
-    pub scheme: Scheme,
+    /// How it is reached. It identifies the registry in the index and in the rights table.
+    pub origin: Origin,
     /// The rule by which clients are given a cached image.
     pub access: AccessMode,
     /// Headers that the configuration adds to each request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The methods whose requests get them even if they do not read content or ask for a token.
+    pub header_methods: Vec<Method>,
     /// Hosts that may be its token server, besides its own host: the one that the administrator named, and the hosts with
     /// an account that it is below, as `registry.gitlab.example` is below `gitlab.example`. Accounts of other hosts are
     /// not for this registry: it could name such a host as its token server and would get a token of that account.
@@ -33,22 +32,24 @@ pub struct UpstreamRegistry {
 }
 
 impl UpstreamRegistry {
-    /// The registry at `host`, with its settings. The configuration decides the scheme; without a setting the port does: 80
-    /// is plain, any other is TLS. The client has no influence, because rights and content are stored by host and port
-    /// alone. `realm` is the host of its token server, None if unknown: an account may be configured for either.
-    pub fn resolve(config: &LiveConfig, host: &RegistryHost, realm: Option<&RegistryHost>) -> Self {
-        let policy = config.registry(host);
-        let by_port = if host.port() == 80 { Scheme::Http } else { Scheme::Https };
-        let given = has_accounts(config, host) || realm.is_some_and(|realm| has_accounts(config, realm));
+    /// The registry at `host`, with its settings. The configuration decides the scheme, the client has no influence.
+    /// `realm` is the origin of its token server, None if unknown: an account may be configured for either.
+    pub fn resolve(config: &LiveConfig, host: &RegistryHost, realm: Option<&Origin>) -> Self {
+        let origin = config.origin(host);
+        let policy = config.registry(&origin);
+        let given = has_accounts(config, &origin) || realm.is_some_and(|realm| has_accounts(config, realm));
         let default_access = if given { AccessMode::Shared } else { AccessMode::Strict };
         let named = policy.and_then(|policy| policy.realm.clone());
+        // A login goes only to an https token server on another host.
         let with_account = config.credentials.iter().filter_map(|account| account.registry.exact());
+        let with_account = with_account.filter(|realm| realm.scheme == Scheme::Https).map(|realm| realm.host);
+        let realms = named.into_iter().chain(with_account.filter(|realm| lies_below(host, realm))).collect();
         Self {
-            host: host.clone(),
-            scheme: policy.map_or(by_port, |policy| policy.scheme),
+            origin,
             access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
             headers: policy.map(|policy| policy.headers.clone()).unwrap_or_default(),
-            realms: named.into_iter().chain(with_account.filter(|realm| lies_below(host, realm))).collect(),
+            header_methods: policy.map(|policy| policy.header_methods.clone()).unwrap_or_default(),
+            realms,
             purpose: Purpose::Registry,
             heard_via: Vec::new(),
         }
@@ -56,9 +57,10 @@ impl UpstreamRegistry {
 
     /// A host that is no registry. Plain HTTP requests to it are passed on.
     pub fn unlisted(host: &RegistryHost) -> Self {
-        let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
-        let (scheme, access, purpose) = (Scheme::Http, AccessMode::Strict, Purpose::Tunnel);
-        Self { host: host.clone(), scheme, access, headers, realms, purpose, heard_via }
+        let (headers, header_methods, realms, heard_via) = Default::default();
+        let (access, purpose) = (AccessMode::Strict, Purpose::Tunnel);
+        let origin = Origin { scheme: Scheme::Http, host: host.clone() };
+        Self { origin, access, headers, header_methods, realms, purpose, heard_via }
     }
 
     /// The same registry, with the `Via` values of the client's request.
@@ -67,18 +69,14 @@ impl UpstreamRegistry {
         Self { heard_via: request.get_all(VIA).iter().cloned().collect(), ..self }
     }
 
-    /// The default port of the registry's scheme.
-    pub fn implied_port(&self) -> u16 {
-        implied_port(self.scheme)
+    /// The name and the port.
+    pub fn host(&self) -> &RegistryHost {
+        &self.origin.host
     }
 
     /// The URL of a path and query at this registry. None if they make no URL.
     pub fn url(&self, path_and_query: &str) -> Option<Url> {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        };
-        Url::parse(&format!("{scheme}://{}{path_and_query}", self.host.authority(self.implied_port()))).ok()
+        Url::parse(&format!("{}://{}{path_and_query}", self.origin.scheme.name(), self.origin.authority())).ok()
     }
 
     /// Whether the configuration adds headers. They may contain a credential, so an answer to an anonymous client is not
@@ -88,24 +86,24 @@ impl UpstreamRegistry {
     }
 }
 
-/// The configured account for a repository of `host`. Docker Hub's names count as one host. None as repository means any.
-pub fn account(config: &LiveConfig, host: &RegistryHost, repository: Option<&str>) -> Option<Login> {
-    aliases(host)
-        .iter()
-        .find_map(|alias| config.account(alias, repository))
-        .map(|account| Login::new(&account.username, &account.password))
+/// The configured account for a repository of a registry. Docker Hub's names count as one host. None as repository means
+/// any.
+pub fn account<'a>(config: &'a LiveConfig, origin: &Origin, repository: Option<&str>) -> Option<&'a Account> {
+    aliases(origin).iter().find_map(|alias| config.account(alias, repository))
 }
 
-/// Whether any account is configured for `host`.
-fn has_accounts(config: &LiveConfig, host: &RegistryHost) -> bool {
-    aliases(host).iter().any(|alias| config.account(alias, None).is_some())
+/// Whether any account is configured for a registry.
+fn has_accounts(config: &LiveConfig, origin: &Origin) -> bool {
+    aliases(origin).iter().any(|alias| config.account(alias, None).is_some())
 }
 
-fn aliases(host: &RegistryHost) -> Vec<RegistryHost> {
+fn aliases(origin: &Origin) -> Vec<Origin> {
+    let Origin { scheme, host } = origin;
     if docker_hub::ALL_NAMES.contains(&host.name()) {
-        docker_hub::ALL_NAMES.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok()).collect()
+        let names = docker_hub::ALL_NAMES.iter().filter_map(|name| RegistryHost::parse(name, host.port()).ok());
+        names.map(|host| Origin { scheme: *scheme, host }).collect()
     } else {
-        vec![host.clone()]
+        vec![origin.clone()]
     }
 }
 
@@ -114,18 +112,20 @@ fn lies_below(host: &RegistryHost, realm: &RegistryHost) -> bool {
     realm.address().is_none() && head.is_some_and(|head| head.len() > 1 && head.ends_with('.'))
 }
 
-/// The default port of a scheme.
-pub fn implied_port(scheme: Scheme) -> u16 {
-    match scheme {
-        Scheme::Http => 80,
-        Scheme::Https => 443,
-    }
-}
-
 /// The host and port of a URL. None if it has no host or an invalid one.
 pub fn host_of(url: &Url) -> Option<RegistryHost> {
     let port = url.port_or_known_default()?;
     RegistryHost::parse(url.host_str()?, port).ok()
+}
+
+/// The origin of a URL. None if it is neither http nor https, or has no valid host.
+pub fn origin_of(url: &Url) -> Option<Origin> {
+    let scheme = match url.scheme() {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        _ => return None,
+    };
+    Some(Origin { scheme, host: host_of(url)? })
 }
 
 #[cfg(test)]

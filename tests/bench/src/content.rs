@@ -1,4 +1,4 @@
-//! What is pulled: blobs of any size that cost nothing to serve, and small manifests.
+//! The content that is pulled: blobs of any size that cost nothing to serve, and small manifests.
 //!
 //! A blob is one tile of random bytes, repeated; the first bytes of each tile are replaced by the blob's seed and the
 //! tile's number, so no two blobs and no two tiles are alike. Used by `upstream` and by the sections.

@@ -1,4 +1,4 @@
-//! What every section stands on: the registry, a folder, the sizes and the number of rounds, and the servers on demand.
+//! The ground that every section stands on: the registry, a folder, the sizes and the number of rounds, and the servers on demand.
 
 use std::cell::Cell;
 use std::fs;

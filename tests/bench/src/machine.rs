@@ -1,4 +1,4 @@
-//! What the kernel says about processes and the machine: processor time, memory, the page cache.
+//! The kernel's figures about processes and the machine: processor time, memory, the page cache.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -21,7 +21,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it says goes to `log`, added to what is there.
+    /// Starts `command` and appends its output to `log`.
     pub(crate) fn start(command: &mut Command, log: &Path) -> Result<Self, BoxError> {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = File::options().create(true).append(true).open(log)?;

@@ -73,10 +73,10 @@ fn make_files(data_directory: &Path, count: u64) -> Result<(), BoxError> {
 /// What a pull notes of one blob; the first of an image is its manifest.
 async fn note(store: &Arc<Store>, number: u64) -> Result<(), BoxError> {
     let image = number / IMAGE_BLOBS;
-    let registry = REGISTRIES[(image % REGISTRIES.len() as u64) as usize].parse()?;
-    let place = Place::new(registry, format!("library/project-{}", image / REPOSITORY_IMAGES).parse()?);
+    let origin = REGISTRIES[(image % REGISTRIES.len() as u64) as usize].parse()?;
+    let place = Place::new(origin, format!("library/project-{}", image / REPOSITORY_IMAGES).parse()?);
     let digest = digest(number);
-    store.names.link(&place, &digest).await;
+    store.names.link(&place, &digest, None).await;
     if number.is_multiple_of(IMAGE_BLOBS) {
         let media_type = ManifestType::OciManifest.name().to_owned();
         store.names.set_media_type(&digest, &media_type).await;

@@ -2,7 +2,7 @@
 //! at work where readers wait, has the bytes hashed in order, publishes. Read `Driver::run` first.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -76,7 +76,7 @@ impl Driver {
             Ok(Fetched::Unwanted) => self.pause(partial).await,
             Ok(Fetched::HandedOver) => {}
             Err(error) => {
-                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.origin.registry(), repository = %self.fetch.origin.repository(), "{error}");
+                tracing::warn!(digest = %self.fetch.digest, registry = %self.fetch.place.origin(), repository = %self.fetch.place.repository(), "{error}");
                 self.metrics.fills_failed.inc(error.reason());
                 let is_sound = matches!(
                     error,
@@ -133,14 +133,14 @@ impl Driver {
     /// The part of `range` to ask for: it begins after the paused bytes.
     fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let start = self.store.partial_blobs.first_missing(&self.fetch.digest, asked_start);
+        let start = self.store.partial_blobs.first_missing(self.fetch.place.origin(), &self.fetch.digest, asked_start);
         let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
         if is_shorter { Some(ByteRange { start, end }) } else { range }
     }
 
     /// The partial blob, or the reason why there is none.
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
-        let partial = self.store.partial_blobs.begin(&self.fetch.digest, size).await;
+        let partial = self.store.partial_blobs.begin(self.fetch.place.origin(), &self.fetch.digest, size).await;
         partial.map(Arc::new).map_err(|error| {
             tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
             error.bypass()
@@ -249,7 +249,9 @@ impl Driver {
     /// Publishes the blob. Its bytes are right, so readers may have the last of them while the bytes are made durable.
     async fn publish(&self, partial: Arc<PartialBlob>) {
         self.fetch.update(|state| state.verified = true);
-        match partial.publish(None, std::slice::from_ref(&self.fetch.origin)).await {
+        let is_public = self.fetch.state().sources.first().is_some_and(|leader| leader.is_public);
+        let link = (self.fetch.place.clone(), is_public.then(SystemTime::now));
+        match partial.publish(None, &[link]).await {
             Ok(_) => {
                 self.metrics.fills_finished.inc();
                 self.metrics.stored.inc();

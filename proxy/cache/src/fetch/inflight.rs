@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
 use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::host::RegistryHost;
@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{BlobSource, Opened, UpstreamRefusal};
+use crate::fetch::table::FetchKey;
 use entrepot_observe::labels::Bypass;
 use entrepot_store::{Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
@@ -19,8 +20,9 @@ use entrepot_upstream::error::UpstreamError;
 /// A blob that is being fetched.
 pub struct InflightFetch {
     pub digest: Digest,
-    /// The registry and repository that the blob is fetched from: upstream serves it there.
-    pub origin: Place,
+    /// The repository that the blob is fetched from: upstream serves it there. Every source of the fetch is of its
+    /// origin.
+    pub place: Place,
     leader: CredentialId,
     state: Mutex<State>,
     opening: watch::Sender<Option<Opening>>,
@@ -62,7 +64,7 @@ pub enum Opening {
 }
 
 pub(super) struct State {
-    opened_at: Option<Instant>,
+    opened_at: Option<SystemTime>,
     /// The length. None until it is known.
     pub(super) size: Option<u64>,
     /// The bytes that can be read from `file`.
@@ -94,8 +96,8 @@ pub(super) enum FetchEnd {
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
-    pub(super) fn new(digest: Digest, source: BlobSource) -> Arc<Self> {
-        let origin = Place::new(source.registry.host.clone(), source.repository.clone());
+    /// A fetch of `digest` from `place`, which `source` leads to.
+    pub(super) fn new(place: Place, digest: Digest, source: BlobSource) -> Arc<Self> {
         let leader = source.credential.id();
         let state = State {
             opened_at: None,
@@ -113,12 +115,17 @@ impl InflightFetch {
             end: None,
         };
         let (opening, changed) = (watch::Sender::new(None), watch::Sender::new(()));
-        Arc::new(Self { digest, origin, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
+        Arc::new(Self { digest, place, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
     }
 
     /// Whether the first request was made in this place with this credential.
     pub fn led_by(&self, place: &Place, credential: CredentialId) -> bool {
-        self.origin == *place && self.leader == credential
+        self.place == *place && self.leader == credential
+    }
+
+    /// The key by which the fetch is found.
+    pub(super) fn key(&self) -> FetchKey {
+        (self.place.origin().clone(), self.digest)
     }
 
     /// Waits for upstream's first answer.
@@ -151,7 +158,7 @@ impl InflightFetch {
     }
 
     pub(super) fn set_opening(&self, opening: Opening) {
-        self.state().opened_at = Some(Instant::now());
+        self.state().opened_at = Some(SystemTime::now());
         self.opening.send_replace(Some(opening));
     }
 
@@ -176,9 +183,9 @@ impl InflightFetch {
         self.opening.borrow().is_some()
     }
 
-    /// How long upstream's first answer has been there. None if it is not there yet.
-    pub fn opened_for(&self) -> Option<Duration> {
-        self.state().opened_at.map(|at| at.elapsed())
+    /// When upstream's first answer came. None if it is not there yet.
+    pub fn opened_at(&self) -> Option<SystemTime> {
+        self.state().opened_at
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

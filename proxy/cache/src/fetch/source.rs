@@ -27,11 +27,21 @@ pub struct BlobSource {
     /// Sends the requests to upstream.
     pub upstream: Arc<RegistryClient>,
     pub registry: UpstreamRegistry,
-    pub repository: RepositoryName,
+    /// Where the registry has the bytes.
+    pub path: SourcePath,
     /// The credential that may read it.
     pub credential: Credential,
-    /// Path and query of the bytes. None if they are among the repository's blobs.
-    pub elsewhere: Option<Box<str>>,
+    /// Whether upstream sees an anonymous client, so that what it serves is public.
+    pub is_public: bool,
+}
+
+/// Where a registry has the bytes of a digest.
+#[derive(Clone)]
+pub enum SourcePath {
+    /// Among the blobs of this repository.
+    Blobs(RepositoryName),
+    /// At this path and query, which no digest names.
+    Artefact(Box<str>),
 }
 
 /// A blob's bytes as upstream began to send them.
@@ -76,10 +86,10 @@ const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 impl BlobSource {
     /// Asks for the whole blob, or for `range` of it.
     pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
-        let mut operation = Operation::blob(Method::GET, &self.repository, digest, range);
-        if let Some(path) = &self.elsewhere {
-            operation = Operation { path: path.to_string(), repository: None, ..operation };
-        }
+        let operation = match &self.path {
+            SourcePath::Blobs(repository) => Operation::blob(Method::GET, repository, digest, range),
+            SourcePath::Artefact(path) => Operation::artefact(path, range),
+        };
         let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
         let answer = answer.map_err(OpenError::Failed)?;
         if let Some(encoding) = encoding(&answer.headers) {

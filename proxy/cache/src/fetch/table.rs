@@ -1,10 +1,11 @@
-//! The fetches in flight, one for each digest. Their number is bounded, because a fetch goes on when its clients have
+//! The fetches in flight, one for each origin and digest. Their number is bounded, because a fetch goes on when its clients have
 //! left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use entrepot_core::digest::Digest;
+use entrepot_core::origin::Origin;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::Instrument;
@@ -14,16 +15,20 @@ use crate::fetch::hashing::HashThreads;
 use crate::fetch::inflight::{InflightFetch, Subscription};
 use crate::fetch::source::BlobSource;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::Store;
+use entrepot_store::{Place, Store};
 use entrepot_upstream::operation::ByteRange;
 
 /// The most fetches at once. Each has a task, a file, requests to upstream and room on the disk. No client of its
 /// own bounds it.
 pub const FETCHES_MAX: usize = 512;
 
+/// A fetch is found by what it fetches and from where. Bytes whose digest is not proven yet belong to one origin: a
+/// client of another one neither gets them nor adds to them.
+pub type FetchKey = (Origin, Digest);
+
 /// Finds and starts fetches.
 pub struct InflightFetches {
-    running: Mutex<HashMap<Digest, Arc<InflightFetch>>>,
+    running: Mutex<HashMap<FetchKey, Arc<InflightFetch>>>,
     /// Tells that a fetch has ended.
     ended: Notify,
     store: Arc<Store>,
@@ -56,26 +61,28 @@ impl InflightFetches {
         })
     }
 
-    /// The fetch of `digest`, if one is in flight.
-    pub fn find(&self, digest: &Digest) -> Option<Arc<InflightFetch>> {
-        self.lock().get(digest).cloned()
+    /// The fetch of `digest` from `origin`, if one is in flight.
+    pub fn find(&self, origin: &Origin, digest: &Digest) -> Option<Arc<InflightFetch>> {
+        self.lock().get(&(origin.clone(), *digest)).cloned()
     }
 
-    /// Subscribes to the fetch of `digest`. If there is none, starts it with `source`; the flag is true if this call
+    /// Subscribes to the fetch of `digest` in the origin of `place`. If there is none, starts it with `source`; the flag is true if this call
     /// started it. None if it is not in flight and [`FETCHES_MAX`] others are.
     pub async fn join_or_start(
         self: &Arc<Self>,
+        place: &Place,
         digest: &Digest,
         source: &BlobSource,
         wish: &Wish,
     ) -> Option<(Subscription, bool)> {
+        let key = (place.origin().clone(), *digest);
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
             {
                 let mut running = self.lock();
-                match running.get(digest) {
+                match running.get(&key) {
                     Some(fetch) => {
                         if let Some(subscription) = fetch.join(Some(source.clone()), wish.whole) {
                             return Some((subscription, false));
@@ -83,8 +90,8 @@ impl InflightFetches {
                     }
                     None if running.len() >= FETCHES_MAX => return None,
                     None => {
-                        let fetch = InflightFetch::new(*digest, source.clone());
-                        running.insert(*digest, fetch.clone());
+                        let fetch = InflightFetch::new(place.clone(), *digest, source.clone());
+                        running.insert(key.clone(), fetch.clone());
                         if let Some(subscription) = fetch.join(None, wish.whole) {
                             self.start(fetch, wish);
                             return Some((subscription, true));
@@ -97,7 +104,7 @@ impl InflightFetches {
     }
 
     fn start(self: &Arc<Self>, fetch: Arc<InflightFetch>, wish: &Wish) {
-        let registration = Registration { inflight: Arc::downgrade(self), digest: fetch.digest };
+        let registration = Registration { inflight: Arc::downgrade(self), key: fetch.key() };
         let driver = driver::Driver {
             fetch,
             store: self.store.clone(),
@@ -125,7 +132,7 @@ impl InflightFetches {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if !self.find(&fetch.digest).is_some_and(|running| Arc::ptr_eq(&running, fetch)) {
+            if !self.lock().get(&fetch.key()).is_some_and(|running| Arc::ptr_eq(running, fetch)) {
                 return;
             }
             ended.await;
@@ -163,7 +170,7 @@ impl InflightFetches {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<InflightFetch>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FetchKey, Arc<InflightFetch>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -171,13 +178,13 @@ impl InflightFetches {
 /// Takes a fetch off the table however its driver ended, a panic included, so that no digest stays blocked.
 struct Registration {
     inflight: Weak<InflightFetches>,
-    digest: Digest,
+    key: FetchKey,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(inflight) = self.inflight.upgrade() {
-            let fetch = inflight.lock().remove(&self.digest);
+            let fetch = inflight.lock().remove(&self.key);
             if let Some(fetch) = fetch {
                 driver::abandon(&fetch);
             }

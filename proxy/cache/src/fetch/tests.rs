@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
+use entrepot_core::name::RepositoryName;
 use entrepot_kernel::{buffers, read};
 use http::header::{CONTENT_RANGE, RANGE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -19,10 +20,10 @@ use tokio::net::TcpListener;
 use crate::fetch::FetchError;
 use crate::fetch::inflight::{FetchEnd, InflightFetch};
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::BlobSource;
+use crate::fetch::source::{BlobSource, SourcePath};
 use entrepot_config::from_text;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::{Limits, Store};
+use entrepot_store::{Limits, Place, Store};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
@@ -55,12 +56,14 @@ impl World {
         let limits =
             Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600) };
         let store = Store::open(folder.path(), limits).expect("a store");
-        let partial = Arc::new(store.partial_blobs.begin(&digest, Some(SIZE as u64)).await.expect("a partial blob"));
+        let fetch = InflightFetch::new(place(&source), digest, source.clone());
+        let partial = Arc::new(
+            store.partial_blobs.begin(fetch.place.origin(), &digest, Some(SIZE as u64)).await.expect("a partial blob"),
+        );
         let mut bytes = content.to_vec();
         bytes[HASHED as usize + 1000] ^= u8::from(wrong);
         let piece = Bytes::from(bytes).slice(stored.start as usize..stored.end as usize);
         partial.write(stored.start, piece).await.expect("written");
-        let fetch = InflightFetch::new(digest, source.clone());
         fetch.update(|state| {
             state.size = Some(SIZE as u64);
             state.extents.insert(stored);
@@ -114,15 +117,23 @@ async fn upstream(content: Bytes) -> (BlobSource, Arc<Mutex<Vec<String>>>) {
     let client = HttpClient::new(&config.upstream, &[], &Ourselves::default());
     let via = HeaderValue::from_static("1.1 entrepot-in-a-test");
     let metrics = Arc::new(Metrics::new());
-    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
+    let memory = UpstreamMemory::new(metrics, via);
     let source = BlobSource {
         upstream: Arc::new(RegistryClient::new(client, Arc::new(memory))),
         registry: UpstreamRegistry::unlisted(&address.to_string().parse().expect("an address is a host")),
-        repository: "team/app".parse().expect("a name"),
+        path: SourcePath::Blobs(repository()),
         credential: Credential::None,
-        elsewhere: None,
+        is_public: false,
     };
     (source, asked)
+}
+
+fn repository() -> RepositoryName {
+    "team/app".parse().expect("a name")
+}
+
+fn place(source: &BlobSource) -> Place {
+    Place::new(source.registry.origin.clone(), repository())
 }
 
 /// Reads until the reader is at `position`.

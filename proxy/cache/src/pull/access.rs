@@ -4,18 +4,18 @@
 //! account for the registry. Else entrepot is the token server itself, at `/entrepot/token` of the registry's own
 //! name: its tokens stand for the client's login, or for an anonymous client, and mean nothing outside this process.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
 use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
-use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
 use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use url::Url;
 
 use crate::fetch::source::UpstreamRefusal;
 use crate::pull::error::{PullError, is_transient};
@@ -23,7 +23,6 @@ use crate::pull::identity::header;
 use crate::pull::issued::LOCAL_LIFETIME;
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_config::ready::AccessMode;
-use entrepot_core::origin::Scheme as Wire;
 use entrepot_core::secret::Secret;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -31,7 +30,7 @@ use entrepot_upstream::credential::{Credential, CredentialId, Login};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
 use entrepot_upstream::token_cache::{AuthScheme, TokenAnswer, TokenKey, request_url};
-use entrepot_upstream::upstream_registry::{host_of, implied_port};
+use entrepot_upstream::upstream_registry::host_of;
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
 pub const LOCAL_REALM_PATH: &str = "/entrepot/token";
@@ -42,7 +41,7 @@ impl Pull {
     pub(super) async fn ping(&self, request: &RequestContext) -> Result<Reply, PullError> {
         let sent = header(&request.headers);
         if let Some(header) = &sent
-            && let Some(token) = self.issued.local(&request.registry.host, header)
+            && let Some(token) = self.issued.local(&request.registry.origin, header)
         {
             return Ok(if token.is_some() { pong() } else { self.local_challenge(request, None) });
         }
@@ -58,7 +57,7 @@ impl Pull {
             }
             outcome => {
                 if let Err(error) = outcome {
-                    tracing::warn!(registry = %request.registry.host, "{error}; answering the ping here");
+                    tracing::warn!(registry = %request.registry.origin, "{error}; answering the ping here");
                 }
                 Ok(if sent.is_some() { pong() } else { self.local_challenge(request, None) })
             }
@@ -77,7 +76,7 @@ impl Pull {
             Some(AuthScheme::Bearer { realm, .. }) => request.snapshot.upstream.trusts(&request.registry, &realm),
             None => false,
         };
-        if usable && shares_accounts(request, &request.registry.host) {
+        if usable && shares_accounts(request, &request.registry.origin) {
             let values = refusal.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
             let scope = Challenge::parse(values).into_iter().find_map(|challenge| match challenge {
                 Challenge::Bearer { scope, .. } => scope,
@@ -97,20 +96,21 @@ impl Pull {
     }
 
     /// The registry whose tokens this endpoint gives out, if it is a token endpoint.
-    pub(super) fn realm_of(&self, request: &RequestContext, path: &str) -> Option<RegistryHost> {
+    pub(super) fn realm_of(&self, request: &RequestContext, path: &str) -> Option<Origin> {
         // Docker Hub's token server is known before any challenge was seen.
-        if request.registry.host.name() == docker_hub::TOKEN_HOST && path == docker_hub::TOKEN_PATH {
+        let origin = &request.registry.origin;
+        if origin.to_string() == docker_hub::TOKEN_HOST && path == docker_hub::TOKEN_PATH {
             return docker_hub::REGISTRY.parse().ok();
         }
         let service = query_values(&request.path_and_query, "service").pop();
-        request.snapshot.upstream.memory().tokens.registry_of_realm(&request.registry.host, path, service.as_deref())
+        request.snapshot.upstream.memory().tokens.registry_of_realm(origin, path, service.as_deref())
     }
 
     /// A token request to a realm that is intercepted: passed on, and what the answer stands for remembered.
     pub(super) async fn token(
         &self,
         request: &RequestContext,
-        registry: RegistryHost,
+        registry: Origin,
         body: Incoming,
     ) -> Result<Reply, PullError> {
         let sent = header(&request.headers);
@@ -125,7 +125,8 @@ impl Pull {
             return Ok(Reply::error(ErrorCode::BadRequest, message).because(Refused::Form));
         };
         let identified = request.registry.injects_headers();
-        let principal = principal(sent.as_ref(), &body, reads).filter(|_| !identified);
+        let principal = principal(sent.as_ref(), &body, &request.path_and_query, reads).filter(|_| !identified);
+        let form = body.clone();
         let login = sent.as_ref().and_then(Login::from_basic);
         let credential = sent.map_or(Credential::None, Credential::Header);
         let operation =
@@ -133,17 +134,19 @@ impl Pull {
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let answer = request.send(&credential, &operation, body).await;
         match answer {
-            Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal).await),
+            Ok(answer) if !is_transient(answer.status) => {
+                Ok(self.passed_token(answer, principal, &asked_scopes(request, reads, &form)).await)
+            }
             Ok(answer) if !reads => Err(PullError::answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
-                tracing::warn!(realm = %request.registry.host, %registry, "the token server is down; giving out a token for what is cached here");
+                tracing::warn!(realm = %request.registry.origin, %registry, "the token server is down; giving out a token for what is cached here");
                 Ok(self.issue(&registry, login))
             }
         }
     }
 
-    async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>) -> Reply {
+    async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>, scopes: &[String]) -> Reply {
         if answer.status != StatusCode::OK {
             return replies::relayed(answer);
         }
@@ -154,7 +157,7 @@ impl Pull {
         };
         let body = body.to_bytes();
         if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
-            self.issued.note(&token, principal, lifetime);
+            self.issued.note(&token, principal, scopes, lifetime);
         }
         replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body })
     }
@@ -166,7 +169,7 @@ impl Pull {
             return Ok(Reply::error(ErrorCode::Unsupported, message).because(Refused::Method));
         }
         let registry = &request.registry;
-        let Some(sent) = header(&request.headers) else { return Ok(self.issue(&registry.host, None)) };
+        let Some(sent) = header(&request.headers) else { return Ok(self.issue(&registry.origin, None)) };
         let Some(login) = Login::from_basic(&sent) else {
             let message = "a token is given for a Basic login, or for none";
             return Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::TokenRefused));
@@ -174,7 +177,13 @@ impl Pull {
         match self.scheme_of(request).await {
             Some(AuthScheme::Bearer { realm, service }) => {
                 let scopes = query_values(&request.path_and_query, "scope");
-                let key = TokenKey { realm: realm.to_string(), service, scopes, credential: login.id() };
+                let key = TokenKey {
+                    registry: registry.origin.clone(),
+                    realm: realm.to_string(),
+                    service,
+                    scopes,
+                    credential: login.id(),
+                };
                 self.realm_token(request, &key, login).await
             }
             Some(AuthScheme::Basic) => {
@@ -185,24 +194,24 @@ impl Pull {
                         let message = "upstream refuses this login";
                         Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::WrongLogin))
                     }
-                    _ => Ok(self.issue(&registry.host, Some(login))),
+                    _ => Ok(self.issue(&registry.origin, Some(login))),
                 }
             }
-            None => Ok(self.issue(&registry.host, Some(login))),
+            None => Ok(self.issue(&registry.origin, Some(login))),
         }
     }
 
     async fn realm_token(&self, request: &RequestContext, key: &TokenKey, login: Login) -> Result<Reply, PullError> {
-        let Some(url) = request_url(key) else { return Ok(self.issue(&request.registry.host, Some(login))) };
+        let Some(url) = request_url(key) else { return Ok(self.issue(&request.registry.origin, Some(login))) };
         // The realm's URL may carry a secret in its query, so only its host is recorded.
-        let host = host_of(&url).unwrap_or_else(|| request.registry.host.clone());
+        let host = host_of(&url).unwrap_or_else(|| request.registry.host().clone());
         let answer = request.snapshot.upstream.ask_realm(&request.registry, &url, Some(login.basic())).await;
         let outcome = answer.as_ref().map_or_else(failure_of, |(status, ..)| outcome_of(*status));
         request.record_upstream(&host, outcome, None);
         match answer {
             Ok((StatusCode::OK, headers, body)) => {
                 if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
-                    self.issued.note(&token, login.id(), lifetime);
+                    self.issued.note(&token, login.id(), &key.scopes, lifetime);
                 }
                 Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }
@@ -210,13 +219,13 @@ impl Pull {
                 Err(PullError::answered(UpstreamRefusal { status, headers, body }))
             }
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
-            _ => Ok(self.issue(&request.registry.host, Some(login))),
+            _ => Ok(self.issue(&request.registry.origin, Some(login))),
         }
     }
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.
     async fn scheme_of(&self, request: &RequestContext) -> Option<AuthScheme> {
-        let known = request.snapshot.upstream.memory().tokens.scheme(&request.registry.host);
+        let known = request.snapshot.upstream.memory().tokens.scheme(&request.registry.origin);
         if known.is_some() {
             return known;
         }
@@ -225,7 +234,7 @@ impl Pull {
         request.snapshot.upstream.learn_challenge(&request.registry, &answer.headers)
     }
 
-    fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Reply {
+    fn issue(&self, registry: &Origin, login: Option<Login>) -> Reply {
         let Some(token) = self.issued.issue(registry, login) else {
             let message = "entrepot: no token can be given out at the moment";
             return Reply::error(ErrorCode::Unavailable, message).because(Refused::TokenRefused);
@@ -237,23 +246,21 @@ impl Pull {
     }
 }
 
-/// Whether the administrator's account for `host`, or for its token realm, is there for clients without a login.
-fn shares_accounts(request: &RequestContext, host: &RegistryHost) -> bool {
-    request.snapshot.account(host, None).is_some() && request.snapshot.registry(host).access == AccessMode::Shared
+/// Whether the administrator's account for a registry, or for its token realm, is there for clients without a login.
+fn shares_accounts(request: &RequestContext, origin: &Origin) -> bool {
+    request.snapshot.has_account(origin, None) && request.snapshot.registry(&origin.host).access == AccessMode::Shared
 }
 
 fn challenge_text(request: &RequestContext, scope: Option<&str>) -> String {
-    let authority = request.registry.host.authority(implied_port(request.connection.scheme));
-    let scheme = match request.connection.scheme {
-        Wire::Http => "http",
-        Wire::Https => "https",
-    };
+    let scheme = request.connection.scheme;
+    let authority = request.registry.host().authority(scheme.default_port());
     // A scope comes from upstream: only what a quoted string holds without escapes is repeated.
     let scope = scope.filter(|scope| !scope.contains(['"', '\\'])).map(|scope| format!(",scope=\"{scope}\""));
     let scope = scope.unwrap_or_default();
     format!(
-        "Bearer realm=\"{scheme}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}",
-        request.registry.host.name()
+        "Bearer realm=\"{}://{authority}{LOCAL_REALM_PATH}\",service=\"{}\"{scope}",
+        scheme.name(),
+        request.registry.host().name()
     )
 }
 
@@ -264,12 +271,16 @@ fn pong() -> Reply {
 
 /// The principal that a token is given to: a login by header or form, a refresh token, or anonymous. None if it cannot
 /// be told.
-fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<CredentialId> {
+fn principal(header: Option<&Secret>, body: &Bytes, path_and_query: &str, reads: bool) -> Option<CredentialId> {
     if let Some(header) = header {
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));
     }
     if reads {
-        return Some(CredentialId::ANONYMOUS);
+        // Any other parameter may be a credential, as GitLab's `private_token` is. Some servers split at semicolons too.
+        const HARMLESS: [&str; 5] = ["service", "scope", "account", "client_id", "offline_token"];
+        let is_anonymous =
+            !path_and_query.contains(';') && query(path_and_query).all(|(name, _)| HARMLESS.contains(&&*name));
+        return is_anonymous.then_some(CredentialId::ANONYMOUS);
     }
     let field = |name: &str| {
         let mut pairs = url::form_urlencoded::parse(body);
@@ -281,9 +292,23 @@ fn principal(header: Option<&Secret>, body: &Bytes, reads: bool) -> Option<Crede
     field("refresh_token").map(|token| CredentialId::of(&format!("refresh {token}")))
 }
 
+/// The scopes of a token request, in its query or its form.
+fn asked_scopes(request: &RequestContext, reads: bool, form: &Bytes) -> Vec<String> {
+    let mut scopes = query_values(&request.path_and_query, "scope");
+    if !reads {
+        let fields = url::form_urlencoded::parse(form).filter(|(name, _)| name == "scope");
+        scopes.extend(fields.map(|(_, value)| value.into_owned()));
+    }
+    scopes
+}
+
+fn query(path_and_query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    let query = path_and_query.split_once('?').map_or("", |(_, query)| query);
+    url::form_urlencoded::parse(query.as_bytes())
+}
+
 fn query_values(path_and_query: &str, name: &str) -> Vec<String> {
-    let Ok(url) = Url::parse("http://local").and_then(|base| base.join(path_and_query)) else { return Vec::new() };
-    url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+    query(path_and_query).filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -295,11 +320,25 @@ mod tests {
         let basic = Secret::new("Basic YWxpY2U6cHc=");
         let alice = Login::new("alice", &Secret::new("pw")).id();
         let form = |text: &'static str| Bytes::from_static(text.as_bytes());
-        assert_eq!(principal(Some(&basic), &Bytes::new(), true), Some(alice));
-        assert_eq!(principal(None, &Bytes::new(), true), Some(CredentialId::ANONYMOUS));
-        assert_eq!(principal(None, &form("grant_type=password&username=alice&password=pw"), false), Some(alice));
-        assert_eq!(principal(None, &form("grant_type=x"), false), None);
-        assert_ne!(principal(None, &form("refresh_token=a"), false), principal(None, &form("refresh_token=b"), false));
+        assert_eq!(principal(Some(&basic), &Bytes::new(), "/t?private_token=x", true), Some(alice));
+        let by_query = |query| principal(None, &Bytes::new(), query, true);
+        let harmless =
+            "/t?service=s&scope=repository:a:pull&scope=repository:b:pull&account=a&client_id=c&offline_token=1";
+        assert_eq!(
+            (by_query("/t"), by_query(harmless)),
+            (Some(CredentialId::ANONYMOUS), Some(CredentialId::ANONYMOUS))
+        );
+        for secret in
+            ["/t?private_token=x&scope=a", "/t?private%5Ftoken=x", "/t?key", "/t?Scope=a", "/t?scope=a;private_token=x"]
+        {
+            assert_eq!(by_query(secret), None, "{secret}");
+        }
+        assert_eq!(principal(None, &form("grant_type=password&username=alice&password=pw"), "/t", false), Some(alice));
+        assert_eq!(principal(None, &form("grant_type=x"), "/t", false), None);
+        assert_ne!(
+            principal(None, &form("refresh_token=a"), "/t", false),
+            principal(None, &form("refresh_token=b"), "/t", false)
+        );
     }
 
     #[test]

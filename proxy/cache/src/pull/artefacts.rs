@@ -5,10 +5,11 @@
 //! stored, and `Cache-Control: no-store` or `private` is obeyed. Rights are as for a repository of one path.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest, Hasher};
-use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Origin;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -17,17 +18,17 @@ use tracing::Instrument;
 
 use crate::fetch::FetchError;
 use crate::fetch::hashing::hash_aside;
-use crate::fetch::source::BlobSource;
+use crate::fetch::source::SourcePath;
 use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
-use crate::pull::rights::{Asked, Wanted};
+use crate::pull::rights::{Asked, Object, Wanted};
 use crate::pull::serve::stored_reply;
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::{Decision, Trail};
-use entrepot_store::{ArtefactEntry, PartialBlob, StoreError};
+use entrepot_store::{ArtefactEntry, Link, PartialBlob, StoreError};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::timed_body::TimedBody;
 
@@ -42,61 +43,61 @@ impl Pull {
     }
 
     pub(super) async fn artefact(self: &Arc<Self>, request: &RequestContext) -> Result<Reply, PullError> {
-        let Some(place) = place(&request.path_and_query) else { return self.fetch_artefact(request, None).await };
-        match self.store.names.artefact(&request.registry.host, &request.path_and_query).await {
-            Some(entry) => self.known_artefact(request, &place, entry).await,
-            None => self.fetch_artefact(request, Some(&place)).await,
+        match self.store.names.artefact(&request.registry.origin, &request.path_and_query).await {
+            Some(entry) => self.known_artefact(request, entry).await,
+            None => self.fetch_artefact(request, true).await,
         }
     }
 
     async fn known_artefact(
         self: &Arc<Self>,
         request: &RequestContext,
-        place: &RepositoryName,
         entry: ArtefactEntry,
     ) -> Result<Reply, PullError> {
-        let served = if self.may_read(request, place) {
-            Served::Hit
+        let object = object(request);
+        let (served, _right) = if let Some(right) = self.right_to_artefact(request, &object, &entry.link, false).await {
+            (Served::Hit, right)
         } else {
             let path = request.path_and_query.clone();
             let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
-            match self.ask(request, place, &probe, Wanted::Content(Some(entry.size_bytes))).await {
-                Asked::Allowed(answer) | Asked::Unproven(answer) => {
+            match self.ask_about(request, &object, &probe, Wanted::Content(Some(entry.size_bytes))).await {
+                Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                     // The page that asks for a login is not the artefact.
                     if answer.content_length() != Some(entry.size_bytes) || !answer.status.is_success() {
-                        return self.fetch_artefact(request, None).await;
+                        return self.fetch_artefact(request, false).await;
                     }
-                    self.approve(request, place).await;
-                    Served::Revalidated
+                    if let Some(now) = self.public_now(request) {
+                        let (origin, path) = (&request.registry.origin, &request.path_and_query);
+                        self.store.names.prove_artefact_public(origin, path, now).await;
+                    }
+                    (Served::Revalidated, self.approve(request, &object))
                 }
                 Asked::Refused(error) => return Err(error),
-                Asked::Down(_) if self.may_read_offline(request, place).await => Served::Stale,
-                Asked::Down(error) => return Err(error),
+                Asked::Down(error) => match self.right_to_artefact(request, &object, &entry.link, true).await {
+                    Some(right) => (Served::Stale, right),
+                    None => return Err(error),
+                },
             }
         };
         let digest = entry.digest;
         let Ok(Some(blob)) = self.store.blobs.get(&digest).await else {
-            return self.fetch_artefact(request, Some(place)).await;
+            return self.fetch_artefact(request, true).await;
         };
-        let source =
-            || Some(BlobSource { elsewhere: Some(request.path_and_query.as_str().into()), ..request.source(place) });
+        let path = SourcePath::Artefact(request.path_and_query.as_str().into());
+        let source = || Some(self.source(request, path));
         let reply =
             stored_reply(&self.store, &request.trail, blob, request.range(), request.is_head(), source, served)?;
         Ok(with_entrys_headers(reply, &entry))
     }
 
-    async fn fetch_artefact(
-        self: &Arc<Self>,
-        request: &RequestContext,
-        place: Option<&RepositoryName>,
-    ) -> Result<Reply, PullError> {
+    async fn fetch_artefact(self: &Arc<Self>, request: &RequestContext, keeps: bool) -> Result<Reply, PullError> {
         let path = request.path_and_query.clone();
         let operation = Operation::relay(request.method.clone(), path, &request.headers, None);
         let answer = request.execute(&operation).await;
         let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
         // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it
         // too.
-        let length = answer.content_length().filter(|_| place.is_some() && !answer.is_page());
+        let length = answer.content_length().filter(|_| keeps && !answer.is_page());
         let (Some(length), true) = (length, request.method == Method::GET && answer.status == StatusCode::OK) else {
             return Ok(replies::relayed(answer));
         };
@@ -104,9 +105,7 @@ impl Pull {
             request.trail.record(Decision::PassedThrough(Bypass::NoStore));
             return Ok(replies::relayed(answer));
         }
-        if let Some(place) = place {
-            self.approve(request, place).await;
-        }
+        let _right = self.approve(request, &object(request));
         let partial = match self.store.partial_blobs.begin_unnamed(Some(length)).await {
             Ok(partial) => partial,
             Err(error) => {
@@ -119,8 +118,12 @@ impl Pull {
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
         let trail = request.trail.clone();
         let copy = Copy { pull: self.clone(), trail, partial: Some(Arc::new(partial)), sender, length };
-        let key = (request.registry.host.clone(), request.path_and_query.clone(), headers.clone());
-        tokio::spawn(copy.run(answer.body, key).in_current_span());
+        let name = Name {
+            origin: request.registry.origin.clone(),
+            path_and_query: request.path_and_query.clone(),
+            is_public: self.is_public_answer(request),
+        };
+        tokio::spawn(copy.run(answer.body, name, headers.clone()).in_current_span());
         Ok(Reply { status: StatusCode::OK, headers, body: ReplyBody::pieces(Copied(receiver)), refused: None })
     }
 }
@@ -136,6 +139,13 @@ struct Copy {
     length: u64,
 }
 
+/// The name that an artefact is found by, and whether an anonymous client was given it.
+struct Name {
+    origin: Origin,
+    path_and_query: String,
+    is_public: bool,
+}
+
 /// The client's end of a copy.
 struct Copied(mpsc::Receiver<Result<Bytes, FetchError>>);
 
@@ -146,7 +156,7 @@ impl PieceSource for Copied {
 }
 
 impl Copy {
-    async fn run(mut self, mut body: TimedBody, key: (entrepot_core::host::RegistryHost, String, HeaderMap)) {
+    async fn run(mut self, mut body: TimedBody, name: Name, headers: HeaderMap) {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut position = 0;
         while let Some(frame) = body.frame().await {
@@ -167,7 +177,7 @@ impl Copy {
             let _ = self.sender.send(Ok(bytes)).await;
         }
         if position == self.length {
-            self.publish(hasher.finish(), key).await;
+            self.publish(hasher.finish(), name, &headers).await;
         }
     }
 
@@ -196,11 +206,7 @@ impl Copy {
         self.partial = None;
     }
 
-    async fn publish(
-        mut self,
-        digest: Digest,
-        (host, path, headers): (entrepot_core::host::RegistryHost, String, HeaderMap),
-    ) {
+    async fn publish(mut self, digest: Digest, name: Name, headers: &HeaderMap) {
         let Some(partial) = self.partial.take() else { return };
         let size_bytes = self.length;
         let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -208,15 +214,17 @@ impl Copy {
         if let Err(error) = partial.publish(Some(&digest), &[]).await {
             return self.give_up(&error);
         }
-        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new() };
-        self.pull.store.names.set_artefact(&host, &path, entry).await;
+        let now = SystemTime::now();
+        let link = Link { linked_at: now, public_at: name.is_public.then_some(now) };
+        let entry = ArtefactEntry { digest, size_bytes, content_type, headers: Vec::new(), link };
+        self.pull.store.names.set_artefact(&name.origin, &name.path_and_query, entry).await;
         self.trail.record(Decision::Stored);
     }
 }
 
-/// A repository name that stands for one path in the rights table.
-fn place(path_and_query: &str) -> Option<RepositoryName> {
-    format!("artefact/{}", Digest::of(Algorithm::Sha256, path_and_query.as_bytes()).hex()).parse().ok()
+/// The thing that rights to this artefact are about.
+fn object(request: &RequestContext) -> Object {
+    Object::Artefact(request.registry.origin.clone(), request.path_and_query.as_str().into())
 }
 
 fn may_store(headers: &HeaderMap) -> bool {

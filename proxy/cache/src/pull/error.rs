@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use entrepot_core::digest::Digest;
-use entrepot_core::error::ErrorCode;
+use entrepot_core::error::{ErrorCode, body};
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
 use entrepot_core::range::ContentRange;
-use http::StatusCode;
-use http::header::CONTENT_RANGE;
+use http::header::{CONTENT_RANGE, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
 
 use crate::fetch::FetchError;
 use crate::fetch::source::UpstreamRefusal;
@@ -22,6 +23,17 @@ pub enum PullError {
     /// Upstream's registry said no, or was not in a state to answer. The client gets its words.
     #[error("upstream answered {}", .0.status)]
     Answered(Box<UpstreamRefusal>),
+    /// Upstream refused an anonymous request, after it refused the administrator's account.
+    #[error(
+        "upstream refuses the account that is configured here for {registry}, and gives this to nobody without one; the \
+         administrator of entrepot has to renew the account"
+    )]
+    AccountRefused {
+        /// The registry.
+        registry: Origin,
+        /// The answer to the anonymous request.
+        refusal: Box<UpstreamRefusal>,
+    },
     /// Upstream could not be asked.
     #[error("{0}")]
     Unreachable(Arc<UpstreamError>),
@@ -75,6 +87,7 @@ impl PullError {
         match self {
             Self::Range { .. } => Fault::Client,
             Self::Answered(refusal) if refusal.status.is_client_error() => Fault::Client,
+            Self::AccountRefused { .. } => Fault::Ours,
             Self::Unreachable(error) if error.is_ours() => Fault::Ours,
             Self::Broken(error) if error.is_ours() => Fault::Ours,
             Self::Answered(_)
@@ -89,7 +102,7 @@ impl PullError {
     /// The status that the client gets.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Answered(refusal) => refusal.status,
+            Self::Answered(refusal) | Self::AccountRefused { refusal, .. } => refusal.status,
             _ => self.code().status(),
         }
     }
@@ -111,6 +124,11 @@ impl PullError {
         match self {
             // The trail has upstream's answer already.
             Self::Answered(refusal) => replies::refused(*refusal),
+            Self::AccountRefused { mut refusal, .. } => {
+                refusal.body = body(code, &message, None).into();
+                refusal.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                replies::refused(*refusal).because(Refused::AccountRefused)
+            }
             Self::Range { size_bytes } => {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
                 Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
@@ -126,6 +144,7 @@ impl PullError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Range { .. } => ErrorCode::RangeInvalid,
+            Self::AccountRefused { .. } => ErrorCode::Denied,
             Self::Unreachable(error) if error.is_ours() => ErrorCode::Denied,
             Self::Unreachable(error) if error.is_timeout() => ErrorCode::GatewayTimeout,
             Self::Answered(_)

@@ -4,6 +4,7 @@ use entrepot_core::name::RepositoryName;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::pull::issued::LocalToken;
 use crate::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::AccessMode;
 use entrepot_core::secret::Secret;
@@ -20,26 +21,36 @@ pub fn header(headers: &HeaderMap) -> Option<Secret> {
 }
 
 impl Pull {
-    /// The credential for a read of `repository`: the client's own wins; where access is shared, the
-    /// administrator's account stands in for clients that sent none.
+    /// The credential for a request about `repository`: the client's own wins; where access is shared, the
+    /// administrator's account stands in for clients that sent none. An account pushes only if it was given for that.
     pub fn reader(
         &self,
         snapshot: &ConfigSnapshot,
         registry: &UpstreamRegistry,
         repository: Option<&RepositoryName>,
         header: Option<Secret>,
+        pushes: bool,
     ) -> Result<Credential, TokenIsOver> {
-        let shared = registry.access == AccessMode::Shared;
-        let central = || if shared { snapshot.account(&registry.host, repository) } else { None };
-        let Some(header) = header else {
-            return Ok(central().map_or(Credential::None, |login| Credential::Answered(Some(login))));
+        let central = || {
+            let is_configured =
+                registry.access == AccessMode::Shared && snapshot.has_account(&registry.origin, repository);
+            match (is_configured, pushes) {
+                (false, _) => None,
+                // An account that upstream does not take counts as none, but we still answer upstream's challenges.
+                (true, false) => Some(Credential::Answered(snapshot.account(&registry.origin, repository))),
+                (true, true) => {
+                    let login = snapshot.account_for_pushes(&registry.origin, repository);
+                    login.map(|login| Credential::Answered(Some(login)))
+                }
+            }
         };
-        match self.issued.local(&registry.host, &header) {
+        let Some(header) = header else { return Ok(central().unwrap_or(Credential::None)) };
+        match self.issued.local(&registry.origin, &header) {
             Some(None) => Err(TokenIsOver),
-            Some(Some(token)) => Ok(Credential::Answered(token.login.or_else(central))),
+            Some(Some(LocalToken { login: Some(login), .. })) => Ok(Credential::Answered(Some(login))),
+            Some(Some(_)) => Ok(central().unwrap_or(Credential::Answered(None))),
             None if self.issued.seen(&header).is_some_and(|token| token.principal == CredentialId::ANONYMOUS) => {
-                let anonymous = Credential::Header(header);
-                Ok(central().map_or(anonymous, |login| Credential::Answered(Some(login))))
+                Ok(central().unwrap_or(Credential::Header(header)))
             }
             None => Ok(Credential::Header(header)),
         }
@@ -49,7 +60,7 @@ impl Pull {
     /// no part in it; a token of ours says nothing to others.
     pub fn passer(&self, registry: &UpstreamRegistry, header: Option<Secret>) -> Result<Credential, TokenIsOver> {
         let Some(header) = header else { return Ok(Credential::None) };
-        match self.issued.local(&registry.host, &header) {
+        match self.issued.local(&registry.origin, &header) {
             Some(Some(token)) => Ok(Credential::Answered(token.login)),
             Some(None) => Err(TokenIsOver),
             None => Ok(Credential::Header(header)),

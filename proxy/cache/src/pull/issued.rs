@@ -6,29 +6,33 @@
 //! only tells whom a token stands for.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Origin;
+use entrepot_core::scope::{Action, Scope};
 
 use entrepot_core::secret::Secret;
 use entrepot_upstream::credential::{CredentialId, Login};
 
 /// Upstream's token, as it passed.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct SeenToken {
     /// The principal that it was given to: a login's hash, or anonymous.
     pub principal: CredentialId,
     /// When upstream stops taking it.
     pub expires: Instant,
+    /// The repositories that it was asked for, to pull from them.
+    repositories: Arc<[RepositoryName]>,
 }
 
 /// A token of ours.
 #[derive(Clone)]
 pub struct LocalToken {
     /// The registry that takes it.
-    pub registry: RegistryHost,
+    pub registry: Origin,
     /// The client's login, none for an anonymous client.
     pub login: Option<Login>,
     expires: Instant,
@@ -39,7 +43,7 @@ pub struct LocalToken {
 pub struct IssuedTokens {
     seen: Mutex<HashMap<CredentialId, SeenToken>>,
     /// The token of ours that every anonymous client of a registry gets, so that asking often costs nothing.
-    anonymous: Mutex<HashMap<RegistryHost, (Secret, Instant)>>,
+    anonymous: Mutex<HashMap<Origin, (Secret, Instant)>>,
     local: Mutex<HashMap<CredentialId, LocalToken>>,
 }
 
@@ -48,10 +52,12 @@ const LOCAL_PREFIX: &str = "entrepot.";
 /// How long a token of ours holds: long enough for one large pull.
 pub const LOCAL_LIFETIME: Duration = Duration::from_secs(300);
 const TOKENS_MAX: usize = 65_536;
+/// The most repositories that are remembered of one token.
+const SCOPES_MAX: usize = 8;
 
 impl IssuedTokens {
-    /// Notes a token that upstream gave to `principal`.
-    pub fn note(&self, token: &Secret, principal: CredentialId, lifetime: Duration) {
+    /// Notes a token that upstream gave to `principal` for these scopes.
+    pub fn note(&self, token: &Secret, principal: CredentialId, scopes: &[String], lifetime: Duration) {
         let id = CredentialId::of(&format!("Bearer {}", token.expose()));
         let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,18 +65,18 @@ impl IssuedTokens {
             seen.retain(|_, token| token.expires > now);
         }
         if seen.len() < TOKENS_MAX {
-            seen.insert(id, SeenToken { principal, expires: now + lifetime });
+            seen.insert(id, SeenToken { principal, expires: now + lifetime, repositories: pulled(scopes) });
         }
     }
 
     /// The token in this `Authorization` header, if it was seen.
     pub fn seen(&self, header: &Secret) -> Option<SeenToken> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&CredentialId::of(header.expose())).copied()
+        seen.get(&CredentialId::of(header.expose())).cloned()
     }
 
     /// Gives out a token of ours. `None` only where the system has no randomness.
-    pub fn issue(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
+    pub fn issue(&self, registry: &Origin, login: Option<Login>) -> Option<Secret> {
         if login.is_some() {
             return self.issue_fresh(registry, login);
         }
@@ -85,7 +91,7 @@ impl IssuedTokens {
         Some(token)
     }
 
-    fn issue_fresh(&self, registry: &RegistryHost, login: Option<Login>) -> Option<Secret> {
+    fn issue_fresh(&self, registry: &Origin, login: Option<Login>) -> Option<Secret> {
         let mut random = [0u8; 16];
         rand::fill(&mut random).ok()?;
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -105,7 +111,7 @@ impl IssuedTokens {
 
     /// Whether the header carries a token of ours, and if so what it stands for at `registry`; `Some(None)` is one
     /// that is over, or another registry's.
-    pub fn local(&self, registry: &RegistryHost, header: &Secret) -> Option<Option<LocalToken>> {
+    pub fn local(&self, registry: &Origin, header: &Secret) -> Option<Option<LocalToken>> {
         let (scheme, token) = header.expose().split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("bearer") || !token.trim().starts_with(LOCAL_PREFIX) {
             return None;
@@ -117,6 +123,23 @@ impl IssuedTokens {
     }
 }
 
+impl SeenToken {
+    /// Whether the token was asked for to pull from this repository. Only then its refusal there says something.
+    pub fn covers(&self, repository: &RepositoryName) -> bool {
+        self.repositories.contains(repository)
+    }
+}
+
+/// The repositories that scopes name to pull from. One value may hold several scopes.
+fn pulled(scopes: &[String]) -> Arc<[RepositoryName]> {
+    let scopes = scopes.iter().flat_map(|scopes| Scope::parse_all(scopes));
+    let pulled = scopes.filter_map(|scope| match scope {
+        Scope::Repository { name, actions } if actions.contains(Action::Pull) => Some(name),
+        _ => None,
+    });
+    pulled.take(SCOPES_MAX).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,8 +147,8 @@ mod tests {
     #[test]
     fn a_token_of_ours_holds_at_its_registry_only() {
         let issued = IssuedTokens::default();
-        let ghcr: RegistryHost = "ghcr.io".parse().expect("host");
-        let quay: RegistryHost = "quay.io".parse().expect("host");
+        let ghcr: Origin = "ghcr.io".parse().expect("host");
+        let quay: Origin = "quay.io".parse().expect("host");
         let token = issued.issue(&ghcr, None).expect("random");
         let header = Secret::new(format!("Bearer {}", token.expose()));
         assert!(issued.local(&ghcr, &header).is_some_and(|known| known.is_some()));
@@ -142,9 +165,12 @@ mod tests {
     fn a_seen_token_tells_whose_it_is() {
         let issued = IssuedTokens::default();
         let alice = CredentialId::of("Basic alice");
-        issued.note(&Secret::new("t"), alice, Duration::from_secs(60));
+        let scopes = ["repository:a/b:pull repository:c:push".to_owned(), "repository:d:*".to_owned()];
+        issued.note(&Secret::new("t"), alice, &scopes, Duration::from_secs(60));
         let seen = issued.seen(&Secret::new("Bearer t")).expect("seen");
         assert_eq!(seen.principal, alice);
+        let covers = |name: &str| seen.covers(&name.parse().expect("a repository"));
+        assert_eq!(["a/b", "c", "d", "a"].map(covers), [true, false, true, false]);
         assert!(issued.seen(&Secret::new("Bearer u")).is_none());
     }
 }

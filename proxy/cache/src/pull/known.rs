@@ -11,6 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use crate::pull::Pull;
 use crate::pull::manifest::Manifest;
 use crate::pull::request::{BlobRequest, TagRequest};
+use crate::pull::rights::Right;
 use entrepot_store::{Blob, TagEntry};
 
 impl Pull {
@@ -54,16 +55,15 @@ impl Pull {
         })
     }
 
-    pub(super) async fn offline_copy(&self, blob: &BlobRequest<'_>) -> Option<Arc<Blob>> {
-        let permitted = self.is_linked(blob).await && self.may_read_offline(blob.request, blob.repository).await;
-        if permitted { self.stored_blob(blob).await } else { None }
+    pub(super) async fn offline_copy(&self, blob: &BlobRequest<'_>) -> Option<(Arc<Blob>, Right)> {
+        let place = blob.place();
+        let link = self.store.names.link_of(&place, &blob.digest).await?;
+        let right = self.right_offline(blob.request, &place, &blob.digest, &link).await?;
+        Some((self.stored_blob(blob).await?, right))
     }
 
-    pub(super) async fn is_linked(&self, blob: &BlobRequest<'_>) -> bool {
-        self.store.names.linked(&blob.place(), &blob.digest).await
-    }
-
+    /// Notes that the repository has the blob: upstream has just shown it to this request.
     pub(super) async fn link(&self, blob: &BlobRequest<'_>) {
-        self.store.names.link(&blob.place(), &blob.digest).await;
+        self.store.names.link(&blob.place(), &blob.digest, self.public_now(blob.request)).await;
     }
 }

@@ -18,12 +18,12 @@ use crate::pull::error::PullError;
 use crate::pull::oversize::Oversize;
 use crate::pull::replies::relayed_headers;
 use crate::pull::request::RequestContext;
-use crate::pull::rights::{Asked, Wanted};
+use crate::pull::rights::{Asked, Object, Right, Wanted};
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
 use entrepot_observe::trail::Decision;
-use entrepot_store::StoredManifest;
+use entrepot_store::{Link, StoredManifest};
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::Answer;
@@ -44,8 +44,8 @@ pub struct Manifest {
 
 /// A manifest as it came from upstream.
 pub(super) enum Fetched {
-    /// A manifest that is checked, and stored where the disk takes it.
-    Manifest(Manifest),
+    /// A manifest that is checked, and stored where the disk takes it; upstream gave it to this request.
+    Manifest(Manifest, Right),
     /// The reply that passes it on to this client, because it cannot be kept.
     PassedThrough(Reply),
 }
@@ -61,7 +61,7 @@ impl Pull {
     ) -> Result<Fetched, PullError> {
         let operation = Operation::manifest(Method::GET, repository, reference, class);
         let answer = match self.ask(request, repository, &operation, Wanted::Manifest).await {
-            Asked::Allowed(answer) | Asked::Unproven(answer) => *answer,
+            Asked::Allowed(answer, _) | Asked::Unproven(answer) => *answer,
             Asked::Refused(error) | Asked::Down(error) => return Err(error),
         };
         if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
@@ -83,7 +83,7 @@ impl Pull {
         let digest = Digest::of(expected.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
         if expected.is_some_and(|expected| expected != digest) {
             let error = PullError::WrongManifest { got: digest };
-            tracing::warn!(registry = %request.registry.host, %repository, %reference, "{error}");
+            tracing::warn!(registry = %request.registry.origin, %repository, %reference, "{error}");
             return Err(error);
         }
         let Some(media_type) = agreed_media_type(&headers, &bytes) else {
@@ -91,20 +91,21 @@ impl Pull {
             return Ok(Fetched::PassedThrough(ambiguous(&headers, digest, bytes)));
         };
         // A manifest, and the one that was named: whatever way it came, the registry led there.
-        self.approve(request, repository).await;
+        let right = self.approve(request, &Object::Repository(request.place(repository)));
         let manifest = Manifest { bytes, media_type, digest, stored_at: None };
         self.keep_manifest(request, repository, &manifest).await;
-        Ok(Fetched::Manifest(manifest))
+        Ok(Fetched::Manifest(manifest, right))
     }
 
-    /// The stored manifest. None if it is not stored, or this repository is not known to have it.
+    /// The stored manifest and its link. None if it is not stored, or this repository is not known to have it.
     pub(super) async fn stored_manifest(
         &self,
         request: &RequestContext,
         repository: &RepositoryName,
         digest: &Digest,
-    ) -> Option<Manifest> {
-        self.store.names.manifest(&request.place(repository), digest).await.map(Manifest::from)
+    ) -> Option<(Manifest, Link)> {
+        let (stored, link) = self.store.names.manifest(&request.place(repository), digest).await?;
+        Some((stored.into(), link))
     }
 
     async fn keep_manifest(&self, request: &RequestContext, repository: &RepositoryName, manifest: &Manifest) {
@@ -116,13 +117,14 @@ impl Pull {
             return request.trail.record(Decision::NotStored(error.bypass()));
         }
         let place = request.place(repository);
-        self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type).await;
+        let public_at = self.public_now(request);
+        self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type, public_at).await;
         request.trail.record(Decision::Stored);
     }
 }
 
-/// The manifest for the client; only its head for HEAD.
-pub(super) fn reply(request: &RequestContext, manifest: &Manifest, served: Served) -> Reply {
+/// The manifest for a client that has the right to it; only its head for HEAD.
+pub(super) fn reply(request: &RequestContext, manifest: &Manifest, served: Served, _: Right) -> Reply {
     let (digest, stored_at) = (Some(manifest.digest), manifest.stored_at);
     request.trail.record(Decision::Content { served, digest, stored_at });
     let mut headers = HeaderMap::new();

@@ -31,19 +31,21 @@ use std::sync::Arc;
 
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::origin::Origin;
 
 use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
-use entrepot_config::ready::LiveConfig;
+use entrepot_config::ready::{Account, LiveConfig};
+use entrepot_net::http::held_body::HeldBodies;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::Store;
 use entrepot_upstream::credential::Login;
 use entrepot_upstream::registry_client::RegistryClient;
 use entrepot_upstream::token_cache;
-use entrepot_upstream::upstream_registry::{UpstreamRegistry, account, host_of};
+use entrepot_upstream::upstream_registry::{UpstreamRegistry, account, origin_of};
 
 /// Pulling through, with all that it remembers for as long as the process lives.
 pub struct Pull {
@@ -57,6 +59,8 @@ pub struct Pull {
     pub issued: IssuedTokens,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Requests' bodies that rest until they are complete.
+    pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
     negatives: Negatives,
 }
@@ -71,7 +75,7 @@ pub struct ConfigSnapshot {
 
 impl Pull {
     /// With nothing remembered yet.
-    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>, bodies: HeldBodies) -> Arc<Self> {
         Arc::new(Self {
             inflight: InflightFetches::new(store.clone(), metrics.clone()),
             rights: Rights::default(),
@@ -80,6 +84,7 @@ impl Pull {
             negatives: Negatives::default(),
             store,
             metrics,
+            bodies,
         })
     }
 }
@@ -88,25 +93,57 @@ impl ConfigSnapshot {
     /// The registry that `host` names, under this configuration and with what it has told about its token server.
     pub fn registry(&self, host: &RegistryHost) -> UpstreamRegistry {
         let registry = UpstreamRegistry::resolve(&self.config, host, None);
-        match self.realm_host(&registry) {
+        match self.realm(&registry) {
             Some(realm) => UpstreamRegistry::resolve(&self.config, host, Some(&realm)),
             None => registry,
         }
     }
 
-    /// The administrator's account for a repository, given to the registry or to its token server.
-    pub fn account(&self, host: &RegistryHost, repository: Option<&RepositoryName>) -> Option<Login> {
-        let name = repository.map(RepositoryName::as_str);
-        account(&self.config, host, name).or_else(|| {
-            let registry = UpstreamRegistry::resolve(&self.config, host, None);
-            account(&self.config, &self.realm_host(&registry)?, name)
+    /// The administrator's account for a repository, given to the registry or to its token server. An account of the
+    /// token server goes nowhere else.
+    /// None as well for a minute after upstream refused it.
+    pub fn account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> Option<Login> {
+        let (account, is_token_servers) = self.configured_account(origin, repository)?;
+        let login = Login::of_account(account, is_token_servers);
+        (!self.upstream.memory().refused_accounts.has(origin, login.id())).then_some(login)
+    }
+
+    /// The same for a push. None as well if the account only reads.
+    pub fn account_for_pushes(&self, origin: &Origin, repository: Option<&RepositoryName>) -> Option<Login> {
+        let (account, _) = self.configured_account(origin, repository)?;
+        self.account(origin, repository).filter(|_| account.push)
+    }
+
+    /// Whether an account is configured, though upstream may not take it.
+    pub fn has_account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> bool {
+        self.configured_account(origin, repository).is_some()
+    }
+
+    /// Whether upstream refused the registry's account lately.
+    pub fn is_account_refused(&self, origin: &Origin, repository: Option<&RepositoryName>) -> bool {
+        let account = self.configured_account(origin, repository);
+        account.is_some_and(|(account, is_token_servers)| {
+            let login = Login::of_account(account, is_token_servers);
+            self.upstream.memory().refused_accounts.has(origin, login.id())
         })
     }
 
-    /// The host of the registry's token server, where it has told one that is its own: it may name any.
-    fn realm_host(&self, registry: &UpstreamRegistry) -> Option<RegistryHost> {
-        match self.upstream.memory().tokens.scheme(&registry.host)? {
-            token_cache::AuthScheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => host_of(&realm),
+    /// The account, and whether it is the token server's.
+    fn configured_account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> Option<(&Account, bool)> {
+        let name = repository.map(RepositoryName::as_str);
+        let own = account(&self.config, origin, name).map(|account| (account, false));
+        own.or_else(|| {
+            let registry = UpstreamRegistry::resolve(&self.config, &origin.host, None);
+            Some((account(&self.config, &self.realm(&registry)?, name)?, true))
+        })
+    }
+
+    /// The origin of the registry's token server, if it has told one that is its own: it may name any.
+    fn realm(&self, registry: &UpstreamRegistry) -> Option<Origin> {
+        match self.upstream.memory().tokens.scheme(&registry.origin)? {
+            token_cache::AuthScheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => {
+                origin_of(&realm)
+            }
             _ => None,
         }
     }

@@ -35,13 +35,13 @@ use crate::fetch::table::Wish;
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest, route_decision};
-use crate::pull::rights::{Asked, Probed, Wanted};
+use crate::pull::rights::{Asked, Object, Probed, Right, Wanted};
 use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
-use entrepot_store::{Blob, TagEntry};
+use entrepot_store::{Blob, Link, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
@@ -74,13 +74,27 @@ impl Pull {
             Route::Other => self.other(request, body).await,
             route => self.read_through(request, route).await,
         };
-        pulled.unwrap_or_else(PullError::into_reply)
+        pulled.unwrap_or_else(|error| explained(request, route.repository(), error).into_reply())
     }
 
     /// Passes on a request to a host that is no listed registry: nothing of it is cached.
     pub async fn pass_on(&self, request: &RequestContext, body: Incoming) -> Reply {
         request.record_credential();
         self.pass(request, body).await.unwrap_or_else(PullError::into_reply)
+    }
+}
+
+/// A refusal, with the reason that the client cannot see: upstream does not take the administrator's account.
+fn explained(request: &RequestContext, repository: Option<&RepositoryName>, error: PullError) -> PullError {
+    let registry = &request.registry.origin;
+    match error {
+        PullError::Answered(refusal)
+            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                && request.snapshot.is_account_refused(registry, repository) =>
+        {
+            PullError::AccountRefused { registry: registry.clone(), refusal }
+        }
+        error => error,
     }
 }
 
@@ -98,9 +112,9 @@ fn tag_type(request: &RequestContext, route: &Route) -> RequestType {
 /// The outcome of resolving a tag.
 enum Resolved {
     /// The last answer is young enough, and the client may have it.
-    Fresh(Manifest),
-    /// Upstream told the digest. The reply is its HEAD.
-    Told(Digest, Reply),
+    Fresh(Manifest, Right),
+    /// Upstream told the digest, and serves the repository to this request. The reply is its HEAD.
+    Told(Digest, Reply, Right),
     /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to
     /// this client.
     Untold(Option<Reply>),
@@ -113,9 +127,11 @@ impl Pull {
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
         let pulled = match self.resolve(&tag, known.as_ref()).await {
-            Ok(Resolved::Fresh(manifest)) => return Ok(manifest::reply(tag.request, &manifest, Served::Hit)),
+            Ok(Resolved::Fresh(manifest, right)) => {
+                return Ok(manifest::reply(tag.request, &manifest, Served::Hit, right));
+            }
             Ok(Resolved::KnownMissing(refusal)) => return Err(PullError::answered(refusal)),
-            Ok(Resolved::Told(digest, head)) => self.told_tag(&tag, known.as_ref(), digest, head).await,
+            Ok(Resolved::Told(digest, head, right)) => self.told_tag(&tag, known.as_ref(), digest, head, right).await,
             Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(self.head(tag.request, None, head)),
             Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
             Err(error) => Err(error),
@@ -133,11 +149,11 @@ impl Pull {
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
             && is_fresh(entry, trusted_for(policy, tag.tag, tier(policy, tag.tag)))
-            && let Some(manifest) = self.stored_manifest(request, repository, &entry.digest).await
-            && self.may_read(request, repository)
+            && let Some((manifest, link)) = self.stored_manifest(request, repository, &entry.digest).await
+            && let Some(right) = self.right_to(request, &request.place(repository), &entry.digest, &link).await
         {
             request.trail.record(Decision::Tag(TagCheck::Fresh));
-            return Ok(Resolved::Fresh(manifest));
+            return Ok(Resolved::Fresh(manifest, right));
         }
         if let Some(refusal) = self.negatives.get(&tag.name(), request.credential.id()) {
             request.trail.record(Decision::Tag(TagCheck::KnownMissing));
@@ -145,18 +161,18 @@ impl Pull {
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
         let (check, resolved) = match self.ask(request, repository, &operation, Wanted::Manifest).await {
-            Asked::Allowed(answer) if answer.status == StatusCode::OK => match answer.digest {
+            Asked::Allowed(answer, right) if answer.status == StatusCode::OK => match answer.digest {
                 Some(digest) => {
                     let check = match known {
                         Some(entry) if entry.digest == digest => TagCheck::Unchanged,
                         Some(_) => TagCheck::Changed,
                         None => TagCheck::New,
                     };
-                    (check, Ok(Resolved::Told(digest, replies::relayed(*answer))))
+                    (check, Ok(Resolved::Told(digest, replies::relayed(*answer), right)))
                 }
                 None => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
             },
-            Asked::Allowed(_) => (TagCheck::Untold, Ok(Resolved::Untold(None))),
+            Asked::Allowed(..) => (TagCheck::Untold, Ok(Resolved::Untold(None))),
             Asked::Unproven(answer) => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
             Asked::Refused(error) => return Err(error),
             Asked::Down(error) => (TagCheck::Unanswered, Err(error)),
@@ -172,13 +188,15 @@ impl Pull {
         known: Option<&TagEntry>,
         digest: Digest,
         head: Reply,
+        right: Right,
     ) -> Result<Reply, PullError> {
         let (request, repository) = (tag.request, tag.repository);
-        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+        if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
+            self.shown_again(request, repository, &digest).await;
             let is_known = known.is_some_and(|entry| entry.digest == digest);
             let served = if is_known { Served::Revalidated } else { Served::Hit };
-            return Ok(manifest::reply(request, &manifest, served));
+            return Ok(manifest::reply(request, &manifest, served, right));
         }
         if request.is_head() {
             // The GET by digest that follows brings the manifest; the tag is known from now on. What is known already
@@ -189,9 +207,9 @@ impl Pull {
             return Ok(self.head(request, Some(digest), head));
         }
         let _turn = self.manifest_locks.lock(&lock_name(request, repository, &digest)).await;
-        if let Some(manifest) = self.stored_manifest(request, repository, &digest).await {
+        if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
-            return Ok(manifest::reply(request, &manifest, Served::Joined));
+            return Ok(manifest::reply(request, &manifest, Served::Joined, right));
         }
         match self.fetch_manifest(request, repository, &Reference::Digest(digest), tag.class).await {
             Ok(fetched) => Ok(self.fetched_tag(tag, known, fetched).await),
@@ -211,10 +229,10 @@ impl Pull {
     async fn fetched_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, fetched: Fetched) -> Reply {
         match fetched {
             Fetched::PassedThrough(reply) => reply,
-            Fetched::Manifest(manifest) => {
+            Fetched::Manifest(manifest, right) => {
                 self.keep_tag(tag, &manifest).await;
                 let served = if known.is_some() { Served::Refetched } else { Served::Led };
-                manifest::reply(tag.request, &manifest, served)
+                manifest::reply(tag.request, &manifest, served, right)
             }
         }
     }
@@ -228,16 +246,12 @@ impl Pull {
         error: PullError,
     ) -> Result<Reply, PullError> {
         let request = tag.request;
-        // This client is blocked, not refused: content that is public is still given.
-        let is_answer = matches!(&error, PullError::Answered(refusal) if refusal.status == StatusCode::FORBIDDEN);
-        let is_blocked = is_answer && self.is_public(request, tag.repository).await;
-        if is_blocked {
-            request.trail.record(Decision::Tag(TagCheck::Blocked));
-        }
-        if is_blocked || error.is_transient() {
+        if error.is_transient() {
             return self.stale_tag(&tag, known).await.ok_or(error);
         }
-        if let Some(request) = request.as_account(tag.repository).filter(|_| error.is_refusal()) {
+        if error.is_refusal()
+            && let Some(request) = request.with_next_credential(tag.repository, error.status())
+        {
             let tag = TagRequest { request: &request, ..tag };
             return Box::pin(self.tag(tag)).await;
         }
@@ -252,13 +266,12 @@ impl Pull {
 
     /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
     async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
-        let digests = self.known_digests(tag, known).await;
-        if digests.is_empty() || !self.may_read_offline(tag.request, tag.repository).await {
-            return None;
-        }
-        for digest in digests {
-            if let Some(manifest) = self.stored_manifest(tag.request, tag.repository, &digest).await {
-                let reply = manifest::reply(tag.request, &manifest, Served::Stale);
+        let place = tag.request.place(tag.repository);
+        for digest in self.known_digests(tag, known).await {
+            if let Some((manifest, link)) = self.stored_manifest(tag.request, tag.repository, &digest).await
+                && let Some(right) = self.right_offline(tag.request, &place, &digest, &link).await
+            {
+                let reply = manifest::reply(tag.request, &manifest, Served::Stale, right);
                 return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
             }
         }
@@ -276,16 +289,16 @@ impl Pull {
         digest: &Digest,
     ) -> Result<Reply, PullError> {
         let reference = Reference::Digest(*digest);
-        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
-            return self.known_manifest(request, repository, manifest).await;
+        if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest, &link).await;
         }
         if request.is_head() {
             return self.head_upstream(request, repository, &reference).await;
         }
         // One at a time for each digest: a request that waited finds it stored, and then needs only the right to it.
         let _turn = self.manifest_locks.lock(&lock_name(request, repository, digest)).await;
-        if let Some(manifest) = self.stored_manifest(request, repository, digest).await {
-            return self.known_manifest(request, repository, manifest).await;
+        if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
+            return self.known_manifest(request, repository, manifest, &link).await;
         }
         let fetched = self.fetch_manifest(request, repository, &reference, request.accept_class()).await?;
         Ok(serve_fetched(request, fetched))
@@ -297,23 +310,35 @@ impl Pull {
         request: &RequestContext,
         repository: &RepositoryName,
         manifest: Manifest,
+        link: &Link,
     ) -> Result<Reply, PullError> {
-        if self.may_read(request, repository) {
-            return Ok(manifest::reply(request, &manifest, Served::Hit));
+        let place = request.place(repository);
+        if let Some(right) = self.right_to(request, &place, &manifest.digest, link).await {
+            return Ok(manifest::reply(request, &manifest, Served::Hit, right));
         }
         let reference = Reference::Digest(manifest.digest);
         let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
         match self.ask(request, repository, &operation, Wanted::Manifest).await {
-            Asked::Allowed(_) => Ok(manifest::reply(request, &manifest, Served::Revalidated)),
+            Asked::Allowed(_, right) => {
+                self.shown_again(request, repository, &manifest.digest).await;
+                Ok(manifest::reply(request, &manifest, Served::Revalidated, right))
+            }
             Asked::Unproven(_) => {
                 let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
                 Ok(serve_fetched(request, fetched))
             }
             Asked::Refused(error) => Err(error),
-            Asked::Down(_) if self.may_read_offline(request, repository).await => {
-                Ok(manifest::reply(request, &manifest, Served::Stale))
-            }
-            Asked::Down(error) => Err(error),
+            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
+                Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Upstream has just shown a link that is known already: an anonymous answer makes it public from now on.
+    async fn shown_again(&self, request: &RequestContext, repository: &RepositoryName, digest: &Digest) {
+        if let Some(now) = self.public_now(request) {
+            self.store.names.prove_public(&request.place(repository), digest, now).await;
         }
     }
 
@@ -326,7 +351,7 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let operation = Operation::manifest(Method::HEAD, repository, reference, request.accept_class());
         match self.ask(request, repository, &operation, Wanted::Manifest).await {
-            Asked::Allowed(answer) | Asked::Unproven(answer) => {
+            Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                 Ok(self.head(request, answer.digest, replies::relayed(*answer)))
             }
             Asked::Refused(error) | Asked::Down(error) => Err(error),
@@ -346,14 +371,14 @@ impl Pull {
 
 fn serve_fetched(request: &RequestContext, fetched: Fetched) -> Reply {
     match fetched {
-        Fetched::Manifest(manifest) => manifest::reply(request, &manifest, Served::Led),
+        Fetched::Manifest(manifest, right) => manifest::reply(request, &manifest, Served::Led, right),
         Fetched::PassedThrough(reply) => reply,
     }
 }
 
 /// The name of a manifest's lock: another registry's slowness is not ours to wait for.
 fn lock_name(request: &RequestContext, repository: &RepositoryName, digest: &Digest) -> String {
-    format!("{}/{repository}@{digest}", request.registry.host)
+    format!("{}/{repository}@{digest}", request.registry.origin)
 }
 
 // ── a blob: locate, then fetch or join ─────────────────────────────────────────────────────────────────────────────
@@ -376,10 +401,12 @@ impl Pull {
     async fn blob(self: &Arc<Self>, blob: BlobRequest<'_>) -> Result<Reply, PullError> {
         let pulled = if blob.request.is_head() { self.head_blob(&blob).await } else { self.get_blob(&blob).await };
         match pulled {
-            Err(error) if error.is_refusal() => match blob.request.as_account(blob.repository) {
-                Some(request) => Box::pin(self.blob(BlobRequest { request: &request, ..blob })).await,
-                None => Err(error),
-            },
+            Err(error) if error.is_refusal() => {
+                match blob.request.with_next_credential(blob.repository, error.status()) {
+                    Some(request) => Box::pin(self.blob(BlobRequest { request: &request, ..blob })).await,
+                    None => Err(error),
+                }
+            }
             pulled => pulled,
         }
     }
@@ -389,12 +416,12 @@ impl Pull {
     async fn head_blob(&self, blob: &BlobRequest<'_>) -> Result<Reply, PullError> {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
         match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
-            Asked::Allowed(answer) | Asked::Unproven(answer) => {
+            Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                 Ok(self.head(blob.request, Some(blob.digest), replies::relayed(*answer)))
             }
             Asked::Refused(error) => Err(error),
             Asked::Down(error) => match self.offline_copy(blob).await {
-                Some(stored) => self.serve_stored(blob, stored, Served::Stale),
+                Some((stored, right)) => self.serve_stored(blob, stored, Served::Stale, right),
                 None => Err(error),
             },
         }
@@ -419,7 +446,7 @@ impl Pull {
 
     async fn locate(&self, blob: &BlobRequest<'_>) -> Located {
         // Fetches first: one that is published between the two looks is found in the store.
-        if let Some(fetch) = self.inflight.find(&blob.digest) {
+        if let Some(fetch) = self.inflight.find(&blob.request.registry.origin, &blob.digest) {
             return Located::Inflight(fetch);
         }
         self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
@@ -427,38 +454,43 @@ impl Pull {
 
     /// The blob is stored, by whatever way. This client gets it if its own registry serves it.
     async fn give_stored(self: &Arc<Self>, blob: &BlobRequest<'_>, stored: Arc<Blob>) -> Result<Reply, PullError> {
-        let is_linked = self.is_linked(blob).await;
-        if is_linked && self.may_read(blob.request, blob.repository) {
-            return self.serve_stored(blob, stored, Served::Hit);
+        let place = blob.place();
+        let link = self.store.names.link_of(&place, &blob.digest).await;
+        if let Some(link) = &link
+            && let Some(right) = self.right_to(blob.request, &place, &blob.digest, link).await
+        {
+            return self.serve_stored(blob, stored, Served::Hit, right);
         }
         match self.probe(blob, Some(stored.size_bytes)).await {
-            Ok(Probed::Serves) => {
-                if !is_linked && !self.may_share(blob, &stored).await {
+            Ok(Probed::Serves(right)) => {
+                if link.is_none() && !self.may_share(blob, &stored).await {
                     return self.read_alone(blob, None, Bypass::CrossRegistry).await;
                 }
                 self.link(blob).await;
-                self.serve_stored(blob, stored, Served::Revalidated)
+                self.serve_stored(blob, stored, Served::Revalidated, right)
             }
             Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
             Err(error) if !error.is_transient() => Err(error),
-            Err(_) if is_linked && self.may_read_offline(blob.request, blob.repository).await => {
-                self.serve_stored(blob, stored, Served::Stale)
+            Err(error) => {
+                let Some(link) = link else { return Err(error) };
+                match self.right_offline(blob.request, &place, &blob.digest, &link).await {
+                    Some(right) => self.serve_stored(blob, stored, Served::Stale, right),
+                    None => Err(error),
+                }
             }
-            Err(error) => Err(error),
         }
     }
 
     /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the
-    /// blob is there; elsewhere this client's own registry is asked first.
+    /// blob is there; for another repository the registry is asked first.
     async fn join_fetch(
         self: &Arc<Self>,
         blob: &BlobRequest<'_>,
         fetch: &Arc<InflightFetch>,
     ) -> Result<Joined, PullError> {
-        let same_registry = *fetch.origin.registry() == blob.request.registry.host;
-        let same_place = fetch.origin == blob.place();
-        let is_leaders = fetch.led_by(&blob.place(), blob.request.credential.id());
-        let was_open = fetch.opened_for();
+        let place = blob.place();
+        let is_leaders = fetch.led_by(&place, blob.request.credential.id());
+        let was_open_at = fetch.opened_at();
         let opening = fetch.opened().await;
         match &opening {
             Opening::Filling { .. } | Opening::NotStored(..) => {}
@@ -466,26 +498,29 @@ impl Pull {
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())));
             }
-            Opening::Failed(error) if same_registry => return Err(self.fetch_failed(blob.request, error.clone())),
+            Opening::Failed(error) => return Err(self.fetch_failed(blob.request, error.clone())),
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
             _ => return Ok(Joined::TooLate(fetch.clone())),
         }
-        let just_served = is_leaders && was_open.is_none_or(|time| time < VERDICT_LAG);
-        let is_allowed = same_place && (just_served || self.may_read(blob.request, blob.repository));
-        let probed = match is_allowed {
-            true => Probed::Serves,
-            false => self.probe(blob, fetch.size()).await?,
+        // With the same credential the leader's answer is this client's own, if it came just now.
+        let is_young = was_open_at.is_none_or(|at| at.elapsed().is_ok_and(|age| age < VERDICT_LAG));
+        let right = match fetch.place == place {
+            true if is_leaders && is_young => Some(self.right_of_answer(blob.request)),
+            true => self.right_to_fetch(blob.request, &place, fetch.opened_at()),
+            false => None,
         };
-        match probed {
-            Probed::Serves if is_allowed || self.may_share_fetch(blob, fetch).await => {
-                match fetch.join(Some(blob.request.source(blob.repository)), false) {
-                    Some(subscription) => self.serve_subscribed(blob, subscription, opening, false).await,
-                    None => Ok(Joined::TooLate(fetch.clone())),
+        let right = match right {
+            Some(right) => right,
+            None => match self.probe(blob, fetch.size()).await? {
+                Probed::Serves(right) => right,
+                Probed::Unclear => {
+                    return Ok(Joined::Served(self.read_alone(blob, None, Bypass::CrossRegistry).await?));
                 }
-            }
-            Probed::Serves | Probed::Unclear => {
-                Ok(Joined::Served(self.read_alone(blob, None, Bypass::CrossRegistry).await?))
-            }
+            },
+        };
+        match fetch.join(Some(self.blob_source(blob)), false) {
+            Some(subscription) => self.serve_subscribed(blob, subscription, opening, false, right).await,
+            None => Ok(Joined::TooLate(fetch.clone())),
         }
     }
 
@@ -497,7 +532,7 @@ impl Pull {
         let whole = range.is_none_or(|range| range.end.is_none());
         let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
         let wish = Wish { range, whole, complete_up_to_bytes };
-        let joined = self.inflight.join_or_start(&blob.digest, &blob.request.source(blob.repository), &wish).await;
+        let joined = self.inflight.join_or_start(&blob.place(), &blob.digest, &self.blob_source(blob), &wish).await;
         let Some((subscription, leads)) = joined else {
             return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
         };
@@ -507,10 +542,13 @@ impl Pull {
             return self.join_fetch(blob, &fetch).await;
         }
         let opening = subscription.fetch.opened().await;
-        if let Opening::Filling { is_registrys_word: true, .. } = opening {
-            self.approve(blob.request, blob.repository).await;
-        }
-        self.serve_subscribed(blob, subscription, opening, true).await
+        let right = match opening {
+            Opening::Filling { is_registrys_word: true, .. } => {
+                self.approve(blob.request, &Object::Repository(blob.place()))
+            }
+            _ => self.right_of_answer(blob.request),
+        };
+        self.serve_subscribed(blob, subscription, opening, true, right).await
     }
 
     /// Answers from a fetch that this client has the right to. That the repository has the blob is noted when the fetch
@@ -521,6 +559,7 @@ impl Pull {
         subscription: Subscription,
         opening: Opening,
         leads: bool,
+        right: Right,
     ) -> Result<Joined, PullError> {
         blob.request.trail.record(Decision::Subscribed { leads });
         let reply = match opening {
@@ -528,7 +567,7 @@ impl Pull {
                 if leads {
                     blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
                 }
-                self.serve_fetch(blob, subscription, size, leads)
+                self.serve_fetch(blob, subscription, size, leads, right)
             }
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -537,7 +576,7 @@ impl Pull {
             }
             Opening::Refused(refusal) => {
                 if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    self.deny(blob.request, blob.repository).await;
+                    self.deny(blob.request, &Object::Repository(blob.place())).await;
                 }
                 Err(self.not_opened(blob, OpenError::Refused(refusal)))
             }
@@ -558,7 +597,7 @@ impl Pull {
             ByteSpec::Suffix(_) => {
                 let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
                 let answer = match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
-                    Asked::Allowed(answer) | Asked::Unproven(answer) => answer,
+                    Asked::Allowed(answer, _) | Asked::Unproven(answer) => answer,
                     Asked::Refused(error) | Asked::Down(error) => return Err(error),
                 };
                 match answer.content_length().map(|size| (size, range::resolve(spec, size))) {
@@ -586,12 +625,12 @@ impl Pull {
         let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => Ok(opened),
-            None => blob.request.source(blob.repository).open(&blob.digest, part).await,
+            None => self.blob_source(blob).open(&blob.digest, part).await,
         };
         let opened = opened.map_err(|error| self.not_opened(blob, error))?;
         blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
         if opened.is_registrys_word {
-            self.approve(blob.request, blob.repository).await;
+            let _right = self.approve(blob.request, &Object::Repository(blob.place()));
         }
         self.serve_alone(blob, opened, reason)
     }

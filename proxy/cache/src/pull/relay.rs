@@ -57,7 +57,7 @@ impl Pull {
     /// Forgets what a successful write has made untrue.
     async fn forget_changed(&self, request: &RequestContext, route: &Route) {
         let Some(repository) = route.repository().cloned() else { return };
-        self.negatives.forget(&format!("{}/{repository}:", request.registry.host));
+        self.negatives.forget(&format!("{}/{repository}:", request.registry.origin));
         let place = request.place(&repository);
         match (route, &request.method) {
             (Route::Manifest { reference: Reference::Tag(tag), .. }, _) => {

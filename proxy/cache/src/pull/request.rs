@@ -10,9 +10,8 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 
-use crate::fetch::source::BlobSource;
 use crate::pull::ConfigSnapshot;
 use entrepot_config::ready::AccessMode;
 use entrepot_net::connection::ConnectionContext;
@@ -81,30 +80,24 @@ impl RequestContext {
 
     /// A repository of this registry.
     pub fn place(&self, repository: &RepositoryName) -> Place {
-        Place::new(self.registry.host.clone(), repository.clone())
+        Place::new(self.registry.origin.clone(), repository.clone())
     }
 
-    /// A source of this request's bytes.
-    pub fn source(&self, repository: &RepositoryName) -> BlobSource {
-        BlobSource {
-            upstream: self.snapshot.upstream.clone(),
-            registry: self.registry.clone(),
-            repository: repository.clone(),
-            credential: self.credential.clone(),
-            elsewhere: None,
-        }
-    }
-
-    /// The same request made as the administrator's account. None if access to the registry is not shared, there is no
-    /// account, or the client's own credential was not the one that was refused.
-    pub fn as_account(&self, repository: &RepositoryName) -> Option<Self> {
-        let own = matches!(self.credential, Credential::Header(_));
-        let login = self.snapshot.account(&self.registry.host, Some(repository))?;
-        (own && self.registry.access == AccessMode::Shared).then(|| {
-            let request = Self { credential: Credential::Answered(Some(login)), ..self.clone() };
-            request.record_credential();
-            request
-        })
+    /// The same request with the credential that stands in after this refusal. The administrator's account stands in for a
+    /// client's own credential, if access to the registry is shared. No credential stands in for an account that upstream
+    /// does not take: what is public is still given. None if nothing stands in.
+    pub fn with_next_credential(&self, repository: &RepositoryName, refusal: StatusCode) -> Option<Self> {
+        let is_denied = matches!(refusal, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let next = match &self.credential {
+            Credential::Header(_) if self.registry.access == AccessMode::Shared => {
+                Some(self.snapshot.account(&self.registry.origin, Some(repository))?)
+            }
+            Credential::Answered(Some(login)) if login.is_account() && is_denied => None,
+            Credential::None | Credential::Header(_) | Credential::Answered(_) => return None,
+        };
+        let request = Self { credential: Credential::Answered(next), ..self.clone() };
+        request.record_credential();
+        Some(request)
     }
 
     /// Records the credential that upstream is asked with.
@@ -155,7 +148,7 @@ impl RequestContext {
             Ok(answer) => {
                 self.record_upstream(&answer.host, outcome_of(answer.status), Some(answer.elapsed));
             }
-            Err(error) => self.record_upstream(&self.registry.host, failure_of(error), None),
+            Err(error) => self.record_upstream(self.registry.host(), failure_of(error), None),
         }
         answer
     }
@@ -185,7 +178,7 @@ impl<'a> TagRequest<'a> {
 
     /// Names the tag in the small memories.
     pub(super) fn name(&self) -> String {
-        format!("{}/{}:{} {}", self.request.registry.host, self.repository, self.tag, self.class.bits())
+        format!("{}/{}:{} {}", self.request.registry.origin, self.repository, self.tag, self.class.bits())
     }
 
     pub(super) fn key(&self) -> TagKey {

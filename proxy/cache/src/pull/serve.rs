@@ -2,6 +2,7 @@
 //! straight from upstream. A range is answered alike, wherever the bytes come from.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
@@ -17,6 +18,7 @@ use crate::fetch::through::Through;
 use crate::pull::Pull;
 use crate::pull::error::PullError;
 use crate::pull::request::BlobRequest;
+use crate::pull::rights::Right;
 use crate::pull::stored::StoredReader;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
@@ -31,8 +33,9 @@ impl Pull {
         blob: &BlobRequest<'_>,
         stored: Arc<Blob>,
         served: Served,
+        _: Right,
     ) -> Result<Reply, PullError> {
-        let source = || Some(blob.request.source(blob.repository));
+        let source = || Some(self.blob_source(blob));
         let (range, is_head) = (blob.request.range(), blob.request.is_head());
         stored_reply(&self.store, &blob.request.trail, stored, range, is_head, source, served)
     }
@@ -44,6 +47,7 @@ impl Pull {
         subscription: Subscription,
         size: Option<u64>,
         leads: bool,
+        _: Right,
     ) -> Result<Reply, PullError> {
         let served = match leads {
             true => Served::Led,
@@ -51,7 +55,7 @@ impl Pull {
             false if subscription.fetch.is_verified() => Served::Hit,
             false => Served::Joined,
         };
-        let source = blob.request.source(blob.repository);
+        let source = self.blob_source(blob);
         let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
         let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
@@ -75,7 +79,7 @@ impl Pull {
         opened: Opened,
         reason: Bypass,
     ) -> Result<Reply, PullError> {
-        let (source, size, digest) = (blob.request.source(blob.repository), opened.size, blob.digest);
+        let (source, size, digest) = (self.blob_source(blob), opened.size, blob.digest);
         let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
         let through = match answer {
@@ -86,9 +90,12 @@ impl Pull {
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
             RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
         };
-        let (store, place) = (self.store.clone(), blob.place());
+        let (store, place, is_public) = (self.store.clone(), blob.place(), self.is_public_answer(blob.request));
         let through = through.and_then(move || {
-            tokio::spawn(async move { store.names.link(&place, &digest).await }.in_current_span());
+            tokio::spawn(
+                async move { store.names.link(&place, &digest, is_public.then(SystemTime::now)).await }
+                    .in_current_span(),
+            );
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))

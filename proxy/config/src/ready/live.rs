@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot_core::host::{HTTPS_PORT, HostPattern, RegistryHost};
-use entrepot_core::origin::Scheme;
+use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::{Origin, OriginPattern, Scheme};
 use entrepot_core::quantity::Size;
 use entrepot_core::secret::Secret;
 use globset::GlobSet;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use ipnet::IpNet;
 use regex::Regex;
 use rustls_pki_types::CertificateDer;
@@ -21,6 +21,8 @@ pub struct LiveConfig {
     pub proxy: ProxyPolicy,
     /// `[transparent]`
     pub transparent: TransparentPolicy,
+    /// `[rights]`
+    pub proofs: ProofAges,
     /// `[registry]`
     pub registry: RegistrySettings,
     /// `[cache]`
@@ -28,7 +30,7 @@ pub struct LiveConfig {
     /// `[cache.tags]`
     pub tags: TagPolicy,
     /// The registries that are intercepted: the built-in list and the user's.
-    pub intercept: Vec<HostPattern>,
+    pub intercept: Vec<OriginPattern>,
     /// `[[credentials]]`; the first that matches wins.
     pub credentials: Vec<Account>,
     /// `[registries."HOST"]`
@@ -73,16 +75,27 @@ pub struct TransparentPolicy {
     pub proxy_protocol_from: Vec<IpNet>,
 }
 
+/// `[rights]`: how long content counts as public after upstream gave it to an anonymous client.
+pub struct ProofAges {
+    /// Afterwards upstream is asked anew.
+    pub public_for: Duration,
+    /// The same while upstream cannot be asked.
+    pub offline_for: Duration,
+}
+
 /// How our own registry answers.
 pub struct RegistrySettings {
     /// The name by which clients on the network know our registry.
     pub hostname: RegistryHost,
-    /// Whether Docker Hub's images are pulled through us if a client asks as Docker asks its mirror.
+    /// Further names and addresses by which clients know this machine. The ports do not count.
+    pub names: Vec<RegistryHost>,
+    /// Whether `library/…` is given. It is Docker Hub's and never ours.
     pub docker_hub_mirror: bool,
-    /// The most uploads that run at once.
-    pub max_uploads: usize,
+    pub uploads: UploadLimits,
     /// An upload that makes no progress for this time is dropped.
     pub upload_expiry: Duration,
+    /// One that has no bytes yet is dropped after this time.
+    pub empty_upload_expiry: Duration,
     /// The time that a pushed blob waits for a manifest. A collection removes it afterwards.
     pub grace: Duration,
     /// Time between two automatic collections. Zero means none.
@@ -90,6 +103,14 @@ pub struct RegistrySettings {
     pub rights: Arc<Rights>,
     /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,
+}
+
+/// The most uploads that run at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UploadLimits {
+    pub total: usize,
+    /// For one account, and for one client address.
+    pub per_client: usize,
 }
 
 /// `[cache]`
@@ -144,21 +165,22 @@ pub struct Tier {
 
 /// `[[credentials]]`
 pub struct Account {
-    /// The registry, or its token server.
-    pub registry: HostPattern,
+    /// The registry, or its token server. The account goes to no other scheme or port.
+    pub registry: OriginPattern,
     /// The repositories that the account is for. None means all.
     pub repository: Option<GlobSet>,
     /// Sent as Basic authentication.
     pub username: String,
     /// The password, or a key.
     pub password: Secret,
+    /// Whether pushes of clients without a login use it. Otherwise it only reads.
+    pub push: bool,
 }
 
 /// `[registries."HOST"]`
 pub struct RegistryPolicy {
-    /// The hosts that the settings are for.
-    pub host: HostPattern,
-    pub scheme: Scheme,
+    /// The registries that the settings are for, and the scheme that they speak.
+    pub registry: OriginPattern,
     /// Certificates trusted for this registry besides the system's roots.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// Whether the upstream certificate is verified.
@@ -167,8 +189,10 @@ pub struct RegistryPolicy {
     pub access: Option<AccessMode>,
     /// The host of its token server, if accounts may be sent there. None means no other host.
     pub realm: Option<RegistryHost>,
-    /// Request headers that are added to requests for this host.
+    /// Headers that are added to requests that read below `/v2/`, read what `cache.patterns` names, or ask for a token.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The methods of any other requests that get the headers as well.
+    pub header_methods: Vec<Method>,
 }
 
 /// The clients that get a cached image.
@@ -249,29 +273,31 @@ pub struct LogLevel {
 }
 
 impl LiveConfig {
-    /// Whether TLS to `host` is intercepted.
-    pub fn intercepts_tls(&self, host: &RegistryHost) -> bool {
-        self.lists(host, HTTPS_PORT)
+    /// Whether requests of a client that speaks `scheme` to `host` are answered here. Plain HTTP is answered only for a
+    /// registry that the configuration says speaks it.
+    pub fn intercepts(&self, scheme: Scheme, host: &RegistryHost) -> bool {
+        let is_listed = self.intercept.iter().any(|registry| registry.covers(host));
+        is_listed && (scheme == Scheme::Https || self.origin(host).scheme == Scheme::Http)
     }
 
-    /// Whether plain http to `host` is cached.
-    pub fn intercepts_plain(&self, host: &RegistryHost) -> bool {
-        self.lists(host, 80)
+    /// The origin at which a host is reached. The configuration decides about the scheme, never the client: the
+    /// registry's own section, then the list, in which https has precedence.
+    pub fn origin(&self, host: &RegistryHost) -> Origin {
+        let covers = |scheme| self.intercept.iter().any(|registry| registry.scheme == scheme && registry.covers(host));
+        let by_list = || if covers(Scheme::Http) && !covers(Scheme::Https) { Scheme::Http } else { Scheme::Https };
+        let policy = self.registries.iter().find(|policy| policy.registry.covers(host));
+        Origin { scheme: policy.map_or_else(by_list, |policy| policy.registry.scheme), host: host.clone() }
     }
 
-    fn lists(&self, host: &RegistryHost, implied_port: u16) -> bool {
-        self.intercept.iter().any(|pattern| pattern.matches(host, implied_port))
+    /// The settings for a registry alone. None if it has none.
+    pub fn registry(&self, origin: &Origin) -> Option<&RegistryPolicy> {
+        self.registries.iter().find(|policy| policy.registry.matches(origin))
     }
 
-    /// The settings for `host` alone. None if it has none.
-    pub fn registry(&self, host: &RegistryHost) -> Option<&RegistryPolicy> {
-        self.registries.iter().find(|policy| policy.host.matches(host, HTTPS_PORT) || policy.host.matches(host, 80))
-    }
-
-    /// The administrator's account for a repository of `host`. Without a repository, any account of the host.
-    pub fn account(&self, host: &RegistryHost, repository: Option<&str>) -> Option<&Account> {
+    /// The administrator's account for a repository of a registry. Without a repository, any account of the registry.
+    pub fn account(&self, origin: &Origin, repository: Option<&str>) -> Option<&Account> {
         self.credentials.iter().find(|account| {
-            (account.registry.matches(host, HTTPS_PORT) || account.registry.matches(host, 80))
+            account.registry.matches(origin)
                 && match (&account.repository, repository) {
                     (Some(globs), Some(repository)) => globs.is_match(repository),
                     _ => true,

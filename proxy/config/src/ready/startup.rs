@@ -35,9 +35,9 @@ pub struct Startup {
 pub struct ProxyListen {
     /// At least one address.
     pub listen: Vec<SocketAddr>,
-    /// The most connections that all doors hold at once. More wait in the kernel's queue.
+    /// The most connections that all doors hold at once. Beyond it, silent ones make room, or new ones wait.
     pub max_connections: usize,
-    /// The most connections that are held at once for one client address. More are closed.
+    /// The most connections that are held at once for one client: an IPv4 address or a /64 of IPv6. More are closed.
     pub max_connections_per_client: usize,
 }
 
@@ -53,6 +53,8 @@ pub struct RegistryListen {
     pub http: Listen,
     /// TLS, with certificates of our authority.
     pub https: Listen,
+    /// Docker Hub for Docker's `registry-mirrors`, plain and TLS. Empty switches it off.
+    pub mirror: Vec<SocketAddr>,
 }
 
 /// The addresses of a door.
@@ -131,6 +133,7 @@ pub enum LogFormat {
 }
 
 impl RegistryListen {
+    /// The ports at which our own registry answers.
     pub fn ports(&self) -> Vec<u16> {
         self.http.addresses.iter().chain(&self.https.addresses).map(SocketAddr::port).collect()
     }

@@ -21,7 +21,7 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[cache.tags]\nprimary = { regexp = \"a\" }\n",
         "entrepot.toml:2: unknown key \"regexp\" in [cache.tags.primary]; did you mean \"regex\"?"),
     ("[[credentials]]\nregistry = \"a.io\"\nuser = \"u\"\n",
-        "entrepot.toml:3: unknown key \"user\" in [credentials]; known there: registry, repository, username, password, password_file"),
+        "entrepot.toml:3: unknown key \"user\" in [credentials]; known there: registry, repository, username, password, password_file, push"),
     ("[registries.\"a.io\"]\nverfy = false\n",
         "entrepot.toml:2: unknown key \"verfy\" in [registries.\"a.io\"]; did you mean \"verify\"?"),
     ("[cache]\nmax_size = 5\n", "entrepot.toml:2: cache.max_size must be a text in quotes"),
@@ -81,9 +81,9 @@ const IN_FILE: &[(&str, &str)] = &[
         name or address; write for example reg.example, reg.example:5000 or *.pkg.dev"),
     // Registries and accounts.
     ("[intercept]\nregistries = [\n \"a.io\",\n \"b/c\",\n]\n", "entrepot.toml:4: intercept.registries: \"b/c\" is no usable \
-        registry: not a host name or address; write the host alone, without scheme and path"),
+        registry: not a host name or address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("[intercept]\nregistries = [\"a.io:x\"]\n", "entrepot.toml:2: intercept.registries: \"a.io:x\" is no usable registry: \
-        not a port number; write for example reg.example, reg.example:5000 or *.pkg.dev"),
+        not a port number; write for example reg.example, reg.example:5000, *.pkg.dev or http://reg.example:5000"),
     ("[intercept]\nregistries = [\n \"a.io\",\n \"A.IO:443\",\n]\n",
         "entrepot.toml:4: intercept.registries: duplicate registry \"a.io:443\"; line 3 has it already"),
     ("[registries.\"z.io\"]\n[registries.\"Z.io\"]\n",
@@ -136,8 +136,8 @@ const IN_ENVIRONMENT: &[(&str, &str, &str)] = &[
         unclosed group"),
     ("PROXY_CONNECT_READ_TIMEOUT", "soon", "environment variable PROXY_CONNECT_READ_TIMEOUT: \"soon\" is not a duration; \
         write for example 500ms, 60s, 10m, 1h30m or 60d"),
-    ("REGISTRIES", "a.io http://b.io", "environment variable REGISTRIES: \"http://b.io\" is no usable registry: not a port number; \
-        write the host alone, without scheme and path"),
+    ("REGISTRIES", "a.io http://b.io/v2", "environment variable REGISTRIES: \"http://b.io/v2\" is no usable registry: not a host name or \
+        address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("AUTH_REGISTRIES", "a.io:u:canary b.io:canary", "environment variable AUTH_REGISTRIES: entry 2 is not of the form \
         host:user:password; the delimiters are AUTH_REGISTRIES_DELIMITER and AUTH_REGISTRY_DELIMITER"),
     ("AUTH_REGISTRIES_FILE", "$DIR/none", "environment variable AUTH_REGISTRIES_FILE: \"none\" cannot be read: no such file or \

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::{Origin, Scheme};
 use tempfile::TempDir;
 
 use super::*;
@@ -104,6 +105,44 @@ fn later_layers_win_and_say_so() {
 }
 
 #[test]
+fn the_content_of_files_that_are_read_at_start_is_compared() {
+    let case = Case::new("");
+    let files = [("ca.passphrase_file", "passphrase"), ("admin.token_file", "token")];
+    let paths = files.map(|(_, name)| case.file(name, "canary-1"));
+    let folder = case.directory.path().join("ca");
+    fs::create_dir(&folder).expect("a folder");
+    let text = format!(
+        "data_dir = {:?}\n[ca]\npassphrase_file = {:?}\n[admin]\ntoken_file = {:?}\n",
+        case.directory.path(),
+        paths[0],
+        paths[1]
+    );
+    case.file("entrepot.toml", &text);
+    let first = case.loaded().effective;
+    let waiting = |in_force: &Effective| {
+        let read = case.loaded().effective;
+        in_force.waiting_for_a_start(&read).into_iter().map(|(old, _)| old.key.clone()).collect::<Vec<_>>()
+    };
+    fs::write(folder.join("ca.key"), "canary-1").expect("the key that the first start makes");
+    assert!(waiting(&first).is_empty(), "no change of the administrator");
+    let in_force = first.after_reload(case.loaded().effective);
+
+    fs::write(folder.join("ca.key"), "canary-2").expect("another key");
+    for (_, name) in files {
+        case.file(name, "canary-2");
+    }
+    assert_eq!(waiting(&in_force), ["admin.token_file", "ca.key", "ca.passphrase_file"]);
+    let read = case.loaded().effective;
+    let told = in_force.told(Ok(&read)).to_string();
+    assert_eq!((told.matches("\"content_changed\":true").count(), told.contains("canary")), (3, false), "{told}");
+    assert_eq!(waiting(&in_force.after_reload(read)).len(), 3, "a reload does not take them over");
+    for (_, name) in files {
+        case.file(name, "canary-1");
+    }
+    assert_eq!(waiting(&in_force), ["ca.key"], "the old content is back");
+}
+
+#[test]
 fn the_file_is_found_by_flag_then_variable() {
     let case = Case::new("data_dir = \"/flag\"");
     let other = case.file("other.toml", "data_dir = \"/variable\"");
@@ -136,7 +175,7 @@ fn named_hosts_are_intercepted_whichever_section_names_them() {
         ("c.example", true),
         ("example.org", false),
     ] {
-        assert_eq!(config.live.intercepts_tls(&host.parse::<RegistryHost>().expect(host)), listed, "{host}");
+        assert_eq!(config.live.intercepts(Scheme::Https, &host.parse::<RegistryHost>().expect(host)), listed, "{host}");
     }
     let mut hosts: Vec<String> = config.live.intercept.iter().map(ToString::to_string).collect();
     hosts.sort();
@@ -152,8 +191,8 @@ fn the_closest_account_wins() {
     let text = [account("ghcr.io", "", "file"), account("ghcr.io", "repository = \"other/*\"\n", "other")];
     let case = Case::new(&text.concat()).set("AUTH_REGISTRIES", "ghcr.io:env:p ghcr.io/team:team:p");
     let config = case.loaded().config;
-    let host: RegistryHost = "ghcr.io".parse().expect("host");
-    let user = |repository| config.live.account(&host, Some(repository)).map(|account| account.username.as_str());
+    let origin: Origin = "ghcr.io".parse().expect("an origin");
+    let user = |repository| config.live.account(&origin, Some(repository)).map(|account| account.username.as_str());
     assert_eq!(user("team/a"), Some("team"));
     assert_eq!(user("team"), Some("team"));
     assert_eq!(user("other/a/b"), Some("other"));
@@ -238,6 +277,7 @@ fn every_knob_says_when_a_change_takes_effect() {
         "ca.leaf_lifetime",
         "registry.http",
         "registry.https",
+        "registry.mirror_listen",
         "data_plane.workers",
         "data_plane.disk_threads",
         "data_plane.disk_timeout",
@@ -263,5 +303,53 @@ fn words_become_policies() {
         let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
         assert_eq!(case.loaded().config.live.proxy.tunnel, policy);
         assert_eq!(case.loaded().config.startup.admin.listen, None);
+    }
+}
+
+#[test]
+fn plain_http_is_spoken_only_where_the_configuration_says_so() {
+    let text = "[intercept]\nregistries = [\"sealed.lan:5000\", \"http://plain.lan:5000\", \"http://eighty.lan\", \"s.lan:7000\"]\n\
+                [registries.\"s.lan:7000\"]\nscheme = \"http\"\n\
+                [[credentials]]\nregistry = \"plain.lan:5000\"\nusername = \"u\"\npassword = \"p\"\n\
+                [[credentials]]\nregistry = \"sealed.lan:5000\"\nusername = \"v\"\npassword = \"p\"\n";
+    let live = Case::new(text).set("REGISTRIES", "http://env.lan:81 env2.lan:80").loaded().config.live;
+    for (host, tls, plain) in [
+        ("ghcr.io", true, false),
+        ("ghcr.io:80", false, false),
+        ("sealed.lan:5000", true, false),
+        ("plain.lan:5000", true, true),
+        ("plain.lan", false, false),
+        ("eighty.lan:80", true, true),
+        ("eighty.lan", false, false),
+        ("s.lan:7000", true, true),
+        ("env.lan:81", true, true),
+        ("env2.lan:80", true, false),
+    ] {
+        let host: RegistryHost = host.parse().expect(host);
+        let listed = (live.intercepts(Scheme::Https, &host), live.intercepts(Scheme::Http, &host));
+        assert_eq!(listed, (tls, plain), "{host}");
+        let scheme = if plain { Scheme::Http } else { Scheme::Https };
+        assert_eq!(live.origin(&host), Origin { scheme, host });
+    }
+    let user = |origin: &str| {
+        let account = live.account(&origin.parse().expect(origin), None);
+        account.map_or("", |account| account.username.as_str())
+    };
+    let users =
+        ["http://plain.lan:5000", "plain.lan:5000", "sealed.lan:5000", "http://sealed.lan:5000", "http://sealed.lan"];
+    assert_eq!(users.map(user), ["u", "", "v", "", ""], "an account belongs to one origin");
+    let twice = Case::new("[intercept]\nregistries = [\"a.lan:80\", \"http://a.lan\"]\n");
+    assert!(twice.error().contains("duplicate registry"), "one port speaks one protocol");
+}
+
+#[test]
+fn accounts_push_only_if_they_were_given_for_that() {
+    let text = "[[credentials]]\nregistry = \"a.lan\"\nusername = \"u\"\npassword = \"p\"\n\
+                [[credentials]]\nregistry = \"b.lan\"\nusername = \"u\"\npassword = \"p\"\npush = true\n";
+    for (allow_push, expected) in [("false", [false, true, false]), ("true", [false, true, true])] {
+        let case = Case::new(text).set("AUTH_REGISTRIES", "c.lan:u:p").set("ALLOW_PUSH", allow_push);
+        let live = case.loaded().config.live;
+        let pushes = |host: &str| live.account(&host.parse().expect(host), None).expect("an account").push;
+        assert_eq!(["a.lan", "b.lan", "c.lan"].map(pushes), expected, "ALLOW_PUSH={allow_push}");
     }
 }

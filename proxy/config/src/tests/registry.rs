@@ -17,11 +17,21 @@ fn with_accounts(text: &str) -> Case {
 }
 
 #[test]
-fn everything_is_open_by_default() {
+fn without_a_login_only_pulls_are_open_by_default() {
     let rights = Case::new("").loaded().config.live.registry.rights;
-    assert_eq!((rights.anonymous, rights.auth), (Actions::ALL, AuthMethod::Token));
+    assert_eq!((rights.anonymous, rights.auth), (Actions::PULL, AuthMethod::Token));
     assert!(rights.htpasswd.is_none() && !rights.read_only && rights.max_size.is_none());
     assert_eq!(rights.token_lifetime.as_secs(), 300);
+}
+
+#[test]
+fn pushes_delete_nothing() {
+    for (word, expected) in
+        [("none", Actions::NONE), ("pull", Actions::PULL), ("push", Actions::PULL_AND_PUSH), ("delete", Actions::ALL)]
+    {
+        let rights = with_accounts(&format!("anonymous = {word:?}")).loaded().config.live.registry.rights;
+        assert_eq!(rights.anonymous, expected, "{word}");
+    }
 }
 
 #[test]
@@ -66,9 +76,22 @@ fn rules_quotas_tags_and_notifications() {
 }
 
 #[test]
+fn further_names_are_hosts_and_addresses_without_ports() {
+    let text = r#"[registry]
+        names = ["Cache.Example", "192.0.2.7", "fd00::5", "[fd00::6]"]"#;
+    let names = Case::new(text).loaded().config.live.registry.names;
+    let names: Vec<_> = names.iter().map(|host| host.name()).collect();
+    assert_eq!(names, ["cache.example", "192.0.2.7", "fd00::5", "fd00::6"]);
+    for bad in ["cache.example:5000", "http://cache.example", "a b", "[fd00::5]:80", ""] {
+        let error = Case::new(&format!("[registry]\nnames = [{bad:?}]")).error();
+        assert!(error.contains("registry.names: "), "{bad}: {error}");
+    }
+}
+
+#[test]
 fn mistakes_are_told() {
     for (text, expected) in [
-        ("anonymous = \"all\"", "registry.anonymous: \"all\" is not one of push, pull, none"),
+        ("anonymous = \"all\"", "registry.anonymous: \"all\" is not one of pull, push, delete, none"),
         ("token_lifetime = \"5s\"", "registry.token_lifetime: \"5s\" is less than 1m"),
         ("auth = \"basic\"", "\"basic\" asks everybody to log in, but something is for anonymous clients"),
         ("[[registry.rules]]\nusers = [\"a\"]", "registry.rules.1: the entry has no repository"),

@@ -55,6 +55,7 @@ pub struct Exchange {
 impl Exchange {
     /// Begins an exchange with a request's head.
     pub fn begin<B>(log: &Arc<RequestLog>, connection: &ConnectionContext, request: &Request<B>) -> Self {
+        connection.standing.spoke();
         let trail = Trail::new(log.metrics.clone());
         // A filter that shows an event should also show its request's id. So the span has the level of errors and a
         // target of its own, which `logging.level` always lets through (`observe::events`).
@@ -126,7 +127,7 @@ impl Exchange {
 fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String {
     match &connection.destination {
         Destination::Registry(target) => target.host.to_string(),
-        Destination::Own => {
+        Destination::Own | Destination::DockerHubMirror => {
             request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned()
         }
         Destination::Named => {
@@ -280,6 +281,7 @@ mod tests {
     use super::*;
     use crate::http::body::PieceSource;
     use crate::http::guard::Guard;
+    use crate::listener::Standing;
 
     /// Counts the spans of requests that are entered.
     #[derive(Clone, Default)]
@@ -329,7 +331,8 @@ mod tests {
         let access_log = AccessLog::start(LogFormat::Json, Some(&folder.path().join("log"))).expect("a log");
         let log = Arc::new(RequestLog { access_log, metrics: Arc::new(Metrics::new()) });
         let (client, destination) = (IpAddr::from([192, 0, 2, 1]), Destination::Own);
-        let connection = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Http, destination };
+        let (door, scheme, standing) = (Door::Proxy, Scheme::Http, Standing::uncounted());
+        let connection = ConnectionContext { client, door, scheme, destination, standing };
         for version in [Version::HTTP_11, Version::HTTP_10] {
             let (_, guard) = Guard::new(tokio::io::empty(), Duration::from_secs(60));
             let mut request = Request::new(());

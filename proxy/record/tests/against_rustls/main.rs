@@ -1,5 +1,6 @@
 //! Our record layer with rustls as the other side: a real handshake each, then every kind of record.
 
+mod fuzz;
 mod peer;
 
 use std::io::{Read, Write};

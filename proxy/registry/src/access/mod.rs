@@ -36,6 +36,7 @@ pub use refusal::TOKEN_PATH;
 
 use entrepot_config::ready::rights::{AuthMethod, Rights};
 use entrepot_core::secret::Secret;
+use entrepot_store::PushedBy;
 use login::Login;
 use policy::{actions, login_matters, something_for_anonymous};
 use token::{Signer, Ticket};
@@ -134,11 +135,26 @@ impl AccessControl {
         actions(&self.rights, &visitor.principal, repository).contains(Action::Pull)
     }
 
-    /// Whether an existing tag may move to other content, or be deleted, by itself or with its manifest.
-    pub fn may_move(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), AccessRefusal> {
+    /// Whether an existing tag may change at all: move, or be deleted, by itself or with its manifest.
+    pub fn may_change(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), AccessRefusal> {
         match policy::is_immutable(&self.rights, repository, tag) {
             true => Err(AccessRefusal::ImmutableTag { tag: tag.clone() }),
             false => Ok(()),
+        }
+    }
+
+    /// Whether a client that may push may move an existing tag, which was set in that way, to other content.
+    pub fn may_move(
+        &self,
+        principal: &Principal,
+        repository: &RepositoryName,
+        tag: &Tag,
+        was: PushedBy,
+    ) -> Result<(), AccessRefusal> {
+        self.may_change(repository, tag)?;
+        match policy::may_move(&self.rights, principal, repository, was) {
+            true => Ok(()),
+            false => Err(AccessRefusal::TagOfAnAccount { tag: tag.clone() }),
         }
     }
 
@@ -180,11 +196,10 @@ impl AccessControl {
     /// A summary of the rules, for the log at the start.
     pub fn told(&self) -> String {
         let anonymous = match self.rights.anonymous {
-            Actions::NONE => "nobody may pull or push without a login".to_owned(),
-            everything if everything == Actions::ALL => {
-                "everybody may pull, push and delete without a login (registry.anonymous = \"push\")".to_owned()
-            }
-            some => format!("everybody may {some} without a login"),
+            Actions::NONE => "none may pull or push without a login",
+            Actions::PULL => "everyone may pull without a login",
+            Actions::PULL_AND_PUSH => "everyone may pull and push without a login, and move tags of such pushes",
+            _ => "everyone may pull, push and delete without a login",
         };
         let rules = match self.rights.rules.len() {
             0 => String::new(),

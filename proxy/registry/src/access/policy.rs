@@ -6,6 +6,7 @@ use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Action, Actions};
 
 use entrepot_config::ready::rights::{Rights, Rule, RuleSubject};
+use entrepot_store::PushedBy;
 
 /// The client, as an account or without a login. An upload session belongs to one.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +39,14 @@ impl Principal {
         match self {
             Self::Anonymous => None,
             Self::User(name) => Some(name),
+        }
+    }
+
+    /// The note on what this client pushes.
+    pub fn pushes_as(&self) -> PushedBy {
+        match self {
+            Self::Anonymous => PushedBy::Anyone,
+            Self::User(_) => PushedBy::Account,
         }
     }
 }
@@ -94,6 +103,15 @@ pub(super) fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &T
         let here = pattern.repositories.as_ref().is_none_or(|globs| globs.is_match(repository.as_str()));
         here && pattern.tags.is_match(tag.as_str())
     })
+}
+
+/// Whether the client may move a tag that was set like this, if it may push. To take away an account's tag is to delete
+/// it, so without a login that needs the right to delete.
+pub(super) fn may_move(rights: &Rights, principal: &Principal, repository: &RepositoryName, was: PushedBy) -> bool {
+    match (was, principal) {
+        (PushedBy::Anyone, _) | (_, Principal::User(_)) => true,
+        (PushedBy::Account, Principal::Anonymous) => actions(rights, principal, repository).contains(Action::Delete),
+    }
 }
 
 /// Whether some quota limits the repository.
@@ -220,6 +238,25 @@ pub(super) mod tests {
             [("a", "v1", true), ("a", "latest", false), ("team/x", "latest", true), ("teams", "latest", false)]
         {
             assert_eq!(is_immutable(&rights, &name(repository), &tag.parse().unwrap()), expected, "{repository}:{tag}");
+        }
+    }
+
+    #[test]
+    fn tags_of_accounts_are_moved_by_accounts_or_where_anyone_may_delete() {
+        let rule_of = |actions| vec![rule("team/*", &["anonymous"], actions)];
+        for (level, rules, by_anyone, expected) in [
+            ("push", Vec::new(), PushedBy::Anyone, true),
+            ("push", Vec::new(), PushedBy::Account, false),
+            ("delete", Vec::new(), PushedBy::Account, true),
+            ("delete", rule_of("push"), PushedBy::Account, false),
+            ("pull", rule_of("push"), PushedBy::Anyone, true),
+            ("pull", rule_of("push,delete"), PushedBy::Account, true),
+        ] {
+            let anonymous = if level == "delete" { Actions::ALL } else { Actions::from_word(level).unwrap() };
+            let rights = Rights { anonymous, rules, ..open() };
+            let moves = |principal| may_move(&rights, principal, &name("team/app"), by_anyone);
+            assert_eq!(moves(&Principal::Anonymous), expected, "{level} {by_anyone:?}");
+            assert!(moves(&account("alice")));
         }
     }
 

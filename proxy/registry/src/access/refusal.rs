@@ -37,6 +37,11 @@ pub enum AccessRefusal {
     ReadOnly,
     #[error("the tag {tag} is immutable (registry.immutable_tags) and keeps its manifest; push under another tag")]
     ImmutableTag { tag: Tag },
+    #[error(
+        "the tag {tag} was pushed with a login, so moving it needs one too (docker login), or registry.anonymous = \
+         \"delete\"; push under another tag"
+    )]
+    TagOfAnAccount { tag: Tag },
     #[error("{}", overdrawn(.0))]
     Overdrawn(Overdrawn),
     /// Too many passwords wait for their comparison.
@@ -82,6 +87,7 @@ impl AccessRefusal {
             Self::InsufficientScope { .. } => usual(ErrorCode::Unauthorized, Refused::InsufficientScope),
             Self::Denied { .. } | Self::MayNotCollect => usual(ErrorCode::Denied, Refused::Denied),
             Self::ReadOnly => usual(ErrorCode::Unsupported, Refused::ReadOnly),
+            Self::TagOfAnAccount { .. } => usual(ErrorCode::Denied, Refused::Denied),
             Self::ImmutableTag { .. } => usual(ErrorCode::Denied, Refused::ImmutableTag),
             Self::Overdrawn(Overdrawn::Repository(_)) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::Denied, Refused::RepositoryQuota)
@@ -135,6 +141,7 @@ mod tests {
             (AccessRefusal::MayNotCollect, 403, "right to delete"),
             (AccessRefusal::ReadOnly, 405, "read-only"),
             (AccessRefusal::ImmutableTag { tag: tag() }, 403, "v1"),
+            (AccessRefusal::TagOfAnAccount { tag: tag() }, 403, "v1 was pushed with a login"),
             (AccessRefusal::Overdrawn(Overdrawn::Repository(Size(1 << 30))), 413, "quota of 1g"),
             (AccessRefusal::Overdrawn(Overdrawn::Total(Size(1 << 30))), 507, "more than 1g"),
             (AccessRefusal::Busy, 429, "again"),

@@ -74,12 +74,7 @@ fn hook(address: SocketAddr) -> Notification {
 }
 
 fn events(settings: ready::Upstream) -> Events {
-    let memory = UpstreamMemory {
-        tokens: Default::default(),
-        quotas: Default::default(),
-        metrics: Arc::new(Metrics::new()),
-        via: HeaderValue::from_static("1.1 entrepot-test"),
-    };
+    let memory = UpstreamMemory::new(Arc::new(Metrics::new()), HeaderValue::from_static("1.1 entrepot-test"));
     let client = HttpClient::new(&settings, &[], &Ourselves::default());
     let upstream = Arc::new(RegistryClient::new(client, Arc::new(memory)));
     let pace = Pace { first: Duration::from_millis(1), most: Duration::from_millis(4) };

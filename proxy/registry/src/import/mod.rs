@@ -22,12 +22,13 @@ use std::fs;
 use std::path::Path;
 
 use entrepot_core::digest::Digest;
+use entrepot_core::docker_hub;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
 
 use tokio::sync::mpsc;
 
-use entrepot_store::{PushedManifest, Store, StoreError};
+use entrepot_store::{PushedBy, PushedManifest, Store, StoreError};
 pub use lines::{Brought, ImportLine, Imported};
 use tree::{Tree, TreeError};
 
@@ -100,6 +101,10 @@ impl Import<'_> {
     }
 
     async fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
+        if repository.as_str().starts_with(docker_hub::OFFICIAL) {
+            let why = "library/ is Docker Hub's here, so nothing would be given from it; push it under another name";
+            return self.skip(repository.to_string(), why).await;
+        }
         for digest in self.tree.layers(repository)? {
             self.blob(repository, &digest).await?;
         }
@@ -165,7 +170,7 @@ impl Import<'_> {
         let Some(media_type) = info.media_type.as_deref().filter(|_| !info.ambiguous) else {
             return self.skip(what, "its type is ambiguous, or it is not a manifest").await.map(|()| None);
         };
-        let manifest = PushedManifest::of(*digest, media_type, &info, &bytes);
+        let manifest = PushedManifest::of(*digest, media_type, &info, &bytes, PushedBy::Anyone);
         Ok(Some(Found { manifest, info }))
     }
 
@@ -204,7 +209,7 @@ impl Import<'_> {
             }
         }
         let tags = free.len() as u64;
-        let moves = |_: &Tag| Ok::<(), Infallible>(());
+        let moves = |_: &Tag, _| Ok::<(), Infallible>(());
         // Nothing is needed that was not looked for above, and a tag may move: so it is put.
         let put = kept.put_manifest(found.manifest.clone(), free, Vec::new(), moves).await?;
         self.done.manifests += u64::from(put.is_ok());

@@ -1,21 +1,20 @@
 //! The requests to pages: the table of pages, and the parser of their fields. If one field cannot be parsed, the whole
 //! request is refused.
 
-use std::time::Duration;
-
-use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{RepositoryName, Tag};
 use http::Method;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use url::form_urlencoded;
 
 use super::PATH;
 use super::problem::Problem;
+use crate::RegistryService;
 use crate::removal::RemovalTarget;
+use entrepot_cache::pull::RequestScope;
+use entrepot_net::http::held_body::HeldBody;
 
 /// The longest form that is read: a name, a tag, a digest and a seal.
 const FORM_MAX_BYTES: usize = 8 << 10;
@@ -88,16 +87,19 @@ pub(super) fn place(head: &Parts) -> Result<&'static Place, Problem> {
 }
 
 /// The body of a form.
-pub(super) async fn form(head: &Parts, body: Incoming, timeout: Duration) -> Result<Bytes, Problem> {
+pub(super) async fn form(
+    service: &RegistryService,
+    scope: &RequestScope,
+    head: &Parts,
+    body: Incoming,
+) -> Result<HeldBody, Problem> {
     let told = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = told.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Err(Problem::Form);
     }
-    match tokio::time::timeout(timeout, Limited::new(body, FORM_MAX_BYTES).collect()).await {
-        Ok(Ok(form)) => Ok(form.to_bytes()),
-        _ => Err(Problem::Form),
-    }
+    let (client, patience) = (scope.connection.client.into(), scope.snapshot.config.client.body_timeout);
+    service.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await.map_err(|_| Problem::Form)
 }
 
 impl Fields<'_> {

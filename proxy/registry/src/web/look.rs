@@ -105,7 +105,7 @@ impl Look<'_> {
             set_at: kept.tag_set_at(&tag).await,
             size_bytes,
             platforms: platforms(&kept, &manifest).await?,
-            is_immutable: self.access.may_move(repository, &tag).is_err(),
+            is_immutable: self.access.may_change(repository, &tag).is_err(),
             digest: manifest.digest,
             tag,
         }))

@@ -7,7 +7,7 @@
 //!
 //! Invariants: the rights are the API's, decided by the same functions. A person without the right to pull does not see
 //! a repository. A person without the right to delete gets no button, and 401 or 403 for a request. A form does the
-//! same as DELETE, including events. GET changes nothing, and neither does a form from another site (`csrf`).
+//! same as DELETE, including events. GET changes nothing, and neither does a form from another site (`forgery`, `csrf`).
 
 mod asked;
 mod csrf;
@@ -17,7 +17,6 @@ mod problem;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::route::WEB_PATH as PATH;
 use http::header::LOCATION;
@@ -27,11 +26,11 @@ use hyper::body::Incoming;
 
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, Principal, Wish};
+use super::forgery::{Forgery, check_change, check_host};
 use super::removal::NotRemoved;
 use super::request::LocalRequest;
 use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
-use csrf::{Forgery, check_host, check_origin};
 use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_net::http::reply::Reply;
 use entrepot_store::{Repository, Sweep};
@@ -70,14 +69,15 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
 
 async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body: Incoming) -> Result<Reply, Problem> {
     let place = place(&head)?;
-    let host = check_host(&service.local, &scope.snapshot.config.registry, &head);
+    let host = check_host(&service.local, &head);
     let is_form = place.method == Method::POST;
-    let form = if is_form { form(&head, body, scope.snapshot.config.client.body_timeout).await? } else { Bytes::new() };
-    let fields = Fields(if is_form { &form } else { head.uri.query().unwrap_or_default().as_bytes() });
+    let form = if is_form { Some(form(service, scope, &head, body).await?) } else { None };
+    let query = || head.uri.query().unwrap_or_default().as_bytes();
+    let fields = Fields(form.as_ref().map_or_else(query, |form| form.bytes()));
     let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
         host?;
-        check_origin(&head)?;
+        check_change(&service.local, &head)?;
         service.local.csrf.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
     }
     let asked = (place.read)(&fields).ok_or(Problem::Form)?;
@@ -89,6 +89,7 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
         method: head.method,
         query: String::new(),
         headers: head.headers,
+        bodies: service.pull.bodies.clone(),
     };
     Guest { request, host }.open(asked, done.as_deref()).await
 }

@@ -28,7 +28,7 @@ pub enum ExecuteError {
     Read(HostError),
     #[error(transparent)]
     Write(HostError),
-    /// `said` is the last line that the command printed.
+    /// `said` is the error of the [`Runner`].
     #[error("`{command}` failed: {said}")]
     Command { command: String, said: String },
     /// A step failed, and the steps before it were taken back.
@@ -149,7 +149,9 @@ fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -
     Ok(true)
 }
 
-/// The journal's entry for a file that is about to be written. An error if the present file is not from a set-up.
+/// The journal's entry for a file that is about to be written. An error if another runtime's set-up wrote the file with
+/// other content, if the file was changed since this runtime's set-up, or if it is there without a set-up and the plan
+/// does not extend it. A symbolic link to nowhere is an error too.
 fn entry(host: &Host, file: &NewFile, known: Option<&Entry>, others: &[Journal]) -> Result<Entry, ExecuteError> {
     let after_sha256 = sha256(&file.content);
     let shared = others.iter().find_map(|journal| Some((journal.runtime, find(journal, &file.path)?)));

@@ -2,7 +2,7 @@
 //! `runtimes`, `execute` and `--dry-run`.
 
 use super::host::HostError;
-use super::target::NoRegistryDoor;
+use super::target::NoMirror;
 use super::{Mode, Runtime};
 
 /// Files to write, commands to run after that, and the way back.
@@ -25,7 +25,8 @@ pub struct NewFile {
     pub path: String,
     /// The whole content, including the parts of the present file that are kept.
     pub content: Vec<u8>,
-    /// True if the content was made from the present file. Otherwise a present file is not ours, and the plan fails.
+    /// Whether the content keeps what a present file has. If not, a present file that no set-up wrote and that has
+    /// other content is not ours, and the plan is not carried out.
     pub(super) extends: bool,
 }
 
@@ -44,7 +45,7 @@ pub enum PlanError {
     #[error("no known trust store: install the package ca-certificates, then run this again")]
     NoTrustStore,
     #[error(transparent)]
-    NoRegistryDoor(#[from] NoRegistryDoor),
+    NoMirror(#[from] NoMirror),
     /// `reason` says what to do instead.
     #[error("{runtime} cannot be set up with --mode {mode}: {reason}", runtime = runtime.word(), mode = mode.word())]
     Impossible { runtime: Runtime, mode: Mode, reason: &'static str },

@@ -53,13 +53,15 @@ impl Script {
         let prefix = if self == Self::K3s { "CONTAINERD_" } else { "" };
         // Without a registry door these are empty; the script refuses mirror mode before it uses them.
         let mirror = target.mirror().ok();
+        let docker_mirror = target.docker_mirror().ok();
         let of_mirror = |text: fn(&Mirror) -> String| mirror.as_ref().map(text).unwrap_or_default();
         let registries = mirrored().map(str::to_owned).collect::<Vec<_>>();
         let registries_conf = mirror.as_ref().map(|mirror| texts::registries_conf(mirror, &registries));
         let values = [
             ("@DROP_IN@", texts::drop_in(prefix, target)),
             ("@CONTAINERS_CONF@", texts::containers_conf(target)),
-            ("@DAEMON_JSON@", of_mirror(texts::daemon_json)),
+            ("@DAEMON_JSON@", docker_mirror.as_ref().map(texts::daemon_json).unwrap_or_default()),
+            ("@DOCKER_MIRROR@", docker_mirror.as_ref().map(|mirror| mirror.url()).unwrap_or_default()),
             ("@HOSTS_TOML@", of_mirror(texts::hosts_toml)),
             ("@CONFIG_TOML@", texts::config_toml()),
             ("@REGISTRIES_CONF@", registries_conf.unwrap_or_default()),
@@ -93,6 +95,7 @@ mod tests {
             proxy_port: 3128,
             registry_http_port,
             registry_https_port: None,
+            docker_mirror_port: registry_http_port,
             ca_pem: String::new(),
             ca_sha256: "ab".repeat(32),
             registries: Vec::new(),

@@ -3,25 +3,25 @@
 use super::Runtime;
 use super::plan::Command;
 
-/// Runs a command. The error is the output of the failed command.
+/// Runs a command. The error is one line for people: how the command failed, with the last line that it printed.
 pub type Runner<'a> = &'a mut dyn FnMut(&Command) -> Result<(), String>;
 /// Called for each step that was done.
 pub type Report<'a> = &'a mut dyn FnMut(Step<'_>);
 
-/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is the command's output.
+/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is the error of the [`Runner`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
     Wrote(&'a str),
     /// The file already has the wanted content.
     Unchanged(&'a str),
     Ran(&'a Command),
-    /// The file is as it was before.
+    /// The file is again as it was before the set-up, or before the run that is taken back.
     Restored(&'a str),
     /// The file has changed meanwhile, so it stays as it is.
     LeftAlone(&'a str),
     /// The file stays because another runtime uses it.
     StaysFor(&'a str, Runtime),
-    /// A command of undo failed; the remaining steps go on.
+    /// A command failed while changes were taken back; the remaining steps go on.
     CommandFailed(&'a Command, &'a str),
 }
 

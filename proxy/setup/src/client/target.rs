@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::Runtime;
+
 /// The appliance as it is written into files.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
@@ -13,6 +15,8 @@ pub struct Target {
     pub registry_http_port: Option<u16>,
     /// The registry's port for HTTPS; None if that is closed.
     pub registry_https_port: Option<u16>,
+    /// The port for Docker's `registry-mirrors`; None if there is none.
+    pub docker_mirror_port: Option<u16>,
     pub ca_pem: String,
     /// The SHA-256 of the certificate, lower-case hex.
     pub ca_sha256: String,
@@ -20,10 +24,17 @@ pub struct Target {
     pub registries: Vec<String>,
 }
 
-/// The appliance cannot be a mirror.
+/// The reason why the appliance cannot be a mirror.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the appliance has no open registry door, and a mirror needs one; use --mode proxy")]
-pub struct NoRegistryDoor;
+pub enum NoMirror {
+    #[error("the appliance has no open registry door, and a mirror needs one; use --mode proxy")]
+    RegistryDoor,
+    #[error(
+        "the appliance has no listener for Docker's registry-mirrors, and a mirror for Docker needs one; set \
+         registry.mirror_listen there, or use --mode proxy"
+    )]
+    DockerListener,
+}
 
 impl Target {
     /// The value of HTTPS_PROXY.
@@ -48,15 +59,26 @@ impl Target {
     }
 
     /// The registry as a mirror: by TLS if that port is open, since the client trusts the CA anyway.
-    pub(crate) fn mirror(&self) -> Result<Mirror, NoRegistryDoor> {
+    pub(crate) fn mirror(&self) -> Result<Mirror, NoMirror> {
         let host = self.authority_host();
         match (self.registry_https_port, self.registry_http_port) {
             (Some(443), _) => Ok(Mirror { scheme: "https", authority: host }),
             (Some(port), _) => Ok(Mirror { scheme: "https", authority: format!("{host}:{port}") }),
             (None, Some(80)) => Ok(Mirror { scheme: "http", authority: host }),
             (None, Some(port)) => Ok(Mirror { scheme: "http", authority: format!("{host}:{port}") }),
-            (None, None) => Err(NoRegistryDoor),
+            (None, None) => Err(NoMirror::RegistryDoor),
         }
+    }
+
+    /// Docker Hub as Docker's mirror, which names no registry: the listener that means nothing else. By TLS, as above.
+    pub(crate) fn docker_mirror(&self) -> Result<Mirror, NoMirror> {
+        let port = self.docker_mirror_port.ok_or(NoMirror::DockerListener)?;
+        Ok(Mirror { scheme: "https", authority: format!("{}:{port}", self.authority_host()) })
+    }
+
+    /// The mirror that a runtime is led to.
+    pub(crate) fn mirror_for(&self, runtime: Runtime) -> Result<Mirror, NoMirror> {
+        if runtime == Runtime::Docker { self.docker_mirror() } else { self.mirror() }
     }
 
     fn authority_host(&self) -> String {

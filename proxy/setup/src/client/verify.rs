@@ -8,27 +8,25 @@ use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::Mode;
 use super::appliance::Appliance;
 use super::plan::PlanError;
 use super::target::Target;
+use super::{Mode, Runtime};
 use entrepot_config::ready::{AccessMode, NoProxy, ParentProxy, Upstream as Settings};
-use entrepot_core::origin::Scheme;
+use entrepot_core::origin::{Origin, Scheme};
 use entrepot_observe::metrics::Metrics;
 use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::own::Ourselves;
-use entrepot_upstream::pull_quota::PullQuotas;
 use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
-use entrepot_upstream::token_cache::TokenCache;
 use entrepot_upstream::upstream_registry::UpstreamRegistry;
 
 /// The image whose manifest is pulled.
@@ -46,9 +44,9 @@ pub struct Image {
 pub enum Verdict {
     /// The manifest came through the appliance.
     Pulled,
-    /// The appliance answered, with another status of upstream than 200.
+    /// The appliance answered with another status than 200: upstream's, or its own refusal.
     Answered(StatusCode),
-    /// An answer came, but not through the appliance.
+    /// An answer came, but it is not the appliance's.
     Bypassed,
     /// No answer came, for this reason.
     Failed(String),
@@ -72,8 +70,12 @@ const MANIFESTS: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
-/// Every answer of entrepot has this header.
-const X_CACHE: &str = "x-cache";
+/// Every reply of entrepot has this header, refusals too, and it replaces what upstream sent
+/// (`entrepot_net::http::exchange`). Some registries have a header of this name, with ids of other forms. `X-Cache` tells
+/// less: refusals lack it, and content networks send one.
+const X_REQUEST_ID: &str = "x-request-id";
+/// The length of entrepot's ids (`entrepot_observe::request_id`).
+const REQUEST_ID_DIGITS: usize = 16;
 
 impl Image {
     /// Reads `REGISTRY/REPOSITORY[:TAG]`, as people write it.
@@ -102,7 +104,7 @@ impl fmt::Display for Image {
 
 /// Pulls the manifest of `image` as a runtime does that is set up in this way.
 pub async fn verify(
-    mode: Mode,
+    (runtime, mode): (Runtime, Mode),
     appliance: &Appliance,
     target: &Target,
     image: &Image,
@@ -117,7 +119,7 @@ pub async fn verify(
             registry(image.registry.clone(), scheme)
         }
         Mode::Mirror => {
-            let mirror = target.mirror()?;
+            let mirror = target.mirror_for(runtime)?;
             operation.path.push_str(&format!("?ns={}", image.name));
             let (scheme, port) = if mirror.is_plain() { (Scheme::Http, 80) } else { (Scheme::Https, 443) };
             match RegistryHost::parse(&mirror.authority, port) {
@@ -134,16 +136,11 @@ async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operatio
     // Off the event loop: this reads the system's certificates from the disk.
     let client = tokio::task::spawn_blocking(move || HttpClient::new(&settings, &[], &Ourselves::default())).await;
     let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
-    let memory = UpstreamMemory {
-        tokens: TokenCache::default(),
-        quotas: PullQuotas::default(),
-        metrics: Arc::new(Metrics::new()),
-        via: HeaderValue::from_static("1.1 entrepot-client-setup"),
-    };
+    let memory = UpstreamMemory::new(Arc::new(Metrics::new()), HeaderValue::from_static("1.1 entrepot-client-setup"));
     let upstream = RegistryClient::new(client, Arc::new(memory));
     match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
         Err(error) => Verdict::Failed(error.to_string()),
-        Ok(answer) if !answer.headers.contains_key(X_CACHE) => Verdict::Bypassed,
+        Ok(answer) if !is_of_entrepot(&answer.headers) => Verdict::Bypassed,
         Ok(answer) if answer.status != StatusCode::OK => Verdict::Answered(answer.status),
         Ok(answer) => match Limited::new(answer.body, MANIFEST_MAX_BYTES).collect().await {
             Ok(_) => Verdict::Pulled,
@@ -152,13 +149,20 @@ async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operatio
     }
 }
 
+/// Whether the answer has an id of entrepot's form: 16 lower-case hexadecimal digits.
+fn is_of_entrepot(headers: &HeaderMap) -> bool {
+    headers.get(X_REQUEST_ID).is_some_and(|id| {
+        id.len() == REQUEST_ID_DIGITS && id.as_bytes().iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
-    let (headers, realms, heard_via) = (Vec::new(), Vec::new(), Vec::new());
+    let (headers, header_methods, realms, heard_via) = Default::default();
     UpstreamRegistry {
-        host,
-        scheme,
+        origin: Origin { scheme, host },
         access: AccessMode::Strict,
         headers,
+        header_methods,
         realms,
         purpose: Purpose::Registry,
         heard_via,
@@ -187,7 +191,62 @@ fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {
 
 #[cfg(test)]
 mod tests {
+    use entrepot_observe::request_id::RequestId;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::discovery::facts::Facts;
+    use crate::discovery::probe::CaCertificate;
+
+    /// The verdict on a mirror that gives each request this status and these headers.
+    async fn verdict_on(status: &str, headers: &str) -> Verdict {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let proxy = listener.local_addr().expect("an address");
+        let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+                stream.write_all(answer.as_bytes()).await.expect("sent");
+            }
+        });
+        let facts = Facts { registry_http_port: Some(proxy.port()), ..Facts::new(proxy.port(), "00") };
+        let (host, ca) = (proxy.ip().to_string(), CaCertificate { pem: String::new(), sha256: "00".to_owned() });
+        let target = Target {
+            host: host.clone(),
+            proxy_port: proxy.port(),
+            registry_http_port: facts.registry_http_port,
+            docker_mirror_port: None,
+            registry_https_port: None,
+            ca_pem: String::new(),
+            ca_sha256: ca.sha256.clone(),
+            registries: Vec::new(),
+        };
+        let appliance = Appliance { host, proxy, facts, ca };
+        let image = Image::parse("docker.io/busybox").expect("an image");
+        let verdict = verify((Runtime::Containerd, Mode::Mirror), &appliance, &target, &image, Trust::Machine)
+            .await
+            .expect("a verdict");
+        server.abort();
+        verdict
+    }
+
+    #[tokio::test]
+    async fn an_answer_came_through_the_appliance_if_it_has_an_id_of_its_form() {
+        let own = format!("X-Request-Id: {}\r\n", RequestId::next());
+        assert_eq!(verdict_on("200 OK", &own).await, Verdict::Pulled);
+        let refused = Verdict::Answered(StatusCode::FORBIDDEN);
+        assert_eq!(verdict_on("403 Forbidden", &own).await, refused, "a refusal has no X-Cache");
+        for others in [
+            "",
+            "X-Cache: Miss from cloudfront\r\n",
+            "X-Request-Id: 5b1c4f0e-8a52-4d0c-b9a3-0f4f2b8f5a11\r\n",
+            "X-Request-Id: 0123456789ABCDEF\r\n",
+        ] {
+            assert_eq!(verdict_on("200 OK", others).await, Verdict::Bypassed, "{others:?}");
+        }
+    }
 
     #[test]
     fn images_are_read_as_people_write_them() {

@@ -17,6 +17,9 @@ pub struct Facts {
     /// The registry's port for HTTPS; None if that is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_https_port: Option<u16>,
+    /// The port for Docker's `registry-mirrors`, plain and TLS; None if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_mirror_port: Option<u16>,
     /// SHA-256 of the CA certificate, lower-case hex without colons.
     pub ca_sha256: String,
     /// The pin of the key of the appliance's own name, as curl takes it. It is for the appliance's own console: a pin
@@ -39,19 +42,30 @@ const VERSION: &str = "version";
 const PROXY: &str = "proxy";
 const REGISTRY_HTTP: &str = "registry-http";
 const REGISTRY_HTTPS: &str = "registry-https";
+const DOCKER_MIRROR: &str = "docker-mirror";
 const CA_SHA256: &str = "ca-sha256";
 
 impl Facts {
     /// The facts of this program, without a registry and without a key.
     pub fn new(proxy_port: u16, ca_sha256: &str) -> Self {
-        let (registry_http_port, registry_https_port) = (None, None);
-        let (version, ca_sha256) = (env!("CARGO_PKG_VERSION").to_owned(), ca_sha256.to_owned());
-        Self { version, proxy_port, registry_http_port, registry_https_port, ca_sha256, own_key: None }
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            proxy_port,
+            registry_http_port: None,
+            registry_https_port: None,
+            docker_mirror_port: None,
+            ca_sha256: ca_sha256.to_owned(),
+            own_key: None,
+        }
     }
 
     /// The pairs of the TXT record.
     pub(crate) fn txt(&self) -> Vec<(&'static str, String)> {
-        let ports = [(REGISTRY_HTTP, self.registry_http_port), (REGISTRY_HTTPS, self.registry_https_port)];
+        let ports = [
+            (REGISTRY_HTTP, self.registry_http_port),
+            (REGISTRY_HTTPS, self.registry_https_port),
+            (DOCKER_MIRROR, self.docker_mirror_port),
+        ];
         let ports = ports.into_iter().filter_map(|(key, port)| Some((key, port?.to_string())));
         let first = [(VERSION, self.version.clone()), (PROXY, self.proxy_port.to_string())];
         first.into_iter().chain(ports).chain([(CA_SHA256, self.ca_sha256.clone())]).collect()
@@ -65,6 +79,7 @@ impl Facts {
             proxy_port: port(PROXY)?,
             registry_http_port: port(REGISTRY_HTTP),
             registry_https_port: port(REGISTRY_HTTPS),
+            docker_mirror_port: port(DOCKER_MIRROR),
             ca_sha256: normal_fingerprint(value(CA_SHA256)?)?,
             own_key: None,
         })
@@ -123,7 +138,8 @@ mod tests {
 
     #[test]
     fn both_forms_come_back() {
-        for sent in [facts(None), facts(Some(80))] {
+        let with_mirror = Facts { docker_mirror_port: Some(5001), ..facts(Some(80)) };
+        for sent in [facts(None), facts(Some(80)), with_mirror] {
             let txt = sent.txt();
             let value = |key: &str| txt.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
             assert_eq!(Facts::from_txt(value), Some(sent.clone()));

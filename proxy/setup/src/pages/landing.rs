@@ -144,6 +144,7 @@ mod tests {
             proxy_port: 3128,
             registry_http_port: Some(80),
             registry_https_port: None,
+            docker_mirror_port: None,
             ca_pem: String::new(),
             ca_sha256: "0123456789abcdef".repeat(4),
             registries: Vec::new(),

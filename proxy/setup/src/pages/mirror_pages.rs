@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
@@ -14,6 +15,9 @@ use crate::discovery::facts::Facts;
 use entrepot_config::ready::LiveConfig;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const DOCKER: &str = "/setup/docker-mirror";
+const NO_DOCKER_LISTENER: &str =
+    "There is no listener for Docker's registry-mirrors here: set registry.mirror_listen.\n";
 /// It is followed by `<registry>/hosts.toml`.
 const CERTS_D: &str = "/setup/containerd/certs.d/";
 
@@ -30,19 +34,23 @@ pub fn page(
         "/setup/containerd/hosts.toml" => Box::new(|mirror| containerd(mirror, None)),
         "/setup/k3s/registries.yaml" => Box::new(k3s),
         "/setup/podman/registries.conf" => Box::new(move |mirror| podman(mirror, &listed())),
-        "/setup/docker-mirror" => Box::new(docker),
+        DOCKER => Box::new(docker),
         _ => {
             let registry = path.strip_prefix(CERTS_D)?.strip_suffix("/hosts.toml")?;
             let host = registry.parse::<RegistryHost>().ok();
-            let known = host.filter(|host| config.intercepts_tls(host) || config.intercepts_plain(host));
+            let known = host.filter(|host| config.intercepts(Scheme::Https, host));
             let hub = RegistryHost::parse(docker_hub::NAME, 443).ok().filter(|_| registry == docker_hub::NAME);
             let host = known.or(hub)?;
             Box::new(move |mirror| containerd(mirror, Some(&host)))
         }
     };
-    let content_type = if path == "/setup/docker-mirror" { JSON } else { PLAIN };
+    let content_type = if path == DOCKER { JSON } else { PLAIN };
     let asked = named_host(headers);
     let mirror = match &asked {
+        Some(host) if path == DOCKER => match docker_mirror(host, facts) {
+            Some(mirror) => mirror,
+            None => return Some(plain(StatusCode::NOT_FOUND, NO_DOCKER_LISTENER)),
+        },
         Some(host) => mirror(host, facts)?,
         None => return Some(no_host()),
     };
@@ -66,9 +74,15 @@ fn mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
     Some(Mirror { scheme, authority: asked.with_port(port).authority(0) })
 }
 
+/// The listener for Docker's `registry-mirrors` under the host name that the client used.
+fn docker_mirror(asked: &RegistryHost, facts: &Facts) -> Option<Mirror> {
+    let port = facts.docker_mirror_port?;
+    Some(Mirror { scheme: "http", authority: asked.with_port(port).authority(0) })
+}
+
 /// The registries of the configuration that are whole names, not patterns.
 fn listed(config: &LiveConfig) -> Vec<RegistryHost> {
-    let hosts = config.intercept.iter().filter_map(|pattern| pattern.to_string().parse::<RegistryHost>().ok());
+    let hosts = config.intercept.iter().filter_map(|registry| Some(registry.exact()?.host));
     hosts.filter(|host| host.name() != docker_hub::TOKEN_HOST).collect()
 }
 
@@ -80,7 +94,12 @@ mod tests {
 
     /// With plain http at a port, if there is one, and https at another.
     fn facts(http: Option<u16>, https: Option<u16>) -> Facts {
-        Facts { registry_http_port: http, registry_https_port: https, ..Facts::new(3128, "00") }
+        Facts {
+            registry_http_port: http,
+            registry_https_port: https,
+            docker_mirror_port: Some(5001),
+            ..Facts::new(3128, "00")
+        }
     }
 
     fn get(path: &str, toml: &str, facts: &Facts) -> Option<String> {
@@ -99,14 +118,13 @@ mod tests {
             ("/setup/containerd/certs.d/reg.example:5000/hosts.toml", "server = \"https://reg.example:5000\""),
             ("/setup/k3s/registries.yaml", "- \"http://appliance.lan:5000\""),
             ("/setup/podman/registries.conf", "location = \"appliance.lan:5000/reg.example:5000\""),
-            ("/setup/docker-mirror", "{\n  \"registry-mirrors\": [\"http://appliance.lan:5000\"]\n}\n"),
+            ("/setup/docker-mirror", "{\n  \"registry-mirrors\": [\"http://appliance.lan:5001\"]\n}\n"),
         ] {
             let toml = "[intercept]\nregistries = [\"reg.example:5000\", \"*.other.example\"]";
             let text = get(path, toml, &facts(Some(5000), Some(5443))).expect(path);
-            assert!(
-                text.contains(part) && !text.contains("auth.docker.io") && !text.contains('*') || path.contains("k3s"),
-                "{path}: {text}"
-            );
+            assert!(text.contains(part), "{path}: {text}");
+            // The token server has no images, and a pattern is no name. A lone `*` is k3s's word for every registry.
+            assert!(!text.contains("auth.docker.io") && !text.contains("*."), "{path}: {text}");
         }
         let secure = get("/setup/containerd/hosts.toml", "", &facts(None, Some(5443))).expect("a page");
         assert!(secure.contains("https://appliance.lan:5443"), "{secure}");
@@ -123,7 +141,11 @@ mod tests {
         ] {
             assert_eq!(get(path, "", &facts(Some(5000), None)), None, "{path}");
         }
-        assert_eq!(get("/setup/docker-mirror", "", &facts(None, None)), None);
+        let without_the_door = Facts { docker_mirror_port: None, ..facts(Some(5000), None) };
+        let live = from_text("").expect("configuration").live;
+        let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static("appliance.lan:3128"))]);
+        let shut = page(&Method::GET, "/setup/docker-mirror", &headers, &live, &without_the_door).expect("an answer");
+        assert_eq!(shut.status(), StatusCode::NOT_FOUND);
         let nameless = page(
             &Method::GET,
             "/setup/docker-mirror",

@@ -184,6 +184,7 @@ fn target(host: &RegistryHost, ca: &CaPage) -> Target {
         proxy_port: if of_registry { facts.proxy_port } else { host.port() },
         registry_http_port: facts.registry_http_port,
         registry_https_port: facts.registry_https_port,
+        docker_mirror_port: facts.docker_mirror_port,
         ca_pem: String::from_utf8_lossy(&ca.pem).into_owned(),
         ca_sha256: facts.ca_sha256.clone(),
         registries: Vec::new(),

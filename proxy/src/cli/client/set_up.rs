@@ -44,7 +44,7 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
     }
     // In redirect mode a pull cannot succeed yet: it is led to the appliance, whose certificate is not trusted here.
     if !options.no_verify && options.mode != Mode::Redirect {
-        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Appliance).await?;
+        let verdict = verify((options.runtime, options.mode), &appliance, &target, &image, Trust::Appliance).await?;
         if let Some(reason) = failure(verdict) {
             let came_of_it = CameOfIt::Unchanged;
             return Err(ClientError::Unverified { proxy: appliance.proxy, reason, came_of_it });
@@ -56,7 +56,7 @@ pub(super) async fn set_up(options: &SetupOptions, host: &Host) -> Result<(), Cl
     let journal = Journal::new(options.runtime, options.mode, &target.host, target.proxy_port, &appliance.ca.sha256);
     let change = apply(host, &plan, journal, mine.first(), &others, &mut run_command, &mut tell)?;
     if !options.no_verify && options.runtime != Runtime::Kind {
-        let verdict = verify(options.mode, &appliance, &target, &image, Trust::Machine).await;
+        let verdict = verify((options.runtime, options.mode), &appliance, &target, &image, Trust::Machine).await;
         let verdict = verdict.unwrap_or_else(|error| Verdict::Failed(error.to_string()));
         if let Err(reason) = works(options.mode, verdict, &appliance, &image) {
             let came_of_it = match change {
@@ -82,6 +82,7 @@ fn target(options: &SetupOptions, appliance: &Appliance) -> Target {
         proxy_port: appliance.proxy.port(),
         registry_http_port: appliance.facts.registry_http_port,
         registry_https_port: appliance.facts.registry_https_port,
+        docker_mirror_port: appliance.facts.docker_mirror_port,
         ca_pem: appliance.ca.pem.clone(),
         ca_sha256: appliance.ca.sha256.clone(),
         registries: options.registry.clone(),
@@ -116,7 +117,7 @@ fn works(mode: Mode, verdict: Verdict, appliance: &Appliance, image: &Image) -> 
     match &verdict {
         Verdict::Pulled => println!("  pulled    the manifest of {image} through {proxy}"),
         Verdict::Answered(status) => {
-            println!("  asked     for {image} through {proxy}; upstream's answer was {status}")
+            println!("  asked     for {image} through {proxy}; the answer was {status}")
         }
         Verdict::Bypassed | Verdict::Failed(_) => {}
     }

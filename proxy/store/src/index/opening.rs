@@ -1,15 +1,24 @@
-//! Opens the index file: as it is, new, or set aside and new. Also judges from a failure what is wrong with the index.
+//! Opens the index file: as it is, new, brought to the present format (`upgrade`), or set aside and new. Also judges from
+//! a failure what is wrong with the index.
+//!
+//! An index of a later format is refused by name: this program cannot know what its rows mean. An index of a format
+//! before the number existed has none. The programs of that time take an index of today for a damaged one and set it
+//! aside; they make a new one from the files, which this program then brings to its format.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
+use std::path::Path;
+
 use redb::{Database, DatabaseError, Error, ReadableDatabase};
 
 use super::queue::Ailment;
-use super::tables::{self, Totals};
+use super::tables::{self, FORMAT_NOW, FORMAT_UNNUMBERED, Totals};
+use super::upgrade;
 use crate::errors::StoreError;
 use crate::paths::Paths;
+use crate::times::ms_of;
 
 /// Memory for pages of the index, about a fifth less than these pages take of the heap. The upper levels of all tables
 /// fit with a million blobs. Other leaves are in the kernel's page cache, one read away.
@@ -24,10 +33,18 @@ pub(super) struct Opened {
     pub(super) check_from: Option<SystemTime>,
 }
 
+/// A file that could be read.
+enum Found {
+    Usable(Opened),
+    /// Its format has a higher number than this program knows.
+    Newer(u64),
+}
+
 /// Opens the index. A file whose content makes no sense is set aside. `Ok(None)` means that the disk refuses now.
 pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
     match guarded(|| try_open(paths)) {
-        Ok(opened) => Ok(Some(opened)),
+        Ok(Found::Usable(opened)) => Ok(Some(opened)),
+        Ok(Found::Newer(found)) => Err(StoreError::NewerFormat { path: paths.index(), found, known: FORMAT_NOW }),
         Err(Error::DatabaseAlreadyOpen) => Err(StoreError::Locked { path: paths.index() }),
         Err(error) if ailment_of(&error) == Ailment::Reopen => {
             tracing::warn!(%error, "the cache's index cannot be opened; hits go on, new content is not counted");
@@ -36,25 +53,42 @@ pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
         Err(error) => {
             tracing::warn!(%error, "the cache's index is damaged; it is set aside and rebuilt from the files");
             set_aside(paths);
-            Ok(guarded(|| try_open(paths)).ok())
+            Ok(guarded(|| try_open(paths)).ok().and_then(|found| match found {
+                Found::Usable(opened) => Some(opened),
+                Found::Newer(_) => None,
+            }))
         }
     }
 }
 
-fn try_open(paths: &Paths) -> Result<Opened, Error> {
-    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(paths.index());
-    let database = database.map_err(|error| match error {
+fn try_open(paths: &Paths) -> Result<Found, Error> {
+    let database = open_file(&paths.index())?;
+    let database = match tables::format_of(&database)? {
+        Some(FORMAT_NOW) => database,
+        Some(FORMAT_UNNUMBERED) => upgrade::upgrade(database, paths)?,
+        Some(number) if number > FORMAT_NOW => return Ok(Found::Newer(number)),
+        Some(number) => return Err(Error::Corrupted(format!("no index has the format {number}"))),
+        None => {
+            tables::create(&database)?;
+            database
+        }
+    };
+    // The lock on the index says that no other process writes a draft.
+    upgrade::remove_draft(paths)?;
+    let (totals, check_from) = tables::check(&database.begin_read()?)?;
+    Ok(Found::Usable(Opened { database, totals, check_from }))
+}
+
+/// Opens the file of an index, or makes it.
+pub(super) fn open_file(path: &Path) -> Result<Database, Error> {
+    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path);
+    database.map_err(|error| match error {
         // A file that is shorter than its header says is damaged; the disk did not refuse it.
         DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {
             Error::Corrupted(io.to_string())
         }
         other => other.into(),
-    })?;
-    if tables::is_new(&database)? {
-        tables::create(&database, paths)?;
-    }
-    let (totals, check_from) = tables::check(&database.begin_read()?)?;
-    Ok(Opened { database, totals, check_from })
+    })
 }
 
 /// Closes an index, also one that fails.
@@ -71,7 +105,7 @@ pub(super) fn set_aside(paths: &Paths) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-    let time_s = tables::ms_of(SystemTime::now()) / 1000;
+    let time_s = ms_of(SystemTime::now()) / 1000;
     if let Err(error) = std::fs::rename(paths.index(), paths.broken_index(time_s)) {
         tracing::warn!(%error, "the damaged index could not be set aside");
     }

@@ -14,9 +14,10 @@ use std::time::SystemTime;
 
 use entrepot_core::digest::{Algorithm, Digest};
 
-use super::{Job, Shared, ms_of, recency};
+use super::{Job, Shared, recency};
 use crate::disk;
 use crate::paths::ALGORITHMS;
+use crate::times::ms_of;
 
 /// Rows that are entered between two looks at whether the store is closing.
 const CHUNK: usize = 256;

@@ -16,8 +16,8 @@ use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableTable};
 
 use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
+use crate::disk;
 use crate::memory::Stale;
-use crate::pins::has_pin;
 
 const PROBATION: u8 = 0;
 const PROTECTED: u8 = 1;
@@ -26,7 +26,7 @@ pub(super) const PINNED: u8 = 2;
 /// Further uses of a protected blob are noted once in this time.
 const TOUCH_INTERVAL_MS: u64 = 60_000;
 
-/// A text that sorts after every name of a registry or repository, because those are ASCII.
+/// A text that sorts after every name of an origin or repository, because those are ASCII.
 const AFTER_ALL_NAMES: &str = "\u{10ffff}";
 
 /// A blob as the index knows it.
@@ -103,7 +103,7 @@ impl Tables<'_> {
     }
 
     fn is_pinned(&self, digest: &Digest) -> bool {
-        has_pin(self.paths, digest)
+        disk::has_pin(self.paths, digest)
     }
 
     /// Drops a blob's row, and all rows that depend on it, if its file is gone.

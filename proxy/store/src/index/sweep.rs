@@ -6,11 +6,11 @@
 use entrepot_core::digest::Digest;
 use redb::{AccessGuard, Error, Key as RowKey, Range, ReadTransaction, ReadableTable, Value as RowValue};
 
+use super::names::{PROOF_LAG_MS, place_of};
 use super::recency::PINNED;
-use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PUBLIC, TAGS, Tables, digest_of};
+use super::tables::{ARTEFACTS, BLOBS, Key, LINKS, PROOFS, TAGS, Tables, digest_of};
 use crate::entries::TagKey;
 use crate::memory::Stale;
-use crate::place::Place;
 
 /// The most rows of one table that are looked at together.
 const ROWS_MAX: usize = 16_384;
@@ -25,7 +25,7 @@ pub(crate) struct Cursors {
     blobs: Option<Vec<u8>>,
     links: Option<LinkCursor>,
     tags: Option<TagCursor>,
-    public: Option<NameCursor>,
+    proofs: Option<NameCursor>,
     artefacts: Option<NameCursor>,
 }
 
@@ -42,8 +42,8 @@ pub(crate) struct StaleNames {
     orphans: Vec<Digest>,
     /// Tags that were not confirmed for a long time.
     tags: Vec<TagCursor>,
-    /// Marks of public repositories that were not confirmed for a long time.
-    public: Vec<NameCursor>,
+    /// Repositories whose public proofs were not renewed for a long time.
+    proofs: Vec<NameCursor>,
     /// Artefacts without content.
     artefacts: Vec<NameCursor>,
 }
@@ -54,7 +54,7 @@ pub(crate) fn look(transaction: &ReadTransaction, cursors: &mut Cursors, before_
     let names = StaleNames {
         orphans: orphans(transaction, &mut cursors.links, before_ms)?,
         tags: old_tags(transaction, &mut cursors.tags, before_ms)?,
-        public: old_marks(transaction, &mut cursors.public, before_ms)?,
+        proofs: old_proofs(transaction, &mut cursors.proofs, before_ms)?,
         artefacts: empty_artefacts(transaction, &mut cursors.artefacts)?,
     };
     Ok(Suspects { blobs, names })
@@ -82,19 +82,19 @@ fn orphans(
     cursor: &mut Option<LinkCursor>,
     before_ms: u64,
 ) -> Result<Vec<Digest>, Error> {
-    let (digest, registry, repository) = cursor.take().unwrap_or_default();
-    let start = (digest.as_slice(), &*registry, &*repository);
+    let (digest, origin, repository) = cursor.take().unwrap_or_default();
+    let start = (digest.as_slice(), &*origin, &*repository);
     let blobs = transaction.open_table(BLOBS)?;
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(LINKS)?.range(start..)?));
-    while let Some((key, at_ms)) = rows.next()? {
+    while let Some((key, times)) = rows.next()? {
         let (digest, _, _) = key.value();
-        if at_ms.value() < before_ms && blobs.get(digest)?.is_none() {
+        if times.value().0 < before_ms && blobs.get(digest)?.is_none() {
             found.push(digest_of(digest)?);
         }
     }
     *cursor = rows.end()?.map(|key| {
-        let (digest, registry, repository) = key.value();
-        (digest.to_vec(), registry.to_owned(), repository.to_owned())
+        let (digest, origin, repository) = key.value();
+        (digest.to_vec(), origin.to_owned(), repository.to_owned())
     });
     found.dedup();
     Ok(found)
@@ -105,11 +105,11 @@ fn old_tags(
     cursor: &mut Option<TagCursor>,
     before_ms: u64,
 ) -> Result<Vec<TagCursor>, Error> {
-    let owned = |(registry, repository, tag, class): (&str, &str, &str, u16)| {
-        (registry.to_owned(), repository.to_owned(), tag.to_owned(), class)
+    let owned = |(origin, repository, tag, class): (&str, &str, &str, u16)| {
+        (origin.to_owned(), repository.to_owned(), tag.to_owned(), class)
     };
-    let (registry, repository, tag, class) = cursor.take().unwrap_or_default();
-    let start = (&*registry, &*repository, &*tag, class);
+    let (origin, repository, tag, class) = cursor.take().unwrap_or_default();
+    let start = (&*origin, &*repository, &*tag, class);
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(TAGS)?.range(start..)?));
     while let Some((key, row)) = rows.next()? {
         let (_, _, _, validated_at_ms) = row.value();
@@ -121,16 +121,16 @@ fn old_tags(
     Ok(found)
 }
 
-fn old_marks(
+fn old_proofs(
     transaction: &ReadTransaction,
     cursor: &mut Option<NameCursor>,
     before_ms: u64,
 ) -> Result<Vec<NameCursor>, Error> {
-    let (registry, repository) = cursor.take().unwrap_or_default();
-    let start = (&*registry, &*repository);
-    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(PUBLIC)?.range(start..)?));
-    while let Some((key, at_ms)) = rows.next()? {
-        if at_ms.value() < before_ms {
+    let (origin, repository) = cursor.take().unwrap_or_default();
+    let start = (&*origin, &*repository);
+    let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(PROOFS)?.range(start..)?));
+    while let Some((key, row)) = rows.next()? {
+        if are_old(row.value(), before_ms) {
             found.push(owned_name(key.value()));
         }
     }
@@ -138,13 +138,18 @@ fn old_marks(
     Ok(found)
 }
 
+/// Whether a row of `PROOFS` is no longer needed. Proofs that it refused must not count again when a new row begins.
+fn are_old((newest_ms, ended_ms): (u64, u64), before_ms: u64) -> bool {
+    newest_ms.max(ended_ms).saturating_add(PROOF_LAG_MS) < before_ms
+}
+
 fn empty_artefacts(transaction: &ReadTransaction, cursor: &mut Option<NameCursor>) -> Result<Vec<NameCursor>, Error> {
-    let (registry, path) = cursor.take().unwrap_or_default();
-    let start = (&*registry, &*path);
+    let (origin, path) = cursor.take().unwrap_or_default();
+    let start = (&*origin, &*path);
     let blobs = transaction.open_table(BLOBS)?;
     let (mut found, mut rows) = (Vec::new(), Rows::new(transaction.open_table(ARTEFACTS)?.range(start..)?));
     while let Some((key, row)) = rows.next()? {
-        let (digest, _, _, _) = row.value();
+        let digest = row.value().0;
         if blobs.get(digest)?.is_none() {
             found.push(owned_name(key.value()));
         }
@@ -153,8 +158,8 @@ fn empty_artefacts(transaction: &ReadTransaction, cursor: &mut Option<NameCursor
     Ok(found)
 }
 
-fn owned_name((registry, name): (&str, &str)) -> NameCursor {
-    (registry.to_owned(), name.to_owned())
+fn owned_name((origin, name): (&str, &str)) -> NameCursor {
+    (origin.to_owned(), name.to_owned())
 }
 
 type Row<K, V> = (AccessGuard<'static, K>, AccessGuard<'static, V>);
@@ -186,7 +191,7 @@ impl<K: RowKey, V: RowValue> Rows<K, V> {
 
 impl StaleNames {
     pub(crate) fn is_empty(&self) -> bool {
-        self.orphans.is_empty() && self.tags.is_empty() && self.public.is_empty() && self.artefacts.is_empty()
+        self.orphans.is_empty() && self.tags.is_empty() && self.proofs.is_empty() && self.artefacts.is_empty()
     }
 }
 
@@ -198,21 +203,22 @@ impl Tables<'_> {
                 self.removed(digest)?;
             }
         }
-        for (registry, repository, tag, class) in &names.tags {
-            let key = (registry.as_str(), repository.as_str(), tag.as_str(), *class);
+        for (origin, repository, tag, class) in &names.tags {
+            let key = (origin.as_str(), repository.as_str(), tag.as_str(), *class);
             if self.tags.get(key)?.is_some_and(|row| row.value().3 < before_ms) {
                 self.tags.remove(key)?;
-                self.stale.push(Stale::Tag(tag_key(registry, repository, tag, *class)?));
+                self.stale.push(Stale::Tag(tag_key(origin, repository, tag, *class)?));
             }
         }
-        for (registry, repository) in &names.public {
-            let key = (registry.as_str(), repository.as_str());
-            if self.public.get(key)?.is_some_and(|at_ms| at_ms.value() < before_ms) {
-                self.public.remove(key)?;
+        for (origin, repository) in &names.proofs {
+            let key = (origin.as_str(), repository.as_str());
+            if self.proofs.get(key)?.is_some_and(|row| are_old(row.value(), before_ms)) {
+                self.proofs.remove(key)?;
+                self.stale.push(Stale::Proofs(place_of(origin, repository)?));
             }
         }
-        for (registry, path) in &names.artefacts {
-            let key = (registry.as_str(), path.as_str());
+        for (origin, path) in &names.artefacts {
+            let key = (origin.as_str(), path.as_str());
             let digest = self.artefacts.get(key)?.map(|row| row.value().0.to_vec());
             if let Some(digest) = digest
                 && self.blobs.get(digest.as_slice())?.is_none()
@@ -224,11 +230,7 @@ impl Tables<'_> {
     }
 }
 
-fn tag_key(registry: &str, repository: &str, tag: &str, accept_class: u16) -> Result<TagKey, Error> {
-    let damaged = || Error::Corrupted("a tag's key names no tag".to_owned());
-    Ok(TagKey {
-        place: Place::new(registry.parse().map_err(|_| damaged())?, repository.parse().map_err(|_| damaged())?),
-        tag: tag.parse().map_err(|_| damaged())?,
-        accept_class,
-    })
+fn tag_key(origin: &str, repository: &str, tag: &str, accept_class: u16) -> Result<TagKey, Error> {
+    let tag = tag.parse().map_err(|_| Error::Corrupted("a tag's key names no tag".to_owned()))?;
+    Ok(TagKey { place: place_of(origin, repository)?, tag, accept_class })
 }

@@ -1,17 +1,20 @@
 //! The tables of the index, and a write transaction with all of them open. `recency` gives the rows of blobs their
-//! meaning, `names` those of links, tags, artefacts and verdict marks.
+//! meaning, `names` those of links, their public proofs, tags and artefacts.
 //!
 //! Blobs can be rebuilt from the files. The other rows are lost with the index. Each lost row costs one more question
 //! to upstream and never grants anything.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use entrepot_core::digest::{Algorithm, Digest};
-use redb::{Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Error, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+};
 
-use crate::memory::Stale;
+use crate::memory::{Memory, Stale};
 use crate::paths::Paths;
 use crate::space::Held;
+use crate::times::{ms_of, time_of};
 
 /// digest → (size, segment, rank, last use in ms, uses).
 pub(super) const BLOBS: TableDefinition<'static, &'static [u8], BlobRow> = TableDefinition::new("blobs");
@@ -20,26 +23,35 @@ pub(super) const ORDER: TableDefinition<'static, (u8, u64), (&'static [u8], u64)
 /// digest → media type, for manifests.
 pub(super) const MEDIA_TYPES: TableDefinition<'static, &'static [u8], &'static str> =
     TableDefinition::new("media_types");
-/// (digest, registry, repository) → linked since, in ms.
-pub(super) const LINKS: TableDefinition<'static, LinkKey, u64> = TableDefinition::new("links");
-/// (registry, repository, tag, Accept class) → (digest, media type, size, validated at in ms).
+/// (digest, origin, repository) → (linked since, last public proof or 0), in ms.
+pub(super) const LINKS: TableDefinition<'static, LinkKey, (u64, u64)> = TableDefinition::new("links");
+/// (origin, repository, tag, Accept class) → (digest, media type, size, validated at in ms).
 pub(super) const TAGS: TableDefinition<'static, TagRowKey, TagRow> = TableDefinition::new("tags");
-/// (registry, repository) → last seen public, in ms.
-pub(super) const PUBLIC: TableDefinition<'static, (&'static str, &'static str), u64> = TableDefinition::new("public");
-/// (registry, path and query) → (digest, size, content type, headers).
+/// (origin, repository) → (newest public proof of its links, end of earlier proofs), in ms. See `names`.
+pub(super) const PROOFS: TableDefinition<'static, (&'static str, &'static str), (u64, u64)> =
+    TableDefinition::new("proofs");
+/// (origin, path and query) → (digest, size, content type, headers, linked since in ms, last public proof in ms or 0).
 pub(super) const ARTEFACTS: TableDefinition<'static, (&'static str, &'static str), ArtefactRow> =
     TableDefinition::new("artefacts");
 /// () → totals, see [`Totals`].
-const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
+pub(super) const TOTALS: TableDefinition<'static, (), TotalsRow> = TableDefinition::new("totals");
 /// () → a time in ms. Folders changed since then may hold files that the index does not know.
-const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
+pub(super) const CHECK_FROM: TableDefinition<'static, (), u64> = TableDefinition::new("check_from");
 
-type TotalsRow = (u64, u64, u64, u64, u64);
+/// () → the number of this layout. Every index since the second layout has it, so a program can refuse a later one.
+const FORMAT: TableDefinition<'static, (), u64> = TableDefinition::new("format");
+
+/// The layout of the tables above. A change of any table's meaning makes it one more, with a migration.
+pub(crate) const FORMAT_NOW: u64 = 2;
+/// The layout that had no number yet.
+pub(super) const FORMAT_UNNUMBERED: u64 = 1;
+
+pub(super) type TotalsRow = (u64, u64, u64, u64, u64);
 pub(super) type BlobRow = (u64, u8, u64, u64, u32);
 pub(super) type LinkKey = (&'static [u8], &'static str, &'static str);
 pub(super) type TagRowKey = (&'static str, &'static str, &'static str, u16);
 pub(super) type TagRow = (&'static [u8], &'static str, u64, u64);
-pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static str, &'static str)>);
+pub(super) type ArtefactRow = (&'static [u8], u64, &'static str, Vec<(&'static str, &'static str)>, u64, u64);
 
 /// Sums that are updated with every change, so that nothing is ever counted by walking.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -58,13 +70,14 @@ pub(crate) struct Tables<'t> {
     pub(super) blobs: Table<'t, &'static [u8], BlobRow>,
     pub(super) order: Table<'t, (u8, u64), (&'static [u8], u64)>,
     pub(super) media_types: Table<'t, &'static [u8], &'static str>,
-    pub(super) links: Table<'t, LinkKey, u64>,
+    pub(super) links: Table<'t, LinkKey, (u64, u64)>,
     pub(super) tags: Table<'t, TagRowKey, TagRow>,
-    pub(super) public: Table<'t, (&'static str, &'static str), u64>,
+    pub(super) proofs: Table<'t, (&'static str, &'static str), (u64, u64)>,
     pub(super) artefacts: Table<'t, (&'static str, &'static str), ArtefactRow>,
     totals_table: Table<'t, (), TotalsRow>,
     pub(super) totals: Totals,
     pub(super) paths: &'t Paths,
+    pub(super) memory: &'t Memory,
     pub(super) protected_max_bytes: u64,
     /// Entries of `memory` that are untrue once this is committed.
     pub(super) stale: Vec<Stale>,
@@ -75,6 +88,7 @@ impl<'t> Tables<'t> {
     pub(super) fn open(
         transaction: &'t WriteTransaction,
         paths: &'t Paths,
+        memory: &'t Memory,
         protected_max_bytes: u64,
     ) -> Result<Self, Error> {
         let totals_table = transaction.open_table(TOTALS)?;
@@ -85,11 +99,12 @@ impl<'t> Tables<'t> {
             media_types: transaction.open_table(MEDIA_TYPES)?,
             links: transaction.open_table(LINKS)?,
             tags: transaction.open_table(TAGS)?,
-            public: transaction.open_table(PUBLIC)?,
+            proofs: transaction.open_table(PROOFS)?,
             artefacts: transaction.open_table(ARTEFACTS)?,
             totals_table,
             totals,
             paths,
+            memory,
             protected_max_bytes,
             stale: Vec::new(),
         })
@@ -121,25 +136,43 @@ pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<Sys
     transaction.open_table(MEDIA_TYPES)?;
     transaction.open_table(LINKS)?;
     transaction.open_table(TAGS)?;
-    transaction.open_table(PUBLIC)?;
+    transaction.open_table(PROOFS)?;
     transaction.open_table(ARTEFACTS)?;
     let totals = transaction.open_table(TOTALS)?.get(())?.map(|row| Totals::from_row(row.value()));
     let check_from = transaction.open_table(CHECK_FROM)?.get(())?.map(|row| time_of(row.value()));
     Ok((totals.unwrap_or_default(), check_from))
 }
 
-/// Makes the tables of a new index.
-pub(super) fn create(database: &redb::Database, paths: &Paths) -> Result<(), Error> {
+/// Makes the tables of a new index that it does not have yet, and gives it its number.
+pub(super) fn create(database: &redb::Database) -> Result<(), Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
+    transaction.open_table(BLOBS)?;
+    transaction.open_table(ORDER)?;
+    transaction.open_table(MEDIA_TYPES)?;
+    transaction.open_table(LINKS)?;
+    transaction.open_table(TAGS)?;
+    transaction.open_table(PROOFS)?;
+    transaction.open_table(ARTEFACTS)?;
+    transaction.open_table(TOTALS)?;
     transaction.open_table(CHECK_FROM)?;
-    Tables::open(&transaction, paths, 0)?.finish()?;
+    transaction.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
     Ok(transaction.commit()?)
 }
 
-/// Whether this index has its tables.
-pub(super) fn is_new(database: &redb::Database) -> Result<bool, Error> {
-    Ok(database.begin_read()?.list_tables()?.next().is_none())
+/// The format of an index. None if it has no tables yet. An index from before there were numbers has the number 1.
+pub(super) fn format_of(database: &redb::Database) -> Result<Option<u64>, Error> {
+    let transaction = database.begin_read()?;
+    if transaction.list_tables()?.next().is_none() {
+        return Ok(None);
+    }
+    match transaction.open_table(FORMAT) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(Some(FORMAT_UNNUMBERED)),
+        table => {
+            let number = table?.get(())?.map(|row| row.value());
+            number.map(Some).ok_or_else(|| Error::Corrupted("the index's format has no number".to_owned()))
+        }
+    }
 }
 
 /// Stores the time since which changed folders are looked at after a crash.
@@ -187,18 +220,6 @@ pub(super) fn digest_of(key: &[u8]) -> Result<Digest, Error> {
     digest.ok_or_else(|| Error::Corrupted("a key is no digest".to_owned()))
 }
 
-/// Times are kept in milliseconds since 1970. An earlier time becomes 1970.
-pub(crate) fn ms_of(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The inverse of [`ms_of`], capped at a time that every platform can show.
-pub(crate) fn time_of(ms: u64) -> SystemTime {
-    const YEAR_9999_MS: u64 = 253_370_764_800_000;
-    SystemTime::UNIX_EPOCH + Duration::from_millis(ms.min(YEAR_9999_MS))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,13 +235,5 @@ mod tests {
         for damaged in [&[][..], &[0], &[2; 33], &[0; 34], &[1; 33]] {
             assert!(digest_of(damaged).is_err(), "{damaged:?}");
         }
-    }
-
-    #[test]
-    fn times_read_back_to_the_millisecond() {
-        let time = time_of(1_700_000_000_123);
-        assert_eq!(time_of(ms_of(time)), time);
-        assert_eq!(ms_of(SystemTime::UNIX_EPOCH - Duration::from_secs(5)), 0);
-        assert!(time_of(u64::MAX) > time);
     }
 }

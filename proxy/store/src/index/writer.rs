@@ -16,6 +16,7 @@ use super::opening::{self, Opened, ailment_of};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
+use super::upgrade;
 use super::{Shared, write_lock};
 
 /// How long a change may be visible without being durable, and the pause between attempts to heal the index.
@@ -73,7 +74,10 @@ impl Writer {
             let _ = rebuild.join();
         }
         let database = write_lock(&self.shared.database).take();
-        database.into_iter().for_each(opening::close);
+        if let Some(database) = database {
+            opening::close(database);
+            upgrade::forget_earlier(&self.shared.paths);
+        }
     }
 
     fn wake_at(&self) -> Instant {
@@ -96,12 +100,12 @@ impl Writer {
         let mut reservations = Vec::new();
         let limits = self.shared.space.ledger().limits;
         let protected_max_bytes = limits.max_size_bytes / 100 * PROTECTED_PERCENT;
-        let paths = &self.shared.paths;
+        let (paths, memory) = (&self.shared.paths, &*self.shared.memory);
         let committed = self.shared.with_database(|database| {
             let (changes, held): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.apply, job.reservation)).unzip();
             reservations = held;
             commit(database, |transaction| {
-                let mut tables = Tables::open(transaction, paths, protected_max_bytes)?;
+                let mut tables = Tables::open(transaction, paths, memory, protected_max_bytes)?;
                 changes.into_iter().try_for_each(|change| change(&mut tables))?;
                 tables.finish()
             })

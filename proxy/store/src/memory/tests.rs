@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const LINK: Link = Link { linked_at: SystemTime::UNIX_EPOCH, public_at: None };
+
 fn at(repository: &str) -> Place {
     Place::new("ghcr.io".parse().unwrap(), repository.parse().unwrap())
 }
@@ -33,7 +35,7 @@ fn left_after(stale: &[Stale]) -> String {
     for manifest in [&one, &two] {
         memory.remember_manifest(now, manifest.clone());
         for name in ["a/b", "c/d"] {
-            memory.remember_link(now, &at(name), &manifest.digest);
+            memory.remember_link(now, &at(name), &manifest.digest, LINK);
         }
     }
     for (tag, class) in [(1, 1), (1, 2), (2, 1)] {
@@ -43,7 +45,7 @@ fn left_after(stale: &[Stale]) -> String {
     let mut left = Vec::new();
     for (name, manifest) in [("one", &one), ("two", &two)] {
         for place in ["a/b", "c/d"] {
-            let linked = memory.linked(&at(place), &manifest.digest);
+            let linked = memory.link_of(&at(place), &manifest.digest).is_some();
             let known = memory.manifest(&at(place), &manifest.digest).is_some();
             assert!(linked || !known, "nothing is told to who is not known to have it");
             left.extend(linked.then(|| format!("{name}@{place}{}", if known { "" } else { "?" })));
@@ -87,11 +89,11 @@ fn what_was_read_before_a_change_is_not_remembered_after_it() {
     for change in changes {
         let before = memory.epoch();
         change(&memory);
-        memory.remember_link(before, &here, &read.digest);
+        memory.remember_link(before, &here, &read.digest, LINK);
         memory.remember_manifest(before, read.clone());
         memory.remember_tag(before, &key(1, 1), &entry(1));
-        assert!(!memory.linked(&here, &read.digest) && memory.tag(&key(1, 1)).is_none());
-        memory.remember_link(memory.epoch(), &here, &read.digest);
+        assert!(memory.link_of(&here, &read.digest).is_none() && memory.tag(&key(1, 1)).is_none());
+        memory.remember_link(memory.epoch(), &here, &read.digest, LINK);
         assert!(memory.manifest(&here, &read.digest).is_none());
         memory.clear();
     }
@@ -107,9 +109,10 @@ fn memory_is_bounded_by_bytes() {
     for number in 0..20_000 {
         let manifest = manifest(number, if number % 2 == 0 { MANIFEST_MAX_BYTES } else { 1 });
         for name in 0..number % 40 {
-            memory.remember_link(now, &at(&format!("a/repository{name}")), &manifest.digest);
+            memory.remember_link(now, &at(&format!("a/repository{name}")), &manifest.digest, LINK);
         }
         memory.remember_manifest(now, manifest);
+        memory.refuse(&at(&format!("a/refused{number}")), number);
         let tag = TagKey { tag: format!("v{number}").parse().unwrap(), ..key(0, 0) };
         memory.remember_tag(now, &tag, &entry(number));
         assert!(memory.tag(&key(0, 1)).is_some(), "it is asked for again and again: {number}");
@@ -118,6 +121,8 @@ fn memory_is_bounded_by_bytes() {
     let (manifests, links, tags) = (state.manifests.len(), state.links.len(), state.tags.len());
     assert!(manifests > 150 && links > 500 && tags > 2000, "{manifests} {links} {tags}");
     assert!(tags < 20_000 && state.links.weight() <= LINKS_BYTES && state.manifests.weight() <= MANIFESTS_BYTES);
+    assert!(state.standings.len() > 1000 && state.standings.len() < 20_000, "{}", state.standings.len());
+    assert!(state.standings.weight() <= STANDINGS_BYTES);
     let last = Digest::of(Algorithm::Sha256, &19_999_u64.to_le_bytes());
     assert_eq!(state.links.get(&last).map(|places| places.value.len()), Some(REPOSITORIES_MAX));
 }
@@ -126,9 +131,9 @@ fn memory_is_bounded_by_bytes() {
 fn a_use_is_told_once_a_minute() {
     let memory = Memory::default();
     let (here, read) = (at("a/b"), manifest(1, 10));
-    memory.remember_link(memory.epoch(), &here, &read.digest);
+    memory.remember_link(memory.epoch(), &here, &read.digest, LINK);
     memory.remember_manifest(memory.epoch(), read.clone());
-    let told = || memory.manifest(&here, &read.digest).unwrap().1;
+    let told = || memory.manifest(&here, &read.digest).unwrap().2;
     assert!(!told(), "the index has just been told");
     let minute_ago = Instant::now().checked_sub(TOUCH_INTERVAL).unwrap();
     lock(&memory.state).manifests.get(&read.digest).unwrap().value.touched.set(minute_ago);

@@ -20,7 +20,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::referrer::Referrer;
 use serde::{Deserialize, Serialize};
 
-use super::{NotPut, PushedManifest, Tagged};
+use super::{NotPut, PushedBy, PushedManifest, Tagged};
 use crate::blob::Blob;
 use crate::blobs::Blobs;
 use crate::errors::StoreError;
@@ -49,7 +49,12 @@ struct ManifestFile {
     media_type: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     subject: Option<String>,
+    #[serde(skip_serializing_if = "PushedBy::is_anyone", default)]
+    pushed_by: PushedBy,
 }
+
+/// The second line of a tag's file if the tag was set with a login. A file from before this note has no second line.
+const WITH_LOGIN: &str = "login";
 
 impl Facts {
     pub(super) fn new(paths: Paths, blobs: Arc<Blobs>, pins: Arc<Pins>) -> Self {
@@ -82,24 +87,32 @@ impl Facts {
         manifest: &PushedManifest,
         tags: &[Tag],
         needed: &[Digest],
-        may_move: impl Fn(&Tag) -> Result<(), E>,
+        may_move: impl Fn(&Tag, PushedBy) -> Result<(), E>,
     ) -> Result<Result<(), NotPut<E>>, StoreError> {
         let _turn = self.lock(repository);
         if let Some(missing) = needed.iter().find(|digest| !self.has(repository, digest)) {
             return Ok(Err(NotPut::Missing(*missing)));
         }
+        let mut set = Vec::with_capacity(tags.len());
         for tag in tags {
-            let is_elsewhere = self.tag(repository, tag)?.is_some_and(|at| at != manifest.digest);
-            if is_elsewhere && let Err(why) = may_move(tag) {
-                return Ok(Err(NotPut::Refused(why)));
-            }
+            let pushed_by = match self.tag_note(repository, tag)? {
+                Some((at, before)) if at == manifest.digest => before.max(manifest.pushed_by),
+                Some((_, before)) => {
+                    if let Err(why) = may_move(tag, before) {
+                        return Ok(Err(NotPut::Refused(why)));
+                    }
+                    manifest.pushed_by
+                }
+                None => manifest.pushed_by,
+            };
+            set.push((tag, pushed_by));
         }
         if !self.pins.pin(&manifest.digest)? {
             return Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) });
         }
         self.put_pinned(repository, manifest)?;
-        for tag in tags {
-            small_files::put(&self.paths.tag(repository, tag), manifest.digest.to_string().as_bytes())?;
+        for (tag, pushed_by) in set {
+            small_files::put(&self.paths.tag(repository, tag), tag_text(&manifest.digest, pushed_by).as_bytes())?;
         }
         Ok(Ok(()))
     }
@@ -112,10 +125,15 @@ impl Facts {
         let file = ManifestFile {
             media_type: manifest.media_type.clone(),
             subject: manifest.referrer.as_ref().map(|(subject, _)| subject.to_string()),
+            pushed_by: manifest.pushed_by,
         };
         let path = self.paths.pushed_manifest(repository, &manifest.digest);
-        let is_new = !path.exists();
-        small_files::put(&path, &to_json(&file))?;
+        let known = self.manifest_file(repository, &manifest.digest)?;
+        let is_new = known.is_none();
+        // What an account said of these bytes stays, such as their type.
+        if known.is_none_or(|known| known.pushed_by <= file.pushed_by) {
+            small_files::put(&path, &to_json(&file))?;
+        }
         if self.pins.pin(&manifest.digest)? {
             return Ok(());
         }
@@ -197,8 +215,13 @@ impl Facts {
 
     /// The digest that a tag points to.
     pub(super) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
+        Ok(self.tag_note(repository, tag)?.map(|(digest, _)| digest))
+    }
+
+    /// The digest that a tag points to, and whether it was set with a login.
+    fn tag_note(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<(Digest, PushedBy)>, StoreError> {
         let content = small_files::read(&self.paths.tag(repository, tag))?;
-        Ok(content.and_then(|content| std::str::from_utf8(&content).ok()?.trim().parse().ok()))
+        Ok(content.and_then(|content| tag_of_text(std::str::from_utf8(&content).ok()?)))
     }
 
     /// When a tag was last set.
@@ -366,6 +389,20 @@ impl Facts {
         let content = small_files::read(&self.paths.pushed_manifest(repository, digest))?;
         Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
     }
+}
+
+fn tag_text(digest: &Digest, pushed_by: PushedBy) -> String {
+    match pushed_by {
+        PushedBy::Anyone => digest.to_string(),
+        PushedBy::Account => format!("{digest}\n{WITH_LOGIN}"),
+    }
+}
+
+fn tag_of_text(text: &str) -> Option<(Digest, PushedBy)> {
+    let mut lines = text.lines();
+    let digest = lines.next()?.trim().parse().ok()?;
+    let pushed_by = if lines.next() == Some(WITH_LOGIN) { PushedBy::Account } else { PushedBy::Anyone };
+    Some((digest, pushed_by))
 }
 
 /// Serialising our own types never fails.

@@ -22,6 +22,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::referrer::Referrer;
+use serde::{Deserialize, Serialize};
 
 use crate::adopt::{self, Adopted};
 use crate::blob::Blob;
@@ -58,6 +59,19 @@ pub struct PushedManifest {
     pub media_type: String,
     /// The subject that it refers to, and its entry in the list of referrers. None if it has no subject.
     pub referrer: Option<(Digest, Referrer)>,
+    /// Whether the push came with a login. Tags that are set with it remember that too.
+    pub pushed_by: PushedBy,
+}
+
+/// Whether something was pushed with a login. What was pushed before this was noted counts as pushed without one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PushedBy {
+    /// A client without a login.
+    #[default]
+    Anyone,
+    /// An account.
+    Account,
 }
 
 /// A tag and the manifest that it points to.
@@ -78,10 +92,17 @@ pub enum NotPut<E> {
 
 impl PushedManifest {
     /// The facts that are kept of a manifest of this type.
-    pub fn of(digest: Digest, media_type: &str, info: &ManifestInfo, bytes: &[u8]) -> Self {
+    pub fn of(digest: Digest, media_type: &str, info: &ManifestInfo, bytes: &[u8], pushed_by: PushedBy) -> Self {
         let subject = info.subject.as_ref().map(|subject| subject.digest);
         let referrer = subject.and_then(|subject| Some((subject, Referrer::of(bytes, media_type, &digest)?)));
-        Self { digest, media_type: media_type.to_owned(), referrer }
+        Self { digest, media_type: media_type.to_owned(), referrer, pushed_by }
+    }
+}
+
+impl PushedBy {
+    // By reference, as serde asks it.
+    fn is_anyone(&self) -> bool {
+        *self == Self::Anyone
     }
 }
 
@@ -253,14 +274,14 @@ impl Repository {
     }
 
     /// Adds a manifest, whose bytes are in the store already, and points `tags` to it. The repository must have
-    /// everything in `needed`. `may_move` is asked about each tag that points elsewhere. Nothing changes between these
-    /// checks and the end.
+    /// everything in `needed`. `may_move` is asked about each tag that points elsewhere, with whether it was set with a
+    /// login. Nothing changes between these checks and the end.
     pub async fn put_manifest<E: Send + 'static>(
         &self,
         manifest: PushedManifest,
         tags: Vec<Tag>,
         needed: Vec<Digest>,
-        may_move: impl Fn(&Tag) -> Result<(), E> + Send + 'static,
+        may_move: impl Fn(&Tag, PushedBy) -> Result<(), E> + Send + 'static,
     ) -> Result<Result<(), NotPut<E>>, StoreError> {
         self.with_files(move |facts, name| facts.put_manifest(name, &manifest, &tags, &needed, may_move)).await
     }

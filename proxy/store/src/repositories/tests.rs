@@ -11,7 +11,7 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, PushedManifest, Step, Sweep};
+use super::{Collected, NotPut, PushedBy, PushedManifest, Step, Sweep};
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
@@ -62,9 +62,9 @@ impl World {
         let digest = self.content(bytes);
         let info = ManifestInfo::inspect(bytes).expect("a manifest");
         let tags: Vec<Tag> = tags.iter().map(|tag| tag.parse().expect("a tag")).collect();
-        let manifest = PushedManifest::of(digest, IMAGE, &info, bytes);
+        let manifest = PushedManifest::of(digest, IMAGE, &info, bytes, PushedBy::Anyone);
         let repository = self.store.repositories.at(&name(repository));
-        let put = repository.put_manifest(manifest, tags, Vec::new(), |_| Ok::<_, ()>(()));
+        let put = repository.put_manifest(manifest, tags, Vec::new(), |_, _| Ok::<_, ()>(()));
         assert_eq!(done(put).expect("put"), Ok(()));
         digest
     }
@@ -199,7 +199,7 @@ fn what_the_cache_needs_stays_when_its_push_is_deleted() {
     let world = World::new(PLENTY);
     let layer = world.blob("app", b"base layer");
     let hub = crate::Place::new("registry-1.docker.io".parse().expect("a host"), name("library/base"));
-    done(world.store.names.link(&hub, &layer));
+    done(world.store.names.link(&hub, &layer, None));
     done(world.store.repositories.at(&name("app")).remove()).expect("removed");
     let collected = world.collect(AT_ONCE);
     assert_eq!((collected.blobs, collected.kept_by_cache), (0, 1));
@@ -320,7 +320,7 @@ fn what_is_linked_while_a_collection_runs_outlives_it_or_is_refused() {
     let bytes = br#"{"layers":[]}"#;
     let put = |bytes: &[u8]| {
         let info = ManifestInfo::inspect(bytes).expect("a manifest");
-        PushedManifest::of(world.content(bytes), IMAGE, &info, bytes)
+        PushedManifest::of(world.content(bytes), IMAGE, &info, bytes, PushedBy::Anyone)
     };
     let (manifest, lost_manifest) = (put(bytes), put(br#"{"layers":[],"lost":1}"#));
     for digest in [blob, lost, manifest.digest, lost_manifest.digest] {
@@ -435,4 +435,24 @@ fn an_upload_goes_on_after_a_restart_and_is_published_once() {
     done(store.uploads.discard(id));
     assert!(store.uploads.take_over(Some).expect("looked").is_empty());
     assert_eq!(store.usage().uploading_bytes, 0);
+}
+
+#[test]
+fn what_an_account_pushed_is_noted_and_what_is_older_counts_as_anyones() {
+    let world = World::new(PLENTY);
+    let (first, second) = (world.manifest("app", &["v1"], &[], None), world.manifest("app", &["v2"], &[], None));
+    let (facts, app, tag) = (&world.store.repositories.facts, name("app"), "v1".parse::<Tag>().expect("a tag"));
+    let push = |digest: Digest, media_type: &str, pushed_by| {
+        let media_type = media_type.to_owned();
+        let manifest = PushedManifest { digest, media_type, referrer: None, pushed_by };
+        let put = facts.put_manifest(&app, &manifest, std::slice::from_ref(&tag), &[], |_, was| Err(was));
+        put.expect("the disk is well").err()
+    };
+    let refused = |was| Some(NotPut::Refused(was));
+    assert_eq!(push(second, IMAGE, PushedBy::Account), refused(PushedBy::Anyone), "from before");
+    assert_eq!(push(first, IMAGE, PushedBy::Account), None);
+    assert_eq!(push(first, "application/other", PushedBy::Anyone), None);
+    assert_eq!(push(second, IMAGE, PushedBy::Account), refused(PushedBy::Account), "it stays an account's");
+    let kept = facts.manifest(&app, &Reference::Tag(tag.clone())).expect("readable").expect("there");
+    assert_eq!((kept.digest, &*kept.media_type), (first, IMAGE), "and is what the account said");
 }

@@ -39,9 +39,9 @@ fn the_oldest_goes_first_and_what_is_read_stays() {
 
     let reading_all: Vec<_> =
         digests[3..].iter().map(|digest| done(world.store.blobs.get(digest)).unwrap().unwrap()).collect();
-    assert!(is_no_space(done(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(90)))));
+    assert!(is_no_space(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(90)))));
     drop(reading_all);
-    assert!(done(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(90))).is_ok());
+    assert!(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(90))).is_ok());
     assert!(done(reading.read(0, 10)).is_ok() && done(world.store.blobs.contains(&digests[0])));
 }
 
@@ -67,18 +67,21 @@ fn yesterdays_working_set_gives_way_to_newcomers() {
 fn what_cannot_fit_flushes_nothing() {
     let world = World::new(100);
     let digest = put(&world.store, 1, 60);
-    let running = done(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(30))).unwrap();
+    let running = done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(30))).unwrap();
     for size in [101, 71, u64::MAX] {
-        assert!(is_no_space(done(world.store.partial_blobs.begin(&Digest::Sha256([2; 32]), Some(size)))), "{size}");
+        assert!(
+            is_no_space(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([2; 32]), Some(size)))),
+            "{size}"
+        );
     }
     assert!(done(world.store.blobs.contains(&digest)) && world.store.usage().evictions == 0);
-    assert!(done(world.store.partial_blobs.begin(&Digest::Sha256([2; 32]), Some(10))).is_ok());
+    assert!(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([2; 32]), Some(10))).is_ok());
     drop(running);
     soon("the room is given back", || world.store.usage().reserved_bytes == 0);
-    assert!(done(world.store.partial_blobs.begin(&Digest::Sha256([2; 32]), Some(100))).is_ok());
+    assert!(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([2; 32]), Some(100))).is_ok());
     assert!(!done(world.store.blobs.contains(&digest)));
     world.store.set_limits(Limits { min_free_bytes: u64::MAX / 2, ..limits(PLENTY) });
-    assert!(is_no_space(done(world.store.partial_blobs.begin(&digest, Some(1)))), "the floor");
+    assert!(is_no_space(done(world.store.partial_blobs.begin(&hub(), &digest, Some(1)))), "the floor");
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn a_fill_of_unknown_size_keeps_to_the_limit() {
 #[test]
 fn paused_fills_give_way_when_nothing_else_does() {
     let world = World::new(100);
-    let fill = Arc::new(done(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(80))).unwrap());
+    let fill = Arc::new(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(80))).unwrap());
     done(fill.pause(&Extents::new())).unwrap();
     drop(fill);
     put(&world.store, 1, 20);

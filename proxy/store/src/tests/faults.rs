@@ -1,5 +1,6 @@
 //! A disk that is full or read-only, on small file systems of the tests. These tests need root and fail without it.
 
+use super::upgrade::before::{Before, places};
 use super::*;
 use crate::Place;
 
@@ -93,7 +94,7 @@ fn a_small_disk_is_shared_by_eviction() {
         assert!(done(store.blobs.contains(&digest)));
     }
     assert!(store.usage().evictions >= 14, "{:?}", store.usage());
-    assert!(is_no_space(done(store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(25 * MIB as u64)))));
+    assert!(is_no_space(done(store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(25 * MIB as u64)))));
 }
 
 #[test]
@@ -112,9 +113,9 @@ fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
     );
     assert!(is_no_space(done(running.write(0, Bytes::copy_from_slice(&bytes)))));
     assert!(done(store.blobs.contains(&digest)) && !done(store.blobs.contains(&other)));
-    let place = Place::new("ghcr.io".parse().unwrap(), "a/b".parse().unwrap());
+    let place = Place::new(origin("ghcr.io"), "a/b".parse().unwrap());
     for number in 0..2000_u32 {
-        done(store.names.link(&place, &Digest::of(Algorithm::Sha512, &number.to_le_bytes())));
+        done(store.names.link(&place, &Digest::of(Algorithm::Sha512, &number.to_le_bytes()), None));
     }
     done(store.flush());
     assert_eq!(read(&store, &digest).unwrap().len(), MIB);
@@ -123,8 +124,8 @@ fn a_full_disk_costs_no_hit_and_is_forgotten_once_it_is_free() {
     disk.free_again();
     soon("content is stored again", || done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok());
     soon("links are kept again", || {
-        done(store.names.link(&place, &other));
-        done(store.names.linked(&place, &other))
+        done(store.names.link(&place, &other, None));
+        done(store.names.link_of(&place, &other)).is_some()
     });
     store.wait_for_rebuild();
     let mut listed: Vec<Digest> = Vec::new();
@@ -157,7 +158,7 @@ fn a_disk_that_turns_read_only_serves_hits() {
     let store = Store::open(&disk.mounted_at(), limits(PLENTY)).unwrap();
     let (digest, other) = (put(&store, 1, 1000), put(&store, 2, 1000));
     let (half, bytes) = content(3, 1000);
-    let running = Arc::new(done(store.partial_blobs.begin(&half, Some(1000))).unwrap());
+    let running = Arc::new(done(store.partial_blobs.begin(&hub(), &half, Some(1000))).unwrap());
     done(running.write(0, Bytes::copy_from_slice(&bytes))).unwrap();
     disk.turn_read_only();
     assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
@@ -166,7 +167,7 @@ fn a_disk_that_turns_read_only_serves_hits() {
     let refused = done(store.partial_blobs.put(&half, Bytes::copy_from_slice(&bytes)));
     assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
     assert!(matches!(store.blobs.discard(&other), Err(StoreError::ReadOnly { .. })));
-    done(store.names.link(&Place::new("ghcr.io".parse().unwrap(), "a/b".parse().unwrap()), &digest));
+    done(store.names.link(&Place::new(origin("ghcr.io"), "a/b".parse().unwrap()), &digest, None));
     done(store.flush());
     assert_eq!(read(&store, &other).unwrap(), content(2, 1000).1);
     assert!(store.usage().write_errors >= 3);
@@ -193,6 +194,28 @@ fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
         done(store.blobs.list(None, 10)).is_ok_and(|listed| listed.len() == 2)
     });
     assert_eq!(store.usage().used_bytes, 1010);
+}
+
+#[test]
+#[ignore = "needs root: mounts a disk"]
+fn an_upgrade_waits_for_room_while_hits_go_on() {
+    let before = Before::make();
+    let (place, linked) = (&places(0)[0], before.blobs[0]);
+    let old = before.root().join("index.redb");
+    let disk = SmallDisk::new(&format!("size={}", std::fs::metadata(&old).unwrap().len() * 3));
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    let digest = put(&store, 1, 1000);
+    drop(store);
+    std::fs::copy(&old, disk.path().join("index.redb")).unwrap();
+    disk.fill_up();
+    let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
+    assert_eq!(done(store.names.link_of(place, &linked)), None);
+    assert!(!disk.path().join("index.redb.new").exists(), "nothing is begun that cannot end");
+    disk.free_again();
+    soon("the index is upgraded", || done(store.names.link_of(place, &linked)).is_some());
+    drop(store);
+    assert!(!disk.path().join("index.redb.format-1").exists());
 }
 
 #[test]

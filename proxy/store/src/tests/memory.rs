@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::index::{Job, ms_of};
+use crate::index::Job;
 use crate::paths::Paths;
+use crate::times::ms_of;
 use crate::{Place, StoredManifest, TagEntry, TagKey};
 
 const MEDIA_TYPE: &str = "application/manifest";
@@ -24,12 +25,12 @@ impl Known {
     fn new() -> Self {
         let world = World::new(PLENTY);
         let digest = put(&world.store, 1, 100);
-        let at = |repository: &str| Place::new("ghcr.io".parse().unwrap(), repository.parse().unwrap());
+        let at = |repository: &str| Place::new(origin("ghcr.io"), repository.parse().unwrap());
         let (here, there) = (at("a/b"), at("a/c"));
         let tag = TagKey { place: here.clone(), tag: "latest".parse().unwrap(), accept_class: 0 };
         done(world.store.names.set_media_type(&digest, MEDIA_TYPE));
-        done(world.store.names.link(&here, &digest));
-        done(world.store.names.link(&there, &digest));
+        done(world.store.names.link(&here, &digest, None));
+        done(world.store.names.link(&there, &digest, None));
         done(world.store.names.set_tag(tag.clone(), Self::entry(digest, MEDIA_TYPE)));
         let known = Self { world, here, there, digest, tag };
         assert_eq!(known.state(), "", "nothing was asked for yet");
@@ -51,20 +52,20 @@ impl Known {
     }
 
     fn manifest(&self) -> Option<StoredManifest> {
-        done(self.store().names.manifest(&self.here, &self.digest))
+        done(self.store().names.manifest(&self.here, &self.digest)).map(|(manifest, _)| manifest)
     }
 
     fn warm(&self) {
         self.manifest();
-        done(self.store().names.linked(&self.there, &self.digest));
+        done(self.store().names.link_of(&self.there, &self.digest));
         done(self.store().names.tag(&self.tag));
     }
 
     /// The facts that memory holds.
     fn state(&self) -> String {
         let memory = self.store().names.memory();
-        let manifest = memory.manifest(&self.here, &self.digest).map(|(manifest, _)| manifest);
-        let is_known = |place| memory.linked(place, &self.digest);
+        let manifest = memory.manifest(&self.here, &self.digest).map(|(manifest, ..)| manifest);
+        let is_known = |place| memory.link_of(place, &self.digest).is_some();
         let tag = memory.tag(&self.tag);
         let parts = [
             manifest.map_or(String::new(), |manifest| {
@@ -92,7 +93,7 @@ fn memory_follows_every_change() {
             "eviction",
             |known| {
                 known.store().set_limits(limits(10));
-                done(known.store().partial_blobs.begin(&Digest::Sha256([1; 32]), Some(10))).unwrap();
+                done(known.store().partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(10))).unwrap();
             },
             "tag of application/manifest",
         ),
@@ -142,7 +143,7 @@ fn what_memory_holds_is_ready_at_once() {
     let names = &known.store().names;
     // Without a runtime, there is no other thread that could answer.
     assert!(names.manifest(&known.here, &known.digest).now_or_never().flatten().is_some());
-    assert_eq!(names.linked(&known.there, &known.digest).now_or_never(), Some(true));
+    assert!(names.link_of(&known.there, &known.digest).now_or_never().flatten().is_some());
     assert!(names.tag(&known.tag).now_or_never().flatten().is_some());
     assert!(known.store().blobs.get(&known.digest).now_or_never().unwrap().unwrap().is_some());
 }
@@ -150,12 +151,12 @@ fn what_memory_holds_is_ready_at_once() {
 #[test]
 fn a_manifest_in_memory_is_not_read_again_for_another_repository() {
     let known = Known::new();
-    let other = Place::new("ghcr.io".parse().unwrap(), "a/d".parse().unwrap());
-    done(known.store().names.link(&other, &known.digest));
+    let other = Place::new(origin("ghcr.io"), "a/d".parse().unwrap());
+    done(known.store().names.link(&other, &known.digest, None));
     // Reading the file would find it rotten.
     std::fs::write(Paths::new(known.world.dir.path()).blob(&known.digest), content(2, 100).1).unwrap();
     let manifest = done(known.store().names.manifest(&other, &known.digest));
-    assert_eq!(manifest.map(|manifest| manifest.bytes.to_vec()), Some(content(1, 100).1));
+    assert_eq!(manifest.map(|(manifest, _)| manifest.bytes.to_vec()), Some(content(1, 100).1));
 }
 
 #[test]
@@ -187,23 +188,23 @@ fn expiry_comes_round_to_every_row() {
     let world = World::new(PLENTY);
     let (store, now) = (&world.store, SystemTime::now());
     store.wait_for_rebuild();
-    let place = Place::new("ghcr.io".parse().unwrap(), "a/b".parse().unwrap());
+    let place = Place::new(origin("ghcr.io"), "a/b".parse().unwrap());
     let digest = |number: u64| Digest::of(Algorithm::Sha256, &number.to_be_bytes());
     for chunk in (0..ROWS).collect::<Vec<_>>().chunks(1000) {
         let (chunk, linked, at_ms) = (chunk.to_vec(), place.clone(), ms_of(now));
         assert!(store.index.change(Job::new(move |tables| {
             chunk.into_iter().map(digest).try_for_each(|digest| {
                 tables.published(&digest, 1, at_ms)?;
-                tables.link(&linked, &digest, at_ms)
+                tables.link(&linked, &digest, at_ms, 0)
             })
         })));
     }
     assert_eq!(store.usage().blobs, ROWS);
-    assert!(done(store.names.linked(&place, &digest(0))));
+    assert!(done(store.names.link_of(&place, &digest(0))).is_some());
     assert_eq!(done(store.expire_unused(now)), 0);
     let later = now + Duration::from_secs(4000);
     let dropped: Vec<usize> = (0..4).map(|_| done(store.expire_unused(later))).collect();
     assert_eq!(dropped.iter().sum::<usize>() as u64, ROWS, "{dropped:?}");
     assert!(dropped[0] < 20_000 && store.usage().blobs == 0);
-    assert!(!done(store.names.linked(&place, &digest(0))));
+    assert_eq!(done(store.names.link_of(&place, &digest(0))), None);
 }

@@ -1,19 +1,18 @@
-//! Links, tags, marks and artefacts: visible to every thread at once, and after a restart.
+//! Links, tags and artefacts: visible to every thread at once, and after a restart.
 
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 
 use super::*;
-use crate::{ArtefactEntry, Place, TagEntry, TagKey};
-
-fn host(text: &str) -> RegistryHost {
-    text.parse().unwrap()
-}
+use crate::{ArtefactEntry, Link, Place, TagEntry, TagKey};
 
 fn place(registry: &str, repository: &str) -> Place {
-    Place::new(host(registry), repository.parse().unwrap())
+    Place::new(origin(registry), repository.parse().unwrap())
+}
+
+fn is_linked(world: &World, place: &Place, digest: &Digest) -> bool {
+    done(world.store.names.link_of(place, digest)).is_some()
 }
 
 fn key(registry: &str, name: &str, tag: &str, accept_class: u16) -> TagKey {
@@ -31,13 +30,17 @@ fn links_belong_to_one_registry_and_repository() {
     let (digest, other) = (put(&world.store, 1, 10), put(&world.store, 2, 10));
     let names = [("ghcr.io", "a/b"), ("ghcr.io", "a/c"), ("quay.io:5000", "a/b")];
     for (registry, name) in names {
-        done(world.store.names.link(&place(registry, name), &digest));
+        done(world.store.names.link(&place(registry, name), &digest, None));
     }
-    assert!(done(world.store.names.linked(&place("ghcr.io", "a/b"), &digest)));
-    for (registry, name, digest) in
-        [("quay.io", "a/b", digest), ("ghcr.io:80", "a/b", digest), ("ghcr.io", "a", digest), ("ghcr.io", "a/b", other)]
-    {
-        assert!(!done(world.store.names.linked(&place(registry, name), &digest)), "{registry} {name}");
+    assert!(is_linked(&world, &place("ghcr.io", "a/b"), &digest));
+    for (registry, name, digest) in [
+        ("quay.io", "a/b", digest),
+        ("ghcr.io:80", "a/b", digest),
+        ("http://quay.io:5000", "a/b", digest),
+        ("ghcr.io", "a", digest),
+        ("ghcr.io", "a/b", other),
+    ] {
+        assert!(!is_linked(&world, &place(registry, name), &digest), "{registry} {name}");
     }
     let listed = names.map(|(registry, name)| place(registry, name));
     assert_eq!(done(world.store.names.places(&digest)), listed);
@@ -45,17 +48,17 @@ fn links_belong_to_one_registry_and_repository() {
     done(world.store.names.unlink(&place("ghcr.io", "a/c"), &digest));
     assert_eq!(done(world.store.names.places(&digest)).len(), 2);
 
-    done(world.store.names.link(&place("ghcr.io", "a/b"), &other));
+    done(world.store.names.link(&place("ghcr.io", "a/b"), &other, None));
     assert!(world.store.blobs.discard(&digest).unwrap());
     assert_eq!(done(world.store.names.places(&digest)), [], "links go with the content");
-    assert!(done(world.store.names.linked(&place("ghcr.io", "a/b"), &other)));
+    assert!(is_linked(&world, &place("ghcr.io", "a/b"), &other));
 }
 
 #[test]
 fn listings_of_links_are_bounded() {
     let world = World::new(PLENTY);
     let digest = put(&world.store, 1, 10);
-    (0..70).for_each(|number| done(world.store.names.link(&place("ghcr.io", &format!("r{number}")), &digest)));
+    (0..70).for_each(|number| done(world.store.names.link(&place("ghcr.io", &format!("r{number}")), &digest, None)));
     assert_eq!(done(world.store.names.places(&digest)).len(), 64);
 }
 
@@ -87,28 +90,28 @@ fn tags_are_kept_by_all_parts_of_their_key() {
 fn everything_survives_a_restart() {
     let world = World::new(PLENTY);
     let digest = put(&world.store, 1, 10);
-    let (registry, kept, other) = (host("ghcr.io"), place("ghcr.io", "a/b"), place("ghcr.io", "a/c"));
+    let (registry, kept, other) = (origin("ghcr.io"), place("ghcr.io", "a/b"), place("ghcr.io", "a/c"));
+    let seen = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
     let artefact = ArtefactEntry {
         digest,
         size_bytes: 10,
         content_type: "text/plain".to_owned(),
         headers: vec![("ETag".to_owned(), "\"x\"".to_owned()), ("X-Empty".to_owned(), String::new())],
+        link: Link { linked_at: seen, public_at: Some(seen) },
     };
-    let seen = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
     done(world.store.names.set_tag(key("ghcr.io", "a/b", "latest", 1), entry(digest, 5)));
-    done(world.store.names.link(&kept, &digest));
+    done(world.store.names.link(&kept, &digest, Some(seen)));
     done(world.store.names.set_media_type(&digest, "application/manifest"));
-    done(world.store.names.mark_public(&kept, seen));
-    done(world.store.names.mark_public(&other, seen));
-    done(world.store.names.unmark_public(&other));
+    done(world.store.names.link(&other, &digest, Some(seen)));
+    done(world.store.names.refuse_public(&other, seen));
+    let links = [&kept, &other].map(|place| done(world.store.names.link_of(place, &digest)).unwrap());
+    assert_eq!(links.map(|link| link.public_at), [Some(seen), None]);
     done(world.store.names.set_artefact(&registry, "/x?y=z", artefact.clone()));
     let world = world.restarted();
     assert_eq!(done(world.store.names.tag(&key("ghcr.io", "a/b", "latest", 1))), Some(entry(digest, 5)));
-    assert!(done(world.store.names.linked(&kept, &digest)));
+    assert_eq!([&kept, &other].map(|place| done(world.store.names.link_of(place, &digest)).unwrap()), links);
     let listed = done(world.store.blobs.list(None, 10)).unwrap();
     assert_eq!(listed[0].media_type.as_deref(), Some("application/manifest"));
-    assert_eq!(done(world.store.names.last_public(&kept)), Some(seen));
-    assert_eq!(done(world.store.names.last_public(&other)), None);
     assert_eq!(done(world.store.names.artefact(&registry, "/x?y=z")), Some(artefact));
     assert_eq!(done(world.store.names.artefact(&registry, "/x")), None);
 }
@@ -118,17 +121,21 @@ fn a_publication_brings_its_links() {
     let world = World::new(PLENTY);
     // A file that is found before its row is written would count as a use.
     world.store.wait_for_rebuild();
-    let (digest, bytes) = content(1, 10);
-    let partial = Arc::new(done(world.store.partial_blobs.begin(&digest, Some(10))).unwrap());
+    let ((digest, bytes), now) = (content(1, 10), SystemTime::now());
+    let partial = Arc::new(done(world.store.partial_blobs.begin(&hub(), &digest, Some(10))).unwrap());
     done(partial.write(0, bytes.into())).unwrap();
-    let blob = done(partial.publish(None, &[place("ghcr.io", "a/b"), place("quay.io", "a/b")])).unwrap();
-    assert_eq!(done(blob.first_registry()), Some(host("ghcr.io")), "written on the file");
+    let blob =
+        done(partial.publish(None, &[(place("http://a.lan", "a/b"), None), (place("quay.io", "a/b"), Some(now))]))
+            .unwrap();
+    assert_eq!(done(blob.first_origin()), Some(origin("http://a.lan")), "written on the file");
+    assert_eq!(done(world.store.names.link_of(&place("http://a.lan", "a/b"), &digest)).unwrap().public_at, None);
+    assert!(done(world.store.names.public_places(&digest, now - Duration::from_millis(1))));
     done(world.store.names.set_media_type(&digest, "application/manifest"));
     let listed = done(world.store.blobs.list(None, 10)).unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].digest, listed[0].size_bytes, listed[0].uses), (digest, 10, 1));
     assert_eq!(listed[0].media_type.as_deref(), Some("application/manifest"));
-    assert_eq!(listed[0].places, [place("ghcr.io", "a/b"), place("quay.io", "a/b")]);
+    assert_eq!(listed[0].places, [place("http://a.lan", "a/b"), place("quay.io", "a/b")]);
 }
 
 #[test]
@@ -140,9 +147,10 @@ fn an_oversized_artefact_is_not_remembered() {
         size_bytes: 0,
         content_type: String::new(),
         headers: Vec::new(),
+        link: Link { linked_at: SystemTime::UNIX_EPOCH, public_at: None },
     };
-    done(world.store.names.set_artefact(&host("ghcr.io"), &long, artefact));
-    assert_eq!(done(world.store.names.artefact(&host("ghcr.io"), &long)), None);
+    done(world.store.names.set_artefact(&origin("ghcr.io"), &long, artefact));
+    assert_eq!(done(world.store.names.artefact(&origin("ghcr.io"), &long)), None);
 }
 
 #[test]
@@ -154,17 +162,15 @@ fn what_was_not_confirmed_for_long_expires() {
     let (fresh_tag, old_tag) = (key("ghcr.io", "a/b", "fresh", 1), key("ghcr.io", "a/b", "old", 1));
     done(world.store.names.set_tag(fresh_tag.clone(), TagEntry { validated_at: now, ..entry(digest, 0) }));
     done(world.store.names.set_tag(old_tag.clone(), TagEntry { validated_at: old, ..entry(digest, 0) }));
-    done(world.store.names.mark_public(&place("ghcr.io", "a/b"), old));
-    done(world.store.names.link(&place("ghcr.io", "a/b"), &gone));
+    done(world.store.names.link(&place("ghcr.io", "a/b"), &gone, None));
     assert_eq!(done(world.store.expire_unused(now)), 0);
     assert!(done(world.store.names.tag(&fresh_tag)).is_some() && done(world.store.names.tag(&old_tag)).is_none());
-    assert_eq!(done(world.store.names.last_public(&place("ghcr.io", "a/b"))), None);
-    assert!(done(world.store.names.linked(&place("ghcr.io", "a/b"), &gone)), "its fill may still run");
+    assert!(is_linked(&world, &place("ghcr.io", "a/b"), &gone), "its fill may still run");
 
     let reading = done(world.store.blobs.get(&digest)).unwrap().unwrap();
     let later = now + Duration::from_secs(4000);
     assert_eq!(done(world.store.expire_unused(later)), 0, "what is read is not dropped");
-    assert!(!done(world.store.names.linked(&place("ghcr.io", "a/b"), &gone)), "nobody waits an hour for a fill");
+    assert!(!is_linked(&world, &place("ghcr.io", "a/b"), &gone), "nobody waits an hour for a fill");
     drop(reading);
     assert_eq!(done(world.store.expire_unused(later)), 1);
     assert!(!done(world.store.blobs.contains(&digest)));

@@ -12,11 +12,11 @@ fn a_crash_leaves_what_was_published_and_nothing_else() {
     let world = World::new(PLENTY);
     let digest = put(&world.store, 1, 1000);
     let (half, bytes) = content(2, 1000);
-    let fill = Arc::new(done(world.store.partial_blobs.begin(&half, Some(1000))).unwrap());
+    let fill = Arc::new(done(world.store.partial_blobs.begin(&hub(), &half, Some(1000))).unwrap());
     done(fill.write(0, Bytes::copy_from_slice(&bytes[..500]))).unwrap();
     let unnamed = Arc::new(done(world.store.partial_blobs.begin_unnamed(None)).unwrap());
     done(unnamed.write(0, Bytes::copy_from_slice(&bytes))).unwrap();
-    let paused = Arc::new(done(world.store.partial_blobs.begin(&Digest::Sha256([3; 32]), Some(1000))).unwrap());
+    let paused = Arc::new(done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([3; 32]), Some(1000))).unwrap());
     done(paused.write(0, Bytes::copy_from_slice(&bytes[..10]))).unwrap();
     done(paused.pause(&Extents::from(vec![(0, 10)]))).unwrap();
 
@@ -197,7 +197,7 @@ fn damaged_sidecars_are_not_believed() {
     ] {
         let world = World::new(PLENTY);
         let digest = Digest::Sha256([1; 32]);
-        let fill = Arc::new(done(world.store.partial_blobs.begin(&digest, Some(1000))).unwrap());
+        let fill = Arc::new(done(world.store.partial_blobs.begin(&hub(), &digest, Some(1000))).unwrap());
         done(fill.write(0, Bytes::copy_from_slice(&[7; 10]))).unwrap();
         done(fill.pause(&Extents::from(vec![(0, 10)]))).unwrap();
         drop(fill);

@@ -26,7 +26,7 @@ fn part(bytes: &[u8], range: std::ops::Range<usize>) -> Bytes {
 async fn a_fill_is_written_in_any_order_and_published() {
     for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 3_000_000);
-        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(3_000_000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&hub(), &digest, Some(3_000_000)).await.unwrap());
         let pieces = (0..30).rev().map(|at| {
             let (fill, piece) = (&fill, part(&bytes, at * 100_000..(at + 1) * 100_000));
             async move { fill.write(at as u64 * 100_000, piece).await }
@@ -48,7 +48,7 @@ async fn a_fill_is_written_in_any_order_and_published() {
 async fn the_end_waits_for_writes_that_run() {
     for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 8_000_000);
-        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(8_000_000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&hub(), &digest, Some(8_000_000)).await.unwrap());
         let writes: Vec<_> = (0..8)
             .map(|at| {
                 let (fill, piece) = (fill.clone(), part(&bytes, at * 1_000_000..(at + 1) * 1_000_000));
@@ -72,7 +72,7 @@ async fn the_end_waits_for_writes_that_run() {
 async fn a_fill_that_is_dropped_never_happened() {
     for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 1000);
-        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&hub(), &digest, Some(1000)).await.unwrap());
         fill.write(0, part(&bytes, 0..1000)).await.unwrap();
         drop(fill);
         drop(world.store.partial_blobs.begin_unnamed(None).await.unwrap());
@@ -85,11 +85,11 @@ async fn a_fill_that_is_dropped_never_happened() {
 async fn a_paused_fill_goes_on() {
     for world in rungs(PLENTY) {
         let (digest, bytes) = content(1, 1000);
-        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&hub(), &digest, Some(1000)).await.unwrap());
         fill.write(200, part(&bytes, 200..700)).await.unwrap();
         let extents = Extents::from(vec![(200, 700)]);
         fill.pause(&extents).await.unwrap();
-        let fill = Arc::new(world.store.partial_blobs.begin(&digest, Some(1000)).await.unwrap());
+        let fill = Arc::new(world.store.partial_blobs.begin(&hub(), &digest, Some(1000)).await.unwrap());
         assert_eq!(*fill.extents(), extents);
         fill.write(0, part(&bytes, 0..200)).await.unwrap();
         fill.write(700, part(&bytes, 700..1000)).await.unwrap();
@@ -127,7 +127,7 @@ async fn small_content_is_put_and_room_is_made() {
             assert_eq!(reading(&world.store, &digest).await.unwrap(), bytes);
         }
         assert!(world.store.usage().evictions >= 10);
-        assert!(is_no_space(world.store.partial_blobs.begin(&Digest::Sha256([1; 32]), Some(10_001)).await));
+        assert!(is_no_space(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(10_001)).await));
     }
 }
 

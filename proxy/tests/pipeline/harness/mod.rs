@@ -10,7 +10,7 @@ mod upstream;
 mod wire;
 
 pub(crate) use answer::Answer;
-pub(crate) use client::{Ask, Reply, Session};
+pub(crate) use client::{Ask, Reading, Reply, Session};
 pub(crate) use gate::Gate;
 pub(crate) use image::{Image, MANIFEST_TYPE, bytes, digest_of};
 pub(crate) use proxy::{Proxy, Setup, VIA};

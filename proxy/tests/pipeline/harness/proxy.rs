@@ -17,7 +17,8 @@ use entrepot_core::digest::Digest;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
-use entrepot_net::listener::{self, Bounds, ConnectionSlot};
+use entrepot_net::http::held_body::HeldBodies;
+use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
 use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
@@ -56,7 +57,8 @@ impl Setup {
         let mut setup = Self { sections: BTreeMap::new(), data: None }
             .set("upstream", "allow_addresses = [\"127.0.0.0/8\"]")
             .set("cache", "min_free = \"1m\"")
-            .set("cache.tags", "revalidate_interval = \"0s\"");
+            .set("cache.tags", "revalidate_interval = \"0s\"")
+            .set("registry", "anonymous = \"delete\"");
         // Lets all tests run with or without io_uring in the disk threads.
         if let Ok(word) = std::env::var("ENTREPOT_TEST_IO_URING") {
             setup = setup.set("data_plane", &format!("io_uring = \"{word}\""));
@@ -115,7 +117,7 @@ impl Setup {
 
     /// Starts entrepot with this configuration.
     pub(crate) async fn start(self) -> Proxy {
-        Proxy::start(&self).await
+        Proxy::start(&self, None).await
     }
 }
 
@@ -124,8 +126,12 @@ pub(crate) struct Proxy {
     pub(crate) door: SocketAddr,
     /// The door of our own registry.
     pub(crate) registry_door: SocketAddr,
+    /// The listener for Docker's `registry-mirrors`.
+    pub(crate) mirror_door: SocketAddr,
     pub(crate) pull: Arc<Pull>,
     state: Arc<AppState>,
+    /// Outlives reloads.
+    memory: Arc<UpstreamMemory>,
     watch: Watch,
     _trigger: Trigger,
     authority: Arc<Authority>,
@@ -139,7 +145,12 @@ impl Proxy {
         Setup::of(upstreams).start().await
     }
 
-    async fn start(setup: &Setup) -> Self {
+    /// Another entrepot over the same store, which remembers nothing but what is there.
+    pub(crate) async fn without_memory(&self, setup: &Setup) -> Self {
+        Self::start(setup, Some(self.pull.store.clone())).await
+    }
+
+    async fn start(setup: &Setup, store: Option<Arc<Store>>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = setup.load(&folder);
         std::fs::create_dir_all(&config.startup.data_dir).expect("a folder");
@@ -150,17 +161,20 @@ impl Proxy {
         let leaves = leaves.expect("leaves");
         let with_ring = config.startup.data_plane.io_uring;
         let disk = DiskSettings::from(&config.startup.data_plane);
-        let store =
-            Store::open_with(&config.startup.data_dir, Limits::from(&config.live.cache), disk).expect("a store");
+        let store = store.unwrap_or_else(|| {
+            let limits = Limits::from(&config.live.cache);
+            Store::open_with(&config.startup.data_dir, limits, disk).expect("a store")
+        });
         let log =
             AccessLog::start(config.startup.logging.format, Some(&folder.path().join("access.log"))).expect("a log");
         let metrics: Arc<Metrics> = Arc::default();
         let log = Arc::new(RequestLog { access_log: log, metrics: metrics.clone() });
-        let pull = Pull::new(store, metrics);
+        let pull = Pull::new(store, metrics, HeldBodies::new(data.clone()));
         let facts = Facts::new(3128, &authority.fingerprint_sha256());
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts, Arc::default());
         let ports = config.startup.registry.ports();
-        let snapshot = snapshot(config.live);
+        let memory = Arc::new(UpstreamMemory::new(pull.metrics.clone(), HeaderValue::from_static(VIA)));
+        let snapshot = snapshot(config.live, &memory);
         let door = &snapshot.config.registry;
         let access = AccessControl::open(door.rights.clone(), &data).expect("a key");
         let source = EventSource { address: "docker-registry.local:5000".into(), instance: "test".into() };
@@ -184,18 +198,42 @@ impl Proxy {
             }
         };
         let address = open(serve, &pull, &watch);
+        let serve = {
+            let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
+            move |stream, peer, place| {
+                let (state, drain) = (state.clone(), watch.clone());
+                workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            }
+        };
+        let registry_door = open(serve, &pull, &watch);
         let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
             let (state, drain) = (served.clone(), drain.clone());
-            workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+            workers.hand(move |connected| registry::serve_mirror(state, stream, peer, (place, connected), drain));
         };
-        let registry_door = open(serve, &pull, &watch);
-        Self { authority, door: address, registry_door, pull, state, watch, _trigger: trigger, data, folder }
+        let mirror_door = open(serve, &pull, &watch);
+        Self {
+            authority,
+            door: address,
+            registry_door,
+            mirror_door,
+            pull,
+            state,
+            memory,
+            watch,
+            _trigger: trigger,
+            data,
+            folder,
+        }
     }
 
     /// Puts another configuration's reloadable part in force.
     pub(crate) fn reload(&self, setup: &Setup) {
-        self.state.set_snapshot(snapshot(setup.load(&self.folder).live));
+        let snapshot = snapshot(setup.load(&self.folder).live, &self.memory);
+        let registry = &self.state.registry.local;
+        registry.set_access(registry.access().renewed(snapshot.config.registry.rights.clone()));
+        registry.refresh_names(&snapshot.config.registry);
+        self.state.set_snapshot(snapshot);
     }
 
     /// A request through the proxy door, in absolute form.
@@ -221,6 +259,11 @@ impl Proxy {
         Ask::new(self.registry_door, method, "docker-registry.local:5000", path)
     }
 
+    /// A request to the listener for Docker's `registry-mirrors`.
+    pub(crate) fn mirror(&self, method: Method, path: &str) -> Ask {
+        Ask::new(self.mirror_door, method, "docker-registry.local:5001", path)
+    }
+
     /// A TLS connection to a registry after CONNECT, of a client that trusts the CA.
     pub(crate) async fn sealed(&self, upstream: &Upstream) -> Session {
         let mut roots = rustls::RootCertStore::empty();
@@ -235,7 +278,8 @@ impl Proxy {
         let host = upstream.host().parse().expect("a host");
         let client = [192, 0, 2, 1].into();
         let destination = Destination::Registry(RegistryDestination { host, listed: true });
-        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination };
+        let standing = Standing::uncounted();
+        let visit = ConnectionContext { client, door: Door::Proxy, scheme: Scheme::Https, destination, standing };
         let (client, server) = tokio::io::duplex(room_bytes);
         tokio::spawn(serve_connection(self.state.clone(), visit, server, self.watch.clone()));
         client
@@ -319,10 +363,7 @@ fn open(
     address
 }
 
-fn snapshot(config: LiveConfig) -> Arc<ConfigSnapshot> {
+fn snapshot(config: LiveConfig, memory: &Arc<UpstreamMemory>) -> Arc<ConfigSnapshot> {
     let client = HttpClient::new(&config.upstream, &config.registries, &Ourselves::default());
-    let via = HeaderValue::from_static(VIA);
-    let metrics = Arc::new(Metrics::new());
-    let memory = UpstreamMemory { tokens: Default::default(), quotas: Default::default(), metrics, via };
-    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, Arc::new(memory))), config })
+    Arc::new(ConfigSnapshot { upstream: Arc::new(WayOut::new(client, memory.clone())), config })
 }

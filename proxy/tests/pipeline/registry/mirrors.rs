@@ -1,12 +1,14 @@
 //! Other registries by mirror names: the same cache and the same rights as through the proxy.
 
 use bytes::Bytes;
+use entrepot_core::media::ManifestInfo;
+use entrepot_store::{PushedBy, PushedManifest};
 use http::Method;
 use tempfile::TempDir;
 
 use super::access::{Login, write_accounts};
 use super::{get, push, put_manifest};
-use crate::harness::{Answer, Image, NOBODY, Setup, TokenServer, Upstream, VIA, bytes};
+use crate::harness::{Answer, Image, MANIFEST_TYPE, NOBODY, Proxy, Setup, TokenServer, Upstream, VIA, bytes};
 
 #[tokio::test]
 async fn a_mirror_by_namespace_or_path_fills_the_cache_that_the_proxy_serves_from() {
@@ -160,35 +162,108 @@ async fn rules_hold_for_a_mirrored_registry_with_a_port() {
     Login::Account("alice").on(proxy.registry(Method::GET, &path)).send().await.is_whole(&image.layer);
 }
 
-#[tokio::test]
-async fn rules_for_docker_hub_hold_where_it_answers_for_us() {
-    let (hub, folder) = (Upstream::start().await, TempDir::new().expect("a folder"));
-    let (image, other) = (Image::new("corp/app", 9), Image::new("other/app", 10));
-    for image in [&image, &other] {
-        image.publish(&hub, "1");
-    }
+/// A Docker Hub, and a set-up that reaches it.
+async fn docker_hub() -> (Upstream, Setup) {
+    let hub = Upstream::start().await;
     // The fake is its own parent proxy: a CONNECT to it leads to itself.
     hub.on("registry-1.docker.io:443", |_| Answer::content(Bytes::new()));
     let setup = Setup::of(&[])
         .set("upstream", &format!("proxy = \"{}\"", hub.url("")))
         .set("registries.\"registry-1.docker.io:443\"", "scheme = \"http\"");
+    (hub, setup)
+}
+
+#[tokio::test]
+async fn rules_for_docker_hub_hold_where_no_registry_is_named() {
+    let ((hub, setup), folder) = (docker_hub().await, TempDir::new().expect("a folder"));
+    let (image, other) = (Image::new("corp/app", 9), Image::new("other/app", 10));
+    for image in [&image, &other] {
+        image.publish(&hub, "1");
+    }
     let proxy = for_alice_alone(setup, &folder, "registry-1.docker.io/corp").start().await;
-    let ask = async |login: Login<'_>, path: &str| {
-        login.on(proxy.registry(Method::GET, path)).header("user-agent", "docker/28.5.2 go/go1.24").send().await
-    };
-    for login in [Login::Nobody, Login::Account("bob")] {
+    let ask = async |login: Login<'_>, path: &str| login.on(proxy.mirror(Method::GET, path)).send().await;
+    for (login, status) in [(Login::Nobody, 401), (Login::Account("bob"), 403)] {
         for path in [image.tag_path("1"), image.manifest_path(), image.layer_path()] {
-            let refused = ask(login, &path).await;
-            assert_eq!(refused.status, 404, "{login:?} {path}: as if Docker Hub were not asked");
+            assert_eq!(ask(login, &path).await.status, status, "{login:?} {path}");
         }
     }
     assert!(hub.seen().is_empty(), "nothing is asked for who may not have it");
     ask(Login::Nobody, &other.tag_path("1")).await.is_whole(&other.manifest);
-    // Docker's token is for the host name that Docker uses.
+    // Docker's token is for the name that Docker uses.
     let token = ask(Login::Account("alice"), "/token?service=entrepot&scope=repository:corp/app:pull").await;
     let token: serde_json::Value = serde_json::from_slice(&token.body).expect("JSON");
     for login in [Login::Account("alice"), Login::Token(token["token"].as_str().expect("a token"))] {
         ask(login, &image.tag_path("1")).await.is_whole(&image.manifest);
         ask(login, &image.layer_path()).await.is_whole(&image.layer);
     }
+}
+
+#[tokio::test]
+async fn pushed_content_never_answers_for_docker_hub() {
+    let (hub, setup) = docker_hub().await;
+    let (official, theirs) = (Image::new("library/app", 11), Image::new("team/app", 12));
+    let (false_official, ours) = (Image::new("library/app", 13), Image::new("team/app", 14));
+    for image in [&official, &theirs] {
+        image.publish(&hub, "1");
+    }
+    let proxy = setup.start().await;
+    push(&proxy, &ours, "1").await;
+    for (method, path) in [
+        (Method::PUT, official.tag_path("1")),
+        (Method::POST, "/v2/library/app/blobs/uploads/".to_owned()),
+        (Method::POST, format!("/v2/library/app/blobs/uploads/?mount={}&from=team/app", ours.layer_digest)),
+        (Method::PUT, format!("{}?ns=docker-registry.local", official.tag_path("1"))),
+        (Method::DELETE, official.tag_path("1")),
+    ] {
+        let refused = proxy.registry(method.clone(), &path).body(false_official.manifest.clone()).send().await;
+        refused.is_error(403, "DENIED");
+        assert!(refused.text().contains("library/… is Docker Hub's here"), "{method} {path}: {}", refused.text());
+    }
+    let local = &proxy.state().registry.local;
+    assert_eq!(local.store.repositories.list(None, 10, |_| true).await.expect("a list").0.len(), 1, "team/app only");
+    keep_as_before(&proxy, &false_official).await;
+
+    let agents = ["docker/28.5.2 go/go1.24 kernel/6.1 os/linux arch/amd64", "containerd/2.1", "curl/8"];
+    for agent in agents {
+        let registry = async |path: &str| {
+            let ask = proxy.registry(Method::GET, path).header("user-agent", agent);
+            ask.send().await
+        };
+        let mirror = async |path: &str| proxy.mirror(Method::GET, path).header("user-agent", agent).send().await;
+        registry(&official.tag_path("1")).await.is_whole(&official.manifest);
+        mirror(&official.tag_path("1")).await.is_whole(&official.manifest);
+        mirror(&theirs.tag_path("1")).await.is_whole(&theirs.manifest);
+        registry(&ours.tag_path("1")).await.is_whole(&ours.manifest);
+        // What is not here is not asked of Docker Hub, and what is only here is not given for it.
+        assert_eq!(registry("/v2/team/app/manifests/2").await.status, 404);
+        assert_eq!(mirror("/v2/team/app/manifests/2").await.status, 404);
+        for pushed in [false_official.manifest_path(), false_official.layer_path()] {
+            assert_eq!(registry(&pushed).await.status, 404, "{pushed}");
+        }
+        assert_eq!(mirror(&ours.layer_path()).await.status, 404);
+    }
+    let refused = proxy.mirror(Method::PUT, &ours.tag_path("2")).body(ours.manifest.clone()).send().await;
+    refused.is_error(403, "DENIED");
+    assert_eq!(proxy.mirror(Method::GET, "/v2/").send().await.status, 200);
+    for elsewhere in ["/", "/registry/", "/setup/docker", "/api/registry/repositories"] {
+        assert_eq!(proxy.mirror(Method::GET, elsewhere).send().await.status, 404, "{elsewhere}");
+    }
+    proxy.mirror(Method::GET, "/v2/team/app/manifests/1?ns=ghcr.io").send().await.is_error(403, "DENIED");
+}
+
+/// An image below `library/` as an earlier release took it.
+async fn keep_as_before(proxy: &Proxy, image: &Image) {
+    let repositories = &proxy.state().registry.local.store.repositories;
+    let repository = repositories.at(&image.repository.parse().expect("a name"));
+    for (digest, bytes) in [(&image.layer_digest, &image.layer), (&image.manifest_digest, &image.manifest)] {
+        let _hold = repositories.hold(digest).await.expect("held");
+        repositories.put(digest, bytes.clone()).await.expect("stored");
+    }
+    assert!(repository.link(&image.layer_digest).await.expect("linked"));
+    let info = ManifestInfo::inspect(&image.manifest).expect("a manifest");
+    let anyone = PushedBy::Anyone;
+    let manifest = PushedManifest::of(image.manifest_digest, MANIFEST_TYPE, &info, &image.manifest, anyone);
+    let tags = vec!["1".parse().expect("a tag")];
+    let put = repository.put_manifest(manifest, tags, Vec::new(), |_, _| Ok::<_, ()>(())).await;
+    assert_eq!(put.expect("put"), Ok(()));
 }

@@ -1,5 +1,5 @@
-//! What redirection costs those that have nothing to do with it, and the agent at rest. Without nginx: there is nothing
-//! to compare with but the same machine without the programs.
+//! The cost of redirection for connections that it leaves alone, and of the agent at rest. nginx has no part in it: the
+//! comparison is the same machine without the programs.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -32,7 +32,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let [mut tls, mut plain]: [Rows; 2] = Default::default();
     for _ in 0..lab.options.rounds {
         round(lab, &server, &server.tls, &mut tls).await?;
-        // A hundred copies that nobody seals: what is left of the time is not the processors'.
+        // Nobody seals a hundred copies here: the rest of the time is not the processors'.
         round(lab, &server, &server.plain, &mut plain).await?;
     }
     let mut measured = Measured::default();

@@ -67,7 +67,7 @@ fn proxy(
 }
 
 fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
-    let mirror = target.mirror()?;
+    let mirror = target.mirror_for(runtime)?;
     match runtime {
         Runtime::Docker => docker::mirror(host, &mirror, plan),
         Runtime::Containerd => containerd::mirror(host, &mirror, plan),
@@ -78,8 +78,14 @@ fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Re
     }
 }
 
+/// The registries for files that name them: the well-known ones, then the appliance's. Each is named once, because
+/// TOML refuses a table that stands twice.
 fn registries(target: &Target) -> Vec<String> {
-    let mut all: Vec<String> = mirrored().map(str::to_owned).chain(target.registries.iter().cloned()).collect();
-    all.dedup();
+    let mut all: Vec<String> = Vec::new();
+    for name in mirrored().map(str::to_owned).chain(target.registries.iter().cloned()) {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
     all
 }

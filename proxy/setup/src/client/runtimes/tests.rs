@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::plan;
+use super::{plan, registries};
 use crate::client::change::{Aftermath, Change};
 use crate::client::execute::{ExecuteError, apply, undo};
 use crate::client::host::Host;
 use crate::client::journal::{self, Journal};
 use crate::client::plan::{Command, PlanError};
 use crate::client::steps::Step;
-use crate::client::target::Target;
+use crate::client::target::{NoMirror, Target};
 use crate::client::{Mode, Runtime};
 
 mod failures;
@@ -167,6 +167,7 @@ fn target() -> Target {
         proxy_port: 3128,
         registry_http_port: Some(80),
         registry_https_port: None,
+        docker_mirror_port: Some(5001),
         ca_pem: "PEM".to_owned(),
         ca_sha256: "ab".repeat(32),
         registries: vec!["reg.example:5000".to_owned()],
@@ -210,7 +211,7 @@ fn the_files_are_the_runtimes_own() {
             Runtime::Docker,
             Mode::Mirror,
             "etc/docker/daemon.json",
-            ["\"registry-mirrors\": [\"http://192.168.1.5\"]", "\t\"data-root\""],
+            ["\"registry-mirrors\": [\"https://192.168.1.5:5001\"]", "\t\"data-root\""],
         ),
         (
             Runtime::Containerd,
@@ -246,6 +247,14 @@ fn the_files_are_the_runtimes_own() {
             assert!(text.contains(part), "{path} lacks {part}:\n{text}");
         }
     }
+}
+
+#[test]
+fn a_registry_is_named_once_wherever_it_repeats() {
+    let known = registries(&Target { registries: Vec::new(), ..target() });
+    let own = ["reg.example:5000", known[1].as_str(), "a.example", "reg.example:5000"].map(str::to_owned);
+    let named = registries(&Target { registries: own.into(), ..target() });
+    assert_eq!(named, [&known[..], &["reg.example:5000".to_owned(), "a.example".to_owned()]].concat());
 }
 
 /// Under its `.local` name the proxy itself answers for the registry.
@@ -358,9 +367,13 @@ fn what_is_missing_is_reported() {
         assert!(matches!(on(runtime, Mode::Proxy, &target()), Err(PlanError::NotInstalled { .. })), "{runtime:?}");
     }
     let mut machine = Machine::new();
-    let doorless = Target { registry_http_port: None, ..target() };
-    let refused = machine.set_up_with(Runtime::Docker, Mode::Mirror, &doorless);
-    assert!(matches!(refused, Err(Refused::Plan(PlanError::NoRegistryDoor(_)))));
+    let doorless = Target { registry_http_port: None, docker_mirror_port: None, ..target() };
+    for (runtime, expected) in
+        [(Runtime::Docker, NoMirror::DockerListener), (Runtime::Containerd, NoMirror::RegistryDoor)]
+    {
+        let refused = machine.set_up_with(runtime, Mode::Mirror, &doorless);
+        assert!(matches!(refused, Err(Refused::Plan(PlanError::NoMirror(why))) if why == expected), "{runtime:?}");
+    }
 }
 
 #[test]

@@ -15,9 +15,10 @@ place_proxy() {
 }
 
 check_mirror() {
-    [ -n "@MIRROR@" ] || fail 78 "the appliance has no open registry door, and a mirror needs one"
+    [ -n "@DOCKER_MIRROR@" ] ||
+        fail 78 "the appliance has no listener for Docker's registry-mirrors; set registry.mirror_listen there"
     [ ! -e /etc/docker/daemon.json ] || noted /etc/docker/daemon.json ||
-        fail 78 "/etc/docker/daemon.json exists; add \"registry-mirrors\": [\"@MIRROR@\"] to it yourself"
+        fail 78 "/etc/docker/daemon.json exists; add \"registry-mirrors\": [\"@DOCKER_MIRROR@\"] to it yourself"
 }
 
 place_mirror() {
