@@ -181,6 +181,11 @@ impl Surroundings for Passing {
     }
 
     #[inline(always)]
+    fn direct_until_ns(&self, address: &Address) -> u64 {
+        maps::direct_until_ns(address)
+    }
+
+    #[inline(always)]
     fn is_own(&self, _: &Settings) -> bool {
         false
     }

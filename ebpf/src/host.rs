@@ -114,6 +114,11 @@ impl Surroundings for Process<'_> {
     }
 
     #[inline(always)]
+    fn direct_until_ns(&self, address: &Address) -> u64 {
+        maps::direct_until_ns(address)
+    }
+
+    #[inline(always)]
     fn is_own(&self, settings: &Settings) -> bool {
         // SAFETY: the context is valid; the socket may be null, which is checked first.
         let mark = unsafe {

@@ -2,7 +2,7 @@
 //!
 //! `host.rs` redirects new connections of this machine's processes to the door. `original.rs` keeps their original
 //! destination, for the client (getpeername) and for the door (SO_ORIGINAL_DST). `gateway.rs` gives packets that pass
-//! through the machine to the door. `observe.rs` learns addresses from DNS answers. `maps.rs` is shared by all of them
+//! through the machine to the door. `observe.rs` learns addresses from DNS answers whose questions it saw. `maps.rs` is shared by all of them
 //! and by the loader, proxy/redirect. If a program is not sure about a connection or packet, it lets it pass.
 #![no_std]
 #![no_main]
@@ -66,7 +66,14 @@ pub fn answer_original(context: SockoptContext) -> i32 {
 /// A packet arrives for a process of this machine.
 #[cgroup_skb(ingress)]
 pub fn observe_host(context: SkBuffContext) -> i32 {
-    observe::packet(context.as_ptr().cast(), 0);
+    observe::answer(context.as_ptr().cast(), 0);
+    PROCEED
+}
+
+/// A packet of a process of this machine leaves.
+#[cgroup_skb(egress)]
+pub fn ask_host(context: SkBuffContext) -> i32 {
+    observe::question(context.as_ptr().cast(), 0);
     PROCEED
 }
 
@@ -79,7 +86,14 @@ pub fn gateway_in(context: TcContext) -> i32 {
 /// A packet leaves by an interface of the gateway, towards its clients.
 #[classifier]
 pub fn observe_gateway(context: TcContext) -> i32 {
-    observe::frame(&context);
+    observe::answer(context.skb.skb, observe::ETHERNET_BYTES);
+    TC_ACT_UNSPEC
+}
+
+/// A packet of a client arrives at an interface of the gateway.
+#[classifier]
+pub fn ask_gateway(context: TcContext) -> i32 {
+    observe::question(context.skb.skb, observe::ETHERNET_BYTES);
     TC_ACT_UNSPEC
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::decision::FOR_EVER;
-use entrepot_ebpf_common::dns::MESSAGE_MAX_BYTES;
+use entrepot_ebpf_common::dns::{MESSAGE_MAX_BYTES, Question};
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
 
@@ -22,6 +22,22 @@ pub static HEALTHY_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 /// Addresses of listed names, each with its time of expiry.
 #[map]
 pub static ADDRESSES: LruHashMap<Address, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Addresses whose connections go to their own destination, each with the time until which they do.
+#[map]
+pub static DIRECT: LruHashMap<Address, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// The resolvers whose answers count.
+#[map]
+pub static RESOLVERS: HashMap<Address, u32> = HashMap::with_max_entries(64, 0);
+
+/// The questions about listed names that went to these resolvers, each with its time.
+#[map]
+pub static QUESTIONS: LruHashMap<Question, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// The senders of answers about listed names that did not count, each with the number of these answers.
+#[map]
+pub static STRANGERS: LruHashMap<Address, u64> = LruHashMap::with_max_entries(64, 0);
 
 /// Networks from the configuration.
 #[map]
@@ -47,13 +63,14 @@ pub static BY_CLIENT: LruHashMap<Endpoint, Endpoint> = LruHashMap::with_max_entr
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(32, 0);
 
-/// Room for a DNS message, which is too large for the stack.
+/// Room for DNS messages, which are too large for the stack: one for answers, one for questions. A packet that arrives
+/// can interrupt one that leaves, so they share nothing.
 #[map]
-pub static MESSAGES: PerCpuArray<[u8; MESSAGE_MAX_BYTES]> = PerCpuArray::with_max_entries(1, 0);
+pub static MESSAGES: PerCpuArray<[u8; MESSAGE_MAX_BYTES]> = PerCpuArray::with_max_entries(2, 0);
 
-/// A number goes through this map to make the verifier forget its value.
+/// A number goes through this map to make the verifier forget its value. Answers and questions have a place each.
 #[map]
-pub static FORGETTING: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static FORGETTING: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// The settings.
 #[inline(always)]
@@ -84,6 +101,28 @@ pub fn listed_until_ns(address: &Address) -> u64 {
         Some(_) => FOR_EVER,
         None => 0,
     }
+}
+
+/// The time until which connections to an address are let pass; zero if they are not.
+#[inline(always)]
+pub fn direct_until_ns(address: &Address) -> u64 {
+    // SAFETY: the value is copied before it can change.
+    unsafe { DIRECT.get(address) }.copied().unwrap_or(0)
+}
+
+/// Whether the answers from this address count.
+#[inline(always)]
+pub fn is_resolver(address: &Address) -> bool {
+    // SAFETY: the value is not read.
+    unsafe { RESOLVERS.get(address) }.is_some()
+}
+
+/// Notes the sender of an answer that did not count.
+#[inline(always)]
+pub fn note_stranger(address: &Address) {
+    // SAFETY: the value is copied. Two processors may count one answer less together.
+    let count = unsafe { STRANGERS.get(address) }.copied().unwrap_or(0);
+    let _ = STRANGERS.insert(address, count + 1, 0);
 }
 
 /// The time until which the door counts as healthy.

@@ -1,11 +1,19 @@
 //! Learns addresses of listed names from passing DNS answers, before the client that asked can connect.
+//!
+//! Anybody can send a datagram from port 53, so an answer counts only if its question was seen on the way to a
+//! configured resolver, with the same addresses, ports, number and name, within the last seconds. It counts once.
+//!
+//! If a packet is interrupted by another of its kind on the same processor, its question or answer is misread. Then it
+//! teaches nothing: the agent resolves the listed names itself too.
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
-use aya_ebpf::programs::TcContext;
-use entrepot_ebpf_common::dns::{MESSAGE_MAX_BYTES, Message, Unread, read};
+use entrepot_ebpf_common::address::{Address, mapped};
+use entrepot_ebpf_common::dns::{
+    ANSWER_WITHIN_NS, Asked, MESSAGE_MAX_BYTES, Message, Question, Unread, read_answer, read_question,
+};
 use entrepot_ebpf_common::outcome::Outcome;
 
 use crate::maps;
@@ -13,86 +21,160 @@ use crate::maps;
 const DNS_PORT: u16 = 53;
 const UDP: u8 = 17;
 const UDP_BYTES: u32 = 8;
-const ETHERNET_BYTES: u32 = 14;
+/// The length of an Ethernet header.
+pub const ETHERNET_BYTES: u32 = 14;
 const SECOND_NS: u64 = 1_000_000_000;
 /// The shortest validity: clients keep addresses longer than DNS allows, for example in connection pools.
 const TTL_MIN_S: u64 = 120;
-const TTL_MAX_S: u64 = 24 * 3600;
+const TTL_MAX_S: u64 = 3600;
 
-/// A frame of Ethernet.
-#[inline(always)]
-pub fn frame(context: &TcContext) {
-    packet(context.skb.skb, ETHERNET_BYTES);
+/// The places of the two kinds of messages in the maps for one processor.
+const ANSWERS: u32 = 0;
+const QUESTIONS: u32 = 1;
+
+/// A datagram.
+struct Datagram {
+    source: Address,
+    destination: Address,
+    source_port: u16,
+    destination_port: u16,
+    /// The position of its content.
+    content: u32,
 }
 
-/// A packet whose IP header is at `offset`. Fragments and extension headers are ignored; the agent resolves the listed
-/// names itself too.
+/// Handles a packet whose IP header is at `offset`, on its way to the client that asked.
 #[inline(always)]
-pub fn packet(skb: *mut __sk_buff, offset: u32) {
-    let Some(first) = load::<u8>(skb, offset) else { return };
-    let udp = match first >> 4 {
-        4 => {
-            let (Some(protocol), Some(fragment)) = (load::<u8>(skb, offset + 9), load::<[u8; 2]>(skb, offset + 6))
-            else {
-                return;
-            };
-            // The flag for more fragments, and the fragment's offset.
-            if protocol != UDP || u16::from_be_bytes(fragment) & 0x3fff != 0 {
-                return;
-            }
-            offset + u32::from(first & 0x0f) * 4
+pub fn answer(skb: *mut __sk_buff, offset: u32) {
+    let Some(datagram) = datagram(skb, offset) else { return };
+    if datagram.source_port != DNS_PORT {
+        return;
+    }
+    let Some(slot) = maps::FORGETTING.get_ptr_mut(ANSWERS) else { return };
+    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, ANSWERS) else { return };
+    let now_ns = maps::now_ns();
+    // Whether the sender is a resolver is asked late: the verifier would follow both cases through the whole message.
+    let was_asked = |asked: Asked| {
+        if !maps::is_resolver(&datagram.source) {
+            return false;
         }
-        6 => match load::<u8>(skb, offset + 6) {
-            Some(UDP) => offset + 40,
-            _ => return,
-        },
-        _ => return,
+        let question = question_of(&datagram.source, &datagram.destination, datagram.destination_port, asked);
+        // SAFETY: the value is copied at once.
+        let Some(asked_ns) = unsafe { maps::QUESTIONS.get(question) }.copied() else { return false };
+        let _ = maps::QUESTIONS.remove(question);
+        now_ns < asked_ns + ANSWER_WITHIN_NS
     };
-    match load::<[u8; 2]>(skb, udp) {
-        Some(port) if u16::from_be_bytes(port) == DNS_PORT => message(skb, udp + UDP_BYTES),
-        _ => {}
+    let outcome = read_answer(message, |value| forget(slot, value), listed, was_asked, |address, ttl_s| {
+        let ttl_s = u64::from(ttl_s).clamp(TTL_MIN_S, TTL_MAX_S);
+        let learned = maps::ADDRESSES.insert(address, now_ns + ttl_s * SECOND_NS, 0);
+        maps::count(if learned.is_ok() { Outcome::Learned } else { Outcome::Failed });
+    });
+    match outcome {
+        Err(Unread::Broken) => maps::count(Outcome::DnsUnread),
+        Err(Unread::Unasked) => {
+            let is_resolver = maps::is_resolver(&datagram.source);
+            maps::count(if is_resolver { Outcome::DnsUnasked } else { Outcome::DnsOtherResolver });
+            maps::note_stranger(&datagram.source);
+        }
+        Ok(()) | Err(Unread::Irrelevant) => {}
     }
 }
 
+/// Handles a packet whose IP header is at `offset`, on its way from the client that asks.
 #[inline(always)]
-fn message(skb: *mut __sk_buff, offset: u32) {
+pub fn question(skb: *mut __sk_buff, offset: u32) {
+    let Some(datagram) = datagram(skb, offset) else { return };
+    if datagram.destination_port != DNS_PORT || !maps::is_resolver(&datagram.destination) {
+        return;
+    }
+    let Some(slot) = maps::FORGETTING.get_ptr_mut(QUESTIONS) else { return };
+    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, QUESTIONS) else { return };
+    let Some(asked) = read_question(message, |value| forget(slot, value), listed) else { return };
+    let question = question_of(&datagram.destination, &datagram.source, datagram.source_port, asked);
+    let _ = maps::QUESTIONS.insert(question, maps::now_ns(), 0);
+}
+
+#[inline(always)]
+fn question_of(resolver: &Address, client: &Address, client_port: u16, asked: Asked) -> Question {
+    Question { resolver: *resolver, client: *client, name: asked.name, client_port, id: asked.id, padding: 0 }
+}
+
+/// The datagram in a packet whose IP header is at `offset`; None for fragments and extension headers.
+#[inline(always)]
+fn datagram(skb: *mut __sk_buff, offset: u32) -> Option<Datagram> {
+    let first: u8 = load(skb, offset)?;
+    let is_v4 = first >> 4 == 4;
+    let udp = match first >> 4 {
+        4 => {
+            let (protocol, fragment): (u8, [u8; 2]) = (load(skb, offset + 9)?, load(skb, offset + 6)?);
+            // The flag for more fragments, and the fragment's offset.
+            if protocol != UDP || u16::from_be_bytes(fragment) & 0x3fff != 0 {
+                return None;
+            }
+            offset + u32::from(first & 0x0f) * 4
+        }
+        6 => match load::<u8>(skb, offset + 6)? {
+            UDP => offset + 40,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let [source_port, destination_port]: [u16; 2] = load(skb, udp)?;
+    let (source_port, destination_port) = (u16::from_be(source_port), u16::from_be(destination_port));
+    // Every packet passes here, so the addresses are read only if the ports match.
+    if source_port != DNS_PORT && destination_port != DNS_PORT {
+        return None;
+    }
+    let (source, destination) = if is_v4 {
+        let [from, to]: [[u8; 4]; 2] = load(skb, offset + 12)?;
+        (mapped(from), mapped(to))
+    } else {
+        let [from, to]: [Address; 2] = load(skb, offset + 8)?;
+        (from, to)
+    };
+    Some(Datagram { source, destination, source_port, destination_port, content: udp + UDP_BYTES })
+}
+
+/// Loads the message at `offset` into this processor's room for its kind.
+#[inline(always)]
+fn message(skb: *mut __sk_buff, offset: u32, kind: u32) -> Option<Message<'static>> {
     // SAFETY: the kernel passes a valid context.
     let length = unsafe { (*skb).len }.saturating_sub(offset);
     // A longer message is read as far as there is room. It counts as unread if that is not enough.
     let length = opaque(if length > MESSAGE_MAX_BYTES as u32 { MESSAGE_MAX_BYTES as u32 } else { length });
     if length == 0 {
-        return;
+        return None;
     }
     // The verifier requires both bounds on one register; without this, the compiler merges them into one comparison.
     let length = opaque(length);
     if length > MESSAGE_MAX_BYTES as u32 {
-        return;
+        return None;
     }
-    let Some(room) = maps::MESSAGES.get_ptr_mut(0) else { return };
-    // SAFETY: the room belongs to this processor, and no other program of this kind interrupts this one. It has
-    // `MESSAGE_MAX_BYTES`, and no more are loaded.
+    let room = maps::MESSAGES.get_ptr_mut(kind)?;
+    // SAFETY: the room belongs to this processor and this kind of packet. It has `MESSAGE_MAX_BYTES`, and no more are
+    // loaded.
     let buffer = unsafe {
         if bpf_skb_load_bytes(skb.cast(), offset, room.cast::<c_void>(), length) != 0 {
-            return;
+            return None;
         }
         &mut *room
     };
-    let now_ns = maps::now_ns();
+    Some(Message { buffer, length: length as usize })
+}
+
+/// The flags of a name in the list, by its hash.
+#[inline(always)]
+fn listed(hash: u64) -> u32 {
     // SAFETY: the value is copied at once.
-    let listed = |hash: u64| unsafe { maps::NAMES.get(hash) }.copied().unwrap_or(0);
-    let Some(slot) = maps::FORGETTING.get_ptr_mut(0) else { return };
-    // SAFETY: the slot belongs to this processor. The verifier does not know the value of what is read from a map.
-    let forget = |value: u64| unsafe {
+    unsafe { maps::NAMES.get(hash) }.copied().unwrap_or(0)
+}
+
+/// The same number, hidden from the verifier, which does not know the value of what is read from a map.
+#[inline(always)]
+fn forget(slot: *mut u64, value: u64) -> u64 {
+    // SAFETY: the slot belongs to this processor and this kind of packet.
+    unsafe {
         slot.write_volatile(value);
         slot.read_volatile()
-    };
-    let outcome = read(Message { buffer, length: length as usize }, forget, listed, |address, ttl_s| {
-        let ttl_s = u64::from(ttl_s).clamp(TTL_MIN_S, TTL_MAX_S);
-        let learned = maps::ADDRESSES.insert(address, now_ns + ttl_s * SECOND_NS, 0);
-        maps::count(if learned.is_ok() { Outcome::Learned } else { Outcome::Failed });
-    });
-    if matches!(outcome, Err(Unread::Broken)) {
-        maps::count(Outcome::DnsUnread);
     }
 }
 

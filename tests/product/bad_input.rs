@@ -23,7 +23,7 @@ fn outer_cases() -> Vec<Case> {
     let big = "a".repeat(70_000);
     vec![
         case("no HTTP at all", "GARBAGE\r\n\r\n", &[400]),
-        case("binary", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", &[400]),
+        case("binary", "\x00\x03\x01\x02\x00\x01\x00\r\n\r\n", &[400]),
         case("an unknown version", "GET / HTTP/9.9\r\nHost: a\r\n\r\n", &[400, 505]),
         case("no target", "GET HTTP/1.1\r\nHost: a\r\n\r\n", &[400]),
         case("a header over 64 KiB", format!("GET / HTTP/1.1\r\nHost: a\r\nX: {big}\r\n\r\n"), &[431]),

@@ -33,7 +33,13 @@ fn it_starts_is_found_and_serves() {
         assert!(page.contains(part), "{part} is missing on the page:\n{page}");
     }
     // The console may show a text from before the name was announced. It is renewed afterwards.
-    for part in [NAME, digits, "█▀", &format!("curl -fsS http://{PROXY_ADDRESS}:3128/setup/docker | sudo sh")] {
+    for part in [
+        NAME,
+        digits,
+        "█▀",
+        "curl -k --pinnedpubkey sha256//",
+        &format!("https://{PROXY_ADDRESS}:3128/setup/docker | sudo sh"),
+    ] {
         appliance.wait_console(part);
     }
     let health = appliance.must(

@@ -13,6 +13,7 @@ mod direct;
 mod discovery;
 mod disk;
 mod faults;
+mod first_line;
 mod hostile_tls;
 mod image;
 mod isolation;
@@ -34,6 +35,7 @@ mod ranges;
 mod redirect_failures;
 mod redirect_gateway;
 mod redirect_host;
+mod redirect_resolvers;
 mod redirects;
 mod registry;
 mod registry_cli;
@@ -68,6 +70,9 @@ const ACCEPT: (&str, &str) = (
     "accept",
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json",
 );
+
+/// The arguments by which an agent believes the internet's name server.
+const RESOLVER: &[&str] = &["--resolver", "10.90.2.30"];
 
 /// Asks the internet's name server for a new name, and connects as soon as it has answered. Returns whether the
 /// connection was accepted. No machine has such an address, so only a redirected connection is. Blocks: for a thread of

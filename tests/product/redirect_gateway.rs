@@ -97,7 +97,8 @@ fn an_answer_of_dns_on_its_way_through_is_learned() {
     world.route_clients();
     names::serve(&world.internet);
     let entrepot = Entrepot::start(&world, Settings::new());
-    let agent = Agent::start(&world, &world.proxy, &Settings::new(), GATEWAY);
+    let arguments = [GATEWAY, super::RESOLVER].concat();
+    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &arguments);
     let redirected = world.client.run(|| (0..500u16).filter(|number| super::ask_and_connect(*number)).count());
     assert_eq!(redirected, 500, "every first connection came to the door");
     assert_eq!((agent.count("redirected"), agent.count("learned")), (500, 500));

@@ -106,12 +106,13 @@ fn what_shares_an_address_with_a_registry_goes_on_sealed() {
     let page = trust(world.internet_ca()).curl(&["https://outside.test/"]).expect_success("its own certificate");
     assert_eq!(page.stdout, "from the shop");
     trust(entrepot.ca()).curl(&["https://outside.test/"]).expect_failure("a certificate of ours would be wrong there");
-    let unnamed = format!("https://{}/", address_of("outside.test"));
-    let page = trust(world.internet_ca()).curl(&["-k", &unnamed]).expect_success("a client that sends no name");
-    assert_eq!(page.stdout, "from the shop");
     let registry = format!("ghcr.io:443:{}:443", address_of("outside.test"));
     let named = trust(entrepot.ca()).curl(&["--connect-to", &registry, "-o", "/dev/null", "https://ghcr.io/v2/"]);
     named.expect_success("a registry's name is answered here, whatever the address");
+    // The last, because the next connection would go there directly.
+    let unnamed = format!("https://{}/", address_of("outside.test"));
+    let page = trust(world.internet_ca()).curl(&["-k", &unnamed]).expect_success("a client that sends no name");
+    assert_eq!(page.stdout, "from the shop");
     assert_eq!(agent.count("redirected"), 4);
     let sealed = entrepot.metric("entrepot_tunnels_total");
     assert_eq!(sealed, 3.0, "the others were carried on sealed");
@@ -120,20 +121,21 @@ fn what_shares_an_address_with_a_registry_goes_on_sealed() {
 #[test]
 fn a_server_that_speaks_first_is_reached_in_every_family_and_clients_see_whom_they_dialled() {
     let world = World::new();
-    let addresses = [address_of("outside.test").to_owned(), V6.to_owned()].map(|text| {
+    // Each address once: after a connection without a name, the next ones go there directly.
+    let addresses = [address_of("outside.test"), address_of("cdn2.test"), V6].map(|text| {
         let address: IpAddr = text.parse().expect("an address");
         SocketAddr::new(address, 443)
     });
     let servers: Vec<Server> =
         addresses.iter().map(|address| Server::start(&world.internet, *address, None, greeting())).collect();
     let _entrepot = Entrepot::start(&world, Settings::new());
-    let prefixes = [format!("{}/32", addresses[0].ip()), format!("{V6}/128")];
-    let arguments = ["host", "--prefix", &prefixes[0], "--prefix", &prefixes[1]];
+    let prefixes = [format!("{}/32", addresses[0].ip()), format!("{}/32", addresses[1].ip()), format!("{V6}/128")];
+    let arguments = ["host", "--prefix", &prefixes[0], "--prefix", &prefixes[1], "--prefix", &prefixes[2]];
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &arguments);
     // An IPv4 server, dialled as by programs that use only IPv6 sockets.
-    let IpAddr::V4(v4) = addresses[0].ip() else { panic!("the first is of IPv4") };
+    let IpAddr::V4(v4) = addresses[1].ip() else { panic!("the second is of IPv4") };
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), 443);
-    for (number, address) in [addresses[0], mapped, addresses[1]].into_iter().enumerate() {
+    for (number, address) in [addresses[0], mapped, addresses[2]].into_iter().enumerate() {
         let heard = world.proxy.run(move || {
             let mut stream = TcpStream::connect(address).expect("connected");
             assert_eq!(stream.peer_addr().expect("a peer"), address, "the client sees whom it dialled");
@@ -167,7 +169,7 @@ fn ten_thousand_answers_of_dns_and_ten_thousand_connections() {
     let world = World::new();
     names::serve(&world.internet);
     let _entrepot = Entrepot::start(&world, Settings::new().set("proxy", "max_connections_per_client = 100000"));
-    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["host"]);
+    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &[&["host"], super::RESOLVER].concat());
     let redirected = world.proxy.run(|| (0..10_000u16).filter(|number| super::ask_and_connect(*number)).count());
     assert_eq!(redirected, 10_000, "every first connection came to the door");
     assert_eq!(agent.count("redirected"), 10_000);

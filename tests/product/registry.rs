@@ -50,6 +50,18 @@ fn dockerd_pushes_and_pulls_through_the_proxy_and_past_it() {
     docker.docker(&["push", "-q", &by_name]).expect_success("docker push through the proxy");
     docker.forget();
     docker.pull(&by_name).expect_success("docker pull through the proxy");
+    let short = format!("{REGISTRY}/foo/bar:v1");
+    docker.docker(&["tag", &by_name, &short]).expect_success("docker tag");
+    docker.docker(&["push", "-q", &short]).expect_success("docker push of a short name through the proxy");
+    let door = entrepot.door();
+    for own in [REGISTRY, PROXY_ADDRESS, "10.90.2.1", "localhost", "127.0.0.1", "[::ffff:10.90.1.1]", "[fd90:1::1]"] {
+        for port in [5000, 5443] {
+            assert_eq!(door.connect(&format!("{own}:{port}")), Ok(()), "CONNECT {own}:{port}");
+            let tags = door.get(&format!("http://{own}:{port}/v2/foo/bar/tags/list"), &[]);
+            let tags = String::from_utf8_lossy(tags.complete().expect("tags")).into_owned();
+            assert_eq!(tags, r#"{"name":"foo/bar","tags":["v1"]}"#, "http://{own}:{port}");
+        }
+    }
 
     let neighbour = entrepot.neighbour().insecure(PLAIN);
     let other = Dockerd::start(&neighbour);

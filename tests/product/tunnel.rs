@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use entrepot_tests::door::Door;
 use entrepot_tests::entrepot::{Entrepot, Settings};
+use entrepot_tests::fake::{Answer, Fake};
 use entrepot_tests::images::sha256;
 use entrepot_tests::serve::{Handler, Server, full, http};
 use entrepot_tests::upstream::{GHCR, QUAY, Upstream};
@@ -118,6 +119,33 @@ fn nobody_is_led_to_ourselves_loopback_or_link_local() {
         let status = entrepot.door().get(url, &[]).status;
         assert!(status.is_client_error() || status.is_server_error(), "GET {url}: {status}");
     }
+    assert_eq!(touched.load(Ordering::SeqCst), 0, "connections that arrived where none may");
+}
+
+#[test]
+fn no_registry_leads_to_any_port_of_this_machine() {
+    let world = World::new();
+    let touched = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&touched);
+    let sentinel: Handler = Arc::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {})
+    });
+    let _sentinels: Vec<_> = ["10.90.2.1:443", "10.90.1.1:9443", "[fd90:2::1]:9443"]
+        .map(|at| Server::start(&world.proxy, at.parse().expect("an address"), None, Arc::clone(&sentinel)))
+        .into();
+    let fake = Fake::start(&world, "fake.test");
+    let entrepot = Entrepot::start(&world, Settings::new().env("REGISTRIES", "self.test"));
+    let door = entrepot.door();
+    let targets = ["self.test", "10.90.2.1", "10.90.1.1:9443", "self.test:5443", "[fd90:2::1]:9443", "10.90.1.1:5443"];
+    for (seed, target) in (700..).zip(targets) {
+        let blob = crate::blob(seed, 30_000);
+        let path = format!("/v2/team/app/blobs/{}", blob.digest);
+        let location = format!("https://{target}/v2/team/app/blobs/{}", blob.digest);
+        fake.put(&path, "text/html", bytes::Bytes::new(), &[Answer::Redirect(307, location)]);
+        assert_eq!(door.get(&fake.url(&path), &[]).status, 502, "a redirect to {target}");
+    }
+    assert_eq!(door.get("https://self.test/v2/team/app/manifests/1", &[]).status, 403, "a registry that is listed");
     assert_eq!(touched.load(Ordering::SeqCst), 0, "connections that arrived where none may");
 }
 

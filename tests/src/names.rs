@@ -14,9 +14,14 @@ pub const NAME_SERVER: &str = "10.90.2.30:53";
 
 /// Answers until the namespace ends.
 pub fn serve(internet: &Namespace) {
-    let address: SocketAddr = NAME_SERVER.parse().expect("an address");
-    let socket = internet.wait(async move { UdpSocket::bind(address).await }).expect("the name server's address");
-    internet.handle().spawn(async move {
+    serve_at(internet, NAME_SERVER);
+}
+
+/// Answers at this address until the namespace ends.
+pub fn serve_at(namespace: &Namespace, address: &str) {
+    let address: SocketAddr = address.parse().expect("an address");
+    let socket = namespace.wait(async move { UdpSocket::bind(address).await }).expect("the name server's address");
+    namespace.handle().spawn(async move {
         let mut question = [0; 512];
         while let Ok((length, peer)) = socket.recv_from(&mut question).await {
             let _ = socket.send_to(&answer(&question[..length]), peer).await;
@@ -49,7 +54,7 @@ pub fn address_in(answer: &[u8]) -> Option<Ipv4Addr> {
 }
 
 /// An alias and its address, with compressed names, as large providers answer.
-fn answer(query: &[u8]) -> Vec<u8> {
+pub fn answer(query: &[u8]) -> Vec<u8> {
     let Some((name, end)) = name_in(query) else { return Vec::new() };
     let wants_v4 = query.get(end..end + 2) == Some(&[0, 1][..]);
     let mut wire = query[..end + 4].to_vec();

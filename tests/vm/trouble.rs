@@ -20,7 +20,7 @@ fn the_console_says_what_is_wrong_and_service_goes_on() {
 
     lan.serve_dhcp();
     appliance.wait_ready();
-    appliance.wait_console(&format!("curl -fsS http://{PROXY_ADDRESS}:3128/setup/docker | sudo sh"));
+    appliance.wait_console(&format!("https://{PROXY_ADDRESS}:3128/setup/docker | sudo sh"));
     appliance.trust_internet();
 
     appliance.must("fallocate -l $(($(df --output=avail -B1 / | tail -n 1) - 30000000)) /filling");

@@ -41,6 +41,23 @@ impl Endpoint {
         Self { address, port, padding: 0 }
     }
 
+    /// The size in bytes.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// The bytes as the programs read them.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        bytes[..16].copy_from_slice(&self.address);
+        bytes[16..18].copy_from_slice(&self.port.to_ne_bytes());
+        bytes
+    }
+
+    /// An endpoint from the bytes that the programs wrote.
+    pub fn from_bytes(bytes: [u8; Self::SIZE]) -> Self {
+        let [address @ .., low, high, _, _] = bytes;
+        Self::new(address, u16::from_ne_bytes([low, high]))
+    }
+
     /// Whether there is one.
     #[inline(always)]
     pub const fn exists(&self) -> bool {
@@ -52,6 +69,17 @@ impl Endpoint {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+
+    #[test]
+    fn endpoints_are_the_bytes_of_their_fields() {
+        let endpoint = Endpoint::new(mapped([192, 0, 2, 7]), 443);
+        let bytes = endpoint.to_bytes();
+        assert_eq!(
+            (&bytes[..16], &bytes[16..18], &bytes[18..]),
+            (&endpoint.address[..], &443u16.to_ne_bytes()[..], &[0, 0][..])
+        );
+        assert_eq!(Endpoint::from_bytes(bytes), endpoint);
+    }
 
     #[test]
     fn mapped_addresses_are_those_of_the_standard_library() {

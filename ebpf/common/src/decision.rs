@@ -12,6 +12,8 @@ pub trait Surroundings {
     fn healthy_until_ns(&self) -> u64;
     /// The time until which the address belongs to a listed registry; zero if it does not.
     fn listed_until_ns(&self, address: &Address) -> u64;
+    /// The time until which connections to the address are let pass; zero if they are not.
+    fn direct_until_ns(&self, address: &Address) -> u64;
     /// Whether the connection is entrepot's own.
     fn is_own(&self, settings: &Settings) -> bool;
     /// Whether the connection belongs to the agent's network namespace.
@@ -50,6 +52,9 @@ pub fn decide(settings: &Settings, destination: &Endpoint, surroundings: &impl S
     if settings.enforce != 0 {
         return Outcome::Redirected;
     }
+    if surroundings.direct_until_ns(&destination.address) >= now_ns {
+        return Outcome::Direct;
+    }
     if surroundings.healthy_until_ns() < now_ns {
         return Outcome::Unhealthy;
     }
@@ -68,6 +73,7 @@ mod tests {
     struct Table {
         healthy_until_ns: u64,
         listed_until_ns: u64,
+        direct_until_ns: u64,
         own: bool,
         in_namespace: bool,
         listens: bool,
@@ -83,6 +89,9 @@ mod tests {
         fn listed_until_ns(&self, _: &Address) -> u64 {
             self.listed_until_ns
         }
+        fn direct_until_ns(&self, _: &Address) -> u64 {
+            self.direct_until_ns
+        }
         fn is_own(&self, _: &Settings) -> bool {
             self.own
         }
@@ -94,8 +103,14 @@ mod tests {
         }
     }
 
-    const GOOD: Table =
-        Table { healthy_until_ns: 1500, listed_until_ns: 2000, own: false, in_namespace: true, listens: true };
+    const GOOD: Table = Table {
+        healthy_until_ns: 1500,
+        listed_until_ns: 2000,
+        direct_until_ns: 0,
+        own: false,
+        in_namespace: true,
+        listens: true,
+    };
 
     fn settings() -> Settings {
         let mut ports = [0; PORTS_MAX];
@@ -127,6 +142,8 @@ mod tests {
             (Table { listed_until_ns: FOR_EVER, ..GOOD }, v4, Outcome::Redirected),
             (Table { own: true, ..GOOD }, v4, Outcome::Own),
             (Table { in_namespace: false, ..GOOD }, v4, Outcome::OtherNamespace),
+            (Table { direct_until_ns: 1000, ..GOOD }, v4, Outcome::Direct),
+            (Table { direct_until_ns: 999, ..GOOD }, v4, Outcome::Redirected),
             (Table { healthy_until_ns: 999, ..GOOD }, v4, Outcome::Unhealthy),
             (Table { listens: false, ..GOOD }, v4, Outcome::NoListener),
         ];
@@ -141,7 +158,7 @@ mod tests {
         let distant = Settings { is_local: 0, ..settings() };
         assert_eq!(decide(&distant, &v4, &Table { listens: false, ..GOOD }), Outcome::Redirected);
         let enforcing = Settings { enforce: 1, ..settings() };
-        let dead = Table { listens: false, healthy_until_ns: 0, ..GOOD };
+        let dead = Table { listens: false, healthy_until_ns: 0, direct_until_ns: FOR_EVER, ..GOOD };
         assert_eq!(decide(&enforcing, &v4, &dead), Outcome::Redirected);
         assert_eq!(decide(&enforcing, &v4, &Table { own: true, ..dead }), Outcome::Own, "even then no loop");
     }

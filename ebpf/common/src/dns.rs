@@ -1,9 +1,10 @@
-//! Reads DNS answers (RFC 1035) for the addresses of listed names. The same code runs in the kernel and in the tests.
+//! Reads DNS messages (RFC 1035): questions about listed names, and answers to them for their addresses. The same code
+//! runs in the kernel and in the tests.
 //!
 //! Only the name in the question counts: if it is listed, every A and AAAA record of the answer is one of its
-//! addresses, also at the end of a CNAME chain. The names of records are skipped, so compression costs nothing. A wrong
-//! answer does no harm: connections to an address that was learned in error are redirected to the door, and the door
-//! goes by the name in the connection.
+//! addresses, also at the end of a CNAME chain. The names of records are skipped, so compression costs nothing. An
+//! answer teaches something only if the caller knows its question ([`Question`]): anybody can send a datagram from
+//! port 53.
 //!
 //! For the verifier every loop has a fixed bound, and every index is masked to the size of the buffer. The verifier
 //! follows each possible value of a variable, which would be millions in a loop. `forget` returns its argument in a way
@@ -35,32 +36,85 @@ pub struct Message<'a> {
     pub length: usize,
 }
 
+/// A question on its way, as its answer has to repeat it. It is a key of a map, so every byte is defined.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// The address that was asked.
+    pub resolver: Address,
+    /// The address that asked.
+    pub client: Address,
+    /// The hash of the name (`names`).
+    pub name: u64,
+    /// The port that asked.
+    pub client_port: u16,
+    /// The number of the message.
+    pub id: u16,
+    /// Keeps the size a multiple of eight.
+    pub padding: u32,
+}
+
+/// The part of a question that is in the message: its number, and the hash of its name, which is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// The number of the message.
+    pub id: u16,
+    /// The hash of the name.
+    pub name: u64,
+}
+
+/// The time in which an answer has to come.
+pub const ANSWER_WITHIN_NS: u64 = 5_000_000_000;
+
 /// The reason why nothing, or not everything, was learned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unread {
     /// Not an answer, an answer with an error, or an answer about a name that is not listed.
     Irrelevant,
+    /// An answer about a listed name for which the caller knows no question.
+    Unasked,
     /// An answer about a listed name that is malformed, or longer than the part that is read.
     Broken,
 }
 
-/// Reads an answer. `forget` returns its argument. `listed` returns `names::EXACT`, `BELOW`, both or zero for the hash
-/// of a suffix. `learn` gets each address with its time to live in seconds.
+/// Reads a question about a listed name; None for every other message. The arguments are those of [`read_answer`].
 #[inline(always)]
-pub fn read(
+pub fn read_question(
     mut message: Message<'_>,
     forget: impl Fn(u64) -> u64,
     listed: impl Fn(u64) -> u32,
+) -> Option<Asked> {
+    if message.length < HEADER_BYTES || message.length > MESSAGE_MAX_BYTES {
+        return None;
+    }
+    // A standard query (QR and opcode are 0) with one question.
+    if message.byte(2) & 0xf8 != 0 || message.word(4) != 1 {
+        return None;
+    }
+    match asked(&mut message, &forget, listed) {
+        Ok((asked, _)) => Some(asked),
+        Err(_) => None,
+    }
+}
+
+/// Reads an answer. `forget` returns its argument. `listed` returns `names::EXACT`, `BELOW`, both or zero for the hash
+/// of a suffix. `was_asked` returns whether this question was asked. `learn` gets each address with its time to live in
+/// seconds.
+#[inline(always)]
+pub fn read_answer(
+    mut message: Message<'_>,
+    forget: impl Fn(u64) -> u64,
+    listed: impl Fn(u64) -> u32,
+    was_asked: impl FnOnce(Asked) -> bool,
     mut learn: impl FnMut(&Address, u32),
 ) -> Result<(), Unread> {
     let records = header(&message)?;
-    let name_end = forget(mark_labels(&mut message, &forget)? as u64) as usize;
-    message.length = forget(message.length as u64) as usize;
-    if !is_listed(&message, name_end, &forget, listed) {
-        return Err(Unread::Irrelevant);
-    }
+    let (asked, name_end) = asked(&mut message, &forget, listed)?;
     // The zero of the root is followed by the question's type and class.
     let mut at = forget(name_end as u64 + 1 + 4) as usize;
+    if !was_asked(asked) {
+        return Err(Unread::Unasked);
+    }
     let mut index = 0;
     while index < RECORDS_MAX {
         if index >= records {
@@ -70,6 +124,21 @@ pub fn read(
         index += 1;
     }
     Err(Unread::Broken)
+}
+
+/// The question of a message, if its name is listed, and the position of the name's root.
+#[inline(always)]
+fn asked(
+    message: &mut Message<'_>,
+    forget: &impl Fn(u64) -> u64,
+    listed: impl Fn(u64) -> u32,
+) -> Result<(Asked, usize), Unread> {
+    let name_end = forget(mark_labels(message, forget)? as u64) as usize;
+    message.length = forget(message.length as u64) as usize;
+    match listed_name(message, name_end, forget, listed) {
+        Some(name) => Ok((Asked { id: message.word(0), name }, name_end)),
+        None => Err(Unread::Irrelevant),
+    }
 }
 
 impl Message<'_> {
@@ -97,62 +166,66 @@ fn header(message: &Message<'_>) -> Result<usize, Unread> {
 }
 
 /// Marks the length bytes of the question's name. Returns the position of its root.
+///
+/// A byte of a label and the length of the next one go the same way, by arithmetic: the verifier would follow each
+/// branch through all bytes that come after it.
 #[inline(always)]
 fn mark_labels(message: &mut Message<'_>, forget: &impl Fn(u64) -> u64) -> Result<usize, Unread> {
-    let mut left = 0u64;
+    let mut left = forget(0);
     let mut offset = 0;
     while offset < NAME_MAX_BYTES {
         let at = HEADER_BYTES + offset;
         if at >= message.length {
             return Err(Unread::Irrelevant);
         }
-        left = forget(left);
-        let byte = message.byte(at);
+        let byte = u64::from(message.byte(at));
         // No listed name has such bytes: they are compression in a question, or letters that are not ASCII.
-        if byte >= LABEL_MARK {
+        if byte >= u64::from(LABEL_MARK) {
             return Err(Unread::Irrelevant);
         }
-        if left != 0 {
-            left -= 1;
-        } else {
-            if byte == 0 {
-                return Ok(at);
-            }
-            if byte > 63 {
-                return Err(Unread::Irrelevant);
-            }
-            left = u64::from(byte);
-            message.buffer[at & (MESSAGE_MAX_BYTES - 1)] = byte | LABEL_MARK;
+        // One inside a label, zero at a length.
+        let inside = forget((left | left.wrapping_neg()) >> 63);
+        let length = (1 - inside) * byte;
+        if length > 63 {
+            return Err(Unread::Irrelevant);
         }
+        if inside | byte == 0 {
+            return Ok(at);
+        }
+        message.buffer[at & (MESSAGE_MAX_BYTES - 1)] = (byte | (1 - inside) << 7) as u8;
+        left = forget(inside * left.wrapping_sub(1) + length);
         offset += 1;
     }
     Err(Unread::Irrelevant)
 }
 
-/// Whether the name that ends before `end`, with marked labels, is listed, or below a listed name.
+/// The hash of the name that ends before `end`, with marked labels, if it is listed, or below a listed name.
 #[inline(always)]
-fn is_listed(message: &Message<'_>, end: usize, forget: &impl Fn(u64) -> u64, listed: impl Fn(u64) -> u32) -> bool {
+fn listed_name(
+    message: &Message<'_>,
+    end: usize,
+    forget: &impl Fn(u64) -> u64,
+    listed: impl Fn(u64) -> u32,
+) -> Option<u64> {
+    // A name to which the last byte belongs is below a listed one.
+    const FOUND: u64 = 4;
     let mut hash = EMPTY;
+    // The flags of the suffix up to the last byte, and `FOUND`.
+    let mut seen = forget(0);
     let mut back = 1;
-    while back < NAME_MAX_BYTES {
+    while back <= NAME_MAX_BYTES {
         if end < HEADER_BYTES + back {
-            return false;
+            // Nothing is in front of the last byte, so its suffix is the whole name.
+            return if seen & (FOUND | u64::from(EXACT)) != 0 { Some(hash) } else { None };
         }
-        let at = end - back;
-        let byte = message.byte(at);
+        let byte = message.byte(end - back);
         hash = forget(prepend(hash, byte & !LABEL_MARK));
-        if byte & LABEL_MARK != 0 {
-            let flags = listed(hash);
-            if at == HEADER_BYTES {
-                return flags & EXACT != 0;
-            }
-            if flags & BELOW != 0 {
-                return true;
-            }
-        }
+        let flags = if byte & LABEL_MARK != 0 { listed(hash) } else { 0 };
+        let is_below = u64::from(BELOW);
+        seen = forget((seen & FOUND) | (seen & is_below) << 1 | u64::from(flags & (EXACT | BELOW)));
         back += 1;
     }
-    false
+    None
 }
 
 /// Reads the record at `at`. Returns the position of the next one.

@@ -42,10 +42,16 @@ outcomes! {
     NoListener = "no_listener",
     /// A map of the kernel was full, or a helper of the kernel failed.
     Failed = "failed",
+    /// The door found no name in an earlier connection to this address, which goes to its own destination for a while.
+    Direct = "direct",
     /// An address was learned from a DNS answer.
     Learned = "learned",
     /// A DNS answer about a listed name that could not be read to its end.
     DnsUnread = "dns_unread",
+    /// A DNS answer about a listed name from an address that is no configured resolver.
+    DnsOtherResolver = "dns_other_resolver",
+    /// A DNS answer about a listed name from a resolver that was not asked, or not within the last seconds.
+    DnsUnasked = "dns_unasked",
 }
 
 #[cfg(test)]

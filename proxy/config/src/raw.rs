@@ -232,6 +232,7 @@ section! {
         appliance: Text,
         ports: Numbers,
         prefixes: Texts,
+        resolvers: Texts,
         cgroups: Texts,
         exempt_cgroups: Texts,
         interfaces: Texts,

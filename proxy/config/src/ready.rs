@@ -8,7 +8,7 @@ mod live;
 pub mod rights;
 mod startup;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub struct Redirect {
     pub ports: Vec<u16>,
     /// Networks that belong to registries, besides the addresses that the agent learns from DNS.
     pub prefixes: Vec<IpNet>,
+    /// Resolvers whose answers the agent learns from: a host's besides those of its own configuration, a gateway's in
+    /// place of those.
+    pub resolvers: Vec<IpAddr>,
     /// Control groups whose processes are redirected. Empty means all.
     pub cgroups: Vec<PathBuf>,
     /// Control groups whose processes are left alone.

@@ -1,5 +1,6 @@
 //! `[transparent]` and `[redirect]`: the door for redirected connections, and the agent that redirects them.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use entrepot_core::host::RegistryHost;
@@ -44,6 +45,7 @@ pub(super) fn redirect(
         appliance: resolver.optional("redirect.appliance", &raw.appliance, appliance)?,
         ports: ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect(),
         prefixes: resolver.texts("redirect.prefixes", &raw.prefixes, &[], values::network)?,
+        resolvers: resolver.texts("redirect.resolvers", &raw.resolvers, &[], resolver_address)?,
         cgroups: resolver.texts("redirect.cgroups", &raw.cgroups, &[], values::path)?,
         exempt_cgroups: resolver.texts("redirect.exempt_cgroups", &raw.exempt_cgroups, &[], values::path)?,
         interfaces: resolver.texts("redirect.interfaces", &raw.interfaces, &[], interface)?,
@@ -60,6 +62,16 @@ fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
         Refusal::new(format!("{text:?} is no usable appliance: {error}"))
             .hint("write for example docker-registry.local or 192.0.2.7:3129")
     })
+}
+
+/// The address of a resolver.
+fn resolver_address(text: &str) -> Result<IpAddr, Refusal> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => {
+            Err(Refusal::new(format!("{text:?} is no address of a resolver")).hint("write for example 192.0.2.53"))
+        }
+    }
 }
 
 /// The name of a network interface, in Linux's grammar.

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`framing`] | where requests begin and end on a client's connection | RFC 9112 |
 //! | [`sniff`] | the protocol of a redirected connection, from its first bytes | RFC 8446, RFC 6066 |
+//! | [`unplaced`] | what a door tells the redirect agent | |
 //! | [`proxy_header`] | the addresses of a relayed connection | PROXY protocol 2 |
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
@@ -72,3 +73,4 @@ pub mod route;
 pub mod scope;
 pub mod secret;
 pub mod sniff;
+pub mod unplaced;

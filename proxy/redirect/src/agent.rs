@@ -21,10 +21,11 @@ use super::health::{Doors, FindByMdns, INTERVAL, Probe, VALIDITY, monotonic_ns};
 use super::pins::{self, Pins};
 use super::plan::{DoorPlace, Mode, Plan};
 use super::programs::{Programs, endpoint};
-use super::report::{Counted, Learned, Report};
+use super::report::{Counted, Learned, Report, Stranger};
 use super::routing::{self, ROUTE_MARK};
-use super::{attach, preflight, seed, server};
+use super::{attach, preflight, resolvers, seed, server};
 use entrepot_config::ready::Config;
+use entrepot_core::unplaced::Unplaced;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_net::service_manager::{self, watchdog};
 
@@ -46,6 +47,9 @@ struct Attached {
 
 /// The time that the service manager grants for the end; it never took that long.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
+
+/// The time for which connections to an address are let pass after one of them had no name.
+const DIRECT_FOR: Duration = Duration::from_secs(600);
 
 /// A running agent.
 struct Agent {
@@ -97,6 +101,7 @@ impl Agent {
         for prefix in &plan.prefixes {
             programs.add_prefix(*prefix)?;
         }
+        programs.set_resolvers(&resolvers::configured(plan.mode, &plan.resolvers))?;
         let pins = if plan.enforce { Some(Pins::new()?) } else { None };
         let attached = match plan.mode {
             Mode::Host => attach_host(&mut programs, &plan, pins.as_ref())?,
@@ -130,6 +135,7 @@ impl Agent {
             tokio::spawn(server::serve_tcp(listener, reporter));
         }
         tokio::spawn(seed::run(self.programs.clone(), self.plan.seeds.clone(), self.plan.seed_interval));
+        tokio::spawn(resolvers::run(self.programs.clone(), self.plan.mode, self.plan.resolvers.clone()));
         let outcome = tokio::select! {
             outcome = self.watch() => outcome,
             () = serving => Ok(()),
@@ -150,6 +156,7 @@ impl Agent {
             let doors = probe.ask().await;
             let before = std::mem::replace(&mut *lock(&self.doors), doors);
             self.tell_programs(before, doors)?;
+            self.let_pass(&probe.unplaced())?;
             let news = match (before.any(), doors.any()) {
                 (false, true) => "the door answers: connections to registries are redirected",
                 (true, false) => "the door does not answer: connections go to their own destination",
@@ -178,6 +185,21 @@ impl Agent {
         Ok(())
     }
 
+    /// Makes the addresses direct to which the door got connections without a name.
+    fn let_pass(&self, unplaced: &[Unplaced]) -> Result<(), RedirectError> {
+        let mut programs = lock(&self.programs);
+        for connection in unplaced {
+            let address = match connection {
+                Unplaced::To(address) => Some(*address),
+                Unplaced::From(client) => programs.original_of(*client),
+            };
+            if let Some(address) = address {
+                programs.let_pass(address, monotonic_ns() + nanoseconds(DIRECT_FOR))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Links end with the process. The rules, routes and disciplines of a gateway do not, so they are removed here.
     async fn take_down(&self) -> Result<(), RedirectError> {
         if self.plan.mode == Mode::Host || self.plan.enforce {
@@ -198,9 +220,13 @@ impl Agent {
             address,
             expires_in_seconds: until_ns.saturating_sub(now_ns) / nanoseconds(Duration::from_secs(1)),
         };
+        let sorted = |entries: Vec<_>| {
+            let mut entries: Vec<Learned> = entries.into_iter().map(learned).collect();
+            entries.sort_unstable_by_key(|learned| learned.address);
+            entries
+        };
+        let stranger = |(address, answers)| Stranger { address, answers };
         let counted = |(outcome, count): (Outcome, u64)| Counted { outcome: outcome.word().to_owned(), count };
-        let mut addresses: Vec<Learned> = programs.addresses().into_iter().map(learned).collect();
-        addresses.sort_unstable_by_key(|learned| learned.address);
         Report {
             mode: self.plan.mode.word().to_owned(),
             since_unix_seconds: self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -213,13 +239,16 @@ impl Agent {
             healthy: doors.any(),
             enforce: self.plan.enforce,
             ports: self.plan.ports.clone(),
-            addresses,
+            addresses: sorted(programs.addresses()),
             counters: programs
                 .counters()
                 .into_iter()
                 .filter(|(outcome, _)| *outcome != Outcome::OtherPort)
                 .map(counted)
                 .collect(),
+            direct: sorted(programs.direct().into_iter().filter(|(_, until_ns)| *until_ns > now_ns).collect()),
+            resolvers: programs.resolvers(),
+            strangers: programs.strangers().into_iter().map(stranger).collect(),
         }
     }
 }

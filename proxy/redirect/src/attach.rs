@@ -20,9 +20,15 @@ use super::programs::{Programs, chain, open_cgroup};
 
 /// The programs on `connect` and `getpeername`.
 const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
+/// The observers of DNS on a host, with the direction of the packets.
+const OBSERVERS: [(&str, CgroupSkbAttachType); 2] =
+    [("ask_host", CgroupSkbAttachType::Egress), ("observe_host", CgroupSkbAttachType::Ingress)];
 /// The programs of a gateway, with the direction of the packets.
-pub(super) const CLASSIFIERS: [(&str, TcAttachType); 2] =
-    [("gateway_in", TcAttachType::Ingress), ("observe_gateway", TcAttachType::Egress)];
+pub(super) const CLASSIFIERS: [(&str, TcAttachType); 3] = [
+    ("ask_gateway", TcAttachType::Ingress),
+    ("gateway_in", TcAttachType::Ingress),
+    ("observe_gateway", TcAttachType::Egress),
+];
 /// Several links on one control group are always allowed; the flag is for an older way to attach.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
@@ -64,17 +70,19 @@ impl Programs {
         Ok(())
     }
 
-    /// Attaches the observer of DNS, and the program that answers SO_ORIGINAL_DST. The latter is never pinned: without
+    /// Attaches the observers of DNS, and the program that answers SO_ORIGINAL_DST. The latter is never pinned: without
     /// an agent, the door has only the names in connections.
     fn observe(&mut self, whole: &File, root: &Path, pins: Option<&Pins>) -> Result<(), RedirectError> {
         let failed = |name, error: &ProgramError| not_attached(name, root.display(), error);
-        let observer: &mut CgroupSkb = self.program("observe_host")?;
-        observer.load().map_err(|error| refused("observe_host", &error))?;
-        let link = observer.attach(whole, CgroupSkbAttachType::Ingress, MODE);
-        let link = link.map_err(|error| failed("observe_host", &error))?;
-        if let Some(pins) = pins {
-            let link = observer.take_link(link).map_err(|error| failed("observe_host", &error))?;
-            pins.keep(FdLink::try_from(link), "observe_host", 0)?;
+        for (name, direction) in OBSERVERS {
+            let observer: &mut CgroupSkb = self.program(name)?;
+            observer.load().map_err(|error| refused(name, &error))?;
+            let link = observer.attach(whole, direction, MODE);
+            let link = link.map_err(|error| failed(name, &error))?;
+            if let Some(pins) = pins {
+                let link = observer.take_link(link).map_err(|error| failed(name, &error))?;
+                pins.keep(FdLink::try_from(link), name, 0)?;
+            }
         }
         let answer: &mut CgroupSockopt = self.program("answer_original")?;
         answer.load().map_err(|error| refused("answer_original", &error))?;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
 use entrepot_core::sniff::HEALTH_HOST;
+use entrepot_core::unplaced::{self, Unplaced};
 
 /// Finds the addresses of a host name by multicast DNS, for up to this time. Blocks.
 pub type FindByMdns = fn(&str, Duration) -> Vec<IpAddr>;
@@ -28,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) const VALIDITY: Duration = Duration::from_secs(2);
 /// The interval at which an appliance that does not answer is looked up again.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
-const ANSWER: &[u8] = b"HTTP/1.1 204";
+const ANSWER: &str = "HTTP/1.1 204";
+/// The longest answer that is read.
+const ANSWER_MAX_BYTES: u64 = 8192;
 
 /// The doors that answer, at most one for each family.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -43,6 +46,7 @@ pub(super) struct Probe {
     find_by_mdns: FindByMdns,
     candidates: Vec<SocketAddr>,
     looked_up: Option<Instant>,
+    unplaced: Vec<Unplaced>,
 }
 
 impl Doors {
@@ -53,7 +57,12 @@ impl Doors {
 
 impl Probe {
     pub(super) fn new(place: DoorPlace, find_by_mdns: FindByMdns) -> Self {
-        Self { place, find_by_mdns, candidates: Vec::new(), looked_up: None }
+        Self { place, find_by_mdns, candidates: Vec::new(), looked_up: None, unplaced: Vec::new() }
+    }
+
+    /// The connections that the doors could not place, as told in the last answers.
+    pub(super) fn unplaced(&mut self) -> Vec<Unplaced> {
+        std::mem::take(&mut self.unplaced)
     }
 
     /// Asks the known doors. If none answers, looks for others and asks those.
@@ -65,11 +74,13 @@ impl Probe {
         self.ask_known().await
     }
 
-    async fn ask_known(&self) -> Doors {
-        let answers = futures_util::future::join_all(self.candidates.iter().map(|door| answers(*door))).await;
-        let mut answering = self.candidates.iter().zip(answers).filter(|(_, answers)| *answers).map(|(door, _)| *door);
+    async fn ask_known(&mut self) -> Doors {
+        let answers = futures_util::future::join_all(self.candidates.iter().map(|door| answer(*door))).await;
+        let mut answering = self.candidates.iter().zip(&answers).filter(|(_, it)| it.is_some()).map(|(door, _)| *door);
         let v4 = answering.clone().find(SocketAddr::is_ipv4);
-        Doors { v4, v6: answering.find(SocketAddr::is_ipv6) }
+        let doors = Doors { v4, v6: answering.find(SocketAddr::is_ipv6) };
+        self.unplaced.extend(answers.into_iter().flatten().flatten());
+        doors
     }
 
     /// Returns whether there are candidates that were not asked before.
@@ -116,16 +127,19 @@ pub(super) fn monotonic_ns() -> u64 {
     seconds.unwrap_or(0) * 1_000_000_000 + nanoseconds.unwrap_or(0)
 }
 
-async fn answers(door: SocketAddr) -> bool {
+/// The door's report of connections that it could not place; None if it does not answer as a door.
+async fn answer(door: SocketAddr) -> Option<Vec<Unplaced>> {
     let asking = async {
         let mut stream = TcpStream::connect(door).await.ok()?;
         let question = format!("GET / HTTP/1.1\r\nHost: {HEALTH_HOST}\r\n\r\n");
         stream.write_all(question.as_bytes()).await.ok()?;
-        let mut answer = [0; ANSWER.len()];
-        stream.read_exact(&mut answer).await.ok()?;
-        (answer == ANSWER).then_some(())
+        let mut answer = Vec::new();
+        // An answer ends with the connection. Of one that breaks off, the beginning counts.
+        let _ = stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).ok()?;
+        answer.starts_with(ANSWER).then(|| unplaced::read(&answer))
     };
-    matches!(timeout(PATIENCE, asking).await, Ok(Some(())))
+    timeout(PATIENCE, asking).await.ok().flatten()
 }
 
 #[cfg(test)]
@@ -156,8 +170,18 @@ mod tests {
         let other = server(b"HTTP/1.1 200 OK\r\n\r\nhello").await;
         let mut probe = Probe::new(DoorPlace::Local(vec![other, good]), no_mdns);
         assert_eq!(probe.ask().await, Doors { v4: Some(good), v6: None });
+        assert_eq!(probe.unplaced(), []);
         let mut probe = Probe::new(DoorPlace::Local(vec![other]), no_mdns);
         assert_eq!(probe.ask().await, Doors::default());
+    }
+
+    #[tokio::test]
+    async fn a_door_tells_what_it_could_not_place() {
+        let door = server(b"HTTP/1.1 204 No Content\r\nEntrepot-Unplaced: to=192.0.2.1\r\n\r\n").await;
+        let mut probe = Probe::new(DoorPlace::Local(vec![door]), no_mdns);
+        assert_eq!(probe.ask().await.v4, Some(door));
+        assert_eq!(probe.unplaced(), [Unplaced::To([192, 0, 2, 1].into())]);
+        assert_eq!(probe.unplaced(), [], "each answer once");
     }
 
     #[tokio::test]

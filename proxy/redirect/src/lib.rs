@@ -4,6 +4,7 @@
 //! ```text
 //! configuration ─► plan ─► preflight ─► programs, attach, pins ◄── health   does the door answer
 //!                                          │     (maps, links) ◄── seed     addresses of the listed names
+//!                                          │                   ◄── resolvers whose answers of DNS count
 //!                                          │                   ──► report   `entrepot redirect status`, by server
 //!                                          ▼
 //!                                        kernel: programs in ebpf/src, decisions in ebpf/common
@@ -23,6 +24,7 @@ pub mod plan;
 mod preflight;
 mod programs;
 pub mod report;
+mod resolvers;
 mod routing;
 mod seed;
 mod server;

@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     /// The listed names that can be resolved.
     pub(crate) seeds: Vec<String>,
     pub(crate) seed_interval: Duration,
+    /// The resolvers that the administrator names.
+    pub(crate) resolvers: Vec<IpAddr>,
     /// The control groups to attach to; if empty, the root.
     pub(crate) cgroups: Vec<PathBuf>,
     /// The control groups whose processes are left alone.
@@ -111,6 +113,7 @@ impl Plan {
             names: names(&config.live.intercept),
             seeds: seeds(&config.live.intercept),
             seed_interval: redirect.seed_interval,
+            resolvers: redirect.resolvers.clone(),
             cgroups: redirect.cgroups.clone(),
             exempt_cgroups: redirect.exempt_cgroups.clone(),
             interfaces: redirect.interfaces.clone(),

@@ -3,6 +3,7 @@
 //! `ebpf/build` builds the object, which is committed. `attach` attaches the programs. The links belong to `Ebpf`: they
 //! end when it is dropped or the process ends, unless they are pinned (`pins`).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
@@ -26,6 +27,10 @@ pub(super) struct Programs {
     settings: Array<MapData, [u8; Settings::SIZE]>,
     healthy_until: Array<MapData, u64>,
     addresses: HashMap<MapData, Address, u64>,
+    direct: HashMap<MapData, Address, u64>,
+    resolvers: HashMap<MapData, Address, u32>,
+    strangers: HashMap<MapData, Address, u64>,
+    by_client: HashMap<MapData, [u8; Endpoint::SIZE], [u8; Endpoint::SIZE]>,
     prefixes: LpmTrie<MapData, Address, u32>,
     names: HashMap<MapData, u64, u32>,
     exempt: HashMap<MapData, u64, u32>,
@@ -41,6 +46,10 @@ impl Programs {
             settings: taken(&mut ebpf, "SETTINGS")?,
             healthy_until: taken(&mut ebpf, "HEALTHY_UNTIL")?,
             addresses: taken(&mut ebpf, "ADDRESSES")?,
+            direct: taken(&mut ebpf, "DIRECT")?,
+            resolvers: taken(&mut ebpf, "RESOLVERS")?,
+            strangers: taken(&mut ebpf, "STRANGERS")?,
+            by_client: taken(&mut ebpf, "BY_CLIENT")?,
             prefixes: taken(&mut ebpf, "PREFIXES")?,
             names: taken(&mut ebpf, "NAMES")?,
             exempt: taken(&mut ebpf, "EXEMPT")?,
@@ -63,6 +72,39 @@ impl Programs {
         let key = octets(address);
         let known_ns = self.addresses.get(&key, 0).unwrap_or(0);
         self.addresses.insert(key, until_ns.max(known_ns), 0).map_err(|error| map_error("ADDRESSES", &error))
+    }
+
+    /// Makes connections to an address go to their own destination until this time of the monotonic clock.
+    pub(super) fn let_pass(&mut self, address: IpAddr, until_ns: u64) -> Result<(), RedirectError> {
+        self.direct.insert(octets(address), until_ns, 0).map_err(|error| map_error("DIRECT", &error))
+    }
+
+    /// The original destination of a connection that the programs redirected, by the client's end.
+    pub(super) fn original_of(&self, client: SocketAddr) -> Option<IpAddr> {
+        let original = self.by_client.get(&endpoint(Some(client)).to_bytes(), 0).ok()?;
+        Some(IpAddr::from(Endpoint::from_bytes(original).address).to_canonical())
+    }
+
+    /// Replaces the resolvers whose answers count.
+    pub(super) fn set_resolvers(&mut self, resolvers: &BTreeSet<IpAddr>) -> Result<(), RedirectError> {
+        let known: BTreeSet<IpAddr> = self.resolvers().into_iter().collect();
+        for gone in known.difference(resolvers) {
+            self.resolvers.remove(&octets(*gone)).map_err(|error| map_error("RESOLVERS", &error))?;
+        }
+        for new in resolvers.difference(&known) {
+            self.resolvers.insert(octets(*new), 1, 0).map_err(|error| map_error("RESOLVERS", &error))?;
+        }
+        Ok(())
+    }
+
+    /// The resolvers whose answers count.
+    pub(super) fn resolvers(&self) -> Vec<IpAddr> {
+        self.resolvers.keys().filter_map(Result::ok).map(|address| IpAddr::from(address).to_canonical()).collect()
+    }
+
+    /// The senders of answers of DNS that did not count, each with the number of these answers.
+    pub(super) fn strangers(&self) -> Vec<(IpAddr, u64)> {
+        listing(&self.strangers)
     }
 
     /// Adds a network of registries.
@@ -93,8 +135,12 @@ impl Programs {
 
     /// The learned addresses, each with the time of the monotonic clock until which it is valid.
     pub(super) fn addresses(&self) -> Vec<(IpAddr, u64)> {
-        let entries = self.addresses.iter().filter_map(Result::ok);
-        entries.map(|(address, until_ns)| (IpAddr::from(address).to_canonical(), until_ns)).collect()
+        listing(&self.addresses)
+    }
+
+    /// The addresses whose connections are let pass, each with the time of the monotonic clock until which they are.
+    pub(super) fn direct(&self) -> Vec<(IpAddr, u64)> {
+        listing(&self.direct)
     }
 
     /// A program of the object, by its name.
@@ -105,6 +151,10 @@ impl Programs {
         let found = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
         found.ok_or_else(|| RedirectError::Load { program: name, reason: "the object does not have it".to_owned() })
     }
+}
+
+fn listing(map: &HashMap<MapData, Address, u64>) -> Vec<(IpAddr, u64)> {
+    map.iter().filter_map(Result::ok).map(|(address, value)| (IpAddr::from(address).to_canonical(), value)).collect()
 }
 
 /// A door's address in the form of the programs.

@@ -32,6 +32,22 @@ pub struct Report {
     /// The known addresses of listed names.
     pub addresses: Vec<Learned>,
     pub counters: Vec<Counted>,
+    /// The addresses whose connections go to their own destination, because one of them had no name.
+    #[serde(default)]
+    pub direct: Vec<Learned>,
+    /// The resolvers whose answers are learned from.
+    #[serde(default)]
+    pub resolvers: Vec<IpAddr>,
+    /// The senders of answers that nothing was learned from.
+    #[serde(default)]
+    pub strangers: Vec<Stranger>,
+}
+
+/// A sender of answers of DNS about listed names that is no resolver, or was not asked.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Stranger {
+    pub address: IpAddr,
+    pub answers: u64,
 }
 
 /// A known address of a registry.
@@ -89,6 +105,16 @@ impl fmt::Display for Report {
         for counted in self.counters.iter().filter(|counted| counted.count > 0) {
             writeln!(formatter, "{:<24} {}", counted.outcome, counted.count)?;
         }
+        let resolvers: Vec<String> = self.resolvers.iter().map(ToString::to_string).collect();
+        writeln!(formatter, "resolvers  {}", joined(&resolvers))?;
+        for stranger in &self.strangers {
+            let address = stranger.address.to_string();
+            writeln!(formatter, "  not heard: {address:<29} {} answers that it was not asked for", stranger.answers)?;
+        }
+        for direct in &self.direct {
+            let (address, seconds) = (direct.address.to_string(), direct.expires_in_seconds);
+            writeln!(formatter, "  direct: {address:<32} {seconds} s, for want of a name")?;
+        }
         writeln!(formatter, "addresses  {}", self.addresses.len())?;
         for learned in self.addresses.iter().take(ADDRESSES_SHOWN_MAX) {
             writeln!(formatter, "  {:<40} {} s", learned.address.to_string(), learned.expires_in_seconds)?;
@@ -144,13 +170,24 @@ mod tests {
             ports: vec![443, 5000],
             addresses: vec![Learned { address: "192.0.2.1".parse().expect("an address"), expires_in_seconds: 60 }],
             counters: vec![counted("redirected", 7), counted("unhealthy", 0)],
+            direct: vec![Learned { address: "192.0.2.3".parse().expect("an address"), expires_in_seconds: 599 }],
+            resolvers: vec!["192.0.2.53".parse().expect("an address")],
+            strangers: vec![Stranger { address: "192.0.2.66".parse().expect("an address"), answers: 3 }],
         }
     }
 
     #[test]
     fn people_see_the_state_and_the_counters() {
         let text = report().to_string();
-        for line in ["state      redirecting", "ports      443, 5000", "redirected               7", "192.0.2.1"] {
+        for line in [
+            "state      redirecting",
+            "ports      443, 5000",
+            "redirected               7",
+            "192.0.2.1",
+            "resolvers  192.0.2.53",
+            "not heard: 192.0.2.66",
+            "direct: 192.0.2.3",
+        ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("unhealthy"), "{text}");

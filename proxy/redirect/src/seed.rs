@@ -15,10 +15,14 @@ use super::programs::Programs;
 /// The longest wait for one name: a resolver that does not answer must not delay the other names.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The longest validity of a learned address, as for those that the programs learn.
+const VALID_MAX: Duration = Duration::from_secs(3600);
+
 /// The number of names that are resolved at the same time, each on a thread.
 const TOGETHER: usize = 8;
 
-/// Resolves the names now and at every interval. An address stays valid for two intervals.
+/// Resolves the names now and at every interval. An address stays valid for two intervals, and for an
+/// hour at most.
 pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, every: Duration) {
     let mut ticks = interval(every);
     loop {
@@ -26,7 +30,8 @@ pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, ever
         let mut rounds =
             stream::iter(names.clone()).map(|name| async move { resolve(&name).await }).buffer_unordered(TOGETHER);
         while let Some(found) = rounds.next().await {
-            let until_ns = monotonic_ns().saturating_add(2 * u64::try_from(every.as_nanos()).unwrap_or(u64::MAX / 4));
+            let valid = every.saturating_mul(2).min(VALID_MAX);
+            let until_ns = monotonic_ns().saturating_add(u64::try_from(valid.as_nanos()).unwrap_or(u64::MAX));
             let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
             for address in found {
                 if let Err(error) = programs.learn(address, until_ns) {

@@ -9,7 +9,10 @@
 //! discovery  announces this appliance by mDNS, finds others, asks them for facts and certificate
 //! ```
 //!
+//! `first_line` is the line that a person copies to a host, for `pages` and the server's greeting.
+//!
 //! Arrows point down only: `pages` uses `client` and `discovery`, `client` uses `discovery`.
 pub mod client;
 pub mod discovery;
+pub mod first_line;
 pub mod pages;

@@ -20,6 +20,7 @@ use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
 use entrepot_config::{Flags, Loaded};
 use entrepot_net::http::held_body::HeldBodies;
+use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -93,13 +94,15 @@ impl Server {
             authorities: authority.certificates(),
         };
         let memory = Arc::new(UpstreamMemory::new(metrics.clone(), via(&instance)));
-        let leaves = Arc::new(LeafStore::new(authority.clone(), startup.ca.leaf_lifetime, SystemTime::now)?);
+        let own_key = OwnKey::open_or_create(&startup.data_dir)?;
+        let pin = own_key.pin();
+        let leaves = Arc::new(LeafStore::new(authority.clone(), own_key, startup.ca.leaf_lifetime, SystemTime::now)?);
         let identity = Arc::new(Identity::default());
         identity.refresh(&startup.mdns.interfaces);
-        let facts = facts(bound, &startup.registry, &authority);
+        let facts = facts(bound, &startup.registry, (&authority, pin));
         let access = AccessControl::open(live.registry.rights.clone(), &startup.data_dir)
             .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
-        let greeting = greeting((&startup, &live), &authority, bound, &access, &identity.addresses());
+        let greeting = greeting((&startup, &live), &facts, bound, &access, &identity.addresses());
 
         let pull = Pull::new(store.clone(), metrics.clone(), HeldBodies::new(startup.data_dir.clone()));
         show_sealing(&metrics, &live);

@@ -10,8 +10,8 @@ use entrepot_setup::discovery::announce::{Announcement, Announcer};
 use entrepot_setup::discovery::facts::Facts;
 use entrepot_setup::discovery::identity::Identity;
 
-/// The facts about the open doors that clients need.
-pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Authority) -> Facts {
+/// The facts about the open doors that clients need. `pin` is that of the key of our own name.
+pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, (authority, pin): (&Authority, String)) -> Facts {
     let proxy_port = bound.proxy.first().map_or(3128, SocketAddr::port);
     let facts = Facts::new(proxy_port, &authority.fingerprint_sha256());
     // Only open doors are announced: another program may have a default port.
@@ -23,6 +23,7 @@ pub(super) fn facts(bound: &Addresses, wanted: &RegistryListen, authority: &Auth
         registry_http_port: port(&wanted.http),
         registry_https_port: port(&wanted.https),
         docker_mirror_port: bound.mirror.first().map(SocketAddr::port),
+        own_key: Some(pin),
         ..facts
     }
 }

@@ -7,14 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::listening::Addresses;
 use entrepot_config::ready::{LiveConfig, ProxyPolicy, Startup, TunnelPolicy};
-use entrepot_net::tls::authority::Authority;
 use entrepot_registry::access::AccessControl;
+use entrepot_setup::discovery::facts::Facts;
+use entrepot_setup::first_line::first_line;
 use entrepot_setup::pages::{link, terminal_code};
 
 /// The text for stderr. `addresses` are the addresses by which other machines may know this one.
 pub(super) fn greeting(
     (startup, live): (&Startup, &LiveConfig),
-    authority: &Authority,
+    facts: &Facts,
     bound: &Addresses,
     access: &AccessControl,
     addresses: &[IpAddr],
@@ -24,7 +25,6 @@ pub(super) fn greeting(
     let bound = proxy.iter().map(SocketAddr::ip).find(|ip| !ip.is_unspecified());
     let first = bound.or_else(|| addresses.first().copied()).unwrap_or(Ipv4Addr::LOCALHOST.into());
     let name = SocketAddr::new(first, port);
-    let fingerprint = authority.fingerprint_sha256();
     let mut text = format!("entrepot {} is ready\n", env!("CARGO_PKG_VERSION"));
     let mut line = |label: &str, value: String| {
         // Writing to a String does not fail.
@@ -51,14 +51,14 @@ pub(super) fn greeting(
     }
     line("cache", format!("{} at most, in {}", live.cache.max_size, startup.data_dir.display()));
     line("CA", startup.ca.certificate.display().to_string());
-    line("sha256", fingerprint.clone());
+    line("sha256", facts.ca_sha256.clone());
     text.push_str("\nPoint a Docker host at it:\n");
-    let _ = writeln!(text, "  curl -fsS http://{name}/setup/docker | sudo sh");
+    let _ = writeln!(text, "  {}", first_line(facts, &name.to_string(), "docker"));
     text.push_str("or by hand: trust the CA, and set for the daemon\n");
     let _ = writeln!(text, "  HTTPS_PROXY=http://{name}/   (the CA: curl -fsS http://{name}/ca.crt)");
     // A QR code is of no use in a journal.
     if io::stderr().is_terminal() {
-        let code = terminal_code(&link(&format!("http://{name}/"), &fingerprint.replace(':', "").to_lowercase()));
+        let code = terminal_code(&link(&format!("http://{name}/"), &facts.ca_sha256));
         let _ = writeln!(text, "\nThe same as a page, with the fingerprint to compare:\n{code}");
     }
     text

@@ -1,6 +1,7 @@
 //! `entrepot redirect`: runs the agent in the foreground, and queries an agent that runs.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,6 +67,9 @@ pub struct What {
     /// A network that belongs to a registry, may be repeated
     #[arg(long = "prefix", value_name = "NETWORK")]
     prefixes: Vec<IpNet>,
+    /// A resolver whose answers are learned from, may be repeated [default: those of this machine]
+    #[arg(long = "resolver", value_name = "ADDRESS")]
+    resolvers: Vec<IpAddr>,
     /// Redirect even if the door does not answer, and go on after this agent has ended, until `redirect off`
     #[arg(long)]
     enforce: bool,
@@ -106,6 +110,7 @@ impl What {
     fn add_to(self, redirect: &mut entrepot_config::ready::Redirect) {
         redirect.ports.extend(self.ports);
         redirect.prefixes.extend(self.prefixes);
+        redirect.resolvers.extend(self.resolvers.iter().map(IpAddr::to_canonical));
         redirect.enforce |= self.enforce;
     }
 }

@@ -35,7 +35,7 @@ async fn certificate(state: &AppState, destination: &Destination) -> Option<(Arc
         Destination::Registry(target) => (state.leaves.server_config(&target.host).await, target.host.to_string()),
         Destination::Own | Destination::DockerHubMirror => {
             let name = state.snapshot().config.registry.hostname.to_string();
-            (state.leaves.config_of(state.registry.local.names()).await, name)
+            (state.leaves.own_config(state.registry.local.names()).await, name)
         }
         Destination::Named => return None,
     };

@@ -60,6 +60,12 @@ pub fn route(
     }
 }
 
+/// Whether a connection that begins with `opening` names a host. An address is no name.
+pub fn has_name(opening: &Sniffed) -> bool {
+    let (Sniffed::Tls(Some(name)) | Sniffed::Http(Some(name))) = opening else { return false };
+    RegistryHost::parse(name, Scheme::Https.default_port()).is_ok_and(|host| host.address().is_none())
+}
+
 fn to_original(original: SocketAddr) -> RouteDecision {
     RegistryHost::parse_with_port(&original.to_string()).map_or(RouteDecision::Nowhere, RouteDecision::Tunnel)
 }
@@ -121,6 +127,22 @@ mod tests {
         for (opening, original, expected) in cases {
             let original = original.map(|text: &str| text.parse().expect(text));
             assert_eq!(route(&config, &opening, original, is_own), expected, "{opening:?} {original:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_no_name() {
+        for (opening, expected) in [
+            (tls("ghcr.io"), true),
+            (http("shop.test:8080"), true),
+            (tls("192.0.2.1"), false),
+            (http("[2001:db8::1]:80"), false),
+            (http("not a name"), false),
+            (Sniffed::Http(None), false),
+            (Sniffed::Tls(None), false),
+            (Sniffed::Other, false),
+        ] {
+            assert_eq!(has_name(&opening), expected, "{opening:?}");
         }
     }
 

@@ -23,3 +23,4 @@ pub mod registry;
 pub mod state;
 pub mod transparent;
 pub mod tunnel;
+mod unplaced;

@@ -13,7 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
-use crate::doors::client::adopt;
+use crate::doors::client::{adopt, shake, spoken};
 use crate::doors::decision::{HostDecision, decide};
 use crate::doors::dispatch::{self, exchange};
 use crate::doors::intercept::intercept;
@@ -30,7 +30,7 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::http::serve::{Deadlines, behind_connect};
-use entrepot_net::listener::ConnectionSlot;
+use entrepot_net::listener::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe as observe;
@@ -57,6 +57,12 @@ pub async fn serve(
     drain: Watch,
 ) {
     let Some(client) = adopt(stream, &state) else { return };
+    let mut draining = drain.clone();
+    match spoken(&state, &client, &mut draining).await {
+        Some(Scheme::Http) => {}
+        Some(Scheme::Https) => return local_pages(&state, client, (peer, place.0.standing().clone()), drain).await,
+        None => return,
+    }
     let deadlines = Deadlines::from(&state.snapshot().config.client);
     let connection = ConnectionContext {
         client: peer.ip().to_canonical(),
@@ -74,6 +80,30 @@ pub async fn serve(
         }
     };
     http::serve::serve(client, deadlines, drain, respond).await;
+}
+
+/// Serves the pages of this server by TLS, with the key of our own name: for the line of a first set-up.
+async fn local_pages(
+    state: &Arc<AppState>,
+    client: ClientSocket,
+    (peer, standing): (SocketAddr, Standing),
+    drain: Watch,
+) {
+    let names = state.registry.local.names();
+    let name = names.first().map_or_else(String::new, ToString::to_string);
+    let config = match state.leaves.own_config(names).await {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(host = %name, "no certificate can be made: {error}"),
+    };
+    let Some(stream) = shake(state, config, client, &name).await else { return };
+    let connection = ConnectionContext {
+        client: peer.ip().to_canonical(),
+        door: Door::Proxy,
+        scheme: Scheme::Https,
+        destination: Destination::Named,
+        standing,
+    };
+    dispatch::serve_connection(state.clone(), connection, stream, drain).await;
 }
 
 impl Proxied {

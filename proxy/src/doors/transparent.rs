@@ -11,15 +11,17 @@ use bytes::BytesMut;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
 use entrepot_core::sniff::{SNIFF_MAX_BYTES, Sniffed, sniff};
+use entrepot_core::unplaced;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::doors::client::adopt;
 use crate::doors::intercept::intercept;
-use crate::doors::introduction::{RouteDecision, route};
+use crate::doors::introduction::{RouteDecision, has_name, route};
 use crate::doors::original::{Outgoing, canonical, original_destination};
 use crate::doors::proxy::carry;
 use crate::doors::state::AppState;
+use crate::doors::unplaced::UnplacedConnections;
 use entrepot_config::ready::LiveConfig;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
@@ -35,6 +37,7 @@ pub struct TransparentDoor {
     /// The ports that it listens on.
     ports: Vec<u16>,
     outgoing: Outgoing,
+    unplaced: UnplacedConnections,
 }
 
 /// One connection to the door.
@@ -48,7 +51,7 @@ struct Introduced {
 
 /// After this long without a byte, the client is taken for one that waits for the server to speak first.
 const SILENCE: Duration = Duration::from_secs(3);
-const HEALTHY: &[u8] = b"HTTP/1.1 204 No Content\r\nServer: entrepot\r\nConnection: close\r\n\r\n";
+const HEALTHY: &str = "HTTP/1.1 204 No Content\r\nServer: entrepot\r\nConnection: close\r\n";
 
 /// Why there is nothing to serve.
 enum Gone {
@@ -63,7 +66,7 @@ enum Gone {
 impl TransparentDoor {
     /// A door on `ports` to what `proxy` serves.
     pub fn new(state: Arc<AppState>, ports: Vec<u16>) -> Self {
-        Self { state, ports, outgoing: Outgoing::default() }
+        Self { state, ports, outgoing: Outgoing::default(), unplaced: UnplacedConnections::default() }
     }
 
     /// Serves one connection on this thread until it ends. Its place at the door and its weight on this thread are kept
@@ -91,6 +94,9 @@ impl TransparentDoor {
                 let is_own = |host: &RegistryHost| self.is_own(&snapshot.config, host, introduced.original);
                 let route = route(&snapshot.config, &opening, introduced.original, is_own);
                 drop(snapshot);
+                if !has_name(&opening) {
+                    self.unplaced.note(introduced.peer, introduced.original);
+                }
                 introduced.client.replay(introduced.read.split().freeze());
                 self.run(introduced, route, drain).await;
             }
@@ -129,8 +135,11 @@ impl TransparentDoor {
             }
             RouteDecision::Health => {
                 let mut client = introduced.client;
+                let local = client.tcp().local_addr().map(|local| canonical(local).ip());
+                let told = local.map(|local| self.unplaced.told_to(introduced.peer.ip(), local)).unwrap_or_default();
+                let answer = format!("{HEALTHY}{}\r\n", unplaced::line(&told));
                 // The agent that asks finds out by itself when it gets no answer.
-                let _ = client.write_all(HEALTHY).await;
+                let _ = client.write_all(answer.as_bytes()).await;
                 let _ = client.shutdown().await;
             }
             RouteDecision::Refuse(host, refusal) => {

@@ -132,10 +132,15 @@ async fn nonsense_at_the_door() {
         ("CONNECT example.com:22 HTTP/1.1\r\nHost: example.com:22\r\n\r\n".into(), "403"),
         ("hello\r\n\r\n".into(), "400"),
         ("GET / HTTP/9.9\r\nHost: a\r\n\r\n".into(), "505"),
-        ("\u{16}\u{3}\u{1}\0\u{5}hello\r\n\r\n".into(), "400"),
     ] {
         let answer = raw(&proxy, request.as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:.200}");
+    }
+    // By TLS this door has pages only. What begins as TLS and is none ends the connection, with an alert if there is one.
+    for (record, answer) in
+        [(&b"\x16\x03\x01\0\x05hello\r\n\r\n"[..], ""), (b"\x16\x03\x01\0\x04\x02\0\0\0", "\u{15}\u{3}")]
+    {
+        assert!(raw(&proxy, record).await.starts_with(answer), "{record:?}");
     }
     assert!(upstream.seen().is_empty());
     proxy.holds_nothing().await;

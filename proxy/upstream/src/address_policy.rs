@@ -18,8 +18,7 @@ pub enum Purpose {
     RedirectFromPublic,
     /// A redirect of a registry on a private address. Private addresses are allowed.
     RedirectFromPrivate,
-    /// A host that is not listed, named by a client. This machine's addresses are refused on every port, unless
-    /// `allow_addresses` has them.
+    /// A host that is not listed, named by a client.
     Tunnel,
     /// The parent proxy. The administrator named it, and it is often on loopback, so that is allowed.
     Parent,
@@ -34,7 +33,7 @@ pub(crate) enum AddressRefusal {
     /// An address of this machine, with a port that entrepot listens on. No exception lifts this.
     #[error("entrepot itself")]
     Own,
-    /// An address of this machine, for a tunnel, on a port that entrepot does not listen on.
+    /// An address of this machine, on a port that entrepot does not listen on.
     #[error("an address of this machine")]
     ThisMachine,
     /// `127.0.0.0/8`, `::1`.
@@ -93,8 +92,8 @@ impl AddressPolicy {
         }
         let allowed = || self.allow.iter().any(|net| net.contains(&ip) || net.contains(&address.ip()));
         match classify(ip) {
-            // A service on this machine would take a tunnel's connection for a local one.
-            Class::Public | Class::Private if purpose == Purpose::Tunnel && self.own.has_address(ip) && !allowed() => {
+            // A service on this machine would take the connection for a local one. The administrator names the parent.
+            Class::Public | Class::Private if purpose != Purpose::Parent && self.own.has_address(ip) && !allowed() => {
                 Err(AddressRefusal::ThisMachine)
             }
             Class::Public => Ok(()),
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_to_this_machine_needs_an_exception_and_other_purposes_do_not() {
+    fn this_machine_needs_an_exception() {
         let own = OwnSockets::new(["0.0.0.0:3128".parse().expect("an address")]);
         for ip in ["192.0.2.7", "2606:4700::7"] {
             own.add(ip.parse().expect(ip));
@@ -306,7 +305,7 @@ mod tests {
             let allowing = AddressPolicy::new(vec![IpNet::from(ip.parse::<IpAddr>().expect(ip))], own.clone());
             let door = SocketAddr::new(ip.parse().expect(ip), 3128);
             assert_eq!(denying.check(Purpose::Tunnel, address(ip)), Err(Refusal::ThisMachine), "{ip}");
-            assert_eq!(denying.check(Purpose::Registry, address(ip)), Ok(()), "{ip}");
+            assert_eq!(denying.check(Purpose::Registry, address(ip)), Err(Refusal::ThisMachine), "{ip}");
             assert_eq!(allowing.check(Purpose::Tunnel, address(ip)), Ok(()), "{ip}");
             assert_eq!(allowing.check(Purpose::Tunnel, door), Err(Refusal::Own), "{ip}");
         }

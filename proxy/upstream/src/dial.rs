@@ -106,7 +106,7 @@ pub(crate) async fn dial(
 
 async fn resolve(target: &RegistryHost, asker: Asker, settings: &DialSettings) -> io::Result<Vec<SocketAddr>> {
     let port = target.port();
-    if settings.policy.own().has_port(port) {
+    if settings.policy.own().has_port(port) || settings.policy.own().is_stale() {
         let own = settings.policy.own().clone();
         tokio::task::spawn_blocking(move || own.refresh()).await?;
     }

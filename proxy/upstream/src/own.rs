@@ -4,7 +4,8 @@
 //! have issued itself are never trusted upstream.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use http::header::VIA;
 use http::{HeaderMap, HeaderValue};
@@ -32,13 +33,18 @@ pub struct Ourselves {
 pub struct OwnSockets {
     ports: Arc<[u16]>,
     addresses: Arc<RwLock<Vec<IpAddr>>>,
+    /// None before the addresses were read, where nobody asks for them.
+    read_at: Arc<Mutex<Option<Instant>>>,
 }
+
+/// The age at which the addresses of this machine are read again before a connection is made: an interface may be new.
+const FRESH: Duration = Duration::from_secs(1);
 
 impl OwnSockets {
     /// Takes the addresses on which the doors listen, and reads the addresses of this machine.
     pub fn new(listening: impl IntoIterator<Item = SocketAddr>) -> Self {
         let ports = listening.into_iter().map(|address| address.port()).collect();
-        let own = Self { ports, addresses: Arc::default() };
+        let own = Self { ports, ..Self::default() };
         own.refresh();
         own
     }
@@ -53,6 +59,13 @@ impl OwnSockets {
             v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         });
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = found.collect();
+        *self.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether the addresses are to be read again before they are relied on.
+    pub(crate) fn is_stale(&self) -> bool {
+        let read_at = *self.read_at.lock().unwrap_or_else(PoisonError::into_inner);
+        read_at.is_some_and(|at| at.elapsed() >= FRESH)
     }
 
     /// Adds an address of this machine, until the next refresh.
@@ -81,6 +94,27 @@ impl OwnSockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address_policy::{AddressPolicy, AddressRefusal, Purpose};
+
+    #[test]
+    fn every_port_of_every_address_of_this_machine_is_refused() {
+        let own = OwnSockets::new(["0.0.0.0:3128".parse().expect("an address")]);
+        own.add([8, 8, 8, 8].into());
+        own.add([10, 0, 0, 7].into());
+        let policy = AddressPolicy::new(Vec::new(), own.clone());
+        let allowed = AddressPolicy::new(vec!["10.0.0.7/32".parse().expect("a network")], own);
+        for purpose in Purpose::ALL {
+            for text in ["8.8.8.8:443", "10.0.0.7:443", "[::ffff:10.0.0.7]:22", "[64:ff9b::808:808]:1"] {
+                let address: SocketAddr = text.parse().expect(text);
+                // The administrator names the parent, and it is often on this machine.
+                let expected = if purpose == Purpose::Parent { Ok(()) } else { Err(AddressRefusal::ThisMachine) };
+                assert_eq!(policy.check(purpose, address), expected, "{purpose:?} {text}");
+            }
+            assert_eq!(allowed.check(purpose, "10.0.0.7:443".parse().expect("an address")), Ok(()), "{purpose:?}");
+            let door = allowed.check(purpose, "10.0.0.7:3128".parse().expect("an address"));
+            assert_eq!(door, Err(AddressRefusal::Own), "{purpose:?}: our own doors are never lifted");
+        }
+    }
 
     #[test]
     fn a_socket_is_own_by_address_and_port() {

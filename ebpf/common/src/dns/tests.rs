@@ -1,4 +1,4 @@
-//! The reader of DNS answers: tables of real shapes, and random messages.
+//! The reader of DNS messages: tables of real shapes, and random messages.
 
 use super::*;
 use crate::names::hash;
@@ -40,15 +40,41 @@ impl Wire {
         self
     }
 
+    fn question(question: &str) -> Self {
+        let mut wire = Self::answer(question, 0);
+        (wire.0[2], wire.0[3]) = (1, 0);
+        wire
+    }
+
+    fn asked(&self, listed: &[(&str, u32)]) -> Option<Asked> {
+        let mut buffer = [0; MESSAGE_MAX_BYTES];
+        buffer[..self.0.len()].copy_from_slice(&self.0);
+        let message = Message { buffer: &mut buffer, length: self.0.len() };
+        read_question(message, |value| value, |found| flags_of(listed, found))
+    }
+
     fn read(&self, listed: &[(&str, u32)]) -> (Result<(), Unread>, Vec<(Address, u32)>) {
+        self.read_if(listed, |_| true)
+    }
+
+    fn read_if(
+        &self,
+        listed: &[(&str, u32)],
+        was_asked: impl FnOnce(Asked) -> bool,
+    ) -> (Result<(), Unread>, Vec<(Address, u32)>) {
         let mut buffer = [0; MESSAGE_MAX_BYTES];
         buffer[..self.0.len()].copy_from_slice(&self.0);
         let mut learned = Vec::new();
-        let flags = |found| listed.iter().find(|(name, _)| hash(name) == found).map_or(0, |(_, flags)| *flags);
+        let flags = |found| flags_of(listed, found);
         let message = Message { buffer: &mut buffer, length: self.0.len() };
-        let outcome = read(message, |value| value, flags, |address, ttl_s| learned.push((*address, ttl_s)));
+        let learn = |address: &Address, ttl_s| learned.push((*address, ttl_s));
+        let outcome = read_answer(message, |value| value, flags, was_asked, learn);
         (outcome, learned)
     }
+}
+
+fn flags_of(listed: &[(&str, u32)], found: u64) -> u32 {
+    listed.iter().find(|(name, _)| hash(name) == found).map_or(0, |(_, flags)| *flags)
 }
 
 const V4: [u8; 4] = [192, 0, 2, 7];
@@ -87,6 +113,35 @@ fn names_match_exactly_or_from_below() {
         let (outcome, learned) = Wire::answer(question, 1).record(1, 1, &V4).read(listed);
         assert_eq!((outcome.is_ok(), learned.len() == 1), (expected, expected), "{question} {listed:?}");
     }
+}
+
+#[test]
+fn an_answer_repeats_its_question_or_teaches_nothing() {
+    let listed = [("ghcr.io", EXACT), ("pkg.dev", BELOW)];
+    for name in ["ghcr.io", "EU.pkg.dev", "a.b.pkg.dev"] {
+        let asked = Wire::question(name).asked(&listed).expect(name);
+        assert_eq!(asked, Asked { id: 0x1234, name: hash(name) }, "the whole name counts, also below a listed one");
+        let answer = Wire::answer(name, 1).record(1, 60, &V4);
+        assert_eq!(answer.read_if(&listed, |it| it == asked), (Ok(()), vec![(mapped(V4), 60)]), "{name}");
+        assert_eq!(answer.read_if(&listed, |_| false), (Err(Unread::Unasked), vec![]), "{name}");
+        let other_name = Wire::answer("x.pkg.dev", 1).record(1, 60, &V4);
+        assert_eq!(other_name.read_if(&listed, |it| it == asked), (Err(Unread::Unasked), vec![]), "{name}");
+        let mut other_number = Wire(answer.0.clone());
+        other_number.0[1] ^= 1;
+        assert_eq!(other_number.read_if(&listed, |it| it == asked), (Err(Unread::Unasked), vec![]), "{name}");
+        assert_eq!(answer.asked(&listed), None, "an answer is no question");
+        assert_eq!(Wire::question(name).read_if(&listed, |_| true), (Err(Unread::Irrelevant), vec![]), "{name}");
+    }
+    assert_eq!(Wire::question("shop.example").asked(&listed), None);
+    assert_eq!(Wire::answer("shop.example", 1).read_if(&listed, |_| panic!("not listed")).0, Err(Unread::Irrelevant));
+    let question = Wire::question("ghcr.io");
+    let end = question.0.len() - 5;
+    assert!((0..end).all(|length| Wire(question.0[..length].to_vec()).asked(&listed).is_none()), "cut short");
+}
+
+#[test]
+fn every_byte_of_a_question_is_a_field() {
+    assert_eq!(size_of::<Question>(), 2 * size_of::<Address>() + 8 + 2 + 2 + 4, "no padding between");
 }
 
 #[test]
@@ -184,10 +239,14 @@ proptest! {
     fn any_bytes_at_all_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600), everything: bool) {
         let mut buffer = [0; MESSAGE_MAX_BYTES];
         buffer[..bytes.len()].copy_from_slice(&bytes);
-        let message = Message { buffer: &mut buffer, length: bytes.len() };
         let mut learned = 0;
-        let _ = read(message, |value| value, |_| if everything { EXACT | BELOW } else { 0 }, |_, _| learned += 1);
+        let listed = |_| if everything { EXACT | BELOW } else { 0 };
+        let message = Message { buffer: &mut buffer, length: bytes.len() };
+        let _ = read_answer(message, |value| value, listed, |_| true, |_, _| learned += 1);
         prop_assert!(everything || learned == 0);
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        let message = Message { buffer: &mut buffer, length: bytes.len() };
+        prop_assert!(everything || read_question(message, |value| value, listed).is_none());
     }
 
     #[test]

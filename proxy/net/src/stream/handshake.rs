@@ -192,9 +192,14 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<
 }
 
 /// Sends the alert that rustls has ready after an error, if the client is still there.
+///
+/// rustls is asked only while it has something to send. Else it would read on, and it panics if the client's bytes are
+/// missing in which it remembers places. Not every error has an alert.
 async fn tell(connection: &mut UnbufferedServerConnection, socket: &mut ClientSocket) {
     let mut alert = Vec::new();
-    while let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(&mut []).state {
+    while connection.wants_write()
+        && let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(&mut []).state
+    {
         if encode(data, &mut alert).is_err() {
             break;
         }

@@ -78,7 +78,7 @@ impl Authority {
         CertificateDer::pem_slice_iter(self.certificate.pem.as_bytes()).filter_map(Result::ok).collect()
     }
 
-    /// SHA-256 of the signer's DER in upper-case hex with colons, as `openssl x509 -fingerprint -sha256` prints it.
+    /// SHA-256 of the signer's DER, lower-case hex: the one spelling of the fingerprint.
     pub fn fingerprint_sha256(&self) -> String {
         self.certificate.fingerprint_sha256.clone()
     }
@@ -193,7 +193,7 @@ fn bad_certificate(path: &Path, error: CertificateError) -> CaError {
     }
 }
 
-fn bad_key(path: &Path, error: KeyError) -> CaError {
+pub(super) fn bad_key(path: &Path, error: KeyError) -> CaError {
     let path = path.to_path_buf();
     match error {
         KeyError::NotPem => CaError::NotPem { path, expected: "private key" },

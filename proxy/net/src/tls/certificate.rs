@@ -117,10 +117,10 @@ fn key_type(certificate: &X509Certificate<'_>) -> String {
     }
 }
 
-/// Upper-case hex with colons, as `openssl x509 -fingerprint -sha256` prints.
+/// Lower-case hex.
 fn fingerprint(der: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Moments before 1970 count as 1970.

@@ -82,6 +82,14 @@ pub(super) fn install(
     rename(&new_certificate, certificate)
 }
 
+/// Writes a file that only this user may read, whole or not at all.
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), CaError> {
+    let new = beside(path, ".new");
+    remove(&new)?;
+    write(&new, text, 0o600)?;
+    rename(&new, path)
+}
+
 /// Writes a file that holds no secret.
 pub fn write_public(path: &Path, text: &str) -> Result<(), CaError> {
     fs::write(path, text).map_err(|source| CaError::Unwritable { path: path.into(), source })
@@ -99,7 +107,8 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
+/// Reads a file; None if there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -72,6 +72,11 @@ impl CaKey {
         &self.pair
     }
 
+    /// The key in the form of the TLS library.
+    pub(crate) fn der(&self) -> &PrivateKeyDer<'static> {
+        &self.der
+    }
+
     /// The key unencrypted, only for its own file.
     pub(crate) fn to_pem(&self) -> String {
         let tag = match self.der {

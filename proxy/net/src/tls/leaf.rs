@@ -19,7 +19,8 @@ use rustls_pki_types::PrivateKeyDer;
 use super::authority::{Authority, rfc3339};
 use super::error::CaError;
 use super::issue::{BACKDATE, Validity};
-use super::server::Template;
+use super::own_key::OwnKey;
+use super::server::{Template, Whose};
 
 /// The most names that are kept. Beyond it, the name that was unused for longest is dropped.
 pub(crate) const NAMES_MAX: usize = 1024;
@@ -31,12 +32,14 @@ const MINTERS: usize = 4;
 /// The source of the time. Tests use their own.
 pub type Clock = fn() -> SystemTime;
 
-/// Signs and keeps the leaves of one authority, with one key that lives as long as the process.
+/// Signs and keeps the leaves of one authority: our own with the key of our name, the others with one key that lives as
+/// long as the process.
 pub struct LeafStore {
     authority: Arc<Authority>,
     lifetime: Duration,
     clock: Clock,
     key: KeyPair,
+    own_key: OwnKey,
     template: Template,
     kept: Mutex<Kept>,
     /// A name always uses the same lock, so a second client that asks for it waits and then finds it kept.
@@ -45,16 +48,17 @@ pub struct LeafStore {
 
 impl LeafStore {
     /// Prepares the store. `lifetime` is cut to `LIFETIME_MAX`.
-    pub fn new(authority: Arc<Authority>, lifetime: Duration, clock: Clock) -> Result<Self, CaError> {
+    pub fn new(authority: Arc<Authority>, own_key: OwnKey, lifetime: Duration, clock: Clock) -> Result<Self, CaError> {
         let failed = |reason: String| CaError::Issue { subject: "the leaves' key".to_owned(), reason };
         let key = KeyPair::generate().map_err(|error| failed(error.to_string()))?;
-        let template = Template::new(PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        let template = Template::new(PrivateKeyDer::Pkcs8(key.serialize_der().into()), own_key.key().der())
             .map_err(|error| failed(error.to_string()))?;
         Ok(Self {
             authority,
             lifetime: lifetime.min(LIFETIME_MAX),
             clock,
             key,
+            own_key,
             template,
             kept: Mutex::default(),
             minters: Default::default(),
@@ -68,12 +72,18 @@ impl LeafStore {
 
     /// The configuration for `host`, kept or newly signed on a blocking thread.
     pub async fn server_config(self: &Arc<Self>, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
-        self.config_of([host.name().into()].into()).await
+        self.config_of([host.name().into()].into(), Whose::Others).await
     }
 
-    /// The configuration for a server that has several names and addresses: one certificate for exactly these.
-    pub async fn config_of(self: &Arc<Self>, names: Arc<[Box<str>]>) -> Result<Arc<ServerConfig>, CaError> {
-        let subject = names.join(" ");
+    /// The configuration for this server itself, which has several names and addresses: one certificate for exactly
+    /// these, with the key of our own name.
+    pub async fn own_config(self: &Arc<Self>, names: Arc<[Box<str>]>) -> Result<Arc<ServerConfig>, CaError> {
+        self.config_of(names, Whose::Own).await
+    }
+
+    async fn config_of(self: &Arc<Self>, names: Arc<[Box<str>]>, whose: Whose) -> Result<Arc<ServerConfig>, CaError> {
+        let own = if whose == Whose::Own { "this server: " } else { "" };
+        let subject = format!("{own}{}", names.join(" "));
         if let Some(config) = self.fresh(&subject) {
             return Ok(config);
         }
@@ -85,7 +95,7 @@ impl LeafStore {
         let asked = subject.clone();
         // The blocking thread holds the lock, so that no second thread signs the same names if the client leaves.
         let minted = tokio::task::spawn_blocking(move || {
-            let minted = store.mint(&names, &asked);
+            let minted = store.mint(&names, whose, &asked);
             drop(turn);
             minted
         });
@@ -98,13 +108,17 @@ impl LeafStore {
     }
 
     /// Signs, keeps and returns a configuration. Blocks for the signature.
-    pub(crate) fn mint(&self, names: &[Box<str>], subject: &str) -> Result<Arc<ServerConfig>, CaError> {
+    pub(crate) fn mint(&self, names: &[Box<str>], whose: Whose, subject: &str) -> Result<Arc<ServerConfig>, CaError> {
         let (validity, renew_at) = self.schedule((self.clock)())?;
         let texts: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-        let chain = self.authority.sign_leaf(&texts, validity, &self.key)?;
+        let key = match whose {
+            Whose::Own => self.own_key.key().pair(),
+            Whose::Others => &self.key,
+        };
+        let chain = self.authority.sign_leaf(&texts, validity, key)?;
         let config = self
             .template
-            .config(chain)
+            .config(chain, whose)
             .map_err(|error| CaError::Issue { subject: subject.to_owned(), reason: error.to_string() })?;
         tracing::debug!(names = subject, not_after = %rfc3339(validity.not_after), "minted a leaf");
         let leaf = Leaf { config: Arc::clone(&config), from: validity.not_before, renew_at, last_use: 0 };
@@ -183,7 +197,8 @@ mod tests {
     fn store(lifetime: Duration) -> Arc<LeafStore> {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Authority::open_or_create(&ca_files(folder.path())).expect("a CA");
-        Arc::new(LeafStore::new(Arc::new(authority), lifetime, SystemTime::now).expect("a store"))
+        let own_key = OwnKey::generate().expect("a key");
+        Arc::new(LeafStore::new(Arc::new(authority), own_key, lifetime, SystemTime::now).expect("a store"))
     }
 
     fn host(text: &str) -> RegistryHost {
@@ -249,7 +264,7 @@ mod tests {
     #[test]
     fn names_are_bounded_and_those_in_use_stay() {
         let store = store(LIFETIME_MAX);
-        let config = store.mint(&["hot.example".into()], "hot.example").expect("a leaf");
+        let config = store.mint(&["hot.example".into()], Whose::Others, "hot.example").expect("a leaf");
         let now = SystemTime::now();
         let mut kept = Kept::default();
         for number in 0..NAMES_MAX * 2 {

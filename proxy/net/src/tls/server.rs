@@ -24,17 +24,30 @@ const PREFERRED: [CipherSuite; 3] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 ];
 
+/// The server that a certificate is for, which decides about its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    /// This server, under its own names.
+    Own,
+    /// A registry.
+    Others,
+}
+
 /// The parts that all names share.
 pub(super) struct Template {
     provider: Arc<CryptoProvider>,
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
     leaf_key: Arc<dyn SigningKey>,
+    own_key: Arc<dyn SigningKey>,
 }
 
 impl Template {
-    /// Prepares the shared parts. `leaf_key` is the one key of all leaves.
-    pub(super) fn new(leaf_key: PrivateKeyDer<'static>) -> Result<Self, rustls::Error> {
+    /// Prepares the shared parts. `own_key` is that of our own name, `leaf_key` the one key of all other leaves.
+    pub(super) fn new(
+        leaf_key: PrivateKeyDer<'static>,
+        own_key: &PrivateKeyDer<'static>,
+    ) -> Result<Self, rustls::Error> {
         let mut provider = default_provider();
         provider.cipher_suites.sort_by_key(|suite| !PREFERRED.contains(&suite.suite()));
         Ok(Self {
@@ -42,12 +55,21 @@ impl Template {
             ticketer: Ticketer::new()?,
             sessions: ServerSessionMemoryCache::new(SESSIONS_MAX),
             leaf_key: aws_lc_rs::sign::any_supported_type(&leaf_key)?,
+            own_key: aws_lc_rs::sign::any_supported_type(own_key)?,
         })
     }
 
     /// A configuration that always uses `chain`, whatever SNI says, because the dialled name has decided already.
-    pub(super) fn config(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let certified = CertifiedKey::new(chain, Arc::clone(&self.leaf_key));
+    pub(super) fn config(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        whose: Whose,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let key = match whose {
+            Whose::Own => &self.own_key,
+            Whose::Others => &self.leaf_key,
+        };
+        let certified = CertifiedKey::new(chain, Arc::clone(key));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
             .with_no_client_auth()

@@ -10,9 +10,8 @@ pub(crate) const EC_SEC1: &str = include_str!("testdata/ec-sec1.pem");
 pub(crate) const RSA_CA: &str = include_str!("testdata/rsa-ca.crt");
 pub(crate) const RSA_PKCS1: &str = include_str!("testdata/rsa-pkcs1.pem");
 pub(crate) const RSA_TRADITIONAL_3DES: &str = include_str!("testdata/rsa-traditional-3des.pem");
-/// As `openssl x509 -fingerprint -sha256` prints it.
-pub(crate) const RSA_CA_FINGERPRINT: &str =
-    "3E:96:E7:C0:76:5E:45:01:C4:CD:25:13:BB:42:BA:3D:F7:3B:59:13:A7:BD:74:8E:B5:51:32:EC:9F:4B:93:8A";
+/// SHA-256 of its DER, lower-case hex.
+pub(crate) const RSA_CA_FINGERPRINT: &str = "3e96e7c0765e4501c4cd2513bb42ba3df73b5913a7bd748eb55132ec9f4b938a";
 
 /// The configuration of a CA in `folder`.
 pub(crate) fn ca_files(folder: &Path) -> CaFiles {

@@ -39,7 +39,12 @@ pub enum NoMirror {
 impl Target {
     /// The value of HTTPS_PROXY.
     pub(crate) fn proxy_url(&self) -> String {
-        format!("http://{}:{}/", self.authority_host(), self.proxy_port)
+        format!("http://{}/", self.proxy_authority())
+    }
+
+    /// The explicit proxy's host and port, as a URL has them.
+    pub(crate) fn proxy_authority(&self) -> String {
+        format!("{}:{}", self.authority_host(), self.proxy_port)
     }
 
     /// The value of NO_PROXY: this machine, and the appliance itself.

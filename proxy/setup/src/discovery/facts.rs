@@ -1,6 +1,8 @@
 //! The facts that an appliance gives about itself, as a TXT record and as JSON at `/setup/appliance`: the one list of
 //! keys.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a client has to know of an appliance to be set up with it.
@@ -20,6 +22,10 @@ pub struct Facts {
     pub docker_mirror_port: Option<u16>,
     /// SHA-256 of the CA certificate, lower-case hex without colons.
     pub ca_sha256: String,
+    /// The pin of the key of the appliance's own name, as curl takes it. It is for the appliance's own console: a pin
+    /// that comes over the network proves nothing, so the TXT record has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_key: Option<String>,
 }
 
 /// The JSON. It has the name, which a TXT record need not have because it belongs to that name.
@@ -40,12 +46,17 @@ const DOCKER_MIRROR: &str = "docker-mirror";
 const CA_SHA256: &str = "ca-sha256";
 
 impl Facts {
-    /// The facts of this program, without a registry. The fingerprint may have colons.
-    pub fn new(proxy_port: u16, ca_fingerprint: &str) -> Self {
-        let (registry_http_port, registry_https_port, docker_mirror_port) = (None, None, None);
-        let ca_sha256 = ca_fingerprint.replace(':', "").to_ascii_lowercase();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, proxy_port, registry_http_port, registry_https_port, docker_mirror_port, ca_sha256 }
+    /// The facts of this program, without a registry and without a key.
+    pub fn new(proxy_port: u16, ca_sha256: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            proxy_port,
+            registry_http_port: None,
+            registry_https_port: None,
+            docker_mirror_port: None,
+            ca_sha256: ca_sha256.to_owned(),
+            own_key: None,
+        }
     }
 
     /// The pairs of the TXT record.
@@ -70,6 +81,7 @@ impl Facts {
             registry_https_port: port(REGISTRY_HTTPS),
             docker_mirror_port: port(DOCKER_MIRROR),
             ca_sha256: normal_fingerprint(value(CA_SHA256)?)?,
+            own_key: None,
         })
     }
 
@@ -89,7 +101,8 @@ impl Facts {
     pub(crate) fn from_json(text: &[u8]) -> Option<Self> {
         let facts: Self = serde_json::from_slice(text).ok()?;
         let ca_sha256 = normal_fingerprint(&facts.ca_sha256)?;
-        (is_plain(&facts.version) && facts.proxy_port != 0).then_some(Self { ca_sha256, ..facts })
+        let own_key = facts.own_key.filter(|pin| is_pin(pin));
+        (is_plain(&facts.version) && facts.proxy_port != 0).then_some(Self { ca_sha256, own_key, ..facts })
     }
 
     /// The port for browsers: that of the registry's web page, else that of the proxy's own page.
@@ -102,6 +115,12 @@ impl Facts {
 pub fn normal_fingerprint(text: &str) -> Option<String> {
     let hex: String = text.trim().chars().filter(|character| *character != ':').collect();
     (hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| hex.to_ascii_lowercase())
+}
+
+/// Whether the text is `sha256//` and the base64 of 32 bytes: it goes into a line for a shell.
+fn is_pin(text: &str) -> bool {
+    let decoded = text.strip_prefix("sha256//").map(|base64| STANDARD.decode(base64));
+    decoded.is_some_and(|bytes| bytes.is_ok_and(|bytes| bytes.len() == 32))
 }
 
 /// Whether the text is short and printable. It comes from the network and goes to a terminal.
@@ -150,6 +169,16 @@ mod tests {
             assert_eq!(bad(key, text), None, "{key}={text}");
         }
         assert_eq!(Facts::from_json(b"{}"), None);
+    }
+
+    #[test]
+    fn a_pin_comes_back_from_json_and_nothing_else_in_its_place() {
+        let pin = format!("sha256//{}", STANDARD.encode([7; 32]));
+        for (sent, expected) in [(pin.as_str(), true), ("sha256//$(reboot)", false), ("sha256//QUJD", false)] {
+            let facts = Facts { own_key: Some(sent.to_owned()), ..facts(None) };
+            let read = Facts::from_json(&facts.to_json(None)).expect("facts");
+            assert_eq!(read.own_key.as_deref(), expected.then_some(sent), "{sent}");
+        }
     }
 
     #[test]

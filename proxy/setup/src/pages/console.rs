@@ -11,6 +11,7 @@ use entrepot_core::quantity::Size;
 
 use super::landing::{compact_code, link};
 use crate::discovery::facts::Facts;
+use crate::first_line::first_line;
 
 /// The state of this machine.
 pub struct Console {
@@ -45,7 +46,8 @@ pub fn text(console: &Console) -> String {
     let lines = about(facts, host.as_deref(), &console.addresses);
     let Some(address) = address else { return framed("", &lines, &below) };
     let at = format!("http://{}/", SocketAddr::new(*address, facts.proxy_port));
-    below.insert(0, format!("Docker hosts:  curl -fsS {at}setup/docker | sudo sh"));
+    let line = first_line(facts, &SocketAddr::new(*address, facts.proxy_port).to_string(), "docker");
+    below.splice(0..0, [line.fetch, format!("  {}", line.run)]);
     framed(&compact_code(&link(&at, &facts.ca_sha256)), &lines, &below)
 }
 
@@ -57,11 +59,7 @@ fn about(facts: &Facts, host: Option<&str>, addresses: &[IpAddr]) -> Vec<String>
     lines.extend(addresses.iter().take(4).map(ToString::to_string));
     lines.push(String::new());
     lines.push("CA, SHA-256".to_owned());
-    let digits = facts.ca_sha256.as_bytes().chunks(16);
-    lines.extend(digits.map(|line| {
-        let groups = line.chunks(8).map(String::from_utf8_lossy);
-        groups.collect::<Vec<_>>().join(" ")
-    }));
+    lines.extend(facts.ca_sha256.as_bytes().chunks(32).map(|digits| String::from_utf8_lossy(digits).into_owned()));
     lines.push(String::new());
     lines.push(format!("proxy     port {}", facts.proxy_port));
     let doors = [facts.registry_http_port, facts.registry_https_port];
@@ -70,6 +68,8 @@ fn about(facts: &Facts, host: Option<&str>, addresses: &[IpAddr]) -> Vec<String>
         lines.push(format!("registry  port {}", doors.join(", ")));
     }
     lines.push("The code leads to its web page.".to_owned());
+    lines.push(String::new());
+    lines.push("For Docker hosts, in one line:".to_owned());
     lines
 }
 
@@ -91,7 +91,7 @@ fn troubles(console: &Console) -> Vec<String> {
 fn framed(code: &str, lines: &[String], below: &[String]) -> String {
     let code: Vec<&str> = code.lines().collect();
     let margin = code.first().map_or(0, |row| row.chars().count() + 1);
-    let mut text = String::from("\n");
+    let mut text = String::new();
     for row in 0..code.len().max(lines.len()) {
         let left = code.get(row).copied().unwrap_or_default();
         let right = lines.get(row).map_or("", String::as_str);
@@ -113,7 +113,8 @@ mod tests {
     const WIDTH: usize = 80;
 
     fn up(addresses: &[&str]) -> Console {
-        let facts = Facts { registry_http_port: Some(80), ..Facts::new(3128, &"0123456789abcdef".repeat(4)) };
+        let own_key = Some(format!("sha256//{}=", "k".repeat(43)));
+        let facts = Facts { registry_http_port: Some(80), own_key, ..Facts::new(3128, &"0123456789abcdef".repeat(4)) };
         let host = Some("docker-registry-2.local".to_owned());
         let addresses = addresses.iter().map(|text| text.parse().expect("an address")).collect();
         Console { server: Server::Up { facts, host }, addresses, short: None }
@@ -126,8 +127,9 @@ mod tests {
             "docker-registry-2.local",
             "192.168.100.200",
             "fd00::6",
-            "01234567 89abcdef",
-            "curl -fsS http://192.168.100.200:3128/setup/docker | sudo sh",
+            "0123456789abcdef0123456789abcdef\n",
+            &format!("curl -k --pinnedpubkey sha256//{}=\n", "k".repeat(43)),
+            "  https://192.168.100.200:3128/setup/docker | sudo sh",
             "registry  port 80",
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
@@ -140,7 +142,9 @@ mod tests {
 
     #[test]
     fn an_address_of_ipv6_only_is_written_as_urls_have_it() {
-        assert!(text(&up(&["fd00::5"])).contains("curl -fsS http://[fd00::5]:3128/setup/docker"));
+        assert!(text(&up(&["fd00::5"])).contains("  https://[fd00::5]:3128/setup/docker | sudo sh"));
+        let longest = text(&up(&["2001:db8:1234:5678:9abc:def0:1234:5678"]));
+        assert!(longest.lines().rev().take(2).all(|line| line.chars().count() <= WIDTH), "{longest}");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use qrcode::render::{svg, unicode};
 use qrcode::{Color, EcLevel, QrCode};
 
 use crate::client::target::Target;
+use crate::discovery::facts::Facts;
+use crate::first_line::first_line;
 use entrepot_core::route::WEB_PATH;
 use entrepot_net::page::Page;
 
@@ -19,7 +21,7 @@ pub(super) struct View<'a> {
     pub(super) host: Option<String>,
     /// Every address of the local network.
     pub(super) addresses: Vec<String>,
-    pub(super) version: &'a str,
+    pub(super) facts: &'a Facts,
 }
 
 /// The scripts, each with its purpose.
@@ -29,6 +31,7 @@ const SCRIPTS: [(&str, &str); 4] =
 pub(super) fn page(view: &View<'_>) -> String {
     let (proxy, ca_sha256) = (view.target.proxy_url(), &view.target.ca_sha256);
     let mirror = view.target.mirror().ok();
+    let line = |script| first_line(view.facts, &view.target.proxy_authority(), script).to_string();
     let body = html! {
         h1 { "entrepot" }
         p { "This machine caches container images: pull through it, and each image comes from its registry once." }
@@ -44,15 +47,18 @@ pub(super) fn page(view: &View<'_>) -> String {
             @if let Some(url) = mirror.map(|mirror| mirror.url()) {
                 (row("registry", &html! { code { (url) } br; a href={ (url) (WEB_PATH) } { "what is in it" } }))
             }
-            (row("CA, SHA-256", &html! { code { (spaced(ca_sha256)) } }))
-            (row("version", &html! { (view.version) }))
+            (row("CA, SHA-256", &html! { code { (ca_sha256) } }))
+            (row("version", &html! { (view.facts.version) }))
         }
         h2 { "Join" }
-        p { "Compare the fingerprint above with what this machine's console shows. Then, on the client:" }
+        p {
+            "Compare the fingerprint above, and the key in these lines, with what this machine's console shows. Then, on \
+             the client:"
+        }
         dl {
             @for (runtime, name) in SCRIPTS {
                 dt { (name) }
-                dd { code { "curl -fsS " (proxy) "setup/" (runtime) " | sudo sh" } }
+                dd { code { (line(runtime)) } }
             }
             dt { "With this program there" }
             dd { code { "sudo entrepot client setup --runtime docker" } }
@@ -67,7 +73,7 @@ pub(super) fn page(view: &View<'_>) -> String {
                 code { "HTTPS_PROXY=" (proxy) }
             }
             dt { "Back" }
-            dd { code { "curl -fsS " (proxy) "setup/undo | sudo sh" } }
+            dd { code { (line("undo")) } }
         }
         h2 { "This page, for a phone" }
         (picture(&link(&proxy, ca_sha256)))
@@ -127,13 +133,6 @@ fn picture(text: &str) -> Markup {
     PreEscaped(svg.find("<svg").map_or_else(String::new, |start| svg[start..].to_owned()))
 }
 
-/// Pairs of digits in groups that a person can compare.
-fn spaced(hex: &str) -> String {
-    let bytes = hex.as_bytes();
-    let groups = bytes.chunks(8).map(|group| String::from_utf8_lossy(group).into_owned());
-    groups.collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,12 +151,13 @@ mod tests {
         };
         let addresses = vec!["192.168.1.5".to_owned(), "fd00::5".to_owned()];
         let host = Some("docker-registry-2.local".to_owned());
-        let page = page(&View { target: &target, host, addresses, version: "1.2.3" });
+        let facts = Facts { own_key: Some("sha256//AAAA".to_owned()), ..Facts::new(3128, &target.ca_sha256) };
+        let page = page(&View { target: &target, host, addresses, facts: &facts });
         for part in [
             "docker-registry-2.local",
             "192.168.1.5<br>fd00::5",
-            "01234567 89abcdef 01234567",
-            "curl -fsS http://docker-registry.local:3128/setup/docker | sudo sh",
+            "<code>0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef</code>",
+            "curl -k --pinnedpubkey sha256//AAAA https://docker-registry.local:3128/setup/docker | sudo sh",
             "<code>http://docker-registry.local</code>",
             "href=\"http://docker-registry.local/registry/\"",
             "<svg",

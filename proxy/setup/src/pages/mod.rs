@@ -29,6 +29,7 @@ use crate::client::scripts::{self, Script};
 use crate::client::target::Target;
 use crate::discovery::facts::Facts;
 use crate::discovery::identity::Identity;
+use crate::first_line::first_line;
 use entrepot_net::page::POLICY;
 use landing::View;
 pub use landing::{link, terminal_code};
@@ -126,7 +127,7 @@ fn front(headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
         Some(host) => {
             let target = target(&host, ca);
             let addresses = ca.identity.addresses().iter().map(ToString::to_string).collect();
-            let view = View { target: &target, host: ca.identity.host(), addresses, version: &ca.facts.version };
+            let view = View { target: &target, host: ca.identity.host(), addresses, facts: &ca.facts };
             let mut page = answer(StatusCode::OK, HTML, landing::page(&view).into());
             if let Ok(policy) = HeaderValue::from_str(&POLICY) {
                 page.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -146,6 +147,7 @@ fn desktop(text: &str, headers: &HeaderMap, ca: &CaPage) -> Response<Bytes> {
     let values = [
         ("@PROXY@", target.proxy_url()),
         ("@BYPASS@", target.and_itself("localhost,127.0.0.1")),
+        ("@LINE@", first_line(&ca.facts, &target.proxy_authority(), "docker").to_string()),
         ("@FINGERPRINT@", target.ca_sha256),
     ];
     let text = values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));

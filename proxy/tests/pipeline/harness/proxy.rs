@@ -19,6 +19,7 @@ use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestinati
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::http::held_body::HeldBodies;
 use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
+use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
@@ -155,8 +156,9 @@ impl Proxy {
         std::fs::create_dir_all(&config.startup.data_dir).expect("a folder");
         let data = config.startup.data_dir.clone();
         let authority = Arc::new(Authority::open_or_create(&config.startup.ca).expect("an authority"));
-        let leaves =
-            LeafStore::new(authority.clone(), config.startup.ca.leaf_lifetime, SystemTime::now).expect("leaves");
+        let own_key = OwnKey::open_or_create(&data).expect("a key");
+        let leaves = LeafStore::new(authority.clone(), own_key, config.startup.ca.leaf_lifetime, SystemTime::now);
+        let leaves = leaves.expect("leaves");
         let with_ring = config.startup.data_plane.io_uring;
         let disk = DiskSettings::from(&config.startup.data_plane);
         let store = store.unwrap_or_else(|| {

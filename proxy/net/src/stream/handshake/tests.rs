@@ -31,6 +31,7 @@ use crate::tls::certificate::CaCertificate;
 use crate::tls::key::{CaKey, encode};
 use crate::tls::leaf::{Clock, LeafStore};
 use crate::tls::testdata::{EC_CA, EC_SEC1, RSA_CA, RSA_TRADITIONAL_3DES, ca_files};
+use crate::tls::{OwnKey, Whose};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -49,7 +50,7 @@ fn authority(certificate: &str, key: &str) -> Authority {
 }
 
 fn store_of(authority: Authority, lifetime: Duration, clock: Clock) -> Arc<LeafStore> {
-    Arc::new(LeafStore::new(Arc::new(authority), lifetime, clock).expect("a store"))
+    Arc::new(LeafStore::new(Arc::new(authority), OwnKey::generate().expect("a key"), lifetime, clock).expect("a store"))
 }
 
 pub(crate) fn store() -> Arc<LeafStore> {
@@ -364,7 +365,7 @@ async fn receive(session: &mut ClientConnection, near: &mut TcpStream) {
 #[tokio::test]
 async fn a_silent_client_is_dropped_in_time() {
     let store = store();
-    let config = store.mint(&["ghcr.io".into()], "ghcr.io").expect("a leaf");
+    let config = store.mint(&["ghcr.io".into()], Whose::Others, "ghcr.io").expect("a leaf");
     for prefix in [&b""[..], &[22, 3, 1, 2, 0, 1]] {
         let (socket, mut near) = socket_pair(PATIENCE).await;
         near.write_all(prefix).await.expect("written");
@@ -376,6 +377,16 @@ async fn a_silent_client_is_dropped_in_time() {
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
     let error = accept(socket, config, PATIENCE, false).await.map(|_| ()).expect_err("no TLS");
     assert!(matches!(error, HandshakeError::Other(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_for_its_kind_is_an_error_without_an_alert() {
+    let store = store();
+    let config = store.server_config(&host("ghcr.io")).await.expect("a leaf");
+    let (socket, mut near) = socket_pair(PATIENCE).await;
+    near.write_all(b"\x16\x03\x01\0\x05hello").await.expect("written");
+    let error = accept(socket, config, PATIENCE, false).await.map(|_| ()).expect_err("no handshake");
+    assert!(error.to_string().contains("HandshakePayloadTooLarge"), "{error}");
 }
 
 #[tokio::test]
