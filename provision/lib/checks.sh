@@ -101,7 +101,7 @@ check_ports() {
     return 0
   fi
   taken=$(awk '$4 == "0A" { sub(/.*:/, "", $2); print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null)
-  wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https) ' "$work/effective" |
+  wanted=$(grep -E '^(proxy|transparent|registry|admin)\.(listen|http|https|mirror_listen) ' "$work/effective" |
     grep -v '^registry.*# default\(;.*\)*$' | sed 's/ # .*//' | grep -o ':[0-9]*"' | tr -d ':"')
   for port in $wanted; do
     if printf '%s\n' "$taken" | grep -qx "$(printf %04X "$port")"; then

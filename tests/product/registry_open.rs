@@ -71,3 +71,35 @@ fn an_appliance_takes_pushes_without_a_login_and_keeps_what_accounts_pushed() {
     entrepot.command(&["registry", "rm", "team/app:v2"]).expect_success("the administrator needs no account");
     assert_eq!(status(&client, &[], "/v2/team/app/manifests/v2"), "404");
 }
+
+#[test]
+fn a_page_of_another_site_changes_nothing_and_names_can_be_added() {
+    let world = World::new();
+    let settings = Settings::new().set("registry", "names = [\"images.example\"]");
+    let entrepot = Entrepot::start(&world, settings);
+    let client = entrepot.neighbour();
+    let begin = "/v2/team/app/blobs/uploads/";
+    // The name of a page of another site leads here: DNS rebinding.
+    let asked = |host: &str, headers: &[&str]| {
+        let resolve = format!("{host}:5000:{PROXY_ADDRESS}");
+        let headers: Vec<&str> = headers.iter().flat_map(|header| ["-H", header]).collect();
+        let url = format!("http://{host}:5000{begin}");
+        let all =
+            [&["-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", "--resolve", &resolve][..], &headers, &[&url]];
+        client.curl(&all.concat()).expect_success("curl").stdout
+    };
+    for (host, headers, expected) in [
+        ("evil.example", &["Origin: http://evil.example:5000", "Sec-Fetch-Site: same-origin"][..], "403"),
+        ("evil.example", &["Sec-Fetch-Site: same-origin"], "403"),
+        ("docker-registry.local", &["Origin: http://evil.example:5000"], "403"),
+        ("docker-registry.local", &["Sec-Fetch-Site: cross-site"], "403"),
+        ("evil.example", &[], "202"),
+        ("docker-registry.local", &["Origin: http://docker-registry.local:5000"], "202"),
+        ("images.example", &["Origin: http://images.example:5000", "Sec-Fetch-Site: same-origin"], "202"),
+        (PROXY_ADDRESS, &[&*format!("Origin: http://{PROXY_ADDRESS}:5000")], "202"),
+    ] {
+        assert_eq!(asked(host, headers), expected, "{host} {headers:?}");
+    }
+    let by_tls = format!("images.example:5443:{PROXY_ADDRESS}");
+    client.curl(&["-f", "--resolve", &by_tls, "https://images.example:5443/v2/"]).expect_success("in the certificate");
+}

@@ -85,12 +85,15 @@ section! {
     /// `[registry]`
     RawRegistryDoor {
         hostname: Text,
+        names: Texts,
         http: Texts,
         https: Texts,
         mirror_listen: Texts,
         docker_hub_mirror: Switch,
         max_uploads: Number,
+        max_uploads_per_client: Number,
         upload_expiry: Text,
+        empty_upload_expiry: Text,
         grace: Text,
         gc_interval: Text,
         anonymous: Text,

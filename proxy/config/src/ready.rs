@@ -17,7 +17,8 @@ use ipnet::IpNet;
 
 pub use live::{
     AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProofAges, ProxyPolicy,
-    RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, Upstream,
+    RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, UploadLimits,
+    Upstream,
 };
 pub use startup::{
     AdminDoor, CaFiles, DataPlane, Listen, LogFormat, LogOutput, Mdns, ProxyListen, RegistryListen, Startup,

@@ -1,10 +1,12 @@
 //! `[registry]`: our own registry, where it listens and what it keeps. `registry_access` has the rest of the section.
 
+use std::net::IpAddr;
+
 use entrepot_core::host::RegistryHost;
 
 use super::origin::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
-use super::ready::{Listen, RegistryListen, RegistrySettings};
+use super::ready::{Listen, RegistryListen, RegistrySettings, UploadLimits};
 use super::registry_access;
 use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
@@ -29,9 +31,24 @@ pub(super) fn settings(
     let (rights, notifications) = registry_access::access(resolver, raw)?;
     Ok(RegistrySettings {
         hostname: resolver.text("registry.hostname", &raw.hostname, "docker-registry.local", hostname)?,
+        names: resolver.texts("registry.names", &raw.names, &[], own_name)?,
         docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", &raw.docker_hub_mirror, true),
-        max_uploads: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+        uploads: UploadLimits {
+            total: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
+            per_client: resolver.number(
+                "registry.max_uploads_per_client",
+                &raw.max_uploads_per_client,
+                100,
+                1..=UPLOADS_MAX,
+            )?,
+        },
         upload_expiry: resolver.text("registry.upload_expiry", &raw.upload_expiry, "24h", values::duration)?,
+        empty_upload_expiry: resolver.text(
+            "registry.empty_upload_expiry",
+            &raw.empty_upload_expiry,
+            "5m",
+            values::deadline,
+        )?,
         grace: resolver.text("registry.grace", &raw.grace, "1h", values::duration)?,
         gc_interval: resolver.text("registry.gc_interval", &raw.gc_interval, "6h", values::duration)?,
         rights,
@@ -50,6 +67,15 @@ fn addresses(
 }
 
 fn hostname(text: &str) -> Result<RegistryHost, Refusal> {
-    let host = text.parse::<RegistryHost>().ok().filter(|host| host.name().eq_ignore_ascii_case(text));
+    let is_whole = |host: &RegistryHost| host.name().eq_ignore_ascii_case(text.trim_matches(['[', ']']));
+    let host = text.parse::<RegistryHost>().ok().filter(is_whole);
     host.ok_or_else(|| Refusal::new(format!("{text:?} is not a host name")).hint("without a port"))
+}
+
+/// A host name, or an address with or without brackets.
+fn own_name(text: &str) -> Result<RegistryHost, Refusal> {
+    match text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => hostname(&format!("[{address}]")),
+        _ => hostname(text),
+    }
 }

@@ -17,6 +17,7 @@ use hyper::body::{Body, Incoming};
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::error::RegistryError;
+use super::forgery::check_change;
 use super::mirror::{Meant, Mirrored, meant, meant_at_mirror, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
@@ -70,6 +71,9 @@ async fn route_to_owner(
     request: http::Request<Incoming>,
 ) -> Result<Reply, RegistryError> {
     let (head, body) = request.into_parts();
+    if !is_reading(&head.method) {
+        check_change(&service.local, &head).map_err(RegistryError::forged)?;
+    }
     let access = service.local.access();
     let identified = access.identify(identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
-use http::header::{LOCATION, RANGE};
+use http::header::{LOCATION, RANGE, RETRY_AFTER};
 use http::{HeaderName, StatusCode};
 
 use super::access::AccessRefusal;
+use super::forgery::Forgery;
+use super::sessions::TooMany;
 use entrepot_config::ready::rights::AuthMethod;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
@@ -59,7 +61,7 @@ pub(super) enum RegistryError {
         length: u64,
     },
     /// The most uploads that may run at the same time do.
-    TooManyUploads,
+    TooManyUploads(TooMany),
     /// The disk has no room.
     DiskFull,
     /// The disk or the index failed. The log has said how.
@@ -92,6 +94,12 @@ impl RegistryError {
         Self::Invalid { code: ErrorCode::Denied, status: None, why: why.into(), refused: Refused::Policy }
     }
 
+    /// A change that may come from a page of another site.
+    pub(super) fn forged(forgery: Forgery) -> Self {
+        let refused = if forgery == Forgery::Host { Refused::Host } else { Refused::ForgedForm };
+        Self::Invalid { code: ErrorCode::Denied, status: None, why: forgery.to_string().into(), refused }
+    }
+
     /// An upload that is over, or was never begun by this client.
     pub(super) fn unknown_upload() -> Self {
         Self::Unknown { has_repository: true, code: ErrorCode::BlobUploadUnknown }
@@ -119,9 +127,15 @@ impl RegistryError {
                 let reply = Reply::error_with_status(status, ErrorCode::BlobUploadInvalid, why).because(Refused::Range);
                 placed(reply, &location, &id, length)
             }
-            Self::TooManyUploads => {
-                let message = "too many uploads run at the moment";
-                Reply::error(ErrorCode::TooManyRequests, message).because(Refused::TooManyUploads)
+            Self::TooManyUploads(which) => {
+                let message = match which {
+                    TooMany::Total => "too many uploads run at the moment (registry.max_uploads)".to_owned(),
+                    TooMany::OfClient(max) => format!(
+                        "{max} uploads of this client run already (registry.max_uploads_per_client); finish or cancel some"
+                    ),
+                };
+                let reply = Reply::error(ErrorCode::TooManyRequests, &message).because(Refused::TooManyUploads);
+                reply.with(RETRY_AFTER, "60")
             }
             Self::DiskFull => {
                 let message = "entrepot: no space left on the registry's disk";

@@ -18,6 +18,7 @@ pub mod collection;
 pub mod door;
 mod error;
 pub mod events;
+mod forgery;
 pub mod import;
 mod lists;
 mod manifests;
@@ -44,6 +45,8 @@ use entrepot_cache::pull::Pull;
 use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
+use names::OwnNames;
+use quota::Arriving;
 use sessions::Sessions;
 use web::CsrfKey;
 
@@ -57,7 +60,9 @@ pub struct LocalRegistry {
     access: RwLock<Arc<AccessControl>>,
     /// Held while it is counted whether something has room, until it is there.
     counting: tokio::sync::Mutex<()>,
-    names: RwLock<Arc<[Box<str>]>>,
+    /// The bytes of uploads that run.
+    arriving: Arc<Arriving>,
+    names: RwLock<OwnNames>,
     /// The ports of its doors when the process started.
     ports: Vec<u16>,
     collections: Collections,
@@ -85,8 +90,10 @@ impl LocalRegistry {
         access: AccessControl,
         events: Events,
     ) -> Arc<Self> {
+        let arriving = Arc::default();
         Arc::new(Self {
-            sessions: Sessions::load(store.clone()),
+            sessions: Sessions::load(store.clone(), &arriving),
+            arriving,
             store,
             events,
             access: RwLock::new(Arc::new(access)),
@@ -117,19 +124,21 @@ impl LocalRegistry {
 
     /// The names and addresses that its certificate is for.
     pub fn names(&self) -> Arc<[Box<str>]> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.names.read().unwrap_or_else(PoisonError::into_inner).certified.clone()
     }
 
-    /// Whether a host that a client names is this registry: its configured name on a default port, or any name or
-    /// address of this machine on a port of the door.
+    /// Whether a host that a client names is this registry: a configured name on a default port, or any name or address
+    /// of this machine on a port of the door.
     pub fn is_named(&self, settings: &RegistrySettings, host: &RegistryHost) -> bool {
-        if self.ports.is_empty() {
-            return false;
-        }
-        let is_known = || self.names().iter().any(|name| **name == *host.name());
-        let is_configured = host.name() == settings.hostname.name();
-        let on_its_port = self.ports.contains(&host.port());
-        (is_configured && matches!(host.port(), 80 | HTTPS_PORT)) || (on_its_port && (is_configured || is_known()))
+        let is_configured =
+            || [&settings.hostname].into_iter().chain(&settings.names).any(|own| own.name() == host.name());
+        let is_default = !self.ports.is_empty() && matches!(host.port(), 80 | HTTPS_PORT);
+        (is_default && is_configured()) || (self.ports.contains(&host.port()) && self.is_own_name(host))
+    }
+
+    /// Whether a host is one of our names or addresses, on whatever port.
+    pub(crate) fn is_own_name(&self, host: &RegistryHost) -> bool {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).has(host)
     }
 
     /// Looks at this machine's name and addresses again. Blocks.
@@ -137,9 +146,14 @@ impl LocalRegistry {
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names::own_names(settings);
     }
 
-    /// Drops uploads that were not added to for so long. Returns their number.
-    pub async fn expire_uploads(&self, after: Duration) -> usize {
-        self.sessions.expire(after).await
+    /// The number of uploads that run.
+    pub fn uploads(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// Drops uploads that were not added to for so long, and sooner those that are empty. Returns their number.
+    pub async fn expire_uploads(&self, after: Duration, empty_after: Duration) -> usize {
+        self.sessions.expire(after, empty_after).await
     }
 
     /// Says in the log which repositories were pushed below `library/` by an earlier release. That name is Docker Hub's,

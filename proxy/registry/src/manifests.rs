@@ -18,6 +18,7 @@ use super::error::RegistryError;
 use super::events::{Deed, Event};
 use super::removal::{NotRemoved, RemovalTarget};
 use super::request::LocalRequest;
+use super::sessions::TooMany;
 use super::uploads::empty;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::held_body::{HeldBody, NotHeld};
@@ -156,7 +157,7 @@ impl LocalRequest {
         received.map_err(|why| match why {
             NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
             NotHeld::BrokeOff => RegistryError::broke_off(ErrorCode::ManifestInvalid),
-            NotHeld::Busy => RegistryError::TooManyUploads,
+            NotHeld::Busy => RegistryError::TooManyUploads(TooMany::Total),
             NotHeld::Disk => RegistryError::DiskFailed,
         })
     }
@@ -191,7 +192,7 @@ async fn keep(
     let Arrived { body, media_type, digest, info, tags } = arrived;
     let bytes = body.bytes();
     let _turn = registry.turn(&repository).await;
-    if let Some(refusal) = registry.overdrawn(&repository, Some(&digest), bytes.len() as u64).await? {
+    if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64).await? {
         return Ok(Err(NotPut::Refused(refusal)));
     }
     let (repositories, access) = (&registry.store.repositories, registry.access());

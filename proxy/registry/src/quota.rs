@@ -1,54 +1,209 @@
-//! Whether what comes in has room: the quotas of `access` compared with what the store holds.
+//! Whether what comes in has room: the quotas of `access` compared with what the store holds and what is on its way.
 //!
-//! Invariant: where a quota covers a repository, one thing at a time is counted and added, so pushes at the same moment
-//! do not pass it together.
+//! Invariants: where a quota covers a repository, one thing at a time is counted and added, so pushes at the same moment
+//! do not pass it together. The bytes of uploads count from the moment they arrive, each once: as arriving, until they
+//! are content, and as content from then on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::RepositoryName;
-use tokio::sync::MutexGuard;
 
 use super::LocalRegistry;
-use super::access::{AccessRefusal, Held};
+use super::access::{AccessControl, AccessRefusal, Held};
 use entrepot_store::StoreError;
+
+/// The turn to count and to add. What was counted before it is out of date when it ends.
+pub(super) struct Turn<'r> {
+    registry: &'r LocalRegistry,
+    _held: tokio::sync::MutexGuard<'r, ()>,
+}
+
+/// The bytes of the uploads that run.
+#[derive(Default)]
+pub(super) struct Arriving {
+    sums: Mutex<Sums>,
+    /// Grows whenever content may have been added.
+    turns: AtomicU64,
+}
+
+#[derive(Default)]
+struct Sums {
+    total: u64,
+    repositories: HashMap<RepositoryName, u64>,
+}
+
+/// The bytes of one upload among those that arrive, until it is dropped.
+pub(super) struct Arrived {
+    arriving: Arc<Arriving>,
+    repository: RepositoryName,
+    bytes: AtomicU64,
+}
+
+/// Decides about the next bytes of an upload.
+pub(super) struct Budget<'r> {
+    registry: &'r LocalRegistry,
+    access: Arc<AccessControl>,
+    repository: &'r RepositoryName,
+    held: Held,
+    counted_at: u64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.registry.arriving.turns.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Arriving {
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an upload that has so many bytes.
+    pub(super) fn count(self: &Arc<Self>, repository: &RepositoryName, bytes: u64) -> Arrived {
+        let arrived = Arrived { arriving: self.clone(), repository: repository.clone(), bytes: AtomicU64::new(0) };
+        arrived.set(&mut self.sums(), bytes);
+        arrived
+    }
+}
+
+impl Arrived {
+    /// The bytes that are counted.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts so many from now on, whatever the quotas say.
+    pub(super) fn set_to(&self, bytes: u64) {
+        self.set(&mut self.arriving.sums(), bytes);
+    }
+
+    /// Under the lock of the sums, which every change has.
+    fn set(&self, sums: &mut Sums, bytes: u64) {
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        sums.total = sums.total.saturating_sub(before).saturating_add(bytes);
+        let of_repository = sums.repositories.entry(self.repository.clone()).or_default();
+        *of_repository = of_repository.saturating_sub(before).saturating_add(bytes);
+        if *of_repository == 0 {
+            sums.repositories.remove(&self.repository);
+        }
+    }
+}
+
+impl Drop for Arrived {
+    fn drop(&mut self) {
+        self.set_to(0);
+    }
+}
+
+impl Budget<'_> {
+    /// Whether an upload may have so many bytes. Nothing is counted yet.
+    pub(super) async fn may_have(
+        &mut self,
+        arrived: &Arrived,
+        bytes: u64,
+    ) -> Result<Result<(), AccessRefusal>, StoreError> {
+        self.decide(arrived, bytes, false).await
+    }
+
+    /// Whether an upload may grow to so many bytes, which count from now on.
+    pub(super) async fn grow(
+        &mut self,
+        arrived: &Arrived,
+        bytes: u64,
+    ) -> Result<Result<(), AccessRefusal>, StoreError> {
+        self.decide(arrived, bytes, true).await
+    }
+
+    async fn decide(
+        &mut self,
+        arrived: &Arrived,
+        bytes: u64,
+        counts: bool,
+    ) -> Result<Result<(), AccessRefusal>, StoreError> {
+        let is_current = self.counted_at == self.registry.arriving.turns.load(Ordering::Acquire);
+        if is_current && let Ok(()) = self.room(arrived, bytes, counts) {
+            return Ok(Ok(()));
+        }
+        // Something was added or removed since it was counted.
+        (self.held, self.counted_at) = self.registry.held(self.repository, &self.access).await?;
+        Ok(self.room(arrived, bytes, counts))
+    }
+
+    /// Decides and counts in one step.
+    fn room(&self, arrived: &Arrived, bytes: u64, counts: bool) -> Result<(), AccessRefusal> {
+        let mut sums = arrived.arriving.sums();
+        let own_bytes = arrived.bytes();
+        let of_repository = sums.repositories.get(self.repository).copied().unwrap_or(0);
+        let after =
+            |held: u64, arriving: u64| held.saturating_add(arriving.saturating_sub(own_bytes)).saturating_add(bytes);
+        let after = Held {
+            repository_bytes: after(self.held.repository_bytes, of_repository),
+            total_bytes: after(self.held.total_bytes, sums.total),
+        };
+        self.access.room(self.repository, after)?;
+        if counts {
+            arrived.set(&mut sums, bytes);
+        }
+        Ok(())
+    }
+}
 
 impl LocalRegistry {
     /// The turn to count and to add. None if nothing is counted.
-    pub(super) async fn turn(&self, repository: &RepositoryName) -> Option<MutexGuard<'_, ()>> {
+    pub(super) async fn turn(&self, repository: &RepositoryName) -> Option<Turn<'_>> {
         match self.access().has_quota(repository) {
-            true => Some(self.counting.lock().await),
+            true => Some(Turn { registry: self, _held: self.counting.lock().await }),
             false => None,
         }
     }
 
-    /// The refusal of `size_bytes` more for a repository. None if they fit. Content that it has already takes no room;
-    /// content of another repository takes none of the total.
-    pub(super) async fn overdrawn(
-        &self,
-        repository: &RepositoryName,
-        digest: Option<&Digest>,
-        size_bytes: u64,
-    ) -> Result<Option<AccessRefusal>, StoreError> {
+    /// What decides about the bytes of an upload while they arrive. None if no quota covers the repository.
+    pub(super) async fn budget<'r>(&'r self, repository: &'r RepositoryName) -> Result<Option<Budget<'r>>, StoreError> {
         let access = self.access();
         if !access.has_quota(repository) {
             return Ok(None);
         }
-        let held = self.store.repositories.at(repository);
-        if let Some(digest) = digest
-            && held.has(digest).await
-        {
-            return Ok(None);
-        }
+        let (held, counted_at) = self.held(repository, &access).await?;
+        Ok(Some(Budget { registry: self, access, repository, held, counted_at }))
+    }
+
+    /// What is held, between two turns, and which turn was the last.
+    async fn held(&self, repository: &RepositoryName, access: &AccessControl) -> Result<(Held, u64), StoreError> {
+        let _between = self.counting.lock().await;
+        let held = self.held_now(repository, access).await?;
+        Ok((held, self.arriving.turns.load(Ordering::Acquire)))
+    }
+
+    async fn held_now(&self, repository: &RepositoryName, access: &AccessControl) -> Result<Held, StoreError> {
         if access.has_total_quota() {
             // The total is the index's, which notes what was added a moment later.
             self.store.flush().await;
         }
-        let is_elsewhere = match digest {
-            Some(digest) => self.store.repositories.is_pinned(digest).await,
-            None => false,
-        };
+        let repository_bytes = self.store.repositories.at(repository).held_bytes().await?;
+        Ok(Held { repository_bytes, total_bytes: self.store.usage().pinned_bytes })
+    }
+
+    /// The refusal of content for a repository, in a turn. None if it fits. Content that the repository has already
+    /// takes no room; content of another repository takes none of the total.
+    pub(super) async fn overdrawn(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<Option<AccessRefusal>, StoreError> {
+        let access = self.access();
+        if !access.has_quota(repository) || self.store.repositories.at(repository).has(digest).await {
+            return Ok(None);
+        }
+        let held = self.held_now(repository, &access).await?;
+        let is_elsewhere = self.store.repositories.is_pinned(digest).await;
         let after = Held {
-            repository_bytes: held.held_bytes().await?.saturating_add(size_bytes),
-            total_bytes: self.store.usage().pinned_bytes.saturating_add(if is_elsewhere { 0 } else { size_bytes }),
+            repository_bytes: held.repository_bytes.saturating_add(size_bytes),
+            total_bytes: held.total_bytes.saturating_add(if is_elsewhere { 0 } else { size_bytes }),
         };
         Ok(access.room(repository, after).err())
     }
@@ -102,9 +257,20 @@ mod tests {
         digest
     }
 
+    /// The refusal of content, or of an upload of this length.
     async fn over(registry: &LocalRegistry, repository: &str, digest: Option<&Digest>, size: u64) -> Option<u16> {
-        let refusal = registry.overdrawn(&repository.parse().unwrap(), digest, size).await.unwrap()?;
-        Some(refusal.plain().status.as_u16())
+        let repository = repository.parse().unwrap();
+        let refusal = match digest {
+            Some(digest) => registry.overdrawn(&repository, digest, size).await.unwrap(),
+            None => match registry.budget(&repository).await.unwrap() {
+                Some(mut budget) => {
+                    let arrived = registry.arriving.count(&repository, 0);
+                    budget.grow(&arrived, size).await.unwrap().err()
+                }
+                None => None,
+            },
+        };
+        Some(refusal?.plain().status.as_u16())
     }
 
     #[tokio::test]
@@ -136,5 +302,37 @@ mod tests {
         let (first, second) = (registry.turn(&repository).await, registry.turn(&repository).await);
         assert!(first.is_none() && second.is_none());
         assert_eq!(over(&registry, "a", None, u64::MAX).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_counts_once_whoever_sends_it() {
+        let folder = TempDir::new().unwrap();
+        let lines = "max_size = \"1000\"\n[[registry.quotas]]\nrepository = \"small/*\"\nmax_size = \"300\"\n";
+        let registry = registry(&folder, lines);
+        let (small, large): (RepositoryName, RepositoryName) = ("small/a".parse().unwrap(), "large".parse().unwrap());
+        let (mut of_small, mut of_large) = (
+            registry.budget(&small).await.unwrap().expect("a quota"),
+            registry.budget(&large).await.unwrap().expect("a quota"),
+        );
+        let [first, second, other] = [&small, &small, &large].map(|repository| registry.arriving.count(repository, 0));
+        let status = |decided: Result<(), AccessRefusal>| decided.err().map(|why| why.plain().status.as_u16());
+        assert_eq!(status(of_small.grow(&first, 200).await.unwrap()), None);
+        assert_eq!(status(of_small.grow(&first, 250).await.unwrap()), None, "its own bytes count once");
+        assert_eq!(status(of_small.grow(&second, 51).await.unwrap()), Some(413), "together they pass the quota");
+        assert_eq!(status(of_small.may_have(&second, 50).await.unwrap()), None);
+        assert_eq!(second.bytes(), 0, "a question counts nothing");
+        assert_eq!(status(of_large.grow(&other, 751).await.unwrap()), Some(507));
+        assert_eq!(status(of_large.grow(&other, 750).await.unwrap()), None);
+        // It becomes content: never counted twice, and never not at all.
+        let turn = registry.turn(&small).await;
+        push(&registry, "small/a", 1, 250).await;
+        drop(first);
+        drop(turn);
+        assert_eq!(status(of_small.grow(&second, 51).await.unwrap()), Some(413));
+        assert_eq!(status(of_small.grow(&second, 50).await.unwrap()), Some(507), "the total is used up");
+        drop(other);
+        assert_eq!(status(of_small.grow(&second, 50).await.unwrap()), None);
+        drop(second);
+        assert!(registry.arriving.sums().repositories.is_empty() && registry.arriving.sums().total == 0);
     }
 }

@@ -9,6 +9,8 @@ use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::access::AccessRefusal;
+use super::quota::{Arrived, Budget};
 use super::sessions::State;
 use entrepot_cache::fetch::hashing::{hash_again, hash_aside};
 use entrepot_store::{PartialBlob, StoreError};
@@ -20,15 +22,51 @@ const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
 pub(super) enum Interrupted {
     /// The client left, or said nothing for too long.
     Client,
+    /// A quota is used up.
+    Quota(AccessRefusal),
     /// The store refused.
     Store(StoreError),
 }
 
-/// Adds a body to an upload; how many bytes that was.
+/// Lets the bytes of one upload in, as far as the quotas do.
+pub(super) struct Gate<'r> {
+    /// None if no quota covers the repository.
+    pub(super) budget: Option<Budget<'r>>,
+    pub(super) arrived: &'r Arrived,
+}
+
+impl Gate<'_> {
+    /// Whether the upload may have so many bytes, by what its client tells.
+    pub(super) async fn announce(&mut self, bytes: u64) -> Result<(), Interrupted> {
+        match &mut self.budget {
+            Some(budget) => decided(budget.may_have(self.arrived, bytes).await),
+            None => Ok(()),
+        }
+    }
+
+    /// The upload is about to have so many bytes.
+    async fn grow(&mut self, bytes: u64) -> Result<(), Interrupted> {
+        match &mut self.budget {
+            Some(budget) => decided(budget.grow(self.arrived, bytes).await),
+            // A quota that a reload brings knows of them too.
+            None => {
+                self.arrived.set_to(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn decided(outcome: Result<Result<(), AccessRefusal>, StoreError>) -> Result<(), Interrupted> {
+    outcome.map_err(Interrupted::Store)?.map_err(Interrupted::Quota)
+}
+
+/// Adds a body to an upload; how many bytes that was. Each piece passes the gate before it is written.
 pub(super) async fn receive(
     fill: &Arc<PartialBlob>,
     state: &mut State,
     body: &mut Incoming,
+    gate: &mut Gate<'_>,
     timeout: Duration,
 ) -> Result<u64, Interrupted> {
     let begun_at = state.length;
@@ -37,7 +75,10 @@ pub(super) async fn receive(
         let (next, kept) = tokio::join!(next_piece(body, timeout), keep(fill, state, piece.take()));
         kept.map_err(Interrupted::Store)?;
         match next? {
-            Some(bytes) => piece = Some(bytes),
+            Some(bytes) => {
+                gate.grow(state.length + bytes.len() as u64).await?;
+                piece = Some(bytes);
+            }
             None => return Ok(state.length - begun_at),
         }
     }

@@ -3,11 +3,18 @@
 //!
 //! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
 //! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
+//!
+//! Invariant: no client uses up the table. An account and an address (an IPv6 /64) have a bound each. Where many addresses
+//! filled the table, a session at rest of the one that has the most makes room for a client that has fewer.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use entrepot_config::ready::UploadLimits;
+use entrepot_core::client::ClientKey;
 use entrepot_core::digest::{Algorithm, Hasher};
 use entrepot_core::name::RepositoryName;
 use serde::{Deserialize, Serialize};
@@ -15,11 +22,13 @@ use tokio::sync::MutexGuard;
 
 use super::access::Principal;
 use super::error::RegistryError;
+use super::quota::{Arrived, Arriving};
 use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
 
 /// The sessions that run.
 pub(super) struct Sessions {
     store: Arc<Store>,
+    arriving: Arc<Arriving>,
     table: Mutex<HashMap<UploadId, Arc<Session>>>,
 }
 
@@ -29,7 +38,11 @@ pub(super) struct Session {
     pub(super) file: UploadFile,
     pub(super) repository: RepositoryName,
     principal: Principal,
+    /// None if a release before this was noted began it.
+    client: Option<ClientKey>,
     last_use: Mutex<SystemTime>,
+    /// Its bytes, for the quotas.
+    pub(super) arrived: Arrived,
     /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
     pub(super) state: tokio::sync::Mutex<State>,
 }
@@ -58,53 +71,69 @@ struct Note {
     repository: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     user: Option<String>,
+    /// An address of the client's network.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    client: Option<IpAddr>,
 }
 
 /// The reason why no session begins.
 pub(super) enum NotBegun {
     /// The most that may run at the same time do.
-    TooMany,
+    TooMany(TooMany),
     /// The system gives no randomness.
     Random,
     /// The disk.
     Store(StoreError),
 }
 
+/// The bound that is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TooMany {
+    /// Of all clients together.
+    Total,
+    /// Of this account or address.
+    OfClient(usize),
+}
+
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
-    pub(super) fn load(store: Arc<Store>) -> Self {
-        let found = store.uploads.take_over(|upload| Session::found(&upload)).unwrap_or_else(|error| {
+    pub(super) fn load(store: Arc<Store>, arriving: &Arc<Arriving>) -> Self {
+        let found = store.uploads.take_over(|upload| Session::found(&upload, arriving)).unwrap_or_else(|error| {
             tracing::error!("unfinished uploads cannot be found: {error}");
             Vec::new()
         });
         let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
-        Self { store, table: Mutex::new(table) }
+        Self { store, arriving: arriving.clone(), table: Mutex::new(table) }
     }
 
-    /// Begins a session.
+    /// Begins a session of a client, if there is a place for one more.
     pub(super) async fn begin(
         &self,
         repository: &RepositoryName,
-        principal: &Principal,
+        (principal, client): (&Principal, IpAddr),
         algorithm: Algorithm,
-        max: usize,
+        limits: UploadLimits,
     ) -> Result<Arc<Session>, NotBegun> {
         let id = UploadId::random().ok_or(NotBegun::Random)?;
         let session = Arc::new(Session {
             file: UploadFile::of(id),
             repository: repository.clone(),
             principal: principal.clone(),
+            client: Some(ClientKey::of(client)),
             last_use: Mutex::new(SystemTime::now()),
+            arrived: self.arriving.count(repository, 0),
             state: tokio::sync::Mutex::new(State { length: 0, hasher: Some(Hasher::new(algorithm)), is_over: false }),
         });
-        {
+        let displaced = {
             let mut table = self.table();
-            if table.len() >= max {
-                return Err(NotBegun::TooMany);
-            }
+            let displaced = place_for(&table, &session, limits).map_err(NotBegun::TooMany)?;
             table.insert(id, session.clone());
+            displaced
+        };
+        if let Some(displaced) = displaced {
+            self.end(displaced).await;
         }
-        if let Err(error) = self.store.uploads.note(id, session.note()).await {
+        if let Err(error) = self.store.uploads.note(id, session.note(client)).await {
             self.end(id).await;
             return Err(NotBegun::Store(error));
         }
@@ -127,18 +156,22 @@ impl Sessions {
         self.store.uploads.discard(id).await;
     }
 
-    /// Ends those that were not added to for so long.
-    pub(super) async fn expire(&self, after: Duration) -> usize {
-        let Some(before) = SystemTime::now().checked_sub(after) else { return 0 };
-        let old: Vec<_> = self.table().values().filter(|session| session.used_at() < before).cloned().collect();
+    /// How many run.
+    pub(super) fn count(&self) -> usize {
+        self.table().len()
+    }
+
+    /// Ends those that were not added to for so long, and sooner those that are empty.
+    pub(super) async fn expire(&self, after: Duration, empty_after: Duration) -> usize {
+        let now = SystemTime::now();
+        let old: Vec<_> =
+            self.table().values().filter(|session| session.is_old(now, after, empty_after)).cloned().collect();
         let mut expired = 0;
         for session in old {
-            // One that is being added to is in use.
-            let Ok(mut state) = session.state.try_lock() else { continue };
-            state.is_over = true;
-            drop(state);
-            self.end(session.file.id).await;
-            expired += 1;
+            if session.give_up() {
+                self.end(session.file.id).await;
+                expired += 1;
+            }
         }
         expired
     }
@@ -149,12 +182,15 @@ impl Sessions {
 }
 
 impl Session {
-    fn found(upload: &FoundUpload) -> Option<Self> {
+    fn found(upload: &FoundUpload, arriving: &Arc<Arriving>) -> Option<Self> {
         let note: Note = serde_json::from_slice(&upload.note).ok()?;
+        let repository = note.repository.parse().ok()?;
         Some(Self {
             file: UploadFile::of(upload.id),
-            repository: note.repository.parse().ok()?,
+            arrived: arriving.count(&repository, upload.length),
+            repository,
             principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
+            client: note.client.map(ClientKey::of),
             last_use: Mutex::new(upload.last_use),
             state: tokio::sync::Mutex::new(State { length: upload.length, hasher: None, is_over: false }),
         })
@@ -174,12 +210,126 @@ impl Session {
         *self.last_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self) -> Vec<u8> {
+    /// Whether nothing was added for too long.
+    fn is_old(&self, now: SystemTime, after: Duration, empty_after: Duration) -> bool {
+        let rested = now.duration_since(self.used_at()).unwrap_or_default();
+        rested > after || (self.arrived.bytes() == 0 && rested > empty_after)
+    }
+
+    /// Whether it was without a byte, or at rest, and is over now. One that is being added to is in use.
+    fn give_up(&self) -> bool {
+        let Ok(mut state) = self.state.try_lock() else { return false };
+        state.is_over = true;
+        true
+    }
+
+    fn note(&self, client: IpAddr) -> Vec<u8> {
         let user = match &self.principal {
             Principal::Anonymous => None,
             Principal::User(name) => Some(name.to_string()),
         };
         // Texts always serialise; an empty note would be found and dropped at the next start.
-        serde_json::to_vec(&Note { repository: self.repository.to_string(), user }).unwrap_or_default()
+        serde_json::to_vec(&Note { repository: self.repository.to_string(), user, client: Some(client) })
+            .unwrap_or_default()
+    }
+}
+
+/// Whether there is a place for one more session. If the table is full, a session that rests makes room: of the networks
+/// that have more than the new one's, that with the most; an empty session first, then the one that rested longest. It is
+/// given up here, and to be ended.
+fn place_for(
+    table: &HashMap<UploadId, Arc<Session>>,
+    new: &Session,
+    limits: UploadLimits,
+) -> Result<Option<UploadId>, TooMany> {
+    let is_account = new.principal != Principal::Anonymous;
+    let of_account = table.values().filter(|session| is_account && session.principal == new.principal).count();
+    let of_client = table.values().filter(|session| session.client == new.client).count();
+    if of_account.max(of_client) >= limits.per_client {
+        return Err(TooMany::OfClient(limits.per_client));
+    }
+    if table.len() < limits.total {
+        return Ok(None);
+    }
+    let mut counts: HashMap<Option<ClientKey>, usize> = HashMap::new();
+    for session in table.values() {
+        *counts.entry(session.client).or_default() += 1;
+    }
+    let count = |session: &Session| counts.get(&session.client).copied().unwrap_or(0);
+    let mut heavier: Vec<_> = table.values().filter(|session| count(session) > of_client + 1).collect();
+    heavier.sort_by_key(|session| (Reverse(count(session)), session.arrived.bytes() > 0, session.used_at()));
+    let displaced = heavier.into_iter().find(|session| session.give_up());
+    displaced.map(|session| Some(session.file.id)).ok_or(TooMany::Total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(account: &str, client: &str, bytes: u64) -> Arc<Session> {
+        let repository: RepositoryName = "app".parse().expect("a name");
+        let arrived = Arc::<Arriving>::default().count(&repository, bytes);
+        Arc::new(Session {
+            file: UploadFile::of(UploadId::random().expect("randomness")),
+            repository,
+            principal: if account.is_empty() { Principal::Anonymous } else { Principal::User(account.into()) },
+            client: Some(ClientKey::of(client.parse().expect(client))),
+            last_use: Mutex::new(SystemTime::now()),
+            arrived,
+            state: tokio::sync::Mutex::new(State { length: bytes, hasher: None, is_over: false }),
+        })
+    }
+
+    fn table(sessions: &[Arc<Session>]) -> HashMap<UploadId, Arc<Session>> {
+        sessions.iter().map(|session| (session.file.id, session.clone())).collect()
+    }
+
+    const LIMITS: UploadLimits = UploadLimits { total: 6, per_client: 3 };
+
+    #[test]
+    fn accounts_and_networks_have_a_bound_each() {
+        let full = |one: [(&str, &str); 3]| table(&one.map(|(account, client)| session(account, client, 0)));
+        let of_client = Err(TooMany::OfClient(3));
+        for (known, new, expected) in [
+            ([("", "192.0.2.1"), ("", "192.0.2.1"), ("bob", "192.0.2.1")], ("", "192.0.2.1"), of_client),
+            ([("", "192.0.2.1"), ("", "192.0.2.1"), ("bob", "192.0.2.1")], ("alice", "192.0.2.1"), of_client),
+            ([("", "192.0.2.1"), ("", "192.0.2.1"), ("", "192.0.2.1")], ("", "192.0.2.2"), Ok(None)),
+            ([("", "192.0.2.1"), ("", "::ffff:192.0.2.1"), ("", "192.0.2.1")], ("", "192.0.2.1"), of_client),
+            ([("", "2001:db8::1"), ("", "2001:db8::2"), ("", "2001:db8::ffff:3")], ("", "2001:db8::4"), of_client),
+            ([("", "2001:db8::1"), ("", "2001:db8::2"), ("", "2001:db8::3")], ("", "2001:db8:0:1::1"), Ok(None)),
+            ([("ci", "192.0.2.1"), ("ci", "192.0.2.2"), ("ci", "192.0.2.3")], ("ci", "192.0.2.4"), of_client),
+            ([("ci", "192.0.2.1"), ("ci", "192.0.2.2"), ("ci", "192.0.2.3")], ("", "192.0.2.4"), Ok(None)),
+            ([("ci", "192.0.2.1"), ("ci", "192.0.2.2"), ("", "192.0.2.4")], ("ci", "192.0.2.4"), Ok(None)),
+        ] {
+            assert_eq!(place_for(&full(known), &session(new.0, new.1, 0), LIMITS), expected, "{known:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn in_a_full_table_the_network_with_the_most_makes_room() {
+        let of = |client: &str, bytes| session("", client, bytes);
+        let (empty, old) = (of("192.0.2.1", 0), of("192.0.2.1", 5));
+        *old.last_use.lock().unwrap() = SystemTime::UNIX_EPOCH;
+        let others = [of("192.0.2.1", 5), of("192.0.2.2", 0), of("192.0.2.2", 0), of("192.0.2.3", 0)];
+        let all = table(&[&[empty.clone(), old.clone()][..], &others].concat());
+        assert_eq!(place_for(&all, &of("192.0.2.2", 0), LIMITS), Err(TooMany::Total), "it has nearly as many");
+        let busy = empty.state.try_lock().expect("at rest");
+        assert_eq!(place_for(&all, &of("192.0.2.9", 0), LIMITS), Ok(Some(old.file.id)), "one in use stays");
+        drop(busy);
+        assert_eq!(place_for(&all, &of("192.0.2.9", 0), LIMITS), Ok(Some(empty.file.id)), "an empty one goes first");
+        assert!(empty.state.try_lock().expect("at rest").is_over);
+    }
+
+    #[test]
+    fn empty_sessions_are_old_in_minutes_and_others_in_hours() {
+        let now = SystemTime::now();
+        let (after, empty_after) = (Duration::from_secs(3600), Duration::from_secs(60));
+        for (bytes, rested_s, expected) in
+            [(0, 59, false), (0, 61, true), (1, 61, false), (1, 3599, false), (1, 3601, true), (0, 3601, true)]
+        {
+            let session = session("", "192.0.2.1", bytes);
+            *session.last_use.lock().unwrap() = now - Duration::from_secs(rested_s);
+            assert_eq!(session.is_old(now, after, empty_after), expected, "{bytes} {rested_s}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::LocalRegistry;
 use super::access::{AccessRefusal, Action, Wish};
 use super::error::{RegistryError, placed};
 use super::events::{Deed, Event};
-use super::receive::{Interrupted, digest, receive};
+use super::receive::{Gate, Interrupted, digest, receive};
 use super::request::LocalRequest;
 use super::sessions::{NotBegun, Session, State};
 use entrepot_net::http::body::ReplyBody;
@@ -83,9 +83,12 @@ impl LocalRequest {
     ) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
         let mut state = session.running().await?;
-        let added = self.append(&session, &mut state, body).await;
+        let added = self.append(&session, &mut state, body).await.map(drop);
         session.touch();
-        added?;
+        if let Err(error) = added {
+            self.rewind(&session, &state).await;
+            return Err(error);
+        }
         Ok(session_reply(StatusCode::ACCEPTED, &session, state.length))
     }
 
@@ -167,7 +170,7 @@ impl LocalRequest {
             },
         };
         let Some(size_bytes) = store.repositories.content_bytes(digest).await else { return Ok(None) };
-        if let Some(refusal) = self.registry.overdrawn(to, Some(digest), size_bytes).await? {
+        if let Some(refusal) = self.registry.overdrawn(to, digest, size_bytes).await? {
             return Ok(Some(Err(refusal)));
         }
         Ok(store.repositories.at(to).link(digest).await?.then_some(Ok(from)))
@@ -178,9 +181,10 @@ impl LocalRequest {
         repository: &RepositoryName,
         algorithm: Algorithm,
     ) -> Result<Arc<Session>, RegistryError> {
-        let (principal, max) = (&self.visitor.principal, self.scope.snapshot.config.registry.max_uploads);
-        self.registry.sessions.begin(repository, principal, algorithm, max).await.map_err(|why| match why {
-            NotBegun::TooMany => RegistryError::TooManyUploads,
+        let client = (&self.visitor.principal, self.scope.connection.client);
+        let limits = self.scope.snapshot.config.registry.uploads;
+        self.registry.sessions.begin(repository, client, algorithm, limits).await.map_err(|why| match why {
+            NotBegun::TooMany(which) => RegistryError::TooManyUploads(which),
             NotBegun::Random => RegistryError::DiskFailed,
             NotBegun::Store(error) => error.into(),
         })
@@ -210,20 +214,31 @@ impl LocalRequest {
         {
             return Err(wrong_size());
         }
-        // Better before its bytes than after them: by its length alone the upload may pass a quota.
-        let length = state.length.saturating_add(told.unwrap_or(0));
-        if let Some(refusal) = self.registry.overdrawn(&session.repository, None, length).await? {
-            return Err(refusal.into());
+        if session.arrived.bytes() != state.length {
+            // A request that was given up half way could not do it itself.
+            self.rewind(session, state).await;
+        }
+        let budget = self.registry.budget(&session.repository).await?;
+        let mut gate = Gate { budget, arrived: &session.arrived };
+        // Better before its bytes than among them: by its length alone the upload may pass a quota.
+        match gate.announce(state.length.saturating_add(told.unwrap_or(0))).await {
+            Ok(()) | Err(Interrupted::Client) => {}
+            Err(Interrupted::Quota(refusal)) => return Err(refusal.into()),
+            Err(Interrupted::Store(error)) => return Err(error.into()),
         }
         let fill = Arc::new(self.registry.store.uploads.open(&session.file).await?);
         let mark = Mark::of(state);
-        match receive(&fill, state, body, self.scope.snapshot.config.client.body_timeout).await {
+        match receive(&fill, state, body, &mut gate, self.scope.snapshot.config.client.body_timeout).await {
             Ok(added) if range.is_some_and(|range| range.length() != added) => {
                 mark.reset(state);
                 Err(wrong_size())
             }
             Ok(_) => Ok(fill),
             Err(Interrupted::Client) => Err(RegistryError::broke_off(ErrorCode::BlobUploadInvalid)),
+            Err(Interrupted::Quota(refusal)) => {
+                mark.reset(state);
+                Err(refusal.into())
+            }
             Err(Interrupted::Store(error)) => {
                 mark.reset(state);
                 Err(error.into())
@@ -231,10 +246,34 @@ impl LocalRequest {
         }
     }
 
+    /// After a request that failed: the file and the quotas are as the session is. What cannot be cut off now goes with
+    /// the session, and no byte of it is ever read.
+    async fn rewind(&self, session: &Session, state: &State) {
+        match self.registry.store.uploads.cut(&session.file, state.length).await {
+            Ok(()) => session.arrived.set_to(state.length),
+            Err(error) => tracing::warn!("the rest of a failed upload stays for now: {error}"),
+        }
+    }
+
     fn chunk_range(&self) -> Result<Option<ChunkRange>, RegistryError> {
         let Some(text) = self.header(&CONTENT_RANGE) else { return Ok(None) };
         let range = text.parse().map(Some);
         range.map_err(|_| RegistryError::invalid(ErrorCode::BlobUploadInvalid, "Content-Range: first-last"))
+    }
+
+    /// Adds the last bytes and compares the digest.
+    async fn complete(
+        &self,
+        session: &Session,
+        state: &mut State,
+        told: &Digest,
+        body: &mut Incoming,
+    ) -> Result<Arc<PartialBlob>, RegistryError> {
+        let fill = self.append(session, state, body).await?;
+        match digest(&fill, state, told.algorithm()).await? == *told {
+            true => Ok(fill),
+            false => Err(RegistryError::invalid(ErrorCode::DigestInvalid, "the content does not have this digest")),
+        }
     }
 
     /// Adds the last bytes, compares, publishes, links. What is not acknowledged leaves the session as it was before
@@ -247,12 +286,15 @@ impl LocalRequest {
     ) -> Result<Reply, RegistryError> {
         let mut state = session.running().await?;
         let mut attempt = State { length: state.length, hasher: state.hasher.clone(), is_over: false };
-        let fill = self.append(session, &mut attempt, body).await?;
+        let arrived = self.complete(session, &mut attempt, digest_told, body).await;
         session.touch();
-        if digest(&fill, &attempt, digest_told.algorithm()).await? != *digest_told {
-            let why = "the content does not have this digest";
-            return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
-        }
+        let fill = match arrived {
+            Ok(fill) => fill,
+            Err(error) => {
+                self.rewind(session, &state).await;
+                return Err(error);
+            }
+        };
         state.is_over = true;
         drop(state);
         let (registry, session, digest, length) =
@@ -260,7 +302,7 @@ impl LocalRequest {
         let repository = session.repository.clone();
         // A client that leaves now does not stop it half way.
         let keeping = async move {
-            let kept = keep(&registry, &session.repository, &fill, &digest, length).await;
+            let kept = keep(&registry, &session, &fill, &digest, length).await;
             drop(fill);
             end(&registry, &session).await;
             kept
@@ -285,13 +327,14 @@ async fn end(registry: &LocalRegistry, session: &Session) {
 /// Makes the bytes of an upload content of the repository, if that has room for them.
 async fn keep(
     registry: &LocalRegistry,
-    repository: &RepositoryName,
+    session: &Session,
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
 ) -> Result<Option<AccessRefusal>, StoreError> {
+    let repository = &session.repository;
     let _turn = registry.turn(repository).await;
-    if let Some(refusal) = registry.overdrawn(repository, Some(digest), length).await? {
+    if let Some(refusal) = registry.overdrawn(repository, digest, length).await? {
         return Ok(Some(refusal));
     }
     // Pinned before it is there, so that no collection and no eviction comes in between.
@@ -301,6 +344,8 @@ async fn keep(
     }
     let linked = registry.store.repositories.at(repository).link(digest).await;
     drop(hold);
+    // In the same turn: its bytes are content from here on.
+    session.arrived.set_to(0);
     if linked? { Ok(None) } else { Err(StoreError::DiskThreadGone) }
 }
 

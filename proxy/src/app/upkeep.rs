@@ -28,8 +28,10 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
         });
         // If the look-up panics, the log has it, and the next tick looks again.
         let _ = looked.await;
-        let expiry = reloader.state.snapshot().config.registry.upload_expiry;
-        let expired = reloader.state.registry.local.expire_uploads(expiry).await;
+        let snapshot = reloader.state.snapshot();
+        let settings = &snapshot.config.registry;
+        let (after, empty_after) = (settings.upload_expiry, settings.empty_upload_expiry);
+        let expired = reloader.state.registry.local.expire_uploads(after, empty_after).await;
         let dropped = reloader.store.expire_unused(SystemTime::now()).await;
         if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");

@@ -12,6 +12,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -75,6 +76,19 @@ impl Uploads {
         opened.await?
     }
 
+    /// Cuts the file of an upload back to its first bytes, once no write to it runs: what a failed request wrote behind
+    /// them is gone.
+    pub async fn cut(&self, file: &UploadFile, length: u64) -> Result<(), StoreError> {
+        let (path, id) = (self.partial_blobs.paths.upload(file.id), file.id);
+        let disk = &self.partial_blobs.disk;
+        let turn = disk.in_time(file.turns.clone().lock_owned()).await?;
+        let cut = move || {
+            let _turn = turn;
+            cut_now(&path, length)
+        };
+        disk.run_in_time(lane(id), move |calls| async move { calls.aside(cut).await }).await?
+    }
+
     /// Writes the note of an upload.
     pub async fn note(&self, id: UploadId, note: Vec<u8>) -> Result<(), StoreError> {
         let path = self.partial_blobs.paths.session(id);
@@ -133,6 +147,16 @@ fn open_now(home: &Arc<PartialBlobs>, id: UploadId, turn: UploadTurn) -> Result<
     let (file, extents) = (Arc::new(file), Extents::new());
     let begun = Begun { name, file, size: None, extents, purpose, origin: None, turn: Some(turn) };
     Ok(PartialBlob::new(home, path, begun, home.room.adopt(length, purpose)))
+}
+
+fn cut_now(path: &Path, length: u64) -> Result<(), StoreError> {
+    if length == 0 {
+        return disk::unlink(path).map(drop);
+    }
+    let file = disk::reopen(path)?;
+    let known = file.metadata().map_err(|error| StoreError::from_io("measure", path, error))?.len();
+    let cut = if known > length { file.set_len(length) } else { Ok(()) };
+    cut.map_err(|error| StoreError::from_io("cut", path, error))
 }
 
 /// The disk thread of an upload.

@@ -6,6 +6,7 @@
 //! model is one function, [`Cell::verdict`]. A run asks a part of all cells, chosen by a seed that changes each day and is
 //! printed; `ENTREPOT_MATRIX=all` asks all of them, `ENTREPOT_MATRIX=<seed>` repeats a run.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -63,7 +64,7 @@ enum Way {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Second {
     Honest,
-    /// It has the right length and breaks off.
+    /// It tells the right length, breaks off, and then has nothing.
     Claims,
     Lies,
     Hangs,
@@ -104,7 +105,7 @@ const ACCOUNTS: [Account; 4] = [Account::None, Account::Shared, Account::Strict,
 /// The cells of one run.
 const CELLS_MIN: usize = 5000;
 /// One of this many cells of strangers is asked; those of the valid client are all asked.
-const PART: u64 = 3;
+const PART: u64 = 5;
 
 const ARTEFACT: &str = "/team/secret/-/archive.tgz";
 const REPOSITORY: &str = "team/secret";
@@ -158,14 +159,18 @@ struct World {
     image: Image,
     archive: Bytes,
     claim: String,
+    /// A token that stands for nobody, of upstream or, where the account stands in, of entrepot.
+    anonymous: String,
     gate: Gate,
+    second_gate: Gate,
     _reading: Option<Reading>,
 }
 
 impl World {
     async fn new(state: State, second_is: Second, account: Account) -> Self {
         let (upstream, second) = (Upstream::start().await, Upstream::start().await);
-        let (image, gate, archive) = (Image::new(REPOSITORY, 7), Gate::closed(), bytes(8, 70_000));
+        let (image, archive) = (Image::new(REPOSITORY, 7), bytes(8, 70_000));
+        let (gate, second_gate) = (Gate::closed(), Gate::closed());
         image.publish(&upstream, "1");
         let content = Answer::content(image.layer.clone());
         let layer = match state {
@@ -186,17 +191,20 @@ impl World {
         }
         let claim = format!("/v2/second/app/blobs/{}", image.layer_digest);
         let lie = Answer::content(bytes(9, image.layer.len()));
-        let gone = Answer::content(image.layer.clone()).saying_length(image.layer.len() as u64).reset_after(0);
-        second.blob_as(
-            "second/app",
-            &image.layer_digest,
-            match second_is {
-                Second::Honest => Answer::content(image.layer.clone()),
-                Second::Claims => gone,
-                Second::Lies => lie,
-                Second::Hangs => lie.head_gated(&Gate::closed()),
-            },
-        );
+        match second_is {
+            Second::Honest => second.blob_as("second/app", &image.layer_digest, Answer::content(image.layer.clone())),
+            Second::Lies => second.blob_as("second/app", &image.layer_digest, lie),
+            Second::Hangs => second.blob_as("second/app", &image.layer_digest, lie.head_gated(&second_gate)),
+            Second::Claims => {
+                let (digest, begun) = (image.layer_digest.to_string(), AtomicBool::new(false));
+                second.on(&claim, move |seen| {
+                    match seen.method == Method::HEAD || !begun.swap(true, Ordering::Relaxed) {
+                        true => lie.clone().header("docker-content-digest", &digest).reset_after(0),
+                        false => Answer::json(404, "{}"),
+                    }
+                });
+            }
+        }
         let mut setup = Setup::of(&[&upstream, &second])
             .set("cache", r"patterns = ['\.tgz$']")
             .set("intercept", &format!("registries = [\"localhost:{}\"]", upstream.address.port()))
@@ -210,20 +218,32 @@ impl World {
             Account::Refused => setup.account(&upstream, "robot", "ran-out"),
         };
         let proxy = setup.start().await;
-        let mut world = Self { upstream, second, proxy, image, archive, claim, gate, _reading: None };
-        world.learn_the_realm(account).await;
+        let mut world = Self {
+            upstream,
+            second,
+            proxy,
+            image,
+            archive,
+            claim,
+            anonymous: String::new(),
+            gate,
+            second_gate,
+            _reading: None,
+        };
+        world.fetch_a_token().await;
         world.reach(state, &server).await;
         world
     }
 
-    /// Tokens are seen only after a challenge named their realm.
-    async fn learn_the_realm(&self, account: Account) {
-        self.proxy.get(&self.upstream, "/v2/").bearer("token-of-nobody").send().await;
-        if matches!(account, Account::None | Account::Strict) {
-            self.proxy.get(&self.upstream, &self.image.tag_path("1")).send().await;
-            let path = format!("/token?service=fake&scope=repository:{REPOSITORY}:pull");
-            assert!(self.proxy.get(&self.upstream, &path).send().await.text().contains("token-of-nobody"));
-        }
+    /// Comes to a token as docker does: a challenge names the realm.
+    async fn fetch_a_token(&mut self) {
+        let challenge = self.proxy.get(&self.upstream, "/v2/").send().await;
+        let challenge = challenge.header("www-authenticate");
+        let realm = challenge.split("realm=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a realm");
+        let path = realm.strip_prefix(&self.upstream.url("")).expect("on the registry itself");
+        let token = self.proxy.get(&self.upstream, &format!("{path}?service=fake&scope=repository:{REPOSITORY}:pull"));
+        let token: serde_json::Value = serde_json::from_slice(&token.send().await.body).expect("JSON");
+        self.anonymous = token["token"].as_str().expect("a token").to_owned();
     }
 
     async fn reach(&mut self, state: State, server: &TokenServer) {
@@ -265,12 +285,19 @@ impl World {
                 old.publish(&self.upstream, "0");
                 server.allow(NOBODY, REPOSITORY);
                 for path in [old.tag_path("0"), old.layer_path()] {
-                    self.proxy.get(&self.upstream, &path).bearer("token-of-nobody").send().await;
+                    self.proxy.get(&self.upstream, &path).bearer(&self.anonymous).send().await;
                 }
                 server.revoke(NOBODY, REPOSITORY);
                 self.warm().await;
             }
         }
+    }
+
+    /// Ends what still runs, so that the next world begins alone.
+    async fn end(self) {
+        self.gate.open();
+        self.second_gate.open();
+        self.proxy.pull.inflight.drain().await;
     }
 
     async fn warm(&self) {
@@ -301,7 +328,7 @@ impl World {
         };
         let ask = match cell.client {
             Client::Nothing => ask,
-            Client::AnonymousToken => ask.bearer("token-of-nobody"),
+            Client::AnonymousToken => ask.bearer(&self.anonymous),
             Client::OthersToken => ask.bearer("token-of-bob"),
             Client::Revoked => ask.bearer("token-of-carol"),
             Client::Expired => ask.bearer("token-of-yesterday"),
@@ -414,7 +441,7 @@ async fn no_cell_gives_a_private_or_a_wrong_byte() {
                         for way in WAYS {
                             let cell = Cell { client, object, state, way, account };
                             number += 1;
-                            let is_chosen = client == Client::Valid || mixed(seed, number) % part == 0;
+                            let is_chosen = client == Client::Valid || mixed(seed, number).is_multiple_of(part);
                             // A client with the right waits for a fetch that stands still.
                             let waits = cell.verdict() != Verdict::Refused
                                 && client != Client::Valid
@@ -428,6 +455,7 @@ async fn no_cell_gives_a_private_or_a_wrong_byte() {
                     }
                 }
                 world.ask_second(second_is, state).await;
+                world.end().await;
             }
         }
     }

@@ -87,12 +87,15 @@ pub struct ProofAges {
 pub struct RegistrySettings {
     /// The name by which clients on the network know our registry.
     pub hostname: RegistryHost,
+    /// Further names and addresses by which clients know this machine. The ports do not count.
+    pub names: Vec<RegistryHost>,
     /// Whether `library/…` is given. It is Docker Hub's and never ours.
     pub docker_hub_mirror: bool,
-    /// The most uploads that run at once.
-    pub max_uploads: usize,
+    pub uploads: UploadLimits,
     /// An upload that makes no progress for this time is dropped.
     pub upload_expiry: Duration,
+    /// One that has no bytes yet is dropped after this time.
+    pub empty_upload_expiry: Duration,
     /// The time that a pushed blob waits for a manifest. A collection removes it afterwards.
     pub grace: Duration,
     /// Time between two automatic collections. Zero means none.
@@ -100,6 +103,14 @@ pub struct RegistrySettings {
     pub rights: Arc<Rights>,
     /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,
+}
+
+/// The most uploads that run at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UploadLimits {
+    pub total: usize,
+    /// For one account, and for one client address.
+    pub per_client: usize,
 }
 
 /// `[cache]`

@@ -76,6 +76,19 @@ fn rules_quotas_tags_and_notifications() {
 }
 
 #[test]
+fn further_names_are_hosts_and_addresses_without_ports() {
+    let text = r#"[registry]
+        names = ["Cache.Example", "192.0.2.7", "fd00::5", "[fd00::6]"]"#;
+    let names = Case::new(text).loaded().config.live.registry.names;
+    let names: Vec<_> = names.iter().map(|host| host.name()).collect();
+    assert_eq!(names, ["cache.example", "192.0.2.7", "fd00::5", "fd00::6"]);
+    for bad in ["cache.example:5000", "http://cache.example", "a b", "[fd00::5]:80", ""] {
+        let error = Case::new(&format!("[registry]\nnames = [{bad:?}]")).error();
+        assert!(error.contains("registry.names: "), "{bad}: {error}");
+    }
+}
+
+#[test]
 fn mistakes_are_told() {
     for (text, expected) in [
         ("anonymous = \"all\"", "registry.anonymous: \"all\" is not one of pull, push, delete, none"),

@@ -22,6 +22,7 @@ use std::fs;
 use std::path::Path;
 
 use entrepot_core::digest::Digest;
+use entrepot_core::docker_hub;
 use entrepot_core::media::{MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{RepositoryName, Tag};
 
@@ -100,6 +101,10 @@ impl Import<'_> {
     }
 
     async fn repository(&mut self, repository: &RepositoryName) -> Result<(), ImportError> {
+        if repository.as_str().starts_with(docker_hub::OFFICIAL) {
+            let why = "library/ is Docker Hub's here, so nothing would be given from it; push it under another name";
+            return self.skip(repository.to_string(), why).await;
+        }
         for digest in self.tree.layers(repository)? {
             self.blob(repository, &digest).await?;
         }

@@ -229,3 +229,17 @@ async fn nothing_is_no_tree() {
     let error = import(&here.store, here.folder.path(), sender).await.err().unwrap();
     assert!(error.to_string().contains("holds no data of Docker's registry"), "{error}");
 }
+
+#[tokio::test]
+async fn what_lies_below_library_is_named_and_left_out() {
+    let (tree, [_, layer, ..]) = tree();
+    tree.layer("library/app", b"config");
+    tree.layer("library/app", &large(1));
+    tree.manifest("library/app", &["v1"], &image(&Digest::of(Algorithm::Sha256, b"config"), &[&layer]));
+    let here = Here::new();
+    let (imported, lines) = here.import(&tree).await;
+    let imported = imported.unwrap();
+    assert_eq!((imported.repositories, imported.skipped), (2, 1), "{lines:?}");
+    assert!(skipped(&lines)[0].starts_with("library/app: library/ is Docker Hub's"), "{lines:?}");
+    assert_eq!(here.tag("library/app", "v1").await, None);
+}

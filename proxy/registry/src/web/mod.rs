@@ -7,7 +7,7 @@
 //!
 //! Invariants: the rights are the API's, decided by the same functions. A person without the right to pull does not see
 //! a repository. A person without the right to delete gets no button, and 401 or 403 for a request. A form does the
-//! same as DELETE, including events. GET changes nothing, and neither does a form from another site (`csrf`).
+//! same as DELETE, including events. GET changes nothing, and neither does a form from another site (`forgery`, `csrf`).
 
 mod asked;
 mod csrf;
@@ -26,11 +26,11 @@ use hyper::body::Incoming;
 
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, Principal, Wish};
+use super::forgery::{Forgery, check_change, check_host};
 use super::removal::NotRemoved;
 use super::request::LocalRequest;
 use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
-use csrf::{Forgery, check_host, check_origin};
 use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_net::http::reply::Reply;
 use entrepot_store::{Repository, Sweep};
@@ -69,7 +69,7 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
 
 async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body: Incoming) -> Result<Reply, Problem> {
     let place = place(&head)?;
-    let host = check_host(&service.local, &scope.snapshot.config.registry, &head);
+    let host = check_host(&service.local, &head);
     let is_form = place.method == Method::POST;
     let form = if is_form { Some(form(service, scope, &head, body).await?) } else { None };
     let query = || head.uri.query().unwrap_or_default().as_bytes();
@@ -77,7 +77,7 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
     let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
     if is_form {
         host?;
-        check_origin(&head)?;
+        check_change(&service.local, &head)?;
         service.local.csrf.check(&visitor.principal, &fields.get("seal").unwrap_or_default())?;
     }
     let asked = (place.read)(&fields).ok_or(Problem::Form)?;

@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 use url::form_urlencoded;
 
 use super::PATH;
-use super::csrf::Forgery;
 use super::look::{Part, RepositoryRow, TagRow};
 use crate::access::AccessControl;
 use crate::collection::{Ended, Known};
+use crate::forgery::Forgery;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::page::{self, Page, visible};
 use entrepot_observe::human::{age, size};

@@ -3,10 +3,10 @@
 use http::StatusCode;
 use http::header::{ALLOW, WWW_AUTHENTICATE};
 
-use super::csrf::Forgery;
 use super::pages;
 use crate::access::AccessRefusal;
 use crate::access::token::SERVICE;
+use crate::forgery::Forgery;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_store::StoreError;

@@ -1,6 +1,6 @@
 //! A client of the proxy: single requests on their own connections, or many on one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::in_time;
@@ -23,6 +23,8 @@ use super::in_time;
 #[derive(Clone)]
 pub(crate) struct Ask {
     door: SocketAddr,
+    /// The client's own address. None for the system's choice.
+    from: Option<IpAddr>,
     method: Method,
     host: String,
     path: String,
@@ -57,7 +59,13 @@ pub(crate) struct Session {
 impl Ask {
     pub(super) fn new(door: SocketAddr, method: Method, host: &str, path: &str) -> Self {
         let (host, path) = (host.to_owned(), path.to_owned());
-        Self { door, method, host, path, headers: HeaderMap::new(), body: Bytes::new() }.header("accept", "*/*")
+        Self { door, from: None, method, host, path, headers: HeaderMap::new(), body: Bytes::new() }
+            .header("accept", "*/*")
+    }
+
+    /// Comes from this address of the loopback network.
+    pub(crate) fn from(self, address: [u8; 4]) -> Self {
+        Self { from: Some(address.into()), ..self }
     }
 
     /// Sets a header.
@@ -101,7 +109,7 @@ impl Ask {
     }
 
     async fn try_start(self) -> Result<Reading, hyper::Error> {
-        let mut session = Session::to(self.door).await;
+        let mut session = Session::from_to(self.from, self.door).await;
         let response = session.send(self.into_request(true)).await?;
         Ok(Reading::new(response, session))
     }
@@ -127,7 +135,15 @@ impl Ask {
 impl Session {
     /// Keeps one connection to the door for many requests.
     pub(crate) async fn to(door: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(door).await.expect("the door is open")).await
+        Self::from_to(None, door).await
+    }
+
+    async fn from_to(from: Option<IpAddr>, door: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if let Some(from) = from {
+            socket.bind(SocketAddr::new(from, 0)).expect("an address of this machine");
+        }
+        Self::over(socket.connect(door).await.expect("the door is open")).await
     }
 
     /// The same inside TLS, after a CONNECT. Requests are in origin form there.

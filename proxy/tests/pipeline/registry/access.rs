@@ -278,3 +278,45 @@ async fn without_a_login_only_what_was_pushed_so_is_moved_and_nothing_is_deleted
     assert_eq!(tag(&proxy, nobody, &first, "mine").await.status, 201);
     assert_eq!(ask(&proxy, nobody, Method::DELETE, &first.tag_path("mine")).await.status, 202);
 }
+
+#[tokio::test]
+async fn a_browser_changes_nothing_but_from_our_own_pages() {
+    let proxy = super::registry().await;
+    let image = Image::new("team/app", 1);
+    super::push(&proxy, &image, "v1").await;
+    let (own, evil) = ("docker-registry.local:5000", "evil.example:5000");
+    let changes = [
+        (Method::PUT, image.tag_path("v2"), 201),
+        (Method::POST, "/v2/team/app/blobs/uploads/".to_owned(), 202),
+        (Method::DELETE, image.tag_path("v1"), 202),
+    ];
+    let ask = |method: &Method, path: &str, pairs: &[(&str, &str)]| {
+        let ask = proxy.registry(method.clone(), path).header("content-type", MANIFEST_TYPE);
+        pairs.iter().fold(ask.body(image.manifest.clone()), |ask, (name, value)| ask.header(name, value))
+    };
+    for pairs in [
+        &[("host", evil), ("origin", "http://evil.example:5000"), ("sec-fetch-site", "same-origin")][..],
+        &[("host", evil), ("sec-fetch-site", "same-origin")],
+        &[("host", own), ("origin", "http://evil.example")],
+        &[("host", own), ("sec-fetch-site", "cross-site")],
+        &[("host", own), ("origin", "null")],
+    ] {
+        for (method, path, _) in &changes {
+            ask(method, path, pairs).send().await.is_error(403, "DENIED");
+        }
+        let read = ask(&Method::GET, &image.tag_path("v1"), pairs).body("").send().await;
+        read.is_whole(&image.manifest);
+    }
+    let by_chunk = super::begin(&proxy, "team/app").await;
+    for (method, query) in [(Method::PATCH, ""), (Method::PUT, "?digest=sha256:00"), (Method::DELETE, "")] {
+        let path = format!("{by_chunk}{query}");
+        ask(&method, &path, &[("origin", "http://evil.example")]).send().await.is_error(403, "DENIED");
+    }
+    // Our own page, and clients that are no browsers, by whatever name.
+    for pairs in [&[("host", own), ("origin", "http://docker-registry.local:5000")][..], &[("host", "any.example")]] {
+        super::put_manifest(&proxy, "team/app", "v1", image.manifest.clone()).await;
+        for (method, path, status) in &changes {
+            assert_eq!(ask(method, path, pairs).send().await.status, *status, "{method} {path} {pairs:?}");
+        }
+    }
+}

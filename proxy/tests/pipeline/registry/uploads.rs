@@ -1,5 +1,7 @@
 //! Uploads: in one request, two, chunks and streams; out of order, broken off, cancelled, guessed; and over a restart.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -113,8 +115,9 @@ async fn only_so_many_uploads_run_and_those_at_rest_expire() {
     }
     let fourth = proxy.registry(Method::POST, "/v2/app/blobs/uploads/").send().await;
     fourth.is_error(429, "TOOMANYREQUESTS");
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::from_secs(60)).await, 0);
-    assert_eq!(proxy.state().registry.local.expire_uploads(std::time::Duration::ZERO).await, 3);
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+    assert_eq!(proxy.state().registry.local.expire_uploads(day, minute).await, 0);
+    assert_eq!(proxy.state().registry.local.expire_uploads(day, Duration::ZERO).await, 3, "they are empty");
     assert!(proxy.files("uploads").is_empty());
     begin(&proxy, "app").await;
 }
@@ -222,4 +225,138 @@ async fn a_full_disk_is_a_clean_507_and_nothing_is_kept() {
     manifest.is_error(507, "DENIED");
     assert!(proxy.files("blobs").is_empty());
     assert_eq!(status(&proxy, Method::GET, "/v2/app/manifests/v1").await, 404);
+}
+
+/// Sends so many bytes in chunks without telling their number, or as many as are taken. Returns what the server says.
+async fn stream_to(proxy: &Proxy, method: Method, path: &str, length: usize) -> String {
+    let stream = TcpStream::connect(proxy.registry_door).await.expect("the door");
+    let (mut answers, mut sent) = stream.into_split();
+    let stream = &mut sent;
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n");
+    let sending = async move {
+        stream.write_all(head.as_bytes()).await?;
+        let piece = vec![b'x'; 64 << 10];
+        for _ in 0..length / piece.len() {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+            stream.write_all(&piece).await?;
+            stream.write_all(b"\r\n").await?;
+        }
+        stream.write_all(b"0\r\n\r\n").await
+    };
+    let mut said = String::new();
+    // A server that has answered need not take the rest.
+    let (_, read) = in_time("an answer", async { tokio::join!(sending, answers.read_to_string(&mut said)) }).await;
+    read.expect("an answer");
+    said
+}
+
+/// The bytes of all uploads on the disk.
+fn uploaded_bytes(proxy: &Proxy) -> u64 {
+    let files = proxy.files("uploads").into_iter().filter(|path| path.extension().is_none());
+    files.map(|path| std::fs::metadata(path).map_or(0, |file| file.len())).sum()
+}
+
+#[tokio::test]
+async fn quotas_hold_while_bytes_arrive_and_the_session_goes_on() {
+    let quota = "repository = \"small/*\"\nmax_size = \"1m\"";
+    let setup = Setup::of(&[]).set("registry", "max_size = \"2m\"").set("[registry.quotas]", quota);
+    let proxy = setup.start().await;
+    for (repository, status) in [("small/app", "413"), ("large", "507")] {
+        let place = begin(&proxy, repository).await;
+        let content = bytes(1, 100_000);
+        assert_eq!(chunk(&proxy, &place, 0, &content[..50_000]).await.status, 202);
+        let any = digest_of(b"any");
+        for (method, path) in [(Method::PATCH, place.clone()), (Method::PUT, format!("{place}?digest={any}"))] {
+            let said = stream_to(&proxy, method.clone(), &path, 12 << 20).await;
+            assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {repository}: {said}");
+            assert_eq!(uploaded_bytes(&proxy), 50_000, "{method} {repository}: what failed is gone");
+        }
+        // By its length alone.
+        let told = proxy.registry(Method::PATCH, &place).body(bytes(2, 3 << 20)).send().await;
+        assert_eq!(told.status.to_string(), status);
+        let whole = format!("/v2/{repository}/blobs/uploads/?digest={any}");
+        let said = stream_to(&proxy, Method::POST, &whole, 12 << 20).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{repository}: {said}");
+        assert_eq!(uploaded_bytes(&proxy), 50_000, "{repository}: what failed is gone");
+        // The client goes on where it was.
+        assert_eq!(get(&proxy, &place).await.header("range"), "0-49999");
+        assert_eq!(chunk(&proxy, &place, 50_000, &content[50_000..]).await.status, 202);
+        assert_eq!(finish(&proxy, &place, &digest_of(&content).to_string()).await.status, 201);
+        get(&proxy, &format!("/v2/{repository}/blobs/{}", digest_of(&content))).await.is_whole(&content);
+    }
+    assert!(proxy.files("uploads").is_empty(), "{:?}", proxy.files("uploads"));
+}
+
+#[tokio::test]
+async fn uploads_at_the_same_time_do_not_pass_a_quota_together() {
+    let quota = "repository = \"small/*\"\nmax_size = \"1m\"";
+    let proxy = Setup::of(&[]).set("[registry.quotas]", quota).start().await;
+    let (first, second) = (begin(&proxy, "small/app").await, begin(&proxy, "small/app").await);
+    let content = bytes(3, 700_000);
+    assert_eq!(chunk(&proxy, &first, 0, &content).await.status, 202);
+    let said = stream_to(&proxy, Method::PATCH, &second, 700_000).await;
+    assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
+    assert_eq!(uploaded_bytes(&proxy), 700_000);
+    // What is given up makes room, and what is pushed counts once.
+    assert_eq!(status(&proxy, Method::DELETE, &first).await, 204);
+    assert_eq!(chunk(&proxy, &second, 0, &content).await.status, 202);
+    assert_eq!(finish(&proxy, &second, &digest_of(&content).to_string()).await.status, 201);
+    let third = begin(&proxy, "small/app").await;
+    assert_eq!(chunk(&proxy, &third, 0, &content[..300_000]).await.status, 202);
+    assert_eq!(chunk(&proxy, &third, 300_000, &content[300_000..400_000]).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_wrong_digest_leaves_no_bytes_behind() {
+    let proxy = registry().await;
+    let place = begin(&proxy, "app").await;
+    assert_eq!(chunk(&proxy, &place, 0, &bytes(4, 1000)).await.status, 202);
+    let path = format!("{place}?digest={}", digest_of(b"another"));
+    proxy.registry(Method::PUT, &path).body(bytes(5, 70_000)).send().await.is_error(400, "DIGEST_INVALID");
+    assert_eq!(uploaded_bytes(&proxy), 1000);
+    assert_eq!(finish(&proxy, &place, &digest_of(&bytes(4, 1000)).to_string()).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_stranger_with_a_thousand_uploads_stops_nobody_elses_push() {
+    let proxy = registry().await;
+    let path = "/v2/strange/app/blobs/uploads/";
+    // One address, then so many that together they could have every place.
+    for addresses in [1, 20] {
+        let going_on = async {
+            for number in 0.. {
+                let from = [127, 0, 1, (number % addresses) as u8 + 1];
+                let status = proxy.registry(Method::POST, path).from(from).send().await.status;
+                assert!(matches!(status, 202 | 429), "{status}");
+            }
+        };
+        let honest = async {
+            // The stranger has had all that it can get.
+            let local = &proxy.state().registry.local;
+            let most = if addresses == 1 { 100 } else { 1000 };
+            eventually("the stranger has its most", || local.uploads() >= most).await;
+            for seed in 0..3 {
+                let content = bytes(seed, 200_000);
+                let pushed = tokio::time::timeout(Duration::from_secs(5), push_blob(&proxy, "honest/app", &content));
+                pushed.await.expect("within seconds, while the stranger goes on");
+            }
+        };
+        tokio::select! {
+            () = going_on => unreachable!("it has no end"),
+            () = honest => {}
+        }
+        assert!(proxy.state().registry.local.uploads() <= 1000);
+    }
+    let refused = async {
+        loop {
+            let reply = proxy.registry(Method::POST, path).from([127, 0, 1, 1]).send().await;
+            if reply.status == 429 {
+                return reply;
+            }
+        }
+    };
+    let refused = in_time("a refusal", refused).await;
+    refused.is_error(429, "TOOMANYREQUESTS");
+    assert_eq!(refused.header("retry-after"), "60");
 }

@@ -128,7 +128,7 @@ async fn forms_that_are_not_from_here_change_nothing() {
     let rebound = |ask: Ask| ask.header("host", "evil.example:5000");
     for path in [LIST, TAGS] {
         let page = rebound(alice.on(proxy.registry(Method::GET, path))).send().await.text();
-        assert!(page.contains("set registry.hostname") && page.contains("team/app"), "{page}");
+        assert!(page.contains("to registry.names") && page.contains("team/app"), "{page}");
         assert!(!page.contains("seal") && !page.contains("/registry/delete"), "{page}");
     }
     assert_eq!(rebound(alice.on(proxy.registry(Method::GET, CONFIRM))).send().await.status, 421);
