@@ -12,7 +12,7 @@ use crate::BoxError;
 use crate::client::Target;
 use crate::content::{Blob, config, manifest, random_tile};
 use crate::figures::Samples;
-use crate::servers::{Server, direct, start_entrepot, start_nginx};
+use crate::servers::{Server, UNBOUNDED, direct, start_entrepot, start_nginx};
 use crate::sink::Sink;
 use crate::upstream::{REPOSITORY, Upstream};
 
@@ -93,7 +93,12 @@ impl Lab {
 
     /// entrepot on what a folder holds.
     pub(crate) async fn entrepot(&self, folder: &Path) -> Result<Server, BoxError> {
-        start_entrepot(&self.binary, folder, &self.authority).await
+        self.entrepot_with(folder, UNBOUNDED).await
+    }
+
+    /// entrepot with these bounds of its doors.
+    pub(crate) async fn entrepot_with(&self, folder: &Path, bounds: &str) -> Result<Server, BoxError> {
+        start_entrepot(&self.binary, folder, &self.authority, bounds).await
     }
 
     /// Both servers with empty caches, nginx first.

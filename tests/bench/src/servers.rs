@@ -25,6 +25,8 @@ pub(crate) const PROXY_PORT: u16 = 3128;
 const ADMIN_PORT: u16 = 3130;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
+/// Bounds of the doors that no section meets.
+pub(crate) const UNBOUNDED: &str = "max_connections = 50000\nmax_connections_per_client = 50000\n";
 const NGINX: &str = include_str!("../nginx.conf");
 
 /// A running server.
@@ -83,8 +85,13 @@ pub(crate) async fn start_nginx(directory: &Path, authority: &Authority) -> Resu
 }
 
 /// Starts entrepot on what its folder holds; returns when its CA is given out, so that it can be trusted.
-pub(crate) async fn start_entrepot(binary: &Path, directory: &Path, authority: &Authority) -> Result<Server, BoxError> {
-    let mut process = spawn_entrepot(binary, directory, authority)?;
+pub(crate) async fn start_entrepot(
+    binary: &Path,
+    directory: &Path,
+    authority: &Authority,
+    bounds: &str,
+) -> Result<Server, BoxError> {
+    let mut process = spawn_entrepot(binary, directory, authority, bounds)?;
     let address = (Ipv4Addr::LOCALHOST, PROXY_PORT).into();
     wait_listening(address, &mut process, directory).await?;
     let pem = fetch_ca(address).await?;
@@ -101,7 +108,12 @@ pub(crate) fn data_directory(directory: &Path) -> PathBuf {
 }
 
 /// Starts entrepot and does not wait for anything.
-pub(crate) fn spawn_entrepot(binary: &Path, directory: &Path, authority: &Authority) -> Result<Process, BoxError> {
+pub(crate) fn spawn_entrepot(
+    binary: &Path,
+    directory: &Path,
+    authority: &Authority,
+    bounds: &str,
+) -> Result<Process, BoxError> {
     let data = data_directory(directory);
     fs::create_dir_all(&data)?;
     let upstream_ca = directory.join("upstream-ca.pem");
@@ -109,7 +121,8 @@ pub(crate) fn spawn_entrepot(binary: &Path, directory: &Path, authority: &Author
     let (name, tls, plain) = (upstream::NAME, upstream::TLS_PORT, upstream::PLAIN_PORT);
     let settings = format!(
         "data_dir = {data:?}\n\
-         [proxy]\nlisten = [\"127.0.0.1:{PROXY_PORT}\"]\nmax_connections = 50000\nmax_connections_per_client = 50000\n\
+         [proxy]\nlisten = [\"127.0.0.1:{PROXY_PORT}\"]\n{bounds}\
+         [registry]\nanonymous = \"push\"\n\
          [admin]\nlisten = \"127.0.0.1:{ADMIN_PORT}\"\n\
          [cache]\nmax_size = \"64g\"\n\
          [intercept]\nregistries = [\"{name}:{tls}\", \"{name}:{plain}\"]\n\

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use entrepot_core::client::{ClientKey, ClientShare, ClientShares};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -71,7 +71,7 @@ pub const AT_WORK_MAX_BYTES: usize = 16 << 20;
 const ON_DISK_MAX_BYTES: usize = 1 << 30;
 /// What one client may have, in memory and in files.
 const PER_CLIENT_MAX_BYTES: u64 = 512 << 20;
-/// What is written to a file at once.
+/// The memory of a body that rests is taken in pieces of this size, and a file is written in them.
 const PIECE_BYTES: usize = 16 * 1024;
 /// The most threads that read and write temporary files.
 const TURNS: usize = 4;
@@ -144,8 +144,8 @@ impl HeldBody {
 /// A body that arrives.
 struct Resting {
     shared: Arc<Shared>,
-    /// All of it, or what is not in the file yet.
-    buffer: BytesMut,
+    /// All of it, or what is not in the file yet, in pieces: one buffer that grows would take twice as much.
+    pieces: Vec<Vec<u8>>,
     memory: Option<OwnedSemaphorePermit>,
     spooled: Option<Spooled>,
 }
@@ -160,19 +160,30 @@ struct Temporary(Option<File>);
 
 impl Resting {
     fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, buffer: BytesMut::new(), memory: None, spooled: None }
+        Self { shared, pieces: Vec::new(), memory: None, spooled: None }
     }
 
     async fn add(&mut self, bytes: Bytes) -> Result<(), NotHeld> {
-        if self.spooled.is_none() && self.remember(bytes.len()) {
-            self.buffer.extend_from_slice(&bytes);
-            return Ok(());
-        }
-        self.buffer.extend_from_slice(&bytes);
-        if self.spooled.is_none() || self.buffer.len() >= PIECE_BYTES {
+        let fits = self.spooled.is_none() && self.remember(bytes.len());
+        self.keep(&bytes);
+        // The connection's buffer is not held while the disk is waited for.
+        drop(bytes);
+        if !fits && (self.spooled.is_none() || self.pieces.len() > 1) {
             self.spool().await?;
         }
         Ok(())
+    }
+
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_BYTES) {
+                self.pieces.push(Vec::with_capacity(PIECE_BYTES));
+            }
+            let Some(piece) = self.pieces.last_mut() else { return };
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - piece.len()));
+            piece.extend_from_slice(now);
+            bytes = later;
+        }
     }
 
     /// Takes memory of the budget for so many bytes more. False if there is none.
@@ -185,9 +196,10 @@ impl Resting {
         true
     }
 
-    /// Moves the buffer to the file, which is made if there is none.
+    /// Moves the pieces to the file, which is made if there is none.
     async fn spool(&mut self) -> Result<(), NotHeld> {
-        let more = permits(&self.shared.on_disk, self.buffer.len()).ok_or(NotHeld::Busy)?;
+        let pieces = std::mem::take(&mut self.pieces);
+        let more = permits(&self.shared.on_disk, pieces.iter().map(Vec::len).sum()).ok_or(NotHeld::Busy)?;
         let (file, room) = match self.spooled.take() {
             Some(Spooled { file, mut room }) => {
                 room.merge(more);
@@ -195,14 +207,13 @@ impl Resting {
             }
             None => (Temporary(None), more),
         };
-        // A part that is split off would keep the whole allocation.
-        let (bytes, folder) = (std::mem::take(&mut self.buffer), self.shared.folder.clone());
+        let folder = self.shared.folder.clone();
         let written = move |mut file: Temporary| {
             let open = match &mut file.0 {
                 Some(open) => open,
                 none => none.insert(tempfile::tempfile_in(folder)?),
             };
-            open.write_all(&bytes)?;
+            pieces.iter().try_for_each(|piece| open.write_all(piece))?;
             Ok(file)
         };
         let file = self.at_the_disk(file, written).await?;
@@ -213,18 +224,18 @@ impl Resting {
 
     async fn complete(mut self, length: usize) -> Result<(Bytes, Option<OwnedSemaphorePermit>), NotHeld> {
         let Some(Spooled { file, room }) = self.spooled.take() else {
-            return Ok((std::mem::take(&mut self.buffer).freeze(), self.memory.take()));
+            return Ok((self.pieces.concat().into(), self.memory.take()));
         };
         let wanted = u32::try_from(length.min(AT_WORK_MAX_BYTES)).unwrap_or(u32::MAX);
         let at_work = self.shared.at_work.clone().acquire_many_owned(wanted).await.map_err(|_| NotHeld::Busy)?;
-        let rest = std::mem::take(&mut self.buffer).freeze();
+        let rest = std::mem::take(&mut self.pieces);
         let read = move |mut file: Temporary| {
             let mut bytes = Vec::with_capacity(length);
             if let Some(open) = &mut file.0 {
                 open.rewind()?;
                 open.read_to_end(&mut bytes)?;
             }
-            bytes.extend_from_slice(rest.chunk());
+            rest.iter().for_each(|piece| bytes.extend_from_slice(piece));
             Ok(Bytes::from(bytes))
         };
         let bytes = self.at_the_disk(file, read).await?;

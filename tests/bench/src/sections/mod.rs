@@ -10,6 +10,7 @@ mod redirect;
 mod skopeo;
 mod stampede;
 mod start;
+mod strangers;
 
 use crate::BoxError;
 use crate::lab::Lab;
@@ -25,6 +26,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("start", "start to first hit with a million entries, clean and after kill -9"),
     ("memory", "idle, under 16 streams, and of 5,000 idle TLS connections"),
     ("cold-streams", "p99 of manifest hits while files outside the page cache are streamed"),
+    ("strangers", "a pull beside a stranger with dead names, silent connections, slow manifests, against alone"),
     ("skopeo", "one real client, one warm image"),
     ("redirect", "connect() and routed throughput with the eBPF programs attached against without"),
     ("criterion", "the Criterion benches of the parsers and the index"),
@@ -41,6 +43,7 @@ pub(crate) async fn run(name: &str, lab: &Lab) -> Result<Measured, BoxError> {
         "start" => start::run(lab).await,
         "memory" => memory::run(lab).await,
         "cold-streams" => cold_streams::run(lab).await,
+        "strangers" => strangers::run(lab).await,
         "skopeo" => skopeo::run(lab).await,
         "redirect" => redirect::run(lab).await,
         "criterion" => criterion::run(lab),

@@ -11,7 +11,7 @@ use crate::figures::Samples;
 use crate::lab::{Lab, MIB, blob_path, manifest_path, warm};
 use crate::report::Measured;
 use crate::seed::{ENTRIES, fill_index};
-use crate::servers::{data_directory, spawn_entrepot};
+use crate::servers::{UNBOUNDED, data_directory, spawn_entrepot};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(1);
@@ -31,7 +31,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let mut work = lab.blob(MIB);
     for _ in 0..lab.options.rounds {
         let started = Instant::now();
-        let process = spawn_entrepot(&lab.binary, &folder, &lab.authority)?;
+        let process = spawn_entrepot(&lab.binary, &folder, &lab.authority, UNBOUNDED)?;
         first_hit(&target, &path, &image.manifest).await?;
         clean.push(started.elapsed().as_secs_f64() * 1e3);
         // Something is stored and noted just before the kill.
@@ -41,7 +41,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
         process.kill()?;
 
         let started = Instant::now();
-        let process = spawn_entrepot(&lab.binary, &folder, &lab.authority)?;
+        let process = spawn_entrepot(&lab.binary, &folder, &lab.authority, UNBOUNDED)?;
         first_hit(&target, &path, &image.manifest).await?;
         killed.push(started.elapsed().as_secs_f64() * 1e3);
         process.terminate().await?;
