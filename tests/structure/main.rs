@@ -83,6 +83,9 @@ const STD_WITHOUT_IO: &[&str] = &[
     "str",
     "string",
     "sync::Arc",
+    "sync::Mutex",
+    "sync::MutexGuard",
+    "sync::PoisonError",
     "time::Duration",
     "vec",
 ];
