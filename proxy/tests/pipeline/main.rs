@@ -24,6 +24,7 @@ mod redirects;
 mod registry;
 mod reload;
 mod rights;
+mod sequences;
 mod shared;
 mod tags;
 mod trail;

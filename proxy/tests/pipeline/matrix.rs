@@ -441,7 +441,7 @@ async fn no_cell_gives_a_private_or_a_wrong_byte() {
                         for way in WAYS {
                             let cell = Cell { client, object, state, way, account };
                             number += 1;
-                            let is_chosen = client == Client::Valid || mixed(seed, number) % part == 0;
+                            let is_chosen = client == Client::Valid || mixed(seed, number).is_multiple_of(part);
                             // A client with the right waits for a fetch that stands still.
                             let waits = cell.verdict() != Verdict::Refused
                                 && client != Client::Valid

@@ -24,6 +24,7 @@ use crate::pull::issued::LOCAL_LIFETIME;
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_config::ready::AccessMode;
 use entrepot_core::secret::Secret;
+use entrepot_net::http::held_body::NotHeld;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
@@ -118,12 +119,17 @@ impl Pull {
         if reads && sent.is_none() && shares_accounts(request, &registry) {
             return Ok(self.issue(&registry, None));
         }
-        let body = Limited::new(body, TOKEN_BODY_MAX_BYTES).collect();
-        let body = tokio::time::timeout(request.snapshot.config.client.body_timeout, body).await;
-        let Ok(Ok(body)) = body.map(|body| body.map(|body| body.to_bytes())) else {
-            let message = "the token request's body is too large or broken";
-            return Ok(Reply::error(ErrorCode::BadRequest, message).because(Refused::Form));
+        let patience = request.snapshot.config.client.body_timeout;
+        let held = self.bodies.receive(request.connection.client.into(), body, TOKEN_BODY_MAX_BYTES, patience).await;
+        let held = match held {
+            Ok(held) => held,
+            Err(why) => {
+                let message = format!("entrepot: the token request cannot be read: {why}");
+                let code = if why == NotHeld::Busy { ErrorCode::TooManyRequests } else { ErrorCode::BadRequest };
+                return Ok(Reply::error(code, &message).because(Refused::Form));
+            }
         };
+        let body = held.bytes().clone();
         let identified = request.registry.injects_headers();
         let principal = principal(sent.as_ref(), &body, &request.path_and_query, reads).filter(|_| !identified);
         let form = body.clone();

@@ -29,9 +29,14 @@ impl TokenServer {
             Some(user) => Answer::json(200, format!(r#"{{"token":"token-of-{user}","expires_in":300}}"#)),
             None => Answer::json(401, r#"{"details":"wrong login"}"#),
         });
-        let (judge, realm) = (server.clone(), upstream.url("/token"));
-        upstream.guard(move |seen| judge.refusal(seen, &realm));
+        server.guard_again(upstream);
         server
+    }
+
+    /// Judges requests again, after another guard did.
+    pub(crate) fn guard_again(&self, upstream: &Upstream) {
+        let (judge, realm) = (self.clone(), upstream.url("/token"));
+        upstream.guard(move |seen| judge.refusal(seen, &realm));
     }
 
     pub(crate) fn allow(&self, user: &str, repository: &str) {
