@@ -63,11 +63,17 @@ pub fn answer(skb: *mut __sk_buff, offset: u32) {
         let _ = maps::QUESTIONS.remove(question);
         now_ns < asked_ns + ANSWER_WITHIN_NS
     };
-    let outcome = read_answer(message, |value| forget(slot, value), listed, was_asked, |address, ttl_s| {
-        let ttl_s = u64::from(ttl_s).clamp(TTL_MIN_S, TTL_MAX_S);
-        let learned = maps::ADDRESSES.insert(address, now_ns + ttl_s * SECOND_NS, 0);
-        maps::count(if learned.is_ok() { Outcome::Learned } else { Outcome::Failed });
-    });
+    let outcome = read_answer(
+        message,
+        |value| forget(slot, value),
+        listed,
+        was_asked,
+        |address, ttl_s| {
+            let ttl_s = u64::from(ttl_s).clamp(TTL_MIN_S, TTL_MAX_S);
+            let learned = maps::ADDRESSES.insert(address, now_ns + ttl_s * SECOND_NS, 0);
+            maps::count(if learned.is_ok() { Outcome::Learned } else { Outcome::Failed });
+        },
+    );
     match outcome {
         Err(Unread::Broken) => maps::count(Outcome::DnsUnread),
         Err(Unread::Unasked) => {
