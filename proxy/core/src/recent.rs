@@ -60,6 +60,13 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         }
     }
 
+    /// Takes an entry out.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let (value, used) = self.entries.remove(key)?;
+        self.by_use.remove(&used);
+        Some(value)
+    }
+
     /// All entries, in no order. None of them is in use by that.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, (value, _))| (key, value))

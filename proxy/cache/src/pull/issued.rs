@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
+use entrepot_core::recent::Recent;
 use entrepot_core::scope::{Action, Scope};
 
 use entrepot_core::secret::Secret;
@@ -38,13 +39,12 @@ pub struct LocalToken {
     expires: Instant,
 }
 
-/// Both memories.
-#[derive(Default)]
+/// Both memories. A full one forgets what was used longest ago.
 pub struct IssuedTokens {
-    seen: Mutex<HashMap<CredentialId, SeenToken>>,
+    seen: Mutex<Recent<CredentialId, SeenToken>>,
     /// The token of ours that every anonymous client of a registry gets, so that asking often costs nothing.
     anonymous: Mutex<HashMap<Origin, (Secret, Instant)>>,
-    local: Mutex<HashMap<CredentialId, LocalToken>>,
+    local: Mutex<Recent<CredentialId, LocalToken>>,
 }
 
 /// Our own tokens begin with this. They are never sent upstream.
@@ -55,23 +55,24 @@ const TOKENS_MAX: usize = 65_536;
 /// The most repositories that are remembered of one token.
 const SCOPES_MAX: usize = 8;
 
+impl Default for IssuedTokens {
+    fn default() -> Self {
+        let (seen, local) = (Mutex::new(Recent::new(TOKENS_MAX)), Mutex::new(Recent::new(TOKENS_MAX)));
+        Self { seen, anonymous: Mutex::default(), local }
+    }
+}
+
 impl IssuedTokens {
     /// Notes a token that upstream gave to `principal` for these scopes.
     pub fn note(&self, token: &Secret, principal: CredentialId, scopes: &[String], lifetime: Duration) {
         let id = CredentialId::of(&format!("Bearer {}", token.expose()));
-        let now = Instant::now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= TOKENS_MAX {
-            seen.retain(|_, token| token.expires > now);
-        }
-        if seen.len() < TOKENS_MAX {
-            seen.insert(id, SeenToken { principal, expires: now + lifetime, repositories: pulled(scopes) });
-        }
+        let token = SeenToken { principal, expires: Instant::now() + lifetime, repositories: pulled(scopes) };
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(&id, token);
     }
 
     /// The token in this `Authorization` header, if it was seen.
     pub fn seen(&self, header: &Secret) -> Option<SeenToken> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(&CredentialId::of(header.expose())).cloned()
     }
 
@@ -97,15 +98,8 @@ impl IssuedTokens {
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let token = format!("{LOCAL_PREFIX}{hex}");
         let id = CredentialId::of(&format!("Bearer {token}"));
-        let now = Instant::now();
-        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        if local.len() >= TOKENS_MAX {
-            local.retain(|_, token| token.expires > now);
-        }
-        if local.len() >= TOKENS_MAX {
-            return None;
-        }
-        local.insert(id, LocalToken { registry: registry.clone(), login, expires: now + LOCAL_LIFETIME });
+        let issued = LocalToken { registry: registry.clone(), login, expires: Instant::now() + LOCAL_LIFETIME };
+        self.local.lock().unwrap_or_else(PoisonError::into_inner).insert(&id, issued);
         Some(Secret::new(token))
     }
 
@@ -117,9 +111,9 @@ impl IssuedTokens {
             return None;
         }
         let id = CredentialId::of(&format!("Bearer {}", token.trim()));
-        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let known = local.get(&id).filter(|token| token.expires > Instant::now() && token.registry == *registry);
-        Some(known.cloned())
+        Some(known.map(|token| token.clone()))
     }
 }
 
@@ -172,5 +166,22 @@ mod tests {
         let covers = |name: &str| seen.covers(&name.parse().expect("a repository"));
         assert_eq!(["a/b", "c", "d", "a"].map(covers), [true, false, true, false]);
         assert!(issued.seen(&Secret::new("Bearer u")).is_none());
+    }
+
+    #[test]
+    fn a_token_in_use_outlives_any_number_of_a_strangers() {
+        let issued = IssuedTokens::default();
+        let (registry, alice): (Origin, _) = ("ghcr.io".parse().expect("an origin"), CredentialId::of("Basic alice"));
+        issued.note(&Secret::new("alices"), alice, &[], Duration::from_secs(60));
+        let own = issued.issue(&registry, Some(Login::new("alice", &Secret::new("pw")))).expect("random");
+        let own = Secret::new(format!("Bearer {}", own.expose()));
+        for number in 0..TOKENS_MAX + 10 {
+            issued.note(&Secret::new(number.to_string()), CredentialId::ANONYMOUS, &[], Duration::from_secs(3600));
+            issued.issue(&registry, Some(Login::new("mallory", &Secret::new("pw")))).expect("a full table takes it");
+            if number % 1000 == 0 {
+                assert!(issued.seen(&Secret::new("Bearer alices")).is_some(), "{number}");
+                assert!(issued.local(&registry, &own).is_some_and(|token| token.is_some()), "{number}");
+            }
+        }
     }
 }

@@ -39,6 +39,8 @@ pub struct Negatives {
 }
 
 const NEGATIVES_MAX: usize = 4096;
+/// A longer answer is not remembered: a stranger may ask for thousands of names.
+const NEGATIVE_MAX_BYTES: usize = 4096;
 
 impl Negatives {
     /// The answer, while it lasts.
@@ -50,6 +52,9 @@ impl Negatives {
 
     /// Remembers an answer for `time`.
     pub fn note(&self, what: &str, credential: CredentialId, refusal: UpstreamRefusal, time: Duration) {
+        if refusal.body.len() > NEGATIVE_MAX_BYTES {
+            return;
+        }
         let now = Instant::now();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= NEGATIVES_MAX {

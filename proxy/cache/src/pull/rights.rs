@@ -17,8 +17,7 @@
 //! Asking upstream (`Pull::ask`) and the probe of a blob (`Pull::probe`) are here as well, because every answer says
 //! something about the right.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use entrepot_core::digest::Digest;
@@ -27,6 +26,7 @@ use entrepot_core::freshness::{jwt_expiry, verdict_ttl};
 use entrepot_core::media::ManifestType;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
+use entrepot_core::recent::Recent;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
@@ -57,10 +57,9 @@ pub(super) enum Object {
     Artefact(Origin, Box<str>),
 }
 
-/// The verdicts that hold at the moment.
-#[derive(Default)]
+/// The verdicts that hold at the moment, those that were used last.
 pub struct Rights {
-    verdicts: Mutex<HashMap<(Object, CredentialId), Verdict>>,
+    verdicts: Mutex<Recent<(Object, CredentialId), Verdict>>,
 }
 
 /// Upstream's yes.
@@ -76,28 +75,30 @@ const CLOCK_STEP_MAX: Duration = Duration::from_secs(60);
 /// A public proof on disk is renewed by a younger verdict at most once in this time.
 const PROOF_RENEWAL: Duration = Duration::from_secs(3600);
 
+impl Default for Rights {
+    fn default() -> Self {
+        Self { verdicts: Mutex::new(Recent::new(VERDICTS_MAX)) }
+    }
+}
+
 impl Rights {
     /// The verdict that holds. None if none does.
     fn get(&self, object: &Object, credential: CredentialId) -> Option<Verdict> {
-        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = verdicts.get(&(object.clone(), credential)).copied();
+        let verdict = self.lock().get(&(object.clone(), credential)).copied();
         verdict.filter(|verdict| verdict.until > Instant::now())
     }
 
     fn note(&self, object: &Object, credential: CredentialId, time: Duration) {
-        let now = Instant::now();
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        if verdicts.len() >= VERDICTS_MAX {
-            verdicts.retain(|_, verdict| verdict.until > now);
-        }
-        if verdicts.len() < VERDICTS_MAX {
-            verdicts.insert((object.clone(), credential), Verdict { at: SystemTime::now(), until: now + time });
-        }
+        let verdict = Verdict { at: SystemTime::now(), until: Instant::now() + time };
+        self.lock().insert(&(object.clone(), credential), verdict);
     }
 
     fn forget(&self, object: &Object, credential: CredentialId) {
-        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        verdicts.remove(&(object.clone(), credential));
+        self.lock().remove(&(object.clone(), credential));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent<(Object, CredentialId), Verdict>> {
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
