@@ -150,6 +150,14 @@ pub(super) fn accounts(
     for (at, Given { value, place }) in in_file.into_iter().chain(added).enumerate() {
         accounts.push(account(resolver, &format!("credentials.{}", at + 1), &value, place, schemes, allow_push)?);
     }
+    let pushing = accounts[count_in_file..].iter().filter(|account: &&Account| account.push);
+    let pushing: Vec<String> = pushing.map(|account| account.registry.to_string()).collect();
+    if !pushing.is_empty() {
+        resolver.notice(format!(
+            "ALLOW_PUSH: pushes of clients without a login to {} use the accounts of AUTH_REGISTRIES",
+            pushing.join(", ")
+        ));
+    }
     accounts.rotate_left(count_in_file);
     accounts.sort_by_key(|account| account.repository.is_none());
     Ok(accounts)

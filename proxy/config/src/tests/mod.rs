@@ -348,7 +348,9 @@ fn accounts_push_only_if_they_were_given_for_that() {
                 [[credentials]]\nregistry = \"b.lan\"\nusername = \"u\"\npassword = \"p\"\npush = true\n";
     for (allow_push, expected) in [("false", [false, true, false]), ("true", [false, true, true])] {
         let case = Case::new(text).set("AUTH_REGISTRIES", "c.lan:u:p").set("ALLOW_PUSH", allow_push);
-        let live = case.loaded().config.live;
+        let loaded = case.loaded();
+        assert_eq!(loaded.notices.concat().contains("c.lan use the accounts"), allow_push == "true");
+        let live = loaded.config.live;
         let pushes = |host: &str| live.account(&host.parse().expect(host), None).expect("an account").push;
         assert_eq!(["a.lan", "b.lan", "c.lan"].map(pushes), expected, "ALLOW_PUSH={allow_push}");
     }
