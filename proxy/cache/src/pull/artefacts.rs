@@ -87,7 +87,7 @@ impl Pull {
         let source = || Some(self.source(request, path));
         let reply =
             stored_reply(&self.store, &request.trail, blob, request.range(), request.is_head(), source, served)?;
-        Ok(with_entrys_headers(reply, &entry))
+        Ok(with_headers_of(reply, &entry))
     }
 
     async fn fetch_artefact(self: &Arc<Self>, request: &RequestContext, keeps: bool) -> Result<Reply, PullError> {
@@ -237,7 +237,7 @@ fn may_store(headers: &HeaderMap) -> bool {
 }
 
 /// The reply of a blob as that of an artefact: of its own type, and with a digest that only we know left out.
-fn with_entrys_headers(mut reply: Reply, entry: &ArtefactEntry) -> Reply {
+fn with_headers_of(mut reply: Reply, entry: &ArtefactEntry) -> Reply {
     reply.headers.remove(DOCKER_CONTENT_DIGEST);
     reply.headers.remove(ETAG);
     match HeaderValue::from_str(&entry.content_type) {
