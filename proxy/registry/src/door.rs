@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use entrepot_core::client::ClientKey;
 use entrepot_core::docker_hub;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
@@ -36,12 +37,12 @@ impl RegistryService {
     /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let (client, patience) = (scope.connection.client.into(), scope.snapshot.config.client.body_timeout);
+        let (client, patience) = (ClientKey::of(scope.connection.client), scope.snapshot.config.client.body_timeout);
         let Ok(form) = self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await else {
             return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
         };
         let login = identity::header(&head.headers);
-        self.local.access().token(&head.method, head.uri.query(), login.as_ref(), form.bytes()).await
+        self.local.access().token(client, &head.method, head.uri.query(), login.as_ref(), form.bytes()).await
     }
 }
 
@@ -75,7 +76,7 @@ async fn route_to_owner(
         check_change(&service.local, &head).map_err(RegistryError::forged)?;
     }
     let access = service.local.access();
-    let identified = access.identify(identity::header(&head.headers).as_ref()).await;
+    let identified = access.identify(scope.connection.client.into(), identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
     match meant {
         Meant::Upstream(host, place) => {

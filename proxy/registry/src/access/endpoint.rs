@@ -6,6 +6,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use entrepot_core::client::ClientKey;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::scope::{Actions, Scope};
 use http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE};
@@ -45,7 +46,14 @@ struct Asked {
 
 impl AccessControl {
     /// Answers a request for a token. `form` is the body of a POST, at most [`FORM_MAX_BYTES`] of it.
-    pub async fn token(&self, method: &Method, query: Option<&str>, login: Option<&Secret>, form: &[u8]) -> Reply {
+    pub async fn token(
+        &self,
+        client: ClientKey,
+        method: &Method,
+        query: Option<&str>,
+        login: Option<&Secret>,
+        form: &[u8],
+    ) -> Reply {
         let (parameters, is_form) = match *method {
             Method::GET | Method::HEAD => (query.unwrap_or_default().as_bytes(), false),
             Method::POST => (form, true),
@@ -64,10 +72,12 @@ impl AccessControl {
                 let body = Bytes::from_static(br#"{"error":"unsupported_grant_type"}"#);
                 return Reply::full(StatusCode::BAD_REQUEST, "application/json", body).because(Refused::GrantType);
             }
-            true => self.recognise(asked.username.as_deref().unwrap_or_default(), asked.password.as_ref()).await,
+            true => {
+                self.recognise(client, asked.username.as_deref().unwrap_or_default(), asked.password.as_ref()).await
+            }
             false => match Login::read(login) {
                 Login::None => Ok(Principal::Anonymous),
-                Login::Basic { name, password } => self.recognise(&name, Some(&password)).await,
+                Login::Basic { name, password } => self.recognise(client, &name, Some(&password)).await,
                 Login::Bearer(_) | Login::Unreadable => Err(AccessRefusal::WrongLogin),
             },
         };

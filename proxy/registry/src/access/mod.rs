@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use entrepot_core::client::ClientKey;
 use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::quantity::Size;
 use entrepot_core::scope::{Actions, Scope};
@@ -97,14 +98,14 @@ impl AccessControl {
         self.rights.auth
     }
 
-    /// The client that sent this `Authorization`. A wrong login is refused even if none is needed.
-    pub async fn identify(&self, authorization: Option<&Secret>) -> Result<Visitor, AccessRefusal> {
+    /// The account of the client that sent this `Authorization`. A wrong login is refused even if none is needed.
+    pub async fn identify(&self, client: ClientKey, authorization: Option<&Secret>) -> Result<Visitor, AccessRefusal> {
         // Without accounts no client can log in: the login is meant for another server.
         let Some(users) = &self.users else { return Ok(Visitor::anonymous()) };
         match Login::read(authorization) {
             Login::None => Ok(Visitor::anonymous()),
             Login::Basic { name, password } => {
-                let principal = self.recognise(&name, Some(&password)).await?;
+                let principal = self.recognise(client, &name, Some(&password)).await?;
                 Ok(Visitor { principal, ticket: None })
             }
             Login::Bearer(token) => {
@@ -263,9 +264,14 @@ impl AccessControl {
         }
     }
 
-    async fn recognise(&self, name: &str, password: Option<&Secret>) -> Result<Principal, AccessRefusal> {
+    async fn recognise(
+        &self,
+        client: ClientKey,
+        name: &str,
+        password: Option<&Secret>,
+    ) -> Result<Principal, AccessRefusal> {
         let (Some(users), Some(password)) = (&self.users, password) else { return Err(AccessRefusal::WrongLogin) };
-        match users.check(name, password).await {
+        match users.check(client, name, password).await {
             Ok(()) => Ok(Principal::User(name.into())),
             Err(NotRecognised::Wrong) => Err(AccessRefusal::WrongLogin),
             Err(NotRecognised::Busy) => Err(AccessRefusal::Busy),

@@ -48,16 +48,20 @@ fn json(reply: &Reply) -> serde_json::Value {
     serde_json::from_slice(body).unwrap()
 }
 
+fn client() -> ClientKey {
+    ClientKey::of([192, 0, 2, 1].into())
+}
+
 impl Place {
     async fn bearer(&self, sent: &Sent, query: &str) -> Sent {
-        let reply = self.access.token(&Method::GET, Some(query), sent.as_ref(), b"").await;
+        let reply = self.access.token(client(), &Method::GET, Some(query), sent.as_ref(), b"").await;
         assert_eq!(reply.status, StatusCode::OK);
         with(&format!("Bearer {}", json(&reply)["token"].as_str().unwrap()))
     }
 
     /// The decision about an action, in one word.
     async fn outcome(&self, sent: &Sent, action: Action, repository: &str) -> &'static str {
-        let decided = match self.access.identify(sent.as_ref()).await {
+        let decided = match self.access.identify(client(), sent.as_ref()).await {
             Ok(visitor) => self.access.may(&visitor, &Wish::In(&name(repository), action)),
             Err(refusal) => Err(refusal),
         };
@@ -130,14 +134,14 @@ async fn the_first_question_tells_whether_to_log_in() {
             Err(AccessRefusal::Unauthenticated { scope: None }) => "login",
             Err(other) => panic!("{other}"),
         };
-        assert_eq!(pinged(place.access.identify(nobody.as_ref()).await), without, "{anonymous}");
-        let given = place.access.token(&Method::GET, None, None, b"").await;
+        assert_eq!(pinged(place.access.identify(client(), nobody.as_ref()).await), without, "{anonymous}");
+        let given = place.access.token(client(), &Method::GET, None, None, b"").await;
         assert_eq!(given.status == StatusCode::OK, with_token.is_some(), "{anonymous}");
         if let Some(expected) = with_token {
             let token = place.bearer(&nobody, "").await;
-            assert_eq!(pinged(place.access.identify(token.as_ref()).await), expected, "{anonymous}");
+            assert_eq!(pinged(place.access.identify(client(), token.as_ref()).await), expected, "{anonymous}");
         }
-        assert_eq!(pinged(place.access.identify(basic("bob", "canary-b").as_ref()).await), "yes");
+        assert_eq!(pinged(place.access.identify(client(), basic("bob", "canary-b").as_ref()).await), "yes");
     }
 }
 
@@ -146,7 +150,7 @@ async fn without_accounts_logins_are_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
     let access = AccessControl::open(Arc::new(Rights { anonymous: Actions::PULL, ..open() }), folder.path()).unwrap();
     for sent in [None, basic("alice", "canary-a"), with("Bearer x"), with("Digest x")] {
-        let visitor = access.identify(sent.as_ref()).await.unwrap();
+        let visitor = access.identify(client(), sent.as_ref()).await.unwrap();
         assert_eq!(visitor, Visitor::anonymous());
         assert!(
             access.may(&visitor, &Wish::Ping).is_ok()
@@ -191,22 +195,24 @@ async fn read_only_is_for_everybody() {
 async fn lists_need_a_scope_and_hide_what_is_not_readable() {
     let place = place(|rights| rights.rules = vec![rule("secret", &["alice"], "pull")]);
     let bob = basic("bob", "canary-b");
-    let visitor = place.access.identify(bob.as_ref()).await.unwrap();
+    let visitor = place.access.identify(client(), bob.as_ref()).await.unwrap();
     assert!(place.access.may(&visitor, &Wish::Catalog).is_ok());
     assert!(place.access.may_see(&visitor, &name("a")) && !place.access.may_see(&visitor, &name("secret")));
-    let narrow = place.access.identify(place.bearer(&bob, "scope=repository:a:pull").await.as_ref()).await.unwrap();
+    let narrow =
+        place.access.identify(client(), place.bearer(&bob, "scope=repository:a:pull").await.as_ref()).await.unwrap();
     assert_eq!(
         place.access.may(&narrow, &Wish::Catalog),
         Err(AccessRefusal::InsufficientScope { scope: Scope::Catalog })
     );
-    let wide = place.access.identify(place.bearer(&bob, "scope=registry:catalog:*").await.as_ref()).await.unwrap();
+    let wide =
+        place.access.identify(client(), place.bearer(&bob, "scope=registry:catalog:*").await.as_ref()).await.unwrap();
     assert!(place.access.may(&wide, &Wish::Catalog).is_ok());
 }
 
 #[tokio::test]
 async fn tokens_by_form() {
     let place = place(|rights| rights.token_lifetime = Duration::from_secs(120));
-    let ask = |form: &'static str| place.access.token(&Method::POST, None, None, form.as_bytes());
+    let ask = |form: &'static str| place.access.token(client(), &Method::POST, None, None, form.as_bytes());
     let good = ask("grant_type=password&username=alice&password=canary-a&scope=repository%3Aa%3Apull").await;
     assert_eq!((good.status, &json(&good)["expires_in"]), (StatusCode::OK, &serde_json::json!(120)));
     assert_eq!(good.headers["cache-control"], "no-store");
@@ -219,11 +225,11 @@ async fn tokens_by_form() {
         assert_eq!(ask(form).await.status, status, "{form}");
     }
     let many = format!("scope={}", "repository:a:pull%20".repeat(100));
-    let refused = place.access.token(&Method::GET, Some(&many), None, b"").await;
+    let refused = place.access.token(client(), &Method::GET, Some(&many), None, b"").await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
-    let put = place.access.token(&Method::PUT, None, None, b"").await;
+    let put = place.access.token(client(), &Method::PUT, None, None, b"").await;
     assert_eq!(put.status, StatusCode::METHOD_NOT_ALLOWED);
-    let wrong = place.access.token(&Method::GET, None, basic("alice", "x").as_ref(), b"").await;
+    let wrong = place.access.token(client(), &Method::GET, None, basic("alice", "x").as_ref(), b"").await;
     assert_eq!(
         (wrong.status, wrong.headers["www-authenticate"].to_str().unwrap()),
         (StatusCode::UNAUTHORIZED, "Basic realm=\"entrepot\"")

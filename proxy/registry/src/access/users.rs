@@ -16,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand;
+use entrepot_core::client::{ClientKey, ClientShares};
 use entrepot_core::htpasswd::{Accounts, BcryptHash};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -32,6 +33,8 @@ pub(super) struct Users {
     comparing: Semaphore,
     /// One for each login that compares or waits to compare.
     places: Semaphore,
+    /// The places of each client, so that no client takes all.
+    shares: ClientShares,
 }
 
 /// The reason why a login is not accepted.
@@ -46,6 +49,7 @@ pub(super) enum NotRecognised {
 /// The most comparisons at once. Each occupies a core.
 const COMPARING_MAX: usize = 2;
 const PLACES: usize = 64;
+const PLACES_EACH: u64 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A file that changed less than this ago may change again within the resolution of its time stamp.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -86,6 +90,7 @@ impl Users {
             verified: Mutex::new(Verified { key: hmac::Key::new(hmac::HMAC_SHA256, &key), until: HashMap::new() }),
             comparing: Semaphore::new(COMPARING_MAX),
             places: Semaphore::new(if remembers { PLACES } else { 0 }),
+            shares: ClientShares::new(PLACES_EACH),
         });
         users.read_if_changed();
         users
@@ -101,8 +106,13 @@ impl Users {
         self.accounts().get(name).is_some()
     }
 
-    /// Whether the password is the account's.
-    pub(super) async fn check(self: &Arc<Self>, name: &str, password: &Secret) -> Result<(), NotRecognised> {
+    /// Whether the password that this client sent is the account's.
+    pub(super) async fn check(
+        self: &Arc<Self>,
+        client: ClientKey,
+        name: &str,
+        password: &Secret,
+    ) -> Result<(), NotRecognised> {
         self.look_again().await;
         let accounts = self.accounts();
         let hash = accounts.get(name).cloned();
@@ -110,6 +120,7 @@ impl Users {
         if digest.is_some_and(|digest| lock(&self.verified).holds(&digest)) {
             return Ok(());
         }
+        let _share = self.shares.take(client, 1).ok_or(NotRecognised::Busy)?;
         let _place = self.places.try_acquire().map_err(|_| NotRecognised::Busy)?;
         let _turn = self.comparing.acquire().await.map_err(|_| NotRecognised::Busy)?;
         let (password, cost_max) = (password.clone(), accounts.cost_max());
@@ -265,7 +276,7 @@ pub(super) mod tests {
     }
 
     async fn check(users: &Arc<Users>, name: &str, password: &str) -> Result<(), NotRecognised> {
-        users.check(name, &Secret::new(password)).await
+        check_from(users, [192, 0, 2, 1], name, password).await
     }
 
     #[tokio::test]
@@ -299,6 +310,30 @@ pub(super) mod tests {
         fs::remove_file(users.path()).unwrap();
         users.look_now();
         assert_eq!(check(&users, "alice", "canary-new").await, Ok(()));
+    }
+
+    async fn check_from(users: &Arc<Users>, client: [u8; 4], name: &str, password: &str) -> Result<(), NotRecognised> {
+        users.check(ClientKey::of(client.into()), name, &Secret::new(password)).await
+    }
+
+    /// A stranger that guesses passwords all the time, and a client with the right one.
+    #[tokio::test]
+    async fn one_clients_wrong_logins_leave_places_for_others() {
+        let (_folder, users) = users(&[("alice", "canary-a")]);
+        let guesses = (0..PLACES).map(|number| {
+            let users = users.clone();
+            tokio::spawn(async move { check_from(&users, [198, 51, 100, 1], "alice", &number.to_string()).await })
+        });
+        let guesses: Vec<_> = guesses.collect();
+        let honest = tokio::time::timeout(Duration::from_secs(20), check(&users, "alice", "canary-a"));
+        assert_eq!(honest.await, Ok(Ok(())), "in time");
+        let mut answers = Vec::new();
+        for guess in guesses {
+            answers.push(guess.await.unwrap());
+        }
+        let busy = answers.iter().filter(|answer| **answer == Err(NotRecognised::Busy)).count();
+        assert!(busy >= PLACES - 2 * PLACES_EACH as usize, "{busy} were told to wait");
+        assert!(!answers.contains(&Ok(())));
     }
 
     #[tokio::test]

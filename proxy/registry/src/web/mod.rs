@@ -74,7 +74,11 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
     let form = if is_form { Some(form(service, scope, &head, body).await?) } else { None };
     let query = || head.uri.query().unwrap_or_default().as_bytes();
     let fields = Fields(form.as_ref().map_or_else(query, |form| form.bytes()));
-    let visitor = service.local.access().identify(identity::header(&head.headers).as_ref()).await?;
+    let visitor = service
+        .local
+        .access()
+        .identify(scope.connection.client.into(), identity::header(&head.headers).as_ref())
+        .await?;
     if is_form {
         host?;
         check_change(&service.local, &head)?;
