@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
@@ -21,6 +21,7 @@ use crate::servers::{PROXY_PORT, UNBOUNDED};
 const REGISTRY_PORT: u16 = 5000;
 const DEAD_NAMES: usize = 900;
 const SLOW_BODIES: usize = 100;
+const UPLOADS: usize = 1000;
 const BODY_BYTES: usize = 4 << 20;
 /// The doors' places in the section with silent connections, of which the stranger wants twice as many.
 const PLACES: usize = 1000;
@@ -31,7 +32,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
     let path = manifest_path(&image.manifest.digest);
     let resolver = SilentResolver::start().await?;
     let mut measured = Measured::default();
-    for what in ["900 dead names", "silent connections, doors full", "100 slow manifests"] {
+    for what in ["900 dead names", "silent connections, doors full", "100 slow manifests", "1,000 uploads begun"] {
         let bounds = if what.starts_with("silent") { FEW_PLACES } else { UNBOUNDED };
         let [mut alone, mut beside] = [Samples::default(), Samples::default()];
         for _ in 0..lab.options.rounds {
@@ -41,6 +42,7 @@ pub(super) async fn run(lab: &Lab) -> Result<Measured, BoxError> {
             let _stranger = match what {
                 "900 dead names" => dead_names(&resolver).await?,
                 "100 slow manifests" => slow_manifests().await?,
+                "1,000 uploads begun" => uploads_begun().await?,
                 _ => silent_connections().await?,
             };
             beside.push(pulls_ms(lab, &server.tls, &path, &image.manifest).await?);
@@ -116,6 +118,31 @@ async fn silent_connections() -> Result<Vec<TcpStream>, BoxError> {
         held.push(connect(PROXY_PORT).await?);
     }
     Ok(held)
+}
+
+/// Begins uploads, as fast as they are answered, on one connection that stays open.
+async fn uploads_begun() -> Result<Vec<TcpStream>, BoxError> {
+    let mut stream = connect(REGISTRY_PORT).await?;
+    let mut answers = Vec::new();
+    for _ in 0..UPLOADS {
+        let head = "POST /v2/stranger/app/blobs/uploads/ HTTP/1.1\r\nHost: docker-registry.local:5000\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(head.as_bytes()).await?;
+        let before = answers.len();
+        while !has_answer(&answers[before..]) {
+            if stream.read_buf(&mut answers).await? == 0 {
+                return Err("the registry closed the stranger's connection".into());
+            }
+        }
+    }
+    Ok(vec![stream])
+}
+
+/// Whether these bytes hold a whole answer: its head, and the body of an error.
+fn has_answer(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    body.len() >= length.unwrap_or(0)
 }
 
 async fn slow_manifests() -> Result<Vec<TcpStream>, BoxError> {
