@@ -127,11 +127,15 @@ impl Sessions {
         let displaced = {
             let mut table = self.table();
             let displaced = place_for(&table, &session, limits).map_err(NotBegun::TooMany)?;
+            // Both under one lock, so the bound holds at every moment.
+            displaced.inspect(|displaced| _ = table.remove(displaced));
             table.insert(id, session.clone());
             displaced
         };
         if let Some(displaced) = displaced {
-            self.end(displaced).await;
+            let store = self.store.clone();
+            // A client that leaves now must not leave the file.
+            let _ = tokio::spawn(async move { store.uploads.discard(displaced).await }).await;
         }
         if let Err(error) = self.store.uploads.note(id, session.note(client)).await {
             self.end(id).await;
