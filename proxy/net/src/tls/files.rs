@@ -140,13 +140,17 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
     sync_directory(directory_of(path))
 }
 
-/// Gives a file that root writes to the owner of the directory, because the server runs as its own user.
+/// Gives a file that root writes to the owner of the directory, because the server runs as its own user. In a container
+/// root may lack that power (CAP_CHOWN): then the server is this root, and the file stays its own.
 fn belong_where_it_is(file: &File, directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
-    if geteuid().is_root() && owner.uid() != 0 {
-        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    if !geteuid().is_root() || owner.uid() == 0 {
+        return Ok(());
     }
-    Ok(())
+    match fchown(file, Some(owner.uid()), Some(owner.gid())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
 }
 
 fn keep_old(path: &Path) -> Result<(), CaError> {
