@@ -11,6 +11,8 @@ use super::events::{Deed, Event};
 use super::request::LocalRequest;
 use super::uploads::empty;
 use entrepot_cache::pull::error::PullError;
+use entrepot_cache::pull::request::AskedPart;
+use entrepot_cache::pull::rights::Right;
 use entrepot_cache::pull::serve::stored_reply;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Served;
@@ -33,7 +35,15 @@ impl LocalRequest {
         if range.is_some_and(is_backwards) {
             return Ok(PullError::Range { size_bytes: blob.size_bytes }.into_reply());
         }
-        let reply = stored_reply(&self.registry.store, &self.scope.trail, blob, range, is_head, || None, Served::Hit);
+        let reply = stored_reply(
+            &self.registry.store,
+            &self.scope.trail,
+            blob,
+            &AskedPart { range, is_head },
+            || None,
+            Served::Hit,
+            Right::of_our_own_registry(),
+        );
         Ok(reply.unwrap_or_else(PullError::into_reply))
     }
 

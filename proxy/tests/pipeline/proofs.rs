@@ -83,6 +83,51 @@ async fn what_was_linked_after_the_last_anonymous_answer_is_not_public() {
     }
 }
 
+/// Whatever the client asked for, and however upstream said no.
+#[tokio::test]
+async fn each_refusal_of_a_client_without_a_login_ends_what_was_public() {
+    let refusals = [
+        Answer::json(401, "{}").header("www-authenticate", "Basic realm=\"fake\""),
+        Answer::json(401, "{}"),
+        Answer::json(403, "{}"),
+    ];
+    let other = digest_of(b"another layer");
+    let asked = ["manifests/1".to_owned(), "manifests/2".to_owned(), "tags/list".to_owned(), format!("blobs/{other}")];
+    for refusal in refusals {
+        for what in &asked {
+            let (upstream, image) = (Upstream::start().await, Image::new("team/app", 1));
+            image.publish(&upstream, "1");
+            let proxy = Proxy::before(&[&upstream]).await;
+            proxy.get(&upstream, &image.tag_path("1")).send().await.is_whole(&image.manifest);
+            let refusal = refusal.clone();
+            upstream.guard(move |_| Some(refusal.clone()));
+            assert!(proxy.get(&upstream, &format!("/v2/team/app/{what}")).send().await.status >= 400);
+            upstream.stop().await;
+            let after = proxy.get(&upstream, &image.manifest_path()).send().await;
+            assert!(after.status >= 400, "{what}: {} {}", after.status, after.cache());
+        }
+    }
+}
+
+/// A yes to the administrator's headers is none to a request without them.
+#[tokio::test]
+async fn what_was_given_for_injected_headers_ends_with_them() {
+    let (upstream, image) = (Upstream::start().await, Image::new("team/app", 1));
+    image.publish(&upstream, "1");
+    upstream.guard(|seen| (seen.header("x-api-key") != "canary").then(|| Answer::json(401, "{}")));
+    let headers = format!("{}.headers", Setup::registry(&upstream));
+    let proxy = Setup::of(&[&upstream]).set(&headers, "X-Api-Key = \"canary\"").start().await;
+    for cache in ["MISS", "HIT"] {
+        let given = proxy.get(&upstream, &image.manifest_path()).send().await;
+        given.is_whole(&image.manifest);
+        assert_eq!(given.cache(), cache, "all clients are one to upstream");
+    }
+    proxy.reload(&Setup::of(&[&upstream]));
+    assert_eq!(proxy.get(&upstream, &image.manifest_path()).send().await.status, 401);
+    upstream.stop().await;
+    assert!(proxy.get(&upstream, &image.manifest_path()).send().await.status >= 400, "nor while upstream is down");
+}
+
 #[tokio::test]
 async fn a_token_for_another_repository_takes_nothing_from_anybody() {
     let (upstream, _server, image, proxy) = public_and_pulled(|setup| setup).await;
@@ -237,12 +282,14 @@ async fn an_account_that_upstream_refuses_stops_nothing_public() {
         let refused = proxy.get(&upstream, &secret.tag_path("1")).send().await;
         assert_eq!(refused.status, 401);
         assert!(refused.text().contains("the account that is configured here for"), "{}", refused.text());
+        let own = proxy.get(&upstream, &secret.tag_path("1")).basic("alice", "wrong").send().await;
+        assert!(own.status == 401 && !own.text().contains("configured here"), "its login is wrong: {}", own.text());
     }
     let refusals =
         upstream.seen().iter().filter(|seen| !seen.header("authorization").is_empty() && seen.path == "/token").count();
     assert_eq!(refusals, 1, "it is left out for a minute");
     assert_eq!(proxy.pull.metrics.accounts_refused.get(), 1);
-    let lines = proxy.access_lines(6).await;
+    let lines = proxy.access_lines(8).await;
     let of_secret = lines.iter().find(|line| line["uri"] == *secret.tag_path("1")).expect("a line");
     assert_eq!(of_secret["reason"], "account_refused");
     // Renewed, it is taken again without waiting for the minute.

@@ -27,7 +27,7 @@ pub struct BlobSource {
     /// Sends the requests to upstream.
     pub upstream: Arc<RegistryClient>,
     pub registry: UpstreamRegistry,
-    /// Where the registry has the bytes.
+    /// The place of the bytes at the registry.
     pub path: SourcePath,
     /// The credential that may read it.
     pub credential: Credential,
@@ -35,7 +35,7 @@ pub struct BlobSource {
     pub is_public: bool,
 }
 
-/// Where a registry has the bytes of a digest.
+/// The place at which a registry has the bytes of a digest.
 #[derive(Clone)]
 pub enum SourcePath {
     /// Among the blobs of this repository.

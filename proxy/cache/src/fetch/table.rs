@@ -1,5 +1,5 @@
-//! The fetches in flight, one for each origin and digest. Their number is bounded, because a fetch goes on when its clients have
-//! left.
+//! The fetches in flight, one for each origin and digest. Their number is bounded, because a fetch goes on when its
+//! clients have left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -66,8 +66,8 @@ impl InflightFetches {
         self.lock().get(&(origin.clone(), *digest)).cloned()
     }
 
-    /// Subscribes to the fetch of `digest` in the origin of `place`. If there is none, starts it with `source`; the flag is true if this call
-    /// started it. None if it is not in flight and [`FETCHES_MAX`] others are.
+    /// Subscribes to the fetch of `digest` in the origin of `place`. If there is none, starts it with `source`; the
+    /// flag is true if this call started it. None if it is not in flight and [`FETCHES_MAX`] others are.
     pub async fn join_or_start(
         self: &Arc<Self>,
         place: &Place,

@@ -132,7 +132,7 @@ impl Pull {
         let body = held.bytes().clone();
         let identified = request.registry.injects_headers();
         let principal = principal(sent.as_ref(), &body, &request.path_and_query, reads).filter(|_| !identified);
-        let form = body.clone();
+        let scopes = asked_scopes(request, reads, &body);
         let login = sent.as_ref().and_then(Login::from_basic);
         let credential = sent.map_or(Credential::None, Credential::Header);
         let operation =
@@ -140,9 +140,7 @@ impl Pull {
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let answer = request.send(&credential, &operation, body).await;
         match answer {
-            Ok(answer) if !is_transient(answer.status) => {
-                Ok(self.passed_token(answer, principal, &asked_scopes(request, reads, &form)).await)
-            }
+            Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal, &scopes).await),
             Ok(answer) if !reads => Err(PullError::answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
@@ -282,7 +280,8 @@ fn principal(header: Option<&Secret>, body: &Bytes, path_and_query: &str, reads:
         return Some(Login::from_basic(header).map_or(CredentialId::of(header.expose()), |login| login.id()));
     }
     if reads {
-        // Any other parameter may be a credential, as GitLab's `private_token` is. Some servers split at semicolons too.
+        // Any other parameter may be a credential, as GitLab's `private_token` is. Some servers split at semicolons
+        // too.
         const HARMLESS: [&str; 5] = ["service", "scope", "account", "client_id", "offline_token"];
         let is_anonymous =
             !path_and_query.contains(';') && query(path_and_query).all(|(name, _)| HARMLESS.contains(&&*name));

@@ -19,9 +19,10 @@ use tracing::Instrument;
 use crate::fetch::FetchError;
 use crate::fetch::hashing::hash_aside;
 use crate::fetch::source::SourcePath;
+use crate::pull::asking::{Asked, Wanted};
 use crate::pull::error::PullError;
 use crate::pull::replies::relayed_headers;
-use crate::pull::rights::{Asked, Object, Wanted};
+use crate::pull::rights::Object;
 use crate::pull::serve::stored_reply;
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::body::{BodyError, PieceSource, ReplyBody};
@@ -55,7 +56,11 @@ impl Pull {
         entry: ArtefactEntry,
     ) -> Result<Reply, PullError> {
         let object = object(request);
-        let (served, _right) = if let Some(right) = self.right_to_artefact(request, &object, &entry.link, false).await {
+        let (public_for, offline_for) = {
+            let proofs = &request.snapshot.config.proofs;
+            (proofs.public_for, proofs.offline_for)
+        };
+        let (served, right) = if let Some(right) = self.right_to_artefact(request, &object, &entry.link, public_for) {
             (Served::Hit, right)
         } else {
             let path = request.path_and_query.clone();
@@ -73,7 +78,7 @@ impl Pull {
                     (Served::Revalidated, self.approve(request, &object))
                 }
                 Asked::Refused(error) => return Err(error),
-                Asked::Down(error) => match self.right_to_artefact(request, &object, &entry.link, true).await {
+                Asked::Down(error) => match self.right_to_artefact(request, &object, &entry.link, offline_for) {
                     Some(right) => (Served::Stale, right),
                     None => return Err(error),
                 },
@@ -85,8 +90,7 @@ impl Pull {
         };
         let path = SourcePath::Artefact(request.path_and_query.as_str().into());
         let source = || Some(self.source(request, path));
-        let reply =
-            stored_reply(&self.store, &request.trail, blob, request.range(), request.is_head(), source, served)?;
+        let reply = stored_reply(&self.store, &request.trail, blob, &request.asked_part(), source, served, right)?;
         Ok(with_headers_of(reply, &entry))
     }
 
@@ -95,8 +99,7 @@ impl Pull {
         let operation = Operation::relay(request.method.clone(), path, &request.headers, None);
         let answer = request.execute(&operation).await;
         let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
-        // A page is nothing immutable, and where it asks for a login, not the artefact: who has one would be given it
-        // too.
+        // A page is nothing immutable. It may ask for a login, and clients that have one would be given it as well.
         let length = answer.content_length().filter(|_| keeps && !answer.is_page());
         let (Some(length), true) = (length, request.method == Method::GET && answer.status == StatusCode::OK) else {
             return Ok(replies::relayed(answer));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{ErrorCode, body};
 use entrepot_core::host::RegistryHost;
+use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
 use entrepot_core::range::ContentRange;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE};
@@ -12,9 +13,10 @@ use http::{HeaderValue, StatusCode};
 
 use crate::fetch::FetchError;
 use crate::fetch::source::UpstreamRefusal;
-use crate::pull::replies;
+use crate::pull::{RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{FetchFailure, Refused};
+use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
 
 /// Why there is no content for the client.
@@ -117,6 +119,22 @@ impl PullError {
         matches!(self, Self::Answered(refusal) if is_refusal(refusal.status))
     }
 
+    /// A refusal of a client that sent no login, with the reason that it cannot see: upstream does not take the
+    /// administrator's account.
+    pub(super) fn explained(self, request: &RequestContext, repository: Option<&RepositoryName>) -> Self {
+        let registry = &request.registry.origin;
+        match self {
+            Self::Answered(refusal)
+                if is_denial(refusal.status)
+                    && !matches!(request.credential, Credential::Header(_))
+                    && request.snapshot.is_account_refused(registry, repository) =>
+            {
+                Self::AccountRefused { registry: registry.clone(), refusal }
+            }
+            error => error,
+        }
+    }
+
     /// The reply to the client.
     pub fn into_reply(self) -> Reply {
         let message = format!("entrepot: {self}");
@@ -162,9 +180,14 @@ pub(crate) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
 }
 
-/// The registry's no to a credential.
+/// The registry's no to a credential, in so many words.
+pub(crate) fn is_denial(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// The registry's no to a credential. Some registries hide content by answering that it does not exist.
 pub(crate) fn is_refusal(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+    is_denial(status) || status == StatusCode::NOT_FOUND
 }
 
 fn refused(failure: FetchFailure) -> Refused {

@@ -113,7 +113,7 @@ impl IssuedTokens {
         let id = CredentialId::of(&format!("Bearer {}", token.trim()));
         let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let known = local.get(&id).filter(|token| token.expires > Instant::now() && token.registry == *registry);
-        Some(known.map(|token| token.clone()))
+        Some(known.cloned())
     }
 }
 

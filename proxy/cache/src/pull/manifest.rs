@@ -14,11 +14,12 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::pull::Pull;
+use crate::pull::asking::{Asked, Wanted};
 use crate::pull::error::PullError;
 use crate::pull::oversize::Oversize;
 use crate::pull::replies::relayed_headers;
 use crate::pull::request::RequestContext;
-use crate::pull::rights::{Asked, Object, Right, Wanted};
+use crate::pull::rights::{Object, Right};
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Served};
@@ -48,6 +49,16 @@ pub(super) enum Fetched {
     Manifest(Manifest, Right),
     /// The reply that passes it on to this client, because it cannot be kept.
     PassedThrough(Reply),
+}
+
+impl Fetched {
+    /// The reply for the client that it was fetched for.
+    pub(super) fn into_reply(self, request: &RequestContext, served: Served) -> Reply {
+        match self {
+            Self::Manifest(manifest, right) => reply(request, &manifest, served, right),
+            Self::PassedThrough(reply) => reply,
+        }
+    }
 }
 
 impl Pull {

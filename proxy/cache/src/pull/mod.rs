@@ -2,15 +2,16 @@
 //! right to it, from upstream else.
 //!
 //! Read `pipeline.rs` first: it tells a pull from its first decision to its reply, with `request.rs` as what every
-//! phase needs and `error.rs` as the one way to fail. `manifest.rs` and `serve.rs` make replies; `rights.rs` is asked
-//! before a stored byte leaves, and asks upstream. `relay.rs` passes everything else on, pushes included; `access.rs`
-//! answers pings and tokens; `artefacts.rs` caches what a configured pattern names.
+//! phase needs and `error.rs` as the one way to fail. `manifest.rs` and `serve.rs` make replies; `asking.rs` asks
+//! upstream, and `rights.rs` is asked before a stored byte leaves. `relay.rs` passes everything else on, pushes
+//! included; `access.rs` answers pings and tokens; `artefacts.rs` caches what a configured pattern names.
 //!
 //! Invariant: a stored byte is given only to a credential that upstream serves, or served within the
 //! verdict's life, the same repository of the same registry; a digest alone grants nothing.
 
 pub mod access;
 pub mod artefacts;
+mod asking;
 pub mod error;
 pub mod identity;
 pub mod issued;
@@ -99,9 +100,8 @@ impl ConfigSnapshot {
         }
     }
 
-    /// The administrator's account for a repository, given to the registry or to its token server. An account of the
-    /// token server goes nowhere else.
-    /// None as well for a minute after upstream refused it.
+    /// The administrator's account for a repository, given to the registry or to its token server; the latter goes
+    /// nowhere else. None as well for a minute after upstream refused it.
     pub fn account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> Option<Login> {
         let (account, is_token_servers) = self.configured_account(origin, repository)?;
         let login = Login::of_account(account, is_token_servers);
@@ -121,15 +121,14 @@ impl ConfigSnapshot {
 
     /// Whether upstream refused the registry's account lately.
     pub fn is_account_refused(&self, origin: &Origin, repository: Option<&RepositoryName>) -> bool {
-        let account = self.configured_account(origin, repository);
-        account.is_some_and(|(account, is_token_servers)| {
-            let login = Login::of_account(account, is_token_servers);
-            self.upstream.memory().refused_accounts.has(origin, login.id())
-        })
+        self.has_account(origin, repository) && self.account(origin, repository).is_none()
     }
 
     /// The account, and whether it is the token server's.
     fn configured_account(&self, origin: &Origin, repository: Option<&RepositoryName>) -> Option<(&Account, bool)> {
+        if self.config.credentials.is_empty() {
+            return None;
+        }
         let name = repository.map(RepositoryName::as_str);
         let own = account(&self.config, origin, name).map(|account| (account, false));
         own.or_else(|| {

@@ -3,7 +3,7 @@
 //! ```text
 //! admit    is the method one that the route has; push, ping, token or page: elsewhere     answer
 //! resolve  which digest is the tag: a young answer, upstream's HEAD, or the last answer   resolve
-//! locate   where is the digest: stored, on its way, missing; may this client have it      manifest, blob
+//! locate   the place of the digest: stored, on its way, missing; may this client have it   manifest, blob
 //! fetch    begin a fetch for it, or join the one that runs                                lead_or_join, join_fetch
 //! serve    status, range and body                                                         manifest.rs, serve.rs
 //! ```
@@ -18,11 +18,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
+use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
-use entrepot_core::outcome::RequestType;
 use entrepot_core::range::{self, ByteSpec, RangeHeader};
 use entrepot_core::route::Route;
 use http::header::WARNING;
@@ -30,13 +29,14 @@ use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
-use crate::fetch::source::{OpenError, Opened, UpstreamRefusal};
+use crate::fetch::source::{OpenError, UpstreamRefusal};
 use crate::fetch::table::Wish;
+use crate::pull::asking::{Asked, Probed, Wanted};
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
-use crate::pull::request::{BlobRequest, RequestContext, TagRequest, route_decision};
-use crate::pull::rights::{Asked, Object, Probed, Right, Wanted};
-use crate::pull::tag_policy::{is_fresh, request_type, tier, trusted_for};
+use crate::pull::request::{BlobRequest, RequestContext, TagRequest};
+use crate::pull::rights::{Object, Right};
+use crate::pull::tag_policy::{is_fresh, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
@@ -54,7 +54,7 @@ impl Pull {
     pub async fn answer(self: &Arc<Self>, request: &RequestContext, route: Route, body: Incoming) -> Reply {
         request.record_credential();
         if route != Route::Other {
-            request.trail.record(route_decision(&route, &request.method, tag_type(request, &route)));
+            request.trail.record(request.route_decision(&route));
         }
         if route.is_push(&request.method) {
             return self.push(request, &route, body).await.unwrap_or_else(PullError::into_reply);
@@ -74,36 +74,13 @@ impl Pull {
             Route::Other => self.other(request, body).await,
             route => self.read_through(request, route).await,
         };
-        pulled.unwrap_or_else(|error| explained(request, route.repository(), error).into_reply())
+        pulled.unwrap_or_else(|error| error.explained(request, route.repository()).into_reply())
     }
 
     /// Passes on a request to a host that is no listed registry: nothing of it is cached.
     pub async fn pass_on(&self, request: &RequestContext, body: Incoming) -> Reply {
         request.record_credential();
         self.pass(request, body).await.unwrap_or_else(PullError::into_reply)
-    }
-}
-
-/// A refusal, with the reason that the client cannot see: upstream does not take the administrator's account.
-fn explained(request: &RequestContext, repository: Option<&RepositoryName>, error: PullError) -> PullError {
-    let registry = &request.registry.origin;
-    match error {
-        PullError::Answered(refusal)
-            if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-                && request.snapshot.is_account_refused(registry, repository) =>
-        {
-            PullError::AccountRefused { registry: registry.clone(), refusal }
-        }
-        error => error,
-    }
-}
-
-/// A tag's kind in docker-registry-proxy's words.
-fn tag_type(request: &RequestContext, route: &Route) -> RequestType {
-    let policy = &request.snapshot.config.tags;
-    match route {
-        Route::Manifest { reference: Reference::Tag(tag), .. } => request_type(policy, tier(policy, tag)),
-        _ => RequestType::Unknown,
     }
 }
 
@@ -132,7 +109,7 @@ impl Pull {
             }
             Ok(Resolved::KnownMissing(refusal)) => return Err(PullError::answered(refusal)),
             Ok(Resolved::Told(digest, head, right)) => self.told_tag(&tag, known.as_ref(), digest, head, right).await,
-            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(self.head(tag.request, None, head)),
+            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(replies::head(tag.request, None, head)),
             Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
             Err(error) => Err(error),
         };
@@ -193,7 +170,7 @@ impl Pull {
         let (request, repository) = (tag.request, tag.repository);
         if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
-            self.shown_again(request, repository, &digest).await;
+            self.shown_again(request, &request.place(repository), &digest).await;
             let is_known = known.is_some_and(|entry| entry.digest == digest);
             let served = if is_known { Served::Revalidated } else { Served::Hit };
             return Ok(manifest::reply(request, &manifest, served, right));
@@ -204,9 +181,9 @@ impl Pull {
             if known.is_none() {
                 self.keep_told_tag(tag, digest, &head.headers).await;
             }
-            return Ok(self.head(request, Some(digest), head));
+            return Ok(replies::head(request, Some(digest), head));
         }
-        let _turn = self.manifest_locks.lock(&lock_name(request, repository, &digest)).await;
+        let _turn = self.manifest_locks.lock(&request.manifest_name(repository, &digest)).await;
         if let Some((manifest, _)) = self.stored_manifest(request, repository, &digest).await {
             self.keep_tag(tag, &manifest).await;
             return Ok(manifest::reply(request, &manifest, Served::Joined, right));
@@ -227,14 +204,10 @@ impl Pull {
     }
 
     async fn fetched_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, fetched: Fetched) -> Reply {
-        match fetched {
-            Fetched::PassedThrough(reply) => reply,
-            Fetched::Manifest(manifest, right) => {
-                self.keep_tag(tag, &manifest).await;
-                let served = if known.is_some() { Served::Refetched } else { Served::Led };
-                manifest::reply(tag.request, &manifest, served, right)
-            }
+        if let Fetched::Manifest(manifest, _) = &fetched {
+            self.keep_tag(tag, manifest).await;
         }
+        fetched.into_reply(tag.request, if known.is_some() { Served::Refetched } else { Served::Led })
     }
 
     /// Answers after upstream said no, or nothing: with the last known manifest if upstream cannot say, as the
@@ -296,12 +269,12 @@ impl Pull {
             return self.head_upstream(request, repository, &reference).await;
         }
         // One at a time for each digest: a request that waited finds it stored, and then needs only the right to it.
-        let _turn = self.manifest_locks.lock(&lock_name(request, repository, digest)).await;
+        let _turn = self.manifest_locks.lock(&request.manifest_name(repository, digest)).await;
         if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
             return self.known_manifest(request, repository, manifest, &link).await;
         }
         let fetched = self.fetch_manifest(request, repository, &reference, request.accept_class()).await?;
-        Ok(serve_fetched(request, fetched))
+        Ok(fetched.into_reply(request, Served::Led))
     }
 
     /// A manifest that is stored and known to be in this repository: only the right to it is in question.
@@ -320,25 +293,18 @@ impl Pull {
         let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
         match self.ask(request, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(_, right) => {
-                self.shown_again(request, repository, &manifest.digest).await;
+                self.shown_again(request, &place, &manifest.digest).await;
                 Ok(manifest::reply(request, &manifest, Served::Revalidated, right))
             }
             Asked::Unproven(_) => {
                 let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
-                Ok(serve_fetched(request, fetched))
+                Ok(fetched.into_reply(request, Served::Led))
             }
             Asked::Refused(error) => Err(error),
             Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
                 Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
                 None => Err(error),
             },
-        }
-    }
-
-    /// Upstream has just shown a link that is known already: an anonymous answer makes it public from now on.
-    async fn shown_again(&self, request: &RequestContext, repository: &RepositoryName, digest: &Digest) {
-        if let Some(now) = self.public_now(request) {
-            self.store.names.prove_public(&request.place(repository), digest, now).await;
         }
     }
 
@@ -352,33 +318,11 @@ impl Pull {
         let operation = Operation::manifest(Method::HEAD, repository, reference, request.accept_class());
         match self.ask(request, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
-                Ok(self.head(request, answer.digest, replies::relayed(*answer)))
+                Ok(replies::head(request, answer.digest, replies::relayed(*answer)))
             }
             Asked::Refused(error) | Asked::Down(error) => Err(error),
         }
     }
-
-    /// Upstream's head as the reply to HEAD.
-    fn head(&self, request: &RequestContext, digest: Option<Digest>, head: Reply) -> Reply {
-        request.trail.record(Decision::Content { served: Served::Head, digest, stored_at: None });
-        let head = head.without_body();
-        match digest {
-            Some(digest) => head.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
-            None => head,
-        }
-    }
-}
-
-fn serve_fetched(request: &RequestContext, fetched: Fetched) -> Reply {
-    match fetched {
-        Fetched::Manifest(manifest, right) => manifest::reply(request, &manifest, Served::Led, right),
-        Fetched::PassedThrough(reply) => reply,
-    }
-}
-
-/// The name of a manifest's lock: another registry's slowness is not ours to wait for.
-fn lock_name(request: &RequestContext, repository: &RepositoryName, digest: &Digest) -> String {
-    format!("{}/{repository}@{digest}", request.registry.origin)
 }
 
 // ── a blob: locate, then fetch or join ─────────────────────────────────────────────────────────────────────────────
@@ -417,7 +361,7 @@ impl Pull {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
         match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
-                Ok(self.head(blob.request, Some(blob.digest), replies::relayed(*answer)))
+                Ok(replies::head(blob.request, Some(blob.digest), replies::relayed(*answer)))
             }
             Asked::Refused(error) => Err(error),
             Asked::Down(error) => match self.offline_copy(blob).await {
@@ -496,7 +440,7 @@ impl Pull {
             Opening::Filling { .. } | Opening::NotStored(..) => {}
             // The leader's answer is the answer for its credential.
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
-                return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())));
+                return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())).await);
             }
             Opening::Failed(error) => return Err(self.fetch_failed(blob.request, error.clone())),
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
@@ -574,12 +518,7 @@ impl Pull {
                 drop(subscription);
                 self.read_alone(blob, spare, reason).await
             }
-            Opening::Refused(refusal) => {
-                if matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    self.deny(blob.request, &Object::Repository(blob.place())).await;
-                }
-                Err(self.not_opened(blob, OpenError::Refused(refusal)))
-            }
+            Opening::Refused(refusal) => Err(self.not_opened(blob, OpenError::Refused(refusal)).await),
             Opening::Failed(error) => Err(self.fetch_failed(blob.request, error)),
             Opening::Broken(error) => Err(PullError::Broken(error)),
         };
@@ -607,31 +546,5 @@ impl Pull {
                 }
             }
         }
-    }
-
-    /// Past the store: the client gets upstream's bytes, and whole ones checked.
-    async fn read_alone(
-        &self,
-        blob: &BlobRequest<'_>,
-        spare: Option<Opened>,
-        reason: Bypass,
-    ) -> Result<Reply, PullError> {
-        let part = match blob.request.range().map(range::parse) {
-            Some(RangeHeader::Single(ByteSpec::FromTo(start, last))) => {
-                last.checked_add(1).map(|end| ByteRange { start, end: Some(end) })
-            }
-            _ => None,
-        };
-        let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
-        let opened = match spare {
-            Some(opened) => Ok(opened),
-            None => self.blob_source(blob).open(&blob.digest, part).await,
-        };
-        let opened = opened.map_err(|error| self.not_opened(blob, error))?;
-        blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
-        if opened.is_registrys_word {
-            let _right = self.approve(blob.request, &Object::Repository(blob.place()));
-        }
-        self.serve_alone(blob, opened, reason)
     }
 }

@@ -14,7 +14,8 @@ use hyper::body::Incoming;
 use url::Url;
 
 use crate::pull::access::LOCAL_REALM_PATH;
-use crate::pull::error::PullError;
+use crate::pull::error::{PullError, is_denial};
+use crate::pull::rights::Object;
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Refused, RequestRoute};
@@ -78,6 +79,13 @@ impl Pull {
         let operation = Operation::relay(request.method.clone(), path, &request.headers, repository);
         let answer = request.execute(&operation).await;
         let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
+        if is_denial(answer.status)
+            && !answer.crossed
+            && let Some(repository) = route.repository()
+        {
+            let object = Object::Repository(request.place(repository));
+            self.deny(request, &object, answer.status, &answer.headers).await;
+        }
         if answer.status == StatusCode::UNAUTHORIZED && !answer.crossed {
             return Err(self.refused_by_upstream(request, answer, operation.unknown).await);
         }

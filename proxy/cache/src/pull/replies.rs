@@ -1,12 +1,16 @@
 //! Replies made of upstream's answers. What is relayed is rebuilt from the headers that clients need; failures become
 //! replies in `error.rs`.
 
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::fetch::source::UpstreamRefusal;
+use crate::pull::RequestContext;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
+use entrepot_observe::labels::Served;
+use entrepot_observe::trail::Decision;
 use entrepot_upstream::operation::is_of_the_hop;
 use entrepot_upstream::registry_client::Answer;
 
@@ -44,6 +48,16 @@ pub fn relayed_headers(headers: &HeaderMap) -> HeaderMap {
         relayed.append(name.clone(), value.clone());
     }
     relayed
+}
+
+/// Upstream's head as the reply to HEAD.
+pub(super) fn head(request: &RequestContext, digest: Option<Digest>, head: Reply) -> Reply {
+    request.trail.record(Decision::Content { served: Served::Head, digest, stored_at: None });
+    let head = head.without_body();
+    match digest {
+        Some(digest) => head.with(DOCKER_CONTENT_DIGEST, &digest.to_string()),
+        None => head,
+    }
 }
 
 /// Upstream's own error answer.

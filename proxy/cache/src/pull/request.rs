@@ -13,6 +13,7 @@ use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::pull::ConfigSnapshot;
+use crate::pull::tag_policy::{request_type, tier};
 use entrepot_config::ready::AccessMode;
 use entrepot_net::connection::ConnectionContext;
 use entrepot_observe::labels::{CredentialKind, RequestRoute, UpstreamOutcome};
@@ -78,14 +79,19 @@ impl RequestContext {
         self.headers.get(RANGE).filter(|_| !self.is_head())?.to_str().ok()
     }
 
+    /// The part of content that is asked for.
+    pub fn asked_part(&self) -> AskedPart<'_> {
+        AskedPart { range: self.range(), is_head: self.is_head() }
+    }
+
     /// A repository of this registry.
     pub fn place(&self, repository: &RepositoryName) -> Place {
         Place::new(self.registry.origin.clone(), repository.clone())
     }
 
-    /// The same request with the credential that stands in after this refusal. The administrator's account stands in for a
-    /// client's own credential, if access to the registry is shared. No credential stands in for an account that upstream
-    /// does not take: what is public is still given. None if nothing stands in.
+    /// The same request with the credential that stands in after this refusal. The administrator's account stands in
+    /// for a client's own credential, if access to the registry is shared. No credential stands in for an account that
+    /// upstream does not take: what is public is still given. None if nothing stands in.
     pub fn with_next_credential(&self, repository: &RepositoryName, refusal: StatusCode) -> Option<Self> {
         let is_denied = matches!(refusal, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         let next = match &self.credential {
@@ -98,6 +104,21 @@ impl RequestContext {
         let request = Self { credential: Credential::Answered(next), ..self.clone() };
         request.record_credential();
         Some(request)
+    }
+
+    /// The decision of the grammar about the request, for its trail.
+    pub fn route_decision(&self, route: &Route) -> Decision {
+        let policy = &self.snapshot.config.tags;
+        let tag_type = match route {
+            Route::Manifest { reference: Reference::Tag(tag), .. } => request_type(policy, tier(policy, tag)),
+            _ => RequestType::Unknown,
+        };
+        route_decision(route, &self.method, tag_type)
+    }
+
+    /// Names a manifest's lock. It names the registry too: another one's slowness is not ours to wait for.
+    pub(super) fn manifest_name(&self, repository: &RepositoryName, digest: &Digest) -> String {
+        format!("{}/{repository}@{digest}", self.registry.origin)
     }
 
     /// Records the credential that upstream is asked with.
@@ -157,6 +178,14 @@ impl RequestContext {
     pub fn record_upstream(&self, host: &RegistryHost, outcome: UpstreamOutcome, elapsed: Option<Duration>) {
         self.trail.record(Decision::Upstream { host: host.to_string().into(), outcome, elapsed });
     }
+}
+
+/// The part of content that a request asks for.
+pub struct AskedPart<'a> {
+    /// The value of the Range header. None without one.
+    pub range: Option<&'a str>,
+    /// Whether only the head is asked for.
+    pub is_head: bool,
 }
 
 /// A request for a tag: the only mutable thing that is cached.

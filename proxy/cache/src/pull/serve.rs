@@ -17,14 +17,15 @@ use crate::fetch::source::{BlobSource, Opened};
 use crate::fetch::through::Through;
 use crate::pull::Pull;
 use crate::pull::error::PullError;
-use crate::pull::request::BlobRequest;
-use crate::pull::rights::Right;
+use crate::pull::request::{AskedPart, BlobRequest};
+use crate::pull::rights::{Object, Right};
 use crate::pull::stored::StoredReader;
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
-use entrepot_observe::labels::{Bypass, Served};
+use entrepot_observe::labels::{Bypass, Served, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{Blob, Store};
+use entrepot_upstream::operation::ByteRange;
 
 impl Pull {
     /// A blob that is published here.
@@ -33,11 +34,10 @@ impl Pull {
         blob: &BlobRequest<'_>,
         stored: Arc<Blob>,
         served: Served,
-        _: Right,
+        right: Right,
     ) -> Result<Reply, PullError> {
         let source = || Some(self.blob_source(blob));
-        let (range, is_head) = (blob.request.range(), blob.request.is_head());
-        stored_reply(&self.store, &blob.request.trail, stored, range, is_head, source, served)
+        stored_reply(&self.store, &blob.request.trail, stored, &blob.request.asked_part(), source, served, right)
     }
 
     /// A blob that is on its way.
@@ -72,13 +72,36 @@ impl Pull {
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
     }
 
-    /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
-    pub(super) fn serve_alone(
+    /// Past the store: the client gets upstream's bytes, and whole ones checked.
+    pub(super) async fn read_alone(
         &self,
         blob: &BlobRequest<'_>,
-        opened: Opened,
+        spare: Option<Opened>,
         reason: Bypass,
     ) -> Result<Reply, PullError> {
+        let part = match blob.request.range().map(range::parse) {
+            Some(RangeHeader::Single(ByteSpec::FromTo(start, last))) => {
+                last.checked_add(1).map(|end| ByteRange { start, end: Some(end) })
+            }
+            _ => None,
+        };
+        let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
+        let opened = match spare {
+            Some(opened) => opened,
+            None => match self.blob_source(blob).open(&blob.digest, part).await {
+                Ok(opened) => opened,
+                Err(error) => return Err(self.not_opened(blob, error).await),
+            },
+        };
+        blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
+        if opened.is_registrys_word {
+            let _right = self.approve(blob.request, &Object::Repository(blob.place()));
+        }
+        self.serve_alone(blob, opened, reason)
+    }
+
+    /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
+    fn serve_alone(&self, blob: &BlobRequest<'_>, opened: Opened, reason: Bypass) -> Result<Reply, PullError> {
         let (source, size, digest) = (self.blob_source(blob), opened.size, blob.digest);
         let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
@@ -102,26 +125,25 @@ impl Pull {
     }
 }
 
-/// A published blob, or the range of it; only its head if `is_head`. `source` is where the bytes can be had if the disk
-/// fails.
+/// The reply with a published blob. `source` has the bytes as well, in case the disk fails.
 pub fn stored_reply(
     store: &Arc<Store>,
     trail: &Trail,
     stored: Arc<Blob>,
-    range: Option<&str>,
-    is_head: bool,
+    asked: &AskedPart<'_>,
     source: impl FnOnce() -> Option<BlobSource>,
     served: Served,
+    _: Right,
 ) -> Result<Reply, PullError> {
     let (digest, size_bytes) = (stored.digest, stored.size_bytes);
-    let answer = range::decide(range, size_bytes);
+    let answer = range::decide(asked.range, size_bytes);
     let (start, end) = match answer {
         RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes }),
         RangeAnswer::Whole => (0, size_bytes),
         RangeAnswer::Part { start, end } => (start, end),
     };
     trail.record(Decision::Content { served, digest: Some(digest), stored_at: stored.stored_at() });
-    let body = match is_head {
+    let body = match asked.is_head {
         true => ReplyBody::Full(Bytes::new()),
         false => ReplyBody::pieces(StoredReader::new(stored, store.clone(), source(), start, end)),
     };
