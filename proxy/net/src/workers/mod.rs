@@ -28,8 +28,11 @@ type Task = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 pub struct Workers {
     workers: Vec<Worker>,
     /// Receives the runtime of each thread that has ended.
-    ended: Mutex<Receiver<Runtime>>,
+    ended: Mutex<Receiver<Ended>>,
 }
+
+/// The runtime of a thread that has ended. It may be dropped inside another runtime, where tokio's own drop panics.
+struct Ended(Option<Runtime>);
 
 struct Worker {
     /// The doors bound the queue: each connection has a place there before it comes here. `None` ends the thread.
@@ -103,12 +106,20 @@ impl Workers {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = Instant::now() + patience;
         let next = || ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok();
-        (0..self.workers.len()).map_while(|_| next()).collect()
+        (0..self.workers.len()).map_while(|_| next()?.0.take()).collect()
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Worker {
-    fn start(number: usize, with_ring: bool, ended: Sender<Runtime>) -> io::Result<Self> {
+    fn start(number: usize, with_ring: bool, ended: Sender<Ended>) -> io::Result<Self> {
         let (tasks, received) = mpsc::unbounded_channel();
         let (load, major_faults) = (Arc::new(Load::default()), Arc::new(AtomicU64::new(0)));
         let runtime = runtime::Builder::new_current_thread()
@@ -123,7 +134,7 @@ impl Worker {
             local.block_on(&runtime, run(received, own_faults, with_ring));
             drop(local);
             // If nothing waits for the runtime any more, it is dropped.
-            let _ = ended.send(runtime);
+            let _ = ended.send(Ended(Some(runtime)));
         })?;
         Ok(Self { tasks, load, major_faults })
     }
@@ -151,6 +162,19 @@ async fn run(mut tasks: mpsc::UnboundedReceiver<Option<Task>>, major_faults: Arc
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn threads_that_ended_may_be_forgotten_inside_a_runtime() {
+        let workers = Workers::start(2, false).expect("threads");
+        for worker in &workers.workers {
+            worker.tasks.send(None).expect("it runs");
+        }
+        while workers.workers.iter().any(|worker| !worker.tasks.is_closed()) {
+            tokio::task::yield_now().await;
+        }
+        // Their runtimes are on the way to here, or here. tokio panics if such a one is dropped inside a runtime.
+        drop(workers);
+    }
 
     #[tokio::test]
     async fn a_thread_that_hangs_does_not_answer() {
