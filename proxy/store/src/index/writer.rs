@@ -150,6 +150,8 @@ impl Writer {
 
     fn judge(&mut self, error: Error) {
         if matches!(error, Error::ValueTooLarge(_)) {
+            // The index is well. The other changes of the transaction, refusals included, are lost all the same.
+            self.shared.memory.clear();
             return;
         }
         tracing::warn!(%error, "a change of the cache's index failed; it will be opened anew");
