@@ -38,8 +38,8 @@ pub struct Entry {
     pub(super) content: Option<Content>,
 }
 
-/// Tells whether the content of a file, which may be a secret, is the same as before. It holds for one process only, and
-/// reveals nothing about the content.
+/// Tells whether the content of a file, which may be a secret, is the same as before. It holds for one process only,
+/// and reveals nothing about the content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Content(u64);
 
@@ -135,8 +135,8 @@ impl Effective {
         Self { entries: read.entries.into_iter().map(kept).collect() }
     }
 
-    /// The rows of `self`, which is in force, that have another value or other content in `read` and wait for a start of the server.
-    /// Each comes with its row of `read`.
+    /// The rows of `self`, which is in force, that have another value or other content in `read` and wait for a start
+    /// of the server. Each comes with its row of `read`.
     pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
         // A default whose port was in use at the start differs, although nobody changed it.
@@ -153,8 +153,8 @@ impl Effective {
         self.entries.iter().map(Entry::to_json).collect()
     }
 
-    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told in
-    /// any case.
+    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told
+    /// in any case.
     pub fn told(&self, file: Result<&Self, &ConfigError>) -> serde_json::Value {
         match file {
             Ok(file) => json!({"effective": self.to_json_beside(file), "file_error": null}),
@@ -162,9 +162,10 @@ impl Effective {
         }
     }
 
-    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
-    /// something else. `value` is null if only the file has the setting. `file_value` is null if only the server has it.
-    /// `content_changed` is true if the value is the path of a file whose content is read at the start and changed since.
+    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the
+    /// file says something else. `value` is null if only the file has the setting. `file_value` is null if only the
+    /// server has it. `content_changed` is true if the value is the path of a file whose content is read at the start
+    /// and changed since.
     pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
         let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
             let mut row = match (in_force, in_file) {

@@ -206,10 +206,10 @@ fn live(
     let client = upstream::client(resolver, &raw.client)?;
     let data_plane = data_plane::sealing(resolver, &raw.data_plane)?;
     let logging = doors::log_level(resolver, &raw.logging)?;
-    let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify)?;
     let listed = registries::listed(resolver, &raw.intercept.registries, &added.0)?;
     let mut implied = registries::listed_by_accounts(raw.credentials.iter().chain(&added.1));
-    let schemes = Schemes::of(&registries, listed.iter().chain(&implied));
+    let mut schemes = Schemes::of(listed.iter().chain(&implied));
+    let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify, &mut schemes)?;
     let credentials = registries::accounts(resolver, raw.credentials, added.1, &schemes, proxy.allow_push)?;
     implied.extend(named);
     let intercept = registries::intercept(resolver, &raw.intercept.registries, listed, implied, &schemes)?;

@@ -223,7 +223,14 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
+    RawDataPlane {
+        workers: Number,
+        disk_threads: Number,
+        disk_timeout: Text,
+        disk_buffers: Text,
+        io_uring: Text,
+        ktls: Text,
+    }
 }
 
 section! {

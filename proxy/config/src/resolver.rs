@@ -11,13 +11,13 @@ use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use entrepot_core::secret::Secret;
 use toml::Value;
 
 use super::effective::{Applies, Effective};
 use super::origin::{ConfigError, Given, Origin, Place, Refusal, Source};
 use super::raw::{Number, Numbers, Switch, Text, Texts};
 use super::values;
-use entrepot_core::secret::Secret;
 
 /// The file, and the values that are recorded so far.
 pub(super) struct Record {
