@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use serde_json::json;
 use toml::Value;
 
-use super::origin::{ConfigError, Origin};
+use super::provenance::{ConfigError, Provenance};
 
 /// Stands for a secret.
 pub const MASK: &str = "********";
@@ -32,7 +32,7 @@ pub struct Entry {
     pub key: String,
     /// Secrets are masked.
     pub value: Value,
-    pub origin: Origin,
+    pub origin: Provenance,
     pub applies: Applies,
     /// The content of the file that the value names. None if it is not compared.
     pub(super) content: Option<Content>,
@@ -115,7 +115,7 @@ impl Effective {
     pub fn default_is_taken(&mut self, key: &str, open: Vec<String>) {
         for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
             entry.value = open.clone().into();
-            entry.origin = Origin::TakenDefault;
+            entry.origin = Provenance::TakenDefault;
         }
     }
 
@@ -141,7 +141,7 @@ impl Effective {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
         // A default whose port was in use at the start differs, although nobody changed it.
         let is_unchanged =
-            |(old, new): &(&Entry, &Entry)| old.origin == Origin::TakenDefault && new.origin == Origin::Default;
+            |(old, new): &(&Entry, &Entry)| old.origin == Provenance::TakenDefault && new.origin == Provenance::Default;
         let waits = |(old, new): &(&Entry, &Entry)| {
             old.applies == Applies::AtStart && (old.value != new.value || old.has_other_content(new))
         };
@@ -203,7 +203,13 @@ impl Effective {
         table
     }
 
-    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin, applies: Applies) {
+    pub(super) fn record(
+        &mut self,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+        origin: Provenance,
+        applies: Applies,
+    ) {
         self.entries.push(Entry { key: key.into(), value: value.into(), origin, applies, content: None });
     }
 
@@ -283,7 +289,7 @@ mod tests {
     fn effective(rows: &[(&str, &str, Applies)]) -> Effective {
         let mut effective = Effective::default();
         for (key, value, applies) in rows {
-            effective.record(*key, *value, Origin::Default, *applies);
+            effective.record(*key, *value, Provenance::Default, *applies);
         }
         effective
     }
@@ -291,9 +297,9 @@ mod tests {
     #[test]
     fn the_table_is_aligned() {
         let mut effective = Effective::default();
-        effective.record("a", "x", Origin::Default, Applies::AtReload);
-        effective.record("long.key", 10, Origin::Environment("KEY"), Applies::AtStart);
-        effective.record("b", "y".repeat(60), Origin::Flag("--b"), Applies::AtAgentStart);
+        effective.record("a", "x", Provenance::Default, Applies::AtReload);
+        effective.record("long.key", 10, Provenance::Environment("KEY"), Applies::AtStart);
+        effective.record("b", "y".repeat(60), Provenance::Flag("--b"), Applies::AtAgentStart);
         let expected = format!(
             "a        = \"x\"  # default\nlong.key = 10   # environment variable KEY; read at start; told\n\
              b        = \"{}\"  # flag --b; read by entrepot redirect\n",
@@ -347,7 +353,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_told_beside_the_values_in_force() {
         let in_force = effective(&[("a", "1", Applies::AtReload)]);
-        let bad = ConfigError { origin: Origin::Environment("A"), message: "no".to_owned(), hint: None };
+        let bad = ConfigError { origin: Provenance::Environment("A"), message: "no".to_owned(), hint: None };
         let told = in_force.told(Err(&bad));
         let row = json!({"key": "a", "value": "1", "origin": "default", "applies": "reload"});
         assert_eq!(told, json!({"effective": [row], "file_error": "environment variable A: no"}));

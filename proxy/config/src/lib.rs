@@ -20,8 +20,8 @@ mod effective;
 mod environment;
 mod key_rows;
 mod mdns;
-mod origin;
 mod places;
+mod provenance;
 mod raw;
 pub mod ready;
 mod redirect;
@@ -43,9 +43,9 @@ use toml::de::DeTable;
 
 pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
-pub use origin::{ConfigError, Origin};
-use origin::{Given, Place, Refusal, Source};
 pub use places::{Found, HostFacts};
+pub use provenance::{ConfigError, Provenance};
+use provenance::{Given, Place, Refusal, Source};
 use raw::{Raw, RawAccount};
 use ready::{Config, LiveConfig, Startup};
 pub use registries::BUILT_IN_REGISTRIES;
@@ -109,25 +109,27 @@ pub fn validate(
 }
 
 /// The path of the file that is read, and the layer that names it: `flags`, else the environment, else the default.
-pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Origin) {
+pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Provenance) {
     const VARIABLE: &str = "ENTREPOT_CONFIG";
     match (&flags.config, env(VARIABLE).filter(|path| !path.is_empty())) {
-        (Some(path), _) => (path.clone(), Origin::Flag("--config")),
-        (None, Some(path)) => (PathBuf::from(path), Origin::Environment(VARIABLE)),
-        (None, None) => (PathBuf::from(DEFAULT_FILE), Origin::Default),
+        (Some(path), _) => (path.clone(), Provenance::Flag("--config")),
+        (None, Some(path)) => (PathBuf::from(path), Provenance::Environment(VARIABLE)),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), Provenance::Default),
     }
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
     let (path, named_by) = file_place(flags, env);
-    if named_by == Origin::Default && (host.look)(&path) != Found::File {
+    if named_by == Provenance::Default && (host.look)(&path) != Found::File {
         return Ok(Source::new(path, String::new()));
     }
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Source::new(path, text)),
         Err(error) => {
             let refusal = Refusal::new(format!("cannot be read: {}", values::reason(&error)));
-            Err(refusal.hint(format!("it is named by {named_by}")).at(Origin::File { path: path.into(), line: None }))
+            Err(refusal
+                .hint(format!("it is named by {named_by}"))
+                .at(Provenance::File { path: path.into(), line: None }))
         }
     }
 }

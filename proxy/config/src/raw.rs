@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_spanned::Spanned;
 
-use super::origin::{Given, Place};
+use super::provenance::{Given, Place};
 use super::schema::{Kind, Shape};
 use entrepot_core::secret::Secret;
 

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use toml_edit::Key;
 
 use super::effective::MASK;
-use super::origin::{ConfigError, Given, Origin, Place, Refusal};
+use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
 use super::ready::{AccessMode, Account, RegistryPolicy};
 use super::resolver::{AtReload, Resolver};
@@ -326,7 +326,7 @@ fn refuse_duplicates<'a>(
         if let Some(first) = seen.insert(with_port, *place) {
             let refusal = Refusal::new(format!("duplicate registry \"{host}\""));
             let hint = match resolver.origin(first) {
-                Origin::File { line: Some(line), .. } => format!("line {line} has it already"),
+                Provenance::File { line: Some(line), .. } => format!("line {line} has it already"),
                 other => format!("{other} has it already"),
             };
             return Err(resolver.refuse(key, *place, refusal.hint(hint)));
