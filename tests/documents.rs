@@ -1,5 +1,5 @@
-//! What the documents say of this repository is true: their links lead somewhere, the files that they name exist, and so
-//! do the tests that `docs/threats.md` names. Needs neither root nor the built program.
+//! The documents are right about this repository: their links lead somewhere, the files that they name exist, and so do
+//! the tests that `docs/threats.md` names. Needs neither root nor the built program.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const SOURCES: [&str; 3] = ["ebpf", "proxy", "tests"];
 /// The folders at the top of the repository that documents name files of.
 const FOLDERS: [&str; 7] = [".ci", "docs", "ebpf", "image", "provision", "proxy", "tests"];
 
-/// Where a build puts its results. A document may name them, and a fresh clone does not have them.
+/// The folders of a build's results. A document may name them, and a fresh clone does not have them.
 const BUILT: [&str; 1] = ["image/out"];
 
 /// All documents for people, as paths from the repository's root.

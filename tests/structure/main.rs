@@ -1,8 +1,8 @@
 //! Arrows point downwards only: between the crates by the table of layers, inside a crate without a circle between its
 //! folders. Needs neither root nor packages: `cargo test -p entrepot-tests --test structure`.
 //!
-//! Cargo forbids circles between crates. This test also forbids a dependency that Cargo would allow, and says which line of
-//! the table it breaks.
+//! Cargo forbids circles between crates. This test also forbids a dependency that Cargo would allow, and says which
+//! line of the table it breaks.
 
 mod source;
 
@@ -13,8 +13,8 @@ use std::process::Command;
 use serde_json::Value;
 use source::Source;
 
-/// Every crate of the workspace and its layer. A crate may depend on crates of lower layers only, so two crates of one layer
-/// know nothing of each other.
+/// Every crate of the workspace and its layer. A crate may depend on crates of lower layers only, so two crates of one
+/// layer know nothing of each other.
 const LAYERS: &[(&str, u32)] = &[
     ("entrepot-core", 1),
     ("entrepot-ebpf-common", 1),
@@ -183,7 +183,7 @@ fn the_core_does_no_io() {
     assert!(wrong.is_empty(), "entrepot-core has input or output, or nobody has looked yet:\n{}", wrong.join("\n"));
 }
 
-/// What a file of the core has and may not have.
+/// The forbidden input and output that a file of the core has.
 fn ways_to_io(source: &Source) -> Vec<String> {
     let is_allowed = |path: &str| {
         STD_WITHOUT_IO

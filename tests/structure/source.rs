@@ -130,7 +130,7 @@ impl Source {
         before(1) == Some("::") && before(2).is_some_and(|token| is_part(token) && !KEYWORDS.contains(&token))
     }
 
-    /// What the file makes known under a shorter path: the name, and the path behind it (`pub use a::b::C`).
+    /// The names that the file makes known under a shorter path: the name, and the path behind it (`pub use a::b::C`).
     pub(crate) fn exports(&self) -> Vec<(String, Vec<String>)> {
         let mut found = Vec::new();
         for index in 0..self.tokens.len().saturating_sub(2) {

@@ -7,7 +7,7 @@
 use entrepot_core::host::HostPattern;
 use entrepot_core::name::RepositoryName;
 
-use super::origin::{Given, Place, Refusal};
+use super::provenance::{Given, Place, Refusal};
 use super::raw::{HiddenText, RawAccount};
 use entrepot_core::secret::Secret;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::origin::{ConfigError, Refusal};
+use super::provenance::{ConfigError, Refusal};
 use super::raw::{RawCache, RawRights, RawTags, RawTier};
 use super::ready::{Cache, ProofAges, TagMode, TagPolicy, Tier};
 use super::resolver::{AtReload, Resolver};

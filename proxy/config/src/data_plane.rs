@@ -3,7 +3,7 @@
 
 use entrepot_core::quantity::Size;
 
-use super::origin::{ConfigError, Refusal};
+use super::provenance::{ConfigError, Refusal};
 use super::raw::RawDataPlane;
 use super::ready::{DataPlane, Sealing};
 use super::resolver::{AtReload, AtStart, Resolver};

@@ -5,7 +5,7 @@ use std::path::Path;
 use entrepot_core::docker_hub;
 use globset::GlobSet;
 
-use super::origin::{ConfigError, Given, Refusal};
+use super::provenance::{ConfigError, Given, Refusal};
 use super::raw::{RawAdmin, RawLogging, RawProxy, Texts};
 use super::ready::{AdminDoor, LogFormat, LogLevel, LogOutput, ProxyListen, ProxyPolicy, TunnelPolicy};
 use super::resolver::{AtReload, AtStart, Resolver};

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use serde_json::json;
 use toml::Value;
 
-use super::origin::{ConfigError, Origin};
+use super::provenance::{ConfigError, Provenance};
 
 /// Stands for a secret.
 pub const MASK: &str = "********";
@@ -32,14 +32,14 @@ pub struct Entry {
     pub key: String,
     /// Secrets are masked.
     pub value: Value,
-    pub origin: Origin,
+    pub origin: Provenance,
     pub applies: Applies,
     /// The content of the file that the value names. None if it is not compared.
     pub(super) content: Option<Content>,
 }
 
-/// Tells whether the content of a file, which may be a secret, is the same as before. It holds for one process only, and
-/// reveals nothing about the content.
+/// Tells whether the content of a file, which may be a secret, is the same as before. It holds for one process only,
+/// and reveals nothing about the content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Content(u64);
 
@@ -115,7 +115,7 @@ impl Effective {
     pub fn default_is_taken(&mut self, key: &str, open: Vec<String>) {
         for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
             entry.value = open.clone().into();
-            entry.origin = Origin::TakenDefault;
+            entry.origin = Provenance::TakenDefault;
         }
     }
 
@@ -135,13 +135,13 @@ impl Effective {
         Self { entries: read.entries.into_iter().map(kept).collect() }
     }
 
-    /// The rows of `self`, which is in force, that have another value or other content in `read` and wait for a start of the server.
-    /// Each comes with its row of `read`.
+    /// The rows of `self`, which is in force, that have another value or other content in `read` and wait for a start
+    /// of the server. Each comes with its row of `read`.
     pub fn waiting_for_a_start<'a>(&'a self, read: &'a Self) -> Vec<(&'a Entry, &'a Entry)> {
         let pairs = pair(&self.entries, &read.entries).into_iter().filter_map(|(old, new)| old.zip(new));
         // A default whose port was in use at the start differs, although nobody changed it.
         let is_unchanged =
-            |(old, new): &(&Entry, &Entry)| old.origin == Origin::TakenDefault && new.origin == Origin::Default;
+            |(old, new): &(&Entry, &Entry)| old.origin == Provenance::TakenDefault && new.origin == Provenance::Default;
         let waits = |(old, new): &(&Entry, &Entry)| {
             old.applies == Applies::AtStart && (old.value != new.value || old.has_other_content(new))
         };
@@ -153,8 +153,8 @@ impl Effective {
         self.entries.iter().map(Entry::to_json).collect()
     }
 
-    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told in
-    /// any case.
+    /// The answer of a server that has `self` in force, and reads `file` or an error now. The values in force are told
+    /// in any case.
     pub fn told(&self, file: Result<&Self, &ConfigError>) -> serde_json::Value {
         match file {
             Ok(file) => json!({"effective": self.to_json_beside(file), "file_error": null}),
@@ -162,9 +162,10 @@ impl Effective {
         }
     }
 
-    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the file says
-    /// something else. `value` is null if only the file has the setting. `file_value` is null if only the server has it.
-    /// `content_changed` is true if the value is the path of a file whose content is read at the start and changed since.
+    /// As [`Self::to_json`], for a server that has `self` in force. A row has `file_value` and `file_origin` if the
+    /// file says something else. `value` is null if only the file has the setting. `file_value` is null if only the
+    /// server has it. `content_changed` is true if the value is the path of a file whose content is read at the start
+    /// and changed since.
     pub fn to_json_beside(&self, file: &Self) -> serde_json::Value {
         let row = |(in_force, in_file): (Option<&Entry>, Option<&Entry>)| {
             let mut row = match (in_force, in_file) {
@@ -202,7 +203,13 @@ impl Effective {
         table
     }
 
-    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin, applies: Applies) {
+    pub(super) fn record(
+        &mut self,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+        origin: Provenance,
+        applies: Applies,
+    ) {
         self.entries.push(Entry { key: key.into(), value: value.into(), origin, applies, content: None });
     }
 
@@ -282,7 +289,7 @@ mod tests {
     fn effective(rows: &[(&str, &str, Applies)]) -> Effective {
         let mut effective = Effective::default();
         for (key, value, applies) in rows {
-            effective.record(*key, *value, Origin::Default, *applies);
+            effective.record(*key, *value, Provenance::Default, *applies);
         }
         effective
     }
@@ -290,9 +297,9 @@ mod tests {
     #[test]
     fn the_table_is_aligned() {
         let mut effective = Effective::default();
-        effective.record("a", "x", Origin::Default, Applies::AtReload);
-        effective.record("long.key", 10, Origin::Environment("KEY"), Applies::AtStart);
-        effective.record("b", "y".repeat(60), Origin::Flag("--b"), Applies::AtAgentStart);
+        effective.record("a", "x", Provenance::Default, Applies::AtReload);
+        effective.record("long.key", 10, Provenance::Environment("KEY"), Applies::AtStart);
+        effective.record("b", "y".repeat(60), Provenance::Flag("--b"), Applies::AtAgentStart);
         let expected = format!(
             "a        = \"x\"  # default\nlong.key = 10   # environment variable KEY; read at start; told\n\
              b        = \"{}\"  # flag --b; read by entrepot redirect\n",
@@ -346,7 +353,7 @@ mod tests {
     #[test]
     fn a_bad_file_is_told_beside_the_values_in_force() {
         let in_force = effective(&[("a", "1", Applies::AtReload)]);
-        let bad = ConfigError { origin: Origin::Environment("A"), message: "no".to_owned(), hint: None };
+        let bad = ConfigError { origin: Provenance::Environment("A"), message: "no".to_owned(), hint: None };
         let told = in_force.told(Err(&bad));
         let row = json!({"key": "a", "value": "1", "origin": "default", "applies": "reload"});
         assert_eq!(told, json!({"effective": [row], "file_error": "environment variable A: no"}));

@@ -5,7 +5,7 @@
 //! cache's tiers switches its tier off. The environment itself comes in as a function.
 
 use super::auth_registries;
-use super::origin::{ConfigError, Given, Origin, Place, Refusal};
+use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{HiddenText, Raw, RawAccount, Switch, Text};
 use super::values;
 use entrepot_core::secret::Secret;
@@ -134,7 +134,7 @@ impl Layer<'_> {
         let mut longest = None;
         for name in TUNNEL_IDLE {
             let Some(text) = (self.env)(name).filter(|text| !text.trim().is_empty()) else { continue };
-            let time = values::deadline(text.trim()).map_err(|refusal| refusal.at(Origin::Environment(name)))?;
+            let time = values::deadline(text.trim()).map_err(|refusal| refusal.at(Provenance::Environment(name)))?;
             if longest.is_none_or(|longest| time > longest) {
                 longest = Some(time);
                 let given = Given::new(text.trim().to_owned(), Place::Environment(name));
@@ -155,7 +155,7 @@ impl Layer<'_> {
         let between_entries = delimiter(between_entries, " ");
         let between_fields = delimiter(between_fields, ":");
         let parsed = auth_registries::parse(&entries, &between_entries, &between_fields, name);
-        let (accounts, notices) = parsed.map_err(|refusal| refusal.at(Origin::Environment(name)))?;
+        let (accounts, notices) = parsed.map_err(|refusal| refusal.at(Provenance::Environment(name)))?;
         self.additions.accounts = accounts;
         self.additions.notices.extend(notices);
         Ok(())
@@ -174,9 +174,9 @@ impl Layer<'_> {
         if direct.is_some() {
             return Err(Refusal::new(format!("{name} is set too"))
                 .hint("set one of them")
-                .at(Origin::Environment(file)));
+                .at(Provenance::Environment(file)));
         }
-        let secret = values::secret_file(path.trim()).map_err(|refusal| refusal.at(Origin::Environment(file)))?;
+        let secret = values::secret_file(path.trim()).map_err(|refusal| refusal.at(Provenance::Environment(file)))?;
         Ok(Some((secret, file)))
     }
 }
@@ -234,6 +234,6 @@ fn switch(name: &'static str, text: &str) -> Result<bool, ConfigError> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(Refusal::new(format!("{text:?} is neither true nor false")).at(Origin::Environment(name))),
+        _ => Err(Refusal::new(format!("{text:?} is neither true nor false")).at(Provenance::Environment(name))),
     }
 }

@@ -7,7 +7,7 @@ use toml_edit::Key;
 
 use super::edit::KeyPath;
 use super::effective::{Effective, Entry};
-use super::origin::Origin;
+use super::provenance::Provenance;
 use super::schema::Kind;
 
 /// An account in the rows.
@@ -16,7 +16,7 @@ struct AccountRow<'a> {
     registry: &'a str,
     /// Empty for the account of a whole host.
     repository: &'a str,
-    origin: &'a Origin,
+    origin: &'a Provenance,
 }
 
 impl KeyPath {
@@ -45,7 +45,7 @@ impl KeyPath {
 
     /// The variable of the environment, or the flag, that replaces what the file says about this key. None if the
     /// file's value is in force, or would be if it had one.
-    pub fn overridden_by<'a>(&self, effective: &'a Effective) -> Option<&'a Origin> {
+    pub fn overridden_by<'a>(&self, effective: &'a Effective) -> Option<&'a Provenance> {
         let parts: Vec<&str> = self.parts().collect();
         if let ["credentials", account, ..] = parts[..] {
             let accounts = accounts(effective);
@@ -97,8 +97,8 @@ fn accounts(effective: &Effective) -> Vec<AccountRow<'_>> {
 }
 
 /// Whether a layer above the file gave the value.
-fn over(origin: &Origin) -> bool {
-    matches!(origin, Origin::Environment(_) | Origin::Flag(_))
+fn over(origin: &Provenance) -> bool {
+    matches!(origin, Provenance::Environment(_) | Provenance::Flag(_))
 }
 
 /// The names that the schema does not know are those of hosts and headers. Both compare without case.

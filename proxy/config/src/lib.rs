@@ -20,8 +20,8 @@ mod effective;
 mod environment;
 mod key_rows;
 mod mdns;
-mod origin;
 mod places;
+mod provenance;
 mod raw;
 pub mod ready;
 mod redirect;
@@ -43,9 +43,9 @@ use toml::de::DeTable;
 
 pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
-pub use origin::{ConfigError, Origin};
-use origin::{Given, Place, Refusal, Source};
 pub use places::{Found, HostFacts};
+pub use provenance::{ConfigError, Provenance};
+use provenance::{Given, Place, Refusal, Source};
 use raw::{Raw, RawAccount};
 use ready::{Config, LiveConfig, Startup};
 pub use registries::BUILT_IN_REGISTRIES;
@@ -109,25 +109,27 @@ pub fn validate(
 }
 
 /// The path of the file that is read, and the layer that names it: `flags`, else the environment, else the default.
-pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Origin) {
+pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Provenance) {
     const VARIABLE: &str = "ENTREPOT_CONFIG";
     match (&flags.config, env(VARIABLE).filter(|path| !path.is_empty())) {
-        (Some(path), _) => (path.clone(), Origin::Flag("--config")),
-        (None, Some(path)) => (PathBuf::from(path), Origin::Environment(VARIABLE)),
-        (None, None) => (PathBuf::from(DEFAULT_FILE), Origin::Default),
+        (Some(path), _) => (path.clone(), Provenance::Flag("--config")),
+        (None, Some(path)) => (PathBuf::from(path), Provenance::Environment(VARIABLE)),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), Provenance::Default),
     }
 }
 
 fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
     let (path, named_by) = file_place(flags, env);
-    if named_by == Origin::Default && (host.look)(&path) != Found::File {
+    if named_by == Provenance::Default && (host.look)(&path) != Found::File {
         return Ok(Source::new(path, String::new()));
     }
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Source::new(path, text)),
         Err(error) => {
             let refusal = Refusal::new(format!("cannot be read: {}", values::reason(&error)));
-            Err(refusal.hint(format!("it is named by {named_by}")).at(Origin::File { path: path.into(), line: None }))
+            Err(refusal
+                .hint(format!("it is named by {named_by}"))
+                .at(Provenance::File { path: path.into(), line: None }))
         }
     }
 }
@@ -206,10 +208,10 @@ fn live(
     let client = upstream::client(resolver, &raw.client)?;
     let data_plane = data_plane::sealing(resolver, &raw.data_plane)?;
     let logging = doors::log_level(resolver, &raw.logging)?;
-    let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify)?;
     let listed = registries::listed(resolver, &raw.intercept.registries, &added.0)?;
     let mut implied = registries::listed_by_accounts(raw.credentials.iter().chain(&added.1));
-    let schemes = Schemes::of(&registries, listed.iter().chain(&implied));
+    let mut schemes = Schemes::of(listed.iter().chain(&implied));
+    let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify, &mut schemes)?;
     let credentials = registries::accounts(resolver, raw.credentials, added.1, &schemes, proxy.allow_push)?;
     implied.extend(named);
     let intercept = registries::intercept(resolver, &raw.intercept.registries, listed, implied, &schemes)?;

@@ -1,6 +1,6 @@
 //! `[mdns]`: the announcement of this server on the local network.
 
-use super::origin::{ConfigError, Refusal};
+use super::provenance::{ConfigError, Refusal};
 use super::raw::RawMdns;
 use super::ready::Mdns;
 use super::resolver::{AtStart, Resolver};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::origin::{ConfigError, Origin, Place, Refusal};
+use super::provenance::{ConfigError, Place, Provenance, Refusal};
 use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
 use super::resolver::{AtStart, Resolver};
@@ -92,7 +92,7 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
     state.map(|state| state.join("entrepot")).ok_or_else(|| {
         Refusal::new("not set, so there is no place for the data")
             .hint("set data_dir, --data-dir or XDG_STATE_HOME")
-            .at(Origin::Environment("HOME"))
+            .at(Provenance::Environment("HOME"))
     })
 }
 
@@ -150,7 +150,7 @@ fn readable(
 ) -> Result<(), ConfigError> {
     check(&path.to_string_lossy()).map_err(|refusal| match blame {
         Some(place) => resolver.refuse(key, place, refusal),
-        None => refusal.at(Origin::Default),
+        None => refusal.at(Provenance::Default),
     })
 }
 

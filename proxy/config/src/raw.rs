@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_spanned::Spanned;
 
-use super::origin::{Given, Place};
+use super::provenance::{Given, Place};
 use super::schema::{Kind, Shape};
 use entrepot_core::secret::Secret;
 
@@ -223,7 +223,14 @@ section! {
 
 section! {
     /// `[data_plane]`
-    RawDataPlane { workers: Number, disk_threads: Number, disk_timeout: Text, disk_buffers: Text, io_uring: Text, ktls: Text, }
+    RawDataPlane {
+        workers: Number,
+        disk_threads: Number,
+        disk_timeout: Text,
+        disk_buffers: Text,
+        io_uring: Text,
+        ktls: Text,
+    }
 }
 
 section! {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use entrepot_core::host::RegistryHost;
 
-use super::origin::{ConfigError, Refusal};
+use super::provenance::{ConfigError, Refusal};
 use super::raw::{RawRedirect, RawTransparent};
 use super::ready::{Redirect, TRANSPARENT_PORT, TransparentListen, TransparentPolicy};
 use super::resolver::{AtAgentStart, AtReload, AtStart, Resolver};

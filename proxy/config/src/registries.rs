@@ -7,16 +7,16 @@ use std::collections::{HashMap, HashSet};
 
 use entrepot_core::docker_hub;
 use entrepot_core::host::HostPattern;
+use entrepot_core::origin::{HTTP_PORT, OriginPattern, Scheme};
 use http::{HeaderName, HeaderValue, Method, header};
 use toml_edit::Key;
 
 use super::effective::MASK;
-use super::origin::{ConfigError, Given, Origin, Place, Refusal};
+use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{HiddenText, Named, RawAccount, RawRegistry, Text, Texts};
 use super::ready::{AccessMode, Account, RegistryPolicy};
 use super::resolver::{AtReload, Resolver};
 use super::values;
-use entrepot_core::origin::{HTTP_PORT, OriginPattern, Scheme};
 
 /// The key of the list.
 const LIST: &str = "intercept.registries";
@@ -49,8 +49,8 @@ const RESERVED_HEADERS: [HeaderName; 10] = [
     header::RANGE,
 ];
 
-/// A registry that a section or a list names, with the place that names it. Entries that spell no scheme get theirs from
-/// [`Schemes`].
+/// A registry that a section or a list names, with the place that names it. Entries that spell no scheme get theirs
+/// from [`Schemes`].
 pub(super) struct Listed {
     spelled: Option<Scheme>,
     host: HostPattern,
@@ -62,12 +62,17 @@ pub(super) struct Listed {
 pub(super) struct Schemes(Vec<OriginPattern>);
 
 impl Schemes {
-    /// Collects the declarations of every section.
-    pub(super) fn of<'a>(policies: &[RegistryPolicy], listed: impl Iterator<Item = &'a Listed>) -> Self {
-        let policies = policies.iter().map(|policy| policy.registry.clone());
+    /// Collects the declarations of the list and the accounts. [`policies`] adds those of `[registries]`.
+    pub(super) fn of<'a>(listed: impl Iterator<Item = &'a Listed>) -> Self {
+        let mut schemes = Self(Vec::new());
+        schemes.add(listed);
+        schemes
+    }
+
+    fn add<'a>(&mut self, listed: impl Iterator<Item = &'a Listed>) {
         let spelled =
             listed.filter_map(|listed| Some(OriginPattern { scheme: listed.spelled?, host: listed.host.clone() }));
-        Self(policies.chain(spelled).filter(|pattern| pattern.scheme == Scheme::Http).collect())
+        self.0.extend(spelled.filter(|pattern| pattern.scheme == Scheme::Http));
     }
 
     fn resolve(&self, spelled: Option<Scheme>, host: &HostPattern) -> OriginPattern {
@@ -232,22 +237,24 @@ fn username(text: &str) -> Result<String, Refusal> {
     if text.contains(':') { Err(Refusal::new(format!("{text:?} has a colon"))) } else { Ok(text.to_owned()) }
 }
 
-/// The settings of single registries, in the order of the file. `verify` holds for a registry that says nothing about
-/// it.
+/// The settings of single registries, in the order of the file. `verify`, and the scheme that `schemes` has, hold for a
+/// registry that says nothing about them.
 pub(super) fn policies(
     resolver: &mut Resolver<'_, AtReload>,
     raw: &Named<RawRegistry>,
     verify: bool,
+    schemes: &mut Schemes,
 ) -> Result<(Vec<RegistryPolicy>, Vec<Listed>), ConfigError> {
     let (mut policies, mut listed) = (Vec::new(), Vec::new());
     for (name, registry) in &raw.0 {
         let host =
             values::host_pattern(&name.value).map_err(|refusal| resolver.refuse("registries", name.place, refusal))?;
-        let policy = policy(resolver, host.clone(), registry, verify)?;
+        let policy = policy(resolver, host.clone(), registry, verify, schemes)?;
         listed.push(Listed { spelled: Some(policy.registry.scheme), host, place: name.place });
         policies.push(policy);
     }
     refuse_duplicates(resolver, "registries", listed.iter())?;
+    schemes.add(listed.iter());
     Ok((policies, listed))
 }
 
@@ -256,11 +263,13 @@ fn policy(
     host: HostPattern,
     raw: &RawRegistry,
     verify: bool,
+    schemes: &Schemes,
 ) -> Result<RegistryPolicy, ConfigError> {
     const SCHEMES: &[(&str, Scheme)] = &[("http", Scheme::Http), ("https", Scheme::Https)];
     const ACCESS: &[(&str, AccessMode)] = &[("strict", AccessMode::Strict), ("shared", AccessMode::Shared)];
     let key = |name: &str| format!("registries.\"{host}\".{name}");
-    let scheme = resolver.text(&key("scheme"), &raw.scheme, "https", |text| values::choice(text, SCHEMES))?;
+    let default = schemes.resolve(None, &host).scheme.name();
+    let scheme = resolver.text(&key("scheme"), &raw.scheme, default, |text| values::choice(text, SCHEMES))?;
     Ok(RegistryPolicy {
         extra_roots: resolver.optional(&key("ca_file"), &raw.ca_file, values::certificates)?.unwrap_or_default(),
         verify: resolver.switch(&key("verify"), &raw.verify, verify),
@@ -317,7 +326,7 @@ fn refuse_duplicates<'a>(
         if let Some(first) = seen.insert(with_port, *place) {
             let refusal = Refusal::new(format!("duplicate registry \"{host}\""));
             let hint = match resolver.origin(first) {
-                Origin::File { line: Some(line), .. } => format!("line {line} has it already"),
+                Provenance::File { line: Some(line), .. } => format!("line {line} has it already"),
                 other => format!("{other} has it already"),
             };
             return Err(resolver.refuse(key, *place, refusal.hint(hint)));

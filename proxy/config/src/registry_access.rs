@@ -7,7 +7,7 @@ use entrepot_core::scope::{Action, Actions};
 use globset::GlobSet;
 
 use super::effective::MASK;
-use super::origin::{ConfigError, Given, Place, Refusal};
+use super::provenance::{ConfigError, Given, Place, Refusal};
 use super::raw::{RawNotification, RawQuota, RawRegistryDoor, RawRule, Text};
 use super::ready::rights::{AuthMethod, Notification, Quota, Rights, Rule, RuleSubject, TagPattern};
 use super::registries::headers;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use entrepot_core::host::RegistryHost;
 
-use super::origin::{ConfigError, Refusal};
+use super::provenance::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
 use super::ready::{Listen, RegistryListen, RegistrySettings, UploadLimits};
 use super::registry_access;

@@ -11,13 +11,13 @@ use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use entrepot_core::secret::Secret;
 use toml::Value;
 
 use super::effective::{Applies, Effective};
-use super::origin::{ConfigError, Given, Origin, Place, Refusal, Source};
+use super::provenance::{ConfigError, Given, Place, Provenance, Refusal, Source};
 use super::raw::{Number, Numbers, Switch, Text, Texts};
 use super::values;
-use entrepot_core::secret::Secret;
 
 /// The file, and the values that are recorded so far.
 pub(super) struct Record {
@@ -106,7 +106,7 @@ impl<W: When> Resolver<'_, W> {
     pub(super) fn path(&mut self, key: &str, given: &Text, default: PathBuf) -> PathBuf {
         let (path, origin) = match given {
             Some(Given { value, place }) if !value.is_empty() => (PathBuf::from(value), self.origin(*place)),
-            _ => (default, Origin::Default),
+            _ => (default, Provenance::Default),
         };
         self.record(key, path.to_string_lossy().into_owned(), origin);
         path
@@ -139,7 +139,7 @@ impl<W: When> Resolver<'_, W> {
         bounds: RangeInclusive<i64>,
     ) -> Result<Vec<usize>, ConfigError> {
         let Some(Given { value: items, place }) = given else {
-            self.record(key, default.to_vec(), Origin::Default);
+            self.record(key, default.to_vec(), Provenance::Default);
             return Ok(default.iter().filter_map(|number| usize::try_from(*number).ok()).collect());
         };
         self.record(key, shown(items), self.origin(*place));
@@ -157,9 +157,9 @@ impl<W: When> Resolver<'_, W> {
         parse: impl Fn(&str) -> Result<T, Refusal>,
     ) -> Result<Vec<T>, ConfigError> {
         let Some(Given { value: items, place }) = given else {
-            self.record(key, default.to_vec(), Origin::Default);
+            self.record(key, default.to_vec(), Provenance::Default);
             let parsed: Result<_, _> = default.iter().map(|text| parse(text)).collect();
-            return parsed.map_err(|refusal| named(key, refusal, &Origin::Default));
+            return parsed.map_err(|refusal| named(key, refusal, &Provenance::Default));
         };
         self.record(key, shown(items), self.origin(*place));
         let item = |item: &Given<String>| parse(&item.value).map_err(|refusal| self.refuse(key, item.place, refusal));
@@ -167,7 +167,7 @@ impl<W: When> Resolver<'_, W> {
     }
 
     /// Records a setting that was parsed elsewhere. The caller masks secrets.
-    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Origin) {
+    pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Provenance) {
         self.record.effective.record(key, value, origin, W::APPLIES);
     }
 
@@ -181,7 +181,7 @@ impl<W: When> Resolver<'_, W> {
         self.record.notices.push(notice);
     }
 
-    pub(super) fn origin(&self, place: Place) -> Origin {
+    pub(super) fn origin(&self, place: Place) -> Provenance {
         self.record.source.origin(place)
     }
 
@@ -190,20 +190,20 @@ impl<W: When> Resolver<'_, W> {
         named(key, refusal, &self.origin(place))
     }
 
-    fn or_default<T: Clone>(&self, given: &Option<Given<T>>, default: impl FnOnce() -> T) -> (T, Origin) {
+    fn or_default<T: Clone>(&self, given: &Option<Given<T>>, default: impl FnOnce() -> T) -> (T, Provenance) {
         match given {
             Some(Given { value, place }) => (value.clone(), self.origin(*place)),
-            None => (default(), Origin::Default),
+            None => (default(), Provenance::Default),
         }
     }
 }
 
 /// Adds the key to the message if the origin does not name it already.
-fn named(key: &str, refusal: Refusal, origin: &Origin) -> ConfigError {
+fn named(key: &str, refusal: Refusal, origin: &Provenance) -> ConfigError {
     let Refusal { message, hint } = refusal;
     let message = match origin {
-        Origin::Default | Origin::TakenDefault | Origin::File { .. } => format!("{key}: {message}"),
-        Origin::Environment(_) | Origin::Flag(_) => message,
+        Provenance::Default | Provenance::TakenDefault | Provenance::File { .. } => format!("{key}: {message}"),
+        Provenance::Environment(_) | Provenance::Flag(_) => message,
     };
     Refusal { message, hint }.at(origin.clone())
 }

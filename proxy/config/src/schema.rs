@@ -6,7 +6,7 @@
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::origin::{Given, Place, Refusal};
+use super::provenance::{Given, Place, Refusal};
 use super::raw::{HiddenText, Named, Raw};
 
 /// The kind of value that a key holds.

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::effective::MASK;
-use super::origin::{ConfigError, Given, Origin, Place, Refusal};
+use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{Hidden, RawClient, RawUpstream, Texts};
 use super::ready::{ClientDeadlines, NoProxy, ParentProxy, Upstream};
 use super::resolver::{AtReload, Resolver};
@@ -60,7 +60,7 @@ pub(super) fn client(resolver: &mut Resolver<'_, AtReload>, raw: &RawClient) -> 
 fn parent_proxy(resolver: &mut Resolver<'_, AtReload>, given: &Hidden) -> Result<Option<ParentProxy>, ConfigError> {
     const KEY: &str = "upstream.proxy";
     let Some(Given { value, place }) = given.as_ref().filter(|given| !given.value.0.expose().is_empty()) else {
-        resolver.record(KEY, "", Origin::Default);
+        resolver.record(KEY, "", Provenance::Default);
         return Ok(None);
     };
     let parent = parse_parent_proxy(value.0.expose()).map_err(|refusal| resolver.refuse(KEY, *place, refusal))?;

@@ -19,7 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::origin::Refusal;
+use super::provenance::Refusal;
 use entrepot_core::secret::Secret;
 
 /// Secrets and certificates are small. A path to a larger file is a mistake.

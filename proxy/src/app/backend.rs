@@ -10,12 +10,12 @@ use tokio::sync::mpsc;
 use crate::admin::answers::{
     BlobState, BlobSummary, CacheStats, Freed, RateLimit, Verification, VerifiedBlob, VerifyLine, hit_rate,
 };
-use crate::admin::{AdminBackend, ListRequest, OperationError, OperationResult, blocking};
+use crate::admin::{AdminBackend, ListRequest, OperationError, OperationResult, TagName, blocking};
 use crate::app::registry_backend::registry_backend;
 use crate::app::reload::Reloader;
 use entrepot_cache::fetch::table::InflightFetches;
 use entrepot_cache::pull::Pull;
-use entrepot_core::origin::Origin;
+use entrepot_config::ready::LiveConfig;
 use entrepot_store::{Place, Removal, Store, Verified};
 
 /// The longest wait for complete blobs to be published.
@@ -29,7 +29,7 @@ const PAGE: usize = 1000;
 pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc<AtomicBool>) -> AdminBackend {
     let store = || pull.store.clone();
     let (ready_store, list_store, remove_store, verify_store) = (store(), store(), store(), store());
-    let (clear_store, tag_store) = (store(), store());
+    let (clear_store, tag_store, tag_state) = (store(), store(), reloader.state.clone());
     let clear_flights = pull.inflight.clone();
     let (stats_pull, stats_reloader) = (pull.clone(), reloader.clone());
     let (reload, shown, draining) = (reloader.clone(), reloader.clone(), draining.clone());
@@ -61,9 +61,9 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         }),
         verify: Box::new(move |lines| verify(verify_store.clone(), lines).boxed()),
         forget_tag: Box::new(move |name| {
-            let store = tag_store.clone();
+            let (store, place) = (tag_store.clone(), place(&tag_state.snapshot().config, &name));
             async move {
-                store.names.forget_tag(&Place::new(Origin::https(name.registry), name.repository), &name.tag).await;
+                store.names.forget_tag(&place, &name.tag).await;
                 Ok(())
             }
             .boxed()
@@ -79,6 +79,11 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
             blocking(move || reloader.effective()).boxed()
         }),
     }
+}
+
+/// The place under which the cache keeps a tag: the configuration says by which scheme its registry is reached.
+fn place(config: &LiveConfig, name: &TagName) -> Place {
+    Place::new(config.origin(&name.registry), name.repository.clone())
 }
 
 /// A client that has read a blob to its end expects that this removes it, so its publication is awaited first.
@@ -160,6 +165,25 @@ async fn verify(store: Arc<Store>, lines: mpsc::Sender<VerifyLine>) -> Operation
             if lines.send(VerifyLine::Blob(verified)).await.is_err() {
                 return Ok(told);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_forgotten_where_its_registry_is_reached() {
+        let config = entrepot_config::from_text("[intercept]\nregistries = [\"http://plain.lan:5000\"]\n");
+        let config = config.expect("a configuration").live;
+        for (registry, shown) in [("plain.lan:5000", "http://plain.lan:5000/a/b"), ("ghcr.io", "ghcr.io/a/b")] {
+            let name = TagName {
+                registry: registry.parse().expect("a host"),
+                repository: "a/b".parse().expect("a name"),
+                tag: "v1".parse().expect("a tag"),
+            };
+            assert_eq!(place(&config, &name).to_string(), shown);
         }
     }
 }

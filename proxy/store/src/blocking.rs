@@ -7,7 +7,7 @@ use crate::errors::StoreError;
 
 /// Runs blocking work. None only if the work panicked, which is a bug of ours and logged as such.
 pub(crate) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    // What the work logs belongs to the caller's request.
+    // The events of the work belong to the caller's request.
     let span = Span::current();
     let outcome = spawn_blocking(move || span.in_scope(run)).await;
     outcome.inspect_err(|error| tracing::error!("a store operation failed, please report this: {error}")).ok()

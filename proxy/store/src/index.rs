@@ -17,6 +17,7 @@
 //! Invariant: the index never fails a request. A row that cannot be read is `None`; a change that cannot be written is
 //! dropped and counted. The file of a blob decides whether the blob exists, not the index.
 
+mod file;
 pub(super) mod names;
 mod opening;
 mod queue;
@@ -39,7 +40,7 @@ use crate::lock;
 use crate::memory::Memory;
 use crate::paths::Paths;
 use crate::space::{Counters, Space, count};
-use opening::{ailment_of, guarded};
+use file::{ailment_of, guarded};
 pub(super) use queue::Job;
 use queue::Queue;
 use writer::Writer;

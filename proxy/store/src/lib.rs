@@ -127,8 +127,8 @@ pub struct Usage {
 
 impl Store {
     /// Opens the store of a directory, making it if it does not exist. Deletes partial blobs that were not paused in
-    /// good order, or whose origin is not known. A damaged index is set aside, and a new one is filled from the files in
-    /// the background. An index of the release before is brought to the present format first. Blocks.
+    /// good order, or whose origin is not known. A damaged index is set aside, and a new one is filled from the files
+    /// in the background. An index of the release before is brought to the present format first. Blocks.
     pub fn open(data_dir: &Path, limits: Limits) -> Result<Arc<Self>, StoreError> {
         Self::open_with(data_dir, limits, DiskSettings::default())
     }

@@ -96,10 +96,10 @@ struct State {
     /// The repositories that have a digest.
     links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
-    /// What is known of the public proofs of repositories.
+    /// The standing of repositories with anonymous clients.
     standings: Bounded<Place, Standing>,
-    /// How many times the index was closed.
-    closed: u64,
+    /// The number of times that the index lost changes.
+    losses: u64,
 }
 
 /// A cache of a bounded number of bytes. Entries that were not asked for again leave first.
@@ -132,7 +132,7 @@ impl Default for Memory {
             links: bounded(LINKS_BYTES, NAME_TYPICAL_BYTES),
             tags: bounded(TAGS_BYTES, NAME_TYPICAL_BYTES),
             standings: bounded(STANDINGS_BYTES, NAME_TYPICAL_BYTES),
-            closed: 0,
+            losses: 0,
         };
         Self { state: Mutex::new(state) }
     }
@@ -220,14 +220,14 @@ impl Memory {
         state.manifests.remove(digest);
     }
 
-    /// Forgets everything, because the index is closed.
+    /// Forgets everything, because the index lost changes or is closed.
     pub(crate) fn clear(&self) {
         let mut state = lock(&self.state);
         state.epoch += 1;
         state.manifests.clear();
         state.links.clear();
         state.tags.clear();
-        state.closed += 1;
+        state.losses += 1;
     }
 
     fn remember(&self, since: Epoch, remember: impl FnOnce(&mut State)) {

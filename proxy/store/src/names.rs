@@ -1,5 +1,5 @@
-//! Names that lead to content: which repository has it (links), since when and with which public proof, the manifests of
-//! repositories, tags, artefacts.
+//! Names that lead to content: which repository has it (links), since when and with which public proof, the manifests
+//! of repositories, tags, artefacts.
 //!
 //! A look-up asks memory first and is ready at once if memory knows. Otherwise it reads the index, and the file of a
 //! manifest, on the blocking pool, and its result is remembered. All of these are answers of upstream, kept as rows of

@@ -15,9 +15,9 @@
 //!
 //! Invariants: nothing is written after the end began (content under a digest is immutable), and the end waits for
 //! writes that run. Nothing is visible before it is durable. Whatever fails, the file is removed and the reservation
-//! given back. Bytes of one origin are never mixed with those of another before their digest was checked: each origin has
-//! a file of its own, and if two publish the same digest, the later file replaces the earlier, which has the same bytes.
-//! The caller has hashed the bytes: `publish` checks the length, not the digest again.
+//! given back. Bytes of one origin are never mixed with those of another before their digest was checked: each origin
+//! has a file of its own, and if two publish the same digest, the later file replaces the earlier, which has the same
+//! bytes. The caller has hashed the bytes: `publish` checks the length, not the digest again.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -122,8 +122,8 @@ impl PartialBlobs {
         Self { paths, room, disk, counters, index, blobs, paused, buffers, durable_shards }
     }
 
-    /// Begins content that an origin gives under a digest, or resumes paused content of the same origin, digest and size
-    /// ([`PartialBlob::extents`]). Makes room first; the error is `NoSpace` if that is impossible.
+    /// Begins content that an origin gives under a digest, or resumes paused content of the same origin, digest and
+    /// size ([`PartialBlob::extents`]). Makes room first; the error is `NoSpace` if that is impossible.
     pub async fn begin(
         self: &Arc<Self>,
         origin: &Origin,

@@ -7,12 +7,12 @@
 //! <data>/blobs/sha256/ab/abcdef…            published content, immutable, named by its digest
 //! <data>/blobs/sha512/cd/cdef01…            likewise
 //! <data>/fill/sha256-abcdef….<random>       a partial blob that runs or was paused
-//! <data>/fill/sha256-abcdef….<random>.extents   whose and which bytes a paused one has; one without it is dropped at start
+//! <data>/fill/sha256-abcdef….<random>.extents   origin and bytes of a paused one, which is dropped without it
 //! <data>/fill/unnamed.<random>              a partial blob whose digest is known only at its end
 //! <data>/pushed/<repository>/blobs/sha256-abcdef…       this repository has the content; its time: a push last asked
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
-//! <data>/pushed/<repository>/tags/v1            holds the digest that the tag points to, and a line if set with a login
+//! <data>/pushed/<repository>/tags/v1            the digest that the tag points to; a second line: set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/

@@ -1,9 +1,9 @@
 //! Partial blobs that were paused in good order, and the clean-up of `fill/` at start.
 //!
-//! A paused partial blob is its file and a sidecar that says which origin gave it and which bytes of it are on the medium. The sidecar is
-//! written after the bytes were synced and removed before any more are written, so a readable sidecar is right. The
-//! content of a file without a sidecar is unknown, so the file is deleted. In any case the digest is checked over the
-//! whole at the end.
+//! A paused partial blob is its file and a sidecar that says which origin gave it and which bytes of it are on the
+//! medium. The sidecar is written after the bytes were synced and removed before any more are written, so a readable
+//! sidecar is right. The content of a file without a sidecar is unknown, so the file is deleted. In any case the digest
+//! is checked over the whole at the end.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

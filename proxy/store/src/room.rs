@@ -98,9 +98,9 @@ impl Room {
         done.map_err(|error| error.needing(bytes))
     }
 
-    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`, as far
-    /// as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs dropped.
-    /// Blocks.
+    /// Drops content, tags, proofs and links that were not used or confirmed for `Limits::inactive` before `now`, as
+    /// far as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs
+    /// dropped. Blocks.
     pub(crate) fn expire_unused(&self, now: SystemTime) -> usize {
         let inactive = self.space.ledger().limits.inactive;
         let before = now.checked_sub(inactive).unwrap_or(SystemTime::UNIX_EPOCH);

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::origin::Source;
 use super::super::parse;
+use super::super::provenance::Source;
 use super::Case;
 
 /// The text of `entrepot.toml`, and the line of the error. `$DIR` is the case's directory in both.

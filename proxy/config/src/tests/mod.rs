@@ -308,7 +308,8 @@ fn words_become_policies() {
 
 #[test]
 fn plain_http_is_spoken_only_where_the_configuration_says_so() {
-    let text = "[intercept]\nregistries = [\"sealed.lan:5000\", \"http://plain.lan:5000\", \"http://eighty.lan\", \"s.lan:7000\"]\n\
+    let text = "[intercept]\n\
+                registries = [\"sealed.lan:5000\", \"http://plain.lan:5000\", \"http://eighty.lan\", \"s.lan:7000\"]\n\
                 [registries.\"s.lan:7000\"]\nscheme = \"http\"\n\
                 [[credentials]]\nregistry = \"plain.lan:5000\"\nusername = \"u\"\npassword = \"p\"\n\
                 [[credentials]]\nregistry = \"sealed.lan:5000\"\nusername = \"v\"\npassword = \"p\"\n";
@@ -338,6 +339,15 @@ fn plain_http_is_spoken_only_where_the_configuration_says_so() {
     let users =
         ["http://plain.lan:5000", "plain.lan:5000", "sealed.lan:5000", "http://sealed.lan:5000", "http://sealed.lan"];
     assert_eq!(users.map(user), ["u", "", "v", "", ""], "an account belongs to one origin");
+    let text =
+        "[intercept]\nregistries = [\"http://plain.lan:5000\"]\n[registries.\"plain.lan:5000\"]\naccess = \"shared\"\n";
+    let loaded = Case::new(text).loaded();
+    let origin: Origin = "http://plain.lan:5000".parse().expect("an origin");
+    assert_eq!(loaded.config.live.origin(&origin.host), origin, "settings without a scheme leave the list's");
+    assert!(
+        loaded.config.live.registry(&origin).is_some_and(|policy| policy.access == Some(ready::AccessMode::Shared))
+    );
+    assert_eq!(shown(&loaded, "registries.\"plain.lan:5000\".scheme"), "\"http\" # default");
     let twice = Case::new("[intercept]\nregistries = [\"a.lan:80\", \"http://a.lan\"]\n");
     assert!(twice.error().contains("duplicate registry"), "one port speaks one protocol");
 }

@@ -1,5 +1,5 @@
-//! Rows that say which names lead to which content: links with their public proofs, tags, artefacts, media types. All of
-//! them are answers of upstream, which can be asked for again.
+//! Rows that say which names lead to which content: links with their public proofs, tags, artefacts, media types. All
+//! of them are answers of upstream, which can be asked for again.
 //!
 //! A link's proof counts only while its repository has a row in `PROOFS`, and only if it is later than that row's end.
 //! So a refusal ends all proofs of a repository by one row. A row that was dropped took all proofs with it. A new one

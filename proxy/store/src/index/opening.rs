@@ -1,28 +1,20 @@
-//! Opens the index file: as it is, new, brought to the present format (`upgrade`), or set aside and new. Also judges from
-//! a failure what is wrong with the index.
+//! Opens the index: as it is, new, brought to the present format (`upgrade`), or set aside and new.
 //!
 //! An index of a later format is refused by name: this program cannot know what its rows mean. An index of a format
 //! before the number existed has none. The programs of that time take an index of today for a damaged one and set it
 //! aside; they make a new one from the files, which this program then brings to its format.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
-use std::path::Path;
+use redb::{Database, Error, ReadableDatabase};
 
-use redb::{Database, DatabaseError, Error, ReadableDatabase};
-
+use super::file::{self, ailment_of, guarded};
 use super::queue::Ailment;
 use super::tables::{self, FORMAT_NOW, FORMAT_UNNUMBERED, Totals};
 use super::upgrade;
 use crate::errors::StoreError;
 use crate::paths::Paths;
 use crate::times::ms_of;
-
-/// Memory for pages of the index, about a fifth less than these pages take of the heap. The upper levels of all tables
-/// fit with a million blobs. Other leaves are in the kernel's page cache, one read away.
-const PAGE_CACHE_BYTES: usize = 16 << 20;
 
 /// An index that can be used.
 pub(super) struct Opened {
@@ -62,7 +54,7 @@ pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
 }
 
 fn try_open(paths: &Paths) -> Result<Found, Error> {
-    let database = open_file(&paths.index())?;
+    let database = file::open(&paths.index())?;
     let database = match tables::format_of(&database)? {
         Some(FORMAT_NOW) => database,
         Some(FORMAT_UNNUMBERED) => upgrade::upgrade(database, paths)?,
@@ -79,25 +71,6 @@ fn try_open(paths: &Paths) -> Result<Found, Error> {
     Ok(Found::Usable(Opened { database, totals, check_from }))
 }
 
-/// Opens the file of an index, or makes it.
-pub(super) fn open_file(path: &Path) -> Result<Database, Error> {
-    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path);
-    database.map_err(|error| match error {
-        // A file that is shorter than its header says is damaged; the disk did not refuse it.
-        DatabaseError::Storage(redb::StorageError::Io(io)) if io.raw_os_error().is_none() => {
-            Error::Corrupted(io.to_string())
-        }
-        other => other.into(),
-    })
-}
-
-/// Closes an index, also one that fails.
-pub(super) fn close(database: Database) {
-    if let Err(error) = guarded(|| Ok(database.close()?)) {
-        tracing::warn!(%error, "the cache's index was not closed in good order; it repairs itself");
-    }
-}
-
 /// Keeps a damaged index for examination. Only the last one is kept.
 pub(super) fn set_aside(paths: &Paths) {
     for entry in std::fs::read_dir(paths.root()).into_iter().flatten().flatten() {
@@ -108,42 +81,5 @@ pub(super) fn set_aside(paths: &Paths) {
     let time_s = ms_of(SystemTime::now()) / 1000;
     if let Err(error) = std::fs::rename(paths.index(), paths.broken_index(time_s)) {
         tracing::warn!(%error, "the damaged index could not be set aside");
-    }
-}
-
-/// Judges from a failed operation what is wrong with the index.
-pub(super) fn ailment_of(error: &Error) -> Ailment {
-    match error {
-        Error::Io(io) if io.raw_os_error().is_some() => Ailment::Reopen,
-        Error::PreviousIo | Error::DatabaseClosed | Error::DatabaseAlreadyOpen | Error::Unsupported => Ailment::Reopen,
-        _ => Ailment::Replace,
-    }
-}
-
-/// Runs a job on the database. redb may panic on a file that was damaged from outside. That is an error here, because
-/// the index must never take a request down.
-pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::Corrupted(message_of(&*panic))))
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io;
-
-    #[test]
-    fn the_disk_is_not_taken_for_damage() {
-        let disk = Error::Io(io::Error::from_raw_os_error(nix::libc::ENOSPC));
-        assert_eq!(ailment_of(&disk), Ailment::Reopen);
-        assert_eq!(ailment_of(&Error::PreviousIo), Ailment::Reopen);
-        assert_eq!(ailment_of(&Error::Io(io::ErrorKind::InvalidData.into())), Ailment::Replace);
-        assert_eq!(ailment_of(&Error::Corrupted(String::new())), Ailment::Replace);
-        let panicked = guarded::<()>(|| panic!("page {} is bad", 7)).unwrap_err();
-        assert!(matches!(panicked, Error::Corrupted(text) if text == "page 7 is bad"));
     }
 }

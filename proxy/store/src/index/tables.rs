@@ -129,15 +129,24 @@ impl Totals {
     }
 }
 
+/// Opens every table but `FORMAT`. A write transaction makes those that do not exist; a read transaction fails.
+macro_rules! open_each_table {
+    ($transaction:expr) => {
+        $transaction.open_table(BLOBS)?;
+        $transaction.open_table(ORDER)?;
+        $transaction.open_table(MEDIA_TYPES)?;
+        $transaction.open_table(LINKS)?;
+        $transaction.open_table(TAGS)?;
+        $transaction.open_table(PROOFS)?;
+        $transaction.open_table(ARTEFACTS)?;
+        $transaction.open_table(TOTALS)?;
+        $transaction.open_table(CHECK_FROM)?;
+    };
+}
+
 /// Reads the sums. Also checks that every table is there and has the right type.
 pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<SystemTime>), Error> {
-    transaction.open_table(BLOBS)?;
-    transaction.open_table(ORDER)?;
-    transaction.open_table(MEDIA_TYPES)?;
-    transaction.open_table(LINKS)?;
-    transaction.open_table(TAGS)?;
-    transaction.open_table(PROOFS)?;
-    transaction.open_table(ARTEFACTS)?;
+    open_each_table!(transaction);
     let totals = transaction.open_table(TOTALS)?.get(())?.map(|row| Totals::from_row(row.value()));
     let check_from = transaction.open_table(CHECK_FROM)?.get(())?.map(|row| time_of(row.value()));
     Ok((totals.unwrap_or_default(), check_from))
@@ -147,15 +156,7 @@ pub(super) fn check(transaction: &ReadTransaction) -> Result<(Totals, Option<Sys
 pub(super) fn create(database: &redb::Database) -> Result<(), Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_quick_repair(true);
-    transaction.open_table(BLOBS)?;
-    transaction.open_table(ORDER)?;
-    transaction.open_table(MEDIA_TYPES)?;
-    transaction.open_table(LINKS)?;
-    transaction.open_table(TAGS)?;
-    transaction.open_table(PROOFS)?;
-    transaction.open_table(ARTEFACTS)?;
-    transaction.open_table(TOTALS)?;
-    transaction.open_table(CHECK_FROM)?;
+    open_each_table!(transaction);
     transaction.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
     Ok(transaction.commit()?)
 }

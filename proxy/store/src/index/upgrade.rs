@@ -1,17 +1,18 @@
 //! Brings an index of the format before to the present one, at the first start of a program that knows it.
 //!
 //! ```text
-//! index.redb (format 1) ─ rows ─► index.redb.new ─ second name ─► index.redb.format-1 ─ rename ─► index.redb (format 2)
+//! index.redb (format 1) ─ rows ─► index.redb.new
+//!            └─ a second name ─► index.redb.format-1, then index.redb.new ─ rename ─► index.redb (format 2)
 //! ```
 //!
-//! Blobs, their order, media types and sums stay as they are. Links keep their age and have no public proof, because the
-//! mark of a repository said nothing about one link. Tags stay. Links and tags of a registry on port 80 are dropped: they
-//! came by plain HTTP, and their texts would now mean https. So are the marks of public repositories and the artefacts,
-//! which shared their keys. Upstream is asked anew for all that is dropped.
+//! Blobs, their order, media types and sums stay as they are. Links keep their age and have no public proof, because
+//! the mark of a repository said nothing about one link. Tags stay. Links and tags of a registry on port 80 are
+//! dropped: they came by plain HTTP, and their texts would now mean https. So are the marks of public repositories and
+//! the artefacts, which shared their keys. Upstream is asked anew for all that is dropped.
 //!
-//! Invariants: `index.redb` is whole at every moment, old or new, so a start after a kill begins again or finds the work
-//! done. Both files are locked until the end. Memory is bounded: rows are copied by transactions of [`ROWS`] each. The
-//! old index stays until the first stop in good order.
+//! Invariants: `index.redb` is whole at every moment, old or new, so a start after a kill begins again or finds the
+//! work done. Both files are locked until the end. Memory is bounded: rows are copied by transactions of [`ROWS`] each.
+//! The old index stays until the first stop in good order.
 
 use std::fs::{self, File};
 use std::io;
@@ -24,7 +25,7 @@ use redb::{
     Value as RowValue,
 };
 
-use super::opening;
+use super::file;
 use super::tables::{self, BLOBS, CHECK_FROM, FORMAT_UNNUMBERED, LINKS, LinkKey, MEDIA_TYPES, ORDER, TAGS, TOTALS};
 use crate::disk;
 use crate::paths::Paths;
@@ -50,7 +51,7 @@ pub(super) fn upgrade(old: Database, paths: &Paths) -> Result<Database, Error> {
         Ok(new)
     });
     let new = made.inspect_err(|_| drop(remove_draft(paths)))?;
-    opening::close(old);
+    file::close(old);
     let links = new.begin_read()?.open_table(LINKS)?.len()?;
     let kept = paths.earlier_index(FORMAT_UNNUMBERED);
     tracing::info!(
@@ -76,7 +77,7 @@ pub(super) fn forget_earlier(paths: &Paths) {
 
 /// Writes the new index beside the old one. It is on the medium when this returns.
 fn make(old: &Database, paths: &Paths) -> Result<Database, Error> {
-    let new = opening::open_file(&paths.new_index())?;
+    let new = file::open(&paths.new_index())?;
     let rows = old.begin_read()?;
     copy(&rows, &new, BLOBS, BLOBS, keep)?;
     copy(&rows, &new, ORDER, ORDER, keep)?;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use redb::{Database, Durability, Error};
 
-use super::opening::{self, Opened, ailment_of};
+use super::file::{self, ailment_of};
+use super::opening::{self, Opened};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
@@ -75,7 +76,7 @@ impl Writer {
         }
         let database = write_lock(&self.shared.database).take();
         if let Some(database) = database {
-            opening::close(database);
+            file::close(database);
             upgrade::forget_earlier(&self.shared.paths);
         }
     }
@@ -149,6 +150,8 @@ impl Writer {
 
     fn judge(&mut self, error: Error) {
         if matches!(error, Error::ValueTooLarge(_)) {
+            // The index is well. The other changes of the transaction, refusals included, are lost all the same.
+            self.shared.memory.clear();
             return;
         }
         tracing::warn!(%error, "a change of the cache's index failed; it will be opened anew");
@@ -158,7 +161,7 @@ impl Writer {
     fn drop_index(&mut self, ailment: Ailment) {
         let database = write_lock(&self.shared.database).take();
         if let Some(database) = database {
-            opening::close(database);
+            file::close(database);
             if ailment == Ailment::Replace {
                 opening::set_aside(&self.shared.paths);
             }

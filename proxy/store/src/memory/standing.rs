@@ -15,14 +15,14 @@ use crate::lock;
 use crate::place::Place;
 use crate::times::ms_of;
 
-/// What is known of one repository.
+/// The standing of one repository.
 pub(super) struct Standing {
     /// When an anonymous client was last refused. 0 if none was.
     refused_ms: u64,
     /// Whether a public proof may count. None if only the index can tell.
     proofs_count: Option<bool>,
-    /// The value of `State::closed` when that became known. A change that the index lost makes it unknown again.
-    closed: u64,
+    /// The value of `State::losses` when that became known. A change that the index lost makes it unknown again.
+    losses: u64,
 }
 
 impl Memory {
@@ -30,13 +30,13 @@ impl Memory {
     /// have counted until now; None if only the index can tell.
     pub(crate) fn refuse(&self, place: &Place, at_ms: u64) -> Option<bool> {
         let mut state = lock(&self.state);
-        let closed = state.closed;
+        let losses = state.losses;
         if let Some(mut standing) = state.standings.get_mut(place) {
             let standing = &mut standing.value;
             standing.refused_ms = standing.refused_ms.max(at_ms);
-            return standing.proofs_count.filter(|_| standing.closed == closed);
+            return standing.proofs_count.filter(|_| standing.losses == losses);
         }
-        state.insert(place, Standing { refused_ms: at_ms, proofs_count: None, closed });
+        state.insert(place, Standing { refused_ms: at_ms, proofs_count: None, losses });
         None
     }
 
@@ -46,37 +46,37 @@ impl Memory {
             return false;
         }
         let mut state = lock(&self.state);
-        let closed = state.closed;
+        let losses = state.losses;
         if let Some(mut standing) = state.standings.get_mut(place) {
             let standing = &mut standing.value;
             let is_later = public_ms > standing.refused_ms;
             if is_later {
-                (standing.proofs_count, standing.closed) = (Some(true), closed);
+                (standing.proofs_count, standing.losses) = (Some(true), losses);
             }
             return is_later;
         }
-        state.insert(place, Standing { refused_ms: 0, proofs_count: Some(true), closed });
+        state.insert(place, Standing { refused_ms: 0, proofs_count: Some(true), losses });
         true
     }
 
     /// For the index's writer: whether a proof may count after a refusal.
     pub(crate) fn set_proofs_count(&self, place: &Place, count: bool) {
         let mut state = lock(&self.state);
-        let closed = state.closed;
+        let losses = state.losses;
         if let Some(mut standing) = state.standings.get_mut(place) {
-            (standing.value.proofs_count, standing.value.closed) = (Some(count), closed);
+            (standing.value.proofs_count, standing.value.losses) = (Some(count), losses);
         }
     }
 
     /// The index has no proof that counts, by a read that began at `since`.
     pub(crate) fn remember_no_proofs(&self, since: Epoch, place: &Place) {
         self.remember(since, |state| {
-            let closed = state.closed;
+            let losses = state.losses;
             if let Some(mut standing) = state.standings.get_mut(place) {
                 let standing = &mut standing.value;
                 // A proof may have been noted that the read did not see.
-                if standing.proofs_count.is_none() || standing.closed != closed {
-                    (standing.proofs_count, standing.closed) = (Some(false), closed);
+                if standing.proofs_count.is_none() || standing.losses != losses {
+                    (standing.proofs_count, standing.losses) = (Some(false), losses);
                 }
             }
         });

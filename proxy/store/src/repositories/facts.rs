@@ -130,9 +130,11 @@ impl Facts {
         let path = self.paths.pushed_manifest(repository, &manifest.digest);
         let known = self.manifest_file(repository, &manifest.digest)?;
         let is_new = known.is_none();
-        // What an account said of these bytes stays, such as their type.
         if known.is_none_or(|known| known.pushed_by <= file.pushed_by) {
             small_files::put(&path, &to_json(&file))?;
+        } else {
+            // An account's statement about these bytes stays, such as their type. A collection waits for this push, too.
+            small_files::touch(&path)?;
         }
         if self.pins.pin(&manifest.digest)? {
             return Ok(());

@@ -63,7 +63,7 @@ pub struct PushedManifest {
     pub pushed_by: PushedBy,
 }
 
-/// Whether something was pushed with a login. What was pushed before this was noted counts as pushed without one.
+/// Whether something was pushed with a login. Content from before this note existed counts as pushed without one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PushedBy {

@@ -456,3 +456,23 @@ fn what_an_account_pushed_is_noted_and_what_is_older_counts_as_anyones() {
     let kept = facts.manifest(&app, &Reference::Tag(tag.clone())).expect("readable").expect("there");
     assert_eq!((kept.digest, &*kept.media_type), (first, IMAGE), "and is what the account said");
 }
+
+#[test]
+fn a_push_of_an_accounts_untagged_manifest_makes_a_collection_wait() {
+    let world = World::new(PLENTY);
+    let digest = world.content(br#"{"layers":[]}"#);
+    let (facts, app) = (&world.store.repositories.facts, name("app"));
+    let push = |pushed_by| {
+        let manifest = PushedManifest { digest, media_type: IMAGE.to_owned(), referrer: None, pushed_by };
+        facts.put_manifest(&app, &manifest, &[], &[], |_, _| Ok::<_, ()>(())).expect("the disk is well").expect("put");
+    };
+    let long_ago = SystemTime::now() - Duration::from_secs(7200);
+    let sweep = Sweep { grace: Duration::from_secs(3600), untagged: true, dry_run: false };
+    for pushed_by in [PushedBy::Account, PushedBy::Anyone] {
+        push(pushed_by);
+        assert_eq!(world.collect(sweep).manifests, 0, "{pushed_by:?}");
+        let file = std::fs::File::open(facts.paths.pushed_manifest(&app, &digest)).expect("its file");
+        file.set_modified(long_ago).expect("a time");
+    }
+    assert_eq!(world.collect(sweep).manifests, 1);
+}

@@ -159,30 +159,32 @@ fn a_stranger_that_is_refused_again_and_again_writes_nothing() {
 
 #[test]
 fn a_lost_change_of_the_index_is_not_taken_for_a_refusal_that_was_written() {
-    let (here, digest) = (place("a/b"), content(1, 10).0);
-    let world = linked(&[&here], &digest);
-    let names = &world.store.names;
-    done(names.prove_public(&here, &digest, at(200)));
-    assert!(done(world.store.flush()));
-    let fails = || Err(redb::Error::PreviousIo);
-    // The refusal is written in the same transaction as a change that fails, so it is lost with that.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    world.store.index.change_later(Job::new(move |_| {
-        held.recv().unwrap();
-        Ok(())
-    }));
-    std::thread::scope(|scope| {
-        let refusing = scope.spawn(|| done(names.refuse_public(&here, at(300))));
-        soon("the refusal holds", || done(names.link_of(&here, &digest)).unwrap().public_at.is_none());
-        world.store.index.change_later(Job::new(move |_| fails()));
-        release.send(()).unwrap();
-        refusing.join().unwrap();
-    });
-    soon("the index is open again", || done(names.link_of(&here, &digest)).is_some());
-    assert_eq!(done(names.link_of(&here, &digest)).unwrap().public_at, None, "this process knows");
-    done(names.refuse_public(&here, at(300)));
-    let world = world.restarted();
-    assert_eq!(public_at(&world.store.names, &here, &digest), None, "the next refusal was written");
+    for error in [redb::Error::PreviousIo, redb::Error::ValueTooLarge(1)] {
+        let failure = error.to_string();
+        let (here, digest) = (place("a/b"), content(1, 10).0);
+        let world = linked(&[&here], &digest);
+        let names = &world.store.names;
+        done(names.prove_public(&here, &digest, at(200)));
+        assert!(done(world.store.flush()));
+        // The refusal is written in the same transaction as a change that fails, so it is lost with that.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        world.store.index.change_later(Job::new(move |_| {
+            held.recv().unwrap();
+            Ok(())
+        }));
+        std::thread::scope(|scope| {
+            let refusing = scope.spawn(|| done(names.refuse_public(&here, at(300))));
+            soon("the refusal holds", || done(names.link_of(&here, &digest)).unwrap().public_at.is_none());
+            world.store.index.change_later(Job::new(move |_| Err(error)));
+            release.send(()).unwrap();
+            refusing.join().unwrap();
+        });
+        soon("the index is open again", || done(names.link_of(&here, &digest)).is_some());
+        assert_eq!(done(names.link_of(&here, &digest)).unwrap().public_at, None, "this process knows: {failure}");
+        done(names.refuse_public(&here, at(300)));
+        let world = world.restarted();
+        assert_eq!(public_at(&world.store.names, &here, &digest), None, "the next one was written: {failure}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The origin of a setting, and the error for one that cannot be used.
+//! The provenance of a setting, and the error for one that cannot be used.
 //!
-//! Layers record a [`Place`] while they read: the file's parser knows only a byte offset. [`Source`] turns it into an
-//! [`Origin`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
+//! Layers record a [`Place`] while they read: the file's parser knows only a byte offset. [`Source`] turns it into a
+//! [`Provenance`] that an administrator can go to. A [`ConfigError`] is always exactly one line.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The source of a setting's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Origin {
+pub enum Provenance {
     Default,
     /// The server found the port of a default address in use, so the address is not in force.
     TakenDefault,
@@ -27,7 +27,7 @@ pub enum Origin {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct ConfigError {
     /// The place of the mistake.
-    pub origin: Origin,
+    pub origin: Provenance,
     /// The mistake in words.
     pub message: String,
     /// The remedy. None if the message says enough.
@@ -68,11 +68,11 @@ impl Source {
         Self { path: path.into(), text }
     }
 
-    pub(super) fn origin(&self, place: Place) -> Origin {
+    pub(super) fn origin(&self, place: Place) -> Provenance {
         match place {
-            Place::File(offset) => Origin::File { path: self.path.clone(), line: Some(self.line(offset)) },
-            Place::Environment(name) => Origin::Environment(name),
-            Place::Flag(name) => Origin::Flag(name),
+            Place::File(offset) => Provenance::File { path: self.path.clone(), line: Some(self.line(offset)) },
+            Place::Environment(name) => Provenance::Environment(name),
+            Place::Flag(name) => Provenance::Flag(name),
         }
     }
 
@@ -97,12 +97,12 @@ impl Refusal {
         self
     }
 
-    pub(super) fn at(self, origin: Origin) -> ConfigError {
+    pub(super) fn at(self, origin: Provenance) -> ConfigError {
         ConfigError { origin, message: self.message, hint: self.hint }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Provenance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => formatter.write_str("default"),
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line() {
-        let error = Refusal::new("a\nb").hint("c\r\nd").at(Origin::Environment("X"));
+        let error = Refusal::new("a\nb").hint("c\r\nd").at(Provenance::Environment("X"));
         assert_eq!(error.to_string(), "environment variable X: a b; c  d");
     }
 }
