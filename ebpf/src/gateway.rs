@@ -9,16 +9,15 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
-use entrepot_ebpf_common::address::{Address, Endpoint, mapped, unmapped};
+use entrepot_ebpf_common::address::{Address, Endpoint, unmapped};
 use entrepot_ebpf_common::decision::{Surroundings, decide};
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
 
 use crate::maps;
-use crate::observe::load;
+use crate::packet::{ETHERNET_BYTES, addresses, load};
 
 const TCP: u8 = 6;
-const ETHERNET_BYTES: u32 = 14;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the interface.
@@ -147,13 +146,7 @@ fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
     if !settings.has_port(port) {
         return None;
     }
-    let (source, destination) = if ethertype == ETHERTYPE_V4 {
-        let [from, to]: [[u8; 4]; 2] = load(skb, ip + 12)?;
-        (mapped(from), mapped(to))
-    } else {
-        let [from, to]: [Address; 2] = load(skb, ip + 8)?;
-        (from, to)
-    };
+    let [source, destination] = addresses(skb, ip, ethertype == ETHERTYPE_V4)?;
     Some(Segment {
         source: Endpoint::new(source, source_port),
         destination: Endpoint::new(destination, port),

@@ -2,8 +2,9 @@
 //!
 //! `host.rs` redirects new connections of this machine's processes to the door. `original.rs` keeps their original
 //! destination, for the client (getpeername) and for the door (SO_ORIGINAL_DST). `gateway.rs` gives packets that pass
-//! through the machine to the door. `observe.rs` learns addresses from DNS answers whose questions it saw. `maps.rs` is shared by all of them
-//! and by the loader, proxy/redirect. If a program is not sure about a connection or packet, it lets it pass.
+//! through the machine to the door. `observe.rs` learns addresses from DNS answers whose questions it saw. Both read
+//! packets by `packet.rs`. `maps.rs` is shared by all of them and by the loader, proxy/redirect. If a program is not
+//! sure about a connection or packet, it lets it pass.
 #![no_std]
 #![no_main]
 
@@ -12,6 +13,7 @@ mod host;
 mod maps;
 mod observe;
 mod original;
+mod packet;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_UNSPEC};
@@ -86,14 +88,14 @@ pub fn gateway_in(context: TcContext) -> i32 {
 /// A packet leaves by an interface of the gateway, towards its clients.
 #[classifier]
 pub fn observe_gateway(context: TcContext) -> i32 {
-    observe::answer(context.skb.skb, observe::ETHERNET_BYTES);
+    observe::answer(context.skb.skb, packet::ETHERNET_BYTES);
     TC_ACT_UNSPEC
 }
 
 /// A packet of a client arrives at an interface of the gateway.
 #[classifier]
 pub fn ask_gateway(context: TcContext) -> i32 {
-    observe::question(context.skb.skb, observe::ETHERNET_BYTES);
+    observe::question(context.skb.skb, packet::ETHERNET_BYTES);
     TC_ACT_UNSPEC
 }
 

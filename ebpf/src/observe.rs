@@ -3,26 +3,25 @@
 //! Anybody can send a datagram from port 53, so an answer counts only if its question was seen on the way to a
 //! configured resolver, with the same addresses, ports, number and name, within the last seconds. It counts once.
 //!
-//! If a packet is interrupted by another of its kind on the same processor, its question or answer is misread. Then it
-//! teaches nothing: the agent resolves the listed names itself too.
+//! If a packet is interrupted by another of its kind on the same processor, its question or answer is misread. That
+//! costs nothing, because the agent resolves the listed names itself too.
 
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
-use entrepot_ebpf_common::address::{Address, mapped};
+use entrepot_ebpf_common::address::Address;
 use entrepot_ebpf_common::dns::{
     ANSWER_WITHIN_NS, Asked, MESSAGE_MAX_BYTES, Message, Question, Unread, read_answer, read_question,
 };
 use entrepot_ebpf_common::outcome::Outcome;
 
 use crate::maps;
+use crate::packet::{addresses, load};
 
 const DNS_PORT: u16 = 53;
 const UDP: u8 = 17;
 const UDP_BYTES: u32 = 8;
-/// The length of an Ethernet header.
-pub const ETHERNET_BYTES: u32 = 14;
 const SECOND_NS: u64 = 1_000_000_000;
 /// The shortest validity: clients keep addresses longer than DNS allows, for example in connection pools.
 const TTL_MIN_S: u64 = 120;
@@ -130,13 +129,7 @@ fn datagram(skb: *mut __sk_buff, offset: u32) -> Option<Datagram> {
     if source_port != DNS_PORT && destination_port != DNS_PORT {
         return None;
     }
-    let (source, destination) = if is_v4 {
-        let [from, to]: [[u8; 4]; 2] = load(skb, offset + 12)?;
-        (mapped(from), mapped(to))
-    } else {
-        let [from, to]: [Address; 2] = load(skb, offset + 8)?;
-        (from, to)
-    };
+    let [source, destination] = addresses(skb, offset, is_v4)?;
     Some(Datagram { source, destination, source_port, destination_port, content: udp + UDP_BYTES })
 }
 
@@ -189,17 +182,4 @@ fn forget(slot: *mut u64, value: u64) -> u64 {
 fn opaque(number: u32) -> u32 {
     // SAFETY: this reads a local variable.
     unsafe { (&raw const number).read_volatile() }
-}
-
-/// Reads a value from the packet; None if the packet is too short.
-#[inline(always)]
-pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: the call writes all bytes of the value or fails; `T` is always made of plain numbers.
-    unsafe {
-        match bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32) {
-            0 => Some(value.assume_init()),
-            _ => None,
-        }
-    }
 }
