@@ -234,12 +234,10 @@ fn what_somebody_else_put_there_is_never_replaced() {
     // A good configuration of an administrator stays. All other steps are done.
     let tree = Tree::debian_looks();
     tree.provision(&[]).expect_code(0);
-    let own = "data_dir = \"/srv/images\"\n[registry]\nanonymous = \"none\"\nhtpasswd = \"/etc/entrepot/htpasswd\"\n";
-    tree.write("etc/entrepot/entrepot.toml", own);
     let htpasswd = format!("alice:$2y$05${}\n", "a".repeat(53));
     tree.write("etc/entrepot/htpasswd", &htpasswd);
     let file = tree.at("etc/entrepot/htpasswd").display().to_string();
-    let own = own.replace("/etc/entrepot/htpasswd", &file);
+    let own = format!("data_dir = \"/srv/images\"\n[registry]\nanonymous = \"none\"\nhtpasswd = \"{file}\"\n");
     tree.write("etc/entrepot/entrepot.toml", &own);
     let said = tree.provision(&[]).expect_code(0).said;
     assert!(said.contains("entrepot.toml has been changed here and stays as it is"), "{said}");

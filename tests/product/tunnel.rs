@@ -21,6 +21,30 @@ fn outside(world: &World) -> Server {
     Server::start(&world.internet, address, Some(tls), http(|_| async { Response::new(full("from outside")) }))
 }
 
+/// Listeners of the server's machine that count the connections to them.
+struct Sentinels {
+    touched: Arc<AtomicUsize>,
+    _servers: Vec<Server>,
+}
+
+impl Sentinels {
+    fn start(world: &World, addresses: &[&str]) -> Self {
+        let touched = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&touched);
+        let handler: Handler = Arc::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async {})
+        });
+        let address = |text: &&str| text.parse().expect("an address");
+        let servers = addresses.iter().map(|at| Server::start(&world.proxy, address(at), None, Arc::clone(&handler)));
+        Self { touched, _servers: servers.collect() }
+    }
+
+    fn assert_untouched(&self) {
+        assert_eq!(self.touched.load(Ordering::SeqCst), 0, "connections that arrived where none may");
+    }
+}
+
 /// A door whose client trusts the internet's own certificates, not ours.
 fn sealed_door(world: &World) -> Door {
     Door::new(&world.client, "10.90.1.1:3128".parse().expect("an address"), &world.internet_ca())
@@ -77,15 +101,8 @@ fn policies_and_lists_decide_who_may_be_reached() {
 #[test]
 fn nobody_is_led_to_ourselves_loopback_or_link_local() {
     let world = World::new();
-    let touched = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&touched);
-    let sentinel: Handler = Arc::new(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async {})
-    });
-    let _sentinels: Vec<_> = ["127.0.0.1:443", "10.90.2.1:443", "[::1]:443", "127.0.0.1:80", "10.90.2.1:80"]
-        .map(|at| Server::start(&world.proxy, at.parse().expect("an address"), None, Arc::clone(&sentinel)))
-        .into();
+    let sentinels =
+        Sentinels::start(&world, &["127.0.0.1:443", "10.90.2.1:443", "[::1]:443", "127.0.0.1:80", "10.90.2.1:80"]);
     let settings = Settings::new().set("proxy", "tunnel_ports = [443, 80, 3128, 3130]");
     let entrepot = Entrepot::start(&world, settings);
     let targets = [
@@ -119,21 +136,13 @@ fn nobody_is_led_to_ourselves_loopback_or_link_local() {
         let status = entrepot.door().get(url, &[]).status;
         assert!(status.is_client_error() || status.is_server_error(), "GET {url}: {status}");
     }
-    assert_eq!(touched.load(Ordering::SeqCst), 0, "connections that arrived where none may");
+    sentinels.assert_untouched();
 }
 
 #[test]
 fn no_registry_leads_to_any_port_of_this_machine() {
     let world = World::new();
-    let touched = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&touched);
-    let sentinel: Handler = Arc::new(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async {})
-    });
-    let _sentinels: Vec<_> = ["10.90.2.1:443", "10.90.1.1:9443", "[fd90:2::1]:9443"]
-        .map(|at| Server::start(&world.proxy, at.parse().expect("an address"), None, Arc::clone(&sentinel)))
-        .into();
+    let sentinels = Sentinels::start(&world, &["10.90.2.1:443", "10.90.1.1:9443", "[fd90:2::1]:9443"]);
     let fake = Fake::start(&world, "fake.test");
     let entrepot = Entrepot::start(&world, Settings::new().env("REGISTRIES", "self.test"));
     let door = entrepot.door();
@@ -146,7 +155,7 @@ fn no_registry_leads_to_any_port_of_this_machine() {
         assert_eq!(door.get(&fake.url(&path), &[]).status, 502, "a redirect to {target}");
     }
     assert_eq!(door.get("https://self.test/v2/team/app/manifests/1", &[]).status, 403, "a registry that is listed");
-    assert_eq!(touched.load(Ordering::SeqCst), 0, "connections that arrived where none may");
+    sentinels.assert_untouched();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use entrepot_tests::process::finish;
 
 /// Three starts of an emulated machine.
 const LONG: Duration = Duration::from_secs(2400);
-/// What libvirt has one of on a machine. Its networks' settings and hooks are the packages' own.
+/// The folders of which libvirt has one a machine. The settings and hooks of its networks are the packages' own.
 const PLACES: [&str; 4] = ["/run/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"];
 
 #[test]
