@@ -1,4 +1,5 @@
-//! What the agent redirects, and to which door: the configuration as the agent uses it. Pure.
+//! The connections that the agent redirects, and the door that they are led to: the configuration as the agent uses it.
+//! Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

@@ -21,8 +21,7 @@ const VALID_MAX: Duration = Duration::from_secs(3600);
 /// The number of names that are resolved at the same time, each on a thread.
 const TOGETHER: usize = 8;
 
-/// Resolves the names now and at every interval. An address stays valid for two intervals, and for an
-/// hour at most.
+/// Resolves the names now and at every interval. An address stays valid for two intervals, and for an hour at most.
 pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, every: Duration) {
     let mut ticks = interval(every);
     loop {

@@ -71,8 +71,8 @@ const MANIFESTS: [&str; 4] = [
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 /// Every reply of entrepot has this header, refusals too, and it replaces what upstream sent
-/// (`entrepot_net::http::exchange`). Some registries have a header of this name, with ids of other forms. `X-Cache` tells
-/// less: refusals lack it, and content networks send one.
+/// (`entrepot_net::http::exchange`). Some registries have a header of this name, with ids of other forms. `X-Cache`
+/// tells less: refusals lack it, and content networks send one.
 const X_REQUEST_ID: &str = "x-request-id";
 /// The length of entrepot's ids (`entrepot_observe::request_id`).
 const REQUEST_ID_DIGITS: usize = 16;
