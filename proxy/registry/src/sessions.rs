@@ -1,11 +1,11 @@
 //! Upload sessions: which run, to whom they belong, how far they are. An id of 128 random bits is bound to its
 //! repository and to the principal that began it; to others it is unknown.
 //!
-//! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. What the hash
-//! of the bytes was is not noted: after a restart they are hashed again when the upload ends.
+//! The table is memory; beside each upload's bytes lies a note of it, so that sessions survive a restart. The hash of the
+//! bytes is not noted: after a restart they are hashed again when the upload ends.
 //!
-//! Invariant: no client uses up the table. An account and an address (an IPv6 /64) have a bound each. Where many addresses
-//! filled the table, a session at rest of the one that has the most makes room for a client that has fewer.
+//! Invariant: no client uses up the table. An account and an address (an IPv6 /64) have a bound each. If many addresses
+//! fill the table together, a session at rest of the one that has the most makes room for a client that has fewer.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
 
 use super::access::Principal;
-use super::error::RegistryError;
 use super::quota::{Arrived, Arriving};
 use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
 
@@ -48,10 +47,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The state of a session that goes on. Waits for the request that has it. It is an error if the session is over.
-    pub(super) async fn running(&self) -> Result<MutexGuard<'_, State>, RegistryError> {
-        let state = self.state.lock().await;
-        if state.is_over { Err(RegistryError::unknown_upload()) } else { Ok(state) }
+    /// The state of a session that goes on. Waits for the request that has it. None if the session is over.
+    pub(super) async fn running(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.state.lock().await).filter(|state| !state.is_over)
     }
 }
 
@@ -124,6 +122,8 @@ impl Sessions {
             arrived: self.arriving.count(repository, 0),
             state: tokio::sync::Mutex::new(State { length: 0, hasher: Some(Hasher::new(algorithm)), is_over: false }),
         });
+        // The session does not rest before its note is written: a note that is written later would stay behind.
+        let beginning = session.state.lock().await;
         let displaced = {
             let mut table = self.table();
             let displaced = place_for(&table, &session, limits).map_err(NotBegun::TooMany)?;
@@ -137,7 +137,9 @@ impl Sessions {
             // A client that leaves now must not leave the file.
             let _ = tokio::spawn(async move { store.uploads.discard(displaced).await }).await;
         }
-        if let Err(error) = self.store.uploads.note(id, session.note(client)).await {
+        let noted = self.store.uploads.note(id, session.note(client)).await;
+        drop(beginning);
+        if let Err(error) = noted {
             self.end(id).await;
             return Err(NotBegun::Store(error));
         }
@@ -160,7 +162,7 @@ impl Sessions {
         self.store.uploads.discard(id).await;
     }
 
-    /// How many run.
+    /// The number of sessions that run.
     pub(super) fn count(&self) -> usize {
         self.table().len()
     }
@@ -220,11 +222,11 @@ impl Session {
         rested > after || (self.arrived.bytes() == 0 && rested > empty_after)
     }
 
-    /// Whether it was without a byte, or at rest, and is over now. One that is being added to is in use.
+    /// Gives the session up if it rests. False if a request has it, or if it is over and its bytes may be on their way
+    /// to become content.
     fn give_up(&self) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return false };
-        state.is_over = true;
-        true
+        !std::mem::replace(&mut state.is_over, true)
     }
 
     fn note(&self, client: IpAddr) -> Vec<u8> {
@@ -268,6 +270,12 @@ fn place_for(
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Future as _, poll_fn};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use entrepot_store::Limits;
+
     use super::*;
 
     fn session(account: &str, client: &str, bytes: u64) -> Arc<Session> {
@@ -322,6 +330,23 @@ mod tests {
         drop(busy);
         assert_eq!(place_for(&all, &of("192.0.2.9", 0), LIMITS), Ok(Some(empty.file.id)), "an empty one goes first");
         assert!(empty.state.try_lock().expect("at rest").is_over);
+        let next = place_for(&all, &of("192.0.2.9", 0), LIMITS);
+        assert_ne!(next, Ok(Some(empty.file.id)), "one that is over may be on its way to become content");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_begins_is_not_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+        let store = Store::open(folder.path(), limits).expect("a store");
+        let sessions = Sessions::load(store, &Arc::default());
+        let repository = "app".parse().expect("a name");
+        let client = (&Principal::Anonymous, [192, 0, 2, 1].into());
+        let mut beginning = pin!(sessions.begin(&repository, client, Algorithm::Sha256, LIMITS));
+        assert!(poll_fn(|task| Poll::Ready(beginning.as_mut().poll(task).is_pending())).await, "the note is written");
+        let session = sessions.table().values().next().cloned().expect("the session");
+        assert!(!session.give_up(), "its note would stay");
+        assert!(beginning.await.is_ok() && session.give_up());
     }
 
     #[test]

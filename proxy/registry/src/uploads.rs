@@ -13,6 +13,7 @@ use entrepot_core::range::ChunkRange;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, LOCATION};
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Incoming};
+use tokio::sync::MutexGuard;
 use tracing::Instrument;
 
 use super::LocalRegistry;
@@ -82,7 +83,7 @@ impl LocalRequest {
         body: &mut Incoming,
     ) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let mut state = session.running().await?;
+        let mut state = running(&session).await?;
         let added = self.append(&session, &mut state, body).await.map(drop);
         session.touch();
         if let Err(error) = added {
@@ -110,14 +111,14 @@ impl LocalRequest {
     /// `GET`: how far an upload is.
     pub(super) async fn upload_status(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let state = session.running().await?;
+        let state = running(&session).await?;
         Ok(session_reply(StatusCode::NO_CONTENT, &session, state.length))
     }
 
     /// `DELETE`: gives an upload up.
     pub(super) async fn cancel_upload(&self, repository: &RepositoryName, id: &str) -> Result<Reply, RegistryError> {
         let session = self.session(repository, id)?;
-        let mut state = session.running().await?;
+        let mut state = running(&session).await?;
         state.is_over = true;
         drop(state);
         end(&self.registry, &session).await;
@@ -246,8 +247,8 @@ impl LocalRequest {
         }
     }
 
-    /// After a request that failed: the file and the quotas are as the session is. What cannot be cut off now goes with
-    /// the session, and no byte of it is ever read.
+    /// After a request that failed: the file and the quotas are as the session is. Bytes that cannot be cut off now go
+    /// with the session, and none of them is ever read.
     async fn rewind(&self, session: &Session, state: &State) {
         match self.registry.store.uploads.cut(&session.file, state.length).await {
             Ok(()) => session.arrived.set_to(state.length),
@@ -276,15 +277,15 @@ impl LocalRequest {
         }
     }
 
-    /// Adds the last bytes, compares, publishes, links. What is not acknowledged leaves the session as it was before
-    /// this request, except where the disk failed while publishing.
+    /// Adds the last bytes, compares, publishes, links. A request that fails leaves the session as it was before, except
+    /// if the disk failed while publishing.
     async fn finish(
         &self,
         session: &Arc<Session>,
         digest_told: &Digest,
         body: &mut Incoming,
     ) -> Result<Reply, RegistryError> {
-        let mut state = session.running().await?;
+        let mut state = running(session).await?;
         let mut attempt = State { length: state.length, hasher: state.hasher.clone(), is_over: false };
         let arrived = self.complete(session, &mut attempt, digest_told, body).await;
         session.touch();
@@ -318,6 +319,10 @@ impl LocalRequest {
         self.scope.trail.record(Decision::Pushed(digest));
         Ok(created(&blob_location(&repository, &digest), &digest))
     }
+}
+
+async fn running(session: &Session) -> Result<MutexGuard<'_, State>, RegistryError> {
+    session.running().await.ok_or_else(RegistryError::unknown_upload)
 }
 
 async fn end(registry: &LocalRegistry, session: &Session) {
