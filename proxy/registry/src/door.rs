@@ -78,22 +78,30 @@ async fn route_to_owner(
     let access = service.local.access();
     let identified = access.identify(scope.connection.client.into(), identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
-    match meant {
-        Meant::Upstream(host, place) => {
-            check_upstream(service, scope, &head, &visitor, (&host, &place))?;
-            Ok(mirrored(service, scope, (host, place), head, body).await)
-        }
+    let (host, place, is_named) = match meant {
+        Meant::Upstream(host, place) => (host, place, true),
         Meant::DockerHub(place) => {
-            let host = RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?;
-            check_docker_hub(service, scope, &head, &visitor, (&host, &place))?;
-            Ok(mirrored(service, scope, (host, place), head, body).await)
+            (RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?, place, false)
         }
-        Meant::Stranger => Err(not_mirrored()),
+        Meant::Stranger => return Err(not_mirrored()),
         Meant::Ours => {
             scope.trail.record(Decision::Door(Interception::OwnRegistry));
-            answer_ours(service, scope, visitor, head, body).await
+            return answer_ours(service, scope, visitor, head, body).await;
         }
+    };
+    scope.trail.record(Decision::Door(Interception::Mirrored));
+    let named = in_rules(&host, &place)?;
+    // A token of ours is for the name that the client asked by. A client that does not name Docker Hub has none for Docker
+    // Hub's name, so the rules decide for it whatever its token's scope is.
+    if is_named || !named.as_ref().is_some_and(|named| access.may_see(&visitor, named)) {
+        // Nothing of a repository is given for a ping.
+        let wish = named.as_ref().map_or(Wish::Ping, |named| Wish::In(named, Action::Pull));
+        check(service, scope, &head, &visitor, &wish)?;
     }
+    let namespace = host.to_string();
+    let scope = scope.clone();
+    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, headers: head.headers };
+    Ok(mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace))
 }
 
 fn not_mirrored() -> RegistryError {
@@ -101,36 +109,6 @@ fn not_mirrored() -> RegistryError {
         "entrepot: this registry is not mirrored here (intercept.registries, proxy.allow; for library/ and Docker Hub \
          also registry.docker_hub_mirror)",
     )
-}
-
-/// Whether the rules give the client what is at a place of another registry.
-fn check_upstream(
-    service: &RegistryService,
-    scope: &RequestScope,
-    head: &Parts,
-    visitor: &Visitor,
-    (host, place): (&RegistryHost, &str),
-) -> Result<(), RegistryError> {
-    match in_rules(host, place)? {
-        // Nothing of a repository is given for this.
-        None => check(service, scope, head, visitor, &Wish::Ping),
-        Some(named) => check(service, scope, head, visitor, &Wish::In(&named, Action::Pull)),
-    }
-}
-
-/// The same for a client that does not name Docker Hub. A token of ours is for the name that it asked by, so where the
-/// rules give the repository, the token's scope does not matter.
-fn check_docker_hub(
-    service: &RegistryService,
-    scope: &RequestScope,
-    head: &Parts,
-    visitor: &Visitor,
-    (host, place): (&RegistryHost, &str),
-) -> Result<(), RegistryError> {
-    match in_rules(host, place)? {
-        Some(named) if service.local.access().may_see(visitor, &named) => Ok(()),
-        _ => check_upstream(service, scope, head, visitor, (host, place)),
-    }
 }
 
 /// The name in rules of the repository at a place of another registry. None if it is no repository's place.
@@ -143,21 +121,6 @@ fn in_rules(host: &RegistryHost, place: &str) -> Result<Option<RepositoryName>, 
 
 fn path_of(place: &str) -> &str {
     place.split('?').next().unwrap_or_default()
-}
-
-/// The answer of the pipeline for a place of another registry.
-async fn mirrored(
-    service: &RegistryService,
-    scope: &RequestScope,
-    (host, place): (RegistryHost, String),
-    head: Parts,
-    body: Incoming,
-) -> Reply {
-    scope.trail.record(Decision::Door(Interception::Mirrored));
-    let namespace = host.to_string();
-    let scope = scope.clone();
-    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, headers: head.headers };
-    mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace)
 }
 
 async fn answer_ours(
