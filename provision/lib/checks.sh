@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154
-# The conditions that hold before provision/appliance writes anything. Each check says in one line what is wrong and what to do.
+# The conditions that hold before provision/appliance writes anything. Each check says in one line what is wrong and
+# what to do.
 
 check_user() {
   [ "$(id -u)" -eq 0 ] || fail 77 'needs root; run it with sudo'

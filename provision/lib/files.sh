@@ -62,8 +62,8 @@ choose_configuration() {
   fi
 }
 
-# A key that our configuration sets, and an administrator's from before it was one leaves to the default. That default
-# was "push" then, so it is written down as what it was.
+# Keeps an appliance as open as it was. The default of registry.anonymous was "push" in earlier releases and is "pull"
+# now, so "push" is written into an administrator's configuration that leaves the key out.
 complete_configuration() {
   completed=''
   [ "$chosen" != "$configuration" ] && grep -q '^anonymous = "push"' "$configuration" || return 0
@@ -82,13 +82,13 @@ complete_configuration() {
 stage_configuration() {
   place=/etc/entrepot/entrepot.toml
   if [ "$chosen" = "$configuration" ]; then
-    stage "$configuration" /etc/entrepot/entrepot.toml 0644
+    stage "$configuration" "$place" 0644
   elif [ -n "$completed" ]; then
     stage "$completed" "$place" "$(stat -c '%04a' "$root$place")"
     chown --reference="$root$place" "$root$place.entrepot-new"
     say "$place has been changed here; registry.anonymous = \"push\" was added, which was the default, and all else stays as it is"
   else
-    say '/etc/entrepot/entrepot.toml has been changed here and stays as it is'
+    say "$place has been changed here and stays as it is"
   fi
   [ ! -f "$work/entrepot.env" ] || stage "$work/entrepot.env" /etc/entrepot/entrepot.env 0600
   {

@@ -1,4 +1,4 @@
-//! What our own registry is open for as it is delivered: to a stranger, beside an account, and to the administrator.
+//! Our own registry as it is delivered: the rights of a stranger, of an account beside it, and of the administrator.
 
 use std::time::Duration;
 

@@ -171,7 +171,7 @@ impl LocalRegistry {
                     if more { " and more" } else { "" }
                 );
             }
-            Err(error) => tracing::warn!("what is pushed below library/ cannot be listed: {error}"),
+            Err(error) => tracing::warn!("the repositories below library/ cannot be listed: {error}"),
         }
     }
 }

@@ -82,9 +82,11 @@ fn of_docker_hub(config: &LiveConfig, place: String) -> Meant {
     host.map_or(Meant::Stranger, |_| Meant::DockerHub(place))
 }
 
-/// What the parameter `ns` names.
+/// The registry that the parameter `ns` names.
 enum Named {
+    /// There is no such parameter.
     Nothing,
+    /// It is no registry's name.
     Unreadable,
     /// A registry, and the request's path and query without the parameter.
     Registry(RegistryHost, String),

@@ -1,4 +1,5 @@
-//! Whether what comes in has room: the quotas of `access` compared with what the store holds and what is on its way.
+//! Whether pushed content has room: the quotas of `access` compared with the content that the store holds and the bytes
+//! that arrive.
 //!
 //! Invariants: where a quota covers a repository, one thing at a time is counted and added, so pushes at the same moment
 //! do not pass it together. The bytes of uploads count from the moment they arrive, each once: as arriving, until they
@@ -15,7 +16,7 @@ use super::LocalRegistry;
 use super::access::{AccessControl, AccessRefusal, Held};
 use entrepot_store::StoreError;
 
-/// The turn to count and to add. What was counted before it is out of date when it ends.
+/// The turn to count and to add. When it ends, earlier counts are out of date.
 pub(super) struct Turn<'r> {
     registry: &'r LocalRegistry,
     _held: tokio::sync::MutexGuard<'r, ()>,
@@ -161,7 +162,7 @@ impl LocalRegistry {
         }
     }
 
-    /// What decides about the bytes of an upload while they arrive. None if no quota covers the repository.
+    /// The decider about the bytes of an upload while they arrive. None if no quota covers the repository.
     pub(super) async fn budget<'r>(&'r self, repository: &'r RepositoryName) -> Result<Option<Budget<'r>>, StoreError> {
         let access = self.access();
         if !access.has_quota(repository) {
@@ -171,7 +172,7 @@ impl LocalRegistry {
         Ok(Some(Budget { registry: self, access, repository, held, counted_at }))
     }
 
-    /// What is held, between two turns, and which turn was the last.
+    /// The sizes of the content between two turns, and the number of the last turn.
     async fn held(&self, repository: &RepositoryName, access: &AccessControl) -> Result<(Held, u64), StoreError> {
         let _between = self.counting.lock().await;
         let held = self.held_now(repository, access).await?;

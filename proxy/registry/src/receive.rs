@@ -18,7 +18,7 @@ use entrepot_store::{PartialBlob, StoreError};
 /// Pieces up to this length are hashed where they arrive, in a few microseconds.
 const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
 
-/// Why a body was not taken to its end. What arrived before is part of the upload.
+/// The reason why a body was not taken to its end.
 pub(super) enum Interrupted {
     /// The client left, or said nothing for too long.
     Client,

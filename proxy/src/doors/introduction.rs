@@ -3,7 +3,8 @@
 //!
 //! A name that is listed is answered here, whatever address it was looked up at, and so is our own registry's, where
 //! the connection is not for another machine. Everything else goes, sealed, to where it meant to go; only where that is
-//! unknown does the name decide by the rules of CONNECT. What a name claims is never fetched from the original address.
+//! unknown does the name decide by the rules of CONNECT. A name is only a claim: what is cached for it is never fetched
+//! from the original address.
 
 use std::net::SocketAddr;
 

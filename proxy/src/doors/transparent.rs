@@ -1,7 +1,7 @@
 //! The door on 3129: connections that were led here without the client's knowledge, raw TLS or HTTP.
 //!
 //! A little is read (`entrepot_core::sniff`), `introduction.rs` says what the connection is for, and it goes the way of
-//! a CONNECT: answered by the same pipeline, or carried on sealed. What was read is replayed either way.
+//! a CONNECT: answered by the same pipeline, or carried on sealed. The bytes that were read are replayed either way.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

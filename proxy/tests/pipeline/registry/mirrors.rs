@@ -234,7 +234,7 @@ async fn pushed_content_never_answers_for_docker_hub() {
         mirror(&official.tag_path("1")).await.is_whole(&official.manifest);
         mirror(&theirs.tag_path("1")).await.is_whole(&theirs.manifest);
         registry(&ours.tag_path("1")).await.is_whole(&ours.manifest);
-        // What is not here is not asked of Docker Hub, and what is only here is not given for it.
+        // Docker Hub is not asked for an image of ours that is missing, and no image of ours is given for Docker Hub's.
         assert_eq!(registry("/v2/team/app/manifests/2").await.status, 404);
         assert_eq!(mirror("/v2/team/app/manifests/2").await.status, 404);
         for pushed in [false_official.manifest_path(), false_official.layer_path()] {

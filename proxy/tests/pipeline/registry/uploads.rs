@@ -298,7 +298,7 @@ async fn uploads_at_the_same_time_do_not_pass_a_quota_together() {
     let said = stream_to(&proxy, Method::PATCH, &second, 700_000).await;
     assert!(said.starts_with("HTTP/1.1 413 "), "{said}");
     assert_eq!(uploaded_bytes(&proxy), 700_000);
-    // What is given up makes room, and what is pushed counts once.
+    // An upload that is given up makes room, and pushed content counts once.
     assert_eq!(status(&proxy, Method::DELETE, &first).await, 204);
     assert_eq!(chunk(&proxy, &second, 0, &content).await.status, 202);
     assert_eq!(finish(&proxy, &second, &digest_of(&content).to_string()).await.status, 201);
