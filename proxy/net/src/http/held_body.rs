@@ -1,12 +1,13 @@
-//! The bodies of requests that must be complete before anything is done with them: manifests, forms. Clients send them at
-//! their own speed, so they rest here meanwhile, and there is one budget for all of them.
+//! The bodies of requests that must be complete before anything is done with them: manifests, forms. Clients send them
+//! at their own speed, so they rest here meanwhile, and there is one budget for all of them.
 //!
-//! A body rests in memory while the budget lasts, and in a temporary file beyond it. A complete body is read back for the
-//! short time that it is worked on, within a second budget that no client's speed holds up. So a hundred slow clients cost a
-//! hundred files, and an honest client beside them waits for nobody.
+//! A body rests in memory while the budget lasts, and in a temporary file beyond it. A complete body is read back for
+//! the time that it is worked on, within a second budget, of which one client has half. So a hundred slow clients cost
+//! a hundred files, and an honest client beside them waits for none of them.
 //!
-//! Invariants: the memory of resting bodies is [`RESTING_MAX_BYTES`] at most, that of files that were read back
-//! [`AT_WORK_MAX_BYTES`]. A temporary file has no name, so nothing is left of it, whatever ends the process.
+//! Invariants: the bodies that rest in memory have [`RESTING_MAX_BYTES`] at most, and files that were read back
+//! [`AT_WORK_MAX_BYTES`]. A body in a file has one unwritten piece in memory besides, as a connection has its buffer. A
+//! temporary file has no name, so nothing is left of it, whatever ends the process.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -36,14 +37,25 @@ struct Shared {
     on_disk: Arc<Semaphore>,
     /// Turns at the disk.
     turns: Arc<Semaphore>,
+    /// The bytes of each client, in memory and in files.
     clients: ClientShares,
+    /// Each client's part of `at_work`.
+    clients_at_work: ClientShares,
 }
 
 /// A complete body. Its place in the budget is given back when it is dropped.
 pub struct HeldBody {
     bytes: Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Memory,
     _client: ClientShare,
+}
+
+/// The part of a budget that a complete body has.
+enum Memory {
+    /// Of the resting bodies'. None for a body without bytes.
+    Rested { _room: Option<OwnedSemaphorePermit> },
+    /// Of the memory for files that were read back.
+    AtWork { _room: OwnedSemaphorePermit, _client: ClientShare },
 }
 
 /// The reason why a body was not held to its end.
@@ -69,8 +81,10 @@ pub const RESTING_MAX_BYTES: usize = 16 << 20;
 pub const AT_WORK_MAX_BYTES: usize = 16 << 20;
 /// The temporary files, in all.
 const ON_DISK_MAX_BYTES: usize = 1 << 30;
-/// What one client may have, in memory and in files.
+/// The most bytes of one client, in memory and in files together.
 const PER_CLIENT_MAX_BYTES: u64 = 512 << 20;
+/// The most bytes of one client among the files that were read back. A body may be worked on at a slow upstream's speed.
+const AT_WORK_PER_CLIENT_MAX_BYTES: usize = AT_WORK_MAX_BYTES / 2;
 /// The memory of a body that rests is taken in pieces of this size, and a file is written in them.
 const PIECE_BYTES: usize = 16 * 1024;
 /// The most threads that read and write temporary files.
@@ -87,6 +101,7 @@ impl HeldBodies {
             on_disk: budget(ON_DISK_MAX_BYTES),
             turns: budget(TURNS),
             clients: ClientShares::new(PER_CLIENT_MAX_BYTES),
+            clients_at_work: ClientShares::new(AT_WORK_PER_CLIENT_MAX_BYTES as u64),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -123,7 +138,7 @@ impl HeldBodies {
             }
             resting.add(bytes).await?;
         }
-        let (bytes, memory) = resting.complete(length).await?;
+        let (bytes, memory) = resting.complete(client, length).await?;
         Ok(HeldBody { bytes, _memory: memory, _client: share })
     }
 
@@ -177,7 +192,8 @@ impl Resting {
     fn keep(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.pieces.last().is_none_or(|piece| piece.len() == PIECE_BYTES) {
-                self.pieces.push(Vec::with_capacity(PIECE_BYTES));
+                // It grows with what arrives: a body of a few bytes takes no whole piece.
+                self.pieces.push(Vec::new());
             }
             let Some(piece) = self.pieces.last_mut() else { return };
             let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - piece.len()));
@@ -222,11 +238,13 @@ impl Resting {
         Ok(())
     }
 
-    async fn complete(mut self, length: usize) -> Result<(Bytes, Option<OwnedSemaphorePermit>), NotHeld> {
+    async fn complete(mut self, client: ClientKey, length: usize) -> Result<(Bytes, Memory), NotHeld> {
         let Some(Spooled { file, room }) = self.spooled.take() else {
-            return Ok((self.pieces.concat().into(), self.memory.take()));
+            return Ok((self.pieces.concat().into(), Memory::Rested { _room: self.memory.take() }));
         };
-        let wanted = u32::try_from(length.min(AT_WORK_MAX_BYTES)).unwrap_or(u32::MAX);
+        let wanted = length.min(AT_WORK_PER_CLIENT_MAX_BYTES);
+        let share = self.shared.clients_at_work.take(client, wanted as u64).ok_or(NotHeld::Busy)?;
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let at_work = self.shared.at_work.clone().acquire_many_owned(wanted).await.map_err(|_| NotHeld::Busy)?;
         let rest = std::mem::take(&mut self.pieces);
         let read = move |mut file: Temporary| {
@@ -240,7 +258,7 @@ impl Resting {
         };
         let bytes = self.at_the_disk(file, read).await?;
         drop(room);
-        Ok((bytes, Some(at_work)))
+        Ok((bytes, Memory::AtWork { _room: at_work, _client: share }))
     }
 
     /// Runs `job` on a thread that may block, in its turn.
@@ -352,6 +370,25 @@ mod tests {
         }
         eventually("everything is given back", || bodies.memory_bytes() == 0 && on_disk() == 0).await;
         assert_eq!(bodies.shared.clients.clients(), 0);
+    }
+
+    /// A stranger's upstream hangs, so its complete bodies stay. There is memory left for the others.
+    #[tokio::test]
+    async fn complete_bodies_that_stay_hold_up_no_other_client() {
+        let (bodies, _folder) = held();
+        let _all = permits(&bodies.shared.resting, RESTING_MAX_BYTES).expect("the budget");
+        let body = || Full::new(Bytes::from(vec![3; MAX_BYTES]));
+        let mut stay = Vec::new();
+        for _ in 0..AT_WORK_MAX_BYTES / MAX_BYTES {
+            stay.push(bodies.receive(client(1), body(), MAX_BYTES, SECONDS).await);
+        }
+        let refused = stay.iter().filter(|held| held.as_ref().is_err_and(|why| *why == NotHeld::Busy)).count();
+        assert_eq!(refused, stay.len() / 2);
+        let honest = bodies.receive(client(2), body(), MAX_BYTES, SECONDS).await;
+        assert_eq!(honest.expect("received beside the stranger's").bytes().len(), MAX_BYTES);
+        drop(stay);
+        bodies.receive(client(1), body(), MAX_BYTES, SECONDS).await.expect("received again");
+        assert_eq!(bodies.shared.clients_at_work.clients(), 0);
     }
 
     #[tokio::test]
