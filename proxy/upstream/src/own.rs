@@ -33,7 +33,7 @@ pub struct Ourselves {
 pub struct OwnSockets {
     ports: Arc<[u16]>,
     addresses: Arc<RwLock<Vec<IpAddr>>>,
-    /// None before the addresses were read, where nobody asks for them.
+    /// The time of the last refresh. None if there was none: without doors there is nothing to protect.
     read_at: Arc<Mutex<Option<Instant>>>,
 }
 

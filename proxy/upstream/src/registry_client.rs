@@ -154,6 +154,7 @@ impl RegistryClient {
         };
         let by_basic = || self.memory.tokens.scheme(&registry.origin) == Some(AuthScheme::Basic);
         if let Some(login) = login
+            && login.for_registry().is_some()
             && answered.status == StatusCode::UNAUTHORIZED
             && !answered.crossed
             && by_basic()
@@ -290,13 +291,25 @@ impl RegistryClient {
         }
         if !status.is_success() {
             if let Some(login) = login {
-                self.account_refused(registry, login, status);
+                self.login_refused(registry, key, login, status).await;
             }
             return Ok(None);
         }
         let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
         *slot = Some((token.clone(), token_cache::renew_at(asked_at, lifetime)));
         Ok(Some(token))
+    }
+
+    /// The token server refused a token. A server that answers 401 refuses the login. Any other refusal may be about the
+    /// scope alone, and clients choose that: then the server is asked for a token without a scope.
+    async fn login_refused(&self, registry: &UpstreamRegistry, key: &TokenKey, login: &Login, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED || key.scopes.is_empty() {
+            self.account_refused(registry, login, status);
+        } else if login.is_account() {
+            let unscoped = TokenKey { scopes: Vec::new(), ..key.clone() };
+            // It is asked anew, because the password may have run out since the last time. An outage says nothing.
+            let _ = Box::pin(self.token(registry, &unscoped, Some(login), true)).await;
+        }
     }
 
     /// Upstream does not take this login. That is remembered and told only if it is the administrator's.
@@ -520,3 +533,6 @@ fn purpose_after(purpose: Purpose, peer_public: Option<bool>) -> Purpose {
         (_, Some(false)) => Purpose::RedirectFromPrivate,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,8 +74,12 @@ impl UpstreamRegistry {
         &self.origin.host
     }
 
-    /// The URL of a path and query at this registry. None if they make no URL.
+    /// The URL of a path and query at this registry. None if they make no URL. Text without the slash in front would be
+    /// read as a part of the host, and the credential would follow it there.
     pub fn url(&self, path_and_query: &str) -> Option<Url> {
+        if !path_and_query.starts_with('/') {
+            return None;
+        }
         Url::parse(&format!("{}://{}{path_and_query}", self.origin.scheme.name(), self.origin.authority())).ok()
     }
 
@@ -159,6 +163,19 @@ mod tests {
                 .map(|realm| realm.authority(443))
                 .collect();
             assert_eq!(own, realms, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_path_leads_to_no_other_host() {
+        let host = RegistryHost::parse("reg.example", 443).expect("a host");
+        let registry = UpstreamRegistry::resolve(&from_text("").expect("configuration").live, &host, None);
+        for path in ["", "*", "@evil.example/v2/", ".evil.example/v2/", ":8443/v2/", "\\evil.example/", "?x"] {
+            assert_eq!(registry.url(path), None, "{path}");
+        }
+        for path in ["/v2/", "//evil.example/v2/", "/@evil.example/", "/\\evil.example/", "/../../evil.example"] {
+            let url = registry.url(path).expect(path);
+            assert_eq!(origin_of(&url).as_ref(), Some(&registry.origin), "{path}");
         }
     }
 
