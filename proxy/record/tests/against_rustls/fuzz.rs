@@ -1,8 +1,9 @@
-//! The fuzz target for what the record layer receives: bytes are read as a client's doings after its handshake, honest and
-//! not, and whatever they are, nothing panics, nothing grows, and only what the client sealed is handed on, in its order.
+//! The fuzz target for the record layer's receiving side. An input's bytes say what a client does after its handshake,
+//! honest or not. Whatever it does, nothing panics, nothing grows, and only bytes that the client sealed are handed on,
+//! in their order.
 //!
-//! CI tries 5,000 inputs, the same in each run. `ENTREPOT_FUZZ_INPUTS=1000000` tries more, and a failure names the input that
-//! `ENTREPOT_FUZZ_FROM` begins with the next time.
+//! CI tries 5,000 inputs, the same in each run. `ENTREPOT_FUZZ_INPUTS=1000000` tries more. A failure names its input, and
+//! `ENTREPOT_FUZZ_FROM` begins there the next time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -95,7 +96,7 @@ impl Client {
     }
 }
 
-/// What became of an input.
+/// The result of an input: the application data that was handed on, and whether the connection was ended.
 #[derive(Default)]
 struct Tally {
     heard_bytes: usize,

@@ -376,6 +376,33 @@ fn renegotiation_is_declined_and_the_connection_goes_on() {
     }
 }
 
+/// Empty records, warnings and attempts to renegotiate. Data in between make the count begin anew.
+#[test]
+fn many_records_in_a_row_that_bring_nothing_end_the_connection() {
+    const IDLE: [(ContentType, &[u8]); 3] =
+        [(ContentType::ApplicationData, &[]), (ContentType::Alert, &[1, 90]), (ContentType::Handshake, &[1, 0, 0, 0])];
+    for suite in suites() {
+        let kinds = if suite.version().version == TLS12 { &IDLE[..] } else { &IDLE[..2] };
+        for &(kind, content) in kinds {
+            let (client, mut session) = pair(suite);
+            let mut ciphers = Ciphers::of(client, suite);
+            for _ in 0..2 {
+                for _ in 0..32 {
+                    let received = session.receive(&mut ciphers.seal(kind, content));
+                    assert_eq!(received, Ok(Received::Nothing), "{suite:?} {kind:?}");
+                }
+                let mut data = ciphers.seal(ContentType::ApplicationData, b"data");
+                assert!(matches!(session.receive(&mut data), Ok(Received::Data(_))), "{suite:?} {kind:?}");
+            }
+            for _ in 0..32 {
+                session.receive(&mut ciphers.seal(kind, content)).expect("not too many yet");
+            }
+            let received = session.receive(&mut ciphers.seal(kind, content));
+            assert_eq!(broken(received), AlertDescription::UnexpectedMessage, "{suite:?} {kind:?}");
+        }
+    }
+}
+
 #[test]
 fn other_handshake_messages_are_refused() {
     for suite in suites() {
