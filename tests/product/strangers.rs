@@ -1,5 +1,5 @@
-//! One stranger on the network, everybody else: whatever the stranger does, and while it goes on, an honest client beside it
-//! is answered within a deadline of seconds. The deadlines are ten times what an idle machine of two cores needs.
+//! One stranger on the network, everybody else: while the stranger goes on, an honest client beside it is answered within
+//! a deadline of seconds. The deadlines are ten times as long as an idle machine of two cores needs.
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -160,8 +160,8 @@ fn silent_connections_from_one_network_or_many_close_no_door() {
 const SLOW_PUTS: usize = 100;
 /// The largest manifest that is taken.
 const MANIFEST_BYTES: usize = 4 << 20;
-/// What the process may need more while the stranger's 400 MiB rest: the budget of 16 MiB for bodies, the buffers of a hundred
-/// connections, and as much again that the allocator keeps.
+/// The process may grow by this while the stranger's 400 MiB rest: the budget of 16 MiB for bodies, the buffers of a
+/// hundred connections, and as much again that the allocator keeps.
 const GROWTH_MIB: u64 = 160;
 
 /// PUTs an empty list of images at our own registry. Returns the first line of the answer.

@@ -1,8 +1,8 @@
 //! Clients as bounds count them: an IPv4 client by its address, an IPv6 client by its /64.
 //!
 //! A host of IPv6 chooses freely among the 2^64 addresses of its network (RFC 7217, RFC 8981), so an address alone would
-//! bound nothing. Every bound for each client counts by [`ClientKey`]: connections, name lookups, uploads, bodies that are
-//! held. A table of them never has more entries than there are shares in use.
+//! bound nothing. Every bound for each client counts by [`ClientKey`]: connections, name lookups, uploads, bodies that
+//! are held. A table of them never has more entries than there are shares in use.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -42,14 +42,14 @@ impl fmt::Display for ClientKey {
     }
 }
 
-/// What each client may have at once, of one kind. Clones share the count.
+/// The bound on one kind of things that each client may have at once. Clones share the count.
 #[derive(Clone)]
 pub struct ClientShares {
     each_max: u64,
     in_use: Arc<Mutex<HashMap<ClientKey, u64>>>,
 }
 
-/// What one client has. It is given back when it is dropped.
+/// A part of a client's bound that is in use. It is given back when it is dropped.
 pub struct ClientShare {
     client: ClientKey,
     amount: u64,

@@ -2,8 +2,8 @@
 //!
 //! It is for a library that opens its sockets itself and does not look where a packet came from: mdns-sd (RFC 6762
 //! section 11 asks for the look). Up to 0.21 mdns-sd has no setting for it, takes no sockets from its caller and gives
-//! none out, so its sockets are found in this process's table of descriptors. This file can
-//! go when mdns-sd offers one of these.
+//! none out, so its sockets are found in this process's table of descriptors. This file can go when mdns-sd offers one of
+//! these.
 //!
 //! A packet that was sent to the link-local group cannot have passed a router. Any other counts as local only with the
 //! hop limit 255, which it would have lost at a router. The kernel drops the rest before the library sees it.

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain, and
-//! http ─► connection ─► listener, and http ─► drain. `tls` uses none of them. This crate does not know registries, the cache or the store.
+//! http ─► connection ─► listener, and http ─► drain. `tls` uses none of them. This crate does not know registries, the
+//! cache or the store.
 
 pub mod admin_socket;
 pub mod connection;

@@ -10,14 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_record::record_bytes;
-use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{AlertDescription, ExtractedSecrets, ServerConfig};
+use rustls::{AlertDescription, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client_socket::ClientSocket;
-use super::tls::Tls;
+use super::tls::{Secured, Tls};
 
 /// The reason why a client got no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +45,6 @@ const UNTRUSTED: [(AlertDescription, &str); 3] = [
     (AlertDescription::BadCertificate, "bad_certificate"),
     (AlertDescription::CertificateUnknown, "certificate_unknown"),
 ];
-
-/// A connection whose handshake is over, with the present keys of both directions.
-pub(super) struct Secured {
-    pub(super) socket: ClientSocket,
-    pub(super) extracted: ExtractedSecrets,
-    /// Derives the later keys.
-    pub(super) secrets: KernelConnection<ServerConnectionData>,
-    /// Records that the client sent after the handshake.
-    pub(super) records: Vec<u8>,
-}
 
 /// The size of one read. The messages that a client sends at once are usually smaller.
 const READ_BYTES: usize = 4096;

@@ -7,11 +7,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use entrepot_record::{Received, Session};
-use rustls::ProtocolVersion;
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+use rustls::{ExtractedSecrets, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::client_socket::ClientSocket;
-use super::handshake::Secured;
 use super::incoming::{Incoming, broken};
 use super::kernel_tls::{KernelControl, kernel_seals};
 use super::sealing::Sealing;
@@ -32,6 +33,16 @@ pub struct Tls {
 enum Sending {
     Here(Sealing),
     Kernel(KernelControl),
+}
+
+/// A connection whose handshake is over, with the present keys of both directions.
+pub(super) struct Secured {
+    pub(super) socket: ClientSocket,
+    pub(super) extracted: ExtractedSecrets,
+    /// Derives the later keys.
+    pub(super) secrets: KernelConnection<ServerConnectionData>,
+    /// Records that the client sent after the handshake.
+    pub(super) records: Vec<u8>,
 }
 
 impl Tls {

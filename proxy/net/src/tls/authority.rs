@@ -15,10 +15,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::certificate::{CaCertificate, CertificateError};
-use super::error::CaError;
+use super::error::{CaError, KeyError};
 use super::files::{self, PairText};
 use super::issue::{self, IssueError, Validity};
-use super::key::{self, CaKey, KeyError};
+use super::key::{self, CaKey};
 use entrepot_config::ready::CaFiles;
 use entrepot_core::secret::Secret;
 

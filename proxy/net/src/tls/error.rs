@@ -1,4 +1,5 @@
-//! The faults of a certificate authority: one line each, with the file, the fault and the remedy.
+//! The faults of a certificate authority: one line each, with the file, the fault and the remedy. A [`KeyError`] has no
+//! file yet; `authority` adds it.
 //!
 //! The administrator reads these at start (exit 78) and from `entrepot ca`. None of them carries key material.
 
@@ -120,4 +121,17 @@ pub enum CaError {
         /// The library's message.
         reason: String,
     },
+}
+
+/// The reason why bytes are not a usable key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum KeyError {
+    /// The bytes contain no private key in PEM.
+    NotPem,
+    /// No passphrase opens the encrypted key.
+    WrongPassphrase,
+    /// The key is encrypted in a way that is not implemented.
+    UnsupportedEncryption(String),
+    /// The key is not RSA or EC, or its size or curve is unsafe or not supported everywhere.
+    Unsupported,
 }

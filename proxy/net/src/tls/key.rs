@@ -6,6 +6,7 @@ use pem::Pem;
 use rcgen::KeyPair;
 use rustls_pki_types::PrivateKeyDer;
 
+use super::error::KeyError;
 use super::legacy_key::{open_pkcs8, open_traditional};
 
 const PKCS8: &str = "PRIVATE KEY";
@@ -17,19 +18,6 @@ const SEC1: &str = "EC PRIVATE KEY";
 pub(crate) struct CaKey {
     der: PrivateKeyDer<'static>,
     pair: KeyPair,
-}
-
-/// The reason why bytes are not a usable key.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum KeyError {
-    /// The bytes contain no private key in PEM.
-    NotPem,
-    /// No passphrase opens the encrypted key.
-    WrongPassphrase,
-    /// The key is encrypted in a way that is not implemented.
-    UnsupportedEncryption(String),
-    /// The key is not RSA or EC, or its size or curve is unsafe or not supported everywhere.
-    Unsupported,
 }
 
 impl CaKey {

@@ -13,7 +13,7 @@ use des::TdesEde3;
 use md5::{Digest, Md5};
 use pkcs8::{EncryptedPrivateKeyInfo, pkcs5};
 
-use super::key::KeyError;
+use super::error::KeyError;
 
 /// Opens an encrypted PKCS#8 key with the first passphrase that fits.
 pub(super) fn open_pkcs8(contents: &[u8], passphrases: &[&str]) -> Result<Vec<u8>, KeyError> {

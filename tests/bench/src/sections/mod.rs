@@ -26,7 +26,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("start", "start to first hit with a million entries, clean and after kill -9"),
     ("memory", "idle, under 16 streams, and of 5,000 idle TLS connections"),
     ("cold-streams", "p99 of manifest hits while files outside the page cache are streamed"),
-    ("strangers", "a pull beside a stranger with dead names, silent connections, slow manifests, against alone"),
+    ("strangers", "a pull beside a stranger (dead names, silent connections, slow manifests, uploads) against alone"),
     ("skopeo", "one real client, one warm image"),
     ("redirect", "connect() and routed throughput with the eBPF programs attached against without"),
     ("criterion", "the Criterion benches of the parsers and the index"),

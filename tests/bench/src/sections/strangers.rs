@@ -1,5 +1,5 @@
-//! One stranger and an honest client: how long the client's pulls of a cached manifest take alone, and while the stranger goes
-//! on. Each pull has a connection of its own. nginx is not measured: it opens no tunnels and takes no pushes.
+//! One stranger and an honest client: the time of the client's pulls of a cached manifest, alone and while the stranger
+//! goes on. Each pull has a connection of its own. nginx is not measured: it opens no tunnels and takes no pushes.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -125,7 +125,8 @@ async fn uploads_begun() -> Result<Vec<TcpStream>, BoxError> {
     let mut stream = connect(REGISTRY_PORT).await?;
     let mut answers = Vec::new();
     for _ in 0..UPLOADS {
-        let head = "POST /v2/stranger/app/blobs/uploads/ HTTP/1.1\r\nHost: docker-registry.local:5000\r\nContent-Length: 0\r\n\r\n";
+        let head = "POST /v2/stranger/app/blobs/uploads/ HTTP/1.1\r\nHost: docker-registry.local:5000\r\n\
+                    Content-Length: 0\r\n\r\n";
         stream.write_all(head.as_bytes()).await?;
         let before = answers.len();
         while !has_answer(&answers[before..]) {

@@ -35,6 +35,18 @@ async fn pair(version: &'static rustls::SupportedProtocolVersion, buffer_bytes: 
     (served.expect("accepted"), client.expect("connected"))
 }
 
+/// Writes these slices and ends the connection. The client receives exactly the bytes that are expected.
+async fn arrives(mut tls: Tls, mut client: TlsStream<TcpStream>, slices: Vec<Bytes>, expected: Vec<u8>) {
+    let writing = tokio::spawn(async move {
+        write_all(&mut tls, slices).await.expect("written");
+        tls.shutdown().await.expect("ended");
+    });
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).await.expect("a clean end");
+    writing.await.expect("no panic");
+    assert!(received == expected);
+}
+
 fn drop_cache(file: &std::fs::File) {
     nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("dropped");
 }
@@ -52,7 +64,7 @@ async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
             if cold {
                 drop_cache(file.file());
             }
-            let (mut tls, mut client) = pair(version, buffer_bytes).await;
+            let (tls, client) = pair(version, buffer_bytes).await;
             let slices = vec![
                 Bytes::from_static(b"head"),
                 file.slice(100..1_500_000),
@@ -62,16 +74,9 @@ async fn heads_memory_and_files_arrive_in_order_warm_and_cold() {
                 file.slice(1_500_000..3_000_000),
                 Bytes::from_static(b"tail"),
             ];
-            let expected: Vec<u8> = slices.iter().flat_map(|bytes| bytes.to_vec()).collect();
+            let expected = slices.concat();
             drop_cache(file.file());
-            let writing = tokio::spawn(async move {
-                write_all(&mut tls, slices).await.expect("written");
-                tls.shutdown().await.expect("ended");
-            });
-            let mut received = Vec::new();
-            client.read_to_end(&mut received).await.expect("a clean end");
-            writing.await.expect("no panic");
-            assert!(received == expected);
+            arrives(tls, client, slices, expected).await;
         }
     }
 }
@@ -245,17 +250,10 @@ async fn a_key_that_a_write_wore_out_is_changed_before_the_next_write() {
 async fn mapped_files_and_memory_arrive_in_order_through_a_kernel() {
     let content = content(300_000);
     let file = mapped_file(&content);
-    let (mut tls, mut client) = pair_with(Kernel::new(true), SUITES[0]).await;
+    let (tls, client) = pair_with(Kernel::new(true), SUITES[0]).await;
     let slices = vec![Bytes::from_static(b"head"), file.slice(100..300_000), Bytes::from_static(b"tail")];
-    let expected: Vec<u8> = slices.iter().flat_map(|bytes| bytes.to_vec()).collect();
-    let writing = tokio::spawn(async move {
-        write_all(&mut tls, slices).await.expect("written");
-        tls.shutdown().await.expect("ended");
-    });
-    let mut received = Vec::new();
-    client.read_to_end(&mut received).await.expect("a clean end");
-    writing.await.expect("no panic");
-    assert!(received == expected);
+    let expected = slices.concat();
+    arrives(tls, client, slices, expected).await;
 }
 
 #[tokio::test]
