@@ -1,7 +1,7 @@
 //! Runs an operation against a registry: authentication, redirects, quotas. Every request to a registry is made by
 //! [`RegistryClient::execute`] or [`RegistryClient::execute_with_body`].
 //!
-//! Neighbours: `http_client` sends single requests, `token_cache` keeps tokens.
+//! Neighbours: `http_client` sends single requests, `token_cache` keeps tokens, `governed` asks the governor first.
 //! The cache's pipeline decides which operations run.
 //!
 //! Invariants: a credential and the administrator's headers go only to the registry's own origin, and no longer once a
@@ -28,13 +28,14 @@ use crate::address_policy::Purpose;
 use crate::connector::Reach;
 use crate::credential::{Credential, CredentialId, Login, sensitive};
 use crate::error::{ErrorKind, Stage, UpstreamError};
+use crate::governors::Governors;
 use crate::http_client::{HttpClient, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
 use crate::refused_accounts::RefusedAccounts;
 use crate::timed_body::{RequestBody, TimedBody};
 use crate::token_cache::{self, AuthScheme, TokenAnswer, TokenCache, TokenKey};
-use crate::upstream_registry::{UpstreamRegistry, host_of};
+use crate::upstream_registry::{UpstreamRegistry, host_of, origin_of};
 use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
@@ -52,6 +53,8 @@ pub struct UpstreamMemory {
     pub tokens: TokenCache,
     /// The pull quotas that registries reported.
     pub quotas: PullQuotas,
+    /// When registries may be asked.
+    pub governors: Governors,
     /// The administrator's accounts that upstream refused lately.
     pub refused_accounts: RefusedAccounts,
     /// Counts the requests and their outcomes.
@@ -83,8 +86,8 @@ pub struct Answer {
 impl UpstreamMemory {
     /// Nothing is known yet. `via` is the value of the `Via` header that tells this process apart.
     pub fn new(metrics: Arc<Metrics>, via: HeaderValue) -> Self {
-        let (tokens, quotas, refused_accounts) = Default::default();
-        Self { tokens, quotas, refused_accounts, metrics, via }
+        let (tokens, quotas, governors, refused_accounts) = Default::default();
+        Self { tokens, quotas, governors, refused_accounts, metrics, via }
     }
 }
 
@@ -133,8 +136,8 @@ impl RegistryClient {
         Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
     }
 
-    /// Runs an operation without a body.
-    pub async fn execute(
+    /// Runs an operation without a body, whatever its governor says.
+    async fn execute_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,
@@ -164,8 +167,8 @@ impl RegistryClient {
         Ok(answered)
     }
 
-    /// Runs an operation whose body can be sent only once, so it authenticates first.
-    pub async fn execute_with_body(
+    /// Runs an operation whose body can be sent only once, so it authenticates first, whatever its governor says.
+    async fn send_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,
@@ -284,7 +287,10 @@ impl RegistryClient {
         }
         *slot = None;
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
-        let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
+        let (status, headers, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.memory.governors.token_refused(&registry.origin, login, headers, body.clone());
+        }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             let why = format!("its token server answered {status}");
             return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), registry.host()));
@@ -352,11 +358,24 @@ impl RegistryClient {
         }
         let fail = |why: String| UpstreamError::protocol(registry.host(), why);
         let request = self.request(&Method::GET, url, headers, empty()).map_err(fail)?;
-        let response = self.send(UpstreamMethod::Token, request, purpose).await?;
+        let credential = authorization.map_or(CredentialId::ANONYMOUS, |value| CredentialId::of(value.expose()));
+        let realm = origin_of(url).unwrap_or_else(|| registry.origin.clone());
+        let asking = match self.memory.governors.ask_realm(&realm, credential) {
+            Ok(asking) => asking,
+            Err(withheld) => return Ok((StatusCode::TOO_MANY_REQUESTS, withheld.headers, withheld.body)),
+        };
+        let response = self.send(UpstreamMethod::Token, request, purpose).await;
+        let response = response.inspect_err(|_| self.memory.governors.failed(&asking))?;
         let (head, body) = response.http.into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
-        let body = body.map_err(|error| UpstreamError::protocol(registry.host(), format!("token answer: {error}")))?;
-        Ok((head.status, head.headers, body.to_bytes()))
+        let body = body.map_err(|error| UpstreamError::protocol(registry.host(), format!("token answer: {error}")));
+        let body = body.inspect_err(|_| self.memory.governors.failed(&asking))?.to_bytes();
+        if head.status == StatusCode::TOO_MANY_REQUESTS {
+            let told = self.memory.governors.refused(asking, head.headers, body);
+            return Ok((head.status, told.headers, told.body));
+        }
+        self.memory.governors.answered(asking, &head.headers);
+        Ok((head.status, head.headers, body))
     }
 
     async fn follow(
@@ -534,5 +553,6 @@ fn purpose_after(purpose: Purpose, peer_public: Option<bool>) -> Purpose {
     }
 }
 
+mod governed;
 #[cfg(test)]
 mod tests;
