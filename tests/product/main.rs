@@ -32,6 +32,7 @@ mod pulls;
 mod push;
 mod push_crash;
 mod ranges;
+mod redirect_arrival;
 mod redirect_failures;
 mod redirect_gateway;
 mod redirect_host;
