@@ -36,6 +36,7 @@ mod redirect_arrival;
 mod redirect_failures;
 mod redirect_gateway;
 mod redirect_host;
+mod redirect_packets;
 mod redirect_resolvers;
 mod redirects;
 mod registry;

@@ -65,6 +65,10 @@ fn by_firewall(chains: &[Chain]) -> Vec<String> {
     let stops = chains.iter().filter(|chain| chain.drops_by_policy || chain.has_rules);
     stops
         .map(|Chain { name, drops_by_policy, .. }| {
+            // firewalld forgets rules that it did not write, and has none for marks.
+            if name.contains(" firewalld ") {
+                return "firewalld may reject it: open port 443 in the zone of the clients' interface".to_owned();
+            }
             let does = if *drops_by_policy { "drops" } else { "may drop or reject" };
             format!("the firewall's chain {name} {does}: nft insert rule {name} meta mark {ROUTE_MARK:#x} accept")
         })

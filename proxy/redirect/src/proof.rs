@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use entrepot_ebpf_common::proof::{PROOFS_MAX, Proofs, place};
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use tokio::time::sleep;
 
 use super::RedirectError;
@@ -157,11 +157,13 @@ fn up() -> HashMap<String, Interface> {
     let mut found: HashMap<String, Interface> = HashMap::new();
     let needed = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
     for entry in getifaddrs().into_iter().flatten().filter(|entry| entry.flags.contains(needed)) {
+        let Ok(index) = if_nametoindex(entry.interface_name.as_str()) else { continue };
         let interface = found.entry(entry.interface_name).or_default();
+        interface.index = index;
         let Some(address) = entry.address else { continue };
         let mask = entry.netmask;
         if let Some(link) = address.as_link_addr() {
-            interface.index = u32::try_from(link.ifindex()).unwrap_or(0);
+            // An interface without an Ethernet header has none.
             interface.hardware = link.addr().unwrap_or_default();
         } else if let (Some(own), Some(mask)) =
             (address.as_sockaddr_in(), mask.and_then(|it| Some(*it.as_sockaddr_in()?)))
