@@ -210,7 +210,7 @@ fn live(
     let logging = doors::log_level(resolver, &raw.logging)?;
     let listed = registries::listed(resolver, &raw.intercept.registries, &added.0)?;
     let mut implied = registries::listed_by_accounts(raw.credentials.iter().chain(&added.1));
-    let mut schemes = Schemes::of(listed.iter().chain(&implied));
+    let mut schemes = Schemes::of(&listed, &implied);
     let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify, &mut schemes)?;
     let credentials = registries::accounts(resolver, raw.credentials, added.1, &schemes, proxy.allow_push)?;
     implied.extend(named);

@@ -352,6 +352,46 @@ fn plain_http_is_spoken_only_where_the_configuration_says_so() {
     assert!(twice.error().contains("duplicate registry"), "one port speaks one protocol");
 }
 
+/// Accounts and sections that spell no scheme have the one that the list or a section declares for their registry.
+#[test]
+fn a_scheme_is_declared_by_wildcards_too() {
+    for (list, section, registry, expected) in [
+        (&["http://*.lan:5000"][..], "", "reg.lan:5000", "http://reg.lan:5000"),
+        (&["http://*.lan:5000"], "", "*.a.lan:5000", "http://*.a.lan:5000"),
+        (&["http://*.lan:5000"], "", "*.lan:5000", "http://*.lan:5000"),
+        (&["http://*.lan"], "", "reg.lan", "http://reg.lan"),
+        (&["http://*.lan"], "", "reg.lan:80", "http://reg.lan:80"),
+        (&["http://reg.lan"], "", "reg.lan:80", "http://reg.lan"),
+        (&["http://*.lan"], "", "reg.lan:5000", "reg.lan:5000"),
+        (&["http://*.lan:5000"], "", "reg.lan", "reg.lan"),
+        (&["http://*.lan:5000"], "", "lan:5000", "lan:5000"),
+        (&["http://reg.lan:5000"], "", "*.lan:5000", "*.lan:5000"),
+        // The most specific entry counts. An entry without a scheme means https.
+        (&["http://*.lan:5000", "reg.lan:5000"], "", "reg.lan:5000", "reg.lan:5000"),
+        (&["http://*.lan:5000", "*.a.lan:5000"], "", "reg.a.lan:5000", "reg.a.lan:5000"),
+        (&["*.lan:5000", "http://reg.lan:5000"], "", "reg.lan:5000", "http://reg.lan:5000"),
+        // A section comes before the list.
+        (&["reg.lan:5000"], "*.lan:5000", "reg.lan:5000", "http://reg.lan:5000"),
+        (&[], "*.lan:5000", "reg.lan:5000", "http://reg.lan:5000"),
+    ] {
+        let section = match section {
+            "" => String::new(),
+            name => format!("[registries.{name:?}]\nscheme = \"http\"\n"),
+        };
+        let text = format!(
+            "[intercept]\nregistries = {list:?}\n{section}\
+             [[credentials]]\nregistry = {registry:?}\nusername = \"u\"\npassword = \"p\"\n"
+        );
+        let live = Case::new(&text).loaded().config.live;
+        assert_eq!(live.credentials[0].registry.to_string(), expected, "{list:?} {section:?} {registry}");
+        // What a client names is reached where the account belongs, so the account is used.
+        let Some(host) = live.credentials[0].registry.exact().map(|origin| origin.host) else { continue };
+        let origin = live.origin(&host);
+        assert!(live.account(&origin, None).is_some(), "{list:?} {section:?} {registry}: {origin:?}");
+        assert!(live.intercepts(origin.scheme, &host), "{list:?} {registry}");
+    }
+}
+
 #[test]
 fn accounts_push_only_if_they_were_given_for_that() {
     let text = "[[credentials]]\nregistry = \"a.lan\"\nusername = \"u\"\npassword = \"p\"\n\
