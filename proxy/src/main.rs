@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
+use entrepot::cli::output::{self, fail};
 use entrepot::cli::{self, ca, cache, check, client, config, discover, redirect, registry};
 use entrepot_config::{Flags, HostFacts, Loaded, load};
 use entrepot_core::exit;
@@ -98,13 +99,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    output::end(command())
+}
+
+fn command() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            // A closed stdout changes nothing about the outcome.
-            let _ = error.print();
-            return ExitCode::from(code);
+            let printed = error.print();
+            return match (error.use_stderr(), printed) {
+                (true, _) => ExitCode::from(exit::USAGE),
+                (false, Ok(())) => ExitCode::SUCCESS,
+                (false, Err(error)) => fail(&error, exit::IO),
+            };
         }
     };
     match arguments.command {
@@ -143,9 +150,4 @@ fn with_configuration(flags: &Flags, run: impl FnOnce(Loaded) -> ExitCode) -> Ex
         Ok(loaded) => run(loaded),
         Err(error) => fail(&error, exit::CONFIGURATION),
     }
-}
-
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("entrepot: {error}");
-    ExitCode::from(code)
 }

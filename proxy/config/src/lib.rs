@@ -48,6 +48,7 @@ pub use provenance::{ConfigError, Provenance};
 use provenance::{Given, Place, Refusal, Source};
 use raw::{Raw, RawAccount};
 use ready::{Config, LiveConfig, Startup};
+pub use redirect::appliance as redirect_appliance;
 pub use registries::BUILT_IN_REGISTRIES;
 use registries::Schemes;
 use resolver::{AtReload, AtStart, Record, Resolver};

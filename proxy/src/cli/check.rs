@@ -74,7 +74,13 @@ fn report(
     };
     match (loaded, written) {
         (Err(_), _) => exit::CONFIGURATION,
-        (Ok(_), Err(_)) => exit::IO,
+        (Ok(_), Err(error)) => {
+            // A reader that left (`| head`) is told nothing.
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                let _ = writeln!(stderr, "entrepot: cannot write the output: {error}");
+            }
+            exit::IO
+        }
         (Ok(_), Ok(())) => 0,
     }
 }

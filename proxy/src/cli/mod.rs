@@ -1,4 +1,4 @@
-//! The subcommands of `entrepot`, one file each, and what they share: the admin client and the environment.
+//! The subcommands of `entrepot`, one file each, and what they share: the admin client, the output and the environment.
 
 pub mod address;
 mod admin_client;
@@ -8,6 +8,7 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod discover;
+pub mod output;
 pub mod redirect;
 pub mod registry;
 

@@ -271,6 +271,7 @@ fn every_knob_says_when_a_change_takes_effect() {
         "admin.listen",
         "admin.socket",
         "admin.token_file",
+        "admin.loopback_changes",
         "ca.cert",
         "ca.key",
         "ca.passphrase_file",
@@ -302,7 +303,7 @@ fn words_become_policies() {
     {
         let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
         assert_eq!(case.loaded().config.live.proxy.tunnel, policy);
-        assert_eq!(case.loaded().config.startup.admin.listen, None);
+        assert_eq!(case.loaded().config.startup.admin.listen.addresses, []);
     }
 }
 
