@@ -36,6 +36,9 @@ enum Command {
     Check {
         #[command(flatten)]
         flags: Flags,
+        /// Print only the keys that do not have their default, and those that a running server has otherwise in force
+        #[arg(long)]
+        changed: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -115,7 +118,7 @@ fn command() -> ExitCode {
         }
     };
     match arguments.command {
-        Command::Check { flags, json } => check::run(&flags, json),
+        Command::Check { flags, changed, json } => check::run(&flags, changed, json),
         Command::Client { command } => client::run(&command),
         Command::Config { file, command } => match config::run(file, &command, &mut io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -146,7 +149,7 @@ fn command() -> ExitCode {
 }
 
 fn with_configuration(flags: &Flags, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
-    match load(flags, &cli::environment, &HostFacts::real()) {
+    match load(flags, &cli::ProcessEnvironment, &HostFacts::real()) {
         Ok(loaded) => run(loaded),
         Err(error) => fail(&error, exit::CONFIGURATION),
     }

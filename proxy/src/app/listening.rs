@@ -165,7 +165,7 @@ mod tests {
             (&TRANSPARENT, json!([]), json!(["[::]:3129"])),
             (&ADMIN, json!("none"), json!("127.0.0.1:3130")),
         ] {
-            let mut loaded = load(&flags, &|_| None, &HostFacts::real()).expect("the defaults");
+            let mut loaded = load(&flags, &|_: &str| None, &HostFacts::real()).expect("the defaults");
             let file = loaded.effective.clone();
             let mut listen = Listen { addresses: vec![taken], is_default: true };
             let bound = bind_door(&mut listeners, door, &mut listen, &mut loaded.effective).expect(door.key);

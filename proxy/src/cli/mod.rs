@@ -12,8 +12,18 @@ pub mod output;
 pub mod redirect;
 pub mod registry;
 
-/// A variable of this process's environment. Bytes that are not UTF-8 are replaced, and the variable is not ignored, so
-/// that its parser refuses it by name.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+use entrepot_config::Environment;
+
+/// The environment of this process. Bytes that are not UTF-8 are replaced, and the variable is not ignored, so that its
+/// parser refuses it by name.
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    fn value(&self, name: &str) -> Option<String> {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect()
+    }
 }

@@ -52,8 +52,7 @@ impl Case {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
-        let env = |name: &str| self.variables.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
-        load(&self.flags, &env, &bare_host())
+        load(&self.flags, self, &bare_host())
     }
 
     pub(super) fn loaded(&self) -> Loaded {
@@ -64,6 +63,16 @@ impl Case {
     pub(super) fn error(&self) -> String {
         let error = self.load().map(|_| ()).expect_err("a mistake");
         error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+impl Environment for Case {
+    fn value(&self, name: &str) -> Option<String> {
+        self.variables.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.variables.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
