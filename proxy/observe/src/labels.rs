@@ -363,6 +363,8 @@ labels! {
         AccountRefused = "account_refused",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
+        /// Upstream's token server limits its answers, or fails.
+        TokenServer = "token_server",
         /// The place that the registry led to refused.
         RedirectTarget = "redirect_target",
         /// Upstream compressed what was asked for as it is.

@@ -42,7 +42,7 @@ pub(super) fn greeting(
     if !mirror.is_empty() {
         line("mirror", format!("{}; {} may pull from Docker Hub", listed(mirror), people(mirror)));
     }
-    if let Some(admin) = startup.admin.listen {
+    if let Some(admin) = startup.admin.listen.addresses.first() {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", startup.admin.socket.display()));
     }
     if startup.mdns.enabled && !addresses.is_empty() {

@@ -89,7 +89,7 @@ impl Reloader {
     }
 
     fn read(&self) -> Result<Loaded, ConfigError> {
-        load(&self.flags, &cli::environment, &HostFacts::real())
+        load(&self.flags, &cli::ProcessEnvironment, &HostFacts::real())
     }
 
     /// Returns the values that are in force afterwards.
@@ -135,7 +135,7 @@ mod tests {
             data_dir: Some(folder.path().to_owned()),
             ..Flags::default()
         };
-        let read = || load(&flags, &|_| None, &HostFacts::real()).expect("a good configuration").effective;
+        let read = || load(&flags, &|_: &str| None, &HostFacts::real()).expect("a good configuration").effective;
         let before = read();
         assert!(before.waiting_for_a_start(&read()).is_empty());
         write("token", "canary-2\n");

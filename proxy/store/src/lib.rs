@@ -55,6 +55,7 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
@@ -188,6 +189,16 @@ impl Store {
     /// Takes over limits after a reload. Lower limits are enforced with the next write or [`Store::expire_unused`].
     pub fn set_limits(&self, limits: Limits) {
         self.space.set_limits(limits);
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// The room of the file system that holds the data directory. Blocks.
+    pub fn disk_space(&self) -> Result<DiskSpace, StoreError> {
+        DiskSpace::of(self.root())
     }
 
     pub fn usage(&self) -> Usage {

@@ -286,8 +286,7 @@ impl RegistryClient {
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
         let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            let why = format!("its token server answered {status}");
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), registry.host()));
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer(status), registry.host()));
         }
         if !status.is_success() {
             if let Some(login) = login {
@@ -493,6 +492,9 @@ pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
 
 /// The metrics' word for a request that failed.
 pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
+    if let Some(status) = error.of_token_server() {
+        return outcome_of(status);
+    }
     match error.stage {
         _ if error.is_timeout() => UpstreamOutcome::Timeout,
         Stage::Dns | Stage::Connect | Stage::Tls => UpstreamOutcome::Unreachable,

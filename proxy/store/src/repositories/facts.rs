@@ -242,6 +242,10 @@ impl Facts {
             return Ok(None);
         }
         let names = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        // Layers may wait for a collection after everything else was removed.
+        if names.is_empty() && self.manifests(repository)?.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
     }
 
@@ -333,25 +337,17 @@ impl Facts {
     /// See [`super::Repository::remove`].
     pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        if !self.exists(repository) {
-            return Ok(false);
+        let tags = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        let manifests = self.manifests(repository)?;
+        for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+            small_files::remove(&self.paths.tag(repository, &tag))?;
         }
-        for tag in small_files::names(&self.paths.kept(repository, Kept::Tags))? {
-            if let Ok(tag) = tag.parse::<Tag>() {
-                small_files::remove(&self.paths.tag(repository, &tag))?;
-            }
+        for digest in &manifests {
+            self.remove_manifest_locked(repository, digest)?;
         }
-        for digest in self.manifests(repository)? {
-            self.remove_manifest_locked(repository, &digest)?;
-        }
-        // No manifest names these blobs any more. Links that a power cut brings back are found by the next collection.
-        for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
-            if let Some(digest) = digest_of_link(&name) {
-                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
-            }
-        }
+        // Links to blobs stay for their grace period, as after the removal of a tag: a push may rely on them.
         self.remove_empty_folders(repository);
-        Ok(true)
+        Ok(!tags.is_empty() || !manifests.is_empty())
     }
 
     /// [`Self::remove_manifest`] for a caller that holds the repository's lock.

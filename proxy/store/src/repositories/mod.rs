@@ -305,15 +305,21 @@ impl Repository {
         self.with_files(move |facts, name| facts.remove_manifest(name, &digest)).await
     }
 
+    /// When a blob that no manifest of the repository names was last pushed or asked for by a push: a collection takes
+    /// all of them once the grace period has passed since. None if there is no such blob.
+    pub async fn unneeded_since(&self) -> Result<Option<SystemTime>, StoreError> {
+        self.with_files(collection::unneeded_since).await
+    }
+
     /// Takes a blob away from the repository; false if the repository did not have it.
     pub async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.remove_blob(name, &digest)).await
     }
 
-    /// Removes the repository with all its tags, manifests and blobs; false if it does not exist. A push that runs is
-    /// not stopped, and may bring it back. Clients that read content go on: the content itself stays until a
-    /// collection.
+    /// Removes the repository with all its tags and manifests; false if it has none. Its blobs wait for a collection, as
+    /// after the removal of a tag. A push that runs is not stopped, and may bring it back. Clients that read content go
+    /// on.
     pub async fn remove(&self) -> Result<bool, StoreError> {
         self.with_files(Facts::remove).await
     }
