@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`framing`] | where requests begin and end on a client's connection | RFC 9112 |
 //! | [`sniff`] | the protocol of a redirected connection, from its first bytes | RFC 8446, RFC 6066 |
-//! | [`unplaced`] | what a door tells the redirect agent | |
+//! | [`unplaced`], [`door_rights`] | what a door tells the redirect agent | |
 //! | [`proxy_header`] | the addresses of a relayed connection | PROXY protocol 2 |
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
@@ -52,6 +52,7 @@ pub mod challenge;
 pub mod client;
 pub mod digest;
 pub mod docker_hub;
+pub mod door_rights;
 pub mod error;
 pub mod exit;
 pub mod framing;
