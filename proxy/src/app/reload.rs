@@ -102,7 +102,7 @@ impl Reloader {
         for (in_force, in_file) in before.waiting_for_a_start(&effective) {
             tracing::warn!(key = in_force.key, "{}", waiting(in_force, in_file));
         }
-        self.store.set_limits(Limits::from(&config.live.cache));
+        self.store.set_limits(Limits::from(&config.live));
         show_sealing(&self.memory.metrics, &config.live);
         let snapshot = snapshot(config.live, &self.ourselves, self.memory.clone());
         let (registry, settings) = (&self.state.registry.local, &snapshot.config.registry);

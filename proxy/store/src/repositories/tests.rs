@@ -1,5 +1,7 @@
 //! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
 use super::{Collected, NotPut, PushedBy, PushedManifest, Step, Sweep};
+use crate::paths::Kept;
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
@@ -25,7 +28,8 @@ struct World {
 }
 
 fn open(dir: &TempDir, max_size_bytes: u64) -> Arc<Store> {
-    let limits = Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+    let limits =
+        Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
     Store::open(dir.path(), limits).expect("a store")
 }
 
