@@ -65,7 +65,10 @@ pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
-pub use repositories::{Collected, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
+pub use repositories::{
+    Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository, Step, Sweep,
+    Tagged,
+};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};

@@ -2,8 +2,10 @@
 //! restarts, many clients against a model, the page for people, and other registries by mirror names.
 
 mod access;
+mod lists;
 mod mirrors;
 mod model;
+mod names;
 mod peers;
 mod specification;
 mod uploads;
