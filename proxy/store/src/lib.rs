@@ -67,7 +67,8 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, LivePush, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged,
+    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
+    Step, Sweep, Tagged,
 };
 pub use space::Limits;
 pub use upload_id::UploadId;
