@@ -31,7 +31,7 @@ use quick_cache::unsync::Cache;
 
 use crate::entries::{Link, TagEntry, TagKey};
 use crate::lock;
-use crate::place::Place;
+use crate::place::{Holder, Place};
 use standing::Standing;
 
 /// Larger manifests are read from their files each time.
@@ -96,8 +96,8 @@ struct State {
     /// The repositories that have a digest.
     links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
-    /// The standing of repositories with anonymous clients.
-    standings: Bounded<Place, Standing>,
+    /// The standing of repositories and artefacts with anonymous clients.
+    standings: Bounded<Holder, Standing>,
     /// The number of times that the index lost changes.
     losses: u64,
 }
@@ -260,7 +260,7 @@ impl State {
     fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
         let places = &self.links.get(digest)?.value;
         let link = places.iter().find(|(known, _)| known == place)?.1;
-        Some(self.as_it_counts(place, link))
+        Some(self.as_it_counts(&place.into(), link))
     }
 
     fn forget(&mut self, stale: &Stale) {

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod artefact_fetches;
 mod artefacts;
 mod blobs;
 mod disk;
