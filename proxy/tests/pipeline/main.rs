@@ -27,5 +27,6 @@ mod reload;
 mod rights;
 mod sequences;
 mod shared;
+mod sizes;
 mod tags;
 mod trail;

@@ -171,6 +171,17 @@ impl Opened {
     pub fn validator(&self) -> Option<Validator> {
         validator(&self.headers)
     }
+
+    /// Whether the body ends before its first byte. For a body whose length was not told.
+    pub async fn is_empty(self) -> bool {
+        let mut body = self.body;
+        while let Some(frame) = body.frame().await {
+            if frame.map_or(true, |frame| frame.data_ref().is_some_and(|bytes| !bytes.is_empty())) {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 impl UpstreamRefusal {

@@ -106,11 +106,18 @@ impl Pull {
             Asked::Unproven(_) => {
                 let first_byte = (size != Some(0)).then_some(ByteRange { start: 0, end: Some(1) });
                 match self.blob_source(blob).open(&blob.digest.into(), first_byte, None).await {
-                    Ok(opened) if opened.size.is_some() && opened.size == size => {
+                    Ok(opened) => {
                         blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
+                        let told = match opened.size {
+                            None if size == Some(0) => opened.is_empty().await.then_some(0),
+                            told => told,
+                        };
+                        if told.is_none() || told != size {
+                            return Ok(Probed::Unclear);
+                        }
                         Ok(Probed::Serves(self.approve(blob.request, &Object::Repository(blob.place()))))
                     }
-                    Ok(_) | Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
+                    Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
                     Err(error) => Err(self.not_opened(blob, error).await),
                 }
             }
