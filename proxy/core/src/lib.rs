@@ -18,6 +18,7 @@
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
+//! | [`validator`] | which parts of content belong together | RFC 9110 sections 8.8 and 13.1.5 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
 //! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
@@ -77,3 +78,4 @@ pub mod scope;
 pub mod secret;
 pub mod sniff;
 pub mod unplaced;
+pub mod validator;

@@ -3,7 +3,7 @@
 //! ```text
 //! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
-//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   partial_blobs  content on its way in                                   paused, content, adopt, disk_threads/, extents
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
@@ -21,6 +21,7 @@ mod adopt;
 mod blob;
 mod blobs;
 mod blocking;
+mod content;
 mod disk;
 mod disk_threads;
 mod entries;
@@ -55,6 +56,7 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use content::{ContentKey, ContentName};
 pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
