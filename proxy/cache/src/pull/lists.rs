@@ -20,7 +20,7 @@ use entrepot_core::freshness::{is_referrers_fallback, referrers_fallback};
 use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
 use entrepot_core::recent::Recent;
-use entrepot_core::referrer::{self, REFERRERS_TYPE};
+use entrepot_core::referrer::{self, ListText, REFERRERS_TYPE};
 use entrepot_core::route::Route;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, LINK};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -145,7 +145,7 @@ impl Pull {
         {
             return None;
         }
-        let body = Bytes::from(referrer::list(&[]));
+        let body = Bytes::from(ListText::default().finish());
         let digest = Digest::of(Algorithm::Sha256, &body);
         let reply = empty_list(tag.request, body);
         let reply = reply.with(DOCKER_CONTENT_DIGEST, &digest.to_string()).with(ETAG, &format!("\"{digest}\""));
@@ -304,7 +304,7 @@ impl Pull {
                 if !self.may_hear_of_nothing(request, &place, &digest).await {
                     return None;
                 }
-                let reply = empty_list(request, referrer::list(&[]).into());
+                let reply = empty_list(request, ListText::default().finish().into());
                 let has_filter = list_query::parameter(&list.key, ARTIFACT_TYPE).is_some();
                 let reply = if has_filter { reply.with(FILTERS_APPLIED, ARTIFACT_TYPE) } else { reply };
                 Some(why.marked_empty(request, reply))
@@ -364,7 +364,7 @@ impl Pull {
         if self.store.names.link_of(place, digest).await.is_some() {
             return self.may_know(request, place, digest).await;
         }
-        let has_right = self.right_to_fetch(request, place, None).is_some();
+        let has_right = self.right_to_fetch(request, &Object::Repository(place.clone()), None).is_some();
         has_right || self.store.names.places(digest).await.is_empty()
     }
 

@@ -19,7 +19,6 @@ use super::opening::{self, Opened};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
-use super::upgrade;
 use super::{Shared, write_lock};
 
 /// The pause between attempts to heal the index.
@@ -79,7 +78,6 @@ impl Writer {
         let database = write_lock(&self.shared.database).take();
         if let Some(database) = database {
             file::close(database);
-            upgrade::forget_earlier(&self.shared.paths);
         }
     }
 

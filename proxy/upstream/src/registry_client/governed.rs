@@ -8,18 +8,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use entrepot_core::secret::Secret;
 use http::header::{CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use url::Url;
 
 use super::{Answer, RegistryClient};
-use crate::credential::Credential;
+use crate::credential::{Credential, CredentialId};
 use crate::error::UpstreamError;
 use crate::governors::{Asking, Subject, WORDS_MAX_BYTES, WORDS_PATIENCE, Withheld};
 use crate::operation::Operation;
 use crate::timed_body::{RequestBody, TimedBody};
 use crate::token_cache::AuthScheme;
-use crate::upstream_registry::UpstreamRegistry;
+use crate::upstream_registry::{UpstreamRegistry, origin_of};
 
 impl RegistryClient {
     /// Runs an operation without a body.
@@ -61,6 +63,36 @@ impl RegistryClient {
         }
     }
 
+    /// GETs from a token server. A login is sent only if [`RegistryClient::trusts`] it.
+    pub async fn ask_realm(
+        &self,
+        registry: &UpstreamRegistry,
+        url: &Url,
+        authorization: Option<&Secret>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
+        let governors = &self.memory.governors;
+        let credential = authorization.map_or(CredentialId::ANONYMOUS, |value| CredentialId::of(value.expose()));
+        let realm = origin_of(url).unwrap_or_else(|| registry.origin.clone());
+        let asking = match governors.ask_realm(&realm, credential) {
+            Ok(asking) => asking,
+            Err(withheld) => return Ok((StatusCode::TOO_MANY_REQUESTS, withheld.headers, withheld.body)),
+        };
+        match self.ask_realm_now(registry, url, authorization).await {
+            Ok((StatusCode::TOO_MANY_REQUESTS, headers, body)) => {
+                let told = governors.refused(asking, headers, body);
+                Ok((StatusCode::TOO_MANY_REQUESTS, told.headers, told.body))
+            }
+            Ok((status, headers, body)) => {
+                governors.answered(asking, &headers);
+                Ok((status, headers, body))
+            }
+            Err(error) => {
+                governors.failed(&asking);
+                Err(error)
+            }
+        }
+    }
+
     /// Tells the governor what came. The words of a 429 are read, so that they are there for those who wait.
     async fn tell(
         &self,
@@ -89,10 +121,12 @@ impl RegistryClient {
             }
             Err(error) => {
                 governors.failed(&asking);
-                // Its token server may have said 429. The governor knows that, with its words.
+                if error.of_token_server() != Some(StatusCode::TOO_MANY_REQUESTS) {
+                    return Err(error);
+                }
+                // The registry's governor knows what its token server said, with its words.
                 match governors.ask(&registry.origin, subject_of(operation), credential) {
-                    Err(withheld) if !error.is_ours() => Ok(self.not_asked(registry, operation, credential, *withheld)),
-                    Err(_) => Err(error),
+                    Err(withheld) => Ok(self.not_asked(registry, operation, credential, *withheld)),
                     Ok(again) => {
                         governors.failed(&again);
                         Err(error)
@@ -116,7 +150,11 @@ impl RegistryClient {
                 if subject_of(operation) == Subject::Registry =>
             {
                 let service = service.map(|service| format!(",service=\"{service}\"")).unwrap_or_default();
-                let scope = operation.scope().map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+                let scope = operation.scope().map(|own| {
+                    let told = self.memory.tokens.scopes(&registry.origin, &own);
+                    format!(",scope=\"{}\"", told.map_or(own, |told| told.join(" ")))
+                });
+                let scope = scope.unwrap_or_default();
                 HeaderValue::from_str(&format!("Bearer realm=\"{realm}\"{service}{scope}")).ok()
             }
             _ => None,
