@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
+use entrepot_core::error::said;
 use entrepot_core::host::RegistryHost;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE,
@@ -286,7 +287,8 @@ impl RegistryClient {
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
         let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer(status), registry.host()));
+            let said = said(&body).map(Into::into);
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer { status, said }, registry.host()));
         }
         if !status.is_success() {
             if let Some(login) = login {

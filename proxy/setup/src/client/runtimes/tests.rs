@@ -13,7 +13,6 @@ use crate::client::execute::{ExecuteError, apply, undo};
 use crate::client::host::Host;
 use crate::client::journal::{self, Journal};
 use crate::client::plan::{Command, PlanError};
-use crate::client::steps::Step;
 use crate::client::target::{NoMirror, Target};
 use crate::client::{Mode, Runtime};
 
@@ -116,7 +115,7 @@ impl Machine {
             let fails = failing.take_if(|word| command.iter().any(|part| part == word)).is_some();
             if fails { Err("as asked".to_owned()) } else { Ok(()) }
         };
-        apply(&host, &plan, journal, mine.as_ref(), &others, &mut run, &mut |_| {}).map_err(Refused::Execute)
+        apply(&host, &plan, journal, mine.as_ref(), &others, &mut run).map_err(Refused::Execute)
     }
 
     fn said(&mut self) -> Vec<String> {
@@ -127,7 +126,7 @@ impl Machine {
     fn undo(&self, runtime: Runtime) -> usize {
         let (mine, others) = self.journals(runtime);
         let mine = mine.expect("set up");
-        undo(&self.host(), &mine, &others, &mut |_| Ok(()), &mut |_: Step<'_>| {}).expect("undone")
+        undo(&self.host(), &mine, &others, &mut |_: &Command| Ok(())).expect("undone")
     }
 
     fn tree(&self) -> Tree {
