@@ -2,6 +2,7 @@
 //! a manifest. Then it makes the change and pulls again.
 
 use std::io::{self, IsTerminal};
+use std::process::Stdio;
 
 use nix::sys::stat::{Mode as FileMode, umask};
 
@@ -9,14 +10,16 @@ use super::interrupts::Interrupts;
 use super::{AtWork, CameOfIt, ClientError, Out, SetupOptions, require_root};
 use crate::cli::output;
 use entrepot_setup::client::appliance::{Appliance, ask, find};
+use entrepot_setup::client::containerd_version::ContainerdVersion;
 use entrepot_setup::client::execute::{ExecuteError, apply};
 use entrepot_setup::client::host::Host;
 use entrepot_setup::client::journal::{Journal, before};
 use entrepot_setup::client::plan::Plan;
+use entrepot_setup::client::runtimes::{self, Found};
 use entrepot_setup::client::steps::shown;
 use entrepot_setup::client::target::Target;
 use entrepot_setup::client::verify::{Image, Trust, Verdict, verify};
-use entrepot_setup::client::{Mode, Runtime, runtimes};
+use entrepot_setup::client::{Mode, Runtime};
 use entrepot_setup::discovery::facts::normal_fingerprint;
 
 /// Sets up one runtime. If a step fails, the machine stays as it was before: without a set-up, or with the earlier one.
@@ -42,9 +45,12 @@ pub(super) async fn set_up(
     let journals = Journal::all(host)?;
     let (mine, others): (Vec<Journal>, Vec<Journal>) =
         journals.into_iter().partition(|journal| journal.runtime == options.runtime);
-    let nodes = if options.runtime == Runtime::Kind { kind_nodes() } else { Vec::new() };
+    let found = Found {
+        kind_nodes: if options.runtime == Runtime::Kind { kind_nodes() } else { Vec::new() },
+        containerd: if options.runtime == Runtime::Containerd { containerd_version() } else { None },
+    };
     let as_it_was = host.before(before(&mine));
-    let plan = runtimes::plan(options.runtime, options.mode, &as_it_was, &target, &nodes)?;
+    let plan = runtimes::plan(options.runtime, options.mode, &as_it_was, &target, &found)?;
     if options.dry_run {
         show(&plan, out);
         return Ok(());
@@ -172,6 +178,12 @@ fn show(plan: &Plan, out: &mut Out) {
         out.line(format_args!("would run   {}", shown(command)));
     }
     plan.notes.iter().for_each(|note| out.line(format_args!("note: {note}")));
+}
+
+/// None if there is no containerd in the usual places.
+fn containerd_version() -> Option<ContainerdVersion> {
+    let output = std::process::Command::new("containerd").arg("--version").stdin(Stdio::null()).output().ok()?;
+    ContainerdVersion::parse(&String::from_utf8_lossy(&output.stdout))
 }
 
 /// The containers of Kind's clusters. Empty if Docker is not installed here.

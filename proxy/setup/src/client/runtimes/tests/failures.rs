@@ -78,7 +78,7 @@ fn undo_knows_what_an_earlier_run_wrote() {
     let moved = Target { host: "192.168.1.6".to_owned(), ..target() };
     let (host, (mine, others)) = (machine.host(), machine.journals(Runtime::Docker));
     let view = host.before(journal::before(mine.as_slice()));
-    let plan = plan(Runtime::Docker, Mode::Proxy, &view, &moved, &[]).expect("a plan");
+    let plan = plan(Runtime::Docker, Mode::Proxy, &view, &moved, &Found::default()).expect("a plan");
     let journal = Journal::new(Runtime::Docker, Mode::Proxy, &moved.host, 3128, &moved.ca_sha256);
     let mut killed = None;
     let mut run = |_: &Command| {
@@ -160,7 +160,7 @@ fn a_run_that_is_interrupted_anywhere_is_taken_back() {
                 let before = machine.tree();
                 let (host, (mine, others)) = (machine.host(), machine.journals(runtime));
                 let view = host.before(journal::before(mine.as_slice()));
-                let plan = plan(runtime, Mode::Proxy, &view, &target(), &[]).expect("a plan");
+                let plan = plan(runtime, Mode::Proxy, &view, &target(), &Found::default()).expect("a plan");
                 let journal = Journal::new(runtime, Mode::Proxy, "192.168.1.5", 3128, &target().ca_sha256);
                 let mut impatient = Impatient { steps, commands: 0 };
                 let outcome = apply(&host, &plan, journal, mine.as_ref(), &others, &mut impatient);
