@@ -35,7 +35,7 @@ pub(super) fn proxy_policy(resolver: &mut Resolver<'_, AtReload>, raw: &RawProxy
     Ok(ProxyPolicy {
         tunnel: resolver.text("proxy.tunnel", &raw.tunnel, "any", |text| values::choice(text, TUNNEL))?,
         tunnel_ports: resolver
-            .numbers("proxy.tunnel_ports", &raw.tunnel_ports, &[443], 1..=PORT_MAX)?
+            .numbers("proxy.tunnel_ports", &raw.tunnel_ports, &[], 1..=PORT_MAX)?
             .into_iter()
             .filter_map(|port| u16::try_from(port).ok())
             .collect(),

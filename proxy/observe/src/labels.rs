@@ -341,6 +341,8 @@ labels! {
         RegistryQuota = "registry_quota",
         /// As many uploads run as may.
         TooManyUploads = "too_many_uploads",
+        /// Long lists take all the memory that they may.
+        TooManyLists = "too_many_lists",
         /// Too many logins are being checked.
         Logins = "logins",
         /// Our own disk is full.

@@ -68,7 +68,7 @@ impl Foundation {
         std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
         let authority = Arc::new(Authority::open_or_create(&startup.ca)?);
         let disk = DiskSettings::from(&startup.data_plane);
-        let store = Store::open_with(&startup.data_dir, Limits::from(&live.cache), disk)?;
+        let store = Store::open_with(&startup.data_dir, Limits::from(live), disk)?;
         let disk_ladder = store.start_disk_threads();
         let metrics = Arc::new(Metrics::new());
         metrics.set_disk_ladder(disk_ladder);

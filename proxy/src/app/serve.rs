@@ -83,7 +83,7 @@ async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> 
         tokio::spawn(upkeep::collecting(server.reloader.state.clone())),
         tokio::spawn({
             let state = server.reloader.state.clone();
-            async move { state.registry.local.name_hidden_repositories().await }
+            async move { state.registry.local.name_shadowed_repositories(state.snapshot()).await }
         }),
         tokio::spawn(watchdog::watch({
             let workers = workers.clone();

@@ -66,19 +66,23 @@ pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
-pub use repositories::{Collected, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
+pub use repositories::{
+    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
+    Step, Sweep, Tagged,
+};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
 
 use blocking::{blocking, try_blocking};
-use index::Index;
+use index::{Index, Job};
 use memory::Memory;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use pins::Pins;
 use room::Room;
 use space::{Counters, Space};
+use times::ms_of;
 
 /// The store of one data directory. Dropping the last handle commits the index and waits for that.
 pub struct Store {
@@ -144,6 +148,7 @@ impl Store {
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();
+        memory.begin_at(ms_of(SystemTime::now()));
         let index = Arc::new(Index::open(paths.clone(), space.clone(), counters.clone(), memory.clone())?);
         // This comes after the index, whose lock guarantees that no other process writes here.
         let paused = Arc::new(Paused::load(&paths, &space));
@@ -235,6 +240,12 @@ impl Store {
     pub async fn expire_unused(&self, now: SystemTime) -> usize {
         let room = self.room.clone();
         blocking(move || room.expire_unused(now)).await.unwrap_or(0)
+    }
+
+    /// [`Self::usage`] with every change so far that the index can take.
+    pub async fn usage_now(&self) -> Usage {
+        self.index.note(Job::new(|_| Ok(()))).await;
+        self.usage()
     }
 
     /// Waits until every change so far is on the medium; false if the disk does not get there in time.

@@ -49,7 +49,7 @@ pub struct LiveConfig {
 pub struct ProxyPolicy {
     /// The treatment of a CONNECT for a host that is not listed.
     pub tunnel: TunnelPolicy,
-    /// Ports on which an unlisted host may be reached.
+    /// The only ports on which an unlisted host may be reached. Empty allows all ports.
     pub tunnel_ports: Vec<u16>,
     /// The only hosts that clients may reach at all, listed or not. None allows all hosts.
     pub allow: Option<GlobSet>,

@@ -1,5 +1,7 @@
 //! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, NotPut, PushedBy, PushedManifest, Step, Sweep};
+use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep};
+use crate::paths::Kept;
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
@@ -25,7 +28,8 @@ struct World {
 }
 
 fn open(dir: &TempDir, max_size_bytes: u64) -> Arc<Store> {
-    let limits = Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+    let limits =
+        Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
     Store::open(dir.path(), limits).expect("a store")
 }
 
@@ -284,7 +288,9 @@ fn deleting_a_manifest_takes_its_tags_and_its_place_among_referrers() {
     let subject = Digest::of(Algorithm::Sha256, b"a subject that is not here");
     let one = world.manifest("app", &["a", "b"], &[], Some(subject));
     let two = world.manifest("app", &["c"], &[], Some(subject));
-    let listed = || done(world.store.repositories.at(&name("app")).referrers(&subject)).expect("listed").len();
+    let all = || ReferrersAsked { after: None, artifact_type: None };
+    let page = || done(world.store.repositories.at(&name("app")).referrers(&subject, all())).expect("listed");
+    let listed = || String::from_utf8(page().body).expect("text").matches("\"digest\"").count();
     assert_eq!(listed(), 2);
     let tags =
         done(world.store.repositories.at(&name("app")).remove_manifest(&one)).expect("removed").expect("it was there");

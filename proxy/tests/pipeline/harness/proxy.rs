@@ -162,7 +162,7 @@ impl Proxy {
         let with_ring = config.startup.data_plane.io_uring;
         let disk = DiskSettings::from(&config.startup.data_plane);
         let store = store.unwrap_or_else(|| {
-            let limits = Limits::from(&config.live.cache);
+            let limits = Limits::from(&config.live);
             Store::open_with(&config.startup.data_dir, limits, disk).expect("a store")
         });
         let log =
