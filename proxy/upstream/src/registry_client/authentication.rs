@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
+use entrepot_core::error::said;
 use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::UpstreamMethod;
@@ -187,7 +188,8 @@ impl RegistryClient {
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
         let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer(status), registry.host()));
+            let said = said(&body).map(Into::into);
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer { status, said }, registry.host()));
         }
         if !status.is_success() {
             if let Some(login) = login {
