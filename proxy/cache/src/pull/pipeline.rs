@@ -443,7 +443,7 @@ impl Pull {
         let was_open_at = fetch.opened_at();
         let opening = fetch.opened().await;
         match &opening {
-            Opening::Filling { .. } | Opening::NotStored(..) => {}
+            Opening::Filling { .. } | Opening::Passing { .. } | Opening::NotStored(..) => {}
             // The leader's answer is the answer for its credential.
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())).await);
@@ -488,7 +488,7 @@ impl Pull {
         }
         let opening = subscription.fetch.opened().await;
         let right = match opening {
-            Opening::Filling { is_registrys_word: true, .. } => {
+            Opening::Filling { is_registrys_word: true, .. } | Opening::Passing { is_registrys_word: true, .. } => {
                 self.approve(blob.request, &Object::Repository(blob.place()))
             }
             _ => self.right_of_answer(blob.request),
@@ -513,6 +513,12 @@ impl Pull {
                     blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
                 }
                 self.serve_fetch(blob, subscription, size, leads, right).await
+            }
+            Opening::Passing { window, reason, size, host, elapsed, .. } => {
+                if leads {
+                    blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                }
+                self.serve_passing(blob, &window, subscription, size, reason, right).await
             }
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
