@@ -31,8 +31,8 @@ use quick_cache::unsync::Cache;
 
 use crate::entries::{Link, TagEntry, TagKey};
 use crate::lock;
-use crate::place::{Holder, Place};
-use standing::Standing;
+use crate::place::Place;
+use standing::Standings;
 
 /// Larger manifests are read from their files each time.
 const MANIFEST_MAX_BYTES: usize = 64 << 10;
@@ -97,7 +97,9 @@ struct State {
     links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
     /// The standing of repositories and artefacts with anonymous clients.
-    standings: Bounded<Holder, Standing>,
+    standings: Standings,
+    /// A refusal up to this time may have been lost. See `standing`.
+    standings_floor_ms: u64,
     /// The number of times that the index lost changes.
     losses: u64,
 }
@@ -131,7 +133,8 @@ impl Default for Memory {
             manifests: bounded(MANIFESTS_BYTES, MANIFEST_TYPICAL_BYTES),
             links: bounded(LINKS_BYTES, NAME_TYPICAL_BYTES),
             tags: bounded(TAGS_BYTES, NAME_TYPICAL_BYTES),
-            standings: bounded(STANDINGS_BYTES, NAME_TYPICAL_BYTES),
+            standings: standing::standings(STANDINGS_BYTES),
+            standings_floor_ms: 0,
             losses: 0,
         };
         Self { state: Mutex::new(state) }

@@ -35,7 +35,7 @@ use entrepot_kernel::read::{self, Reading};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_origin};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, FileId};
 use crate::content::{ContentKey, ContentName};
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
@@ -195,7 +195,8 @@ impl PartialBlobs {
         self.begin_as(None, size, Purpose::Cache).await
     }
 
-    /// Stores small content at once, durably. Its digest is checked on this thread. Content that is already here stays.
+    /// Stores small content at once, durably. Its digest is checked on this thread. Content that is already here stays if
+    /// it has these bytes; bytes that rotted are replaced.
     pub async fn put(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
@@ -245,8 +246,8 @@ impl PartialBlobs {
         let (home, digest) = (self.clone(), *digest);
         let put = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
             let size_bytes = bytes.len() as u64;
-            let blobs = home.blobs.clone();
-            if calls.aside(move || blobs.size_blocking(&digest)).await == Some(size_bytes) {
+            let (blobs, wanted) = (home.blobs.clone(), bytes.clone());
+            if calls.aside(move || blobs.has_bytes(&digest, &wanted)).await {
                 return Ok(());
             }
             let partial = home.begin_new(calls, Some(size_bytes), purpose, Giver::nobody(Some(digest))).await?;
@@ -539,12 +540,22 @@ impl PartialBlob {
         calls.sync(file, &self.path).await?;
         let (folder, path) = (paths.shard_of(digest), self.path.clone());
         self.home.make_shard(calls, &folder).await?;
-        let readable = calls.aside(move || disk::open_existing(&path)).await?;
-        calls.rename(&self.path, &paths.blob(digest)).await?;
+        let (readable, published) = calls.aside(move || opened_with_id(&path)).await?;
+        let (blobs, goal) = (&self.home.blobs, paths.blob(digest));
+        let turn = blobs.turn_at(digest).lock().await;
+        let was_there = {
+            let goal = goal.clone();
+            calls.aside(move || goal.exists()).await
+        };
+        calls.rename(&self.path, &goal).await?;
+        drop(turn);
         if let Err(error) = calls.sync_dir(&folder).await {
-            let (blobs, digest) = (self.home.blobs.clone(), *digest);
-            // After a crash the blob might be there or not. Now it is removed for certain.
-            calls.aside(move || drop(blobs.discard(&digest))).await;
+            // A file that replaced another stays: the name was promised before, and after a crash it leads to one of
+            // the two.
+            if !was_there {
+                let (blobs, digest) = (blobs.clone(), *digest);
+                calls.aside(move || blobs.unpublish(&digest, published)).await;
+            }
             return Err(error);
         }
         Ok(Blob::new(*digest, size_bytes, Arc::new(readable), self.home.counters.clone()))
@@ -562,6 +573,12 @@ impl PartialBlob {
     fn lane(&self) -> Lane {
         Lane::of(self.begun.name.digest.as_ref(), self.begun.name.random)
     }
+}
+
+fn opened_with_id(path: &Path) -> Result<(File, FileId), StoreError> {
+    let file = disk::open_existing(path)?;
+    let id = file.metadata().map(|file| FileId::of(&file));
+    Ok((file, id.map_err(|error| StoreError::from_io("measure", path, error))?))
 }
 
 impl Drop for PartialBlob {

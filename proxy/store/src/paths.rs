@@ -14,6 +14,7 @@
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
 //! <data>/pushed/<repository>/tags/v1            the digest that the tag points to; a second line: set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
+//! <data>/set-aside/sha256-abcdef…           pushed content that rotted, kept for examination
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
 //! <data>/index.redb.new                     an index in its new format on its way; one that is found is removed
@@ -153,6 +154,15 @@ impl Paths {
 
     pub(super) fn pin(&self, digest: &Digest) -> PathBuf {
         self.pins(digest.algorithm(), digest.bytes()[0]).join(digest.hex())
+    }
+
+    /// The folder of pushed content that was found bad.
+    pub(super) fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
+    pub(super) fn aside(&self, digest: &Digest) -> PathBuf {
+        self.set_aside().join(digest_file(digest))
     }
 
     pub(super) fn uploads(&self) -> PathBuf {

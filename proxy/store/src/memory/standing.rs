@@ -8,9 +8,15 @@
 //! a proof ──► the index's writer: admits_proof ─ refused since ─► it is dropped
 //! ```
 //!
-//! An entry may be lost for lack of room. Then the index is asked, which has every refusal that ended a proof.
+//! An entry may be lost for lack of room, or with the process. Then the index is asked, which has every refusal that ended
+//! a proof. It does not have a refusal of a repository that had no proof. So of a repository without an entry, no proof
+//! counts that is as old as this process, or as the newest refusal whose entry was lost (the floor): a fetch may bring
+//! its proof long after it began.
 
-use super::{Epoch, Memory, State, heap_bytes_of, weighed};
+use quick_cache::unsync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder};
+
+use super::{ByWeight, Epoch, Memory, NAME_TYPICAL_BYTES, State, Weighed, heap_bytes_of, weighed};
 use crate::entries::Link;
 use crate::lock;
 use crate::place::Holder;
@@ -20,13 +26,53 @@ use crate::times::ms_of;
 pub(super) struct Standing {
     /// When an anonymous client was last refused. 0 if none was.
     refused_ms: u64,
+    /// The floor when this entry was made: refusals up to then may have been lost. Proofs that were noted before stay.
+    floor_ms: u64,
     /// Whether a public proof may count. None if only the index can tell.
     proofs_count: Option<bool>,
     /// The value of `State::losses` when that became known. A change that the index lost makes it unknown again.
     losses: u64,
 }
 
+/// Standings that leave the cache raise its floor.
+#[derive(Clone)]
+pub(super) struct Leaving;
+
+/// The newest refusal among the entries that left.
+#[derive(Default)]
+pub(super) struct Left(u64);
+
+impl Lifecycle<Holder, Weighed<Standing>> for Leaving {
+    type RequestState = Left;
+
+    fn begin_request(&self) -> Left {
+        Left::default()
+    }
+
+    fn on_evict(&self, left: &mut Left, _: Holder, standing: Weighed<Standing>) {
+        left.0 = left.0.max(standing.value.refused_ms).max(standing.value.floor_ms);
+    }
+}
+
+/// The standings that memory has.
+pub(super) type Standings = Cache<Holder, Weighed<Standing>, ByWeight, DefaultHashBuilder, Leaving>;
+
+/// A cache of so many bytes.
+pub(super) fn standings(bytes: u64) -> Standings {
+    let entries = (bytes / NAME_TYPICAL_BYTES) as usize;
+    // Both numbers are set, so the options are complete.
+    let options = OptionsBuilder::new().estimated_items_capacity(entries).weight_capacity(bytes).build();
+    let options = options.unwrap_or_else(|_| unreachable!());
+    Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), Leaving)
+}
+
 impl Memory {
+    /// Has no proof count that was made before, unless the repository is known.
+    pub(crate) fn begin_at(&self, at_ms: u64) {
+        let mut state = lock(&self.state);
+        state.standings_floor_ms = state.standings_floor_ms.max(at_ms);
+    }
+
     /// Notes that an anonymous client was refused. From now on no earlier proof counts. Returns whether a proof may
     /// have counted until now; None if only the index can tell.
     pub(crate) fn refuse(&self, holder: &Holder, at_ms: u64) -> Option<bool> {
@@ -37,7 +83,8 @@ impl Memory {
             standing.refused_ms = standing.refused_ms.max(at_ms);
             return standing.proofs_count.filter(|_| standing.losses == losses);
         }
-        state.insert(holder, Standing { refused_ms: at_ms, proofs_count: None, losses });
+        let floor_ms = state.standings_floor_ms;
+        state.insert(holder, Standing { refused_ms: at_ms, floor_ms, proofs_count: None, losses });
         None
     }
 
@@ -50,13 +97,17 @@ impl Memory {
         let losses = state.losses;
         if let Some(mut standing) = state.standings.get_mut(holder) {
             let standing = &mut standing.value;
-            let is_later = public_ms > standing.refused_ms;
+            let is_later = public_ms > standing.refused_ms.max(standing.floor_ms);
             if is_later {
                 (standing.proofs_count, standing.losses) = (Some(true), losses);
             }
             return is_later;
         }
-        state.insert(holder, Standing { refused_ms: 0, proofs_count: Some(true), losses });
+        let floor_ms = state.standings_floor_ms;
+        if public_ms <= floor_ms {
+            return false;
+        }
+        state.insert(holder, Standing { refused_ms: 0, floor_ms, proofs_count: Some(true), losses });
         true
     }
 
@@ -102,6 +153,16 @@ impl State {
             Holder::Repository(place) => heap_bytes_of(place),
             Holder::Artefact(origin, path) => origin.host.name().len() + path.len(),
         };
-        self.standings.insert(holder.clone(), weighed::<Holder, _>(standing, heap_bytes));
+        let weighed = weighed::<Holder, _>(standing, heap_bytes);
+        let Left(newest_ms) = self.standings.insert_with_lifecycle(holder.clone(), weighed);
+        self.standings_floor_ms = self.standings_floor_ms.max(newest_ms);
+    }
+}
+
+#[cfg(test)]
+impl Memory {
+    /// Lets proofs of any time in.
+    pub(crate) fn set_floor(&self, at_ms: u64) {
+        lock(&self.state).standings_floor_ms = at_ms;
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use entrepot_core::validator::Validator;
 
 use super::*;
-use crate::Extents;
 use crate::paths::Paths;
+use crate::{ArtefactEntry, Extents, Link, Place, TagEntry, TagKey};
 
 #[test]
 fn a_crash_leaves_what_was_published_and_nothing_else() {
@@ -49,6 +49,46 @@ fn rows_that_a_crash_lost_are_found_again() {
     let listed: Vec<Digest> = done(store.blobs.list(None, 10)).unwrap().iter().map(|entry| entry.digest).collect();
     assert_eq!(listed, [lost]);
     assert_eq!((store.usage().used_bytes, store.usage().blobs), (20, 1));
+}
+
+/// kill -9 takes what is visible and not durable. The change of each kind is held within a second of the call that made
+/// it, also while uses of content keep the writer busy.
+#[test]
+fn what_an_answer_told_is_held_within_a_second() {
+    let world = World::new(PLENTY);
+    let (names, now) = (&world.store.names, SystemTime::now());
+    let used = put(&world.store, 1, 100);
+    let manifest = put(&world.store, 2, 100);
+    world.store.wait_for_rebuild();
+    assert!(done(world.store.flush()));
+    // A use begins a longer wait, which the changes after it must not share.
+    world.store.blobs.touch(&used);
+    let place = Place::new(hub(), "team/app".parse().unwrap());
+    let key = TagKey { place: place.clone(), tag: "latest".parse().unwrap(), accept_class: 1 };
+    let entry = TagEntry { digest: manifest, media_type: "a/b".into(), size_bytes: 100, validated_at: now };
+    let link = Link { linked_at: now, public_at: Some(now) };
+    let artefact =
+        ArtefactEntry { digest: used, size_bytes: 100, content_type: "c/d".into(), headers: Vec::new(), link };
+    done(names.keep_manifest(&place, &manifest, "a/b", None));
+    done(names.link(&place, &used, None));
+    done(names.prove_public(&place, &used, SystemTime::now()));
+    done(names.set_tag(key.clone(), entry));
+    done(names.set_artefact(&hub(), "/a.tgz", artefact));
+    let told = Instant::now();
+    std::thread::sleep(Duration::from_millis(900));
+    let wreck = world.wreck();
+    assert!(told.elapsed() < Duration::from_secs(2), "the machine is too slow for this test");
+    let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
+    let names = &store.names;
+    let held = [
+        ("a tag", done(names.tag(&key)).is_some_and(|entry| entry.digest == manifest)),
+        ("a manifest", done(names.manifest(&place, &manifest)).is_some()),
+        ("a link's proof", done(names.link_of(&place, &used)).is_some_and(|link| link.public_at.is_some())),
+        ("an artefact", done(names.artefact(&hub(), "/a.tgz")).is_some()),
+    ];
+    for (what, is_held) in held {
+        assert!(is_held, "{what}");
+    }
 }
 
 #[test]
