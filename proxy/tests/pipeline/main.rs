@@ -30,3 +30,4 @@ mod shared;
 mod sizes;
 mod tags;
 mod trail;
+mod windows;

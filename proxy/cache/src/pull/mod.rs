@@ -27,6 +27,7 @@ pub mod rights;
 pub mod serve;
 pub mod stored;
 mod tag_policy;
+mod wish;
 
 use std::sync::Arc;
 
