@@ -14,6 +14,8 @@ mod doors;
 mod faults;
 mod fills;
 mod ladder;
+mod limits;
+mod lists;
 mod manifests;
 mod matrix;
 mod offline;

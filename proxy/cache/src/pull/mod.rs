@@ -16,6 +16,8 @@ pub mod error;
 pub mod identity;
 pub mod issued;
 mod known;
+mod list_query;
+mod lists;
 pub mod manifest;
 pub mod memory;
 pub mod oversize;
@@ -25,6 +27,7 @@ pub mod replies;
 pub mod request;
 pub mod rights;
 pub mod serve;
+mod stale;
 pub mod stored;
 mod tag_policy;
 mod wish;
@@ -37,6 +40,7 @@ use entrepot_core::origin::Origin;
 
 use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
+use crate::pull::lists::ListMemory;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
@@ -64,6 +68,7 @@ pub struct Pull {
     /// Requests' bodies that rest until they are complete.
     pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
+    lists: ListMemory,
     negatives: Negatives,
 }
 
@@ -83,6 +88,7 @@ impl Pull {
             rights: Rights::default(),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
+            lists: ListMemory::default(),
             negatives: Negatives::default(),
             store,
             metrics,

@@ -23,7 +23,6 @@ use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
 use entrepot_core::route::Route;
-use http::header::WARNING;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
@@ -34,6 +33,7 @@ use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest};
 use crate::pull::rights::{Object, Right};
+use crate::pull::stale::Why;
 use crate::pull::tag_policy::{is_fresh, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
@@ -76,6 +76,7 @@ impl Pull {
             }
             Route::Blob { repository, digest } => self.blob(BlobRequest { request, repository, digest: *digest }).await,
             Route::Other => self.other(request, body).await,
+            Route::Tags { .. } | Route::Referrers { .. } => self.list(request, &route).await,
             route => self.read_through(request, route).await,
         };
         pulled.unwrap_or_else(|error| error.explained(request, route.repository()).into_reply())
@@ -107,6 +108,11 @@ enum Resolved {
 impl Pull {
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
+        if let (Some(known), Some(quota)) = (&known, tag.request.low_quota())
+            && let Some(stale) = self.stale_tag(&tag, Some(known), Why::LowQuota(quota)).await
+        {
+            return Ok(stale);
+        }
         let pulled = match self.resolve(&tag, known.as_ref()).await {
             Ok(Resolved::Fresh(manifest, right)) => {
                 return Ok(manifest::reply(tag.request, &manifest, Served::Hit, right));
@@ -224,7 +230,10 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         if error.is_transient() {
-            return self.stale_tag(&tag, known).await.ok_or(error);
+            return match self.stale_tag(&tag, known, Why::Failed(&error)).await {
+                Some(stale) => Ok(stale),
+                None => self.no_referrers_by_tag(&tag, &error).await.ok_or(error),
+            };
         }
         if error.is_refusal()
             && let Some(request) = request.with_next_credential(tag.repository, error.status())
@@ -242,14 +251,14 @@ impl Pull {
     }
 
     /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
-    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
+    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, why: Why<'_>) -> Option<Reply> {
         let place = tag.request.place(tag.repository);
         for digest in self.known_digests(tag, known).await {
             if let Some((manifest, link)) = self.stored_manifest(tag.request, tag.repository, &digest).await
                 && let Some(right) = self.right_offline(tag.request, &place, &digest, &link).await
             {
                 let reply = manifest::reply(tag.request, &manifest, Served::Stale, right);
-                return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
+                return Some(why.marked(tag.request, reply));
             }
         }
         None
