@@ -141,6 +141,7 @@ section! {
         max_size: Text,
         min_free: Text,
         inactive: Text,
+        scrub: Text,
         patterns: Texts,
         complete_up_to: Text,
         tags: RawTags,

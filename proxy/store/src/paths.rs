@@ -14,6 +14,7 @@
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
 //! <data>/pushed/<repository>/tags/v1            the digest that the tag points to; a second line: set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
+//! <data>/scrub                               the last content that the scrub compared, while a round goes on
 //! <data>/set-aside/sha256-abcdef…           pushed content that rotted, kept for examination
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
@@ -163,6 +164,11 @@ impl Paths {
 
     pub(super) fn aside(&self, digest: &Digest) -> PathBuf {
         self.set_aside().join(digest_file(digest))
+    }
+
+    /// The note of the scrub's place.
+    pub(super) fn scrub(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     pub(super) fn uploads(&self) -> PathBuf {

@@ -123,6 +123,8 @@ pub struct Cache {
     pub min_free: Size,
     /// Entries that are unused for this time are dropped.
     pub inactive: Duration,
+    /// The time in which all stored content is compared with its digests once. Zero if it never is.
+    pub scrub: Duration,
     /// Paths of other immutable artefacts to cache on intercepted hosts.
     pub patterns: Vec<Regex>,
     /// A client that asks only for a range of a blob up to this size causes the whole blob to be fetched in the
