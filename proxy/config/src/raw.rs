@@ -96,6 +96,7 @@ section! {
         empty_upload_expiry: Text,
         grace: Text,
         gc_interval: Text,
+        untagged: Text,
         anonymous: Text,
         htpasswd: Text,
         auth: Text,

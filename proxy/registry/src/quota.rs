@@ -219,10 +219,11 @@ impl LocalRegistry {
         let others = self.arriving.others(repository, own);
         let after = Held {
             repository_bytes: held.repository_bytes.saturating_add(others.repository_bytes).saturating_add(size_bytes),
-            total_bytes: held
-                .total_bytes
-                .saturating_add(others.total_bytes)
-                .saturating_add(if is_elsewhere { 0 } else { size_bytes }),
+            total_bytes: held.total_bytes.saturating_add(others.total_bytes).saturating_add(if is_elsewhere {
+                0
+            } else {
+                size_bytes
+            }),
         };
         Ok(access.room(repository, after).err())
     }
@@ -253,7 +254,12 @@ mod tests {
         let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), listen: Vec::new() };
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         let config = load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config;
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         let via = http::HeaderValue::from_static("1.1 entrepot-test");
         let metrics = Arc::new(Metrics::new());
         let memory = UpstreamMemory::new(metrics, via);

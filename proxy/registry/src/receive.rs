@@ -86,11 +86,7 @@ pub(super) async fn receive(
     }
 }
 
-async fn next_piece(
-    session: &Session,
-    body: &mut Incoming,
-    timeout: Duration,
-) -> Result<Option<Bytes>, Interrupted> {
+async fn next_piece(session: &Session, body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, Interrupted> {
     loop {
         let next = tokio::time::timeout(timeout, body.frame());
         let frame = tokio::select! {

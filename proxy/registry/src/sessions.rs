@@ -137,10 +137,11 @@ pub(super) enum TooMany {
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
     pub(super) fn load(store: Arc<Store>, arriving: &Arc<Arriving>) -> Self {
-        let found = store.uploads.take_over(|upload| Session::found(&upload, &store, arriving)).unwrap_or_else(|error| {
-            tracing::error!("unfinished uploads cannot be found: {error}");
-            Vec::new()
-        });
+        let found =
+            store.uploads.take_over(|upload| Session::found(&upload, &store, arriving)).unwrap_or_else(|error| {
+                tracing::error!("unfinished uploads cannot be found: {error}");
+                Vec::new()
+            });
         let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
         Self { store, arriving: arriving.clone(), table: Mutex::new(table) }
     }
@@ -395,7 +396,12 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_begins_is_not_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         let store = Store::open(folder.path(), limits).expect("a store");
         let sessions = Sessions::load(store, &Arc::default());
         let repository = "app".parse().expect("a name");

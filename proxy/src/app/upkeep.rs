@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::reload::Reloader;
 use crate::doors::state::AppState;
+use entrepot_registry::collection::sweep_of;
 use entrepot_setup::discovery::identity::Identity;
-use entrepot_store::{Scrubbed, Sweep};
+use entrepot_store::Scrubbed;
 
 /// The interval of dropping unused entries and of looking up our own addresses.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
@@ -86,8 +87,8 @@ pub(super) async fn collecting(state: Arc<AppState>) {
             tokio::time::sleep(left.min(HOUSEKEEPING)).await;
             continue;
         }
-        let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
-        let sweep = Sweep { grace, untagged: false, dry_run: false };
+        let (registry, snapshot) = (state.registry.local.clone(), state.snapshot());
+        let sweep = sweep_of(&snapshot.config.registry, false);
         // The log has the result.
         registry.collect_quietly(sweep).await;
         collected = Instant::now();

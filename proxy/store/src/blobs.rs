@@ -119,8 +119,20 @@ impl Blobs {
         pins: Arc<Pins>,
     ) -> Self {
         let turns = [const { tokio::sync::Mutex::const_new(()) }; TURNS];
-        Self { paths, counters, index, memory, pins, open: OpenBlobs::default(), turns, losses: AtomicU64::default(),
-            doubts: Doubts::default(), used_ms: AtomicU64::default(), began: Instant::now(), judging: Mutex::default() }
+        Self {
+            paths,
+            counters,
+            index,
+            memory,
+            pins,
+            open: OpenBlobs::default(),
+            turns,
+            losses: AtomicU64::default(),
+            doubts: Doubts::default(),
+            used_ms: AtomicU64::default(),
+            began: Instant::now(),
+            judging: Mutex::default(),
+        }
     }
 
     /// The content of that digest. None if it is not here. Counts as a use. Ready at once if the blob is open already.

@@ -67,7 +67,9 @@ pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
-pub use repositories::{Collected, LivePush, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
+pub use repositories::{
+    Collected, LivePush, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged, Untagged,
+};
 pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
 pub use upload_id::UploadId;

@@ -53,8 +53,12 @@ impl World {
         let digest = Digest::of(Algorithm::Sha256, &content);
         let (source, asked) = upstream(content.clone()).await;
         let folder = TempDir::new().expect("a folder");
-        let limits =
-            Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600), proofs: std::time::Duration::ZERO };
+        let limits = Limits {
+            max_size_bytes: 1 << 30,
+            min_free_bytes: 0,
+            inactive: std::time::Duration::from_secs(3600),
+            proofs: std::time::Duration::ZERO,
+        };
         let store = Store::open(folder.path(), limits).expect("a store");
         let fetch = InflightFetch::new(place(&source), digest, source.clone());
         let partial = Arc::new(

@@ -100,6 +100,8 @@ pub struct RegistrySettings {
     pub grace: Duration,
     /// Time between two automatic collections. Zero means none.
     pub gc_interval: Duration,
+    /// Collections remove manifests that lost their last tag so long ago. None if they stay.
+    pub untagged: Option<Duration>,
     pub rights: Arc<Rights>,
     /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,

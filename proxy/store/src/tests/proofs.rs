@@ -252,7 +252,11 @@ fn an_older_proof_does_not_outlive_a_refusal_that_memory_lost() {
         ("a flood of proofs", |world| {
             for number in 0..20_000_u64 {
                 for _ in 0..2 {
-                    world.store.names.memory().admits_proof(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
+                    world
+                        .store
+                        .names
+                        .memory()
+                        .admits_proof(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
                 }
             }
             world

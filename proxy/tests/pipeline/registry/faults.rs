@@ -73,7 +73,8 @@ async fn a_push_mends_what_rotted() {
         }
         let image = Image::new("app", 9);
         push(&proxy, &image, "v1").await;
-        for (tag, reference) in [("v1", "v1".to_owned()), ("v2", "v2".to_owned()), ("v1", image.manifest_digest.to_string())]
+        for (tag, reference) in
+            [("v1", "v1".to_owned()), ("v2", "v2".to_owned()), ("v1", image.manifest_digest.to_string())]
         {
             std::fs::write(proxy.file_of(&image.manifest_digest), rot(&image.manifest)).expect("rotten");
             let put = put_manifest(&proxy, "app", &reference, image.manifest.clone()).await;
@@ -180,13 +181,12 @@ async fn a_newer_request_takes_an_upload_over_from_a_silent_connection() {
     let content = bytes(1, 100_000);
     let digest = digest_of(&content);
     for holder in [Method::PATCH, Method::PUT] {
-        for (newer, expected) in
-            [(Method::GET, 204), (Method::PATCH, 202), (Method::PUT, 201), (Method::DELETE, 204)]
-        {
+        for (newer, expected) in [(Method::GET, 204), (Method::PATCH, 202), (Method::PUT, 201), (Method::DELETE, 204)] {
             let case = format!("{newer} after {holder}");
             let place = begin(&proxy, "app").await;
             let end = format!("{place}?digest={digest}");
-            let held = silent(&proxy, holder.clone(), if holder == Method::PUT { &end } else { &place }, &content[..40_000]);
+            let held =
+                silent(&proxy, holder.clone(), if holder == Method::PUT { &end } else { &place }, &content[..40_000]);
             let held = held.await;
             // Until its bytes are there, it holds nothing.
             crate::harness::eventually("the first request has the session", || {
@@ -197,7 +197,8 @@ async fn a_newer_request_takes_an_upload_over_from_a_silent_connection() {
             let path = if newer == Method::PUT { end.clone() } else { place.clone() };
             // What a PATCH brought stays; a PUT that failed leaves the upload as it was.
             let have = if holder == Method::PATCH { 40_000 } else { 0 };
-            let body = if newer == Method::GET || newer == Method::DELETE { Bytes::new() } else { content.slice(have..) };
+            let body =
+                if newer == Method::GET || newer == Method::DELETE { Bytes::new() } else { content.slice(have..) };
             let asked = proxy.registry(newer.clone(), &path).body(body).send();
             let reply = tokio::time::timeout(Duration::from_secs(15), asked).await.expect("it takes over");
             assert_eq!(reply.status, expected, "{case}: {}", reply.text());
