@@ -32,3 +32,4 @@ mod shared;
 mod sizes;
 mod tags;
 mod trail;
+mod windows;

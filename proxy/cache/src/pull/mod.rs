@@ -30,6 +30,7 @@ pub mod serve;
 mod stale;
 pub mod stored;
 mod tag_policy;
+mod wish;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
+use entrepot_core::error::said;
 use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::UpstreamMethod;
@@ -190,7 +191,8 @@ impl RegistryClient {
             self.memory.governors.token_refused(&registry.origin, login, headers, body.clone());
         }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer(status), registry.host()));
+            let said = said(&body).map(Into::into);
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer { status, said }, registry.host()));
         }
         if !status.is_success() {
             if let Some(login) = login {
