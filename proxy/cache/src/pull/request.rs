@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot_core::budget::Quota;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
+use entrepot_upstream::budget::Quota;
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
