@@ -22,9 +22,16 @@ pub(super) struct Listening {
 pub(super) struct Doors {
     pub(super) proxy: Vec<TcpListener>,
     pub(super) transparent: Vec<TcpListener>,
-    pub(super) registry: Vec<TcpListener>,
+    pub(super) registry: RegistrySockets,
     /// For Docker's `registry-mirrors`.
     pub(super) mirror: Vec<TcpListener>,
+}
+
+/// The sockets of our own registry.
+#[derive(Default)]
+pub(super) struct RegistrySockets {
+    pub(super) http: Vec<TcpListener>,
+    pub(super) https: Vec<TcpListener>,
 }
 
 /// The sockets for administrators.
@@ -64,9 +71,12 @@ impl Listening {
     }
 
     pub(super) fn addresses(&self) -> Addresses {
-        let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let of = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
+            listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        };
         let Doors { proxy, transparent, registry, mirror } = &self.doors;
-        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry), mirror: of(mirror) }
+        let registry = [of(&registry.http), of(&registry.https)].concat();
+        Addresses { proxy: of(proxy), transparent: of(transparent), registry, mirror: of(mirror) }
     }
 }
 
@@ -83,9 +93,11 @@ fn bind_registry(
     listeners: &mut Listeners,
     door: &mut RegistryListen,
     effective: &mut Effective,
-) -> Result<Vec<TcpListener>, StartError> {
-    let mut bound = Vec::new();
-    for (key, listen) in [("registry.http", &mut door.http), ("registry.https", &mut door.https)] {
+) -> Result<RegistrySockets, StartError> {
+    let mut sockets = RegistrySockets::default();
+    for (key, listen, bound) in
+        [("registry.http", &mut door.http, &mut sockets.http), ("registry.https", &mut door.https, &mut sockets.https)]
+    {
         let mut open = Vec::new();
         for address in &listen.addresses {
             match bind(listeners, *address) {
@@ -109,7 +121,7 @@ fn bind_registry(
             listen.addresses = open;
         }
     }
-    Ok(bound)
+    Ok(sockets)
 }
 
 fn bind(listeners: &mut Listeners, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -152,7 +164,8 @@ mod tests {
         };
         let mut listeners = Listeners::take(std::iter::empty());
         let bound = bind_registry(&mut listeners, &mut door, &mut loaded.effective).expect("the other door is open");
-        assert_eq!((bound.len(), door.http.addresses.len(), door.https.addresses.len()), (1, 0, 1));
+        assert_eq!((bound.http.len(), bound.https.len()), (0, 1));
+        assert_eq!((door.http.addresses.len(), door.https.addresses.len()), (0, 1));
         assert!(!door.ports().contains(&taken.port()), "the other program's port is not ours");
 
         let rows = loaded.effective.to_json_beside(&file);

@@ -66,8 +66,8 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository, Step, Sweep,
-    Tagged,
+    Collected, Expected, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
+    Step, Sweep, Tagged,
 };
 pub use space::Limits;
 pub use upload_id::UploadId;
