@@ -99,6 +99,7 @@ section! {
         empty_upload_expiry: Text,
         grace: Text,
         gc_interval: Text,
+        untagged: Text,
         anonymous: Text,
         htpasswd: Text,
         auth: Text,
@@ -129,7 +130,7 @@ section! {
 
 section! {
     /// `[admin]`
-    RawAdmin { listen: Text, socket: Text, token_file: Text, }
+    RawAdmin { listen: Text, socket: Text, token_file: Text, loopback_changes: Switch, }
 }
 
 section! {
@@ -144,6 +145,7 @@ section! {
         max_size: Text,
         min_free: Text,
         inactive: Text,
+        scrub: Text,
         patterns: Texts,
         complete_up_to: Text,
         tags: RawTags,

@@ -4,11 +4,13 @@ use entrepot_core::conditional::range_counts;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::range;
 use http::StatusCode;
 use http::header::RANGE;
 
 use super::error::RegistryError;
 use super::events::{Deed, Event};
+use super::removal::kept_content;
 use super::request::LocalRequest;
 use super::uploads::empty;
 use entrepot_cache::pull::error::PullError;
@@ -40,6 +42,11 @@ impl LocalRequest {
         if range.is_some_and(is_backwards) {
             return Ok(PullError::Range { size_bytes: blob.size_bytes }.into_reply());
         }
+        let client = self.scope.connection.client.into();
+        let is_doubted = !is_head && range.is_none_or(range::begins_at_the_start);
+        if is_doubted && !self.registry.store.blobs.is_sound_for(digest, client).await {
+            return Err(RegistryError::Unknown { has_repository: true, code: ErrorCode::BlobUnknown });
+        }
         let reply = stored_reply(
             &self.registry.store,
             &self.scope.trail,
@@ -58,10 +65,13 @@ impl LocalRequest {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Reply, RegistryError> {
-        let store = self.registry.store.repositories.at(repository);
+        let (store, access) = (self.registry.store.repositories.at(repository), self.registry.access());
         if store.has_blob(digest).await {
             // Content never changes, so this holds until it is removed.
             self.conditional(digest)?;
+        }
+        if let Some(refusal) = kept_content(&store, &access, repository, digest).await? {
+            return Err(refusal.into());
         }
         if !store.remove_blob(digest).await? {
             let has_repository = store.exists().await;

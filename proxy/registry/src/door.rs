@@ -1,5 +1,6 @@
 //! One request at our registry's door: the registry that it names, the client's login, its rights, and the answer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use entrepot_core::client::ClientKey;
@@ -30,9 +31,10 @@ use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// The most that is read of an unwanted body, so that its sender comes to read the answer.
-const UNWANTED_MAX_BYTES: usize = 16 << 20;
-const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most that is read of an unwanted body, beside the answer, so that its sender comes to read that. If the connection
+/// ended with bytes unread, the kernel would reset it, and the answer would be lost on its way.
+const UNWANTED_MAX_BYTES: usize = 1 << 30;
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl RegistryService {
     /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
@@ -54,7 +56,7 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
     let is_url = |host: &RegistryHost| config.registry.url.as_ref().is_some_and(|url| url.host == *host);
     let is_own = |host: &RegistryHost| is_url(host) || service.local.is_named(&config.registry, host);
     let meant = meant(config, uri.path(), uri.query(), is_own);
-    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
+    reply_to(service, scope, meant, request).await
 }
 
 /// Answers a request below `/v2/` of a client that has us among Docker's `registry-mirrors`.
@@ -64,16 +66,44 @@ pub async fn answer_for_docker_hub(
     request: http::Request<Incoming>,
 ) -> Reply {
     let meant = meant_at_mirror(&scope.snapshot.config, request.uri().path(), request.uri().query());
-    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
+    reply_to(service, scope, meant, request).await
+}
+
+/// Answers at once, also if the client still sends. What it sends in vain is read beside the answer.
+async fn reply_to(
+    service: &RegistryService,
+    scope: &RequestScope,
+    meant: Meant,
+    request: http::Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let wants_continue = head.headers.contains_key(EXPECT);
+    let mut body = AskedBody { body: Some(body), is_begun: false };
+    let reply = route_to_owner(service, scope, meant, head, &mut body).await;
+    let reply = reply.unwrap_or_else(RegistryError::into_reply);
+    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
+    // To read a body that its client holds back would ask for it.
+    let is_coming = body.is_begun || !wants_continue;
+    if let Some(body) = body.body.filter(|body| is_refusal && is_coming && !body.is_end_stream()) {
+        tokio::spawn(tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)));
+    }
+    reply
+}
+
+/// The body of a request, if nobody has taken it yet.
+struct AskedBody {
+    body: Option<Incoming>,
+    /// Whether reading may have begun.
+    is_begun: bool,
 }
 
 async fn route_to_owner(
     service: &RegistryService,
     scope: &RequestScope,
     meant: Meant,
-    request: http::Request<Incoming>,
+    head: Parts,
+    body: &mut AskedBody,
 ) -> Result<Reply, RegistryError> {
-    let (head, body) = request.into_parts();
     if !is_reading(&head.method) {
         check_change(&service.local, &head).map_err(RegistryError::forged)?;
     }
@@ -108,6 +138,7 @@ async fn route_to_owner(
     let namespace = host.to_string();
     let scope = scope.clone();
     let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, way, headers: head.headers };
+    let body = body.body.take().ok_or_else(RegistryError::method)?;
     Ok(mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace))
 }
 
@@ -144,7 +175,7 @@ async fn answer_ours(
     scope: &RequestScope,
     visitor: Visitor,
     head: Parts,
-    mut body: Incoming,
+    body: &mut AskedBody,
 ) -> Result<Reply, RegistryError> {
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
@@ -157,8 +188,7 @@ async fn answer_ours(
     let Some(wish) = wish_of(&route, &head.method) else {
         return Err(RegistryError::method());
     };
-    let checked = check(service, scope, &head, &visitor, &wish);
-    let wants_continue = head.headers.contains_key(EXPECT);
+    check(service, scope, &head, &visitor, &wish)?;
     let request = LocalRequest {
         registry: service.local.clone(),
         scope: scope.clone(),
@@ -167,18 +197,12 @@ async fn answer_ours(
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
         bodies: service.pull.bodies.clone(),
+        reads_body: AtomicBool::new(false),
     };
-    let answered = match checked {
-        Ok(()) => request.answer(&route, &mut body).await,
-        Err(error) => Err(error),
-    };
-    let reply = answered.unwrap_or_else(RegistryError::into_reply);
-    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
-    if is_refusal && !wants_continue && !body.is_end_stream() {
-        // However that ends, the answer is given.
-        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
-    }
-    Ok(reply)
+    let Some(incoming) = &mut body.body else { return Err(RegistryError::method()) };
+    let reply = request.answer(&route, incoming).await;
+    body.is_begun = request.reads_body.load(Ordering::Relaxed);
+    reply
 }
 
 /// Reads an unwanted body up to a bound, and keeps none of it.

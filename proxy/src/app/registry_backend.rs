@@ -1,7 +1,7 @@
 //! The operations of the administrator's door on our own registry, as closures over it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use entrepot_core::name::{Reference, RepositoryName};
 use futures_util::FutureExt;
@@ -9,16 +9,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::registry::{
-    CollectRequest, CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoriesRequest,
-    RepositoryPage, RepositorySummary, TagPage, TagSummary,
+    CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoriesRequest, RepositoryPage,
+    RepositorySummary, TagPage, TagSummary,
 };
 use crate::admin::{OperationError, OperationResult, blocking};
 use crate::doors::state::AppState;
+use entrepot_config::ready::RegistrySettings;
 use entrepot_registry::access::Principal;
+use entrepot_registry::collection::sweep_of;
 use entrepot_registry::events::{Deed, Event};
 use entrepot_registry::removal::RemovalTarget;
 use entrepot_registry::{LocalRegistry, import};
-use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
+use entrepot_store::{Collected, Step, Store, StoreError, Sweep, Untagged};
 
 /// The actor in events about changes through the administrator's door.
 const ADMINISTRATOR: &str = "administrator";
@@ -27,7 +29,7 @@ const ADMINISTRATOR: &str = "administrator";
 pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
     let (list_store, tags_store, import_store) = (store(), store(), store());
-    let (remove_registry, collect_state) = (state.registry.local.clone(), state.clone());
+    let (remove_registry, remove_state, collect_state) = (state.registry.local.clone(), state.clone(), state.clone());
     RegistryBackend {
         repositories: Box::new(move |request| {
             let store = list_store.clone();
@@ -38,14 +40,20 @@ pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
             async move { tags(&store, &repository).await.map_err(OperationError::failed) }.boxed()
         }),
         remove: Box::new(move |request| {
-            let registry = remove_registry.clone();
-            async move { remove(&registry, request).await.map_err(OperationError::failed) }.boxed()
+            let (registry, state) = (remove_registry.clone(), remove_state.clone());
+            async move {
+                let settings = &state.snapshot().config.registry;
+                remove(&registry, request, settings).await.map_err(OperationError::failed)
+            }
+            .boxed()
         }),
         collect: Box::new(move |request, lines| {
             let state = collect_state.clone();
             async move {
-                let grace = request.grace.unwrap_or(state.snapshot().config.registry.grace);
-                collect(&state.registry.local, request, grace, lines).await
+                let mut sweep = sweep_of(&state.snapshot().config.registry, request.dry_run);
+                sweep.grace = request.grace.unwrap_or(sweep.grace);
+                sweep.untagged = if request.untagged { Untagged::All } else { sweep.untagged };
+                collect(&state.registry.local, sweep, lines).await
             }
             .boxed()
         }),
@@ -77,11 +85,12 @@ async fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<Re
 
 async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, StoreError> {
     let repository = store.repositories.at(name);
-    if !repository.exists().await {
+    let tagged = repository.tagged().await?;
+    if tagged.is_empty() && repository.manifests().await?.is_empty() {
         return Ok(None);
     }
     let mut tags = Vec::new();
-    for tagged in repository.tagged().await? {
+    for tagged in tagged {
         // A tag whose manifest was deleted meanwhile is left out.
         if let Some(manifest) = repository.manifest(&Reference::Digest(tagged.digest)).await? {
             tags.push(TagSummary {
@@ -95,18 +104,31 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
     Ok(Some(TagPage { name: name.to_string(), tags }))
 }
 
-async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<RemovedNames>, StoreError> {
+async fn remove(
+    registry: &LocalRegistry,
+    request: RemoveRequest,
+    settings: &RegistrySettings,
+) -> Result<Option<RemovedNames>, StoreError> {
     let (repository, target) = match request {
         RemoveRequest::Tag(repository, tag) => (repository, RemovalTarget::Image(tag)),
         RemoveRequest::Manifest(repository, digest) => (repository, RemovalTarget::Manifest(digest)),
         RemoveRequest::Repository(repository) => (repository, RemovalTarget::Everything),
     };
     let Some(removed) = registry.remove(&repository, &target).await? else { return Ok(None) };
+    let unneeded_since = registry.store.repositories.at(&repository).unneeded_since().await;
     registry.events.tell(target.about(event(repository)));
+    // If a manifest cannot be read, the repository is not collected, so there is no such time.
+    let freed_from = unneeded_since.ok().flatten().and_then(|since| since.checked_add(settings.grace));
     Ok(Some(RemovedNames {
+        freed_from_unix_seconds: freed_from.map(unix_seconds),
+        collected_every_seconds: settings.gc_interval.as_secs(),
         tags: removed.tags.iter().map(ToString::to_string).collect(),
         manifests: removed.manifests.iter().map(ToString::to_string).collect(),
     }))
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn event(repository: RepositoryName) -> Event {
@@ -127,13 +149,11 @@ fn event(repository: RepositoryName) -> Event {
 /// Collects and tells the steps. Only the newest step waits for a slow client, so a collection never does.
 async fn collect(
     registry: &Arc<LocalRegistry>,
-    request: CollectRequest,
-    grace: Duration,
+    sweep: Sweep,
     lines: mpsc::Sender<GcLine>,
 ) -> OperationResult<CollectionReport> {
-    let CollectRequest { dry_run, untagged, .. } = request;
     let (newest, mut steps) = watch::channel(None);
-    let collecting = registry.collect(Sweep { grace, untagged, dry_run }, move |step| _ = newest.send(Some(step)));
+    let collecting = registry.collect(sweep, move |step| _ = newest.send(Some(step)));
     let telling = async {
         while steps.changed().await.is_ok() {
             let line = match *steps.borrow_and_update() {
@@ -149,7 +169,7 @@ async fn collect(
     };
     let (collected, ()) = tokio::join!(collecting, telling);
     let busy = || OperationError::Refused("a collection is already running".to_owned());
-    Ok(told(&collected.map_err(OperationError::failed)?.ok_or_else(busy)?, dry_run))
+    Ok(told(&collected.map_err(OperationError::failed)?.ok_or_else(busy)?, sweep.dry_run))
 }
 
 fn told(collected: &Collected, dry_run: bool) -> CollectionReport {

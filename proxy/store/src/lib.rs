@@ -3,11 +3,12 @@
 //! ```text
 //! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
-//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   partial_blobs  content on its way in                                   paused, content, adopt, disk_threads/, extents
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
 //! room    making room                                        space    the ledger of bytes
+//! scrub   finds content that rotted
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
@@ -21,6 +22,7 @@ mod adopt;
 mod blob;
 mod blobs;
 mod blocking;
+mod content;
 mod disk;
 mod disk_threads;
 mod entries;
@@ -37,6 +39,7 @@ mod pins;
 mod place;
 mod repositories;
 mod room;
+mod scrub;
 mod small_files;
 mod space;
 #[cfg(test)]
@@ -55,6 +58,8 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use content::{ContentKey, ContentName};
+pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
@@ -66,21 +71,23 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, Expected, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
-    Step, Sweep, Tagged,
+    Collected, Expected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories,
+    Repository, Step, Sweep, Tagged, Untagged,
 };
+pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
 
 use blocking::{blocking, try_blocking};
-use index::Index;
+use index::{Index, Job};
 use memory::Memory;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use pins::Pins;
 use room::Room;
 use space::{Counters, Space};
+use times::ms_of;
 
 /// The store of one data directory. Dropping the last handle commits the index and waits for that.
 pub struct Store {
@@ -93,6 +100,8 @@ pub struct Store {
     pub repositories: Repositories,
     /// The partial files of pushes.
     pub uploads: Uploads,
+    /// Finds content that rotted.
+    pub scrub: Arc<Scrub>,
     paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
@@ -146,6 +155,7 @@ impl Store {
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();
+        memory.begin_at(ms_of(SystemTime::now()));
         let index = Arc::new(Index::open(paths.clone(), space.clone(), counters.clone(), memory.clone())?);
         // This comes after the index, whose lock guarantees that no other process writes here.
         let paused = Arc::new(Paused::load(&paths, &space));
@@ -172,6 +182,7 @@ impl Store {
             names: Names::new(index.clone(), memory, blobs.clone()),
             repositories: Repositories::new(paths.clone(), blobs.clone(), pins, index.clone(), partial_blobs.clone()),
             uploads: Uploads::new(partial_blobs.clone()),
+            scrub: Arc::new(Scrub::new(paths.clone(), blobs.clone(), space.clone())),
             blobs,
             partial_blobs,
             paths,
@@ -191,6 +202,16 @@ impl Store {
     /// Takes over limits after a reload. Lower limits are enforced with the next write or [`Store::expire_unused`].
     pub fn set_limits(&self, limits: Limits) {
         self.space.set_limits(limits);
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// The room of the file system that holds the data directory. Blocks.
+    pub fn disk_space(&self) -> Result<DiskSpace, StoreError> {
+        DiskSpace::of(self.root())
     }
 
     pub fn usage(&self) -> Usage {
@@ -227,6 +248,12 @@ impl Store {
     pub async fn expire_unused(&self, now: SystemTime) -> usize {
         let room = self.room.clone();
         blocking(move || room.expire_unused(now)).await.unwrap_or(0)
+    }
+
+    /// [`Self::usage`] with every change so far that the index can take.
+    pub async fn usage_now(&self) -> Usage {
+        self.index.note(Job::new(|_| Ok(()))).await;
+        self.usage()
     }
 
     /// Waits until every change so far is on the medium; false if the disk does not get there in time.

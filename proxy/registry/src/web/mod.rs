@@ -15,6 +15,8 @@ mod look;
 mod pages;
 mod problem;
 
+use std::sync::atomic::AtomicBool;
+
 use std::time::Duration;
 
 use entrepot_core::name::RepositoryName;
@@ -26,6 +28,7 @@ use hyper::body::Incoming;
 
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, Principal, Wish};
+use super::collection::sweep_of;
 use super::forgery::{Forgery, check_change, check_host};
 use super::removal::NotRemoved;
 use super::request::LocalRequest;
@@ -33,7 +36,7 @@ use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
 use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_net::http::reply::Reply;
-use entrepot_store::{Repository, Sweep};
+use entrepot_store::Repository;
 use look::Look;
 use problem::Problem;
 
@@ -94,6 +97,7 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
         query: String::new(),
         headers: head.headers,
         bodies: service.pull.bodies.clone(),
+        reads_body: AtomicBool::new(false),
     };
     Guest { request, host }.open(asked, done.as_deref()).await
 }
@@ -180,7 +184,7 @@ impl Guest {
     async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
-        let sweep = Sweep { grace: self.request.scope.snapshot.config.registry.grace, untagged: false, dry_run };
+        let sweep = sweep_of(&self.request.scope.snapshot.config.registry, dry_run);
         let running = tokio::spawn(async move { registry.collect_quietly(sweep).await });
         // If the collection runs on, the page shows its progress.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;

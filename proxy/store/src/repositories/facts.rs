@@ -20,6 +20,7 @@ use entrepot_core::name::{Reference, RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
+use super::sums::Sums;
 use super::{Expected, NotPut, PushedBy, PushedManifest, Tagged};
 use crate::blob::Blob;
 use crate::blobs::Blobs;
@@ -40,6 +41,7 @@ pub(super) struct Facts {
     pub(super) blobs: Arc<Blobs>,
     pub(super) pins: Arc<Pins>,
     locks: [Mutex<()>; STRIPES],
+    sums: Sums,
     catalog: Catalog,
 }
 
@@ -59,7 +61,8 @@ const WITH_LOGIN: &str = "login";
 
 impl Facts {
     pub(super) fn new(paths: Paths, blobs: Arc<Blobs>, pins: Arc<Pins>) -> Self {
-        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES], catalog: Catalog::default() }
+        let (catalog, sums) = (Catalog::default(), Sums::default());
+        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES], sums, catalog }
     }
 
     /// Locks a repository for changes.
@@ -77,7 +80,10 @@ impl Facts {
     /// The second half of [`Self::link`]. A collection that began after the first pin may already have listed this
     /// repository's links. It cannot miss a second pin that comes after the link.
     pub(super) fn link_pinned(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
-        small_files::mark(&self.paths.kept(repository, Kept::Blobs), &self.paths.pushed_blob(repository, digest))?;
+        let path = self.paths.pushed_blob(repository, digest);
+        let is_new = !path.exists();
+        small_files::mark(&self.paths.kept(repository, Kept::Blobs), &path)?;
+        self.noted(repository, digest, is_new);
         self.pins.pin(digest)
     }
 
@@ -99,9 +105,11 @@ impl Facts {
         if let Some(missing) = needed.iter().find(|digest| !self.has(repository, digest)) {
             return Ok(Err(NotPut::Missing(*missing)));
         }
-        let mut set = Vec::with_capacity(tags.len());
+        let (mut set, mut left) = (Vec::with_capacity(tags.len()), Vec::new());
         for tag in tags {
-            let pushed_by = match self.tag_note(repository, tag)? {
+            let before = self.tag_note(repository, tag)?;
+            left.extend(before.map(|(at, _)| at).filter(|at| *at != manifest.digest));
+            let pushed_by = match before {
                 Some((at, before)) if at == manifest.digest => before.max(manifest.pushed_by),
                 Some((_, before)) => {
                     if let Err(why) = may_move(tag, before) {
@@ -117,6 +125,9 @@ impl Facts {
             return Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) });
         }
         self.put_pinned(repository, manifest)?;
+        for digest in left {
+            self.note_untagged(repository, &digest)?;
+        }
         for (tag, pushed_by) in set {
             small_files::put(&self.paths.tag(repository, tag), tag_text(&manifest.digest, pushed_by).as_bytes())?;
         }
@@ -138,6 +149,7 @@ impl Facts {
         let is_new = known.is_none();
         if known.is_none_or(|known| known.pushed_by <= file.pushed_by) {
             small_files::put(&path, &to_json(&file))?;
+            self.noted(repository, &manifest.digest, is_new);
         } else {
             // An account's statement about these bytes stays, such as their type. A collection waits for this push, too.
             small_files::touch(&path)?;
@@ -148,6 +160,7 @@ impl Facts {
         // A manifest without its bytes would keep its repository from being collected.
         if is_new {
             small_files::remove(&path)?;
+            self.sums.forget(repository);
         }
         Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) })
     }
@@ -179,14 +192,17 @@ impl Facts {
 
     /// Whether the repository has content that a manifest may refer to.
     pub(super) fn has(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        let linked = self.paths.pushed_blob(repository, digest).exists()
-            || self.paths.pushed_manifest(repository, digest).exists();
-        linked && self.blobs.contains_blocking(digest)
+        if self.paths.pushed_manifest(repository, digest).exists() {
+            return self.blobs.manifest_blocking(digest).is_some();
+        }
+        self.has_blob(repository, digest)
     }
 
     /// Whether a blob was pushed to the repository and is here.
     pub(super) fn has_blob(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.paths.pushed_blob(repository, digest).exists() && self.blobs.contains_blocking(digest)
+        // Opened, not only looked for: what is acknowledged here is read later.
+        self.paths.pushed_blob(repository, digest).exists()
+            && self.blobs.get_blocking(digest).is_ok_and(|blob| blob.is_some())
     }
 
     /// A repository that has the blob, among those that may be asked. The search looks at a bounded number of them.
@@ -261,6 +277,10 @@ impl Facts {
             return Ok(None);
         }
         let names = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        // Layers may wait for a collection after everything else was removed.
+        if names.is_empty() && self.manifests(repository)?.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
     }
 
@@ -308,15 +328,38 @@ impl Facts {
         small_files::has_any(&self.paths.kept(repository, Kept::Manifests))
     }
 
-    /// Bytes of content that a repository has.
+    /// Bytes of content that a repository has. Counted from the files only the first time.
     pub(super) fn held_bytes(&self, repository: &RepositoryName) -> Result<u64, StoreError> {
-        let mut bytes = 0;
+        if let Some(bytes) = self.sums.get(repository, self.blobs.losses()) {
+            return Ok(bytes);
+        }
+        let _turn = self.lock(repository);
+        let losses = self.blobs.losses();
+        let (mut bytes, mut is_complete) = (0, true);
         for kept in [Kept::Blobs, Kept::Manifests] {
-            let names = small_files::names(&self.paths.kept(repository, kept))?;
-            let digests = names.iter().filter_map(|name| digest_of_link(name));
-            bytes += digests.filter_map(|digest| self.blobs.size_blocking(&digest)).sum::<u64>();
+            for digest in self.digests_in(&self.paths.kept(repository, kept))? {
+                match self.blobs.size_blocking(&digest) {
+                    Some(size_bytes) => bytes += size_bytes,
+                    None => is_complete = false,
+                }
+            }
+        }
+        if is_complete {
+            self.sums.set(repository, bytes, losses);
         }
         Ok(bytes)
+    }
+
+    /// Counts content that was linked. The caller holds the repository's lock.
+    fn noted(&self, repository: &RepositoryName, digest: &Digest, is_new: bool) {
+        if is_new {
+            self.sums.add(repository, self.blobs.size_blocking(digest).unwrap_or(0));
+        }
+    }
+
+    /// Counts content whose link was removed. The caller holds the repository's lock.
+    pub(super) fn dropped(&self, repository: &RepositoryName, digest: &Digest) {
+        self.sums.subtract(repository, self.blobs.size_blocking(digest).unwrap_or(0));
     }
 
     /// Every repository that has a folder, sorted.
@@ -333,6 +376,9 @@ impl Facts {
     /// Removes a tag; false if there was none.
     pub(super) fn remove_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
+        if let Some(digest) = self.tag(repository, tag)? {
+            self.note_untagged(repository, &digest)?;
+        }
         small_files::remove(&self.paths.tag(repository, tag))
     }
 
@@ -345,9 +391,26 @@ impl Facts {
     ) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
         match self.tag(repository, tag)? {
-            Some(at) if at == *digest => small_files::remove(&self.paths.tag(repository, tag)),
+            Some(at) if at == *digest => {
+                self.note_untagged(repository, digest)?;
+                small_files::remove(&self.paths.tag(repository, tag))
+            }
             _ => Ok(false),
         }
+    }
+
+    /// Notes that a tag is about to leave a manifest, before it does: a note about a manifest that kept its tag says
+    /// nothing, and the next one replaces it.
+    fn note_untagged(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
+        if !self.paths.pushed_manifest(repository, digest).exists() {
+            return Ok(());
+        }
+        small_files::mark(&self.paths.kept(repository, Kept::Untagged), &self.paths.untagged(repository, digest))
+    }
+
+    /// When a tag last left a manifest. None if none did.
+    pub(super) fn untagged_at(&self, repository: &RepositoryName, digest: &Digest) -> Option<SystemTime> {
+        small_files::marked_at(&self.paths.untagged(repository, digest))
     }
 
     /// Removes a manifest and the tags that point to it. None if there was none.
@@ -363,31 +426,28 @@ impl Facts {
     /// Takes a blob away from a repository; false if the repository did not have it.
     pub(super) fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        small_files::remove(&self.paths.pushed_blob(repository, digest))
+        let removed = small_files::remove(&self.paths.pushed_blob(repository, digest))?;
+        if removed {
+            self.dropped(repository, digest);
+        }
+        Ok(removed)
     }
 
     /// See [`super::Repository::remove`].
     pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        if !self.exists(repository) {
-            return Ok(false);
+        let tags = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        let manifests = self.manifests(repository)?;
+        for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+            small_files::remove(&self.paths.tag(repository, &tag))?;
         }
-        for tag in small_files::names(&self.paths.kept(repository, Kept::Tags))? {
-            if let Ok(tag) = tag.parse::<Tag>() {
-                small_files::remove(&self.paths.tag(repository, &tag))?;
-            }
+        for digest in &manifests {
+            self.remove_manifest_locked(repository, digest)?;
         }
-        for digest in self.manifests(repository)? {
-            self.remove_manifest_locked(repository, &digest)?;
-        }
-        // No manifest names these blobs any more. Links that a power cut brings back are found by the next collection.
-        for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
-            if let Some(digest) = digest_of_link(&name) {
-                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
-            }
-        }
+        // Links to blobs stay for their grace period, as after the removal of a tag: a push may rely on them.
+        self.sums.forget(repository);
         self.remove_empty_folders(repository);
-        Ok(true)
+        Ok(!tags.is_empty() || !manifests.is_empty())
     }
 
     /// [`Self::remove_manifest`] for a caller that holds the repository's lock.
@@ -402,7 +462,10 @@ impl Facts {
             small_files::remove(&self.paths.tag(repository, &tagged.tag))?;
             tags.push(tagged.tag);
         }
-        small_files::remove(&self.paths.pushed_manifest(repository, digest))?;
+        if small_files::remove(&self.paths.pushed_manifest(repository, digest))? {
+            self.dropped(repository, digest);
+        }
+        disk::unlink(&self.paths.untagged(repository, digest))?;
         if let Some(subject) = file.subject.and_then(|subject| subject.parse::<Digest>().ok()) {
             small_files::remove(&self.paths.referrer(repository, &subject, digest))?;
             small_files::remove_folder_if_empty(&self.paths.referrers(repository, &subject));
@@ -412,7 +475,7 @@ impl Facts {
 
     /// Removes the folders of a repository that has nothing left. The caller holds its lock.
     pub(super) fn remove_empty_folders(&self, repository: &RepositoryName) {
-        for kept in [Kept::Tags, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
+        for kept in [Kept::Tags, Kept::Untagged, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
             small_files::remove_folder_if_empty(&self.paths.kept(repository, kept));
         }
         small_files::remove_folder_if_empty(&self.paths.repository(repository));

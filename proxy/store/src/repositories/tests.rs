@@ -1,5 +1,7 @@
 //! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,13 +13,14 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep};
+use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep, Untagged};
+use crate::paths::Kept;
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const PLENTY: u64 = 1 << 40;
-const AT_ONCE: Sweep = Sweep { grace: Duration::ZERO, untagged: false, dry_run: false };
+const AT_ONCE: Sweep = Sweep { grace: Duration::ZERO, untagged: Untagged::Keep, dry_run: false };
 
 struct World {
     store: Arc<Store>,
@@ -25,7 +28,8 @@ struct World {
 }
 
 fn open(dir: &TempDir, max_size_bytes: u64) -> Arc<Store> {
-    let limits = Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+    let limits =
+        Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
     Store::open(dir.path(), limits).expect("a store")
 }
 
@@ -67,6 +71,12 @@ impl World {
         let put = repository.put_manifest(manifest, tags, Vec::new(), |_, _| Ok::<_, ()>(()));
         assert_eq!(done(put).expect("put"), Ok(()));
         digest
+    }
+
+    /// Sets tags to a manifest that is here.
+    fn put_again(&self, repository: &str, tags: &[&str], digest: &Digest) {
+        let (_, bytes) = self.store.blobs.manifest_blocking(digest).expect("here");
+        self.put(repository, tags, &bytes);
     }
 
     fn collect(&self, sweep: Sweep) -> Collected {
@@ -194,6 +204,36 @@ fn content_of_two_repositories_leaves_with_the_second() {
     assert!(!done(world.store.repositories.at(&name("two")).remove()).expect("asked"));
 }
 
+/// A push may rely on layers that are here, whichever way their manifest was removed.
+#[test]
+fn a_tag_and_a_repository_free_the_same_layers_after_the_same_grace() {
+    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: false, dry_run: false };
+    for whole in [false, true] {
+        let world = World::new(PLENTY);
+        let layer = world.blob("app", b"layer");
+        world.manifest("app", &["v1"], &[layer], None);
+        let app = world.store.repositories.at(&name("app"));
+        assert_eq!(done(app.unneeded_since()).expect("asked"), None);
+        let before = SystemTime::now() - Duration::from_secs(60);
+        if whole {
+            assert!(done(app.remove()).expect("removed"));
+        } else {
+            assert!(done(app.remove_tagged(&"v1".parse().expect("a tag"))).expect("removed").is_some());
+        }
+        let since = done(app.unneeded_since()).expect("asked").expect("the layer waits");
+        assert!(since > before && since <= SystemTime::now(), "{since:?}");
+        let young = world.collect(AN_HOUR);
+        assert_eq!((young.waiting, young.links), (1, 0), "whole: {whole}");
+        assert!(world.has_file(&layer) && done(app.has_blob(&layer)), "whole: {whole}");
+        assert!(done(app.tags(None, 10)).expect("asked").is_none(), "nothing is left to list");
+        assert!(!done(app.remove()).expect("asked"), "nothing is left to remove");
+        let old = world.collect(AT_ONCE);
+        assert_eq!((old.waiting, old.links, old.blobs), (0, 1, 1), "whole: {whole}");
+        assert!(!world.has_file(&layer) && !done(app.exists()), "whole: {whole}");
+        assert_eq!(done(app.unneeded_since()).expect("asked"), None);
+    }
+}
+
 #[test]
 fn what_the_cache_needs_stays_when_its_push_is_deleted() {
     let world = World::new(PLENTY);
@@ -241,8 +281,8 @@ fn manifests_without_a_tag_go_only_where_that_is_asked() {
     let untagged = world.put("app", &[], br#"{"layers":[],"n":1}"#);
     assert_eq!(world.collect(AT_ONCE).manifests, 0);
     assert!(world.resolves("app", &untagged.to_string()));
-    let dry = world.collect(Sweep { untagged: true, dry_run: true, ..AT_ONCE });
-    let collected = world.collect(Sweep { untagged: true, ..AT_ONCE });
+    let dry = world.collect(Sweep { untagged: Untagged::All, dry_run: true, ..AT_ONCE });
+    let collected = world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
     assert_eq!((dry, collected.manifests, collected.blobs), (collected, 1, 1));
     assert!(!world.resolves("app", &untagged.to_string()));
     assert!(world.resolves("app", &referrer.to_string()) && world.has_file(&layer), "a referrer of something tagged");
@@ -396,7 +436,7 @@ fn a_referrers_entry_that_a_kill_left_is_in_nobodys_way() {
     let removed = done(world.store.repositories.at(&name("app")).remove_tagged(&"gone".parse().expect("a tag")))
         .expect("removed");
     assert_eq!(removed, Some(vec![gone]));
-    let collected = world.collect(Sweep { untagged: true, ..AT_ONCE });
+    let collected = world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
     assert_eq!((collected.skipped, collected.manifests), (0, 1));
     assert!(world.resolves("app", "kept") && !world.resolves("app", &untagged.to_string()));
 }
@@ -472,7 +512,7 @@ fn a_push_of_an_accounts_untagged_manifest_makes_a_collection_wait() {
             .expect("put");
     };
     let long_ago = SystemTime::now() - Duration::from_secs(7200);
-    let sweep = Sweep { grace: Duration::from_secs(3600), untagged: true, dry_run: false };
+    let sweep = Sweep { grace: Duration::from_secs(3600), untagged: Untagged::All, dry_run: false };
     for pushed_by in [PushedBy::Account, PushedBy::Anyone] {
         push(pushed_by);
         assert_eq!(world.collect(sweep).manifests, 0, "{pushed_by:?}");

@@ -2,6 +2,7 @@
 //! restarts, many clients against a model, the page for people, and other registries by mirror names.
 
 mod access;
+mod faults;
 mod lists;
 mod mirrors;
 mod model;
