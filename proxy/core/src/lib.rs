@@ -20,6 +20,8 @@
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
 //! | [`validator`] | which parts of content belong together | RFC 9110 sections 8.8 and 13.1.5 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
+//! | [`pushed_manifest`] | the faults of manifests that are pushed here | OCI Image, Docker schema 2 |
+//! | [`conditional`] | requests on conditions | RFC 9110 section 13 |
 //! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
@@ -52,6 +54,7 @@
 
 pub mod challenge;
 pub mod client;
+pub mod conditional;
 pub mod digest;
 pub mod docker_hub;
 pub mod door_rights;
@@ -69,6 +72,7 @@ pub mod origin;
 pub mod outcome;
 pub mod platform;
 pub mod proxy_header;
+pub mod pushed_manifest;
 pub mod quantity;
 pub mod range;
 pub mod recent;

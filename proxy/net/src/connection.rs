@@ -31,6 +31,8 @@ pub enum Destination {
     Registry(RegistryDestination),
     /// Our own registry.
     Own,
+    /// Our own registry at an address for TLS. A client that speaks plain HTTP there is told so.
+    OwnByTls,
     /// Docker Hub, for a client that has us among its `registry-mirrors` and names no registry.
     DockerHubMirror,
 }

@@ -345,6 +345,10 @@ labels! {
         TooManyUploads = "too_many_uploads",
         /// Long lists take all the memory that they may.
         TooManyLists = "too_many_lists",
+        /// A condition of the request does not hold (412).
+        Precondition = "precondition",
+        /// Plain HTTP at an address for TLS.
+        PlainHttp = "plain_http",
         /// Too many logins are being checked.
         Logins = "logins",
         /// Our own disk is full.

@@ -62,6 +62,8 @@ pub(super) enum RegistryError {
     },
     /// The most uploads that may run at the same time do.
     TooManyUploads(TooMany),
+    /// A condition of the request does not hold.
+    Precondition,
     /// Lists take all the memory that they may have, or that this client's may.
     TooManyLists,
     /// The disk has no room.
@@ -138,6 +140,11 @@ impl RegistryError {
                 };
                 let reply = Reply::error(ErrorCode::TooManyRequests, &message).because(Refused::TooManyUploads);
                 reply.with(RETRY_AFTER, "60")
+            }
+            Self::Precondition => {
+                let message = "a condition of the request (If-Match, If-None-Match) does not hold for what is here";
+                let status = StatusCode::PRECONDITION_FAILED;
+                Reply::error_with_status(status, ErrorCode::BadRequest, message).because(Refused::Precondition)
             }
             Self::TooManyLists => {
                 let message = "long lists are on their way to clients already; read those first, or try again";

@@ -44,10 +44,16 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
             door.clone().serve(stream, peer, place, drain)
         });
     }
-    for listener in doors.registry {
+    for listener in doors.registry.http {
         let state = state.clone();
         common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
             registry::serve(state.clone(), stream, peer, place, drain)
+        });
+    }
+    for listener in doors.registry.https {
+        let state = state.clone();
+        common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
+            registry::serve_sealed(state.clone(), stream, peer, place, drain)
         });
     }
     for listener in doors.mirror {

@@ -22,9 +22,15 @@ pub(super) struct Listening {
 pub(super) struct Doors {
     pub(super) proxy: Vec<TcpListener>,
     pub(super) transparent: Vec<TcpListener>,
-    pub(super) registry: Vec<TcpListener>,
+    pub(super) registry: RegistrySockets,
     /// For Docker's `registry-mirrors`.
     pub(super) mirror: Vec<TcpListener>,
+}
+
+/// The sockets of our own registry.
+pub(super) struct RegistrySockets {
+    pub(super) http: Vec<TcpListener>,
+    pub(super) https: Vec<TcpListener>,
 }
 
 /// The sockets for administrators.
@@ -57,16 +63,21 @@ impl Listening {
         let transparent = open(&TRANSPARENT, &mut startup.transparent)?;
         transparent.iter().for_each(accept_for_others);
         let tcp = open(&ADMIN, &mut startup.admin.listen)?.pop();
-        let mut registry = open(&REGISTRY_HTTP, &mut startup.registry.http)?;
-        registry.extend(open(&REGISTRY_HTTPS, &mut startup.registry.https)?);
+        let registry = RegistrySockets {
+            http: open(&REGISTRY_HTTP, &mut startup.registry.http)?,
+            https: open(&REGISTRY_HTTPS, &mut startup.registry.https)?,
+        };
         let socket = AdminSocket::bind(&startup.admin.socket)?;
         Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
 
     pub(super) fn addresses(&self) -> Addresses {
-        let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let of = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
+            listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        };
         let Doors { proxy, transparent, registry, mirror } = &self.doors;
-        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry), mirror: of(mirror) }
+        let registry = [of(&registry.http), of(&registry.https)].concat();
+        Addresses { proxy: of(proxy), transparent: of(transparent), registry, mirror: of(mirror) }
     }
 }
 

@@ -71,8 +71,8 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
-    Step, Sweep, Tagged, Untagged,
+    Collected, Expected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories,
+    Repository, Step, Sweep, Tagged, Untagged,
 };
 pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;

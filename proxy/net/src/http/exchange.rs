@@ -127,7 +127,7 @@ impl Exchange {
 fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String {
     match &connection.destination {
         Destination::Registry(target) => target.host.to_string(),
-        Destination::Own | Destination::DockerHubMirror => {
+        Destination::Own | Destination::OwnByTls | Destination::DockerHubMirror => {
             request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned()
         }
         Destination::Named => {

@@ -10,6 +10,7 @@
 //! of the rules or of the htpasswd file also applies to tokens that were issued before. A refusal never depends on
 //! whether the repository exists.
 
+mod comparers;
 mod endpoint;
 mod login;
 mod policy;
