@@ -19,6 +19,7 @@
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
+//! | [`schema1`] | the digest of a signed manifest | Docker schema 1 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
 //! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
@@ -70,6 +71,7 @@ pub mod range;
 pub mod recent;
 pub mod referrer;
 pub mod route;
+pub mod schema1;
 pub mod scope;
 pub mod secret;
 pub mod sniff;

@@ -15,6 +15,7 @@ mod fills;
 mod ladder;
 mod manifests;
 mod matrix;
+mod oddities;
 mod offline;
 mod origins;
 mod proofs;

@@ -13,6 +13,7 @@ pub mod access;
 pub mod artefacts;
 mod asking;
 pub mod error;
+mod heads;
 pub mod identity;
 pub mod issued;
 mod known;
@@ -27,6 +28,7 @@ pub mod rights;
 pub mod serve;
 pub mod stored;
 mod tag_policy;
+mod told;
 
 use std::sync::Arc;
 
@@ -35,10 +37,12 @@ use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
 
 use crate::fetch::table::InflightFetches;
+use crate::pull::heads::LyingHeads;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
+use crate::pull::told::ToldTags;
 use entrepot_config::ready::{Account, LiveConfig};
 use entrepot_net::http::held_body::HeldBodies;
 use entrepot_observe::metrics::Metrics;
@@ -64,6 +68,8 @@ pub struct Pull {
     pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
     negatives: Negatives,
+    lying_heads: LyingHeads,
+    told_tags: ToldTags,
 }
 
 /// The configuration in force and the way out that was built from it.
@@ -83,6 +89,8 @@ impl Pull {
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
             negatives: Negatives::default(),
+            lying_heads: LyingHeads::default(),
+            told_tags: ToldTags::default(),
             store,
             metrics,
             bodies,
