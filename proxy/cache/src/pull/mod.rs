@@ -17,6 +17,8 @@ mod heads;
 pub mod identity;
 pub mod issued;
 mod known;
+mod list_query;
+mod lists;
 pub mod manifest;
 pub mod memory;
 pub mod oversize;
@@ -26,9 +28,11 @@ pub mod replies;
 pub mod request;
 pub mod rights;
 pub mod serve;
+mod stale;
 pub mod stored;
 mod tag_policy;
 mod told;
+mod wish;
 
 use std::sync::Arc;
 
@@ -39,6 +43,7 @@ use entrepot_core::origin::Origin;
 use crate::fetch::table::InflightFetches;
 use crate::pull::heads::LyingHeads;
 use crate::pull::issued::IssuedTokens;
+use crate::pull::lists::ListMemory;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
@@ -67,6 +72,7 @@ pub struct Pull {
     /// Requests' bodies that rest until they are complete.
     pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
+    lists: ListMemory,
     negatives: Negatives,
     lying_heads: LyingHeads,
     told_tags: ToldTags,
@@ -88,6 +94,7 @@ impl Pull {
             rights: Rights::default(),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
+            lists: ListMemory::default(),
             negatives: Negatives::default(),
             lying_heads: LyingHeads::default(),
             told_tags: ToldTags::default(),

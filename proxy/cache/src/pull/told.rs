@@ -16,9 +16,12 @@ use crate::pull::manifest::Manifest;
 use crate::pull::request::TagRequest;
 use entrepot_store::{Place, TagEntry, TagKey};
 
-/// The tags of each digest, with the time at which it was told.
+/// A tag, and the time at which its digest was told.
+type Told = (TagKey, SystemTime);
+
+/// The tags of each digest.
 pub(super) struct ToldTags {
-    told: Mutex<Recent<(Place, Digest), Vec<(TagKey, SystemTime)>>>,
+    told: Mutex<Recent<(Place, Digest), Vec<Told>>>,
 }
 
 const DIGESTS_MAX: usize = 4096;
@@ -42,7 +45,7 @@ impl ToldTags {
         tags.push((key, SystemTime::now()));
     }
 
-    fn take(&self, place: &Place, digest: &Digest) -> Vec<(TagKey, SystemTime)> {
+    fn take(&self, place: &Place, digest: &Digest) -> Vec<Told> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.remove(&(place.clone(), *digest)).unwrap_or_default()
     }
