@@ -22,6 +22,7 @@
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
 //! | [`pushed_manifest`] | the faults of manifests that are pushed here | OCI Image, Docker schema 2 |
 //! | [`conditional`] | requests on conditions | RFC 9110 section 13 |
+//! | [`schema1`] | the digest of a signed manifest | Docker schema 1 |
 //! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
@@ -78,6 +79,7 @@ pub mod range;
 pub mod recent;
 pub mod referrer;
 pub mod route;
+pub mod schema1;
 pub mod scope;
 pub mod secret;
 pub mod sniff;

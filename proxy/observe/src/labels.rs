@@ -127,6 +127,8 @@ labels! {
         Unfit = "unfit",
         /// A manifest whose media type is in doubt.
         Ambiguous = "ambiguous",
+        /// A signed manifest of Docker's schema 1, whose digest is not that of its bytes.
+        Signed = "signed",
         /// The cache is switched off.
         CacheOff = "cache_off",
         /// As many blobs are being fetched into the cache as may be at once.
@@ -369,6 +371,8 @@ labels! {
         Http10 = "http_1_0",
         /// Upstream does not take the administrator's account.
         AccountRefused = "account_refused",
+        /// Upstream sent something else than a manifest or a blob, such as a page.
+        NoContent = "no_content",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
         /// Upstream's token server limits its answers, or fails.

@@ -92,7 +92,7 @@ async fn to_registry(
     let door = if target.listed { Interception::Intercepted } else { Interception::PassedOn };
     scope.trail.record(Decision::Door(door));
     let (head, body) = request.into_parts();
-    let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
+    let route = match Route::parse_upstream(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
         Err(error) => return Ok(Reply::error(error.code, "").because(Refused::Grammar)),
     };

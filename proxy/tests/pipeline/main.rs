@@ -18,6 +18,7 @@ mod limits;
 mod lists;
 mod manifests;
 mod matrix;
+mod oddities;
 mod offline;
 mod origins;
 mod proofs;

@@ -53,6 +53,18 @@ pub enum PullError {
     /// Upstream sent a manifest compressed, or as a part.
     #[error("upstream answered a manifest in a form that was not asked for")]
     ManifestForm,
+    /// Upstream sent something else, with a status that says that it is the content.
+    #[error(
+        "{host} sent {what} instead of {wanted}, as a page that asks for a login and the page of a captive network are"
+    )]
+    NoContent {
+        /// The host that sent it.
+        host: RegistryHost,
+        /// What came: its type and length.
+        what: String,
+        /// What should have come.
+        wanted: &'static str,
+    },
     /// Upstream's manifest is not the one that was named.
     #[error("upstream's manifest has the digest {got}, not the one it is named by")]
     WrongManifest {
@@ -97,6 +109,7 @@ impl PullError {
             | Self::Broken(_)
             | Self::RedirectTarget { .. }
             | Self::ManifestForm
+            | Self::NoContent { .. }
             | Self::WrongManifest { .. } => Fault::Upstream,
         }
     }
@@ -158,6 +171,7 @@ impl PullError {
             Self::Broken(error) => Reply::error(code, &message).because(refused(error.reason())),
             Self::RedirectTarget { .. } => Reply::error(code, &message).because(Refused::RedirectTarget),
             Self::ManifestForm => Reply::error(code, &message).because(Refused::Encoded),
+            Self::NoContent { .. } => Reply::error(code, &message).because(Refused::NoContent),
             Self::WrongManifest { .. } => Reply::error(code, &message).because(Refused::WrongDigest),
         }
     }
@@ -176,6 +190,7 @@ impl PullError {
             | Self::Broken(_)
             | Self::RedirectTarget { .. }
             | Self::ManifestForm
+            | Self::NoContent { .. }
             | Self::WrongManifest { .. } => ErrorCode::BadGateway,
         }
     }

@@ -217,6 +217,11 @@ impl<'a> TagRequest<'a> {
         format!("{}/{}:{} {}", self.request.registry.origin, self.repository, self.tag, self.class.bits())
     }
 
+    /// The same for what is known of its HEAD alone.
+    pub(super) fn name_for_heads(&self) -> String {
+        format!("{} HEAD", self.name())
+    }
+
     pub(super) fn key(&self) -> TagKey {
         let place = self.request.place(self.repository);
         TagKey { place, tag: self.tag.clone(), accept_class: self.class.bits() }
