@@ -127,7 +127,7 @@ section! {
 
 section! {
     /// `[admin]`
-    RawAdmin { listen: Text, socket: Text, token_file: Text, }
+    RawAdmin { listen: Text, socket: Text, token_file: Text, loopback_changes: Switch, }
 }
 
 section! {

@@ -20,7 +20,8 @@ use super::RegistryService;
 use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::error::RegistryError;
 use super::forgery::check_change;
-use super::mirror::{Meant, Mirrored, meant, meant_at_mirror, name_in_rules};
+use super::meant::{Meant, Named, Way, meant, meant_at_mirror, path_of};
+use super::mirror::{Mirrored, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
@@ -108,10 +109,15 @@ async fn route_to_owner(
     let access = service.local.access();
     let identified = access.identify(scope.connection.client.into(), identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
-    let (host, place, is_named) = match meant {
-        Meant::Upstream(host, place) => (host, place, true),
+    let (Named { host, place, way, .. }, is_named) = match meant {
+        Meant::Upstream(named) if named.may_be_ours && is_kept_here(service, &head).await? => {
+            scope.trail.record(Decision::Door(Interception::OwnRegistry));
+            return answer_ours(service, scope, visitor, head, body).await;
+        }
+        Meant::Upstream(named) => (named, true),
         Meant::DockerHub(place) => {
-            (RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?, place, false)
+            let host = RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?;
+            (Named { host, place, way: Way::default(), may_be_ours: false }, false)
         }
         Meant::Stranger => return Err(not_mirrored()),
         Meant::Ours => {
@@ -130,7 +136,7 @@ async fn route_to_owner(
     }
     let namespace = host.to_string();
     let scope = scope.clone();
-    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, headers: head.headers };
+    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, way, headers: head.headers };
     let body = body.body.take().ok_or_else(RegistryError::method)?;
     Ok(mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace))
 }
@@ -150,8 +156,17 @@ fn in_rules(host: &RegistryHost, place: &str) -> Result<Option<RepositoryName>, 
     name_in_rules(host.name(), repository).map(Some).ok_or_else(|| RegistryError::policy(message))
 }
 
-fn path_of(place: &str) -> &str {
-    place.split('?').next().unwrap_or_default()
+/// Whether a request reads, or takes away, content that was pushed here under a name that begins with a registry's,
+/// before that registry was listed. Such content stays what its name leads to; nothing more is pushed to it.
+async fn is_kept_here(service: &RegistryService, head: &Parts) -> Result<bool, RegistryError> {
+    if !is_reading(&head.method) && head.method != Method::DELETE {
+        return Ok(false);
+    }
+    let route = Route::parse(&Method::GET, head.uri.path(), None).ok();
+    match route.as_ref().and_then(Route::repository) {
+        Some(repository) => Ok(service.local.store.repositories.at(repository).has_manifests().await?),
+        None => Ok(false),
+    }
 }
 
 async fn answer_ours(

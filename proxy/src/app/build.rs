@@ -15,6 +15,7 @@ use super::greeting::greeting;
 use super::listening::Addresses;
 use super::reload::{Reloader, registry_address, show_sealing, snapshot};
 use super::start_error::StartError;
+use crate::cli::output;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
@@ -89,7 +90,7 @@ impl Server {
         let Foundation { authority, store, access_log, metrics } = foundation;
         let instance = instance()?;
         let ourselves = Ourselves {
-            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen)),
+            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen.addresses.iter().copied())),
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
@@ -117,7 +118,7 @@ impl Server {
         let effective = Mutex::new(effective);
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
-        eprint!("{greeting}");
+        output::say(greeting);
         // Every listener is bound here, so a client that discovers this server finds its doors open.
         let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
         let (reloader, stopping) = (Arc::new(reloader), Arc::default());

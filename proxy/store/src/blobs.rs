@@ -310,7 +310,7 @@ impl Blobs {
     /// Tells the index of a use, some time soon.
     pub(crate) fn touch(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
-        self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)));
+        self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)).lazy());
     }
 
     /// Removes all cached content, and the names that led to it. Goes by the files, so it also works without an index.

@@ -3,7 +3,7 @@
 //! ```text
 //! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
-//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   partial_blobs  content on its way in                                   paused, content, adopt, disk_threads/, extents
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
@@ -22,6 +22,7 @@ mod adopt;
 mod blob;
 mod blobs;
 mod blocking;
+mod content;
 mod disk;
 mod disk_threads;
 mod entries;
@@ -57,6 +58,8 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use content::{ContentKey, ContentName};
+pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
@@ -68,7 +71,8 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, LivePush, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged, Untagged,
+    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
+    Step, Sweep, Tagged, Untagged,
 };
 pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
@@ -198,6 +202,16 @@ impl Store {
     /// Takes over limits after a reload. Lower limits are enforced with the next write or [`Store::expire_unused`].
     pub fn set_limits(&self, limits: Limits) {
         self.space.set_limits(limits);
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// The room of the file system that holds the data directory. Blocks.
+    pub fn disk_space(&self) -> Result<DiskSpace, StoreError> {
+        DiskSpace::of(self.root())
     }
 
     pub fn usage(&self) -> Usage {

@@ -223,11 +223,11 @@ impl FillName {
         }
     }
 
-    /// Reads the name of a partial blob of a digest. None for sidecars, unnamed ones and foreign files.
+    /// Reads the name of a partial blob. None for sidecars and foreign files.
     pub(super) fn parse(file_name: &str) -> Option<Self> {
         let (head, random) = file_name.split_once('.')?;
-        let digest = head.replacen('-', ":", 1).parse().ok()?;
-        let name = Self { digest: Some(digest), random: u64::from_str_radix(random, 16).ok()? };
+        let digest = if head == UNNAMED { None } else { Some(head.replacen('-', ":", 1).parse().ok()?) };
+        let name = Self { digest, random: u64::from_str_radix(random, 16).ok()? };
         (name.text() == file_name).then_some(name)
     }
 }
@@ -292,7 +292,8 @@ mod tests {
             "",
             ".",
             "..",
-            "unnamed.0000000000000001",
+            "unnamed.0000000000000001.ranges",
+            "unnamed.1",
             &format!("sha256-{hex}"),
             &format!("sha256-{hex}.1"),
             &format!("sha256-{hex}.0000000000000abc.extents"),

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod artefact_fetches;
 mod artefacts;
 mod blobs;
 mod disk;
@@ -26,5 +27,6 @@ mod reload;
 mod rights;
 mod sequences;
 mod shared;
+mod sizes;
 mod tags;
 mod trail;

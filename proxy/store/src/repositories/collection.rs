@@ -165,6 +165,19 @@ pub(super) fn remove_tagged(
     Ok(Some(gone))
 }
 
+/// See [`super::Repository::unneeded_since`].
+pub(super) fn unneeded_since(facts: &Facts, repository: &RepositoryName) -> Result<Option<SystemTime>, StoreError> {
+    let (mut known, mut needed) = (Children::new(), HashSet::new());
+    let _turn = facts.lock(repository);
+    for digest in facts.manifests(repository)? {
+        needed.extend(known_children(facts, &mut known, &digest)?.iter().copied());
+    }
+    let blobs = facts.digests_in(&facts.paths.kept(repository, Kept::Blobs))?.into_iter();
+    let unneeded = blobs.filter(|digest| !needed.contains(digest));
+    let marks = unneeded.filter_map(|digest| small_files::marked_at(&facts.paths.pushed_blob(repository, &digest)));
+    Ok(marks.max())
+}
+
 /// See [`super::Repository::tag_leading_to`].
 pub(super) fn tag_leading_to(
     facts: &Facts,

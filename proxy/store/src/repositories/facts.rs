@@ -17,9 +17,9 @@ use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
-use entrepot_core::referrer::Referrer;
 use serde::{Deserialize, Serialize};
 
+use super::catalog::Catalog;
 use super::sums::Sums;
 use super::{NotPut, PushedBy, PushedManifest, Tagged};
 use crate::blob::Blob;
@@ -42,6 +42,7 @@ pub(super) struct Facts {
     pub(super) pins: Arc<Pins>,
     locks: [Mutex<()>; STRIPES],
     sums: Sums,
+    catalog: Catalog,
 }
 
 /// The content of a manifest's file.
@@ -60,7 +61,8 @@ const WITH_LOGIN: &str = "login";
 
 impl Facts {
     pub(super) fn new(paths: Paths, blobs: Arc<Blobs>, pins: Arc<Pins>) -> Self {
-        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES], sums: Sums::default() }
+        let (catalog, sums) = (Catalog::default(), Sums::default());
+        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES], sums, catalog }
     }
 
     /// Locks a repository for changes.
@@ -207,8 +209,9 @@ impl Facts {
         if !self.pins.is_pinned(digest) {
             return Ok(None);
         }
-        let mut asked = self.all()?.into_iter().take(ASKED_MAX);
-        Ok(asked.find(|repository| self.has_blob(repository, digest) && may_ask(repository)))
+        let all = self.names()?;
+        let mut asked = all.iter().take(ASKED_MAX);
+        Ok(asked.find(|repository| self.has_blob(repository, digest) && may_ask(repository)).cloned())
     }
 
     /// The manifest that a reference leads to.
@@ -257,6 +260,10 @@ impl Facts {
             return Ok(None);
         }
         let names = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        // Layers may wait for a collection after everything else was removed.
+        if names.is_empty() && self.manifests(repository)?.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
     }
 
@@ -277,21 +284,6 @@ impl Facts {
         Ok(names.iter().filter_map(|name| digest_of_link(name)).collect())
     }
 
-    /// The referrers of a subject, in the order of their digests.
-    pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
-        let mut names = small_files::names(&self.paths.referrers(repository, subject))?;
-        names.sort_unstable();
-        let mut referrers = Vec::with_capacity(names.len());
-        for digest in names.iter().filter_map(|name| digest_of_link(name)) {
-            let content = small_files::read(&self.paths.referrer(repository, subject, &digest))?;
-            // The entry of a referrer is made before its manifest and removed after it.
-            let known = self.paths.pushed_manifest(repository, &digest).exists();
-            let entry = content.filter(|_| known).and_then(|content| serde_json::from_slice(&content).ok());
-            referrers.extend(entry);
-        }
-        Ok(referrers)
-    }
-
     /// See [`super::Repositories::list`].
     pub(super) fn list(
         &self,
@@ -299,11 +291,24 @@ impl Facts {
         limit: usize,
         is_wanted: impl Fn(&RepositoryName) -> bool,
     ) -> Result<(Vec<RepositoryName>, bool), StoreError> {
-        let found = self.all()?.into_iter().filter(|name| is_wanted(name)).filter(|repository| {
-            let folder = self.paths.kept(repository, Kept::Manifests);
-            small_files::names(&folder).is_ok_and(|names| !names.is_empty())
-        });
-        Ok(page(found, after, limit, RepositoryName::as_str))
+        let all = self.names()?;
+        let from = after.map_or(0, |after| all.partition_point(|name| name.as_str() <= after));
+        let mut found = Vec::new();
+        for name in all[from..].iter().filter(|name| is_wanted(name)) {
+            if !self.has_manifests(name)? {
+                continue;
+            }
+            if found.len() == limit {
+                return Ok((found, true));
+            }
+            found.push(name.clone());
+        }
+        Ok((found, false))
+    }
+
+    /// Whether a repository has any manifest.
+    pub(super) fn has_manifests(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        small_files::has_any(&self.paths.kept(repository, Kept::Manifests))
     }
 
     /// Bytes of content that a repository has. Counted from the files only the first time.
@@ -340,7 +345,12 @@ impl Facts {
         self.sums.subtract(repository, self.blobs.size_blocking(digest).unwrap_or(0));
     }
 
-    /// Every repository that has a folder.
+    /// Every repository that has a folder, sorted.
+    pub(super) fn names(&self) -> Result<Arc<[RepositoryName]>, StoreError> {
+        self.catalog.names(&self.paths.pushed())
+    }
+
+    /// Every repository that has a folder, as the disk has them now.
     pub(super) fn all(&self) -> Result<Vec<RepositoryName>, StoreError> {
         let names = small_files::names(&self.paths.pushed())?;
         Ok(names.iter().filter_map(|name| repository_of_folder(name)).collect())
@@ -392,26 +402,18 @@ impl Facts {
     /// See [`super::Repository::remove`].
     pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        if !self.exists(repository) {
-            return Ok(false);
+        let tags = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        let manifests = self.manifests(repository)?;
+        for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+            small_files::remove(&self.paths.tag(repository, &tag))?;
         }
-        for tag in small_files::names(&self.paths.kept(repository, Kept::Tags))? {
-            if let Ok(tag) = tag.parse::<Tag>() {
-                small_files::remove(&self.paths.tag(repository, &tag))?;
-            }
+        for digest in &manifests {
+            self.remove_manifest_locked(repository, digest)?;
         }
-        for digest in self.manifests(repository)? {
-            self.remove_manifest_locked(repository, &digest)?;
-        }
-        // No manifest names these blobs any more. Links that a power cut brings back are found by the next collection.
-        for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
-            if let Some(digest) = digest_of_link(&name) {
-                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
-            }
-        }
+        // Links to blobs stay for their grace period, as after the removal of a tag: a push may rely on them.
         self.sums.forget(repository);
         self.remove_empty_folders(repository);
-        Ok(true)
+        Ok(!tags.is_empty() || !manifests.is_empty())
     }
 
     /// [`Self::remove_manifest`] for a caller that holds the repository's lock.

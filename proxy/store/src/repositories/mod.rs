@@ -2,16 +2,19 @@
 //!
 //! ```text
 //! mod    the async edge: Repositories, and one Repository    facts    the files that hold it all
+//! catalog     their names in order                      referrers    pages of a subject's referrers
 //! collection  takes away content that is no longer needed                live     pushes that run
-//! sums   how many bytes each holds
+//! sums        how many bytes each holds
 //! ```
 //!
 //! A change is durable when its method returns. Names and links of other registries' content are in `names`, the pins
 //! against eviction are in `pins`, and the bytes of running uploads are in `uploads`.
 
+mod catalog;
 mod collection;
 mod facts;
 mod live;
+mod referrers;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -43,6 +46,7 @@ use collection::{Collector, remove_tagged};
 use facts::Facts;
 pub use live::LivePush;
 use live::LivePushes;
+pub use referrers::{ReferrersAsked, ReferrersPage};
 
 /// The repositories of one store.
 pub struct Repositories {
@@ -262,10 +266,16 @@ impl Repository {
         self.with_files(Facts::manifests).await
     }
 
-    /// The referrers of a subject, in the order of their digests.
-    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
+    /// Whether the repository has any manifest.
+    pub async fn has_manifests(&self) -> Result<bool, StoreError> {
+        self.with_files(Facts::has_manifests).await
+    }
+
+    /// A page of the referrers of a subject, in the order of their digests. A page that has no entry, of a list that
+    /// goes on, is one of a long list of which few are wanted.
+    pub async fn referrers(&self, subject: &Digest, asked: ReferrersAsked) -> Result<ReferrersPage, StoreError> {
         let subject = *subject;
-        self.with_files(move |facts, name| facts.referrers(name, &subject)).await
+        self.with_files(move |facts, name| facts.referrers(name, &subject, &asked)).await
     }
 
     /// The digest that a tag points to.
@@ -335,15 +345,21 @@ impl Repository {
         self.with_files(move |facts, name| facts.remove_manifest(name, &digest)).await
     }
 
+    /// When a blob that no manifest of the repository names was last pushed or asked for by a push: a collection takes
+    /// all of them once the grace period has passed since. None if there is no such blob.
+    pub async fn unneeded_since(&self) -> Result<Option<SystemTime>, StoreError> {
+        self.with_files(collection::unneeded_since).await
+    }
+
     /// Takes a blob away from the repository; false if the repository did not have it.
     pub async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.remove_blob(name, &digest)).await
     }
 
-    /// Removes the repository with all its tags, manifests and blobs; false if it does not exist. A push that runs is
-    /// not stopped, and may bring it back. Clients that read content go on: the content itself stays until a
-    /// collection.
+    /// Removes the repository with all its tags and manifests; false if it has none. Its blobs wait for a collection, as
+    /// after the removal of a tag. A push that runs is not stopped, and may bring it back. Clients that read content go
+    /// on.
     pub async fn remove(&self) -> Result<bool, StoreError> {
         self.with_files(Facts::remove).await
     }

@@ -112,7 +112,7 @@ impl Setup {
         let flags = Flags { config: Some(file), data_dir: Some(data), listen: Vec::new() };
         // A host with no file on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-        load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
+        load(&flags, &|_: &str| None, &host).unwrap_or_else(|error| panic!("{error}")).config
     }
 
     /// Starts entrepot with this configuration.

@@ -3,8 +3,10 @@
 
 mod access;
 mod faults;
+mod lists;
 mod mirrors;
 mod model;
+mod names;
 mod peers;
 mod specification;
 mod uploads;
