@@ -152,7 +152,10 @@ fn a_sum_is_what_a_walk_would_find() {
         }),
         ("more", |world, _| _ = world.blob("app", &[5; 12])),
         ("all is removed", |world, _| {
+            world.manifest("app", &["v9"], &[], None);
             assert!(done(world.store.repositories.at(&name("app")).remove()).expect("removed"));
+            // The blobs wait for their grace period.
+            world.collect(AT_ONCE);
         }),
     ];
     for (what, change) in changes {
