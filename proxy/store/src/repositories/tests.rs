@@ -207,7 +207,7 @@ fn content_of_two_repositories_leaves_with_the_second() {
 /// A push may rely on layers that are here, whichever way their manifest was removed.
 #[test]
 fn a_tag_and_a_repository_free_the_same_layers_after_the_same_grace() {
-    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: false, dry_run: false };
+    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: Untagged::Keep, dry_run: false };
     for whole in [false, true] {
         let world = World::new(PLENTY);
         let layer = world.blob("app", b"layer");
