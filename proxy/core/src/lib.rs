@@ -18,12 +18,14 @@
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
+//! | [`validator`] | which parts of content belong together | RFC 9110 sections 8.8 and 13.1.5 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
 //! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
 //! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
 //! | [`freshness`] | how long tags, tokens and verdicts are valid | |
+//! | [`budget`] | when a registry that said 429 may be asked again | RFC 9110 section 10.2.3, RFC 6585 |
 //! | [`outcome`] | the words of the access log for requests and answers | docker-registry-proxy |
 //! | [`error`] | all errors that clients see | OCI Distribution 1.1 |
 //! | [`quantity`], [`htpasswd`] | sizes, durations and accounts as administrators write them | nginx, Apache |
@@ -49,6 +51,7 @@
 
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod challenge;
 pub mod client;
 pub mod digest;
@@ -77,3 +80,4 @@ pub mod scope;
 pub mod secret;
 pub mod sniff;
 pub mod unplaced;
+pub mod validator;

@@ -123,6 +123,8 @@ labels! {
         CrossRegistry = "cross_registry",
         /// Upstream said `Cache-Control: no-store`.
         NoStore = "no_store",
+        /// An artefact's answer that nothing is kept of: a page, without a length, or a part without a validator.
+        Unfit = "unfit",
         /// A manifest whose media type is in doubt.
         Ambiguous = "ambiguous",
         /// The cache is switched off.

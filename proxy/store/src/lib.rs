@@ -3,11 +3,12 @@
 //! ```text
 //! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
-//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   partial_blobs  content on its way in                                   paused, content, adopt, disk_threads/, extents
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
 //! room    making room                                        space    the ledger of bytes
+//! scrub   finds content that rotted
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
@@ -21,6 +22,7 @@ mod adopt;
 mod blob;
 mod blobs;
 mod blocking;
+mod content;
 mod disk;
 mod disk_threads;
 mod entries;
@@ -37,6 +39,7 @@ mod pins;
 mod place;
 mod repositories;
 mod room;
+mod scrub;
 mod small_files;
 mod space;
 #[cfg(test)]
@@ -55,6 +58,7 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use content::{ContentKey, ContentName};
 pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
@@ -68,8 +72,9 @@ pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
     Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
-    Step, Sweep, Tagged,
+    Step, Sweep, Tagged, Untagged,
 };
+pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
@@ -95,6 +100,8 @@ pub struct Store {
     pub repositories: Repositories,
     /// The partial files of pushes.
     pub uploads: Uploads,
+    /// Finds content that rotted.
+    pub scrub: Arc<Scrub>,
     paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
@@ -175,6 +182,7 @@ impl Store {
             names: Names::new(index.clone(), memory, blobs.clone()),
             repositories: Repositories::new(paths.clone(), blobs.clone(), pins, index.clone(), partial_blobs.clone()),
             uploads: Uploads::new(partial_blobs.clone()),
+            scrub: Arc::new(Scrub::new(paths.clone(), blobs.clone(), space.clone())),
             blobs,
             partial_blobs,
             paths,

@@ -96,7 +96,7 @@ struct State {
     /// The repositories that have a digest.
     links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
-    /// The standing of repositories with anonymous clients.
+    /// The standing of repositories and artefacts with anonymous clients.
     standings: Standings,
     /// A refusal up to this time may have been lost. See `standing`.
     standings_floor_ms: u64,
@@ -263,7 +263,7 @@ impl State {
     fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
         let places = &self.links.get(digest)?.value;
         let link = places.iter().find(|(known, _)| known == place)?.1;
-        Some(self.as_it_counts(place, link))
+        Some(self.as_it_counts(&place.into(), link))
     }
 
     fn forget(&mut self, stale: &Stale) {

@@ -147,7 +147,7 @@ fn open_now(home: &Arc<PartialBlobs>, id: UploadId, turn: UploadTurn) -> Result<
     let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
     let (name, purpose) = (FillName { digest: None, random: id.number() }, Purpose::Upload);
     let (file, extents) = (Arc::new(file), Extents::new());
-    let begun = Begun { name, file, size: None, extents, purpose, origin: None, turn: Some(turn) };
+    let begun = Begun { name, file, size: None, extents, purpose, key: None, validator: None, turn: Some(turn) };
     Ok(PartialBlob::new(home, path, begun, home.room.adopt(length, purpose)))
 }
 

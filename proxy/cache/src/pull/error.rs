@@ -232,7 +232,13 @@ mod tests {
             (PullError::Range { size_bytes: 7 }, 416, Fault::Client, Some(Refused::Range), false),
             (PullError::ManifestForm, 502, Fault::Upstream, Some(Refused::Encoded), true),
             (PullError::WrongManifest { got: digest }, 502, Fault::Upstream, Some(Refused::WrongDigest), true),
-            (PullError::Broken(FetchError::Interrupted { digest }), 502, Fault::Ours, Some(Refused::Interrupted), true),
+            (
+                PullError::Broken(FetchError::Interrupted { content: digest.into() }),
+                502,
+                Fault::Ours,
+                Some(Refused::Interrupted),
+                true,
+            ),
         ];
         for (error, status, fault, refused, is_transient) in cases {
             assert_eq!((error.status().as_u16(), error.fault(), error.is_transient()), (status, fault, is_transient));

@@ -321,8 +321,46 @@ fn an_artefact_is_no_repository() {
     done(names.refuse_public(&namesake, at(400)));
     assert_eq!(told(&sealed), Some(Some(at(300))), "a repository's refusal is not the artefact's");
     assert!(!done(names.public_places(&digest, at(0))), "and an artefact makes no repository public");
-    done(names.refuse_artefact(&sealed, path));
+    done(names.refuse_artefact(&sealed, path, at(300)));
     assert_eq!(told(&sealed), Some(None));
-    done(names.refuse_artefact(&sealed, "/unknown"));
+    done(names.refuse_artefact(&sealed, "/unknown", at(300)));
     assert_eq!(done(names.artefact(&sealed, path)), Some(entry(at(100), None)), "the rest of it stays");
+}
+
+#[test]
+fn a_late_proof_does_not_revive_what_a_refusal_of_an_artefact_ended() {
+    let world = World::new(PLENTY);
+    let digest = put(&world.store, 1, 10);
+    let names = &world.store.names;
+    let npm = origin("npm.example");
+    let entry = |public_at| ArtefactEntry {
+        digest,
+        size_bytes: 10,
+        content_type: "application/gzip".to_owned(),
+        headers: Vec::new(),
+        link: Link { linked_at: at(50), public_at },
+    };
+    let told = |path: &str| done(names.artefact(&npm, path)).expect("an entry").link.public_at;
+    // Refused while it was on its way, and noted afterwards with the time of its answer.
+    for path in ["/a.tgz", "/b.tgz"] {
+        done(names.refuse_artefact(&npm, path, at(150)));
+        done(names.set_artefact(&npm, path, entry(Some(at(100)))));
+        assert_eq!(told(path), None, "{path}");
+    }
+    done(names.prove_artefact_public(&npm, "/a.tgz", at(120)));
+    assert_eq!(told("/a.tgz"), None, "a proof from before the refusal");
+    done(names.prove_artefact_public(&npm, "/a.tgz", at(151)));
+    assert_eq!(told("/a.tgz"), Some(at(151)));
+    assert_eq!(told("/b.tgz"), None, "another artefact");
+    // A refusal that is older than the proof ends nothing, and one that is younger does, whatever its order.
+    done(names.refuse_artefact(&npm, "/a.tgz", at(140)));
+    assert_eq!(told("/a.tgz"), Some(at(151)));
+    done(names.refuse_artefact(&npm, "/a.tgz", at(200)));
+    done(names.set_artefact(&npm, "/a.tgz", entry(Some(at(199)))));
+    assert_eq!(told("/a.tgz"), None);
+    done(names.set_artefact(&npm, "/a.tgz", entry(Some(at(201)))));
+    assert_eq!(told("/a.tgz"), Some(at(201)));
+    let world = world.restarted();
+    let told = |path: &str| done(world.store.names.artefact(&npm, path)).expect("an entry").link.public_at;
+    assert_eq!((told("/a.tgz"), told("/b.tgz")), (Some(at(201)), None), "after a restart as well");
 }

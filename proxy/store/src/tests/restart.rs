@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
+use entrepot_core::validator::Validator;
+
 use super::*;
 use crate::paths::Paths;
 use crate::{ArtefactEntry, Extents, Link, Place, TagEntry, TagKey};
@@ -73,7 +75,7 @@ fn what_an_answer_told_is_held_within_a_second() {
     done(names.set_tag(key.clone(), entry));
     done(names.set_artefact(&hub(), "/a.tgz", artefact));
     let told = Instant::now();
-    std::thread::sleep(Duration::from_millis(900));
+    done(async { tokio::time::sleep(Duration::from_millis(900)).await });
     let wreck = world.wreck();
     assert!(told.elapsed() < Duration::from_secs(2), "the machine is too slow for this test");
     let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
@@ -254,4 +256,52 @@ fn damaged_sidecars_are_not_believed() {
 fn a_second_process_is_refused() {
     let world = World::new(PLENTY);
     assert!(matches!(Store::open(world.dir.path(), limits(PLENTY)), Err(StoreError::Locked { .. })));
+}
+
+#[test]
+fn a_paused_artefact_is_gone_on_with_in_the_same_state_only() {
+    let npm = origin("npm.example");
+    let path: Arc<str> = "/a.tgz?token=x".into();
+    let etag = Validator::ETag("\"1\"".into());
+    let date = Validator::LastModified("Mon, 30 Nov 2026 10:00:00 GMT".into());
+    for restarts in [false, true] {
+        for (paused, resumed, size, is_resumed) in [
+            (Some(&etag), Some(&etag), 100, true),
+            (Some(&date), Some(&date), 100, true),
+            (Some(&etag), Some(&date), 100, false),
+            (Some(&etag), None, 100, false),
+            (Some(&etag), Some(&etag), 101, false),
+            (None, None, 100, false),
+        ] {
+            let world = World::new(PLENTY);
+            let begin = |world: &World, size, state: Option<&Validator>| {
+                Arc::new(
+                    done(world.store.partial_blobs.begin_artefact(&npm, &path, Some(size), state.cloned())).unwrap(),
+                )
+            };
+            let partial = begin(&world, 100, paused);
+            done(partial.write(0, vec![7; 40].into())).unwrap();
+            let mut extents = Extents::new();
+            extents.insert(0..40);
+            done(partial.pause(&extents)).unwrap();
+            drop(partial);
+            let world = if restarts { world.restarted() } else { world };
+            let what = format!("{paused:?} {resumed:?} {size}, restarted: {restarts}");
+            let missing = world.store.partial_blobs.artefact_missing(&npm, &path, 0);
+            assert_eq!(missing, paused.map(|state| (40, Some(state.clone()))), "{what}");
+            let other: Arc<str> = "/a.tgz".into();
+            assert_eq!(world.store.partial_blobs.artefact_missing(&npm, &other, 0), None, "{what}");
+            assert_eq!(world.store.partial_blobs.artefact_missing(&hub(), &path, 0), None, "{what}");
+            let partial = begin(&world, size, resumed);
+            assert_eq!(partial.extents().covered(0), if is_resumed { 40 } else { 0 }, "{what}");
+            if is_resumed {
+                assert_eq!(read_back(&partial, 0, 40), [7; 40], "{what}");
+                done(partial.write(40, vec![8; 60].into())).unwrap();
+                let digest = Digest::of(Algorithm::Sha256, &[[7; 40].as_slice(), &[8; 60]].concat());
+                done(partial.publish(Some(&digest), &[])).unwrap();
+                assert_eq!(read(&world.store, &digest).unwrap().len(), 100, "{what}");
+            }
+            assert_eq!(world.store.partial_blobs.artefact_missing(&npm, &path, 0), None, "{what}");
+        }
+    }
 }

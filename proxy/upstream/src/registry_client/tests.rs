@@ -1,14 +1,17 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use entrepot_config::from_text;
 use entrepot_config::ready::LiveConfig;
+use http::header::WWW_AUTHENTICATE;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::*;
+use crate::credential::Login;
 use crate::own::Ourselves;
 use crate::testing::{listener, upstream};
 use crate::upstream_registry::account;
