@@ -51,6 +51,7 @@
 pub mod challenge;
 pub mod client;
 pub mod digest;
+pub mod disk_refusal;
 pub mod docker_hub;
 pub mod error;
 pub mod exit;

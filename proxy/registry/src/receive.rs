@@ -20,8 +20,10 @@ const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
 
 /// The reason why a body was not taken to its end.
 pub(super) enum Interrupted {
-    /// The client left, or said nothing for too long.
-    Client,
+    /// The client left.
+    Left,
+    /// The client sent nothing for too long.
+    Stalled,
     /// A quota is used up.
     Quota(AccessRefusal),
     /// The store refused.
@@ -86,10 +88,10 @@ pub(super) async fn receive(
 
 async fn next_piece(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, Interrupted> {
     loop {
-        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| Interrupted::Client)?;
+        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| Interrupted::Stalled)?;
         match frame {
             None => return Ok(None),
-            Some(Err(_)) => return Err(Interrupted::Client),
+            Some(Err(_)) => return Err(Interrupted::Left),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
                 _ => {}

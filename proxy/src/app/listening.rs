@@ -7,9 +7,10 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::start_error::StartError;
+use super::unkept::Unkept;
 use entrepot_config::Effective;
 use entrepot_config::ready::{RegistryListen, Startup};
-use entrepot_net::admin_socket::AdminSocket;
+use entrepot_net::admin_socket::{AdminSocket, SocketError};
 use entrepot_net::service_manager::listeners::Listeners;
 
 /// Every listening socket.
@@ -31,7 +32,8 @@ pub(super) struct Doors {
 pub(super) struct AdminListening {
     /// None if TCP is switched off.
     pub(super) tcp: Option<TcpListener>,
-    pub(super) socket: AdminSocket,
+    /// None if the file system takes no writes.
+    pub(super) socket: Option<AdminSocket>,
 }
 
 /// The addresses that the sockets for clients are bound to.
@@ -45,7 +47,11 @@ pub(super) struct Addresses {
 impl Listening {
     /// Binds the configured addresses. Addresses of the registry that stay shut leave `startup`, and `effective` shows
     /// it. Call it within a tokio runtime.
-    pub(super) fn bind(startup: &mut Startup, effective: &mut Effective) -> Result<Self, StartError> {
+    pub(super) fn bind(
+        startup: &mut Startup,
+        effective: &mut Effective,
+        unkept: &mut Unkept,
+    ) -> Result<Self, StartError> {
         let registry = [&startup.registry.http, &startup.registry.https];
         let doors = startup.proxy.listen.iter().chain(&startup.transparent.listen).chain(&startup.admin.listen);
         let doors = doors.chain(&startup.registry.mirror);
@@ -59,7 +65,7 @@ impl Listening {
         let mirror = all(&startup.registry.mirror)?;
         let tcp = startup.admin.listen.map(|address| bind(&mut listeners, address)).transpose()?;
         let registry = bind_registry(&mut listeners, &mut startup.registry, effective)?;
-        let socket = AdminSocket::bind(&startup.admin.socket)?;
+        let socket = unkept.without("the admin socket", AdminSocket::bind(&startup.admin.socket), unbound)?;
         Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
 
@@ -74,6 +80,13 @@ impl Addresses {
     /// The addresses of all doors.
     pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
         [&self.proxy, &self.registry, &self.mirror, &self.transparent].into_iter().flatten().copied()
+    }
+}
+
+fn unbound(error: &SocketError) -> Option<&io::Error> {
+    match error {
+        SocketError::Io { source, .. } => Some(source),
+        SocketError::InUse(_) | SocketError::NotASocket(_) => None,
     }
 }
 

@@ -142,7 +142,8 @@ impl Driver {
     async fn reserve(&self, size: Option<u64>) -> Result<Arc<PartialBlob>, Bypass> {
         let partial = self.store.partial_blobs.begin(self.fetch.place.origin(), &self.fetch.digest, size).await;
         partial.map(Arc::new).map_err(|error| {
-            tracing::warn!(digest = %self.fetch.digest, "passing through without storing: {error}");
+            // The store has said what is wrong with the disk, once.
+            tracing::debug!(digest = %self.fetch.digest, "passing through without storing: {error}");
             error.bypass()
         })
     }

@@ -204,7 +204,7 @@ impl Copy {
     }
 
     fn give_up(&mut self, error: &StoreError) {
-        tracing::warn!("an artefact is passed on without being stored: {error}");
+        tracing::debug!("an artefact is passed on without being stored: {error}");
         self.trail.record(Decision::NotStored(error.bypass()));
         self.partial = None;
     }

@@ -22,6 +22,7 @@ use super::facts::Facts;
 use crate::errors::StoreError;
 use crate::index::{Index, names, recency};
 use crate::paths::{ALGORITHMS, Kept};
+use crate::times::judging_now;
 use crate::{disk, small_files};
 
 /// Links that are held in memory at once while pins are compared with them.
@@ -107,7 +108,7 @@ impl Collector {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
         let _watching = self.facts.pins.watch();
-        let before = SystemTime::now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before = judging_now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
         let (facts, index) = (&*self.facts, &*self.index);
         let mut sweeper =
             Sweeper { facts, index, sweep, before, collected: Collected::default(), would_go: HashSet::new() };
