@@ -15,6 +15,7 @@ use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
 use super::resolver::{AtStart, Resolver};
 use super::values;
+use super::variables::Environment;
 
 /// The facts about the host that the defaults depend on.
 pub struct HostFacts {
@@ -86,7 +87,7 @@ fn look(path: &Path) -> Found {
 pub(super) fn data_dir(
     resolver: &mut Resolver<'_, AtStart>,
     given: &Text,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Environment,
     host: &HostFacts,
 ) -> Result<PathBuf, ConfigError> {
     let named = given.as_ref().is_some_and(|given| !given.value.is_empty());
@@ -115,7 +116,7 @@ impl Chosen {
     }
 }
 
-fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Chosen, ConfigError> {
+fn default_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<Chosen, ConfigError> {
     let (own, volume) = (own_data_dir(env, host), Path::new(DOCKER_REGISTRY_PROXY_CACHE));
     if !host.is_directory(volume) {
         return own.map(Chosen::plainly);
@@ -127,12 +128,12 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
 }
 
 /// The data directory of a host that docker-registry-proxy has no volume on.
-fn own_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<PathBuf, ConfigError> {
+fn own_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<PathBuf, ConfigError> {
     if host.uid == 0 {
         return Ok(PathBuf::from(SYSTEM_DATA));
     }
     // Relative paths are ignored (XDG Base Directory Specification).
-    let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name| env.value(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     state.map(|state| state.join("entrepot")).ok_or_else(|| {
         Refusal::new("not set, so there is no place for the data")
@@ -250,7 +251,7 @@ mod tests {
             let found = default_data_dir(&env, &host(uid, paths)).expect("a place");
             assert_eq!(found, Chosen::plainly(expected), "{uid} {paths:?} {variables:?}");
         }
-        let error = default_data_dir(&|_| None, &host(1000, &[])).expect_err("no home");
+        let error = default_data_dir(&|_: &str| None, &host(1000, &[])).expect_err("no home");
         assert_eq!(
             error.to_string(),
             "environment variable HOME: not set, so there is no place for the data; set data_dir, --data-dir or \
@@ -303,7 +304,7 @@ mod tests {
                 false,
             ),
         ] {
-            let chosen = default_data_dir(&|_| None, &host(0, paths)).expect("a place");
+            let chosen = default_data_dir(&|_: &str| None, &host(0, paths)).expect("a place");
             assert_eq!(chosen, Chosen { path: expected.into(), passed_over }, "{paths:?}");
         }
     }

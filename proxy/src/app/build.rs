@@ -16,6 +16,7 @@ use super::listening::Addresses;
 use super::reload::{Reloader, registry_address, show_sealing, snapshot};
 use super::start_error::StartError;
 use super::unkept::{Unkept, itself};
+use crate::cli::output;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
@@ -70,7 +71,7 @@ impl Foundation {
         made.map_err(|source| StartError::DataDir { path, source })?;
         let authority = Arc::new(Authority::open_or_create(&startup.ca)?);
         let disk = DiskSettings::from(&startup.data_plane);
-        let store = Store::open_with(&startup.data_dir, Limits::from(&live.cache), disk)?;
+        let store = Store::open_with(&startup.data_dir, Limits::from(live), disk)?;
         let disk_ladder = store.start_disk_threads();
         let metrics = Arc::new(Metrics::new());
         metrics.set_disk_ladder(disk_ladder);
@@ -93,7 +94,7 @@ impl Server {
         let Foundation { authority, store, access_log, metrics } = foundation;
         let instance = instance()?;
         let ourselves = Ourselves {
-            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen)),
+            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen.addresses.iter().copied())),
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
@@ -125,7 +126,7 @@ impl Server {
         let effective = Mutex::new(effective);
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
-        eprint!("{greeting}");
+        output::say(greeting);
         if let Some(line) = unkept.line(&startup.data_dir, &reloader.store.troubles()) {
             tracing::warn!("{line}");
         }

@@ -1,9 +1,9 @@
 //! Partial blobs that were paused in good order, and the clean-up of `fill/` at start.
 //!
 //! A paused partial blob is its file and a sidecar that says which origin gave it and which bytes of it are on the
-//! medium. The sidecar is written after the bytes were synced and removed before any more are written, so a readable
-//! sidecar is right. The content of a file without a sidecar is unknown, so the file is deleted. In any case the digest
-//! is checked over the whole at the end.
+//! medium; of an artefact also its path and the state that the bytes are of. The sidecar is written after the bytes were synced and removed before any more are written, so a readable
+//! sidecar is right. The content of a file without a sidecar is unknown, so the file is deleted. In any case a digest is
+//! checked over the whole at the end.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -11,10 +11,10 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use entrepot_core::digest::Digest;
-use entrepot_core::origin::Origin;
+use entrepot_core::validator::Validator;
 use serde::{Deserialize, Serialize};
 
+use super::content::{ContentKey, ContentName};
 use super::errors::StoreError;
 use super::extents::Extents;
 use super::paths::{FillName, Paths};
@@ -31,32 +31,45 @@ struct Sidecar {
     origin: String,
     size: u64,
     extents: Extents,
+    /// None for content that a digest names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    artefact: Option<PausedArtefact>,
+}
+
+/// The name of an artefact, and its validator in the field that it came in.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PausedArtefact {
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_modified: Option<String>,
 }
 
 /// A partial blob that can be resumed.
 pub(super) struct PausedFill {
     pub(super) name: FillName,
     pub(super) size_bytes: u64,
+    /// The state of an artefact that the bytes are of.
+    pub(super) validator: Option<Validator>,
     pub(super) extents: Extents,
     /// Its blocks are allocated, so its whole size counts.
     pub(super) reservation: Reservation,
     pub(super) paused_at: SystemTime,
 }
 
-/// The origin that gave the bytes, and the digest that they are to have.
-pub(super) type PausedKey = (Origin, Digest);
-
-/// The paused partial blobs, at most one for each origin and digest.
+/// The paused partial blobs, at most one for each origin and name.
 pub(super) struct Paused {
     /// Never held while files are deleted: the serving threads ask as well.
-    fills: Mutex<HashMap<PausedKey, PausedFill>>,
+    fills: Mutex<HashMap<ContentKey, PausedFill>>,
 }
 
 impl Paused {
     /// Finds the paused partial blobs of an earlier run and deletes everything else in `fill/`.
     pub(super) fn load(paths: &Paths, space: &Arc<Space>) -> Self {
         let entries: Vec<_> = std::fs::read_dir(paths.fills()).into_iter().flatten().flatten().collect();
-        let mut fills: HashMap<PausedKey, PausedFill> = HashMap::new();
+        let mut fills: HashMap<ContentKey, PausedFill> = HashMap::new();
         for entry in &entries {
             let name = entry.file_name().to_str().and_then(FillName::parse);
             if let Some((key, fill)) = name.and_then(|name| read(paths, space, name))
@@ -75,18 +88,26 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused partial blob of an origin lacks. None if there is none.
-    pub(super) fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<u64> {
+    /// The first byte from `from` on that the paused partial blob of an origin lacks, and the state that it is of. None
+    /// if there is none.
+    pub(super) fn first_missing(&self, key: &ContentKey, from: u64) -> Option<(u64, Option<Validator>)> {
         let fills = lock(&self.fills);
-        let fill = fills.get(&(origin.clone(), *digest))?;
-        fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
+        let fill = fills.get(key)?;
+        fill.extents.first_gap(from, fill.size_bytes).map(|gap| (gap.start, fill.validator.clone()))
     }
 
-    /// Takes the partial blob of an origin out, to resume it. The sidecar is removed first. One of another size is
-    /// deleted.
-    pub(super) fn take(&self, paths: &Paths, key: &PausedKey, size: Option<u64>) -> Option<PausedFill> {
+    /// Takes the partial blob of an origin out, to resume it. The sidecar is removed first. One of another size or state
+    /// is deleted.
+    pub(super) fn take(
+        &self,
+        paths: &Paths,
+        key: &ContentKey,
+        size: Option<u64>,
+        validator: Option<&Validator>,
+    ) -> Option<PausedFill> {
         let fill = lock(&self.fills).remove(key)?;
-        if size == Some(fill.size_bytes) && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
+        let is_same = size == Some(fill.size_bytes) && validator == fill.validator.as_ref();
+        if is_same && disk::unlink(&paths.sidecar(fill.name)).is_ok() {
             return Some(fill);
         }
         delete(paths, fill);
@@ -95,9 +116,14 @@ impl Paused {
 
     /// Keeps a partial blob whose bytes are synced: writes its sidecar. After an error, the caller has to remove its
     /// files.
-    pub(super) fn keep(&self, paths: &Paths, key: PausedKey, fill: PausedFill) -> Result<(), StoreError> {
+    pub(super) fn keep(&self, paths: &Paths, key: ContentKey, fill: PausedFill) -> Result<(), StoreError> {
         let path = paths.sidecar(fill.name);
-        let sidecar = Sidecar { origin: key.0.to_string(), size: fill.size_bytes, extents: fill.extents.clone() };
+        let artefact = match &key.name {
+            ContentName::Digest(_) => None,
+            ContentName::Path(path) => Some(PausedArtefact::of(path, fill.validator.as_ref())),
+        };
+        let (origin, size, extents) = (key.origin.to_string(), fill.size_bytes, fill.extents.clone());
+        let sidecar = Sidecar { origin, size, extents, artefact };
         let text = serde_json::to_vec(&sidecar)
             .map_err(|error| StoreError::from_io("describe the paused partial blob", &path, error.into()))?;
         let file = disk::create(&path)?;
@@ -137,18 +163,40 @@ impl Paused {
 }
 
 /// Reads what a sidecar says about a partial blob and checks it against the file.
-fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(PausedKey, PausedFill)> {
+fn read(paths: &Paths, space: &Arc<Space>, name: FillName) -> Option<(ContentKey, PausedFill)> {
     let mut text = Vec::new();
     File::open(paths.sidecar(name)).ok()?.take(SIDECAR_MAX_BYTES).read_to_end(&mut text).ok()?;
-    let Sidecar { origin, size, extents } = serde_json::from_slice(&text).ok()?;
+    let Sidecar { origin, size, extents, artefact } = serde_json::from_slice(&text).ok()?;
     let file = std::fs::symlink_metadata(paths.fill(name)).ok().filter(|file| file.is_file())?;
     let sound = extents.end() <= size && extents.end() <= file.len() && file.len() <= size;
     let paused_at = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     sound.then_some(())?;
-    Some((
-        (origin.parse().ok()?, name.digest?),
-        PausedFill { name, size_bytes: size, extents, reservation: space.adopt(size, Purpose::Cache), paused_at },
-    ))
+    let validator = artefact.as_ref().and_then(PausedArtefact::validator);
+    let content = match (name.digest, artefact) {
+        (Some(digest), None) => ContentName::Digest(digest),
+        // Without a validator nothing could be added to it.
+        (None, Some(artefact)) if validator.is_some() => ContentName::Path(artefact.path.into()),
+        _ => return None,
+    };
+    let key = ContentKey { origin: origin.parse().ok()?, name: content };
+    let reservation = space.adopt(size, Purpose::Cache);
+    Some((key, PausedFill { name, size_bytes: size, validator, extents, reservation, paused_at }))
+}
+
+impl PausedArtefact {
+    fn of(path: &str, validator: Option<&Validator>) -> Self {
+        let mut paused = Self { path: path.to_owned(), etag: None, last_modified: None };
+        match validator {
+            Some(Validator::ETag(text)) => paused.etag = Some(text.to_string()),
+            Some(Validator::LastModified(text)) => paused.last_modified = Some(text.to_string()),
+            None => {}
+        }
+        paused
+    }
+
+    fn validator(&self) -> Option<Validator> {
+        Validator::of(self.etag.as_deref(), self.last_modified.as_deref(), None)
+    }
 }
 
 /// Removes the files and gives the reservation back.

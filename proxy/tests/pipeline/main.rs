@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod artefact_fetches;
 mod artefacts;
 mod blobs;
 mod disk;
@@ -17,9 +18,9 @@ mod manifests;
 mod matrix;
 mod offline;
 mod origins;
+mod places;
 mod proofs;
 mod pushes;
-mod places;
 mod ranges;
 mod redirects;
 mod registry;
@@ -27,6 +28,7 @@ mod reload;
 mod rights;
 mod sequences;
 mod shared;
+mod sizes;
 mod stalls;
 mod tags;
 mod trail;

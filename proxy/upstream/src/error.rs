@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::address_policy::AddressRefusal;
 use super::parent_proxy::ParentError;
 
@@ -32,6 +34,8 @@ pub(crate) enum ErrorKind {
     Refused(AddressRefusal),
     /// There is no such name, no route, or nothing listens. The text is the system's reason.
     Unreachable(String),
+    /// The registry's token server answered, and this status says nothing about the login.
+    TokenServer(StatusCode),
     /// The stage's deadline passed.
     TimedOut,
     /// The body began, and then no more bytes arrived in time.
@@ -87,6 +91,14 @@ impl UpstreamError {
         matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
     }
 
+    /// The status of the registry's token server, if that is what failed.
+    pub fn of_token_server(&self) -> Option<StatusCode> {
+        match self.kind {
+            ErrorKind::TokenServer(status) => Some(status),
+            _ => None,
+        }
+    }
+
     /// Whether our own policy refused the host. The client gets 403 then, else 502 or 504.
     pub fn is_ours(&self) -> bool {
         matches!(self.kind, ErrorKind::Refused(_))
@@ -103,7 +115,11 @@ impl UpstreamError {
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match &self.kind {
-            ErrorKind::Unreachable(_) | ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Reset => true,
+            ErrorKind::Unreachable(_)
+            | ErrorKind::TokenServer(_)
+            | ErrorKind::TimedOut
+            | ErrorKind::Stalled
+            | ErrorKind::Reset => true,
             ErrorKind::Parent(error) => error.is_retryable(),
             ErrorKind::Refused(_) | ErrorKind::Certificate(_) | ErrorKind::Protocol(_) | ErrorKind::RequestBody(_) => {
                 false
@@ -159,6 +175,17 @@ impl fmt::Display for UpstreamError {
             ),
             ErrorKind::Unreachable(why) => {
                 write!(formatter, "upstream {host} is unreachable ({doing}): {why}; check its name, DNS and network")
+            }
+            ErrorKind::TokenServer(StatusCode::TOO_MANY_REQUESTS) => write!(
+                formatter,
+                "the token server of {host} answered 429 Too Many Requests: it limits how often it is asked; try again \
+                 later, or log in"
+            ),
+            ErrorKind::TokenServer(status) => {
+                write!(
+                    formatter,
+                    "the token server of {host} answered {status}: it is in trouble itself; try again later"
+                )
             }
             ErrorKind::TimedOut => {
                 write!(
@@ -221,6 +248,13 @@ mod tests {
             (ErrorKind::Refused(AddressRefusal::Loopback), true, false, "upstream.allow_addresses"),
             (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
+            (
+                ErrorKind::TokenServer(StatusCode::TOO_MANY_REQUESTS),
+                false,
+                true,
+                "the token server of reg.example answered 429 Too Many Requests",
+            ),
+            (ErrorKind::TokenServer(StatusCode::BAD_GATEWAY), false, true, "answered 502 Bad Gateway"),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
             (ErrorKind::Stalled, false, true, "resumed"),
             (ErrorKind::Certificate("expired".into()), false, false, "add ca_file or verify = false for this registry"),
@@ -234,6 +268,8 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("reg.example") && text.contains(said) && !text.contains('\n'), "{text}");
             assert_eq!((error.is_ours(), error.is_retryable()), (ours, retryable), "{text}");
+            let is_of_network = matches!(error.kind, ErrorKind::Unreachable(_));
+            assert_eq!(text.contains("DNS and network"), is_of_network, "{text}");
         }
     }
 

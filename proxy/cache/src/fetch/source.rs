@@ -1,7 +1,7 @@
 //! A source of a blob: a registry, a repository, and a credential for which upstream served the blob there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
@@ -9,11 +9,13 @@ use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::range::ContentRange;
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
+use entrepot_core::validator::Validator;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fetch::FetchError;
+use entrepot_store::ContentName;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::{ByteRange, Operation};
@@ -40,8 +42,8 @@ pub struct BlobSource {
 pub enum SourcePath {
     /// Among the blobs of this repository.
     Blobs(RepositoryName),
-    /// At this path and query, which no digest names.
-    Artefact(Box<str>),
+    /// At this path and query, asked for with these headers of the client.
+    Artefact { path: Arc<str>, headers: HeaderMap },
 }
 
 /// A blob's bytes as upstream began to send them.
@@ -59,6 +61,13 @@ pub struct Opened {
     pub host: RegistryHost,
     /// From sending the request to the head of the answer.
     pub elapsed: Duration,
+    /// When the head of the answer came.
+    pub answered_at: SystemTime,
+    /// The range that was asked for.
+    pub asked: Option<ByteRange>,
+    pub headers: HeaderMap,
+    /// Whether the body is a page for people.
+    pub is_page: bool,
 }
 
 /// Upstream answered, but not with the blob.
@@ -84,48 +93,94 @@ pub enum OpenError {
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
 impl BlobSource {
-    /// Asks for the whole blob, or for `range` of it.
-    pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
-        let operation = match &self.path {
-            SourcePath::Blobs(repository) => Operation::blob(Method::GET, repository, digest, range),
-            SourcePath::Artefact(path) => Operation::artefact(path, range),
+    /// Asks for the whole content, or for `range` of it. Of an artefact, a part is asked for only of the `state` that is
+    /// known, and the whole otherwise.
+    pub async fn open(
+        &self,
+        content: &ContentName,
+        range: Option<ByteRange>,
+        state: Option<&Validator>,
+    ) -> Result<Opened, OpenError> {
+        let operation = match (&self.path, content) {
+            (SourcePath::Blobs(repository), ContentName::Digest(digest)) => {
+                Operation::blob(Method::GET, repository, digest, range)
+            }
+            (SourcePath::Blobs(_), ContentName::Path(path)) => {
+                Operation::artefact(path, &HeaderMap::new(), range, state, false)
+            }
+            (SourcePath::Artefact { path, headers }, _) => {
+                Operation::artefact(path, headers, range, state, content.digest().is_some())
+            }
         };
         let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
         let answer = answer.map_err(OpenError::Failed)?;
-        if let Some(encoding) = encoding(&answer.headers) {
-            return Err(OpenError::Broken(FetchError::Encoded { digest: *digest, encoding }));
+        let answered_at = SystemTime::now();
+        // An artefact that is encoded is passed on as it is.
+        if let (Some(encoding), Some(_)) = (encoding(&answer.headers), content.digest()) {
+            return Err(OpenError::Broken(FetchError::Encoded { content: content.clone(), encoding }));
         }
-        let is_registrys_word = answer.is_registrys_word();
+        let (is_registrys_word, is_page) = (answer.is_registrys_word(), answer.is_page());
         let (host, elapsed) = (answer.host.clone(), answer.elapsed);
-        let wrong = |why| OpenError::Broken(FetchError::WrongLength { digest: *digest, why });
+        let wrong = |why| OpenError::Broken(FetchError::WrongLength { content: content.clone(), why });
+        let opened = |size, start, is_part, answer: Answer| Opened {
+            size,
+            start,
+            is_part,
+            body: answer.body,
+            is_registrys_word,
+            host,
+            elapsed,
+            answered_at,
+            asked: range,
+            headers: answer.headers,
+            is_page,
+        };
         match answer.status {
             StatusCode::OK => {
                 let size = answer.content_length();
-                let nothing = Digest::of(digest.algorithm(), b"");
-                if size == Some(0) && *digest != nothing {
+                let nothing = content.digest().map(|digest| Digest::of(digest.algorithm(), b""));
+                if let Some(nothing) = nothing.filter(|nothing| size == Some(0) && content.digest() != Some(nothing)) {
                     // An empty body is complete with its head: there is no last byte to hold back.
-                    return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+                    let (content, got) = (content.clone(), Box::new(nothing));
+                    return Err(OpenError::Broken(FetchError::WrongDigest { content, got }));
                 }
-                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word, host, elapsed })
+                Ok(opened(size, 0, false, answer))
             }
             StatusCode::PARTIAL_CONTENT => {
                 let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
                 let Some(Ok(ContentRange::Part { start, size: Some(size), .. })) = value.map(str::parse) else {
                     return Err(wrong("206 without a Content-Range that tells the whole length"));
                 };
-                let size = Some(size);
                 if Some(start) != range.map(|range| range.start) {
                     return Err(wrong("206 for another range than asked"));
                 }
-                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word, host, elapsed })
+                Ok(opened(Some(size), start, true, answer))
             }
             status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
                 // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a
                 // failure on the way.
-                Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
+                Err(OpenError::Broken(FetchError::Status { content: content.clone(), status: status.as_u16() }))
             }
             _ => Err(OpenError::Refused(UpstreamRefusal::read(answer).await)),
         }
+    }
+}
+
+impl Opened {
+    /// The validator of the state that the bytes are of. None if upstream told no strong one.
+    pub fn validator(&self) -> Option<Validator> {
+        validator(&self.headers)
+    }
+
+    /// Whether the body ends before its first byte. For a body whose length was not told.
+    pub async fn is_empty(self) -> bool {
+        let mut body = self.body;
+        while let Some(frame) = body.frame().await {
+            if frame.map_or(true, |frame| frame.data_ref().is_some_and(|bytes| !bytes.is_empty())) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -154,6 +209,12 @@ impl UpstreamRefusal {
         }
         self
     }
+}
+
+/// The strong validator in the fields of an answer.
+pub fn validator(headers: &HeaderMap) -> Option<Validator> {
+    let field = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Validator::of(field(ETAG), field(LAST_MODIFIED), field(DATE))
 }
 
 fn encoding(headers: &HeaderMap) -> Option<String> {

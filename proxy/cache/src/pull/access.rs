@@ -30,7 +30,7 @@ use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
-use entrepot_upstream::token_cache::{AuthScheme, TokenAnswer, TokenKey, request_url};
+use entrepot_upstream::token_cache::{AuthScheme, Token, TokenKey, request_url};
 use entrepot_upstream::upstream_registry::host_of;
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
@@ -164,8 +164,8 @@ impl Pull {
             return Reply::error(ErrorCode::BadGateway, message).because(Refused::Broken);
         };
         let body = body.to_bytes();
-        if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
-            self.issued.note(&token, principal, scopes, lifetime);
+        if let (Some(principal), Some(token)) = (principal, Token::parse(&body)) {
+            self.issued.note(&token.secret, principal, scopes, token.holds_for());
         }
         replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body })
     }
@@ -218,8 +218,8 @@ impl Pull {
         request.record_upstream(&host, outcome, None);
         match answer {
             Ok((StatusCode::OK, headers, body)) => {
-                if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
-                    self.issued.note(&token, login.id(), &key.scopes, lifetime);
+                if let Some(token) = Token::parse(&body) {
+                    self.issued.note(&token.secret, login.id(), &key.scopes, token.holds_for());
                 }
                 Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }

@@ -159,6 +159,7 @@ impl PullError {
                 let refused = match error.client_fault() {
                     Some(ClientFault::Stalled(_)) => Refused::ClientStalled,
                     Some(ClientFault::BrokeOff(_)) => Refused::ClientLeft,
+                    None if error.of_token_server().is_some() => Refused::TokenServer,
                     None => Refused::Unreachable,
                 };
                 Reply::error(code, &message).because(refused)
@@ -179,6 +180,7 @@ impl PullError {
                 Some(ClientFault::BrokeOff(_)) => ErrorCode::BadRequest,
                 None if error.is_ours() => ErrorCode::Denied,
                 None if error.is_timeout() => ErrorCode::GatewayTimeout,
+                None if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => ErrorCode::TooManyRequests,
                 None => ErrorCode::BadGateway,
             },
             Self::Answered(_)
@@ -241,7 +243,13 @@ mod tests {
             (PullError::Range { size_bytes: 7 }, 416, Fault::Client, Some(Refused::Range), false),
             (PullError::ManifestForm, 502, Fault::Upstream, Some(Refused::Encoded), true),
             (PullError::WrongManifest { got: digest }, 502, Fault::Upstream, Some(Refused::WrongDigest), true),
-            (PullError::Broken(FetchError::Interrupted { digest }), 502, Fault::Ours, Some(Refused::Interrupted), true),
+            (
+                PullError::Broken(FetchError::Interrupted { content: digest.into() }),
+                502,
+                Fault::Ours,
+                Some(Refused::Interrupted),
+                true,
+            ),
         ];
         for (error, status, fault, refused, is_transient) in cases {
             assert_eq!((error.status().as_u16(), error.fault(), error.is_transient()), (status, fault, is_transient));

@@ -137,13 +137,18 @@ impl ConfigSnapshot {
         })
     }
 
-    /// The origin of the registry's token server, if it has told one that is its own: it may name any.
+    /// The origin of the registry's token server, if it has told one that is its own: it may name any. If the
+    /// administrator gave an account for another one, it is said why that is not used.
     fn realm(&self, registry: &UpstreamRegistry) -> Option<Origin> {
-        match self.upstream.memory().tokens.scheme(&registry.origin)? {
-            token_cache::AuthScheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => {
-                origin_of(&realm)
-            }
-            _ => None,
+        let scheme = self.upstream.memory().tokens.scheme(&registry.origin)?;
+        let token_cache::AuthScheme::Bearer { realm, .. } = scheme else { return None };
+        let origin = origin_of(&realm)?;
+        if self.upstream.trusts(registry, &realm) {
+            return Some(origin);
         }
+        if account(&self.config, &origin, None).is_some() {
+            self.upstream.warn_of_realm(registry, &realm);
+        }
+        None
     }
 }

@@ -16,7 +16,7 @@
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
@@ -46,6 +46,12 @@ use entrepot_upstream::operation::{ByteRange, Operation};
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
+
+/// Whether a leader's answer is also that of a client with the same credential: it came just now, or was awaited.
+/// `was_open_at` is when it came, before the client waited for it.
+pub(super) fn is_own_answer(was_open_at: Option<SystemTime>) -> bool {
+    was_open_at.is_none_or(|at| at.elapsed().is_ok_and(|age| age < VERDICT_LAG))
+}
 
 // ── admit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -335,7 +341,7 @@ enum Located {
 }
 
 /// The outcome of joining a fetch.
-enum Joined {
+pub(super) enum Joined {
     Served(Reply),
     /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
     TooLate(Arc<InflightFetch>),
@@ -390,7 +396,7 @@ impl Pull {
 
     async fn locate(&self, blob: &BlobRequest<'_>) -> Located {
         // Fetches first: one that is published between the two looks is found in the store.
-        if let Some(fetch) = self.inflight.find(&blob.request.registry.origin, &blob.digest) {
+        if let Some(fetch) = self.inflight.find(&blob.target()) {
             return Located::Inflight(fetch);
         }
         self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
@@ -432,8 +438,8 @@ impl Pull {
         blob: &BlobRequest<'_>,
         fetch: &Arc<InflightFetch>,
     ) -> Result<Joined, PullError> {
-        let place = blob.place();
-        let is_leaders = fetch.led_by(&place, blob.request.credential.id());
+        let target = blob.target();
+        let is_leaders = fetch.led_by(&target, blob.request.credential.id());
         let was_open_at = fetch.opened_at();
         let opening = fetch.opened().await;
         match &opening {
@@ -446,11 +452,9 @@ impl Pull {
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
             _ => return Ok(Joined::TooLate(fetch.clone())),
         }
-        // With the same credential the leader's answer is this client's own, if it came just now.
-        let is_young = was_open_at.is_none_or(|at| at.elapsed().is_ok_and(|age| age < VERDICT_LAG));
-        let right = match fetch.place == place {
-            true if is_leaders && is_young => Some(self.right_of_answer(blob.request)),
-            true => self.right_to_fetch(blob.request, &place, fetch.opened_at()),
+        let right = match fetch.target == target {
+            true if is_leaders && is_own_answer(was_open_at) => Some(self.right_of_answer(blob.request)),
+            true => self.right_to_fetch(blob.request, &Object::Repository(blob.place()), fetch.opened_at()),
             false => None,
         };
         let right = match right {
@@ -471,12 +475,9 @@ impl Pull {
     /// Starts the blob's fetch with this client's credential, unless another request was faster: then the right to that
     /// fetch is asked like to any other.
     async fn lead_or_join(self: &Arc<Self>, blob: &BlobRequest<'_>) -> Result<Joined, PullError> {
-        let asked = self.asked_part(blob).await?;
-        let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
-        let whole = range.is_none_or(|range| range.end.is_none());
-        let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
-        let wish = Wish { range, whole, complete_up_to_bytes };
-        let joined = self.inflight.join_or_start(&blob.place(), &blob.digest, &self.blob_source(blob), &wish).await;
+        let head = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
+        let wish = self.wish(blob.request, &Object::Repository(blob.place()), blob.request.range(), head).await?;
+        let joined = self.inflight.join_or_start(&blob.target(), &self.blob_source(blob), &wish).await;
         let Some((subscription, leads)) = joined else {
             return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
         };
@@ -511,7 +512,7 @@ impl Pull {
                 if leads {
                     blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
                 }
-                self.serve_fetch(blob, subscription, size, leads, right)
+                self.serve_fetch(blob, subscription, size, leads, right).await
             }
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -525,17 +526,36 @@ impl Pull {
         reply.map(Joined::Served)
     }
 
-    /// The range of a blob that is not here yet. A suffix needs the length, which upstream's HEAD tells.
-    async fn asked_part(&self, blob: &BlobRequest<'_>) -> Result<Option<(u64, Option<u64>)>, PullError> {
-        let RangeHeader::Single(spec) = blob.request.range().map_or(RangeHeader::Ignored, range::parse) else {
+    /// What a request with this Range header wants of content that is not here yet.
+    pub(super) async fn wish(
+        &self,
+        request: &RequestContext,
+        object: &Object,
+        header: Option<&str>,
+        head: Operation,
+    ) -> Result<Wish, PullError> {
+        let asked = self.asked_part(request, object, header, head).await?;
+        let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
+        let whole = range.is_none_or(|range| range.end.is_none());
+        Ok(Wish { range, whole, complete_up_to_bytes: request.snapshot.config.cache.complete_up_to.0 })
+    }
+
+    /// The range of content that is not here yet. A suffix needs the length, which upstream's HEAD tells.
+    async fn asked_part(
+        &self,
+        request: &RequestContext,
+        object: &Object,
+        header: Option<&str>,
+        head: Operation,
+    ) -> Result<Option<(u64, Option<u64>)>, PullError> {
+        let RangeHeader::Single(spec) = header.map_or(RangeHeader::Ignored, range::parse) else {
             return Ok(None);
         };
         match spec {
             ByteSpec::From(start) => Ok(Some((start, None))),
             ByteSpec::FromTo(start, last) => Ok(Some((start, last.checked_add(1)))),
             ByteSpec::Suffix(_) => {
-                let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-                let answer = match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
+                let answer = match self.ask_about(request, object, &head, Wanted::Content(None)).await {
                     Asked::Allowed(answer, _) | Asked::Unproven(answer) => answer,
                     Asked::Refused(error) | Asked::Down(error) => return Err(error),
                 };

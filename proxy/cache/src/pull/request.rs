@@ -12,6 +12,7 @@ use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::fetch::inflight::Target;
 use crate::pull::ConfigSnapshot;
 use crate::pull::tag_policy::{request_type, tier};
 use entrepot_config::ready::AccessMode;
@@ -230,6 +231,11 @@ impl BlobRequest<'_> {
     /// The repository that it is asked of.
     pub(super) fn place(&self) -> Place {
         self.request.place(self.repository)
+    }
+
+    /// The target of a fetch for it.
+    pub(super) fn target(&self) -> Target {
+        Target::Blob { place: self.place(), digest: self.digest }
     }
 }
 

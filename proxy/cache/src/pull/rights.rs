@@ -156,16 +156,15 @@ impl Pull {
         by_verdict.or_else(by_link).map(|(proof, at)| shown(request, proof, at))
     }
 
-    /// The right to the bytes of a fetch that runs in this repository. They are no link yet.
+    /// The right to the bytes of a fetch that runs for this object. They are no link yet.
     pub(super) fn right_to_fetch(
         &self,
         request: &RequestContext,
-        place: &Place,
+        object: &Object,
         opened_at: Option<SystemTime>,
     ) -> Option<Right> {
-        let object = Object::Repository(place.clone());
-        let public = || self.public_verdict(&object).filter(|verdict| Some(verdict.at) >= opened_at);
-        let found = self.own_verdict(request, &object).or_else(|| Some((Proof::PublicVerdict, public()?)));
+        let public = || self.public_verdict(object).filter(|verdict| Some(verdict.at) >= opened_at);
+        let found = self.own_verdict(request, object).or_else(|| Some((Proof::PublicVerdict, public()?)));
         found.map(|(proof, verdict)| shown(request, proof, verdict.at))
     }
 
@@ -226,7 +225,7 @@ impl Pull {
         }
         match object {
             Object::Repository(place) => self.store.names.refuse_public(place, SystemTime::now()).await,
-            Object::Artefact(origin, path) => self.store.names.refuse_artefact(origin, path).await,
+            Object::Artefact(origin, path) => self.store.names.refuse_artefact(origin, path, SystemTime::now()).await,
         }
     }
 

@@ -2,7 +2,6 @@
 //! straight from upstream. A range is answered alike, wherever the bytes come from.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
@@ -41,7 +40,7 @@ impl Pull {
     }
 
     /// A blob that is on its way.
-    pub(super) fn serve_fetch(
+    pub(super) async fn serve_fetch(
         &self,
         blob: &BlobRequest<'_>,
         subscription: Subscription,
@@ -55,19 +54,7 @@ impl Pull {
             false if subscription.fetch.is_verified() => Served::Hit,
             false => Served::Joined,
         };
-        let source = self.blob_source(blob);
-        let header = blob.request.range();
-        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
-        let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
-        let reader = match answer {
-            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
-            RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
-            RangeAnswer::Part { start, end } => {
-                // A part that is the whole, or the rest of it, ends only when the digest is right.
-                let completes = open_ended || (start == 0 && Some(end) == size);
-                FetchReader::new(subscription, source, start, (!completes).then_some(end))
-            }
-        };
+        let (answer, reader) = reader_of(subscription, self.blob_source(blob), blob.request.range(), size).await?;
         blob.request.trail.record(Decision::Content { served, digest: Some(blob.digest), stored_at: None });
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
     }
@@ -88,7 +75,7 @@ impl Pull {
         let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => opened,
-            None => match self.blob_source(blob).open(&blob.digest, part).await {
+            None => match self.blob_source(blob).open(&blob.digest.into(), part, None).await {
                 Ok(opened) => opened,
                 Err(error) => return Err(self.not_opened(blob, error).await),
             },
@@ -102,13 +89,14 @@ impl Pull {
 
     /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
     fn serve_alone(&self, blob: &BlobRequest<'_>, opened: Opened, reason: Bypass) -> Result<Reply, PullError> {
-        let (source, size, digest) = (self.blob_source(blob), opened.size, blob.digest);
+        let (source, size, digest, answered_at) =
+            (self.blob_source(blob), opened.size, blob.digest, opened.answered_at);
         let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
         let through = match answer {
             RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
-                Through::part(digest, source, start, end, size).with_opened(opened)
+                Through::part(digest.into(), source, start, end, size, None).with_opened(opened)
             }
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
             RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
@@ -116,13 +104,38 @@ impl Pull {
         let (store, place, is_public) = (self.store.clone(), blob.place(), self.is_public_answer(blob.request));
         let through = through.and_then(move || {
             tokio::spawn(
-                async move { store.names.link(&place, &digest, is_public.then(SystemTime::now)).await }
+                async move { store.names.link(&place, &digest, is_public.then_some(answered_at)).await }
                     .in_current_span(),
             );
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))
     }
+}
+
+/// The part of a fetch that a Range header asks for, and its reader. Empty content is complete with the head of the
+/// reply, so the head waits for what the last byte of other content waits for.
+pub(super) async fn reader_of(
+    subscription: Subscription,
+    source: BlobSource,
+    header: Option<&str>,
+    size: Option<u64>,
+) -> Result<(RangeAnswer, FetchReader), PullError> {
+    if size == Some(0) {
+        subscription.fetch.judged().await.map_err(PullError::Broken)?;
+    }
+    let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+    let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+    let reader = match answer {
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+        RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
+        RangeAnswer::Part { start, end } => {
+            // A part that is the whole, or the rest of it, ends only when the digest is right.
+            let completes = open_ended || (start == 0 && Some(end) == size);
+            FetchReader::new(subscription, source, start, (!completes).then_some(end))
+        }
+    };
+    Ok((answer, reader))
 }
 
 /// The reply with a published blob. `source` has the bytes as well, in case the disk fails.
@@ -151,6 +164,13 @@ pub fn stored_reply(
 }
 
 fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
+    content_reply(answer, size, body)
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+        .with(ETAG, &format!("\"{digest}\""))
+}
+
+/// Status and length of any content, with the type of one that is not known.
+pub(super) fn content_reply(answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -161,9 +181,7 @@ fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: Rep
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let reply = Reply { status, headers, body, refused: None }
-        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
-        .with(ETAG, &format!("\"{digest}\""));
+    let reply = Reply { status, headers, body, refused: None };
     match answer {
         RangeAnswer::Part { start, end } => {
             reply.with(CONTENT_RANGE, &ContentRange::Part { start, end, size }.to_string())
