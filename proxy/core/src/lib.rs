@@ -25,6 +25,7 @@
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
 //! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
 //! | [`freshness`] | how long tags, tokens and verdicts are valid | |
+//! | [`budget`] | when a registry that said 429 may be asked again | RFC 9110 section 10.2.3, RFC 6585 |
 //! | [`outcome`] | the words of the access log for requests and answers | docker-registry-proxy |
 //! | [`error`] | all errors that clients see | OCI Distribution 1.1 |
 //! | [`quantity`], [`htpasswd`] | sizes, durations and accounts as administrators write them | nginx, Apache |
@@ -50,6 +51,7 @@
 
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod challenge;
 pub mod client;
 pub mod digest;

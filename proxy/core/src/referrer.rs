@@ -146,6 +146,20 @@ impl Referrer {
     }
 }
 
+/// A registry's list of referrers, reduced to one type of artefact. None if it is no such list.
+pub fn filtered(list: &[u8], artifact_type: &str) -> Option<Vec<u8>> {
+    let mut list: Map<String, Value> = serde_json::from_slice(list).ok()?;
+    let manifests = list.get_mut("manifests")?.as_array_mut()?;
+    manifests.retain(|entry| entry.get("artifactType").and_then(Value::as_str) == Some(artifact_type));
+    serde_json::to_vec(&list).ok()
+}
+
+/// Whether this is a list of referrers: a JSON object with the list of an index.
+pub fn is_list(text: &[u8]) -> bool {
+    serde_json::from_slice::<Map<String, Value>>(text)
+        .is_ok_and(|list| list.get("manifests").is_some_and(Value::is_array))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,5 +230,25 @@ mod tests {
         let listed: Value = serde_json::from_slice(&text).expect("JSON");
         assert_eq!((&listed["manifests"][0]["artifactType"], text.len() < 1000), (&"a/b".into(), true));
         assert!(listed["manifests"][0].get("annotations").is_none());
+    }
+
+    #[test]
+    fn a_list_is_told_from_other_answers_and_filtered_by_type() {
+        let both = r#"{"schemaVersion":2,"manifests":[{"digest":"a","artifactType":"x/y"},{"digest":"b"}]}"#;
+        let one = r#"{"manifests":[{"artifactType":"x/y","digest":"a"}],"schemaVersion":2}"#;
+        let read = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
+        assert_eq!(read(&filtered(both.as_bytes(), "x/y").expect("a list")), read(one.as_bytes()));
+        assert_eq!(read(&filtered(both.as_bytes(), "z").expect("a list"))["manifests"], Value::Array(Vec::new()));
+        for (text, is) in [
+            (both, true),
+            (r#"{"manifests":[]}"#, true),
+            (r#"{"manifests":null}"#, false),
+            (r#"{"errors":[]}"#, false),
+            (r#"[{"manifests":[]}]"#, false),
+            ("<html></html>", false),
+            ("", false),
+        ] {
+            assert_eq!((is_list(text.as_bytes()), filtered(text.as_bytes(), "z").is_some()), (is, is), "{text}");
+        }
     }
 }

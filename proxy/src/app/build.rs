@@ -141,7 +141,7 @@ impl Server {
         let (reloader, workers) = (Arc::downgrade(&self.reloader), workers.clone());
         self.pull.metrics.scrape_from(move || {
             let Some(reloader) = reloader.upgrade() else { return Scraped::default() };
-            let usage = reloader.store.usage();
+            let (usage, governors) = (reloader.store.usage(), reloader.memory.governors.standing());
             Scraped {
                 store_size_bytes: usage.used_bytes,
                 store_max_size_bytes: reloader.state.snapshot().config.cache.max_size.0,
@@ -149,6 +149,9 @@ impl Server {
                 store_evictions: usage.evictions,
                 store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
                 access_log_dropped: reloader.state.log.access_log.dropped(),
+                quota_pauses: governors.quota_pauses,
+                rate_pauses: governors.rate_pauses,
+                low_quotas: governors.low_quotas,
                 worker_major_faults: workers.major_faults(),
             }
         });

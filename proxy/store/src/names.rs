@@ -164,6 +164,12 @@ impl Names {
         entries
     }
 
+    /// The first `limit` tags of the repository after `after`, by name, each with the manifests that it pointed to.
+    pub async fn tags_after(&self, place: &Place, after: &str, limit: usize) -> Vec<(Tag, Vec<Digest>)> {
+        let (place, after) = (place.clone(), after.to_owned());
+        self.index.ask(move |index| rows::tags_after(index, &place, &after, limit)).await.unwrap_or_default()
+    }
+
     /// Notes the manifest that a tag points to.
     pub async fn set_tag(&self, key: TagKey, entry: TagEntry) {
         self.note(move |tables| tables.set_tag(&key, &entry)).await;

@@ -132,6 +132,7 @@ async fn without_a_store(content: &Bytes) -> Story {
             std::fs::remove_dir_all(proxy.data().join("fill")).expect("removed");
             for _ in 0..2 {
                 story.ask(&format!("{way}, {what}"), proxy.get(&upstream, &path), content).await;
+                proxy.landed().await;
             }
             story.note("GETs", upstream.count(&Method::GET, &path));
         }

@@ -34,8 +34,9 @@ pub(crate) enum ErrorKind {
     Refused(AddressRefusal),
     /// There is no such name, no route, or nothing listens. The text is the system's reason.
     Unreachable(String),
-    /// The registry's token server answered, and this status says nothing about the login.
-    TokenServer(StatusCode),
+    /// The registry's token server answered, and this status says nothing about the login. `said` is the text of its
+    /// answer, which may name the account.
+    TokenServer { status: StatusCode, said: Option<Box<str>> },
     /// The stage's deadline passed.
     TimedOut,
     /// The body began, and then no more bytes arrived in time.
@@ -75,6 +76,22 @@ pub struct UpstreamError {
     pub(crate) host: Box<str>,
 }
 
+/// The answer of a server on the way that gave no access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal<'a> {
+    pub by: RefusedBy,
+    pub status: StatusCode,
+    /// The text of the answer, in one line.
+    pub said: Option<&'a str>,
+}
+
+/// The server that gave no access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusedBy {
+    ParentProxy,
+    TokenServer,
+}
+
 impl UpstreamError {
     /// An error on the way to `host`.
     pub(crate) fn new(stage: Stage, kind: ErrorKind, host: impl fmt::Display) -> Self {
@@ -94,7 +111,29 @@ impl UpstreamError {
     /// The status of the registry's token server, if that is what failed.
     pub fn of_token_server(&self) -> Option<StatusCode> {
         match self.kind {
-            ErrorKind::TokenServer(status) => Some(status),
+            ErrorKind::TokenServer { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The refusal of a parent proxy or of a token server, with its own text, for a person on this machine: `said` may
+    /// name an account, so no client of a server gets it.
+    pub fn answered(&self) -> Option<Refusal<'_>> {
+        match &self.kind {
+            ErrorKind::Parent(ParentError::Status { status, said }) => {
+                Some(Refusal { by: RefusedBy::ParentProxy, status: *status, said: said.as_deref() })
+            }
+            ErrorKind::TokenServer { status, said } => {
+                Some(Refusal { by: RefusedBy::TokenServer, status: *status, said: said.as_deref() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The reason why the certificate of the other side is not trusted. None if that is not the trouble.
+    pub fn untrusted(&self) -> Option<&str> {
+        match &self.kind {
+            ErrorKind::Certificate(why) => Some(why),
             _ => None,
         }
     }
@@ -116,7 +155,7 @@ impl UpstreamError {
     pub fn is_retryable(&self) -> bool {
         match &self.kind {
             ErrorKind::Unreachable(_)
-            | ErrorKind::TokenServer(_)
+            | ErrorKind::TokenServer { .. }
             | ErrorKind::TimedOut
             | ErrorKind::Stalled
             | ErrorKind::Reset => true,
@@ -176,12 +215,12 @@ impl fmt::Display for UpstreamError {
             ErrorKind::Unreachable(why) => {
                 write!(formatter, "upstream {host} is unreachable ({doing}): {why}; check its name, DNS and network")
             }
-            ErrorKind::TokenServer(StatusCode::TOO_MANY_REQUESTS) => write!(
+            ErrorKind::TokenServer { status: StatusCode::TOO_MANY_REQUESTS, .. } => write!(
                 formatter,
                 "the token server of {host} answered 429 Too Many Requests: it limits how often it is asked; try again \
                  later, or log in"
             ),
-            ErrorKind::TokenServer(status) => {
+            ErrorKind::TokenServer { status, .. } => {
                 write!(
                     formatter,
                     "the token server of {host} answered {status}: it is in trouble itself; try again later"
@@ -249,12 +288,17 @@ mod tests {
             (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
             (
-                ErrorKind::TokenServer(StatusCode::TOO_MANY_REQUESTS),
+                ErrorKind::TokenServer { status: StatusCode::TOO_MANY_REQUESTS, said: Some("for robot".into()) },
                 false,
                 true,
                 "the token server of reg.example answered 429 Too Many Requests",
             ),
-            (ErrorKind::TokenServer(StatusCode::BAD_GATEWAY), false, true, "answered 502 Bad Gateway"),
+            (
+                ErrorKind::TokenServer { status: StatusCode::BAD_GATEWAY, said: None },
+                false,
+                true,
+                "answered 502 Bad Gateway",
+            ),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
             (ErrorKind::Stalled, false, true, "resumed"),
             (ErrorKind::Certificate("expired".into()), false, false, "add ca_file or verify = false for this registry"),
@@ -267,6 +311,7 @@ mod tests {
             let error = UpstreamError::new(Stage::Body, kind, "reg.example");
             let text = error.to_string();
             assert!(text.contains("reg.example") && text.contains(said) && !text.contains('\n'), "{text}");
+            assert!(!text.contains("robot"), "the text of another server goes to no client: {text}");
             assert_eq!((error.is_ours(), error.is_retryable()), (ours, retryable), "{text}");
             let is_of_network = matches!(error.kind, ErrorKind::Unreachable(_));
             assert_eq!(text.contains("DNS and network"), is_of_network, "{text}");

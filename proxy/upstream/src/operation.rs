@@ -230,7 +230,9 @@ mod tests {
         let (part, state) = (ByteRange { start: 7, end: None }, Validator::ETag("\"1\"".into()));
         let ask = |range, state| Operation::artefact("/a.tgz?x", &client, range, state, false).headers;
         let headers = ask(Some(part), Some(&state));
-        assert_eq!((&headers[RANGE], &headers[IF_RANGE], &headers[USER_AGENT]), (&"bytes=7-", &"\"1\"", &"npm"));
+        for (name, value) in [(RANGE, "bytes=7-"), (IF_RANGE, "\"1\""), (USER_AGENT, "npm")] {
+            assert_eq!(headers[&name], value);
+        }
         assert_eq!(headers.len(), 3);
         let whole = ask(None, Some(&state));
         assert!(

@@ -24,6 +24,7 @@ use crate::address_policy::Purpose;
 use crate::connector::Reach;
 use crate::credential::{Credential, CredentialId, sensitive};
 use crate::error::{Stage, UpstreamError};
+use crate::governors::Governors;
 use crate::http_client::{HttpClient, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
@@ -36,6 +37,7 @@ use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
 use entrepot_observe::metrics::Metrics;
 
 mod authentication;
+mod governed;
 
 /// The client of upstream registries. Each configuration has its own; [`UpstreamMemory`] outlives reloads.
 pub struct RegistryClient {
@@ -49,6 +51,8 @@ pub struct UpstreamMemory {
     pub tokens: TokenCache,
     /// The pull quotas that registries reported.
     pub quotas: PullQuotas,
+    /// When registries may be asked.
+    pub governors: Governors,
     /// The administrator's accounts that upstream refused lately.
     pub refused_accounts: RefusedAccounts,
     /// Counts the requests and their outcomes.
@@ -80,8 +84,8 @@ pub struct Answer {
 impl UpstreamMemory {
     /// Nothing is known yet. `via` is the value of the `Via` header that tells this process apart.
     pub fn new(metrics: Arc<Metrics>, via: HeaderValue) -> Self {
-        let (tokens, quotas, refused_accounts) = Default::default();
-        Self { tokens, quotas, refused_accounts, metrics, via }
+        let (tokens, quotas, governors, refused_accounts) = Default::default();
+        Self { tokens, quotas, governors, refused_accounts, metrics, via }
     }
 }
 
@@ -129,8 +133,8 @@ impl RegistryClient {
         Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
     }
 
-    /// Runs an operation without a body.
-    pub async fn execute(
+    /// Runs an operation without a body, whatever its governor says.
+    async fn execute_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,
@@ -143,8 +147,8 @@ impl RegistryClient {
         }
     }
 
-    /// Runs an operation whose body can be sent only once, so it authenticates first.
-    pub async fn execute_with_body(
+    /// Runs an operation whose body can be sent only once, so it authenticates first, whatever its governor says.
+    async fn send_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,

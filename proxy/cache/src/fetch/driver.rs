@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::digest::Digest;
+use entrepot_core::digest::{Digest, Hasher};
 use entrepot_core::validator::Validator;
 use http::{HeaderMap, StatusCode};
 use tokio::task::JoinSet;
@@ -16,9 +16,11 @@ use crate::fetch::artefact;
 use crate::fetch::fetcher::{self, TransferEnd};
 use crate::fetch::hashing::{HashThreads, Hashed, Progress, hash_in_order};
 use crate::fetch::inflight::{FetchEnd, InflightFetch, Opening, Target};
+use crate::fetch::passing::Passing;
 use crate::fetch::plan::{Action, Stretch, Wanted, next_action};
 use crate::fetch::source::{OpenError, Opened};
 use crate::fetch::stream::BlobStream;
+use crate::fetch::window::Windows;
 use entrepot_observe::labels::Bypass;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{ContentName, PartialBlob, Store};
@@ -29,6 +31,7 @@ pub(super) struct Driver {
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) hash_threads: Arc<HashThreads>,
+    pub(super) windows: Arc<Windows>,
     pub(super) complete_up_to_bytes: u64,
 }
 
@@ -42,6 +45,14 @@ enum Fetched {
     HandedOver,
 }
 
+/// Why content is not kept.
+enum NotKept {
+    /// Its answer says so, or is none that may be kept.
+    Unfit(Bypass),
+    /// The store does not take it.
+    ByTheStore(Bypass),
+}
+
 /// How long the hash may take to catch up with a file that takes no more bytes. Bytes that it does not reach are
 /// fetched again.
 const CATCHING_UP: Duration = Duration::from_secs(2);
@@ -52,11 +63,8 @@ impl Driver {
         let (start, answered_at) = (opened.start, opened.answered_at);
         let partial = match self.reserve(&opened).await {
             Ok(partial) => partial,
-            Err(reason) => {
-                let not_stored = Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason);
-                self.fetch.set_opening(not_stored, answered_at);
-                return;
-            }
+            Err(NotKept::Unfit(reason)) => return self.not_stored(opened, reason),
+            Err(NotKept::ByTheStore(reason)) => return self.pass(opened, range, reason).await,
         };
         self.metrics.fills_started.inc();
         let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
@@ -153,13 +161,13 @@ impl Driver {
     }
 
     /// The partial blob, or the reason why there is none.
-    async fn reserve(&self, opened: &Opened) -> Result<Arc<PartialBlob>, Bypass> {
+    async fn reserve(&self, opened: &Opened) -> Result<Arc<PartialBlob>, NotKept> {
         let (origin, store) = (self.fetch.target.origin(), &self.store.partial_blobs);
         let partial = match &self.fetch.content {
             ContentName::Digest(digest) => store.begin(origin, digest, opened.size).await,
             ContentName::Path(path) => {
                 if let Some(reason) = artefact::unfit(opened) {
-                    return Err(reason);
+                    return Err(NotKept::Unfit(reason));
                 }
                 store.begin_artefact(origin, path, opened.size, opened.validator()).await
             }
@@ -167,8 +175,43 @@ impl Driver {
         partial.map(Arc::new).map_err(|error| {
             // The store has said what is wrong with the disk, once.
             tracing::debug!(content = %self.fetch.content, "passing through without storing: {error}");
-            error.bypass()
+            NotKept::ByTheStore(error.bypass())
         })
+    }
+
+    fn not_stored(&self, opened: Opened, reason: Bypass) {
+        let answered_at = opened.answered_at;
+        self.fetch.set_opening(Opening::NotStored(Arc::new(Mutex::new(Some(opened))), reason), answered_at);
+    }
+
+    /// The store does not take it: all clients that want it now get it from one fetch. Once every byte is shown, the
+    /// repository is known to have the blob.
+    async fn pass(&self, opened: Opened, range: Option<ByteRange>, reason: Bypass) {
+        let (start, size, answered_at) = (opened.start, opened.size, opened.answered_at);
+        let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
+        let limit = size.map(|size| asked_end.map_or(size, |end| end.min(size)));
+        let Some(window) = self.windows.open(start, limit, size) else { return self.not_stored(opened, reason) };
+        let fetch = self.fetch.clone();
+        let (is_registrys_word, validator) = (opened.is_registrys_word, opened.validator());
+        let (host, elapsed, headers) = (opened.host.clone(), opened.elapsed, Arc::new(opened.headers.clone()));
+        let is_whole = start == 0 && limit == size;
+        let hasher = is_whole.then(|| Hasher::new(fetch.target.algorithm()));
+        let sources = fetch.state().sources.clone();
+        let stream = BlobStream::new(fetch.content.clone(), sources, start, limit, size).with_opened(opened);
+        fetch.update(|state| (state.size, state.validator) = (size, validator));
+        if size == Some(0) {
+            // There is no byte to wait for, and no other digest came this far.
+            window.finish(Ok(()));
+        }
+        let (window, metrics) = (window.clone(), self.metrics.clone());
+        let passing = Passing { fetch: fetch.clone(), window: window.clone(), stream, hasher, metrics };
+        let opening = Opening::Passing { window, reason, size, is_registrys_word, host, elapsed, headers };
+        fetch.set_opening(opening, answered_at);
+        let (shown, is_public) =
+            (passing.run().await, fetch.state().sources.first().is_some_and(|leader| leader.is_public));
+        if let (Some(digest), Target::Blob { place, .. }) = (shown, &fetch.target) {
+            self.store.names.link(place, &digest, is_public.then_some(answered_at)).await;
+        }
     }
 
     async fn fetch_and_hash(

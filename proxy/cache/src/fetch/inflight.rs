@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{BlobSource, Opened, UpstreamRefusal};
+use crate::fetch::window::Window;
 use entrepot_observe::labels::Bypass;
 use entrepot_store::{ContentKey, ContentName, Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
@@ -64,8 +65,19 @@ pub enum Opening {
         elapsed: Duration,
         headers: Arc<HeaderMap>,
     },
-    /// The blob can be had but not stored, for this reason. Each client fetches it alone. One client may take the
-    /// answer that is open.
+    /// The content is coming, but cannot be kept, for this reason. It goes through a window in memory.
+    Passing {
+        window: Arc<Window>,
+        reason: Bypass,
+        /// The following are as above.
+        size: Option<u64>,
+        is_registrys_word: bool,
+        host: RegistryHost,
+        elapsed: Duration,
+        headers: Arc<HeaderMap>,
+    },
+    /// The content can be had but is not to be kept, or there is no window for it, for this reason. Each client fetches
+    /// it alone. One client may take the answer that is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have the blob.
     Refused(UpstreamRefusal),

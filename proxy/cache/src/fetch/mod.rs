@@ -7,6 +7,7 @@
 //!                             ├─ hashing                                 the same bytes in order, on hash threads
 //!                             └─ publish | pause | hand over
 //! reader                     a client's view of a fetch    through      a client's bytes past the store
+//! passing ─► window          a fetch that nothing is kept of, and its clients
 //! ```
 //!
 //! Invariants: the last bytes of a whole blob reach no client before length and digest are right, those of an artefact
@@ -18,6 +19,7 @@ mod driver;
 mod fetcher;
 pub mod hashing;
 pub mod inflight;
+mod passing;
 mod plan;
 pub mod reader;
 pub mod source;
@@ -26,6 +28,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod through;
+pub mod window;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use crate::fetch::driver;
 use crate::fetch::hashing::HashThreads;
 use crate::fetch::inflight::{InflightFetch, Subscription, Target};
 use crate::fetch::source::BlobSource;
+use crate::fetch::window::Windows;
 use entrepot_observe::metrics::Metrics;
 use entrepot_store::{ContentKey, Store};
 use entrepot_upstream::operation::ByteRange;
@@ -28,6 +29,7 @@ pub struct InflightFetches {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     hash_threads: Arc<HashThreads>,
+    windows: Arc<Windows>,
     /// Fetches outlive the connections that begin them.
     runtime: Handle,
 }
@@ -51,6 +53,7 @@ impl InflightFetches {
             store,
             metrics,
             hash_threads: Arc::default(),
+            windows: Arc::default(),
             runtime: Handle::current(),
         })
     }
@@ -103,6 +106,7 @@ impl InflightFetches {
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             hash_threads: self.hash_threads.clone(),
+            windows: self.windows.clone(),
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;

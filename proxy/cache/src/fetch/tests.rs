@@ -256,7 +256,7 @@ async fn an_artefact_goes_on_without_the_disk_only_if_it_is_still_the_same() {
             }
             Err(error) => assert!(!is_completed && matches!(error, FetchError::Changed { .. }), "{name}: {error}"),
         }
-        assert_eq!(world.asked(), [asked.clone()], "{name}");
+        assert_eq!(world.asked(), std::slice::from_ref(asked), "{name}");
     }
 }
 

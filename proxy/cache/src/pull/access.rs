@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
@@ -144,7 +145,9 @@ impl Pull {
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         let answer = request.send(&credential, &operation, body).await;
         match answer {
-            Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal, &scopes).await),
+            Ok(answer) if !is_transient(answer.status) => {
+                Ok(self.passed_token(request, answer, principal, &scopes).await)
+            }
             Ok(answer) if !reads => Err(PullError::answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
@@ -154,7 +157,13 @@ impl Pull {
         }
     }
 
-    async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>, scopes: &[String]) -> Reply {
+    async fn passed_token(
+        &self,
+        request: &RequestContext,
+        answer: Answer,
+        principal: Option<CredentialId>,
+        scopes: &[String],
+    ) -> Reply {
         if answer.status != StatusCode::OK {
             return replies::relayed(answer);
         }
@@ -165,7 +174,7 @@ impl Pull {
         };
         let body = body.to_bytes();
         if let (Some(principal), Some(token)) = (principal, Token::parse(&body)) {
-            self.issued.note(&token.secret, principal, scopes, token.holds_for());
+            self.note_token(request, &token.secret, principal, scopes, token.holds_for());
         }
         replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body })
     }
@@ -219,7 +228,7 @@ impl Pull {
         match answer {
             Ok((StatusCode::OK, headers, body)) => {
                 if let Some(token) = Token::parse(&body) {
-                    self.issued.note(&token.secret, login.id(), &key.scopes, token.holds_for());
+                    self.note_token(request, &token.secret, login.id(), &key.scopes, token.holds_for());
                 }
                 Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }
@@ -229,6 +238,20 @@ impl Pull {
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
             _ => Ok(self.issue(&request.registry.origin, Some(login))),
         }
+    }
+
+    /// A token passes to a client: it stands for the principal, in rights and in the budget of questions.
+    fn note_token(
+        &self,
+        request: &RequestContext,
+        token: &Secret,
+        principal: CredentialId,
+        scopes: &[String],
+        lifetime: Duration,
+    ) {
+        self.issued.note(token, principal, scopes, lifetime);
+        let header = CredentialId::of(&format!("Bearer {}", token.expose()));
+        request.snapshot.upstream.memory().governors.note_token(header, principal);
     }
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.

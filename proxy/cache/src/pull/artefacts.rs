@@ -16,13 +16,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use crate::fetch::artefact::own_fields;
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription, Target};
 use crate::fetch::source::{BlobSource, Opened, SourcePath, UpstreamRefusal, validator};
+use crate::fetch::window::Window;
 use crate::pull::asking::{Asked, Wanted};
 use crate::pull::error::{PullError, is_denial, is_refusal};
 use crate::pull::pipeline::{Joined, is_own_answer};
 use crate::pull::replies::relayed_headers;
 use crate::pull::request::AskedPart;
 use crate::pull::rights::{Object, Right};
-use crate::pull::serve::{content_reply, reader_of, stored_reply};
+use crate::pull::serve::{content_reply, passing_reader_of, reader_of, stored_reply};
 use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::reply::Reply;
@@ -163,6 +164,11 @@ impl Pull {
                 let right = self.approve(request, object);
                 self.serve_artefact(artefact, subscription, size, &headers, true, right).await
             }
+            Opening::Passing { window, reason, size, headers, host, elapsed, .. } => {
+                request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                let right = self.approve(request, object);
+                self.serve_passing_artefact(artefact, (&window, reason), subscription, size, &headers, right).await
+            }
             Opening::NotStored(spare, reason) => {
                 drop(subscription);
                 request.trail.record(Decision::PassedThrough(reason));
@@ -187,8 +193,9 @@ impl Pull {
         let (request, object) = (artefact.request, &artefact.object);
         let is_leaders = fetch.led_by(&artefact.target(), request.credential.id());
         let was_open_at = fetch.opened_at();
-        let (size, headers) = match fetch.opened().await {
-            Opening::Filling { size, headers, .. } => (size, headers),
+        let (size, headers, passing) = match fetch.opened().await {
+            Opening::Filling { size, headers, .. } => (size, headers, None),
+            Opening::Passing { window, reason, size, headers, .. } => (size, headers, Some((window, reason))),
             Opening::NotStored(_, reason) => {
                 request.trail.record(Decision::PassedThrough(reason));
                 return self.relay_artefact(artefact, None).await.map(Joined::Served);
@@ -219,12 +226,16 @@ impl Pull {
                 Asked::Refused(error) | Asked::Down(error) => return Err(error),
             },
         };
-        match fetch.join(Some(self.artefact_source(artefact)), false) {
-            Some(subscription) => {
-                self.serve_artefact(artefact, subscription, size, &headers, false, right).await.map(Joined::Served)
+        let Some(subscription) = fetch.join(Some(self.artefact_source(artefact)), false) else {
+            return Ok(Joined::TooLate(fetch.clone()));
+        };
+        let reply = match passing {
+            None => self.serve_artefact(artefact, subscription, size, &headers, false, right).await,
+            Some((window, reason)) => {
+                self.serve_passing_artefact(artefact, (&window, reason), subscription, size, &headers, right).await
             }
-            None => Ok(Joined::TooLate(fetch.clone())),
-        }
+        };
+        reply.map(Joined::Served)
     }
 
     /// Answers from a fetch that this client has the right to.
@@ -248,6 +259,26 @@ impl Pull {
         let (answer, reader) = reader_of(subscription, self.artefact_source(artefact), range, size).await?;
         request.trail.record(Decision::Content { served, digest: None, stored_at: None });
         Ok(with_fields(content_reply(answer, size, ReplyBody::pieces(reader)), own_fields(headers)))
+    }
+
+    /// The same from a fetch that nothing is kept of.
+    async fn serve_passing_artefact(
+        &self,
+        artefact: &ArtefactRequest<'_>,
+        (window, reason): (&Arc<Window>, Bypass),
+        subscription: Subscription,
+        size: Option<u64>,
+        headers: &HeaderMap,
+        _: Right,
+    ) -> Result<Reply, PullError> {
+        artefact.request.trail.record(Decision::PassedThrough(reason));
+        let range = artefact.range(validator(headers).as_ref());
+        match passing_reader_of(window, subscription, self.artefact_source(artefact), range, size)? {
+            Some((answer, reader)) => {
+                Ok(with_fields(content_reply(answer, size, ReplyBody::pieces(reader)), own_fields(headers)))
+            }
+            None => self.relay_artefact(artefact, None).await,
+        }
     }
 
     /// Upstream's answer to this client alone, past the store: the one that is open, or one to its own request.

@@ -156,13 +156,13 @@ impl From<StoredManifest> for Manifest {
     }
 }
 
-/// Why a manifest was not read to its end.
-enum Unread {
+/// Why a manifest, or a list, was not read to its end.
+pub(super) enum Unread {
     Broken(UpstreamError),
     TooLarge(Bytes, TimedBody),
 }
 
-async fn read(answer: Answer) -> Result<Bytes, Unread> {
+pub(super) async fn read(answer: Answer) -> Result<Bytes, Unread> {
     let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut body = answer.body;
     let mut bytes = BytesMut::with_capacity(told.unwrap_or(8192).min(MANIFEST_MAX_BYTES));
@@ -190,7 +190,7 @@ fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
     }
 }
 
-fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {
+pub(super) fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {
     let body = ReplyBody::pieces(Oversize::new(start, rest, named));
     Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, refused: None }
 }

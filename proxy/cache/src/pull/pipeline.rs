@@ -22,27 +22,26 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
-use entrepot_core::range::{self, ByteSpec, RangeHeader};
+use entrepot_core::range;
 use entrepot_core::route::Route;
-use http::header::WARNING;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, UpstreamRefusal};
-use crate::fetch::table::Wish;
 use crate::pull::asking::{Asked, Probed, Wanted};
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest};
 use crate::pull::rights::{Object, Right};
+use crate::pull::stale::Why;
 use crate::pull::tag_policy::{is_fresh, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
-use entrepot_upstream::operation::{ByteRange, Operation};
+use entrepot_upstream::operation::Operation;
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
@@ -78,6 +77,7 @@ impl Pull {
             }
             Route::Blob { repository, digest } => self.blob(BlobRequest { request, repository, digest: *digest }).await,
             Route::Other => self.other(request, body).await,
+            Route::Tags { .. } | Route::Referrers { .. } => self.list(request, &route).await,
             route => self.read_through(request, route).await,
         };
         pulled.unwrap_or_else(|error| error.explained(request, route.repository()).into_reply())
@@ -109,6 +109,11 @@ enum Resolved {
 impl Pull {
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
+        if let (Some(known), Some(quota)) = (&known, tag.request.low_quota())
+            && let Some(stale) = self.stale_tag(&tag, Some(known), Why::LowQuota(quota)).await
+        {
+            return Ok(stale);
+        }
         let pulled = match self.resolve(&tag, known.as_ref()).await {
             Ok(Resolved::Fresh(manifest, right)) => {
                 return Ok(manifest::reply(tag.request, &manifest, Served::Hit, right));
@@ -226,7 +231,10 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         if error.is_transient() {
-            return self.stale_tag(&tag, known).await.ok_or(error);
+            return match self.stale_tag(&tag, known, Why::Failed(&error)).await {
+                Some(stale) => Ok(stale),
+                None => self.no_referrers_by_tag(&tag, &error).await.ok_or(error),
+            };
         }
         if error.is_refusal()
             && let Some(request) = request.with_next_credential(tag.repository, error.status())
@@ -244,14 +252,14 @@ impl Pull {
     }
 
     /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
-    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
+    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, why: Why<'_>) -> Option<Reply> {
         let place = tag.request.place(tag.repository);
         for digest in self.known_digests(tag, known).await {
             if let Some((manifest, link)) = self.stored_manifest(tag.request, tag.repository, &digest).await
                 && let Some(right) = self.right_offline(tag.request, &place, &digest, &link).await
             {
                 let reply = manifest::reply(tag.request, &manifest, Served::Stale, right);
-                return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
+                return Some(why.marked(tag.request, reply));
             }
         }
         None
@@ -383,7 +391,10 @@ impl Pull {
         }
         loop {
             let joined = match self.locate(blob).await {
-                Located::Stored(stored) => return self.give_stored(blob, stored).await,
+                Located::Stored(stored) => match self.give_stored(blob, stored).await? {
+                    Some(reply) => return Ok(reply),
+                    None => continue,
+                },
                 Located::Inflight(fetch) => self.join_fetch(blob, &fetch).await?,
                 Located::Missing => self.lead_or_join(blob).await?,
             };
@@ -402,33 +413,55 @@ impl Pull {
         self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
     }
 
-    /// The blob is stored, by whatever way. This client gets it if its own registry serves it.
-    async fn give_stored(self: &Arc<Self>, blob: &BlobRequest<'_>, stored: Arc<Blob>) -> Result<Reply, PullError> {
+    /// The blob is stored, by whatever way. This client gets it if its own registry serves it. None if it turned out to
+    /// have rotted, and is no longer stored.
+    async fn give_stored(
+        self: &Arc<Self>,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+    ) -> Result<Option<Reply>, PullError> {
         let place = blob.place();
         let link = self.store.names.link_of(&place, &blob.digest).await;
         if let Some(link) = &link
             && let Some(right) = self.right_to(blob.request, &place, &blob.digest, link).await
         {
-            return self.serve_stored(blob, stored, Served::Hit, right);
+            return self.serve_sound(blob, stored, Served::Hit, right).await;
         }
         match self.probe(blob, Some(stored.size_bytes)).await {
             Ok(Probed::Serves(right)) => {
                 if link.is_none() && !self.may_share(blob, &stored).await {
-                    return self.read_alone(blob, None, Bypass::CrossRegistry).await;
+                    return self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some);
                 }
                 self.link(blob).await;
-                self.serve_stored(blob, stored, Served::Revalidated, right)
+                self.serve_sound(blob, stored, Served::Revalidated, right).await
             }
-            Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some),
             Err(error) if !error.is_transient() => Err(error),
             Err(error) => {
                 let Some(link) = link else { return Err(error) };
                 match self.right_offline(blob.request, &place, &blob.digest, &link).await {
-                    Some(right) => self.serve_stored(blob, stored, Served::Stale, right),
+                    Some(right) => self.serve_sound(blob, stored, Served::Stale, right).await,
                     None => Err(error),
                 }
             }
         }
+    }
+
+    /// Serves a stored blob, unless the client has reason to doubt it and it is bad: then None. Only a client with a right
+    /// learns of it.
+    async fn serve_sound(
+        &self,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+        served: Served,
+        right: Right,
+    ) -> Result<Option<Reply>, PullError> {
+        let client = blob.request.connection.client.into();
+        let is_doubted = blob.request.range().is_none_or(range::begins_at_the_start);
+        if is_doubted && !self.store.blobs.is_sound_for(&blob.digest, client).await {
+            return Ok(None);
+        }
+        self.serve_stored(blob, stored, served, right).map(Some)
     }
 
     /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the
@@ -443,7 +476,7 @@ impl Pull {
         let was_open_at = fetch.opened_at();
         let opening = fetch.opened().await;
         match &opening {
-            Opening::Filling { .. } | Opening::NotStored(..) => {}
+            Opening::Filling { .. } | Opening::Passing { .. } | Opening::NotStored(..) => {}
             // The leader's answer is the answer for its credential.
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())).await);
@@ -488,7 +521,7 @@ impl Pull {
         }
         let opening = subscription.fetch.opened().await;
         let right = match opening {
-            Opening::Filling { is_registrys_word: true, .. } => {
+            Opening::Filling { is_registrys_word: true, .. } | Opening::Passing { is_registrys_word: true, .. } => {
                 self.approve(blob.request, &Object::Repository(blob.place()))
             }
             _ => self.right_of_answer(blob.request),
@@ -514,6 +547,12 @@ impl Pull {
                 }
                 self.serve_fetch(blob, subscription, size, leads, right).await
             }
+            Opening::Passing { window, reason, size, host, elapsed, .. } => {
+                if leads {
+                    blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                }
+                self.serve_passing(blob, &window, subscription, size, reason, right).await
+            }
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
                 drop(subscription);
@@ -524,47 +563,5 @@ impl Pull {
             Opening::Broken(error) => Err(PullError::Broken(error)),
         };
         reply.map(Joined::Served)
-    }
-
-    /// What a request with this Range header wants of content that is not here yet.
-    pub(super) async fn wish(
-        &self,
-        request: &RequestContext,
-        object: &Object,
-        header: Option<&str>,
-        head: Operation,
-    ) -> Result<Wish, PullError> {
-        let asked = self.asked_part(request, object, header, head).await?;
-        let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
-        let whole = range.is_none_or(|range| range.end.is_none());
-        Ok(Wish { range, whole, complete_up_to_bytes: request.snapshot.config.cache.complete_up_to.0 })
-    }
-
-    /// The range of content that is not here yet. A suffix needs the length, which upstream's HEAD tells.
-    async fn asked_part(
-        &self,
-        request: &RequestContext,
-        object: &Object,
-        header: Option<&str>,
-        head: Operation,
-    ) -> Result<Option<(u64, Option<u64>)>, PullError> {
-        let RangeHeader::Single(spec) = header.map_or(RangeHeader::Ignored, range::parse) else {
-            return Ok(None);
-        };
-        match spec {
-            ByteSpec::From(start) => Ok(Some((start, None))),
-            ByteSpec::FromTo(start, last) => Ok(Some((start, last.checked_add(1)))),
-            ByteSpec::Suffix(_) => {
-                let answer = match self.ask_about(request, object, &head, Wanted::Content(None)).await {
-                    Asked::Allowed(answer, _) | Asked::Unproven(answer) => answer,
-                    Asked::Refused(error) | Asked::Down(error) => return Err(error),
-                };
-                match answer.content_length().map(|size| (size, range::resolve(spec, size))) {
-                    Some((_, Some((start, end)))) => Ok(Some((start, Some(end)))),
-                    Some((size_bytes, None)) => Err(PullError::Range { size_bytes }),
-                    None => Ok(None),
-                }
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_core::budget::Quota;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
@@ -120,6 +121,11 @@ impl RequestContext {
     /// Names a manifest's lock. It names the registry too: another one's slowness is not ours to wait for.
     pub(super) fn manifest_name(&self, repository: &RepositoryName, digest: &Digest) -> String {
         format!("{}/{repository}@{digest}", self.registry.origin)
+    }
+
+    /// The quota of this credential, if so little is left of it that tags and lists that are known are not checked.
+    pub(super) fn low_quota(&self) -> Option<Quota> {
+        self.snapshot.upstream.memory().governors.low_quota(&self.registry.origin, &self.credential)
     }
 
     /// Records the credential that upstream is asked with.

@@ -14,6 +14,7 @@ use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
 use crate::fetch::source::{BlobSource, Opened};
 use crate::fetch::through::Through;
+use crate::fetch::window::{Window, WindowReader};
 use crate::pull::Pull;
 use crate::pull::error::PullError;
 use crate::pull::request::{AskedPart, BlobRequest};
@@ -57,6 +58,26 @@ impl Pull {
         let (answer, reader) = reader_of(subscription, self.blob_source(blob), blob.request.range(), size).await?;
         blob.request.trail.record(Decision::Content { served, digest: Some(blob.digest), stored_at: None });
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
+    }
+
+    /// A blob that is on its way and cannot be kept.
+    pub(super) async fn serve_passing(
+        &self,
+        blob: &BlobRequest<'_>,
+        window: &Arc<Window>,
+        subscription: Subscription,
+        size: Option<u64>,
+        reason: Bypass,
+        _: Right,
+    ) -> Result<Reply, PullError> {
+        let source = self.blob_source(blob);
+        match passing_reader_of(window, subscription, source, blob.request.range(), size)? {
+            Some((answer, reader)) => {
+                blob.request.trail.record(Decision::PassedThrough(reason));
+                Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
+            }
+            None => self.read_alone(blob, None, reason).await,
+        }
     }
 
     /// Past the store: the client gets upstream's bytes, and whole ones checked.
@@ -125,17 +146,38 @@ pub(super) async fn reader_of(
         subscription.fetch.judged().await.map_err(PullError::Broken)?;
     }
     let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
-    let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
     let reader = match answer {
         RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
         RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
         RangeAnswer::Part { start, end } => {
-            // A part that is the whole, or the rest of it, ends only when the digest is right.
-            let completes = open_ended || (start == 0 && Some(end) == size);
-            FetchReader::new(subscription, source, start, (!completes).then_some(end))
+            let end = (!completes(header, start, end, size)).then_some(end);
+            FetchReader::new(subscription, source, start, end)
         }
     };
     Ok((answer, reader))
+}
+
+/// The same of a fetch that nothing is kept of. None if its window does not have the bytes any more.
+pub(super) fn passing_reader_of(
+    window: &Arc<Window>,
+    subscription: Subscription,
+    source: BlobSource,
+    header: Option<&str>,
+    size: Option<u64>,
+) -> Result<Option<(RangeAnswer, WindowReader)>, PullError> {
+    let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+    let (start, end) = match answer {
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+        RangeAnswer::Whole => (0, None),
+        RangeAnswer::Part { start, end } => (start, (!completes(header, start, end, size)).then_some(end)),
+    };
+    Ok(window.reader(subscription, source, start, end).map(|reader| (answer, reader)))
+}
+
+/// Whether a part is the whole, or the rest of it: it ends only when the digest is right.
+fn completes(header: Option<&str>, start: u64, end: u64, size: Option<u64>) -> bool {
+    let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+    open_ended || (start == 0 && Some(end) == size)
 }
 
 /// The reply with a published blob. `source` has the bytes as well, in case the disk fails.

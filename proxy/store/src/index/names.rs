@@ -283,6 +283,36 @@ pub(crate) fn tag_in_all_classes(
     .collect()
 }
 
+/// The first `limit` tags of a repository after one of this name, each with the manifests that it pointed to.
+pub(crate) fn tags_after(
+    transaction: &ReadTransaction,
+    place: &Place,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<(Tag, Vec<Digest>)>, Error> {
+    let (origin, repository) = row_of(place);
+    let mut found: Vec<(Tag, Vec<Digest>)> = Vec::new();
+    for row in transaction.open_table(TAGS)?.range((&*origin, repository, after, 0)..)? {
+        let (key, row) = row?;
+        let (row_origin, row_repository, tag, _) = key.value();
+        if (row_origin, row_repository) != (&*origin, repository) {
+            break;
+        }
+        let digest = digest_of(row.value().0)?;
+        let is_full = found.len() >= limit;
+        match found.last_mut() {
+            _ if tag == after => {}
+            Some((last, digests)) if last.as_str() == tag => digests.push(digest),
+            _ if is_full => break,
+            _ => {
+                let tag = tag.parse().map_err(|_| Error::Corrupted("a tag's key names no tag".to_owned()))?;
+                found.push((tag, vec![digest]));
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn tag_entry((digest, media_type, size_bytes, validated_at_ms): (&[u8], &str, u64, u64)) -> Result<TagEntry, Error> {
     Ok(TagEntry {
         digest: digest_of(digest)?,

@@ -75,7 +75,7 @@ fn what_an_answer_told_is_held_within_a_second() {
     done(names.set_tag(key.clone(), entry));
     done(names.set_artefact(&hub(), "/a.tgz", artefact));
     let told = Instant::now();
-    std::thread::sleep(Duration::from_millis(900));
+    done(async { tokio::time::sleep(Duration::from_millis(900)).await });
     let wreck = world.wreck();
     assert!(told.elapsed() < Duration::from_secs(2), "the machine is too slow for this test");
     let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();

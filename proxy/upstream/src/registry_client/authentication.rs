@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use entrepot_core::challenge::{Challenge, realm_trusted_for};
+use entrepot_core::error::said;
 use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::UpstreamMethod;
@@ -185,9 +186,13 @@ impl RegistryClient {
         }
         *slot = None;
         let Some(url) = token_cache::request_url(key) else { return Ok(None) };
-        let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
+        let (status, headers, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            self.memory.governors.token_refused(&registry.origin, login, headers, body.clone());
+        }
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer(status), registry.host()));
+            let said = said(&body).map(Into::into);
+            return Err(UpstreamError::new(Stage::Head, ErrorKind::TokenServer { status, said }, registry.host()));
         }
         if !status.is_success() {
             if let Some(login) = login {
@@ -232,9 +237,9 @@ impl RegistryClient {
         realm_trusted_for(registry.host(), realm, https_required) || named()
     }
 
-    /// GETs from a token server. A login is sent only if [`Self::trusts`] it. Anonymous requests may go to every public
-    /// address. Redirects are followed on the token server's own origin.
-    pub async fn ask_realm(
+    /// GETs from a token server, whatever its governor says. A login is sent only if [`Self::trusts`] it. Anonymous
+    /// requests may go to every public address. Redirects are followed on the token server's own origin.
+    pub(super) async fn ask_realm_now(
         &self,
         registry: &UpstreamRegistry,
         url: &Url,
