@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::listener::Standing;
+use crate::places::Standing;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::origin::Scheme;
 use entrepot_observe::labels::Door;
@@ -18,7 +18,7 @@ pub struct ConnectionContext {
     /// The protocol between the client and us.
     pub scheme: Scheme,
     pub destination: Destination,
-    /// Told when the client has said what it wants.
+    /// Whether the connection rests, and may make room for another.
     pub standing: Standing,
 }
 

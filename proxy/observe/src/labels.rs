@@ -141,7 +141,7 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
-        /// It had said nothing yet when every place was taken, and another took its place.
+        /// It had rested longest when every place was taken, and another took its place.
         MadeRoom = "made_room",
         /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
@@ -367,6 +367,8 @@ labels! {
         Range = "range",
         /// The client left in the middle of its body.
         ClientLeft = "client_left",
+        /// The client stopped sending in the middle of its body.
+        ClientStalled = "client_stalled",
         /// HTTP/1.0 cannot be given a body of unknown length.
         Http10 = "http_1_0",
         /// Upstream does not take the administrator's account.

@@ -26,6 +26,7 @@ use super::own_url;
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
+use entrepot_net::http::held_body::NotHeld;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
@@ -41,8 +42,13 @@ impl RegistryService {
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let (client, patience) = (ClientKey::of(scope.connection.client), scope.snapshot.config.client.body_timeout);
-        let Ok(form) = self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await else {
-            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
+        let form = match self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await {
+            Ok(form) => form,
+            Err(NotHeld::Stalled) => return RegistryError::stalled().into_reply(),
+            Err(_) => {
+                return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off")
+                    .because(Refused::Form);
+            }
         };
         let login = identity::header(&head.headers);
         self.local.access().token(client, &head.method, head.uri.query(), login.as_ref(), form.bytes()).await

@@ -78,9 +78,15 @@ impl RegistryError {
         Self::Invalid { code, status: None, why: why.into(), refused: Refused::Invalid }
     }
 
-    /// The client left, or stopped, in the middle of its body.
+    /// The client left in the middle of its body.
     pub(super) fn broke_off(code: ErrorCode) -> Self {
         Self::Invalid { code, status: None, why: "the request's body broke off".into(), refused: Refused::ClientLeft }
+    }
+
+    /// The client stopped sending in the middle of its body.
+    pub(super) fn stalled() -> Self {
+        let refused = Refused::ClientStalled;
+        Self::Invalid { code: ErrorCode::RequestTimeout, status: None, why: "".into(), refused }
     }
 
     /// The route has no such method.

@@ -168,6 +168,7 @@ impl LocalRequest {
         received.map_err(|why| match why {
             NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
             NotHeld::BrokeOff => RegistryError::broke_off(ErrorCode::ManifestInvalid),
+            NotHeld::Stalled => RegistryError::stalled(),
             NotHeld::Busy => RegistryError::TooManyUploads(TooMany::Total),
             NotHeld::Disk => RegistryError::DiskFailed,
         })

@@ -7,9 +7,10 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::start_error::StartError;
+use super::unkept::Unkept;
 use entrepot_config::Effective;
 use entrepot_config::ready::{Listen, Startup};
-use entrepot_net::admin_socket::AdminSocket;
+use entrepot_net::admin_socket::{AdminSocket, SocketError};
 use entrepot_net::service_manager::listeners::Listeners;
 
 /// Every listening socket.
@@ -37,7 +38,8 @@ pub(super) struct RegistrySockets {
 pub(super) struct AdminListening {
     /// None if TCP is switched off.
     pub(super) tcp: Option<TcpListener>,
-    pub(super) socket: AdminSocket,
+    /// None if the file system takes no writes.
+    pub(super) socket: Option<AdminSocket>,
 }
 
 /// The addresses that the sockets for clients are bound to.
@@ -49,8 +51,13 @@ pub(super) struct Addresses {
 }
 
 impl Listening {
-    /// Binds the configured addresses. Default addresses that stay shut leave `startup`, and `effective` shows it. Call it within a tokio runtime.
-    pub(super) fn bind(startup: &mut Startup, effective: &mut Effective) -> Result<Self, StartError> {
+    /// Binds the configured addresses. Default addresses that stay shut leave `startup`, and `effective` shows it. Call
+    /// it within a tokio runtime.
+    pub(super) fn bind(
+        startup: &mut Startup,
+        effective: &mut Effective,
+        unkept: &mut Unkept,
+    ) -> Result<Self, StartError> {
         let defaults = [&startup.transparent, &startup.admin.listen, &startup.registry.http, &startup.registry.https];
         let configured = startup.proxy.listen.iter().chain(&startup.registry.mirror);
         let configured = configured.chain(defaults.into_iter().flat_map(|door| &door.addresses));
@@ -67,7 +74,7 @@ impl Listening {
             http: open(&REGISTRY_HTTP, &mut startup.registry.http)?,
             https: open(&REGISTRY_HTTPS, &mut startup.registry.https)?,
         };
-        let socket = AdminSocket::bind(&startup.admin.socket)?;
+        let socket = unkept.without("the admin socket", AdminSocket::bind(&startup.admin.socket), unbound)?;
         Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
 
@@ -85,6 +92,13 @@ impl Addresses {
     /// The addresses of all doors.
     pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
         [&self.proxy, &self.registry, &self.mirror, &self.transparent].into_iter().flatten().copied()
+    }
+}
+
+fn unbound(error: &SocketError) -> Option<&io::Error> {
+    match error {
+        SocketError::Io { source, .. } => Some(source),
+        SocketError::InUse(_) | SocketError::NotASocket(_) => None,
     }
 }
 

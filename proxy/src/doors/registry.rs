@@ -10,7 +10,7 @@ use crate::doors::state::AppState;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::ConnectionSlot;
+use entrepot_net::places::ConnectionSlot;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 

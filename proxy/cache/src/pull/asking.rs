@@ -161,7 +161,11 @@ impl Pull {
 
     /// Upstream could not be asked. That is said once for each request.
     pub(super) fn unreachable(&self, request: &RequestContext, error: Arc<UpstreamError>) -> PullError {
-        tracing::warn!(registry = %request.registry.origin, path = request.path(), "{error}");
+        let (registry, path) = (&request.registry.origin, request.path());
+        match error.client_fault() {
+            Some(_) => tracing::info!(client = %request.connection.client, %registry, path, "{error}"),
+            None => tracing::warn!(%registry, path, "{error}"),
+        }
         PullError::Unreachable(error)
     }
 

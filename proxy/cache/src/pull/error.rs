@@ -17,7 +17,7 @@ use crate::pull::{RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{FetchFailure, Refused};
 use entrepot_upstream::credential::Credential;
-use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::error::{ClientFault, UpstreamError};
 
 /// Why there is no content for the client.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +102,7 @@ impl PullError {
             Self::Range { .. } => Fault::Client,
             Self::Answered(refusal) if refusal.status.is_client_error() => Fault::Client,
             Self::AccountRefused { .. } => Fault::Ours,
+            Self::Unreachable(error) if error.client_fault().is_some() => Fault::Client,
             Self::Unreachable(error) if error.is_ours() => Fault::Ours,
             Self::Broken(error) if error.is_ours() => Fault::Ours,
             Self::Answered(_)
@@ -124,7 +125,10 @@ impl PullError {
 
     /// Whether the failure says nothing about the content and may pass: what is stored may stand in.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_)) || is_transient(self.status())
+        match self {
+            Self::Unreachable(error) => error.client_fault().is_none(),
+            _ => is_transient(self.status()),
+        }
     }
 
     /// Whether the registry said no to this credential, as opposed to a request that no credential could have.
@@ -164,10 +168,15 @@ impl PullError {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
                 Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
             }
-            Self::Unreachable(error) if error.of_token_server().is_some() => {
-                Reply::error(code, &message).because(Refused::TokenServer)
+            Self::Unreachable(error) => {
+                let refused = match error.client_fault() {
+                    Some(ClientFault::Stalled(_)) => Refused::ClientStalled,
+                    Some(ClientFault::BrokeOff(_)) => Refused::ClientLeft,
+                    None if error.of_token_server().is_some() => Refused::TokenServer,
+                    None => Refused::Unreachable,
+                };
+                Reply::error(code, &message).because(refused)
             }
-            Self::Unreachable(_) => Reply::error(code, &message).because(Refused::Unreachable),
             Self::Broken(error) => Reply::error(code, &message).because(refused(error.reason())),
             Self::RedirectTarget { .. } => Reply::error(code, &message).because(Refused::RedirectTarget),
             Self::ManifestForm => Reply::error(code, &message).because(Refused::Encoded),
@@ -180,13 +189,15 @@ impl PullError {
         match self {
             Self::Range { .. } => ErrorCode::RangeInvalid,
             Self::AccountRefused { .. } => ErrorCode::Denied,
-            Self::Unreachable(error) if error.is_ours() => ErrorCode::Denied,
-            Self::Unreachable(error) if error.is_timeout() => ErrorCode::GatewayTimeout,
-            Self::Unreachable(error) if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => {
-                ErrorCode::TooManyRequests
-            }
+            Self::Unreachable(error) => match error.client_fault() {
+                Some(ClientFault::Stalled(_)) => ErrorCode::RequestTimeout,
+                Some(ClientFault::BrokeOff(_)) => ErrorCode::BadRequest,
+                None if error.is_ours() => ErrorCode::Denied,
+                None if error.is_timeout() => ErrorCode::GatewayTimeout,
+                None if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => ErrorCode::TooManyRequests,
+                None => ErrorCode::BadGateway,
+            },
             Self::Answered(_)
-            | Self::Unreachable(_)
             | Self::Broken(_)
             | Self::RedirectTarget { .. }
             | Self::ManifestForm

@@ -176,6 +176,8 @@ impl RequestContext {
             Ok(answer) => {
                 self.record_upstream(&answer.host, outcome_of(answer.status), Some(answer.elapsed));
             }
+            // Upstream has no part in what the client did not send.
+            Err(error) if error.client_fault().is_some() => {}
             Err(error) => self.record_upstream(self.registry.host(), failure_of(error), None),
         }
         answer

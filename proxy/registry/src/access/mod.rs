@@ -84,6 +84,13 @@ impl AccessControl {
         Ok(Self { rights, signer, users })
     }
 
+    /// Access control whose tokens hold until this process ends, where the disk does not take the file of the key.
+    pub fn with_passing_key(rights: Arc<Rights>) -> io::Result<Self> {
+        let signer = Arc::new(Signer::passing()?);
+        let users = rights.htpasswd.as_deref().map(Users::open);
+        Ok(Self { rights, signer, users })
+    }
+
     /// Access control under another configuration. Issued tokens stay valid. If the htpasswd file is the same,
     /// passwords that were verified stay remembered. Blocks.
     pub fn renewed(&self, rights: Arc<Rights>) -> Self {
