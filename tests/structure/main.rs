@@ -63,6 +63,7 @@ const USED_BY_CORE: &[&str] = &[
 const STD_WITHOUT_IO: &[&str] = &[
     "array",
     "borrow",
+    "cell",
     "cmp",
     "collections",
     "convert",

@@ -57,7 +57,6 @@ pub mod challenge;
 pub mod client;
 pub mod conditional;
 pub mod digest;
-pub mod disk_refusal;
 pub mod docker_hub;
 pub mod door_rights;
 pub mod error;

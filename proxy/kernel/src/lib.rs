@@ -11,11 +11,13 @@
 //! | `send` | sendfile from a mapped slice's file |
 //! | `namespace` | which network namespace this process is in |
 //! | `inherited` | descriptors that a service manager passed to this process |
+//! | `disk_refusal` | why a file system takes no writes |
 //! | `link_only` | a filter on datagram sockets that another crate opened: nothing that passed a router |
 //!
 //! Nothing here knows of registries or HTTP.
 
 pub mod buffers;
+pub mod disk_refusal;
 pub mod inherited;
 pub mod ktls;
 pub mod link_only;

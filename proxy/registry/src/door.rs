@@ -87,7 +87,9 @@ async fn reply_to(
     let mut body = AskedBody { body: Some(body), is_begun: false };
     let reply = route_to_owner(service, scope, meant, head, &mut body).await;
     let reply = reply.unwrap_or_else(RegistryError::into_reply);
-    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
+    // A client that said nothing for too long sends nothing in vain.
+    let is_refusal = (reply.status.is_client_error() || reply.status.is_server_error())
+        && reply.status != StatusCode::REQUEST_TIMEOUT;
     // To read a body that its client holds back would ask for it.
     let is_coming = body.is_begun || !wants_continue;
     if let Some(body) = body.body.filter(|body| is_refusal && is_coming && !body.is_end_stream()) {

@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use entrepot_core::disk_refusal::DiskRefusal;
 use entrepot_core::exit;
+use entrepot_kernel::disk_refusal::DiskRefusal;
 use entrepot_net::admin_socket::SocketError;
 use entrepot_net::tls::error::CaError;
 use entrepot_observe::access_log::AccessLogError;

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use entrepot_core::disk_refusal::DiskRefusal;
+use entrepot_kernel::disk_refusal::DiskRefusal;
 use entrepot_store::Trouble;
 
 /// The things that were not kept, and why.

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use entrepot_core::disk_refusal::DiskRefusal;
+use entrepot_kernel::disk_refusal::DiskRefusal;
 
 use crate::errors::StoreError;
 use crate::lock;

@@ -14,6 +14,8 @@ const MIB: usize = 1 << 20;
 async fn without_a_store(upstream: &Upstream) -> Proxy {
     let proxy = Setup::of(&[upstream]).set("cache", r"patterns = ['\.tgz$']").start().await;
     std::fs::remove_dir_all(proxy.data().join("fill")).expect("removed");
+    // A file is in the folder's place, so that it cannot be made again.
+    std::fs::write(proxy.data().join("fill"), "").expect("written");
     proxy
 }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use entrepot_core::disk_refusal::DiskRefusal;
+use entrepot_kernel::disk_refusal::DiskRefusal;
 
 /// What helps against a file that cannot be written.
 fn remedy(source: &io::Error) -> &'static str {
