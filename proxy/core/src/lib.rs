@@ -50,6 +50,7 @@
 
 pub mod challenge;
 pub mod client;
+pub mod coding;
 pub mod digest;
 pub mod docker_hub;
 pub mod error;
@@ -67,6 +68,7 @@ pub mod platform;
 pub mod proxy_header;
 pub mod quantity;
 pub mod range;
+pub mod ranged;
 pub mod recent;
 pub mod referrer;
 pub mod route;

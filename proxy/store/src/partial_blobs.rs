@@ -35,6 +35,7 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_origin};
 use crate::blobs::Blobs;
+use crate::blocking::blocking;
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
 use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
@@ -42,7 +43,7 @@ use crate::errors::StoreError;
 use crate::extents::Extents;
 use crate::index::{Index, Job};
 use crate::paths::{FillName, Paths};
-use crate::paused::{Paused, PausedFill};
+use crate::paused::{Paused, PausedFill, PausedPart};
 use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::{self, random};
@@ -154,10 +155,15 @@ impl PartialBlobs {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
 
-    /// The first byte from `from` on that is missing in the paused content of an origin. A fetch that resumes it asks
-    /// from there.
-    pub fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> u64 {
-        self.paused.first_missing(origin, digest, from).unwrap_or(from)
+    /// What the paused content of an origin lacks from `from` on. None if nothing is paused, or it lacks nothing there.
+    pub fn paused(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<PausedPart> {
+        self.paused.part(origin, digest, from)
+    }
+
+    /// Drops the paused content that any origin gave under a digest. Returns its bytes; None if there is none.
+    pub async fn drop_paused(self: &Arc<Self>, digest: &Digest) -> Option<u64> {
+        let (home, digest) = (self.clone(), *digest);
+        blocking(move || home.paused.remove(&home.paths, &digest)).await.flatten()
     }
 
     pub(crate) async fn begin_as(

@@ -43,6 +43,15 @@ pub(super) struct PausedFill {
     pub(super) paused_at: SystemTime,
 }
 
+/// What a paused partial blob lacks, for the fetch that resumes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PausedPart {
+    /// The first missing byte.
+    pub first_missing: u64,
+    /// The length of the whole blob.
+    pub size_bytes: u64,
+}
+
 /// The origin that gave the bytes, and the digest that they are to have.
 pub(super) type PausedKey = (Origin, Digest);
 
@@ -75,11 +84,12 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused partial blob of an origin lacks. None if there is none.
-    pub(super) fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<u64> {
+    /// What the paused partial blob of an origin lacks from `from` on. None if there is none, or it lacks nothing there.
+    pub(super) fn part(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<PausedPart> {
         let fills = lock(&self.fills);
         let fill = fills.get(&(origin.clone(), *digest))?;
-        fill.extents.first_gap(from, fill.size_bytes).map(|gap| gap.start)
+        let first_missing = fill.extents.first_gap(from, fill.size_bytes)?.start;
+        Some(PausedPart { first_missing, size_bytes: fill.size_bytes })
     }
 
     /// Takes the partial blob of an origin out, to resume it. The sidecar is removed first. One of another size is
@@ -127,6 +137,15 @@ impl Paused {
     pub(super) fn expire(&self, paths: &Paths, before: SystemTime) {
         let expired: Vec<_> = lock(&self.fills).extract_if(|_, fill| fill.paused_at < before).collect();
         expired.into_iter().for_each(|(_, fill)| delete(paths, fill));
+    }
+
+    /// Deletes the partial blobs of a digest, of all origins. Returns how many bytes they had; None if there was none.
+    pub(super) fn remove(&self, paths: &Paths, digest: &Digest) -> Option<u64> {
+        let removed: Vec<_> = lock(&self.fills).extract_if(|(_, of), _| of == digest).collect();
+        let total = |sum: Option<u64>, fill: &PausedFill| Some(sum.unwrap_or(0) + fill.extents.total());
+        let bytes = removed.iter().fold(None, |sum, (_, fill)| total(sum, fill));
+        removed.into_iter().for_each(|(_, fill)| delete(paths, fill));
+        bytes
     }
 
     /// Deletes all paused partial blobs.

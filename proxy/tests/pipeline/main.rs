@@ -21,6 +21,7 @@ mod proofs;
 mod pushes;
 mod ranges;
 mod redirects;
+mod refused_ranges;
 mod registry;
 mod reload;
 mod rights;

@@ -80,6 +80,11 @@ impl UpstreamError {
         matches!(self.kind, ErrorKind::Refused(_))
     }
 
+    /// Whether upstream took the request and then broke the connection instead of answering.
+    pub fn broke_off(&self) -> bool {
+        matches!((self.stage, &self.kind), (Stage::Send | Stage::Head, ErrorKind::Reset))
+    }
+
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match &self.kind {

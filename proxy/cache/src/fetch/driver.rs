@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use http::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::Instrument;
@@ -27,6 +26,14 @@ pub(super) struct Driver {
     pub(super) metrics: Arc<Metrics>,
     pub(super) hash_threads: Arc<HashThreads>,
     pub(super) complete_up_to_bytes: u64,
+}
+
+/// What a fetch asks for first.
+struct Missing {
+    /// None for the whole blob.
+    range: Option<ByteRange>,
+    /// The blob's length, if bytes of it were paused.
+    size: Option<u64>,
 }
 
 /// How fetching ended, if it did not fail.
@@ -58,18 +65,21 @@ impl Driver {
         let asked_end = range.filter(|_| opened.is_part).and_then(|range| range.end);
         // Without a length, the bytes that are missing behind a limit are unknown, so there is no limit.
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
-        let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
+        let (size, is_registrys_word, coding) = (opened.size, opened.is_registrys_word, opened.coding);
         let (host, elapsed) = (opened.host.clone(), opened.elapsed);
         self.fetch.update(|state| {
             state.size = size;
+            state.coding = coding;
             state.extents = partial.extents().clone();
             state.file = Some(partial.clone());
         });
         self.fetch.set_opening(Opening::Filling { size, is_registrys_word, host, elapsed });
         let mut fetchers = JoinSet::new();
-        // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them.
-        if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
-            self.start_fetcher(&mut fetchers, start, gap.end, Some(opened));
+        // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them. An
+        // upstream that sends no part would begin there once more, so its bytes are skipped up to the first missing one.
+        let serves_parts = opened.is_part;
+        if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start || !serves_parts) {
+            self.start_fetcher(&mut fetchers, gap.start, gap.end, Some(opened));
         }
         match self.fetch_and_hash(&partial, &mut fetchers).await {
             Ok(Fetched::Complete) => self.publish(partial).await,
@@ -96,18 +106,17 @@ impl Driver {
         }
     }
 
-    /// Asks upstream for its first answer. If upstream ignores the range, the body begins at the first byte, and the
-    /// fetch works with that.
+    /// Asks upstream for its first answer. If upstream ignores or refuses the range, the body begins at the first byte,
+    /// and the fetch works with that.
     async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
         let source = self.fetch.state().sources.first().cloned()?;
         let digest = &self.fetch.digest;
         let missing = self.missing_part(range);
-        let opened = match source.open(digest, missing).await {
-            // The kept bytes may be longer than the blob that upstream has now.
-            Err(OpenError::Refused(refusal))
-                if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing != range =>
-            {
-                source.open(digest, range).await
+        let opened = match source.open(digest, missing.range, missing.size).await {
+            // An upstream that breaks the connection at a range refuses it as well. Kept bytes must not make a blob
+            // impossible to fetch.
+            Err(OpenError::Failed(error)) if error.broke_off() && missing.range != range => {
+                source.open(digest, range, missing.size).await
             }
             opened => opened,
         };
@@ -131,11 +140,16 @@ impl Driver {
     }
 
     /// The part of `range` to ask for: it begins after the paused bytes.
-    fn missing_part(&self, range: Option<ByteRange>) -> Option<ByteRange> {
+    fn missing_part(&self, range: Option<ByteRange>) -> Missing {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let start = self.store.partial_blobs.first_missing(self.fetch.place.origin(), &self.fetch.digest, asked_start);
+        let paused = self.store.partial_blobs.paused(self.fetch.place.origin(), &self.fetch.digest, asked_start);
+        let Some(paused) = paused else { return Missing { range, size: None } };
+        let start = paused.first_missing;
         let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
-        if is_shorter { Some(ByteRange { start, end }) } else { range }
+        Missing {
+            range: if is_shorter { Some(ByteRange { start, end }) } else { range },
+            size: Some(paused.size_bytes),
+        }
     }
 
     /// The partial blob, or the reason why there is none.
@@ -181,7 +195,7 @@ impl Driver {
                 },
                 hashed = &mut hashing => match hashed {
                     Ok(Hashed::Right) => break Ok(Fetched::Complete),
-                    Ok(Hashed::Wrong(got)) => break Err(FetchError::WrongDigest { digest: fetch.digest, got: Box::new(got) }),
+                    Ok(Hashed::Wrong(got)) => break Err(FetchError::wrong(fetch.digest, got, fetch.coding())),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         hand_over(fetch, &progress);

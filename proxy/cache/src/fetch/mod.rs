@@ -63,9 +63,9 @@ pub enum FetchError {
         /// How it showed.
         why: &'static str,
     },
-    /// Upstream compressed a body that was asked for as it is.
-    #[error("upstream encoded {digest} as {encoding} although identity was asked")]
-    Encoded { digest: Digest, encoding: String },
+    /// Upstream compressed a body that was asked for as it is: it says so, and the digest does not contradict.
+    #[error("upstream encoded {digest} as {coding} although identity was asked")]
+    Encoded { digest: Digest, coding: &'static str },
     /// The file could not be read, and the bytes could not be had from upstream instead.
     #[error("reading the stored bytes of {digest} failed: {error}")]
     Read { digest: Digest, error: Arc<std::io::Error> },
@@ -75,6 +75,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// The bytes, which upstream said have this coding, have the digest `got` instead.
+    fn wrong(digest: Digest, got: Digest, coding: Option<&'static str>) -> Self {
+        match coding {
+            Some(coding) => Self::Encoded { digest, coding },
+            None => Self::WrongDigest { digest, got: Box::new(got) },
+        }
+    }
+
     /// Whether the cause is on our side: our disk, or our stop. Otherwise it is upstream's.
     pub fn is_ours(&self) -> bool {
         match self {

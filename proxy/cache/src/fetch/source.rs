@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use entrepot_core::coding;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
-use entrepot_core::range::ContentRange;
+use entrepot_core::ranged::{AnswerHead, AskedRange, RangedAnswer, judge};
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fetch::FetchError;
@@ -53,6 +54,8 @@ pub struct Opened {
     /// Whether the body ends at the end of the requested range, rather than at the end of the blob.
     pub is_part: bool,
     pub body: TimedBody,
+    /// The coding that upstream says the bytes have. None if it says none. The digest judges whether it is true.
+    pub coding: Option<&'static str>,
     /// Whether the head alone shows that the registry serves the blob. Otherwise only the digest will show it.
     pub is_registrys_word: bool,
     /// The host that sends them.
@@ -84,49 +87,103 @@ pub enum OpenError {
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
 impl BlobSource {
-    /// Asks for the whole blob, or for `range` of it.
-    pub async fn open(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Opened, OpenError> {
+    /// Asks for the whole blob, or for `range` of it. `size` is the whole length, if it is known from before. An upstream
+    /// that does not serve the range is asked for the whole blob.
+    pub async fn open(
+        &self,
+        digest: &Digest,
+        range: Option<ByteRange>,
+        size: Option<u64>,
+    ) -> Result<Opened, OpenError> {
+        if let Some(range) = range {
+            let answer = self.ask(digest, Some(range)).await?;
+            let asked = AskedRange { start: range.start, end: range.end, size };
+            match judge(&head_of(&answer), &asked) {
+                RangedAnswer::Part { start, size, .. } => return Ok(Opened::part(answer, start, size)),
+                RangedAnswer::Whole => return opened_whole(digest, answer),
+                RangedAnswer::Unsatisfiable | RangedAnswer::OtherRefusal => return Err(refused(digest, answer).await),
+                RangedAnswer::Unusable => {
+                    tracing::debug!(%digest, status = %answer.status, "upstream does not serve the range, asking for the whole");
+                }
+            }
+        }
+        let answer = self.ask(digest, None).await?;
+        match answer.status {
+            StatusCode::OK => opened_whole(digest, answer),
+            StatusCode::PARTIAL_CONTENT => {
+                // Some content networks answer every request so.
+                match judge(&head_of(&answer), &AskedRange { start: 0, end: None, size }) {
+                    RangedAnswer::Part { start: 0, end, size } if end == size => Ok(Opened::part(answer, 0, size)),
+                    _ => {
+                        let why = "206 for the whole blob, without a Content-Range that tells its length";
+                        Err(OpenError::Broken(FetchError::WrongLength { digest: *digest, why }))
+                    }
+                }
+            }
+            _ => Err(refused(digest, answer).await),
+        }
+    }
+
+    async fn ask(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Answer, OpenError> {
         let operation = match &self.path {
             SourcePath::Blobs(repository) => Operation::blob(Method::GET, repository, digest, range),
             SourcePath::Artefact(path) => Operation::artefact(path, range),
         };
-        let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
-        let answer = answer.map_err(OpenError::Failed)?;
-        if let Some(encoding) = encoding(&answer.headers) {
-            return Err(OpenError::Broken(FetchError::Encoded { digest: *digest, encoding }));
-        }
-        let is_registrys_word = answer.is_registrys_word();
-        let (host, elapsed) = (answer.host.clone(), answer.elapsed);
-        let wrong = |why| OpenError::Broken(FetchError::WrongLength { digest: *digest, why });
-        match answer.status {
-            StatusCode::OK => {
-                let size = answer.content_length();
-                let nothing = Digest::of(digest.algorithm(), b"");
-                if size == Some(0) && *digest != nothing {
-                    // An empty body is complete with its head: there is no last byte to hold back.
-                    return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
-                }
-                Ok(Opened { size, start: 0, is_part: false, body: answer.body, is_registrys_word, host, elapsed })
-            }
-            StatusCode::PARTIAL_CONTENT => {
-                let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                let Some(Ok(ContentRange::Part { start, size: Some(size), .. })) = value.map(str::parse) else {
-                    return Err(wrong("206 without a Content-Range that tells the whole length"));
-                };
-                let size = Some(size);
-                if Some(start) != range.map(|range| range.start) {
-                    return Err(wrong("206 for another range than asked"));
-                }
-                Ok(Opened { size, start, is_part: true, body: answer.body, is_registrys_word, host, elapsed })
-            }
-            status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
-                // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a
-                // failure on the way.
-                Err(OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() }))
-            }
-            _ => Err(OpenError::Refused(UpstreamRefusal::read(answer).await)),
+        self.upstream.execute(&self.registry, &operation, &self.credential).await.map_err(OpenError::Failed)
+    }
+}
+
+impl Opened {
+    /// The body is a part of content of `size` bytes.
+    fn part(answer: Answer, start: u64, size: u64) -> Self {
+        Self { size: Some(size), start, is_part: true, ..Self::whole(answer) }
+    }
+
+    fn whole(answer: Answer) -> Self {
+        Self {
+            size: answer.content_length(),
+            start: 0,
+            is_part: false,
+            coding: text(&answer.headers, &CONTENT_ENCODING).and_then(coding::changing),
+            is_registrys_word: answer.is_registrys_word(),
+            host: answer.host.clone(),
+            elapsed: answer.elapsed,
+            body: answer.body,
         }
     }
+}
+
+fn opened_whole(digest: &Digest, answer: Answer) -> Result<Opened, OpenError> {
+    let opened = Opened::whole(answer);
+    let nothing = Digest::of(digest.algorithm(), b"");
+    if opened.size == Some(0) && *digest != nothing {
+        // An empty body is complete with its head: there is no last byte to hold back.
+        return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+    }
+    Ok(opened)
+}
+
+async fn refused(digest: &Digest, answer: Answer) -> OpenError {
+    let status = answer.status;
+    if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE {
+        // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a failure on
+        // the way.
+        return OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() });
+    }
+    OpenError::Refused(UpstreamRefusal::read(answer).await)
+}
+
+fn head_of(answer: &Answer) -> AnswerHead<'_> {
+    AnswerHead {
+        status: answer.status.as_u16(),
+        content_range: text(&answer.headers, &CONTENT_RANGE),
+        content_type: text(&answer.headers, &CONTENT_TYPE),
+        content_length: answer.content_length(),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }
 
 impl UpstreamRefusal {
@@ -154,9 +211,4 @@ impl UpstreamRefusal {
         }
         self
     }
-}
-
-fn encoding(headers: &HeaderMap) -> Option<String> {
-    let value = String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).to_ascii_lowercase();
-    (!matches!(value.as_str(), "" | "identity")).then_some(value)
 }

@@ -28,6 +28,8 @@ pub struct BlobStream {
     position: u64,
     limit: Option<u64>,
     size: Option<u64>,
+    /// The coding that upstream said the bytes have.
+    coding: Option<&'static str>,
     /// Failures since the last byte.
     failures: u32,
     /// How many answers went on after a failure and are not reported yet.
@@ -42,16 +44,33 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 impl BlobStream {
     /// A stream from `position` up to `limit`, or to the blob's end. No answer is open yet.
     pub fn new(digest: Digest, sources: Vec<BlobSource>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
-        let sources = sources.into();
-        Self { digest, sources, body: None, ended: None, skip: 0, position, limit, size, failures: 0, resumed: 0 }
+        Self {
+            digest,
+            sources: sources.into(),
+            body: None,
+            ended: None,
+            skip: 0,
+            position,
+            limit,
+            size,
+            coding: None,
+            failures: 0,
+            resumed: 0,
+        }
     }
 
     /// The same stream, with the answer that opened the blob.
     pub fn with_opened(mut self, opened: Opened) -> Self {
         self.skip = self.position.saturating_sub(opened.start);
         self.size = self.size.or(opened.size);
+        self.coding = opened.coding;
         self.body = Some(opened.body);
         self
+    }
+
+    /// The coding that upstream said the bytes have. None if it said none. Only the digest shows whether that is true.
+    pub fn coding(&self) -> Option<&'static str> {
+        self.coding
     }
 
     /// The blob's length. None until upstream told it.
@@ -161,9 +180,10 @@ impl BlobStream {
         let Some(source) = self.sources.front() else {
             return Err(FetchError::WrongLength { digest: self.digest, why: "nobody is left to ask" });
         };
-        let whole = self.position == 0 && self.limit.is_none();
+        // The last try asks for the whole: an upstream that breaks every answer to a range refuses ranges as well.
+        let whole = (self.position == 0 && self.limit.is_none()) || self.failures == FAILURES_MAX;
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
-        match source.open(&self.digest, range).await {
+        match source.open(&self.digest, range, self.size).await {
             Ok(opened) => self.resume(opened),
             // A redirect's target refused. The next try gets a fresh redirect.
             Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
@@ -192,7 +212,8 @@ impl BlobStream {
             return Err(FetchError::WrongLength { digest: self.digest, why: "it changed between two answers" });
         }
         self.size = self.size.or(opened.size);
-        self.skip = self.position - opened.start;
+        self.skip = self.position.saturating_sub(opened.start);
+        self.coding = self.coding.or(opened.coding);
         self.resumed += u64::from(self.failures > 0);
         self.body = Some(opened.body);
         Ok(())

@@ -76,7 +76,13 @@ impl Through {
                 self.check()?;
                 return Ok(self.held.take());
             };
-            let Some(hasher) = self.hasher.as_mut() else { return Ok(Some(bytes)) };
+            let Some(hasher) = self.hasher.as_mut() else {
+                // No digest judges a part.
+                return match self.stream.coding() {
+                    Some(coding) => Err(FetchError::Encoded { digest: self.digest, coding }),
+                    None => Ok(Some(bytes)),
+                };
+            };
             hasher.update(&bytes);
             let undelivered = self.stream.position().saturating_sub(self.deliver_from).min(bytes.len() as u64);
             if undelivered == 0 {
@@ -91,7 +97,7 @@ impl Through {
 
     fn check(&mut self) -> Result<(), FetchError> {
         match self.hasher.take().map(Hasher::finish) {
-            Some(got) if got != self.digest => Err(FetchError::WrongDigest { digest: self.digest, got: Box::new(got) }),
+            Some(got) if got != self.digest => Err(FetchError::wrong(self.digest, got, self.stream.coding())),
             Some(_) => {
                 if let Some(proven) = self.proven.take() {
                     proven();

@@ -105,7 +105,7 @@ impl Pull {
             }
             Asked::Unproven(_) => {
                 let first_byte = ByteRange { start: 0, end: Some(1) };
-                match self.blob_source(blob).open(&blob.digest, Some(first_byte)).await {
+                match self.blob_source(blob).open(&blob.digest, Some(first_byte), None).await {
                     Ok(opened) if opened.size.is_some() && opened.size == size => {
                         blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
                         Ok(Probed::Serves(self.approve(blob.request, &Object::Repository(blob.place()))))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
+use entrepot_core::coding;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName};
@@ -75,7 +76,7 @@ impl Pull {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => *answer,
             Asked::Refused(error) | Asked::Down(error) => return Err(error),
         };
-        if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
+        if answer.status != StatusCode::OK || is_encoded(&answer) {
             return Err(PullError::ManifestForm);
         }
         let (told, headers) = (answer.digest, answer.headers.clone());
@@ -188,6 +189,12 @@ fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
         None if !info.ambiguous => info.media_type,
         None => None,
     }
+}
+
+/// Whether upstream says that the manifest is compressed. Words that mean nothing are taken for what they are.
+fn is_encoded(answer: &Answer) -> bool {
+    let value = answer.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| coding::changing(value).is_some())
 }
 
 fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {

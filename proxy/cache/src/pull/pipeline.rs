@@ -44,6 +44,8 @@ use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
 use entrepot_upstream::operation::{ByteRange, Operation};
 
+/// The longest blob whose digest is awaited before its head is sent, if upstream says that it is compressed.
+const JUDGED_FIRST_MAX_BYTES: u64 = 1 << 20;
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
 
@@ -510,6 +512,11 @@ impl Pull {
             Opening::Filling { size, host, elapsed, .. } => {
                 if leads {
                     blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
+                }
+                // Whether upstream compressed the blob is known at its end. A small one can wait for that.
+                if subscription.fetch.coding().is_some() && size.is_some_and(|size| size <= JUDGED_FIRST_MAX_BYTES) {
+                    subscription.fetch.want_whole();
+                    subscription.fetch.judged().await.map_err(PullError::Broken)?;
                 }
                 self.serve_fetch(blob, subscription, size, leads, right)
             }

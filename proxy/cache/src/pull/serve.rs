@@ -11,6 +11,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, E
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::Instrument;
 
+use crate::fetch::FetchError;
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
 use crate::fetch::source::{BlobSource, Opened};
@@ -88,7 +89,7 @@ impl Pull {
         let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => opened,
-            None => match self.blob_source(blob).open(&blob.digest, part).await {
+            None => match self.blob_source(blob).open(&blob.digest, part, None).await {
                 Ok(opened) => opened,
                 Err(error) => return Err(self.not_opened(blob, error).await),
             },
@@ -108,6 +109,9 @@ impl Pull {
         let through = match answer {
             RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
+                if let Some(coding) = opened.coding {
+                    return Err(PullError::Broken(FetchError::Encoded { digest, coding }));
+                }
                 Through::part(digest, source, start, end, size).with_opened(opened)
             }
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
