@@ -8,6 +8,7 @@ mod harness;
 
 mod artefacts;
 mod blobs;
+mod dead_upstream;
 mod disk;
 mod doors;
 mod faults;

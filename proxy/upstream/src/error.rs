@@ -33,6 +33,8 @@ pub(crate) enum ErrorKind {
     Unreachable(String),
     /// The stage's deadline passed.
     TimedOut,
+    /// It did not answer a moment ago, and nothing has changed since. Only checks of what is stored fail so.
+    Remembered,
     /// The body began, and then no more bytes arrived in time.
     Stalled,
     /// The certificate is not trusted, for this reason.
@@ -72,7 +74,7 @@ impl UpstreamError {
 
     /// Whether a deadline passed. The client gets 504 then.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
+        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Remembered)
     }
 
     /// Whether our own policy refused the host. The client gets 403 then, else 502 or 504.
@@ -88,7 +90,11 @@ impl UpstreamError {
     /// Whether the same request may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match &self.kind {
-            ErrorKind::Unreachable(_) | ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Reset => true,
+            ErrorKind::Unreachable(_)
+            | ErrorKind::TimedOut
+            | ErrorKind::Remembered
+            | ErrorKind::Stalled
+            | ErrorKind::Reset => true,
             ErrorKind::Parent(error) => error.is_retryable(),
             ErrorKind::Refused(_) | ErrorKind::Certificate(_) | ErrorKind::Protocol(_) | ErrorKind::RequestBody(_) => {
                 false
@@ -151,6 +157,9 @@ impl fmt::Display for UpstreamError {
                     "upstream {host} took too long ({doing}); try again, or raise the timeouts in [upstream]"
                 )
             }
+            ErrorKind::Remembered => {
+                write!(formatter, "upstream {host} did not answer a moment ago; it is tried again in the background")
+            }
             ErrorKind::Stalled => {
                 write!(formatter, "upstream {host} stopped sending ({doing}); the download can be resumed")
             }
@@ -207,6 +216,7 @@ mod tests {
             (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
+            (ErrorKind::Remembered, false, true, "a moment ago"),
             (ErrorKind::Stalled, false, true, "resumed"),
             (ErrorKind::Certificate("expired".into()), false, false, "add ca_file or verify = false for this registry"),
             (ErrorKind::Reset, false, true, "broke"),

@@ -22,13 +22,14 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Limited};
+use tokio::time::timeout;
 use url::Url;
 
 use crate::address_policy::Purpose;
 use crate::connector::Reach;
 use crate::credential::{Credential, CredentialId, Login, sensitive};
 use crate::error::{ErrorKind, Stage, UpstreamError};
-use crate::http_client::{HttpClient, Response};
+use crate::http_client::{HttpClient, Manner, Patience, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
 use crate::refused_accounts::RefusedAccounts;
@@ -130,7 +131,7 @@ impl RegistryClient {
     /// Sends a notification to a receiver that the administrator named. It sends no login, follows no redirect and does not
     /// try again. The answer's body is not read.
     pub async fn notify(&self, request: http::Request<RequestBody>) -> Result<StatusCode, UpstreamError> {
-        Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
+        Ok(self.client.send(request, Purpose::Webhook, Manner::default()).await?.http.status())
     }
 
     /// Runs an operation without a body.
@@ -275,7 +276,14 @@ impl RegistryClient {
     ) -> Result<Option<Secret>, UpstreamError> {
         let asked_at = Instant::now();
         let slot = self.memory.tokens.slot(key);
-        let mut slot = slot.lock().await;
+        let mut slot = match registry.patience {
+            Patience::Full => slot.lock().await,
+            // A patient request may be waiting for the token server.
+            Patience::Check => match timeout(self.client.check_timeout(), slot.lock()).await {
+                Ok(slot) => slot,
+                Err(_) => return Err(UpstreamError::new(Stage::Head, ErrorKind::TimedOut, registry.host())),
+            },
+        };
         if let Some((token, renew_at)) = &*slot
             && *renew_at > asked_at
             && !refused
@@ -352,7 +360,8 @@ impl RegistryClient {
         }
         let fail = |why: String| UpstreamError::protocol(registry.host(), why);
         let request = self.request(&Method::GET, url, headers, empty()).map_err(fail)?;
-        let response = self.send(UpstreamMethod::Token, request, purpose).await?;
+        let manner = Manner { patience: registry.patience, may_race: false };
+        let response = self.send(UpstreamMethod::Token, request, purpose, manner).await?;
         let (head, body) = response.http.into_parts();
         let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
         let body = body.map_err(|error| UpstreamError::protocol(registry.host(), format!("token answer: {error}")))?;
@@ -383,7 +392,8 @@ impl RegistryClient {
             let headers = self.hop_headers(registry, operation, authorization.filter(|_| !crossed), crossed);
             let body = body.take().unwrap_or_else(empty);
             let request = self.request(&operation.method, &url, headers, body).map_err(&fail)?;
-            let sent = self.send(kind_of(&operation.method), request, purpose).await;
+            let manner = Manner { patience: registry.patience, may_race: operation.may_race() };
+            let sent = self.send(kind_of(&operation.method), request, purpose, manner).await;
             // The client chose the registry. The registry chose the redirect, so its target's refusal is upstream's fault.
             let misled =
                 |error: UpstreamError| if crossed && error.is_ours() { fail(error.to_string()) } else { error };
@@ -415,9 +425,10 @@ impl RegistryClient {
         kind: UpstreamMethod,
         request: Request<RequestBody>,
         purpose: Purpose,
+        manner: Manner,
     ) -> Result<Response, UpstreamError> {
         let started = Instant::now();
-        let sent = self.client.send(request, purpose).await;
+        let sent = self.client.send(request, purpose, manner).await;
         let (outcome, head_after) = match &sent {
             Ok(response) => (outcome_of(response.http.status()), Some(started.elapsed())),
             Err(error) => (failure_of(error), None),

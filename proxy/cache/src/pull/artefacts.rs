@@ -65,7 +65,8 @@ impl Pull {
         } else {
             let path = request.path_and_query.clone();
             let probe = Operation::relay(Method::HEAD, path, &HeaderMap::new(), None);
-            match self.ask_about(request, &object, &probe, Wanted::Content(Some(entry.size_bytes))).await {
+            let size = Wanted::Content(Some(entry.size_bytes));
+            match self.ask_about(&request.checking(), &object, &probe, size).await {
                 Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                     // The page that asks for a login is not the artefact.
                     if answer.content_length() != Some(entry.size_bytes) || !answer.status.is_success() {

@@ -42,6 +42,7 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
+use entrepot_upstream::http_client::Patience;
 use entrepot_upstream::operation::{ByteRange, Operation};
 
 /// The longest blob whose digest is awaited before its head is sent, if upstream says that it is compressed.
@@ -105,25 +106,38 @@ enum Resolved {
 impl Pull {
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
-        let pulled = match self.resolve(&tag, known.as_ref()).await {
-            Ok(Resolved::Fresh(manifest, right)) => {
-                return Ok(manifest::reply(tag.request, &manifest, Served::Hit, right));
-            }
-            Ok(Resolved::KnownMissing(refusal)) => return Err(PullError::answered(refusal)),
-            Ok(Resolved::Told(digest, head, right)) => self.told_tag(&tag, known.as_ref(), digest, head, right).await,
-            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(replies::head(tag.request, None, head)),
-            Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
-            Err(error) => Err(error),
-        };
+        let pulled = self.pull_tag(&tag, known.as_ref(), Patience::Check).await;
         match pulled {
             Ok(reply) => Ok(reply),
             Err(error) => self.instead_of(tag, known.as_ref(), error).await,
         }
     }
 
+    async fn pull_tag(
+        self: &Arc<Self>,
+        tag: &TagRequest<'_>,
+        known: Option<&TagEntry>,
+        patience: Patience,
+    ) -> Result<Reply, PullError> {
+        match self.resolve(tag, known, patience).await {
+            Ok(Resolved::Fresh(manifest, right)) => Ok(manifest::reply(tag.request, &manifest, Served::Hit, right)),
+            // An answer already: as an error it would be remembered anew, and so for ever.
+            Ok(Resolved::KnownMissing(refusal)) => Ok(PullError::answered(refusal).into_reply()),
+            Ok(Resolved::Told(digest, head, right)) => self.told_tag(tag, known, digest, head, right).await,
+            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(replies::head(tag.request, None, head)),
+            Ok(Resolved::Untold(_)) => self.fetch_tag(tag, known).await,
+            Err(error) => Err(error),
+        }
+    }
+
     /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is
-    /// none.
-    async fn resolve(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Resolved, PullError> {
+    /// none. If something could be served instead, upstream is given the time of a check.
+    async fn resolve(
+        &self,
+        tag: &TagRequest<'_>,
+        known: Option<&TagEntry>,
+        patience: Patience,
+    ) -> Result<Resolved, PullError> {
         let (request, repository) = (tag.request, tag.repository);
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
@@ -139,7 +153,9 @@ impl Pull {
             return Ok(Resolved::KnownMissing(refusal));
         }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
-        let (check, resolved) = match self.ask(request, repository, &operation, Wanted::Manifest).await {
+        let is_check = patience == Patience::Check && !self.known_digests(tag, known).await.is_empty();
+        let asking = if is_check { &request.checking() } else { request };
+        let (check, resolved) = match self.ask(asking, repository, &operation, Wanted::Manifest).await {
             Asked::Allowed(answer, right) if answer.status == StatusCode::OK => match answer.digest {
                 Some(digest) => {
                     let check = match known {
@@ -222,7 +238,13 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         if error.is_transient() {
-            return self.stale_tag(&tag, known).await.ok_or(error);
+            return match self.stale_tag(&tag, known).await {
+                Some(stale) => Ok(stale),
+                None if error.is_impatient() && !self.known_digests(&tag, known).await.is_empty() => {
+                    self.pull_tag(&tag, known, Patience::Full).await
+                }
+                None => Err(error),
+            };
         }
         if error.is_refusal()
             && let Some(request) = request.with_next_credential(tag.repository, error.status())
@@ -293,7 +315,15 @@ impl Pull {
         }
         let reference = Reference::Digest(manifest.digest);
         let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
-        match self.ask(request, repository, &operation, Wanted::Manifest).await {
+        let asked = match self.ask(&request.checking(), repository, &operation, Wanted::Manifest).await {
+            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
+                Some(right) => return Ok(manifest::reply(request, &manifest, Served::Stale, right)),
+                None if error.is_impatient() => self.ask(request, repository, &operation, Wanted::Manifest).await,
+                None => Asked::Down(error),
+            },
+            asked => asked,
+        };
+        match asked {
             Asked::Allowed(_, right) => {
                 self.shown_again(request, &place, &manifest.digest).await;
                 Ok(manifest::reply(request, &manifest, Served::Revalidated, right))
@@ -302,11 +332,7 @@ impl Pull {
                 let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
                 Ok(fetched.into_reply(request, Served::Led))
             }
-            Asked::Refused(error) => Err(error),
-            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
-                Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
-                None => Err(error),
-            },
+            Asked::Refused(error) | Asked::Down(error) => Err(error),
         }
     }
 
@@ -361,12 +387,14 @@ impl Pull {
     /// client skip a layer. Only when upstream is down does the copy answer.
     async fn head_blob(&self, blob: &BlobRequest<'_>) -> Result<Reply, PullError> {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
+        let copy = self.offline_copy(blob).await;
+        let asking = if copy.is_some() { &blob.request.checking() } else { blob.request };
+        match self.ask(asking, blob.repository, &operation, Wanted::Content(None)).await {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                 Ok(replies::head(blob.request, Some(blob.digest), replies::relayed(*answer)))
             }
             Asked::Refused(error) => Err(error),
-            Asked::Down(error) => match self.offline_copy(blob).await {
+            Asked::Down(error) => match copy {
                 Some((stored, right)) => self.serve_stored(blob, stored, Served::Stale, right),
                 None => Err(error),
             },
@@ -407,7 +435,23 @@ impl Pull {
         {
             return self.serve_stored(blob, stored, Served::Hit, right);
         }
-        match self.probe(blob, Some(stored.size_bytes)).await {
+        let checking = blob.request.checking();
+        let size = Some(stored.size_bytes);
+        let probed = match (self.probe(&BlobRequest { request: &checking, ..*blob }, size).await, &link) {
+            (Err(error), Some(link)) if error.is_transient() => {
+                match self.right_offline(blob.request, &place, &blob.digest, link).await {
+                    Some(right) => return self.serve_stored(blob, stored, Served::Stale, right),
+                    None => Err(error),
+                }
+            }
+            (probed, _) => probed,
+        };
+        let probed = match probed {
+            // Nothing can be served instead, so upstream gets all the time that it needs.
+            Err(error) if error.is_impatient() => self.probe(blob, size).await,
+            probed => probed,
+        };
+        match probed {
             Ok(Probed::Serves(right)) => {
                 if link.is_none() && !self.may_share(blob, &stored).await {
                     return self.read_alone(blob, None, Bypass::CrossRegistry).await;
@@ -416,14 +460,7 @@ impl Pull {
                 self.serve_stored(blob, stored, Served::Revalidated, right)
             }
             Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
-            Err(error) if !error.is_transient() => Err(error),
-            Err(error) => {
-                let Some(link) = link else { return Err(error) };
-                match self.right_offline(blob.request, &place, &blob.digest, &link).await {
-                    Some(right) => self.serve_stored(blob, stored, Served::Stale, right),
-                    None => Err(error),
-                }
-            }
+            Err(error) => Err(error),
         }
     }
 
