@@ -6,7 +6,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::{bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::programs::TcContext;
 use entrepot_ebpf_common::address::{Address, Endpoint, unmapped};
@@ -15,15 +15,14 @@ use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::settings::Settings;
 
 use crate::maps;
-use crate::packet::{ETHERNET_BYTES, addresses, load};
+use crate::packet::{TCP, addresses, load, ports, transport};
 
-const TCP: u8 = 6;
-const ETHERTYPE_V4: u16 = 0x0800;
-const ETHERTYPE_V6: u16 = 0x86dd;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the interface.
 const CURRENT_NAMESPACE: u64 = u64::MAX;
 /// A state of a socket (`BPF_TCP_LISTEN`).
 const LISTEN: u32 = 10;
+/// The state of a connection whose client has not answered the door yet (`BPF_TCP_NEW_SYN_RECV`).
+const NEW_SYN_RECV: u32 = 12;
 const FLAG_SYN: u8 = 0x02;
 const FLAG_ACK: u8 = 0x10;
 
@@ -34,32 +33,43 @@ struct Segment {
     flags: u8,
 }
 
-/// Handles a packet that arrived at an interface. Returns whether it was given to the door.
+/// Handles a packet that arrived at an interface. Returns what the kernel does with it.
 #[inline(always)]
-pub fn packet(context: &TcContext) -> bool {
+pub fn packet(context: &TcContext) -> i32 {
     let skb = context.skb.skb;
-    let Some(settings) = maps::settings() else { return false };
-    let Some(segment) = segment(skb, settings) else { return false };
+    let Some(settings) = maps::settings() else { return TC_ACT_UNSPEC };
+    let Some(segment) = segment(skb, settings) else { return TC_ACT_UNSPEC };
+    let is_proof = settings.proofs.place(segment.source.port, &segment.destination).is_some();
     // A connection of the door stays with it, even if the address was learned or forgotten meanwhile.
     let found = lookup(skb, &segment.source, &segment.destination);
     if !found.is_null() {
         // SAFETY: the socket is not null and is released once.
         unsafe {
-            if (*found).state != LISTEN {
-                return assign(skb, found, settings);
+            let state = (*found).state;
+            if state != LISTEN {
+                if state == NEW_SYN_RECV && segment.opening() == FLAG_ACK && !is_proof {
+                    maps::count(Outcome::Arrived);
+                }
+                return if assign(skb, found, settings) { TC_ACT_OK } else { TC_ACT_UNSPEC };
             }
             bpf_sk_release(found.cast());
         }
     }
-    if segment.flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN {
-        return false;
+    if is_proof {
+        // It goes nowhere else, also if the door is gone. Health depends on it, so it does not depend on health.
+        let is_given =
+            segment.opening() == FLAG_SYN && to_listener(skb, settings, &segment) as u32 == Outcome::Redirected as u32;
+        return if is_given { TC_ACT_OK } else { TC_ACT_SHOT };
+    }
+    if segment.opening() != FLAG_SYN {
+        return TC_ACT_UNSPEC;
     }
     let mut outcome = decide(settings, &segment.destination, &Passing);
     if outcome as u32 == Outcome::Redirected as u32 {
         outcome = to_listener(skb, settings, &segment);
     }
     maps::count(outcome);
-    outcome as u32 == Outcome::Redirected as u32
+    if outcome as u32 == Outcome::Redirected as u32 { TC_ACT_OK } else { TC_ACT_UNSPEC }
 }
 
 /// Gives a new connection to the door's listening socket.
@@ -118,39 +128,28 @@ fn lookup(skb: *mut __sk_buff, source: &Endpoint, destination: &Endpoint) -> *mu
     }
 }
 
-/// The segment in a frame, if its port is one that is redirected; None for VLANs, fragments but the first, and IPv6
-/// with extension headers. Every packet of the interface passes here, so most fields are read only if the port matches.
+impl Segment {
+    /// The flags that the opening of a connection is told by.
+    #[inline(always)]
+    fn opening(&self) -> u8 {
+        self.flags & (FLAG_SYN | FLAG_ACK)
+    }
+}
+
+/// The segment in a packet, if its port is one that is redirected. Every packet of the interface passes here, so most
+/// fields are read only if the port matches.
 #[inline(always)]
 fn segment(skb: *mut __sk_buff, settings: &Settings) -> Option<Segment> {
-    let ip = ETHERNET_BYTES;
-    let ethertype = u16::from_be_bytes(load(skb, 12)?);
-    let tcp = match ethertype {
-        ETHERTYPE_V4 => {
-            let first: u8 = load(skb, ip)?;
-            let fragment = u16::from_be_bytes(load(skb, ip + 6)?);
-            if load::<u8>(skb, ip + 9)? != TCP || fragment & 0x1fff != 0 {
-                return None;
-            }
-            ip + u32::from(first & 0x0f) * 4
-        }
-        ETHERTYPE_V6 => {
-            if load::<u8>(skb, ip + 6)? != TCP {
-                return None;
-            }
-            ip + 40
-        }
-        _ => return None,
-    };
-    let [source_port, port]: [u16; 2] = load(skb, tcp)?;
-    let (source_port, port) = (u16::from_be(source_port), u16::from_be(port));
+    let tcp = transport(skb, TCP)?;
+    let [source_port, port] = ports(skb, &tcp)?;
     if !settings.has_port(port) {
         return None;
     }
-    let [source, destination] = addresses(skb, ip, ethertype == ETHERTYPE_V4)?;
+    let [source, destination] = addresses(skb, &tcp)?;
     Some(Segment {
         source: Endpoint::new(source, source_port),
         destination: Endpoint::new(destination, port),
-        flags: load(skb, tcp + 13)?,
+        flags: load(skb, tcp.at + 13)?,
     })
 }
 

@@ -9,6 +9,7 @@ use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::decision::FOR_EVER;
 use entrepot_ebpf_common::dns::{MESSAGE_MAX_BYTES, Question};
 use entrepot_ebpf_common::outcome::Outcome;
+use entrepot_ebpf_common::proof::PROOFS_MAX;
 use entrepot_ebpf_common::settings::Settings;
 
 /// The settings. The loader writes them before it attaches anything.
@@ -62,6 +63,11 @@ pub static BY_CLIENT: LruHashMap<Endpoint, Endpoint> = LruHashMap::with_max_entr
 /// One counter for each outcome. The number of outcomes is smaller; the loader reads only as many as there are.
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(32, 0);
+
+/// The times of the last answers to proofs, in nanoseconds of the monotonic clock, by their place
+/// (`entrepot_ebpf_common::proof`).
+#[map]
+pub static PROVED: Array<u64> = Array::with_max_entries(2 * PROOFS_MAX, 0);
 
 /// Room for DNS messages, which are too large for the stack: one for answers, one for questions. A packet that arrives
 /// can interrupt one that leaves, so they share nothing.

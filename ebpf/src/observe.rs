@@ -9,7 +9,6 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::bpf_skb_load_bytes;
 use entrepot_ebpf_common::address::Address;
 use entrepot_ebpf_common::dns::{
     ANSWER_WITHIN_NS, Asked, MESSAGE_MAX_BYTES, Message, Question, Unread, read_answer, read_question,
@@ -17,10 +16,9 @@ use entrepot_ebpf_common::dns::{
 use entrepot_ebpf_common::outcome::Outcome;
 
 use crate::maps;
-use crate::packet::{addresses, load};
+use crate::packet::{UDP, addresses, load, load_bytes, ports, transport};
 
 const DNS_PORT: u16 = 53;
-const UDP: u8 = 17;
 const UDP_BYTES: u32 = 8;
 const SECOND_NS: u64 = 1_000_000_000;
 /// The shortest validity: clients keep addresses longer than DNS allows, for example in connection pools.
@@ -37,19 +35,22 @@ struct Datagram {
     destination: Address,
     source_port: u16,
     destination_port: u16,
-    /// The position of its content.
+    /// The position and the length of its content.
     content: u32,
+    length: u32,
 }
 
-/// Handles a packet whose IP header is at `offset`, on its way to the client that asked.
+/// Handles a packet on its way to the client that asked.
 #[inline(always)]
-pub fn answer(skb: *mut __sk_buff, offset: u32) {
-    let Some(datagram) = datagram(skb, offset) else { return };
+pub fn answer(skb: *mut __sk_buff) {
+    let Some(datagram) = datagram(skb) else { return };
     if datagram.source_port != DNS_PORT {
         return;
     }
     let Some(slot) = maps::FORGETTING.get_ptr_mut(ANSWERS) else { return };
-    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, ANSWERS) else { return };
+    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, datagram.length, ANSWERS) else {
+        return;
+    };
     let now_ns = maps::now_ns();
     // Whether the sender is a resolver is asked late: the verifier would follow both cases through the whole message.
     let was_asked = |asked: Asked| {
@@ -84,15 +85,18 @@ pub fn answer(skb: *mut __sk_buff, offset: u32) {
     }
 }
 
-/// Handles a packet whose IP header is at `offset`, on its way from the client that asks.
+/// Handles a packet on its way from the client that asks.
 #[inline(always)]
-pub fn question(skb: *mut __sk_buff, offset: u32) {
-    let Some(datagram) = datagram(skb, offset) else { return };
+pub fn question(skb: *mut __sk_buff) {
+    let Some(datagram) = datagram(skb) else { return };
     if datagram.destination_port != DNS_PORT || !maps::is_resolver(&datagram.destination) {
         return;
     }
     let Some(slot) = maps::FORGETTING.get_ptr_mut(QUESTIONS) else { return };
-    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, QUESTIONS) else { return };
+    let Some(message) = message(skb, forget(slot, u64::from(datagram.content)) as u32, datagram.length, QUESTIONS)
+    else {
+        return;
+    };
     let Some(asked) = read_question(message, |value| forget(slot, value), listed) else { return };
     let question = question_of(&datagram.destination, &datagram.source, datagram.source_port, asked);
     let _ = maps::QUESTIONS.insert(question, maps::now_ns(), 0);
@@ -103,41 +107,24 @@ fn question_of(resolver: &Address, client: &Address, client_port: u16, asked: As
     Question { resolver: *resolver, client: *client, name: asked.name, client_port, id: asked.id, padding: 0 }
 }
 
-/// The datagram in a packet whose IP header is at `offset`; None for fragments and extension headers.
+/// The datagram of DNS in a packet.
 #[inline(always)]
-fn datagram(skb: *mut __sk_buff, offset: u32) -> Option<Datagram> {
-    let first: u8 = load(skb, offset)?;
-    let is_v4 = first >> 4 == 4;
-    let udp = match first >> 4 {
-        4 => {
-            let (protocol, fragment): (u8, [u8; 2]) = (load(skb, offset + 9)?, load(skb, offset + 6)?);
-            // The flag for more fragments, and the fragment's offset.
-            if protocol != UDP || u16::from_be_bytes(fragment) & 0x3fff != 0 {
-                return None;
-            }
-            offset + u32::from(first & 0x0f) * 4
-        }
-        6 => match load::<u8>(skb, offset + 6)? {
-            UDP => offset + 40,
-            _ => return None,
-        },
-        _ => return None,
-    };
-    let [source_port, destination_port]: [u16; 2] = load(skb, udp)?;
-    let (source_port, destination_port) = (u16::from_be(source_port), u16::from_be(destination_port));
+fn datagram(skb: *mut __sk_buff) -> Option<Datagram> {
+    let udp = transport(skb, UDP)?;
+    let [source_port, destination_port] = ports(skb, &udp)?;
     // Every packet passes here, so the addresses are read only if the ports match.
     if source_port != DNS_PORT && destination_port != DNS_PORT {
         return None;
     }
-    let [source, destination] = addresses(skb, offset, is_v4)?;
-    Some(Datagram { source, destination, source_port, destination_port, content: udp + UDP_BYTES })
+    let [source, destination] = addresses(skb, &udp)?;
+    let length = u32::from(u16::from_be_bytes(load(skb, udp.at + 4)?)).saturating_sub(UDP_BYTES);
+    Some(Datagram { source, destination, source_port, destination_port, content: udp.at + UDP_BYTES, length })
 }
 
-/// Loads the message at `offset` into this processor's room for its kind.
+/// Loads the message at `offset` into this processor's room for its kind. The length is the datagram's own: the packet's
+/// counts its link's header too.
 #[inline(always)]
-fn message(skb: *mut __sk_buff, offset: u32, kind: u32) -> Option<Message<'static>> {
-    // SAFETY: the kernel passes a valid context.
-    let length = unsafe { (*skb).len }.saturating_sub(offset);
+fn message(skb: *mut __sk_buff, offset: u32, length: u32, kind: u32) -> Option<Message<'static>> {
     // A longer message is read as far as there is room. It counts as unread if that is not enough.
     let length = opaque(if length > MESSAGE_MAX_BYTES as u32 { MESSAGE_MAX_BYTES as u32 } else { length });
     if length == 0 {
@@ -152,7 +139,7 @@ fn message(skb: *mut __sk_buff, offset: u32, kind: u32) -> Option<Message<'stati
     // SAFETY: the room belongs to this processor and this kind of packet. It has `MESSAGE_MAX_BYTES`, and no more are
     // loaded.
     let buffer = unsafe {
-        if bpf_skb_load_bytes(skb.cast(), offset, room.cast::<c_void>(), length) != 0 {
+        if !load_bytes(skb, offset, room.cast::<c_void>(), length) {
             return None;
         }
         &mut *room

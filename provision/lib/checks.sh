@@ -66,6 +66,14 @@ is_entrepot() {
 }
 
 # A file of somebody else's that stands in the place of ours is never replaced.
+check_gateway() {
+  case $gateway in
+    '') ;;
+    *[!A-Za-z0-9_.-]* | -*) fail 64 "--gateway $gateway: this is no interface's name" ;;
+    *) [ -n "$root" ] || [ -e "/sys/class/net/$gateway" ] || fail 66 "--gateway $gateway: this machine has no such interface" ;;
+  esac
+}
+
 check_foreign() {
   target=$root/usr/bin/entrepot
   if [ -e "$target" ] && ! is_entrepot "$target"; then

@@ -42,6 +42,23 @@ stage_tree() {
   done <"$work/tree"
 }
 
+# The units' settings for a gateway. Variables of /etc/entrepot/entrepot.env come after them.
+stage_gateway() {
+  cat >"$work/server.conf" <<EOF
+# Written by provision/appliance --gateway: a gateway's door accepts connections to other machines' addresses.
+[Service]
+AmbientCapabilities=CAP_NET_BIND_SERVICE CAP_NET_ADMIN
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN
+EOF
+  cat >"$work/agent.conf" <<EOF
+# Written by provision/appliance --gateway.
+[Service]
+Environment="ENTREPOT_REDIRECT=gateway --interface $gateway"
+EOF
+  stage "$work/server.conf" /etc/systemd/system/entrepot.service.d/gateway.conf 0644
+  stage "$work/agent.conf" /etc/systemd/system/entrepot-redirect.service.d/gateway.conf 0644
+}
+
 # Whether /etc/entrepot/NAME is an administrator's: there, and not as an earlier run left it.
 is_changed() {
   file=$root/etc/entrepot/$1

@@ -64,7 +64,21 @@ settle() {
     ! firewall-cmd --quiet --query-service=entrepot; then
     say 'firewalld lets nobody in yet: firewall-cmd --permanent --add-service=entrepot --add-service=mdns && firewall-cmd --reload'
   fi
+  [ -z "$gateway" ] || name_firewall_rule
   finish_line 'on this machine'
+}
+
+# The rule that lets redirected packets in, for the firewall that is in force. They have the mark 0xe8 and the port that
+# the client asked for.
+name_firewall_rule() {
+  if command -v firewall-cmd >/dev/null && firewall-cmd --state >/dev/null 2>&1; then
+    zone=$(firewall-cmd --get-zone-of-interface="$gateway" 2>/dev/null || firewall-cmd --get-default-zone)
+    say "firewalld has to let in what is redirected: firewall-cmd --permanent --zone=$zone --add-port=443/tcp --add-port=80/tcp && firewall-cmd --reload"
+  elif command -v ufw >/dev/null && ufw status | grep -q '^Status: active'; then
+    say 'ufw has to let in what is redirected: in /etc/ufw/before.rules, before COMMIT: -A ufw-before-input -m mark --mark 0xe8 -j ACCEPT'
+  elif command -v nft >/dev/null && nft list chains 2>/dev/null | grep -q 'hook input'; then
+    say 'the firewall (nft list ruleset) has to let in what is redirected: meta mark 0xe8 accept, in its chain at the hook input'
+  fi
 }
 
 finish_line() {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use entrepot::app::serve;
+use entrepot::cli::output::{self, fail};
 use entrepot::cli::{self, ca, cache, check, client, config, discover, redirect, registry};
 use entrepot_config::{Flags, HostFacts, Loaded, load};
 use entrepot_core::exit;
@@ -35,6 +36,9 @@ enum Command {
     Check {
         #[command(flatten)]
         flags: Flags,
+        /// Print only the keys that do not have their default, and those that a running server has otherwise in force
+        #[arg(long)]
+        changed: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -98,17 +102,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    output::end(command())
+}
+
+fn command() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            // A closed stdout changes nothing about the outcome.
-            let _ = error.print();
-            return ExitCode::from(code);
+            let printed = error.print();
+            return match (error.use_stderr(), printed) {
+                (true, _) => ExitCode::from(exit::USAGE),
+                (false, Ok(())) => ExitCode::SUCCESS,
+                (false, Err(error)) => fail(&error, exit::IO),
+            };
         }
     };
     match arguments.command {
-        Command::Check { flags, json } => check::run(&flags, json),
+        Command::Check { flags, changed, json } => check::run(&flags, changed, json),
         Command::Client { command } => client::run(&command),
         Command::Config { file, command } => match config::run(file, &command, &mut io::stdout().lock()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -139,13 +149,8 @@ fn main() -> ExitCode {
 }
 
 fn with_configuration(flags: &Flags, run: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
-    match load(flags, &cli::environment, &HostFacts::real()) {
+    match load(flags, &cli::ProcessEnvironment, &HostFacts::real()) {
         Ok(loaded) => run(loaded),
         Err(error) => fail(&error, exit::CONFIGURATION),
     }
-}
-
-fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("entrepot: {error}");
-    ExitCode::from(code)
 }

@@ -137,6 +137,25 @@ fn a_debian_tree_is_prepared_once_and_its_systemd_accepts_the_units() {
 }
 
 #[test]
+fn one_switch_makes_a_gateway_of_a_tree() {
+    let tree = Tree::debian_looks();
+    tree.provision(&["--gateway", "lan0"]).expect_code(0);
+    let server = tree.read("etc/systemd/system/entrepot.service.d/gateway.conf");
+    for line in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert!(server.contains(&format!("{line}=CAP_NET_BIND_SERVICE CAP_NET_ADMIN")), "{server}");
+    }
+    let agent = tree.read("etc/systemd/system/entrepot-redirect.service.d/gateway.conf");
+    assert!(agent.contains("Environment=\"ENTREPOT_REDIRECT=gateway --interface lan0\""), "{agent}");
+    assert!(tree.at("etc/systemd/system/multi-user.target.wants/entrepot-redirect.service").is_symlink());
+    let again = tree.provision(&["--gateway", "lan0"]).expect_code(0);
+    assert!(again.said.contains("nothing to change in"), "{}", again.said);
+    for name in ["", "lan 0", "-x", "lan0;reboot"] {
+        let refused = tree.provision(&["--gateway", name]);
+        assert!(refused.code == 64 || name.is_empty() && refused.code == 0, "{name:?}: {}", refused.said);
+    }
+}
+
+#[test]
 fn an_enterprise_linux_needs_nothing_that_only_debian_has() {
     for (os_release, bundle) in [
         ("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=\"9.5\"\n", "etc/pki/tls/certs/ca-bundle.crt"),

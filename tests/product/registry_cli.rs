@@ -30,7 +30,11 @@ fn repositories_are_listed_removed_and_collected() {
     let tags = lines(&registry(&["tags", "team/app", "--json"]).expect_success("tags").stdout);
     assert_eq!((tags[0]["tag"].as_str(), tags[0]["digest"].as_str()), (Some("v1"), Some(&*first.digest)));
 
-    registry(&["rm", "team/app:v1", "other"]).expect_success("rm");
+    let refused = registry(&["rm", "team/app:v1", "other"]).expect_failure("rm of a whole repository");
+    assert_eq!((refused.status.code(), refused.stderr.contains("--all")), (Some(64), true), "{}", refused.stderr);
+    client.skopeo_pull(&plain("team/app:v1"), None).expect_success("nothing was removed");
+    let removed = registry(&["rm", "--all", "team/app:v1", "other"]).expect_success("rm").stdout;
+    assert_eq!(removed.matches("layers that nothing else needs are kept until").count(), 2, "{removed}");
     client.skopeo_pull(&plain("team/app:v1"), None).expect_failure("a tag that was removed");
     client.skopeo_pull(&plain("other:v1"), None).expect_failure("a repository that was removed");
     client.skopeo_pull(&plain("team/app:v2"), None).expect_success("what was not");

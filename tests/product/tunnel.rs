@@ -103,8 +103,7 @@ fn nobody_is_led_to_ourselves_loopback_or_link_local() {
     let world = World::new();
     let sentinels =
         Sentinels::start(&world, &["127.0.0.1:443", "10.90.2.1:443", "[::1]:443", "127.0.0.1:80", "10.90.2.1:80"]);
-    let settings = Settings::new().set("proxy", "tunnel_ports = [443, 80, 3128, 3130]");
-    let entrepot = Entrepot::start(&world, settings);
+    let entrepot = Entrepot::start(&world, Settings::new());
     let targets = [
         "self.test:3128",
         "self.test:443",
@@ -159,10 +158,22 @@ fn no_registry_leads_to_any_port_of_this_machine() {
 }
 
 #[test]
-fn only_the_configured_ports_are_tunnelled() {
+fn any_port_is_tunnelled_unless_the_ports_are_configured() {
     let world = World::new();
     let _outside = outside(&world);
+    let address = format!("{}:8443", address_of("outside.test")).parse().expect("an address");
+    let tls = world.authority.server(&["outside.test"], &["http/1.1"]);
+    let _another = Server::start(&world.internet, address, Some(tls), http(|_| async { Response::new(full("")) }));
     let entrepot = Entrepot::start(&world, Settings::new());
+    for (port, is_open) in [(443, true), (8443, true), (22, false)] {
+        let answer = entrepot.door().connect(&format!("outside.test:{port}"));
+        assert!(
+            answer.is_ok() == is_open && answer.err().is_none_or(|refusal| refusal.contains(" 502")),
+            "port {port}"
+        );
+    }
+    drop(entrepot);
+    let entrepot = Entrepot::start(&world, Settings::new().set("proxy", "tunnel_ports = [443]"));
     let door = entrepot.door();
     assert_eq!(door.connect("outside.test:443"), Ok(()));
     for port in [22, 25, 3306, 8443] {

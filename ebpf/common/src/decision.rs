@@ -68,6 +68,7 @@ pub fn decide(settings: &Settings, destination: &Endpoint, surroundings: &impl S
 mod tests {
     use super::*;
     use crate::address::mapped;
+    use crate::proof::Proofs;
     use crate::settings::PORTS_MAX;
 
     struct Table {
@@ -120,6 +121,7 @@ mod tests {
             netns_cookie: 0,
             door_v4,
             door_v6: Endpoint::NONE,
+            proofs: Proofs::NONE,
             own_mark: 1,
             route_mark: 2,
             ports,

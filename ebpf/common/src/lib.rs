@@ -11,4 +11,5 @@ pub mod decision;
 pub mod dns;
 pub mod names;
 pub mod outcome;
+pub mod proof;
 pub mod settings;

@@ -26,6 +26,9 @@ macro_rules! outcomes {
 outcomes! {
     /// Redirected to the door.
     Redirected = "redirected",
+    /// A redirected connection's client answered the door: packets arrive there, and answers arrive at clients. Counted
+    /// at gateways.
+    Arrived = "arrived",
     /// The port is not redirected. These connections are not counted.
     OtherPort = "other_port",
     /// The address is not known as a registry's.

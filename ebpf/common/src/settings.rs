@@ -3,6 +3,7 @@
 use core::mem::offset_of;
 
 use crate::address::{Address, Endpoint};
+use crate::proof::Proofs;
 
 /// The most ports that can be redirected.
 pub const PORTS_MAX: usize = 16;
@@ -17,6 +18,8 @@ pub struct Settings {
     pub door_v4: Endpoint,
     /// The door for IPv6 destinations.
     pub door_v6: Endpoint,
+    /// The agent's own connections, by which it proves that packets arrive at the door.
+    pub proofs: Proofs,
     /// The mark of entrepot's own sockets, which are never redirected.
     pub own_mark: u32,
     /// The mark that the gateway's routing rule looks for.
@@ -51,10 +54,17 @@ impl Settings {
         let mut bytes = [0; Self::SIZE];
         let mut put = |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
         put(offset_of!(Self, netns_cookie), &self.netns_cookie.to_ne_bytes());
-        for (offset, door) in [(offset_of!(Self, door_v4), &self.door_v4), (offset_of!(Self, door_v6), &self.door_v6)] {
-            put(offset + offset_of!(Endpoint, address), &door.address);
-            put(offset + offset_of!(Endpoint, port), &door.port.to_ne_bytes());
+        let proofs = offset_of!(Self, proofs);
+        for (offset, end) in [
+            (offset_of!(Self, door_v4), &self.door_v4),
+            (offset_of!(Self, door_v6), &self.door_v6),
+            (proofs + offset_of!(Proofs, v4), &self.proofs.v4),
+            (proofs + offset_of!(Proofs, v6), &self.proofs.v6),
+        ] {
+            put(offset, &end.to_bytes());
         }
+        put(proofs + offset_of!(Proofs, first_port), &self.proofs.first_port.to_ne_bytes());
+        put(proofs + offset_of!(Proofs, count), &self.proofs.count.to_ne_bytes());
         put(offset_of!(Self, own_mark), &self.own_mark.to_ne_bytes());
         put(offset_of!(Self, route_mark), &self.route_mark.to_ne_bytes());
         for (index, port) in self.ports.iter().enumerate() {
@@ -79,14 +89,20 @@ mod tests {
 
     #[test]
     fn every_byte_is_a_field() {
-        let fields = 8 + 2 * size_of::<Endpoint>() + 4 + 4 + 2 * PORTS_MAX + 4 + 4;
-        assert_eq!((Settings::SIZE, size_of::<Endpoint>()), (fields, 20), "no padding between");
+        let fields = 8 + 2 * size_of::<Endpoint>() + Proofs::SIZE + 4 + 4 + 2 * PORTS_MAX + 4 + 4;
+        assert_eq!((Settings::SIZE, size_of::<Endpoint>(), Proofs::SIZE), (fields, 20, 48), "no padding between");
         let mut ports = [0; PORTS_MAX];
         ports[..2].copy_from_slice(&[443, 5000]);
         let settings = Settings {
             netns_cookie: 0x0102_0304_0506_0708,
             door_v4: Endpoint::new(mapped([127, 0, 0, 1]), 3129),
             door_v6: Endpoint::NONE,
+            proofs: Proofs {
+                v4: Endpoint::new(mapped([192, 0, 2, 1]), 443),
+                v6: Endpoint::NONE,
+                first_port: 40_000,
+                count: 1,
+            },
             own_mark: 7,
             route_mark: 9,
             ports,
@@ -97,6 +113,8 @@ mod tests {
         assert_eq!(bytes[..8], settings.netns_cookie.to_ne_bytes());
         assert_eq!(bytes[8..24], mapped([127, 0, 0, 1]));
         assert_eq!(bytes[24..26], 3129u16.to_ne_bytes());
+        assert_eq!(bytes[48..64], mapped([192, 0, 2, 1]));
+        assert_eq!(bytes[88..96], [40_000u32.to_ne_bytes(), 1u32.to_ne_bytes()].concat());
         assert_eq!(bytes[Settings::SIZE - 8..Settings::SIZE - 4], 1u32.to_ne_bytes());
         assert!(settings.has_port(443) && settings.has_port(5000) && !settings.has_port(80) && !settings.has_port(0));
         assert!(settings.door_for(&mapped([8, 8, 8, 8])).exists() && !settings.door_for(&[1; 16]).exists());

@@ -33,6 +33,12 @@ pub(super) fn parse(
                 entry.user, entry.host
             ));
         }
+        if between_entries == " " && has_another_entry(entry.password, between_fields) {
+            let host = entry.host;
+            notices.push(format!(
+                "{variable}: the password for {host:?} seems to have another entry in it; spaces separate the entries"
+            ));
+        }
         accounts.push(entry);
     }
     accounts.sort_by_key(|entry| std::cmp::Reverse(entry.prefix.map_or(0, str::len)));
@@ -62,6 +68,14 @@ fn entry<'a>(part: &'a str, between_fields: &str, number: usize) -> Result<Entry
             .hint("write host, host:port or host/repository-prefix, without scheme"));
     }
     Ok(Entry { host, prefix, user, password })
+}
+
+/// Whether a password looks as if it went on with `,host:user:password`. Passwords may have commas, so it is taken.
+fn has_another_entry(password: &str, between_fields: &str) -> bool {
+    password.split([',', ';', '|']).skip(1).any(|part| {
+        let host = part.trim_start().split(between_fields).next().unwrap_or_default();
+        host.contains('.') && entry(part.trim_start(), between_fields, 1).is_ok()
+    })
 }
 
 fn shape(number: usize, between_fields: &str) -> Refusal {

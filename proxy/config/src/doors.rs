@@ -7,7 +7,7 @@ use globset::GlobSet;
 
 use super::provenance::{ConfigError, Given, Refusal};
 use super::raw::{RawAdmin, RawLogging, RawProxy, Texts};
-use super::ready::{AdminDoor, LogFormat, LogLevel, LogOutput, ProxyListen, ProxyPolicy, TunnelPolicy};
+use super::ready::{AdminDoor, Listen, LogFormat, LogLevel, LogOutput, ProxyListen, ProxyPolicy, TunnelPolicy};
 use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
 
@@ -35,7 +35,7 @@ pub(super) fn proxy_policy(resolver: &mut Resolver<'_, AtReload>, raw: &RawProxy
     Ok(ProxyPolicy {
         tunnel: resolver.text("proxy.tunnel", &raw.tunnel, "any", |text| values::choice(text, TUNNEL))?,
         tunnel_ports: resolver
-            .numbers("proxy.tunnel_ports", &raw.tunnel_ports, &[443], 1..=PORT_MAX)?
+            .numbers("proxy.tunnel_ports", &raw.tunnel_ports, &[], 1..=PORT_MAX)?
             .into_iter()
             .filter_map(|port| u16::try_from(port).ok())
             .collect(),
@@ -68,9 +68,13 @@ pub(super) fn admin(
 ) -> Result<AdminDoor, ConfigError> {
     let listen = |text: &str| if text == "none" { Ok(None) } else { values::listen_address(text).map(Some) };
     Ok(AdminDoor {
-        listen: resolver.text("admin.listen", &raw.listen, "127.0.0.1:3130", listen)?,
+        listen: Listen {
+            addresses: resolver.text("admin.listen", &raw.listen, "127.0.0.1:3130", listen)?.into_iter().collect(),
+            is_default: raw.listen.is_none(),
+        },
         socket: resolver.path("admin.socket", &raw.socket, data_dir.join("admin.sock")),
         token: resolver.secret_file("admin.token_file", &raw.token_file)?,
+        loopback_changes: resolver.switch("admin.loopback_changes", &raw.loopback_changes, false),
     })
 }
 

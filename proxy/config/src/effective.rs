@@ -111,10 +111,11 @@ impl Effective {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// Shows that other programs have default addresses of `key`, and that only those in `open` are in force.
-    pub fn default_is_taken(&mut self, key: &str, open: Vec<String>) {
+    /// Shows that other programs have default addresses of `key`, and that only those in `open` are in force. A key of
+    /// one address is then `none`.
+    pub fn default_is_taken(&mut self, key: &str, open: &[String]) {
         for entry in self.entries.iter_mut().filter(|entry| entry.key == key) {
-            entry.value = open.clone().into();
+            entry.value = if entry.value.is_array() { open.to_vec().into() } else { "none".into() };
             entry.origin = Provenance::TakenDefault;
         }
     }

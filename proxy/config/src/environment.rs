@@ -8,6 +8,7 @@ use super::auth_registries;
 use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{HiddenText, Raw, RawAccount, Switch, Text};
 use super::values;
+use super::variables::Environment;
 use entrepot_core::secret::Secret;
 
 /// The values that the environment adds to lists.
@@ -20,10 +21,10 @@ pub(super) struct Additions {
 }
 
 /// Puts the values of the environment into `raw`.
-pub(super) fn apply(raw: &mut Raw, env: &dyn Fn(&str) -> Option<String>) -> Result<Additions, ConfigError> {
+pub(super) fn apply(raw: &mut Raw, env: &dyn Environment) -> Result<Additions, ConfigError> {
     let mut layer = Layer { raw, env, additions: Additions::default() };
     for (name, target) in VARIABLES {
-        let Some(text) = env(name) else { continue };
+        let Some(text) = env.value(name) else { continue };
         let text = text.trim();
         if !text.is_empty() || matches!(target, Target::OffWhenEmpty(_)) {
             layer.set(name, target, text)?;
@@ -35,11 +36,16 @@ pub(super) fn apply(raw: &mut Raw, env: &dyn Fn(&str) -> Option<String>) -> Resu
     Ok(layer.additions)
 }
 
-/// Every variable that is read.
-#[cfg(test)]
+/// Every variable that sets a key, and the one that names the file.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let parents = PARENT_PROXIES.iter().flat_map(|(name, file)| [Some(*name), *file]).flatten();
-    VARIABLES.iter().map(|(name, _)| *name).chain(parents).chain(TUNNEL_IDLE).chain(AUTHENTICATION)
+    VARIABLES
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(parents)
+        .chain(TUNNEL_IDLE)
+        .chain(AUTHENTICATION)
+        .chain([super::VARIABLE])
 }
 
 enum Target {
@@ -102,9 +108,13 @@ const TUNNEL_IDLE: [&str; 2] = ["PROXY_CONNECT_READ_TIMEOUT", "PROXY_CONNECT_SEN
 const AUTHENTICATION: [&str; 4] =
     ["AUTH_REGISTRIES", "AUTH_REGISTRIES_FILE", "AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"];
 
+/// Separators of other programs' lists, and the quotes that `docker run --env-file` keeps. No registry's name has one of
+/// them.
+const LIST_SEPARATORS: [char; 5] = [',', ';', '|', '"', '\''];
+
 struct Layer<'a> {
     raw: &'a mut Raw,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: &'a dyn Environment,
     additions: Additions,
 }
 
@@ -133,7 +143,7 @@ impl Layer<'_> {
     fn tunnel_idle(&mut self) -> Result<(), ConfigError> {
         let mut longest = None;
         for name in TUNNEL_IDLE {
-            let Some(text) = (self.env)(name).filter(|text| !text.trim().is_empty()) else { continue };
+            let Some(text) = self.env.value(name).filter(|text| !text.trim().is_empty()) else { continue };
             let time = values::deadline(text.trim()).map_err(|refusal| refusal.at(Provenance::Environment(name)))?;
             if longest.is_none_or(|longest| time > longest) {
                 longest = Some(time);
@@ -150,7 +160,7 @@ impl Layer<'_> {
             return Ok(());
         };
         let delimiter = |name: &str, default: &str| {
-            (self.env)(name).filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
+            self.env.value(name).filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
         };
         let between_entries = delimiter(between_entries, " ");
         let between_fields = delimiter(between_fields, ":");
@@ -168,7 +178,7 @@ impl Layer<'_> {
         name: &'static str,
         file: Option<&'static str>,
     ) -> Result<Option<(Secret, &'static str)>, ConfigError> {
-        let set = |name: &str| (self.env)(name).filter(|text| !text.trim().is_empty());
+        let set = |name: &str| self.env.value(name).filter(|text| !text.trim().is_empty());
         let direct = set(name).map(|text| (Secret::new(text.trim()), name));
         let Some((file, path)) = file.and_then(|file| Some((file, set(file)?))) else { return Ok(direct) };
         if direct.is_some() {
@@ -182,11 +192,24 @@ impl Layer<'_> {
 }
 
 fn registries(layer: &mut Layer<'_>, name: &'static str, text: &str) -> Result<(), ConfigError> {
+    if let Some(separator) = text.chars().find(|letter| LIST_SEPARATORS.contains(letter)) {
+        let apart = text.split(LIST_SEPARATORS).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        return Err(Refusal::new(format!("{text:?} has a {separator:?} in it"))
+            .hint(format!("spaces separate the registries: {:?}", apart.join(" ")))
+            .at(Provenance::Environment(name)));
+    }
     layer.additions.registries.extend(items(text.split_whitespace(), name));
     Ok(())
 }
 
 fn whitelist(layer: &mut Layer<'_>, name: &'static str, text: &str) -> Result<(), ConfigError> {
+    if let Some(part) =
+        text.split(',').find(|part| part.trim().contains(|letter: char| letter.is_whitespace() || letter == ';'))
+    {
+        return Err(Refusal::new(format!("{:?} is not one host", part.trim()))
+            .hint("commas separate the hosts")
+            .at(Provenance::Environment(name)));
+    }
     layer.raw.proxy.allow = Some(Given::new(items(text.split(','), name), Place::Environment(name)));
     Ok(())
 }

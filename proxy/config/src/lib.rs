@@ -20,6 +20,7 @@ mod effective;
 mod environment;
 mod key_rows;
 mod mdns;
+mod other_formats;
 mod places;
 mod provenance;
 mod raw;
@@ -32,6 +33,7 @@ mod resolver;
 mod schema;
 mod upstream;
 mod values;
+mod variables;
 
 #[cfg(test)]
 mod tests;
@@ -48,12 +50,16 @@ pub use provenance::{ConfigError, Provenance};
 use provenance::{Given, Place, Refusal, Source};
 use raw::{Raw, RawAccount};
 use ready::{Config, LiveConfig, Startup};
+pub use redirect::appliance as redirect_appliance;
 pub use registries::BUILT_IN_REGISTRIES;
 use registries::Schemes;
 use resolver::{AtReload, AtStart, Record, Resolver};
+pub use variables::Environment;
 
 /// The file that is read if neither a flag nor the environment names one, and if it exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
+/// The variable that names the file.
+const VARIABLE: &str = "ENTREPOT_CONFIG";
 
 /// The flags that configure, common to every command that reads the configuration.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -79,10 +85,11 @@ pub struct Loaded {
 }
 
 /// Reads all layers. `env` gives the variables of the environment, `host` the facts that the defaults depend on.
-pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Loaded, ConfigError> {
+pub fn load(flags: &Flags, env: &dyn Environment, host: &HostFacts) -> Result<Loaded, ConfigError> {
     let source = find_source(flags, env, host)?;
     let mut raw = parse(&source)?;
-    let additions = environment::apply(&mut raw, env)?;
+    let mut additions = environment::apply(&mut raw, env)?;
+    additions.notices.extend(variables::misspelt(&env.names()));
     apply_flags(&mut raw, flags);
     resolve(source, raw, additions, env, host)
 }
@@ -91,34 +98,34 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFact
 /// read.
 pub fn from_text(text: &str) -> Result<Config, ConfigError> {
     let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-    validate(Path::new(DEFAULT_FILE), text, &|_| None, &host).map(|loaded| loaded.config)
+    validate(Path::new(DEFAULT_FILE), text, &|_: &str| None, &host).map(|loaded| loaded.config)
+}
+
+/// The settings of this host without file, environment and flags. `env` is asked only for the places that defaults
+/// depend on.
+pub fn defaults(env: &dyn Environment, host: &HostFacts) -> Result<Effective, ConfigError> {
+    validate(Path::new(DEFAULT_FILE), "", env, host).map(|loaded| loaded.effective)
 }
 
 /// The configuration of a file at `path` with this text, without environment and flags. `env` is asked only for the
 /// places that defaults depend on. The file itself is not read, so a text can be validated before it replaces the file.
-pub fn validate(
-    path: &Path,
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-    host: &HostFacts,
-) -> Result<Loaded, ConfigError> {
+pub fn validate(path: &Path, text: &str, env: &dyn Environment, host: &HostFacts) -> Result<Loaded, ConfigError> {
     let source = Source::new(path.to_owned(), text.to_owned());
     let mut raw = parse(&source)?;
-    let additions = environment::apply(&mut raw, &|_| None)?;
+    let additions = environment::apply(&mut raw, &|_: &str| None)?;
     resolve(source, raw, additions, env, host)
 }
 
 /// The path of the file that is read, and the layer that names it: `flags`, else the environment, else the default.
-pub fn file_place(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> (PathBuf, Provenance) {
-    const VARIABLE: &str = "ENTREPOT_CONFIG";
-    match (&flags.config, env(VARIABLE).filter(|path| !path.is_empty())) {
+pub fn file_place(flags: &Flags, env: &dyn Environment) -> (PathBuf, Provenance) {
+    match (&flags.config, env.value(VARIABLE).filter(|path| !path.is_empty())) {
         (Some(path), _) => (path.clone(), Provenance::Flag("--config")),
         (None, Some(path)) => (PathBuf::from(path), Provenance::Environment(VARIABLE)),
         (None, None) => (PathBuf::from(DEFAULT_FILE), Provenance::Default),
     }
 }
 
-fn find_source(flags: &Flags, env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<Source, ConfigError> {
+fn find_source(flags: &Flags, env: &dyn Environment, host: &HostFacts) -> Result<Source, ConfigError> {
     let (path, named_by) = file_place(flags, env);
     if named_by == Provenance::Default && (host.look)(&path) != Found::File {
         return Ok(Source::new(path, String::new()));
@@ -138,7 +145,9 @@ fn parse(source: &Source) -> Result<Raw, ConfigError> {
     // This takes only the message. toml's full report quotes the line, which may hold a password.
     let refuse = |error: toml::de::Error| {
         let place = Place::File(error.span().map_or(0, |span| span.start));
-        Refusal::new(error.message()).at(source.origin(place))
+        let mut refusal = Refusal::new(error.message());
+        refusal.hint = other_formats::hint(&source.path, &source.text);
+        refusal.at(source.origin(place))
     };
     let table = DeTable::parse(&source.text).map_err(refuse)?;
     schema::check(&table).map_err(|Given { value, place }| value.at(source.origin(place)))?;
@@ -161,7 +170,7 @@ fn resolve(
     source: Source,
     raw: Raw,
     additions: Additions,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Environment,
     host: &HostFacts,
 ) -> Result<Loaded, ConfigError> {
     let mut record = Record::new(source, additions.notices);
@@ -176,7 +185,7 @@ fn resolve(
 fn startup(
     resolver: &mut Resolver<'_, AtStart>,
     raw: &Raw,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Environment,
     host: &HostFacts,
 ) -> Result<Startup, ConfigError> {
     let data_dir = places::data_dir(resolver, &raw.data_dir, env, host)?;
@@ -210,7 +219,7 @@ fn live(
     let logging = doors::log_level(resolver, &raw.logging)?;
     let listed = registries::listed(resolver, &raw.intercept.registries, &added.0)?;
     let mut implied = registries::listed_by_accounts(raw.credentials.iter().chain(&added.1));
-    let mut schemes = Schemes::of(listed.iter().chain(&implied));
+    let mut schemes = Schemes::of(&listed, &implied);
     let (registries, named) = registries::policies(resolver, &raw.registries, upstream.verify, &mut schemes)?;
     let credentials = registries::accounts(resolver, raw.credentials, added.1, &schemes, proxy.allow_push)?;
     implied.extend(named);

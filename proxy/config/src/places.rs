@@ -13,6 +13,7 @@ use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
 use super::resolver::{AtStart, Resolver};
 use super::values;
+use super::variables::Environment;
 
 /// The facts about the host that the defaults depend on.
 pub struct HostFacts {
@@ -70,7 +71,7 @@ fn look(path: &Path) -> Found {
 pub(super) fn data_dir(
     resolver: &mut Resolver<'_, AtStart>,
     given: &Text,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Environment,
     host: &HostFacts,
 ) -> Result<PathBuf, ConfigError> {
     let named = given.as_ref().is_some_and(|given| !given.value.is_empty());
@@ -78,7 +79,7 @@ pub(super) fn data_dir(
     Ok(resolver.path("data_dir", given, default))
 }
 
-fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> Result<PathBuf, ConfigError> {
+fn default_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<PathBuf, ConfigError> {
     let taken_over = Path::new(DOCKER_REGISTRY_PROXY_CACHE);
     if host.is_directory(taken_over) {
         return Ok(taken_over.to_owned());
@@ -87,7 +88,7 @@ fn default_data_dir(env: &dyn Fn(&str) -> Option<String>, host: &HostFacts) -> R
         return Ok(PathBuf::from(SYSTEM_DATA));
     }
     // Relative paths are ignored (XDG Base Directory Specification).
-    let absolute = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name| env.value(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
     state.map(|state| state.join("entrepot")).ok_or_else(|| {
         Refusal::new("not set, so there is no place for the data")
@@ -196,7 +197,7 @@ mod tests {
             let found = default_data_dir(&env, &host(uid, paths)).expect("a place");
             assert_eq!(found, Path::new(expected), "{uid} {paths:?} {variables:?}");
         }
-        let error = default_data_dir(&|_| None, &host(1000, &[])).expect_err("no home");
+        let error = default_data_dir(&|_: &str| None, &host(1000, &[])).expect_err("no home");
         assert_eq!(
             error.to_string(),
             "environment variable HOME: not set, so there is no place for the data; set data_dir, --data-dir or \

@@ -126,7 +126,7 @@ section! {
 
 section! {
     /// `[admin]`
-    RawAdmin { listen: Text, socket: Text, token_file: Text, }
+    RawAdmin { listen: Text, socket: Text, token_file: Text, loopback_changes: Switch, }
 }
 
 section! {

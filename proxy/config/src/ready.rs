@@ -22,7 +22,6 @@ pub use live::{
 };
 pub use startup::{
     AdminDoor, CaFiles, DataPlane, Listen, LogFormat, LogOutput, Mdns, ProxyListen, RegistryListen, Startup,
-    TransparentListen,
 };
 
 /// The port of the transparent door if none is named.

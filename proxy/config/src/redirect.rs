@@ -3,22 +3,20 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use entrepot_core::host::RegistryHost;
+use entrepot_core::host::{HostError, RegistryHost};
+use entrepot_core::origin::authority_of_url;
 
 use super::provenance::{ConfigError, Refusal};
 use super::raw::{RawRedirect, RawTransparent};
-use super::ready::{Redirect, TRANSPARENT_PORT, TransparentListen, TransparentPolicy};
+use super::ready::{Listen, Redirect, TRANSPARENT_PORT, TransparentPolicy};
 use super::resolver::{AtAgentStart, AtReload, AtStart, Resolver};
 use super::values;
 
 const PORT_MAX: i64 = 65_535;
 
-pub(super) fn listen(
-    resolver: &mut Resolver<'_, AtStart>,
-    raw: &RawTransparent,
-) -> Result<TransparentListen, ConfigError> {
-    let listen = resolver.texts("transparent.listen", &raw.listen, &["[::]:3129"], values::listen_address)?;
-    Ok(TransparentListen { listen })
+pub(super) fn listen(resolver: &mut Resolver<'_, AtStart>, raw: &RawTransparent) -> Result<Listen, ConfigError> {
+    let addresses = resolver.texts("transparent.listen", &raw.listen, &["[::]:3129"], values::listen_address)?;
+    Ok(Listen { addresses, is_default: raw.listen.is_none() })
 }
 
 pub(super) fn policy(
@@ -42,7 +40,7 @@ pub(super) fn redirect(
 ) -> Result<Redirect, ConfigError> {
     let ports = resolver.numbers("redirect.ports", &raw.ports, &[443], 1..=PORT_MAX)?;
     Ok(Redirect {
-        appliance: resolver.optional("redirect.appliance", &raw.appliance, appliance)?,
+        appliance: resolver.optional("redirect.appliance", &raw.appliance, configured_appliance)?,
         ports: ports.into_iter().filter_map(|port| u16::try_from(port).ok()).collect(),
         prefixes: resolver.texts("redirect.prefixes", &raw.prefixes, &[], values::network)?,
         resolvers: resolver.texts("redirect.resolvers", &raw.resolvers, &[], resolver_address)?,
@@ -56,9 +54,16 @@ pub(super) fn redirect(
     })
 }
 
-/// A name or an address. Without a port, it is on the transparent door's port.
-fn appliance(text: &str) -> Result<RegistryHost, Refusal> {
-    RegistryHost::parse(text, TRANSPARENT_PORT).map_err(|error| {
+/// A name or an address. Without a port, it is on the transparent door's port. The port of a URL is that of another
+/// door, so only the URL's host counts.
+pub fn appliance(text: &str) -> Result<RegistryHost, HostError> {
+    let (scheme, authority) = authority_of_url(text.trim());
+    let host = RegistryHost::parse(authority, TRANSPARENT_PORT)?;
+    Ok(if scheme.is_some() { host.with_port(TRANSPARENT_PORT) } else { host })
+}
+
+fn configured_appliance(text: &str) -> Result<RegistryHost, Refusal> {
+    appliance(text).map_err(|error| {
         Refusal::new(format!("{text:?} is no usable appliance: {error}"))
             .hint("write for example docker-registry.local or 192.0.2.7:3129")
     })

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use entrepot_core::docker_hub;
 use entrepot_core::host::HostPattern;
-use entrepot_core::origin::{HTTP_PORT, OriginPattern, Scheme};
+use entrepot_core::origin::{OriginPattern, Scheme};
 use http::{HeaderName, HeaderValue, Method, header};
 use toml_edit::Key;
 
@@ -57,36 +57,61 @@ pub(super) struct Listed {
     place: Place,
 }
 
-/// The registries that the configuration declares to speak plain HTTP: by `scheme = "http"`, or by `http://` before a
-/// name. A name without a scheme means https everywhere else, whatever its port is.
-pub(super) struct Schemes(Vec<OriginPattern>);
+/// The schemes that the configuration declares, for entries that spell none. It decides as
+/// [`LiveConfig::origin`](super::ready::LiveConfig::origin) does: sections first, then the list, in which the most
+/// specific entry counts. A name that no declaration covers means https, whatever its port is.
+pub(super) struct Schemes {
+    sections: Vec<OriginPattern>,
+    others: Vec<Declared>,
+}
+
+/// A declaration of the list or of an account.
+struct Declared {
+    pattern: OriginPattern,
+    /// False for an entry of the list without a scheme. Such an entry means https, unless the same name is spelled with
+    /// a scheme elsewhere.
+    is_spelled: bool,
+}
 
 impl Schemes {
-    /// Collects the declarations of the list and the accounts. [`policies`] adds those of `[registries]`.
-    pub(super) fn of<'a>(listed: impl Iterator<Item = &'a Listed>) -> Self {
-        let mut schemes = Self(Vec::new());
-        schemes.add(listed);
-        schemes
-    }
-
-    fn add<'a>(&mut self, listed: impl Iterator<Item = &'a Listed>) {
-        let spelled =
-            listed.filter_map(|listed| Some(OriginPattern { scheme: listed.spelled?, host: listed.host.clone() }));
-        self.0.extend(spelled.filter(|pattern| pattern.scheme == Scheme::Http));
+    /// Collects the declarations of the list and the accounts. [`policies`] adds those of `[registries]`. A name of an
+    /// account without a scheme declares nothing.
+    pub(super) fn of(listed: &[Listed], accounts: &[Listed]) -> Self {
+        let declared = |listed: &Listed| Declared {
+            pattern: OriginPattern { scheme: listed.spelled.unwrap_or(Scheme::Https), host: listed.host.clone() },
+            is_spelled: listed.spelled.is_some(),
+        };
+        let accounts = accounts.iter().filter(|account| account.spelled.is_some());
+        Self { sections: Vec::new(), others: listed.iter().chain(accounts).map(declared).collect() }
     }
 
     fn resolve(&self, spelled: Option<Scheme>, host: &HostPattern) -> OriginPattern {
-        let by_declaration = || {
-            let plain = self.0.iter().find(|plain| {
-                plain.host == *host || (plain.host.port().is_none() && plain.host.with_port(HTTP_PORT) == *host)
-            });
-            plain.cloned()
+        let by_section = || self.sections.iter().find(|section| covers(section, host));
+        let by_others = || {
+            let covering = self.others.iter().filter(|declared| covers(&declared.pattern, host));
+            let rank = |declared: &&Declared| {
+                let Declared { pattern, is_spelled } = declared;
+                (pattern.host.specificity(), *is_spelled, pattern.scheme == Scheme::Https)
+            };
+            covering.max_by_key(rank).map(|declared| &declared.pattern)
         };
-        match spelled {
-            Some(scheme) => OriginPattern { scheme, host: host.clone() },
-            None => by_declaration().unwrap_or_else(|| OriginPattern { scheme: Scheme::Https, host: host.clone() }),
+        match (spelled, by_section().or_else(by_others)) {
+            (Some(scheme), _) => OriginPattern { scheme, host: host.clone() },
+            (None, None) => OriginPattern { scheme: Scheme::Https, host: host.clone() },
+            // The declaration's spelling, which may lack the scheme's own port, keeps one registry in the list.
+            (None, Some(same)) if same.host.specificity() == host.specificity() => same.clone(),
+            (None, Some(wider)) => OriginPattern { scheme: wider.scheme, host: host.clone() },
         }
     }
+}
+
+/// Whether a declaration is about everything that `host` means. A name without a port is on its scheme's own port.
+fn covers(declaration: &OriginPattern, host: &HostPattern) -> bool {
+    let port = match (declaration.host.port(), host.port()) {
+        (None, port) => port.is_none_or(|port| port == declaration.scheme.default_port()),
+        (Some(declared), port) => port == Some(declared),
+    };
+    port && declaration.host.includes(host)
 }
 
 /// The entries of `[intercept]`, and those of the environment (`added`).
@@ -113,13 +138,12 @@ pub(super) fn intercept(
     let mut registries = resolver.texts(LIST, &None, &built_in, values::origin_pattern)?;
     let (in_file, others): (Vec<_>, Vec<_>) =
         listed.into_iter().partition(|listed| matches!(listed.place, Place::File(_)));
-    if given.as_ref().is_some_and(|given| !given.value.is_empty()) {
-        resolver.texts(LIST, given, &[], values::origin_pattern)?;
+    if let Some(given) = given.as_ref().filter(|given| !given.value.is_empty()) {
+        resolver.record_texts(LIST, given);
         refuse_duplicates(resolver, LIST, in_file.iter())?;
     }
     let of = |listed: &Listed| schemes.resolve(listed.spelled, &listed.host);
-    let in_file: Vec<_> = in_file.iter().map(|listed| (of(listed), listed.place)).collect();
-    registries.extend(in_file.iter().map(|(registry, _)| registry.clone()));
+    registries.extend(in_file.iter().map(of));
     for listed in others.iter().chain(&implied) {
         let registry = of(listed);
         if !registries.contains(&registry) {
@@ -254,7 +278,7 @@ pub(super) fn policies(
         policies.push(policy);
     }
     refuse_duplicates(resolver, "registries", listed.iter())?;
-    schemes.add(listed.iter());
+    schemes.sections = policies.iter().map(|policy| policy.registry.clone()).collect();
     Ok((policies, listed))
 }
 

@@ -166,6 +166,11 @@ impl<W: When> Resolver<'_, W> {
         items.iter().map(item).collect()
     }
 
+    /// Records a list of texts that was parsed elsewhere.
+    pub(super) fn record_texts(&mut self, key: &str, given: &Given<Vec<Given<String>>>) {
+        self.record(key, shown(&given.value), self.origin(given.place));
+    }
+
     /// Records a setting that was parsed elsewhere. The caller masks secrets.
     pub(super) fn record(&mut self, key: impl Into<String>, value: impl Into<Value>, origin: Provenance) {
         self.record.effective.record(key, value, origin, W::APPLIES);

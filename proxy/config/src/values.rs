@@ -92,6 +92,7 @@ pub(super) fn tag_regex(text: &str) -> Result<Regex, Refusal> {
 pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
     text.parse().map_err(|error| {
         let hint = match text.contains('/') {
+            _ if text.contains([',', ';']) => "write a section for each registry",
             true => "write the host alone, without scheme and path",
             false => "write for example reg.example, reg.example:5000 or *.pkg.dev",
         };
@@ -103,9 +104,10 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Refusal> {
 pub(super) fn registry(text: &str) -> Result<(Option<Scheme>, HostPattern), Refusal> {
     let (spelled, host) = Scheme::split(text);
     let host = host.parse().map_err(|error| {
-        let hint = match host.contains('/') {
-            true => "write the host alone, without a path; http:// before it means plain HTTP",
-            false => "write for example reg.example, reg.example:5000, *.pkg.dev or http://reg.example:5000",
+        let hint = match host {
+            _ if is_list(host) => "write each registry as an entry of its own: [\"a.example\", \"b.example\"]",
+            _ if host.contains('/') => "write the host alone, without a path; http:// before it means plain HTTP",
+            _ => "write for example reg.example, reg.example:5000, *.pkg.dev or http://reg.example:5000",
         };
         Refusal::new(format!("{text:?} is no usable registry: {error}")).hint(hint)
     })?;
@@ -131,6 +133,11 @@ pub(super) fn host_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
     globs(texts.iter().flat_map(with_any_port))
 }
 
+/// Whether the text of one entry looks like several.
+fn is_list(text: &str) -> bool {
+    text.contains([',', ';', '|']) || text.trim().contains(char::is_whitespace)
+}
+
 /// Globs over repository names. `*` matches slashes too, so `team/*` is everything below `team`.
 pub(super) fn repository_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
     globs(texts.iter().cloned())
@@ -139,9 +146,13 @@ pub(super) fn repository_globs(texts: &[String]) -> Result<GlobSet, Refusal> {
 /// Checks the syntax of one host glob. The brackets of an IPv6 literal are not a character class.
 pub(super) fn host_glob(text: &str) -> Result<String, Refusal> {
     let literal = text.replace('[', "\u{1}").replace(']', "[]]").replace('\u{1}', "[[]");
-    if text.is_empty() || text.contains('/') || text.contains(char::is_whitespace) {
-        return Err(Refusal::new(format!("{text:?} is not a host or a glob of hosts"))
-            .hint("write for example ghcr.io, *.docker.io or reg.example:5000"));
+    let is_in_braces = text.contains('{');
+    if text.is_empty() || text.contains('/') || (is_list(text) && !is_in_braces) {
+        let hint = match is_list(text) {
+            true => "write each host as an entry of its own: [\"ghcr.io\", \"*.docker.io\"]",
+            false => "write for example ghcr.io, *.docker.io or reg.example:5000",
+        };
+        return Err(Refusal::new(format!("{text:?} is not a host or a glob of hosts")).hint(hint));
     }
     globs([literal.clone()].into_iter()).map(|_| literal)
 }

@@ -96,6 +96,39 @@ pub fn body(code: ErrorCode, message: &str, detail: Option<&str>) -> Vec<u8> {
     serde_json::to_vec(&errors).unwrap_or_default()
 }
 
+/// The longest text of another server that is repeated to people, in characters.
+const SAID_MAX: usize = 300;
+
+/// What the body of an error says to people, in one line: the message of a registry, a token server or a proxy, or the
+/// first line of a plain text. None if it says nothing, or only in HTML.
+pub fn said(body: &[u8]) -> Option<String> {
+    let text = match serde_json::from_slice::<serde_json::Value>(body) {
+        Ok(json) => said_in_json(&json)?,
+        Err(_) => {
+            let text = String::from_utf8_lossy(body);
+            let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+            if line.starts_with('<') {
+                return None;
+            }
+            line.to_owned()
+        }
+    };
+    let mut line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    if let Some((end, _)) = line.char_indices().nth(SAID_MAX) {
+        line.truncate(end);
+        line.push('…');
+    }
+    Some(line)
+}
+
+/// OCI's `errors`, or the members that token servers and others have in their place.
+fn said_in_json(json: &serde_json::Value) -> Option<String> {
+    let first = json.get("errors").and_then(|errors| errors.get(0)).unwrap_or(json);
+    let members = ["message", "details", "error_description", "error", "detail", "code"];
+    let texts = members.iter().filter_map(|member| first.get(member)?.as_str());
+    texts.map(str::trim).find(|text| !text.is_empty()).map(str::to_owned)
+}
+
 #[derive(Serialize)]
 struct Errors<'a> {
     errors: [Entry<'a>; 1],
@@ -112,6 +145,28 @@ struct Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_an_error_is_found() {
+        let long = "x".repeat(SAID_MAX + 1);
+        for (body, expected) in [
+            (r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#, Some("manifest unknown")),
+            (r#"{"errors":[{"code":"DENIED"}]}"#, Some("DENIED")),
+            (r#"{"details":"too many requests"}"#, Some("too many requests")),
+            (r#"{"error":"slow_down","error_description":"wait"}"#, Some("wait")),
+            (r#"{"message":" a\nb "}"#, Some("a b")),
+            (r#"{"errors":[]}"#, None),
+            (r#"{"message":7}"#, None),
+            ("\r\n no such name\r\nmore", Some("no such name")),
+            ("<html><body>502</body></html>", None),
+            ("<!DOCTYPE html>", None),
+            ("", None),
+            (&long, Some(&format!("{}…", &long[1..]))),
+        ] {
+            assert_eq!(said(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+        assert_eq!(said(b"\xff\x1b[31mred").as_deref(), Some("\u{fffd} [31mred"), "no terminal obeys it");
+    }
 
     #[test]
     fn rows_have_their_status() {

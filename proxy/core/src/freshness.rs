@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use regex::Regex;
 use serde::Deserialize;
 
+use crate::digest::Digest;
 use crate::name::{Reference, Tag};
 use crate::outcome::RequestType;
 use crate::route::Route;
@@ -40,16 +41,33 @@ pub fn tag_tier(tag: &Tag, primary: Option<&Regex>, secondary: Option<&Regex>) -
 
 /// Whether upstream must be asked about a tag each time, in every mode.
 ///
-/// These are the tags `sha256-<digest>`, with or without a suffix. cosign and the fallback of the referrers API add
+/// These are the tags `sha256-<digest>` and `sha512-<digest>`, with or without a suffix. cosign and the fallback of the referrers API add
 /// signatures to an image under them. docker-registry-proxy's secondary expression takes such a tag for a version and
 /// would hide a new signature for 60 days.
 pub fn is_always_revalidated(tag: &Tag) -> bool {
-    let Some(rest) = tag.as_str().strip_prefix("sha256-") else {
-        return false;
-    };
-    let (hex, suffix) = rest.split_at_checked(64).unwrap_or((rest, ""));
-    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_hex && (suffix.is_empty() || suffix.starts_with('.'))
+    let rest = ["sha256-", "sha512-"].iter().find_map(|algorithm| tag.as_str().strip_prefix(algorithm));
+    let Some((hex, suffix)) = rest.and_then(|rest| rest.split_at_checked(FALLBACK_HEX)) else { return false };
+    is_hex(hex) && (suffix.is_empty() || suffix.starts_with('.'))
+}
+
+/// The referrers' fallback tag of a digest (OCI Distribution 1.1, "Referrers Tag Schema"): a dash for the colon, and no
+/// more than 64 characters behind it.
+pub fn referrers_fallback(digest: &Digest) -> Option<Tag> {
+    let hex = digest.hex();
+    format!("{}-{}", digest.algorithm().name(), hex.get(..FALLBACK_HEX)?).parse().ok()
+}
+
+/// Whether a tag has the form of [`referrers_fallback`], with nothing behind it.
+pub fn is_referrers_fallback(tag: &Tag) -> bool {
+    let hex = ["sha256-", "sha512-"].iter().find_map(|algorithm| tag.as_str().strip_prefix(algorithm));
+    hex.is_some_and(|hex| hex.len() == FALLBACK_HEX && is_hex(hex))
+}
+
+/// The characters of a digest in its fallback tag.
+const FALLBACK_HEX: usize = 64;
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The `request_type` of the access log. `tier` is None while the tiers are off; `artefact` is true if a configured
@@ -190,6 +208,27 @@ mod tests {
             assert_eq!(jwt_expiry(opaque), None, "{opaque}");
         }
         assert_eq!(jwt_expiry(&format!("{}{}", token(r#"{"exp":1}"#), "x".repeat(TOKEN_MAX_BYTES))), None);
+    }
+
+    #[test]
+    fn a_fallback_tag_is_a_digest_and_nothing_more() {
+        let hex = "ab".repeat(32);
+        for (tag, is) in [
+            (format!("sha256-{hex}"), true),
+            (format!("sha512-{hex}"), true),
+            (format!("sha512-{hex}ab"), false),
+            (format!("sha256-{hex}.sig"), false),
+            (format!("sha256-{}", &hex[1..]), false),
+            (format!("sha256-{}", hex.to_uppercase()), false),
+            (format!("md5-{hex}"), false),
+            ("latest".to_owned(), false),
+        ] {
+            assert_eq!(is_referrers_fallback(&tag.parse().expect("a tag")), is, "{tag}");
+        }
+        for digest in [format!("sha256:{hex}"), format!("sha512:{hex}{hex}")] {
+            let tag = referrers_fallback(&digest.parse().expect("a digest")).expect("a tag");
+            assert_eq!(tag.as_str(), format!("{}-{hex}", &digest[..6]));
+        }
     }
 
     #[test]

@@ -168,17 +168,27 @@ pub struct HostPattern {
 impl HostPattern {
     /// Whether the entry covers `host`. An entry without a port covers `implied_port`, the scheme's default.
     pub fn matches(&self, host: &RegistryHost, implied_port: u16) -> bool {
-        let name = if self.wildcard {
-            host.name.strip_suffix(&*self.name).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
-        } else {
-            host.name == self.name
-        };
+        let name = if self.wildcard { is_below(&host.name, &self.name) } else { host.name == self.name };
         name && host.port == self.port.unwrap_or(implied_port)
     }
 
     /// Whether the entry covers the name of `host`, on any port.
     pub fn names(&self, host: &RegistryHost) -> bool {
         self.matches(&host.with_port(self.port.unwrap_or(HTTPS_PORT)), HTTPS_PORT)
+    }
+
+    /// Whether every name of `other` is one of this entry, whichever ports they have.
+    pub fn includes(&self, other: &Self) -> bool {
+        match (self.wildcard, other.wildcard) {
+            (false, wildcard) => !wildcard && self.name == other.name,
+            (true, false) => is_below(&other.name, &self.name),
+            (true, true) => self.name == other.name || is_below(&other.name, &self.name),
+        }
+    }
+
+    /// Orders entries that cover one host: a name comes after every wildcard, a longer wildcard after a shorter one.
+    pub fn specificity(&self) -> (bool, usize) {
+        (!self.wildcard, self.name.len())
     }
 
     /// The host of an entry without a wildcard, with port 443 if it names none. None for a wildcard.
@@ -195,6 +205,11 @@ impl HostPattern {
     pub fn port(&self) -> Option<u16> {
         self.port
     }
+}
+
+/// Whether `name` is a name below `domain`.
+fn is_below(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|head| head.len() > 1 && head.ends_with('.'))
 }
 
 impl FromStr for HostPattern {
@@ -287,6 +302,19 @@ mod tests {
             let pattern: HostPattern = pattern.parse().expect(pattern);
             let host: RegistryHost = host.parse().expect(host);
             assert_eq!(pattern.matches(&host, HTTPS_PORT), matches, "{pattern} {host}");
+        }
+        for (pattern, other, includes) in [
+            ("a.lan", "a.lan:5000", true),
+            ("a.lan", "b.lan", false),
+            ("a.lan", "*.lan", false),
+            ("*.lan", "a.lan", true),
+            ("*.lan", "lan", false),
+            ("*.lan", "*.lan:5000", true),
+            ("*.lan", "*.a.lan", true),
+            ("*.a.lan", "*.lan", false),
+        ] {
+            let [pattern, other] = [pattern, other].map(|text| text.parse::<HostPattern>().expect(text));
+            assert_eq!(pattern.includes(&other), includes, "{pattern} {other}");
         }
         assert_eq!("*.pkg.dev:444".parse::<HostPattern>().map(|p| p.to_string()), Ok("*.pkg.dev:444".into()));
     }

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`framing`] | where requests begin and end on a client's connection | RFC 9112 |
 //! | [`sniff`] | the protocol of a redirected connection, from its first bytes | RFC 8446, RFC 6066 |
-//! | [`unplaced`] | what a door tells the redirect agent | |
+//! | [`unplaced`], [`door_rights`] | what a door tells the redirect agent | |
 //! | [`proxy_header`] | the addresses of a relayed connection | PROXY protocol 2 |
 //! | [`route`] | what a request's path names | OCI Distribution 1.1 |
 //! | [`name`], [`digest`] | repository names, tags, digests, references | OCI Distribution and Image |
@@ -18,11 +18,14 @@
 //! | [`origin`] | a registry's scheme, name and port | RFC 6454 section 4 |
 //! | [`docker_hub`] | the names of Docker Hub: what people write, and the hosts that answer | |
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
+//! | [`validator`] | which parts of content belong together | RFC 9110 sections 8.8 and 13.1.5 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
+//! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
 //! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
 //! | [`freshness`] | how long tags, tokens and verdicts are valid | |
+//! | [`budget`] | when a registry that said 429 may be asked again | RFC 9110 section 10.2.3, RFC 6585 |
 //! | [`outcome`] | the words of the access log for requests and answers | docker-registry-proxy |
 //! | [`error`] | all errors that clients see | OCI Distribution 1.1 |
 //! | [`quantity`], [`htpasswd`] | sizes, durations and accounts as administrators write them | nginx, Apache |
@@ -48,17 +51,20 @@
 
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod challenge;
 pub mod client;
 pub mod coding;
 pub mod digest;
 pub mod docker_hub;
+pub mod door_rights;
 pub mod error;
 pub mod exit;
 pub mod framing;
 pub mod freshness;
 pub mod host;
 pub mod htpasswd;
+pub mod link;
 pub mod mdns_name;
 pub mod media;
 pub mod name;
@@ -76,3 +82,4 @@ pub mod scope;
 pub mod secret;
 pub mod sniff;
 pub mod unplaced;
+pub mod validator;

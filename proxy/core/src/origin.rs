@@ -77,6 +77,21 @@ impl Scheme {
     }
 }
 
+/// The `host[:port]` of a text that people copy from a browser, such as `http://host:3128/`, and its scheme. A text
+/// without a scheme and a path is returned as it is.
+///
+/// ```
+/// use entrepot_core::origin::{Scheme, authority_of_url};
+///
+/// assert_eq!(authority_of_url("HTTP://cache.lan:3128/?sha256=ab"), (Some(Scheme::Http), "cache.lan:3128"));
+/// assert_eq!(authority_of_url("cache.lan/"), (None, "cache.lan"));
+/// assert_eq!(authority_of_url("[fd00::5]:3128"), (None, "[fd00::5]:3128"));
+/// ```
+pub fn authority_of_url(text: &str) -> (Option<Scheme>, &str) {
+    let (scheme, rest) = Scheme::split(text);
+    (scheme, rest.split(['/', '?', '#']).next().unwrap_or_default())
+}
+
 impl Origin {
     /// The https origin of a host.
     pub fn https(host: RegistryHost) -> Self {

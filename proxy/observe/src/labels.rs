@@ -123,6 +123,8 @@ labels! {
         CrossRegistry = "cross_registry",
         /// Upstream said `Cache-Control: no-store`.
         NoStore = "no_store",
+        /// An artefact's answer that nothing is kept of: a page, without a length, or a part without a validator.
+        Unfit = "unfit",
         /// A manifest whose media type is in doubt.
         Ambiguous = "ambiguous",
         /// The cache is switched off.
@@ -341,6 +343,8 @@ labels! {
         RegistryQuota = "registry_quota",
         /// As many uploads run as may.
         TooManyUploads = "too_many_uploads",
+        /// Long lists take all the memory that they may.
+        TooManyLists = "too_many_lists",
         /// Too many logins are being checked.
         Logins = "logins",
         /// Our own disk is full.
@@ -363,6 +367,8 @@ labels! {
         AccountRefused = "account_refused",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
+        /// Upstream's token server limits its answers, or fails.
+        TokenServer = "token_server",
         /// The place that the registry led to refused.
         RedirectTarget = "redirect_target",
         /// Upstream compressed what was asked for as it is.

@@ -35,6 +35,8 @@ pub struct Metrics {
     /// Body bytes received from upstream.
     pub bytes_from_upstream: Counter,
     upstream_requests: Family<UpstreamLabels, Counter>,
+    /// Questions that upstream was not asked, because it had answered 429.
+    pub upstream_withheld: Counter,
     /// From sending a request upstream to its answer's head.
     pub upstream_head_seconds: Histogram,
     /// Fills begun.
@@ -87,6 +89,12 @@ pub struct Scraped {
     pub store_errors: u64,
     /// Lines that the access log lost.
     pub access_log_dropped: u64,
+    /// Registries and credentials that are not asked, because their pull quota is used up.
+    pub quota_pauses: u64,
+    /// The same because they asked too often.
+    pub rate_pauses: u64,
+    /// Registries and credentials with so few pulls left that tags are not checked.
+    pub low_quotas: u64,
     /// Page faults that each serving thread waited for.
     pub worker_major_faults: Vec<u64>,
 }
@@ -134,6 +142,8 @@ impl Metrics {
             bytes_to_clients: list.bytes("sent_to_clients", "Body bytes sent to clients"),
             bytes_from_upstream: list.bytes("received_from_upstream", "Body bytes received from upstream"),
             upstream_requests: list.family("upstream_requests", "Requests to upstream"),
+            upstream_withheld: list
+                .counter("upstream_withheld", "Questions that upstream was not asked, because it had answered 429"),
             upstream_head_seconds: head,
             fills_started: list.counter("fills_started", "Fills begun"),
             fills_finished: list.counter("fills_finished", "Fills published"),
@@ -351,6 +361,14 @@ impl Collector for Scrape {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
         }
+        let help = "Registries and credentials that are not asked, because upstream answered 429";
+        let mut pauses = encoder.encode_descriptor("upstream_pauses", help, None, MetricType::Gauge)?;
+        for (limit, value) in [("pull_quota", now.quota_pauses), ("request_rate", now.rate_pauses)] {
+            ConstGauge::new(value).encode(pauses.encode_family(&[("limit", limit)])?)?;
+        }
+        let help = "Registries and credentials with so few pulls left that tags are not checked";
+        let gauge = ConstGauge::new(now.low_quotas);
+        gauge.encode(encoder.encode_descriptor("upstream_low_quotas", help, None, MetricType::Gauge)?)?;
         for (name, help, value) in [
             ("store_evictions", "Blobs dropped to make room or unused for too long", now.store_evictions),
             ("store_errors", "Failures of disk and index", now.store_errors),

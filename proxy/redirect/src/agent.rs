@@ -1,5 +1,5 @@
 //! The life of the agent: check the machine, load the programs, write their settings, attach them, then tell them
-//! whether the door answers until a signal ends it all.
+//! whether connections arrive at the door until a signal ends it all.
 //!
 //! Everything runs on one thread: a call to the kernel's maps takes a microsecond, and an idle agent should cost
 //! nothing.
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use entrepot_ebpf_common::outcome::Outcome;
+use entrepot_ebpf_common::proof::Proofs;
 use entrepot_ebpf_common::settings::{PORTS_MAX, Settings};
 use entrepot_kernel::namespace::network_namespace_cookie;
 use tokio::net::TcpListener;
@@ -17,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::RedirectError;
+use super::arrival::{Arrival, Pause};
 use super::health::{Doors, FindByMdns, INTERVAL, Probe, VALIDITY, monotonic_ns};
 use super::pins::{self, Pins};
 use super::plan::{DoorPlace, Mode, Plan};
@@ -45,6 +47,22 @@ struct Attached {
     disciplined: Vec<String>,
 }
 
+/// The last judgement.
+struct State {
+    doors: Doors,
+    proofs: Proofs,
+    /// The reason why nothing is redirected. None while connections are redirected.
+    pause: Option<Pause>,
+    /// The reason why no proofs can be made.
+    unproved: Option<String>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { doors: Doors::default(), proofs: Proofs::NONE, pause: Some(Pause::NoDoor), unproved: None }
+    }
+}
+
 /// The time that the service manager grants for the end; it never took that long.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
 
@@ -57,7 +75,7 @@ struct Agent {
     environment: Environment,
     programs: Arc<Mutex<Programs>>,
     attached: Attached,
-    doors: Mutex<Doors>,
+    state: Mutex<State>,
     since: SystemTime,
 }
 
@@ -76,8 +94,8 @@ pub fn run(mode: Mode, config: &Config, environment: Environment) -> Result<(), 
             None => None,
             Some(address) => Some(listen(address).await?),
         };
-        let agent = Agent::start(plan, environment).await?;
-        let outcome = agent.clone().live(socket, listener).await;
+        let (agent, arrival) = Agent::start(plan, environment).await?;
+        let outcome = agent.clone().live(arrival, socket, listener).await;
         agent.take_down().await.and(outcome)
     });
     // A lookup that hangs in the resolver must not delay the end.
@@ -92,9 +110,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, RedirectError> {
 
 impl Agent {
     /// Puts everything in place. Nothing is redirected before a door has answered.
-    async fn start(plan: Plan, environment: Environment) -> Result<Arc<Self>, RedirectError> {
+    async fn start(plan: Plan, environment: Environment) -> Result<(Arc<Self>, Arrival), RedirectError> {
         let mut programs = Programs::load()?;
-        programs.set_settings(&settings(&plan, environment.own_mark, Doors::default()))?;
+        let arrival = Arrival::new(&plan, &mut programs);
+        programs.set_settings(&settings(&plan, environment.own_mark, Doors::default(), Proofs::NONE))?;
         for (hash, flags) in &plan.names {
             programs.add_name(*hash, *flags)?;
         }
@@ -111,11 +130,17 @@ impl Agent {
             pins.replace_others()?;
         }
         let programs = Arc::new(Mutex::new(programs));
-        let (doors, since) = (Mutex::default(), SystemTime::now());
-        Ok(Arc::new(Self { plan, environment, programs, attached, doors, since }))
+        let state = State::default();
+        let (state, since) = (Mutex::new(state), SystemTime::now());
+        Ok((Arc::new(Self { plan, environment, programs, attached, state, since }), arrival))
     }
 
-    async fn live(self: Arc<Self>, socket: AdminSocket, listener: Option<TcpListener>) -> Result<(), RedirectError> {
+    async fn live(
+        self: Arc<Self>,
+        arrival: Arrival,
+        socket: AdminSocket,
+        listener: Option<TcpListener>,
+    ) -> Result<(), RedirectError> {
         let signals = |kind| signal(kind).map_err(|source| RedirectError::System { what: "signals", source });
         let (mut terminate, mut interrupt) = (signals(SignalKind::terminate())?, signals(SignalKind::interrupt())?);
         let reporter: server::Reporter = {
@@ -137,7 +162,8 @@ impl Agent {
         tokio::spawn(seed::run(self.programs.clone(), self.plan.seeds.clone(), self.plan.seed_interval));
         tokio::spawn(resolvers::run(self.programs.clone(), self.plan.mode, self.plan.resolvers.clone()));
         let outcome = tokio::select! {
-            outcome = self.watch() => outcome,
+            outcome = self.watch(arrival) => outcome,
+            outcome = routing::keep(), if self.plan.mode == Mode::Gateway => outcome,
             () = serving => Ok(()),
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
@@ -146,41 +172,48 @@ impl Agent {
         outcome
     }
 
-    /// Asks the door at every interval, and tells the programs.
-    async fn watch(&self) -> Result<(), RedirectError> {
+    /// Asks the door at every interval, and tells the programs whether connections arrive there.
+    async fn watch(&self, mut arrival: Arrival) -> Result<(), RedirectError> {
         let mut probe = Probe::new(self.plan.door.clone(), self.environment.find_by_mdns);
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let doors = probe.ask().await;
-            let before = std::mem::replace(&mut *lock(&self.doors), doors);
-            self.tell_programs(before, doors)?;
+            let proofs = arrival.proofs(&lock(&self.programs));
+            self.tell(doors, proofs)?;
+            let pause = arrival.judge(&self.programs, doors, probe.rights()).await?;
+            let until_ns = if pause.is_none() { monotonic_ns() + nanoseconds(VALIDITY) } else { 0 };
+            lock(&self.programs).set_healthy_until(until_ns)?;
             self.let_pass(&probe.unplaced())?;
-            let news = match (before.any(), doors.any()) {
-                (false, true) => "the door answers: connections to registries are redirected",
-                (true, false) => "the door does not answer: connections go to their own destination",
-                _ => continue,
+            let unproved = arrival.unproved().map(str::to_owned);
+            let before =
+                std::mem::replace(&mut *lock(&self.state), State { doors, proofs, pause: pause.clone(), unproved });
+            let news = match &pause {
+                _ if before.pause == pause => continue,
+                None => "the door answers: connections to registries are redirected".to_owned(),
+                Some(pause) => format!("{pause}: connections go to their own destination"),
             };
-            match doors.any() {
-                true => tracing::info!("{news}"),
-                false => tracing::warn!("{news}"),
+            match pause {
+                None => tracing::info!("{news}"),
+                Some(_) => tracing::warn!("{news}"),
             }
-            service_manager::status(news).await;
+            service_manager::status(&news).await;
         }
     }
 
-    fn tell_programs(&self, before: Doors, doors: Doors) -> Result<(), RedirectError> {
+    /// Tells the programs the doors' addresses and the proofs. Nothing is redirected while the doors change.
+    fn tell(&self, doors: Doors, proofs: Proofs) -> Result<(), RedirectError> {
+        let (doors_before, proofs_before) = {
+            let state = lock(&self.state);
+            (state.doors, state.proofs)
+        };
         let mut programs = lock(&self.programs);
-        if doors != before {
-            // Nothing is redirected while the door's address changes.
+        if doors != doors_before {
             programs.set_healthy_until(0)?;
-            if doors.any() {
-                programs.set_settings(&settings(&self.plan, self.environment.own_mark, doors))?;
-            }
         }
-        if doors.any() {
-            programs.set_healthy_until(monotonic_ns() + nanoseconds(VALIDITY))?;
+        if doors.any() && (doors, proofs) != (doors_before, proofs_before) {
+            programs.set_settings(&settings(&self.plan, self.environment.own_mark, doors, proofs))?;
         }
         Ok(())
     }
@@ -215,7 +248,8 @@ impl Agent {
     fn report(&self) -> Report {
         let programs = lock(&self.programs);
         let now_ns = monotonic_ns();
-        let doors = *lock(&self.doors);
+        let state = lock(&self.state);
+        let doors = state.doors;
         let learned = |(address, until_ns): (_, u64)| Learned {
             address,
             expires_in_seconds: until_ns.saturating_sub(now_ns) / nanoseconds(Duration::from_secs(1)),
@@ -236,7 +270,9 @@ impl Agent {
                 DoorPlace::Appliance(appliance) => appliance.to_string(),
             },
             answering: doors.v4.into_iter().chain(doors.v6).collect(),
-            healthy: doors.any(),
+            healthy: state.pause.is_none(),
+            paused: state.pause.as_ref().map(ToString::to_string),
+            unproved: state.unproved.clone(),
             enforce: self.plan.enforce,
             ports: self.plan.ports.clone(),
             addresses: sorted(programs.addresses()),
@@ -295,7 +331,7 @@ fn attach_host(programs: &mut Programs, plan: &Plan, pins: Option<&Pins>) -> Res
     Ok(Attached { places, disciplined: Vec::new() })
 }
 
-fn settings(plan: &Plan, own_mark: u32, doors: Doors) -> Settings {
+fn settings(plan: &Plan, own_mark: u32, doors: Doors, proofs: Proofs) -> Settings {
     let mut ports = [0; PORTS_MAX];
     ports.iter_mut().zip(&plan.ports).for_each(|(slot, port)| *slot = *port);
     Settings {
@@ -303,6 +339,7 @@ fn settings(plan: &Plan, own_mark: u32, doors: Doors) -> Settings {
         netns_cookie: network_namespace_cookie().unwrap_or(0),
         door_v4: endpoint(doors.v4),
         door_v6: endpoint(doors.v6),
+        proofs,
         own_mark,
         route_mark: ROUTE_MARK,
         ports,

@@ -125,6 +125,17 @@ impl Programs {
 }
 
 impl Programs {
+    /// Attaches the observer of answers to proofs, and loads their entrance. An error means that this machine can make no
+    /// proofs.
+    pub(super) fn attach_proofs(&mut self) -> Result<(), RedirectError> {
+        let root = preflight::cgroup_root()?;
+        let observer: &mut CgroupSkb = self.program("prove_gateway")?;
+        observer.load().map_err(|error| refused("prove_gateway", &error))?;
+        let attached = observer.attach(open_cgroup(&root, &root)?, CgroupSkbAttachType::Egress, MODE);
+        attached.map_err(|error| not_attached("prove_gateway", root.display(), &error))?;
+        self.load_entrance()
+    }
+
     /// Detaches the gateway's programs from their interfaces.
     pub(super) fn detach_gateway(&mut self) {
         for (name, _) in CLASSIFIERS {

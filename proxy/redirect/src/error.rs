@@ -38,6 +38,9 @@ pub enum RedirectError {
     Attach { program: &'static str, place: String, reason: String },
     #[error("the kernel's map {map} cannot be used: {reason}")]
     Map { map: &'static str, reason: String },
+    /// The kernel does not send packets into interfaces.
+    #[error("no proof that packets arrive can be made: {reason}")]
+    Proof { reason: String },
     /// Threads, sockets, signals.
     #[error("the system gives no {what}: {source}")]
     System { what: &'static str, source: io::Error },
@@ -60,7 +63,9 @@ impl RedirectError {
         match self {
             Self::Plan(_) | Self::Cgroup { .. } => exit::CONFIGURATION,
             Self::Permission { .. } => exit::PERMISSION,
-            Self::Kernel { .. } | Self::NoCgroups | Self::NoPins { .. } | Self::Running { .. } => exit::UNAVAILABLE,
+            Self::Proof { .. } | Self::Kernel { .. } | Self::NoCgroups | Self::NoPins { .. } | Self::Running { .. } => {
+                exit::UNAVAILABLE
+            }
             Self::Load { .. } => exit::BUG,
             Self::Attach { .. } | Self::Routing { .. } | Self::Map { .. } | Self::System { .. } | Self::Socket(_) => {
                 exit::IO

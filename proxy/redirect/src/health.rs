@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::plan::DoorPlace;
+use entrepot_core::door_rights::{self, DoorRights};
 use entrepot_core::sniff::HEALTH_HOST;
 use entrepot_core::unplaced::{self, Unplaced};
 
@@ -47,6 +48,13 @@ pub(super) struct Probe {
     candidates: Vec<SocketAddr>,
     looked_up: Option<Instant>,
     unplaced: Vec<Unplaced>,
+    rights: DoorRights,
+}
+
+/// The answer of a door.
+struct Answer {
+    unplaced: Vec<Unplaced>,
+    rights: DoorRights,
 }
 
 impl Doors {
@@ -57,7 +65,19 @@ impl Doors {
 
 impl Probe {
     pub(super) fn new(place: DoorPlace, find_by_mdns: FindByMdns) -> Self {
-        Self { place, find_by_mdns, candidates: Vec::new(), looked_up: None, unplaced: Vec::new() }
+        Self {
+            place,
+            find_by_mdns,
+            candidates: Vec::new(),
+            looked_up: None,
+            unplaced: Vec::new(),
+            rights: DoorRights::ALL,
+        }
+    }
+
+    /// The rights that all doors have which answered last.
+    pub(super) fn rights(&self) -> DoorRights {
+        self.rights
     }
 
     /// The connections that the doors could not place, as told in the last answers.
@@ -79,7 +99,11 @@ impl Probe {
         let mut answering = self.candidates.iter().zip(&answers).filter(|(_, it)| it.is_some()).map(|(door, _)| *door);
         let v4 = answering.clone().find(SocketAddr::is_ipv4);
         let doors = Doors { v4, v6: answering.find(SocketAddr::is_ipv6) };
-        self.unplaced.extend(answers.into_iter().flatten().flatten());
+        self.rights = DoorRights::ALL;
+        for answer in answers.into_iter().flatten() {
+            self.unplaced.extend(answer.unplaced);
+            self.rights = self.rights.and(answer.rights);
+        }
         doors
     }
 
@@ -127,8 +151,8 @@ pub(super) fn monotonic_ns() -> u64 {
     seconds.unwrap_or(0) * 1_000_000_000 + nanoseconds.unwrap_or(0)
 }
 
-/// The door's report of connections that it could not place; None if it does not answer as a door.
-async fn answer(door: SocketAddr) -> Option<Vec<Unplaced>> {
+/// The answer of a door. None if it does not answer as one.
+async fn answer(door: SocketAddr) -> Option<Answer> {
     let asking = async {
         let mut stream = TcpStream::connect(door).await.ok()?;
         let question = format!("GET / HTTP/1.1\r\nHost: {HEALTH_HOST}\r\n\r\n");
@@ -137,7 +161,8 @@ async fn answer(door: SocketAddr) -> Option<Vec<Unplaced>> {
         // An answer ends with the connection. Of one that breaks off, the beginning counts.
         let _ = stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).ok()?;
-        answer.starts_with(ANSWER).then(|| unplaced::read(&answer))
+        let is_door = answer.starts_with(ANSWER);
+        is_door.then(|| Answer { unplaced: unplaced::read(&answer), rights: door_rights::read(&answer) })
     };
     timeout(PATIENCE, asking).await.ok().flatten()
 }
@@ -177,11 +202,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_door_tells_what_it_could_not_place() {
-        let door = server(b"HTTP/1.1 204 No Content\r\nEntrepot-Unplaced: to=192.0.2.1\r\n\r\n").await;
+        let door =
+            server(b"HTTP/1.1 204 No Content\r\nEntrepot-Unplaced: to=192.0.2.1\r\nEntrepot-Door: mark=no\r\n\r\n")
+                .await;
         let mut probe = Probe::new(DoorPlace::Local(vec![door]), no_mdns);
         assert_eq!(probe.ask().await.v4, Some(door));
         assert_eq!(probe.unplaced(), [Unplaced::To([192, 0, 2, 1].into())]);
         assert_eq!(probe.unplaced(), [], "each answer once");
+        assert_eq!(probe.rights(), DoorRights { is_transparent: true, can_mark: false });
     }
 
     #[tokio::test]

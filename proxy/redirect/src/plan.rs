@@ -128,7 +128,7 @@ fn door_place(config: &Config) -> Result<DoorPlace, RedirectError> {
     if let Some(appliance) = &config.redirect.appliance {
         return Ok(DoorPlace::Appliance(appliance.clone()));
     }
-    let doors = local_doors(&config.startup.transparent.listen);
+    let doors = local_doors(&config.startup.transparent.addresses);
     if doors.is_empty() {
         let message = "no door: transparent.listen is empty, and redirect.appliance names no other machine";
         return Err(RedirectError::Plan(message.to_owned()));

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, include_bytes_aligned};
 use entrepot_ebpf_common::address::{Address, Endpoint};
 use entrepot_ebpf_common::outcome::Outcome;
@@ -35,7 +36,11 @@ pub(super) struct Programs {
     names: HashMap<MapData, u64, u32>,
     exempt: HashMap<MapData, u64, u32>,
     counters: PerCpuArray<MapData, u64>,
+    proved: Array<MapData, u64>,
 }
+
+/// The program that sends proofs into interfaces. It is not attached to any.
+const ENTRANCE: &str = "enter_gateway";
 
 impl Programs {
     /// Loads the object, without attaching anything.
@@ -54,6 +59,7 @@ impl Programs {
             names: taken(&mut ebpf, "NAMES")?,
             exempt: taken(&mut ebpf, "EXEMPT")?,
             counters: taken(&mut ebpf, "COUNTERS")?,
+            proved: taken(&mut ebpf, "PROVED")?,
             ebpf,
         })
     }
@@ -129,8 +135,38 @@ impl Programs {
 
     /// The number of connections with each outcome, in the order of [`Outcome::ALL`].
     pub(super) fn counters(&self) -> Vec<(Outcome, u64)> {
-        let sum = |index: u32| self.counters.get(&index, 0).map_or(0, |values| values.iter().sum());
-        Outcome::ALL.iter().map(|outcome| (*outcome, sum(*outcome as u32))).collect()
+        Outcome::ALL.iter().map(|outcome| (*outcome, self.count(*outcome))).collect()
+    }
+
+    /// The number of connections with one outcome.
+    pub(super) fn count(&self, outcome: Outcome) -> u64 {
+        self.counters.get(&(outcome as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Makes the entrance for proofs ready.
+    pub(super) fn load_entrance(&mut self) -> Result<(), RedirectError> {
+        let entrance: &mut Xdp = self.program(ENTRANCE)?;
+        entrance.load().map_err(|error| RedirectError::Load { program: ENTRANCE, reason: chain(&error) })
+    }
+
+    /// Sends a frame into an interface, as if the interface had received it. Needs Linux 5.18.
+    pub(super) fn send_into(&self, interface: u32, frame: &[u8]) -> Result<(), RedirectError> {
+        let missing = || RedirectError::Load { program: ENTRANCE, reason: "the object does not have it".to_owned() };
+        let entrance = self.ebpf.program(ENTRANCE).and_then(|program| <&Xdp>::try_from(program).ok());
+        let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        // The kernel's `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context: Vec<u8> = [0, length, 0, interface, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&context);
+        options.attrs = TestRunAttrs::new().xdp_live_frames(1);
+        let sent = entrance.ok_or_else(missing)?.test_run(options);
+        sent.map(drop).map_err(|error| RedirectError::Proof { reason: chain(&error) })
+    }
+
+    /// The time of the last answer to the proof with this place, of the monotonic clock. Zero if there was none.
+    pub(super) fn proved_ns(&self, place: u32) -> u64 {
+        self.proved.get(&place, 0).unwrap_or(0)
     }
 
     /// The learned addresses, each with the time of the monotonic clock until which it is valid.

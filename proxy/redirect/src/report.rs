@@ -23,8 +23,14 @@ pub struct Report {
     pub door: String,
     /// The doors that answer.
     pub answering: Vec<SocketAddr>,
-    /// Whether a door answers, so that connections are redirected.
+    /// Whether connections are redirected because a door answers and packets arrive there.
     pub healthy: bool,
+    /// The reason why they are not. None if they are.
+    #[serde(default)]
+    pub paused: Option<String>,
+    /// The proofs that packets arrive: none, or why they cannot be made. Only a gateway makes them.
+    #[serde(default)]
+    pub unproved: Option<String>,
     /// Whether connections are redirected even if no door answers.
     pub enforce: bool,
     /// The destination ports that are redirected.
@@ -83,10 +89,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self.paused.as_deref().unwrap_or("the door does not answer");
         let state = match (self.healthy, self.enforce) {
-            (true, _) => "redirecting",
-            (false, true) => "redirecting although the door does not answer (enforce)",
-            (false, false) => "letting everything pass, because the door does not answer",
+            (true, _) => "redirecting".to_owned(),
+            (false, true) => format!("redirecting (enforce), although {reason}"),
+            (false, false) => format!("letting everything pass: {reason}"),
         };
         let joined = |items: &[String]| items.join(", ");
         let answering: Vec<String> = self.answering.iter().map(ToString::to_string).collect();
@@ -166,6 +173,8 @@ mod tests {
             door: "this machine".to_owned(),
             answering: vec!["127.0.0.1:3129".parse().expect("an address")],
             healthy: true,
+            paused: None,
+            unproved: None,
             enforce: false,
             ports: vec![443, 5000],
             addresses: vec![Learned { address: "192.0.2.1".parse().expect("an address"), expires_in_seconds: 60 }],

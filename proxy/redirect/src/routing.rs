@@ -2,17 +2,21 @@
 //! of being forwarded. There is one rule and one route for each family.
 //!
 //! ```text
-//! ip rule add fwmark 0xe8 lookup 3129        ip route add local default dev lo table 3129
+//! ip rule add fwmark 0xe8 lookup 3129 preference 90        ip route add local default dev lo table 3129
 //! ```
+//!
+//! The rule comes before those of other programs (Tailscale has 5210, wg-quick 32764). It is watched: if another program
+//! removes it, it is added again.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::tc::TcHandle;
-use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
+use tokio::time::{Duration, sleep};
 
 use super::RedirectError;
 use entrepot_config::ready::TRANSPARENT_PORT;
@@ -21,6 +25,10 @@ use entrepot_config::ready::TRANSPARENT_PORT;
 pub(super) const ROUTE_MARK: u32 = 0xe8;
 /// The table of the route. Its number is the door's port, so that people recognise it.
 const TABLE: u32 = TRANSPARENT_PORT as u32;
+/// The preference of the rule. Lower ones come first; 0 is the kernel's own.
+const PREFERENCE: u32 = 90;
+/// The pause after a change of the rules. Programs change several at once.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The loopback interface has this number in every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -29,7 +37,8 @@ pub(super) async fn install() -> Result<(), RedirectError> {
     let handle = connect()?;
     remove_by(&handle).await?;
     let failed = |what| move |error: Error| RedirectError::Routing { what, reason: error.to_string() };
-    let rule = || handle.rule().add().fw_mark(ROUTE_MARK).table_id(TABLE).action(RuleAction::ToTable);
+    let rule =
+        || handle.rule().add().fw_mark(ROUTE_MARK).table_id(TABLE).priority(PREFERENCE).action(RuleAction::ToTable);
     rule().v4().execute().await.map_err(failed("add the IPv4 routing rule"))?;
     handle.route().add(route_v4()).execute().await.map_err(failed("add the IPv4 route"))?;
     if has_ipv6() {
@@ -37,6 +46,39 @@ pub(super) async fn install() -> Result<(), RedirectError> {
         handle.route().add(route_v6()).execute().await.map_err(failed("add the IPv6 route"))?;
     }
     Ok(())
+}
+
+/// Adds the rules again whenever another program has removed one. Returns only if the kernel tells no changes.
+pub(super) async fn keep() -> Result<(), RedirectError> {
+    let connection = rtnetlink::new_multicast_connection(&[MulticastGroup::Ipv4Rule, MulticastGroup::Ipv6Rule]);
+    let (connection, handle, mut changes) =
+        connection.map_err(|source| RedirectError::System { what: "netlink socket", source })?;
+    tokio::spawn(connection);
+    while changes.next().await.is_some() {
+        sleep(PAUSE).await;
+        // One look answers all changes until now.
+        while changes.try_recv().is_ok() {}
+        if are_complete(&handle).await? {
+            continue;
+        }
+        tracing::warn!("another program removed the routing rule for the mark {ROUTE_MARK:#x}; it is added again");
+        install().await?;
+    }
+    Ok(())
+}
+
+async fn are_complete(handle: &Handle) -> Result<bool, RedirectError> {
+    let failed = |error: Error| RedirectError::Routing { what: "read the routing rules", reason: error.to_string() };
+    for version in [IpVersion::V4, IpVersion::V6] {
+        if version == IpVersion::V6 && !has_ipv6() {
+            continue;
+        }
+        let rules: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.map_err(failed)?;
+        if !rules.iter().any(is_ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes the rules and routes, if there are any.

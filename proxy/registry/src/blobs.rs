@@ -8,6 +8,7 @@ use http::header::RANGE;
 
 use super::error::RegistryError;
 use super::events::{Deed, Event};
+use super::removal::kept_content;
 use super::request::LocalRequest;
 use super::uploads::empty;
 use entrepot_cache::pull::error::PullError;
@@ -53,7 +54,10 @@ impl LocalRequest {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Reply, RegistryError> {
-        let store = self.registry.store.repositories.at(repository);
+        let (store, access) = (self.registry.store.repositories.at(repository), self.registry.access());
+        if let Some(refusal) = kept_content(&store, &access, repository, digest).await? {
+            return Err(refusal.into());
+        }
         if !store.remove_blob(digest).await? {
             let has_repository = store.exists().await;
             return Err(RegistryError::Unknown { has_repository, code: ErrorCode::BlobUnknown });

@@ -1,5 +1,6 @@
 //! One request at our registry's door: the registry that it names, the client's login, its rights, and the answer.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use entrepot_core::client::ClientKey;
@@ -19,7 +20,8 @@ use super::RegistryService;
 use super::access::{AccessRefusal, Action, FORM_MAX_BYTES, Visitor, Wish};
 use super::error::RegistryError;
 use super::forgery::check_change;
-use super::mirror::{Meant, Mirrored, meant, meant_at_mirror, name_in_rules};
+use super::meant::{Meant, Named, Way, meant, meant_at_mirror, path_of};
+use super::mirror::{Mirrored, name_in_rules};
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
@@ -29,9 +31,10 @@ use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
 
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
-/// The most that is read of an unwanted body, so that its sender comes to read the answer.
-const UNWANTED_MAX_BYTES: usize = 16 << 20;
-const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most that is read of an unwanted body, beside the answer, so that its sender comes to read that. If the connection
+/// ended with bytes unread, the kernel would reset it, and the answer would be lost on its way.
+const UNWANTED_MAX_BYTES: usize = 1 << 30;
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl RegistryService {
     /// Answers at [`TOKEN_PATH`](super::access::TOKEN_PATH), which challenges name.
@@ -52,7 +55,7 @@ pub async fn answer(service: &RegistryService, scope: &RequestScope, request: ht
     let (config, uri) = (&scope.snapshot.config, request.uri());
     let is_own = |host: &RegistryHost| service.local.is_named(&config.registry, host);
     let meant = meant(config, uri.path(), uri.query(), is_own);
-    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
+    reply_to(service, scope, meant, request).await
 }
 
 /// Answers a request below `/v2/` of a client that has us among Docker's `registry-mirrors`.
@@ -62,26 +65,59 @@ pub async fn answer_for_docker_hub(
     request: http::Request<Incoming>,
 ) -> Reply {
     let meant = meant_at_mirror(&scope.snapshot.config, request.uri().path(), request.uri().query());
-    route_to_owner(service, scope, meant, request).await.unwrap_or_else(RegistryError::into_reply)
+    reply_to(service, scope, meant, request).await
+}
+
+/// Answers at once, also if the client still sends. What it sends in vain is read beside the answer.
+async fn reply_to(
+    service: &RegistryService,
+    scope: &RequestScope,
+    meant: Meant,
+    request: http::Request<Incoming>,
+) -> Reply {
+    let (head, body) = request.into_parts();
+    let wants_continue = head.headers.contains_key(EXPECT);
+    let mut body = AskedBody { body: Some(body), is_begun: false };
+    let reply = route_to_owner(service, scope, meant, head, &mut body).await;
+    let reply = reply.unwrap_or_else(RegistryError::into_reply);
+    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
+    // To read a body that its client holds back would ask for it.
+    let is_coming = body.is_begun || !wants_continue;
+    if let Some(body) = body.body.filter(|body| is_refusal && is_coming && !body.is_end_stream()) {
+        tokio::spawn(tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)));
+    }
+    reply
+}
+
+/// The body of a request, if nobody has taken it yet.
+struct AskedBody {
+    body: Option<Incoming>,
+    /// Whether reading may have begun.
+    is_begun: bool,
 }
 
 async fn route_to_owner(
     service: &RegistryService,
     scope: &RequestScope,
     meant: Meant,
-    request: http::Request<Incoming>,
+    head: Parts,
+    body: &mut AskedBody,
 ) -> Result<Reply, RegistryError> {
-    let (head, body) = request.into_parts();
     if !is_reading(&head.method) {
         check_change(&service.local, &head).map_err(RegistryError::forged)?;
     }
     let access = service.local.access();
     let identified = access.identify(scope.connection.client.into(), identity::header(&head.headers).as_ref()).await;
     let visitor = identified.map_err(|refusal| challenged(service, scope, &head, refusal))?;
-    let (host, place, is_named) = match meant {
-        Meant::Upstream(host, place) => (host, place, true),
+    let (Named { host, place, way, .. }, is_named) = match meant {
+        Meant::Upstream(named) if named.may_be_ours && is_kept_here(service, &head).await? => {
+            scope.trail.record(Decision::Door(Interception::OwnRegistry));
+            return answer_ours(service, scope, visitor, head, body).await;
+        }
+        Meant::Upstream(named) => (named, true),
         Meant::DockerHub(place) => {
-            (RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?, place, false)
+            let host = RegistryHost::parse(docker_hub::REGISTRY, 443).map_err(|_| not_mirrored())?;
+            (Named { host, place, way: Way::default(), may_be_ours: false }, false)
         }
         Meant::Stranger => return Err(not_mirrored()),
         Meant::Ours => {
@@ -100,7 +136,8 @@ async fn route_to_owner(
     }
     let namespace = host.to_string();
     let scope = scope.clone();
-    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, headers: head.headers };
+    let mirrored = Mirrored { scope, host, method: head.method, path_and_query: place, way, headers: head.headers };
+    let body = body.body.take().ok_or_else(RegistryError::method)?;
     Ok(mirrored.answer(&service.pull, body).await.with(NAMESPACE, &namespace))
 }
 
@@ -119,8 +156,17 @@ fn in_rules(host: &RegistryHost, place: &str) -> Result<Option<RepositoryName>, 
     name_in_rules(host.name(), repository).map(Some).ok_or_else(|| RegistryError::policy(message))
 }
 
-fn path_of(place: &str) -> &str {
-    place.split('?').next().unwrap_or_default()
+/// Whether a request reads, or takes away, content that was pushed here under a name that begins with a registry's,
+/// before that registry was listed. Such content stays what its name leads to; nothing more is pushed to it.
+async fn is_kept_here(service: &RegistryService, head: &Parts) -> Result<bool, RegistryError> {
+    if !is_reading(&head.method) && head.method != Method::DELETE {
+        return Ok(false);
+    }
+    let route = Route::parse(&Method::GET, head.uri.path(), None).ok();
+    match route.as_ref().and_then(Route::repository) {
+        Some(repository) => Ok(service.local.store.repositories.at(repository).has_manifests().await?),
+        None => Ok(false),
+    }
 }
 
 async fn answer_ours(
@@ -128,7 +174,7 @@ async fn answer_ours(
     scope: &RequestScope,
     visitor: Visitor,
     head: Parts,
-    mut body: Incoming,
+    body: &mut AskedBody,
 ) -> Result<Reply, RegistryError> {
     let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
@@ -141,8 +187,7 @@ async fn answer_ours(
     let Some(wish) = wish_of(&route, &head.method) else {
         return Err(RegistryError::method());
     };
-    let checked = check(service, scope, &head, &visitor, &wish);
-    let wants_continue = head.headers.contains_key(EXPECT);
+    check(service, scope, &head, &visitor, &wish)?;
     let request = LocalRequest {
         registry: service.local.clone(),
         scope: scope.clone(),
@@ -151,18 +196,12 @@ async fn answer_ours(
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: head.headers.clone(),
         bodies: service.pull.bodies.clone(),
+        reads_body: AtomicBool::new(false),
     };
-    let answered = match checked {
-        Ok(()) => request.answer(&route, &mut body).await,
-        Err(error) => Err(error),
-    };
-    let reply = answered.unwrap_or_else(RegistryError::into_reply);
-    let is_refusal = reply.status.is_client_error() || reply.status.is_server_error();
-    if is_refusal && !wants_continue && !body.is_end_stream() {
-        // However that ends, the answer is given.
-        let _ = tokio::time::timeout(UNWANTED_TIMEOUT, drain(body)).await;
-    }
-    Ok(reply)
+    let Some(incoming) = &mut body.body else { return Err(RegistryError::method()) };
+    let reply = request.answer(&route, incoming).await;
+    body.is_begun = request.reads_body.load(Ordering::Relaxed);
+    reply
 }
 
 /// Reads an unwanted body up to a bound, and keeps none of it.

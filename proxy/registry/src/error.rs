@@ -62,6 +62,8 @@ pub(super) enum RegistryError {
     },
     /// The most uploads that may run at the same time do.
     TooManyUploads(TooMany),
+    /// Lists take all the memory that they may have, or that this client's may.
+    TooManyLists,
     /// The disk has no room.
     DiskFull,
     /// The disk or the index failed. The log has said how.
@@ -136,6 +138,11 @@ impl RegistryError {
                 };
                 let reply = Reply::error(ErrorCode::TooManyRequests, &message).because(Refused::TooManyUploads);
                 reply.with(RETRY_AFTER, "60")
+            }
+            Self::TooManyLists => {
+                let message = "long lists are on their way to clients already; read those first, or try again";
+                let reply = Reply::error(ErrorCode::TooManyRequests, message).because(Refused::TooManyLists);
+                reply.with(RETRY_AFTER, "5")
             }
             Self::DiskFull => {
                 let message = "entrepot: no space left on the registry's disk";

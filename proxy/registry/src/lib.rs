@@ -5,7 +5,7 @@
 //! door ── request ── access/ (the client's right) ─► blobs, manifests, lists     what is here
 //!   │                                                 uploads ─ sessions, receive  what is coming
 //!   ├── web/ (for people)                             removal, collection          what goes
-//!   └── mirror ──► cache                              events/                      what happened
+//!   └── meant ── mirror ► cache                           events/                      what happened
 //! ```
 //!
 //! Pushed content lies in the store's repositories. This crate alone gives it out; the cache's content is given only by
@@ -20,8 +20,10 @@ mod error;
 pub mod events;
 mod forgery;
 pub mod import;
+mod list_memory;
 mod lists;
 mod manifests;
+mod meant;
 mod mirror;
 mod names;
 mod quota;
@@ -41,10 +43,11 @@ use entrepot_core::name::RepositoryName;
 
 use access::AccessControl;
 use collection::Collections;
-use entrepot_cache::pull::Pull;
+use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
+use list_memory::ListMemory;
 use names::OwnNames;
 use quota::Arriving;
 use sessions::Sessions;
@@ -66,12 +69,13 @@ pub struct LocalRegistry {
     /// The ports of its doors when the process started.
     ports: Vec<u16>,
     collections: Collections,
+    lists: ListMemory,
     /// Proves that a form came from a page of ours.
     csrf: CsrfKey,
 }
 
-/// The most repositories below `library/` that the start names.
-const HIDDEN_NAMED_MAX: usize = 20;
+/// The most repositories of one kind that the log names.
+const SHADOWED_NAMED_MAX: usize = 20;
 
 /// Answers at the registry's door: our own registry, and the pipeline for the registries that it mirrors.
 pub struct RegistryService {
@@ -101,6 +105,7 @@ impl LocalRegistry {
             names: RwLock::new(names::own_names(settings)),
             ports,
             collections: Collections::default(),
+            lists: ListMemory::default(),
             csrf: CsrfKey::new(),
         })
     }
@@ -156,22 +161,41 @@ impl LocalRegistry {
         self.sessions.expire(after, empty_after).await
     }
 
-    /// Says in the log which repositories were pushed below `library/` by an earlier release. That name is Docker Hub's,
-    /// so nothing gives them out.
-    pub async fn name_hidden_repositories(&self) {
+    /// Says in the log which repositories were pushed under names that mean another registry now: below `library/` by an
+    /// earlier release, or below a host that was listed since.
+    pub async fn name_shadowed_repositories(&self, config: Arc<ConfigSnapshot>) {
         let is_hidden = |name: &RepositoryName| name.as_str().starts_with(docker_hub::OFFICIAL);
-        match self.store.repositories.list(None, HIDDEN_NAMED_MAX, is_hidden).await {
+        self.name_some(
+            is_hidden,
+            "pushed content lies below library/, which is Docker Hub's",
+            "It is given to nobody; push it under another name, and remove it with `entrepot registry rm`",
+        )
+        .await;
+        let is_mirrored = move |name: &RepositoryName| meant::names_another_registry(&config.config, name.as_str());
+        self.name_some(
+            is_mirrored,
+            "pushed content has names that begin with a listed registry's",
+            "Clients that ask by such a name still get what was pushed, and not the registry's repository of that name, \
+             which they get with ?ns= or through the proxy. No more can be pushed there: push under another name, and \
+             remove it with `entrepot registry rm`",
+        )
+        .await;
+    }
+
+    async fn name_some(
+        &self,
+        is_named: impl Fn(&RepositoryName) -> bool + Send + 'static,
+        found: &'static str,
+        advice: &'static str,
+    ) {
+        match self.store.repositories.list(None, SHADOWED_NAMED_MAX, is_named).await {
             Ok((names, _)) if names.is_empty() => {}
             Ok((names, more)) => {
                 let names: Vec<_> = names.iter().map(RepositoryName::as_str).collect();
-                tracing::warn!(
-                    "pushed content lies below library/, which is Docker Hub's: {}{}. It is given to nobody; push it under \
-                     another name, and remove it with `entrepot registry rm`",
-                    names.join(", "),
-                    if more { " and more" } else { "" }
-                );
+                let names = names.join(", ");
+                tracing::warn!("{found}: {names}{}. {advice}", if more { " and more" } else { "" });
             }
-            Err(error) => tracing::warn!("the repositories below library/ cannot be listed: {error}"),
+            Err(error) => tracing::warn!("the repositories cannot be listed: {error}"),
         }
     }
 }

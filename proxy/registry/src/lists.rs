@@ -3,7 +3,7 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::{RepositoryName, Tag};
-use entrepot_core::referrer::{self, REFERRERS_TYPE};
+use entrepot_core::referrer::REFERRERS_TYPE;
 use http::header::LINK;
 use http::{HeaderName, StatusCode};
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::error::RegistryError;
 use super::request::LocalRequest;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
+use entrepot_store::{ReferrersAsked, StoreError};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 /// The most that one page has, whatever was asked.
@@ -67,13 +68,23 @@ impl LocalRequest {
         repository: &RepositoryName,
         subject: &Digest,
     ) -> Result<Reply, RegistryError> {
-        let mut found = self.registry.store.repositories.at(repository).referrers(subject).await?;
-        let filter = self.parameter("artifactType").filter(|filter| !filter.is_empty());
-        if let Some(filter) = &filter {
-            found.retain(|referrer| referrer.artifact_type.as_deref() == Some(filter));
-        }
-        let reply = Reply::full(StatusCode::OK, REFERRERS_TYPE, referrer::list(&found));
-        Ok(if filter.is_some() { reply.with(FILTERS_APPLIED, "artifactType") } else { reply })
+        let artifact_type = self.parameter("artifactType").filter(|filter| !filter.is_empty());
+        let asked = ReferrersAsked { after: self.parameter("last"), artifact_type: artifact_type.clone() };
+        let (registry, named, digest) = (self.registry.clone(), repository.clone(), *subject);
+        let making = async move { registry.store.repositories.at(&named).referrers(&digest, asked).await };
+        let page = self.registry.lists.make(making).await.unwrap_or(Err(StoreError::DiskThreadGone))?;
+        let body = self.registry.lists.body(self.scope.connection.client.into(), page.body);
+        let reply = Reply::full(StatusCode::OK, REFERRERS_TYPE, body.ok_or(RegistryError::TooManyLists)?);
+        let reply = match page.next_after {
+            Some(last) => {
+                let mut query = form_urlencoded::Serializer::new(String::new());
+                query.extend_pairs(artifact_type.iter().map(|filter| ("artifactType", filter)));
+                let query = query.append_pair("last", &last.to_string()).finish();
+                reply.with(LINK, &format!("</v2/{repository}/referrers/{subject}?{query}>; rel=\"next\""))
+            }
+            None => reply,
+        };
+        Ok(if artifact_type.is_some() { reply.with(FILTERS_APPLIED, "artifactType") } else { reply })
     }
 
     fn page(&self, max: usize) -> Result<Page, RegistryError> {

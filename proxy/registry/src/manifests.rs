@@ -1,6 +1,7 @@
 //! Manifests and tags: taken verbatim, given back verbatim, deleted.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
@@ -153,6 +154,7 @@ impl LocalRequest {
 
     async fn whole(&self, body: &mut Incoming) -> Result<HeldBody, RegistryError> {
         let (client, patience) = (self.scope.connection.client.into(), self.scope.snapshot.config.client.body_timeout);
+        self.reads_body.store(true, Ordering::Relaxed);
         let received = self.bodies.receive(client, body, MANIFEST_MAX_BYTES, patience).await;
         received.map_err(|why| match why {
             NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
@@ -192,7 +194,7 @@ async fn keep(
     let Arrived { body, media_type, digest, info, tags } = arrived;
     let bytes = body.bytes();
     let _turn = registry.turn(&repository).await;
-    if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64).await? {
+    if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64, None).await? {
         return Ok(Err(NotPut::Refused(refusal)));
     }
     let (repositories, access) = (&registry.store.repositories, registry.access());

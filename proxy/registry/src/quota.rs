@@ -63,6 +63,17 @@ impl Arriving {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The bytes of the uploads that run, without one of them.
+    fn others(&self, repository: &RepositoryName, own: Option<&Arrived>) -> Held {
+        let sums = self.sums();
+        let own_bytes = own.map_or(0, Arrived::bytes);
+        let of_repository = sums.repositories.get(repository).copied().unwrap_or(0);
+        Held {
+            repository_bytes: of_repository.saturating_sub(own_bytes),
+            total_bytes: sums.total.saturating_sub(own_bytes),
+        }
+    }
+
     /// Counts an upload that has so many bytes.
     pub(super) fn count(self: &Arc<Self>, repository: &RepositoryName, bytes: u64) -> Arrived {
         let arrived = Arrived { arriving: self.clone(), repository: repository.clone(), bytes: AtomicU64::new(0) };
@@ -180,21 +191,24 @@ impl LocalRegistry {
     }
 
     async fn held_now(&self, repository: &RepositoryName, access: &AccessControl) -> Result<Held, StoreError> {
-        if access.has_total_quota() {
-            // The total is the index's, which notes what was added a moment later.
-            self.store.flush().await;
-        }
-        let repository_bytes = self.store.repositories.at(repository).held_bytes().await?;
-        Ok(Held { repository_bytes, total_bytes: self.store.usage().pinned_bytes })
+        // The total is the index's, which notes what was added a moment later.
+        let total_bytes = if access.has_total_quota() { self.store.usage_now().await.pinned_bytes } else { 0 };
+        let repository_bytes = match access.quota(repository) {
+            Some(_) => self.store.repositories.at(repository).held_bytes().await?,
+            None => 0,
+        };
+        Ok(Held { repository_bytes, total_bytes })
     }
 
-    /// The refusal of content for a repository, in a turn. None if it fits. Content that the repository has already
-    /// takes no room; content of another repository takes none of the total.
+    /// The refusal of content for a repository, in a turn. None if it fits beside the uploads that run, of which `own` is
+    /// the content itself. Content that the repository has already takes no room; content of another repository takes
+    /// none of the total.
     pub(super) async fn overdrawn(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         size_bytes: u64,
+        own: Option<&Arrived>,
     ) -> Result<Option<AccessRefusal>, StoreError> {
         let access = self.access();
         if !access.has_quota(repository) || self.store.repositories.at(repository).has(digest).await {
@@ -202,9 +216,14 @@ impl LocalRegistry {
         }
         let held = self.held_now(repository, &access).await?;
         let is_elsewhere = self.store.repositories.is_pinned(digest).await;
+        let others = self.arriving.others(repository, own);
         let after = Held {
-            repository_bytes: held.repository_bytes.saturating_add(size_bytes),
-            total_bytes: held.total_bytes.saturating_add(if is_elsewhere { 0 } else { size_bytes }),
+            repository_bytes: held.repository_bytes.saturating_add(others.repository_bytes).saturating_add(size_bytes),
+            total_bytes: held.total_bytes.saturating_add(others.total_bytes).saturating_add(if is_elsewhere {
+                0
+            } else {
+                size_bytes
+            }),
         };
         Ok(access.room(repository, after).err())
     }
@@ -235,7 +254,12 @@ mod tests {
         let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), listen: Vec::new() };
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
         let config = load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config;
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         let via = http::HeaderValue::from_static("1.1 entrepot-test");
         let metrics = Arc::new(Metrics::new());
         let memory = UpstreamMemory::new(metrics, via);
@@ -262,7 +286,7 @@ mod tests {
     async fn over(registry: &LocalRegistry, repository: &str, digest: Option<&Digest>, size: u64) -> Option<u16> {
         let repository = repository.parse().unwrap();
         let refusal = match digest {
-            Some(digest) => registry.overdrawn(&repository, digest, size).await.unwrap(),
+            Some(digest) => registry.overdrawn(&repository, digest, size, None).await.unwrap(),
             None => match registry.budget(&repository).await.unwrap() {
                 Some(mut budget) => {
                     let arrived = registry.arriving.count(&repository, 0);

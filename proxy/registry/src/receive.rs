@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 
 use super::access::AccessRefusal;
 use super::quota::{Arrived, Budget};
-use super::sessions::State;
+use super::sessions::{Session, State};
 use entrepot_cache::fetch::hashing::{hash_again, hash_aside};
 use entrepot_store::{PartialBlob, StoreError};
 
@@ -61,9 +61,11 @@ fn decided(outcome: Result<Result<(), AccessRefusal>, StoreError>) -> Result<(),
     outcome.map_err(Interrupted::Store)?.map_err(Interrupted::Quota)
 }
 
-/// Adds a body to an upload; how many bytes that was. Each piece passes the gate before it is written.
+/// Adds a body to an upload; how many bytes that was. Each piece passes the gate before it is written. A client that is
+/// silent loses its turn to a newer request.
 pub(super) async fn receive(
     fill: &Arc<PartialBlob>,
+    session: &Session,
     state: &mut State,
     body: &mut Incoming,
     gate: &mut Gate<'_>,
@@ -72,7 +74,7 @@ pub(super) async fn receive(
     let begun_at = state.length;
     let mut piece = None;
     loop {
-        let (next, kept) = tokio::join!(next_piece(body, timeout), keep(fill, state, piece.take()));
+        let (next, kept) = tokio::join!(next_piece(session, body, timeout), keep(fill, state, piece.take()));
         kept.map_err(Interrupted::Store)?;
         match next? {
             Some(bytes) => {
@@ -84,9 +86,14 @@ pub(super) async fn receive(
     }
 }
 
-async fn next_piece(body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, Interrupted> {
+async fn next_piece(session: &Session, body: &mut Incoming, timeout: Duration) -> Result<Option<Bytes>, Interrupted> {
     loop {
-        let frame = tokio::time::timeout(timeout, body.frame()).await.map_err(|_| Interrupted::Client)?;
+        let next = tokio::time::timeout(timeout, body.frame());
+        let frame = tokio::select! {
+            biased;
+            frame = next => frame.map_err(|_| Interrupted::Client)?,
+            () = session.is_wanted() => return Err(Interrupted::Client),
+        };
         match frame {
             None => return Ok(None),
             Some(Err(_)) => return Err(Interrupted::Client),

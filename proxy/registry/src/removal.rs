@@ -1,6 +1,8 @@
 //! Taking away: one way for the protocol's DELETE, the web page and the administrator, so each deletion is durable, and
 //! is told to the receivers of events.
 
+use std::sync::Arc;
+
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 
@@ -90,19 +92,31 @@ impl RemovalTarget {
     pub(super) async fn kept(
         &self,
         store: &Repository,
-        access: &AccessControl,
+        access: &Arc<AccessControl>,
         repository: &RepositoryName,
     ) -> Result<Option<AccessRefusal>, StoreError> {
         let would_go: Vec<Tag> = match self {
             Self::Tag(tag) | Self::Image(tag) => store.tag(tag).await?.map(|_| tag.clone()).into_iter().collect(),
-            Self::Manifest(digest) => {
-                let tagged = store.tagged().await?.into_iter().filter(|tagged| tagged.digest == *digest);
-                tagged.map(|tagged| tagged.tag).collect()
-            }
+            Self::Manifest(digest) => return kept_content(store, access, repository, digest).await,
             Self::Everything => store.tagged().await?.into_iter().map(|tagged| tagged.tag).collect(),
         };
         Ok(would_go.iter().find_map(|tag| access.may_change(repository, tag).err()))
     }
+}
+
+/// The refusal to remove a manifest or a blob that an immutable tag leads to.
+pub(super) async fn kept_content(
+    store: &Repository,
+    access: &Arc<AccessControl>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<AccessRefusal>, StoreError> {
+    if !access.has_immutable_tags(repository) {
+        return Ok(None);
+    }
+    let (rules, named) = (access.clone(), repository.clone());
+    let tag = store.tag_leading_to(digest, move |tag| rules.may_change(&named, tag).is_err()).await?;
+    Ok(tag.and_then(|tag| access.may_change(repository, &tag).err()))
 }
 
 impl From<&Reference> for RemovalTarget {

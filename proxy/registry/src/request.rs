@@ -1,6 +1,7 @@
 //! One request to our registry, read as far as every handler needs it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use entrepot_core::name::RepositoryName;
@@ -24,6 +25,8 @@ pub(super) struct LocalRequest {
     pub(super) headers: HeaderMap,
     /// Holds the request's body until it is complete.
     pub(super) bodies: HeldBodies,
+    /// Whether reading of the request's body has begun.
+    pub(super) reads_body: AtomicBool,
 }
 
 impl LocalRequest {

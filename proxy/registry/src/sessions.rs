@@ -18,11 +18,15 @@ use entrepot_core::client::ClientKey;
 use entrepot_core::digest::{Algorithm, Hasher};
 use entrepot_core::name::RepositoryName;
 use serde::{Deserialize, Serialize};
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, watch};
 
 use super::access::Principal;
 use super::quota::{Arrived, Arriving};
-use entrepot_store::{FoundUpload, Store, StoreError, UploadFile, UploadId};
+use entrepot_store::{FoundUpload, LivePush, Store, StoreError, UploadFile, UploadId};
+
+/// A client that is silent for so long loses its place to a newer request of the same owner. A connection that died
+/// without a word holds the session no longer.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// The sessions that run.
 pub(super) struct Sessions {
@@ -40,6 +44,10 @@ pub(super) struct Session {
     /// None if a release before this was noted began it.
     client: Option<ClientKey>,
     last_use: Mutex<SystemTime>,
+    /// Keeps what was pushed before it, and waits for a manifest with it, from collections.
+    pub(super) push: LivePush,
+    /// How many requests wait for the one that has the session.
+    waiting: watch::Sender<usize>,
     /// Its bytes, for the quotas.
     pub(super) arrived: Arrived,
     /// Held by the request that adds to it, while that lives; its last write may end later, see [`UploadFile`].
@@ -47,9 +55,42 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// The state of a session that goes on. Waits for the request that has it. None if the session is over.
+    /// The state of a session that goes on. Waits for the request that has it, which gives it up if its client is silent.
+    /// None if the session is over.
     pub(super) async fn running(&self) -> Option<MutexGuard<'_, State>> {
-        Some(self.state.lock().await).filter(|state| !state.is_over)
+        let waiting = Waiting::begin(&self.waiting);
+        let state = self.state.lock().await;
+        drop(waiting);
+        Some(state).filter(|state| !state.is_over)
+    }
+
+    /// For the request that has the session, while its client sends nothing: ends when a newer request of the owner has
+    /// waited for [`SILENCE_MAX`].
+    pub(super) async fn is_wanted(&self) {
+        let mut waiting = self.waiting.subscribe();
+        loop {
+            // The sender lives as long as the session.
+            let _ = waiting.wait_for(|waiting| *waiting > 0).await;
+            if tokio::time::timeout(SILENCE_MAX, waiting.wait_for(|waiting| *waiting == 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that waits for a session.
+struct Waiting<'s>(&'s watch::Sender<usize>);
+
+impl<'s> Waiting<'s> {
+    fn begin(waiting: &'s watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }
 
@@ -96,10 +137,11 @@ pub(super) enum TooMany {
 impl Sessions {
     /// With what an earlier process left; what cannot be read is left to the next start.
     pub(super) fn load(store: Arc<Store>, arriving: &Arc<Arriving>) -> Self {
-        let found = store.uploads.take_over(|upload| Session::found(&upload, arriving)).unwrap_or_else(|error| {
-            tracing::error!("unfinished uploads cannot be found: {error}");
-            Vec::new()
-        });
+        let found =
+            store.uploads.take_over(|upload| Session::found(&upload, &store, arriving)).unwrap_or_else(|error| {
+                tracing::error!("unfinished uploads cannot be found: {error}");
+                Vec::new()
+            });
         let table = found.into_iter().map(|session| (session.file.id, Arc::new(session))).collect();
         Self { store, arriving: arriving.clone(), table: Mutex::new(table) }
     }
@@ -119,6 +161,8 @@ impl Sessions {
             principal: principal.clone(),
             client: Some(ClientKey::of(client)),
             last_use: Mutex::new(SystemTime::now()),
+            push: self.store.repositories.pushing(repository, SystemTime::now()),
+            waiting: watch::Sender::default(),
             arrived: self.arriving.count(repository, 0),
             state: tokio::sync::Mutex::new(State { length: 0, hasher: Some(Hasher::new(algorithm)), is_over: false }),
         });
@@ -188,11 +232,13 @@ impl Sessions {
 }
 
 impl Session {
-    fn found(upload: &FoundUpload, arriving: &Arc<Arriving>) -> Option<Self> {
+    fn found(upload: &FoundUpload, store: &Store, arriving: &Arc<Arriving>) -> Option<Self> {
         let note: Note = serde_json::from_slice(&upload.note).ok()?;
-        let repository = note.repository.parse().ok()?;
+        let repository: RepositoryName = note.repository.parse().ok()?;
         Some(Self {
             file: UploadFile::of(upload.id),
+            push: store.repositories.pushing(&repository, upload.begun_at),
+            waiting: watch::Sender::default(),
             arrived: arriving.count(&repository, upload.length),
             repository,
             principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
@@ -272,17 +318,30 @@ fn place_for(
 mod tests {
     use std::future::{Future as _, poll_fn};
     use std::pin::pin;
+    use std::sync::LazyLock;
     use std::task::Poll;
 
     use entrepot_store::Limits;
+    use tempfile::TempDir;
 
     use super::*;
+
+    /// A store for sessions that write nothing.
+    static STORE: LazyLock<(TempDir, Arc<Store>)> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let hour = Duration::from_secs(3600);
+        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: hour, proofs: hour };
+        let store = Store::open(folder.path(), limits).expect("a store");
+        (folder, store)
+    });
 
     fn session(account: &str, client: &str, bytes: u64) -> Arc<Session> {
         let repository: RepositoryName = "app".parse().expect("a name");
         let arrived = Arc::<Arriving>::default().count(&repository, bytes);
         Arc::new(Session {
             file: UploadFile::of(UploadId::random().expect("randomness")),
+            push: STORE.1.repositories.pushing(&repository, SystemTime::now()),
+            waiting: watch::Sender::default(),
             repository,
             principal: if account.is_empty() { Principal::Anonymous } else { Principal::User(account.into()) },
             client: Some(ClientKey::of(client.parse().expect(client))),
@@ -337,7 +396,12 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_begins_is_not_given_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         let store = Store::open(folder.path(), limits).expect("a store");
         let sessions = Sessions::load(store, &Arc::default());
         let repository = "app".parse().expect("a name");

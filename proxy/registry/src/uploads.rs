@@ -4,6 +4,8 @@
 //! 201 is said when the bytes have their digest, lie under it durably, and the repository's link to them does too.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
@@ -171,7 +173,7 @@ impl LocalRequest {
             },
         };
         let Some(size_bytes) = store.repositories.content_bytes(digest).await else { return Ok(None) };
-        if let Some(refusal) = self.registry.overdrawn(to, digest, size_bytes).await? {
+        if let Some(refusal) = self.registry.overdrawn(to, digest, size_bytes, None).await? {
             return Ok(Some(Err(refusal)));
         }
         Ok(store.repositories.at(to).link(digest).await?.then_some(Ok(from)))
@@ -229,7 +231,8 @@ impl LocalRequest {
         }
         let fill = Arc::new(self.registry.store.uploads.open(&session.file).await?);
         let mark = Mark::of(state);
-        match receive(&fill, state, body, &mut gate, self.scope.snapshot.config.client.body_timeout).await {
+        self.reads_body.store(true, Ordering::Relaxed);
+        match receive(&fill, session, state, body, &mut gate, self.scope.snapshot.config.client.body_timeout).await {
             Ok(added) if range.is_some_and(|range| range.length() != added) => {
                 mark.reset(state);
                 Err(wrong_size())
@@ -301,9 +304,10 @@ impl LocalRequest {
         let (registry, session, digest, length) =
             (self.registry.clone(), session.clone(), *digest_told, attempt.length);
         let repository = session.repository.clone();
+        let grace = self.scope.snapshot.config.registry.grace;
         // A client that leaves now does not stop it half way.
         let keeping = async move {
-            let kept = keep(&registry, &session, &fill, &digest, length).await;
+            let kept = keep(&registry, &session, &fill, &digest, length, grace).await;
             drop(fill);
             end(&registry, &session).await;
             kept
@@ -336,22 +340,29 @@ async fn keep(
     fill: &Arc<PartialBlob>,
     digest: &Digest,
     length: u64,
+    grace: Duration,
 ) -> Result<Option<AccessRefusal>, StoreError> {
     let repository = &session.repository;
     let _turn = registry.turn(repository).await;
-    if let Some(refusal) = registry.overdrawn(repository, digest, length).await? {
+    if let Some(refusal) = registry.overdrawn(repository, digest, length, Some(&session.arrived)).await? {
         return Ok(Some(refusal));
     }
     // Pinned before it is there, so that no collection and no eviction comes in between.
     let hold = registry.store.repositories.hold(digest).await?;
-    if registry.store.repositories.content_bytes(digest).await != Some(length) {
-        fill.publish_upload(digest, length).await?;
-    }
+    // Also if the content is here already: it may have rotted, and these bytes have the digest.
+    fill.publish_upload(digest, length).await?;
     let linked = registry.store.repositories.at(repository).link(digest).await;
     drop(hold);
     // In the same turn: its bytes are content from here on.
     session.arrived.set_to(0);
-    if linked? { Ok(None) } else { Err(StoreError::DiskThreadGone) }
+    if !linked? {
+        return Err(StoreError::DiskThreadGone);
+    }
+    // The manifest comes next. Until it is there, this and what came before it wait for their grace period.
+    if let Err(error) = registry.store.repositories.renew(repository, session.push.begun_at(), grace).await {
+        tracing::warn!(%repository, "pushed content may be collected before its manifest comes: {error}");
+    }
+    Ok(None)
 }
 
 impl Mark {

@@ -1,5 +1,7 @@
 //! The JSON of the admin API about the cache. The command line reads the same types.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 pub use entrepot_registry::import::{Brought, ImportLine, Imported};
@@ -34,6 +36,22 @@ pub struct CacheStats {
     /// Bytes that were pushed to the registry here. They are not the cache's.
     #[serde(default)]
     pub pushed_size: u64,
+    /// The file system that holds all of this. None if the system does not tell.
+    #[serde(default)]
+    pub disk: Option<Disk>,
+}
+
+/// The file system of the data directory, as `df` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Disk {
+    /// The data directory.
+    pub path: PathBuf,
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Bytes of the whole file system.
+    pub size: u64,
+    /// Bytes that the cache leaves free (`cache.min_free`).
+    pub min_free: u64,
 }
 
 /// One registry's pull limit for one credential, as the registry last stated it.

@@ -16,7 +16,7 @@ use super::registry::{
     TagSummary,
 };
 use super::server::{serve_tcp, serve_unix};
-use super::{AdminBackend, AdminState, OperationError};
+use super::{AdminBackend, AdminState, OperationError, TcpRights};
 use entrepot_core::secret::Secret;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_observe::metrics::Metrics;
@@ -73,7 +73,7 @@ pub(crate) fn backend(changes: &Arc<Mutex<Vec<String>>>) -> AdminBackend {
         forget_tag: Box::new(move |name| {
             let note = format!("{}/{}:{}", name.registry, name.repository, name.tag);
             forgot.lock().expect("not poisoned").push(note);
-            now(Ok(()))
+            now(Ok(name.tag.as_str() == "v1"))
         }),
         registry: registry(changes),
         reload: Box::new(|| now(Err(OperationError::Refused("entrepot.toml:3: unknown key".into())))),
@@ -100,7 +100,7 @@ fn registry(changes: &Arc<Mutex<Vec<String>>>) -> RegistryBackend {
         remove: Box::new(move |request| {
             changes.lock().expect("not poisoned").push(format!("{request:?}"));
             let known = matches!(request, RemoveRequest::Tag(_, tag) if tag.as_str() == "v1");
-            now(Ok(known.then(|| RemovedNames { tags: vec!["v1".into()], manifests: Vec::new() })))
+            now(Ok(known.then(|| RemovedNames { tags: vec!["v1".into()], ..RemovedNames::default() })))
         }),
         import: Box::new(|directory, lines| {
             async move {
@@ -148,6 +148,11 @@ impl TestDoor {
         changes: Arc<Mutex<Vec<String>>>,
         token: Option<&str>,
     ) -> Self {
+        let rights = TcpRights { token: token.map(Secret::new), loopback_changes: false };
+        Self::open_for(backend, changes, rights).await
+    }
+
+    pub(crate) async fn open_for(backend: AdminBackend, changes: Arc<Mutex<Vec<String>>>, rights: TcpRights) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("admin.sock");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -158,7 +163,7 @@ impl TestDoor {
         let mut stopped = stopped.into_iter().map(|stopped| async { _ = stopped.await });
         let (first, second) = (stopped.next().expect("one"), stopped.next().expect("two"));
         let tasks = vec![
-            tokio::spawn(serve_tcp(listener, Arc::clone(&state), token.map(Secret::new), first)),
+            tokio::spawn(serve_tcp(listener, Arc::clone(&state), rights, first)),
             tokio::spawn(serve_unix(unix, state, second)),
         ];
         Self { address, socket, changes, stop, tasks, _folder: folder }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants: a request over TCP names this machine in its Host header (DNS rebinding). A change comes by the unix
-//! socket, whose mode is 0600, or with the token. A web page of another origin cannot change anything.
+//! socket, whose mode is 0600, or with the token; only clearing the cache can be allowed to every program of this
+//! machine (`gate`). A web page of another origin cannot change anything. Every request has an id and a span.
 
 pub mod answers;
 #[cfg(test)]
@@ -28,9 +29,11 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::name::{RepositoryName, Tag};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Span;
 
 use answers::{BlobSummary, CacheStats, Freed, Verification, VerifyLine};
 use entrepot_observe::metrics::Metrics;
+pub use gate::TcpRights;
 use registry::RegistryBackend;
 
 /// The state that both entrances of the door share.
@@ -66,8 +69,8 @@ pub struct AdminBackend {
     pub remove: OperationOn<Digest, OperationResult<Option<Freed>>>,
     /// Reads every blob and compares it with its digest. It ends if the client leaves.
     pub verify: OperationOn<mpsc::Sender<VerifyLine>, OperationResult<Verification>>,
-    /// Forgets the digest of a tag, so that the next pull asks upstream.
-    pub forget_tag: OperationOn<TagName, OperationResult<()>>,
+    /// Forgets the digest of a tag, so that the next pull asks upstream. False if the cache does not know the tag.
+    pub forget_tag: OperationOn<TagName, OperationResult<bool>>,
     /// The operations on our own registry.
     pub registry: RegistryBackend,
     /// Reads the configuration again. If it is bad, nothing changes and the error is [`OperationError::Refused`].
@@ -112,9 +115,10 @@ impl OperationError {
     }
 }
 
-/// Runs the blocking part of an operation. A panic goes on in the operation.
+/// Runs the blocking part of an operation. Its events are those of the request. A panic goes on in the operation.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    let span = Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(error) => panic::resume_unwind(error.into_panic()),
     }

@@ -94,12 +94,18 @@ pub struct TagSummary {
     pub size: u64,
 }
 
-/// The names of the removed tags and manifests.
+/// The names of the removed tags and manifests, and when their layers go.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RemovedNames {
     pub tags: Vec<String>,
     /// The digests of the manifests.
     pub manifests: Vec<String>,
+    /// Collections from this time on free the layers that nothing else needs. `None` if no layers wait.
+    #[serde(default)]
+    pub freed_from_unix_seconds: Option<u64>,
+    /// The interval of collections. 0 if they run on request only.
+    #[serde(default)]
+    pub collected_every_seconds: u64,
 }
 
 /// A line of `POST /api/registry/gc`. A reply that does not end with `finished` or `failed` was cut off.

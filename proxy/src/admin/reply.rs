@@ -10,6 +10,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::OperationError;
 use super::answers::ErrorBody;
@@ -89,7 +90,7 @@ where
     Running: Future<Output = ()> + Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel::<Line>(QUEUED_LINES);
-    tokio::spawn(run(sender));
+    tokio::spawn(run(sender).in_current_span());
     let lines = stream::poll_fn(move |context| receiver.poll_recv(context));
     let body = Body::from_stream(lines.map(|line| Ok::<_, Infallible>(json_line(&line))));
     ([(CONTENT_TYPE, JSON_LINES)], body).into_response()

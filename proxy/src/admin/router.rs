@@ -15,11 +15,12 @@ use entrepot_core::digest::{Digest, DigestError};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use hyper::body::Incoming;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
+use tracing::Instrument;
 
 use super::answers::{BlobPage, CacheStats, Done, Freed, ImportLine, VerifyLine};
 use super::gate::{self, Entrance};
@@ -27,8 +28,10 @@ use super::parameters::Parameters;
 use super::registry::{GcLine, RemoveRequest, RemovedNames, RepositoryPage, TagPage};
 use super::reply::{ApiError, ApiResult, Json, lines};
 use super::{AdminState, blocking};
+use entrepot_observe::request_id::RequestId;
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Shared = State<Arc<AdminState>>;
@@ -42,8 +45,20 @@ impl Api {
         Self(router().with_state(state))
     }
 
-    /// Answers one request. The body of the request is not read.
-    pub(super) async fn answer(&self, mut request: http::Request<Incoming>, entrance: Entrance) -> Response {
+    /// Answers one request. The body of the request is not read. Every event about the request has its id, and so has
+    /// the reply.
+    pub(super) async fn answer(&self, request: http::Request<Incoming>, entrance: Entrance) -> Response {
+        let id = RequestId::next();
+        // The level and the target are those of the other doors (`entrepot_net::http::exchange`).
+        let span = tracing::error_span!(target: "entrepot_request", "request", request_id = %id);
+        let mut response = self.reply(request, entrance).instrument(span).await;
+        if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+            response.headers_mut().insert(X_REQUEST_ID, id);
+        }
+        response
+    }
+
+    async fn reply(&self, mut request: http::Request<Incoming>, entrance: Entrance) -> Response {
         let mut response = match gate::check_host(request.uri(), request.headers(), &entrance) {
             Ok(()) => {
                 request.extensions_mut().insert(entrance);
@@ -98,7 +113,7 @@ fn wrong_method(response: &Response) -> Response {
 async fn changes(Extension(entrance): Extension<Entrance>, request: Request, next: Next) -> ApiResult<Response> {
     let (method, path) = (request.method(), request.uri().path());
     if !matches!(*method, Method::GET | Method::HEAD) {
-        if let Err(refusal) = gate::check_change(request.headers(), &entrance) {
+        if let Err(refusal) = gate::check_change(method, request.uri(), request.headers(), &entrance) {
             tracing::warn!(%method, path, %refusal, "a change was refused at the admin door");
             return Err(refusal.into());
         }
@@ -153,8 +168,10 @@ async fn remove_blob(State(state): Shared, uri: Uri) -> ApiResult<Json<Done<Free
 
 async fn forget_tag(State(state): Shared, parameters: Parameters) -> ApiResult<Json<Done<Nothing>>> {
     let name = parameters.tag_name()?;
-    run(state, move |state| (state.backend.forget_tag)(name)).await??;
-    Ok(done(Nothing {}))
+    match run(state, move |state| (state.backend.forget_tag)(name)).await?? {
+        true => Ok(done(Nothing {})),
+        false => Err(ApiError::not_found("the cache does not know this tag")),
+    }
 }
 
 async fn repositories(State(state): Shared, parameters: Parameters) -> ApiResult<Json<RepositoryPage>> {
@@ -236,7 +253,7 @@ async fn run<T: Send + 'static>(
     operation: impl FnOnce(&AdminState) -> BoxFuture<'static, T> + Send + 'static,
 ) -> ApiResult<T> {
     let broke_off = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the operation broke off; the log says why");
-    tokio::spawn(async move { operation(&state).await }).await.map_err(broke_off)
+    tokio::spawn(async move { operation(&state).await }.in_current_span()).await.map_err(broke_off)
 }
 
 #[derive(Serialize)]

@@ -19,9 +19,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::AdminState;
-use super::gate::Entrance;
+use super::gate::{Entrance, TcpRights};
 use super::router::Api;
-use entrepot_core::secret::Secret;
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_observe::labels::Door;
 
@@ -46,15 +45,14 @@ const LIMITS: Limits = Limits {
     accept_pause: Duration::from_millis(100),
 };
 
-/// Serves TCP until `shutdown`, then lets open answers end. Changes need `token`. Without a token, TCP allows no
-/// changes.
+/// Serves TCP until `shutdown`, then lets open answers end. `rights` are the changes that it allows.
 pub async fn serve_tcp(
     listener: TcpListener,
     state: Arc<AdminState>,
-    token: Option<Secret>,
+    rights: TcpRights,
     shutdown: impl Future<Output = ()>,
 ) {
-    serve(TcpEntrance { listener, token }, &state, shutdown, &LIMITS).await;
+    serve(TcpEntrance { listener, rights }, &state, shutdown, &LIMITS).await;
 }
 
 /// Serves the unix socket until `shutdown`. Its file is removed afterwards.
@@ -71,16 +69,16 @@ trait Accept {
 
 struct TcpEntrance {
     listener: TcpListener,
-    token: Option<Secret>,
+    rights: TcpRights,
 }
 
 impl Accept for TcpEntrance {
     type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<(TcpStream, Entrance)> {
-        let (stream, _) = self.listener.accept().await?;
+        let (stream, peer) = self.listener.accept().await?;
         let local = stream.local_addr()?.ip();
-        Ok((stream, Entrance::Tcp { local, token: self.token.clone() }))
+        Ok((stream, Entrance::Tcp { local, peer: peer.ip(), rights: self.rights.clone() }))
     }
 }
 

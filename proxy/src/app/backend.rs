@@ -8,7 +8,7 @@ use futures_util::{FutureExt, future};
 use tokio::sync::mpsc;
 
 use crate::admin::answers::{
-    BlobState, BlobSummary, CacheStats, Freed, RateLimit, Verification, VerifiedBlob, VerifyLine, hit_rate,
+    BlobState, BlobSummary, CacheStats, Disk, Freed, RateLimit, Verification, VerifiedBlob, VerifyLine, hit_rate,
 };
 use crate::admin::{AdminBackend, ListRequest, OperationError, OperationResult, TagName, blocking};
 use crate::app::registry_backend::registry_backend;
@@ -16,7 +16,7 @@ use crate::app::reload::Reloader;
 use entrepot_cache::fetch::table::InflightFetches;
 use entrepot_cache::pull::Pull;
 use entrepot_config::ready::LiveConfig;
-use entrepot_store::{Place, Removal, Store, Verified};
+use entrepot_store::{DiskSpace, Place, Removal, Store, Verified};
 
 /// The longest wait for complete blobs to be published.
 const SETTLING: Duration = Duration::from_secs(30);
@@ -37,7 +37,8 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         ready: Box::new(move || future::ready(ready(&ready_store, &draining)).boxed()),
         stats: Box::new(move || {
             let (pull, reloader) = (stats_pull.clone(), stats_reloader.clone());
-            async move { stats(&pull, &reloader) }.boxed()
+            // The kernel's answer about a disk that hangs takes its time.
+            blocking(move || stats(&pull, &reloader)).boxed()
         }),
         clear: Box::new(move || clear(clear_store.clone(), clear_flights.clone()).boxed()),
         list: Box::new(move |request: ListRequest| {
@@ -67,8 +68,11 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         forget_tag: Box::new(move |name| {
             let (store, place) = (tag_store.clone(), place(&tag_state.snapshot().config, &name));
             async move {
-                store.names.forget_tag(&place, &name.tag).await;
-                Ok(())
+                let is_known = !store.names.tag_in_all_classes(&place, &name.tag).await.is_empty();
+                if is_known {
+                    store.names.forget_tag(&place, &name.tag).await;
+                }
+                Ok(is_known)
             }
             .boxed()
         }),
@@ -134,6 +138,12 @@ fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {
         rate_limits: rate_limits.collect(),
         fills_running: metrics.fills_running(),
         pushed_size: usage.pinned_bytes,
+        disk: pull.store.disk_space().ok().map(|DiskSpace { free_bytes, size_bytes }| Disk {
+            path: pull.store.root().to_owned(),
+            free: free_bytes,
+            size: size_bytes,
+            min_free: snapshot.config.cache.min_free.0,
+        }),
     }
 }
 

@@ -15,6 +15,7 @@ use super::greeting::greeting;
 use super::listening::Addresses;
 use super::reload::{Reloader, registry_address, show_sealing, snapshot};
 use super::start_error::StartError;
+use crate::cli::output;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
 use entrepot_config::ready::{Config, Startup};
@@ -67,7 +68,7 @@ impl Foundation {
         std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
         let authority = Arc::new(Authority::open_or_create(&startup.ca)?);
         let disk = DiskSettings::from(&startup.data_plane);
-        let store = Store::open_with(&startup.data_dir, Limits::from(&live.cache), disk)?;
+        let store = Store::open_with(&startup.data_dir, Limits::from(live), disk)?;
         let disk_ladder = store.start_disk_threads();
         let metrics = Arc::new(Metrics::new());
         metrics.set_disk_ladder(disk_ladder);
@@ -89,7 +90,7 @@ impl Server {
         let Foundation { authority, store, access_log, metrics } = foundation;
         let instance = instance()?;
         let ourselves = Ourselves {
-            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen)),
+            sockets: OwnSockets::new(bound.all().chain(startup.admin.listen.addresses.iter().copied())),
             instance: instance.clone().into(),
             authorities: authority.certificates(),
         };
@@ -117,7 +118,7 @@ impl Server {
         let effective = Mutex::new(effective);
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
-        eprint!("{greeting}");
+        output::say(greeting);
         // Every listener is bound here, so a client that discovers this server finds its doors open.
         let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
         let (reloader, stopping) = (Arc::new(reloader), Arc::default());
@@ -129,7 +130,7 @@ impl Server {
         let (reloader, workers) = (Arc::downgrade(&self.reloader), workers.clone());
         self.pull.metrics.scrape_from(move || {
             let Some(reloader) = reloader.upgrade() else { return Scraped::default() };
-            let usage = reloader.store.usage();
+            let (usage, governors) = (reloader.store.usage(), reloader.memory.governors.standing());
             Scraped {
                 store_size_bytes: usage.used_bytes,
                 store_max_size_bytes: reloader.state.snapshot().config.cache.max_size.0,
@@ -137,6 +138,9 @@ impl Server {
                 store_evictions: usage.evictions,
                 store_errors: usage.write_errors + usage.read_errors + usage.index_dropped,
                 access_log_dropped: reloader.state.log.access_log.dropped(),
+                quota_pauses: governors.quota_pauses,
+                rate_pauses: governors.rate_pauses,
+                low_quotas: governors.low_quotas,
                 worker_major_faults: workers.major_faults(),
             }
         });

@@ -42,7 +42,7 @@ pub(super) fn greeting(
     if !mirror.is_empty() {
         line("mirror", format!("{}; {} may pull from Docker Hub", listed(mirror), people(mirror)));
     }
-    if let Some(admin) = startup.admin.listen {
+    if let Some(admin) = startup.admin.listen.addresses.first() {
         line("admin", format!("http://{admin}/ (metrics, health) and {}", startup.admin.socket.display()));
     }
     if startup.mdns.enabled && !addresses.is_empty() {
@@ -83,9 +83,10 @@ fn tunnels(policy: &ProxyPolicy) -> String {
         TunnelPolicy::None => "",
     };
     let ports: Vec<_> = policy.tunnel_ports.iter().map(ToString::to_string).collect();
-    match hosts.is_empty() || ports.is_empty() {
-        true => "no tunnels to other hosts".to_owned(),
-        false => format!("tunnels to {hosts} (ports {})", ports.join(", ")),
+    match (hosts.is_empty(), ports.is_empty()) {
+        (true, _) => "no tunnels to other hosts".to_owned(),
+        (false, true) => format!("tunnels to {hosts}, any port"),
+        (false, false) => format!("tunnels to {hosts} (ports {})", ports.join(", ")),
     }
 }
 
@@ -100,9 +101,9 @@ mod tests {
         assert_eq!(people(&addresses("127.0.0.1:1 [::1]:1")), "the programs of this machine");
         assert_eq!(people(&addresses("127.0.0.1:1 192.0.2.1:1")), "all clients that reach it");
         for (text, expected) in [
-            ("", "tunnels to any other host (ports 443)"),
-            ("tunnel_ports = []", "no tunnels to other hosts"),
-            ("tunnel = \"registries\"", "tunnels to other ports of listed registries (ports 443)"),
+            ("", "tunnels to any other host, any port"),
+            ("tunnel_ports = [443, 8443]", "tunnels to any other host (ports 443, 8443)"),
+            ("tunnel = \"registries\"", "tunnels to other ports of listed registries, any port"),
             ("tunnel = \"none\"", "no tunnels to other hosts"),
         ] {
             let config = from_text(&format!("[proxy]\n{text}\n")).expect("configuration").live;

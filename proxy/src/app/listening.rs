@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::start_error::StartError;
 use entrepot_config::Effective;
-use entrepot_config::ready::{RegistryListen, Startup};
+use entrepot_config::ready::{Listen, Startup};
 use entrepot_net::admin_socket::AdminSocket;
 use entrepot_net::service_manager::listeners::Listeners;
 
@@ -43,22 +43,22 @@ pub(super) struct Addresses {
 }
 
 impl Listening {
-    /// Binds the configured addresses. Addresses of the registry that stay shut leave `startup`, and `effective` shows
-    /// it. Call it within a tokio runtime.
+    /// Binds the configured addresses. Default addresses that stay shut leave `startup`, and `effective` shows it. Call it within a tokio runtime.
     pub(super) fn bind(startup: &mut Startup, effective: &mut Effective) -> Result<Self, StartError> {
-        let registry = [&startup.registry.http, &startup.registry.https];
-        let doors = startup.proxy.listen.iter().chain(&startup.transparent.listen).chain(&startup.admin.listen);
-        let doors = doors.chain(&startup.registry.mirror);
-        let configured = doors.chain(registry.iter().flat_map(|door| &door.addresses));
+        let defaults = [&startup.transparent, &startup.admin.listen, &startup.registry.http, &startup.registry.https];
+        let configured = startup.proxy.listen.iter().chain(&startup.registry.mirror);
+        let configured = configured.chain(defaults.into_iter().flat_map(|door| &door.addresses));
         let mut listeners = Listeners::take(configured.copied());
         let mut all = |addresses: &[SocketAddr]| {
             addresses.iter().map(|address| bind(&mut listeners, *address)).collect::<Result<Vec<_>, _>>()
         };
-        let (proxy, transparent) = (all(&startup.proxy.listen)?, all(&startup.transparent.listen)?);
+        let (proxy, mirror) = (all(&startup.proxy.listen)?, all(&startup.registry.mirror)?);
+        let mut open = |door, listen: &mut Listen| bind_door(&mut listeners, door, listen, effective);
+        let transparent = open(&TRANSPARENT, &mut startup.transparent)?;
         transparent.iter().for_each(accept_for_others);
-        let mirror = all(&startup.registry.mirror)?;
-        let tcp = startup.admin.listen.map(|address| bind(&mut listeners, address)).transpose()?;
-        let registry = bind_registry(&mut listeners, &mut startup.registry, effective)?;
+        let tcp = open(&ADMIN, &mut startup.admin.listen)?.pop();
+        let mut registry = open(&REGISTRY_HTTP, &mut startup.registry.http)?;
+        registry.extend(open(&REGISTRY_HTTPS, &mut startup.registry.https)?);
         let socket = AdminSocket::bind(&startup.admin.socket)?;
         Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
@@ -77,37 +77,53 @@ impl Addresses {
     }
 }
 
-/// The registry's sockets. If another program has a default port, the proxy starts nevertheless: it may be installed
-/// beside another registry.
-fn bind_registry(
+/// A door that the proxy can do without.
+struct SpareDoor {
+    /// The key of its addresses.
+    key: &'static str,
+    /// What a shut door means for people.
+    shut: &'static str,
+}
+
+const TRANSPARENT: SpareDoor = SpareDoor {
+    key: "transparent.listen",
+    shut: "so redirected connections are not taken there; set transparent.listen",
+};
+const ADMIN: SpareDoor = SpareDoor {
+    key: "admin.listen",
+    shut: "so metrics and health are answered by the admin socket only; set admin.listen",
+};
+const REGISTRY_HTTP: SpareDoor = SpareDoor {
+    key: "registry.http",
+    shut: "so the registry does not listen there; set registry.http and registry.https",
+};
+const REGISTRY_HTTPS: SpareDoor = SpareDoor { key: "registry.https", ..REGISTRY_HTTP };
+
+/// The sockets of a door. If another program has a default port, the proxy starts nevertheless: it may be installed
+/// beside another registry, or beside Squid, which people like to run on 3129.
+fn bind_door(
     listeners: &mut Listeners,
-    door: &mut RegistryListen,
+    door: &SpareDoor,
+    listen: &mut Listen,
     effective: &mut Effective,
 ) -> Result<Vec<TcpListener>, StartError> {
-    let mut bound = Vec::new();
-    for (key, listen) in [("registry.http", &mut door.http), ("registry.https", &mut door.https)] {
-        let mut open = Vec::new();
-        for address in &listen.addresses {
-            match bind(listeners, *address) {
-                Ok(listener) => {
-                    bound.push(listener);
-                    open.push(*address);
-                }
-                Err(StartError::Bind { source, .. })
-                    if listen.is_default && source.kind() == io::ErrorKind::AddrInUse =>
-                {
-                    tracing::warn!(
-                        "{address} is in use, so the registry does not listen there; set registry.http and registry.https"
-                    );
-                }
-                Err(error) => return Err(error),
+    let (mut bound, mut open) = (Vec::new(), Vec::new());
+    for address in &listen.addresses {
+        match bind(listeners, *address) {
+            Ok(listener) => {
+                bound.push(listener);
+                open.push(*address);
             }
+            Err(StartError::Bind { source, .. }) if listen.is_default && source.kind() == io::ErrorKind::AddrInUse => {
+                tracing::warn!("{address} is in use, {}", door.shut);
+            }
+            Err(error) => return Err(error),
         }
-        if open.len() < listen.addresses.len() {
-            effective.default_is_taken(key, open.iter().map(ToString::to_string).collect());
-            // From here on a request for such an address is one for the other program.
-            listen.addresses = open;
-        }
+    }
+    if open.len() < listen.addresses.len() {
+        effective.default_is_taken(door.key, &open.iter().map(ToString::to_string).collect::<Vec<_>>());
+        // From here on a request for such an address is one for the other program.
+        listen.addresses = open;
     }
     Ok(bound)
 }
@@ -134,41 +150,54 @@ fn accept_for_others(listener: &TcpListener) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use entrepot_config::ready::Listen;
     use entrepot_config::{Flags, HostFacts, load};
+    use serde_json::json;
 
     #[tokio::test]
     async fn a_default_door_of_another_program_stays_shut_and_is_shown_so() {
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let taken = other.local_addr().expect("its address");
         let flags = Flags { data_dir: Some("/data".into()), ..Flags::default() };
-        let mut loaded = load(&flags, &|_| None, &HostFacts::real()).expect("the defaults");
-        let file = loaded.effective.clone();
-        let free = "127.0.0.1:0".parse().expect("an address");
-        let mut door = RegistryListen {
-            http: Listen { addresses: vec![taken], is_default: true },
-            https: Listen { addresses: vec![free], is_default: true },
-            mirror: Vec::new(),
-        };
         let mut listeners = Listeners::take(std::iter::empty());
-        let bound = bind_registry(&mut listeners, &mut door, &mut loaded.effective).expect("the other door is open");
-        assert_eq!((bound.len(), door.http.addresses.len(), door.https.addresses.len()), (1, 0, 1));
-        assert!(!door.ports().contains(&taken.port()), "the other program's port is not ours");
+        for (door, value, in_file) in [
+            (&REGISTRY_HTTP, json!([]), json!(["[::]:5000"])),
+            (&REGISTRY_HTTPS, json!([]), json!(["[::]:5443"])),
+            (&TRANSPARENT, json!([]), json!(["[::]:3129"])),
+            (&ADMIN, json!("none"), json!("127.0.0.1:3130")),
+        ] {
+            let mut loaded = load(&flags, &|_: &str| None, &HostFacts::real()).expect("the defaults");
+            let file = loaded.effective.clone();
+            let mut listen = Listen { addresses: vec![taken], is_default: true };
+            let bound = bind_door(&mut listeners, door, &mut listen, &mut loaded.effective).expect(door.key);
+            assert_eq!((bound.len(), listen.addresses.len()), (0, 0), "{}: the port is not ours", door.key);
 
-        let rows = loaded.effective.to_json_beside(&file);
-        let row = |key: &str| rows.as_array().and_then(|rows| rows.iter().find(|row| row["key"] == key)).expect(key);
-        let shut = serde_json::json!({"key": "registry.http", "value": [], "origin": "default, whose port is in use",
-            "applies": "start", "file_value": ["[::]:5000"], "file_origin": "default"});
-        assert_eq!(*row("registry.http"), shut);
-        assert_eq!(row("registry.https")["value"], serde_json::json!(["[::]:5443"]));
-        assert!(loaded.effective.waiting_for_a_start(&file).is_empty(), "the configuration has not changed");
-        assert_eq!(loaded.effective.after_reload(file).value("registry.http"), Some(&toml::Value::Array(Vec::new())));
+            let rows = loaded.effective.to_json_beside(&file);
+            let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["key"] == door.key));
+            let shut = json!({"key": door.key, "value": value, "origin": "default, whose port is in use",
+                "applies": "start", "file_value": in_file, "file_origin": "default"});
+            assert_eq!(row, Some(&shut));
+            assert!(loaded.effective.waiting_for_a_start(&file).is_empty(), "the configuration has not changed");
+            let reloaded = loaded.effective.after_reload(file);
+            assert_eq!(reloaded.value(door.key).map(|value| json!(value)), Some(value), "it stays shut");
 
-        door.http = Listen { addresses: vec![taken], is_default: false };
-        let refused = bind_registry(&mut listeners, &mut door, &mut loaded.effective).map(drop);
-        assert!(
-            matches!(refused, Err(StartError::Bind { address, .. }) if address == taken),
-            "it is named by the file"
-        );
+            let mut named = Listen { addresses: vec![taken], is_default: false };
+            let refused = bind_door(&mut listeners, door, &mut named, &mut loaded.effective).map(drop);
+            assert!(
+                matches!(refused, Err(StartError::Bind { address, .. }) if address == taken),
+                "{}: the file names it",
+                door.key
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn the_free_addresses_of_a_default_door_are_open() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let taken = other.local_addr().expect("its address");
+        let free = "127.0.0.1:0".parse().expect("an address");
+        let mut listen = Listen { addresses: vec![taken, free], is_default: true };
+        let mut listeners = Listeners::take(std::iter::empty());
+        let bound = bind_door(&mut listeners, &REGISTRY_HTTP, &mut listen, &mut Effective::default()).expect("open");
+        assert_eq!((bound.len(), listen.addresses), (1, vec![free]));
     }
 }

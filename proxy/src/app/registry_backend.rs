@@ -1,7 +1,7 @@
 //! The operations of the administrator's door on our own registry, as closures over it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use entrepot_core::name::{Reference, RepositoryName};
 use futures_util::FutureExt;
@@ -14,6 +14,7 @@ use crate::admin::registry::{
 };
 use crate::admin::{OperationError, OperationResult, blocking};
 use crate::doors::state::AppState;
+use entrepot_config::ready::RegistrySettings;
 use entrepot_registry::access::Principal;
 use entrepot_registry::events::{Deed, Event};
 use entrepot_registry::removal::RemovalTarget;
@@ -27,7 +28,7 @@ const ADMINISTRATOR: &str = "administrator";
 pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
     let store = || state.registry.local.store.clone();
     let (list_store, tags_store, import_store) = (store(), store(), store());
-    let (remove_registry, collect_state) = (state.registry.local.clone(), state.clone());
+    let (remove_registry, remove_state, collect_state) = (state.registry.local.clone(), state.clone(), state.clone());
     RegistryBackend {
         repositories: Box::new(move |request| {
             let store = list_store.clone();
@@ -38,8 +39,12 @@ pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
             async move { tags(&store, &repository).await.map_err(OperationError::failed) }.boxed()
         }),
         remove: Box::new(move |request| {
-            let registry = remove_registry.clone();
-            async move { remove(&registry, request).await.map_err(OperationError::failed) }.boxed()
+            let (registry, state) = (remove_registry.clone(), remove_state.clone());
+            async move {
+                let settings = &state.snapshot().config.registry;
+                remove(&registry, request, settings).await.map_err(OperationError::failed)
+            }
+            .boxed()
         }),
         collect: Box::new(move |request, lines| {
             let state = collect_state.clone();
@@ -77,11 +82,12 @@ async fn repositories(store: &Store, request: &RepositoriesRequest) -> Result<Re
 
 async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, StoreError> {
     let repository = store.repositories.at(name);
-    if !repository.exists().await {
+    let tagged = repository.tagged().await?;
+    if tagged.is_empty() && repository.manifests().await?.is_empty() {
         return Ok(None);
     }
     let mut tags = Vec::new();
-    for tagged in repository.tagged().await? {
+    for tagged in tagged {
         // A tag whose manifest was deleted meanwhile is left out.
         if let Some(manifest) = repository.manifest(&Reference::Digest(tagged.digest)).await? {
             tags.push(TagSummary {
@@ -95,18 +101,31 @@ async fn tags(store: &Store, name: &RepositoryName) -> Result<Option<TagPage>, S
     Ok(Some(TagPage { name: name.to_string(), tags }))
 }
 
-async fn remove(registry: &LocalRegistry, request: RemoveRequest) -> Result<Option<RemovedNames>, StoreError> {
+async fn remove(
+    registry: &LocalRegistry,
+    request: RemoveRequest,
+    settings: &RegistrySettings,
+) -> Result<Option<RemovedNames>, StoreError> {
     let (repository, target) = match request {
         RemoveRequest::Tag(repository, tag) => (repository, RemovalTarget::Image(tag)),
         RemoveRequest::Manifest(repository, digest) => (repository, RemovalTarget::Manifest(digest)),
         RemoveRequest::Repository(repository) => (repository, RemovalTarget::Everything),
     };
     let Some(removed) = registry.remove(&repository, &target).await? else { return Ok(None) };
+    let unneeded_since = registry.store.repositories.at(&repository).unneeded_since().await;
     registry.events.tell(target.about(event(repository)));
+    // If a manifest cannot be read, the repository is not collected, so there is no such time.
+    let freed_from = unneeded_since.ok().flatten().and_then(|since| since.checked_add(settings.grace));
     Ok(Some(RemovedNames {
+        freed_from_unix_seconds: freed_from.map(unix_seconds),
+        collected_every_seconds: settings.gc_interval.as_secs(),
         tags: removed.tags.iter().map(ToString::to_string).collect(),
         manifests: removed.manifests.iter().map(ToString::to_string).collect(),
     }))
+}
+
+fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn event(repository: RepositoryName) -> Event {

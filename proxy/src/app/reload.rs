@@ -17,6 +17,7 @@ use entrepot_store::{Limits, Store};
 use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::own::Ourselves;
 use entrepot_upstream::registry_client::{RegistryClient, UpstreamMemory};
+use tokio::runtime::Handle;
 
 /// Puts configurations in force.
 pub(super) struct Reloader {
@@ -89,7 +90,7 @@ impl Reloader {
     }
 
     fn read(&self) -> Result<Loaded, ConfigError> {
-        load(&self.flags, &cli::environment, &HostFacts::real())
+        load(&self.flags, &cli::ProcessEnvironment, &HostFacts::real())
     }
 
     /// Returns the values that are in force afterwards.
@@ -102,7 +103,7 @@ impl Reloader {
         for (in_force, in_file) in before.waiting_for_a_start(&effective) {
             tracing::warn!(key = in_force.key, "{}", waiting(in_force, in_file));
         }
-        self.store.set_limits(Limits::from(&config.live.cache));
+        self.store.set_limits(Limits::from(&config.live));
         show_sealing(&self.memory.metrics, &config.live);
         let snapshot = snapshot(config.live, &self.ourselves, self.memory.clone());
         let (registry, settings) = (&self.state.registry.local, &snapshot.config.registry);
@@ -111,7 +112,12 @@ impl Reloader {
         registry.events.set_way_out(snapshot.upstream.clone());
         registry.events.set_address(registry_address(settings, self.registry_port));
         registry.events.set_receivers(&settings.notifications);
-        self.state.set_snapshot(snapshot);
+        self.state.set_snapshot(snapshot.clone());
+        let local = registry.clone();
+        // A reload runs on a thread of the runtime that serves.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { local.name_shadowed_repositories(snapshot).await });
+        }
         Ok(before.after_reload(effective))
     }
 }
@@ -135,7 +141,7 @@ mod tests {
             data_dir: Some(folder.path().to_owned()),
             ..Flags::default()
         };
-        let read = || load(&flags, &|_| None, &HostFacts::real()).expect("a good configuration").effective;
+        let read = || load(&flags, &|_: &str| None, &HostFacts::real()).expect("a good configuration").effective;
         let before = read();
         assert!(before.waiting_for_a_start(&read()).is_empty());
         write("token", "canary-2\n");

@@ -18,7 +18,8 @@ use super::listening::{AdminListening, Listening};
 use super::signals::Signals;
 use super::start_error::StartError;
 use super::upkeep;
-use crate::admin::{AdminState, server as admin};
+use crate::admin::{AdminState, TcpRights, server as admin};
+use entrepot_config::ready::AdminDoor;
 use entrepot_config::{Flags, Loaded};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::service_manager::{self, watchdog};
@@ -82,7 +83,7 @@ async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> 
         tokio::spawn(upkeep::collecting(server.reloader.state.clone())),
         tokio::spawn({
             let state = server.reloader.state.clone();
-            async move { state.registry.local.name_hidden_repositories().await }
+            async move { state.registry.local.name_shadowed_repositories(state.snapshot()).await }
         }),
         tokio::spawn(watchdog::watch({
             let workers = workers.clone();
@@ -105,8 +106,9 @@ fn open_admin_door(server: &Server, listening: AdminListening, watch: &Watch) {
     let backend = backend(&server.pull, &server.reloader, &server.stopping);
     let state = Arc::new(AdminState::new(server.pull.metrics.clone(), backend));
     if let Some(listener) = listening.tcp {
-        let token = server.startup.admin.token.clone();
-        tokio::spawn(admin::serve_tcp(listener, state.clone(), token, ended(watch.clone())));
+        let AdminDoor { token, loopback_changes, .. } = &server.startup.admin;
+        let rights = TcpRights { token: token.clone(), loopback_changes: *loopback_changes };
+        tokio::spawn(admin::serve_tcp(listener, state.clone(), rights, ended(watch.clone())));
     }
     tokio::spawn(admin::serve_unix(listening.socket, state, ended(watch.clone())));
 }

@@ -1,6 +1,7 @@
 //! An HTTP/1.1 client of the admin door, by its unix socket or a URL. Each request has its own connection. Answers are
 //! JSON or lines of JSON.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +48,35 @@ pub(crate) enum AdminClientError {
     Refused { status: StatusCode, error: String },
     #[error("the server's answer is not understood ({0}); are it and this command of the same version?")]
     NotUnderstood(#[from] serde_json::Error),
+}
+
+/// Refusals of several things, at least one. The exit code is that of the first.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Vec<AdminClientError>);
+
+impl Refusals {
+    pub(crate) fn push(&mut self, refusal: AdminClientError) {
+        self.0.push(refusal);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.0.first().map_or(0, AdminClientError::exit_code)
+    }
+}
+
+impl fmt::Display for Refusals {
+    /// A line for each, as if each were the only one.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, refusal) in self.0.iter().enumerate() {
+            let separator = if at > 0 { "\nentrepot: " } else { "" };
+            write!(formatter, "{separator}{refusal}")?;
+        }
+        Ok(())
+    }
 }
 
 /// sysexits' EX_NOINPUT: the thing that the command names does not exist.

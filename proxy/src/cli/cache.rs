@@ -7,7 +7,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -19,7 +19,8 @@ use entrepot_core::name::RepositoryName;
 use http::Method;
 use url::form_urlencoded;
 
-use super::admin_client::{AdminClient, AdminClientError};
+use super::admin_client::{AdminClient, AdminClientError, Refusals};
+use super::output::{ask, complain, fail};
 use crate::admin::TagName;
 use crate::admin::answers::{BlobPage, BlobState, CacheStats, Done, Freed, Verification, VerifyLine};
 use entrepot_core::exit;
@@ -75,6 +76,8 @@ struct CacheConsole<'a> {
 enum CacheError {
     #[error(transparent)]
     Client(#[from] AdminClientError),
+    #[error("{0}")]
+    Refused(Refusals),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("this would clear the cache; say --yes where nobody can be asked")]
@@ -95,7 +98,7 @@ pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("entrepot: cannot start: {error}");
+            complain(format_args!("cannot start: {error}"));
             return ExitCode::from(exit::IO);
         }
     };
@@ -104,30 +107,13 @@ pub fn run(command: &CacheCommand, socket: &Path, json: bool) -> ExitCode {
     let mut console = CacheConsole {
         out: &mut out,
         progress: watched.then_some(&mut progress as &mut dyn Write),
-        confirm: &mut ask_terminal,
+        confirm: &mut ask,
         json,
     };
     match runtime.block_on(execute(command, &AdminClient::new(socket), &mut console)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // If the reader of stdout has closed it (`| head`), no message is printed.
-            if !matches!(&error, CacheError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
-                eprintln!("entrepot: {error}");
-            }
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, error.exit_code()),
     }
-}
-
-fn ask_terminal(question: &str) -> Option<bool> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return None;
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).ok()?;
-    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn execute(
@@ -175,13 +161,13 @@ async fn list(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<()
     }
 }
 
-/// Tries every target. The exit code is that of the first failure.
+/// Tries every target, and names each that is refused. Output that fails stops no removal.
 async fn remove(
     targets: &[CacheTarget],
     client: &AdminClient,
     console: &mut CacheConsole<'_>,
 ) -> Result<(), CacheError> {
-    let mut first_failure = None;
+    let (mut refusals, mut unwritten) = (Refusals::default(), None);
     for target in targets {
         let removed = match target {
             CacheTarget::Blob(digest) => remove_blob(digest, client, console).await,
@@ -189,12 +175,17 @@ async fn remove(
         };
         match removed {
             Err(CacheError::Client(error @ AdminClientError::Refused { .. })) => {
-                first_failure.get_or_insert(CacheError::Client(error.about(&target.to_string())));
+                refusals.push(error.about(&target.to_string()));
             }
+            Err(CacheError::Output(error)) => _ = unwritten.get_or_insert(error),
             other => other?,
         }
     }
-    first_failure.map_or(Ok(()), Err)
+    match unwritten {
+        _ if !refusals.is_empty() => Err(CacheError::Refused(refusals)),
+        Some(error) => Err(CacheError::Output(error)),
+        None => Ok(()),
+    }
 }
 
 async fn remove_blob(digest: &Digest, client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<(), CacheError> {
@@ -237,8 +228,9 @@ async fn verify(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<
             VerifyLine::Blob(blob) => {
                 checked += 1;
                 if let Some(progress) = &mut console.progress {
-                    write!(progress, "\rverifying {checked} of {}", stats.blobs.max(checked))?;
-                    progress.flush()?;
+                    // A terminal that went away stops no verification.
+                    let _ = write!(progress, "\rverifying {checked} of {}", stats.blobs.max(checked));
+                    let _ = progress.flush();
                 }
                 if blob.state != BlobState::Ok && !console.json {
                     console.out.write_all(show::bad_blob(&blob).as_bytes())?;
@@ -246,7 +238,7 @@ async fn verify(client: &AdminClient, console: &mut CacheConsole<'_>) -> Result<
             }
             VerifyLine::Finished(Verification { checked, bad, bytes }) => {
                 if let Some(progress) = &mut console.progress {
-                    writeln!(progress)?;
+                    let _ = writeln!(progress);
                 }
                 if !console.json {
                     console.out.write_all(show::verified(checked, bad, bytes).as_bytes())?;
@@ -263,6 +255,7 @@ impl CacheError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) => error.exit_code(),
+            Self::Refused(refusals) => refusals.exit_code(),
             Self::Output(_) | Self::Stopped(_) => exit::IO,
             Self::Unconfirmed | Self::Declined => exit::USAGE,
             Self::Bad(_) => BAD_DATA,

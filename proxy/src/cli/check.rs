@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::ProcessEnvironment;
 use super::admin_client::{AdminClient, AdminClientError};
-use super::environment;
 use entrepot_core::exit;
 
-use entrepot_config::{Applies, ConfigError, Entry, Flags, HostFacts, Loaded, Told, ToldConfig, load, pair};
+use entrepot_config::{
+    Applies, ConfigError, Effective, Entry, Flags, HostFacts, Loaded, Provenance, Told, ToldConfig, defaults, load,
+    pair,
+};
 
 /// The longest wait for a server that hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,10 +32,17 @@ enum Running {
     Silent(String),
 }
 
-/// Exit code 0 and the effective configuration on stdout, or 78 and one line on stderr.
-pub fn run(flags: &Flags, as_json: bool) -> ExitCode {
-    let loaded = load(flags, &environment, &HostFacts::real());
-    let running = loaded.as_ref().map_or(Running::No, |loaded| ask(&loaded.config.startup.admin.socket));
+/// Exit code 0 and the effective configuration on stdout, or 78 and one line on stderr. `only_changed` leaves out what
+/// has its default.
+pub fn run(flags: &Flags, only_changed: bool, as_json: bool) -> ExitCode {
+    let host = HostFacts::real();
+    let mut loaded = load(flags, &ProcessEnvironment, &host);
+    let mut running = loaded.as_ref().map_or(Running::No, |loaded| ask(&loaded.config.startup.admin.socket));
+    if let (true, Ok(loaded)) = (only_changed, &mut loaded) {
+        // Without a place for the data there are no defaults, and everything counts as changed.
+        let defaults = defaults(&ProcessEnvironment, &host).unwrap_or_default();
+        leave_out(&defaults, loaded, &mut running);
+    }
     let code = report(loaded, &running, as_json, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
     ExitCode::from(code)
 }
@@ -74,7 +84,13 @@ fn report(
     };
     match (loaded, written) {
         (Err(_), _) => exit::CONFIGURATION,
-        (Ok(_), Err(_)) => exit::IO,
+        (Ok(_), Err(error)) => {
+            // A reader that left (`| head`) is told nothing.
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                let _ = writeln!(stderr, "entrepot: cannot write the output: {error}");
+            }
+            exit::IO
+        }
         (Ok(_), Ok(())) => 0,
     }
 }
@@ -93,13 +109,37 @@ fn notice(running: &Running) -> Option<String> {
 /// The rows of the configuration and of the server side by side, without those that agree.
 fn differences<'a>(loaded: &'a Loaded, running: &'a Running) -> Vec<(Option<&'a Entry>, Option<&'a Told>)> {
     let Running::Told(told) = running else { return Vec::new() };
-    let differs = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
-        // The server does not know which values are in force in the agent.
-        let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
-        let has_other_value = entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref());
-        !is_of_the_agent && (has_other_value || told.is_some_and(|told| told.content_changed))
+    let pairs = pair(&loaded.effective.entries, &told.effective).into_iter();
+    pairs.filter(|(entry, told)| differs(*entry, *told)).collect()
+}
+
+/// Leaves out the rows that have their default here and in the running server.
+fn leave_out(defaults: &Effective, loaded: &mut Loaded, running: &mut Running) {
+    let is_default = |entry: &Entry| {
+        let same = |default: &&Entry| default.key == entry.key && default.value == entry.value;
+        entry.origin == Provenance::Default || defaults.entries.iter().any(|default| same(&default))
     };
-    pair(&loaded.effective.entries, &told.effective).into_iter().filter(differs).collect()
+    let told = match running {
+        Running::Told(told) => std::mem::take(&mut told.effective),
+        _ => Vec::new(),
+    };
+    let pairs = pair(&loaded.effective.entries, &told).into_iter();
+    let is_shown = |(entry, told): &(Option<&Entry>, Option<&Told>)| {
+        entry.is_none_or(|entry| !is_default(entry)) || (told.is_some() && differs(*entry, *told))
+    };
+    let (kept, kept_told): (Vec<_>, Vec<_>) = pairs.filter(is_shown).unzip();
+    let kept = kept.into_iter().flatten().cloned().collect();
+    if let Running::Told(running) = running {
+        running.effective = kept_told.into_iter().flatten().cloned().collect();
+    }
+    loaded.effective.entries = kept;
+}
+
+fn differs(entry: Option<&Entry>, told: Option<&Told>) -> bool {
+    // The server does not know which values are in force in the agent.
+    let is_of_the_agent = entry.is_some_and(|entry| entry.applies == Applies::AtAgentStart);
+    let has_other_value = entry.map(|entry| &entry.value) != told.and_then(|told| told.value.as_ref());
+    !is_of_the_agent && (has_other_value || told.is_some_and(|told| told.content_changed))
 }
 
 fn as_rows(loaded: &Loaded, running: &Running, notices: &[String]) -> serde_json::Value {
@@ -141,6 +181,9 @@ fn as_table(loaded: &Loaded, running: &Running) -> String {
             table.push_str(&format!("# {} = {value} is in force, but not configured any more\n", told.key));
         }
     }
+    if table.is_empty() {
+        table.push_str("# every key has its default\n");
+    }
     table
 }
 
@@ -151,7 +194,7 @@ mod tests {
     fn loaded(variable: &'static str, value: &'static str) -> Result<Loaded, ConfigError> {
         let flags = Flags { data_dir: Some("/data".into()), ..Flags::default() };
         let host = HostFacts { uid: 0, look: Box::new(|_| entrepot_config::Found::Nothing) };
-        load(&flags, &|name| (name == variable).then(|| value.to_owned()), &host)
+        load(&flags, &|name: &str| (name == variable).then(|| value.to_owned()), &host)
     }
 
     fn reported(variable: &'static str, value: &'static str, as_json: bool) -> (u8, String, String) {
@@ -219,6 +262,77 @@ mod tests {
         let gone = row("credentials.1.username");
         assert_eq!((&gone["value"], &gone["in_force_origin"]), (&json!(null), &json!("entrepot.toml:3")));
         assert_eq!(report["server_answers"], true);
+    }
+
+    fn changed(mut running: Running, variables: &[(&str, &str)], as_json: bool) -> String {
+        let flags = Flags { data_dir: Some("/data".into()), ..Flags::default() };
+        let host = HostFacts { uid: 0, look: Box::new(|_| entrepot_config::Found::Nothing) };
+        let env = |name: &str| variables.iter().find(|(have, _)| *have == name).map(|(_, value)| (*value).to_owned());
+        let mut loaded = load(&flags, &env, &host).expect("a good configuration");
+        let defaults = defaults(&|_: &str| None, &host).expect("the defaults");
+        leave_out(&defaults, &mut loaded, &mut running);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        assert_eq!(report(Ok(loaded), &running, as_json, &mut stdout, &mut stderr), 0);
+        String::from_utf8(stdout).expect("UTF-8")
+    }
+
+    #[test]
+    fn only_what_is_not_a_default_is_shown() {
+        let keys = |table: &str| {
+            let keys = table.lines().map(|line| line.split(' ').next().unwrap_or_default().to_owned());
+            keys.collect::<Vec<_>>()
+        };
+        let variables = [
+            ("REGISTRIES", "reg.example:5000"),
+            ("CACHE_MAX_SIZE", "64g"),
+            // As the default is.
+            ("CACHE_INACTIVE", "60d"),
+            ("VERIFY_SSL", "true"),
+        ];
+        let table = changed(Running::No, &variables, false);
+        assert_eq!(keys(&table), ["data_dir", "cache.max_size", "intercept.registries"], "{table}");
+        toml::from_str::<toml::Table>(&table).expect("the table is TOML");
+        let text = changed(Running::No, &variables, true);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(report["effective"].as_array().map(Vec::len), Some(3), "{text}");
+        // A running server has one value of the three in force, and others instead of defaults.
+        let table = changed(running(), &variables, false);
+        let in_force = "# credentials.1.username = \"u\" is in force, but not configured any more";
+        assert_eq!(table.lines().last(), Some(in_force), "{table}");
+        assert_eq!(
+            keys(&table)[..4],
+            ["data_dir", "proxy.listen", "cache.max_size", "intercept.registries"],
+            "{table}"
+        );
+        assert!(line(&table, "proxy.listen").ends_with("in force: [\"127.0.0.1:1\"]"), "{table}");
+        assert_eq!(line(&table, "cache.max_size"), "cache.max_size = \"64g\" # environment variable CACHE_MAX_SIZE");
+        assert!(line(&table, "intercept.registries").ends_with("not in force"), "{table}");
+    }
+
+    /// The documents show what the command prints.
+    #[test]
+    fn the_documents_show_the_output() {
+        let host = HostFacts { uid: 0, look: Box::new(|_| entrepot_config::Found::Nothing) };
+        let env = |name: &str| match name {
+            "REGISTRIES" => Some("reg.example:5000".to_owned()),
+            "CACHE_MAX_SIZE" => Some("64g".to_owned()),
+            _ => None,
+        };
+        let mut loaded = load(&Flags::default(), &env, &host).expect("a good configuration");
+        leave_out(&defaults(&|_: &str| None, &host).expect("the defaults"), &mut loaded, &mut Running::No);
+        let command = "$ REGISTRIES=\"reg.example:5000\" CACHE_MAX_SIZE=64g entrepot check --changed\n";
+        let shown = format!("```\n{command}{}```\n", as_table(&loaded, &Running::No));
+        for document in [include_str!("../../../README.md"), include_str!("../../../docs/configuration.md")] {
+            assert!(document.contains(&shown), "{shown}");
+        }
+    }
+
+    #[test]
+    fn without_changes_it_says_so() {
+        let host = HostFacts { uid: 0, look: Box::new(|_| entrepot_config::Found::Nothing) };
+        let mut loaded = load(&Flags::default(), &|_: &str| None, &host).expect("the defaults");
+        leave_out(&defaults(&|_: &str| None, &host).expect("the defaults"), &mut loaded, &mut Running::No);
+        assert_eq!(as_table(&loaded, &Running::No), "# every key has its default\n");
     }
 
     #[test]

@@ -4,14 +4,18 @@
 //! `entrepot_setup::client` decides and changes files. This file asks the person, runs commands, and chooses exit
 //! codes.
 
+mod interrupts;
 mod set_up;
 
 use std::fmt;
-use std::io;
+use std::io::{self, StdoutLock};
+use std::os::unix::process::CommandExt;
 use std::process::{ExitCode, Stdio};
 
 use clap::{Args, Subcommand};
+use nix::sys::signal::Signal;
 
+use super::output::{Output, fail};
 use entrepot_core::exit;
 use entrepot_setup::client::appliance::ApplianceError;
 use entrepot_setup::client::change::Aftermath;
@@ -20,8 +24,9 @@ use entrepot_setup::client::host::Host;
 use entrepot_setup::client::journal::{Journal, JournalError};
 use entrepot_setup::client::plan::{Command, PlanError};
 use entrepot_setup::client::status::{FileState, Status, status};
-use entrepot_setup::client::steps::{Step, shown};
+use entrepot_setup::client::steps::{Attendant, Step, shown};
 use entrepot_setup::client::{Mode, Runtime};
+use interrupts::Interrupts;
 
 /// The actions on a container runtime's set-up.
 #[derive(Debug, Subcommand)]
@@ -98,6 +103,12 @@ enum ClientError {
     Declined,
     #[error("no manifest comes through {proxy}: {reason}; {came_of_it}")]
     Unverified { proxy: std::net::SocketAddr, reason: String, came_of_it: CameOfIt },
+    /// A signal asked for the end.
+    #[error("ended by {signal}; {aftermath}")]
+    Interrupted { signal: Signal, aftermath: Aftermath },
+    /// A signal asked for the end of an undo before the set-ups of these runtimes were undone.
+    #[error("ended by {signal}; still set up: {left}")]
+    UndoInterrupted { signal: Signal, left: String },
     #[error("{0} of the steps could not be taken back, as said above; the rest is as it was")]
     Left(usize),
     #[error("cannot start: {0}")]
@@ -132,55 +143,73 @@ impl fmt::Display for CameOfIt {
     }
 }
 
-/// Runs one command. A failure is printed on stderr.
+/// Runs one command. A failure is printed on stderr. Output that fails changes nothing about the work, only the exit
+/// code.
 pub fn run(command: &ClientCommand) -> ExitCode {
-    let host = Host::new("/");
-    let outcome = runtime().and_then(|runtime| match command {
-        ClientCommand::Setup(options) => runtime.block_on(set_up::set_up(options, &host)),
-        ClientCommand::Undo { runtime } => undo_all(*runtime, &host),
-        ClientCommand::Status { runtime: which, json } => runtime.block_on(show_status(*which, *json, &host)),
-    });
-    match outcome {
+    let mut out = Output::new(io::stdout().lock());
+    let outcome = carry_out(command, &Host::new("/"), &mut out);
+    match outcome.and(out.finish().map_err(ClientError::Output)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("entrepot: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, error.exit_code()),
     }
 }
+
+fn carry_out(command: &ClientCommand, host: &Host, out: &mut Out) -> Result<(), ClientError> {
+    match command {
+        ClientCommand::Setup(options) => {
+            let interrupts = Interrupts::watch().map_err(ClientError::Start)?;
+            runtime()?.block_on(set_up::set_up(options, host, &interrupts, out))
+        }
+        ClientCommand::Undo { runtime } => {
+            undo_all(*runtime, host, &Interrupts::watch().map_err(ClientError::Start)?, out)
+        }
+        ClientCommand::Status { runtime: which, json } => runtime()?.block_on(show_status(*which, *json, host, out)),
+    }
+}
+
+type Out = Output<StdoutLock<'static>>;
 
 fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Start)
 }
 
-fn undo_all(only: Option<Runtime>, host: &Host) -> Result<(), ClientError> {
+/// A signal ends it between two runtimes. Half an undo would be of no use.
+fn undo_all(only: Option<Runtime>, host: &Host, interrupts: &Interrupts, out: &mut Out) -> Result<(), ClientError> {
     require_root()?;
     let mut journals = Journal::all(host)?;
     let wanted = |journal: &Journal| only.is_none_or(|runtime| journal.runtime == runtime);
     let (mut problems, mut undone) = (0, false);
+    interrupts.begin("this undo goes on to its end");
     while let Some(at) = journals.iter().position(wanted) {
+        if let Some(signal) = interrupts.caught() {
+            let left: Vec<_> =
+                journals.iter().filter(|journal| wanted(journal)).map(|left| left.runtime.word()).collect();
+            return Err(ClientError::UndoInterrupted { signal, left: left.join(", ") });
+        }
         let journal = journals.remove(at);
-        println!("undoing the set-up of {}", journal.runtime.word());
-        problems += undo(host, &journal, &journals, &mut run_command, &mut tell)?;
+        out.line(format_args!("undoing the set-up of {}", journal.runtime.word()));
+        problems += undo(host, &journal, &journals, &mut AtWork { interrupts: None, out })?;
         undone = true;
     }
+    // A signal that comes now ends nothing early.
+    let _ = interrupts.end();
     if !undone {
-        println!("nothing is set up");
+        out.line("nothing is set up");
     }
     if problems == 0 { Ok(()) } else { Err(ClientError::Left(problems)) }
 }
 
-async fn show_status(only: Option<Runtime>, json: bool, host: &Host) -> Result<(), ClientError> {
+async fn show_status(only: Option<Runtime>, json: bool, host: &Host, out: &mut Out) -> Result<(), ClientError> {
     let mut all = Vec::new();
     for journal in Journal::all(host)?.iter().filter(|journal| only.is_none_or(|runtime| journal.runtime == runtime)) {
         all.push(status(host, journal).await);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&all).map_err(io::Error::from)?);
+        out.line(serde_json::to_string_pretty(&all).map_err(io::Error::from)?);
     } else if all.is_empty() {
-        println!("nothing is set up; `entrepot client setup --runtime …` does it");
+        out.line("nothing is set up; `entrepot client setup --runtime …` does it");
     } else {
-        all.iter().for_each(print);
+        all.iter().for_each(|status| print(status, out));
     }
     match all.iter().all(Status::is_in_place) {
         false => Err(ClientError::NotInPlace),
@@ -189,23 +218,23 @@ async fn show_status(only: Option<Runtime>, json: bool, host: &Host) -> Result<(
     }
 }
 
-fn print(status: &Status) {
-    println!("{} pulls through {} ({})", status.runtime.word(), status.appliance, status.mode.word());
+fn print(status: &Status, out: &mut Out) {
+    out.line(format_args!("{} pulls through {} ({})", status.runtime.word(), status.appliance, status.mode.word()));
     for file in &status.files {
         let state = match file.state {
             FileState::InPlace => "in place",
             FileState::Changed => "changed since; set it up again, or undo",
             FileState::Missing => "missing; set it up again, or undo",
         };
-        println!("  {:<58} {state}", file.path);
+        out.line(format_args!("  {:<58} {state}", file.path));
     }
     let trusted = match status.trusted {
         Some(true) => "trusted by this machine",
         Some(false) => "not in this machine's trust store; set it up again",
         None => "not looked for",
     };
-    println!("  CA SHA-256 {} {trusted}", status.ca_sha256);
-    println!("  appliance  {}", status.health);
+    out.line(format_args!("  CA SHA-256 {} {trusted}", status.ca_sha256));
+    out.line(format_args!("  appliance  {}", status.health));
 }
 
 fn require_root() -> Result<(), ClientError> {
@@ -215,7 +244,8 @@ fn require_root() -> Result<(), ClientError> {
 /// Runs a command of a plan. Its output is shown only if it fails.
 fn run_command(command: &Command) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    let output = std::process::Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    // A group of its own: Ctrl-C at the terminal is for this program, which waits for the command.
+    let output = std::process::Command::new(program).args(arguments).stdin(Stdio::null()).process_group(0).output();
     let output = output.map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(());
@@ -226,15 +256,38 @@ fn run_command(command: &Command) -> Result<(), String> {
     Err(format!("{} {}", output.status, last.trim()))
 }
 
-fn tell(step: Step<'_>) {
-    match step {
-        Step::Wrote(path) => println!("  wrote     {path}"),
-        Step::Unchanged(path) => println!("  unchanged {path}"),
-        Step::Ran(command) => println!("  ran       {}", shown(command)),
-        Step::Restored(path) => println!("  restored  {path}"),
-        Step::LeftAlone(path) => println!("  left      {path}: it was changed since it was set up"),
-        Step::StaysFor(path, runtime) => println!("  stays     {path}: {} uses it", runtime.word()),
-        Step::CommandFailed(command, said) => println!("  failed    {}: {said}", shown(command)),
+/// The person at the terminal, and the signals from there.
+struct AtWork<'a> {
+    /// None if the work is not to be interrupted.
+    interrupts: Option<&'a Interrupts>,
+    out: &'a mut Out,
+}
+
+impl Attendant for AtWork<'_> {
+    fn run(&mut self, command: &Command) -> Result<(), String> {
+        run_command(command)
+    }
+
+    fn report(&mut self, step: Step<'_>) {
+        match step {
+            Step::Wrote(path) => self.out.line(format_args!("  wrote     {path}")),
+            Step::Unchanged(path) => self.out.line(format_args!("  unchanged {path}")),
+            Step::Ran(command) => self.out.line(format_args!("  ran       {}", shown(command))),
+            Step::Restored(path) => self.out.line(format_args!("  restored  {path}")),
+            Step::LeftAlone(path) => {
+                self.out.line(format_args!("  left      {path}: it was changed since it was set up"));
+            }
+            Step::StaysFor(path, runtime) => {
+                self.out.line(format_args!("  stays     {path}: {} uses it", runtime.word()));
+            }
+            Step::CommandFailed(command, said) => {
+                self.out.line(format_args!("  failed    {}: {said}", shown(command)));
+            }
+        }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupts.is_some_and(|interrupts| interrupts.caught().is_some())
     }
 }
 
@@ -251,9 +304,12 @@ impl ClientError {
             | Self::Unconfirmed(_)
             | Self::Declined => exit::USAGE,
             Self::Appliance(_) | Self::Unverified { .. } | Self::NotWell => exit::UNAVAILABLE,
+            Self::Interrupted { signal, .. } | Self::UndoInterrupted { signal, .. } => ended_by(*signal),
             Self::Plan(PlanError::Host(_))
             | Self::Execute(ExecuteError::Read { .. } | ExecuteError::Write { .. })
-            | Self::Execute(ExecuteError::Command { .. } | ExecuteError::TakenBack { .. })
+            | Self::Execute(
+                ExecuteError::Command { .. } | ExecuteError::Interrupted | ExecuteError::TakenBack { .. },
+            )
             | Self::Journal(_)
             | Self::Left(_)
             | Self::Start(_)
@@ -261,4 +317,9 @@ impl ClientError {
             Self::Plan(_) | Self::Execute(_) | Self::NotInPlace => exit::CONFIGURATION,
         }
     }
+}
+
+/// The exit code of a shell's command that a signal ended.
+fn ended_by(signal: Signal) -> u8 {
+    u8::try_from(128 + signal as i32).unwrap_or(exit::IO)
 }

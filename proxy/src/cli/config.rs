@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use entrepot_config::edit::{EditError, KeyPath};
-use entrepot_config::{Applies, ConfigError, Effective, Entry, Flags, HostFacts, Loaded, file_place, load, validate};
+use entrepot_config::{
+    Applies, ConfigError, Effective, Entry, Environment, Flags, HostFacts, Loaded, file_place, load, validate,
+};
 use entrepot_core::exit;
 use entrepot_core::secret::Secret;
 use tempfile::NamedTempFile;
 use toml::Value;
 
-use super::environment;
+use super::ProcessEnvironment;
 
 /// The actions on the configuration file.
 #[derive(Subcommand)]
@@ -78,12 +80,12 @@ impl ConfigCommandError {
 
 /// Runs one command and writes values to `out`. `file` is the configuration file that a flag names.
 pub fn run(file: Option<PathBuf>, command: &ConfigCommand, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
-    run_with(&environment, file, command, out)
+    run_with(&ProcessEnvironment, file, command, out)
 }
 
 /// `env` gives the variables of the environment.
 fn run_with(
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Environment,
     file: Option<PathBuf>,
     command: &ConfigCommand,
     out: &mut dyn Write,
@@ -132,12 +134,7 @@ fn get(effective: &Effective, key: &KeyPath, as_json: bool) -> String {
 }
 
 /// Replaces the file if the result is a good configuration. If there is no file, one is created.
-fn set(
-    path: &Path,
-    key: &KeyPath,
-    value: &Secret,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(), ConfigCommandError> {
+fn set(path: &Path, key: &KeyPath, value: &Secret, env: &dyn Environment) -> Result<(), ConfigCommandError> {
     let failed = |source| ConfigCommandError::File { path: path.to_owned(), source };
     // A symbolic link stays: the file that it points to is replaced.
     let (place, before) = match fs::canonicalize(path) {

@@ -14,6 +14,8 @@ use serde::Serialize;
 
 pub use console::run as run_console;
 
+use super::output::{complain, fail};
+
 use entrepot_core::exit;
 use entrepot_setup::discovery::browse::{Found, browse};
 use entrepot_setup::discovery::probe::{self, ProbeError};
@@ -53,30 +55,23 @@ struct Seen {
 pub fn run(options: &DiscoverOptions) -> ExitCode {
     let found = match browse(Duration::from_secs(options.wait), |_| false) {
         Ok(found) => found,
-        Err(error) => return failed(&error, exit::UNAVAILABLE),
+        Err(error) => return fail(&error, exit::UNAVAILABLE),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&error, exit::IO),
+        Err(error) => return fail(&error, exit::IO),
     };
     let seen: Vec<Seen> = runtime.block_on(futures_util::future::join_all(found.into_iter().map(look_at)));
     let mut out = io::stdout().lock();
     let written = if options.json { print_json(&seen, &mut out) } else { print(&seen, &mut out) };
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&error, exit::IO),
-        _ if seen.is_empty() => {
-            eprintln!(
-                "entrepot: no appliance answered; it is on another network, or multicast does not pass: its address works"
-            );
+        Err(error) => fail(&error, exit::IO),
+        Ok(()) if seen.is_empty() => {
+            complain("no appliance answered; it is on another network, or multicast does not pass: its address works");
             ExitCode::from(exit::UNAVAILABLE)
         }
-        _ => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
     }
-}
-
-fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("entrepot: {error}");
-    ExitCode::from(code)
 }
 
 async fn look_at(found: Found) -> Seen {

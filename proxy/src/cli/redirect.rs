@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 use super::admin_client::{AdminClient, AdminClientError};
+use super::output::{complain, fail};
 use entrepot_config::Loaded;
-use entrepot_config::ready::TRANSPARENT_PORT;
 use entrepot_core::exit;
 use entrepot_observe::events;
 use entrepot_redirect::agent::Environment;
@@ -84,10 +83,12 @@ pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
             what.add_to(redirect);
             redirect.cgroups.extend(cgroups);
             redirect.exempt_cgroups.extend(exempt_cgroups);
-            match appliance.map(|text| RegistryHost::parse(&text, TRANSPARENT_PORT)).transpose() {
+            match appliance.map(|text| entrepot_config::redirect_appliance(&text)).transpose() {
                 Ok(appliance) => redirect.appliance = appliance.or(redirect.appliance.take()),
                 Err(error) => {
-                    eprintln!("entrepot: --appliance: {error}");
+                    complain(format_args!(
+                        "--appliance: {error}; write for example docker-registry.local or 192.0.2.7:3129"
+                    ));
                     return ExitCode::from(exit::USAGE);
                 }
             }
@@ -99,9 +100,12 @@ pub fn run(command: RedirectCommand, loaded: Loaded) -> ExitCode {
             loaded.config.redirect.interfaces.extend(interfaces);
             finish(run_agent(Mode::Gateway, &loaded))
         }
-        RedirectCommand::Off => finish(agent::off(&loaded.config).map(|removed| {
-            println!("{removed} pinned links removed, and rules and routes where there were any");
-        })),
+        RedirectCommand::Off => match agent::off(&loaded.config) {
+            Ok(removed) => {
+                print(&format!("{removed} pinned links removed, and rules and routes where there were any\n"))
+            }
+            Err(error) => fail(&error, error.exit_code()),
+        },
         RedirectCommand::Status { json } => status(&loaded.config.redirect.socket, json),
     }
 }
@@ -131,10 +135,14 @@ const LAST_LINES: std::time::Duration = std::time::Duration::from_secs(1);
 fn finish(outcome: Result<(), RedirectError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("entrepot: {error}");
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, exit::IO),
     }
 }
 
@@ -142,7 +150,7 @@ fn status(socket: &Path, json: bool) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("entrepot: cannot start: {error}");
+            complain(format_args!("cannot start: {error}"));
             return ExitCode::from(exit::IO);
         }
     };
@@ -156,17 +164,11 @@ fn status(socket: &Path, json: bool) -> ExitCode {
                     format!("{count} programs that it enforced still redirect: `entrepot redirect off` removes them")
                 }
             };
-            eprintln!("entrepot: no agent answers on {}; {pinned}", socket.display());
+            complain(format_args!("no agent answers on {}; {pinned}", socket.display()));
             return ExitCode::from(exit::UNAVAILABLE);
         }
-        Err(error) => {
-            eprintln!("entrepot: {error}");
-            return ExitCode::from(error.exit_code());
-        }
+        Err(error) => return fail(&error, error.exit_code()),
     };
     let text = if json { serde_json::to_string_pretty(&report).unwrap_or_default() + "\n" } else { report.to_string() };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(exit::IO),
-    }
+    print(&text)
 }

@@ -24,7 +24,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use url::form_urlencoded;
 
 use super::address::Address;
-use super::admin_client::{AdminClient, AdminClientError};
+use super::admin_client::{AdminClient, AdminClientError, Refusals};
+use super::output::{ask, complain, fail};
 use crate::admin::answers::{Done, ImportLine};
 use crate::admin::registry::{GcLine, RemovedNames, RepositoryPage, TagPage};
 use entrepot_core::exit;
@@ -51,8 +52,12 @@ pub enum RegistryCommand {
         /// The repository, such as team/app
         repository: RepositoryName,
     },
-    /// Remove tags, manifests or whole repositories; the next collection frees the content that nothing else needs
+    /// Remove tags, manifests or whole repositories; a collection frees the layers that nothing else needs, once
+    /// registry.grace has passed since they were pushed
     Rm {
+        /// Remove whole repositories without a question
+        #[arg(long)]
+        all: bool,
         /// A tag as repository:tag, a manifest as repository@digest, or a repository
         #[arg(required = true, value_name = "REPO[:TAG|@DIGEST]")]
         targets: Vec<RegistryTarget>,
@@ -96,7 +101,11 @@ pub struct RegistryTargetError;
 /// The streams of a command.
 struct RegistryConsole<'a> {
     out: &'a mut dyn Write,
+    /// The first failure to write to `out`. Nothing is written after it.
+    unwritten: Option<io::Error>,
     bar: ProgressBar,
+    /// Asks for yes or no. None if stdin is not a terminal.
+    confirm: &'a mut dyn FnMut(&str) -> Option<bool>,
     json: bool,
 }
 
@@ -104,8 +113,14 @@ struct RegistryConsole<'a> {
 enum RegistryError {
     #[error(transparent)]
     Client(#[from] AdminClientError),
+    #[error("{0}")]
+    Refused(Refusals),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+    #[error("{0} is a whole repository: say --all to remove it with all its tags, or name one tag as {0}:TAG")]
+    Unconfirmed(RepositoryName),
+    #[error("nothing was removed")]
+    Declined,
     #[error("cannot read the token in {path}: {source}", path = path.display())]
     Token { path: PathBuf, source: io::Error },
     #[error("{path} cannot be found: {source}", path = path.display())]
@@ -127,25 +142,20 @@ pub fn run(command: &RegistryCommand, server: &AdminAddress, socket: &Path, json
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("entrepot: cannot start: {error}");
+            complain(format_args!("cannot start: {error}"));
             return ExitCode::from(exit::IO);
         }
     };
     let mut out = io::stdout().lock();
     // The bar draws nothing if stderr is not a terminal.
-    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::no_length(), json };
+    let bar = ProgressBar::no_length();
+    let mut console = RegistryConsole { out: &mut out, unwritten: None, bar, confirm: &mut ask, json };
     let outcome = client(server, socket)
         .and_then(|client| runtime.block_on(execute(command, &client, server.url.is_none(), &mut console)));
     console.bar.finish_and_clear();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // If the reader of stdout has closed it (`| head`), no message is printed.
-            if !matches!(&error, RegistryError::Output(output) if output.kind() == io::ErrorKind::BrokenPipe) {
-                eprintln!("entrepot: {error}");
-            }
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(&error, error.exit_code()),
     }
 }
 
@@ -159,7 +169,18 @@ fn client(server: &AdminAddress, socket: &Path) -> Result<AdminClient, RegistryE
     Ok(AdminClient::at(url.clone(), server.token_file.as_ref().map(read).transpose()?))
 }
 
+/// Output that fails ends a list, but nothing that changes something.
 async fn execute(
+    command: &RegistryCommand,
+    client: &AdminClient,
+    is_here: bool,
+    console: &mut RegistryConsole<'_>,
+) -> Result<(), RegistryError> {
+    carry_out(command, client, is_here, console).await?;
+    console.unwritten.take().map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn carry_out(
     command: &RegistryCommand,
     client: &AdminClient,
     is_here: bool,
@@ -168,7 +189,12 @@ async fn execute(
     match command {
         RegistryCommand::Ls => list(client, console).await,
         RegistryCommand::Tags { repository } => tags(repository, client, console).await,
-        RegistryCommand::Rm { targets } => remove(targets, client, console).await,
+        RegistryCommand::Rm { all, targets } => {
+            if !all {
+                confirm(targets, client, console).await?;
+            }
+            remove(targets, client, console).await
+        }
         RegistryCommand::Gc { dry_run, untagged, grace } => {
             let mut query = vec![("dry_run", dry_run.to_string()), ("untagged", untagged.to_string())];
             query.extend(grace.map(|grace| ("grace", format!("{}s", grace.as_secs()))));
@@ -191,11 +217,20 @@ fn target(path: &str, query: &[(&str, String)]) -> String {
 
 impl RegistryConsole<'_> {
     /// Prints the server's own answer with `--json`, else the text that `show` makes of it.
-    fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) -> io::Result<()> {
-        let text = if self.json { serde_json::to_string(answer)? + "\n" } else { show(answer) };
-        // The bar is on the same screen.
-        let out = &mut self.out;
-        self.bar.suspend(|| out.write_all(text.as_bytes()))
+    fn print<T: serde::Serialize>(&mut self, answer: &T, show: impl FnOnce(&T) -> String) {
+        match serde_json::to_string(answer) {
+            Ok(line) if self.json => self.write(&(line + "\n")),
+            Ok(_) => self.write(&show(answer)),
+            Err(error) => _ = self.unwritten.get_or_insert(error.into()),
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        if self.unwritten.is_none() {
+            // The bar is on the same screen.
+            let out = &mut self.out;
+            self.unwritten = self.bar.suspend(|| out.write_all(text.as_bytes())).err();
+        }
     }
 
     fn progress(&self, what: &'static str, done: u64, total: u64) {
@@ -207,15 +242,15 @@ impl RegistryConsole<'_> {
 
 async fn list(client: &AdminClient, console: &mut RegistryConsole<'_>) -> Result<(), RegistryError> {
     if !console.json {
-        console.out.write_all(show::repository_header().as_bytes())?;
+        console.write(&show::repository_header());
     }
     let mut after = Vec::new();
     loop {
         let page: RepositoryPage = client.get(&target("repositories", &after)).await?;
         for repository in &page.repositories {
-            console.print(repository, show::repository)?;
+            console.print(repository, show::repository);
         }
-        let Some(next) = page.next else { return Ok(()) };
+        let Some(next) = page.next.filter(|_| console.unwritten.is_none()) else { return Ok(()) };
         after = vec![("after", next)];
     }
 }
@@ -227,21 +262,40 @@ async fn tags(
 ) -> Result<(), RegistryError> {
     let list: TagPage = client.get(&target("tags", &[("repository", repository.to_string())])).await?;
     if !console.json {
-        console.out.write_all(show::tag_header().as_bytes())?;
+        console.write(&show::tag_header());
     }
     for tag in &list.tags {
-        console.print(tag, show::tag)?;
+        console.print(tag, show::tag);
     }
     Ok(())
 }
 
-/// Tries every target. The exit code is that of the first failure.
+/// Asks about each whole repository among the targets. Nothing is removed before all questions are answered.
+async fn confirm(
+    targets: &[RegistryTarget],
+    client: &AdminClient,
+    console: &mut RegistryConsole<'_>,
+) -> Result<(), RegistryError> {
+    for wanted in targets {
+        let RegistryTarget::Repository(repository) = wanted else { continue };
+        let list = client.get::<TagPage>(&target("tags", &[("repository", repository.to_string())])).await;
+        let list = list.map_err(|error| error.about(&repository.to_string()))?;
+        match (console.confirm)(&show::remove_question(repository, &list)) {
+            None => return Err(RegistryError::Unconfirmed(repository.clone())),
+            Some(false) => return Err(RegistryError::Declined),
+            Some(true) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tries every target, and names each that is refused.
 async fn remove(
     targets: &[RegistryTarget],
     client: &AdminClient,
     console: &mut RegistryConsole<'_>,
 ) -> Result<(), RegistryError> {
-    let mut first_failure = None;
+    let mut refusals = Refusals::default();
     for wanted in targets {
         let (path, more) = match wanted {
             RegistryTarget::Repository(_) => ("repositories", None),
@@ -250,14 +304,12 @@ async fn remove(
         };
         let query: Vec<_> = [("repository", wanted.repository().to_string())].into_iter().chain(more).collect();
         match client.change::<Done<RemovedNames>>(Method::DELETE, &target(path, &query)).await {
-            Ok(done) => console.print(&done, |done| show::removed(wanted, &done.details))?,
-            Err(error @ AdminClientError::Refused { .. }) => {
-                first_failure.get_or_insert(error.about(&wanted.to_string()));
-            }
+            Ok(done) => console.print(&done, |done| show::removed(wanted, &done.details)),
+            Err(error @ AdminClientError::Refused { .. }) => refusals.push(error.about(&wanted.to_string())),
             Err(error) => return Err(error.into()),
         }
     }
-    first_failure.map_or(Ok(()), |error| Err(error.into()))
+    if refusals.is_empty() { Ok(()) } else { Err(RegistryError::Refused(refusals)) }
 }
 
 async fn collect(target: &str, client: &AdminClient, console: &mut RegistryConsole<'_>) -> Result<(), RegistryError> {
@@ -265,13 +317,16 @@ async fn collect(target: &str, client: &AdminClient, console: &mut RegistryConso
     let mut lines = client.lines(Method::POST, target).await?;
     while let Some(line) = lines.next::<GcLine>().await? {
         if console.json {
-            console.print(&line, |_| String::new())?;
+            console.print(&line, |_| String::new());
         }
         match line {
             GcLine::Repositories { done, total } => console.progress("repositories", done, total),
             GcLine::Content { done, total } => console.progress("content", done, total),
             GcLine::Finished(_) if console.json => return Ok(()),
-            GcLine::Finished(collection) => return Ok(console.print(&collection, show::collected)?),
+            GcLine::Finished(collection) => {
+                console.print(&collection, show::collected);
+                return Ok(());
+            }
             GcLine::Failed { error } => return Err(RegistryError::Collection(error)),
         }
     }
@@ -283,7 +338,7 @@ async fn import(target: &str, client: &AdminClient, console: &mut RegistryConsol
     let mut lines = client.lines(Method::POST, target).await?;
     while let Some(line) = lines.next::<ImportLine>().await? {
         if console.json {
-            console.print(&line, |_| String::new())?;
+            console.print(&line, |_| String::new());
         }
         match line {
             ImportLine::Planned { repositories, blobs, bytes } => {
@@ -293,12 +348,12 @@ async fn import(target: &str, client: &AdminClient, console: &mut RegistryConsol
             ImportLine::Blob { size, .. } => console.bar.inc(size),
             ImportLine::Finished(imported) => {
                 if !console.json {
-                    console.print(&imported, show::imported)?;
+                    console.print(&imported, show::imported);
                 }
                 return if imported.skipped == 0 { Ok(()) } else { Err(RegistryError::Skipped(imported.skipped)) };
             }
             ImportLine::Failed { error } => return Err(RegistryError::Import(error)),
-            news if !console.json => console.print(&news, show::news)?,
+            news if !console.json => console.print(&news, show::news),
             _ => {}
         }
     }
@@ -322,6 +377,8 @@ impl RegistryError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) => error.exit_code(),
+            Self::Refused(refusals) => refusals.exit_code(),
+            Self::Unconfirmed(_) | Self::Declined => exit::USAGE,
             Self::Output(_) | Self::Collection(_) | Self::Import(_) => exit::IO,
             Self::Token { .. } | Self::Directory { .. } => NO_INPUT,
             Self::Skipped(_) => BAD_DATA,

@@ -46,7 +46,7 @@ pub fn decide(config: &LiveConfig, host: &RegistryHost, scheme: Scheme) -> HostD
         TunnelPolicy::Registries | TunnelPolicy::Any => {}
     }
     let is_plain = scheme == Scheme::Http && host.port() == HTTP_PORT;
-    if proxy.tunnel_ports.contains(&host.port()) || is_plain {
+    if proxy.tunnel_ports.is_empty() || proxy.tunnel_ports.contains(&host.port()) || is_plain {
         HostDecision::Pass
     } else {
         HostDecision::Refuse(PolicyRefusal::Port)
@@ -74,6 +74,7 @@ mod tests {
     fn each_policy_decides_as_it_says() {
         use HostDecision::{Intercept, Pass, Refuse};
         let any = "[intercept]\nregistries = [\"http://plain.test:5001\", \"sealed.test:5001\"]\n";
+        let narrow = "[proxy]\ntunnel_ports = [443]\n";
         let cases = [
             (any, "ghcr.io:443", Scheme::Https, Intercept),
             (any, "GHCR.io:443", Scheme::Https, Intercept),
@@ -82,12 +83,18 @@ mod tests {
             (any, "plain.test:5001", Scheme::Http, Intercept),
             (any, "plain.test:5001", Scheme::Https, Intercept),
             (any, "sealed.test:5001", Scheme::Https, Intercept),
-            (any, "sealed.test:5001", Scheme::Http, Refuse(PolicyRefusal::Port)),
+            (any, "sealed.test:5001", Scheme::Http, Pass),
             (any, "example.com:443", Scheme::Https, Pass),
             (any, "example.com:80", Scheme::Http, Pass),
-            (any, "example.com:22", Scheme::Https, Refuse(PolicyRefusal::Port)),
-            (any, "example.com:80", Scheme::Https, Refuse(PolicyRefusal::Port)),
-            (any, "ghcr.io:8443", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            (any, "example.com:8080", Scheme::Http, Pass),
+            (any, "reg.lan:5000", Scheme::Https, Pass),
+            (any, "ghcr.io:8443", Scheme::Https, Pass),
+            (narrow, "example.com:443", Scheme::Https, Pass),
+            (narrow, "example.com:80", Scheme::Http, Pass),
+            (narrow, "example.com:8080", Scheme::Http, Refuse(PolicyRefusal::Port)),
+            (narrow, "example.com:22", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            (narrow, "example.com:80", Scheme::Https, Refuse(PolicyRefusal::Port)),
+            (narrow, "ghcr.io:8443", Scheme::Https, Refuse(PolicyRefusal::Port)),
             ("[proxy]\ntunnel = \"none\"\n", "example.com:443", Scheme::Https, Refuse(PolicyRefusal::NoTunnels)),
             ("[proxy]\ntunnel = \"none\"\n", "ghcr.io:443", Scheme::Https, Intercept),
             (

@@ -116,7 +116,7 @@ mod tests {
             (http("plain.test:5000"), None, answer("plain.test:5000")),
             (http("shop.test"), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (http("shop.test"), None, tunnel("shop.test:80")),
-            (http("shop.test:22"), None, RouteDecision::Refuse(host("shop.test:22"), PolicyRefusal::Port)),
+            (http("shop.test:8080"), None, tunnel("shop.test:8080")),
             (http(HEALTH_HOST), None, RouteDecision::Health),
             (Sniffed::Http(None), Some("192.0.2.1:80"), tunnel("192.0.2.1:80")),
             (tls("docker-registry.local"), None, RouteDecision::Own),

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use entrepot_core::door_rights::{self, DoorRights};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::proxy_header::{self, HEADER_MAX_BYTES, Header, Relayed};
 use entrepot_core::sniff::{SNIFF_MAX_BYTES, Sniffed, sniff};
 use entrepot_core::unplaced;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
@@ -30,6 +32,7 @@ use entrepot_net::listener::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
+use entrepot_upstream::dial::can_mark;
 
 /// The door on 3129.
 pub struct TransparentDoor {
@@ -137,7 +140,10 @@ impl TransparentDoor {
                 let mut client = introduced.client;
                 let local = client.tcp().local_addr().map(|local| canonical(local).ip());
                 let told = local.map(|local| self.unplaced.told_to(introduced.peer.ip(), local)).unwrap_or_default();
-                let answer = format!("{HEALTHY}{}\r\n", unplaced::line(&told));
+                // A connection has this from its listener.
+                let is_transparent = SockRef::from(client.tcp()).ip_transparent_v4().unwrap_or(false);
+                let rights = DoorRights { is_transparent, can_mark: can_mark() };
+                let answer = format!("{HEALTHY}{}{}\r\n", door_rights::line(rights), unplaced::line(&told));
                 // The agent that asks finds out by itself when it gets no answer.
                 let _ = client.write_all(answer.as_bytes()).await;
                 let _ = client.shutdown().await;

@@ -33,7 +33,12 @@ impl World {
     fn new() -> Self {
         let timed = std::env::args().any(|argument| argument == "--bench");
         let dir = TempDir::new().expect("a directory");
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         let store = Store::open(dir.path(), limits).expect("a store");
         let place = Place::new("ghcr.io".parse().expect("an origin"), "library/project".parse().expect("a name"));
         let runtime = Runtime::new().expect("a runtime");

@@ -58,7 +58,7 @@ fn take(
     let measured = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error));
     let size_bytes = measured.inspect_err(|_| drop(disk::unlink(&path)))?.len();
     let (file, size, purpose) = (Arc::new(file), Some(size_bytes), Purpose::Upload);
-    let begun = Begun { name, file, size, extents: Extents::new(), purpose, origin: None, turn: None };
+    let begun = Begun { name, file, size, extents: Extents::new(), purpose, key: None, validator: None, turn: None };
     // The file system has given the blocks already. From here on a failure drops this, which removes our name of the
     // file.
     let partial = PartialBlob::new(home, path, begun, home.room.adopt(size_bytes, purpose));

@@ -1,17 +1,22 @@
 //! Published content by its digest: open it, list it, check it, take it away.
 //!
 //! A hit costs one lock and one look-up (`open_blobs`). The file decides whether content exists. The index hears of
-//! uses, and is asked for the size only when a file is opened: a file that shrank or grew is never served (invariant 1
-//! of ARCHITECTURE.md).
+//! uses, and is asked for the size only when a file is opened: a file of another size is hashed before it is served
+//! (`judged`; invariant 1 of ARCHITECTURE.md).
 //!
 //! Order of a removal: close, unlink, close again (a hit may have opened it in between), then the index. Readers that
 //! have the file open finish. A crash in between leaves a row without a file, which the next start or use removes.
 
-use std::sync::Arc;
+mod judged;
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::digest::Digest;
 use entrepot_core::media::MANIFEST_MAX_BYTES;
 
 use crate::blob::Blob;
@@ -26,13 +31,15 @@ use crate::pins::Pins;
 use crate::place::Place;
 use crate::space::{Counters, count};
 use crate::times::{ms_of, time_of};
+pub(crate) use judged::FileId;
 
-/// Read at once while checking.
-const VERIFY_CHUNK_BYTES: usize = 1 << 20;
 /// The most entries that one call of `list` gives.
 const LIST_MAX: usize = 1000;
 /// The most repositories that a listing names for one blob.
 pub(crate) const PLACES_MAX: usize = 64;
+
+/// Digests share so many turns at their files.
+const TURNS: usize = 64;
 
 /// The published content of one store.
 pub struct Blobs {
@@ -42,6 +49,12 @@ pub struct Blobs {
     memory: Arc<Memory>,
     pins: Arc<Pins>,
     open: OpenBlobs,
+    /// Held while the file of a digest is replaced, or taken away because it is bad.
+    turns: [tokio::sync::Mutex<()>; TURNS],
+    /// How often content was found bad and taken away.
+    losses: AtomicU64,
+    /// Held while suspected content is hashed.
+    judging: Mutex<()>,
 }
 
 /// One line of a listing.
@@ -84,7 +97,8 @@ pub enum Removal {
 pub enum Verified {
     /// The content has the digest that it is named by.
     Good,
-    /// It has another digest, or cannot be read; it was thrown away and will be fetched again.
+    /// It has another digest, or cannot be read. Cached content was thrown away and will be fetched again. Pushed
+    /// content with another digest was set aside; pushed content that cannot be read stays.
     Bad,
     /// There is no content of that digest.
     Missing,
@@ -98,7 +112,18 @@ impl Blobs {
         memory: Arc<Memory>,
         pins: Arc<Pins>,
     ) -> Self {
-        Self { paths, counters, index, memory, pins, open: OpenBlobs::default() }
+        let turns = [const { tokio::sync::Mutex::const_new(()) }; TURNS];
+        Self {
+            paths,
+            counters,
+            index,
+            memory,
+            pins,
+            open: OpenBlobs::default(),
+            turns,
+            losses: AtomicU64::default(),
+            judging: Mutex::default(),
+        }
     }
 
     /// The content of that digest. None if it is not here. Counts as a use. Ready at once if the blob is open already.
@@ -161,12 +186,6 @@ impl Blobs {
         listed.await.ok_or(StoreError::IndexUnavailable)
     }
 
-    /// Reads content and compares it with its digest; not a use.
-    pub async fn verify(self: &Arc<Self>, digest: &Digest) -> Result<Verified, StoreError> {
-        let (blobs, digest) = (self.clone(), *digest);
-        try_blocking(move || blobs.verify_blocking(&digest)).await
-    }
-
     /// A blob that is open already; counts as a use.
     fn get_open(&self, digest: &Digest) -> Option<Arc<Blob>> {
         let (blob, touch) = self.open.get(digest)?;
@@ -186,12 +205,14 @@ impl Blobs {
         let Some(file) = opened else {
             return Ok(None);
         };
-        let size_bytes = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
-        let expected = self.index.read(|index| recency::size_of(index, digest)).flatten();
-        if expected.is_some_and(|expected| expected != size_bytes) {
-            tracing::warn!(%digest, size_bytes, ?expected, "a blob changed its size on disk; it is thrown away");
-            self.quarantine(digest);
-            return Ok(None);
+        let measure = |error: io::Error| StoreError::from_io("measure", &path, error);
+        let known = file.metadata().map_err(measure)?;
+        let size_bytes = known.len();
+        if self.expected_bytes(digest).is_some_and(|expected| expected != size_bytes) {
+            let again = file.try_clone().map_err(measure)?;
+            if !self.is_good_after_all(digest, again, &known)? {
+                return Ok(None);
+            }
         }
         let blob = Blob::new(*digest, size_bytes, Arc::new(file), self.counters.clone());
         self.open.insert(blob.clone(), Some(Instant::now()));
@@ -201,6 +222,11 @@ impl Blobs {
         }
         self.touch(digest);
         Ok(Some(blob))
+    }
+
+    /// The size that the index has. None if it knows none.
+    fn expected_bytes(&self, digest: &Digest) -> Option<u64> {
+        self.index.read(|index| recency::size_of(index, digest)).flatten()
     }
 
     /// [`Self::contains`] on this thread.
@@ -213,6 +239,14 @@ impl Blobs {
         std::fs::metadata(self.paths.blob(digest)).ok().filter(|file| file.is_file()).map(|file| file.len())
     }
 
+    /// Whether the file of a digest has exactly these bytes. Blocks; not a use.
+    pub(crate) fn has_bytes(&self, digest: &Digest, wanted: &[u8]) -> bool {
+        let Ok(Some(file)) = disk::open(&self.paths.blob(digest)) else { return false };
+        let mut found = vec![0; wanted.len()];
+        let is_as_long = file.metadata().is_ok_and(|file| file.len() == wanted.len() as u64);
+        is_as_long && file.read_exact_at(&mut found, 0).is_ok() && found == wanted
+    }
+
     /// All bytes of a manifest, compared with their digest. Bytes of another digest are thrown away. Blocks; counts as
     /// a use.
     pub(crate) fn manifest_blocking(&self, digest: &Digest) -> Option<(Arc<Blob>, Bytes)> {
@@ -222,54 +256,27 @@ impl Blobs {
         }
         let bytes = blob.read_blocking(0, blob.size_bytes as usize).ok()?;
         if bytes.len() as u64 != blob.size_bytes || Digest::of(digest.algorithm(), &bytes) != *digest {
-            self.quarantine(digest);
+            if let Ok(judged) = blob.file.metadata() {
+                self.throw_away(digest, FileId::of(&judged));
+            }
             return None;
         }
         Some((blob, bytes))
     }
 
-    fn verify_blocking(&self, digest: &Digest) -> Result<Verified, StoreError> {
-        let path = self.paths.blob(digest);
-        let Some(file) = disk::open(&path)? else { return Ok(Verified::Missing) };
-        let size_bytes = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
-        let blob = Blob::new(*digest, size_bytes, Arc::new(file), self.counters.clone());
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut offset = 0;
-        while offset < size_bytes {
-            let Ok(bytes) = blob.read_blocking(offset, VERIFY_CHUNK_BYTES) else { break };
-            hasher.update(&bytes);
-            offset += bytes.len() as u64;
-        }
-        if offset < size_bytes {
-            self.unreadable_blocking(digest);
-            return Ok(Verified::Bad);
-        }
-        if hasher.finish() == *digest {
-            return Ok(Verified::Good);
-        }
-        self.quarantine(digest);
-        Ok(Verified::Bad)
+    /// The turn at the file of a digest.
+    pub(crate) fn turn_at(&self, digest: &Digest) -> &tokio::sync::Mutex<()> {
+        &self.turns[usize::from(digest.bytes()[0]) % TURNS]
     }
 
-    fn unreadable_blocking(&self, digest: &Digest) {
-        if !self.pins.is_pinned(digest) {
-            self.quarantine(digest);
+    /// Removes a file that was just published and is not durable, unless another one replaced it. After a crash it might
+    /// be there or not; now it is gone for certain.
+    pub(crate) fn unpublish(&self, digest: &Digest, published: FileId) {
+        let _turn = self.turn_at(digest).blocking_lock();
+        let found = std::fs::symlink_metadata(self.paths.blob(digest));
+        if found.is_ok_and(|file| FileId::of(&file) == published) && self.unlink(digest).is_ok() {
+            self.drop_rows(vec![*digest]);
         }
-    }
-
-    /// Throws away content that was found bad. Failures are logged: the caller could do nothing about them.
-    pub(crate) fn quarantine(&self, digest: &Digest) {
-        count(&self.counters.quarantined);
-        if let Err(error) = self.discard(digest) {
-            tracing::error!(%digest, %error, "bad content could not be removed from the cache");
-        }
-    }
-
-    /// Removes content that is bad or not durable, pushed or not; false if there was none.
-    pub(crate) fn discard(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let removed = self.unlink(digest)?;
-        self.drop_rows(vec![*digest]);
-        Ok(removed)
     }
 
     /// Keeps newly published content open.
@@ -277,10 +284,15 @@ impl Blobs {
         self.open.insert(blob, None);
     }
 
+    /// How often content was found bad and taken away.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
     /// Tells the index of a use, some time soon.
     pub(crate) fn touch(&self, digest: &Digest) {
         let (digest, at_ms) = (*digest, ms_of(SystemTime::now()));
-        self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)));
+        self.index.change_later(Job::new(move |tables| tables.touched(&digest, at_ms)).lazy());
     }
 
     /// Removes all cached content, and the names that led to it. Goes by the files, so it also works without an index.

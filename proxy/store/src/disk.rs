@@ -118,12 +118,31 @@ pub(super) fn unlinked(answer: io::Result<()>, path: &Path) -> Result<bool, Stor
     }
 }
 
+/// The room of a file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiskSpace {
+    /// Bytes that unprivileged writers may still use.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub size_bytes: u64,
+}
+
+impl DiskSpace {
+    /// The room of the file system that holds `path`. Blocks.
+    pub fn of(path: &Path) -> Result<Self, StoreError> {
+        match statvfs(path) {
+            // The fields' widths differ between architectures.
+            #[allow(clippy::unnecessary_cast)]
+            Ok(stat) => {
+                let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size() as u64);
+                Ok(Self { free_bytes: bytes(stat.blocks_available() as u64), size_bytes: bytes(stat.blocks() as u64) })
+            }
+            Err(errno) => Err(StoreError::from_io("ask for the free space of", path, errno.into())),
+        }
+    }
+}
+
 /// Bytes that unprivileged writers may still use of the file system.
 pub(super) fn free_bytes(path: &Path) -> Result<u64, StoreError> {
-    match statvfs(path) {
-        // The fields' widths differ between architectures.
-        #[allow(clippy::unnecessary_cast)]
-        Ok(stat) => Ok((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64)),
-        Err(errno) => Err(StoreError::from_io("ask for the free space of", path, errno.into())),
-    }
+    DiskSpace::of(path).map(|space| space.free_bytes)
 }

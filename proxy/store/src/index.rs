@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Read your writes: a change waits until the writer has committed it, so every thread that reads afterwards sees it.
-//! That wait is one in-memory commit: about 0.1 ms, or an fsync if it meets the durable commit of each second. The wait
+//! That wait is one in-memory commit: about 0.1 ms, or an fsync if it meets a durable commit. The wait
 //! is bounded. If the disk stalls, one caller goes on after `PATIENCE` and all others at once. The changes follow
 //! later. Until then a reader may not see them, which costs a question to upstream. An overlay of pending rows would
 //! save the wait, but every range query would have to merge it.

@@ -3,7 +3,7 @@
 //! ```text
 //! Store          opens everything; limits, figures, expiry                 beside each: its helpers
 //!   blobs          published content by digest                             blob, open_blobs
-//!   partial_blobs  content on its way in                                   paused, adopt, disk_threads/, extents
+//!   partial_blobs  content on its way in                                   paused, content, adopt, disk_threads/, extents
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
@@ -21,6 +21,7 @@ mod adopt;
 mod blob;
 mod blobs;
 mod blocking;
+mod content;
 mod disk;
 mod disk_threads;
 mod entries;
@@ -55,6 +56,8 @@ use entrepot_observe::labels::DiskLadder;
 pub use adopt::Adopted;
 pub use blob::{Blob, Window};
 pub use blobs::{BlobEntry, Blobs, Cleared, Removal, Verified};
+pub use content::{ContentKey, ContentName};
+pub use disk::DiskSpace;
 pub use disk_threads::DiskSettings;
 pub use disk_threads::buffers::{Buffer, Buffers, PIECE_BYTES};
 pub use entries::{ArtefactEntry, Link, TagEntry, TagKey};
@@ -66,19 +69,23 @@ pub use partial_blobs::{PartialBlob, PartialBlobs};
 pub use paused::PausedPart;
 pub use pins::Hold;
 pub use place::Place;
-pub use repositories::{Collected, NotPut, PushedBy, PushedManifest, Repositories, Repository, Step, Sweep, Tagged};
+pub use repositories::{
+    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
+    Step, Sweep, Tagged,
+};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
 
 use blocking::{blocking, try_blocking};
-use index::Index;
+use index::{Index, Job};
 use memory::Memory;
 use paths::{ALGORITHMS, Paths};
 use paused::Paused;
 use pins::Pins;
 use room::Room;
 use space::{Counters, Space};
+use times::ms_of;
 
 /// The store of one data directory. Dropping the last handle commits the index and waits for that.
 pub struct Store {
@@ -144,6 +151,7 @@ impl Store {
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();
+        memory.begin_at(ms_of(SystemTime::now()));
         let index = Arc::new(Index::open(paths.clone(), space.clone(), counters.clone(), memory.clone())?);
         // This comes after the index, whose lock guarantees that no other process writes here.
         let paused = Arc::new(Paused::load(&paths, &space));
@@ -191,6 +199,16 @@ impl Store {
         self.space.set_limits(limits);
     }
 
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        self.paths.root()
+    }
+
+    /// The room of the file system that holds the data directory. Blocks.
+    pub fn disk_space(&self) -> Result<DiskSpace, StoreError> {
+        DiskSpace::of(self.root())
+    }
+
     pub fn usage(&self) -> Usage {
         let ledger = self.space.ledger();
         let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -225,6 +243,12 @@ impl Store {
     pub async fn expire_unused(&self, now: SystemTime) -> usize {
         let room = self.room.clone();
         blocking(move || room.expire_unused(now)).await.unwrap_or(0)
+    }
+
+    /// [`Self::usage`] with every change so far that the index can take.
+    pub async fn usage_now(&self) -> Usage {
+        self.index.note(Job::new(|_| Ok(()))).await;
+        self.usage()
     }
 
     /// Waits until every change so far is on the medium; false if the disk does not get there in time.

@@ -32,7 +32,7 @@ use quick_cache::unsync::Cache;
 use crate::entries::{Link, TagEntry, TagKey};
 use crate::lock;
 use crate::place::Place;
-use standing::Standing;
+use standing::Standings;
 
 /// Larger manifests are read from their files each time.
 const MANIFEST_MAX_BYTES: usize = 64 << 10;
@@ -96,8 +96,10 @@ struct State {
     /// The repositories that have a digest.
     links: Bounded<Digest, Vec<(Place, Link)>>,
     tags: Bounded<Arc<TagKey>, TagEntry>,
-    /// The standing of repositories with anonymous clients.
-    standings: Bounded<Place, Standing>,
+    /// The standing of repositories and artefacts with anonymous clients.
+    standings: Standings,
+    /// A refusal up to this time may have been lost. See `standing`.
+    standings_floor_ms: u64,
     /// The number of times that the index lost changes.
     losses: u64,
 }
@@ -131,7 +133,8 @@ impl Default for Memory {
             manifests: bounded(MANIFESTS_BYTES, MANIFEST_TYPICAL_BYTES),
             links: bounded(LINKS_BYTES, NAME_TYPICAL_BYTES),
             tags: bounded(TAGS_BYTES, NAME_TYPICAL_BYTES),
-            standings: bounded(STANDINGS_BYTES, NAME_TYPICAL_BYTES),
+            standings: standing::standings(STANDINGS_BYTES),
+            standings_floor_ms: 0,
             losses: 0,
         };
         Self { state: Mutex::new(state) }
@@ -260,7 +263,7 @@ impl State {
     fn link_of(&self, place: &Place, digest: &Digest) -> Option<Link> {
         let places = &self.links.get(digest)?.value;
         let link = places.iter().find(|(known, _)| known == place)?.1;
-        Some(self.as_it_counts(place, link))
+        Some(self.as_it_counts(&place.into(), link))
     }
 
     fn forget(&mut self, stale: &Stale) {

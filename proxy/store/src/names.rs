@@ -7,8 +7,8 @@
 //! begins after it.
 //!
 //! "Public" belongs to one link: this content, in this repository, was served to an anonymous client. A refusal of an
-//! anonymous client ends the proofs of all links of its repository. An artefact has a proof of its own, under keys that
-//! no repository has.
+//! anonymous client ends the proofs of all links of its repository. An artefact has a proof and a standing of its own,
+//! under keys that no repository has.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,6 +17,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::media::{AcceptClass, ManifestInfo};
 use entrepot_core::name::Tag;
 use entrepot_core::origin::Origin;
+use redb::ReadTransaction;
 
 use crate::blobs::{Blobs, PLACES_MAX};
 use crate::blocking::blocking;
@@ -24,7 +25,7 @@ use crate::entries::{ArtefactEntry, Link, TagEntry, TagKey};
 use crate::index::tables::Tables;
 use crate::index::{Index, Job, names as rows};
 use crate::memory::{Memory, StoredManifest};
-use crate::place::Place;
+use crate::place::{Holder, Place};
 use crate::times::ms_of;
 
 /// An artefact whose path, type and headers are longer than this together is not remembered.
@@ -51,7 +52,7 @@ impl Names {
         let (wanted, digest) = (place.clone(), *digest);
         let link = self.index.ask(move |index| rows::link_of(index, &wanted, &digest)).await.flatten()?;
         self.memory.remember_link(since, place, &digest, link);
-        Some(self.memory.as_it_counts(place, link))
+        Some(self.memory.as_it_counts(&place.into(), link))
     }
 
     /// Notes that the repository has the content, because its upstream has shown that. `public_at` is when it showed
@@ -73,18 +74,8 @@ impl Names {
     /// at `at` or before ends at once. Repeating it writes nothing.
     pub async fn refuse_public(&self, place: &Place, at: SystemTime) {
         let at_ms = ms_of(at);
-        let since = self.memory.epoch();
-        let may_count = match self.memory.refuse(place, at_ms) {
-            Some(may_count) => may_count,
-            None => {
-                let asked = place.clone();
-                let counts = self.index.ask(move |index| rows::proofs_count(index, &asked)).await;
-                if counts == Some(false) {
-                    self.memory.remember_no_proofs(since, place);
-                }
-                counts.unwrap_or(true)
-            }
-        };
+        let asked = place.clone();
+        let may_count = self.may_count(place.into(), at_ms, move |index| rows::proofs_count(index, &asked)).await;
         if may_count {
             let place = place.clone();
             self.note(move |tables| tables.refuse_public(&place, at_ms)).await;
@@ -96,7 +87,7 @@ impl Names {
     pub async fn public_places(&self, digest: &Digest, since: SystemTime) -> bool {
         let digest = *digest;
         let links = self.index.ask(move |index| rows::links(index, &digest, PLACES_MAX)).await.unwrap_or_default();
-        links.into_iter().any(|(place, link)| self.memory.as_it_counts(&place, link).public_at >= Some(since))
+        links.into_iter().any(|(place, link)| self.memory.as_it_counts(&(&place).into(), link).public_at >= Some(since))
     }
 
     /// Forgets that the repository has the content.
@@ -132,7 +123,7 @@ impl Names {
         });
         let manifest = manifest.await.flatten()?;
         self.memory.remember_manifest(since, manifest.clone());
-        Some((manifest, self.memory.as_it_counts(place, link)))
+        Some((manifest, self.memory.as_it_counts(&place.into(), link)))
     }
 
     /// Notes the type of a manifest and [links](Self::link) it, both at once.
@@ -173,6 +164,12 @@ impl Names {
         entries
     }
 
+    /// The first `limit` tags of the repository after `after`, by name, each with the manifests that it pointed to.
+    pub async fn tags_after(&self, place: &Place, after: &str, limit: usize) -> Vec<(Tag, Vec<Digest>)> {
+        let (place, after) = (place.clone(), after.to_owned());
+        self.index.ask(move |index| rows::tags_after(index, &place, &after, limit)).await.unwrap_or_default()
+    }
+
     /// Notes the manifest that a tag points to.
     pub async fn set_tag(&self, key: TagKey, entry: TagEntry) {
         self.note(move |tables| tables.set_tag(&key, &entry)).await;
@@ -186,35 +183,60 @@ impl Names {
 
     /// The content that the path of an artefact gave.
     pub async fn artefact(&self, origin: &Origin, path_and_query: &str) -> Option<ArtefactEntry> {
-        let (origin, path) = (origin.clone(), path_and_query.to_owned());
-        self.index.ask(move |index| rows::artefact(index, &origin, &path)).await.flatten()
+        let (asked, path) = (origin.clone(), path_and_query.to_owned());
+        let entry = self.index.ask(move |index| rows::artefact(index, &asked, &path)).await.flatten()?;
+        let link = self.memory.as_it_counts(&Holder::artefact(origin, path_and_query), entry.link);
+        Some(ArtefactEntry { link, ..entry })
     }
 
-    /// Notes the content that the path of an artefact gave. An artefact with very long headers is not remembered.
+    /// Notes the content that the path of an artefact gave. An artefact with very long headers is not remembered. A
+    /// public proof from before the last refusal is left out.
     pub async fn set_artefact(&self, origin: &Origin, path_and_query: &str, entry: ArtefactEntry) {
         let headers_bytes: usize = entry.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         if path_and_query.len() + entry.content_type.len() + headers_bytes > ARTEFACT_MAX_BYTES {
             return;
         }
         let (origin, path) = (origin.clone(), path_and_query.to_owned());
-        self.note(move |tables| tables.set_artefact(&origin, &path, &entry)).await;
+        self.note(move |tables| tables.set_artefact(&origin, &path, entry)).await;
     }
 
-    /// Notes that an anonymous client was served the artefact. Without effect if it is not known, was linked after `at`
-    /// or has a later proof.
+    /// Notes that an anonymous client was served the artefact. Without effect if it is not known, was linked after `at`,
+    /// was refused since or has a later proof.
     pub async fn prove_artefact_public(&self, origin: &Origin, path_and_query: &str, at: SystemTime) {
         let (origin, path, public_ms) = (origin.clone(), path_and_query.to_owned(), ms_of(at));
         self.note(move |tables| tables.prove_artefact_public(&origin, &path, public_ms)).await;
     }
 
-    /// Notes that upstream refused the artefact to an anonymous client: its public proof ends. Without a proof there is
-    /// nothing to write.
-    pub async fn refuse_artefact(&self, origin: &Origin, path_and_query: &str) {
-        let is_public = self.artefact(origin, path_and_query).await.is_some_and(|entry| entry.link.public_at.is_some());
-        if is_public {
-            let (origin, path) = (origin.clone(), path_and_query.to_owned());
-            self.note(move |tables| tables.refuse_artefact(&origin, &path)).await;
+    /// Notes that upstream refused the artefact to an anonymous client: a public proof that was made at `at` or before
+    /// ends at once, also one that is noted later. Repeating it writes nothing.
+    pub async fn refuse_artefact(&self, origin: &Origin, path_and_query: &str, at: SystemTime) {
+        let (origin, path, at_ms) = (origin.clone(), path_and_query.to_owned(), ms_of(at));
+        let asked = (origin.clone(), path.clone());
+        let is_public = move |index: &ReadTransaction| {
+            Ok(rows::artefact(index, &asked.0, &asked.1)?.is_some_and(|entry| entry.link.public_at.is_some()))
+        };
+        if self.may_count(Holder::artefact(&origin, &path), at_ms, is_public).await {
+            self.note(move |tables| tables.refuse_artefact(&origin, &path, at_ms)).await;
         }
+    }
+
+    /// Takes a refusal at `at_ms`, from which on no earlier public proof counts. Whether one may have counted until now,
+    /// so that its row has to hear of the refusal; `counts` reads that from the index.
+    async fn may_count(
+        &self,
+        holder: Holder,
+        at_ms: u64,
+        counts: impl FnOnce(&ReadTransaction) -> Result<bool, redb::Error> + Send + 'static,
+    ) -> bool {
+        let since = self.memory.epoch();
+        if let Some(may_count) = self.memory.refuse(&holder, at_ms) {
+            return may_count;
+        }
+        let counts = self.index.ask(counts).await;
+        if counts == Some(false) {
+            self.memory.remember_no_proofs(since, &holder);
+        }
+        counts.unwrap_or(true)
     }
 
     /// The manifest, if memory has it and its link.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! begin ─► write … read … ─► publish   sync file, rename into blobs/, sync folder, then the index
-//!                          ├► pause    sync file, sidecar; a later begin of the same origin, digest and size goes on
+//!                          ├► pause    sync file, sidecar; a later begin of the same origin, name and size goes on
 //!                          └► drop     the file is gone, it never happened
 //! ```
 //!
@@ -30,12 +30,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
 use entrepot_core::origin::Origin;
+use entrepot_core::validator::Validator;
 use entrepot_kernel::read::{self, Reading};
 use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_origin};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, FileId};
 use crate::blocking::blocking;
+use crate::content::{ContentKey, ContentName};
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
 use crate::disk_threads::{DiskSettings, DiskThreads, Lane};
@@ -90,12 +92,21 @@ pub(crate) struct Begun {
     /// The bytes that are in the file already.
     pub(crate) extents: Extents,
     pub(crate) purpose: Purpose,
-    /// The origin that gives the bytes. None for content that can be paused by nobody.
-    pub(crate) origin: Option<Origin>,
+    /// The origin that gives the bytes, and their name there. None for content that can be paused by nobody.
+    pub(crate) key: Option<ContentKey>,
+    /// The state of an artefact that the bytes are of. None for content that a digest names.
+    pub(crate) validator: Option<Validator>,
     /// The turn at the file of an upload; None for other content. With a turn, the file stays when the partial blob is
     /// dropped, and until then no other request writes it. Every running write holds the partial blob, even if its
     /// caller has left.
     pub(crate) turn: Option<UploadTurn>,
+}
+
+/// The origin that gives new content, and the names that the content has.
+struct Giver {
+    digest: Option<Digest>,
+    key: Option<ContentKey>,
+    validator: Option<Validator>,
 }
 
 /// The name, length and places that content is published with.
@@ -106,6 +117,17 @@ struct Publication {
     /// The repositories that are known to have the content from then on, each with the time of its public proof. The
     /// origin of the first one gave the bytes.
     links: Vec<(Place, Option<SystemTime>)>,
+}
+
+impl Giver {
+    /// No origin: the content cannot be paused.
+    fn nobody(digest: Option<Digest>) -> Self {
+        Self { digest, key: None, validator: None }
+    }
+
+    fn origin(key: ContentKey, validator: Option<Validator>) -> Self {
+        Self { digest: key.name.digest().copied(), key: Some(key), validator }
+    }
 }
 
 impl PartialBlobs {
@@ -131,15 +153,39 @@ impl PartialBlobs {
         digest: &Digest,
         size: Option<u64>,
     ) -> Result<PartialBlob, StoreError> {
-        let (home, origin, digest) = (self.clone(), origin.clone(), *digest);
-        let begun = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
+        let key = ContentKey { origin: origin.clone(), name: ContentName::Digest(*digest) };
+        self.begin_or_resume(Lane::of(Some(digest), 0), key, size, None).await
+    }
+
+    /// Begins an artefact, whose digest is known only at its end, or resumes paused bytes of the same origin, path, size
+    /// and state. Without a validator it cannot be paused.
+    pub async fn begin_artefact(
+        self: &Arc<Self>,
+        origin: &Origin,
+        path_and_query: &Arc<str>,
+        size: Option<u64>,
+        validator: Option<Validator>,
+    ) -> Result<PartialBlob, StoreError> {
+        let key = ContentKey { origin: origin.clone(), name: ContentName::Path(path_and_query.clone()) };
+        self.begin_or_resume(Lane::of(None, random()), key, size, validator).await
+    }
+
+    async fn begin_or_resume(
+        self: &Arc<Self>,
+        lane: Lane,
+        key: ContentKey,
+        size: Option<u64>,
+        validator: Option<Validator>,
+    ) -> Result<PartialBlob, StoreError> {
+        let home = self.clone();
+        let begun = self.disk.run_in_time(lane, move |calls| async move {
             let paused = {
-                let (home, origin) = (home.clone(), origin.clone());
-                calls.aside(move || home.resume(origin, digest, size)).await
+                let (home, key, validator) = (home.clone(), key.clone(), validator.clone());
+                calls.aside(move || home.resume(key, size, validator)).await
             };
             match paused {
                 Some(partial) => Ok(partial),
-                None => home.begin_new(calls, Some(digest), size, Purpose::Cache, Some(origin)).await,
+                None => home.begin_new(calls, size, Purpose::Cache, Giver::origin(key, validator)).await,
             }
         });
         begun.await?
@@ -150,14 +196,27 @@ impl PartialBlobs {
         self.begin_as(None, size, Purpose::Cache).await
     }
 
-    /// Stores small content at once, durably. Its digest is checked on this thread. Content that is already here stays.
+    /// Stores small content at once, durably. Its digest is checked on this thread. Content that is already here stays if
+    /// it has these bytes; bytes that rotted are replaced.
     pub async fn put(self: &Arc<Self>, digest: &Digest, bytes: Bytes) -> Result<(), StoreError> {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
 
     /// What the paused content of an origin lacks from `from` on. None if nothing is paused, or it lacks nothing there.
     pub fn paused(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<PausedPart> {
-        self.paused.part(origin, digest, from)
+        let key = ContentKey { origin: origin.clone(), name: ContentName::Digest(*digest) };
+        self.paused.part(&key, from).map(|(part, _)| part)
+    }
+
+    /// The first missing byte of a paused artefact, with the state that its bytes are of. None if there are none.
+    pub fn artefact_missing(
+        &self,
+        origin: &Origin,
+        path_and_query: &Arc<str>,
+        from: u64,
+    ) -> Option<(u64, Option<Validator>)> {
+        let key = ContentKey { origin: origin.clone(), name: ContentName::Path(path_and_query.clone()) };
+        self.paused.part(&key, from).map(|(part, state)| (part.first_missing, state))
     }
 
     /// Drops the paused content that any origin gave under a digest. Returns its bytes; None if there is none.
@@ -174,9 +233,9 @@ impl PartialBlobs {
     ) -> Result<PartialBlob, StoreError> {
         let home = self.clone();
         let lane = digest.map_or_else(|| Lane::of(None, random()), |digest| Lane::of(Some(&digest), 0));
-        let begun = self
-            .disk
-            .run_in_time(lane, move |calls| async move { home.begin_new(calls, digest, size, purpose, None).await });
+        let begun = self.disk.run_in_time(lane, move |calls| async move {
+            home.begin_new(calls, size, purpose, Giver::nobody(digest)).await
+        });
         begun.await?
     }
 
@@ -193,28 +252,33 @@ impl PartialBlobs {
         let (home, digest) = (self.clone(), *digest);
         let put = self.disk.run_in_time(Lane::of(Some(&digest), 0), move |calls| async move {
             let size_bytes = bytes.len() as u64;
-            let blobs = home.blobs.clone();
-            if calls.aside(move || blobs.size_blocking(&digest)).await == Some(size_bytes) {
+            let (blobs, wanted) = (home.blobs.clone(), bytes.clone());
+            if calls.aside(move || blobs.has_bytes(&digest, &wanted)).await {
                 return Ok(());
             }
-            let partial = home.begin_new(calls, Some(digest), Some(size_bytes), purpose, None).await?;
+            let partial = home.begin_new(calls, Some(size_bytes), purpose, Giver::nobody(Some(digest))).await?;
             partial.write_now(calls, 0, &bytes).await?;
             partial.publish_now(calls, Publication { digest, length: None, links: Vec::new() }).await.map(drop)
         });
         put.await?
     }
 
-    /// Resumes the paused content of an origin. None if there is none of that size. Blocks.
-    fn resume(self: &Arc<Self>, origin: Origin, digest: Digest, size: Option<u64>) -> Option<PartialBlob> {
-        let key = (origin, digest);
-        let PausedFill { name, size_bytes, extents, reservation, .. } = self.paused.take(&self.paths, &key, size)?;
+    /// Resumes the paused content of an origin. None if there is none of that size and state. Blocks.
+    fn resume(
+        self: &Arc<Self>,
+        key: ContentKey,
+        size: Option<u64>,
+        validator: Option<Validator>,
+    ) -> Option<PartialBlob> {
+        let paused = self.paused.take(&self.paths, &key, size, validator.as_ref())?;
+        let PausedFill { name, size_bytes, extents, reservation, .. } = paused;
         let path = self.paths.fill(name);
         let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
-        let (file, size, purpose, origin) = (Arc::new(file), Some(size_bytes), Purpose::Cache, Some(key.0));
+        let (file, size, purpose, key) = (Arc::new(file), Some(size_bytes), Purpose::Cache, Some(key));
         Some(PartialBlob::new(
             self,
             path,
-            Begun { name, file, size, extents, purpose, origin, turn: None },
+            Begun { name, file, size, extents, purpose, key, validator, turn: None },
             reservation,
         ))
     }
@@ -222,16 +286,16 @@ impl PartialBlobs {
     async fn begin_new(
         self: &Arc<Self>,
         calls: Calls,
-        digest: Option<Digest>,
         size: Option<u64>,
         purpose: Purpose,
-        origin: Option<Origin>,
+        giver: Giver,
     ) -> Result<PartialBlob, StoreError> {
+        let Giver { digest, key, validator } = giver;
         let name = FillName { digest, random: random() };
         let path = self.paths.fill(name);
         let reserved = self.reserve_file(calls, &path, size.unwrap_or(0), purpose).await;
         let (file, reservation) = reserved.inspect_err(|_| count(&self.counters.write_errors))?;
-        let begun = Begun { name, file, size, extents: Extents::new(), purpose, origin, turn: None };
+        let begun = Begun { name, file, size, extents: Extents::new(), purpose, key, validator, turn: None };
         Ok(PartialBlob::new(self, path, begun, reservation))
     }
 
@@ -354,7 +418,8 @@ impl PartialBlob {
     }
 
     /// Keeps the bytes for a later `begin`, within the deadline; `extents` says which bytes were written. Content
-    /// without an origin, digest or size is dropped, because a later `begin` could not find it.
+    /// without an origin or size is dropped, because a later `begin` could not find it, and so is an artefact without a
+    /// validator, because the rest could be of another state.
     pub async fn pause(self: &Arc<Self>, extents: &Extents) -> Result<(), StoreError> {
         let (partial, extents) = (self.clone(), extents.clone());
         let disk = &self.home.disk;
@@ -408,16 +473,17 @@ impl PartialBlob {
 
     async fn pause_now(&self, calls: Calls, extents: &Extents) -> Result<(), StoreError> {
         let reservation = self.end().await?;
-        let found_by = (self.begun.origin.clone(), self.begun.name.digest, self.begun.size);
-        let (Some(origin), Some(digest), Some(size_bytes)) = found_by else {
+        let (name, validator) = (self.begun.name, self.begun.validator.clone());
+        let is_one = name.digest.is_some() || validator.is_some();
+        let (Some(key), Some(size_bytes)) = (self.begun.key.clone().filter(|_| is_one), self.begun.size) else {
             return calls.unlink(&self.path).await.map(drop);
         };
-        let (name, extents, paused_at) = (self.begun.name, extents.clone(), SystemTime::now());
-        let paused = PausedFill { name, size_bytes, extents, reservation, paused_at };
+        let (extents, paused_at) = (extents.clone(), SystemTime::now());
+        let paused = PausedFill { name, size_bytes, validator, extents, reservation, paused_at };
         let kept = match calls.sync(&self.begun.file, &self.path).await {
             Ok(()) => {
                 let home = self.home.clone();
-                calls.aside(move || home.paused.keep(&home.paths, (origin, digest), paused)).await
+                calls.aside(move || home.paused.keep(&home.paths, key, paused)).await
             }
             Err(error) => Err(error),
         };
@@ -480,12 +546,22 @@ impl PartialBlob {
         calls.sync(file, &self.path).await?;
         let (folder, path) = (paths.shard_of(digest), self.path.clone());
         self.home.make_shard(calls, &folder).await?;
-        let readable = calls.aside(move || disk::open_existing(&path)).await?;
-        calls.rename(&self.path, &paths.blob(digest)).await?;
+        let (readable, published) = calls.aside(move || opened_with_id(&path)).await?;
+        let (blobs, goal) = (&self.home.blobs, paths.blob(digest));
+        let turn = blobs.turn_at(digest).lock().await;
+        let was_there = {
+            let goal = goal.clone();
+            calls.aside(move || goal.exists()).await
+        };
+        calls.rename(&self.path, &goal).await?;
+        drop(turn);
         if let Err(error) = calls.sync_dir(&folder).await {
-            let (blobs, digest) = (self.home.blobs.clone(), *digest);
-            // After a crash the blob might be there or not. Now it is removed for certain.
-            calls.aside(move || drop(blobs.discard(&digest))).await;
+            // A file that replaced another stays: the name was promised before, and after a crash it leads to one of
+            // the two.
+            if !was_there {
+                let (blobs, digest) = (blobs.clone(), *digest);
+                calls.aside(move || blobs.unpublish(&digest, published)).await;
+            }
             return Err(error);
         }
         Ok(Blob::new(*digest, size_bytes, Arc::new(readable), self.home.counters.clone()))
@@ -503,6 +579,12 @@ impl PartialBlob {
     fn lane(&self) -> Lane {
         Lane::of(self.begun.name.digest.as_ref(), self.begun.name.random)
     }
+}
+
+fn opened_with_id(path: &Path) -> Result<(File, FileId), StoreError> {
+    let file = disk::open_existing(path)?;
+    let id = file.metadata().map(|file| FileId::of(&file));
+    Ok((file, id.map_err(|error| StoreError::from_io("measure", path, error))?))
 }
 
 impl Drop for PartialBlob {

@@ -14,6 +14,7 @@
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
 //! <data>/pushed/<repository>/tags/v1            the digest that the tag points to; a second line: set with a login
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
+//! <data>/set-aside/sha256-abcdef…           pushed content that rotted, kept for examination
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
 //! <data>/index.redb.new                     an index in its new format on its way; one that is found is removed
@@ -155,6 +156,15 @@ impl Paths {
         self.pins(digest.algorithm(), digest.bytes()[0]).join(digest.hex())
     }
 
+    /// The folder of pushed content that was found bad.
+    pub(super) fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
+    pub(super) fn aside(&self, digest: &Digest) -> PathBuf {
+        self.set_aside().join(digest_file(digest))
+    }
+
     pub(super) fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
     }
@@ -199,11 +209,11 @@ impl FillName {
         }
     }
 
-    /// Reads the name of a partial blob of a digest. None for sidecars, unnamed ones and foreign files.
+    /// Reads the name of a partial blob. None for sidecars and foreign files.
     pub(super) fn parse(file_name: &str) -> Option<Self> {
         let (head, random) = file_name.split_once('.')?;
-        let digest = head.replacen('-', ":", 1).parse().ok()?;
-        let name = Self { digest: Some(digest), random: u64::from_str_radix(random, 16).ok()? };
+        let digest = if head == UNNAMED { None } else { Some(head.replacen('-', ":", 1).parse().ok()?) };
+        let name = Self { digest, random: u64::from_str_radix(random, 16).ok()? };
         (name.text() == file_name).then_some(name)
     }
 }
@@ -268,7 +278,8 @@ mod tests {
             "",
             ".",
             "..",
-            "unnamed.0000000000000001",
+            "unnamed.0000000000000001.ranges",
+            "unnamed.1",
             &format!("sha256-{hex}"),
             &format!("sha256-{hex}.1"),
             &format!("sha256-{hex}.0000000000000abc.extents"),

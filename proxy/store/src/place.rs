@@ -1,4 +1,5 @@
 //! A place where content is known to be: one repository of one origin. Links, their proofs and tags are kept under it.
+//! An artefact has no place; like a repository it is something that upstream gives to anonymous clients or refuses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,26 @@ impl Place {
     /// The repository within the registry.
     pub fn repository(&self) -> &RepositoryName {
         &self.0.1
+    }
+}
+
+/// The thing that upstream gives to anonymous clients or refuses to them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Holder {
+    Repository(Place),
+    /// An artefact: its origin, and its path and query.
+    Artefact(Origin, Box<str>),
+}
+
+impl Holder {
+    pub(crate) fn artefact(origin: &Origin, path_and_query: &str) -> Self {
+        Self::Artefact(origin.clone(), path_and_query.into())
+    }
+}
+
+impl From<&Place> for Holder {
+    fn from(place: &Place) -> Self {
+        Self::Repository(place.clone())
     }
 }
 

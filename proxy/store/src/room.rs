@@ -15,11 +15,11 @@ use crate::blobs::Blobs;
 use crate::disk_threads::calls::Calls;
 use crate::errors::StoreError;
 use crate::index::recency::{self, Position, Victim};
-use crate::index::sweep::{self, Cursors};
+use crate::index::sweep::{self, Before, Cursors};
 use crate::index::{Index, Job};
 use crate::paths::Paths;
 use crate::paused::Paused;
-use crate::space::{Counters, Purpose, Reservation, Shortfall, Space};
+use crate::space::{Counters, Limits, Purpose, Reservation, Shortfall, Space};
 use crate::times::ms_of;
 use crate::{disk, lock};
 
@@ -102,12 +102,13 @@ impl Room {
     /// far as this round looks. Also evicts until limits that were lowered hold again. Returns the number of blobs
     /// dropped. Blocks.
     pub(crate) fn expire_unused(&self, now: SystemTime) -> usize {
-        let inactive = self.space.ledger().limits.inactive;
-        let before = now.checked_sub(inactive).unwrap_or(SystemTime::UNIX_EPOCH);
-        let before_ms = ms_of(before);
+        let Limits { inactive, proofs, .. } = self.space.ledger().limits;
+        let since = |age| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before = since(inactive);
+        let ends = Before { names_ms: ms_of(before), proofs_ms: ms_of(since(inactive.max(proofs))) };
         self.paused.expire(&self.paths, before);
         let mut cursors = lock(&self.sweep_cursors);
-        let suspects = self.index.read(|index| sweep::look(index, &mut cursors, before_ms));
+        let suspects = self.index.read(|index| sweep::look(index, &mut cursors, ends));
         drop(cursors);
         let mut dropped = 0;
         if let Some(suspects) = suspects {
@@ -120,7 +121,7 @@ impl Room {
                 }
             }
             if !suspects.names.is_empty() {
-                self.index.change(Job::new(move |tables| tables.drop_stale(&suspects.names, before_ms)));
+                self.index.change(Job::new(move |tables| tables.drop_stale(&suspects.names, ends)));
             }
         }
         self.return_under_limits();

@@ -87,6 +87,22 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
+/// Whether a folder has a file, other than those that are being written.
+pub(crate) fn has_any(folder: &Path) -> Result<bool, StoreError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StoreError::from_io("list", folder, error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| StoreError::from_io("list", folder, error))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Removes an empty folder; false if it has content or does not exist.
 pub(crate) fn remove_folder_if_empty(folder: &Path) -> bool {
     std::fs::remove_dir(folder).is_ok_and(|()| folder.parent().is_some_and(|parent| disk::sync_dir(parent).is_ok()))

@@ -22,11 +22,19 @@ pub struct Limits {
     pub min_free_bytes: u64,
     /// Content unused this long is dropped by [`Store::expire_unused`](crate::Store::expire_unused).
     pub inactive: Duration,
+    /// Public proofs are kept at least so long, because they count so long (`rights.offline_for`).
+    pub proofs: Duration,
 }
 
-impl From<&ready::Cache> for Limits {
-    fn from(cache: &ready::Cache) -> Self {
-        Self { max_size_bytes: cache.max_size.0, min_free_bytes: cache.min_free.0, inactive: cache.inactive }
+impl From<&ready::LiveConfig> for Limits {
+    fn from(live: &ready::LiveConfig) -> Self {
+        let cache = &live.cache;
+        Self {
+            max_size_bytes: cache.max_size.0,
+            min_free_bytes: cache.min_free.0,
+            inactive: cache.inactive,
+            proofs: live.proofs.offline_for,
+        }
     }
 }
 
@@ -202,7 +210,7 @@ mod tests {
     use super::*;
 
     fn space(max_size_bytes: u64, min_free_bytes: u64) -> Arc<Space> {
-        Space::new(Limits { max_size_bytes, min_free_bytes, inactive: Duration::ZERO })
+        Space::new(Limits { max_size_bytes, min_free_bytes, inactive: Duration::ZERO, proofs: Duration::ZERO })
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod names;
 mod proofs;
 mod restart;
 mod threaded;
+mod truth;
 mod upgrade;
 
 use std::path::Path;
@@ -26,7 +27,7 @@ use super::{Limits, PartialBlob, Store, StoreError};
 const PLENTY: u64 = 1 << 40;
 
 fn limits(max_size_bytes: u64) -> Limits {
-    Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) }
+    Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO }
 }
 
 /// A store in a directory of its own.

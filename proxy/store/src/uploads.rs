@@ -51,6 +51,8 @@ pub struct FoundUpload {
     pub note: Vec<u8>,
     /// How many bytes it has so far.
     pub length: u64,
+    /// When the upload began.
+    pub begun_at: SystemTime,
     /// When bytes were last added.
     pub last_use: SystemTime,
 }
@@ -145,7 +147,7 @@ fn open_now(home: &Arc<PartialBlobs>, id: UploadId, turn: UploadTurn) -> Result<
     let length = file.metadata().map_err(|error| StoreError::from_io("measure", &path, error))?.len();
     let (name, purpose) = (FillName { digest: None, random: id.number() }, Purpose::Upload);
     let (file, extents) = (Arc::new(file), Extents::new());
-    let begun = Begun { name, file, size: None, extents, purpose, origin: None, turn: Some(turn) };
+    let begun = Begun { name, file, size: None, extents, purpose, key: None, validator: None, turn: Some(turn) };
     Ok(PartialBlob::new(home, path, begun, home.room.adopt(length, purpose)))
 }
 
@@ -174,6 +176,8 @@ fn discard_now(paths: &Paths, id: UploadId) {
 
 fn find(paths: &Paths, id: UploadId) -> Option<FoundUpload> {
     let note = std::fs::read(paths.session(id)).ok()?;
+    // The note is written once, at the beginning.
+    let noted_at = std::fs::metadata(paths.session(id)).and_then(|file| file.modified());
     let (length, modified) = match std::fs::metadata(paths.upload(id)) {
         Ok(file) => (file.len(), file.modified()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -181,5 +185,6 @@ fn find(paths: &Paths, id: UploadId) -> Option<FoundUpload> {
         }
         Err(_) => return None,
     };
-    Some(FoundUpload { id, note, length, last_use: modified.unwrap_or(SystemTime::UNIX_EPOCH) })
+    let last_use = modified.unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(FoundUpload { id, note, length, begun_at: noted_at.unwrap_or(last_use), last_use })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use entrepot_cache::fetch::inflight::Target;
 use entrepot_cache::fetch::source::{BlobSource, SourcePath};
 use entrepot_cache::fetch::table::{FETCHES_MAX, Wish};
 use entrepot_core::name::RepositoryName;
@@ -280,7 +281,8 @@ async fn beyond_so_many_fills_blobs_pass_and_a_fill_that_runs_is_joined() {
     let contents: Vec<_> = (0..=FETCHES_MAX as u64).map(|seed| bytes(1000 + seed, 1000)).collect();
     let board = async |content: &bytes::Bytes| {
         let wish = Wish { range: None, whole: true, complete_up_to_bytes: 0 };
-        proxy.pull.inflight.join_or_start(&place, &digest_of(content), &source, &wish).await.map(|(_, leads)| leads)
+        let target = Target::Blob { place: place.clone(), digest: digest_of(content) };
+        proxy.pull.inflight.join_or_start(&target, &source, &wish).await.map(|(_, leads)| leads)
     };
     let (last, others) = contents.split_last().expect("some");
     for content in others {

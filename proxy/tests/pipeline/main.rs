@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod artefact_fetches;
 mod artefacts;
 mod blobs;
 mod dead_upstream;
@@ -14,6 +15,8 @@ mod doors;
 mod faults;
 mod fills;
 mod ladder;
+mod limits;
+mod lists;
 mod manifests;
 mod matrix;
 mod offline;
@@ -28,5 +31,7 @@ mod reload;
 mod rights;
 mod sequences;
 mod shared;
+mod sizes;
 mod tags;
 mod trail;
+mod windows;

@@ -158,3 +158,29 @@ async fn a_push_uses_the_account_only_where_it_was_given_for_that_and_access_is_
         assert_eq!(pushed().basic("alice", "alice-password").send().await.status, 202, "{access}, own login");
     }
 }
+
+/// GitLab beside its registry: the account is for the host that gives out the tokens, and goes to no other place.
+#[tokio::test]
+async fn an_account_of_the_token_server_beside_a_registry_pulls_from_that() {
+    let (registry, git) = (Upstream::start().await, Upstream::start().await);
+    let image = Image::new("group/app", 1);
+    image.publish(&registry, "1");
+    let realm = git.url("/jwt/auth");
+    registry.guard(move |seen| {
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"container_registry\"");
+        let refusal = Answer::json(401, "{}").header("www-authenticate", &challenge);
+        (seen.header("authorization") != "Bearer gitlabs").then_some(refusal)
+    });
+    let account = basic("robot", "robot-password");
+    git.on("/jwt/auth", move |seen| match seen.header("authorization") == account {
+        true => Answer::json(200, r#"{"token":"gitlabs"}"#),
+        false => Answer::json(403, "{}"),
+    });
+    let proxy = Setup::of(&[&registry, &git]).account(&git, "robot", "robot-password").start().await;
+    let ping = proxy.get(&registry, "/v2/").send().await;
+    assert!(ping.header("www-authenticate").contains("/entrepot/token"), "{}", ping.header("www-authenticate"));
+    pulls(&proxy, &registry, &image).await;
+    assert_eq!(git.count(&Method::GET, "/jwt/auth"), 1);
+    assert!(registry.seen().iter().all(|seen| !seen.header("authorization").starts_with("Basic")));
+    assert_eq!(git.seen()[0].query, "service=container_registry&scope=repository%3Agroup%2Fapp%3Apull");
+}

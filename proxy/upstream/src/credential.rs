@@ -94,6 +94,14 @@ impl Login {
         (self.giver != Giver::AdministratorForTokenServer).then_some(&self.basic)
     }
 
+    /// The user name of an account of the administrator. None for a client's login, whose name is not ours to tell.
+    pub(crate) fn account_name(&self) -> Option<String> {
+        let (_, pair) = self.basic.expose().split_once(' ').filter(|_| self.is_account())?;
+        let pair = STANDARD.decode(pair).ok()?;
+        let name = pair.split(|byte| *byte == b':').next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
     /// Reads an `Authorization` value. None if it is not Basic, or not base64.
     pub fn from_basic(header: &Secret) -> Option<Self> {
         let (scheme, pair) = header.expose().split_once(' ')?;

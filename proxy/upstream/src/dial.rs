@@ -175,6 +175,11 @@ async fn race(addresses: Vec<SocketAddr>) -> Result<Dialled, DialError> {
     }
 }
 
+/// Whether our own connections are marked. Marking needs CAP_NET_ADMIN.
+pub fn can_mark() -> bool {
+    TcpSocket::new_v4().is_ok_and(|socket| SockRef::from(&socket).set_mark(OWN_MARK).is_ok())
+}
+
 async fn attempt(peer: SocketAddr) -> Result<Dialled, DialError> {
     connect(peer).await.map(|stream| Dialled { stream, peer }).map_err(|error| DialError::Connect(peer, error))
 }

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use http::StatusCode;
+
 use super::address_policy::AddressRefusal;
 use super::parent_proxy::ParentError;
 
@@ -31,6 +33,9 @@ pub(crate) enum ErrorKind {
     Refused(AddressRefusal),
     /// There is no such name, no route, or nothing listens. The text is the system's reason.
     Unreachable(String),
+    /// The registry's token server answered, and this status says nothing about the login. `said` is the text of its
+    /// answer, which may name the account.
+    TokenServer { status: StatusCode, said: Option<Box<str>> },
     /// The stage's deadline passed.
     TimedOut,
     /// It did not answer a moment ago, and nothing has changed since. Only checks of what is stored fail so.
@@ -61,6 +66,22 @@ pub struct UpstreamError {
     pub(crate) host: Box<str>,
 }
 
+/// The answer of a server on the way that gave no access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal<'a> {
+    pub by: RefusedBy,
+    pub status: StatusCode,
+    /// The text of the answer, in one line.
+    pub said: Option<&'a str>,
+}
+
+/// The server that gave no access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusedBy {
+    ParentProxy,
+    TokenServer,
+}
+
 impl UpstreamError {
     /// An error on the way to `host`.
     pub(crate) fn new(stage: Stage, kind: ErrorKind, host: impl fmt::Display) -> Self {
@@ -77,6 +98,36 @@ impl UpstreamError {
         matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Remembered)
     }
 
+    /// The status of the registry's token server, if that is what failed.
+    pub fn of_token_server(&self) -> Option<StatusCode> {
+        match self.kind {
+            ErrorKind::TokenServer { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The refusal of a parent proxy or of a token server, with its own text, for a person on this machine: `said` may
+    /// name an account, so no client of a server gets it.
+    pub fn answered(&self) -> Option<Refusal<'_>> {
+        match &self.kind {
+            ErrorKind::Parent(ParentError::Status { status, said }) => {
+                Some(Refusal { by: RefusedBy::ParentProxy, status: *status, said: said.as_deref() })
+            }
+            ErrorKind::TokenServer { status, said } => {
+                Some(Refusal { by: RefusedBy::TokenServer, status: *status, said: said.as_deref() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The reason why the certificate of the other side is not trusted. None if that is not the trouble.
+    pub fn untrusted(&self) -> Option<&str> {
+        match &self.kind {
+            ErrorKind::Certificate(why) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether our own policy refused the host. The client gets 403 then, else 502 or 504.
     pub fn is_ours(&self) -> bool {
         matches!(self.kind, ErrorKind::Refused(_))
@@ -91,6 +142,7 @@ impl UpstreamError {
     pub fn is_retryable(&self) -> bool {
         match &self.kind {
             ErrorKind::Unreachable(_)
+            | ErrorKind::TokenServer { .. }
             | ErrorKind::TimedOut
             | ErrorKind::Remembered
             | ErrorKind::Stalled
@@ -150,6 +202,17 @@ impl fmt::Display for UpstreamError {
             ),
             ErrorKind::Unreachable(why) => {
                 write!(formatter, "upstream {host} is unreachable ({doing}): {why}; check its name, DNS and network")
+            }
+            ErrorKind::TokenServer { status: StatusCode::TOO_MANY_REQUESTS, .. } => write!(
+                formatter,
+                "the token server of {host} answered 429 Too Many Requests: it limits how often it is asked; try again \
+                 later, or log in"
+            ),
+            ErrorKind::TokenServer { status, .. } => {
+                write!(
+                    formatter,
+                    "the token server of {host} answered {status}: it is in trouble itself; try again later"
+                )
             }
             ErrorKind::TimedOut => {
                 write!(
@@ -215,6 +278,18 @@ mod tests {
             (ErrorKind::Refused(AddressRefusal::Loopback), true, false, "upstream.allow_addresses"),
             (ErrorKind::Refused(AddressRefusal::Multicast), true, false, "DNS entry"),
             (ErrorKind::Unreachable("no such name".into()), false, true, "check its name"),
+            (
+                ErrorKind::TokenServer { status: StatusCode::TOO_MANY_REQUESTS, said: Some("for robot".into()) },
+                false,
+                true,
+                "the token server of reg.example answered 429 Too Many Requests",
+            ),
+            (
+                ErrorKind::TokenServer { status: StatusCode::BAD_GATEWAY, said: None },
+                false,
+                true,
+                "answered 502 Bad Gateway",
+            ),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
             (ErrorKind::Remembered, false, true, "a moment ago"),
             (ErrorKind::Stalled, false, true, "resumed"),
@@ -227,7 +302,10 @@ mod tests {
             let error = UpstreamError::new(Stage::Body, kind, "reg.example");
             let text = error.to_string();
             assert!(text.contains("reg.example") && text.contains(said) && !text.contains('\n'), "{text}");
+            assert!(!text.contains("robot"), "the text of another server goes to no client: {text}");
             assert_eq!((error.is_ours(), error.is_retryable()), (ours, retryable), "{text}");
+            let is_of_network = matches!(error.kind, ErrorKind::Unreachable(_));
+            assert_eq!(text.contains("DNS and network"), is_of_network, "{text}");
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`upstream_registry`] | one upstream registry: scheme, token servers, added headers |
 //! | [`credential`] | the login that a request uses |
 //! | [`token_cache`] | tokens that were fetched, and how registries ask for them |
+//! | [`governors`] | when a registry that answered 429 may be asked again |
 //! | [`pull_quota`] | the pull quotas that registries report |
 //! | [`error`] | what failed, in which stage, and whose fault it is |
 //!
@@ -29,6 +30,7 @@ pub mod connector;
 pub mod credential;
 pub mod dial;
 pub mod error;
+pub mod governors;
 pub mod http_client;
 mod lookups;
 pub mod operation;

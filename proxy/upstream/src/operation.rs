@@ -5,9 +5,10 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::validator::Validator;
 use http::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST,
-    RANGE, USER_AGENT, VIA,
+    IF_RANGE, RANGE, USER_AGENT, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
@@ -109,18 +110,21 @@ impl Operation {
         }
     }
 
-    /// `GET` of stored content that a path names, whose digest was found when it was first read.
-    pub fn artefact(path: &str, range: Option<ByteRange>) -> Self {
-        Self {
-            method: Method::GET,
-            path: path.to_owned(),
-            headers: range_header(range),
-            repository: None,
-            verified_by_digest: true,
-            follows_redirects: true,
-            reads_content: true,
-            unknown: ErrorCode::BlobUnknown,
-        }
+    /// `GET` of content that a path names. `client` is the head that it is asked for with, and `state` the one that a part
+    /// has to be of. With `verified_by_digest`, the digest was found when it was first read.
+    pub fn artefact(
+        path: &str,
+        client: &HeaderMap,
+        range: Option<ByteRange>,
+        state: Option<&Validator>,
+        verified_by_digest: bool,
+    ) -> Self {
+        let mut operation = Self::relay(Method::GET, path.to_owned(), client, None);
+        operation.headers.remove(RANGE);
+        operation.headers.extend(range_header(range));
+        let state = state.filter(|_| range.is_some()).and_then(|state| HeaderValue::from_str(state.if_range()).ok());
+        operation.headers.extend(state.map(|state| (IF_RANGE, state)));
+        Self { verified_by_digest, unknown: ErrorCode::BlobUnknown, ..operation }
     }
 
     /// A `HEAD` that finds out whether upstream would serve a blob to the credential.
@@ -222,6 +226,26 @@ mod tests {
         }
         let relay = Operation::relay(Method::POST, "/token".into(), &client, None);
         assert_eq!(relay.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn a_part_of_an_artefact_is_asked_for_of_one_state() {
+        let mut client = HeaderMap::new();
+        for (name, value) in [(RANGE, "bytes=1-2"), (USER_AGENT, "npm"), (CONTENT_LENGTH, "4")] {
+            client.insert(name, HeaderValue::from_static(value));
+        }
+        let (part, state) = (ByteRange { start: 7, end: None }, Validator::ETag("\"1\"".into()));
+        let ask = |range, state| Operation::artefact("/a.tgz?x", &client, range, state, false).headers;
+        let headers = ask(Some(part), Some(&state));
+        for (name, value) in [(RANGE, "bytes=7-"), (IF_RANGE, "\"1\""), (USER_AGENT, "npm")] {
+            assert_eq!(headers[&name], value);
+        }
+        assert_eq!(headers.len(), 3);
+        let whole = ask(None, Some(&state));
+        assert!(
+            !whole.contains_key(RANGE) && !whole.contains_key(IF_RANGE),
+            "the whole is asked for whatever its state"
+        );
     }
 
     #[test]

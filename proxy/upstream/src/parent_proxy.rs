@@ -18,7 +18,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use entrepot_core::error::said;
 use entrepot_core::host::RegistryHost;
 use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,14 +37,15 @@ pub(crate) struct Parent {
 }
 
 /// The reason why the parent proxy did not open a tunnel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum ParentError {
     /// It refused our credentials, or wants some.
     #[error("it answered 407; check the user and password in upstream.proxy")]
     Unauthorized,
-    /// It answered with this status, neither 2xx nor 407.
-    #[error("it answered {0}; ask its administrator, or list the host in upstream.no_proxy")]
-    Status(StatusCode),
+    /// It answered with this status, neither 2xx nor 407. `said` is the text of its answer, which only a person who set
+    /// it up may read.
+    #[error("it answered {status}; ask its administrator, or list the host in upstream.no_proxy")]
+    Status { status: StatusCode, said: Option<Box<str>> },
     /// It closed the connection without a complete answer.
     #[error("it closed the connection without an answer; check that upstream.proxy names an http proxy")]
     Closed,
@@ -57,12 +60,15 @@ pub(crate) enum ParentError {
 /// The largest head of the parent's answer.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
+/// The most of a refusal's body that is read, and the time that it may take.
+const TEXT_MAX_BYTES: u64 = 4096;
+const TEXT_DEADLINE: Duration = Duration::from_millis(500);
 
 impl ParentError {
     /// Whether the same request may succeed a moment later.
     pub(crate) fn is_retryable(&self) -> bool {
         match self {
-            Self::Status(status) => status.is_server_error(),
+            Self::Status { status, .. } => status.is_server_error(),
             Self::Closed | Self::Broken(_) => true,
             Self::Unauthorized | Self::Malformed => false,
         }
@@ -93,7 +99,7 @@ impl Parent {
         match read_status(stream).await? {
             status if status.is_success() => Ok(()),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(ParentError::Unauthorized),
-            status => Err(ParentError::Status(status)),
+            status => Err(ParentError::Status { status, said: read_text(stream).await }),
         }
     }
 
@@ -135,6 +141,15 @@ async fn read_status(stream: &mut TcpStream) -> Result<StatusCode, ParentError> 
         }
     }
     Err(ParentError::Malformed)
+}
+
+/// The text of a refusal. None if none comes soon.
+async fn read_text(stream: &mut TcpStream) -> Option<Box<str>> {
+    let mut body = Vec::new();
+    // A proxy that keeps the connection open ends nothing, so what came until the deadline counts.
+    let mut bounded = stream.take(TEXT_MAX_BYTES);
+    let _ = tokio::time::timeout(TEXT_DEADLINE, bounded.read_to_end(&mut body)).await;
+    said(&body).map(Into::into)
 }
 
 fn parse_status(head: &[u8]) -> Result<StatusCode, ParentError> {
@@ -213,7 +228,15 @@ mod tests {
     async fn refusals_say_what_the_parent_said() {
         for (answer, error) in [
             (&b"HTTP/1.1 407 Who are you\r\n\r\n"[..], ParentError::Unauthorized),
-            (b"HTTP/1.0 503 No\r\nContent-Length: 2\r\n\r\nno", ParentError::Status(StatusCode::SERVICE_UNAVAILABLE)),
+            (
+                b"HTTP/1.0 503 No\r\nContent-Length: 2\r\n\r\nno",
+                ParentError::Status { status: StatusCode::SERVICE_UNAVAILABLE, said: Some("no".into()) },
+            ),
+            (
+                b"HTTP/1.1 502 x\r\n\r\n{\"errors\":[{\"message\":\"no such name\"}]}",
+                ParentError::Status { status: StatusCode::BAD_GATEWAY, said: Some("no such name".into()) },
+            ),
+            (b"HTTP/1.1 403 No\r\n\r\n", ParentError::Status { status: StatusCode::FORBIDDEN, said: None }),
             (b"", ParentError::Closed),
             (b"HTTP/1.1 200 OK\r\n", ParentError::Closed),
             (b"SSH-2.0-OpenSSH\r\n\r\n", ParentError::Malformed),

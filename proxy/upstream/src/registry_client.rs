@@ -12,34 +12,32 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use entrepot_core::challenge::{Challenge, realm_trusted_for};
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::host::RegistryHost;
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT, VIA, WWW_AUTHENTICATE,
-};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty, Limited};
-use tokio::time::timeout;
+use http_body_util::{BodyExt, Empty};
 use url::Url;
 
 use crate::address_policy::Purpose;
 use crate::connector::Reach;
-use crate::credential::{Credential, CredentialId, Login, sensitive};
-use crate::error::{ErrorKind, Stage, UpstreamError};
-use crate::http_client::{HttpClient, Manner, Patience, Response};
+use crate::credential::{Credential, CredentialId, sensitive};
+use crate::error::{Stage, UpstreamError};
+use crate::governors::Governors;
+use crate::http_client::{HttpClient, Manner, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
 use crate::refused_accounts::RefusedAccounts;
 use crate::timed_body::{RequestBody, TimedBody};
-use crate::token_cache::{self, AuthScheme, TokenAnswer, TokenCache, TokenKey};
+use crate::token_cache::TokenCache;
 use crate::upstream_registry::{UpstreamRegistry, host_of};
-use entrepot_core::origin::Scheme;
 use entrepot_core::secret::Secret;
 use entrepot_observe::labels::{UpstreamMethod, UpstreamOutcome};
 use entrepot_observe::metrics::Metrics;
+
+mod authentication;
+mod governed;
 
 /// The client of upstream registries. Each configuration has its own; [`UpstreamMemory`] outlives reloads.
 pub struct RegistryClient {
@@ -53,6 +51,8 @@ pub struct UpstreamMemory {
     pub tokens: TokenCache,
     /// The pull quotas that registries reported.
     pub quotas: PullQuotas,
+    /// When registries may be asked.
+    pub governors: Governors,
     /// The administrator's accounts that upstream refused lately.
     pub refused_accounts: RefusedAccounts,
     /// Counts the requests and their outcomes.
@@ -84,8 +84,8 @@ pub struct Answer {
 impl UpstreamMemory {
     /// Nothing is known yet. `via` is the value of the `Via` header that tells this process apart.
     pub fn new(metrics: Arc<Metrics>, via: HeaderValue) -> Self {
-        let (tokens, quotas, refused_accounts) = Default::default();
-        Self { tokens, quotas, refused_accounts, metrics, via }
+        let (tokens, quotas, governors, refused_accounts) = Default::default();
+        Self { tokens, quotas, governors, refused_accounts, metrics, via }
     }
 }
 
@@ -110,7 +110,6 @@ impl Answer {
 
 /// RFC 9110 sets no limit. Docker's clients stop at ten.
 const REDIRECTS_MAX: usize = 10;
-const TOKEN_ANSWER_MAX_BYTES: usize = 1 << 20;
 
 impl RegistryClient {
     /// Uses the connections of `client` and the memory that earlier configurations filled.
@@ -134,238 +133,47 @@ impl RegistryClient {
         Ok(self.client.send(request, Purpose::Webhook, Manner::default()).await?.http.status())
     }
 
-    /// Runs an operation without a body.
-    pub async fn execute(
+    /// Runs an operation without a body, whatever its governor says.
+    async fn execute_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,
         credential: &Credential,
     ) -> Result<Answer, UpstreamError> {
-        let authorization = self.authorization(registry, operation, credential).await?;
-        let answer = self.follow(registry, operation, credential.id(), authorization.as_ref(), empty()).await?;
-        let Credential::Answered(login) = credential else { return Ok(answer) };
-        if answer.status != StatusCode::UNAUTHORIZED || answer.crossed {
-            return Ok(answer);
+        match credential {
+            Credential::None => self.follow(registry, operation, credential.id(), None, empty()).await,
+            Credential::Header(own) => self.follow(registry, operation, credential.id(), Some(own), empty()).await,
+            Credential::Answered(login) => self.execute_answering(registry, operation, login.as_ref()).await,
         }
-        let answered = match self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await? {
-            Some(fresh) if Some(&fresh) != authorization.as_ref() => {
-                self.follow(registry, operation, credential.id(), Some(&fresh), empty()).await?
-            }
-            _ => answer,
-        };
-        let by_basic = || self.memory.tokens.scheme(&registry.origin) == Some(AuthScheme::Basic);
-        if let Some(login) = login
-            && login.for_registry().is_some()
-            && answered.status == StatusCode::UNAUTHORIZED
-            && !answered.crossed
-            && by_basic()
-        {
-            self.account_refused(registry, login, answered.status);
-        }
-        Ok(answered)
     }
 
-    /// Runs an operation whose body can be sent only once, so it authenticates first.
-    pub async fn execute_with_body(
+    /// Runs an operation whose body can be sent only once, so it authenticates first, whatever its governor says.
+    async fn send_now(
         &self,
         registry: &UpstreamRegistry,
         operation: &Operation,
         credential: &Credential,
         body: RequestBody,
     ) -> Result<Answer, UpstreamError> {
-        if let Credential::Answered(_) = credential
-            && self.memory.tokens.scheme(&registry.origin).is_none()
-        {
+        let login = match credential {
+            Credential::None => return self.follow(registry, operation, credential.id(), None, body).await,
+            Credential::Header(own) => {
+                return self.follow(registry, operation, credential.id(), Some(own), body).await;
+            }
+            Credential::Answered(login) => login.as_ref(),
+        };
+        if self.memory.tokens.scheme(&registry.origin).is_none() {
             let ping = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
             let answer = self.follow(registry, &ping, credential.id(), None, empty()).await?;
             self.learn_challenge(registry, &answer.headers);
         }
-        let authorization = self.authorization(registry, operation, credential).await?;
+        let authorization = self.remembered(registry, operation, login).await?;
         let answer = self.follow(registry, operation, credential.id(), authorization.as_ref(), body).await?;
-        if let Credential::Answered(login) = credential
-            && answer.status == StatusCode::UNAUTHORIZED
-        {
+        if answer.status == StatusCode::UNAUTHORIZED {
             // The body is consumed. The client's next attempt finds a valid token.
-            self.answer_challenge(registry, operation, login.as_ref(), &answer.headers).await?;
+            self.answer_challenge(registry, operation, login, &answer.headers).await?;
         }
         Ok(answer)
-    }
-
-    /// Remembers the challenge in an answer's headers. None if it has none that entrepot can answer.
-    pub fn learn_challenge(&self, registry: &UpstreamRegistry, headers: &HeaderMap) -> Option<AuthScheme> {
-        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let challenges = Challenge::parse(values);
-        let bearer = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service, .. } => {
-                Some(AuthScheme::Bearer { realm: realm.clone(), service: service.clone() })
-            }
-            _ => None,
-        });
-        let basic = || challenges.iter().any(|c| matches!(c, Challenge::Basic { .. })).then_some(AuthScheme::Basic);
-        let scheme = bearer.or_else(basic)?;
-        self.memory.tokens.learn_scheme(&registry.origin, scheme.clone());
-        Some(scheme)
-    }
-
-    /// The `Authorization` of the first attempt: the client's own, or the one that the registry asked for last time.
-    async fn authorization(
-        &self,
-        registry: &UpstreamRegistry,
-        operation: &Operation,
-        credential: &Credential,
-    ) -> Result<Option<Secret>, UpstreamError> {
-        match credential {
-            Credential::None => Ok(None),
-            Credential::Header(value) => Ok(Some(value.clone())),
-            Credential::Answered(login) => match self.memory.tokens.scheme(&registry.origin) {
-                Some(scheme) => self.answer_scheme(registry, operation, login.as_ref(), &scheme, false).await,
-                None => Ok(None),
-            },
-        }
-    }
-
-    async fn answer_challenge(
-        &self,
-        registry: &UpstreamRegistry,
-        operation: &Operation,
-        login: Option<&Login>,
-        headers: &HeaderMap,
-    ) -> Result<Option<Secret>, UpstreamError> {
-        match self.learn_challenge(registry, headers) {
-            Some(scheme) => self.answer_scheme(registry, operation, login, &scheme, true).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn answer_scheme(
-        &self,
-        registry: &UpstreamRegistry,
-        operation: &Operation,
-        login: Option<&Login>,
-        scheme: &AuthScheme,
-        refused: bool,
-    ) -> Result<Option<Secret>, UpstreamError> {
-        match scheme {
-            AuthScheme::Basic => Ok(login.and_then(Login::for_registry).cloned()),
-            AuthScheme::Bearer { realm, .. } if login.is_some() && !self.trusts(registry, realm) => {
-                tracing::warn!(registry = %registry.origin, %realm, "the registry names a token server that is not known to belong to it, so its account is not sent there; if you trust the token server, set registries.\"HOST\".realm to its host");
-                Ok(None)
-            }
-            AuthScheme::Bearer { realm, service } => {
-                let key = TokenKey {
-                    registry: registry.origin.clone(),
-                    realm: realm.to_string(),
-                    service: service.clone(),
-                    scopes: operation.scope().into_iter().collect(),
-                    credential: login.map_or(CredentialId::ANONYMOUS, Login::id),
-                };
-                let token = self.token(registry, &key, login, refused).await?;
-                Ok(token.map(|token| Secret::new(format!("Bearer {}", token.expose()))))
-            }
-        }
-    }
-
-    /// The token of `key`, from memory or from its token server. `refused` is true if the registry refused the one in
-    /// memory.
-    async fn token(
-        &self,
-        registry: &UpstreamRegistry,
-        key: &TokenKey,
-        login: Option<&Login>,
-        refused: bool,
-    ) -> Result<Option<Secret>, UpstreamError> {
-        let asked_at = Instant::now();
-        let slot = self.memory.tokens.slot(key);
-        let mut slot = match registry.patience {
-            Patience::Full => slot.lock().await,
-            // A patient request may be waiting for the token server.
-            Patience::Check => match timeout(self.client.check_timeout(), slot.lock()).await {
-                Ok(slot) => slot,
-                Err(_) => return Err(UpstreamError::new(Stage::Head, ErrorKind::TimedOut, registry.host())),
-            },
-        };
-        if let Some((token, renew_at)) = &*slot
-            && *renew_at > asked_at
-            && !refused
-        {
-            return Ok(Some(token.clone()));
-        }
-        *slot = None;
-        let Some(url) = token_cache::request_url(key) else { return Ok(None) };
-        let (status, _, body) = self.ask_realm(registry, &url, login.map(Login::basic)).await?;
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            let why = format!("its token server answered {status}");
-            return Err(UpstreamError::new(Stage::Head, ErrorKind::Unreachable(why), registry.host()));
-        }
-        if !status.is_success() {
-            if let Some(login) = login {
-                self.login_refused(registry, key, login, status).await;
-            }
-            return Ok(None);
-        }
-        let Some((token, lifetime)) = TokenAnswer::parse(&body) else { return Ok(None) };
-        *slot = Some((token.clone(), token_cache::renew_at(asked_at, lifetime)));
-        Ok(Some(token))
-    }
-
-    /// The token server refused a token. A server that answers 401 refuses the login. Any other refusal may be about the
-    /// scope alone, and clients choose that: then the server is asked for a token without a scope.
-    async fn login_refused(&self, registry: &UpstreamRegistry, key: &TokenKey, login: &Login, status: StatusCode) {
-        if status == StatusCode::UNAUTHORIZED || key.scopes.is_empty() {
-            self.account_refused(registry, login, status);
-        } else if login.is_account() {
-            let unscoped = TokenKey { scopes: Vec::new(), ..key.clone() };
-            // It is asked anew, because the password may have run out since the last time. An outage says nothing.
-            let _ = Box::pin(self.token(registry, &unscoped, Some(login), true)).await;
-        }
-    }
-
-    /// Upstream does not take this login. That is remembered and told only if it is the administrator's.
-    fn account_refused(&self, registry: &UpstreamRegistry, login: &Login, status: StatusCode) {
-        if !login.is_account() {
-            return;
-        }
-        self.memory.metrics.accounts_refused.inc();
-        if self.memory.refused_accounts.note(&registry.origin, login.id()) {
-            tracing::warn!(registry = %registry.origin, %status, "upstream refuses the account that is configured for this registry; pulls go on without it, what is private fails; renew its password and reload");
-        }
-    }
-
-    /// Whether a login for the registry may go to the token server at `realm`: it belongs to the registry, or the
-    /// configuration names it for the registry.
-    pub fn trusts(&self, registry: &UpstreamRegistry, realm: &Url) -> bool {
-        let https_required = registry.origin.scheme == Scheme::Https;
-        let named = || realm.scheme() == "https" && host_of(realm).is_some_and(|host| registry.realms.contains(&host));
-        realm_trusted_for(registry.host(), realm, https_required) || named()
-    }
-
-    /// GETs from a token server. A login is sent only if [`Self::trusts`] it. Anonymous requests may go to every public
-    /// address.
-    pub async fn ask_realm(
-        &self,
-        registry: &UpstreamRegistry,
-        url: &Url,
-        authorization: Option<&Secret>,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
-        let trusted = self.trusts(registry, url);
-        if authorization.is_some() && !trusted {
-            let realm = host_of(url).map_or_else(|| url.to_string(), |host| host.to_string());
-            let why = format!("its token server {realm} does not belong to it, so no login is sent there");
-            return Err(UpstreamError::protocol(registry.host(), why));
-        }
-        let purpose = if trusted { Purpose::Registry } else { Purpose::RedirectFromPublic };
-        let mut headers = HeaderMap::new();
-        if let Some(value) = authorization.and_then(sensitive) {
-            headers.insert(AUTHORIZATION, value);
-        }
-        let fail = |why: String| UpstreamError::protocol(registry.host(), why);
-        let request = self.request(&Method::GET, url, headers, empty()).map_err(fail)?;
-        let manner = Manner { patience: registry.patience, may_race: false };
-        let response = self.send(UpstreamMethod::Token, request, purpose, manner).await?;
-        let (head, body) = response.http.into_parts();
-        let body = Limited::new(body, TOKEN_ANSWER_MAX_BYTES).collect().await;
-        let body = body.map_err(|error| UpstreamError::protocol(registry.host(), format!("token answer: {error}")))?;
-        Ok((head.status, head.headers, body.to_bytes()))
     }
 
     async fn follow(
@@ -504,6 +312,9 @@ pub fn outcome_of(status: StatusCode) -> UpstreamOutcome {
 
 /// The metrics' word for a request that failed.
 pub fn failure_of(error: &UpstreamError) -> UpstreamOutcome {
+    if let Some(status) = error.of_token_server() {
+        return outcome_of(status);
+    }
     match error.stage {
         _ if error.is_timeout() => UpstreamOutcome::Timeout,
         Stage::Dns | Stage::Connect | Stage::Tls => UpstreamOutcome::Unreachable,

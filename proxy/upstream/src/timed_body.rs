@@ -25,17 +25,31 @@ pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// The body of a response. It fails as stalled if it is polled and no bytes arrive in time.
 pub struct TimedBody {
-    incoming: Incoming,
+    source: Source,
     host: Box<str>,
     read_timeout: Duration,
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
+enum Source {
+    /// On its way.
+    Incoming(Incoming),
+    /// The text of an answer that was read before. Empty once it is taken.
+    Kept(Bytes),
+}
+
 impl TimedBody {
     pub(super) fn new(incoming: Incoming, host: Box<str>, read_timeout: Duration) -> Self {
         let deadline = Box::pin(sleep_until(Instant::now() + read_timeout));
-        Self { incoming, host, read_timeout, deadline, waiting: false }
+        Self { source: Source::Incoming(incoming), host, read_timeout, deadline, waiting: false }
+    }
+
+    /// The body of an answer that was read before. It never waits.
+    pub(super) fn kept(text: Bytes) -> Self {
+        let deadline = Box::pin(sleep_until(Instant::now()));
+        let (host, read_timeout) = (Box::default(), Duration::ZERO);
+        Self { source: Source::Kept(text), host, read_timeout, deadline, waiting: false }
     }
 }
 
@@ -45,7 +59,14 @@ impl Body for TimedBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        let incoming = match &mut this.source {
+            Source::Incoming(incoming) => incoming,
+            Source::Kept(text) => {
+                let text = std::mem::take(text);
+                return Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))));
+            }
+        };
+        if let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) {
             this.waiting = false;
             return Poll::Ready(
                 frame.map(|frame| frame.map_err(|error| UpstreamError::dig(&error, Stage::Body, &this.host))),
@@ -61,11 +82,17 @@ impl Body for TimedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.source {
+            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Kept(text) => text.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Kept(text) => SizeHint::with_exact(text.len() as u64),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use entrepot_core::origin::Origin;
 use entrepot_core::recent::Recent;
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
 use crate::credential::CredentialId;
@@ -45,12 +46,28 @@ pub struct TokenKey {
     pub credential: CredentialId,
 }
 
-/// The JSON body of a token server's answer.
+/// A token server's answer.
+pub struct Token {
+    /// The token.
+    pub secret: Secret,
+    /// The lifetime in seconds that the server told. None if it told none that makes sense.
+    told: Option<u64>,
+}
+
+/// The fields that are read of a token server's answer.
 #[derive(Deserialize)]
-pub struct TokenAnswer {
+struct Fields {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    #[serde(default)]
+    expires_in: Value,
+}
+
+/// The same if the lifetime is not even a JSON value that can be read, such as 1e999.
+#[derive(Deserialize)]
+struct FieldsWithoutLifetime {
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
@@ -59,17 +76,26 @@ type Slot = Arc<tokio::sync::Mutex<Option<(Secret, Instant)>>>;
 pub struct TokenCache {
     slots: Mutex<Recent<TokenKey, Slot>>,
     schemes: Mutex<Recent<Origin, AuthScheme>>,
+    /// The scopes that registries asked for where the path suggests another: by the registry and the path's scope.
+    scopes: Mutex<Recent<(Origin, String), Vec<String>>>,
+    /// The registries with token servers that are not theirs, as far as that was said.
+    untrusted: Mutex<Recent<(Origin, Origin), ()>>,
 }
 
 /// Limits of the tables. What was not used for the longest time goes first, so a stranger who asks for many repositories
 /// pushes out no token that is in use.
 const TOKENS_MAX: usize = 4096;
 const SCHEMES_MAX: usize = 1024;
+const SCOPES_MAX: usize = 4096;
 
 impl Default for TokenCache {
     fn default() -> Self {
-        let (slots, schemes) = (Recent::new(TOKENS_MAX), Recent::new(SCHEMES_MAX));
-        Self { slots: Mutex::new(slots), schemes: Mutex::new(schemes) }
+        Self {
+            slots: Mutex::new(Recent::new(TOKENS_MAX)),
+            schemes: Mutex::new(Recent::new(SCHEMES_MAX)),
+            scopes: Mutex::new(Recent::new(SCOPES_MAX)),
+            untrusted: Mutex::new(Recent::new(SCHEMES_MAX)),
+        }
     }
 }
 
@@ -91,6 +117,35 @@ impl TokenCache {
         schemes.insert(registry, scheme);
     }
 
+    /// The scopes that `registry` asked for where its path suggests `own`. None if it asked for that one.
+    pub(crate) fn scopes(&self, registry: &Origin, own: &str) -> Option<Vec<String>> {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes.get(&(registry.clone(), own.to_owned())).map(|told| told.clone())
+    }
+
+    /// Remembers the scopes that `registry` asked for where its path suggests `own`.
+    pub(crate) fn learn_scopes(&self, registry: &Origin, own: String, told: &[String]) {
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = told == [own.as_str()];
+        let key = (registry.clone(), own);
+        if is_same {
+            scopes.remove(&key);
+        } else {
+            scopes.insert(&key, told.to_vec());
+        }
+    }
+
+    /// Notes that a token server is not the registry's. Returns whether that is new.
+    pub(crate) fn note_untrusted(&self, registry: &Origin, realm: &Origin) -> bool {
+        let mut untrusted = self.untrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (registry.clone(), realm.clone());
+        let is_new = untrusted.get(&key).is_none();
+        if is_new {
+            untrusted.insert(&key, ());
+        }
+        is_new
+    }
+
     /// The registry that sends its clients to this token endpoint. None if none did. Of several, the one with this
     /// `service` is preferred, and among those the endpoint's own origin.
     pub fn registry_of_realm(&self, endpoint: &Origin, path: &str, service: Option<&str>) -> Option<Origin> {
@@ -106,14 +161,39 @@ impl TokenCache {
     }
 }
 
-impl TokenAnswer {
-    /// The token and its lifetime, which is 60 s by default as in Docker's specification. None if the answer has no token.
-    pub fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
-        let answer: Self = serde_json::from_slice(body).ok()?;
-        let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
-        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60).clamp(1, 24 * 3600));
-        Some((Secret::new(token), lifetime))
+/// The lifetime of a token whose server tells none (Docker token authentication, "Token Response Fields"), and the least
+/// time for which Go's client uses one, whatever its server tells.
+const DEFAULT_LIFETIME_SECONDS: u64 = 60;
+const LIFETIME_MAX_SECONDS: u64 = 24 * 3600;
+
+impl Token {
+    /// Reads a token server's answer. None if it has no token.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        let with_lifetime = serde_json::from_slice(body).ok();
+        let Fields { token, access_token, expires_in } = with_lifetime.or_else(|| {
+            let FieldsWithoutLifetime { token, access_token } = serde_json::from_slice(body).ok()?;
+            Some(Fields { token, access_token, expires_in: Value::Null })
+        })?;
+        let token = [token, access_token].into_iter().flatten().find(|token| !token.is_empty())?;
+        Some(Self { secret: Secret::new(token), told: seconds(&expires_in) })
     }
+
+    /// How long the token holds, as far as its server tells. What a client may do with it ends then.
+    pub fn holds_for(&self) -> Duration {
+        Duration::from_secs(self.told.unwrap_or(DEFAULT_LIFETIME_SECONDS))
+    }
+
+    /// How long entrepot itself uses it. A registry that no longer takes it says so.
+    pub(crate) fn reused_for(&self) -> Duration {
+        self.holds_for().max(Duration::from_secs(DEFAULT_LIFETIME_SECONDS))
+    }
+}
+
+/// A lifetime in seconds, at most a day. None if it is no number above zero.
+fn seconds(told: &Value) -> Option<u64> {
+    let number = told.as_f64().or_else(|| told.as_str()?.trim().parse().ok()).filter(|number| *number >= 1.0)?;
+    // The cast of a number that is too large gives the largest one.
+    Some((number as u64).min(LIFETIME_MAX_SECONDS))
 }
 
 /// When to renew a token with this `lifetime` from `now`: a fifth of it before its end, at most 20 s before.
@@ -140,14 +220,59 @@ pub fn request_url(key: &TokenKey) -> Option<Url> {
 mod tests {
     use super::*;
 
+    /// Each `expires_in`, how long the token holds, and how long entrepot uses it. Go's client uses none for less than a
+    /// minute.
+    #[test]
+    fn a_token_is_never_lost_for_what_is_told_of_its_lifetime() {
+        const DAY: u64 = 24 * 3600;
+        for (told, holds, reused) in [
+            ("300", 300, 300),
+            ("60", 60, 60),
+            ("59", 59, 60),
+            ("1", 1, 60),
+            ("0", 60, 60),
+            ("-1", 60, 60),
+            ("-9223372036854775808", 60, 60),
+            ("9223372036854775807", DAY, DAY),
+            ("99999999999999999999999999", DAY, DAY),
+            ("1e300", DAY, DAY),
+            ("1e999", 60, 60),
+            ("-1e999", 60, 60),
+            ("3599.7", 3599, 3599),
+            ("0.5", 60, 60),
+            ("\"900\"", 900, 900),
+            ("\" 900 \"", 900, 900),
+            ("\"-5\"", 60, 60),
+            ("\"soon\"", 60, 60),
+            ("\"NaN\"", 60, 60),
+            ("\"inf\"", DAY, DAY),
+            ("null", 60, 60),
+            ("true", 60, 60),
+            ("[300]", 60, 60),
+            ("{}", 60, 60),
+        ] {
+            let text = format!(r#"{{"token":"a","expires_in":{told}}}"#);
+            let token = Token::parse(text.as_bytes()).unwrap_or_else(|| panic!("{told}: the token is lost"));
+            let times = (token.holds_for().as_secs(), token.reused_for().as_secs());
+            assert_eq!((token.secret.expose(), times), ("a", (holds, reused)), "{told}");
+            assert!(renew_at(Instant::now(), token.reused_for()) > Instant::now(), "{told}");
+        }
+    }
+
     #[test]
     fn token_answers() {
-        let parse = |text: &str| TokenAnswer::parse(text.as_bytes()).map(|(t, d)| (t.expose().to_owned(), d.as_secs()));
-        assert_eq!(parse(r#"{"token":"a","expires_in":300}"#), Some(("a".into(), 300)));
-        assert_eq!(parse(r#"{"access_token":"b"}"#), Some(("b".into(), 60)));
-        assert_eq!(parse(r#"{"token":"","access_token":"c","expires_in":0}"#), Some(("c".into(), 1)));
-        assert_eq!(parse(r#"{"error":"no"}"#), None);
-        assert_eq!(parse("<html>"), None);
+        let parse = |text: &str| Token::parse(text.as_bytes()).map(|token| token.secret.expose().to_owned());
+        for (answer, token) in [
+            (r#"{"access_token":"b"}"#, Some("b")),
+            (r#"{"token":"a","access_token":"b"}"#, Some("a")),
+            (r#"{"token":"","access_token":"c","expires_in":0}"#, Some("c")),
+            (r#"{"token":null,"access_token":"c"}"#, Some("c")),
+            (r#"{"token":"","access_token":""}"#, None),
+            (r#"{"error":"no"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(parse(answer).as_deref(), token, "{answer}");
+        }
     }
 
     #[test]

@@ -22,10 +22,11 @@ pub struct UpstreamRegistry {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The methods whose requests get them even if they do not read content or ask for a token.
     pub header_methods: Vec<Method>,
-    /// Hosts that may be its token server, besides its own host: the one that the administrator named, and the hosts with
-    /// an account that it is below, as `registry.gitlab.example` is below `gitlab.example`. Accounts of other hosts are
-    /// not for this registry: it could name such a host as its token server and would get a token of that account.
-    pub realms: Vec<RegistryHost>,
+    /// The origins that may be its token server, besides its own host: the one that the administrator named, and those
+    /// with an account that it is below, as `registry.gitlab.example` is below `gitlab.example`, or beside, as
+    /// `reg.example.com` is beside `git.example.com` ([`lies_beside`]). Other accounts are not for this registry: it could
+    /// name such a host as its token server and would get a token of that account.
+    pub realms: Vec<Origin>,
     /// The purpose of connections to it. A host that is no registry may not be a service of this machine.
     pub purpose: Purpose,
     /// The `Via` values of the client's request. They are sent upstream, so that a loop over several proxies is noticed.
@@ -42,11 +43,15 @@ impl UpstreamRegistry {
         let policy = config.registry(&origin);
         let given = has_accounts(config, &origin) || realm.is_some_and(|realm| has_accounts(config, realm));
         let default_access = if given { AccessMode::Shared } else { AccessMode::Strict };
-        let named = policy.and_then(|policy| policy.realm.clone());
-        // A login goes only to an https token server on another host.
+        // A login goes to another host by https, unless that host itself was given an account for plain http.
+        let named = policy.and_then(|policy| policy.realm.clone()).map(|host| Origin { scheme: Scheme::Https, host });
         let with_account = config.credentials.iter().filter_map(|account| account.registry.exact());
-        let with_account = with_account.filter(|realm| realm.scheme == Scheme::Https).map(|realm| realm.host);
-        let realms = named.into_iter().chain(with_account.filter(|realm| lies_below(host, realm))).collect();
+        let own = with_account.filter(|realm| {
+            let is_below = realm.scheme == Scheme::Https && lies_below(host, &realm.host);
+            is_below || (named.is_none() && lies_beside(config, &origin, realm))
+        });
+        let own: Vec<_> = own.collect();
+        let realms = named.into_iter().chain(own).collect();
         Self {
             origin,
             access: policy.and_then(|policy| policy.access).unwrap_or(default_access),
@@ -120,6 +125,38 @@ fn lies_below(host: &RegistryHost, realm: &RegistryHost) -> bool {
     realm.address().is_none() && head.is_some_and(|head| head.len() > 1 && head.ends_with('.'))
 }
 
+/// Whether a host with an account is beside the registry, as GitLab is beside its registry. The administrator listed the
+/// registry by name, both are reached by the same scheme, and they are of one site: of one host, or of one domain.
+/// Without the last, each listed registry could have itself tokens made with the account of another one.
+fn lies_beside(config: &LiveConfig, registry: &Origin, account: &Origin) -> bool {
+    let mut listed = config.intercept.iter().chain(config.registries.iter().map(|policy| &policy.registry));
+    registry != account
+        && registry.scheme == account.scheme
+        && is_of_one_site(&registry.host, &account.host)
+        && listed.any(|listed| listed.exact().as_ref() == Some(registry))
+}
+
+/// Top-level names that nobody sells names below (RFC 6761, RFC 6762 appendix G, RFC 9476, ICANN's `internal`).
+const PRIVATE_DOMAINS: [&str; 10] =
+    ["test", "example", "internal", "local", "lan", "corp", "home", "intranet", "private", "alt"];
+/// Names below a country's that names are sold below, as `co.uk`.
+const SOLD_BELOW: [&str; 10] = ["co", "com", "org", "net", "edu", "gov", "ac", "or", "ne", "go"];
+
+fn is_of_one_site(one: &RegistryHost, other: &RegistryHost) -> bool {
+    if one.name() == other.name() {
+        return true;
+    }
+    let domain = |host: &RegistryHost| host.name().split_once('.').map(|(_, domain)| domain.to_owned());
+    let (Some(domain), true) = (domain(one), domain(one) == domain(other)) else { return false };
+    if one.address().is_some() || other.address().is_some() {
+        return false;
+    }
+    match domain.rsplit_once('.') {
+        None => PRIVATE_DOMAINS.contains(&domain.as_str()),
+        Some((below, country)) => country.len() != 2 || !SOLD_BELOW.contains(&below),
+    }
+}
+
 /// The host and port of a URL. None if it has no host or an invalid one.
 pub fn host_of(url: &Url) -> Option<RegistryHost> {
     let port = url.port_or_known_default()?;
@@ -161,12 +198,47 @@ mod tests {
             ("docker.io", &[]),
         ] {
             let host = RegistryHost::parse(host, 443).expect("a host");
-            let own: Vec<String> = UpstreamRegistry::resolve(&config, &host, None)
-                .realms
-                .iter()
-                .map(|realm| realm.authority(443))
-                .collect();
+            let own: Vec<String> =
+                UpstreamRegistry::resolve(&config, &host, None).realms.iter().map(Origin::authority).collect();
             assert_eq!(own, realms, "{host}");
+        }
+    }
+
+    /// `REGISTRIES` and the host in `AUTH_REGISTRIES`, and whether the first registry may name that host.
+    #[test]
+    fn a_token_server_beside_its_registry_is_its_own() {
+        for (registries, account, is_own) in [
+            (&["reg.example.com", "git.example.com"][..], "git.example.com", true),
+            (&["reg.test", "git.test"], "git.test", true),
+            (&["reg.corp.internal:5000", "git.corp.internal"], "git.corp.internal", true),
+            (&["gitlab.example.com:5050", "gitlab.example.com"], "gitlab.example.com", true),
+            (&["reg.example.com", "git.example.com:8443"], "git.example.com:8443", true),
+            (&["http://reg.test", "http://git.test:81"], "http://git.test:81", true),
+            (&["reg.example.com"], "git.example.com", true),
+            // A scheme is part of an account.
+            (&["reg.example.com", "http://git.example.com"], "http://git.example.com", false),
+            (&["http://reg.example.com", "git.example.com"], "git.example.com", false),
+            // The registry is listed by name.
+            (&["*.example.com", "git.example.com"], "git.example.com", false),
+            // Another site could have itself tokens made.
+            (&["evil.test", "git.example.com"], "git.example.com", false),
+            (&["reg.evil.example.com", "git.example.com"], "git.example.com", false),
+            (&["reg.example.com", "git.evil.example.com"], "git.evil.example.com", false),
+            (&["reg.com", "git.com"], "git.com", false),
+            (&["reg.co.uk", "git.co.uk"], "git.co.uk", false),
+            (&["10.0.0.1", "10.0.0.2"], "10.0.0.2", false),
+            (&["10.0.0.1:5000", "10.0.0.1"], "10.0.0.1", true),
+        ] {
+            let listed: Vec<String> = registries.iter().map(|registry| format!("\"{registry}\"")).collect();
+            let config = from_text(&format!(
+                "[intercept]\nregistries = [{}]\n[[credentials]]\nregistry = \"{account}\"\nusername = \"a\"\n\
+                 password = \"b\"\n",
+                listed.join(", ")
+            ));
+            let config = config.expect("configuration").live;
+            let origin: Origin = registries[0].replace('*', "reg").parse().expect("an origin");
+            let realms = UpstreamRegistry::resolve(&config, &origin.host, None).realms;
+            assert_eq!(realms.contains(&account.parse().expect("an origin")), is_own, "{registries:?} {account}");
         }
     }
 

@@ -32,7 +32,8 @@ const REGISTRIES: [&str; 4] = ["registry-1.docker.io", "ghcr.io", "quay.io", "re
 /// Fills a data directory that nobody has used yet with `count` entries.
 pub(crate) async fn fill_index(data_directory: &Path, count: u64) -> Result<(), BoxError> {
     let folder = data_directory.to_owned();
-    let limits = Limits { max_size_bytes: u64::MAX / 2, min_free_bytes: 0, inactive: Duration::MAX };
+    let limits =
+        Limits { max_size_bytes: u64::MAX / 2, min_free_bytes: 0, inactive: Duration::MAX, proofs: Duration::ZERO };
     let opened = tokio::task::spawn_blocking(move || {
         make_files(&folder, count)?;
         let store = Store::open(&folder, limits)?;

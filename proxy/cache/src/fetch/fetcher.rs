@@ -123,7 +123,7 @@ async fn write(file: Arc<PartialBlob>, start: u64, piece: Bytes) -> Result<Range
 }
 
 fn disk_failed(fetch: &InflightFetch, error: &StoreError) -> TransferEnd {
-    tracing::warn!(digest = %fetch.digest, "the store takes no more: {error}");
+    tracing::warn!(content = %fetch.content, "the store takes no more: {error}");
     TransferEnd::DiskFailed
 }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -42,7 +42,8 @@ pub(super) struct HashThreads {
 
 /// How the hashing of a file ended.
 pub(super) enum Hashed {
-    Right,
+    /// Every byte is there, and not wrong. The digest is theirs.
+    Right(Digest),
     Wrong(Digest),
     Unreadable,
 }
@@ -89,8 +90,8 @@ fn start() -> mpsc::Sender<Job> {
 }
 
 impl Progress {
-    pub(super) fn new(digest: &Digest) -> Arc<Self> {
-        let reached = Mutex::new((0, Hasher::new(digest.algorithm())));
+    pub(super) fn new(algorithm: Algorithm) -> Arc<Self> {
+        let reached = Mutex::new((0, Hasher::new(algorithm)));
         Arc::new(Self { reached, moved: Notify::new() })
     }
 
@@ -141,7 +142,8 @@ pub(super) async fn hash_in_order(
         };
         if size == Some(position) && covered == position {
             let got = hasher.finish();
-            return if got == fetch.digest { Hashed::Right } else { Hashed::Wrong(got) };
+            let is_wrong = fetch.content.digest().is_some_and(|digest| *digest != got);
+            return if is_wrong { Hashed::Wrong(got) } else { Hashed::Right(got) };
         }
         if covered <= position {
             if changes.changed().await.is_err() {

@@ -1,28 +1,40 @@
-//! The state of one blob's fetch, shared by its driver, its fetchers and its readers. No I/O happens here.
+//! The state of one fetch, of a blob or an artefact, shared by its driver, its fetchers and its readers. No I/O happens
+//! here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::digest::{Digest, Hasher};
+use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Origin;
+use entrepot_core::validator::Validator;
+use http::HeaderMap;
 use tokio::sync::{Notify, watch};
 
 use crate::fetch::FetchError;
 use crate::fetch::plan::{Stretch, is_coming};
 use crate::fetch::source::{BlobSource, Opened, UpstreamRefusal};
-use crate::fetch::table::FetchKey;
+use crate::fetch::window::Window;
 use entrepot_observe::labels::Bypass;
-use entrepot_store::{Extents, PartialBlob, Place};
+use entrepot_store::{ContentKey, ContentName, Extents, PartialBlob, Place};
 use entrepot_upstream::credential::CredentialId;
 use entrepot_upstream::error::UpstreamError;
 
-/// A blob that is being fetched.
+/// The content of a fetch, where upstream serves it. Every source of the fetch is of its origin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A blob, in this repository.
+    Blob { place: Place, digest: Digest },
+    /// What a path and query name at an origin.
+    Artefact { origin: Origin, path: Arc<str> },
+}
+
+/// Content that is being fetched.
 pub struct InflightFetch {
-    pub digest: Digest,
-    /// The repository that the blob is fetched from: upstream serves it there. Every source of the fetch is of its
-    /// origin.
-    pub place: Place,
+    pub target: Target,
+    /// Its name in messages and errors.
+    pub(super) content: ContentName,
     leader: CredentialId,
     state: Mutex<State>,
     opening: watch::Sender<Option<Opening>>,
@@ -51,9 +63,21 @@ pub enum Opening {
         host: RegistryHost,
         /// From sending the request to the head of the answer.
         elapsed: Duration,
+        headers: Arc<HeaderMap>,
     },
-    /// The blob can be had but not stored, for this reason. Each client fetches it alone. One client may take the
-    /// answer that is open.
+    /// The content is coming, but cannot be kept, for this reason. It goes through a window in memory.
+    Passing {
+        window: Arc<Window>,
+        reason: Bypass,
+        /// The following are as above.
+        size: Option<u64>,
+        is_registrys_word: bool,
+        host: RegistryHost,
+        elapsed: Duration,
+        headers: Arc<HeaderMap>,
+    },
+    /// The content can be had but is not to be kept, or there is no window for it, for this reason. Each client fetches
+    /// it alone. One client may take the answer that is open.
     NotStored(Arc<Mutex<Option<Opened>>>, Bypass),
     /// Upstream refused this credential, or does not have the blob.
     Refused(UpstreamRefusal),
@@ -65,6 +89,8 @@ pub enum Opening {
 
 pub(super) struct State {
     opened_at: Option<SystemTime>,
+    /// The state of an artefact that the bytes are of. Without one, only the first answer is read.
+    pub(super) validator: Option<Validator>,
     /// The length. None until it is known.
     pub(super) size: Option<u64>,
     /// The bytes that can be read from `file`.
@@ -99,11 +125,12 @@ pub(super) enum FetchEnd {
 const SOURCES_MAX: usize = 16;
 
 impl InflightFetch {
-    /// A fetch of `digest` from `place`, which `source` leads to.
-    pub(super) fn new(place: Place, digest: Digest, source: BlobSource) -> Arc<Self> {
-        let leader = source.credential.id();
+    /// A fetch of `target`, which `source` leads to.
+    pub(super) fn new(target: Target, source: BlobSource) -> Arc<Self> {
+        let (leader, content) = (source.credential.id(), target.name());
         let state = State {
             opened_at: None,
+            validator: None,
             size: None,
             extents: Extents::default(),
             file: None,
@@ -119,23 +146,27 @@ impl InflightFetch {
             end: None,
         };
         let (opening, changed) = (watch::Sender::new(None), watch::Sender::new(()));
-        Arc::new(Self { digest, place, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
+        Arc::new(Self { target, content, leader, state: Mutex::new(state), opening, changed, wake: Notify::new() })
     }
 
-    /// Whether the first request was made in this place with this credential.
-    pub fn led_by(&self, place: &Place, credential: CredentialId) -> bool {
-        self.place == *place && self.leader == credential
+    /// Whether the first request was made for this target with this credential.
+    pub fn led_by(&self, target: &Target, credential: CredentialId) -> bool {
+        self.target == *target && self.leader == credential
     }
 
-    /// The key by which the fetch is found.
-    pub(super) fn key(&self) -> FetchKey {
-        (self.place.origin().clone(), self.digest)
+    /// Whether other answers than the first may add to it.
+    pub(super) fn may_be_put_together(&self, state: &State) -> bool {
+        self.content.digest().is_some() || state.validator.is_some()
+    }
+
+    pub(super) fn interrupted(&self) -> FetchError {
+        FetchError::Interrupted { content: self.content.clone() }
     }
 
     /// Waits for upstream's first answer.
     pub async fn opened(&self) -> Opening {
         let mut opening = self.opening.subscribe();
-        let interrupted = || Opening::Broken(FetchError::Interrupted { digest: self.digest });
+        let interrupted = || Opening::Broken(self.interrupted());
         let opened = opening.wait_for(Option::is_some).await;
         opened.ok().and_then(|value| value.clone()).unwrap_or_else(interrupted)
     }
@@ -156,13 +187,14 @@ impl InflightFetch {
                 }
             }
             if changes.changed().await.is_err() {
-                return Err(FetchError::Interrupted { digest: self.digest });
+                return Err(self.interrupted());
             }
         }
     }
 
-    pub(super) fn set_opening(&self, opening: Opening) {
-        self.state().opened_at = Some(SystemTime::now());
+    /// `at` is when upstream's answer came.
+    pub(super) fn set_opening(&self, opening: Opening, at: SystemTime) {
+        self.state().opened_at = Some(at);
         self.opening.send_replace(Some(opening));
     }
 
@@ -251,6 +283,36 @@ impl InflightFetch {
 
     pub(super) fn satisfied(&self, reader: u64) {
         self.state().demands.remove(&reader);
+    }
+}
+
+impl Target {
+    pub fn origin(&self) -> &Origin {
+        match self {
+            Self::Blob { place, .. } => place.origin(),
+            Self::Artefact { origin, .. } => origin,
+        }
+    }
+
+    /// The name of the content at its origin.
+    pub fn name(&self) -> ContentName {
+        match self {
+            Self::Blob { digest, .. } => ContentName::Digest(*digest),
+            Self::Artefact { path, .. } => ContentName::Path(path.clone()),
+        }
+    }
+
+    /// The key by which a fetch is found.
+    pub fn key(&self) -> ContentKey {
+        ContentKey { origin: self.origin().clone(), name: self.name() }
+    }
+
+    /// The hash that the bytes get.
+    pub(super) fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::Blob { digest, .. } => digest.algorithm(),
+            Self::Artefact { .. } => Algorithm::Sha256,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use entrepot_core::digest::Hasher;
+use entrepot_core::digest::{Digest, Hasher};
 use entrepot_kernel::buffers;
 use tokio::sync::watch;
 
@@ -25,7 +25,7 @@ pub struct FetchReader {
     changes: watch::Receiver<()>,
     start: u64,
     position: u64,
-    /// End of a part. None for the whole blob or an open end.
+    /// End of a part. None for the whole or an open end.
     end: Option<u64>,
     source: BlobSource,
     alone: Option<Through>,
@@ -67,7 +67,7 @@ impl FetchReader {
                 Step::Fail(error) => return Err(error),
                 Step::GoOnAlone(prefix, hasher) => self.go_on_alone(prefix, hasher).await?,
                 Step::Wait => {
-                    let interrupted = FetchError::Interrupted { digest: self.subscription.fetch.digest };
+                    let interrupted = self.subscription.fetch.interrupted();
                     self.changes.changed().await.map_err(|_| interrupted)?;
                 }
             }
@@ -116,13 +116,12 @@ impl FetchReader {
     }
 
     async fn read(&mut self, offset: u64, length: usize) -> Result<Bytes, FetchError> {
-        let digest = self.subscription.fetch.digest;
-        let file = self.subscription.fetch.state().file.clone();
-        let interrupted = FetchError::Interrupted { digest };
-        let file = file.ok_or(interrupted)?;
+        let fetch = &self.subscription.fetch;
+        let file = fetch.state().file.clone();
+        let file = file.ok_or_else(|| fetch.interrupted())?;
         // Many slow readers hold the bytes that they were given, so each of them gets little at once.
         let read = file.start_reading(offset, length.min(buffers::window_bytes())).finish().await;
-        let failed = |error: io::Error| FetchError::Read { digest, error: Arc::new(error) };
+        let failed = |error: io::Error| FetchError::Read { content: fetch.content.clone(), error: Arc::new(error) };
         let bytes = read.map_err(failed)?;
         if bytes.is_empty() {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
@@ -134,11 +133,11 @@ impl FetchReader {
     /// The disk takes no more. Bytes up to `prefix` are still read from the file, the rest comes from upstream, and the
     /// hash of both together decides about the end.
     fn after_hand_over(&self, prefix: u64, hasher: &Hasher, size: Option<u64>) -> Step {
-        let digest = self.subscription.fetch.digest;
-        if size == Some(prefix) {
+        let content = &self.subscription.fetch.content;
+        if let Some(digest) = content.digest().filter(|_| size == Some(prefix)) {
             let got = hasher.clone().finish();
-            if got != digest {
-                return Step::Fail(FetchError::wrong(digest, got, self.subscription.fetch.coding()));
+            if got != *digest {
+                return Step::Fail(FetchError::wrong(content.clone(), got, self.subscription.fetch.coding()));
             }
         }
         let readable = prefix.min(self.end.unwrap_or(u64::MAX));
@@ -152,28 +151,50 @@ impl FetchReader {
     /// The file cannot be read here, so everything comes from upstream once more. Bytes that the client has are not
     /// repeated.
     async fn go_on_without_the_file(&mut self, error: &FetchError) -> Result<(), FetchError> {
-        let digest = self.subscription.fetch.digest;
-        tracing::warn!(%digest, offset = self.position, "a client goes on from upstream: {error}");
-        if self.end.is_none() && self.subscription.fetch.is_verified() {
+        let fetch = &self.subscription.fetch;
+        tracing::warn!(content = %fetch.content, offset = self.position, "a client goes on from upstream: {error}");
+        if let Some(digest) = fetch.content.digest()
+            && self.end.is_none()
+            && fetch.is_verified()
+        {
             // The bytes that the client has are right.
-            self.alone = Some(Through::whole(digest, self.source.clone(), None, self.position));
+            self.alone = Some(Through::whole(*digest, self.source.clone(), None, self.position));
             return Ok(());
         }
-        self.go_on_alone(0, Hasher::new(digest.algorithm())).await
+        self.go_on_alone(0, Hasher::new(fetch.target.algorithm())).await
     }
 
     /// Reads from upstream alone from here on; `hasher` has seen the first `prefix` bytes.
     async fn go_on_alone(&mut self, prefix: u64, hasher: Hasher) -> Result<(), FetchError> {
-        let (digest, source, size) =
-            (self.subscription.fetch.digest, self.source.clone(), self.subscription.fetch.size());
-        self.alone = Some(match self.end {
-            Some(end) => Through::part(digest, source, self.position, end, size),
-            None => {
+        let fetch = &self.subscription.fetch;
+        let (content, source, size) = (fetch.content.clone(), self.source.clone(), fetch.size());
+        let (state, end) = (fetch.state().validator.clone(), self.end.or(size));
+        self.alone = Some(match (content.digest().copied(), self.end, end) {
+            (Some(_), Some(end), _) => Through::part(content, source, self.position, end, size, None),
+            (Some(digest), None, _) => {
                 let (seen, hasher) = self.hash_what_was_given(prefix, hasher).await?;
                 Through::rest(digest, source, seen, hasher, size, self.position)
             }
+            // Upstream says that the artefact is the same, or shows the bytes that the client has once more.
+            (None, _, Some(end)) if state.is_some() || self.position == self.start => {
+                Through::part(content, source, self.position, end, size, state)
+            }
+            (None, ..) => {
+                let start = self.hash_of_the_start().await?;
+                Through::after(content, source, self.position, start, end)
+            }
         });
         Ok(())
+    }
+
+    /// The digest of everything before the client's next byte, as the file has it.
+    async fn hash_of_the_start(&mut self) -> Result<Digest, FetchError> {
+        let hasher = Hasher::new(self.subscription.fetch.target.algorithm());
+        let (seen, hasher) = self.hash_what_was_given(0, hasher).await?;
+        if seen < self.position {
+            return Err(self.subscription.fetch.interrupted());
+        }
+        Ok(hasher.finish())
     }
 
     /// Has the hash see the bytes after `prefix` that the client was given, as the file has them. Returns how far the
@@ -190,7 +211,8 @@ impl FetchReader {
             Some(file) => hash_again(&file, prefix..self.position, hasher).await,
             None => Err(io::Error::other("what comes before the bytes that were given is not there")),
         };
-        let failed = |error| FetchError::Read { digest: self.subscription.fetch.digest, error: Arc::new(error) };
+        let content = &self.subscription.fetch.content;
+        let failed = |error| FetchError::Read { content: content.clone(), error: Arc::new(error) };
         hashed.map(|hasher| (self.position, hasher)).map_err(failed)
     }
 }

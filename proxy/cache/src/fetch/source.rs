@@ -1,7 +1,7 @@
 //! A source of a blob: a registry, a repository, and a credential for which upstream served the blob there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::coding;
@@ -10,11 +10,13 @@ use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::ranged::{AnswerHead, AskedRange, RangedAnswer, judge};
-use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE};
+use entrepot_core::validator::Validator;
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fetch::FetchError;
+use entrepot_store::ContentName;
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::{ByteRange, Operation};
@@ -41,8 +43,8 @@ pub struct BlobSource {
 pub enum SourcePath {
     /// Among the blobs of this repository.
     Blobs(RepositoryName),
-    /// At this path and query, which no digest names.
-    Artefact(Box<str>),
+    /// At this path and query, asked for with these headers of the client.
+    Artefact { path: Arc<str>, headers: HeaderMap },
 }
 
 /// A blob's bytes as upstream began to send them.
@@ -54,7 +56,8 @@ pub struct Opened {
     /// Whether the body ends at the end of the requested range, rather than at the end of the blob.
     pub is_part: bool,
     pub body: TimedBody,
-    /// The coding that upstream says the bytes have. None if it says none. The digest judges whether it is true.
+    /// The coding that upstream says the bytes of a blob have. None if it says none. The digest judges whether it is
+    /// true.
     pub coding: Option<&'static str>,
     /// Whether the head alone shows that the registry serves the blob. Otherwise only the digest will show it.
     pub is_registrys_word: bool,
@@ -62,6 +65,22 @@ pub struct Opened {
     pub host: RegistryHost,
     /// From sending the request to the head of the answer.
     pub elapsed: Duration,
+    /// When the head of the answer came.
+    pub answered_at: SystemTime,
+    /// The range that was asked for.
+    pub asked: Option<ByteRange>,
+    pub headers: HeaderMap,
+    /// Whether the body is a page for people.
+    pub is_page: bool,
+}
+
+/// What earlier answers told of the content.
+#[derive(Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// The whole length.
+    pub size: Option<u64>,
+    /// The state of an artefact.
+    pub state: Option<&'a Validator>,
 }
 
 /// Upstream answered, but not with the blob.
@@ -87,47 +106,61 @@ pub enum OpenError {
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
 impl BlobSource {
-    /// Asks for the whole blob, or for `range` of it. `size` is the whole length, if it is known from before. An upstream
-    /// that does not serve the range is asked for the whole blob.
+    /// Asks for the whole content, or for `range` of it. Of an artefact, a part is asked for only of the state that is
+    /// known, and the whole otherwise. An upstream that does not serve the range is asked for the whole.
     pub async fn open(
         &self,
-        digest: &Digest,
+        content: &ContentName,
         range: Option<ByteRange>,
-        size: Option<u64>,
+        known: Known<'_>,
     ) -> Result<Opened, OpenError> {
-        if let Some(range) = range {
-            let answer = self.ask(digest, Some(range)).await?;
-            let asked = AskedRange { start: range.start, end: range.end, size };
+        if let Some(asked) = range {
+            let answer = self.ask(content, range, known).await?;
+            let asked = AskedRange { start: asked.start, end: asked.end, size: known.size };
             match judge(&head_of(&answer), &asked) {
-                RangedAnswer::Part { start, size, .. } => return Ok(Opened::part(answer, start, size)),
-                RangedAnswer::Whole => return opened_whole(digest, answer),
-                RangedAnswer::Unsatisfiable | RangedAnswer::OtherRefusal => return Err(refused(digest, answer).await),
+                RangedAnswer::Part { start, size, .. } => return Ok(Opened::part(content, answer, range, start, size)),
+                RangedAnswer::Whole => return opened_whole(content, answer, range),
+                RangedAnswer::Unsatisfiable | RangedAnswer::OtherRefusal => return Err(refused(content, answer).await),
                 RangedAnswer::Unusable => {
-                    tracing::debug!(%digest, status = %answer.status, "upstream does not serve the range, asking for the whole");
+                    tracing::debug!(%content, status = %answer.status, "upstream does not serve the range, asking for the whole");
                 }
             }
         }
-        let answer = self.ask(digest, None).await?;
+        let answer = self.ask(content, None, known).await?;
         match answer.status {
-            StatusCode::OK => opened_whole(digest, answer),
+            StatusCode::OK => opened_whole(content, answer, None),
             StatusCode::PARTIAL_CONTENT => {
                 // Some content networks answer every request so.
-                match judge(&head_of(&answer), &AskedRange { start: 0, end: None, size }) {
-                    RangedAnswer::Part { start: 0, end, size } if end == size => Ok(Opened::part(answer, 0, size)),
+                match judge(&head_of(&answer), &AskedRange { start: 0, end: None, size: known.size }) {
+                    RangedAnswer::Part { start: 0, end, size } if end == size => {
+                        Ok(Opened::part(content, answer, None, 0, size))
+                    }
                     _ => {
                         let why = "206 for the whole blob, without a Content-Range that tells its length";
-                        Err(OpenError::Broken(FetchError::WrongLength { digest: *digest, why }))
+                        Err(OpenError::Broken(FetchError::WrongLength { content: content.clone(), why }))
                     }
                 }
             }
-            _ => Err(refused(digest, answer).await),
+            _ => Err(refused(content, answer).await),
         }
     }
 
-    async fn ask(&self, digest: &Digest, range: Option<ByteRange>) -> Result<Answer, OpenError> {
-        let operation = match &self.path {
-            SourcePath::Blobs(repository) => Operation::blob(Method::GET, repository, digest, range),
-            SourcePath::Artefact(path) => Operation::artefact(path, range),
+    async fn ask(
+        &self,
+        content: &ContentName,
+        range: Option<ByteRange>,
+        known: Known<'_>,
+    ) -> Result<Answer, OpenError> {
+        let operation = match (&self.path, content) {
+            (SourcePath::Blobs(repository), ContentName::Digest(digest)) => {
+                Operation::blob(Method::GET, repository, digest, range)
+            }
+            (SourcePath::Blobs(_), ContentName::Path(path)) => {
+                Operation::artefact(path, &HeaderMap::new(), range, known.state, false)
+            }
+            (SourcePath::Artefact { path, headers }, _) => {
+                Operation::artefact(path, headers, range, known.state, content.digest().is_some())
+            }
         };
         self.upstream.execute(&self.registry, &operation, &self.credential).await.map_err(OpenError::Failed)
     }
@@ -135,55 +168,44 @@ impl BlobSource {
 
 impl Opened {
     /// The body is a part of content of `size` bytes.
-    fn part(answer: Answer, start: u64, size: u64) -> Self {
-        Self { size: Some(size), start, is_part: true, ..Self::whole(answer) }
+    fn part(content: &ContentName, answer: Answer, asked: Option<ByteRange>, start: u64, size: u64) -> Self {
+        Self { size: Some(size), start, is_part: true, ..Self::whole(content, answer, asked) }
     }
 
-    fn whole(answer: Answer) -> Self {
+    fn whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Self {
+        let coding = text(&answer.headers, &CONTENT_ENCODING).and_then(coding::changing);
         Self {
             size: answer.content_length(),
             start: 0,
             is_part: false,
-            coding: text(&answer.headers, &CONTENT_ENCODING).and_then(coding::changing),
+            // An artefact that is encoded is passed on as it is.
+            coding: coding.filter(|_| content.digest().is_some()),
             is_registrys_word: answer.is_registrys_word(),
+            is_page: answer.is_page(),
             host: answer.host.clone(),
             elapsed: answer.elapsed,
+            answered_at: SystemTime::now(),
+            asked,
             body: answer.body,
+            headers: answer.headers,
         }
     }
-}
 
-fn opened_whole(digest: &Digest, answer: Answer) -> Result<Opened, OpenError> {
-    let opened = Opened::whole(answer);
-    let nothing = Digest::of(digest.algorithm(), b"");
-    if opened.size == Some(0) && *digest != nothing {
-        // An empty body is complete with its head: there is no last byte to hold back.
-        return Err(OpenError::Broken(FetchError::WrongDigest { digest: *digest, got: Box::new(nothing) }));
+    /// The validator of the state that the bytes are of. None if upstream told no strong one.
+    pub fn validator(&self) -> Option<Validator> {
+        validator(&self.headers)
     }
-    Ok(opened)
-}
 
-async fn refused(digest: &Digest, answer: Answer) -> OpenError {
-    let status = answer.status;
-    if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE {
-        // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a failure on
-        // the way.
-        return OpenError::Broken(FetchError::Status { digest: *digest, status: status.as_u16() });
+    /// Whether the body ends before its first byte. For a body whose length was not told.
+    pub async fn is_empty(self) -> bool {
+        let mut body = self.body;
+        while let Some(frame) = body.frame().await {
+            if frame.map_or(true, |frame| frame.data_ref().is_some_and(|bytes| !bytes.is_empty())) {
+                return false;
+            }
+        }
+        true
     }
-    OpenError::Refused(UpstreamRefusal::read(answer).await)
-}
-
-fn head_of(answer: &Answer) -> AnswerHead<'_> {
-    AnswerHead {
-        status: answer.status.as_u16(),
-        content_range: text(&answer.headers, &CONTENT_RANGE),
-        content_type: text(&answer.headers, &CONTENT_TYPE),
-        content_length: answer.content_length(),
-    }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 impl UpstreamRefusal {
@@ -211,4 +233,44 @@ impl UpstreamRefusal {
         }
         self
     }
+}
+
+/// The strong validator in the fields of an answer.
+pub fn validator(headers: &HeaderMap) -> Option<Validator> {
+    let field = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    Validator::of(field(ETAG), field(LAST_MODIFIED), field(DATE))
+}
+
+fn opened_whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Result<Opened, OpenError> {
+    let opened = Opened::whole(content, answer, asked);
+    let nothing = content.digest().map(|digest| Digest::of(digest.algorithm(), b""));
+    if let Some(nothing) = nothing.filter(|nothing| opened.size == Some(0) && content.digest() != Some(nothing)) {
+        // An empty body is complete with its head: there is no last byte to hold back.
+        let (content, got) = (content.clone(), Box::new(nothing));
+        return Err(OpenError::Broken(FetchError::WrongDigest { content, got }));
+    }
+    Ok(opened)
+}
+
+async fn refused(content: &ContentName, answer: Answer) -> OpenError {
+    let status = answer.status;
+    if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE {
+        // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a failure on
+        // the way.
+        return OpenError::Broken(FetchError::Status { content: content.clone(), status: status.as_u16() });
+    }
+    OpenError::Refused(UpstreamRefusal::read(answer).await)
+}
+
+fn head_of(answer: &Answer) -> AnswerHead<'_> {
+    AnswerHead {
+        status: answer.status.as_u16(),
+        content_range: text(&answer.headers, &CONTENT_RANGE),
+        content_type: text(&answer.headers, &CONTENT_TYPE),
+        content_length: answer.content_length(),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }

@@ -1,24 +1,28 @@
-//! A blob's bytes from upstream, in order from one offset. It mends every break: with back-off, a fresh redirect, a
-//! Range from the byte after the last good one, and the next source when one is refused.
+//! Bytes of a blob or an artefact from upstream, in order from one offset. It mends every break: with back-off, a fresh
+//! redirect, a Range from the byte after the last good one, and the next source when one is refused. Bytes of an artefact
+//! go on only in the same state of it; without a validator nothing tells that, and a break is the end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use entrepot_core::digest::Digest;
+use entrepot_core::validator::Validator;
 use http::StatusCode;
 use http_body_util::BodyExt;
 
 use crate::fetch::FetchError;
-use crate::fetch::source::{BlobSource, OpenError, Opened};
+use crate::fetch::source::{BlobSource, Known, OpenError, Opened};
+use entrepot_store::ContentName;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::ByteRange;
 use entrepot_upstream::timed_body::TimedBody;
 
-/// Bytes `position..limit` of a blob.
+/// Bytes `position..limit` of some content.
 pub struct BlobStream {
-    digest: Digest,
+    content: ContentName,
+    /// The state of an artefact that the bytes are of. None if it is not known yet, or has no validator.
+    state: Option<Validator>,
     sources: VecDeque<BlobSource>,
     body: Option<TimedBody>,
     /// How the body ended, cleanly or with an error, if that was not dealt with yet.
@@ -43,9 +47,16 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
 
 impl BlobStream {
     /// A stream from `position` up to `limit`, or to the blob's end. No answer is open yet.
-    pub fn new(digest: Digest, sources: Vec<BlobSource>, position: u64, limit: Option<u64>, size: Option<u64>) -> Self {
+    pub fn new(
+        content: ContentName,
+        sources: Vec<BlobSource>,
+        position: u64,
+        limit: Option<u64>,
+        size: Option<u64>,
+    ) -> Self {
         Self {
-            digest,
+            content,
+            state: None,
             sources: sources.into(),
             body: None,
             ended: None,
@@ -59,10 +70,16 @@ impl BlobStream {
         }
     }
 
+    /// The same stream of an artefact that was in this state when its first bytes came.
+    pub fn of_state(self, state: Option<Validator>) -> Self {
+        Self { state, ..self }
+    }
+
     /// The same stream, with the answer that opened the blob.
     pub fn with_opened(mut self, opened: Opened) -> Self {
         self.skip = self.position.saturating_sub(opened.start);
         self.size = self.size.or(opened.size);
+        self.state = self.state.or_else(|| opened.validator());
         self.coding = opened.coding;
         self.body = Some(opened.body);
         self
@@ -107,7 +124,8 @@ impl BlobStream {
                     continue;
                 }
                 Some(error) => {
-                    let in_full = |error| FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
+                    let in_full =
+                        |error| FetchError::Upstream { content: self.content.clone(), error: Arc::new(error) };
                     let error = error.map(in_full);
                     self.broke(error).await?;
                 }
@@ -166,34 +184,36 @@ impl BlobStream {
     async fn broke(&mut self, error: Option<FetchError>) -> Result<(), FetchError> {
         self.body = None;
         self.failures += 1;
-        if self.failures > FAILURES_MAX {
-            let short = FetchError::WrongLength { digest: self.digest, why: "it ends early, again and again" };
+        let may_go_on = self.position == 0 || self.content.digest().is_some() || self.state.is_some();
+        if self.failures > FAILURES_MAX || !may_go_on {
+            let why = if may_go_on { "it ends early, again and again" } else { "it ends early" };
+            let short = FetchError::WrongLength { content: self.content.clone(), why };
             return Err(error.unwrap_or(short));
         }
         let backoff = BACKOFF_FIRST.saturating_mul(1 << (self.failures - 1).min(8)).min(BACKOFF_LONGEST);
-        tracing::debug!(digest = %self.digest, position = self.position, failures = self.failures, "upstream broke off, resuming");
+        tracing::debug!(content = %self.content, position = self.position, failures = self.failures, "upstream broke off, resuming");
         tokio::time::sleep(backoff).await;
         Ok(())
     }
 
     async fn reopen(&mut self) -> Result<(), FetchError> {
         let Some(source) = self.sources.front() else {
-            return Err(FetchError::WrongLength { digest: self.digest, why: "nobody is left to ask" });
+            return Err(FetchError::WrongLength { content: self.content.clone(), why: "nobody is left to ask" });
         };
         // The last try asks for the whole: an upstream that breaks every answer to a range refuses ranges as well.
         let whole = (self.position == 0 && self.limit.is_none()) || self.failures == FAILURES_MAX;
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
-        match source.open(&self.digest, range, self.size).await {
+        match source.open(&self.content, range, Known { size: self.size, state: self.state.as_ref() }).await {
             Ok(opened) => self.resume(opened),
             // A redirect's target refused. The next try gets a fresh redirect.
             Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
             Err(OpenError::Broken(error)) => Err(error),
             Err(OpenError::Failed(error)) => {
-                let error = FetchError::Upstream { digest: self.digest, error: Arc::new(error) };
+                let error = FetchError::Upstream { content: self.content.clone(), error: Arc::new(error) };
                 self.broke(Some(error)).await
             }
             Err(OpenError::Refused(refusal)) => {
-                let error = FetchError::Status { digest: self.digest, status: refusal.status.as_u16() };
+                let error = FetchError::Status { content: self.content.clone(), status: refusal.status.as_u16() };
                 let transient = refusal.status.is_server_error() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
                 if transient {
                     return self.broke(Some(error)).await;
@@ -209,7 +229,20 @@ impl BlobStream {
         if let (Some(known), Some(told)) = (self.size, opened.size)
             && known != told
         {
-            return Err(FetchError::WrongLength { digest: self.digest, why: "it changed between two answers" });
+            return Err(FetchError::WrongLength {
+                content: self.content.clone(),
+                why: "it changed between two answers",
+            });
+        }
+        if self.content.digest().is_none() {
+            let told = opened.validator();
+            match &self.state {
+                Some(state) if !state.holds(told.as_ref(), opened.is_part) => {
+                    return Err(FetchError::Changed { content: self.content.clone() });
+                }
+                Some(_) => {}
+                None => self.state = told,
+            }
         }
         self.size = self.size.or(opened.size);
         self.skip = self.position.saturating_sub(opened.start);

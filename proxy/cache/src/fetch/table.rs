@@ -1,39 +1,35 @@
-//! The fetches in flight, one for each origin and digest. Their number is bounded, because a fetch goes on when its
+//! The fetches in flight, one for each origin and name of content. Their number is bounded, because a fetch goes on when its
 //! clients have left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use entrepot_core::digest::Digest;
-use entrepot_core::origin::Origin;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::Instrument;
 
 use crate::fetch::driver;
 use crate::fetch::hashing::HashThreads;
-use crate::fetch::inflight::{InflightFetch, Subscription};
+use crate::fetch::inflight::{InflightFetch, Subscription, Target};
 use crate::fetch::source::BlobSource;
+use crate::fetch::window::Windows;
 use entrepot_observe::metrics::Metrics;
-use entrepot_store::{Place, Store};
+use entrepot_store::{ContentKey, Store};
 use entrepot_upstream::operation::ByteRange;
 
 /// The most fetches at once. Each has a task, a file, requests to upstream and room on the disk. No client of its
 /// own bounds it.
 pub const FETCHES_MAX: usize = 512;
 
-/// A fetch is found by what it fetches and from where. Bytes whose digest is not proven yet belong to one origin: a
-/// client of another one neither gets them nor adds to them.
-pub type FetchKey = (Origin, Digest);
-
 /// Finds and starts fetches.
 pub struct InflightFetches {
-    running: Mutex<HashMap<FetchKey, Arc<InflightFetch>>>,
+    running: Mutex<HashMap<ContentKey, Arc<InflightFetch>>>,
     /// Tells that a fetch has ended.
     ended: Notify,
     store: Arc<Store>,
     metrics: Arc<Metrics>,
     hash_threads: Arc<HashThreads>,
+    windows: Arc<Windows>,
     /// Fetches outlive the connections that begin them.
     runtime: Handle,
 }
@@ -57,25 +53,25 @@ impl InflightFetches {
             store,
             metrics,
             hash_threads: Arc::default(),
+            windows: Arc::default(),
             runtime: Handle::current(),
         })
     }
 
-    /// The fetch of `digest` from `origin`, if one is in flight.
-    pub fn find(&self, origin: &Origin, digest: &Digest) -> Option<Arc<InflightFetch>> {
-        self.lock().get(&(origin.clone(), *digest)).cloned()
+    /// The fetch of this content, if one is in flight.
+    pub fn find(&self, target: &Target) -> Option<Arc<InflightFetch>> {
+        self.lock().get(&target.key()).cloned()
     }
 
-    /// Subscribes to the fetch of `digest` in the origin of `place`. If there is none, starts it with `source`; the
-    /// flag is true if this call started it. None if it is not in flight and [`FETCHES_MAX`] others are.
+    /// Subscribes to the fetch of this content. If there is none, starts it with `source`; the flag is true if this call
+    /// started it. None if it is not in flight and [`FETCHES_MAX`] others are.
     pub async fn join_or_start(
         self: &Arc<Self>,
-        place: &Place,
-        digest: &Digest,
+        target: &Target,
         source: &BlobSource,
         wish: &Wish,
     ) -> Option<(Subscription, bool)> {
-        let key = (place.origin().clone(), *digest);
+        let key = target.key();
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
@@ -90,7 +86,7 @@ impl InflightFetches {
                     }
                     None if running.len() >= FETCHES_MAX => return None,
                     None => {
-                        let fetch = InflightFetch::new(place.clone(), *digest, source.clone());
+                        let fetch = InflightFetch::new(target.clone(), source.clone());
                         running.insert(key.clone(), fetch.clone());
                         if let Some(subscription) = fetch.join(None, wish.whole) {
                             self.start(fetch, wish);
@@ -104,12 +100,13 @@ impl InflightFetches {
     }
 
     fn start(self: &Arc<Self>, fetch: Arc<InflightFetch>, wish: &Wish) {
-        let registration = Registration { inflight: Arc::downgrade(self), key: fetch.key() };
+        let registration = Registration { inflight: Arc::downgrade(self), key: fetch.target.key() };
         let driver = driver::Driver {
             fetch,
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             hash_threads: self.hash_threads.clone(),
+            windows: self.windows.clone(),
             complete_up_to_bytes: wish.complete_up_to_bytes,
         };
         let range = wish.range;
@@ -132,7 +129,7 @@ impl InflightFetches {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if !self.lock().get(&fetch.key()).is_some_and(|running| Arc::ptr_eq(running, fetch)) {
+            if !self.lock().get(&fetch.target.key()).is_some_and(|running| Arc::ptr_eq(running, fetch)) {
                 return;
             }
             ended.await;
@@ -170,7 +167,7 @@ impl InflightFetches {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FetchKey, Arc<InflightFetch>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ContentKey, Arc<InflightFetch>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -178,7 +175,7 @@ impl InflightFetches {
 /// Takes a fetch off the table however its driver ended, a panic included, so that no digest stays blocked.
 struct Registration {
     inflight: Weak<InflightFetches>,
-    key: FetchKey,
+    key: ContentKey,
 }
 
 impl Drop for Registration {

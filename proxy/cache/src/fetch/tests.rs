@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use entrepot_core::digest::{Algorithm, Digest, Hasher};
 use entrepot_core::name::RepositoryName;
+use entrepot_core::validator::Validator;
 use entrepot_kernel::{buffers, read};
-use http::header::{CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_RANGE, ETAG, RANGE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::fetch::FetchError;
-use crate::fetch::inflight::{FetchEnd, InflightFetch};
+use crate::fetch::inflight::{FetchEnd, InflightFetch, Target};
 use crate::fetch::reader::FetchReader;
 use crate::fetch::source::{BlobSource, SourcePath};
 use entrepot_config::from_text;
@@ -34,6 +35,8 @@ const SIZE: usize = 1 << 20;
 /// How far the file, its readers and the hash have come.
 const WRITTEN: u64 = 700_000;
 const HASHED: u64 = 200_000;
+/// The state that upstream's artefact is in.
+const NOW: &str = "\"1\"";
 
 /// A fetch whose file and hash the test moves, and an upstream that has its blob.
 struct World {
@@ -49,16 +52,35 @@ impl World {
     /// The file has the bytes `stored` of the content. If `wrong`, one bit of them behind the hash differs from
     /// upstream's.
     async fn new(stored: Range<u64>, wrong: bool) -> Self {
+        Self::of(stored, wrong, |source, digest| Target::Blob { place: place(source), digest }).await
+    }
+
+    /// The same of an artefact that was in this state.
+    async fn artefact(stored: Range<u64>, wrong: bool, state: Option<Validator>) -> Self {
+        let target = |source: &BlobSource, _| Target::Artefact {
+            origin: source.registry.origin.clone(),
+            path: "/archive.tgz".into(),
+        };
+        let world = Self::of(stored, wrong, target).await;
+        world.fetch.update(|fetch| fetch.validator = state);
+        world
+    }
+
+    async fn of(stored: Range<u64>, wrong: bool, target: impl FnOnce(&BlobSource, Digest) -> Target) -> Self {
         let content: Bytes = (0..SIZE).map(|at| (at ^ (at >> 8) ^ (at >> 15)) as u8).collect();
         let digest = Digest::of(Algorithm::Sha256, &content);
         let (source, asked) = upstream(content.clone()).await;
         let folder = TempDir::new().expect("a folder");
-        let limits =
-            Limits { max_size_bytes: 1 << 30, min_free_bytes: 0, inactive: std::time::Duration::from_secs(3600) };
+        let limits = Limits {
+            max_size_bytes: 1 << 30,
+            min_free_bytes: 0,
+            inactive: std::time::Duration::from_secs(3600),
+            proofs: std::time::Duration::ZERO,
+        };
         let store = Store::open(folder.path(), limits).expect("a store");
-        let fetch = InflightFetch::new(place(&source), digest, source.clone());
+        let fetch = InflightFetch::new(target(&source, digest), source.clone());
         let partial = Arc::new(
-            store.partial_blobs.begin(fetch.place.origin(), &digest, Some(SIZE as u64)).await.expect("a partial blob"),
+            store.partial_blobs.begin(fetch.target.origin(), &digest, Some(SIZE as u64)).await.expect("a partial blob"),
         );
         let mut bytes = content.to_vec();
         bytes[HASHED as usize + 1000] ^= u8::from(wrong);
@@ -100,6 +122,7 @@ async fn upstream(content: Bytes) -> (BlobSource, Arc<Mutex<Vec<String>>>) {
         let start = range.strip_prefix("bytes=").and_then(|range| range.split('-').next()?.parse::<usize>().ok());
         seen.lock().expect("no panic").push(range);
         let mut response = Response::new(Full::new(content.slice(start.unwrap_or(0)..)));
+        response.headers_mut().insert(ETAG, HeaderValue::from_static(NOW));
         if let Some(start) = start {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             let part = format!("bytes {start}-{}/{SIZE}", SIZE - 1);
@@ -207,6 +230,50 @@ async fn a_file_that_cannot_be_read_excuses_no_wrong_byte() {
                 assert!(given == world.content, "it was completed: wrong {wrong}, verified {verified}");
             }
             Err(error) => assert!(wrong && matches!(error, FetchError::WrongDigest { .. }), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_artefact_goes_on_without_the_disk_only_if_it_is_still_the_same() {
+    let whole = format!("bytes=0-{}", SIZE - 1);
+    let rest = format!("bytes={WRITTEN}-{}", SIZE - 1);
+    let state = |text: &str| Some(Validator::ETag(text.into()));
+    for (name, state, wrong, asked, is_completed) in [
+        ("by its validator", state(NOW), false, &rest, true),
+        ("another validator", state("\"0\""), false, &rest, false),
+        ("without one, the same bytes", None, false, &whole, true),
+        ("without one, other bytes", None, true, &whole, false),
+    ] {
+        let world = World::artefact(0..WRITTEN, wrong, state).await;
+        let mut reader = world.reader(0, None);
+        let mut given = read_to(&mut reader, 0, WRITTEN).await;
+        world.hand_over(HASHED);
+        match self::rest(&mut reader).await {
+            Ok(bytes) => {
+                given.extend(bytes);
+                assert!(is_completed && given == world.content, "{name}");
+            }
+            Err(error) => assert!(!is_completed && matches!(error, FetchError::Changed { .. }), "{name}: {error}"),
+        }
+        assert_eq!(world.asked(), std::slice::from_ref(asked), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_an_artefact_goes_on_without_the_disk_too() {
+    for wrong in [false, true] {
+        let world = World::artefact(0..WRITTEN, wrong, None).await;
+        let (mut begun, mut fresh) = (world.reader(100_000, Some(900_000)), world.reader(800_000, Some(900_000)));
+        let mut given = read_to(&mut begun, 100_000, WRITTEN).await;
+        world.hand_over(HASHED);
+        assert!(rest(&mut fresh).await.expect("the part") == world.content[800_000..900_000]);
+        match rest(&mut begun).await {
+            Ok(bytes) => {
+                given.extend(bytes);
+                assert!(!wrong && given == world.content[100_000..900_000]);
+            }
+            Err(error) => assert!(wrong && matches!(error, FetchError::Changed { .. }), "{error}"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use entrepot_core::challenge::Challenge;
@@ -30,7 +31,7 @@ use entrepot_observe::labels::Refused;
 use entrepot_upstream::credential::{Credential, CredentialId, Login};
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
-use entrepot_upstream::token_cache::{AuthScheme, TokenAnswer, TokenKey, request_url};
+use entrepot_upstream::token_cache::{AuthScheme, Token, TokenKey, request_url};
 use entrepot_upstream::upstream_registry::host_of;
 
 /// The path at which entrepot gives out tokens of its own, on every registry's name.
@@ -143,7 +144,9 @@ impl Pull {
         let asking = if reads { &request.checking() } else { request };
         let answer = asking.send(&credential, &operation, body).await;
         match answer {
-            Ok(answer) if !is_transient(answer.status) => Ok(self.passed_token(answer, principal, &scopes).await),
+            Ok(answer) if !is_transient(answer.status) => {
+                Ok(self.passed_token(request, answer, principal, &scopes).await)
+            }
             Ok(answer) if !reads => Err(PullError::answered(UpstreamRefusal::read(answer).await)),
             Err(error) if !reads => Err(self.unreachable(request, Arc::new(error))),
             _ => {
@@ -153,7 +156,13 @@ impl Pull {
         }
     }
 
-    async fn passed_token(&self, answer: Answer, principal: Option<CredentialId>, scopes: &[String]) -> Reply {
+    async fn passed_token(
+        &self,
+        request: &RequestContext,
+        answer: Answer,
+        principal: Option<CredentialId>,
+        scopes: &[String],
+    ) -> Reply {
         if answer.status != StatusCode::OK {
             return replies::relayed(answer);
         }
@@ -163,8 +172,8 @@ impl Pull {
             return Reply::error(ErrorCode::BadGateway, message).because(Refused::Broken);
         };
         let body = body.to_bytes();
-        if let (Some(principal), Some((token, lifetime))) = (principal, TokenAnswer::parse(&body)) {
-            self.issued.note(&token, principal, scopes, lifetime);
+        if let (Some(principal), Some(token)) = (principal, Token::parse(&body)) {
+            self.note_token(request, &token.secret, principal, scopes, token.holds_for());
         }
         replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body })
     }
@@ -217,8 +226,8 @@ impl Pull {
         request.record_upstream(&host, outcome, None);
         match answer {
             Ok((StatusCode::OK, headers, body)) => {
-                if let Some((token, lifetime)) = TokenAnswer::parse(&body) {
-                    self.issued.note(&token, login.id(), &key.scopes, lifetime);
+                if let Some(token) = Token::parse(&body) {
+                    self.note_token(request, &token.secret, login.id(), &key.scopes, token.holds_for());
                 }
                 Ok(replies::refused(UpstreamRefusal { status: StatusCode::OK, headers, body }))
             }
@@ -228,6 +237,20 @@ impl Pull {
             Err(error) if !error.is_retryable() => Err(self.unreachable(request, Arc::new(error))),
             _ => Ok(self.issue(&request.registry.origin, Some(login))),
         }
+    }
+
+    /// A token passes to a client: it stands for the principal, in rights and in the budget of questions.
+    fn note_token(
+        &self,
+        request: &RequestContext,
+        token: &Secret,
+        principal: CredentialId,
+        scopes: &[String],
+        lifetime: Duration,
+    ) {
+        self.issued.note(token, principal, scopes, lifetime);
+        let header = CredentialId::of(&format!("Bearer {}", token.expose()));
+        request.snapshot.upstream.memory().governors.note_token(header, principal);
     }
 
     /// How the registry asks for credentials; it is pinged where that is not known yet.

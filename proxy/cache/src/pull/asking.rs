@@ -10,7 +10,7 @@ use entrepot_core::name::RepositoryName;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use crate::fetch::source::{BlobSource, OpenError, SourcePath, UpstreamRefusal};
+use crate::fetch::source::{BlobSource, Known, OpenError, SourcePath, UpstreamRefusal};
 use crate::pull::error::{PullError, is_denial, is_transient};
 use crate::pull::request::BlobRequest;
 use crate::pull::rights::{Object, Right};
@@ -93,8 +93,8 @@ impl Pull {
         }
     }
 
-    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched: the page that
-    /// asks for a login has another length than the blob.
+    /// Asks the client's own registry by HEAD. Where that is answered by a redirect, one byte is fetched, or all of an
+    /// empty blob, which has none: the page that asks for a login has another length than the blob.
     pub(super) async fn probe(&self, blob: &BlobRequest<'_>, size: Option<u64>) -> Result<Probed, PullError> {
         let operation = Operation::probe(blob.repository, &blob.digest);
         match self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await {
@@ -104,13 +104,20 @@ impl Pull {
                 Ok(if is_alike { Probed::Serves(right) } else { Probed::Unclear })
             }
             Asked::Unproven(_) => {
-                let first_byte = ByteRange { start: 0, end: Some(1) };
-                match self.blob_source(blob).open(&blob.digest, Some(first_byte), None).await {
-                    Ok(opened) if opened.size.is_some() && opened.size == size => {
+                let first_byte = (size != Some(0)).then_some(ByteRange { start: 0, end: Some(1) });
+                match self.blob_source(blob).open(&blob.digest.into(), first_byte, Known::default()).await {
+                    Ok(opened) => {
                         blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
+                        let told = match opened.size {
+                            None if size == Some(0) => opened.is_empty().await.then_some(0),
+                            told => told,
+                        };
+                        if told.is_none() || told != size {
+                            return Ok(Probed::Unclear);
+                        }
                         Ok(Probed::Serves(self.approve(blob.request, &Object::Repository(blob.place()))))
                     }
-                    Ok(_) | Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
+                    Err(OpenError::Broken(_)) => Ok(Probed::Unclear),
                     Err(error) => Err(self.not_opened(blob, error).await),
                 }
             }

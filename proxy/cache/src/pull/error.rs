@@ -156,6 +156,9 @@ impl PullError {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
                 Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
             }
+            Self::Unreachable(error) if error.of_token_server().is_some() => {
+                Reply::error(code, &message).because(Refused::TokenServer)
+            }
             Self::Unreachable(_) => Reply::error(code, &message).because(Refused::Unreachable),
             Self::Broken(error) => Reply::error(code, &message).because(refused(error.reason())),
             Self::RedirectTarget { .. } => Reply::error(code, &message).because(Refused::RedirectTarget),
@@ -170,6 +173,9 @@ impl PullError {
             Self::AccountRefused { .. } => ErrorCode::Denied,
             Self::Unreachable(error) if error.is_ours() => ErrorCode::Denied,
             Self::Unreachable(error) if error.is_timeout() => ErrorCode::GatewayTimeout,
+            Self::Unreachable(error) if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => {
+                ErrorCode::TooManyRequests
+            }
             Self::Answered(_)
             | Self::Unreachable(_)
             | Self::Broken(_)
@@ -231,7 +237,13 @@ mod tests {
             (PullError::Range { size_bytes: 7 }, 416, Fault::Client, Some(Refused::Range), false),
             (PullError::ManifestForm, 502, Fault::Upstream, Some(Refused::Encoded), true),
             (PullError::WrongManifest { got: digest }, 502, Fault::Upstream, Some(Refused::WrongDigest), true),
-            (PullError::Broken(FetchError::Interrupted { digest }), 502, Fault::Ours, Some(Refused::Interrupted), true),
+            (
+                PullError::Broken(FetchError::Interrupted { content: digest.into() }),
+                502,
+                Fault::Ours,
+                Some(Refused::Interrupted),
+                true,
+            ),
         ];
         for (error, status, fault, refused, is_transient) in cases {
             assert_eq!((error.status().as_u16(), error.fault(), error.is_transient()), (status, fault, is_transient));

@@ -135,6 +135,12 @@ impl Pull {
     }
 }
 
+/// Whether upstream says that the manifest is compressed. Words that mean nothing are taken for what they are.
+fn is_encoded(answer: &Answer) -> bool {
+    let value = answer.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| coding::changing(value).is_some())
+}
+
 /// The manifest for a client that has the right to it; only its head for HEAD.
 pub(super) fn reply(request: &RequestContext, manifest: &Manifest, served: Served, _: Right) -> Reply {
     let (digest, stored_at) = (Some(manifest.digest), manifest.stored_at);
@@ -157,13 +163,13 @@ impl From<StoredManifest> for Manifest {
     }
 }
 
-/// Why a manifest was not read to its end.
-enum Unread {
+/// Why a manifest, or a list, was not read to its end.
+pub(super) enum Unread {
     Broken(UpstreamError),
     TooLarge(Bytes, TimedBody),
 }
 
-async fn read(answer: Answer) -> Result<Bytes, Unread> {
+pub(super) async fn read(answer: Answer) -> Result<Bytes, Unread> {
     let told = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut body = answer.body;
     let mut bytes = BytesMut::with_capacity(told.unwrap_or(8192).min(MANIFEST_MAX_BYTES));
@@ -191,13 +197,7 @@ fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
     }
 }
 
-/// Whether upstream says that the manifest is compressed. Words that mean nothing are taken for what they are.
-fn is_encoded(answer: &Answer) -> bool {
-    let value = answer.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    value.is_some_and(|value| coding::changing(value).is_some())
-}
-
-fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {
+pub(super) fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, named: Option<Digest>) -> Reply {
     let body = ReplyBody::pieces(Oversize::new(start, rest, named));
     Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, refused: None }
 }

@@ -16,6 +16,8 @@ pub mod error;
 pub mod identity;
 pub mod issued;
 mod known;
+mod list_query;
+mod lists;
 pub mod manifest;
 pub mod memory;
 pub mod oversize;
@@ -25,8 +27,10 @@ pub mod replies;
 pub mod request;
 pub mod rights;
 pub mod serve;
+mod stale;
 pub mod stored;
 mod tag_policy;
+mod wish;
 
 use std::sync::Arc;
 
@@ -36,6 +40,7 @@ use entrepot_core::origin::Origin;
 
 use crate::fetch::table::InflightFetches;
 use crate::pull::issued::IssuedTokens;
+use crate::pull::lists::ListMemory;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
@@ -63,6 +68,7 @@ pub struct Pull {
     /// Requests' bodies that rest until they are complete.
     pub bodies: HeldBodies,
     manifest_locks: KeyedLocks,
+    lists: ListMemory,
     negatives: Negatives,
 }
 
@@ -82,6 +88,7 @@ impl Pull {
             rights: Rights::default(),
             issued: IssuedTokens::default(),
             manifest_locks: KeyedLocks::default(),
+            lists: ListMemory::default(),
             negatives: Negatives::default(),
             store,
             metrics,
@@ -137,13 +144,18 @@ impl ConfigSnapshot {
         })
     }
 
-    /// The origin of the registry's token server, if it has told one that is its own: it may name any.
+    /// The origin of the registry's token server, if it has told one that is its own: it may name any. If the
+    /// administrator gave an account for another one, it is said why that is not used.
     fn realm(&self, registry: &UpstreamRegistry) -> Option<Origin> {
-        match self.upstream.memory().tokens.scheme(&registry.origin)? {
-            token_cache::AuthScheme::Bearer { realm, .. } if self.upstream.trusts(registry, &realm) => {
-                origin_of(&realm)
-            }
-            _ => None,
+        let scheme = self.upstream.memory().tokens.scheme(&registry.origin)?;
+        let token_cache::AuthScheme::Bearer { realm, .. } = scheme else { return None };
+        let origin = origin_of(&realm)?;
+        if self.upstream.trusts(registry, &realm) {
+            return Some(origin);
         }
+        if account(&self.config, &origin, None).is_some() {
+            self.upstream.warn_of_realm(registry, &realm);
+        }
+        None
     }
 }

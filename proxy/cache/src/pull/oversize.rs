@@ -43,7 +43,7 @@ impl PieceSource for Oversize {
         }
         match self.named.take().map(|(digest, hasher)| (digest, hasher.finish())) {
             Some((digest, got)) if got != digest => {
-                Err(BodyError::new(FetchError::WrongDigest { digest, got: Box::new(got) }))
+                Err(BodyError::new(FetchError::WrongDigest { content: digest.into(), got: Box::new(got) }))
             }
             _ => Ok(self.held.take()),
         }

@@ -16,26 +16,24 @@
 //! Every phase records what it decides in the request's trail, and fails with a [`PullError`].
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
-use entrepot_core::range::{self, ByteSpec, RangeHeader};
 use entrepot_core::route::Route;
-use http::header::WARNING;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, UpstreamRefusal};
-use crate::fetch::table::Wish;
 use crate::pull::asking::{Asked, Probed, Wanted};
 use crate::pull::error::{PullError, is_refusal};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest};
 use crate::pull::rights::{Object, Right};
+use crate::pull::stale::Why;
 use crate::pull::tag_policy::{is_fresh, tier, trusted_for};
 use crate::pull::{Pull, replies};
 use entrepot_net::http::reply::Reply;
@@ -43,12 +41,16 @@ use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcom
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
 use entrepot_upstream::http_client::Patience;
-use entrepot_upstream::operation::{ByteRange, Operation};
+use entrepot_upstream::operation::Operation;
 
-/// The longest blob whose digest is awaited before its head is sent, if upstream says that it is compressed.
-const JUDGED_FIRST_MAX_BYTES: u64 = 1 << 20;
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
+
+/// Whether a leader's answer is also that of a client with the same credential: it came just now, or was awaited.
+/// `was_open_at` is when it came, before the client waited for it.
+pub(super) fn is_own_answer(was_open_at: Option<SystemTime>) -> bool {
+    was_open_at.is_none_or(|at| at.elapsed().is_ok_and(|age| age < VERDICT_LAG))
+}
 
 // ── admit ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -75,6 +77,7 @@ impl Pull {
             }
             Route::Blob { repository, digest } => self.blob(BlobRequest { request, repository, digest: *digest }).await,
             Route::Other => self.other(request, body).await,
+            Route::Tags { .. } | Route::Referrers { .. } => self.list(request, &route).await,
             route => self.read_through(request, route).await,
         };
         pulled.unwrap_or_else(|error| error.explained(request, route.repository()).into_reply())
@@ -106,8 +109,12 @@ enum Resolved {
 impl Pull {
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
-        let pulled = self.pull_tag(&tag, known.as_ref(), Patience::Check).await;
-        match pulled {
+        if let (Some(known), Some(quota)) = (&known, tag.request.low_quota())
+            && let Some(stale) = self.stale_tag(&tag, Some(known), Why::LowQuota(quota)).await
+        {
+            return Ok(stale);
+        }
+        match self.pull_tag(&tag, known.as_ref(), Patience::Check).await {
             Ok(reply) => Ok(reply),
             Err(error) => self.instead_of(tag, known.as_ref(), error).await,
         }
@@ -238,12 +245,12 @@ impl Pull {
     ) -> Result<Reply, PullError> {
         let request = tag.request;
         if error.is_transient() {
-            return match self.stale_tag(&tag, known).await {
+            return match self.stale_tag(&tag, known, Why::Failed(&error)).await {
                 Some(stale) => Ok(stale),
                 None if error.is_impatient() && !self.known_digests(&tag, known).await.is_empty() => {
                     self.pull_tag(&tag, known, Patience::Full).await
                 }
-                None => Err(error),
+                None => self.no_referrers_by_tag(&tag, &error).await.ok_or(error),
             };
         }
         if error.is_refusal()
@@ -262,14 +269,14 @@ impl Pull {
     }
 
     /// The last known manifest in place of upstream's answer. None if there is none, or the client may not read it.
-    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Option<Reply> {
+    async fn stale_tag(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>, why: Why<'_>) -> Option<Reply> {
         let place = tag.request.place(tag.repository);
         for digest in self.known_digests(tag, known).await {
             if let Some((manifest, link)) = self.stored_manifest(tag.request, tag.repository, &digest).await
                 && let Some(right) = self.right_offline(tag.request, &place, &digest, &link).await
             {
                 let reply = manifest::reply(tag.request, &manifest, Served::Stale, right);
-                return Some(reply.with(WARNING, "110 entrepot \"Response is Stale\""));
+                return Some(why.marked(tag.request, reply));
             }
         }
         None
@@ -363,7 +370,7 @@ enum Located {
 }
 
 /// The outcome of joining a fetch.
-enum Joined {
+pub(super) enum Joined {
     Served(Reply),
     /// It takes no more readers, or ended in a way that says nothing about this one: look again when it is gone.
     TooLate(Arc<InflightFetch>),
@@ -420,7 +427,7 @@ impl Pull {
 
     async fn locate(&self, blob: &BlobRequest<'_>) -> Located {
         // Fetches first: one that is published between the two looks is found in the store.
-        if let Some(fetch) = self.inflight.find(&blob.request.registry.origin, &blob.digest) {
+        if let Some(fetch) = self.inflight.find(&blob.target()) {
             return Located::Inflight(fetch);
         }
         self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
@@ -471,12 +478,12 @@ impl Pull {
         blob: &BlobRequest<'_>,
         fetch: &Arc<InflightFetch>,
     ) -> Result<Joined, PullError> {
-        let place = blob.place();
-        let is_leaders = fetch.led_by(&place, blob.request.credential.id());
+        let target = blob.target();
+        let is_leaders = fetch.led_by(&target, blob.request.credential.id());
         let was_open_at = fetch.opened_at();
         let opening = fetch.opened().await;
         match &opening {
-            Opening::Filling { .. } | Opening::NotStored(..) => {}
+            Opening::Filling { .. } | Opening::Passing { .. } | Opening::NotStored(..) => {}
             // The leader's answer is the answer for its credential.
             Opening::Refused(refusal) if is_leaders && is_refusal(refusal.status) => {
                 return Err(self.not_opened(blob, OpenError::Refused(refusal.clone())).await);
@@ -485,11 +492,9 @@ impl Pull {
             Opening::Broken(error) if is_leaders => return Err(PullError::Broken(error.clone())),
             _ => return Ok(Joined::TooLate(fetch.clone())),
         }
-        // With the same credential the leader's answer is this client's own, if it came just now.
-        let is_young = was_open_at.is_none_or(|at| at.elapsed().is_ok_and(|age| age < VERDICT_LAG));
-        let right = match fetch.place == place {
-            true if is_leaders && is_young => Some(self.right_of_answer(blob.request)),
-            true => self.right_to_fetch(blob.request, &place, fetch.opened_at()),
+        let right = match fetch.target == target {
+            true if is_leaders && is_own_answer(was_open_at) => Some(self.right_of_answer(blob.request)),
+            true => self.right_to_fetch(blob.request, &Object::Repository(blob.place()), fetch.opened_at()),
             false => None,
         };
         let right = match right {
@@ -510,12 +515,9 @@ impl Pull {
     /// Starts the blob's fetch with this client's credential, unless another request was faster: then the right to that
     /// fetch is asked like to any other.
     async fn lead_or_join(self: &Arc<Self>, blob: &BlobRequest<'_>) -> Result<Joined, PullError> {
-        let asked = self.asked_part(blob).await?;
-        let range = asked.map(|(start, end)| ByteRange { start, end }).filter(|r| r.start > 0 || r.end.is_some());
-        let whole = range.is_none_or(|range| range.end.is_none());
-        let complete_up_to_bytes = blob.request.snapshot.config.cache.complete_up_to.0;
-        let wish = Wish { range, whole, complete_up_to_bytes };
-        let joined = self.inflight.join_or_start(&blob.place(), &blob.digest, &self.blob_source(blob), &wish).await;
+        let head = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
+        let wish = self.wish(blob.request, &Object::Repository(blob.place()), blob.request.range(), head).await?;
+        let joined = self.inflight.join_or_start(&blob.target(), &self.blob_source(blob), &wish).await;
         let Some((subscription, leads)) = joined else {
             return Ok(Joined::Served(self.read_alone(blob, None, Bypass::TooManyFills).await?));
         };
@@ -526,7 +528,7 @@ impl Pull {
         }
         let opening = subscription.fetch.opened().await;
         let right = match opening {
-            Opening::Filling { is_registrys_word: true, .. } => {
+            Opening::Filling { is_registrys_word: true, .. } | Opening::Passing { is_registrys_word: true, .. } => {
                 self.approve(blob.request, &Object::Repository(blob.place()))
             }
             _ => self.right_of_answer(blob.request),
@@ -550,12 +552,13 @@ impl Pull {
                 if leads {
                     blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
                 }
-                // Whether upstream compressed the blob is known at its end. A small one can wait for that.
-                if subscription.fetch.coding().is_some() && size.is_some_and(|size| size <= JUDGED_FIRST_MAX_BYTES) {
-                    subscription.fetch.want_whole();
-                    subscription.fetch.judged().await.map_err(PullError::Broken)?;
+                self.serve_fetch(blob, subscription, size, leads, right).await
+            }
+            Opening::Passing { window, reason, size, host, elapsed, .. } => {
+                if leads {
+                    blob.request.record_upstream(&host, UpstreamOutcome::Ok, Some(elapsed));
                 }
-                self.serve_fetch(blob, subscription, size, leads, right)
+                self.serve_passing(blob, &window, subscription, size, reason, right).await
             }
             Opening::NotStored(spare, reason) => {
                 let spare = spare.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -567,28 +570,5 @@ impl Pull {
             Opening::Broken(error) => Err(PullError::Broken(error)),
         };
         reply.map(Joined::Served)
-    }
-
-    /// The range of a blob that is not here yet. A suffix needs the length, which upstream's HEAD tells.
-    async fn asked_part(&self, blob: &BlobRequest<'_>) -> Result<Option<(u64, Option<u64>)>, PullError> {
-        let RangeHeader::Single(spec) = blob.request.range().map_or(RangeHeader::Ignored, range::parse) else {
-            return Ok(None);
-        };
-        match spec {
-            ByteSpec::From(start) => Ok(Some((start, None))),
-            ByteSpec::FromTo(start, last) => Ok(Some((start, last.checked_add(1)))),
-            ByteSpec::Suffix(_) => {
-                let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-                let answer = match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
-                    Asked::Allowed(answer, _) | Asked::Unproven(answer) => answer,
-                    Asked::Refused(error) | Asked::Down(error) => return Err(error),
-                };
-                match answer.content_length().map(|size| (size, range::resolve(spec, size))) {
-                    Some((_, Some((start, end)))) => Ok(Some((start, Some(end)))),
-                    Some((size_bytes, None)) => Err(PullError::Range { size_bytes }),
-                    None => Ok(None),
-                }
-            }
-        }
     }
 }

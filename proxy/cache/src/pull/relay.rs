@@ -1,5 +1,5 @@
-//! Requests that are passed on: pushes to upstream registries, and reads that are not cached (tag lists, referrers,
-//! catalogues, extensions, pages of the registry).
+//! Requests that are passed on: pushes to upstream registries, and reads that are not cached (catalogues, extensions,
+//! pages of the registry, lists whose query nobody knows).
 
 use std::sync::Arc;
 
@@ -59,6 +59,7 @@ impl Pull {
     async fn forget_changed(&self, request: &RequestContext, route: &Route) {
         let Some(repository) = route.repository().cloned() else { return };
         self.negatives.forget(&format!("{}/{repository}:", request.registry.origin));
+        self.lists.forget(&request.registry.origin, &repository);
         let place = request.place(&repository);
         match (route, &request.method) {
             (Route::Manifest { reference: Reference::Tag(tag), .. }, _) => {

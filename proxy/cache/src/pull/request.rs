@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use entrepot_core::budget::Quota;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
@@ -12,6 +13,7 @@ use entrepot_core::route::Route;
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::fetch::inflight::Target;
 use crate::pull::ConfigSnapshot;
 use crate::pull::tag_policy::{request_type, tier};
 use entrepot_config::ready::AccessMode;
@@ -129,6 +131,11 @@ impl RequestContext {
         format!("{}/{repository}@{digest}", self.registry.origin)
     }
 
+    /// The quota of this credential, if so little is left of it that tags and lists that are known are not checked.
+    pub(super) fn low_quota(&self) -> Option<Quota> {
+        self.snapshot.upstream.memory().governors.low_quota(&self.registry.origin, &self.credential)
+    }
+
     /// Records the credential that upstream is asked with.
     pub fn record_credential(&self) {
         self.record_credential_of(&self.credential);
@@ -236,6 +243,11 @@ impl BlobRequest<'_> {
     /// The repository that it is asked of.
     pub(super) fn place(&self) -> Place {
         self.request.place(self.repository)
+    }
+
+    /// The target of a fetch for it.
+    pub(super) fn target(&self) -> Target {
+        Target::Blob { place: self.place(), digest: self.digest }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! who        a credential, or the login or the anonymous client that a token was given to
-//! what       a repository of an origin, or the path of an artefact
+//! what       a repository of an origin, its lists, or the path of an artefact
 //! shown by   upstream's answer to this request, or an earlier one (a verdict), or an anonymous one about this link
 //! when       a verdict holds for five minutes and no longer than the token; a public link for `rights.public_for`,
 //!            and while upstream is down for `rights.offline_for`
@@ -53,6 +53,9 @@ pub(super) enum Object {
     Repository(Place),
     /// An artefact: its origin, and its path and query.
     Artefact(Origin, Box<str>),
+    /// The lists of a repository: its tags, and the referrers of its manifests. Some registries show them to more clients
+    /// than the content, so they prove nothing about that.
+    Lists(Place),
 }
 
 /// The verdicts that hold at the moment, those that were used last.
@@ -143,6 +146,25 @@ impl Pull {
         Some(shown(request, Proof::PublicMark, public_at))
     }
 
+    /// The right to a stored list of the repository: as to its content, or because upstream showed this credential a list
+    /// of it. `is_down` is true while upstream cannot be asked.
+    pub(super) async fn right_to_list(
+        &self,
+        request: &RequestContext,
+        place: &Place,
+        digest: &Digest,
+        link: &Link,
+        is_down: bool,
+    ) -> Option<Right> {
+        if let Some((proof, verdict)) = self.own_verdict(request, &Object::Lists(place.clone())) {
+            return Some(shown(request, proof, verdict.at));
+        }
+        match is_down {
+            true => self.right_offline(request, place, digest, link).await,
+            false => self.right_to(request, place, digest, link).await,
+        }
+    }
+
     /// The right to an artefact, whose entry is proven public like a link. `public_for` is how long such a proof holds.
     pub(super) fn right_to_artefact(
         &self,
@@ -156,16 +178,15 @@ impl Pull {
         by_verdict.or_else(by_link).map(|(proof, at)| shown(request, proof, at))
     }
 
-    /// The right to the bytes of a fetch that runs in this repository. They are no link yet.
+    /// The right to the bytes of a fetch that runs for this object. They are no link yet.
     pub(super) fn right_to_fetch(
         &self,
         request: &RequestContext,
-        place: &Place,
+        object: &Object,
         opened_at: Option<SystemTime>,
     ) -> Option<Right> {
-        let object = Object::Repository(place.clone());
-        let public = || self.public_verdict(&object).filter(|verdict| Some(verdict.at) >= opened_at);
-        let found = self.own_verdict(request, &object).or_else(|| Some((Proof::PublicVerdict, public()?)));
+        let public = || self.public_verdict(object).filter(|verdict| Some(verdict.at) >= opened_at);
+        let found = self.own_verdict(request, object).or_else(|| Some((Proof::PublicVerdict, public()?)));
         found.map(|(proof, verdict)| shown(request, proof, verdict.at))
     }
 
@@ -180,7 +201,7 @@ impl Pull {
         {
             return Some((Proof::Verdict, verdict));
         }
-        let Object::Repository(place) = object else { return None };
+        let (Object::Repository(place) | Object::Lists(place)) = object else { return None };
         if request.registry.access != AccessMode::Shared {
             return None;
         }
@@ -216,17 +237,25 @@ impl Pull {
         headers: &HeaderMap,
     ) {
         self.rights.forget(object, request.credential.id());
+        if let Object::Repository(place) = object {
+            self.rights.forget(&Object::Lists(place.clone()), request.credential.id());
+        }
         if !self.says_something(&request.credential, object, status, headers) {
             return;
         }
         let principal = self.principal(&request.credential);
         self.rights.forget(object, principal);
+        if let Object::Repository(place) = object {
+            self.rights.forget(&Object::Lists(place.clone()), principal);
+        }
         if principal != CredentialId::ANONYMOUS {
             return;
         }
         match object {
-            Object::Repository(place) => self.store.names.refuse_public(place, SystemTime::now()).await,
-            Object::Artefact(origin, path) => self.store.names.refuse_artefact(origin, path).await,
+            Object::Repository(place) | Object::Lists(place) => {
+                self.store.names.refuse_public(place, SystemTime::now()).await;
+            }
+            Object::Artefact(origin, path) => self.store.names.refuse_artefact(origin, path, SystemTime::now()).await,
         }
     }
 
@@ -247,7 +276,7 @@ impl Pull {
             Credential::Answered(_) => true,
             Credential::Header(header) if bearer(header.expose()).is_none() => true,
             Credential::Header(header) => match (self.issued.seen(header), object) {
-                (Some(token), Object::Repository(place)) => {
+                (Some(token), Object::Repository(place) | Object::Lists(place)) => {
                     token.expires > Instant::now() && token.covers(place.repository())
                 }
                 _ => false,

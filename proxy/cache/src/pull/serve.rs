@@ -2,7 +2,6 @@
 //! straight from upstream. A range is answered alike, wherever the bytes come from.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
@@ -14,8 +13,9 @@ use tracing::Instrument;
 use crate::fetch::FetchError;
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::{BlobSource, Opened};
+use crate::fetch::source::{BlobSource, Known, Opened};
 use crate::fetch::through::Through;
+use crate::fetch::window::{Window, WindowReader};
 use crate::pull::Pull;
 use crate::pull::error::PullError;
 use crate::pull::request::{AskedPart, BlobRequest};
@@ -27,6 +27,9 @@ use entrepot_observe::labels::{Bypass, Served, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{Blob, Store};
 use entrepot_upstream::operation::ByteRange;
+
+/// The longest content whose digest is awaited before its head is sent, if upstream says that it is compressed.
+const JUDGED_FIRST_MAX_BYTES: u64 = 1 << 20;
 
 impl Pull {
     /// A blob that is published here.
@@ -42,7 +45,7 @@ impl Pull {
     }
 
     /// A blob that is on its way.
-    pub(super) fn serve_fetch(
+    pub(super) async fn serve_fetch(
         &self,
         blob: &BlobRequest<'_>,
         subscription: Subscription,
@@ -56,21 +59,29 @@ impl Pull {
             false if subscription.fetch.is_verified() => Served::Hit,
             false => Served::Joined,
         };
-        let source = self.blob_source(blob);
-        let header = blob.request.range();
-        let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
-        let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
-        let reader = match answer {
-            RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
-            RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
-            RangeAnswer::Part { start, end } => {
-                // A part that is the whole, or the rest of it, ends only when the digest is right.
-                let completes = open_ended || (start == 0 && Some(end) == size);
-                FetchReader::new(subscription, source, start, (!completes).then_some(end))
-            }
-        };
+        let (answer, reader) = reader_of(subscription, self.blob_source(blob), blob.request.range(), size).await?;
         blob.request.trail.record(Decision::Content { served, digest: Some(blob.digest), stored_at: None });
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
+    }
+
+    /// A blob that is on its way and cannot be kept.
+    pub(super) async fn serve_passing(
+        &self,
+        blob: &BlobRequest<'_>,
+        window: &Arc<Window>,
+        subscription: Subscription,
+        size: Option<u64>,
+        reason: Bypass,
+        _: Right,
+    ) -> Result<Reply, PullError> {
+        let source = self.blob_source(blob);
+        match passing_reader_of(window, subscription, source, blob.request.range(), size)? {
+            Some((answer, reader)) => {
+                blob.request.trail.record(Decision::PassedThrough(reason));
+                Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(reader)))
+            }
+            None => self.read_alone(blob, None, reason).await,
+        }
     }
 
     /// Past the store: the client gets upstream's bytes, and whole ones checked.
@@ -89,7 +100,7 @@ impl Pull {
         let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => opened,
-            None => match self.blob_source(blob).open(&blob.digest, part, None).await {
+            None => match self.blob_source(blob).open(&blob.digest.into(), part, Known::default()).await {
                 Ok(opened) => opened,
                 Err(error) => return Err(self.not_opened(blob, error).await),
             },
@@ -103,16 +114,17 @@ impl Pull {
 
     /// From upstream to this client alone. Once every byte is shown, the repository is known to have the blob.
     fn serve_alone(&self, blob: &BlobRequest<'_>, opened: Opened, reason: Bypass) -> Result<Reply, PullError> {
-        let (source, size, digest) = (self.blob_source(blob), opened.size, blob.digest);
+        let (source, size, digest, answered_at) =
+            (self.blob_source(blob), opened.size, blob.digest, opened.answered_at);
         let header = blob.request.range();
         let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
         let through = match answer {
             RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
                 if let Some(coding) = opened.coding {
-                    return Err(PullError::Broken(FetchError::Encoded { digest, coding }));
+                    return Err(PullError::Broken(FetchError::Encoded { content: digest.into(), coding }));
                 }
-                Through::part(digest, source, start, end, size).with_opened(opened)
+                Through::part(digest.into(), source, start, end, size, None).with_opened(opened)
             }
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
             RangeAnswer::Whole => Through::whole(digest, source, Some(opened), 0),
@@ -120,13 +132,65 @@ impl Pull {
         let (store, place, is_public) = (self.store.clone(), blob.place(), self.is_public_answer(blob.request));
         let through = through.and_then(move || {
             tokio::spawn(
-                async move { store.names.link(&place, &digest, is_public.then(SystemTime::now)).await }
+                async move { store.names.link(&place, &digest, is_public.then_some(answered_at)).await }
                     .in_current_span(),
             );
         });
         blob.request.trail.record(Decision::PassedThrough(reason));
         Ok(blob_reply(&blob.digest, answer, size, ReplyBody::pieces(through)))
     }
+}
+
+/// The part of a fetch that a Range header asks for, and its reader. Empty content is complete with the head of the
+/// reply, so the head waits for what the last byte of other content waits for.
+pub(super) async fn reader_of(
+    subscription: Subscription,
+    source: BlobSource,
+    header: Option<&str>,
+    size: Option<u64>,
+) -> Result<(RangeAnswer, FetchReader), PullError> {
+    // Whether upstream compressed the content is known at its end. Short content can wait for that.
+    let is_short = size.is_some_and(|size| size <= JUDGED_FIRST_MAX_BYTES);
+    if is_short && subscription.fetch.coding().is_some() {
+        subscription.fetch.want_whole();
+        subscription.fetch.judged().await.map_err(PullError::Broken)?;
+    }
+    if size == Some(0) {
+        subscription.fetch.judged().await.map_err(PullError::Broken)?;
+    }
+    let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+    let reader = match answer {
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+        RangeAnswer::Whole => FetchReader::new(subscription, source, 0, None),
+        RangeAnswer::Part { start, end } => {
+            let end = (!completes(header, start, end, size)).then_some(end);
+            FetchReader::new(subscription, source, start, end)
+        }
+    };
+    Ok((answer, reader))
+}
+
+/// The same of a fetch that nothing is kept of. None if its window does not have the bytes any more.
+pub(super) fn passing_reader_of(
+    window: &Arc<Window>,
+    subscription: Subscription,
+    source: BlobSource,
+    header: Option<&str>,
+    size: Option<u64>,
+) -> Result<Option<(RangeAnswer, WindowReader)>, PullError> {
+    let answer = size.map_or(RangeAnswer::Whole, |size| range::decide(header, size));
+    let (start, end) = match answer {
+        RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
+        RangeAnswer::Whole => (0, None),
+        RangeAnswer::Part { start, end } => (start, (!completes(header, start, end, size)).then_some(end)),
+    };
+    Ok(window.reader(subscription, source, start, end).map(|reader| (answer, reader)))
+}
+
+/// Whether a part is the whole, or the rest of it: it ends only when the digest is right.
+fn completes(header: Option<&str>, start: u64, end: u64, size: Option<u64>) -> bool {
+    let open_ended = matches!(header.map(range::parse), Some(RangeHeader::Single(ByteSpec::From(_))));
+    open_ended || (start == 0 && Some(end) == size)
 }
 
 /// The reply with a published blob. `source` has the bytes as well, in case the disk fails.
@@ -155,6 +219,13 @@ pub fn stored_reply(
 }
 
 fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
+    content_reply(answer, size, body)
+        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
+        .with(ETAG, &format!("\"{digest}\""))
+}
+
+/// Status and length of any content, with the type of one that is not known.
+pub(super) fn content_reply(answer: RangeAnswer, size: Option<u64>, body: ReplyBody) -> Reply {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -165,9 +236,7 @@ fn blob_reply(digest: &Digest, answer: RangeAnswer, size: Option<u64>, body: Rep
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let reply = Reply { status, headers, body, refused: None }
-        .with(DOCKER_CONTENT_DIGEST, &digest.to_string())
-        .with(ETAG, &format!("\"{digest}\""));
+    let reply = Reply { status, headers, body, refused: None };
     match answer {
         RangeAnswer::Part { start, end } => {
             reply.with(CONTENT_RANGE, &ContentRange::Part { start, end, size }.to_string())

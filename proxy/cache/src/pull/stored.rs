@@ -59,12 +59,12 @@ impl StoredReader {
         tracing::error!(%digest, offset = self.position, "a stored blob cannot be read ({why}); it is put aside");
         self.store.blobs.unreadable(&digest).await;
         let Some(source) = self.source.clone() else {
-            return Err(FetchError::Read { digest, error: Arc::new(why) });
+            return Err(FetchError::Read { content: digest.into(), error: Arc::new(why) });
         };
         self.instead = Some(if self.end == size {
             Through::whole(digest, source, None, self.position)
         } else {
-            Through::part(digest, source, self.position, self.end, Some(size))
+            Through::part(digest.into(), source, self.position, self.end, Some(size), None)
         });
         Ok(())
     }

@@ -49,7 +49,7 @@ pub struct LiveConfig {
 pub struct ProxyPolicy {
     /// The treatment of a CONNECT for a host that is not listed.
     pub tunnel: TunnelPolicy,
-    /// Ports on which an unlisted host may be reached.
+    /// The only ports on which an unlisted host may be reached. Empty allows all ports.
     pub tunnel_ports: Vec<u16>,
     /// The only hosts that clients may reach at all, listed or not. None allows all hosts.
     pub allow: Option<GlobSet>,
@@ -285,10 +285,13 @@ impl LiveConfig {
     }
 
     /// The origin at which a host is reached. The configuration decides about the scheme, never the client: the
-    /// registry's own section, then the list, in which https has precedence.
+    /// registry's own section, then the most specific entry of the list. Among equals https has precedence.
     pub fn origin(&self, host: &RegistryHost) -> Origin {
-        let covers = |scheme| self.intercept.iter().any(|registry| registry.scheme == scheme && registry.covers(host));
-        let by_list = || if covers(Scheme::Http) && !covers(Scheme::Https) { Scheme::Http } else { Scheme::Https };
+        let by_list = || {
+            let covering = self.intercept.iter().filter(|registry| registry.covers(host));
+            let rank = |registry: &&OriginPattern| (registry.host.specificity(), registry.scheme == Scheme::Https);
+            covering.max_by_key(rank).map_or(Scheme::Https, |registry| registry.scheme)
+        };
         let policy = self.registries.iter().find(|policy| policy.registry.covers(host));
         Origin { scheme: policy.map_or_else(by_list, |policy| policy.registry.scheme), host: host.clone() }
     }

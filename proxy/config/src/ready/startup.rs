@@ -15,8 +15,8 @@ pub struct Startup {
     pub data_dir: PathBuf,
     /// `[proxy]`
     pub proxy: ProxyListen,
-    /// `[transparent]`
-    pub transparent: TransparentListen,
+    /// `[transparent]`: the sockets of the door for redirected connections.
+    pub transparent: Listen,
     /// `[registry]`
     pub registry: RegistryListen,
     /// `[admin]`
@@ -41,12 +41,6 @@ pub struct ProxyListen {
     pub max_connections_per_client: usize,
 }
 
-/// The sockets of the door for redirected connections.
-pub struct TransparentListen {
-    /// Empty switches the door off.
-    pub listen: Vec<SocketAddr>,
-}
-
 /// The sockets of our own registry.
 pub struct RegistryListen {
     /// Plain HTTP.
@@ -69,12 +63,14 @@ pub struct Listen {
 
 /// `[admin]`
 pub struct AdminDoor {
-    /// The TCP address, loopback by default. None switches TCP off.
-    pub listen: Option<SocketAddr>,
+    /// At most one TCP address, on loopback by default. Without one, TCP is off.
+    pub listen: Listen,
     /// The unix socket, mode 0600. A process that may open it may change things.
     pub socket: PathBuf,
     /// The bearer token for changes over TCP. None if TCP allows no changes.
     pub token: Option<Secret>,
+    /// Whether a program on this machine may clear the cache over TCP without the token.
+    pub loopback_changes: bool,
 }
 
 /// `[ca]`

@@ -33,6 +33,12 @@ const IN_FILE: &[(&str, &str)] = &[
     ("[credentials]\n", "entrepot.toml:1: credentials must be a list of tables, each headed by its name in double brackets"),
     ("[[credentials]]\npassword = 12345\n", "entrepot.toml:2: credentials.password must be a text in quotes"),
     ("[cache]\n[cache]\n", "entrepot.toml:2: duplicate key"),
+    ("cache:\n  max_size: 32g\n", "entrepot.toml:1: key with no value, expected `=`; this looks like YAML; the configuration is TOML: \
+        a [section] in brackets, then lines as in key = \"value\""),
+    ("[intercept]\nregistries = [\"a.io, b.io\"]\n", "entrepot.toml:2: intercept.registries: \"a.io, b.io\" is no usable registry: \
+        not a host name or address; write each registry as an entry of its own: [\"a.example\", \"b.example\"]"),
+    ("[proxy]\nallow = [\"a.io, b.io\"]\n", "entrepot.toml:2: proxy.allow: \"a.io, b.io\" is not a host or a glob of hosts; write each \
+        host as an entry of its own: [\"ghcr.io\", \"*.docker.io\"]"),
     ("a = \n", "entrepot.toml:1: string values must be quoted, expected literal string"),
     // Values.
     ("[cache]\nmax_size = \"32x\"\n",
@@ -136,6 +142,14 @@ const IN_ENVIRONMENT: &[(&str, &str, &str)] = &[
         unclosed group"),
     ("PROXY_CONNECT_READ_TIMEOUT", "soon", "environment variable PROXY_CONNECT_READ_TIMEOUT: \"soon\" is not a duration; \
         write for example 500ms, 60s, 10m, 1h30m or 60d"),
+    ("REGISTRIES", "a.io,b.io", "environment variable REGISTRIES: \"a.io,b.io\" has a ',' in it; spaces separate the registries: \
+        \"a.io b.io\""),
+    ("ADDITIONAL_REGISTRIES", "a.io; b.io", "environment variable ADDITIONAL_REGISTRIES: \"a.io; b.io\" has a ';' in it; spaces \
+        separate the registries: \"a.io b.io\""),
+    ("REGISTRIES", "'a.io b.io'", "environment variable REGISTRIES: \"'a.io b.io'\" has a '\\'' in it; spaces separate the \
+        registries: \"a.io b.io\""),
+    ("REGISTRY_WHITELIST", "a.io b.io,c.io", "environment variable REGISTRY_WHITELIST: \"a.io b.io\" is not one host; commas \
+        separate the hosts"),
     ("REGISTRIES", "a.io http://b.io/v2", "environment variable REGISTRIES: \"http://b.io/v2\" is no usable registry: not a host name or \
         address; write the host alone, without a path; http:// before it means plain HTTP"),
     ("AUTH_REGISTRIES", "a.io:u:canary b.io:canary", "environment variable AUTH_REGISTRIES: entry 2 is not of the form \

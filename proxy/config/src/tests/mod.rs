@@ -52,8 +52,7 @@ impl Case {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
-        let env = |name: &str| self.variables.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
-        load(&self.flags, &env, &bare_host())
+        load(&self.flags, self, &bare_host())
     }
 
     pub(super) fn loaded(&self) -> Loaded {
@@ -64,6 +63,16 @@ impl Case {
     pub(super) fn error(&self) -> String {
         let error = self.load().map(|_| ()).expect_err("a mistake");
         error.to_string().replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+impl Environment for Case {
+    fn value(&self, name: &str) -> Option<String> {
+        self.variables.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.variables.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -271,6 +280,7 @@ fn every_knob_says_when_a_change_takes_effect() {
         "admin.listen",
         "admin.socket",
         "admin.token_file",
+        "admin.loopback_changes",
         "ca.cert",
         "ca.key",
         "ca.passphrase_file",
@@ -302,7 +312,7 @@ fn words_become_policies() {
     {
         let case = Case::new(&format!("[proxy]\ntunnel = \"{word}\"\n[admin]\nlisten = \"none\"\n"));
         assert_eq!(case.loaded().config.live.proxy.tunnel, policy);
-        assert_eq!(case.loaded().config.startup.admin.listen, None);
+        assert_eq!(case.loaded().config.startup.admin.listen.addresses, []);
     }
 }
 
@@ -350,6 +360,46 @@ fn plain_http_is_spoken_only_where_the_configuration_says_so() {
     assert_eq!(shown(&loaded, "registries.\"plain.lan:5000\".scheme"), "\"http\" # default");
     let twice = Case::new("[intercept]\nregistries = [\"a.lan:80\", \"http://a.lan\"]\n");
     assert!(twice.error().contains("duplicate registry"), "one port speaks one protocol");
+}
+
+/// Accounts and sections that spell no scheme have the one that the list or a section declares for their registry.
+#[test]
+fn a_scheme_is_declared_by_wildcards_too() {
+    for (list, section, registry, expected) in [
+        (&["http://*.lan:5000"][..], "", "reg.lan:5000", "http://reg.lan:5000"),
+        (&["http://*.lan:5000"], "", "*.a.lan:5000", "http://*.a.lan:5000"),
+        (&["http://*.lan:5000"], "", "*.lan:5000", "http://*.lan:5000"),
+        (&["http://*.lan"], "", "reg.lan", "http://reg.lan"),
+        (&["http://*.lan"], "", "reg.lan:80", "http://reg.lan:80"),
+        (&["http://reg.lan"], "", "reg.lan:80", "http://reg.lan"),
+        (&["http://*.lan"], "", "reg.lan:5000", "reg.lan:5000"),
+        (&["http://*.lan:5000"], "", "reg.lan", "reg.lan"),
+        (&["http://*.lan:5000"], "", "lan:5000", "lan:5000"),
+        (&["http://reg.lan:5000"], "", "*.lan:5000", "*.lan:5000"),
+        // The most specific entry counts. An entry without a scheme means https.
+        (&["http://*.lan:5000", "reg.lan:5000"], "", "reg.lan:5000", "reg.lan:5000"),
+        (&["http://*.lan:5000", "*.a.lan:5000"], "", "reg.a.lan:5000", "reg.a.lan:5000"),
+        (&["*.lan:5000", "http://reg.lan:5000"], "", "reg.lan:5000", "http://reg.lan:5000"),
+        // A section comes before the list.
+        (&["reg.lan:5000"], "*.lan:5000", "reg.lan:5000", "http://reg.lan:5000"),
+        (&[], "*.lan:5000", "reg.lan:5000", "http://reg.lan:5000"),
+    ] {
+        let section = match section {
+            "" => String::new(),
+            name => format!("[registries.{name:?}]\nscheme = \"http\"\n"),
+        };
+        let text = format!(
+            "[intercept]\nregistries = {list:?}\n{section}\
+             [[credentials]]\nregistry = {registry:?}\nusername = \"u\"\npassword = \"p\"\n"
+        );
+        let live = Case::new(&text).loaded().config.live;
+        assert_eq!(live.credentials[0].registry.to_string(), expected, "{list:?} {section:?} {registry}");
+        // What a client names is reached where the account belongs, so the account is used.
+        let Some(host) = live.credentials[0].registry.exact().map(|origin| origin.host) else { continue };
+        let origin = live.origin(&host);
+        assert!(live.account(&origin, None).is_some(), "{list:?} {section:?} {registry}: {origin:?}");
+        assert!(live.intercepts(origin.scheme, &host), "{list:?} {registry}");
+    }
 }
 
 #[test]

@@ -112,8 +112,14 @@ const ROWS: &[Row] = &[
 ];
 
 /// Variables that set nothing by themselves, or need files. Other tests cover them.
-const ELSEWHERE: [&str; 5] =
-    ["PROXY_REQUEST_BUFFERING", "CA_CRT_FILE", "CA_KEY_FILE", "AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"];
+const ELSEWHERE: [&str; 6] = [
+    "ENTREPOT_CONFIG",
+    "PROXY_REQUEST_BUFFERING",
+    "CA_CRT_FILE",
+    "CA_KEY_FILE",
+    "AUTH_REGISTRIES_DELIMITER",
+    "AUTH_REGISTRY_DELIMITER",
+];
 
 #[test]
 fn each_variable_sets_its_knob() {
@@ -182,6 +188,15 @@ fn variables_without_a_counterpart_are_spoken_of_once() {
         ("DEBUG", "true", &["DEBUG starts no mitmweb here: events are logged at level debug"]),
         ("DEBUG_NGINX", "true", &["DEBUG_NGINX starts no mitmweb here: events are logged at level trace"]),
         ("DEBUG_HUB", "false", &[]),
+        ("CACHE_MAXSIZE", "64g", &["environment variable CACHE_MAXSIZE is not read; did you mean CACHE_MAX_SIZE?"]),
+        (
+            "AUTH_REGISTRIES",
+            "a.io:u:canary,b.io:v:canary",
+            &[
+                "AUTH_REGISTRIES: the password for \"a.io\" seems to have another entry in it; spaces separate the entries",
+            ],
+        ),
+        ("AUTH_REGISTRIES", "a.io:u:can,ary:x:y", &[]),
         ("NO_PROXY", "10.*,a.example", &["NO_PROXY: \"10.*\" is ignored"]),
     ] {
         assert_eq!(Case::without_file().set(name, value).loaded().notices, notices, "{name}");

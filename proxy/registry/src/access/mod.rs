@@ -144,6 +144,11 @@ impl AccessControl {
         }
     }
 
+    /// Whether tags of the repository may be immutable.
+    pub fn has_immutable_tags(&self, repository: &RepositoryName) -> bool {
+        policy::has_immutable_tags(&self.rights, repository)
+    }
+
     /// Whether a client that may push may move an existing tag, which was set in that way, to other content.
     pub fn may_move(
         &self,

@@ -105,6 +105,12 @@ pub(super) fn is_immutable(rights: &Rights, repository: &RepositoryName, tag: &T
     })
 }
 
+/// Whether tags of the repository may be immutable.
+pub(super) fn has_immutable_tags(rights: &Rights, repository: &RepositoryName) -> bool {
+    let mut patterns = rights.immutable_tags.iter();
+    patterns.any(|pattern| pattern.repositories.as_ref().is_none_or(|globs| globs.is_match(repository.as_str())))
+}
+
 /// Whether the client may move a tag that was set like this, if it may push. To take away an account's tag is to delete
 /// it, so without a login that needs the right to delete.
 pub(super) fn may_move(rights: &Rights, principal: &Principal, repository: &RepositoryName, was: PushedBy) -> bool {

@@ -24,7 +24,12 @@ impl Here {
     fn new() -> Self {
         // Beside the trees, so that files can be linked.
         let folder = TempDir::new().unwrap();
-        let limits = Limits { max_size_bytes: 1 << 40, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+        let limits = Limits {
+            max_size_bytes: 1 << 40,
+            min_free_bytes: 0,
+            inactive: Duration::from_secs(3600),
+            proofs: Duration::ZERO,
+        };
         Self { store: Store::open(folder.path(), limits).unwrap(), folder }
     }
 

@@ -15,6 +15,8 @@ mod look;
 mod pages;
 mod problem;
 
+use std::sync::atomic::AtomicBool;
+
 use std::time::Duration;
 
 use entrepot_core::name::RepositoryName;
@@ -94,6 +96,7 @@ async fn page(service: &RegistryService, scope: &RequestScope, head: Parts, body
         query: String::new(),
         headers: head.headers,
         bodies: service.pull.bodies.clone(),
+        reads_body: AtomicBool::new(false),
     };
     Guest { request, host }.open(asked, done.as_deref()).await
 }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::authority_of_url;
 
 use super::Runtime;
 use super::target::is_local_name;
@@ -26,7 +27,7 @@ pub struct Appliance {
 /// The reason why there is no appliance to set this machine up with.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplianceError {
-    #[error("{0:?} is neither a name nor an address, with or without a port")]
+    #[error("{0:?} is neither a name nor an address, with or without a port; write for example 192.0.2.5:3128")]
     Name(String),
     #[error(
         "{0} does not resolve here; names under .local need libnss-mdns or systemd-resolved, an address works without"
@@ -85,7 +86,7 @@ impl Appliance {
 /// A name that this machine resolves is written into files as it is. A name that only mDNS knows becomes an address,
 /// since not every program asks mDNS.
 fn by_name(named: &str) -> Result<(String, SocketAddr), ApplianceError> {
-    let host = RegistryHost::parse(named, PROXY_PORT).map_err(|_| ApplianceError::Name(named.to_owned()))?;
+    let host = named_host(named)?;
     let name = host.name().trim_matches(['[', ']']).to_owned();
     if let Some(address) = host.address() {
         return Ok((name, SocketAddr::new(address, host.port())));
@@ -103,6 +104,12 @@ fn by_name(named: &str) -> Result<(String, SocketAddr), ApplianceError> {
         return only(vec![found]);
     }
     Err(ApplianceError::Unresolved(name))
+}
+
+/// The proxy that a person names: a name or an address, or a URL of it as a browser and the pages show it.
+fn named_host(named: &str) -> Result<RegistryHost, ApplianceError> {
+    let (_, authority) = authority_of_url(named.trim());
+    RegistryHost::parse(authority, PROXY_PORT).map_err(|_| ApplianceError::Name(named.to_owned()))
 }
 
 fn only(found: Vec<Found>) -> Result<(String, SocketAddr), ApplianceError> {
@@ -123,6 +130,30 @@ fn only(found: Vec<Found>) -> Result<(String, SocketAddr), ApplianceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_appliance_is_named_as_people_have_its_name() {
+        for (text, name, port) in [
+            ("cache.lan", "cache.lan", 3128),
+            ("cache.lan:8080", "cache.lan", 8080),
+            ("http://cache.lan:3128/", "cache.lan", 3128),
+            ("http://cache.lan:3128", "cache.lan", 3128),
+            ("HTTP://Cache.lan/", "cache.lan", 3128),
+            ("https://192.0.2.5:3128/setup/docker", "192.0.2.5", 3128),
+            ("http://192.0.2.5:3128/?sha256=abcd", "192.0.2.5", 3128),
+            ("http://192.0.2.5:3128#join", "192.0.2.5", 3128),
+            ("http://[fd00::5]:3128/", "fd00::5", 3128),
+            ("fd00::5", "fd00::5", 3128),
+            (" cache.lan/\n", "cache.lan", 3128),
+        ] {
+            let host = named_host(text).expect(text);
+            assert_eq!((host.name(), host.port()), (name, port), "{text:?}");
+        }
+        for bad in ["", "http://", "http:///", "ftp://cache.lan", "cache lan", "http://user@cache.lan/", "cache.lan:0"]
+        {
+            assert!(matches!(named_host(bad), Err(ApplianceError::Name(_))), "{bad:?}");
+        }
+    }
 
     #[test]
     fn kinds_nodes_get_an_address_for_a_name_of_mdns() {

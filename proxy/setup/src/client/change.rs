@@ -8,7 +8,7 @@ use std::fs;
 use super::host::{Host, HostError, sha256};
 use super::journal::{Before, Entry, Journal};
 use super::plan::{Command, Plan};
-use super::steps::{Report, Runner, Step, run_all};
+use super::steps::{Attendant, Step, run_all};
 
 /// The changes of a run. It exists before the first write.
 #[must_use = "it is the way back"]
@@ -63,9 +63,9 @@ impl Change {
         Ok(Self { journal: journal.clone(), earlier: earlier.cloned(), files, made_folders })
     }
 
-    /// Puts the machine back to its state before this run. `report` hears of what was left alone or failed.
-    pub fn take_back(&self, host: &Host, run: Runner<'_>, report: Report<'_>) -> Aftermath {
-        match self.restore(host, run, report) {
+    /// Puts the machine back to its state before this run. `attendant` hears of what was left alone or failed.
+    pub fn take_back(&self, host: &Host, attendant: &mut dyn Attendant) -> Aftermath {
+        match self.restore(host, attendant) {
             Ok(0) => Aftermath::AsBefore,
             Ok(problems) => Aftermath::Left(problems),
             Err(reason) => Aftermath::Stuck(reason),
@@ -73,14 +73,14 @@ impl Change {
     }
 
     /// Returns how many steps could not be taken back.
-    fn restore(&self, host: &Host, run: Runner<'_>, report: Report<'_>) -> Result<usize, String> {
+    fn restore(&self, host: &Host, attendant: &mut dyn Attendant) -> Result<usize, String> {
         let mut problems = 0;
         for file in self.files.iter().rev() {
-            let restored = file.restore(host, report).map_err(|error| error.to_string())?;
+            let restored = file.restore(host, attendant).map_err(|error| error.to_string())?;
             problems += usize::from(!restored);
         }
         host.remove_if_empty(&self.made_folders);
-        problems += run_all(&self.commands_back(), run, report);
+        problems += run_all(&self.commands_back(), attendant);
         let noted = match &self.earlier {
             Some(earlier) => earlier.save(host),
             None => self.journal.remove(host),
@@ -102,14 +102,14 @@ impl Change {
 
 impl Touched {
     /// Returns false if the file has changed since this run.
-    fn restore(&self, host: &Host, report: Report<'_>) -> Result<bool, HostError> {
+    fn restore(&self, host: &Host, attendant: &mut dyn Attendant) -> Result<bool, HostError> {
         let path = host.at(&self.path);
         let now = host.sha256_of(&self.path);
         if now == self.was.as_ref().map(Before::sha256) {
             return Ok(true);
         }
         if now != self.becomes_sha256 {
-            report(Step::LeftAlone(&self.path));
+            attendant.report(Step::LeftAlone(&self.path));
             return Ok(false);
         }
         let restored = match &self.was {
@@ -117,7 +117,7 @@ impl Touched {
             None => fs::remove_file(&path),
         };
         restored.map_err(|source| HostError::Write { path, source })?;
-        report(Step::Restored(&self.path));
+        attendant.report(Step::Restored(&self.path));
         Ok(true)
     }
 }

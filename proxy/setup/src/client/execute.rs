@@ -13,7 +13,7 @@ use super::change::{Aftermath, Change};
 use super::host::{Host, HostError, replace, sha256};
 use super::journal::{Before, Entry, Journal, JournalError};
 use super::plan::{NewFile, Plan};
-use super::steps::{Report, Runner, Step, run_all, shown};
+use super::steps::{Attendant, Step, run_all, shown};
 
 /// The reason why a plan was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +28,11 @@ pub enum ExecuteError {
     Read(HostError),
     #[error(transparent)]
     Write(HostError),
-    /// `said` is the error of the [`Runner`].
+    /// `said` is the error of [`Attendant::run`].
     #[error("`{command}` failed: {said}")]
     Command { command: String, said: String },
+    #[error("interrupted")]
+    Interrupted,
     /// A step failed, and the steps before it were taken back.
     #[error("{failure}; {aftermath}")]
     TakenBack { failure: Box<ExecuteError>, aftermath: Aftermath },
@@ -47,8 +49,7 @@ pub fn apply(
     mut journal: Journal,
     previous: Option<&Journal>,
     others: &[Journal],
-    run: Runner<'_>,
-    report: Report<'_>,
+    attendant: &mut dyn Attendant,
 ) -> Result<Option<Change>, ExecuteError> {
     let known = |path: &str| previous.and_then(|journal| find(journal, path));
     for file in &plan.files {
@@ -60,7 +61,7 @@ pub fn apply(
         .map_or(Vec::new(), |old| old.files.iter().filter(|entry| find(&journal, &entry.path).is_none()).collect());
     let as_planned = |entry: &Entry| host.sha256_of(&entry.path).as_deref() == Some(&entry.after_sha256);
     if previous.is_some() && abandoned.is_empty() && !journal.files.is_empty() && journal.files.iter().all(as_planned) {
-        journal.files.iter().for_each(|entry| report(Step::Unchanged(&entry.path)));
+        journal.files.iter().for_each(|entry| attendant.report(Step::Unchanged(&entry.path)));
         journal.save(host)?;
         return Ok(None);
     }
@@ -72,12 +73,13 @@ pub fn apply(
     whole.files.extend(abandoned.iter().map(|entry| (*entry).clone()));
     let change = Change::begin(host, plan, &whole, &abandoned, previous).map_err(ExecuteError::Read)?;
     whole.save(host)?;
-    let mut done = abandoned.iter().try_for_each(|entry| restore(host, entry, others, report).map(drop));
-    done = done.and_then(|()| carry_out(host, plan, &journal, run, report));
+    let mut done = abandoned.iter().try_for_each(|entry| restore(host, entry, others, attendant).map(drop));
+    done = done.and_then(|()| carry_out(host, plan, &journal, attendant));
+    done = done.and_then(|()| go_on(attendant));
     match done.and_then(|()| journal.save(host).map_err(ExecuteError::from)) {
         Ok(()) => Ok(Some(change)),
         Err(failure) => {
-            let (failure, aftermath) = (Box::new(failure), change.take_back(host, run, report));
+            let (failure, aftermath) = (Box::new(failure), change.take_back(host, attendant));
             Err(ExecuteError::TakenBack { failure, aftermath })
         }
     }
@@ -89,47 +91,51 @@ pub fn undo(
     host: &Host,
     journal: &Journal,
     others: &[Journal],
-    run: Runner<'_>,
-    report: Report<'_>,
+    attendant: &mut dyn Attendant,
 ) -> Result<usize, ExecuteError> {
     let mut problems = 0;
     for entry in journal.files.iter().rev() {
-        problems += usize::from(!restore(host, entry, others, report)?);
+        problems += usize::from(!restore(host, entry, others, attendant)?);
     }
     host.remove_if_empty(&journal.made_folders);
-    problems += run_all(&journal.undo_commands, run, report);
+    problems += run_all(&journal.undo_commands, attendant);
     journal.remove(host)?;
     Ok(problems)
 }
 
-fn carry_out(
-    host: &Host,
-    plan: &Plan,
-    journal: &Journal,
-    run: Runner<'_>,
-    report: Report<'_>,
-) -> Result<(), ExecuteError> {
+fn carry_out(host: &Host, plan: &Plan, journal: &Journal, attendant: &mut dyn Attendant) -> Result<(), ExecuteError> {
     for (file, entry) in plan.files.iter().zip(&journal.files) {
+        go_on(attendant)?;
         if host.sha256_of(&file.path).as_deref() == Some(&entry.after_sha256) {
-            report(Step::Unchanged(&file.path));
+            attendant.report(Step::Unchanged(&file.path));
             continue;
         }
         let path = host.at(&file.path);
         write(&path, file, entry).map_err(|source| ExecuteError::Write(HostError::Write { path, source }))?;
-        report(Step::Wrote(&file.path));
+        attendant.report(Step::Wrote(&file.path));
     }
     for command in &plan.commands {
-        run(command).map_err(|said| ExecuteError::Command { command: shown(command), said })?;
-        report(Step::Ran(command));
+        go_on(attendant)?;
+        attendant.run(command).map_err(|said| ExecuteError::Command { command: shown(command), said })?;
+        attendant.report(Step::Ran(command));
     }
     Ok(())
 }
 
+fn go_on(attendant: &dyn Attendant) -> Result<(), ExecuteError> {
+    if attendant.is_interrupted() { Err(ExecuteError::Interrupted) } else { Ok(()) }
+}
+
 /// Returns false if the file was left alone because it has changed since the set-up.
-fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -> Result<bool, ExecuteError> {
+fn restore(
+    host: &Host,
+    entry: &Entry,
+    others: &[Journal],
+    attendant: &mut dyn Attendant,
+) -> Result<bool, ExecuteError> {
     let path = host.at(&entry.path);
     if let Some(other) = others.iter().find(|journal| find(journal, &entry.path).is_some()) {
-        report(Step::StaysFor(&entry.path, other.runtime));
+        attendant.report(Step::StaysFor(&entry.path, other.runtime));
         return Ok(true);
     }
     let now = host.sha256_of(&entry.path);
@@ -137,7 +143,7 @@ fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -
         return Ok(true);
     }
     if !entry.wrote(now.as_deref()) {
-        report(Step::LeftAlone(&entry.path));
+        attendant.report(Step::LeftAlone(&entry.path));
         return Ok(false);
     }
     let restored = match &entry.before {
@@ -145,7 +151,7 @@ fn restore(host: &Host, entry: &Entry, others: &[Journal], report: Report<'_>) -
         None => fs::remove_file(&path),
     };
     restored.map_err(|source| ExecuteError::Write(HostError::Write { path, source }))?;
-    report(Step::Restored(&entry.path));
+    attendant.report(Step::Restored(&entry.path));
     Ok(true)
 }
 

@@ -18,6 +18,7 @@
 
 pub mod appliance;
 pub mod change;
+pub mod containerd_version;
 pub mod execute;
 pub mod host;
 pub mod journal;

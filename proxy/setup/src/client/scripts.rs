@@ -62,7 +62,8 @@ impl Script {
             ("@CONTAINERS_CONF@", texts::containers_conf(target)),
             ("@DAEMON_JSON@", docker_mirror.as_ref().map(texts::daemon_json).unwrap_or_default()),
             ("@DOCKER_MIRROR@", docker_mirror.as_ref().map(|mirror| mirror.url()).unwrap_or_default()),
-            ("@HOSTS_TOML@", of_mirror(texts::hosts_toml)),
+            ("@HOSTS_TOML@", of_mirror(|mirror| texts::hosts_toml(mirror, false))),
+            ("@HOSTS_TOML_WITH_REFERRERS@", of_mirror(|mirror| texts::hosts_toml(mirror, true))),
             ("@CONFIG_TOML@", texts::config_toml()),
             ("@REGISTRIES_CONF@", registries_conf.unwrap_or_default()),
             ("@REGISTRIES_YAML@", of_mirror(texts::registries_yaml)),
@@ -88,6 +89,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::client::containerd_version::VERSIONS;
 
     fn target(registry_http_port: Option<u16>) -> Target {
         Target {
@@ -107,6 +109,18 @@ mod tests {
         let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().expect("a shell");
         shell.stdin.take().expect("piped").write_all(script.as_bytes()).expect("read");
         shell.wait().expect("ended").success()
+    }
+
+    /// The script decides as the program does.
+    #[test]
+    fn the_script_knows_which_containerd_knows_referrers() {
+        let script = Script::Containerd.own_part();
+        let knows = &script[script.find("knows_referrers() {").expect("the function")..];
+        for (version, expected) in VERSIONS {
+            let text = format!("set -eu\ncontainerd() {{ echo '{version}'; }}\n{knows}\nknows_referrers\n");
+            let status = Command::new("sh").args(["-c", &text]).status().expect("a shell");
+            assert_eq!(status.success(), *expected, "{version}");
+        }
     }
 
     #[test]

@@ -1,14 +1,30 @@
-//! The steps of a run, as the person at the terminal sees them, and running commands. Shared by `execute` and `change`.
+//! The steps of a run, and the caller that attends it: it runs the commands, hears of the steps, and may ask for the end.
+//! Shared by `execute` and `change`.
 
 use super::Runtime;
 use super::plan::Command;
 
-/// Runs a command. The error is one line for people: how the command failed, with the last line that it printed.
-pub type Runner<'a> = &'a mut dyn FnMut(&Command) -> Result<(), String>;
-/// Called for each step that was done.
-pub type Report<'a> = &'a mut dyn FnMut(Step<'_>);
+/// The caller of a run. A function that runs commands is one that neither hears of steps nor asks for the end.
+pub trait Attendant {
+    /// Runs a command. The error is one line for people: how the command failed, with the last line that it printed.
+    fn run(&mut self, command: &Command) -> Result<(), String>;
 
-/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is the error of the [`Runner`].
+    /// Hears of a step that was done.
+    fn report(&mut self, _step: Step<'_>) {}
+
+    /// Whether a set-up shall end and be taken back. It is asked between two steps, and never on the way back.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&Command) -> Result<(), String>> Attendant for F {
+    fn run(&mut self, command: &Command) -> Result<(), String> {
+        self(command)
+    }
+}
+
+/// A step of set-up or undo. `&str` is a path, except in `CommandFailed`: there it is the error of the command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
     Wrote(&'a str),
@@ -26,14 +42,14 @@ pub enum Step<'a> {
 }
 
 /// Runs every command, even after one failed. Returns how many failed.
-pub(super) fn run_all(commands: &[Command], run: Runner<'_>, report: Report<'_>) -> usize {
+pub(super) fn run_all(commands: &[Command], attendant: &mut dyn Attendant) -> usize {
     let mut failed = 0;
     for command in commands {
-        match run(command) {
-            Ok(()) => report(Step::Ran(command)),
+        match attendant.run(command) {
+            Ok(()) => attendant.report(Step::Ran(command)),
             Err(said) => {
                 failed += 1;
-                report(Step::CommandFailed(command, &said));
+                attendant.report(Step::CommandFailed(command, &said));
             }
         }
     }

@@ -60,14 +60,27 @@ impl Target {
 
     /// The registry as a mirror: by TLS if that port is open, since the client trusts the CA anyway.
     pub(crate) fn mirror(&self) -> Result<Mirror, NoMirror> {
+        self.sealed_registry().or_else(|| self.plain_registry()).ok_or(NoMirror::RegistryDoor)
+    }
+
+    /// The registry's page for people: in plain HTTP if that port is open, since a browser need not trust the CA. None if
+    /// the registry has no open door.
+    pub(crate) fn registry_page(&self) -> Option<Mirror> {
+        self.plain_registry().or_else(|| self.sealed_registry())
+    }
+
+    fn sealed_registry(&self) -> Option<Mirror> {
+        self.registry_https_port.map(|port| self.at("https", port, 443))
+    }
+
+    fn plain_registry(&self) -> Option<Mirror> {
+        self.registry_http_port.map(|port| self.at("http", port, 80))
+    }
+
+    fn at(&self, scheme: &'static str, port: u16, usual: u16) -> Mirror {
         let host = self.authority_host();
-        match (self.registry_https_port, self.registry_http_port) {
-            (Some(443), _) => Ok(Mirror { scheme: "https", authority: host }),
-            (Some(port), _) => Ok(Mirror { scheme: "https", authority: format!("{host}:{port}") }),
-            (None, Some(80)) => Ok(Mirror { scheme: "http", authority: host }),
-            (None, Some(port)) => Ok(Mirror { scheme: "http", authority: format!("{host}:{port}") }),
-            (None, None) => Err(NoMirror::RegistryDoor),
-        }
+        let authority = if port == usual { host } else { format!("{host}:{port}") };
+        Mirror { scheme, authority }
     }
 
     /// Docker Hub as Docker's mirror, which names no registry: the listener that means nothing else. By TLS, as above.

@@ -36,9 +36,11 @@ pub(crate) fn daemon_json(mirror: &Mirror) -> String {
     format!("{{\n  \"{DOCKER_MIRRORS}\": {}\n}}\n", json!([mirror.url()]))
 }
 
-/// containerd's `hosts.toml` for registries that have no file of their own.
-pub(crate) fn hosts_toml(mirror: &Mirror) -> String {
-    format!("[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", mirror.url())
+/// containerd's `hosts.toml` for registries that have no file of their own. `with_referrers` is for a containerd that
+/// knows the capability ([`ContainerdVersion`](super::containerd_version::ContainerdVersion)).
+pub(crate) fn hosts_toml(mirror: &Mirror, with_referrers: bool) -> String {
+    let referrers = if with_referrers { ", \"referrers\"" } else { "" };
+    format!("[host.\"{}\"]\n  capabilities = [\"pull\", \"resolve\"{referrers}]\n", mirror.url())
 }
 
 /// containerd's configuration with nothing but the folder of `hosts.toml`. Every containerd reads version 2.

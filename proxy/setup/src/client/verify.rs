@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use entrepot_core::docker_hub;
+use entrepot_core::error::said;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
@@ -23,6 +24,7 @@ use entrepot_core::origin::{Origin, Scheme};
 use entrepot_observe::metrics::Metrics;
 use entrepot_upstream::address_policy::Purpose;
 use entrepot_upstream::credential::Credential;
+use entrepot_upstream::error::{Refusal, RefusedBy, UpstreamError};
 use entrepot_upstream::http_client::HttpClient;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::own::Ourselves;
@@ -45,11 +47,19 @@ pub enum Verdict {
     /// The manifest came through the appliance.
     Pulled,
     /// The appliance answered with another status than 200: upstream's, or its own refusal.
-    Answered(StatusCode),
+    Answered(Said),
     /// An answer came, but it is not the appliance's.
-    Bypassed,
+    Bypassed(Said),
     /// No answer came, for this reason.
     Failed(String),
+}
+
+/// An answer in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Said {
+    pub status: StatusCode,
+    /// The text of the answer, in one line. None if it has none for people.
+    pub text: Option<String>,
 }
 
 /// The certificates that count.
@@ -102,6 +112,33 @@ impl fmt::Display for Image {
     }
 }
 
+impl Verdict {
+    /// The reason why pulls do not go through the appliance. None if they do.
+    pub fn failure(&self, mode: Mode, image: &Image) -> Option<String> {
+        match self {
+            Self::Pulled | Self::Answered(_) => None,
+            Self::Failed(reason) => Some(reason.clone()),
+            Self::Bypassed(said) => Some(match mode {
+                // The request went to the appliance in any case.
+                Mode::Proxy => format!(
+                    "{host} answered {said}, and the appliance passes connections to it on unread; add it to \
+                     intercept.registries there, or look with an image of another registry (--verify-image)",
+                    host = image.name
+                ),
+                Mode::Mirror => format!("the answer is not the appliance's: {said}; another program listens there"),
+                Mode::Redirect => format!("the answer came by another way: {said}"),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.status)?;
+        self.text.as_ref().map_or(Ok(()), |text| write!(formatter, ": {text}"))
+    }
+}
+
 /// Pulls the manifest of `image` as a runtime does that is set up in this way.
 pub async fn verify(
     (runtime, mode): (Runtime, Mode),
@@ -138,14 +175,35 @@ async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operatio
     let Ok(client) = client else { return Verdict::Failed("the system's certificates cannot be read".to_owned()) };
     let memory = UpstreamMemory::new(Arc::new(Metrics::new()), HeaderValue::from_static("1.1 entrepot-client-setup"));
     let upstream = RegistryClient::new(client, Arc::new(memory));
-    match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
-        Err(error) => Verdict::Failed(error.to_string()),
-        Ok(answer) if !is_of_entrepot(&answer.headers) => Verdict::Bypassed,
-        Ok(answer) if answer.status != StatusCode::OK => Verdict::Answered(answer.status),
-        Ok(answer) => match Limited::new(answer.body, MANIFEST_MAX_BYTES).collect().await {
-            Ok(_) => Verdict::Pulled,
-            Err(error) => Verdict::Failed(error.to_string()),
-        },
+    let answer = match upstream.execute(&registry, &operation, &Credential::Answered(None)).await {
+        Err(error) => return Verdict::Failed(reason(&error, &registry.origin.host)),
+        Ok(answer) => answer,
+    };
+    let (status, is_ours) = (answer.status, is_of_entrepot(&answer.headers));
+    let body = Limited::new(answer.body, MANIFEST_MAX_BYTES).collect().await;
+    match body.map(|body| body.to_bytes()) {
+        Ok(_) if is_ours && status == StatusCode::OK => Verdict::Pulled,
+        Err(error) if is_ours && status == StatusCode::OK => Verdict::Failed(error.to_string()),
+        body => {
+            let text = body.ok().filter(|_| status != StatusCode::OK).and_then(|body| said(&body));
+            let said = Said { status, text };
+            if is_ours { Verdict::Answered(said) } else { Verdict::Bypassed(said) }
+        }
+    }
+}
+
+/// The reason why there is no answer. What the proxy or a token server said is repeated as it is.
+fn reason(error: &UpstreamError, host: &RegistryHost) -> String {
+    if let Some(Refusal { by, status, said }) = error.answered() {
+        let said = Said { status, text: said.map(str::to_owned) };
+        return match by {
+            RefusedBy::ParentProxy => format!("the proxy answered {said}"),
+            RefusedBy::TokenServer => format!("the token server of {host} answered {said}"),
+        };
+    }
+    match error.untrusted() {
+        Some(why) => format!("the certificate that came for {host} is not trusted here: {why}"),
+        None => error.to_string(),
     }
 }
 
@@ -202,16 +260,31 @@ mod tests {
     use crate::discovery::facts::Facts;
     use crate::discovery::probe::CaCertificate;
 
+    /// An answer with this body, which closes the connection.
+    fn answer(status: &str, headers: &str, body: &str) -> String {
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    }
+
     /// The verdict on a mirror that gives each request this status and these headers.
     async fn verdict_on(status: &str, headers: &str) -> Verdict {
+        let image = Image::parse("docker.io/busybox").expect("an image");
+        verdict((Runtime::Containerd, Mode::Mirror), &image, &answer(status, headers, "{}"), "").await
+    }
+
+    /// The verdict on an appliance that answers each request with the first text, and what follows it on the same
+    /// connection with the second.
+    async fn verdict(way: (Runtime, Mode), image: &Image, first: &str, second: &str) -> Verdict {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let proxy = listener.local_addr().expect("an address");
-        let answer = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}");
+        let answers = [first, second].map(|answer| answer.as_bytes().to_vec());
         let server = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
-                stream.write_all(answer.as_bytes()).await.expect("sent");
+                for answer in answers.iter().filter(|answer| !answer.is_empty()) {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {}
+                    stream.write_all(answer).await.expect("sent");
+                }
             }
         });
         let facts = Facts { registry_http_port: Some(proxy.port()), ..Facts::new(proxy.port(), "00") };
@@ -227,10 +300,7 @@ mod tests {
             registries: Vec::new(),
         };
         let appliance = Appliance { host, proxy, facts, ca };
-        let image = Image::parse("docker.io/busybox").expect("an image");
-        let verdict = verify((Runtime::Containerd, Mode::Mirror), &appliance, &target, &image, Trust::Machine)
-            .await
-            .expect("a verdict");
+        let verdict = verify(way, &appliance, &target, image, Trust::Machine).await.expect("a verdict");
         server.abort();
         verdict
     }
@@ -239,7 +309,7 @@ mod tests {
     async fn an_answer_came_through_the_appliance_if_it_has_an_id_of_its_form() {
         let own = format!("X-Request-Id: {}\r\n", RequestId::next());
         assert_eq!(verdict_on("200 OK", &own).await, Verdict::Pulled);
-        let refused = Verdict::Answered(StatusCode::FORBIDDEN);
+        let refused = Verdict::Answered(Said { status: StatusCode::FORBIDDEN, text: None });
         assert_eq!(verdict_on("403 Forbidden", &own).await, refused, "a refusal has no X-Cache");
         for others in [
             "",
@@ -247,7 +317,72 @@ mod tests {
             "X-Request-Id: 5b1c4f0e-8a52-4d0c-b9a3-0f4f2b8f5a11\r\n",
             "X-Request-Id: 0123456789ABCDEF\r\n",
         ] {
-            assert_eq!(verdict_on("200 OK", others).await, Verdict::Bypassed, "{others:?}");
+            let other = Verdict::Bypassed(Said { status: StatusCode::OK, text: None });
+            assert_eq!(verdict_on("200 OK", others).await, other, "{others:?}");
+        }
+    }
+
+    /// The check says who answered and what, whichever way the answer came.
+    #[tokio::test]
+    async fn the_check_repeats_what_was_said() {
+        let own = format!("X-Request-Id: {}\r\n", RequestId::next());
+        let said = |text: &str| format!(r#"{{"errors":[{{"code":"X","message":"{text}"}}]}}"#);
+        let no_dns = "entrepot: upstream reg.test is unreachable (resolving its name): no such name";
+        let open = "HTTP/1.1 200 OK\r\n\r\n";
+        let (proxy, mirror) = ((Runtime::Docker, Mode::Proxy), (Runtime::Containerd, Mode::Mirror));
+        // Port 80 is asked in plain HTTP, so the fake needs no certificate.
+        let image = Image::parse("reg.test:80/team/app").expect("an image");
+        for (way, first, second, expected) in [
+            // The proxy opens no tunnel.
+            (
+                proxy,
+                answer("502 Bad Gateway", &own, &said(no_dns)),
+                String::new(),
+                Some(format!("the proxy answered 502 Bad Gateway: {no_dns}")),
+            ),
+            (
+                proxy,
+                answer("403 Forbidden", "", "tunnels are not allowed\n"),
+                String::new(),
+                Some("the proxy answered 403 Forbidden: tunnels are not allowed".to_owned()),
+            ),
+            (
+                proxy,
+                answer("404 Not Found", "", "<html></html>"),
+                String::new(),
+                Some("the proxy answered 404 Not Found".to_owned()),
+            ),
+            // The appliance answers in the registry's place.
+            (proxy, open.to_owned(), answer("404 Not Found", &own, &said("manifest unknown")), None),
+            (proxy, open.to_owned(), answer("502 Bad Gateway", &own, &said(no_dns)), None),
+            // A registry that the appliance does not read answers by itself.
+            (
+                proxy,
+                open.to_owned(),
+                answer("404 Not Found", "", &said("manifest unknown")),
+                Some(
+                    "reg.test:80 answered 404 Not Found: manifest unknown, and the appliance passes connections to it on \
+                     unread; add it to intercept.registries there, or look with an image of another registry \
+                     (--verify-image)"
+                        .to_owned(),
+                ),
+            ),
+            (mirror, answer("404 Not Found", &own, &said("manifest unknown")), String::new(), None),
+            (
+                mirror,
+                answer("404 Not Found", "Server: other\r\n", "nothing here\n"),
+                String::new(),
+                Some(
+                    "the answer is not the appliance's: 404 Not Found: nothing here; another program listens there"
+                        .to_owned(),
+                ),
+            ),
+        ] {
+            let verdict = verdict(way, &image, &first, &second).await;
+            assert_eq!(verdict.failure(way.1, &image), expected, "{first} {second}");
+            if let Verdict::Answered(said) = &verdict {
+                assert!(said.to_string().contains(": "), "the text is repeated: {said}");
+            }
         }
     }
 

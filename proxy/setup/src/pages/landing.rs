@@ -45,7 +45,13 @@ pub(super) fn page(view: &View<'_>) -> String {
             }))
             (row("proxy", &html! { code { (proxy) } }))
             @if let Some(url) = mirror.map(|mirror| mirror.url()) {
-                (row("registry", &html! { code { (url) } br; a href={ (url) (WEB_PATH) } { "what is in it" } }))
+                (row("registry", &html! {
+                    code { (url) }
+                    @if let Some(page) = view.target.registry_page() {
+                        br; a href={ (page.url()) (WEB_PATH) } { "what is in it" }
+                        @if !page.is_plain() { " (by TLS: for a browser that trusts the CA)" }
+                    }
+                }))
             }
             (row("CA, SHA-256", &html! { code { (ca_sha256) } }))
             (row("version", &html! { (view.facts.version) }))
@@ -137,18 +143,43 @@ fn picture(text: &str) -> Markup {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_page_has_what_a_person_compares_and_copies() {
-        let target = Target {
+    fn target(http: Option<u16>, https: Option<u16>) -> Target {
+        Target {
             host: "docker-registry.local".to_owned(),
             proxy_port: 3128,
-            registry_http_port: Some(80),
-            registry_https_port: None,
+            registry_http_port: http,
+            registry_https_port: https,
             docker_mirror_port: None,
             ca_pem: String::new(),
             ca_sha256: "0123456789abcdef".repeat(4),
             registries: Vec::new(),
-        };
+        }
+    }
+
+    /// A browser does not trust the CA before its machine has joined.
+    #[test]
+    fn the_link_leads_to_a_page_that_a_browser_opens() {
+        for (http, https, link) in [
+            (Some(80), Some(443), Some("http://docker-registry.local/registry/")),
+            (Some(5000), Some(5443), Some("http://docker-registry.local:5000/registry/")),
+            (Some(5000), None, Some("http://docker-registry.local:5000/registry/")),
+            (None, Some(5443), Some("https://docker-registry.local:5443/registry/")),
+            (None, None, None),
+        ] {
+            let target = target(http, https);
+            let facts = Facts::new(3128, &target.ca_sha256);
+            let page = page(&View { target: &target, host: None, addresses: Vec::new(), facts: &facts });
+            let found = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+            let found: Vec<&str> = found.filter(|link| link.ends_with("/registry/")).collect();
+            assert_eq!(found, link.into_iter().collect::<Vec<_>>(), "{http:?} {https:?}");
+            let warns = page.contains("for a browser that trusts the CA");
+            assert_eq!(warns, link.is_some_and(|link| link.starts_with("https")), "{http:?} {https:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_has_what_a_person_compares_and_copies() {
+        let target = target(Some(80), None);
         let addresses = vec!["192.168.1.5".to_owned(), "fd00::5".to_owned()];
         let host = Some("docker-registry-2.local".to_owned());
         let facts = Facts { own_key: Some("sha256//AAAA".to_owned()), ..Facts::new(3128, &target.ca_sha256) };

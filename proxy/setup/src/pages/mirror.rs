@@ -19,8 +19,9 @@ pub(super) fn containerd(mirror: &Mirror, registry: Option<&RegistryHost>) -> St
     format!(
         "# /etc/containerd/certs.d/{folder}/hosts.toml\n\
          # containerd's config.toml names the folder: config_path = \"/etc/containerd/certs.d\"\n\
+         # containerd 2.2 and newer: add \"referrers\" to the capabilities; older ones refuse the file then\n\
          {server}{}",
-        texts::hosts_toml(mirror)
+        texts::hosts_toml(mirror, false)
     )
 }
 

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::super::answers::{BlobState, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine};
 use super::super::fixture::{TestDoor, backend, digest};
@@ -161,13 +162,119 @@ async fn changes_by_the_socket() {
         (format!("DELETE /api/cache/blobs/{present}"), 200, r#"{"status":"ok","freed_blobs":1"#),
         (format!("DELETE /api/cache/blobs/{absent}"), 404, "does not have this blob"),
         ("DELETE /api/cache/tags?registry=ghcr.io&repository=a/b&tag=v1".into(), 200, r#"{"status":"ok"}"#),
+        ("DELETE /api/cache/tags?registry=ghcr.io&repository=a/b&tag=v2".into(), 404, "does not know this tag"),
         ("POST /api/reload".into(), 409, "entrepot.toml:3: unknown key"),
     ] {
         let (found, answer) = door.unix(&line).await;
         assert!(found == status && answer.contains(part), "{line}: {answer}");
     }
-    assert_eq!(*door.changes.lock().expect("not poisoned"), ["clear", "remove", "remove", "ghcr.io/a/b:v1"]);
+    assert_eq!(
+        *door.changes.lock().expect("not poisoned"),
+        ["clear", "remove", "remove", "ghcr.io/a/b:v1", "ghcr.io/a/b:v2"]
+    );
     door.close().await;
+}
+
+#[tokio::test]
+async fn programs_of_this_machine_clear_the_cache_if_the_configuration_lets_them() {
+    let changes: Arc<Mutex<Vec<String>>> = Arc::default();
+    let rights = TcpRights { token: None, loopback_changes: true };
+    let door = TestDoor::open_for(backend(&changes), changes, rights).await;
+    for (line, headers, status, part) in [
+        ("DELETE /api/cache", "", 200, r#"{"status":"ok","freed_blobs":3"#),
+        ("DELETE /api/cache", "Origin: http://localhost\r\n", 403, "admin.loopback_changes"),
+        ("DELETE /api/cache", "X-Forwarded-For: 192.0.2.8\r\n", 403, "admin.loopback_changes"),
+        ("DELETE /api/cache/tags?registry=ghcr.io&repository=a/b&tag=v1", "", 403, "admin.token_file"),
+        ("POST /api/reload", "", 403, "admin.token_file"),
+    ] {
+        let (found, answer) = door.tcp(line, headers).await;
+        assert!(found == status && answer.contains(part), "{line} {headers}: {answer}");
+    }
+    assert_eq!(*door.changes.lock().expect("not poisoned"), ["clear"]);
+    door.close().await;
+}
+
+/// An answer's `X-Request-Id`.
+fn id_of(answer: &str) -> String {
+    let line = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap_or_default();
+    assert!(line.len() == 16 && line.bytes().all(|byte| byte.is_ascii_hexdigit()), "{answer}");
+    line.to_owned()
+}
+
+#[tokio::test]
+async fn every_reply_has_an_id_of_its_own() {
+    let door = TestDoor::open(None).await;
+    let mut ids = std::collections::HashSet::new();
+    for line in [
+        "GET /healthz",
+        "GET /metrics",
+        "GET /nothing",
+        "PUT /metrics",
+        "DELETE /api/cache",
+        "POST /api/cache/verify",
+        "GET /api/cache/blobs?limit=x",
+    ] {
+        ids.insert(id_of(&door.tcp(line, "").await.1));
+        ids.insert(id_of(&door.unix(line).await.1));
+    }
+    let stream = TcpStream::connect(door.address).await.expect("connected");
+    ids.insert(id_of(&ask(stream, "GET /healthz", "Host: rebound.example\r\n").await.1));
+    assert_eq!(ids.len(), 15);
+    door.close().await;
+}
+
+/// Operations run as tasks and on the blocking pool. Their events are those of the request nevertheless.
+#[tokio::test]
+async fn the_span_of_a_request_covers_its_operation() {
+    let entered = Entered::default();
+    let _subscribed = tracing::subscriber::set_default(tracing_subscriber::registry().with(entered.clone()));
+    let changes = Arc::default();
+    let mut backend = backend(&changes);
+    let in_task = entered.clone();
+    backend.effective_config = Box::new(move || {
+        let (in_task, on_pool) = (in_task.clone(), in_task.clone());
+        async move {
+            assert!(in_task.is_inside(), "the operation's task");
+            super::super::blocking(move || serde_json::json!({"inside": on_pool.is_inside()})).await
+        }
+        .boxed()
+    });
+    let in_lines = entered.clone();
+    backend.verify = Box::new(move |_| {
+        let in_lines = in_lines.clone();
+        async move { Ok(Verification { checked: u64::from(in_lines.is_inside()), ..Verification::default() }) }.boxed()
+    });
+    let door = TestDoor::open_with(backend, changes, None).await;
+    for (line, part) in [("GET /api/config", r#"{"inside":true}"#), ("POST /api/cache/verify", r#""checked":1"#)] {
+        let (status, answer) = door.unix(line).await;
+        assert!(status == 200 && answer.contains(part), "{line}: {answer}");
+    }
+    assert!(!entered.is_inside(), "the test itself is in no span");
+    door.close().await;
+}
+
+/// A layer that knows which threads are in the span of a request.
+#[derive(Clone, Default)]
+struct Entered(Arc<Mutex<std::collections::HashMap<std::thread::ThreadId, usize>>>);
+
+impl Entered {
+    fn is_inside(&self) -> bool {
+        self.0.lock().expect("not poisoned").get(&std::thread::current().id()).is_some_and(|depth| *depth > 0)
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Entered {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_span() && metadata.target() == "entrepot_request"
+    }
+
+    fn on_enter(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+        *self.0.lock().expect("not poisoned").entry(std::thread::current().id()).or_default() += 1;
+    }
+
+    fn on_exit(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+        *self.0.lock().expect("not poisoned").entry(std::thread::current().id()).or_default() -= 1;
+    }
 }
 
 #[tokio::test]
@@ -238,7 +345,7 @@ async fn small_door(limits: Limits) -> (std::net::SocketAddr, oneshot::Sender<()
     let state = Arc::new(AdminState::new(Arc::new(Metrics::new()), backend(&Arc::default())));
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
-        let entrance = TcpEntrance { listener, token: None };
+        let entrance = TcpEntrance { listener, rights: TcpRights::default() };
         serve(entrance, &state, async { _ = stopped.await }, &limits).await;
     });
     (address, stop, task)

@@ -21,7 +21,11 @@ pub(super) fn stats(stats: &CacheStats) -> String {
         ("pushed here", size(stats.pushed_size)),
         ("fills running", format!("{} ({} reserved)", stats.fills_running, size(stats.reserved))),
     ];
-    for (name, value) in rows {
+    let disk = stats.disk.iter().map(|disk| {
+        let low = if disk.free < disk.min_free { "; less than cache.min_free" } else { "" };
+        ("disk", format!("{} free of {} in {}{low}", size(disk.free), size(disk.size), disk.path.display()))
+    });
+    for (name, value) in rows.into_iter().chain(disk) {
         let _ = writeln!(text, "{name:14} {value}");
     }
     for limit in &stats.rate_limits {
@@ -84,7 +88,7 @@ pub(super) fn verified(checked: u64, bad: u64, bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::answers::RateLimit;
+    use crate::admin::answers::{Disk, RateLimit};
 
     #[test]
     fn stats_have_units_and_limits() {
@@ -102,11 +106,13 @@ mod tests {
             current_size: 1_288_490_189,
             max_size: 32 << 30,
             rate_limits: vec![limit],
+            disk: Some(Disk { path: "/data".into(), free: 512 << 20, size: 20 << 30, min_free: 1 << 30 }),
             ..CacheStats::default()
         });
         for part in [
             "hits           42 (84.0 %)\n",
             "size           1.2 GiB of 32.0 GiB\n",
+            "disk           512.0 MiB free of 20.0 GiB in /data; less than cache.min_free\n",
             "registry-1.docker.io anonymous: 97 of 100 left in 6h, seen 3m ago\n",
         ] {
             assert!(shown.contains(part), "{shown}");

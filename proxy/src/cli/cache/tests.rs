@@ -40,13 +40,37 @@ async fn stats_and_ls() {
 async fn rm_takes_what_is_there_and_says_what_is_not() {
     let door = TestDoor::open(None).await;
     let (present, absent) = (digest(1).to_string(), digest(9).to_string());
-    let command = rm(&[&absent, &present, "docker.io/busybox:latest"]);
+    let command = rm(&[&absent, "ghcr.io/a/b:gone", &present, "docker.io/busybox:v1"]);
     let (said, _, code) = entrepot(&door, command, false, None).await;
     assert_eq!(code, 66);
-    assert!(said.contains(&format!("removed {present} (1 B)\nforgot registry-1.docker.io/library/busybox:latest")));
-    assert!(said.ends_with(&format!("{absent}: the cache does not have this blob")), "{said}");
+    assert!(said.contains(&format!("removed {present} (1 B)\nforgot registry-1.docker.io/library/busybox:v1")));
+    let unknown = format!(
+        "{absent}: the cache does not have this blob\nentrepot: ghcr.io/a/b:gone: the cache does not know this tag"
+    );
+    assert!(said.ends_with(&unknown), "{said}");
     let last = door.changes.lock().expect("not poisoned").last().cloned();
-    assert_eq!(last.as_deref(), Some("registry-1.docker.io/library/busybox:latest"));
+    assert_eq!(last.as_deref(), Some("registry-1.docker.io/library/busybox:v1"));
+    for (target, code) in [("ghcr.io/a/b:gone", 66), (&absent, 66), (&present, 0), ("ghcr.io/a/b:v1", 0)] {
+        for json in [false, true] {
+            let (said, _, found) = entrepot(&door, rm(&[target]), json, None).await;
+            assert_eq!((found, said.contains("the cache does not")), (code, code != 0), "{target}: {said}");
+        }
+    }
+    door.close().await;
+}
+
+/// Nobody reads what was removed, and all of it is removed.
+#[tokio::test]
+async fn output_that_fails_stops_no_removal() {
+    let door = TestDoor::open(None).await;
+    let present = digest(1).to_string();
+    let targets = rm(&[&present, "ghcr.io/a/b:v1", "docker.io/busybox:v1"]);
+    let mut full: &mut [u8] = &mut [];
+    let mut console = CacheConsole { out: &mut full, progress: None, confirm: &mut |_| None, json: false };
+    let failed = execute(&targets, &AdminClient::new(&door.socket), &mut console).await.expect_err("it is full");
+    assert_eq!(failed.exit_code(), 74);
+    let changes = door.changes.lock().expect("not poisoned").clone();
+    assert_eq!(changes, ["remove", "ghcr.io/a/b:v1", "registry-1.docker.io/library/busybox:v1"]);
     door.close().await;
 }
 

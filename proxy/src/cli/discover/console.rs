@@ -11,14 +11,15 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use entrepot_core::quantity::Size;
-use nix::sys::statvfs::statvfs;
 use tokio::time::interval;
 
-use super::{exit, failed};
+use super::exit;
+use crate::cli::output::{complain, fail};
 use entrepot_config::ready::Config;
 use entrepot_setup::discovery::identity::Identity;
 use entrepot_setup::discovery::probe;
 use entrepot_setup::pages::console::{Console, Server, Short, text};
+use entrepot_store::DiskSpace;
 
 /// The interval between two looks. mDNS compares addresses as often.
 const LOOK: Duration = Duration::from_secs(2);
@@ -29,10 +30,10 @@ const ROUND_BYTES: u64 = 64 << 20;
 pub fn run(file: &Path, config: &Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&error, exit::IO),
+        Err(error) => return fail(&error, exit::IO),
     };
     let Err(error) = runtime.block_on(keep(file, config));
-    eprintln!("entrepot: cannot write {}: {error}", file.display());
+    complain(format_args!("cannot write {}: {error}", file.display()));
     ExitCode::from(exit::IO)
 }
 
@@ -69,10 +70,7 @@ async fn server(config: &Config) -> Server {
 /// cause.
 fn short(config: &Config) -> Option<Short> {
     let wanted = config.live.cache.min_free;
-    let stat = statvfs(&config.startup.data_dir).ok()?;
-    // The widths of these fields differ between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
+    let free = DiskSpace::of(&config.startup.data_dir).ok()?.free_bytes;
     (free < wanted.0).then(|| Short { free: Size(free / ROUND_BYTES * ROUND_BYTES), wanted })
 }
 

@@ -1,9 +1,14 @@
 //! The texts and tables about the registry for people.
 
+use std::time::{Duration, UNIX_EPOCH};
+
+use entrepot_core::name::RepositoryName;
+
 use super::RegistryTarget;
 use crate::admin::answers::{ImportLine, Imported};
-use crate::admin::registry::{CollectionReport, RemovedNames, RepositorySummary, TagSummary};
-use entrepot_observe::human::size;
+use crate::admin::registry::{CollectionReport, RemovedNames, RepositorySummary, TagPage, TagSummary};
+use entrepot_net::tls::authority::rfc3339;
+use entrepot_observe::human::{age, size};
 
 pub(super) fn repository_header() -> String {
     format!("{:50} {:>6} {:>9} {:>10}\n", "REPOSITORY", "TAGS", "MANIFESTS", "SIZE")
@@ -21,9 +26,24 @@ pub(super) fn tag(entry: &TagSummary) -> String {
     format!("{:30} {:71} {:>10}  {}\n", entry.tag, entry.digest, size(entry.size), entry.media_type)
 }
 
+pub(super) fn remove_question(repository: &RepositoryName, list: &TagPage) -> String {
+    format!("Remove {repository} with {}?", count(list.tags.len() as u64, "tag"))
+}
+
 pub(super) fn removed(what: &RegistryTarget, removed: &RemovedNames) -> String {
     let (tags, manifests) = (removed.tags.len() as u64, removed.manifests.len() as u64);
-    format!("removed {what} ({}, {})\n", count(tags, "tag"), count(manifests, "manifest"))
+    let layers = match removed.freed_from_unix_seconds {
+        None => String::new(),
+        Some(from) => {
+            let every = match removed.collected_every_seconds {
+                0 => "`entrepot registry gc` after that".to_owned(),
+                every => format!("the next collection after that, at most {} later", age(Duration::from_secs(every))),
+            };
+            let from = rfc3339(UNIX_EPOCH + Duration::from_secs(from));
+            format!("; layers that nothing else needs are kept until {from}, and freed by {every}")
+        }
+    };
+    format!("removed {what} ({}, {}){layers}\n", count(tags, "tag"), count(manifests, "manifest"))
 }
 
 pub(super) fn collected(collection: &CollectionReport) -> String {

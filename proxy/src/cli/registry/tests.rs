@@ -30,8 +30,19 @@ struct Ran {
     message: String,
 }
 
-/// Runs a command against a socket that gives these answers, each as `status body`.
+/// Runs a command against a socket that gives these answers, each as `status body`. Nobody can be asked.
 async fn ran(command: RegistryCommand, json: bool, answers: &[&str]) -> Ran {
+    let mut out = Vec::new();
+    let ran = ran_with((command, json), answers, &mut |_| None, &mut out).await;
+    Ran { out: String::from_utf8(out).expect("text"), ..ran }
+}
+
+async fn ran_with(
+    (command, json): (RegistryCommand, bool),
+    answers: &[&str],
+    confirm: &mut dyn FnMut(&str) -> Option<bool>,
+    out: &mut dyn Write,
+) -> Ran {
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("admin.sock");
     let listener = UnixListener::bind(&socket).expect("bound");
@@ -44,14 +55,17 @@ async fn ran(command: RegistryCommand, json: bool, answers: &[&str]) -> Ran {
             serve(stream, &noted, &answer).await;
         }
     });
-    let mut out = Vec::new();
-    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::hidden(), json };
+    let mut console = RegistryConsole { out, unwritten: None, bar: ProgressBar::hidden(), confirm, json };
     let outcome = execute(&command, &AdminClient::new(&socket), true, &mut console).await;
     server.abort();
     let (code, message) = outcome.map_or_else(|error| (error.exit_code(), error.to_string()), |()| (0, String::new()));
     let lines =
         asked.lock().expect("not poisoned").iter().map(|head| head.lines().next().unwrap_or("").to_owned()).collect();
-    Ran { out: String::from_utf8(out).expect("text"), code, asked: lines, message }
+    Ran { out: String::new(), code, asked: lines, message }
+}
+
+fn rm(all: bool, targets: &[&str]) -> RegistryCommand {
+    RegistryCommand::Rm { all, targets: targets.iter().map(|text| text.parse().expect(text)).collect() }
 }
 
 #[tokio::test]
@@ -90,21 +104,78 @@ async fn tags_are_listed() {
 
 #[tokio::test]
 async fn each_target_is_removed_by_its_own_path() {
-    let targets = ["a:v1", &format!("a@{DIGEST}"), "team/app", "gone"].map(|text| text.parse().expect("a target"));
+    let targets = rm(true, &["a:v1", &format!("a@{DIGEST}"), "gone", "team/app", "lost"]);
     let done = r#"200 {"status":"ok","tags":["v1"],"manifests":["sha256:0"]}"#;
-    let answers = [done, done, done, r#"404 {"error":"no such repository"}"#];
-    let ran = ran(RegistryCommand::Rm { targets: targets.to_vec() }, false, &answers).await;
+    let waiting = r#"200 {"status":"ok","tags":["v1"],"manifests":["sha256:0"],"freed_from_unix_seconds":1796097600,
+        "collected_every_seconds":21600}"#;
+    let gone = r#"404 {"error":"no such repository"}"#;
+    let ran = ran(targets, false, &[done, done, gone, waiting, gone]).await;
     assert_eq!(
         ran.asked,
         [
             "DELETE /api/registry/tags?repository=a&tag=v1 HTTP/1.1".to_owned(),
             format!("DELETE /api/registry/manifests?repository=a&digest={} HTTP/1.1", DIGEST.replace(':', "%3A")),
-            "DELETE /api/registry/repositories?repository=team%2Fapp HTTP/1.1".to_owned(),
             "DELETE /api/registry/repositories?repository=gone HTTP/1.1".to_owned(),
+            "DELETE /api/registry/repositories?repository=team%2Fapp HTTP/1.1".to_owned(),
+            "DELETE /api/registry/repositories?repository=lost HTTP/1.1".to_owned(),
         ]
     );
     assert!(ran.out.contains("removed a:v1 (1 tag, 1 manifest)\n"), "{}", ran.out);
-    assert_eq!((ran.code, ran.message.as_str()), (66, "gone: no such repository"));
+    let when = "removed team/app (1 tag, 1 manifest); layers that nothing else needs are kept until \
+                2026-12-01T04:00:00Z, and freed by the next collection after that, at most 6h later\n";
+    assert!(ran.out.contains(when), "{}", ran.out);
+    let named = "gone: no such repository\nentrepot: lost: no such repository";
+    assert_eq!((ran.code, ran.message.as_str()), (66, named));
+}
+
+/// A whole repository needs `--all`, or a yes of the person at the terminal. Before that nothing is removed at all.
+#[tokio::test]
+async fn whole_repositories_are_asked_about() {
+    let list = r#"200 {"name":"team/app","tags":[{"tag":"v1","digest":"d","size":1,"media_type":"t"}]}"#;
+    let unknown = r#"404 {"error":"the registry has no such repository"}"#;
+    let done = r#"200 {"status":"ok","tags":["v1"],"manifests":[]}"#;
+    for (targets, answer, answers, code, said, removals) in [
+        (&["team/app"][..], None, &[list][..], 64, "say --all to remove it", 0),
+        (&["team/app"], Some(false), &[list], 64, "nothing was removed", 0),
+        (&["team/app"], Some(true), &[list, done], 0, "", 1),
+        (&["team/app"], None, &[unknown], 66, "team/app: the registry has no such repository", 0),
+        // Tags before it stay too.
+        (&["a:v1", "team/app"], None, &[list], 64, "or name one tag as team/app:TAG", 0),
+        (&["a:v1", &format!("a@{DIGEST}")], None, &[done, done], 0, "", 2),
+    ] {
+        let mut questions = Vec::new();
+        let mut confirm = |question: &str| {
+            questions.push(question.to_owned());
+            answer
+        };
+        let ran = ran_with((rm(false, targets), false), answers, &mut confirm, &mut Vec::new()).await;
+        assert_eq!((ran.code, ran.message.contains(said)), (code, true), "{targets:?}: {}", ran.message);
+        let removed = ran.asked.iter().filter(|line| line.starts_with("DELETE")).count();
+        assert_eq!(removed, removals, "{targets:?}: {:?}", ran.asked);
+        assert!(questions.iter().all(|question| question == "Remove team/app with 1 tag?"), "{questions:?}");
+    }
+    let forced = ran(rm(true, &["team/app"]), false, &[done]).await;
+    assert_eq!((forced.code, forced.asked.len()), (0, 1), "it is not asked about");
+}
+
+/// Nobody reads what happens, and it happens to its end.
+#[tokio::test]
+async fn output_that_fails_stops_only_lists() {
+    let done = r#"200 {"status":"ok","tags":["v1"],"manifests":[]}"#;
+    let page = r#"200 {"repositories":[{"name":"a","tags":1,"manifests":2,"size":2048}],"next":"a"}"#;
+    let step = r#"200 {"event":"planned","repositories":1,"blobs":2,"bytes":10}
+{"event":"repository","name":"a","manifests":1,"tags":1}
+{"event":"finished","repositories":1,"manifests":1,"tags":1,"blobs":2,"bytes":10,"skipped":0}"#;
+    let import = || RegistryCommand::Import { directory: "/".into() };
+    for (command, answers, asked) in [
+        (rm(true, &["a:v1", "a:v2", "b"]), &[done, done, done][..], 3),
+        (import(), &[&format!("{step}\n")], 1),
+        (RegistryCommand::Ls, &[page, page], 1),
+    ] {
+        let mut full: &mut [u8] = &mut [];
+        let ran = ran_with((command, false), answers, &mut |_| None, &mut full).await;
+        assert_eq!((ran.code, ran.asked.len()), (74, asked), "{:?}: {}", ran.asked, ran.message);
+    }
 }
 
 #[tokio::test]
@@ -167,7 +238,9 @@ async fn a_url_is_asked_with_the_token() {
         AdminAddress { url: Some(format!("http://{address}").parse().expect("a URL")), token_file: Some(token_file) };
     let Ok(client) = client(&server, Path::new("/nowhere")) else { panic!("a client") };
     let mut out = Vec::new();
-    let mut console = RegistryConsole { out: &mut out, bar: ProgressBar::hidden(), json: true };
+    let bar = ProgressBar::hidden();
+    let confirm = &mut |_: &str| None;
+    let mut console = RegistryConsole { out: &mut out, unwritten: None, bar, confirm, json: true };
     execute(&RegistryCommand::Ls, &client, false, &mut console).await.expect("listed");
     let head = asked.lock().expect("not poisoned")[0].to_ascii_lowercase();
     assert!(

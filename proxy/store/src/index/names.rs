@@ -14,7 +14,7 @@ use redb::{Error, ReadTransaction, ReadableTable};
 use super::tables::{ARTEFACTS, Key, LINKS, MEDIA_TYPES, PROOFS, TAGS, Tables, digest_of};
 use crate::entries::{ArtefactEntry, Link, TagEntry, TagKey};
 use crate::memory::Stale;
-use crate::place::Place;
+use crate::place::{Holder, Place};
 use crate::times::{ms_of, time_of};
 
 /// The first proof of a repository is noted at most this long after it was made: a large blob is linked when all of it
@@ -25,7 +25,7 @@ impl Tables<'_> {
     /// Links content to a repository. A link that exists keeps its age. `public_ms` is when an anonymous client was
     /// served it there, 0 if none was.
     pub(crate) fn link(&mut self, place: &Place, digest: &Digest, at_ms: u64, public_ms: u64) -> Result<(), Error> {
-        let public_ms = if self.memory.admits_proof(place, public_ms) { public_ms } else { 0 };
+        let public_ms = if self.memory.admits_proof(&place.into(), public_ms) { public_ms } else { 0 };
         let (origin, repository) = row_of(place);
         let digest_key = Key::of(digest);
         let key = (digest_key.as_slice(), &*origin, repository);
@@ -49,7 +49,9 @@ impl Tables<'_> {
         let known = self.links.get(key)?.map(|row| row.value());
         match known {
             Some((linked_ms, earlier_ms))
-                if public_ms >= linked_ms && public_ms > earlier_ms && self.memory.admits_proof(place, public_ms) =>
+                if public_ms >= linked_ms
+                    && public_ms > earlier_ms
+                    && self.memory.admits_proof(&place.into(), public_ms) =>
             {
                 self.links.insert(key, (linked_ms, public_ms))?;
                 self.stale.push(Stale::Link(place.clone(), *digest));
@@ -84,7 +86,7 @@ impl Tables<'_> {
             self.proofs.insert(key, (newest_ms, end_ms))?;
             self.stale.push(Stale::Proofs(place.clone()));
         }
-        self.memory.set_proofs_count(place, newest_ms > end_ms);
+        self.memory.set_proofs_count(&place.into(), newest_ms > end_ms);
         Ok(())
     }
 
@@ -119,12 +121,19 @@ impl Tables<'_> {
         Ok(())
     }
 
+    /// Notes the content of an artefact. Its public proof is left out if a refusal came since.
     pub(crate) fn set_artefact(
         &mut self,
         origin: &Origin,
         path_and_query: &str,
-        entry: &ArtefactEntry,
+        mut entry: ArtefactEntry,
     ) -> Result<(), Error> {
+        let holder = Holder::artefact(origin, path_and_query);
+        entry.link.public_at = entry.link.public_at.filter(|at| self.memory.admits_proof(&holder, ms_of(*at)));
+        self.put_artefact(origin, path_and_query, &entry)
+    }
+
+    fn put_artefact(&mut self, origin: &Origin, path_and_query: &str, entry: &ArtefactEntry) -> Result<(), Error> {
         let digest = Key::of(&entry.digest);
         let headers = entry.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let (linked_ms, public_ms) = (ms_of(entry.link.linked_at), entry.link.public_at.map_or(0, ms_of));
@@ -133,24 +142,34 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Notes a public proof of an artefact, unless it has a later one or was linked later.
+    /// Notes a public proof of an artefact, unless it has a later one, was linked later or was refused since.
     pub(crate) fn prove_artefact_public(
         &mut self,
         origin: &Origin,
         path_and_query: &str,
         public_ms: u64,
     ) -> Result<(), Error> {
+        let (holder, memory) = (Holder::artefact(origin, path_and_query), self.memory);
         self.change_artefact(origin, path_and_query, |link| {
             let proven_at = Some(time_of(public_ms));
-            if proven_at >= Some(link.linked_at) && proven_at > link.public_at {
+            if proven_at >= Some(link.linked_at)
+                && proven_at > link.public_at
+                && memory.admits_proof(&holder, public_ms)
+            {
                 link.public_at = proven_at;
             }
         })
     }
 
-    /// Takes an artefact's public proof away.
-    pub(crate) fn refuse_artefact(&mut self, origin: &Origin, path_and_query: &str) -> Result<(), Error> {
-        self.change_artefact(origin, path_and_query, |link| link.public_at = None)
+    /// Takes an artefact's public proof away, if it was made at that time or before.
+    pub(crate) fn refuse_artefact(&mut self, origin: &Origin, path_and_query: &str, at_ms: u64) -> Result<(), Error> {
+        let mut counts = false;
+        self.change_artefact(origin, path_and_query, |link| {
+            link.public_at = link.public_at.filter(|public_at| ms_of(*public_at) > at_ms);
+            counts = link.public_at.is_some();
+        })?;
+        self.memory.set_proofs_count(&Holder::artefact(origin, path_and_query), counts);
+        Ok(())
     }
 
     fn change_artefact(
@@ -163,7 +182,7 @@ impl Tables<'_> {
         let Some(mut entry) = known.map(|row| artefact_entry(row.value())).transpose()? else { return Ok(()) };
         let before = entry.link;
         change(&mut entry.link);
-        if entry.link == before { Ok(()) } else { self.set_artefact(origin, path_and_query, &entry) }
+        if entry.link == before { Ok(()) } else { self.put_artefact(origin, path_and_query, &entry) }
     }
 
     /// Forgets every tag and artefact.
@@ -262,6 +281,36 @@ pub(crate) fn tag_in_all_classes(
         Ok((AcceptClass::from_bits(key.value().3), tag_entry(row.value())?))
     })
     .collect()
+}
+
+/// The first `limit` tags of a repository after one of this name, each with the manifests that it pointed to.
+pub(crate) fn tags_after(
+    transaction: &ReadTransaction,
+    place: &Place,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<(Tag, Vec<Digest>)>, Error> {
+    let (origin, repository) = row_of(place);
+    let mut found: Vec<(Tag, Vec<Digest>)> = Vec::new();
+    for row in transaction.open_table(TAGS)?.range((&*origin, repository, after, 0)..)? {
+        let (key, row) = row?;
+        let (row_origin, row_repository, tag, _) = key.value();
+        if (row_origin, row_repository) != (&*origin, repository) {
+            break;
+        }
+        let digest = digest_of(row.value().0)?;
+        let is_full = found.len() >= limit;
+        match found.last_mut() {
+            _ if tag == after => {}
+            Some((last, digests)) if last.as_str() == tag => digests.push(digest),
+            _ if is_full => break,
+            _ => {
+                let tag = tag.parse().map_err(|_| Error::Corrupted("a tag's key names no tag".to_owned()))?;
+                found.push((tag, vec![digest]));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn tag_entry((digest, media_type, size_bytes, validated_at_ms): (&[u8], &str, u64, u64)) -> Result<TagEntry, Error> {

@@ -18,15 +18,28 @@ const CAPACITY: usize = 8192;
 pub(crate) struct Job {
     /// The change to make to the tables.
     pub(super) apply: Apply,
+    /// How long it may be visible before it goes to the medium.
+    pub(super) lag: Duration,
     /// Bytes that stay reserved until the change is counted.
     pub(super) reservation: Option<Reservation>,
 }
+
+/// The lag of changes that a crash must not undo: names, links, proofs, content. An answer whose change is visible is held
+/// within a second, with time left for a slow disk.
+pub(super) const LAG: Duration = Duration::from_millis(250);
+/// The lag of changes that only tell the order of eviction.
+pub(super) const LAZY_LAG: Duration = Duration::from_secs(1);
 
 type Apply = Box<dyn FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send>;
 
 impl Job {
     pub(crate) fn new(apply: impl FnOnce(&mut Tables<'_>) -> Result<(), redb::Error> + Send + 'static) -> Self {
-        Self { apply: Box::new(apply), reservation: None }
+        Self { apply: Box::new(apply), lag: LAG, reservation: None }
+    }
+
+    /// Of no weight after a crash: its commit may wait for others.
+    pub(crate) fn lazy(self) -> Self {
+        Self { lag: LAZY_LAG, ..self }
     }
 
     pub(crate) fn holding(mut self, reservation: Reservation) -> Self {

@@ -56,7 +56,7 @@ fn reconcile_shard(index: &Shared, algorithm: Algorithm, first_byte: u8) -> bool
     let mut missing = Vec::new();
     for row in rows {
         match files.remove(&row.digest) {
-            // The row keeps its size. If the file has another one, its next use shows that, and it is thrown away.
+            // The row keeps its size. If the file has another one, its next use shows that, and its bytes decide.
             Some(_) => {}
             None => missing.push(row.digest),
         }

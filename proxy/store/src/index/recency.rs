@@ -15,7 +15,7 @@ use std::ops::Bound;
 use entrepot_core::digest::{Algorithm, Digest};
 use redb::{Error, ReadTransaction, ReadableTable};
 
-use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, algorithm_byte, digest_of};
+use super::tables::{BLOBS, BlobRow, Key, ORDER, Tables, Totals, algorithm_byte, digest_of};
 use crate::disk;
 use crate::memory::Stale;
 
@@ -73,6 +73,31 @@ impl Tables<'_> {
             Some(file) if !is_known => self.enter(digest, file.len(), at_ms),
             _ => Ok(()),
         }
+    }
+
+    /// The bytes of a blob were found right, and the size in its row wrong. The row gets the file's size. All sums are
+    /// made anew, because no sum can be trusted that a wrong row was part of.
+    pub(crate) fn remeasured(&mut self, digest: &Digest, at_ms: u64) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let known = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        self.take_out(&key)?;
+        self.found(digest, known.map_or(at_ms, |(_, _, _, last_use_ms, _)| last_use_ms))?;
+        self.add_up()
+    }
+
+    fn add_up(&mut self) -> Result<(), Error> {
+        let (mut used_bytes, mut pinned_bytes, mut protected_bytes, mut blobs) = (0_u64, 0_u64, 0_u64, 0);
+        for row in self.blobs.iter()? {
+            let (size_bytes, segment, ..) = row?.1.value();
+            let sum = if segment == PINNED { &mut pinned_bytes } else { &mut used_bytes };
+            *sum = sum.saturating_add(size_bytes);
+            if segment == PROTECTED {
+                protected_bytes = protected_bytes.saturating_add(size_bytes);
+            }
+            blobs += 1;
+        }
+        self.totals = Totals { used_bytes, pinned_bytes, protected_bytes, blobs, ..self.totals };
+        Ok(())
     }
 
     /// A blob was served.
@@ -185,6 +210,19 @@ impl Tables<'_> {
         let rank = self.totals.rank;
         self.blobs.insert(key, (row.0, row.1, rank, row.3, row.4))?;
         self.order.insert((row.1, rank), (key, row.0))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Tables<'_> {
+    /// Makes a row wrong, as a bad disk does: its size, its segment and its last use.
+    pub(crate) fn damage(&mut self, digest: &Digest, change: fn(u64, u8, u64) -> (u64, u8, u64)) -> Result<(), Error> {
+        let key = Key::of(digest);
+        let row = self.blobs.get(key.as_slice())?.map(|row| row.value());
+        let (size_bytes, segment, rank, last_use_ms, uses) = row.unwrap_or_default();
+        let (size_bytes, segment, last_use_ms) = change(size_bytes, segment, last_use_ms);
+        self.blobs.insert(key.as_slice(), (size_bytes, segment, rank, last_use_ms, uses))?;
         Ok(())
     }
 }

@@ -29,6 +29,15 @@ pub(crate) struct Cursors {
     artefacts: Option<NameCursor>,
 }
 
+/// The times before which rows are no longer needed.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    /// For blobs, links and tags.
+    pub(crate) names_ms: u64,
+    /// For public proofs, which count as long as `rights.offline_for` says.
+    pub(crate) proofs_ms: u64,
+}
+
 /// The finds of one look.
 pub(crate) struct Suspects {
     /// Blobs that were not used for a long time.
@@ -49,12 +58,13 @@ pub(crate) struct StaleNames {
 }
 
 /// Looks at the next rows of each table and moves the cursors on.
-pub(crate) fn look(transaction: &ReadTransaction, cursors: &mut Cursors, before_ms: u64) -> Result<Suspects, Error> {
+pub(crate) fn look(transaction: &ReadTransaction, cursors: &mut Cursors, before: Before) -> Result<Suspects, Error> {
+    let before_ms = before.names_ms;
     let blobs = unused_blobs(transaction, &mut cursors.blobs, before_ms)?;
     let names = StaleNames {
         orphans: orphans(transaction, &mut cursors.links, before_ms)?,
         tags: old_tags(transaction, &mut cursors.tags, before_ms)?,
-        proofs: old_proofs(transaction, &mut cursors.proofs, before_ms)?,
+        proofs: old_proofs(transaction, &mut cursors.proofs, before.proofs_ms)?,
         artefacts: empty_artefacts(transaction, &mut cursors.artefacts)?,
     };
     Ok(Suspects { blobs, names })
@@ -197,7 +207,7 @@ impl StaleNames {
 
 impl Tables<'_> {
     /// Drops the rows for which the suspicion still holds.
-    pub(crate) fn drop_stale(&mut self, names: &StaleNames, before_ms: u64) -> Result<(), Error> {
+    pub(crate) fn drop_stale(&mut self, names: &StaleNames, before: Before) -> Result<(), Error> {
         for digest in &names.orphans {
             if self.blobs.get(Key::of(digest).as_slice())?.is_none() {
                 self.removed(digest)?;
@@ -205,14 +215,14 @@ impl Tables<'_> {
         }
         for (origin, repository, tag, class) in &names.tags {
             let key = (origin.as_str(), repository.as_str(), tag.as_str(), *class);
-            if self.tags.get(key)?.is_some_and(|row| row.value().3 < before_ms) {
+            if self.tags.get(key)?.is_some_and(|row| row.value().3 < before.names_ms) {
                 self.tags.remove(key)?;
                 self.stale.push(Stale::Tag(tag_key(origin, repository, tag, *class)?));
             }
         }
         for (origin, repository) in &names.proofs {
             let key = (origin.as_str(), repository.as_str());
-            if self.proofs.get(key)?.is_some_and(|row| are_old(row.value(), before_ms)) {
+            if self.proofs.get(key)?.is_some_and(|row| are_old(row.value(), before.proofs_ms)) {
                 self.proofs.remove(key)?;
                 self.stale.push(Stale::Proofs(place_of(origin, repository)?));
             }

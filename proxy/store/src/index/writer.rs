@@ -1,9 +1,11 @@
 //! The one thread that writes the index. It takes all waiting jobs into one transaction, which readers see at once. It
-//! makes its changes durable about once a second, on request, and at the end. After a failure it opens the index anew
-//! or replaces it, and tries again once a second until that works. Meanwhile jobs are dropped and counted.
+//! makes changes durable when the first of them has waited as long as it may (`queue::LAG`: a quarter of a second; a
+//! second for mere uses), on request, and at the end. After a failure it opens the index anew or replaces it, and tries
+//! again once a second until that works. Meanwhile jobs are dropped and counted.
 //!
-//! A crash can lose the last second of changes. Lost rows of blobs are found again: `CHECK_FROM` is stored with every
-//! durable commit, and after the next start only folders changed since then are looked at (see `rebuild`).
+//! A crash can lose the changes of that time: a tag is held within a second of the answer that told it. Lost rows of
+//! blobs are found again: `CHECK_FROM` is stored with every durable commit, and after the next start only folders
+//! changed since then are looked at (see `rebuild`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,11 +19,10 @@ use super::opening::{self, Opened};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
-use super::upgrade;
 use super::{Shared, write_lock};
 
-/// How long a change may be visible without being durable, and the pause between attempts to heal the index.
-const DURABLE_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between attempts to heal the index.
+const HEAL_INTERVAL: Duration = Duration::from_secs(1);
 /// A thread with nothing to do wakes up this often all the same.
 const IDLE_INTERVAL: Duration = Duration::from_secs(600);
 /// A published file may be this much older than its row, if syncing its folder took long.
@@ -34,8 +35,8 @@ const PROTECTED_PERCENT: u64 = 80;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     rebuild: Option<JoinHandle<()>>,
-    /// Since when there are visible changes that are not durable.
-    dirty_since: Option<Instant>,
+    /// When the visible changes have to be durable. None if they all are.
+    durable_by: Option<Instant>,
     /// The last job that is visible.
     visible: u64,
 }
@@ -43,7 +44,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts with an index, or without one if it could not be opened.
     pub(super) fn new(shared: Arc<Shared>, opened: Option<Opened>) -> Self {
-        let mut writer = Self { shared, rebuild: None, dirty_since: None, visible: 0 };
+        let mut writer = Self { shared, rebuild: None, durable_by: None, visible: 0 };
         if let Some(opened) = opened {
             writer.install(opened);
         }
@@ -63,7 +64,7 @@ impl Writer {
             self.apply(batch.jobs);
             self.visible = batch.last;
             self.shared.queue.set_visible(batch.last);
-            let due = self.dirty_since.is_some_and(|since| since.elapsed() >= DURABLE_INTERVAL);
+            let due = self.durable_by.is_some_and(|by| by <= Instant::now());
             if due || batch.make_durable || batch.closing {
                 self.make_durable(batch.closing);
             }
@@ -77,14 +78,13 @@ impl Writer {
         let database = write_lock(&self.shared.database).take();
         if let Some(database) = database {
             file::close(database);
-            upgrade::forget_earlier(&self.shared.paths);
         }
     }
 
     fn wake_at(&self) -> Instant {
-        match self.dirty_since {
-            _ if !self.has_index() => Instant::now() + DURABLE_INTERVAL,
-            Some(since) => since + DURABLE_INTERVAL,
+        match self.durable_by {
+            _ if !self.has_index() => Instant::now() + HEAL_INTERVAL,
+            Some(by) => by,
             None => Instant::now() + IDLE_INTERVAL,
         }
     }
@@ -98,6 +98,7 @@ impl Writer {
             return;
         }
         let job_count = jobs.len() as u64;
+        let durable_by = jobs.iter().map(|job| job.lag).min().map(|lag| Instant::now() + lag);
         let mut reservations = Vec::new();
         let limits = self.shared.space.ledger().limits;
         let protected_max_bytes = limits.max_size_bytes / 100 * PROTECTED_PERCENT;
@@ -115,7 +116,7 @@ impl Writer {
             Some(Ok((totals, stale))) => {
                 self.shared.memory.forget(&stale);
                 self.shared.space.set_used(totals.held());
-                self.dirty_since.get_or_insert_with(Instant::now);
+                self.durable_by = self.durable_by.into_iter().chain(durable_by).min();
             }
             Some(Err(error)) => {
                 self.count_dropped(job_count);
@@ -137,7 +138,7 @@ impl Writer {
             }
             Ok(transaction.commit()?)
         });
-        self.dirty_since = None;
+        self.durable_by = None;
         if let Some(Err(error)) = committed {
             self.judge(error);
         }
@@ -168,7 +169,7 @@ impl Writer {
         }
         // Changes that were visible may be lost with the index.
         self.shared.memory.clear();
-        self.dirty_since = None;
+        self.durable_by = None;
     }
 
     fn heal(&mut self) {

@@ -112,7 +112,7 @@ fn memory_is_bounded_by_bytes() {
             memory.remember_link(now, &at(&format!("a/repository{name}")), &manifest.digest, LINK);
         }
         memory.remember_manifest(now, manifest);
-        memory.refuse(&at(&format!("a/refused{number}")), number);
+        memory.refuse(&(&at(&format!("a/refused{number}"))).into(), number);
         let tag = TagKey { tag: format!("v{number}").parse().unwrap(), ..key(0, 0) };
         memory.remember_tag(now, &tag, &entry(number));
         assert!(memory.tag(&key(0, 1)).is_some(), "it is asked for again and again: {number}");

@@ -18,7 +18,9 @@ use entrepot_core::digest::Digest;
 use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{RepositoryName, Tag};
 
+use super::Tagged;
 use super::facts::Facts;
+use super::live::LivePushes;
 use crate::errors::StoreError;
 use crate::index::{Index, names, recency};
 use crate::paths::{ALGORITHMS, Kept};
@@ -73,6 +75,7 @@ pub enum Step {
 /// Collects, one collection at a time.
 pub(super) struct Collector {
     facts: Arc<Facts>,
+    live: Arc<LivePushes>,
     index: Arc<Index>,
     running: Mutex<()>,
 }
@@ -80,18 +83,19 @@ pub(super) struct Collector {
 /// One collection at work.
 struct Sweeper<'c> {
     facts: &'c Facts,
+    live: &'c LivePushes,
     index: &'c Index,
     sweep: Sweep,
-    /// A file that was marked before this time is past its grace period.
-    before: SystemTime,
+    /// When the collection began.
+    began: SystemTime,
     collected: Collected,
     /// Links that a real run would have removed. Empty unless this is a dry run.
     would_go: HashSet<(RepositoryName, Digest)>,
 }
 
 impl Collector {
-    pub(super) fn new(facts: Arc<Facts>, index: Arc<Index>) -> Self {
-        Self { facts, index, running: Mutex::default() }
+    pub(super) fn new(facts: Arc<Facts>, live: Arc<LivePushes>, index: Arc<Index>) -> Self {
+        Self { facts, live, index, running: Mutex::default() }
     }
 
     /// See [`super::Repositories::collect`].
@@ -107,10 +111,9 @@ impl Collector {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
         let _watching = self.facts.pins.watch();
-        let before = SystemTime::now().checked_sub(sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH);
-        let (facts, index) = (&*self.facts, &*self.index);
-        let mut sweeper =
-            Sweeper { facts, index, sweep, before, collected: Collected::default(), would_go: HashSet::new() };
+        let (facts, live, index, began) = (&*self.facts, &*self.live, &*self.index, SystemTime::now());
+        let (collected, would_go) = (Collected::default(), HashSet::new());
+        let mut sweeper = Sweeper { facts, live, index, sweep, began, collected, would_go };
         let repositories = facts.all()?;
         let total = repositories.len() as u64;
         for repository in &repositories {
@@ -148,6 +151,45 @@ pub(super) fn remove_tagged(
         }
     }
     Ok(Some(gone))
+}
+
+/// See [`super::Repository::unneeded_since`].
+pub(super) fn unneeded_since(facts: &Facts, repository: &RepositoryName) -> Result<Option<SystemTime>, StoreError> {
+    let (mut known, mut needed) = (Children::new(), HashSet::new());
+    let _turn = facts.lock(repository);
+    for digest in facts.manifests(repository)? {
+        needed.extend(known_children(facts, &mut known, &digest)?.iter().copied());
+    }
+    let blobs = facts.digests_in(&facts.paths.kept(repository, Kept::Blobs))?.into_iter();
+    let unneeded = blobs.filter(|digest| !needed.contains(digest));
+    let marks = unneeded.filter_map(|digest| small_files::marked_at(&facts.paths.pushed_blob(repository, &digest)));
+    Ok(marks.max())
+}
+
+/// See [`super::Repository::tag_leading_to`].
+pub(super) fn tag_leading_to(
+    facts: &Facts,
+    repository: &RepositoryName,
+    target: &Digest,
+    is_wanted: impl Fn(&Tag) -> bool,
+) -> Result<Option<Tag>, StoreError> {
+    let (mut seen, mut known) = (HashSet::new(), HashMap::new());
+    for Tagged { tag, digest } in facts.tagged(repository)? {
+        if !is_wanted(&tag) {
+            continue;
+        }
+        // What an earlier tag leads to was looked at.
+        let mut open = vec![digest];
+        while let Some(digest) = open.pop() {
+            if digest == *target {
+                return Ok(Some(tag));
+            }
+            if seen.insert(digest) && facts.paths.pushed_manifest(repository, &digest).exists() {
+                open.extend(known_children(facts, &mut known, &digest)?);
+            }
+        }
+    }
+    Ok(None)
 }
 
 type Children = HashMap<Digest, Vec<Digest>>;
@@ -201,11 +243,12 @@ impl Sweeper<'_> {
             known_children(facts, &mut known, &digest)?;
         }
         let _turn = facts.lock(repository);
+        let before = self.grace_ended_before(repository);
         let mut manifests = facts.manifests(repository)?;
         if self.sweep.untagged {
             let reachable = reachable(facts, repository, &mut known)?;
             for digest in manifests.extract_if(.., |digest| !reachable.contains(digest)).collect::<Vec<_>>() {
-                if self.is_young(&facts.paths.pushed_manifest(repository, &digest)) {
+                if is_young(&facts.paths.pushed_manifest(repository, &digest), before) {
                     manifests.push(digest);
                     continue;
                 }
@@ -226,7 +269,7 @@ impl Sweeper<'_> {
                 continue;
             }
             let path = facts.paths.pushed_blob(repository, &digest);
-            if self.is_young(&path) {
+            if is_young(&path, before) {
                 self.collected.waiting += 1;
                 continue;
             }
@@ -235,7 +278,9 @@ impl Sweeper<'_> {
                 self.would_go.insert((repository.clone(), digest));
             } else {
                 // A link that a power cut brings back is found by the next collection.
-                disk::unlink(&path)?;
+                if disk::unlink(&path)? {
+                    facts.dropped(repository, &digest);
+                }
             }
         }
         if !self.sweep.dry_run {
@@ -245,9 +290,11 @@ impl Sweeper<'_> {
         Ok(())
     }
 
-    fn is_young(&self, path: &Path) -> bool {
-        // If the time is unknown, the file stays.
-        small_files::marked_at(path).is_none_or(|marked| marked > self.before)
+    /// A file of the repository that was marked before this time is past its grace period. What was young when a push
+    /// began is young as long as that runs.
+    fn grace_ended_before(&self, repository: &RepositoryName) -> SystemTime {
+        let counted_from = self.live.oldest(repository).map_or(self.began, |begun_at| begun_at.min(self.began));
+        counted_from.checked_sub(self.sweep.grace).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Removes files that a kill left half written. The repository's lock guarantees that none is being written now.
@@ -319,7 +366,8 @@ impl Sweeper<'_> {
         let facts = self.facts;
         let bytes = facts.blobs.size_blocking(digest).unwrap_or(0);
         let places = self.index.read(|index| names::places(index, digest, 1));
-        let cached = places.is_some_and(|places| !places.is_empty());
+        // Without an answer of the index it stays.
+        let cached = places.is_none_or(|places| !places.is_empty());
         if !self.sweep.dry_run {
             if !facts.pins.unpin(digest)? {
                 return Ok(());
@@ -341,6 +389,11 @@ impl Sweeper<'_> {
         }
         Ok(())
     }
+}
+
+fn is_young(path: &Path, before: SystemTime) -> bool {
+    // If the time is unknown, the file stays.
+    small_files::marked_at(path).is_none_or(|marked| marked > before)
 }
 
 fn remove_drafts_in(folder: &Path) {

@@ -17,9 +17,10 @@ use std::time::SystemTime;
 
 use entrepot_core::digest::Digest;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
-use entrepot_core::referrer::Referrer;
 use serde::{Deserialize, Serialize};
 
+use super::catalog::Catalog;
+use super::sums::Sums;
 use super::{NotPut, PushedBy, PushedManifest, Tagged};
 use crate::blob::Blob;
 use crate::blobs::Blobs;
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) blobs: Arc<Blobs>,
     pub(super) pins: Arc<Pins>,
     locks: [Mutex<()>; STRIPES],
+    sums: Sums,
+    catalog: Catalog,
 }
 
 /// The content of a manifest's file.
@@ -58,7 +61,8 @@ const WITH_LOGIN: &str = "login";
 
 impl Facts {
     pub(super) fn new(paths: Paths, blobs: Arc<Blobs>, pins: Arc<Pins>) -> Self {
-        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES] }
+        let (catalog, sums) = (Catalog::default(), Sums::default());
+        Self { paths, blobs, pins, locks: [const { Mutex::new(()) }; STRIPES], sums, catalog }
     }
 
     /// Locks a repository for changes.
@@ -76,7 +80,10 @@ impl Facts {
     /// The second half of [`Self::link`]. A collection that began after the first pin may already have listed this
     /// repository's links. It cannot miss a second pin that comes after the link.
     pub(super) fn link_pinned(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
-        small_files::mark(&self.paths.kept(repository, Kept::Blobs), &self.paths.pushed_blob(repository, digest))?;
+        let path = self.paths.pushed_blob(repository, digest);
+        let is_new = !path.exists();
+        small_files::mark(&self.paths.kept(repository, Kept::Blobs), &path)?;
+        self.noted(repository, digest, is_new);
         self.pins.pin(digest)
     }
 
@@ -132,6 +139,7 @@ impl Facts {
         let is_new = known.is_none();
         if known.is_none_or(|known| known.pushed_by <= file.pushed_by) {
             small_files::put(&path, &to_json(&file))?;
+            self.noted(repository, &manifest.digest, is_new);
         } else {
             // An account's statement about these bytes stays, such as their type. A collection waits for this push, too.
             small_files::touch(&path)?;
@@ -142,6 +150,7 @@ impl Facts {
         // A manifest without its bytes would keep its repository from being collected.
         if is_new {
             small_files::remove(&path)?;
+            self.sums.forget(repository);
         }
         Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) })
     }
@@ -173,14 +182,17 @@ impl Facts {
 
     /// Whether the repository has content that a manifest may refer to.
     pub(super) fn has(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        let linked = self.paths.pushed_blob(repository, digest).exists()
-            || self.paths.pushed_manifest(repository, digest).exists();
-        linked && self.blobs.contains_blocking(digest)
+        if self.paths.pushed_manifest(repository, digest).exists() {
+            return self.blobs.manifest_blocking(digest).is_some();
+        }
+        self.has_blob(repository, digest)
     }
 
     /// Whether a blob was pushed to the repository and is here.
     pub(super) fn has_blob(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.paths.pushed_blob(repository, digest).exists() && self.blobs.contains_blocking(digest)
+        // Opened, not only looked for: what is acknowledged here is read later.
+        self.paths.pushed_blob(repository, digest).exists()
+            && self.blobs.get_blocking(digest).is_ok_and(|blob| blob.is_some())
     }
 
     /// A repository that has the blob, among those that may be asked. The search looks at a bounded number of them.
@@ -192,8 +204,9 @@ impl Facts {
         if !self.pins.is_pinned(digest) {
             return Ok(None);
         }
-        let mut asked = self.all()?.into_iter().take(ASKED_MAX);
-        Ok(asked.find(|repository| self.has_blob(repository, digest) && may_ask(repository)))
+        let all = self.names()?;
+        let mut asked = all.iter().take(ASKED_MAX);
+        Ok(asked.find(|repository| self.has_blob(repository, digest) && may_ask(repository)).cloned())
     }
 
     /// The manifest that a reference leads to.
@@ -242,6 +255,10 @@ impl Facts {
             return Ok(None);
         }
         let names = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        // Layers may wait for a collection after everything else was removed.
+        if names.is_empty() && self.manifests(repository)?.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(page(names.into_iter().filter_map(|name| name.parse().ok()), after, limit, Tag::as_str)))
     }
 
@@ -262,21 +279,6 @@ impl Facts {
         Ok(names.iter().filter_map(|name| digest_of_link(name)).collect())
     }
 
-    /// The referrers of a subject, in the order of their digests.
-    pub(super) fn referrers(&self, repository: &RepositoryName, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
-        let mut names = small_files::names(&self.paths.referrers(repository, subject))?;
-        names.sort_unstable();
-        let mut referrers = Vec::with_capacity(names.len());
-        for digest in names.iter().filter_map(|name| digest_of_link(name)) {
-            let content = small_files::read(&self.paths.referrer(repository, subject, &digest))?;
-            // The entry of a referrer is made before its manifest and removed after it.
-            let known = self.paths.pushed_manifest(repository, &digest).exists();
-            let entry = content.filter(|_| known).and_then(|content| serde_json::from_slice(&content).ok());
-            referrers.extend(entry);
-        }
-        Ok(referrers)
-    }
-
     /// See [`super::Repositories::list`].
     pub(super) fn list(
         &self,
@@ -284,25 +286,66 @@ impl Facts {
         limit: usize,
         is_wanted: impl Fn(&RepositoryName) -> bool,
     ) -> Result<(Vec<RepositoryName>, bool), StoreError> {
-        let found = self.all()?.into_iter().filter(|name| is_wanted(name)).filter(|repository| {
-            let folder = self.paths.kept(repository, Kept::Manifests);
-            small_files::names(&folder).is_ok_and(|names| !names.is_empty())
-        });
-        Ok(page(found, after, limit, RepositoryName::as_str))
+        let all = self.names()?;
+        let from = after.map_or(0, |after| all.partition_point(|name| name.as_str() <= after));
+        let mut found = Vec::new();
+        for name in all[from..].iter().filter(|name| is_wanted(name)) {
+            if !self.has_manifests(name)? {
+                continue;
+            }
+            if found.len() == limit {
+                return Ok((found, true));
+            }
+            found.push(name.clone());
+        }
+        Ok((found, false))
     }
 
-    /// Bytes of content that a repository has.
+    /// Whether a repository has any manifest.
+    pub(super) fn has_manifests(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        small_files::has_any(&self.paths.kept(repository, Kept::Manifests))
+    }
+
+    /// Bytes of content that a repository has. Counted from the files only the first time.
     pub(super) fn held_bytes(&self, repository: &RepositoryName) -> Result<u64, StoreError> {
-        let mut bytes = 0;
+        if let Some(bytes) = self.sums.get(repository, self.blobs.losses()) {
+            return Ok(bytes);
+        }
+        let _turn = self.lock(repository);
+        let losses = self.blobs.losses();
+        let (mut bytes, mut is_complete) = (0, true);
         for kept in [Kept::Blobs, Kept::Manifests] {
-            let names = small_files::names(&self.paths.kept(repository, kept))?;
-            let digests = names.iter().filter_map(|name| digest_of_link(name));
-            bytes += digests.filter_map(|digest| self.blobs.size_blocking(&digest)).sum::<u64>();
+            for digest in self.digests_in(&self.paths.kept(repository, kept))? {
+                match self.blobs.size_blocking(&digest) {
+                    Some(size_bytes) => bytes += size_bytes,
+                    None => is_complete = false,
+                }
+            }
+        }
+        if is_complete {
+            self.sums.set(repository, bytes, losses);
         }
         Ok(bytes)
     }
 
-    /// Every repository that has a folder.
+    /// Counts content that was linked. The caller holds the repository's lock.
+    fn noted(&self, repository: &RepositoryName, digest: &Digest, is_new: bool) {
+        if is_new {
+            self.sums.add(repository, self.blobs.size_blocking(digest).unwrap_or(0));
+        }
+    }
+
+    /// Counts content whose link was removed. The caller holds the repository's lock.
+    pub(super) fn dropped(&self, repository: &RepositoryName, digest: &Digest) {
+        self.sums.subtract(repository, self.blobs.size_blocking(digest).unwrap_or(0));
+    }
+
+    /// Every repository that has a folder, sorted.
+    pub(super) fn names(&self) -> Result<Arc<[RepositoryName]>, StoreError> {
+        self.catalog.names(&self.paths.pushed())
+    }
+
+    /// Every repository that has a folder, as the disk has them now.
     pub(super) fn all(&self) -> Result<Vec<RepositoryName>, StoreError> {
         let names = small_files::names(&self.paths.pushed())?;
         Ok(names.iter().filter_map(|name| repository_of_folder(name)).collect())
@@ -327,31 +370,28 @@ impl Facts {
     /// Takes a blob away from a repository; false if the repository did not have it.
     pub(super) fn remove_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        small_files::remove(&self.paths.pushed_blob(repository, digest))
+        let removed = small_files::remove(&self.paths.pushed_blob(repository, digest))?;
+        if removed {
+            self.dropped(repository, digest);
+        }
+        Ok(removed)
     }
 
     /// See [`super::Repository::remove`].
     pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
-        if !self.exists(repository) {
-            return Ok(false);
+        let tags = small_files::names(&self.paths.kept(repository, Kept::Tags))?;
+        let manifests = self.manifests(repository)?;
+        for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+            small_files::remove(&self.paths.tag(repository, &tag))?;
         }
-        for tag in small_files::names(&self.paths.kept(repository, Kept::Tags))? {
-            if let Ok(tag) = tag.parse::<Tag>() {
-                small_files::remove(&self.paths.tag(repository, &tag))?;
-            }
+        for digest in &manifests {
+            self.remove_manifest_locked(repository, digest)?;
         }
-        for digest in self.manifests(repository)? {
-            self.remove_manifest_locked(repository, &digest)?;
-        }
-        // No manifest names these blobs any more. Links that a power cut brings back are found by the next collection.
-        for name in small_files::names(&self.paths.kept(repository, Kept::Blobs))? {
-            if let Some(digest) = digest_of_link(&name) {
-                disk::unlink(&self.paths.pushed_blob(repository, &digest))?;
-            }
-        }
+        // Links to blobs stay for their grace period, as after the removal of a tag: a push may rely on them.
+        self.sums.forget(repository);
         self.remove_empty_folders(repository);
-        Ok(true)
+        Ok(!tags.is_empty() || !manifests.is_empty())
     }
 
     /// [`Self::remove_manifest`] for a caller that holds the repository's lock.
@@ -366,7 +406,9 @@ impl Facts {
             small_files::remove(&self.paths.tag(repository, &tagged.tag))?;
             tags.push(tagged.tag);
         }
-        small_files::remove(&self.paths.pushed_manifest(repository, digest))?;
+        if small_files::remove(&self.paths.pushed_manifest(repository, digest))? {
+            self.dropped(repository, digest);
+        }
         if let Some(subject) = file.subject.and_then(|subject| subject.parse::<Digest>().ok()) {
             small_files::remove(&self.paths.referrer(repository, &subject, digest))?;
             small_files::remove_folder_if_empty(&self.paths.referrers(repository, &subject));

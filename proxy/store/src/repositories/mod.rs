@@ -2,20 +2,26 @@
 //!
 //! ```text
 //! mod    the async edge: Repositories, and one Repository    facts    the files that hold it all
-//! collection  takes away content that is no longer needed
+//! catalog     their names in order                      referrers    pages of a subject's referrers
+//! collection  takes away content that is no longer needed                live     pushes that run
+//! sums        how many bytes each holds
 //! ```
 //!
 //! A change is durable when its method returns. Names and links of other registries' content are in `names`, the pins
 //! against eviction are in `pins`, and the bytes of running uploads are in `uploads`.
 
+mod catalog;
 mod collection;
 mod facts;
+mod live;
+mod referrers;
+mod sums;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
@@ -38,10 +44,14 @@ use crate::space::Purpose;
 pub use collection::{Collected, Step, Sweep};
 use collection::{Collector, remove_tagged};
 use facts::Facts;
+pub use live::LivePush;
+use live::LivePushes;
+pub use referrers::{ReferrersAsked, ReferrersPage};
 
 /// The repositories of one store.
 pub struct Repositories {
     facts: Arc<Facts>,
+    live: Arc<LivePushes>,
     collector: Arc<Collector>,
     partial_blobs: Arc<PartialBlobs>,
 }
@@ -115,12 +125,25 @@ impl Repositories {
         partial_blobs: Arc<PartialBlobs>,
     ) -> Self {
         let facts = Arc::new(Facts::new(paths, blobs, pins));
-        let collector = Arc::new(Collector::new(facts.clone(), index));
-        Self { facts, collector, partial_blobs }
+        let live = Arc::<LivePushes>::default();
+        let collector = Arc::new(Collector::new(facts.clone(), live.clone(), index));
+        Self { facts, live, collector, partial_blobs }
     }
 
     pub fn at(&self, name: &RepositoryName) -> Repository {
         Repository { facts: self.facts.clone(), name: name.clone() }
+    }
+
+    /// Notes that a push runs which began at that time: until it is dropped, collections leave what it may rely on.
+    pub fn pushing(&self, name: &RepositoryName, begun_at: SystemTime) -> LivePush {
+        LivePush::new(&self.live, name, begun_at)
+    }
+
+    /// Makes what the repository was given since `begun_at`, or shortly before, wait for its manifest anew. For the end
+    /// of an upload.
+    pub async fn renew(&self, name: &RepositoryName, begun_at: SystemTime, grace: Duration) -> Result<(), StoreError> {
+        let (facts, live, name) = (self.facts.clone(), self.live.clone(), name.clone());
+        try_blocking(move || live.renew(&facts, &name, begun_at, grace)).await
     }
 
     /// Up to `limit` wanted repositories that have a manifest, in their order, after one of them. Also tells whether
@@ -192,6 +215,17 @@ impl Repositories {
 }
 
 impl Repository {
+    /// A wanted tag that leads to content: to the manifest itself, to a manifest that it names, or to a blob of one. None
+    /// if there is none. It is an error if a manifest on the way cannot be read.
+    pub async fn tag_leading_to(
+        &self,
+        target: &Digest,
+        is_wanted: impl Fn(&Tag) -> bool + Send + 'static,
+    ) -> Result<Option<Tag>, StoreError> {
+        let target = *target;
+        self.with_files(move |facts, name| collection::tag_leading_to(facts, name, &target, is_wanted)).await
+    }
+
     /// Whether anything was pushed to the repository.
     pub async fn exists(&self) -> bool {
         self.with_files(|facts, name| Ok(facts.exists(name))).await.unwrap_or(false)
@@ -232,10 +266,16 @@ impl Repository {
         self.with_files(Facts::manifests).await
     }
 
-    /// The referrers of a subject, in the order of their digests.
-    pub async fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>, StoreError> {
+    /// Whether the repository has any manifest.
+    pub async fn has_manifests(&self) -> Result<bool, StoreError> {
+        self.with_files(Facts::has_manifests).await
+    }
+
+    /// A page of the referrers of a subject, in the order of their digests. A page that has no entry, of a list that
+    /// goes on, is one of a long list of which few are wanted.
+    pub async fn referrers(&self, subject: &Digest, asked: ReferrersAsked) -> Result<ReferrersPage, StoreError> {
         let subject = *subject;
-        self.with_files(move |facts, name| facts.referrers(name, &subject)).await
+        self.with_files(move |facts, name| facts.referrers(name, &subject, &asked)).await
     }
 
     /// The digest that a tag points to.
@@ -305,15 +345,21 @@ impl Repository {
         self.with_files(move |facts, name| facts.remove_manifest(name, &digest)).await
     }
 
+    /// When a blob that no manifest of the repository names was last pushed or asked for by a push: a collection takes
+    /// all of them once the grace period has passed since. None if there is no such blob.
+    pub async fn unneeded_since(&self) -> Result<Option<SystemTime>, StoreError> {
+        self.with_files(collection::unneeded_since).await
+    }
+
     /// Takes a blob away from the repository; false if the repository did not have it.
     pub async fn remove_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         let digest = *digest;
         self.with_files(move |facts, name| facts.remove_blob(name, &digest)).await
     }
 
-    /// Removes the repository with all its tags, manifests and blobs; false if it does not exist. A push that runs is
-    /// not stopped, and may bring it back. Clients that read content go on: the content itself stays until a
-    /// collection.
+    /// Removes the repository with all its tags and manifests; false if it has none. Its blobs wait for a collection, as
+    /// after the removal of a tag. A push that runs is not stopped, and may bring it back. Clients that read content go
+    /// on.
     pub async fn remove(&self) -> Result<bool, StoreError> {
         self.with_files(Facts::remove).await
     }

@@ -1,5 +1,7 @@
 //! Pushed content against the files it lies in: it survives, it is collected, or it is never taken.
 
+mod waiting;
+
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, NotPut, PushedBy, PushedManifest, Step, Sweep};
+use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep};
+use crate::paths::Kept;
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
@@ -25,7 +28,8 @@ struct World {
 }
 
 fn open(dir: &TempDir, max_size_bytes: u64) -> Arc<Store> {
-    let limits = Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600) };
+    let limits =
+        Limits { max_size_bytes, min_free_bytes: 0, inactive: Duration::from_secs(3600), proofs: Duration::ZERO };
     Store::open(dir.path(), limits).expect("a store")
 }
 
@@ -194,6 +198,36 @@ fn content_of_two_repositories_leaves_with_the_second() {
     assert!(!done(world.store.repositories.at(&name("two")).remove()).expect("asked"));
 }
 
+/// A push may rely on layers that are here, whichever way their manifest was removed.
+#[test]
+fn a_tag_and_a_repository_free_the_same_layers_after_the_same_grace() {
+    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: false, dry_run: false };
+    for whole in [false, true] {
+        let world = World::new(PLENTY);
+        let layer = world.blob("app", b"layer");
+        world.manifest("app", &["v1"], &[layer], None);
+        let app = world.store.repositories.at(&name("app"));
+        assert_eq!(done(app.unneeded_since()).expect("asked"), None);
+        let before = SystemTime::now() - Duration::from_secs(60);
+        if whole {
+            assert!(done(app.remove()).expect("removed"));
+        } else {
+            assert!(done(app.remove_tagged(&"v1".parse().expect("a tag"))).expect("removed").is_some());
+        }
+        let since = done(app.unneeded_since()).expect("asked").expect("the layer waits");
+        assert!(since > before && since <= SystemTime::now(), "{since:?}");
+        let young = world.collect(AN_HOUR);
+        assert_eq!((young.waiting, young.links), (1, 0), "whole: {whole}");
+        assert!(world.has_file(&layer) && done(app.has_blob(&layer)), "whole: {whole}");
+        assert!(done(app.tags(None, 10)).expect("asked").is_none(), "nothing is left to list");
+        assert!(!done(app.remove()).expect("asked"), "nothing is left to remove");
+        let old = world.collect(AT_ONCE);
+        assert_eq!((old.waiting, old.links, old.blobs), (0, 1, 1), "whole: {whole}");
+        assert!(!world.has_file(&layer) && !done(app.exists()), "whole: {whole}");
+        assert_eq!(done(app.unneeded_since()).expect("asked"), None);
+    }
+}
+
 #[test]
 fn what_the_cache_needs_stays_when_its_push_is_deleted() {
     let world = World::new(PLENTY);
@@ -254,7 +288,9 @@ fn deleting_a_manifest_takes_its_tags_and_its_place_among_referrers() {
     let subject = Digest::of(Algorithm::Sha256, b"a subject that is not here");
     let one = world.manifest("app", &["a", "b"], &[], Some(subject));
     let two = world.manifest("app", &["c"], &[], Some(subject));
-    let listed = || done(world.store.repositories.at(&name("app")).referrers(&subject)).expect("listed").len();
+    let all = || ReferrersAsked { after: None, artifact_type: None };
+    let page = || done(world.store.repositories.at(&name("app")).referrers(&subject, all())).expect("listed");
+    let listed = || String::from_utf8(page().body).expect("text").matches("\"digest\"").count();
     assert_eq!(listed(), 2);
     let tags =
         done(world.store.repositories.at(&name("app")).remove_manifest(&one)).expect("removed").expect("it was there");

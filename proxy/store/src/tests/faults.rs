@@ -214,7 +214,7 @@ fn an_upgrade_waits_for_room_while_hits_go_on() {
     assert!(!disk.path().join("index.redb.new").exists(), "nothing is begun that cannot end");
     disk.free_again();
     soon("the index is upgraded", || done(store.names.link_of(place, &linked)).is_some());
-    drop(store);
+    assert!(store.flush_blocking());
     assert!(!disk.path().join("index.redb.format-1").exists());
 }
 

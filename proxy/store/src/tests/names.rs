@@ -91,7 +91,7 @@ fn everything_survives_a_restart() {
     let world = World::new(PLENTY);
     let digest = put(&world.store, 1, 10);
     let (registry, kept, other) = (origin("ghcr.io"), place("ghcr.io", "a/b"), place("ghcr.io", "a/c"));
-    let seen = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    let seen = SystemTime::UNIX_EPOCH + Duration::from_millis(4_000_000_000_123);
     let artefact = ArtefactEntry {
         digest,
         size_bytes: 10,

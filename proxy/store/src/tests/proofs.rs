@@ -13,9 +13,9 @@ fn place(repository: &str) -> Place {
     Place::new(origin("ghcr.io"), repository.parse().unwrap())
 }
 
-/// A time after the epoch, in seconds.
+/// A time after the start of every store, in seconds.
 fn at(s: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + s)
+    SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000 + s)
 }
 
 /// A store with a link that was made at the time 100.
@@ -194,6 +194,7 @@ fn old_proofs_expire_and_refused_ones_do_not_come_back() {
     let (digests, now) = ([put(&world.store, 1, 10), put(&world.store, 2, 10)], SystemTime::now());
     assert_eq!(digests, [one, two]);
     let seen = |hours: u64| now - Duration::from_secs(hours * 3600);
+    world.store.names.memory().set_floor(0);
     for digest in &digests {
         link_at(&world.store, &here, digest, seen(100));
     }
@@ -206,6 +207,7 @@ fn old_proofs_expire_and_refused_ones_do_not_come_back() {
     assert_eq!(rows(&world.store), 0, "not used for an hour and another");
     let world = world.restarted();
     let names = &world.store.names;
+    names.memory().set_floor(0);
     done(names.prove_public(&here, &two, now));
     let told = digests.map(|digest| done(names.link_of(&here, &digest)).unwrap().public_at);
     assert_eq!(told, [None, Some(time_of(ms_of(now)))], "the refused proof stays refused");
@@ -215,6 +217,81 @@ fn old_proofs_expire_and_refused_ones_do_not_come_back() {
     let told = digests.map(|digest| done(names.link_of(&here, &digest)).unwrap().public_at);
     assert_eq!(told, [None, None], "proofs that nobody renewed are forgotten, their links are not");
     drop(used);
+}
+
+#[test]
+fn public_proofs_are_kept_as_long_as_they_count() {
+    for (inactive_h, offline_h, kept_h, gone_h) in [(1, 100, 99, 102), (100, 1, 99, 102), (1, 0, 1, 3)] {
+        let (here, world) = (place("a/b"), World::new(PLENTY));
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        world.store.set_limits(Limits { inactive: hours(inactive_h), proofs: hours(offline_h), ..limits(PLENTY) });
+        let (digest, now) = (content(1, 10).0, SystemTime::now() + hours(1));
+        link_at(&world.store, &here, &digest, now);
+        done(world.store.names.prove_public(&here, &digest, now));
+        for (after_h, expected) in [(kept_h, 1), (gone_h, 0)] {
+            done(world.store.expire_unused(now + hours(after_h)));
+            assert_eq!(rows(&world.store), expected, "{inactive_h} {offline_h}: after {after_h} h");
+        }
+    }
+}
+
+#[test]
+fn an_older_proof_does_not_outlive_a_refusal_that_memory_lost() {
+    type Loss = fn(World) -> World;
+    let losses: [(&str, Loss); 3] = [
+        ("nothing is lost", |world| world),
+        ("a flood of refusals", |world| {
+            for number in 0..20_000_u64 {
+                // Twice, so that it counts as used, as the one that is to be lost does.
+                for _ in 0..2 {
+                    world.store.names.memory().refuse(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
+                }
+            }
+            world
+        }),
+        ("a flood of proofs", |world| {
+            for number in 0..20_000_u64 {
+                for _ in 0..2 {
+                    world
+                        .store
+                        .names
+                        .memory()
+                        .admits_proof(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
+                }
+            }
+            world
+        }),
+    ];
+    for (loss, lose) in losses {
+        let (here, digest) = (place("a/b"), content(1, 10).0);
+        let world = linked(&[&here], &digest);
+        done(world.store.names.refuse_public(&here, at(300)));
+        let world = lose(world);
+        let names = &world.store.names;
+        // A long fetch began before the refusal, and ends now.
+        done(names.link(&here, &digest, Some(at(200))));
+        assert_eq!(public_at(names, &here, &digest), None, "{loss}");
+        done(names.prove_public(&here, &digest, at(5000)));
+        done(names.prove_public(&here, &digest, at(250)));
+        assert_eq!(public_at(names, &here, &digest), Some(at(5000)), "{loss}: public again");
+        let other = content(2, 10).0;
+        done(names.link(&here, &other, Some(at(200))));
+        assert_eq!(done(names.link_of(&here, &other)).unwrap().public_at, None, "{loss}: what is as old stays refused");
+    }
+}
+
+#[test]
+fn a_proof_from_before_the_start_is_none_after_it() {
+    let (here, digest) = (place("a/b"), content(1, 10).0);
+    let world = linked(&[&here], &digest);
+    let before = SystemTime::now();
+    let known = world.store.names.memory().admits_proof(&here, ms_of(at(1)));
+    assert!(known, "later than the start");
+    let world = world.restarted();
+    done(world.store.names.link(&here, &content(2, 10).0, Some(before)));
+    assert_eq!(done(world.store.names.link_of(&here, &content(2, 10).0)).unwrap().public_at, None);
+    done(world.store.names.link(&here, &content(3, 10).0, Some(at(2))));
+    assert_eq!(done(world.store.names.link_of(&here, &content(3, 10).0)).unwrap().public_at, Some(at(2)));
 }
 
 #[test]
@@ -244,8 +321,46 @@ fn an_artefact_is_no_repository() {
     done(names.refuse_public(&namesake, at(400)));
     assert_eq!(told(&sealed), Some(Some(at(300))), "a repository's refusal is not the artefact's");
     assert!(!done(names.public_places(&digest, at(0))), "and an artefact makes no repository public");
-    done(names.refuse_artefact(&sealed, path));
+    done(names.refuse_artefact(&sealed, path, at(300)));
     assert_eq!(told(&sealed), Some(None));
-    done(names.refuse_artefact(&sealed, "/unknown"));
+    done(names.refuse_artefact(&sealed, "/unknown", at(300)));
     assert_eq!(done(names.artefact(&sealed, path)), Some(entry(at(100), None)), "the rest of it stays");
+}
+
+#[test]
+fn a_late_proof_does_not_revive_what_a_refusal_of_an_artefact_ended() {
+    let world = World::new(PLENTY);
+    let digest = put(&world.store, 1, 10);
+    let names = &world.store.names;
+    let npm = origin("npm.example");
+    let entry = |public_at| ArtefactEntry {
+        digest,
+        size_bytes: 10,
+        content_type: "application/gzip".to_owned(),
+        headers: Vec::new(),
+        link: Link { linked_at: at(50), public_at },
+    };
+    let told = |path: &str| done(names.artefact(&npm, path)).expect("an entry").link.public_at;
+    // Refused while it was on its way, and noted afterwards with the time of its answer.
+    for path in ["/a.tgz", "/b.tgz"] {
+        done(names.refuse_artefact(&npm, path, at(150)));
+        done(names.set_artefact(&npm, path, entry(Some(at(100)))));
+        assert_eq!(told(path), None, "{path}");
+    }
+    done(names.prove_artefact_public(&npm, "/a.tgz", at(120)));
+    assert_eq!(told("/a.tgz"), None, "a proof from before the refusal");
+    done(names.prove_artefact_public(&npm, "/a.tgz", at(151)));
+    assert_eq!(told("/a.tgz"), Some(at(151)));
+    assert_eq!(told("/b.tgz"), None, "another artefact");
+    // A refusal that is older than the proof ends nothing, and one that is younger does, whatever its order.
+    done(names.refuse_artefact(&npm, "/a.tgz", at(140)));
+    assert_eq!(told("/a.tgz"), Some(at(151)));
+    done(names.refuse_artefact(&npm, "/a.tgz", at(200)));
+    done(names.set_artefact(&npm, "/a.tgz", entry(Some(at(199)))));
+    assert_eq!(told("/a.tgz"), None);
+    done(names.set_artefact(&npm, "/a.tgz", entry(Some(at(201)))));
+    assert_eq!(told("/a.tgz"), Some(at(201)));
+    let world = world.restarted();
+    let told = |path: &str| done(world.store.names.artefact(&npm, path)).expect("an entry").link.public_at;
+    assert_eq!((told("/a.tgz"), told("/b.tgz")), (Some(at(201)), None), "after a restart as well");
 }

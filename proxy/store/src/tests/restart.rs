@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
+use entrepot_core::validator::Validator;
+
 use super::*;
-use crate::Extents;
 use crate::paths::Paths;
+use crate::{ArtefactEntry, Extents, Link, Place, TagEntry, TagKey};
 
 #[test]
 fn a_crash_leaves_what_was_published_and_nothing_else() {
@@ -47,6 +49,46 @@ fn rows_that_a_crash_lost_are_found_again() {
     let listed: Vec<Digest> = done(store.blobs.list(None, 10)).unwrap().iter().map(|entry| entry.digest).collect();
     assert_eq!(listed, [lost]);
     assert_eq!((store.usage().used_bytes, store.usage().blobs), (20, 1));
+}
+
+/// kill -9 takes what is visible and not durable. The change of each kind is held within a second of the call that made
+/// it, also while uses of content keep the writer busy.
+#[test]
+fn what_an_answer_told_is_held_within_a_second() {
+    let world = World::new(PLENTY);
+    let (names, now) = (&world.store.names, SystemTime::now());
+    let used = put(&world.store, 1, 100);
+    let manifest = put(&world.store, 2, 100);
+    world.store.wait_for_rebuild();
+    assert!(done(world.store.flush()));
+    // A use begins a longer wait, which the changes after it must not share.
+    world.store.blobs.touch(&used);
+    let place = Place::new(hub(), "team/app".parse().unwrap());
+    let key = TagKey { place: place.clone(), tag: "latest".parse().unwrap(), accept_class: 1 };
+    let entry = TagEntry { digest: manifest, media_type: "a/b".into(), size_bytes: 100, validated_at: now };
+    let link = Link { linked_at: now, public_at: Some(now) };
+    let artefact =
+        ArtefactEntry { digest: used, size_bytes: 100, content_type: "c/d".into(), headers: Vec::new(), link };
+    done(names.keep_manifest(&place, &manifest, "a/b", None));
+    done(names.link(&place, &used, None));
+    done(names.prove_public(&place, &used, SystemTime::now()));
+    done(names.set_tag(key.clone(), entry));
+    done(names.set_artefact(&hub(), "/a.tgz", artefact));
+    let told = Instant::now();
+    done(async { tokio::time::sleep(Duration::from_millis(900)).await });
+    let wreck = world.wreck();
+    assert!(told.elapsed() < Duration::from_secs(2), "the machine is too slow for this test");
+    let store = Store::open(wreck.path(), limits(PLENTY)).unwrap();
+    let names = &store.names;
+    let held = [
+        ("a tag", done(names.tag(&key)).is_some_and(|entry| entry.digest == manifest)),
+        ("a manifest", done(names.manifest(&place, &manifest)).is_some()),
+        ("a link's proof", done(names.link_of(&place, &used)).is_some_and(|link| link.public_at.is_some())),
+        ("an artefact", done(names.artefact(&hub(), "/a.tgz")).is_some()),
+    ];
+    for (what, is_held) in held {
+        assert!(is_held, "{what}");
+    }
 }
 
 #[test]
@@ -214,4 +256,52 @@ fn damaged_sidecars_are_not_believed() {
 fn a_second_process_is_refused() {
     let world = World::new(PLENTY);
     assert!(matches!(Store::open(world.dir.path(), limits(PLENTY)), Err(StoreError::Locked { .. })));
+}
+
+#[test]
+fn a_paused_artefact_is_gone_on_with_in_the_same_state_only() {
+    let npm = origin("npm.example");
+    let path: Arc<str> = "/a.tgz?token=x".into();
+    let etag = Validator::ETag("\"1\"".into());
+    let date = Validator::LastModified("Mon, 30 Nov 2026 10:00:00 GMT".into());
+    for restarts in [false, true] {
+        for (paused, resumed, size, is_resumed) in [
+            (Some(&etag), Some(&etag), 100, true),
+            (Some(&date), Some(&date), 100, true),
+            (Some(&etag), Some(&date), 100, false),
+            (Some(&etag), None, 100, false),
+            (Some(&etag), Some(&etag), 101, false),
+            (None, None, 100, false),
+        ] {
+            let world = World::new(PLENTY);
+            let begin = |world: &World, size, state: Option<&Validator>| {
+                Arc::new(
+                    done(world.store.partial_blobs.begin_artefact(&npm, &path, Some(size), state.cloned())).unwrap(),
+                )
+            };
+            let partial = begin(&world, 100, paused);
+            done(partial.write(0, vec![7; 40].into())).unwrap();
+            let mut extents = Extents::new();
+            extents.insert(0..40);
+            done(partial.pause(&extents)).unwrap();
+            drop(partial);
+            let world = if restarts { world.restarted() } else { world };
+            let what = format!("{paused:?} {resumed:?} {size}, restarted: {restarts}");
+            let missing = world.store.partial_blobs.artefact_missing(&npm, &path, 0);
+            assert_eq!(missing, paused.map(|state| (40, Some(state.clone()))), "{what}");
+            let other: Arc<str> = "/a.tgz".into();
+            assert_eq!(world.store.partial_blobs.artefact_missing(&npm, &other, 0), None, "{what}");
+            assert_eq!(world.store.partial_blobs.artefact_missing(&hub(), &path, 0), None, "{what}");
+            let partial = begin(&world, size, resumed);
+            assert_eq!(partial.extents().covered(0), if is_resumed { 40 } else { 0 }, "{what}");
+            if is_resumed {
+                assert_eq!(read_back(&partial, 0, 40), [7; 40], "{what}");
+                done(partial.write(40, vec![8; 60].into())).unwrap();
+                let digest = Digest::of(Algorithm::Sha256, &[[7; 40].as_slice(), &[8; 60]].concat());
+                done(partial.publish(Some(&digest), &[])).unwrap();
+                assert_eq!(read(&world.store, &digest).unwrap().len(), 100, "{what}");
+            }
+            assert_eq!(world.store.partial_blobs.artefact_missing(&npm, &path, 0), None, "{what}");
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl Setup {
         let flags = Flags { config: Some(file), data_dir: Some(data), listen: Vec::new() };
         // A host with no file on it.
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-        load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config
+        load(&flags, &|_: &str| None, &host).unwrap_or_else(|error| panic!("{error}")).config
     }
 
     /// Starts entrepot with this configuration.
@@ -162,7 +162,7 @@ impl Proxy {
         let with_ring = config.startup.data_plane.io_uring;
         let disk = DiskSettings::from(&config.startup.data_plane);
         let store = store.unwrap_or_else(|| {
-            let limits = Limits::from(&config.live.cache);
+            let limits = Limits::from(&config.live);
             Store::open_with(&config.startup.data_dir, limits, disk).expect("a store")
         });
         let log =

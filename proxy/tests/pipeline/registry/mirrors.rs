@@ -163,7 +163,7 @@ async fn rules_hold_for_a_mirrored_registry_with_a_port() {
 }
 
 /// A Docker Hub, and a set-up that reaches it.
-async fn docker_hub() -> (Upstream, Setup) {
+pub(super) async fn docker_hub() -> (Upstream, Setup) {
     let hub = Upstream::start().await;
     // The fake is its own parent proxy: a CONNECT to it leads to itself.
     hub.on("registry-1.docker.io:443", |_| Answer::content(Bytes::new()));

@@ -2,8 +2,11 @@
 //! restarts, many clients against a model, the page for people, and other registries by mirror names.
 
 mod access;
+mod faults;
+mod lists;
 mod mirrors;
 mod model;
+mod names;
 mod peers;
 mod specification;
 mod uploads;

@@ -1,14 +1,17 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use entrepot_config::from_text;
 use entrepot_config::ready::LiveConfig;
+use http::header::WWW_AUTHENTICATE;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
 use super::*;
+use crate::credential::Login;
 use crate::own::Ourselves;
 use crate::testing::{listener, upstream};
 use crate::upstream_registry::account;
@@ -70,6 +73,39 @@ async fn ask(client: &RegistryClient, host: &RegistryHost, operation: &Operation
     let id = login.id();
     let answer = client.execute(&registry, operation, &Credential::Answered(Some(login))).await.expect("an answer");
     (answer.status.as_u16(), client.memory.refused_accounts.has(&registry.origin, id))
+}
+
+/// A token server that limits or fails is reached well, so the network is not to blame.
+#[tokio::test]
+async fn a_token_server_in_trouble_is_named_with_its_status() {
+    for (answer, outcome, said) in [
+        (
+            (|path: &str, _: &str| match path.starts_with("/token") {
+                true => StatusCode::TOO_MANY_REQUESTS,
+                false => StatusCode::UNAUTHORIZED,
+            }) as fn(&str, &str) -> StatusCode,
+            UpstreamOutcome::RateLimited,
+            "answered 429 Too Many Requests",
+        ),
+        (
+            |path, _| match path.starts_with("/token") {
+                true => StatusCode::SERVICE_UNAVAILABLE,
+                false => StatusCode::UNAUTHORIZED,
+            },
+            UpstreamOutcome::ServerError,
+            "answered 503 Service Unavailable",
+        ),
+    ] {
+        let (host, _) = registry(answer).await;
+        let config = configured(&host);
+        let registry = UpstreamRegistry::resolve(&config, &host, None);
+        let answered = client().execute(&registry, &blob("a/b"), &Credential::Answered(None)).await;
+        let error = answered.map(|_| ()).expect_err("no token");
+        let text = error.to_string();
+        assert!(text.contains(said) && text.contains("token server") && !text.contains("DNS"), "{text}");
+        assert_eq!(failure_of(&error), outcome, "{text}");
+        assert!(error.is_retryable() && !error.is_timeout() && !error.is_ours(), "{text}");
+    }
 }
 
 /// Clients choose the repository, so a token server that refuses one of them says nothing about the account.

@@ -9,7 +9,7 @@ use crate::client::texts::{self, CONTAINERD_CERTS as CERTS};
 const CONFIG: &str = "/etc/containerd/config.toml";
 
 /// Sends pulls from every registry to the mirror. containerd asks the registry itself if the mirror does not answer.
-pub(super) fn mirror(host: &Host, mirror: &Mirror, plan: &mut Plan) -> Result<(), PlanError> {
+pub(super) fn mirror(host: &Host, mirror: &Mirror, with_referrers: bool, plan: &mut Plan) -> Result<(), PlanError> {
     let folder = match host.text(CONFIG)? {
         None => {
             plan.write(CONFIG, texts::config_toml());
@@ -17,7 +17,7 @@ pub(super) fn mirror(host: &Host, mirror: &Mirror, plan: &mut Plan) -> Result<()
         }
         Some(text) => hosts_folder(&text, plan)?,
     };
-    plan.write(format!("{folder}/_default/hosts.toml"), texts::hosts_toml(mirror));
+    plan.write(format!("{folder}/_default/hosts.toml"), texts::hosts_toml(mirror, with_referrers));
     for name in named_hosts(host, &folder) {
         plan.notes.push(format!("{folder}/{name}/hosts.toml exists and stays in force for {name}"));
     }

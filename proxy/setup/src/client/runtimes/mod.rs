@@ -13,6 +13,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use super::containerd_version::ContainerdVersion;
 use super::host::Host;
 use super::plan::{Plan, PlanError};
 use super::target::Target;
@@ -20,24 +21,26 @@ use super::texts::mirrored;
 use super::{Mode, Runtime, trust};
 use service::Service;
 
-/// The plan, or the reason why there is none. `kind_nodes` are the names of the containers of this machine's Kind
-/// clusters.
-pub fn plan(
-    runtime: Runtime,
-    mode: Mode,
-    host: &Host,
-    target: &Target,
-    kind_nodes: &[String],
-) -> Result<Plan, PlanError> {
+/// The facts about a machine that are not in its files.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The names of the containers of this machine's Kind clusters.
+    pub kind_nodes: Vec<String>,
+    /// None if there is no containerd, or if its version is not understood.
+    pub containerd: Option<ContainerdVersion>,
+}
+
+/// The plan, or the reason why there is none.
+pub fn plan(runtime: Runtime, mode: Mode, host: &Host, target: &Target, found: &Found) -> Result<Plan, PlanError> {
     if runtime == Runtime::Kind {
-        return kind::plan(mode, target, kind_nodes);
+        return kind::plan(mode, target, &found.kind_nodes);
     }
     let mut plan = Plan::default();
     let service = service::of(runtime, host)?;
     trust::trust(host, &target.ca_pem, &mut plan)?;
     match mode {
         Mode::Proxy => proxy(runtime, service.as_ref(), host, target, &mut plan)?,
-        Mode::Mirror => mirror(runtime, host, target, &mut plan)?,
+        Mode::Mirror => mirror(runtime, host, target, found, &mut plan)?,
         Mode::Redirect => plan.notes.push(
             "this machine trusts the appliance now; its connections reach the appliance if that is its gateway, or if \
              `entrepot redirect host` runs here"
@@ -66,11 +69,14 @@ fn proxy(
     }
 }
 
-fn mirror(runtime: Runtime, host: &Host, target: &Target, plan: &mut Plan) -> Result<(), PlanError> {
+fn mirror(runtime: Runtime, host: &Host, target: &Target, found: &Found, plan: &mut Plan) -> Result<(), PlanError> {
     let mirror = target.mirror_for(runtime)?;
     match runtime {
         Runtime::Docker => docker::mirror(host, &mirror, plan),
-        Runtime::Containerd => containerd::mirror(host, &mirror, plan),
+        Runtime::Containerd => {
+            let with_referrers = found.containerd.is_some_and(ContainerdVersion::knows_referrers);
+            containerd::mirror(host, &mirror, with_referrers, plan)
+        }
         Runtime::Podman | Runtime::Crio => registries_conf::mirror(host, &mirror, &registries(target), plan),
         Runtime::K3s => k3s::mirror(&mirror, plan),
         Runtime::Buildkit => buildkit::mirror(host, &mirror, &registries(target), plan),

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::{plan, registries};
+use super::{Found, plan, registries};
 use crate::client::change::{Aftermath, Change};
+use crate::client::containerd_version::{ContainerdVersion, VERSIONS};
 use crate::client::execute::{ExecuteError, apply, undo};
 use crate::client::host::Host;
 use crate::client::journal::{self, Journal};
 use crate::client::plan::{Command, PlanError};
-use crate::client::steps::Step;
 use crate::client::target::{NoMirror, Target};
 use crate::client::{Mode, Runtime};
 
@@ -58,6 +58,7 @@ struct Machine {
     commands: Vec<Command>,
     /// A word of the command that will fail next.
     failing: Option<&'static str>,
+    found: Found,
 }
 
 const NONE: [PathBuf; 0] = [];
@@ -66,7 +67,12 @@ type Tree = BTreeMap<PathBuf, (Option<Vec<u8>>, u32)>;
 
 impl Machine {
     fn new() -> Self {
-        let machine = Self { folder: tempfile::tempdir().expect("a folder"), commands: Vec::new(), failing: None };
+        let machine = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            commands: Vec::new(),
+            failing: None,
+            found: Found::default(),
+        };
         FILES.iter().for_each(|(path, text)| machine.put(path, text));
         // The file's mode must be restored too.
         let daemon = machine.folder.path().join("etc/docker/daemon.json");
@@ -107,7 +113,7 @@ impl Machine {
         let host = self.host();
         let (mine, others) = self.journals(runtime);
         let view = host.before(journal::before(mine.as_slice()));
-        let plan = plan(runtime, mode, &view, target, &[]).map_err(Refused::Plan)?;
+        let plan = plan(runtime, mode, &view, target, &self.found).map_err(Refused::Plan)?;
         let journal = Journal::new(runtime, mode, &target.host, target.proxy_port, &target.ca_sha256);
         let (failing, commands) = (&mut self.failing, &mut self.commands);
         // The command fails only once, so that the way back can succeed.
@@ -116,7 +122,7 @@ impl Machine {
             let fails = failing.take_if(|word| command.iter().any(|part| part == word)).is_some();
             if fails { Err("as asked".to_owned()) } else { Ok(()) }
         };
-        apply(&host, &plan, journal, mine.as_ref(), &others, &mut run, &mut |_| {}).map_err(Refused::Execute)
+        apply(&host, &plan, journal, mine.as_ref(), &others, &mut run).map_err(Refused::Execute)
     }
 
     fn said(&mut self) -> Vec<String> {
@@ -127,7 +133,7 @@ impl Machine {
     fn undo(&self, runtime: Runtime) -> usize {
         let (mine, others) = self.journals(runtime);
         let mine = mine.expect("set up");
-        undo(&self.host(), &mine, &others, &mut |_| Ok(()), &mut |_: Step<'_>| {}).expect("undone")
+        undo(&self.host(), &mine, &others, &mut |_: &Command| Ok(())).expect("undone")
     }
 
     fn tree(&self) -> Tree {
@@ -362,7 +368,7 @@ fn links_are_followed_and_links_to_nowhere_are_refused() {
 #[test]
 fn what_is_missing_is_reported() {
     let bare = tempfile::tempdir().expect("a folder");
-    let on = |runtime, mode, target: &Target| plan(runtime, mode, &Host::new(bare.path()), target, &[]);
+    let on = |runtime, mode, target: &Target| plan(runtime, mode, &Host::new(bare.path()), target, &Found::default());
     for runtime in RUNTIMES.into_iter().chain([Runtime::Kind]) {
         assert!(matches!(on(runtime, Mode::Proxy, &target()), Err(PlanError::NotInstalled { .. })), "{runtime:?}");
     }
@@ -408,4 +414,19 @@ fn another_mode_replaces_the_first() {
     assert!(machine.text("etc/docker/daemon.json").is_some_and(|text| text.contains("1.6") && !text.contains("1.5")));
     machine.undo(Runtime::Docker);
     assert_eq!(differences(&before, &machine.tree()), NONE);
+}
+
+/// An old containerd refuses the whole file, and a new one asks no mirror for referrers without the capability.
+#[test]
+fn hosts_toml_has_the_capabilities_that_this_containerd_knows() {
+    for (version, with_referrers) in VERSIONS {
+        let mut machine = Machine::new();
+        machine.found.containerd = ContainerdVersion::parse(version);
+        machine.set_up(Runtime::Containerd, Mode::Mirror).expect("set up");
+        let hosts = machine.text("etc/containerd/certs.d/_default/hosts.toml").expect("a file");
+        let hosts: toml::Table = toml::from_str(&hosts).expect("TOML");
+        let (_, host) = hosts["host"].as_table().and_then(|hosts| hosts.iter().next()).expect("a host");
+        let known: &[&str] = if *with_referrers { &["pull", "resolve", "referrers"] } else { &["pull", "resolve"] };
+        assert_eq!(host["capabilities"], toml::Value::from(known.to_vec()), "{version}");
+    }
 }

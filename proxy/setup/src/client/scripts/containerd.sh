@@ -29,6 +29,23 @@ place_mirror() {
         place /etc/containerd/config.toml <<'EOF'
 @CONFIG_TOML@EOF
     fi
-    place "$folder/_default/hosts.toml" <<'EOF'
+    if knows_referrers; then
+        place "$folder/_default/hosts.toml" <<'EOF'
+@HOSTS_TOML_WITH_REFERRERS@EOF
+    else
+        place "$folder/_default/hosts.toml" <<'EOF'
 @HOSTS_TOML@EOF
+    fi
+}
+
+# Succeeds if this containerd knows the capability "referrers": 2.2 and newer. Older ones refuse the file.
+knows_referrers() {
+    version=$(containerd --version 2>/dev/null | sed -n 's/^[^ ]* [^ ]* v\{0,1\}\([0-9]\{1,\}\.[0-9]\{1,\}[^ ]*\).*/\1/p')
+    [ -n "$version" ] || return 1
+    major=${version%%.*} minor=${version#*.}
+    minor=${minor%%[!0-9]*}
+    case $version in
+        2.2[!0-9]*alpha* | 2.2[!0-9]*beta* | 2.2[!0-9]*rc*) return 1 ;;
+    esac
+    [ "$major" -gt 2 ] || { [ "$major" -eq 2 ] && [ "$minor" -ge 2 ]; }
 }
