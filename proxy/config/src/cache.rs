@@ -22,6 +22,7 @@ pub(super) fn cache(resolver: &mut Resolver<'_, AtReload>, raw: &RawCache) -> Re
         max_size: resolver.text("cache.max_size", &raw.max_size, "32g", values::size_above_zero)?,
         min_free: resolver.text("cache.min_free", &raw.min_free, "1g", values::size)?,
         inactive: resolver.text("cache.inactive", &raw.inactive, "60d", values::deadline)?,
+        scrub: resolver.text("cache.scrub", &raw.scrub, "30d", values::duration)?,
         patterns: resolver.texts("cache.patterns", &raw.patterns, &[], values::regex)?,
         complete_up_to: resolver.text("cache.complete_up_to", &raw.complete_up_to, "8g", values::size)?,
     };

@@ -1,6 +1,7 @@
 //! `[registry]`: our own registry, where it listens and what it keeps. `registry_access` has the rest of the section.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
 
@@ -51,9 +52,15 @@ pub(super) fn settings(
         )?,
         grace: resolver.text("registry.grace", &raw.grace, "1h", values::duration)?,
         gc_interval: resolver.text("registry.gc_interval", &raw.gc_interval, "6h", values::duration)?,
+        untagged: resolver.text("registry.untagged", &raw.untagged, "keep", time_or_keep)?,
         rights,
         notifications,
     })
+}
+
+/// `keep`, or a time.
+fn time_or_keep(text: &str) -> Result<Option<Duration>, Refusal> {
+    if text == "keep" { Ok(None) } else { values::deadline(text).map(Some) }
 }
 
 fn addresses(

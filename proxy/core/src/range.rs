@@ -31,6 +31,15 @@ pub enum RangeHeader {
     Many(Vec<ByteSpec>),
 }
 
+/// Whether a header asks for content from its first byte on.
+pub fn begins_at_the_start(header: &str) -> bool {
+    match parse(header) {
+        RangeHeader::Ignored => true,
+        RangeHeader::Single(ByteSpec::From(0) | ByteSpec::FromTo(0, _)) => true,
+        RangeHeader::Single(_) | RangeHeader::Many(_) => false,
+    }
+}
+
 /// The answer for content of a known size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RangeAnswer {

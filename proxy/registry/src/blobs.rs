@@ -3,6 +3,7 @@
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
+use entrepot_core::range;
 use http::StatusCode;
 use http::header::RANGE;
 
@@ -35,6 +36,11 @@ impl LocalRequest {
         let range = self.header(&RANGE).filter(|_| !is_head);
         if range.is_some_and(is_backwards) {
             return Ok(PullError::Range { size_bytes: blob.size_bytes }.into_reply());
+        }
+        let client = self.scope.connection.client.into();
+        let is_doubted = !is_head && range.is_none_or(range::begins_at_the_start);
+        if is_doubted && !self.registry.store.blobs.is_sound_for(digest, client).await {
+            return Err(RegistryError::Unknown { has_repository: true, code: ErrorCode::BlobUnknown });
         }
         let reply = stored_reply(
             &self.registry.store,

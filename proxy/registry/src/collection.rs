@@ -4,7 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::LocalRegistry;
-use entrepot_store::{Collected, Step, StoreError, Sweep};
+use entrepot_config::ready::RegistrySettings;
+use entrepot_store::{Collected, Step, StoreError, Sweep, Untagged};
+
+/// A collection by the configuration.
+pub fn sweep_of(settings: &RegistrySettings, dry_run: bool) -> Sweep {
+    let untagged = settings.untagged.map_or(Untagged::Keep, Untagged::After);
+    Sweep { grace: settings.grace, untagged, dry_run }
+}
 
 /// The collections since the process started.
 #[derive(Clone, Default, Debug)]

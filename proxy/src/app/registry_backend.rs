@@ -1,7 +1,7 @@
 //! The operations of the administrator's door on our own registry, as closures over it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use entrepot_core::name::{Reference, RepositoryName};
 use futures_util::FutureExt;
@@ -9,17 +9,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::registry::{
-    CollectRequest, CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoriesRequest,
-    RepositoryPage, RepositorySummary, TagPage, TagSummary,
+    CollectionReport, GcLine, RegistryBackend, RemoveRequest, RemovedNames, RepositoriesRequest, RepositoryPage,
+    RepositorySummary, TagPage, TagSummary,
 };
 use crate::admin::{OperationError, OperationResult, blocking};
 use crate::doors::state::AppState;
 use entrepot_config::ready::RegistrySettings;
 use entrepot_registry::access::Principal;
+use entrepot_registry::collection::sweep_of;
 use entrepot_registry::events::{Deed, Event};
 use entrepot_registry::removal::RemovalTarget;
 use entrepot_registry::{LocalRegistry, import};
-use entrepot_store::{Collected, Step, Store, StoreError, Sweep};
+use entrepot_store::{Collected, Step, Store, StoreError, Sweep, Untagged};
 
 /// The actor in events about changes through the administrator's door.
 const ADMINISTRATOR: &str = "administrator";
@@ -49,8 +50,10 @@ pub(super) fn registry_backend(state: &Arc<AppState>) -> RegistryBackend {
         collect: Box::new(move |request, lines| {
             let state = collect_state.clone();
             async move {
-                let grace = request.grace.unwrap_or(state.snapshot().config.registry.grace);
-                collect(&state.registry.local, request, grace, lines).await
+                let mut sweep = sweep_of(&state.snapshot().config.registry, request.dry_run);
+                sweep.grace = request.grace.unwrap_or(sweep.grace);
+                sweep.untagged = if request.untagged { Untagged::All } else { sweep.untagged };
+                collect(&state.registry.local, sweep, lines).await
             }
             .boxed()
         }),
@@ -146,13 +149,11 @@ fn event(repository: RepositoryName) -> Event {
 /// Collects and tells the steps. Only the newest step waits for a slow client, so a collection never does.
 async fn collect(
     registry: &Arc<LocalRegistry>,
-    request: CollectRequest,
-    grace: Duration,
+    sweep: Sweep,
     lines: mpsc::Sender<GcLine>,
 ) -> OperationResult<CollectionReport> {
-    let CollectRequest { dry_run, untagged, .. } = request;
     let (newest, mut steps) = watch::channel(None);
-    let collecting = registry.collect(Sweep { grace, untagged, dry_run }, move |step| _ = newest.send(Some(step)));
+    let collecting = registry.collect(sweep, move |step| _ = newest.send(Some(step)));
     let telling = async {
         while steps.changed().await.is_ok() {
             let line = match *steps.borrow_and_update() {
@@ -168,7 +169,7 @@ async fn collect(
     };
     let (collected, ()) = tokio::join!(collecting, telling);
     let busy = || OperationError::Refused("a collection is already running".to_owned());
-    Ok(told(&collected.map_err(OperationError::failed)?.ok_or_else(busy)?, dry_run))
+    Ok(told(&collected.map_err(OperationError::failed)?.ok_or_else(busy)?, sweep.dry_run))
 }
 
 fn told(collected: &Collected, dry_run: bool) -> CollectionReport {

@@ -81,6 +81,7 @@ async fn serve(server: Server, listening: Listening, workers: &Arc<Workers>) -> 
     let chores = [
         tokio::spawn(upkeep::housekeeping(server.reloader.clone(), server.identity.clone(), interfaces)),
         tokio::spawn(upkeep::collecting(server.reloader.state.clone())),
+        tokio::spawn(upkeep::scrubbing(server.reloader.state.clone())),
         tokio::spawn({
             let state = server.reloader.state.clone();
             async move { state.registry.local.name_shadowed_repositories(state.snapshot()).await }

@@ -1,5 +1,5 @@
-//! Periodic work while a server runs: it looks up our own addresses, drops unused entries and abandoned uploads, and
-//! collects in the registry.
+//! Periodic work while a server runs: it looks up our own addresses, drops unused entries and abandoned uploads,
+//! collects in the registry, and compares what is stored with its digests.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,11 +9,14 @@ use tokio::time::Instant;
 
 use super::reload::Reloader;
 use crate::doors::state::AppState;
+use entrepot_registry::collection::sweep_of;
 use entrepot_setup::discovery::identity::Identity;
-use entrepot_store::Sweep;
+use entrepot_store::Scrubbed;
 
 /// The interval of dropping unused entries and of looking up our own addresses.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// Shorter rests of the scrub are added up: most blobs are small.
+const SHORTEST_REST: Duration = Duration::from_millis(100);
 
 /// Looks up our addresses, which are those of `interfaces`, and drops entries that were unused for too long.
 pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity>, interfaces: Vec<String>) {
@@ -42,6 +45,34 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
     }
 }
 
+/// Compares what is stored with its digests, round after round, each in the time of `cache.scrub`. It reads that from the
+/// configuration each time.
+pub(super) async fn scrubbing(state: Arc<AppState>) {
+    let scrub = state.registry.local.store.scrub.clone();
+    let mut rest = Duration::ZERO;
+    loop {
+        let period = state.snapshot().config.cache.scrub;
+        if period.is_zero() {
+            tokio::time::sleep(HOUSEKEEPING).await;
+            continue;
+        }
+        match scrub.step().await {
+            Ok(Scrubbed::Compared(bytes)) => rest += scrub.rest_after(bytes, period),
+            Ok(Scrubbed::Round) => rest += HOUSEKEEPING,
+            Err(error) => {
+                tracing::warn!("stored content cannot be compared with its digests now: {error}");
+                rest += HOUSEKEEPING;
+            }
+        }
+        while rest >= SHORTEST_REST {
+            let nap = rest.min(HOUSEKEEPING);
+            tokio::time::sleep(nap).await;
+            // A reload may shorten the time meanwhile.
+            rest = (rest - nap).min(state.snapshot().config.cache.scrub);
+        }
+    }
+}
+
 /// Collects in the registry. It reads the interval from the configuration each time.
 pub(super) async fn collecting(state: Arc<AppState>) {
     let mut collected = Instant::now();
@@ -56,8 +87,8 @@ pub(super) async fn collecting(state: Arc<AppState>) {
             tokio::time::sleep(left.min(HOUSEKEEPING)).await;
             continue;
         }
-        let (registry, grace) = (state.registry.local.clone(), state.snapshot().config.registry.grace);
-        let sweep = Sweep { grace, untagged: false, dry_run: false };
+        let (registry, snapshot) = (state.registry.local.clone(), state.snapshot());
+        let sweep = sweep_of(&snapshot.config.registry, false);
         // The log has the result.
         registry.collect_quietly(sweep).await;
         collected = Instant::now();

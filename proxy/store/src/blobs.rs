@@ -7,13 +7,14 @@
 //! Order of a removal: close, unlink, close again (a hit may have opened it in between), then the index. Readers that
 //! have the file open finish. A crash in between leaves a row without a file, which the next start or use removes.
 
+mod doubts;
 mod judged;
 
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use entrepot_core::digest::Digest;
@@ -31,6 +32,7 @@ use crate::pins::Pins;
 use crate::place::Place;
 use crate::space::{Counters, count};
 use crate::times::{ms_of, time_of};
+use doubts::Doubts;
 pub(crate) use judged::FileId;
 
 /// The most entries that one call of `list` gives.
@@ -53,6 +55,10 @@ pub struct Blobs {
     turns: [tokio::sync::Mutex<()>; TURNS],
     /// How often content was found bad and taken away.
     losses: AtomicU64,
+    doubts: Doubts,
+    /// When content was last asked for, in ms since `began`.
+    used_ms: AtomicU64,
+    began: Instant,
     /// Held while suspected content is hashed.
     judging: Mutex<()>,
 }
@@ -122,6 +128,9 @@ impl Blobs {
             open: OpenBlobs::default(),
             turns,
             losses: AtomicU64::default(),
+            doubts: Doubts::default(),
+            used_ms: AtomicU64::default(),
+            began: Instant::now(),
             judging: Mutex::default(),
         }
     }
@@ -188,6 +197,8 @@ impl Blobs {
 
     /// A blob that is open already; counts as a use.
     fn get_open(&self, digest: &Digest) -> Option<Arc<Blob>> {
+        let used_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used_ms.store(used_ms, Ordering::Relaxed);
         let (blob, touch) = self.open.get(digest)?;
         if touch {
             self.touch(digest);
@@ -281,7 +292,14 @@ impl Blobs {
 
     /// Keeps newly published content open.
     pub(crate) fn published(&self, blob: Arc<Blob>) {
+        self.doubts.settle(&blob.digest);
         self.open.insert(blob, None);
+    }
+
+    /// Whether a client asked for content so lately.
+    pub(crate) fn was_used_within(&self, time: Duration) -> bool {
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        used > Duration::ZERO && self.began.elapsed().saturating_sub(used) < time
     }
 
     /// How often content was found bad and taken away.

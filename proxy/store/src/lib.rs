@@ -8,6 +8,7 @@
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
 //! room    making room                                        space    the ledger of bytes
+//! scrub   finds content that rotted
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
 //!
@@ -38,6 +39,7 @@ mod pins;
 mod place;
 mod repositories;
 mod room;
+mod scrub;
 mod small_files;
 mod space;
 #[cfg(test)]
@@ -71,8 +73,9 @@ pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
     Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
-    Step, Sweep, Tagged,
+    Step, Sweep, Tagged, Untagged,
 };
+pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
@@ -98,6 +101,8 @@ pub struct Store {
     pub repositories: Repositories,
     /// The partial files of pushes.
     pub uploads: Uploads,
+    /// Finds content that rotted.
+    pub scrub: Arc<Scrub>,
     paths: Paths,
     space: Arc<Space>,
     counters: Arc<Counters>,
@@ -178,6 +183,7 @@ impl Store {
             names: Names::new(index.clone(), memory, blobs.clone()),
             repositories: Repositories::new(paths.clone(), blobs.clone(), pins, index.clone(), partial_blobs.clone()),
             uploads: Uploads::new(partial_blobs.clone()),
+            scrub: Arc::new(Scrub::new(paths.clone(), blobs.clone(), space.clone())),
             blobs,
             partial_blobs,
             paths,

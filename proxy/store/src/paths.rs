@@ -13,7 +13,9 @@
 //! <data>/pushed/<repository>/manifests/sha256-abcdef…   likewise, a manifest; holds its type and its subject
 //! <data>/pushed/<repository>/referrers/sha256-…/sha256-abcdef…   a referrer of a subject; holds the list's entry
 //! <data>/pushed/<repository>/tags/v1            the digest that the tag points to; a second line: set with a login
+//! <data>/pushed/<repository>/untagged/sha256-abcdef…    a tag left this manifest, at the file's time; others may remain
 //! <data>/pins/sha256/ab/abcdef…             a repository has, or is about to have, this content: it is never evicted
+//! <data>/scrub                               the last content that the scrub compared, while a round goes on
 //! <data>/set-aside/sha256-abcdef…           pushed content that rotted, kept for examination
 //! <data>/uploads/<id>                       the bytes of an upload that runs; <id>.session is the note about it
 //! <data>/index.redb                         the index, which can be rebuilt from blobs/
@@ -46,6 +48,7 @@ pub(super) enum Kept {
     Manifests,
     Referrers,
     Tags,
+    Untagged,
 }
 
 /// Builds the paths of one store.
@@ -122,6 +125,7 @@ impl Paths {
             Kept::Manifests => "manifests",
             Kept::Referrers => "referrers",
             Kept::Tags => "tags",
+            Kept::Untagged => "untagged",
         };
         self.repository(repository).join(folder)
     }
@@ -132,6 +136,11 @@ impl Paths {
 
     pub(super) fn pushed_manifest(&self, repository: &RepositoryName, digest: &Digest) -> PathBuf {
         self.kept(repository, Kept::Manifests).join(digest_file(digest))
+    }
+
+    /// The note that a tag left a manifest.
+    pub(super) fn untagged(&self, repository: &RepositoryName, digest: &Digest) -> PathBuf {
+        self.kept(repository, Kept::Untagged).join(digest_file(digest))
     }
 
     /// The folder of the referrers of a subject.
@@ -163,6 +172,11 @@ impl Paths {
 
     pub(super) fn aside(&self, digest: &Digest) -> PathBuf {
         self.set_aside().join(digest_file(digest))
+    }
+
+    /// The note of the scrub's place.
+    pub(super) fn scrub(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     pub(super) fn uploads(&self) -> PathBuf {

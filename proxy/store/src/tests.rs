@@ -7,6 +7,7 @@ mod memory;
 mod names;
 mod proofs;
 mod restart;
+mod scrub;
 mod threaded;
 mod truth;
 mod upgrade;

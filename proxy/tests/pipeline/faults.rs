@@ -6,7 +6,7 @@ use entrepot_observe::labels::FetchFailure;
 use futures_util::future::join_all;
 
 use crate::doors::raw;
-use crate::harness::{Answer, Proxy, Upstream, bytes, digest_of};
+use crate::harness::{Answer, Image, Proxy, Upstream, bytes, digest_of};
 
 fn path(digest: &Digest) -> String {
     format!("/v2/team/app/blobs/{digest}")
@@ -278,4 +278,27 @@ async fn http_1_0_gets_nothing_that_may_break_off_unnoticed() {
     proxy.landed().await;
     let (status, body) = old_get(&proxy, &upstream, &long_path).await;
     assert!(status == 200 && body.as_bytes() == long, "{status}");
+}
+
+#[tokio::test]
+async fn a_rotten_blob_is_fetched_anew_when_a_client_asks_again() {
+    for (first, second) in [(None, None), (Some("0-"), None), (None, Some("0-"))] {
+        let upstream = Upstream::start().await;
+        let proxy = Proxy::before(&[&upstream]).await;
+        let image = Image::new("library/app", 1);
+        image.publish(&upstream, "v1");
+        let ask = |range: Option<&str>| {
+            let ask = proxy.get(&upstream, &image.layer_path());
+            range.iter().fold(ask, |ask, range| ask.range(range)).send()
+        };
+        assert_eq!(ask(Some("1-")).await.status, 206);
+        proxy.landed().await;
+        let rotten = vec![9; image.layer.len()];
+        std::fs::write(proxy.file_of(&image.layer_digest), &rotten).expect("rotten");
+        assert_eq!(ask(first).await.body, rotten, "{first:?}: no reason to doubt");
+        assert!(ask(second).await.body == image.layer, "{first:?} {second:?}: fetched anew");
+        proxy.landed().await;
+        assert!(std::fs::read(proxy.file_of(&image.layer_digest)).expect("there") == image.layer);
+        assert!(!proxy.data().join("set-aside").exists(), "cached content can be fetched again");
+    }
 }

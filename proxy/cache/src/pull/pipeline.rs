@@ -22,6 +22,7 @@ use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::range;
 use entrepot_core::route::Route;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
@@ -414,7 +415,10 @@ impl Pull {
         }
         loop {
             let joined = match self.locate(blob).await {
-                Located::Stored(stored) => return self.give_stored(blob, stored).await,
+                Located::Stored(stored) => match self.give_stored(blob, stored).await? {
+                    Some(reply) => return Ok(reply),
+                    None => continue,
+                },
                 Located::Inflight(fetch) => self.join_fetch(blob, &fetch).await?,
                 Located::Missing => self.lead_or_join(blob).await?,
             };
@@ -433,21 +437,26 @@ impl Pull {
         self.stored_blob(blob).await.map_or(Located::Missing, Located::Stored)
     }
 
-    /// The blob is stored, by whatever way. This client gets it if its own registry serves it.
-    async fn give_stored(self: &Arc<Self>, blob: &BlobRequest<'_>, stored: Arc<Blob>) -> Result<Reply, PullError> {
+    /// The blob is stored, by whatever way. This client gets it if its own registry serves it. None if it turned out to
+    /// have rotted, and is no longer stored.
+    async fn give_stored(
+        self: &Arc<Self>,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+    ) -> Result<Option<Reply>, PullError> {
         let place = blob.place();
         let link = self.store.names.link_of(&place, &blob.digest).await;
         if let Some(link) = &link
             && let Some(right) = self.right_to(blob.request, &place, &blob.digest, link).await
         {
-            return self.serve_stored(blob, stored, Served::Hit, right);
+            return self.serve_sound(blob, stored, Served::Hit, right).await;
         }
         let checking = blob.request.checking();
         let size = Some(stored.size_bytes);
         let probed = match (self.probe(&BlobRequest { request: &checking, ..*blob }, size).await, &link) {
             (Err(error), Some(link)) if error.is_transient() => {
                 match self.right_offline(blob.request, &place, &blob.digest, link).await {
-                    Some(right) => return self.serve_stored(blob, stored, Served::Stale, right),
+                    Some(right) => return self.serve_sound(blob, stored, Served::Stale, right).await,
                     None => Err(error),
                 }
             }
@@ -461,14 +470,31 @@ impl Pull {
         match probed {
             Ok(Probed::Serves(right)) => {
                 if link.is_none() && !self.may_share(blob, &stored).await {
-                    return self.read_alone(blob, None, Bypass::CrossRegistry).await;
+                    return self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some);
                 }
                 self.link(blob).await;
-                self.serve_stored(blob, stored, Served::Revalidated, right)
+                self.serve_sound(blob, stored, Served::Revalidated, right).await
             }
-            Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await,
+            Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some),
             Err(error) => Err(error),
         }
+    }
+
+    /// Serves a stored blob, unless the client has reason to doubt it and it is bad: then None. Only a client with a right
+    /// learns of it.
+    async fn serve_sound(
+        &self,
+        blob: &BlobRequest<'_>,
+        stored: Arc<Blob>,
+        served: Served,
+        right: Right,
+    ) -> Result<Option<Reply>, PullError> {
+        let client = blob.request.connection.client.into();
+        let is_doubted = blob.request.range().is_none_or(range::begins_at_the_start);
+        if is_doubted && !self.store.blobs.is_sound_for(&blob.digest, client).await {
+            return Ok(None);
+        }
+        self.serve_stored(blob, stored, served, right).map(Some)
     }
 
     /// Another request's fetch runs. In the same repository the leader's answer is awaited, since it proves that the

@@ -100,6 +100,8 @@ pub struct RegistrySettings {
     pub grace: Duration,
     /// Time between two automatic collections. Zero means none.
     pub gc_interval: Duration,
+    /// Collections remove manifests that lost their last tag so long ago. None if they stay.
+    pub untagged: Option<Duration>,
     pub rights: Arc<Rights>,
     /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,
@@ -123,6 +125,8 @@ pub struct Cache {
     pub min_free: Size,
     /// Entries that are unused for this time are dropped.
     pub inactive: Duration,
+    /// The time in which all stored content is compared with its digests once. Zero if it never is.
+    pub scrub: Duration,
     /// Paths of other immutable artefacts to cache on intercepted hosts.
     pub patterns: Vec<Regex>,
     /// A client that asks only for a range of a blob up to this size causes the whole blob to be fetched in the

@@ -28,6 +28,7 @@ use hyper::body::Incoming;
 
 use super::RegistryService;
 use super::access::{AccessRefusal, Action, Principal, Wish};
+use super::collection::sweep_of;
 use super::forgery::{Forgery, check_change, check_host};
 use super::removal::NotRemoved;
 use super::request::LocalRequest;
@@ -35,7 +36,7 @@ use asked::{Asked, Deletion, Fields, form, place};
 pub use csrf::CsrfKey;
 use entrepot_cache::pull::{RequestScope, identity};
 use entrepot_net::http::reply::Reply;
-use entrepot_store::{Repository, Sweep};
+use entrepot_store::Repository;
 use look::Look;
 use problem::Problem;
 
@@ -183,7 +184,7 @@ impl Guest {
     async fn run_collection(&self, dry_run: bool) -> Result<Reply, Problem> {
         self.check(&Wish::Collect)?;
         let registry = self.request.registry.clone();
-        let sweep = Sweep { grace: self.request.scope.snapshot.config.registry.grace, untagged: false, dry_run };
+        let sweep = sweep_of(&self.request.scope.snapshot.config.registry, dry_run);
         let running = tokio::spawn(async move { registry.collect_quietly(sweep).await });
         // If the collection runs on, the page shows its progress.
         let _ = tokio::time::timeout(SHORT_COLLECTION, running).await;

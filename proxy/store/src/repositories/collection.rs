@@ -36,10 +36,22 @@ const ROWS_MAX: usize = 4096;
 pub struct Sweep {
     /// How long pushed content waits for its manifest.
     pub grace: Duration,
-    /// Whether manifests that no tag leads to go as well.
-    pub untagged: bool,
+    /// The manifests that go although nobody deleted them.
+    pub untagged: Untagged,
     /// Whether it only counts.
     pub dry_run: bool,
+}
+
+/// What becomes of manifests that no tag leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Untagged {
+    /// All of them stay.
+    Keep,
+    /// Those that once had a tag go, so long after the last one left them, with what only they lead to: their children
+    /// and their referrers. Those that never had a tag stay, and so does all that anything else leads to.
+    After(Duration),
+    /// All of them go.
+    All,
 }
 
 /// The counts of a collection: what it took away, or would take away in a dry run.
@@ -245,9 +257,13 @@ impl Sweeper<'_> {
         let _turn = facts.lock(repository);
         let before = self.grace_ended_before(repository);
         let mut manifests = facts.manifests(repository)?;
-        if self.sweep.untagged {
-            let reachable = reachable(facts, repository, &mut known)?;
-            for digest in manifests.extract_if(.., |digest| !reachable.contains(digest)).collect::<Vec<_>>() {
+        let needed_by_all = match self.sweep.untagged {
+            Untagged::Keep => None,
+            Untagged::After(age) => Some(self.needed_after(repository, &manifests, age, &mut known)?),
+            Untagged::All => Some(reachable(facts, repository, &mut known)?),
+        };
+        if let Some(needed) = needed_by_all {
+            for digest in manifests.extract_if(.., |digest| !needed.contains(digest)).collect::<Vec<_>>() {
                 if is_young(&facts.paths.pushed_manifest(repository, &digest), before) {
                     manifests.push(digest);
                     continue;
@@ -288,6 +304,30 @@ impl Sweeper<'_> {
             facts.remove_empty_folders(repository);
         }
         Ok(())
+    }
+
+    /// The manifests that stay if those go whose last tag left them so long ago.
+    fn needed_after(
+        &self,
+        repository: &RepositoryName,
+        manifests: &[Digest],
+        age: Duration,
+        known: &mut Children,
+    ) -> Result<HashSet<Digest>, StoreError> {
+        let facts = self.facts;
+        let before = self.began.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let left_at = |digest: &Digest| facts.untagged_at(repository, digest);
+        let left_long_ago = |digest: &Digest| left_at(digest).is_some_and(|at| at < before);
+        let go: Vec<Digest> = manifests.iter().copied().filter(left_long_ago).collect();
+        if go.is_empty() {
+            return Ok(manifests.iter().copied().collect());
+        }
+        let led_to = closure(facts, repository, go, known)?;
+        // Those that a tag left lately, and those that nothing which goes leads to, stay for their own sake.
+        let own = |digest: &&Digest| !led_to.contains(*digest) || left_at(digest).is_some_and(|at| at >= before);
+        let mut roots: Vec<Digest> = manifests.iter().filter(own).copied().collect();
+        roots.extend(facts.tagged(repository)?.into_iter().map(|tagged| tagged.digest));
+        closure(facts, repository, roots, known)
     }
 
     /// A file of the repository that was marked before this time is past its grace period. What was young when a push

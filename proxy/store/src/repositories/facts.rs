@@ -100,9 +100,11 @@ impl Facts {
         if let Some(missing) = needed.iter().find(|digest| !self.has(repository, digest)) {
             return Ok(Err(NotPut::Missing(*missing)));
         }
-        let mut set = Vec::with_capacity(tags.len());
+        let (mut set, mut left) = (Vec::with_capacity(tags.len()), Vec::new());
         for tag in tags {
-            let pushed_by = match self.tag_note(repository, tag)? {
+            let before = self.tag_note(repository, tag)?;
+            left.extend(before.map(|(at, _)| at).filter(|at| *at != manifest.digest));
+            let pushed_by = match before {
                 Some((at, before)) if at == manifest.digest => before.max(manifest.pushed_by),
                 Some((_, before)) => {
                     if let Err(why) = may_move(tag, before) {
@@ -118,6 +120,9 @@ impl Facts {
             return Err(StoreError::ManifestLost { digest: Box::new(manifest.digest) });
         }
         self.put_pinned(repository, manifest)?;
+        for digest in left {
+            self.note_untagged(repository, &digest)?;
+        }
         for (tag, pushed_by) in set {
             small_files::put(&self.paths.tag(repository, tag), tag_text(&manifest.digest, pushed_by).as_bytes())?;
         }
@@ -354,7 +359,24 @@ impl Facts {
     /// Removes a tag; false if there was none.
     pub(super) fn remove_tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<bool, StoreError> {
         let _turn = self.lock(repository);
+        if let Some(digest) = self.tag(repository, tag)? {
+            self.note_untagged(repository, &digest)?;
+        }
         small_files::remove(&self.paths.tag(repository, tag))
+    }
+
+    /// Notes that a tag is about to leave a manifest, before it does: a note about a manifest that kept its tag says
+    /// nothing, and the next one replaces it.
+    fn note_untagged(&self, repository: &RepositoryName, digest: &Digest) -> Result<(), StoreError> {
+        if !self.paths.pushed_manifest(repository, digest).exists() {
+            return Ok(());
+        }
+        small_files::mark(&self.paths.kept(repository, Kept::Untagged), &self.paths.untagged(repository, digest))
+    }
+
+    /// When a tag last left a manifest. None if none did.
+    pub(super) fn untagged_at(&self, repository: &RepositoryName, digest: &Digest) -> Option<SystemTime> {
+        small_files::marked_at(&self.paths.untagged(repository, digest))
     }
 
     /// Removes a manifest and the tags that point to it. None if there was none.
@@ -409,6 +431,7 @@ impl Facts {
         if small_files::remove(&self.paths.pushed_manifest(repository, digest))? {
             self.dropped(repository, digest);
         }
+        disk::unlink(&self.paths.untagged(repository, digest))?;
         if let Some(subject) = file.subject.and_then(|subject| subject.parse::<Digest>().ok()) {
             small_files::remove(&self.paths.referrer(repository, &subject, digest))?;
             small_files::remove_folder_if_empty(&self.paths.referrers(repository, &subject));
@@ -418,7 +441,7 @@ impl Facts {
 
     /// Removes the folders of a repository that has nothing left. The caller holds its lock.
     pub(super) fn remove_empty_folders(&self, repository: &RepositoryName) {
-        for kept in [Kept::Tags, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
+        for kept in [Kept::Tags, Kept::Untagged, Kept::Manifests, Kept::Referrers, Kept::Blobs] {
             small_files::remove_folder_if_empty(&self.paths.kept(repository, kept));
         }
         small_files::remove_folder_if_empty(&self.paths.repository(repository));

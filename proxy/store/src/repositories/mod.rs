@@ -41,7 +41,7 @@ use crate::partial_blobs::{PartialBlob, PartialBlobs};
 use crate::paths::Paths;
 use crate::pins::{Hold, Pins};
 use crate::space::Purpose;
-pub use collection::{Collected, Step, Sweep};
+pub use collection::{Collected, Step, Sweep, Untagged};
 use collection::{Collector, remove_tagged};
 use facts::Facts;
 pub use live::LivePush;

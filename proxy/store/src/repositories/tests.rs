@@ -13,14 +13,14 @@ use entrepot_core::media::ManifestInfo;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use tempfile::TempDir;
 
-use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep};
+use super::{Collected, NotPut, PushedBy, PushedManifest, ReferrersAsked, Step, Sweep, Untagged};
 use crate::paths::Kept;
 use crate::tests::done;
 use crate::{Limits, Removal, Store, UploadFile, UploadId};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const PLENTY: u64 = 1 << 40;
-const AT_ONCE: Sweep = Sweep { grace: Duration::ZERO, untagged: false, dry_run: false };
+const AT_ONCE: Sweep = Sweep { grace: Duration::ZERO, untagged: Untagged::Keep, dry_run: false };
 
 struct World {
     store: Arc<Store>,
@@ -71,6 +71,12 @@ impl World {
         let put = repository.put_manifest(manifest, tags, Vec::new(), |_, _| Ok::<_, ()>(()));
         assert_eq!(done(put).expect("put"), Ok(()));
         digest
+    }
+
+    /// Sets tags to a manifest that is here.
+    fn put_again(&self, repository: &str, tags: &[&str], digest: &Digest) {
+        let (_, bytes) = self.store.blobs.manifest_blocking(digest).expect("here");
+        self.put(repository, tags, &bytes);
     }
 
     fn collect(&self, sweep: Sweep) -> Collected {
@@ -275,8 +281,8 @@ fn manifests_without_a_tag_go_only_where_that_is_asked() {
     let untagged = world.put("app", &[], br#"{"layers":[],"n":1}"#);
     assert_eq!(world.collect(AT_ONCE).manifests, 0);
     assert!(world.resolves("app", &untagged.to_string()));
-    let dry = world.collect(Sweep { untagged: true, dry_run: true, ..AT_ONCE });
-    let collected = world.collect(Sweep { untagged: true, ..AT_ONCE });
+    let dry = world.collect(Sweep { untagged: Untagged::All, dry_run: true, ..AT_ONCE });
+    let collected = world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
     assert_eq!((dry, collected.manifests, collected.blobs), (collected, 1, 1));
     assert!(!world.resolves("app", &untagged.to_string()));
     assert!(world.resolves("app", &referrer.to_string()) && world.has_file(&layer), "a referrer of something tagged");
@@ -430,7 +436,7 @@ fn a_referrers_entry_that_a_kill_left_is_in_nobodys_way() {
     let removed = done(world.store.repositories.at(&name("app")).remove_tagged(&"gone".parse().expect("a tag")))
         .expect("removed");
     assert_eq!(removed, Some(vec![gone]));
-    let collected = world.collect(Sweep { untagged: true, ..AT_ONCE });
+    let collected = world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
     assert_eq!((collected.skipped, collected.manifests), (0, 1));
     assert!(world.resolves("app", "kept") && !world.resolves("app", &untagged.to_string()));
 }
@@ -503,7 +509,7 @@ fn a_push_of_an_accounts_untagged_manifest_makes_a_collection_wait() {
         facts.put_manifest(&app, &manifest, &[], &[], |_, _| Ok::<_, ()>(())).expect("the disk is well").expect("put");
     };
     let long_ago = SystemTime::now() - Duration::from_secs(7200);
-    let sweep = Sweep { grace: Duration::from_secs(3600), untagged: true, dry_run: false };
+    let sweep = Sweep { grace: Duration::from_secs(3600), untagged: Untagged::All, dry_run: false };
     for pushed_by in [PushedBy::Account, PushedBy::Anyone] {
         push(pushed_by);
         assert_eq!(world.collect(sweep).manifests, 0, "{pushed_by:?}");

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::index::Job;
 use crate::paths::Paths;
-use crate::{Sweep, UploadFile, UploadId, Verified};
+use crate::{Sweep, Untagged, UploadFile, UploadId, Verified};
 
 const BYTES: usize = 5000;
 
@@ -92,7 +92,7 @@ fn an_index_that_is_wrong_costs_no_file() {
             assert_eq!((store.usage().quarantined, known.aside().exists()), (0, false), "{kind:?}: {name}");
             let usage = store.usage();
             assert_eq!((usage.used_bytes + usage.pinned_bytes, usage.blobs), (BYTES as u64, 1), "{kind:?}: {name}");
-            let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
+            let sweep = Sweep { grace: Duration::ZERO, untagged: Untagged::All, dry_run: false };
             if kind == Kind::Pushed {
                 // Not by collections and limits either, until nothing links it.
                 store.set_limits(limits(1));

@@ -317,3 +317,22 @@ async fn a_refusal_is_heard_by_clients_that_send_everything_first() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_rotten_blob_is_found_when_a_client_asks_again() {
+    let proxy = registry().await;
+    let content = bytes(1, 300_000);
+    let digest = push_blob(&proxy, "app", &content).await;
+    let path = format!("/v2/app/blobs/{digest}");
+    std::fs::write(proxy.file_of(&digest), vec![0; content.len()]).expect("rotten");
+    for _ in 0..2 {
+        // Parts from the middle and questions are no doubt.
+        assert_eq!(proxy.registry(Method::GET, &path).range("5-9").send().await.status, 206);
+        assert_eq!(status(&proxy, Method::HEAD, &path).await, 200);
+    }
+    assert_eq!(get(&proxy, &path).await.body, vec![0; content.len()], "the first one has no reason to doubt");
+    assert_eq!(status(&proxy, Method::GET, &path).await, 404, "the second one has");
+    assert_eq!(proxy.files("set-aside").len(), 1);
+    push_blob(&proxy, "app", &content).await;
+    get(&proxy, &path).await.is_whole(&content);
+}

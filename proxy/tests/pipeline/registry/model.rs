@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot_store::Sweep;
+use entrepot_store::{Sweep, Untagged};
 use http::Method;
 
 use super::{get, push, put_manifest, registry};
@@ -66,7 +66,7 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
             let mut runs = 0;
             // The grace period is as long as the test: running pushes are protected, all other content may be
             // collected.
-            let sweep = Sweep { grace: Duration::from_secs(600), untagged: false, dry_run: false };
+            let sweep = Sweep { grace: Duration::from_secs(600), untagged: Untagged::Keep, dry_run: false };
             while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
                 store.repositories.collect(sweep, |_| {}).await.expect("collected");
                 runs += 1;
@@ -83,7 +83,7 @@ async fn pushes_deletions_and_collections_at_once_keep_what_was_acknowledged() {
     drop(collecting.0);
     assert!(collecting.1.await.expect("no panic") > 0);
     // No content is in its grace period any more: content without a manifest must go, all other content must stay.
-    let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
+    let sweep = Sweep { grace: Duration::ZERO, untagged: Untagged::All, dry_run: false };
     proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected");
     for ((repository, tag), image) in &model {
         match image {
@@ -132,7 +132,7 @@ async fn a_pull_that_runs_ends_well_whatever_is_deleted_and_collected() {
     for path in [format!("/v2/app/manifests/{named}"), path.clone()] {
         assert_eq!(proxy.registry(Method::DELETE, &path).send().await.status, 202);
     }
-    let sweep = Sweep { grace: Duration::ZERO, untagged: true, dry_run: false };
+    let sweep = Sweep { grace: Duration::ZERO, untagged: Untagged::All, dry_run: false };
     let collected = proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected").expect("it ran");
     assert_eq!(collected.blobs, 2);
     assert!(!proxy.has(&digest));

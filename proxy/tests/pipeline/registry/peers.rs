@@ -9,13 +9,13 @@ use crate::harness::{Image, digest_of};
 /// 200 with an empty body.
 #[tokio::test]
 async fn distribution_4872_a_shared_blob_outlives_one_of_its_repositories() {
-    use entrepot_store::Sweep;
+    use entrepot_store::{Sweep, Untagged};
     let proxy = registry().await;
     let (one, two) = (Image::new("one", 1), Image::new("two", 1));
     push(&proxy, &one, "1").await;
     push(&proxy, &two, "1").await;
     assert_eq!(status(&proxy, Method::DELETE, &one.manifest_path()).await, 202);
-    let sweep = Sweep { grace: std::time::Duration::ZERO, untagged: false, dry_run: false };
+    let sweep = Sweep { grace: std::time::Duration::ZERO, untagged: Untagged::Keep, dry_run: false };
     proxy.pull.store.repositories.collect(sweep, |_| {}).await.expect("collected");
     get(&proxy, &two.layer_path()).await.is_whole(&two.layer);
     assert_eq!(status(&proxy, Method::GET, &one.layer_path()).await, 404);

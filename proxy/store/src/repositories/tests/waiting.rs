@@ -7,7 +7,7 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// An hour's grace.
-const SWEEP: Sweep = Sweep { grace: HOUR, untagged: true, dry_run: false };
+const SWEEP: Sweep = Sweep { grace: HOUR, untagged: Untagged::All, dry_run: false };
 
 fn minutes_ago(minutes: u64) -> SystemTime {
     SystemTime::now() - Duration::from_secs(minutes * 60)
@@ -148,7 +148,7 @@ fn a_sum_is_what_a_walk_would_find() {
         }),
         ("an untagged one is collected", |world, _| {
             world.manifest("app", &[], &[], None);
-            world.collect(Sweep { untagged: true, ..AT_ONCE });
+            world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
         }),
         ("more", |world, _| _ = world.blob("app", &[5; 12])),
         ("all is removed", |world, _| {
@@ -173,4 +173,77 @@ fn a_repository_is_walked_once() {
     assert_eq!(held(), 100);
     world.blob("app", &[2; 7]);
     assert_eq!(held(), 107);
+}
+
+#[test]
+fn what_once_had_a_tag_goes_after_its_time_and_nothing_else() {
+    const DAYS_30: Untagged = Untagged::After(Duration::from_secs(30 * 24 * 3600));
+    let world = World::new(PLENTY);
+    let blob = |text: &str| world.blob("app", text.as_bytes());
+    let image = |tags: &[&str], layer: &str| world.manifest("app", tags, &[blob(layer)], None);
+    // Each tag is moved or deleted below; `kept` names where no tag leads any more, but something else does.
+    let moved = image(&["moved"], "moved");
+    let deleted = image(&["deleted"], "deleted");
+    let lately = image(&["lately"], "lately");
+    let never = image(&[], "never");
+    let two_tags = image(&["one", "two"], "two tags");
+    let back = image(&["back"], "back");
+    let child_of_kept = image(&["child"], "child of kept");
+    let kept_index = world.manifest("app", &["index"], &[child_of_kept], None);
+    let child_of_moved = image(&[], "child of moved");
+    let shared_child = image(&[], "shared child");
+    let moved_index = world.manifest("app", &["moved-index"], &[child_of_moved, shared_child], None);
+    let other_index = world.manifest("app", &["other-index"], &[shared_child], None);
+    let child_of_never = image(&["part"], "child of never");
+    let never_index = world.manifest("app", &[], &[child_of_never], None);
+    let signature = world.manifest("app", &["signature"], &[blob("signature")], Some(kept_index));
+    let dead_signature = world.manifest("app", &[], &[blob("dead signature")], Some(moved));
+
+    let repository = world.store.repositories.at(&name("app"));
+    for tag in ["deleted", "lately", "one", "child", "part", "signature", "moved-index", "back"] {
+        assert!(done(repository.remove_tag(&tag.parse().expect("a tag"))).expect("removed"), "{tag}");
+    }
+    image(&["moved"], "what came after it");
+    world.put_again("app", &["back"], &back);
+    let old = |digest: &Digest| world.make_older(&world.store.paths.untagged(&name("app"), digest), 31 * 24 * 60);
+    for digest in [&moved, &deleted, &two_tags, &child_of_kept, &child_of_never, &signature, &moved_index, &back] {
+        old(digest);
+    }
+    let world_before = world.store.usage().blobs;
+    let sweep = Sweep { untagged: DAYS_30, ..AT_ONCE };
+    let counted = world.collect(Sweep { dry_run: true, ..sweep });
+    assert_eq!(world.store.usage().blobs, world_before, "a dry run takes nothing");
+    let collected = world.collect(sweep);
+    assert_eq!((counted.manifests, counted.links), (collected.manifests, collected.links));
+    for (what, digest, stays) in [
+        ("moved", moved, false),
+        ("deleted", deleted, false),
+        ("the index that lost its tag", moved_index, false),
+        ("its child", child_of_moved, false),
+        ("the referrer of a subject that went", dead_signature, false),
+        ("untagged lately", lately, true),
+        ("never tagged", never, true),
+        ("another tag leads there", two_tags, true),
+        ("tagged again", back, true),
+        ("child of an index", child_of_kept, true),
+        ("an index", kept_index, true),
+        ("child of another index too", shared_child, true),
+        ("the other index", other_index, true),
+        ("child of an index that never had a tag", child_of_never, true),
+        ("an index that never had a tag", never_index, true),
+        ("the referrer of a living subject", signature, true),
+    ] {
+        assert_eq!(world.resolves("app", &digest.to_string()), stays, "{what}");
+    }
+    assert_eq!(collected.manifests, 5);
+    for (layer, stays) in [("moved", false), ("child of moved", false), ("never", true), ("child of kept", true)] {
+        let digest = Digest::of(Algorithm::Sha256, layer.as_bytes());
+        assert_eq!(world.has_file(&digest), stays, "{layer}");
+    }
+    assert_eq!(world.collect(sweep).manifests, 0);
+    assert_eq!(world.collect(Sweep { untagged: Untagged::Keep, ..AT_ONCE }).manifests, 0);
+    // The rest goes when it is asked for.
+    world.collect(Sweep { untagged: Untagged::All, ..AT_ONCE });
+    assert!(!world.resolves("app", &never.to_string()) && !world.resolves("app", &lately.to_string()));
+    assert!(world.resolves("app", "index") && world.resolves("app", &signature.to_string()));
 }
