@@ -119,7 +119,7 @@ impl BlobSource {
             let asked = AskedRange { start: asked.start, end: asked.end, size: known.size };
             match judge(&head_of(&answer), &asked) {
                 RangedAnswer::Part { start, size, .. } => return Ok(Opened::part(content, answer, range, start, size)),
-                RangedAnswer::Whole => return opened_whole(content, answer, range),
+                RangedAnswer::Whole => return opened_whole(content, answer, range).map_err(OpenError::Broken),
                 RangedAnswer::Unsatisfiable | RangedAnswer::OtherRefusal => return Err(refused(content, answer).await),
                 RangedAnswer::Unusable => {
                     tracing::debug!(%content, status = %answer.status, "upstream does not serve the range, asking for the whole");
@@ -128,7 +128,7 @@ impl BlobSource {
         }
         let answer = self.ask(content, None, known).await?;
         match answer.status {
-            StatusCode::OK => opened_whole(content, answer, None),
+            StatusCode::OK => opened_whole(content, answer, None).map_err(OpenError::Broken),
             StatusCode::PARTIAL_CONTENT => {
                 // Some content networks answer every request so.
                 match judge(&head_of(&answer), &AskedRange { start: 0, end: None, size: known.size }) {
@@ -241,13 +241,13 @@ pub fn validator(headers: &HeaderMap) -> Option<Validator> {
     Validator::of(field(ETAG), field(LAST_MODIFIED), field(DATE))
 }
 
-fn opened_whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Result<Opened, OpenError> {
+fn opened_whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Result<Opened, FetchError> {
     let opened = Opened::whole(content, answer, asked);
     let nothing = content.digest().map(|digest| Digest::of(digest.algorithm(), b""));
     if let Some(nothing) = nothing.filter(|nothing| opened.size == Some(0) && content.digest() != Some(nothing)) {
         // An empty body is complete with its head: there is no last byte to hold back.
         let (content, got) = (content.clone(), Box::new(nothing));
-        return Err(OpenError::Broken(FetchError::WrongDigest { content, got }));
+        return Err(FetchError::WrongDigest { content, got });
     }
     Ok(opened)
 }
