@@ -198,3 +198,51 @@ docker pull -q docker-registry.local/team/app:v1
     let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
     machine.run(script, &variables).expect_success("by name");
 }
+
+/// Each knows what the other did, and undoes it.
+#[test]
+fn scripts_and_program_have_one_state() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = ClientHost::new(&world);
+    let script = r#"
+prepare
+settle_trust
+mkdir -p /etc/containerd
+echo 'version = 2' >/etc/containerd/config.toml
+page=http://10.90.1.1:3128/setup
+setup() {
+    entrepot client setup --appliance 10.90.1.1 --ca-sha256 "$SHA256" --verify-image "$IMAGE" "$@"
+}
+snapshot before
+for shell in dash "busybox sh" bash; do
+    curl -fsS $page/podman | $shell
+    curl -fsS $page/k3s | $shell
+    entrepot client status >/out/status || fail "the set-up of a script is not in order: $(cat /out/status)"
+    setup --runtime podman >/out/again
+    grep -q wrote /out/again && fail "the program writes what the script wrote: $(cat /out/again)"
+    entrepot client undo
+    snapshot after
+    cmp /out/before /out/after
+
+    setup --runtime containerd --mode mirror
+    curl -fsS $page/podman | $shell
+    curl -fsS $page/containerd | $shell -s -- --mode mirror >/out/containerd
+    grep -q wrote /out/containerd && fail "the script writes what the program wrote: $(cat /out/containerd)"
+    entrepot client undo --runtime podman
+    setup --runtime podman
+    curl -fsS $page/undo | $shell
+    snapshot after
+    cmp /out/before /out/after
+done
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("one state");
+    let status = machine.read("status");
+    for part in
+        ["podman pulls through 10.90.1.1:3128 (proxy)", "k3s pulls through", "in place", "trusted by this machine"]
+    {
+        assert!(status.contains(part), "{part} is missing:\n{status}");
+    }
+    machine.assert_as_before("both ways");
+}

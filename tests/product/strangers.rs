@@ -153,8 +153,8 @@ fn silent_connections_from_one_network_or_many_close_no_door() {
         }
     }
     let refused = |reason| entrepot.refused_connections(reason);
-    assert!(refused("client_limit") >= 50.0, "a network is one client");
-    assert!(refused("made_room") >= 20.0, "silent connections made room");
+    // Each of them rests, so each makes room, for its own network or for everybody.
+    assert!(refused("made_room") >= 70.0, "a network is one client, and silent connections made room");
 }
 
 const SLOW_PUTS: usize = 100;

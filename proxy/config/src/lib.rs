@@ -82,6 +82,8 @@ pub struct Loaded {
     pub effective: Effective,
     /// Lines to log once at start.
     pub notices: Vec<String>,
+    /// Notices that an administrator has to act on.
+    pub warnings: Vec<String>,
 }
 
 /// Reads all layers. `env` gives the variables of the environment, `host` the facts that the defaults depend on.
@@ -177,9 +179,9 @@ fn resolve(
     let startup = startup(&mut record.resolver(), &raw, env, host)?;
     let redirect = redirect::redirect(&mut record.resolver(), &raw.redirect, &startup.data_dir)?;
     let live = live(&mut record.resolver(), raw, (additions.registries, additions.accounts))?;
-    let Record { mut effective, notices, .. } = record;
+    let Record { mut effective, notices, warnings, .. } = record;
     effective.sort(&schema::sections());
-    Ok(Loaded { config: Config { startup, live, redirect }, effective, notices })
+    Ok(Loaded { config: Config { startup, live, redirect }, effective, notices, warnings })
 }
 
 fn startup(

@@ -1,7 +1,9 @@
 //! The default places of the data directory and the CA.
 //!
-//! If docker-registry-proxy's volumes, `/docker_mirror_cache` and `/ca`, exist, they are used. The facts about the host
-//! come in through [`HostFacts`], so that the rules can be tested without being root.
+//! If docker-registry-proxy's volumes, `/docker_mirror_cache` and `/ca`, exist, they are used, unless they appear beside
+//! a place that this server has used before. Then that place stays, because clients know its CA and its content, and a
+//! notice says so. The facts about the host come in through [`HostFacts`], so that the rules can be tested without being
+//! root.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +44,10 @@ const DOCKER_REGISTRY_PROXY_CA: &str = "/ca";
 const SYSTEM_DATA: &str = "/var/lib/entrepot";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
+/// The folder of the CA in the data directory.
+const CA_FOLDER: &str = "ca";
+/// The file that every data directory has from its first start.
+const INDEX: &str = "index.redb";
 /// Leaves are renewed while the server runs. With a shorter life, signing them would take most of the processor's time.
 const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(3600);
 
@@ -53,6 +59,16 @@ impl HostFacts {
 
     fn is_file(&self, path: &Path) -> bool {
         (self.look)(path) == Found::File
+    }
+
+    /// Whether a folder has a complete CA.
+    fn has_ca(&self, folder: &Path) -> bool {
+        self.is_file(&folder.join(CERTIFICATE)) && self.is_file(&folder.join(KEY))
+    }
+
+    /// Whether a server has used this data directory.
+    fn is_in_use(&self, data_dir: &Path) -> bool {
+        self.is_file(&data_dir.join(INDEX)) || self.has_ca(&data_dir.join(CA_FOLDER))
     }
 
     fn is_directory(&self, path: &Path) -> bool {
@@ -75,15 +91,44 @@ pub(super) fn data_dir(
     host: &HostFacts,
 ) -> Result<PathBuf, ConfigError> {
     let named = given.as_ref().is_some_and(|given| !given.value.is_empty());
-    let default = if named { PathBuf::new() } else { default_data_dir(env, host)? };
-    Ok(resolver.path("data_dir", given, default))
+    let default = if named { Chosen::plainly(PathBuf::new()) } else { default_data_dir(env, host)? };
+    if default.passed_over {
+        let used = default.path.display();
+        resolver.warn(format!(
+            "{DOCKER_REGISTRY_PROXY_CACHE} is not used, because the data of this server is in {used}; to use it, set \
+             data_dir = \"{DOCKER_REGISTRY_PROXY_CACHE}\""
+        ));
+    }
+    Ok(resolver.path("data_dir", given, default.path))
 }
 
-fn default_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<PathBuf, ConfigError> {
-    let taken_over = Path::new(DOCKER_REGISTRY_PROXY_CACHE);
-    if host.is_directory(taken_over) {
-        return Ok(taken_over.to_owned());
+/// A default place.
+#[derive(PartialEq, Eq, Debug)]
+struct Chosen {
+    path: PathBuf,
+    /// Whether docker-registry-proxy's volume could be used instead.
+    passed_over: bool,
+}
+
+impl Chosen {
+    fn plainly(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), passed_over: false }
     }
+}
+
+fn default_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<Chosen, ConfigError> {
+    let (own, volume) = (own_data_dir(env, host), Path::new(DOCKER_REGISTRY_PROXY_CACHE));
+    if !host.is_directory(volume) {
+        return own.map(Chosen::plainly);
+    }
+    match own {
+        Ok(path) if host.is_in_use(&path) && !host.is_in_use(volume) => Ok(Chosen { path, passed_over: true }),
+        _ => Ok(Chosen::plainly(volume)),
+    }
+}
+
+/// The data directory of a host that docker-registry-proxy has no volume on.
+fn own_data_dir(env: &dyn Environment, host: &HostFacts) -> Result<PathBuf, ConfigError> {
     if host.uid == 0 {
         return Ok(PathBuf::from(SYSTEM_DATA));
     }
@@ -103,13 +148,20 @@ pub(super) fn ca(
     data_dir: &Path,
     host: &HostFacts,
 ) -> Result<CaFiles, ConfigError> {
-    let folder = ca_folder(data_dir, host);
+    let Chosen { path: folder, passed_over } = ca_folder(data_dir, host);
     let (default_certificate, default_key) = (folder.join(CERTIFICATE), folder.join(KEY));
     let certificate = resolver.path("ca.cert", &raw.cert, default_certificate.clone());
     let key = resolver.path("ca.key", &raw.key, default_key.clone());
     // A user who only names the default place does not bring a CA of its own: the files of docker-registry-proxy's
     // users name these paths.
     let provided = certificate != default_certificate || key != default_key;
+    if passed_over && !provided {
+        let used = folder.display();
+        resolver.warn(format!(
+            "{DOCKER_REGISTRY_PROXY_CA} is not used, because clients know the CA in {used}; to use {CERTIFICATE} and {KEY} \
+             of {DOCKER_REGISTRY_PROXY_CA}, name them in ca.cert and ca.key"
+        ));
+    }
     if provided {
         let whose = |own: &Text, other: &Text| own.as_ref().or(other.as_ref()).map(|given| given.place);
         readable(resolver, "ca.cert", &certificate, whose(&raw.cert, &raw.key), |path| {
@@ -134,11 +186,13 @@ pub(super) fn ca(
     })
 }
 
-fn ca_folder(data_dir: &Path, host: &HostFacts) -> PathBuf {
-    let volume = Path::new(DOCKER_REGISTRY_PROXY_CA);
-    let has_ca = host.is_file(&volume.join(CERTIFICATE)) && host.is_file(&volume.join(KEY));
-    let can_have_ca = (host.look)(volume) == Found::Directory { writable: true };
-    if has_ca || can_have_ca { volume.to_owned() } else { data_dir.join("ca") }
+fn ca_folder(data_dir: &Path, host: &HostFacts) -> Chosen {
+    let (volume, own) = (Path::new(DOCKER_REGISTRY_PROXY_CA), data_dir.join(CA_FOLDER));
+    let is_usable = host.has_ca(volume) || (host.look)(volume) == Found::Directory { writable: true };
+    match is_usable && !host.has_ca(&own) {
+        true => Chosen::plainly(volume),
+        false => Chosen { path: own, passed_over: is_usable },
+    }
 }
 
 /// `blame` is the place that named the path, or the path that goes with it.
@@ -195,7 +249,7 @@ mod tests {
         ] {
             let env = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
             let found = default_data_dir(&env, &host(uid, paths)).expect("a place");
-            assert_eq!(found, Path::new(expected), "{uid} {paths:?} {variables:?}");
+            assert_eq!(found, Chosen::plainly(expected), "{uid} {paths:?} {variables:?}");
         }
         let error = default_data_dir(&|_: &str| None, &host(1000, &[])).expect_err("no home");
         assert_eq!(
@@ -213,8 +267,45 @@ mod tests {
             (&["/ca/!"], "/data/ca"),
             (&["/ca/!", "/ca/ca.crt", "/ca/ca.key"], "/ca"),
             (&["/ca/!", "/ca/ca.crt"], "/data/ca"),
+            (&["/ca/", "/data/ca/ca.crt"], "/ca"),
         ] {
-            assert_eq!(ca_folder(Path::new("/data"), &host(0, paths)), Path::new(expected), "{paths:?}");
+            let expected = Chosen::plainly(expected);
+            assert_eq!(ca_folder(Path::new("/data"), &host(0, paths)), expected, "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_volume_that_appears_beside_a_place_in_use_is_passed_over() {
+        const OWN: [&str; 2] = ["/data/ca/ca.crt", "/data/ca/ca.key"];
+        const THEIRS: [&str; 2] = ["/ca/ca.crt", "/ca/ca.key"];
+        for (paths, passed_over) in [
+            (&[OWN[0], OWN[1]][..], false),
+            (&[OWN[0], OWN[1], "/ca/"], true),
+            (&[OWN[0], OWN[1], "/ca/", THEIRS[0]], true),
+            (&[OWN[0], OWN[1], "/ca/!", THEIRS[0]], false),
+            (&[OWN[0], OWN[1], "/ca/", THEIRS[0], THEIRS[1]], true),
+            (&[OWN[0], OWN[1], "/ca/!", THEIRS[0], THEIRS[1]], true),
+        ] {
+            let paths: &'static [&'static str] = paths.to_vec().leak();
+            let chosen = ca_folder(Path::new("/data"), &host(0, paths));
+            assert_eq!(chosen, Chosen { path: "/data/ca".into(), passed_over }, "{paths:?}");
+        }
+        for (paths, expected, passed_over) in [
+            (&["/docker_mirror_cache/", "/var/lib/entrepot/index.redb"][..], "/var/lib/entrepot", true),
+            (
+                &["/docker_mirror_cache/", "/var/lib/entrepot/ca/ca.crt", "/var/lib/entrepot/ca/ca.key"],
+                "/var/lib/entrepot",
+                true,
+            ),
+            (&["/docker_mirror_cache/", "/var/lib/entrepot/"], "/docker_mirror_cache", false),
+            (
+                &["/docker_mirror_cache/", "/docker_mirror_cache/index.redb", "/var/lib/entrepot/index.redb"],
+                "/docker_mirror_cache",
+                false,
+            ),
+        ] {
+            let chosen = default_data_dir(&|_: &str| None, &host(0, paths)).expect("a place");
+            assert_eq!(chosen, Chosen { path: expected.into(), passed_over }, "{paths:?}");
         }
     }
 }

@@ -16,9 +16,9 @@ use entrepot_core::host::RegistryHost;
 use ipnet::IpNet;
 
 pub use live::{
-    AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, ParentProxy, ProofAges, ProxyPolicy,
-    RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy, UploadLimits,
-    Upstream,
+    AccessMode, Account, Cache, ClientDeadlines, LiveConfig, LogLevel, NoProxy, OwnUrl, ParentProxy, ProofAges,
+    ProxyPolicy, RegistryPolicy, RegistrySettings, Sealing, TagMode, TagPolicy, Tier, TransparentPolicy, TunnelPolicy,
+    UploadLimits, Upstream,
 };
 pub use startup::{
     AdminDoor, CaFiles, DataPlane, Listen, LogFormat, LogOutput, Mdns, ProxyListen, RegistryListen, Startup,

@@ -29,7 +29,7 @@ pub(super) fn access(
     let (anonymous_at, auth_at) = (place(&raw.anonymous), place(&raw.auth));
     let rights = Rights {
         anonymous: resolver.text("registry.anonymous", &raw.anonymous, "pull", |text| values::choice(text, LEVELS))?,
-        htpasswd: resolver.optional("registry.htpasswd", &raw.htpasswd, values::htpasswd)?,
+        htpasswd: resolver.optional("registry.htpasswd", &raw.htpasswd, values::path)?,
         auth: resolver.text("registry.auth", &raw.auth, "token", |text| values::choice(text, METHODS))?,
         token_lifetime: resolver.text("registry.token_lifetime", &raw.token_lifetime, "5m", token_lifetime)?,
         read_only: resolver.switch("registry.read_only", &raw.read_only, false),
@@ -40,6 +40,9 @@ pub(super) fn access(
     };
     let notifications = numbered(resolver, "registry.notifications", &raw.notifications, notification)?;
     check_ways_in(resolver, &rights, anonymous_at, auth_at)?;
+    for fault in rights.htpasswd.iter().flat_map(|path| values::htpasswd_faults(path)) {
+        resolver.notice(format!("registry.htpasswd has accounts that cannot log in: {fault}"));
+    }
     Ok((Arc::new(rights), notifications))
 }
 

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
+use url::Url;
 
 use super::provenance::{ConfigError, Refusal};
 use super::raw::{RawRegistryDoor, Texts};
-use super::ready::{Listen, RegistryListen, RegistrySettings, UploadLimits};
+use super::ready::{Listen, OwnUrl, RegistryListen, RegistrySettings, UploadLimits};
 use super::registry_access;
 use super::resolver::{AtReload, AtStart, Resolver};
 use super::values;
@@ -33,6 +35,9 @@ pub(super) fn settings(
     Ok(RegistrySettings {
         hostname: resolver.text("registry.hostname", &raw.hostname, "docker-registry.local", hostname)?,
         names: resolver.texts("registry.names", &raw.names, &[], own_name)?,
+        plain_on_https: resolver.switch("registry.plain_on_https", &raw.plain_on_https, false),
+        url: resolver.optional("registry.url", &raw.url, own_url)?,
+        forwarded_from: resolver.texts("registry.forwarded_from", &raw.forwarded_from, &[], values::network)?,
         docker_hub_mirror: resolver.switch("registry.docker_hub_mirror", &raw.docker_hub_mirror, true),
         uploads: UploadLimits {
             total: resolver.number("registry.max_uploads", &raw.max_uploads, 1000, 1..=UPLOADS_MAX)?,
@@ -77,6 +82,21 @@ fn hostname(text: &str) -> Result<RegistryHost, Refusal> {
     let is_whole = |host: &RegistryHost| host.name().eq_ignore_ascii_case(text.trim_matches(['[', ']']));
     let host = text.parse::<RegistryHost>().ok().filter(is_whole);
     host.ok_or_else(|| Refusal::new(format!("{text:?} is not a host name")).hint("without a port"))
+}
+
+/// `https://host`, perhaps with a port.
+fn own_url(text: &str) -> Result<OwnUrl, Refusal> {
+    let refusal =
+        || Refusal::new(format!("{text:?} is not the address of a registry")).hint("such as https://images.example");
+    let url = Url::parse(text).map_err(|_| refusal())?;
+    let scheme = match url.scheme() {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        _ => return Err(refusal()),
+    };
+    let authority = text.split_once("://").map_or("", |(_, rest)| rest.trim_end_matches('/'));
+    let host = RegistryHost::parse(authority, scheme.default_port()).map_err(|_| refusal())?;
+    Ok(OwnUrl { scheme, host })
 }
 
 /// A host name, or an address with or without brackets.

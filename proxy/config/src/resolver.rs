@@ -24,6 +24,7 @@ pub(super) struct Record {
     source: Source,
     pub(super) effective: Effective,
     pub(super) notices: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Resolves the settings of one part of the configuration.
@@ -58,7 +59,7 @@ impl When for AtAgentStart {
 
 impl Record {
     pub(super) fn new(source: Source, notices: Vec<String>) -> Self {
-        Self { source, effective: Effective::default(), notices }
+        Self { source, effective: Effective::default(), notices, warnings: Vec::new() }
     }
 
     /// A resolver of the settings that take effect at `W`.
@@ -184,6 +185,11 @@ impl<W: When> Resolver<'_, W> {
     /// Adds a line to log once at start.
     pub(super) fn notice(&mut self, notice: String) {
         self.record.notices.push(notice);
+    }
+
+    /// Adds a line to log once at start, as a warning.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.record.warnings.push(warning);
     }
 
     pub(super) fn origin(&self, place: Place) -> Provenance {

@@ -24,6 +24,8 @@ use entrepot_core::secret::Secret;
 
 /// Secrets and certificates are small. A path to a larger file is a mistake.
 const FILE_MAX_BYTES: u64 = 4 << 20;
+/// Faults of one file that are shown.
+const FAULTS_MAX: usize = 5;
 
 pub(super) fn path(text: &str) -> Result<PathBuf, Refusal> {
     Ok(PathBuf::from(text))
@@ -224,13 +226,12 @@ pub(super) fn secret_file(text: &str) -> Result<Secret, Refusal> {
     if secret.is_empty() { Err(refusal("is empty")) } else { Ok(Secret::new(secret)) }
 }
 
-/// A file of accounts in the form of `htpasswd -B`.
-pub(super) fn htpasswd(text: &str) -> Result<PathBuf, Refusal> {
-    let content =
-        String::from_utf8(read(Path::new(text))?).map_err(|_| Refusal::new(format!("{text:?} is not UTF-8")))?;
-    match Accounts::parse(&content) {
-        Ok(_) => Ok(PathBuf::from(text)),
-        Err(error) => Err(Refusal::new(format!("{text:?} is not usable: {error}"))),
+/// The first faults of a file of accounts, in the form of `htpasswd -B`. They stop nothing: the good lines hold, and a
+/// file that is repaired is read again.
+pub(super) fn htpasswd_faults(path: &Path) -> Vec<String> {
+    match read(path) {
+        Ok(content) => Accounts::read(&content).1.iter().take(FAULTS_MAX).map(ToString::to_string).collect(),
+        Err(refusal) => vec![refusal.message],
     }
 }
 

@@ -99,6 +99,11 @@ impl ClientShares {
 }
 
 impl ClientShare {
+    /// The client that it was taken for.
+    pub fn client(&self) -> ClientKey {
+        self.client
+    }
+
     /// Takes more for the same client. False, and nothing is taken, if the client would have too much then.
     pub fn grow(&mut self, amount: u64) -> bool {
         let grown = self.shares.add(self.client, amount);

@@ -79,6 +79,8 @@ table! {
     HeadTooLarge "HEAD_TOO_LARGE" REQUEST_HEADER_FIELDS_TOO_LARGE "the request head is too large";
     /// The request breaks HTTP's rules.
     BadRequest "BAD_REQUEST" BAD_REQUEST "malformed request";
+    /// The client stopped in the middle of its request.
+    RequestTimeout "REQUEST_TIMEOUT" REQUEST_TIMEOUT "the client stopped sending in the middle of its request";
     /// The request passed this proxy before.
     Loop "LOOP" LOOP_DETECTED "the request came back to this proxy";
 }

@@ -20,12 +20,14 @@
 //! | [`range`] | which bytes a client gets | RFC 9110 section 14 |
 //! | [`validator`] | which parts of content belong together | RFC 9110 sections 8.8 and 13.1.5 |
 //! | [`media`] | what a client accepts, what a manifest is and refers to | OCI Image, Docker schema 1 and 2 |
+//! | [`pushed_manifest`] | the faults of manifests that are pushed here | OCI Image, Docker schema 2 |
+//! | [`conditional`] | requests on conditions | RFC 9110 section 13 |
+//! | [`schema1`] | the digest of a signed manifest | Docker schema 1 |
 //! | [`link`] | the next page of a list | RFC 8288 |
 //! | [`referrer`], [`platform`] | entries of lists that are made from manifests | OCI Distribution and Image |
 //! | [`challenge`] | what a registry asks for, which token server may get credentials | RFC 9110 section 11.6 |
 //! | [`scope`] | the rights in our own registry's tokens | distribution's token specification |
 //! | [`freshness`] | how long tags, tokens and verdicts are valid | |
-//! | [`budget`] | when a registry that said 429 may be asked again | RFC 9110 section 10.2.3, RFC 6585 |
 //! | [`outcome`] | the words of the access log for requests and answers | docker-registry-proxy |
 //! | [`error`] | all errors that clients see | OCI Distribution 1.1 |
 //! | [`quantity`], [`htpasswd`] | sizes, durations and accounts as administrators write them | nginx, Apache |
@@ -51,11 +53,12 @@
 
 #![warn(missing_docs)]
 
-pub mod budget;
 pub mod challenge;
 pub mod client;
 pub mod coding;
+pub mod conditional;
 pub mod digest;
+pub mod disk_refusal;
 pub mod docker_hub;
 pub mod door_rights;
 pub mod error;
@@ -72,12 +75,14 @@ pub mod origin;
 pub mod outcome;
 pub mod platform;
 pub mod proxy_header;
+pub mod pushed_manifest;
 pub mod quantity;
 pub mod range;
 pub mod ranged;
 pub mod recent;
 pub mod referrer;
 pub mod route;
+pub mod schema1;
 pub mod scope;
 pub mod secret;
 pub mod sniff;

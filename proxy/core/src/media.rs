@@ -199,6 +199,12 @@ pub struct ManifestInfo {
     pub subject: Option<Descriptor>,
     /// Whether it can be read as more than one kind of manifest, or its `mediaType` contradicts its shape.
     pub ambiguous: bool,
+    /// Whether anything in it says that it is a manifest: a `mediaType`, a `schemaVersion`, or a shape.
+    pub is_manifest: bool,
+    /// Whether the `mediaType` stands in it, so that no other word counts.
+    is_declared: bool,
+    /// The one shape that it has.
+    shape: Option<Shape>,
 }
 
 /// The reason why bytes are not a manifest.
@@ -249,6 +255,9 @@ impl ManifestInfo {
             children: fields.children(),
             subject: fields.subject.as_ref().and_then(descriptor),
             ambiguous: shapes.len() > 1 || contradicted,
+            is_manifest: declared.is_some() || fields.schema_version.is_some() || !shapes.is_empty(),
+            is_declared: declared.is_some(),
+            shape: shapes.first().copied().filter(|_| shapes.len() == 1),
         })
     }
 }
@@ -317,6 +326,15 @@ fn digest(value: &Value, field: &str) -> Option<Digest> {
 pub fn agrees(content_type: &str, info: &ManifestInfo) -> bool {
     let essence = essence(content_type);
     !info.ambiguous && info.media_type.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(essence))
+}
+
+/// Whether an upstream's manifest may be kept under this Content-Type. Some registries have Docker's manifests without
+/// `mediaType`, as older tools made them. Then the Content-Type tells whose an image or an index is, if it is one of that
+/// shape; a client reads the same manifest either way. Schema 1 never has a `mediaType`, and its signatures tell.
+pub fn agrees_by_shape(content_type: &str, info: &ManifestInfo) -> bool {
+    let told = ManifestType::of(content_type).map(ManifestType::shape);
+    let is_alike = matches!(told, Some(Shape::Layers | Shape::Index)) && told == info.shape;
+    agrees(content_type, info) || (!info.ambiguous && !info.is_declared && is_alike)
 }
 
 #[cfg(test)]
@@ -471,6 +489,58 @@ mod tests {
             ("{}", "application/json", false),
         ] {
             assert_eq!(agrees(content_type, &inspect(manifest)), kept, "{manifest} as {content_type}");
+        }
+    }
+
+    /// Manifests without `mediaType`, or with one, and whether an upstream's Content-Type is enough to keep them.
+    #[test]
+    fn the_content_type_counts_where_the_manifest_has_the_shape() {
+        let image = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        let old = r#"{"schemaVersion":1,"fsLayers":[]}"#;
+        let signed = r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#;
+        let declared = format!(r#"{{"schemaVersion":2,"mediaType":"{IMAGE}","config":{{}},"layers":[]}}"#);
+        let unsigned = "application/vnd.docker.distribution.manifest.v1+json";
+        for (manifest, content_type, kept) in [
+            (image, SCHEMA2, true),
+            (image, &*format!("{SCHEMA2}; charset=utf-8"), true),
+            (image, IMAGE, true),
+            (index, LIST, true),
+            (index, INDEX, true),
+            (image, LIST, false),
+            (image, INDEX, false),
+            (index, SCHEMA2, false),
+            (index, IMAGE, false),
+            (image, unsigned, false),
+            (old, unsigned, true),
+            (old, SIGNED, false),
+            (old, SCHEMA2, false),
+            (signed, SIGNED, true),
+            (signed, unsigned, false),
+            (image, ARTIFACT, false),
+            (image, "application/json", false),
+            (&declared, IMAGE, true),
+            (&declared, SCHEMA2, false),
+            (r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#, SCHEMA2, false),
+            (r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#, LIST, false),
+            (r#"{"schemaVersion":2}"#, SCHEMA2, false),
+            (r#"{"schemaVersion":1,"layers":[]}"#, SCHEMA2, false),
+        ] {
+            assert_eq!(agrees_by_shape(content_type, &inspect(manifest)), kept, "{manifest} as {content_type}");
+        }
+    }
+
+    #[test]
+    fn some_json_is_no_manifest() {
+        for (text, is_manifest) in [
+            (r#"{"schemaVersion":2}"#, true),
+            (r#"{"layers":[]}"#, true),
+            (r#"{"mediaType":"application/vnd.example+json"}"#, true),
+            ("{}", false),
+            (r#"{"errors":[{"code":"DENIED"}]}"#, false),
+            (r#"{"login":"https://portal.example"}"#, false),
+        ] {
+            assert_eq!(inspect(text).is_manifest, is_manifest, "{text}");
         }
     }
 

@@ -58,6 +58,17 @@ const REPOSITORY_NAME_MAX_BYTES: usize = 255;
 const TAG_MAX_BYTES: usize = 128;
 
 impl RepositoryName {
+    /// Reads the name of another registry's repository. Those of models have capitals, which the specification's grammar
+    /// has not. Two names that differ in capitals are two names.
+    pub fn of_upstream(text: &str) -> Result<Self, NameError> {
+        text.to_ascii_lowercase().parse::<Self>().map(|_| Self(text.into()))
+    }
+
+    /// Whether the name is outside the specification's grammar, because it has capitals.
+    pub fn has_capitals(&self) -> bool {
+        self.0.bytes().any(|byte| byte.is_ascii_uppercase())
+    }
+
     /// The name as it stands in paths.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -155,6 +166,25 @@ mod tests {
             ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a/../b", "a b", "é", "a/.b", "a._b", &long]
         {
             assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_other_registries_may_have_capitals() {
+        for (text, has_capitals) in [
+            ("a", false),
+            ("Owner/Model-8B-GGUF", true),
+            ("hf/Llama-3.2_x", true),
+            ("A/b__C", true),
+            ("team/app", false),
+        ] {
+            let name = RepositoryName::of_upstream(text).expect(text);
+            assert_eq!((name.as_str(), name.has_capitals()), (text, has_capitals));
+            assert_eq!(text.parse::<RepositoryName>().is_ok(), !has_capitals, "{text}");
+        }
+        for bad in ["", "/A", "A/", "A//b", "A..b", "-A", "A_", "A/../b", "A b", "\u{c9}", "\u{212a}", &"A".repeat(256)]
+        {
+            assert!(RepositoryName::of_upstream(bad).is_err(), "{bad}");
         }
     }
 

@@ -85,6 +85,9 @@ pub struct UploadSession {
     place: std::ops::Range<usize>,
 }
 
+/// The grammar of repository names.
+type Named = fn(&str) -> Result<RepositoryName, NameError>;
+
 /// The reason why a path below `/v2/` is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{code}: {}", code.message())]
@@ -103,6 +106,15 @@ impl Route {
     /// Reads a request's target. The method tells an upload's location from a malformed digest. A method that no registry
     /// has is an error.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Self, RouteError> {
+        Self::parse_named(method, path, query, |name| name.parse())
+    }
+
+    /// The same for another registry, whose repositories may have capitals ([`RepositoryName::of_upstream`]).
+    pub fn parse_upstream(method: &Method, path: &str, query: Option<&str>) -> Result<Self, RouteError> {
+        Self::parse_named(method, path, query, RepositoryName::of_upstream)
+    }
+
+    fn parse_named(method: &Method, path: &str, query: Option<&str>, named: Named) -> Result<Self, RouteError> {
         let Some(rest) = below_v2(path) else {
             return if is_disguised(path) { Err(ErrorCode::BadRequest.into()) } else { Ok(Self::Other) };
         };
@@ -115,10 +127,10 @@ impl Route {
             _ => {}
         }
         let plain = !rest.contains('%') && !has_odd_segments(rest);
-        let found = if plain { content(rest) } else { Err(ErrorCode::NameInvalid.into()) };
+        let found = if plain { content(rest, named) } else { Err(ErrorCode::NameInvalid.into()) };
         match found {
             // A route by the last two segments has precedence, even if the name contains `blobs/uploads`.
-            Ok(Self::Extension | Self::Other) | Err(_) => upload(method, path, rest, query).unwrap_or(found),
+            Ok(Self::Extension | Self::Other) | Err(_) => upload(method, path, rest, query, named).unwrap_or(found),
             Ok(route) => Ok(route),
         }
     }
@@ -182,10 +194,10 @@ fn below_v2(path: &str) -> Option<&str> {
 }
 
 /// Reads every route but uploads. The last two segments tell the kind; the ones before are the name.
-fn content(rest: &str) -> Result<Route, RouteError> {
+fn content(rest: &str, named: Named) -> Result<Route, RouteError> {
     let (head, last) = rest.rsplit_once('/').unwrap_or(("", rest));
     let (name, kind) = head.rsplit_once('/').unwrap_or(("", head));
-    let repository = || name.parse::<RepositoryName>().map_err(|_| ErrorCode::NameInvalid);
+    let repository = || named(name).map_err(|_| ErrorCode::NameInvalid);
     let digest = || last.parse::<Digest>().map_err(|_| ErrorCode::DigestInvalid);
     Ok(match (kind, last) {
         ("manifests", _) => Route::Manifest { repository: repository()?, reference: reference(last)? },
@@ -208,7 +220,13 @@ fn reference(text: &str) -> Result<Reference, ErrorCode> {
 
 /// Reads uploads: the collection with its closing slash, or a location below it (ghcr.io calls it `upload`). Registries
 /// choose the location, so a PATCH or PUT below `/blobs/` without a digest is an upload too.
-fn upload(method: &Method, path: &str, rest: &str, query: Option<&str>) -> Option<Result<Route, RouteError>> {
+fn upload(
+    method: &Method,
+    path: &str,
+    rest: &str,
+    query: Option<&str>,
+    named: Named,
+) -> Option<Result<Route, RouteError>> {
     let after = |marker: &str| rest.rfind(marker).map(|at| (at, at + marker.len()));
     let chosen = || {
         let (name_end, place) = after("/blobs/")?;
@@ -216,11 +234,11 @@ fn upload(method: &Method, path: &str, rest: &str, query: Option<&str>) -> Optio
         single.then_some((name_end, place))
     };
     let (name_end, place) = after("/blobs/uploads/").max(after("/blobs/upload/")).or_else(chosen)?;
-    Some(upload_at(path, &rest[..name_end], &rest[place..], query))
+    let repository = named(&rest[..name_end]).map_err(|_| ErrorCode::NameInvalid.into());
+    Some(repository.and_then(|repository| upload_at(path, repository, &rest[place..], query)))
 }
 
-fn upload_at(path: &str, name: &str, place: &str, query: Option<&str>) -> Result<Route, RouteError> {
-    let repository = name.parse::<RepositoryName>().map_err(|_| ErrorCode::NameInvalid)?;
+fn upload_at(path: &str, repository: RepositoryName, place: &str, query: Option<&str>) -> Result<Route, RouteError> {
     if place.is_empty() {
         return Ok(Route::Uploads { repository });
     }
@@ -372,6 +390,31 @@ mod tests {
             assert_eq!((repository.as_str(), session.id(), session.path_and_query()), ("a/b", id, &*target));
         }
         assert_eq!(Route::parse(&Method::GET, "/v2/a/blobs/17", None), Err(ErrorCode::DigestInvalid.into()));
+    }
+
+    #[test]
+    fn another_registrys_repository_may_have_capitals_and_nothing_else_is_laxer() {
+        let digest = digest();
+        let upstream = |path: &str| Route::parse_upstream(&Method::GET, path, None);
+        for kind in [format!("blobs/{digest}"), "manifests/latest".into(), "tags/list".into(), "blobs/uploads/".into()]
+        {
+            let path = format!("/v2/Owner/Model-8B/{kind}");
+            let route = upstream(&path).expect(&path);
+            assert_eq!(route.repository().map(RepositoryName::as_str), Some("Owner/Model-8B"), "{path}");
+            assert_eq!(get(&path), Err(ErrorCode::NameInvalid.into()), "{path}");
+            let small = format!("/v2/team/app/{kind}");
+            assert_eq!(upstream(&small), get(&small));
+        }
+        let upper = digest.replace("sha256", "SHA256");
+        for path in [
+            format!("/V2/Owner/Model/blobs/{digest}"),
+            format!("/v2/Owner//Model/blobs/{digest}"),
+            format!("/v2/Owner/../Model/blobs/{digest}"),
+            format!("/v2/Owner%2FModel/blobs/{digest}"),
+            format!("/v2/Owner/Model/blobs/{upper}"),
+        ] {
+            assert!(upstream(&path).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::name::RepositoryName;
+use crate::name::{NameError, RepositoryName};
 
 /// An operation on a repository.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -128,10 +128,15 @@ impl Scope {
     /// Reads one `scope` parameter: scopes with spaces between them. Unknown scopes and actions are left out, because a
     /// token for them would allow nothing.
     pub fn parse_all(text: &str) -> impl Iterator<Item = Self> {
-        text.split(' ').filter_map(Self::parse)
+        text.split(' ').filter_map(|scope| Self::parse(scope, |name| name.parse()))
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// The same for another registry, whose repositories may have capitals.
+    pub fn parse_all_upstream(text: &str) -> impl Iterator<Item = Self> {
+        text.split(' ').filter_map(|scope| Self::parse(scope, RepositoryName::of_upstream))
+    }
+
+    fn parse(text: &str, named: fn(&str) -> Result<RepositoryName, NameError>) -> Option<Self> {
         let (kind, rest) = text.split_once(':')?;
         let (name, actions) = rest.rsplit_once(':')?;
         // A class in parentheses tells what the repository holds: `repository(plugin)`.
@@ -139,7 +144,7 @@ impl Scope {
         match (kind, name) {
             ("repository", name) => {
                 let actions = actions.split(',').filter_map(Actions::from_word).collect();
-                Some(Self::Repository { name: name.parse().ok()?, actions })
+                Some(Self::Repository { name: named(name).ok()?, actions })
             }
             ("registry", "catalog") => Some(Self::Catalog),
             _ => None,

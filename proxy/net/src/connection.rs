@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::listener::Standing;
+use crate::places::Standing;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::origin::Scheme;
 use entrepot_observe::labels::Door;
@@ -18,7 +18,7 @@ pub struct ConnectionContext {
     /// The protocol between the client and us.
     pub scheme: Scheme,
     pub destination: Destination,
-    /// Told when the client has said what it wants.
+    /// Whether the connection rests, and may make room for another.
     pub standing: Standing,
 }
 
@@ -31,6 +31,8 @@ pub enum Destination {
     Registry(RegistryDestination),
     /// Our own registry.
     Own,
+    /// Our own registry at an address for TLS. A client that speaks plain HTTP there is told so.
+    OwnByTls,
     /// Docker Hub, for a client that has us among its `registry-mirrors` and names no registry.
     DockerHubMirror,
 }

@@ -13,8 +13,8 @@
 //! TLS     Guard ─► FairWrites ─► Tls ─► ClientSocket
 //! ```
 //!
-//! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain, and
-//! http ─► connection ─► listener, and http ─► drain. `tls` uses none of them. This crate does not know registries, the
+//! Folders use each other in one direction only: http ─► workers ─► stream, service_manager ─► listener ─► drain,
+//! listener ─► places, http ─► connection ─► places, and http ─► drain. `tls` uses none of them. This crate does not know registries, the
 //! cache or the store.
 
 pub mod admin_socket;
@@ -23,6 +23,7 @@ pub mod drain;
 pub mod http;
 pub mod listener;
 pub mod page;
+pub mod places;
 pub mod service_manager;
 pub mod stream;
 pub mod tls;

@@ -1,63 +1,23 @@
-//! Listening sockets: bound before anything is served, accepting within the configured bounds.
-//!
-//! When every place is taken, the oldest connection whose client has not said anything yet makes room for a new one. So
-//! silent connections, however many, never close the door to those who want something.
+//! Listening sockets: bound before anything is served, accepting within the configured bounds ([`places`](crate::places)).
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot_core::client::{ClientKey, ClientShare, ClientShares};
+use entrepot_core::client::ClientKey;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::drain::Watch;
+use crate::places::{Bounds, ConnectionSlot};
 use entrepot_observe::labels::{ConnectionRefusal, Door};
-use entrepot_observe::metrics::{Metrics, OpenConnection};
-
-/// The bounds on the connections of a door.
-pub struct Bounds {
-    places: Arc<Semaphore>,
-    clients: ClientShares,
-    silent: Arc<Silent>,
-}
-
-/// A connection's place among those allowed. It is given back when it is dropped.
-pub struct ConnectionSlot {
-    standing: Standing,
-    _client: ClientShare,
-    _place: OwnedSemaphorePermit,
-    _open: OpenConnection,
-}
-
-/// Whether the client of a connection has said what it wants. Clones are the same connection's.
-#[derive(Clone)]
-pub struct Standing(Arc<Known>);
-
-struct Known {
-    number: u64,
-    has_spoken: AtomicBool,
-    let_go: Notify,
-    silent: Arc<Silent>,
-}
-
-/// The connections whose clients have not said anything, by age.
-#[derive(Default)]
-struct Silent(Mutex<SilentTable>);
-
-#[derive(Default)]
-struct SilentTable {
-    accepted: u64,
-    waiting: BTreeMap<u64, Standing>,
-}
+use entrepot_observe::metrics::Metrics;
 
 /// The pause after a failure to accept: the process may have no file descriptors left until a connection ends.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after a connection was told to make room for its file descriptor.
+const CLOSING_PAUSE: Duration = Duration::from_millis(1);
 /// The connections that may wait to be accepted.
 pub(crate) const BACKLOG: i32 = 4096;
 
@@ -101,100 +61,8 @@ async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
     Ok((stream.into_std()?, peer))
 }
 
-impl Bounds {
-    /// At most `total_max` connections at once, `per_client_max` of them from one client.
-    pub fn new(total_max: usize, per_client_max: usize) -> Arc<Self> {
-        let places = Arc::new(Semaphore::new(total_max.min(Semaphore::MAX_PERMITS)));
-        let clients = ClientShares::new(per_client_max as u64);
-        Arc::new(Self { places, clients, silent: Arc::default() })
-    }
-
-    /// A place for a connection, as soon as there is one. A silent connection makes room for it.
-    async fn place(&self, metrics: &Metrics) -> Option<OwnedSemaphorePermit> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Some(place);
-        }
-        if self.silent.let_oldest_go() {
-            metrics.connections_refused.inc(ConnectionRefusal::MadeRoom);
-        }
-        self.places.clone().acquire_owned().await.ok()
-    }
-
-    fn slot(&self, client: ClientShare, place: OwnedSemaphorePermit, open: OpenConnection) -> ConnectionSlot {
-        ConnectionSlot { standing: self.silent.clone().enter(), _client: client, _place: place, _open: open }
-    }
-}
-
-impl ConnectionSlot {
-    /// Whether the client has said what it wants.
-    pub fn standing(&self) -> &Standing {
-        &self.standing
-    }
-}
-
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        self.standing.spoke();
-    }
-}
-
-impl Standing {
-    /// The client has said what it wants: from now on its connection makes room for nobody.
-    pub fn spoke(&self) {
-        if !self.0.has_spoken.swap(true, Ordering::Relaxed) {
-            self.0.silent.table().waiting.remove(&self.0.number);
-        }
-    }
-
-    /// The standing of a connection that no door counts. It makes room for nobody.
-    pub fn uncounted() -> Self {
-        let (has_spoken, let_go) = (AtomicBool::new(true), Notify::new());
-        Self(Arc::new(Known { number: 0, has_spoken, let_go, silent: Arc::default() }))
-    }
-
-    /// Serves the connection to its end, or until it must make room for another.
-    pub async fn serve(self, serving: impl Future<Output = ()>) {
-        tokio::select! {
-            () = serving => {}
-            () = self.0.let_go.notified() => {}
-        }
-    }
-}
-
-impl fmt::Debug for Standing {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let has_spoken = self.0.has_spoken.load(Ordering::Relaxed);
-        out.debug_struct("Standing").field("has_spoken", &has_spoken).finish_non_exhaustive()
-    }
-}
-
-impl Silent {
-    fn enter(self: Arc<Self>) -> Standing {
-        let mut table = self.table();
-        table.accepted += 1;
-        let (number, silent) = (table.accepted, self.clone());
-        let known = Known { number, has_spoken: AtomicBool::new(false), let_go: Notify::new(), silent };
-        let standing = Standing(Arc::new(known));
-        table.waiting.insert(number, standing.clone());
-        standing
-    }
-
-    /// Whether there was one.
-    fn let_oldest_go(&self) -> bool {
-        let oldest = self.table().waiting.pop_first();
-        if let Some((_, standing)) = &oldest {
-            standing.0.let_go.notify_one();
-        }
-        oldest.is_some()
-    }
-
-    fn table(&self) -> std::sync::MutexGuard<'_, SilentTable> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Accepts connections at a door until the drain begins. `serve` gets each with its place, must not wait, and
-/// serves it by [`Standing::serve`].
+/// serves it by [`Standing::serve`](crate::places::Standing::serve).
 pub async fn accept(
     listener: TcpListener,
     bounds: Arc<Bounds>,
@@ -209,19 +77,25 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(client) = bounds.clients.take(ClientKey::of(peer.ip()), 1) else {
+                let Some(client) = bounds.share(ClientKey::of(peer.ip()), &metrics) else {
                     metrics.connections_refused.inc(ConnectionRefusal::ClientLimit);
                     continue;
                 };
-                // If every client has spoken, this one waits here for a place, and those after it in the kernel's queue.
+                // If no connection rests, this one waits here for a place, and those after it in the kernel's queue.
                 let place = tokio::select! {
-                    place = bounds.place(&metrics) => place,
+                    place = bounds.place(client, &metrics) => place,
                     () = drain.draining() => return,
                 };
                 let Some(place) = place else { return };
-                serve(stream, peer, bounds.slot(client, place, metrics.connection(door)));
+                serve(stream, peer, bounds.slot(place, metrics.connection(door)));
             }
             Err(error) => {
+                let is_exhausted = matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE));
+                if is_exhausted && bounds.make_room(&metrics) {
+                    // The descriptor is free as soon as the connection's thread has closed it.
+                    tokio::time::sleep(CLOSING_PAUSE).await;
+                    continue;
+                }
                 tracing::warn!("accepting a connection failed: {error}");
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
@@ -233,6 +107,7 @@ pub async fn accept(
 mod tests {
     use super::*;
     use crate::drain;
+    use crate::places::Standing;
     use tokio::io::AsyncReadExt;
     use tokio::sync::mpsc;
     use tokio::time::timeout;
@@ -282,6 +157,11 @@ mod tests {
         }
     }
 
+    /// Whether the door has left the connection alone. Everything that it closed before is known by now.
+    async fn is_open(stream: &mut tokio::net::TcpStream) -> bool {
+        timeout(Duration::ZERO, stream.read(&mut [0])).await.is_err()
+    }
+
     async fn is_closed(stream: &mut tokio::net::TcpStream) -> bool {
         timeout(PATIENCE, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1..)))
     }
@@ -290,43 +170,77 @@ mod tests {
     async fn one_client_cannot_take_every_place() {
         let bounds = Bounds::new(10, 2);
         let mut door = open(bounds.clone());
-        let (_first, taken) = door.connect([127, 0, 0, 2]).await;
-        let (_second, too) = door.connect([127, 0, 0, 2]).await;
-        assert!(taken.is_some() && too.is_some());
+        let mut busy = Vec::new();
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let (stream, standing) = door.connect([127, 0, 0, 2]).await;
+            busy.push(standing.expect("accepted").busy());
+            streams.push(stream);
+        }
         assert!(door.connect([127, 0, 0, 2]).await.1.is_none(), "a third of one client");
-        let (_other, taken) = door.connect([127, 0, 0, 3]).await;
+        let (mut other, taken) = door.connect([127, 0, 0, 3]).await;
         assert!(taken.is_some(), "another client");
-        assert_eq!(bounds.places.available_permits(), 7);
+        assert_eq!(bounds.free_places(), 7);
+        // The second rests now, so it makes room for the next of the same client, and the other client's stays.
+        busy.pop();
+        let (_third, taken) = door.connect([127, 0, 0, 2]).await;
+        assert!(taken.is_some(), "in place of the one that rests");
+        assert!(is_closed(&mut streams[1]).await);
+        assert!(is_open(&mut streams[0]).await && is_open(&mut other).await);
+        assert_eq!(bounds.free_places(), 7);
         let refused = door.metrics.encode();
         assert!(refused.contains(r#"entrepot_connections_refused_total{reason="client_limit"} 1"#), "{refused}");
-        assert_eq!(bounds.clients.clients(), 2);
+        assert!(refused.contains(r#"entrepot_connections_refused_total{reason="made_room"} 1"#), "{refused}");
+        assert_eq!(bounds.clients(), 2);
         drop(door.trigger);
     }
 
+    /// Each row: what the connections did, by their number, and the order in which they make room.
     #[tokio::test]
-    async fn silent_connections_make_room_and_others_never() {
-        let bounds = Bounds::new(3, 100);
-        let mut door = open(bounds.clone());
-        let (_spoke, spoke) = door.connect([127, 0, 0, 2]).await;
-        spoke.expect("accepted").spoke();
-        let (mut oldest, _) = door.connect([127, 0, 0, 2]).await;
-        let (mut next, _) = door.connect([127, 0, 0, 2]).await;
-        // The door is full. The oldest that is silent goes, then the next.
-        let mut honest = Vec::new();
-        for (number, gone) in [&mut oldest, &mut next].into_iter().enumerate() {
-            let (stream, taken) = door.connect([127, 0, 0, 3]).await;
-            honest.push(stream);
-            taken.expect("accepted beside the silent ones").spoke();
-            assert!(is_closed(gone).await, "silent connection {number}");
+    async fn the_connection_that_has_rested_longest_makes_room() {
+        enum Did {
+            /// One request and its answer.
+            Asked(usize),
+            /// A request that is still answered, or a tunnel.
+            Asks(usize),
         }
-        // Now all have spoken. A new client waits until one ends.
-        let address = SocketAddr::from(([127, 0, 0, 1], door.address.port()));
-        let _waiting = tokio::net::TcpStream::connect(address).await.expect("in the queue");
-        assert_eq!(bounds.places.available_permits(), 0);
-        bounds.places.add_permits(1);
-        timeout(PATIENCE, door.accepted.recv()).await.expect("a place is free").expect("accepted");
-        let refused = door.metrics.encode();
-        assert!(refused.contains(r#"entrepot_connections_refused_total{reason="made_room"} 2"#), "{refused}");
-        drop(door.trigger);
+        use Did::{Asked, Asks};
+        for (did, order) in [
+            (vec![], vec![0, 1, 2]),
+            (vec![Asked(0)], vec![1, 2, 0]),
+            (vec![Asks(1)], vec![0, 2]),
+            (vec![Asked(1), Asked(0), Asked(2), Asked(1)], vec![0, 2, 1]),
+            (vec![Asks(0), Asked(0), Asked(1)], vec![2, 1]),
+            (vec![Asks(0), Asks(1), Asks(2)], vec![]),
+        ] {
+            let bounds = Bounds::new(3, 100);
+            let mut door = open(bounds.clone());
+            let (mut streams, mut standings, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..3 {
+                let (stream, standing) = door.connect([127, 0, 0, 2]).await;
+                streams.push(stream);
+                standings.push(standing.expect("accepted"));
+            }
+            for did in did {
+                match did {
+                    Asked(number) => drop(standings[number].busy()),
+                    Asks(number) => kept.push(standings[number].busy()),
+                }
+            }
+            let mut newcomers = Vec::new();
+            for number in &order {
+                let (stream, taken) = door.connect([127, 0, 0, 3]).await;
+                newcomers.push((stream, taken.expect("accepted").busy()));
+                assert!(is_closed(&mut streams[*number]).await, "{number} of {order:?}");
+            }
+            // Now none rests. A new client waits until one does.
+            let address = SocketAddr::from(([127, 0, 0, 1], door.address.port()));
+            let _waiting = tokio::net::TcpStream::connect(address).await.expect("in the queue");
+            assert_eq!(bounds.free_places(), 0);
+            kept.clear();
+            newcomers.clear();
+            timeout(PATIENCE, door.accepted.recv()).await.expect("one that rests makes room").expect("accepted");
+            drop(door.trigger);
+        }
     }
 }

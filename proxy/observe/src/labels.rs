@@ -127,6 +127,8 @@ labels! {
         Unfit = "unfit",
         /// A manifest whose media type is in doubt.
         Ambiguous = "ambiguous",
+        /// A signed manifest of Docker's schema 1, whose digest is not that of its bytes.
+        Signed = "signed",
         /// The cache is switched off.
         CacheOff = "cache_off",
         /// As many blobs are being fetched into the cache as may be at once.
@@ -139,7 +141,7 @@ labels! {
         ClientLimit = "client_limit",
         /// It said nothing in time.
         Timeout = "timeout",
-        /// It had said nothing yet when every place was taken, and another took its place.
+        /// It had rested longest when every place was taken, and another took its place.
         MadeRoom = "made_room",
         /// Its first bytes are neither HTTP nor TLS.
         Protocol = "protocol",
@@ -345,6 +347,10 @@ labels! {
         TooManyUploads = "too_many_uploads",
         /// Long lists take all the memory that they may.
         TooManyLists = "too_many_lists",
+        /// A condition of the request does not hold (412).
+        Precondition = "precondition",
+        /// Plain HTTP at an address for TLS.
+        PlainHttp = "plain_http",
         /// Too many logins are being checked.
         Logins = "logins",
         /// Our own disk is full.
@@ -361,10 +367,14 @@ labels! {
         Range = "range",
         /// The client left in the middle of its body.
         ClientLeft = "client_left",
+        /// The client stopped sending in the middle of its body.
+        ClientStalled = "client_stalled",
         /// HTTP/1.0 cannot be given a body of unknown length.
         Http10 = "http_1_0",
         /// Upstream does not take the administrator's account.
         AccountRefused = "account_refused",
+        /// Upstream sent something else than a manifest or a blob, such as a page.
+        NoContent = "no_content",
         /// Upstream could not be reached.
         Unreachable = "upstream_unreachable",
         /// Upstream's token server limits its answers, or fails.

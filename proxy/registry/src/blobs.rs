@@ -1,5 +1,6 @@
 //! Blobs that were pushed: read through the same path as the cache's, and taken away.
 
+use entrepot_core::conditional::range_counts;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::ErrorCode;
 use entrepot_core::name::RepositoryName;
@@ -33,7 +34,11 @@ impl LocalRequest {
             let has_repository = store.exists().await;
             return Err(RegistryError::Unknown { has_repository, code: ErrorCode::BlobUnknown });
         };
-        let range = self.header(&RANGE).filter(|_| !is_head);
+        if let Some(reply) = self.conditional(digest)? {
+            return Ok(reply);
+        }
+        let counts = !is_head && range_counts(&self.headers, &digest.to_string());
+        let range = self.header(&RANGE).filter(|_| counts);
         if range.is_some_and(is_backwards) {
             return Ok(PullError::Range { size_bytes: blob.size_bytes }.into_reply());
         }
@@ -61,6 +66,10 @@ impl LocalRequest {
         digest: &Digest,
     ) -> Result<Reply, RegistryError> {
         let (store, access) = (self.registry.store.repositories.at(repository), self.registry.access());
+        if store.has_blob(digest).await {
+            // Content never changes, so this holds until it is removed.
+            self.conditional(digest)?;
+        }
         if let Some(refusal) = kept_content(&store, &access, repository, digest).await? {
             return Err(refusal.into());
         }

@@ -10,7 +10,7 @@ use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
-use http::header::{EXPECT, HOST};
+use http::header::EXPECT;
 use http::request::Parts;
 use http::{HeaderName, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -22,10 +22,11 @@ use super::error::RegistryError;
 use super::forgery::check_change;
 use super::meant::{Meant, Named, Way, meant, meant_at_mirror, path_of};
 use super::mirror::{Mirrored, name_in_rules};
+use super::own_url;
 use super::request::LocalRequest;
 use entrepot_cache::pull::request::route_decision;
 use entrepot_cache::pull::{RequestScope, identity};
-use entrepot_core::origin::Scheme;
+use entrepot_net::http::held_body::NotHeld;
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Interception, Refused};
 use entrepot_observe::trail::Decision;
@@ -41,8 +42,13 @@ impl RegistryService {
     pub async fn token(&self, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let (client, patience) = (ClientKey::of(scope.connection.client), scope.snapshot.config.client.body_timeout);
-        let Ok(form) = self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await else {
-            return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off").because(Refused::Form);
+        let form = match self.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await {
+            Ok(form) => form,
+            Err(NotHeld::Stalled) => return RegistryError::stalled().into_reply(),
+            Err(_) => {
+                return Reply::error(ErrorCode::BadRequest, "the form is too long, or broke off")
+                    .because(Refused::Form);
+            }
         };
         let login = identity::header(&head.headers);
         self.local.access().token(client, &head.method, head.uri.query(), login.as_ref(), form.bytes()).await
@@ -53,7 +59,8 @@ impl RegistryService {
 /// another registry.
 pub async fn answer(service: &RegistryService, scope: &RequestScope, request: http::Request<Incoming>) -> Reply {
     let (config, uri) = (&scope.snapshot.config, request.uri());
-    let is_own = |host: &RegistryHost| service.local.is_named(&config.registry, host);
+    let is_url = |host: &RegistryHost| config.registry.url.as_ref().is_some_and(|url| url.host == *host);
+    let is_own = |host: &RegistryHost| is_url(host) || service.local.is_named(&config.registry, host);
     let meant = meant(config, uri.path(), uri.query(), is_own);
     reply_to(service, scope, meant, request).await
 }
@@ -259,15 +266,7 @@ fn check(
 
 /// The refusal with the way to a login, where one would help.
 fn challenged(service: &RegistryService, scope: &RequestScope, head: &Parts, refusal: AccessRefusal) -> RegistryError {
-    let text = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // The client's text comes back to it only as the host that it names.
-    let port = scope.connection.scheme.default_port();
-    let host = RegistryHost::parse(text, port).unwrap_or(scope.snapshot.config.registry.hostname.with_port(port));
-    let scheme = match scope.connection.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    let door = format!("{scheme}://{}", host.authority(port));
+    let door = own_url::seen_by(&scope.snapshot.config.registry, &scope.connection, &head.headers).to_string();
     RegistryError::Challenged { refusal, door, method: service.local.access().auth() }
 }
 

@@ -62,6 +62,8 @@ pub(super) enum RegistryError {
     },
     /// The most uploads that may run at the same time do.
     TooManyUploads(TooMany),
+    /// A condition of the request does not hold.
+    Precondition,
     /// Lists take all the memory that they may have, or that this client's may.
     TooManyLists,
     /// The disk has no room.
@@ -76,9 +78,15 @@ impl RegistryError {
         Self::Invalid { code, status: None, why: why.into(), refused: Refused::Invalid }
     }
 
-    /// The client left, or stopped, in the middle of its body.
+    /// The client left in the middle of its body.
     pub(super) fn broke_off(code: ErrorCode) -> Self {
         Self::Invalid { code, status: None, why: "the request's body broke off".into(), refused: Refused::ClientLeft }
+    }
+
+    /// The client stopped sending in the middle of its body.
+    pub(super) fn stalled() -> Self {
+        let refused = Refused::ClientStalled;
+        Self::Invalid { code: ErrorCode::RequestTimeout, status: None, why: "".into(), refused }
     }
 
     /// The route has no such method.
@@ -138,6 +146,11 @@ impl RegistryError {
                 };
                 let reply = Reply::error(ErrorCode::TooManyRequests, &message).because(Refused::TooManyUploads);
                 reply.with(RETRY_AFTER, "60")
+            }
+            Self::Precondition => {
+                let message = "a condition of the request (If-Match, If-None-Match) does not hold for what is here";
+                let status = StatusCode::PRECONDITION_FAILED;
+                Reply::error_with_status(status, ErrorCode::BadRequest, message).because(Refused::Precondition)
             }
             Self::TooManyLists => {
                 let message = "long lists are on their way to clients already; read those first, or try again";

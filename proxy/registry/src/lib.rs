@@ -22,10 +22,12 @@ mod forgery;
 pub mod import;
 mod list_memory;
 mod lists;
+mod manifest_reading;
 mod manifests;
 mod meant;
 mod mirror;
 mod names;
+mod own_url;
 mod quota;
 mod receive;
 pub mod removal;
@@ -48,6 +50,7 @@ use entrepot_config::ready::RegistrySettings;
 use entrepot_store::Store;
 use events::Events;
 use list_memory::ListMemory;
+use manifest_reading::ManifestReader;
 use names::OwnNames;
 use quota::Arriving;
 use sessions::Sessions;
@@ -70,6 +73,7 @@ pub struct LocalRegistry {
     ports: Vec<u16>,
     collections: Collections,
     lists: ListMemory,
+    manifest_reader: ManifestReader,
     /// Proves that a form came from a page of ours.
     csrf: CsrfKey,
 }
@@ -106,6 +110,7 @@ impl LocalRegistry {
             ports,
             collections: Collections::default(),
             lists: ListMemory::default(),
+            manifest_reader: ManifestReader::default(),
             csrf: CsrfKey::new(),
         })
     }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
+use entrepot_core::conditional::{Conditions, Verdict};
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::error::ErrorCode;
-use entrepot_core::media::{self, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
+use entrepot_core::media::MANIFEST_MAX_BYTES;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LOCATION};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
@@ -17,6 +18,7 @@ use super::LocalRegistry;
 use super::access::{AccessRefusal, Principal};
 use super::error::RegistryError;
 use super::events::{Deed, Event};
+use super::manifest_reading::{ReadManifest, Told};
 use super::removal::{NotRemoved, RemovalTarget};
 use super::request::LocalRequest;
 use super::sessions::TooMany;
@@ -26,7 +28,7 @@ use entrepot_net::http::held_body::{HeldBody, NotHeld};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::Refused;
 use entrepot_observe::trail::Decision;
-use entrepot_store::{NotPut, PushedManifest, StoreError, StoredManifest};
+use entrepot_store::{Expected, NotPut, StoreError, StoredManifest};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -36,10 +38,9 @@ const TAGS_MAX: usize = 100;
 /// A manifest that may be taken, with where it is to go.
 struct Arrived {
     body: HeldBody,
-    media_type: String,
-    digest: Digest,
-    info: ManifestInfo,
+    read: ReadManifest,
     tags: Vec<Tag>,
+    expected: Option<Expected>,
 }
 
 impl LocalRequest {
@@ -52,6 +53,9 @@ impl LocalRequest {
         let store = self.registry.store.repositories.at(repository);
         match store.manifest(reference).await? {
             Some(manifest) => {
+                if let Some(reply) = self.conditional(&manifest.digest)? {
+                    return Ok(reply);
+                }
                 self.scope.trail.record(Decision::Given(manifest.digest));
                 Ok(manifest_reply(&manifest, self.is_head()))
             }
@@ -68,9 +72,10 @@ impl LocalRequest {
     ) -> Result<Reply, RegistryError> {
         let arrived = self.arrived(reference, body).await?;
         let (registry, named) = (self.registry.clone(), repository.clone());
-        let (tags, digest) = (arrived.tags.clone(), arrived.digest);
-        let (size_bytes, media_type) = (arrived.body.bytes().len() as u64, arrived.media_type.clone());
-        let subject = arrived.info.subject.as_ref().map(|subject| subject.digest);
+        let (tags, manifest) = (arrived.tags.clone(), &arrived.read.manifest);
+        let digest = manifest.digest;
+        let (size_bytes, media_type) = (arrived.body.bytes().len() as u64, manifest.media_type.clone());
+        let subject = arrived.read.info.subject.as_ref().map(|subject| subject.digest);
         // A client that leaves now does not stop it half way.
         let principal = self.visitor.principal.clone();
         let keeping = async move { keep(&registry, principal, named, arrived).await };
@@ -78,6 +83,7 @@ impl LocalRequest {
             Ok(()) => {}
             Err(NotPut::Missing(missing)) => return Err(RegistryError::Missing(missing)),
             Err(NotPut::Refused(refusal)) => return Err(refusal.into()),
+            Err(NotPut::Unexpected) => return Err(RegistryError::Precondition),
         }
         let about = |event| Event {
             digest: Some(digest),
@@ -107,7 +113,20 @@ impl LocalRequest {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Reply, RegistryError> {
-        match self.remove(repository, &RemovalTarget::from(reference)).await {
+        let target = RemovalTarget::from(reference);
+        let store = self.registry.store.repositories.at(repository);
+        let removed = match (reference, store.digest_of(reference).await?) {
+            (Reference::Tag(tag), Some(digest)) if !Conditions::of(&self.headers).is_empty() => {
+                self.conditional(&digest)?;
+                self.remove(repository, &RemovalTarget::TagAt(tag.clone(), digest)).await
+            }
+            (Reference::Digest(_), Some(digest)) => {
+                self.conditional(&digest)?;
+                self.remove(repository, &target).await
+            }
+            _ => self.remove(repository, &target).await,
+        };
+        match removed {
             Ok(removed) => {
                 removed.manifests.into_iter().for_each(|digest| self.scope.trail.record(Decision::Deleted(digest)));
                 Ok(empty(StatusCode::ACCEPTED))
@@ -120,36 +139,26 @@ impl LocalRequest {
         }
     }
 
-    /// Reads and judges what was sent.
+    /// Receives, reads and judges what is sent.
     async fn arrived(&self, reference: &Reference, body: &mut Incoming) -> Result<Arrived, RegistryError> {
-        let body = self.whole(body).await?;
-        let bytes = body.bytes();
-        let algorithm = match reference {
-            Reference::Digest(digest) => digest.algorithm(),
-            Reference::Tag(_) => Algorithm::Sha256,
-        };
-        let digest = Digest::of(algorithm, bytes);
         let tags = match reference {
             Reference::Tag(tag) => vec![tag.clone()],
-            Reference::Digest(named) if *named != digest => {
-                let why = "the manifest does not have this digest";
-                return Err(RegistryError::invalid(ErrorCode::DigestInvalid, why));
-            }
             Reference::Digest(_) => self.further_tags()?,
         };
-        let invalid = |why| RegistryError::invalid(ErrorCode::ManifestInvalid, why);
-        let info = ManifestInfo::inspect(bytes);
-        let info = info.map_err(|error| RegistryError::invalid(ErrorCode::ManifestInvalid, error.to_string()))?;
-        let content_type = self.header(&CONTENT_TYPE).map(|text| text.split(';').next().unwrap_or_default().trim());
-        let media_type = match (content_type, info.media_type.as_deref()) {
-            (Some(told), _) if media::agrees(told, &info) => told.to_owned(),
-            (None, Some(own)) if !info.ambiguous => own.to_owned(),
-            _ => return Err(invalid("the Content-Type is not the type that the manifest has by its own words")),
+        let told = Told {
+            reference: reference.clone(),
+            content_type: self.header(&CONTENT_TYPE).map(str::to_owned),
+            pushed_by: self.visitor.principal.pushes_as(),
         };
-        if matches!(ManifestType::of(&media_type), Some(ManifestType::Schema1 | ManifestType::Schema1Signed)) {
-            return Err(invalid("manifests of Docker's schema 1 are not taken; push schema 2 or OCI"));
-        }
-        Ok(Arrived { body, media_type, digest, info, tags })
+        let (body, read) = self.registry.manifest_reader.read(self.whole(body).await?, told).await?;
+        let conditions = Conditions::of(&self.headers);
+        let holds = move |digest: Option<Digest>| {
+            let tag = digest.map(|digest| digest.to_string());
+            conditions.judge(&Method::PUT, tag.as_deref()) == Verdict::Proceed
+        };
+        let expected = (!Conditions::of(&self.headers).is_empty())
+            .then(|| Expected { reference: reference.clone(), holds: Box::new(holds) });
+        Ok(Arrived { body, read, tags, expected })
     }
 
     async fn whole(&self, body: &mut Incoming) -> Result<HeldBody, RegistryError> {
@@ -159,6 +168,7 @@ impl LocalRequest {
         received.map_err(|why| match why {
             NotHeld::TooLarge => too_much(StatusCode::PAYLOAD_TOO_LARGE, "the manifest is larger than 4 MiB"),
             NotHeld::BrokeOff => RegistryError::broke_off(ErrorCode::ManifestInvalid),
+            NotHeld::Stalled => RegistryError::stalled(),
             NotHeld::Busy => RegistryError::TooManyUploads(TooMany::Total),
             NotHeld::Disk => RegistryError::DiskFailed,
         })
@@ -191,7 +201,8 @@ async fn keep(
     repository: RepositoryName,
     arrived: Arrived,
 ) -> Result<Result<(), NotPut<AccessRefusal>>, StoreError> {
-    let Arrived { body, media_type, digest, info, tags } = arrived;
+    let Arrived { body, read: ReadManifest { manifest, info }, tags, expected } = arrived;
+    let digest = manifest.digest;
     let bytes = body.bytes();
     let _turn = registry.turn(&repository).await;
     if let Some(refusal) = registry.overdrawn(&repository, &digest, bytes.len() as u64, None).await? {
@@ -200,11 +211,10 @@ async fn keep(
     let (repositories, access) = (&registry.store.repositories, registry.access());
     let hold = repositories.hold(&digest).await?;
     repositories.put(&digest, bytes.clone()).await?;
-    let manifest = PushedManifest::of(digest, &media_type, &info, bytes, principal.pushes_as());
     let needed = info.children.iter().filter(|child| !child.is_foreign).map(|child| child.digest).collect();
     let named = repository.clone();
     let may_move = move |tag: &Tag, was| access.may_move(&principal, &named, tag, was);
-    let put = repositories.at(&repository).put_manifest(manifest, tags, needed, may_move).await;
+    let put = repositories.at(&repository).put_manifest_if(expected, manifest, tags, needed, may_move).await;
     drop(hold);
     put
 }

@@ -253,7 +253,7 @@ mod tests {
         std::fs::write(&file, format!("[registry]\n{lines}")).unwrap();
         let flags = Flags { config: Some(file), data_dir: Some(folder.path().to_owned()), listen: Vec::new() };
         let host = HostFacts { uid: 0, look: Box::new(|_| Found::Nothing) };
-        let config = load(&flags, &|_| None, &host).unwrap_or_else(|error| panic!("{error}")).config;
+        let config = load(&flags, &|_: &str| None, &host).unwrap_or_else(|error| panic!("{error}")).config;
         let limits = Limits {
             max_size_bytes: 1 << 40,
             min_free_bytes: 0,

@@ -20,8 +20,10 @@ const HASHED_HERE_MAX_BYTES: usize = 16 * 1024;
 
 /// The reason why a body was not taken to its end.
 pub(super) enum Interrupted {
-    /// The client left, or said nothing for too long.
-    Client,
+    /// The client left.
+    Left,
+    /// The client sent nothing for too long.
+    Stalled,
     /// A quota is used up.
     Quota(AccessRefusal),
     /// The store refused.
@@ -91,12 +93,12 @@ async fn next_piece(session: &Session, body: &mut Incoming, timeout: Duration) -
         let next = tokio::time::timeout(timeout, body.frame());
         let frame = tokio::select! {
             biased;
-            frame = next => frame.map_err(|_| Interrupted::Client)?,
-            () = session.is_wanted() => return Err(Interrupted::Client),
+            frame = next => frame.map_err(|_| Interrupted::Stalled)?,
+            () = session.is_wanted() => return Err(Interrupted::Left),
         };
         match frame {
             None => return Ok(None),
-            Some(Err(_)) => return Err(Interrupted::Client),
+            Some(Err(_)) => return Err(Interrupted::Left),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
                 _ => {}

@@ -17,6 +17,8 @@ use entrepot_store::{Repository, StoreError};
 pub enum RemovalTarget {
     /// A tag; its manifest stays.
     Tag(Tag),
+    /// A tag, if it points to this manifest; the manifest stays.
+    TagAt(Tag, Digest),
     /// A tag, with the manifests that nothing else leads to.
     Image(Tag),
     /// A manifest, with the tags that point to it.
@@ -53,6 +55,9 @@ impl LocalRegistry {
         let repository = self.store.repositories.at(repository);
         Ok(match target {
             RemovalTarget::Tag(tag) => repository.remove_tag(tag).await?.then(|| removed(vec![tag.clone()], vec![])),
+            RemovalTarget::TagAt(tag, digest) => {
+                repository.remove_tag_at(tag, digest).await?.then(|| removed(vec![tag.clone()], vec![]))
+            }
             RemovalTarget::Image(tag) => {
                 repository.remove_tagged(tag).await?.map(|manifests| removed(vec![tag.clone()], manifests))
             }
@@ -82,7 +87,7 @@ impl RemovalTarget {
     /// The event of the deletion.
     pub fn about(&self, event: Event) -> Event {
         match self {
-            Self::Tag(tag) | Self::Image(tag) => Event { tag: Some(tag.clone()), ..event },
+            Self::Tag(tag) | Self::TagAt(tag, _) | Self::Image(tag) => Event { tag: Some(tag.clone()), ..event },
             Self::Manifest(digest) => Event { digest: Some(*digest), ..event },
             Self::Everything => event,
         }
@@ -96,7 +101,9 @@ impl RemovalTarget {
         repository: &RepositoryName,
     ) -> Result<Option<AccessRefusal>, StoreError> {
         let would_go: Vec<Tag> = match self {
-            Self::Tag(tag) | Self::Image(tag) => store.tag(tag).await?.map(|_| tag.clone()).into_iter().collect(),
+            Self::Tag(tag) | Self::TagAt(tag, _) | Self::Image(tag) => {
+                store.tag(tag).await?.map(|_| tag.clone()).into_iter().collect()
+            }
             Self::Manifest(digest) => return kept_content(store, access, repository, digest).await,
             Self::Everything => store.tagged().await?.into_iter().map(|tagged| tagged.tag).collect(),
         };

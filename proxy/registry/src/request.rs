@@ -4,16 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use entrepot_core::conditional::{Conditions, Verdict};
+use entrepot_core::digest::{DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::name::RepositoryName;
-use http::header::{HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method};
+use http::header::{ETAG, USER_AGENT};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use url::form_urlencoded;
 
 use super::LocalRegistry;
 use super::access::Visitor;
+use super::error::RegistryError;
 use super::events::{Deed, Event, EventRequest};
+use super::own_url;
 use entrepot_cache::pull::RequestScope;
+use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::held_body::HeldBodies;
+use entrepot_net::http::reply::Reply;
+use entrepot_observe::trail::Decision;
 
 /// A request to our own registry, by a client whose login is checked.
 pub(super) struct LocalRequest {
@@ -30,6 +38,23 @@ pub(super) struct LocalRequest {
 }
 
 impl LocalRequest {
+    /// The answer that the request's conditions ask for, about content that is here. None if it is answered as if it had
+    /// none.
+    pub(super) fn conditional(&self, digest: &Digest) -> Result<Option<Reply>, RegistryError> {
+        let tag = digest.to_string();
+        match Conditions::of(&self.headers).judge(&self.method, Some(&tag)) {
+            Verdict::Proceed => Ok(None),
+            Verdict::Failed => Err(RegistryError::Precondition),
+            Verdict::NotModified => {
+                self.scope.trail.record(Decision::Given(*digest));
+                let (headers, body) = (HeaderMap::new(), ReplyBody::Full(Bytes::new()));
+                let reply = Reply { status: StatusCode::NOT_MODIFIED, headers, body, refused: None };
+                let reply = reply.with(ETAG, &format!("\"{tag}\""));
+                Ok(Some(reply.with(DOCKER_CONTENT_DIGEST, &tag)))
+            }
+        }
+    }
+
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
     }
@@ -53,10 +78,11 @@ impl LocalRequest {
     /// Tells of something that was done in a repository.
     pub(super) fn tell(&self, deed: Deed, repository: &RepositoryName, about: impl FnOnce(Event) -> Event) {
         let text = |name: HeaderName| self.header(&name).unwrap_or_default().to_owned();
+        let url = own_url::seen_by(&self.scope.snapshot.config.registry, &self.scope.connection, &self.headers);
         let request = EventRequest {
             client: self.scope.connection.client,
-            scheme: self.scope.connection.scheme,
-            host: text(HOST),
+            scheme: url.scheme,
+            host: url.host.authority(url.scheme.default_port()),
             method: self.method.clone(),
             user_agent: text(USER_AGENT),
         };

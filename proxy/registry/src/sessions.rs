@@ -22,7 +22,7 @@ use tokio::sync::{MutexGuard, watch};
 
 use super::access::Principal;
 use super::quota::{Arrived, Arriving};
-use entrepot_store::{FoundUpload, LivePush, Store, StoreError, UploadFile, UploadId};
+use entrepot_store::{FoundUpload, LivePush, Store, StoreError, UploadFile, UploadId, steady_now};
 
 /// A client that is silent for so long loses its place to a newer request of the same owner. A connection that died
 /// without a word holds the session no longer.
@@ -43,6 +43,7 @@ pub(super) struct Session {
     principal: Principal,
     /// None if a release before this was noted began it.
     client: Option<ClientKey>,
+    /// By a clock that does not step.
     last_use: Mutex<SystemTime>,
     /// Keeps what was pushed before it, and waits for a manifest with it, from collections.
     pub(super) push: LivePush,
@@ -160,7 +161,7 @@ impl Sessions {
             repository: repository.clone(),
             principal: principal.clone(),
             client: Some(ClientKey::of(client)),
-            last_use: Mutex::new(SystemTime::now()),
+            last_use: Mutex::new(steady_now()),
             push: self.store.repositories.pushing(repository, SystemTime::now()),
             waiting: watch::Sender::default(),
             arrived: self.arriving.count(repository, 0),
@@ -213,7 +214,7 @@ impl Sessions {
 
     /// Ends those that were not added to for so long, and sooner those that are empty.
     pub(super) async fn expire(&self, after: Duration, empty_after: Duration) -> usize {
-        let now = SystemTime::now();
+        let now = steady_now();
         let old: Vec<_> =
             self.table().values().filter(|session| session.is_old(now, after, empty_after)).cloned().collect();
         let mut expired = 0;
@@ -243,7 +244,8 @@ impl Session {
             repository,
             principal: note.user.map_or(Principal::Anonymous, |user| Principal::User(user.into())),
             client: note.client.map(ClientKey::of),
-            last_use: Mutex::new(upload.last_use),
+            // A file of a clock that was ahead must not live for ever.
+            last_use: Mutex::new(upload.last_use.min(steady_now())),
             state: tokio::sync::Mutex::new(State { length: upload.length, hasher: None, is_over: false }),
         })
     }
@@ -255,7 +257,7 @@ impl Session {
 
     /// Something was added.
     pub(super) fn touch(&self) {
-        *self.last_use.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+        *self.last_use.lock().unwrap_or_else(PoisonError::into_inner) = steady_now();
     }
 
     fn used_at(&self) -> SystemTime {

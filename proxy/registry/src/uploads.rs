@@ -225,7 +225,7 @@ impl LocalRequest {
         let mut gate = Gate { budget, arrived: &session.arrived };
         // Better before its bytes than among them: by its length alone the upload may pass a quota.
         match gate.announce(state.length.saturating_add(told.unwrap_or(0))).await {
-            Ok(()) | Err(Interrupted::Client) => {}
+            Ok(()) | Err(Interrupted::Left | Interrupted::Stalled) => {}
             Err(Interrupted::Quota(refusal)) => return Err(refusal.into()),
             Err(Interrupted::Store(error)) => return Err(error.into()),
         }
@@ -238,7 +238,8 @@ impl LocalRequest {
                 Err(wrong_size())
             }
             Ok(_) => Ok(fill),
-            Err(Interrupted::Client) => Err(RegistryError::broke_off(ErrorCode::BlobUploadInvalid)),
+            Err(Interrupted::Left) => Err(RegistryError::broke_off(ErrorCode::BlobUploadInvalid)),
+            Err(Interrupted::Stalled) => Err(RegistryError::stalled()),
             Err(Interrupted::Quota(refusal)) => {
                 mark.reset(state);
                 Err(refusal.into())

@@ -57,8 +57,8 @@ pub type OperationResult<T> = Result<T, OperationError>;
 
 /// The operations of the door.
 pub struct AdminBackend {
-    /// Whether requests can be served. The error is the reason why not.
-    pub ready: Operation<Result<(), String>>,
+    /// Whether requests can be served, and what is wrong meanwhile. The error is the reason why not.
+    pub ready: Operation<Result<Vec<String>, String>>,
     /// The numbers of the cache.
     pub stats: Operation<CacheStats>,
     /// Drops every blob that is neither pinned nor being read.

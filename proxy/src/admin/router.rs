@@ -125,9 +125,16 @@ async fn changes(Extension(entrance): Extension<Entrance>, request: Request, nex
 
 async fn ready(State(state): Shared) -> ApiResult<Response> {
     Ok(match run(state, |state| (state.backend.ready)()).await? {
-        Ok(()) => text(StatusCode::OK, "ok\n".to_owned()),
+        Ok(wrong) => text(StatusCode::OK, readiness(&wrong)),
         Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     })
+}
+
+/// "ok" in the first line, and each thing that is wrong in a line of its own. A probe that asks only for the status lets
+/// the server serve on.
+fn readiness(wrong: &[String]) -> String {
+    let degraded = wrong.iter().map(|what| format!("degraded: {what}\n"));
+    std::iter::once("ok\n".to_owned()).chain(degraded).collect()
 }
 
 async fn metrics(State(state): Shared) -> ApiResult<impl IntoResponse> {

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use super::build::Server;
+use super::file_limit;
 use super::listening::Doors;
 use crate::doors::transparent::TransparentDoor;
 use crate::doors::{proxy, registry};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::{self, Bounds, ConnectionSlot};
+use entrepot_net::listener;
+use entrepot_net::places::{Bounds, ConnectionSlot};
 use entrepot_net::workers::Workers;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
@@ -27,7 +29,7 @@ struct Common<'a> {
 /// Accepts until the drain begins.
 pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<Workers>, watch: Watch) {
     let wanted = &server.startup.proxy;
-    let bounds = Bounds::new(wanted.max_connections, wanted.max_connections_per_client);
+    let bounds = Bounds::new(file_limit::connections(wanted.max_connections), wanted.max_connections_per_client);
     let common = Common { bounds, metrics: &server.pull.metrics, workers, watch };
     let state = &server.reloader.state;
     let ports = doors.transparent.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
@@ -44,10 +46,16 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
             door.clone().serve(stream, peer, place, drain)
         });
     }
-    for listener in doors.registry {
+    for listener in doors.registry.http {
         let state = state.clone();
         common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
             registry::serve(state.clone(), stream, peer, place, drain)
+        });
+    }
+    for listener in doors.registry.https {
+        let state = state.clone();
+        common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
+            registry::serve_sealed(state.clone(), stream, peer, place, drain)
         });
     }
     for listener in doors.mirror {

@@ -103,13 +103,13 @@ async fn clear(store: Arc<Store>, inflight: Arc<InflightFetches>) -> OperationRe
     Ok(Freed { freed_blobs: cleared.blobs, freed_bytes: cleared.bytes })
 }
 
-fn ready(store: &Store, draining: &AtomicBool) -> Result<(), String> {
+fn ready(store: &Store, draining: &AtomicBool) -> Result<Vec<String>, String> {
     if draining.load(Ordering::Relaxed) {
         return Err("stopping: running answers are finished, no more are taken".to_owned());
     }
-    // A server that rebuilds its index is ready, because it serves meanwhile.
-    let _ = store.usage();
-    Ok(())
+    // A server that rebuilds its index or whose disk refuses is ready, because it serves meanwhile.
+    let rebuilding = store.usage().rebuilding.then(|| "the index is compared with the files".to_owned());
+    Ok(store.troubles().iter().map(ToString::to_string).chain(rebuilding).collect())
 }
 
 fn stats(pull: &Pull, reloader: &Reloader) -> CacheStats {

@@ -15,6 +15,7 @@ use super::greeting::greeting;
 use super::listening::Addresses;
 use super::reload::{Reloader, registry_address, show_sealing, snapshot};
 use super::start_error::StartError;
+use super::unkept::{Unkept, itself};
 use crate::cli::output;
 use crate::doors::state::AppState;
 use entrepot_cache::pull::{ConfigSnapshot, Pull};
@@ -23,6 +24,7 @@ use entrepot_config::{Flags, Loaded};
 use entrepot_net::http::held_body::HeldBodies;
 use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
+use entrepot_net::tls::error::CaError;
 use entrepot_net::tls::leaf::LeafStore;
 use entrepot_net::workers::Workers;
 use entrepot_observe::access_log::AccessLog;
@@ -62,10 +64,11 @@ pub(super) struct Server {
 
 impl Foundation {
     /// Opens the CA, the store and the access log.
-    pub(super) fn open(config: &Config) -> Result<Self, StartError> {
+    pub(super) fn open(config: &Config, unkept: &mut Unkept) -> Result<Self, StartError> {
         let Config { startup, live, .. } = config;
         let path = startup.data_dir.clone();
-        std::fs::create_dir_all(&path).map_err(|source| StartError::DataDir { path, source })?;
+        let made = unkept.without("data_dir", std::fs::create_dir_all(&path), itself);
+        made.map_err(|source| StartError::DataDir { path, source })?;
         let authority = Arc::new(Authority::open_or_create(&startup.ca)?);
         let disk = DiskSettings::from(&startup.data_plane);
         let store = Store::open_with(&startup.data_dir, Limits::from(live), disk)?;
@@ -85,6 +88,7 @@ impl Server {
         (flags, events): (Flags, EventsHandle),
         foundation: Foundation,
         bound: &Addresses,
+        mut unkept: Unkept,
     ) -> Result<Self, StartError> {
         let Loaded { config: Config { startup, live, .. }, effective, .. } = loaded;
         let Foundation { authority, store, access_log, metrics } = foundation;
@@ -95,14 +99,18 @@ impl Server {
             authorities: authority.certificates(),
         };
         let memory = Arc::new(UpstreamMemory::new(metrics.clone(), via(&instance)));
-        let own_key = OwnKey::open_or_create(&startup.data_dir)?;
+        let kept = unkept.without("the key of the own name", OwnKey::open_or_create(&startup.data_dir), unwritable);
+        let own_key = kept?.map_or_else(OwnKey::generate, Ok)?;
         let pin = own_key.pin();
         let leaves = Arc::new(LeafStore::new(authority.clone(), own_key, startup.ca.leaf_lifetime, SystemTime::now)?);
         let identity = Arc::new(Identity::default());
         identity.refresh(&startup.mdns.interfaces);
         let facts = facts(bound, &startup.registry, (&authority, pin));
-        let access = AccessControl::open(live.registry.rights.clone(), &startup.data_dir)
-            .map_err(|source| StartError::TokenKey { path: startup.data_dir.clone(), source })?;
+        let token_key = |source| StartError::TokenKey { path: startup.data_dir.clone(), source };
+        let rights = || live.registry.rights.clone();
+        let opened = AccessControl::open(rights(), &startup.data_dir);
+        let opened = unkept.without("the key of the registry's tokens", opened, itself).map_err(token_key)?;
+        let access = opened.map_or_else(|| AccessControl::with_passing_key(rights()), Ok).map_err(token_key)?;
         let greeting = greeting((&startup, &live), &facts, bound, &access, &identity.addresses());
 
         let pull = Pull::new(store.clone(), metrics.clone(), HeldBodies::new(startup.data_dir.clone()));
@@ -119,6 +127,9 @@ impl Server {
         let reloader = Reloader { flags, state, store, events, ourselves, memory, registry_port, effective };
 
         output::say(greeting);
+        if let Some(line) = unkept.line(&startup.data_dir, &reloader.store.troubles()) {
+            tracing::warn!("{line}");
+        }
         // Every listener is bound here, so a client that discovers this server finds its doors open.
         let announcer = announce(&startup.mdns, facts, &bound.proxy, identity.clone());
         let (reloader, stopping) = (Arc::new(reloader), Arc::default());
@@ -144,6 +155,13 @@ impl Server {
                 worker_major_faults: workers.major_faults(),
             }
         });
+    }
+}
+
+fn unwritable(error: &CaError) -> Option<&io::Error> {
+    match error {
+        CaError::Unwritable { source, .. } => Some(source),
+        _ => None,
     }
 }
 

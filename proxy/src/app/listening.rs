@@ -7,9 +7,10 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::start_error::StartError;
+use super::unkept::Unkept;
 use entrepot_config::Effective;
 use entrepot_config::ready::{Listen, Startup};
-use entrepot_net::admin_socket::AdminSocket;
+use entrepot_net::admin_socket::{AdminSocket, SocketError};
 use entrepot_net::service_manager::listeners::Listeners;
 
 /// Every listening socket.
@@ -22,16 +23,23 @@ pub(super) struct Listening {
 pub(super) struct Doors {
     pub(super) proxy: Vec<TcpListener>,
     pub(super) transparent: Vec<TcpListener>,
-    pub(super) registry: Vec<TcpListener>,
+    pub(super) registry: RegistrySockets,
     /// For Docker's `registry-mirrors`.
     pub(super) mirror: Vec<TcpListener>,
+}
+
+/// The sockets of our own registry.
+pub(super) struct RegistrySockets {
+    pub(super) http: Vec<TcpListener>,
+    pub(super) https: Vec<TcpListener>,
 }
 
 /// The sockets for administrators.
 pub(super) struct AdminListening {
     /// None if TCP is switched off.
     pub(super) tcp: Option<TcpListener>,
-    pub(super) socket: AdminSocket,
+    /// None if the file system takes no writes.
+    pub(super) socket: Option<AdminSocket>,
 }
 
 /// The addresses that the sockets for clients are bound to.
@@ -43,8 +51,13 @@ pub(super) struct Addresses {
 }
 
 impl Listening {
-    /// Binds the configured addresses. Default addresses that stay shut leave `startup`, and `effective` shows it. Call it within a tokio runtime.
-    pub(super) fn bind(startup: &mut Startup, effective: &mut Effective) -> Result<Self, StartError> {
+    /// Binds the configured addresses. Default addresses that stay shut leave `startup`, and `effective` shows it. Call
+    /// it within a tokio runtime.
+    pub(super) fn bind(
+        startup: &mut Startup,
+        effective: &mut Effective,
+        unkept: &mut Unkept,
+    ) -> Result<Self, StartError> {
         let defaults = [&startup.transparent, &startup.admin.listen, &startup.registry.http, &startup.registry.https];
         let configured = startup.proxy.listen.iter().chain(&startup.registry.mirror);
         let configured = configured.chain(defaults.into_iter().flat_map(|door| &door.addresses));
@@ -57,16 +70,21 @@ impl Listening {
         let transparent = open(&TRANSPARENT, &mut startup.transparent)?;
         transparent.iter().for_each(accept_for_others);
         let tcp = open(&ADMIN, &mut startup.admin.listen)?.pop();
-        let mut registry = open(&REGISTRY_HTTP, &mut startup.registry.http)?;
-        registry.extend(open(&REGISTRY_HTTPS, &mut startup.registry.https)?);
-        let socket = AdminSocket::bind(&startup.admin.socket)?;
+        let registry = RegistrySockets {
+            http: open(&REGISTRY_HTTP, &mut startup.registry.http)?,
+            https: open(&REGISTRY_HTTPS, &mut startup.registry.https)?,
+        };
+        let socket = unkept.without("the admin socket", AdminSocket::bind(&startup.admin.socket), unbound)?;
         Ok(Self { doors: Doors { proxy, transparent, registry, mirror }, admin: AdminListening { tcp, socket } })
     }
 
     pub(super) fn addresses(&self) -> Addresses {
-        let of = |listeners: &[TcpListener]| listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let of = |listeners: &[TcpListener]| -> Vec<SocketAddr> {
+            listeners.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        };
         let Doors { proxy, transparent, registry, mirror } = &self.doors;
-        Addresses { proxy: of(proxy), transparent: of(transparent), registry: of(registry), mirror: of(mirror) }
+        let registry = [of(&registry.http), of(&registry.https)].concat();
+        Addresses { proxy: of(proxy), transparent: of(transparent), registry, mirror: of(mirror) }
     }
 }
 
@@ -74,6 +92,13 @@ impl Addresses {
     /// The addresses of all doors.
     pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
         [&self.proxy, &self.registry, &self.mirror, &self.transparent].into_iter().flatten().copied()
+    }
+}
+
+fn unbound(error: &SocketError) -> Option<&io::Error> {
+    match error {
+        SocketError::Io { source, .. } => Some(source),
+        SocketError::InUse(_) | SocketError::NotASocket(_) => None,
     }
 }
 

@@ -10,6 +10,7 @@ mod accepting;
 mod backend;
 mod build;
 mod discovery;
+mod file_limit;
 mod greeting;
 mod listening;
 mod registry_backend;
@@ -17,6 +18,7 @@ mod reload;
 pub mod serve;
 mod signals;
 mod start_error;
+mod unkept;
 mod upkeep;
 
 pub use start_error::StartError;

@@ -95,7 +95,7 @@ impl Reloader {
 
     /// Returns the values that are in force afterwards.
     fn put_in_force(&self, loaded: Loaded, before: &Effective) -> Result<Effective, String> {
-        let Loaded { config, effective, notices } = loaded;
+        let Loaded { config, effective, notices, .. } = loaded;
         self.events.set_level(&config.live.logging.level).map_err(|error| error.to_string())?;
         for notice in &notices {
             tracing::info!("{notice}");

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::accepting::accept_on_every_door;
 use super::backend::backend;
 use super::build::{Foundation, Server};
+use super::file_limit;
 use super::listening::{AdminListening, Listening};
 use super::signals::Signals;
 use super::start_error::StartError;
+use super::unkept::Unkept;
 use super::upkeep;
 use crate::admin::{AdminState, TcpRights, server as admin};
 use entrepot_config::ready::AdminDoor;
@@ -40,7 +41,10 @@ pub fn run(mut loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     for notice in &loaded.notices {
         tracing::info!("{notice}");
     }
-    raise_file_limit();
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    file_limit::raise();
     let threads = |source| StartError::System { what: "threads", source };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(threads)?;
     let capabilities = Capabilities::detect(&loaded.config.startup.data_plane, loaded.config.live.data_plane.ktls);
@@ -48,11 +52,12 @@ pub fn run(mut loaded: Loaded, flags: Flags) -> Result<(), StartError> {
     let workers = Arc::new(workers);
     tracing::info!("data plane: {capabilities}");
 
-    let foundation = Foundation::open(&loaded.config)?;
+    let mut unkept = Unkept::default();
+    let foundation = Foundation::open(&loaded.config, &mut unkept)?;
     foundation.metrics.show_data_plane("cold_reads", capabilities.cold_reads.word());
     let inside = runtime.enter();
-    let listening = Listening::bind(&mut loaded.config.startup, &mut loaded.effective)?;
-    let server = Server::build(loaded, (flags, events), foundation, &listening.addresses())?;
+    let listening = Listening::bind(&mut loaded.config.startup, &mut loaded.effective, &mut unkept)?;
+    let server = Server::build(loaded, (flags, events), foundation, &listening.addresses(), unkept)?;
     drop(inside);
     server.answer_scrapes(&workers);
 
@@ -111,7 +116,9 @@ fn open_admin_door(server: &Server, listening: AdminListening, watch: &Watch) {
         let rights = TcpRights { token: token.clone(), loopback_changes: *loopback_changes };
         tokio::spawn(admin::serve_tcp(listener, state.clone(), rights, ended(watch.clone())));
     }
-    tokio::spawn(admin::serve_unix(listening.socket, state, ended(watch.clone())));
+    if let Some(socket) = listening.socket {
+        tokio::spawn(admin::serve_unix(socket, state, ended(watch.clone())));
+    }
 }
 
 /// Accepts no more connections, and waits for the running answers for at most the configured time.
@@ -141,14 +148,4 @@ async fn all_answer(workers: Arc<Workers>) -> bool {
 
 async fn ended(mut watch: Watch) {
     watch.draining().await;
-}
-
-/// Each pull takes several file descriptors, and the usual soft limit is 1024.
-fn raise_file_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!("the limit of open files stays at {soft}: {error}");
-    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use entrepot_core::disk_refusal::DiskRefusal;
 use entrepot_core::exit;
 use entrepot_net::admin_socket::SocketError;
 use entrepot_net::tls::error::CaError;
@@ -38,7 +39,7 @@ pub enum StartError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// The data directory cannot be created.
-    #[error("cannot create {path}: {source}; choose another place with --data-dir", path = path.display())]
+    #[error("cannot create {path}: {source}; choose another place (data_dir, --data-dir)", path = path.display())]
     DataDir { path: PathBuf, source: io::Error },
     /// The key of the registry's tokens cannot be read or created.
     #[error("cannot read or make the key of the registry's tokens in {path}: {source}", path = path.display())]
@@ -60,6 +61,7 @@ impl StartError {
     /// The exit code, from sysexits.
     pub fn exit_code(&self) -> u8 {
         let io = match self {
+            Self::Ca(CaError::Unwritable { source, .. }) if DiskRefusal::of(source).is_some() => return exit::IO,
             Self::Events(_) | Self::Ca(_) => return exit::CONFIGURATION,
             Self::Store(StoreError::Locked { .. }) => return exit::UNAVAILABLE,
             Self::Store(StoreError::NewerFormat { .. }) => return exit::CONFIGURATION,

@@ -2,7 +2,7 @@
 //! collects in the registry, and compares what is stored with its digests.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -35,7 +35,7 @@ pub(super) async fn housekeeping(reloader: Arc<Reloader>, identity: Arc<Identity
         let settings = &snapshot.config.registry;
         let (after, empty_after) = (settings.upload_expiry, settings.empty_upload_expiry);
         let expired = reloader.state.registry.local.expire_uploads(after, empty_after).await;
-        let dropped = reloader.store.expire_unused(SystemTime::now()).await;
+        let dropped = reloader.store.expire_unused(entrepot_store::judging_now()).await;
         if dropped > 0 {
             tracing::info!("dropped {dropped} unused entries");
         }

@@ -70,8 +70,8 @@ fn report(
 ) -> u8 {
     let written = match &loaded {
         Ok(loaded) => {
-            let mut notices = loaded.notices.clone();
-            notices.extend(notice(running));
+            let notices: Vec<_> =
+                loaded.warnings.iter().chain(&loaded.notices).cloned().chain(notice(running)).collect();
             match as_json {
                 true => writeln!(stdout, "{:#}", as_rows(loaded, running, &notices)),
                 false => notices

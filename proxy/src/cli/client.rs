@@ -191,8 +191,7 @@ fn undo_all(only: Option<Runtime>, host: &Host, interrupts: &Interrupts, out: &m
         problems += undo(host, &journal, &journals, &mut AtWork { interrupts: None, out })?;
         undone = true;
     }
-    // A signal that comes now ends nothing early.
-    let _ = interrupts.end();
+    interrupts.end();
     if !undone {
         out.line("nothing is set up");
     }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use entrepot_core::error::ErrorCode;
 use entrepot_core::host::RegistryHost;
+use entrepot_core::origin::Scheme;
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
 use http::header::HOST;
@@ -69,7 +71,12 @@ pub(super) async fn answer(state: &AppState, request: Request<Incoming>, scope: 
             Ok(reply) => reply,
             Err(refusal) => refusal.into_reply(),
         },
-        Destination::Own => to_own_registry(state, request, &scope).await,
+        Destination::OwnByTls
+            if scope.connection.scheme == Scheme::Http && !scope.snapshot.config.registry.plain_on_https =>
+        {
+            plain_http(&request)
+        }
+        Destination::Own | Destination::OwnByTls => to_own_registry(state, request, &scope).await,
         Destination::DockerHubMirror => to_docker_hub(state, request, &scope).await,
         Destination::Named => local_page(state, &request, &scope, PROXY_HERE),
     }
@@ -85,7 +92,7 @@ async fn to_registry(
     let door = if target.listed { Interception::Intercepted } else { Interception::PassedOn };
     scope.trail.record(Decision::Door(door));
     let (head, body) = request.into_parts();
-    let route = match Route::parse(&head.method, head.uri.path(), head.uri.query()) {
+    let route = match Route::parse_upstream(&head.method, head.uri.path(), head.uri.query()) {
         Ok(route) => route,
         Err(error) => return Ok(Reply::error(error.code, "").because(Refused::Grammar)),
     };
@@ -177,9 +184,20 @@ async fn to_docker_hub(state: &AppState, request: Request<Incoming>, scope: &Req
     }
 }
 
+const PLAIN_HTTP: &str = "plain HTTP was sent to an HTTPS port: use https:// with this port, or the registry's port for \
+                          plain HTTP (registry.http); registry.plain_on_https = true lets this port answer both";
 const MIRROR_HERE: &str = "This is a mirror of Docker Hub: name it in Docker's registry-mirrors.\n";
 const PROXY_HERE: &str = "This is a proxy: name it as HTTPS_PROXY. Its own pages are /, /ca.crt and below /setup/.\n";
 const REGISTRY_HERE: &str = "This is a registry: docker push and pull it by this name. Its protocol is below /v2/.\n";
+
+/// The answer to plain HTTP at an address for TLS, in the form that the client reads.
+fn plain_http(request: &Request<Incoming>) -> Reply {
+    let reply = match is_oci(request.uri().path()) {
+        true => Reply::error(ErrorCode::BadRequest, PLAIN_HTTP),
+        false => Reply::full(StatusCode::BAD_REQUEST, "text/plain", format!("{PLAIN_HTTP}\n")),
+    };
+    reply.because(Refused::PlainHttp)
+}
 
 /// A page of this proxy, or what is here instead.
 fn local_page(state: &AppState, request: &Request<Incoming>, scope: &RequestScope, here: &'static str) -> Reply {

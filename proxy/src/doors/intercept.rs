@@ -33,7 +33,7 @@ pub async fn intercept(state: &Arc<AppState>, connection: ConnectionContext, cli
 async fn certificate(state: &AppState, destination: &Destination) -> Option<(Arc<ServerConfig>, String)> {
     let (config, name) = match destination {
         Destination::Registry(target) => (state.leaves.server_config(&target.host).await, target.host.to_string()),
-        Destination::Own | Destination::DockerHubMirror => {
+        Destination::Own | Destination::OwnByTls | Destination::DockerHubMirror => {
             let name = state.snapshot().config.registry.hostname.to_string();
             (state.leaves.own_config(state.registry.local.names()).await, name)
         }

@@ -30,7 +30,7 @@ use entrepot_net::http::body::ReplyBody;
 use entrepot_net::http::guard::GuardHandle;
 use entrepot_net::http::reply::Reply;
 use entrepot_net::http::serve::{Deadlines, behind_connect};
-use entrepot_net::listener::{ConnectionSlot, Standing};
+use entrepot_net::places::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe as observe;
@@ -186,17 +186,20 @@ impl Proxied {
     fn enter(&self, guard: &GuardHandle, request: Request<Incoming>, destination: Destination) {
         let proxied = self.clone();
         guard.open_tunnel();
-        tokio::spawn(async move {
+        let standing = self.connection.standing.clone();
+        tokio::spawn(standing.serve(async move {
             if let Some(client) = behind_connect(request).await {
                 let connection = proxied.connection.leading_to(destination, Scheme::Https);
                 intercept(&proxied.state, connection, client, proxied.drain.clone()).await;
             }
             drop(proxied);
-        });
+        }));
     }
 
     /// Bytes both ways, sealed. The door's place is kept until the end.
     async fn tunnel(self, host: RegistryHost, request: Request<Incoming>, upstream: TcpStream, idle: Duration) {
+        // A tunnel that rests looks like any other.
+        let _busy = self.connection.standing.busy();
         let Some(client) = behind_connect(request).await else { return };
         let who = (&host, self.connection.client);
         carry(&self.state, (client, upstream), idle, self.drain.clone(), who).await;

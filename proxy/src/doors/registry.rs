@@ -1,5 +1,5 @@
 //! The door of our own registry, and beside it the listener for Docker's `registry-mirrors`: plain HTTP and TLS, told
-//! apart by the first byte, on each of their ports.
+//! apart by the first byte. The addresses for TLS answer plain HTTP only where the configuration asks for it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::doors::state::AppState;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::ConnectionSlot;
+use entrepot_net::places::ConnectionSlot;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 
@@ -23,6 +23,17 @@ pub async fn serve(
     drain: Watch,
 ) {
     lead(state, stream, peer, (place, Door::Registry, Destination::Own), drain).await;
+}
+
+/// Serves one connection to our own registry at an address for TLS.
+pub async fn serve_sealed(
+    state: Arc<AppState>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: (ConnectionSlot, Connected),
+    drain: Watch,
+) {
+    lead(state, stream, peer, (place, Door::Registry, Destination::OwnByTls), drain).await;
 }
 
 /// Serves one connection of a client that means Docker Hub.

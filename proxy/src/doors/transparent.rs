@@ -28,7 +28,7 @@ use entrepot_config::ready::LiveConfig;
 use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::Watch;
-use entrepot_net::listener::{ConnectionSlot, Standing};
+use entrepot_net::places::{ConnectionSlot, Standing};
 use entrepot_net::stream::client_socket::ClientSocket;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::{ConnectionRefusal, Door, Rejection};
@@ -133,7 +133,8 @@ impl TransparentDoor {
             }
             RouteDecision::Own => self.lead_to(Destination::Own, introduced, drain).await,
             RouteDecision::Tunnel(target) => {
-                introduced.standing.spoke();
+                // A tunnel that rests looks like any other.
+                let _busy = introduced.standing.busy();
                 self.tunnel(introduced, target, drain).await;
             }
             RouteDecision::Health => {

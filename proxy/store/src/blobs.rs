@@ -206,13 +206,18 @@ impl Blobs {
         Some(blob)
     }
 
+    /// Runs a step that opens a file. Blobs that nobody reads are closed for it if no file descriptor is left.
+    pub(crate) fn with_files<T>(&self, open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.open.with_files(open)
+    }
+
     /// [`Self::get`] on this thread.
     pub(crate) fn get_blocking(&self, digest: &Digest) -> Result<Option<Arc<Blob>>, StoreError> {
         if let Some(blob) = self.get_open(digest) {
             return Ok(Some(blob));
         }
         let path = self.paths.blob(digest);
-        let opened = disk::open(&path).inspect_err(|_| count(&self.counters.read_errors))?;
+        let opened = self.with_files(|| disk::open(&path)).inspect_err(|_| count(&self.counters.read_errors))?;
         let Some(file) = opened else {
             return Ok(None);
         };

@@ -4,7 +4,7 @@
 //! ```text
 //! mod     DiskThreads: the queues, which thread a digest has, deadlines      buffers  pieces between upstream and disk
 //! thread  one thread: the ring's runtime, or a small blocking pool           calls    the calls, made either way
-//! ring    the io_uring, by tokio-uring; no other module uses it
+//! ring    the io_uring, by tokio-uring; no other module uses it                overdue  remembers a disk that hangs
 //! ```
 //!
 //! A job is an async closure that gets [`Calls`] and runs on one thread to its end, whether or not its caller still
@@ -23,10 +23,11 @@
 //!
 //! Bounds: a limited number of jobs waits for a thread, and a limited number runs on its ring. A caller beyond that
 //! waits as well, but never longer than the deadline. A disk that hangs costs only the jobs that are at it, which stay
-//! with the kernel until it answers.
+//! with the kernel until it answers; meanwhile nobody else waits ([`overdue`]).
 
 pub(super) mod buffers;
 pub(super) mod calls;
+mod overdue;
 mod ring;
 mod thread;
 
@@ -49,6 +50,7 @@ use crate::space::Reservation;
 use calls::Calls;
 use entrepot_config::ready;
 use entrepot_observe::labels::DiskLadder;
+use overdue::Overdue;
 
 /// The most jobs that wait for one thread. A caller with one more waits for a place.
 const QUEUED_MAX: usize = 256;
@@ -89,6 +91,7 @@ impl From<&ready::DataPlane> for DiskSettings {
 pub(super) struct DiskThreads {
     settings: DiskSettings,
     running: OnceLock<Running>,
+    overdue: Overdue,
 }
 
 struct Running {
@@ -110,7 +113,7 @@ impl Lane {
 
 impl DiskThreads {
     pub(super) fn new(settings: DiskSettings) -> Self {
-        Self { settings, running: OnceLock::new() }
+        Self { settings, running: OnceLock::new(), overdue: Overdue::default() }
     }
 
     /// Starts the threads if they do not run yet, and says how they make their calls.
@@ -120,6 +123,11 @@ impl DiskThreads {
 
     pub(super) fn timeout(&self) -> Duration {
         self.settings.timeout
+    }
+
+    /// Whether the disk has not answered in time, and still does not.
+    pub(super) fn hangs(&self) -> bool {
+        self.overdue.count() > 0
     }
 
     /// Has a lane's thread run a job, and waits for its result, however long that takes.
@@ -142,7 +150,8 @@ impl DiskThreads {
         answered.await.map_err(|_| StoreError::DiskThreadGone)
     }
 
-    /// [`Self::run`] within the deadline. The job goes on after the deadline, but its caller no longer waits.
+    /// [`Self::run`] within the deadline. The job goes on after the deadline, but its caller no longer waits. If another
+    /// job is overdue already, nothing is run.
     pub(super) async fn run_in_time<T, F>(
         &self,
         lane: Lane,
@@ -152,14 +161,32 @@ impl DiskThreads {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        self.in_time(self.run(lane, job)).await?
+        if self.hangs() {
+            return Err(self.stalled());
+        }
+        let watched = self.overdue.watch();
+        let held = watched.clone();
+        let job = async move |calls| {
+            let done = job(calls).await;
+            drop(held);
+            done
+        };
+        match self.in_time(self.run(lane, job)).await {
+            Ok(done) => done,
+            Err(error) => {
+                watched.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    fn stalled(&self) -> StoreError {
+        StoreError::Stalled { seconds: self.settings.timeout.as_secs_f32() }
     }
 
     /// Waits for work that needs the disk, no longer than the deadline.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
-        let timeout = self.settings.timeout;
-        let stalled = |_| StoreError::Stalled { seconds: timeout.as_secs_f32() };
-        tokio::time::timeout(timeout, work).await.map_err(stalled)
+        tokio::time::timeout(self.settings.timeout, work).await.map_err(|_| self.stalled())
     }
 
     /// Removes the file of a partial blob that was given up, and gives its room back. The caller does not wait for

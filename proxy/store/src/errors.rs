@@ -1,6 +1,6 @@
-//! The errors of the store, sorted by what the caller does next: pass the body through uncached (`NoSpace`, `ReadOnly`,
-//! `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's fault unless it says so, and
-//! none may fail a pull (invariant 7 of ARCHITECTURE.md).
+//! The errors of the store, sorted by what the caller does next: pass the body through uncached (`NoSpace`,
+//! `LargerThanCache`, `ReadOnly`, `Io`), or tell the client (`WrongDigest`, `WrongSize`). None of them is the client's
+//! fault unless it says so, and none may fail a pull (invariant 7 of ARCHITECTURE.md).
 
 use entrepot_observe::labels::Bypass;
 use std::io;
@@ -18,6 +18,12 @@ pub enum StoreError {
          cache.min_free or free disk space"
     )]
     NoSpace { needed_bytes: u64 },
+    /// The content is larger than the cache may be.
+    #[error(
+        "{needed_bytes} bytes are more than the whole cache may hold ({max_size_bytes} bytes); raise cache.max_size to \
+         keep such content"
+    )]
+    LargerThanCache { needed_bytes: u64, max_size_bytes: u64 },
     /// The file system or its permissions refuse writes.
     #[error(
         "cannot {doing} {path}: the file system refuses writes ({source}); remount it or correct the owner of data_dir"
@@ -90,6 +96,7 @@ impl StoreError {
     pub fn bypass(&self) -> Bypass {
         match self {
             StoreError::NoSpace { .. } => Bypass::DiskFull,
+            StoreError::LargerThanCache { .. } => Bypass::TooLarge,
             _ => Bypass::IoError,
         }
     }
@@ -110,6 +117,15 @@ impl StoreError {
             Self::NoSpace { .. } => Self::NoSpace { needed_bytes: bytes },
             other => other,
         }
+    }
+
+    /// Whether this process, or the machine, has no file descriptor left.
+    pub(super) fn is_out_of_files(&self) -> bool {
+        let code = match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        matches!(code.map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
     }
 
     /// Whether making room could help.

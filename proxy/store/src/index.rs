@@ -65,6 +65,8 @@ pub(super) struct Shared {
     queue: Queue,
     /// None while the index cannot be opened. Only the writer takes the write lock, to replace the database.
     database: RwLock<Option<Database>>,
+    /// Why the index could not be opened. None while it is open.
+    refused: Mutex<Option<String>>,
     rebuild: Mutex<Rebuild>,
     rebuild_ended: Condvar,
 }
@@ -85,7 +87,7 @@ impl Index {
         counters: Arc<Counters>,
         memory: Arc<Memory>,
     ) -> Result<Self, StoreError> {
-        let opened = opening::open(&paths)?;
+        let tried = opening::open(&paths)?;
         let shared = Arc::new(Shared {
             paths,
             space,
@@ -93,10 +95,11 @@ impl Index {
             memory,
             queue: Queue::default(),
             database: RwLock::new(None),
+            refused: Mutex::default(),
             rebuild: Mutex::default(),
             rebuild_ended: Condvar::new(),
         });
-        let writer = Writer::new(shared.clone(), opened);
+        let writer = Writer::new(shared.clone(), tried);
         let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || writer.run());
         let thread =
             thread.map_err(|error| StoreError::from_io("start the thread of", &shared.paths.index(), error))?;
@@ -150,6 +153,11 @@ impl Index {
         is_durable
     }
 
+    /// Why the index could not be opened. None while it is open.
+    pub(super) fn refused(&self) -> Option<String> {
+        lock(&self.shared.refused).clone()
+    }
+
     /// Whether the index is being compared with the files.
     pub(super) fn is_rebuilding(&self) -> bool {
         lock(&self.shared.rebuild).running
@@ -173,6 +181,10 @@ impl Drop for Index {
 }
 
 impl Shared {
+    pub(super) fn set_refused(&self, why: Option<String>) {
+        *lock(&self.refused) = why;
+    }
+
     pub(super) fn read<T>(&self, query: impl FnOnce(&ReadTransaction) -> Result<T, Error>) -> Option<T> {
         match self.with_database(|database| query(&database.begin_read()?))? {
             Ok(answer) => Some(answer),

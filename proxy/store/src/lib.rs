@@ -7,7 +7,7 @@
 //!   names          links, tags and artefacts of other registries           memory, index/, entries, place
 //!   repositories   pushed content                                          pins, small_files
 //!   uploads        the partial files of pushes                             upload_id
-//! room    making room                                        space    the ledger of bytes
+//! room    making room                                        space    the ledger of bytes      troubles  of the disk
 //! scrub   finds content that rotted
 //! paths   where things lie (the only builder of paths)       disk     the calls that change content on disk
 //! ```
@@ -45,6 +45,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod times;
+mod troubles;
 mod upload_id;
 mod uploads;
 
@@ -72,11 +73,13 @@ pub use paused::PausedPart;
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{
-    Collected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories, Repository,
-    Step, Sweep, Tagged, Untagged,
+    Collected, Expected, LivePush, NotPut, PushedBy, PushedManifest, ReferrersAsked, ReferrersPage, Repositories,
+    Repository, Step, Sweep, Tagged, Untagged,
 };
 pub use scrub::{Scrub, Scrubbed};
 pub use space::Limits;
+pub use times::{judging_now, steady_now};
+pub use troubles::Trouble;
 pub use upload_id::UploadId;
 pub use uploads::{FoundUpload, UploadFile, Uploads};
 
@@ -149,10 +152,15 @@ impl Store {
     /// [`Store::open`] with settings for the disk. The disk threads start with the first write, or by
     /// [`Store::start_disk_threads`].
     pub fn open_with(data_dir: &Path, limits: Limits, disk: DiskSettings) -> Result<Arc<Self>, StoreError> {
+        times::start();
         let paths = Paths::new(data_dir);
         let blobs = ALGORITHMS.map(|algorithm| paths.algorithm(algorithm));
         for folder in [paths.fills(), paths.uploads(), paths.pushed()].iter().chain(&blobs) {
-            small_files::make_folder(folder)?;
+            match small_files::make_folder(folder) {
+                // The first content that is stored makes the folder.
+                Err(error) if troubles::is_passing(&error) => {}
+                made => made?,
+            }
         }
         let (space, counters) = (Space::new(limits), Arc::<Counters>::default());
         let memory = Arc::<Memory>::default();
@@ -198,6 +206,14 @@ impl Store {
     /// Starts the disk threads if they do not run yet, and says how they make their calls.
     pub fn start_disk_threads(&self) -> DiskLadder {
         self.partial_blobs.disk.start()
+    }
+
+    /// What is wrong with the disk at the moment. Empty if nothing is.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let hangs = self.partial_blobs.disk.hangs().then_some(Trouble::DiskHangs);
+        let refuses = self.partial_blobs.refusals.last().map(Trouble::DiskRefuses);
+        let closed = self.index.refused().map(Trouble::IndexClosed);
+        hangs.into_iter().chain(refuses).chain(closed).collect()
     }
 
     /// Takes over limits after a reload. Lower limits are enforced with the next write or [`Store::expire_unused`].

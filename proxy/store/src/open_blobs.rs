@@ -1,24 +1,41 @@
 //! The blobs that are kept open, so that a hit costs one lock and one look-up. The least recently used blob without a
-//! reader is closed first.
+//! reader is closed first. How many stay open depends on the limit of open files, and when no descriptor is left, all
+//! that nobody reads are closed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use entrepot_core::digest::Digest;
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::blob::Blob;
+use crate::errors::StoreError;
 use crate::lock;
 
-/// The most files kept open. More stay open while more are being read.
+/// The most files kept open, whatever the limit of open files is. More stay open while more are being read.
 const OPEN_MAX: usize = 512;
+/// The part of the limit of open files that is kept open for later.
+const LIMIT_PART: u64 = 8;
 /// Uses of an open blob reach the index once in this time.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The open blobs of one store.
-#[derive(Default)]
 pub(crate) struct OpenBlobs {
     slots: Mutex<Slots>,
+    max: usize,
+}
+
+/// The files to keep open with this limit of open files.
+fn open_max(limit: u64) -> usize {
+    usize::try_from(limit / LIMIT_PART).unwrap_or(OPEN_MAX).clamp(1, OPEN_MAX)
+}
+
+impl Default for OpenBlobs {
+    fn default() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        Self { slots: Mutex::default(), max: open_max(limit) }
+    }
 }
 
 #[derive(Default)]
@@ -65,12 +82,29 @@ impl OpenBlobs {
         slots.clock += 1;
         let used = slots.clock;
         slots.by_digest.insert(blob.digest, Slot { blob, used, touched });
-        if slots.by_digest.len() > OPEN_MAX {
+        if slots.by_digest.len() > self.max {
             let idle = slots.by_digest.iter().filter(|(_, slot)| !slot.is_read());
             if let Some(oldest) = idle.min_by_key(|(_, slot)| slot.used).map(|(digest, _)| *digest) {
                 slots.by_digest.remove(&oldest);
             }
         }
+    }
+
+    /// Runs a step that opens a file. If no file descriptor is left, closes all blobs that nobody reads and tries once
+    /// more.
+    pub(crate) fn with_files<T>(&self, open: impl Fn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match open() {
+            Err(error) if error.is_out_of_files() && self.close_idle() > 0 => open(),
+            opened => opened,
+        }
+    }
+
+    /// Returns how many were closed.
+    fn close_idle(&self) -> usize {
+        let mut slots = lock(&self.slots);
+        let before = slots.by_digest.len();
+        slots.by_digest.retain(|_, slot| slot.is_read());
+        before - slots.by_digest.len()
     }
 
     /// Closes a blob that has no reader; false if it has one.
@@ -119,8 +153,36 @@ mod tests {
     }
 
     #[test]
+    fn few_files_are_kept_open_where_few_may_be() {
+        for (limit, expected) in [(0, 1), (64, 8), (256, 32), (1024, 128), (4096, 512), (u64::MAX, 512)] {
+            assert_eq!(open_max(limit), expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn idle_files_are_closed_when_no_descriptor_is_left() {
+        const EMFILE: i32 = 24;
+        const ENFILE: i32 = 23;
+        const EIO: i32 = 5;
+        for (code, is_read, opened) in
+            [(EMFILE, false, true), (ENFILE, false, true), (EMFILE, true, false), (EIO, false, false)]
+        {
+            let open = OpenBlobs::default();
+            let reader = blob(1);
+            let digest = reader.digest;
+            open.insert(reader.clone(), None);
+            let _kept = is_read.then_some(reader);
+            let done = open.with_files(|| match open.contains(&digest) {
+                true => Err(StoreError::from_io("open", "x".as_ref(), std::io::Error::from_raw_os_error(code))),
+                false => Ok(()),
+            });
+            assert_eq!(done.is_ok(), opened, "{code} {is_read}");
+        }
+    }
+
+    #[test]
     fn the_oldest_idle_file_is_closed_first() {
-        let open = OpenBlobs::default();
+        let open = OpenBlobs { slots: Mutex::default(), max: OPEN_MAX };
         let file = Arc::new(tempfile::tempfile().unwrap());
         let make = |number: u32| {
             let digest = Digest::of(entrepot_core::digest::Algorithm::Sha256, &number.to_le_bytes());

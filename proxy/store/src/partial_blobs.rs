@@ -51,6 +51,7 @@ use crate::room::Room;
 use crate::small_files::{self, random};
 use crate::space::{Counters, Purpose, Reservation, count};
 use crate::times::ms_of;
+use crate::troubles::Refusals;
 use crate::{disk, lock};
 
 /// Bytes that content of unknown size reserves at a time.
@@ -68,6 +69,7 @@ pub struct PartialBlobs {
     buffers: Buffers,
     /// The folders of blobs, of 512, whose own entries are on the medium.
     durable_shards: Mutex<HashSet<PathBuf>>,
+    pub(crate) refusals: Refusals,
 }
 
 /// Content that is being written. All methods take a shared reference: a leader writes while followers read. Dropping
@@ -141,8 +143,8 @@ impl PartialBlobs {
         disk: DiskSettings,
     ) -> Self {
         let (buffers, disk) = (Buffers::new(disk.buffers_bytes, disk.timeout), DiskThreads::new(disk));
-        let durable_shards = Mutex::default();
-        Self { paths, room, disk, counters, index, blobs, paused, buffers, durable_shards }
+        let (durable_shards, refusals) = (Mutex::default(), Refusals::default());
+        Self { paths, room, disk, counters, index, blobs, paused, buffers, durable_shards, refusals }
     }
 
     /// Begins content that an origin gives under a digest, or resumes paused content of the same origin, digest and
@@ -183,10 +185,12 @@ impl PartialBlobs {
                 let (home, key, validator) = (home.clone(), key.clone(), validator.clone());
                 calls.aside(move || home.resume(key, size, validator)).await
             };
-            match paused {
+            let begun = match paused {
                 Some(partial) => Ok(partial),
                 None => home.begin_new(calls, size, Purpose::Cache, Giver::origin(key, validator)).await,
-            }
+            };
+            home.refusals.note(&begun);
+            begun
         });
         begun.await?
     }
@@ -234,7 +238,9 @@ impl PartialBlobs {
         let home = self.clone();
         let lane = digest.map_or_else(|| Lane::of(None, random()), |digest| Lane::of(Some(&digest), 0));
         let begun = self.disk.run_in_time(lane, move |calls| async move {
-            home.begin_new(calls, size, purpose, Giver::nobody(digest)).await
+            let begun = home.begin_new(calls, size, purpose, Giver::nobody(digest)).await;
+            home.refusals.note(&begun);
+            begun
         });
         begun.await?
     }
@@ -256,7 +262,9 @@ impl PartialBlobs {
             if calls.aside(move || blobs.has_bytes(&digest, &wanted)).await {
                 return Ok(());
             }
-            let partial = home.begin_new(calls, Some(size_bytes), purpose, Giver::nobody(Some(digest))).await?;
+            let begun = home.begin_new(calls, Some(size_bytes), purpose, Giver::nobody(Some(digest))).await;
+            home.refusals.note(&begun);
+            let partial = begun?;
             partial.write_now(calls, 0, &bytes).await?;
             partial.publish_now(calls, Publication { digest, length: None, links: Vec::new() }).await.map(drop)
         });
@@ -273,7 +281,8 @@ impl PartialBlobs {
         let paused = self.paused.take(&self.paths, &key, size, validator.as_ref())?;
         let PausedFill { name, size_bytes, extents, reservation, .. } = paused;
         let path = self.paths.fill(name);
-        let file = disk::reopen(&path).inspect_err(|_| drop(disk::unlink(&path))).ok()?;
+        let reopened = self.blobs.with_files(|| disk::reopen(&path));
+        let file = reopened.inspect_err(|_| drop(disk::unlink(&path))).ok()?;
         let (file, size, purpose, key) = (Arc::new(file), Some(size_bytes), Purpose::Cache, Some(key));
         Some(PartialBlob::new(
             self,
@@ -323,8 +332,10 @@ impl PartialBlobs {
         let room = self.room.clone();
         let mut reservation = calls.aside(move || room.reserve(size_bytes, purpose)).await?;
         let create = async || {
-            let path = path.to_owned();
-            calls.aside(move || disk::create(&path)).await
+            let (path, folder, blobs) = (path.to_owned(), self.paths.fills(), self.blobs.clone());
+            // A start on a disk that took no writes could not make the folder.
+            let made = move || small_files::make_folder(&folder).and_then(|()| disk::create(&path));
+            calls.aside(move || blobs.with_files(made)).await
         };
         let file = Arc::new(self.room.with_room(calls, 0, create).await?);
         let allocate = async || calls.allocate(&file, path, 0, size_bytes).await;
@@ -461,6 +472,7 @@ impl PartialBlob {
             return Ok(());
         }
         let (room, missing, purpose) = (self.home.room.clone(), end - have, self.begun.purpose);
+        room.check_size(end, purpose)?;
         let reserve =
             move || room.reserve(GROW_BYTES.max(missing), purpose).or_else(|_| room.reserve(missing, purpose));
         let mut grown = calls.aside(reserve).await?;

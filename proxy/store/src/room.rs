@@ -59,6 +59,7 @@ impl Room {
 
     /// Promises `bytes`, and evicts for them if necessary. Blocks.
     pub(crate) fn reserve(&self, bytes: u64, purpose: Purpose) -> Result<Reservation, StoreError> {
+        self.check_size(bytes, purpose)?;
         for _ in 0..ATTEMPTS {
             let free_bytes = disk::free_bytes(self.paths.root())?;
             let made_room = match self.space.try_reserve(bytes, purpose, free_bytes) {
@@ -73,6 +74,17 @@ impl Room {
             }
         }
         Err(StoreError::NoSpace { needed_bytes: bytes })
+    }
+
+    /// Refuses content of this size if the whole cache may not be so large. Nothing that could be dropped would help.
+    pub(crate) fn check_size(&self, bytes: u64, purpose: Purpose) -> Result<(), StoreError> {
+        let max_size_bytes = self.space.ledger().limits.max_size_bytes;
+        match purpose {
+            Purpose::Cache if bytes > max_size_bytes => {
+                Err(StoreError::LargerThanCache { needed_bytes: bytes, max_size_bytes })
+            }
+            Purpose::Cache | Purpose::Upload => Ok(()),
+        }
     }
 
     /// Counts bytes that are on disk already, whatever the limits say.

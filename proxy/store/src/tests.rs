@@ -121,5 +121,5 @@ fn files_below(path: &Path) -> usize {
 }
 
 fn is_no_space<T>(result: Result<T, StoreError>) -> bool {
-    matches!(result, Err(StoreError::NoSpace { .. }))
+    matches!(result, Err(StoreError::NoSpace { .. } | StoreError::LargerThanCache { .. }))
 }

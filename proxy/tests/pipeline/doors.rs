@@ -61,7 +61,7 @@ async fn what_the_grammar_does_not_know_is_refused_in_words() {
         (format!("/v2/team/app/blobs/sha256:{}", "G".repeat(64)), "DIGEST_INVALID"),
         (format!("/v2/team/app/blobs/md5:{zeros}"), "DIGEST_INVALID"),
         ("/v2/team/app/manifests/sha256:abc".into(), "DIGEST_INVALID"),
-        ("/v2/Team/app/manifests/latest".into(), "NAME_INVALID"),
+        ("/v2/Team_/app/manifests/latest".into(), "NAME_INVALID"),
         ("/v2/team/app/manifests/-bad".into(), "NAME_INVALID"),
         ("/v2/team//app/manifests/latest".into(), "NAME_INVALID"),
         ("/v2/team/../other/manifests/latest".into(), "NAME_INVALID"),

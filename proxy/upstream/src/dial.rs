@@ -184,11 +184,17 @@ async fn attempt(peer: SocketAddr) -> Result<Dialled, DialError> {
     connect(peer).await.map(|stream| Dialled { stream, peer }).map_err(|error| DialError::Connect(peer, error))
 }
 
+/// The bytes that the kernel may hold for the other side before they are sent. Bytes on the way do not count.
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
+
 async fn connect(peer: SocketAddr) -> io::Result<TcpStream> {
     let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(4);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    // An upstream that takes a push slowly, or the far end of a tunnel, must not hold a whole send buffer. A socket that
+    // refuses is used all the same.
+    let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES);
     // Marking needs CAP_NET_ADMIN. Without it, the redirect agent knows our connections only if our control group is in
     // its `exempt_cgroups`.
     let _ = SockRef::from(&socket).set_mark(OWN_MARK);
@@ -226,6 +232,7 @@ mod tests {
         assert_eq!(dialled.peer, address);
         assert!(dialled.stream.nodelay().expect("an option"));
         assert!(SockRef::from(&dialled.stream).keepalive().expect("an option"));
+        assert_eq!(SockRef::from(&dialled.stream).tcp_notsent_lowat().expect("an option"), UNSENT_MAX_BYTES);
     }
 
     #[tokio::test]

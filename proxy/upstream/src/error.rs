@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -50,8 +51,19 @@ pub(crate) enum ErrorKind {
     Protocol(String),
     /// The parent proxy did not open a tunnel.
     Parent(ParentError),
-    /// The source of the request's body failed, for this reason. It is the client's fault, not upstream's.
-    RequestBody(String),
+    /// The source of the request's body failed. It is the client's fault, not upstream's.
+    RequestBody(ClientFault),
+}
+
+/// The way in which a client failed to send its body.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ClientFault {
+    /// It sent nothing for too long.
+    #[error("nothing came for {} s (client.body_timeout)", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// It left or broke its framing, for this reason.
+    #[error("{0}")]
+    BrokeOff(String),
 }
 
 /// A request or the body of its response failed.
@@ -136,6 +148,14 @@ impl UpstreamError {
     /// Whether upstream took the request and then broke the connection instead of answering.
     pub fn broke_off(&self) -> bool {
         matches!((self.stage, &self.kind), (Stage::Send | Stage::Head, ErrorKind::Reset))
+    }
+
+    /// The client's own fault, if it is one. Upstream has nothing to do with it then.
+    pub fn client_fault(&self) -> Option<&ClientFault> {
+        match &self.kind {
+            ErrorKind::RequestBody(fault) => Some(fault),
+            _ => None,
+        }
     }
 
     /// Whether the same request may succeed a moment later.
@@ -239,8 +259,8 @@ impl fmt::Display for UpstreamError {
                 )
             }
             ErrorKind::Parent(why) => write!(formatter, "the parent proxy did not connect to {host}: {why}"),
-            ErrorKind::RequestBody(why) => {
-                write!(formatter, "the client's body for {host} broke off: {why}; the client must send it again")
+            ErrorKind::RequestBody(fault) => {
+                write!(formatter, "the client's body for {host} broke off: {fault}; the client must send it again")
             }
         }
     }
@@ -297,7 +317,8 @@ mod tests {
             (ErrorKind::Reset, false, true, "broke"),
             (ErrorKind::Protocol("not HTTP".into()), false, false, "not HTTP"),
             (ErrorKind::Parent(ParentError::Closed), false, true, "parent proxy"),
-            (ErrorKind::RequestBody("gone".into()), false, false, "client"),
+            (ErrorKind::RequestBody(ClientFault::BrokeOff("gone".into())), false, false, "the client's body"),
+            (ErrorKind::RequestBody(ClientFault::Stalled(Duration::from_secs(60))), false, false, "for 60 s"),
         ] {
             let error = UpstreamError::new(Stage::Body, kind, "reg.example");
             let text = error.to_string();

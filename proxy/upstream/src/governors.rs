@@ -1,7 +1,7 @@
 //! The governors of the questions to registries: one for each registry, source and credential. Every question that
 //! [`crate::registry_client`] asks for a client passes here, and so does its answer.
 //!
-//! [`entrepot_core::budget`] decides. This file has its clock and its dice, keeps the words of the 429 for those who wait,
+//! [`crate::budget`] decides. This file has its clock and its dice, keeps the words of the 429 for those who wait,
 //! and says once for each pause who is paused and until when.
 //!
 //! Invariants: tables are bounded and forget what was used longest ago, which costs one question. No credential is kept,
@@ -10,9 +10,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::budget::{self, Governor, Limit, Paused, Permit, Quota, Ticket, TooMany};
 use aws_lc_rs::rand;
 use bytes::Bytes;
-use entrepot_core::budget::{self, Governor, Limit, Paused, Permit, Quota, Ticket, TooMany};
 use entrepot_core::origin::Origin;
 use entrepot_core::recent::Recent;
 use http::header::{CONTENT_LENGTH, RETRY_AFTER};

@@ -19,13 +19,15 @@
 //! | [`upstream_registry`] | one upstream registry: scheme, token servers, added headers |
 //! | [`credential`] | the login that a request uses |
 //! | [`token_cache`] | tokens that were fetched, and how registries ask for them |
-//! | [`governors`] | when a registry that answered 429 may be asked again |
+//! | [`budget`] | decides when a registry that answered 429 may be asked again; pure |
+//! | [`governors`] | a governor of `budget` for each registry, source and credential |
 //! | [`pull_quota`] | the pull quotas that registries report |
 //! | [`error`] | what failed, in which stage, and whose fault it is |
 //!
 //! Tunnels use [`connector::Reach`] directly. [`registry_client::RegistryClient`] sends every other request.
 
 pub mod address_policy;
+pub mod budget;
 pub mod connector;
 pub mod credential;
 pub mod dial;

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use entrepot_core::budget::Quota;
+use crate::budget::Quota;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::recent::Recent;
 use http::HeaderMap;

@@ -15,7 +15,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::error::{ErrorKind, Stage, UpstreamError};
+use super::error::{ClientFault, ErrorKind, Stage, UpstreamError};
 
 /// The error of a request's body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -114,7 +114,7 @@ enum Step {
     /// Our source has no more bytes at the moment. Upstream is not to blame.
     SourceWaits,
     /// Our source failed for this reason. hyper reports the reason only for HTTP/1.1, so it is kept here.
-    SourceFailed(Arc<str>),
+    SourceFailed(ClientFault),
     /// Upstream took the end of the request at this time.
     Sent(Instant),
 }
@@ -125,6 +125,12 @@ pub(super) struct StepTimeouts {
     pub(super) connect: Duration,
     pub(super) send: Duration,
     pub(super) read: Duration,
+}
+
+/// The fault behind an error of a request's source.
+fn fault_of(error: &BoxError) -> ClientFault {
+    let fault = error.downcast_ref::<ClientFault>().cloned();
+    fault.unwrap_or_else(|| ClientFault::BrokeOff(error.to_string()))
 }
 
 impl WatchedBody {
@@ -159,7 +165,7 @@ impl Sending {
         match self.step() {
             Step::Connecting(_) => UpstreamError::dig(error, Stage::Connect, host),
             Step::Taken(_) | Step::SourceWaits => UpstreamError::dig(error, Stage::Send, host),
-            Step::SourceFailed(why) => UpstreamError::new(Stage::Send, ErrorKind::RequestBody(why.to_string()), host),
+            Step::SourceFailed(fault) => UpstreamError::new(Stage::Send, ErrorKind::RequestBody(fault), host),
             Step::Sent(_) => UpstreamError::dig(error, Stage::Head, host),
         }
     }
@@ -181,7 +187,7 @@ impl Body for WatchedBody {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let step = match &polled {
             Poll::Pending => Step::SourceWaits,
-            Poll::Ready(Some(Err(error))) => Step::SourceFailed(error.to_string().into()),
+            Poll::Ready(Some(Err(error))) => Step::SourceFailed(fault_of(error)),
             // A body of known length is not polled again after its last frame.
             Poll::Ready(Some(_)) if !self.body.is_end_stream() => Step::Taken(Instant::now()),
             Poll::Ready(_) => Step::Sent(Instant::now()),

@@ -197,7 +197,8 @@ impl Driver {
             }
         };
         partial.map(Arc::new).map_err(|error| {
-            tracing::warn!(content = %self.fetch.content, "passing through without storing: {error}");
+            // The store has said what is wrong with the disk, once.
+            tracing::debug!(content = %self.fetch.content, "passing through without storing: {error}");
             NotKept::ByTheStore(error.bypass())
         })
     }

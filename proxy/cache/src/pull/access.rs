@@ -127,8 +127,12 @@ impl Pull {
             Ok(held) => held,
             Err(why) => {
                 let message = format!("entrepot: the token request cannot be read: {why}");
-                let code = if why == NotHeld::Busy { ErrorCode::TooManyRequests } else { ErrorCode::BadRequest };
-                return Ok(Reply::error(code, &message).because(Refused::Form));
+                let (code, refused) = match why {
+                    NotHeld::Busy => (ErrorCode::TooManyRequests, Refused::Form),
+                    NotHeld::Stalled => (ErrorCode::RequestTimeout, Refused::ClientStalled),
+                    NotHeld::TooLarge | NotHeld::BrokeOff | NotHeld::Disk => (ErrorCode::BadRequest, Refused::Form),
+                };
+                return Ok(Reply::error(code, &message).because(refused));
             }
         };
         let body = held.bytes().clone();

@@ -70,9 +70,26 @@ impl Pull {
         operation: &Operation,
         wanted: Wanted,
     ) -> Asked {
-        match request.execute(operation).await {
+        let answer = request.execute(operation).await;
+        self.weigh(request, object, operation, wanted, answer).await
+    }
+
+    /// What an answer says, which is remembered.
+    pub(super) async fn weigh(
+        &self,
+        request: &RequestContext,
+        object: &Object,
+        operation: &Operation,
+        wanted: Wanted,
+        answer: Result<Answer, UpstreamError>,
+    ) -> Asked {
+        match answer {
             Ok(answer) if wanted.is_shown_by(&answer) => {
                 Asked::Allowed(Box::new(answer), self.approve(request, object))
+            }
+            Ok(answer) if wanted != Wanted::Manifest && is_foreign_page(&answer) => {
+                request.trail.record(Decision::Right { proof: Proof::Unknown, age: Duration::ZERO });
+                Asked::Down(PullError::NoContent { host: answer.host, what: "a page".to_owned(), wanted: "content" })
             }
             Ok(answer) if is_open_question(&answer) => Asked::Unproven(Box::new(answer)),
             Ok(answer) if is_transient(answer.status) => {
@@ -97,13 +114,17 @@ impl Pull {
     /// empty blob, which has none: the page that asks for a login has another length than the blob.
     pub(super) async fn probe(&self, blob: &BlobRequest<'_>, size: Option<u64>) -> Result<Probed, PullError> {
         let operation = Operation::probe(blob.repository, &blob.digest);
-        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await {
-            Asked::Allowed(answer, right) => {
+        let asked = match self.heads_lie(blob.request) {
+            true => None,
+            false => Some(self.ask(blob.request, blob.repository, &operation, Wanted::Content(size)).await),
+        };
+        match asked {
+            Some(Asked::Allowed(answer, right)) => {
                 let told = answer.content_length();
                 let is_alike = told.is_none() || size.is_none() || told == size;
                 Ok(if is_alike { Probed::Serves(right) } else { Probed::Unclear })
             }
-            Asked::Unproven(_) => {
+            None | Some(Asked::Unproven(_)) => {
                 let first_byte = (size != Some(0)).then_some(ByteRange { start: 0, end: Some(1) });
                 match self.blob_source(blob).open(&blob.digest.into(), first_byte, Known::default()).await {
                     Ok(opened) => {
@@ -121,7 +142,7 @@ impl Pull {
                     Err(error) => Err(self.not_opened(blob, error).await),
                 }
             }
-            Asked::Refused(error) | Asked::Down(error) => Err(error),
+            Some(Asked::Refused(error) | Asked::Down(error)) => Err(error),
         }
     }
 
@@ -140,7 +161,11 @@ impl Pull {
 
     /// Upstream could not be asked. That is said once for each request.
     pub(super) fn unreachable(&self, request: &RequestContext, error: Arc<UpstreamError>) -> PullError {
-        tracing::warn!(registry = %request.registry.origin, path = request.path(), "{error}");
+        let (registry, path) = (&request.registry.origin, request.path());
+        match error.client_fault() {
+            Some(_) => tracing::info!(client = %request.connection.client, %registry, path, "{error}"),
+            None => tracing::warn!(%registry, path, "{error}"),
+        }
         PullError::Unreachable(error)
     }
 
@@ -185,16 +210,25 @@ impl Pull {
 }
 
 impl Wanted {
+    /// Whether the head names a manifest's type.
+    pub(super) fn is_typed(answer: &Answer) -> bool {
+        let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        content_type.is_some_and(|content_type| ManifestType::of(content_type).is_some())
+    }
+
     fn is_shown_by(self, answer: &Answer) -> bool {
         let is_it = || match self {
-            Self::Manifest => {
-                let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-                content_type.is_some_and(|content_type| ManifestType::of(content_type).is_some())
-            }
+            Self::Manifest => Self::is_typed(answer),
             Self::Content(size) => size.is_none() || answer.content_length() == size,
         };
         answer.status.is_success() && answer.is_registrys_word() && (answer.digest.is_some() || is_it())
     }
+}
+
+/// Whether a page for people was sent as content. A captive network sends its own for everything, and a registry may send
+/// one that asks for a login. Neither says anything about the content. For a manifest, its GET tells.
+fn is_foreign_page(answer: &Answer) -> bool {
+    answer.status == StatusCode::OK && answer.digest.is_none() && answer.is_page()
 }
 
 fn is_open_question(answer: &Answer) -> bool {

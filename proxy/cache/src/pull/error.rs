@@ -17,7 +17,7 @@ use crate::pull::{RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{FetchFailure, Refused};
 use entrepot_upstream::credential::Credential;
-use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::error::{ClientFault, UpstreamError};
 
 /// Why there is no content for the client.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,18 @@ pub enum PullError {
     /// Upstream sent a manifest compressed, or as a part.
     #[error("upstream answered a manifest in a form that was not asked for")]
     ManifestForm,
+    /// Upstream sent something else, with a status that says that it is the content.
+    #[error(
+        "{host} sent {what} instead of {wanted}, as a page that asks for a login and the page of a captive network are"
+    )]
+    NoContent {
+        /// The host that sent it.
+        host: RegistryHost,
+        /// What came: its type and length.
+        what: String,
+        /// What should have come.
+        wanted: &'static str,
+    },
     /// Upstream's manifest is not the one that was named.
     #[error("upstream's manifest has the digest {got}, not the one it is named by")]
     WrongManifest {
@@ -90,6 +102,7 @@ impl PullError {
             Self::Range { .. } => Fault::Client,
             Self::Answered(refusal) if refusal.status.is_client_error() => Fault::Client,
             Self::AccountRefused { .. } => Fault::Ours,
+            Self::Unreachable(error) if error.client_fault().is_some() => Fault::Client,
             Self::Unreachable(error) if error.is_ours() => Fault::Ours,
             Self::Broken(error) if error.is_ours() => Fault::Ours,
             Self::Answered(_)
@@ -97,6 +110,7 @@ impl PullError {
             | Self::Broken(_)
             | Self::RedirectTarget { .. }
             | Self::ManifestForm
+            | Self::NoContent { .. }
             | Self::WrongManifest { .. } => Fault::Upstream,
         }
     }
@@ -111,7 +125,10 @@ impl PullError {
 
     /// Whether the failure says nothing about the content and may pass: what is stored may stand in.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_)) || is_transient(self.status())
+        match self {
+            Self::Unreachable(error) => error.client_fault().is_none(),
+            _ => is_transient(self.status()),
+        }
     }
 
     /// Whether upstream did not answer in the time that was given to it. It may answer a request with more patience.
@@ -156,13 +173,19 @@ impl PullError {
                 let range = ContentRange::Unsatisfied { size: size_bytes }.to_string();
                 Reply::error(code, "").with(CONTENT_RANGE, &range).because(Refused::Range)
             }
-            Self::Unreachable(error) if error.of_token_server().is_some() => {
-                Reply::error(code, &message).because(Refused::TokenServer)
+            Self::Unreachable(error) => {
+                let refused = match error.client_fault() {
+                    Some(ClientFault::Stalled(_)) => Refused::ClientStalled,
+                    Some(ClientFault::BrokeOff(_)) => Refused::ClientLeft,
+                    None if error.of_token_server().is_some() => Refused::TokenServer,
+                    None => Refused::Unreachable,
+                };
+                Reply::error(code, &message).because(refused)
             }
-            Self::Unreachable(_) => Reply::error(code, &message).because(Refused::Unreachable),
             Self::Broken(error) => Reply::error(code, &message).because(refused(error.reason())),
             Self::RedirectTarget { .. } => Reply::error(code, &message).because(Refused::RedirectTarget),
             Self::ManifestForm => Reply::error(code, &message).because(Refused::Encoded),
+            Self::NoContent { .. } => Reply::error(code, &message).because(Refused::NoContent),
             Self::WrongManifest { .. } => Reply::error(code, &message).because(Refused::WrongDigest),
         }
     }
@@ -171,16 +194,19 @@ impl PullError {
         match self {
             Self::Range { .. } => ErrorCode::RangeInvalid,
             Self::AccountRefused { .. } => ErrorCode::Denied,
-            Self::Unreachable(error) if error.is_ours() => ErrorCode::Denied,
-            Self::Unreachable(error) if error.is_timeout() => ErrorCode::GatewayTimeout,
-            Self::Unreachable(error) if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => {
-                ErrorCode::TooManyRequests
-            }
+            Self::Unreachable(error) => match error.client_fault() {
+                Some(ClientFault::Stalled(_)) => ErrorCode::RequestTimeout,
+                Some(ClientFault::BrokeOff(_)) => ErrorCode::BadRequest,
+                None if error.is_ours() => ErrorCode::Denied,
+                None if error.is_timeout() => ErrorCode::GatewayTimeout,
+                None if error.of_token_server() == Some(StatusCode::TOO_MANY_REQUESTS) => ErrorCode::TooManyRequests,
+                None => ErrorCode::BadGateway,
+            },
             Self::Answered(_)
-            | Self::Unreachable(_)
             | Self::Broken(_)
             | Self::RedirectTarget { .. }
             | Self::ManifestForm
+            | Self::NoContent { .. }
             | Self::WrongManifest { .. } => ErrorCode::BadGateway,
         }
     }

@@ -126,7 +126,7 @@ impl SeenToken {
 
 /// The repositories that scopes name to pull from. One value may hold several scopes.
 fn pulled(scopes: &[String]) -> Arc<[RepositoryName]> {
-    let scopes = scopes.iter().flat_map(|scopes| Scope::parse_all(scopes));
+    let scopes = scopes.iter().flat_map(|scopes| Scope::parse_all_upstream(scopes));
     let pulled = scopes.filter_map(|scope| match scope {
         Scope::Repository { name, actions } if actions.contains(Action::Pull) => Some(name),
         _ => None,
@@ -159,12 +159,16 @@ mod tests {
     fn a_seen_token_tells_whose_it_is() {
         let issued = IssuedTokens::default();
         let alice = CredentialId::of("Basic alice");
-        let scopes = ["repository:a/b:pull repository:c:push".to_owned(), "repository:d:*".to_owned()];
+        let scopes = [
+            "repository:a/b:pull repository:c:push".to_owned(),
+            "repository:d:*".to_owned(),
+            "repository:E/F:pull".to_owned(),
+        ];
         issued.note(&Secret::new("t"), alice, &scopes, Duration::from_secs(60));
         let seen = issued.seen(&Secret::new("Bearer t")).expect("seen");
         assert_eq!(seen.principal, alice);
-        let covers = |name: &str| seen.covers(&name.parse().expect("a repository"));
-        assert_eq!(["a/b", "c", "d", "a"].map(covers), [true, false, true, false]);
+        let covers = |name: &str| seen.covers(&RepositoryName::of_upstream(name).expect("a repository"));
+        assert_eq!(["a/b", "c", "d", "a", "E/F", "e/f"].map(covers), [true, false, true, false, true, false]);
         assert!(issued.seen(&Secret::new("Bearer u")).is_none());
     }
 

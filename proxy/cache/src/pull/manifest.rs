@@ -8,8 +8,10 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use entrepot_core::coding;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
+use entrepot_core::host::RegistryHost;
 use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
 use entrepot_core::name::{Reference, RepositoryName};
+use entrepot_core::schema1;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
@@ -57,6 +59,7 @@ impl Fetched {
     pub(super) fn into_reply(self, request: &RequestContext, served: Served) -> Reply {
         match self {
             Self::Manifest(manifest, right) => reply(request, &manifest, served, right),
+            Self::PassedThrough(reply) if request.is_head() => reply.without_body(),
             Self::PassedThrough(reply) => reply,
         }
     }
@@ -79,7 +82,7 @@ impl Pull {
         if answer.status != StatusCode::OK || is_encoded(&answer) {
             return Err(PullError::ManifestForm);
         }
-        let (told, headers) = (answer.digest, answer.headers.clone());
+        let (told, headers, host) = (answer.digest, answer.headers.clone(), answer.host.clone());
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => told,
@@ -87,20 +90,33 @@ impl Pull {
         let bytes = match read(answer).await {
             Ok(bytes) => bytes,
             Err(Unread::Broken(error)) => return Err(self.unreachable(request, Arc::new(error))),
+            Err(Unread::TooLarge(start, _)) if !start.trim_ascii_start().starts_with(b"{") => {
+                return Err(no_manifest(host, &headers, None));
+            }
             Err(Unread::TooLarge(start, rest)) => {
                 request.trail.record(Decision::PassedThrough(Bypass::TooLarge));
                 return Ok(Fetched::PassedThrough(too_large(start, rest, &headers, expected)));
             }
         };
         let digest = Digest::of(expected.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes);
-        if expected.is_some_and(|expected| expected != digest) {
+        let is_named = expected == Some(digest) && matches!(reference, Reference::Digest(_));
+        if !is_named && !ManifestInfo::inspect(&bytes).is_ok_and(|info| info.is_manifest) {
+            return Err(no_manifest(host, &headers, Some(bytes.len())));
+        }
+        if let Some(expected) = expected
+            && expected != digest
+        {
+            if schema1::payload_digest(&bytes, expected.algorithm()) == Some(expected) {
+                request.trail.record(Decision::PassedThrough(Bypass::Signed));
+                return Ok(Fetched::PassedThrough(as_it_came(&headers, expected, bytes)));
+            }
             let error = PullError::WrongManifest { got: digest };
             tracing::warn!(registry = %request.registry.origin, %repository, %reference, "{error}");
             return Err(error);
         }
         let Some(media_type) = agreed_media_type(&headers, &bytes) else {
             request.trail.record(Decision::PassedThrough(Bypass::Ambiguous));
-            return Ok(Fetched::PassedThrough(ambiguous(&headers, digest, bytes)));
+            return Ok(Fetched::PassedThrough(as_it_came(&headers, digest, bytes)));
         };
         // A manifest, and the one that was named: whatever way it came, the registry led there.
         let right = self.approve(request, &Object::Repository(request.place(repository)));
@@ -131,6 +147,7 @@ impl Pull {
         let place = request.place(repository);
         let public_at = self.public_now(request);
         self.store.names.keep_manifest(&place, &manifest.digest, &manifest.media_type, public_at).await;
+        self.confirm_told(&place, manifest).await;
         request.trail.record(Decision::Stored);
     }
 }
@@ -190,7 +207,7 @@ fn agreed_media_type(headers: &HeaderMap, bytes: &[u8]) -> Option<String> {
     let info = ManifestInfo::inspect(bytes).ok()?;
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match ManifestType::of(content_type) {
-        Some(_) if media::agrees(content_type, &info) => Some(content_type.to_owned()),
+        Some(_) if media::agrees_by_shape(content_type, &info) => Some(content_type.to_owned()),
         Some(_) => None,
         None if !info.ambiguous => info.media_type,
         None => None,
@@ -202,8 +219,18 @@ pub(super) fn too_large(start: Bytes, rest: TimedBody, headers: &HeaderMap, name
     Reply { status: StatusCode::OK, headers: relayed_headers(headers), body, refused: None }
 }
 
-/// A manifest whose type is in doubt is passed on as it came, and not kept.
-fn ambiguous(headers: &HeaderMap, digest: Digest, bytes: Bytes) -> Reply {
+/// Says what came where a manifest should be. `length` is None if it is too long to be read.
+fn no_manifest(host: RegistryHost, headers: &HeaderMap, length: Option<usize>) -> PullError {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("content of no type");
+    let what = match length {
+        Some(length) => format!("{content_type} ({length} bytes)"),
+        None => content_type.to_owned(),
+    };
+    PullError::NoContent { host, what, wanted: "a manifest" }
+}
+
+/// A manifest that cannot be kept is passed on as it came: its type is in doubt, or its digest is not that of its bytes.
+fn as_it_came(headers: &HeaderMap, digest: Digest, bytes: Bytes) -> Reply {
     let mut headers = relayed_headers(headers);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len() as u64));
     Reply { status: StatusCode::OK, headers, body: ReplyBody::Full(bytes), refused: None }

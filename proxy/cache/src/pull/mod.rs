@@ -13,6 +13,7 @@ pub mod access;
 pub mod artefacts;
 mod asking;
 pub mod error;
+mod heads;
 pub mod identity;
 pub mod issued;
 mod known;
@@ -30,6 +31,7 @@ pub mod serve;
 mod stale;
 pub mod stored;
 mod tag_policy;
+mod told;
 mod wish;
 
 use std::sync::Arc;
@@ -39,11 +41,13 @@ use entrepot_core::name::RepositoryName;
 use entrepot_core::origin::Origin;
 
 use crate::fetch::table::InflightFetches;
+use crate::pull::heads::LyingHeads;
 use crate::pull::issued::IssuedTokens;
 use crate::pull::lists::ListMemory;
 use crate::pull::memory::{KeyedLocks, Negatives};
 pub use crate::pull::request::{RequestContext, RequestScope};
 use crate::pull::rights::Rights;
+use crate::pull::told::ToldTags;
 use entrepot_config::ready::{Account, LiveConfig};
 use entrepot_net::http::held_body::HeldBodies;
 use entrepot_observe::metrics::Metrics;
@@ -70,6 +74,8 @@ pub struct Pull {
     manifest_locks: KeyedLocks,
     lists: ListMemory,
     negatives: Negatives,
+    lying_heads: LyingHeads,
+    told_tags: ToldTags,
 }
 
 /// The configuration in force and the way out that was built from it.
@@ -90,6 +96,8 @@ impl Pull {
             manifest_locks: KeyedLocks::default(),
             lists: ListMemory::default(),
             negatives: Negatives::default(),
+            lying_heads: LyingHeads::default(),
+            told_tags: ToldTags::default(),
             store,
             metrics,
             bodies,

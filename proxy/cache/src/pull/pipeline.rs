@@ -31,18 +31,24 @@ use crate::fetch::inflight::{InflightFetch, Opening, Subscription};
 use crate::fetch::source::{OpenError, UpstreamRefusal};
 use crate::pull::asking::{Asked, Probed, Wanted};
 use crate::pull::error::{PullError, is_refusal};
+use crate::pull::heads::{Doubt, HeadSaid};
 use crate::pull::manifest::{self, Fetched, Manifest};
 use crate::pull::request::{BlobRequest, RequestContext, TagRequest};
 use crate::pull::rights::{Object, Right};
 use crate::pull::stale::Why;
 use crate::pull::tag_policy::{is_fresh, tier, trusted_for};
-use crate::pull::{Pull, replies};
+use crate::pull::{Pull, replies, told};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
 use entrepot_upstream::http_client::Patience;
 use entrepot_upstream::operation::Operation;
+
+/// Whether a tag is not remembered: the repository's name is outside the specification's grammar.
+fn is_unkept(repository: &RepositoryName, reference: &Reference) -> bool {
+    repository.has_capitals() && matches!(reference, Reference::Tag(_))
+}
 
 /// How long after upstream's answer its verdict may still be on its way into the table of rights.
 const VERDICT_LAG: Duration = Duration::from_secs(3);
@@ -70,6 +76,9 @@ impl Pull {
         }
         let pulled = match &route {
             Route::Ping => self.ping(request).await,
+            Route::Manifest { repository, reference } if is_unkept(repository, reference) => {
+                self.unkept_tag(request, repository, reference).await
+            }
             Route::Manifest { repository, reference: Reference::Tag(tag) } => {
                 self.tag(TagRequest::new(request, repository, tag)).await
             }
@@ -102,12 +111,38 @@ enum Resolved {
     /// Upstream told none, so the manifest itself has to be read. The reply is its HEAD. None if HEAD was no answer to
     /// this client.
     Untold(Option<Reply>),
+    /// HEAD was refused. The client's GET decides.
+    Doubted(Doubt),
     /// Upstream said a moment ago that there is no such tag. That is remembered for its own time, however often it is
     /// asked.
     KnownMissing(UpstreamRefusal),
 }
 
 impl Pull {
+    /// A tag of a repository outside the specification's grammar is passed through. Its manifest is kept by digest.
+    async fn unkept_tag(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, PullError> {
+        if request.is_head()
+            && !self.heads_lie(request)
+            && let Some(head) = self.head_upstream(request, repository, reference).await?
+        {
+            return Ok(head);
+        }
+        let fetched = self.fetch_manifest(request, repository, reference, request.accept_class()).await;
+        match fetched {
+            Ok(fetched) => Ok(fetched.into_reply(request, Served::Led)),
+            Err(error) if error.is_refusal() => match request.with_next_credential(repository, error.status()) {
+                Some(request) => Box::pin(self.unkept_tag(&request, repository, reference)).await,
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
     async fn tag(self: &Arc<Self>, tag: TagRequest<'_>) -> Result<Reply, PullError> {
         let known = self.tag_entry(&tag).await;
         if let (Some(known), Some(quota)) = (&known, tag.request.low_quota())
@@ -121,31 +156,39 @@ impl Pull {
         }
     }
 
+    /// Asks upstream about the tag. If something could be served instead, upstream is given the time of a check.
     async fn pull_tag(
         self: &Arc<Self>,
         tag: &TagRequest<'_>,
         known: Option<&TagEntry>,
         patience: Patience,
     ) -> Result<Reply, PullError> {
-        match self.resolve(tag, known, patience).await {
+        let is_check = patience == Patience::Check && !self.known_digests(tag, known).await.is_empty();
+        let checking = is_check.then(|| tag.request.checking());
+        let tag = &TagRequest { request: checking.as_ref().unwrap_or(tag.request), ..*tag };
+        match self.resolve(tag, known).await {
             Ok(Resolved::Fresh(manifest, right)) => Ok(manifest::reply(tag.request, &manifest, Served::Hit, right)),
             // An answer already: as an error it would be remembered anew, and so for ever.
             Ok(Resolved::KnownMissing(refusal)) => Ok(PullError::answered(refusal).into_reply()),
             Ok(Resolved::Told(digest, head, right)) => self.told_tag(tag, known, digest, head, right).await,
-            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => Ok(replies::head(tag.request, None, head)),
+            Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => {
+                if let Some(digest) = told::digest_in(&head.headers) {
+                    self.told(tag, digest).await;
+                }
+                Ok(replies::head(tag.request, None, head))
+            }
             Ok(Resolved::Untold(_)) => self.fetch_tag(tag, known).await,
+            Ok(Resolved::Doubted(doubt)) => {
+                let got = self.fetch_tag(tag, known).await;
+                self.decided_by_get(tag.request, tag.repository, doubt, got).await
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Upstream's HEAD decides, unless the last answer is young enough, or upstream said a moment ago that there is
-    /// none. If something could be served instead, upstream is given the time of a check.
-    async fn resolve(
-        &self,
-        tag: &TagRequest<'_>,
-        known: Option<&TagEntry>,
-        patience: Patience,
-    ) -> Result<Resolved, PullError> {
+    /// none.
+    async fn resolve(&self, tag: &TagRequest<'_>, known: Option<&TagEntry>) -> Result<Resolved, PullError> {
         let (request, repository) = (tag.request, tag.repository);
         let policy = &request.snapshot.config.tags;
         if let Some(entry) = known
@@ -156,14 +199,25 @@ impl Pull {
             request.trail.record(Decision::Tag(TagCheck::Fresh));
             return Ok(Resolved::Fresh(manifest, right));
         }
-        if let Some(refusal) = self.negatives.get(&tag.name(), request.credential.id()) {
+        let missing = |name: &str| self.negatives.get(name, request.credential.id());
+        let by_head = || missing(&tag.name_for_heads()).filter(|_| request.is_head() && !self.heads_lie(request));
+        if let Some(refusal) = missing(&tag.name()).or_else(by_head) {
             request.trail.record(Decision::Tag(TagCheck::KnownMissing));
             return Ok(Resolved::KnownMissing(refusal));
         }
+        if self.heads_lie(request) {
+            request.trail.record(Decision::Tag(TagCheck::Untold));
+            return Ok(Resolved::Untold(None));
+        }
         let operation = Operation::manifest(Method::HEAD, repository, &tag.reference(), tag.class);
-        let is_check = patience == Patience::Check && !self.known_digests(tag, known).await.is_empty();
-        let asking = if is_check { &request.checking() } else { request };
-        let (check, resolved) = match self.ask(asking, repository, &operation, Wanted::Manifest).await {
+        let said = match self.ask_head(request, repository, &operation).await {
+            HeadSaid::Said(said) => said,
+            HeadSaid::Doubted(doubt) => {
+                request.trail.record(Decision::Tag(TagCheck::Untold));
+                return Ok(Resolved::Doubted(doubt));
+            }
+        };
+        let (check, resolved) = match said {
             Asked::Allowed(answer, right) if answer.status == StatusCode::OK => match answer.digest {
                 Some(digest) => {
                     let check = match known {
@@ -176,6 +230,10 @@ impl Pull {
                 None => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
             },
             Asked::Allowed(..) => (TagCheck::Untold, Ok(Resolved::Untold(None))),
+            // A head that names no manifest may be anybody's; the content tells.
+            Asked::Unproven(answer) if answer.status.is_success() && !Wanted::is_typed(&answer) => {
+                (TagCheck::Untold, Ok(Resolved::Untold(None)))
+            }
             Asked::Unproven(answer) => (TagCheck::Untold, Ok(Resolved::Untold(Some(replies::relayed(*answer))))),
             Asked::Refused(error) => return Err(error),
             Asked::Down(error) => (TagCheck::Unanswered, Err(error)),
@@ -204,8 +262,9 @@ impl Pull {
         if request.is_head() {
             // The GET by digest that follows brings the manifest; the tag is known from now on. What is known already
             // stays until then: it is what can be served should upstream go away.
-            if known.is_none() {
-                self.keep_told_tag(tag, digest, &head.headers).await;
+            match known {
+                None => self.keep_told_tag(tag, digest, &head.headers).await,
+                Some(_) => self.told(tag, digest).await,
             }
             return Ok(replies::head(request, Some(digest), head));
         }
@@ -264,7 +323,9 @@ impl Pull {
             && refusal.status == StatusCode::NOT_FOUND
         {
             let time = request.snapshot.config.tags.negative_time;
-            self.negatives.note(&tag.name(), request.credential.id(), refusal.as_ref().clone(), time);
+            // What a client's HEAD was told says nothing about a GET.
+            let name = if request.is_head() { tag.name_for_heads() } else { tag.name() };
+            self.negatives.note(&name, request.credential.id(), refusal.as_ref().clone(), time);
         }
         Err(error)
     }
@@ -297,8 +358,11 @@ impl Pull {
         if let Some((manifest, link)) = self.stored_manifest(request, repository, digest).await {
             return self.known_manifest(request, repository, manifest, &link).await;
         }
-        if request.is_head() {
-            return self.head_upstream(request, repository, &reference).await;
+        if request.is_head()
+            && !self.heads_lie(request)
+            && let Some(head) = self.head_upstream(request, repository, &reference).await?
+        {
+            return Ok(head);
         }
         // One at a time for each digest: a request that waited finds it stored, and then needs only the right to it.
         let _turn = self.manifest_locks.lock(&request.manifest_name(repository, digest)).await;
@@ -321,40 +385,62 @@ impl Pull {
         if let Some(right) = self.right_to(request, &place, &manifest.digest, link).await {
             return Ok(manifest::reply(request, &manifest, Served::Hit, right));
         }
-        let reference = Reference::Digest(manifest.digest);
-        let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
-        let asked = match self.ask(&request.checking(), repository, &operation, Wanted::Manifest).await {
-            Asked::Down(error) => match self.right_offline(request, &place, &manifest.digest, link).await {
-                Some(right) => return Ok(manifest::reply(request, &manifest, Served::Stale, right)),
-                None if error.is_impatient() => self.ask(request, repository, &operation, Wanted::Manifest).await,
-                None => Asked::Down(error),
-            },
+        match self.ask_for_known(&request.checking(), repository, &manifest).await {
+            Err(error) if error.is_transient() => {
+                match self.right_offline(request, &place, &manifest.digest, link).await {
+                    Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
+                    // Nothing can be served instead, so upstream gets all the time that it needs.
+                    None if error.is_impatient() => self.ask_for_known(request, repository, &manifest).await,
+                    None => Err(error),
+                }
+            }
             asked => asked,
-        };
-        match asked {
-            Asked::Allowed(_, right) => {
-                self.shown_again(request, &place, &manifest.digest).await;
-                Ok(manifest::reply(request, &manifest, Served::Revalidated, right))
-            }
-            Asked::Unproven(_) => {
-                let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
-                Ok(fetched.into_reply(request, Served::Led))
-            }
-            Asked::Refused(error) | Asked::Down(error) => Err(error),
         }
     }
 
-    /// HEAD stays HEAD: nothing is fetched, upstream's head is the answer.
+    /// Upstream's HEAD shows the right to a stored manifest, or its GET does.
+    async fn ask_for_known(
+        &self,
+        request: &RequestContext,
+        repository: &RepositoryName,
+        manifest: &Manifest,
+    ) -> Result<Reply, PullError> {
+        let reference = Reference::Digest(manifest.digest);
+        let fetch = async || {
+            let fetched = self.fetch_manifest(request, repository, &reference, AcceptClass::ANY).await?;
+            Ok(fetched.into_reply(request, Served::Led))
+        };
+        if self.heads_lie(request) {
+            return fetch().await;
+        }
+        let operation = Operation::manifest(Method::HEAD, repository, &reference, AcceptClass::ANY);
+        match self.ask_head(request, repository, &operation).await {
+            HeadSaid::Doubted(doubt) => {
+                let got = fetch().await;
+                self.decided_by_get(request, repository, doubt, got).await
+            }
+            HeadSaid::Said(Asked::Allowed(_, right)) => {
+                self.shown_again(request, &request.place(repository), &manifest.digest).await;
+                Ok(manifest::reply(request, manifest, Served::Revalidated, right))
+            }
+            HeadSaid::Said(Asked::Unproven(_)) => fetch().await,
+            HeadSaid::Said(Asked::Refused(error) | Asked::Down(error)) => Err(error),
+        }
+    }
+
+    /// HEAD stays HEAD: nothing is fetched, upstream's head is the answer. None if that may be anybody's, because it names
+    /// no manifest.
     async fn head_upstream(
         &self,
         request: &RequestContext,
         repository: &RepositoryName,
         reference: &Reference,
-    ) -> Result<Reply, PullError> {
+    ) -> Result<Option<Reply>, PullError> {
         let operation = Operation::manifest(Method::HEAD, repository, reference, request.accept_class());
         match self.ask(request, repository, &operation, Wanted::Manifest).await {
+            Asked::Unproven(answer) if answer.status.is_success() && !Wanted::is_typed(&answer) => Ok(None),
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
-                Ok(replies::head(request, answer.digest, replies::relayed(*answer)))
+                Ok(Some(replies::head(request, answer.digest, replies::relayed(*answer))))
             }
             Asked::Refused(error) | Asked::Down(error) => Err(error),
         }

@@ -20,6 +20,7 @@ use crate::pull::{Pull, RequestContext, replies};
 use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Refused, RequestRoute};
 use entrepot_observe::trail::Decision;
+use entrepot_upstream::error::ClientFault;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::empty;
 use entrepot_upstream::timed_body::{BoxError, RequestBody};
@@ -132,7 +133,7 @@ fn request_body(request: &RequestContext, body: Incoming) -> RequestBody {
             Ok(Some(Ok(frame))) => Ok(Some((frame, body))),
             Ok(Some(Err(error))) => Err(BoxError::from(error)),
             Ok(None) => Ok(None),
-            Err(_) => Err(BoxError::from("the client stopped sending in the middle of its body")),
+            Err(_) => Err(BoxError::from(ClientFault::Stalled(patience))),
         }
     });
     StreamBody::new(frames).boxed_unsync()

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use entrepot_core::budget::Quota;
 use entrepot_core::digest::Digest;
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::AcceptClass;
 use entrepot_core::name::{Reference, RepositoryName, Tag};
 use entrepot_core::outcome::RequestType;
 use entrepot_core::route::Route;
+use entrepot_upstream::budget::Quota;
 use http::header::{ACCEPT, RANGE};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -184,6 +184,8 @@ impl RequestContext {
             Ok(answer) => {
                 self.record_upstream(&answer.host, outcome_of(answer.status), Some(answer.elapsed));
             }
+            // Upstream has no part in what the client did not send.
+            Err(error) if error.client_fault().is_some() => {}
             Err(error) => self.record_upstream(self.registry.host(), failure_of(error), None),
         }
         answer
@@ -223,6 +225,11 @@ impl<'a> TagRequest<'a> {
     /// Names the tag in the small memories.
     pub(super) fn name(&self) -> String {
         format!("{}/{}:{} {}", self.request.registry.origin, self.repository, self.tag, self.class.bits())
+    }
+
+    /// The same for what is known of its HEAD alone.
+    pub(super) fn name_for_heads(&self) -> String {
+        format!("{} HEAD", self.name())
     }
 
     pub(super) fn key(&self) -> TagKey {

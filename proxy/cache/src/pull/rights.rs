@@ -317,7 +317,7 @@ impl Pull {
     }
 
     /// The principal behind a credential: for a token that passed here, the login that asked for it.
-    fn principal(&self, credential: &Credential) -> CredentialId {
+    pub(super) fn principal(&self, credential: &Credential) -> CredentialId {
         match credential {
             Credential::Header(header) => self.issued.seen(header).map_or(credential.id(), |token| token.principal),
             _ => credential.id(),

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use entrepot_core::budget::{Limit, Quota, TooMany};
 use entrepot_core::docker_hub;
 use entrepot_core::host::RegistryHost;
+use entrepot_upstream::budget::{Limit, Quota, TooMany};
 use http::header::WARNING;
 use http::{HeaderValue, StatusCode};
 

@@ -1,5 +1,6 @@
 //! The part that a reload replaces. Every request holds the whole of it, as it was when the request began.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,12 @@ pub struct RegistrySettings {
     pub hostname: RegistryHost,
     /// Further names and addresses by which clients know this machine. The ports do not count.
     pub names: Vec<RegistryHost>,
+    /// Whether the addresses for TLS answer plain HTTP as well.
+    pub plain_on_https: bool,
+    /// The address by which all clients reach our registry. None if it is the one that each client uses.
+    pub url: Option<OwnUrl>,
+    /// Reverse proxies, whose `X-Forwarded-Proto` and `X-Forwarded-Host` tell the address that a client uses.
+    pub forwarded_from: Vec<IpNet>,
     /// Whether `library/…` is given. It is Docker Hub's and never ours.
     pub docker_hub_mirror: bool,
     pub uploads: UploadLimits,
@@ -105,6 +112,23 @@ pub struct RegistrySettings {
     pub rights: Arc<Rights>,
     /// The receivers of events about pushes and deletions.
     pub notifications: Vec<Notification>,
+}
+
+/// The scheme, host and port of an address of our registry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnUrl {
+    pub scheme: Scheme,
+    pub host: RegistryHost,
+}
+
+impl fmt::Display for OwnUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        write!(out, "{scheme}://{}", self.host.authority(self.scheme.default_port()))
+    }
 }
 
 /// The most uploads that run at once.

@@ -20,9 +20,10 @@ use tracing::{Instrument, Span};
 
 use crate::connection::{ConnectionContext, Destination};
 use crate::http::body::{BodyError, ReplyBody};
-use crate::http::guard::GuardHandle;
+use crate::http::guard::{GuardHandle, UntilFlushed};
 use crate::http::length::{counted, is_fit};
 use crate::http::reply::Reply;
+use crate::places::Busy;
 use crate::workers::load::InFlight;
 use entrepot_core::host::RegistryHost;
 use entrepot_observe::access_record::AccessRecord;
@@ -50,12 +51,14 @@ pub struct Exchange {
     /// The host that the client asked for, as the log names it.
     host: String,
     client: IpAddr,
+    /// The connection does not rest before the answer has left. None once that is the answer's matter.
+    busy: Option<Busy>,
 }
 
 impl Exchange {
     /// Begins an exchange with a request's head.
     pub fn begin<B>(log: &Arc<RequestLog>, connection: &ConnectionContext, request: &Request<B>) -> Self {
-        connection.standing.spoke();
+        let busy = Some(connection.standing.busy());
         let trail = Trail::new(log.metrics.clone());
         // A filter that shows an event should also show its request's id. So the span has the level of errors and a
         // target of its own, which `logging.level` always lets through (`observe::events`).
@@ -75,6 +78,7 @@ impl Exchange {
             version: request.version(),
             host: meant_host(connection, request),
             client: connection.client,
+            busy,
         }
     }
 
@@ -98,10 +102,10 @@ impl Exchange {
             // An upstream registry sends the body meanwhile, and its faults are events of this request.
             counted(reply).instrument(self.span.clone()).await
         };
-        self.respond(reply)
+        self.respond(reply, guard)
     }
 
-    fn respond(self, reply: Reply) -> Response<LoggedBody> {
+    fn respond(mut self, reply: Reply, guard: &GuardHandle) -> Response<LoggedBody> {
         let Reply { status, mut headers, body, refused } = reply;
         if let Some(refused) = refused {
             self.trail.record(Decision::Refused(refused));
@@ -114,7 +118,8 @@ impl Exchange {
             headers.insert(X_REQUEST_ID, id);
         }
         let size_bytes = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let report = Report { exchange: self, status: status.as_u16(), bytes_sent: 0 };
+        let busy = self.busy.take().map(|busy| guard.until_flushed(busy));
+        let report = Report { exchange: self, status: status.as_u16(), bytes_sent: 0, _busy: busy };
         let in_flight = InFlight::begin(size_bytes.unwrap_or(0));
         let mut response = Response::new(LoggedBody { body, report, in_flight });
         *response.status_mut() = status;
@@ -127,7 +132,7 @@ impl Exchange {
 fn meant_host<B>(connection: &ConnectionContext, request: &Request<B>) -> String {
     match &connection.destination {
         Destination::Registry(target) => target.host.to_string(),
-        Destination::Own | Destination::DockerHubMirror => {
+        Destination::Own | Destination::OwnByTls | Destination::DockerHubMirror => {
             request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned()
         }
         Destination::Named => {
@@ -187,6 +192,7 @@ struct Report {
     exchange: Exchange,
     status: u16,
     bytes_sent: u64,
+    _busy: Option<UntilFlushed>,
 }
 
 impl Body for LoggedBody {
@@ -281,7 +287,7 @@ mod tests {
     use super::*;
     use crate::http::body::PieceSource;
     use crate::http::guard::Guard;
-    use crate::listener::Standing;
+    use crate::places::Standing;
 
     /// Counts the spans of requests that are entered.
     #[derive(Clone, Default)]

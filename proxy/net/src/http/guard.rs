@@ -27,7 +27,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ use entrepot_core::framing::{Pushed, Rejection, RequestFraming};
 use http::{Method, Request, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use crate::places::Busy;
 
 /// The request that hyper reads in place of a refused head. No host can have this name (RFC 6761).
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: rejected.invalid\r\nConnection: close\r\n\r\n";
@@ -61,10 +63,30 @@ pub struct GuardHandle {
     shared: Arc<Shared>,
 }
 
+/// See [`GuardHandle::until_flushed`].
+pub(crate) struct UntilFlushed {
+    busy: Option<Busy>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for UntilFlushed {
+    fn drop(&mut self) {
+        self.shared.ended().extend(self.busy.take());
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     rejection: OnceLock<Rejection>,
     is_tunnel_open: AtomicBool,
+    /// The ends of answers that may not have left for the socket yet.
+    ended: Mutex<Vec<Busy>>,
+}
+
+impl Shared {
+    fn ended(&self) -> MutexGuard<'_, Vec<Busy>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl GuardHandle {
@@ -81,6 +103,12 @@ impl GuardHandle {
             && request.uri().path() == "/"
             && request.headers().get(header::HOST).is_some_and(|host| host == SUBSTITUTE_HOST);
         is_substitute.then_some(rejection)
+    }
+
+    /// Keeps the connection from resting until the result is dropped and everything that was written before has left
+    /// for the socket.
+    pub(crate) fn until_flushed(&self, busy: Busy) -> UntilFlushed {
+        UntilFlushed { busy: Some(busy), shared: self.shared.clone() }
     }
 
     /// Grants the CONNECT: the bytes after it are not HTTP and pass unchecked. Without this call nothing after a
@@ -239,8 +267,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
+    /// hyper flushes when it has written everything that it holds.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        drop(std::mem::take(&mut *self.shared.ended()));
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -64,9 +64,12 @@ pub enum NotHeld {
     /// It is longer than it may be.
     #[error("the body is too large")]
     TooLarge,
-    /// The client left, broke its framing, or took too long.
+    /// The client left or broke its framing.
     #[error("the body broke off")]
     BrokeOff,
+    /// The client took too long.
+    #[error("the client stopped sending in the middle of its body")]
+    Stalled,
     /// This client has too much here already, or everybody together has.
     #[error("too much is being received at the moment")]
     Busy,
@@ -117,7 +120,7 @@ impl HeldBodies {
     where
         B: Body<Data = Bytes>,
     {
-        timeout(patience, self.receive_patiently(client, body, max_bytes)).await.unwrap_or(Err(NotHeld::BrokeOff))
+        timeout(patience, self.receive_patiently(client, body, max_bytes)).await.unwrap_or(Err(NotHeld::Stalled))
     }
 
     async fn receive_patiently<B>(&self, client: ClientKey, body: B, max_bytes: usize) -> Result<HeldBody, NotHeld>
@@ -398,7 +401,7 @@ mod tests {
         let refused = |outcome: Result<HeldBody, NotHeld>| outcome.map(|body| body.bytes().len()).expect_err("refused");
         assert_eq!(refused(bodies.receive(client(1), long, 10, SECONDS).await), NotHeld::TooLarge);
         let (_sender, never) = slow();
-        assert_eq!(refused(bodies.receive(client(1), never, 10, Duration::from_millis(1)).await), NotHeld::BrokeOff);
+        assert_eq!(refused(bodies.receive(client(1), never, 10, Duration::from_millis(1)).await), NotHeld::Stalled);
         let _share = bodies.shared.clients.take(client(1), PER_CLIENT_MAX_BYTES).expect("all of it");
         let body = || Full::new(Bytes::from_static(b"{}"));
         assert_eq!(refused(bodies.receive(client(1), body(), 10, SECONDS).await), NotHeld::Busy);

@@ -49,9 +49,21 @@ pub(super) enum KernelOrder<'a> {
     ChangeKey(&'a TransmitKey),
 }
 
+/// The bytes that the kernel may hold for the other side before they are sent. Bytes on the way do not count, so a long
+/// fat link is filled all the same.
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
+
+/// Bounds what the kernel holds unsent for a peer that reads slowly. Without a bound it is the whole send buffer, some
+/// megabytes, and a few thousand such peers use up the memory of all connections of the machine.
+pub fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MAX_BYTES)
+}
+
 impl ClientSocket {
     /// Every write must take at least one byte within `send_timeout`.
     pub fn new(stream: TcpStream, send_timeout: Duration) -> Self {
+        // A socket that refuses is served all the same.
+        let _ = bound_unsent(&stream);
         let timeout = WriteTimeout { limit: send_timeout, deadline: None };
         Self {
             stream,
@@ -350,6 +362,33 @@ mod tests {
         assert_eq!(&rest, b"ET / HTTP/1.1");
         drop(client);
         assert_eq!(socket.peek().await, None);
+    }
+
+    /// Every kind of bytes: of files, by sendfile; of memory, as slices and as records. The client reads nothing, and
+    /// its receive buffer is small, so nearly everything that was taken waits in our kernel.
+    #[tokio::test]
+    async fn what_waits_for_a_slow_client_is_bounded() {
+        const TAKEN_MAX_BYTES: usize = 1 << 20;
+        let file = mapped_file(&[5; 16 << 20]);
+        for bytes in [file.slice(0..16 << 20), Bytes::from(vec![5; 16 << 20])] {
+            let (mut socket, client) = socket_pair(PATIENCE).await;
+            SockRef::from(&client).set_recv_buffer_size(64 * 1024).expect("a small receive buffer");
+            let mut taken = 0;
+            while let Some(sent) = futures_util::FutureExt::now_or_never(poll_fn(|context| {
+                Pin::new(&mut socket).poll_write_vectored(context, &[IoSlice::new(&bytes[taken..])])
+            })) {
+                taken += sent.expect("sent");
+            }
+            assert!(taken < TAKEN_MAX_BYTES, "{taken} bytes are held for a client that reads nothing");
+        }
+        let (mut socket, _client) = socket_pair(PATIENCE).await;
+        let mut taken = 0;
+        while let Some(sent) =
+            futures_util::FutureExt::now_or_never(poll_fn(|context| socket.poll_write_memory(context, &[5; 16 << 10])))
+        {
+            taken += sent.expect("sent");
+        }
+        assert!(taken < TAKEN_MAX_BYTES, "{taken} bytes are held for a client that reads nothing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use entrepot_core::disk_refusal::DiskRefusal;
+
+/// What helps against a file that cannot be written.
+fn remedy(source: &io::Error) -> &'static str {
+    DiskRefusal::of(source).map_or("make its directory writable for this user", DiskRefusal::remedy)
+}
+
 /// The reason why the certificate authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
@@ -14,8 +21,8 @@ pub enum CaError {
     Unreadable { path: PathBuf, source: io::Error },
     /// A file cannot be written.
     #[error(
-        "cannot write {}: {source}; make its directory writable for this user, or name another place in [ca]",
-        path.display()
+        "cannot write {}: {source}; {}, or name another place in [ca]",
+        path.display(), remedy(source)
     )]
     Unwritable {
         /// The file or directory.

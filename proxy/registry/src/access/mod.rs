@@ -10,6 +10,7 @@
 //! of the rules or of the htpasswd file also applies to tokens that were issued before. A refusal never depends on
 //! whether the repository exists.
 
+mod comparers;
 mod endpoint;
 mod login;
 mod policy;
@@ -79,6 +80,13 @@ impl AccessControl {
     /// if it is missing. Blocks: not for the event loop.
     pub fn open(rights: Arc<Rights>, data_dir: &Path) -> io::Result<Self> {
         let signer = Arc::new(Signer::open_or_create(&data_dir.join(TOKEN_KEY))?);
+        let users = rights.htpasswd.as_deref().map(Users::open);
+        Ok(Self { rights, signer, users })
+    }
+
+    /// Access control whose tokens hold until this process ends, where the disk does not take the file of the key.
+    pub fn with_passing_key(rights: Arc<Rights>) -> io::Result<Self> {
+        let signer = Arc::new(Signer::passing()?);
         let users = rights.htpasswd.as_deref().map(Users::open);
         Ok(Self { rights, signer, users })
     }

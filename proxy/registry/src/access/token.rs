@@ -70,6 +70,12 @@ struct Grant {
     actions: Vec<String>,
 }
 
+fn random_key() -> io::Result<[u8; KEY_BYTES]> {
+    let mut key = [0; KEY_BYTES];
+    rand::fill(&mut key).map_err(|_| io::Error::other("the system gives no randomness"))?;
+    Ok(key)
+}
+
 impl Signer {
     pub(super) fn new(key: &[u8]) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
@@ -84,13 +90,17 @@ impl Signer {
                 "not a key of 32 bytes; remove the file to get a new key",
             )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut key = [0; KEY_BYTES];
-                rand::fill(&mut key).map_err(|_| io::Error::other("the system gives no randomness"))?;
+                let key = random_key()?;
                 write_private(path, &key)?;
                 Ok(Self::new(&key))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// A new key that is kept nowhere.
+    pub(super) fn passing() -> io::Result<Self> {
+        Ok(Self::new(&random_key()?))
     }
 
     /// A token that is valid from `now` on.

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand;
-use entrepot_core::client::{ClientKey, ClientShares};
-use entrepot_core::htpasswd::{Accounts, BcryptHash};
-use tokio::sync::Semaphore;
+use entrepot_core::client::ClientKey;
+use entrepot_core::htpasswd::{Accounts, BcryptHash, HtpasswdError};
 use tokio::task::spawn_blocking;
 
+use super::comparers::Comparers;
 use entrepot_core::secret::Secret;
 
 /// The accounts of one file.
@@ -30,11 +30,7 @@ pub(super) struct Users {
     /// The state of the file when it was read last.
     look: Mutex<Look>,
     verified: Mutex<Verified>,
-    comparing: Semaphore,
-    /// One for each login that compares or waits to compare.
-    places: Semaphore,
-    /// The places of each client, so that no client takes all.
-    shares: ClientShares,
+    comparers: Comparers,
 }
 
 /// The reason why a login is not accepted.
@@ -48,8 +44,6 @@ pub(super) enum NotRecognised {
 
 /// The most comparisons at once. Each occupies a core.
 const COMPARING_MAX: usize = 2;
-const PLACES: usize = 64;
-const PLACES_EACH: u64 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A file that changed less than this ago may change again within the resolution of its time stamp.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -57,10 +51,13 @@ const VERIFIED_MAX: usize = 1024;
 /// After this time a password is compared again.
 const VERIFIED_FOR: Duration = Duration::from_secs(600);
 const FILE_MAX_BYTES: u64 = 4 << 20;
+const FAULTS_TOLD_MAX: usize = 5;
 
 struct Look {
     due: Instant,
     seen: Option<Seen>,
+    /// The fault that the log has told of the present file.
+    told: Option<String>,
 }
 
 /// The metadata that distinguishes one state of the file from another.
@@ -86,11 +83,9 @@ impl Users {
         let users = Arc::new(Self {
             path: path.to_owned(),
             known: RwLock::default(),
-            look: Mutex::new(Look { due: Instant::now(), seen: None }),
+            look: Mutex::new(Look { due: Instant::now(), seen: None, told: None }),
             verified: Mutex::new(Verified { key: hmac::Key::new(hmac::HMAC_SHA256, &key), until: HashMap::new() }),
-            comparing: Semaphore::new(COMPARING_MAX),
-            places: Semaphore::new(if remembers { PLACES } else { 0 }),
-            shares: ClientShares::new(PLACES_EACH),
+            comparers: Comparers::new(if remembers { COMPARING_MAX } else { 0 }),
         });
         users.read_if_changed();
         users
@@ -120,12 +115,15 @@ impl Users {
         if digest.is_some_and(|digest| lock(&self.verified).holds(&digest)) {
             return Ok(());
         }
-        let _share = self.shares.take(client, 1).ok_or(NotRecognised::Busy)?;
-        let _place = self.places.try_acquire().map_err(|_| NotRecognised::Busy)?;
-        let _turn = self.comparing.acquire().await.map_err(|_| NotRecognised::Busy)?;
+        let account = hash.as_ref().map(|_| Box::from(name));
+        let turn = self.comparers.turn(client, account).await.ok_or(NotRecognised::Busy)?;
         let (password, cost_max) = (password.clone(), accounts.cost_max());
-        let compared = spawn_blocking(move || compare(&password, hash.as_ref(), cost_max)).await;
-        match (compared, digest) {
+        // A client that leaves meanwhile does not end the comparison, and so keeps its turn.
+        let comparing = spawn_blocking(move || {
+            let _turn = turn;
+            compare(&password, hash.as_ref(), cost_max)
+        });
+        match (comparing.await, digest) {
             (Ok(true), Some(digest)) => {
                 lock(&self.verified).remember(digest);
                 Ok(())
@@ -163,15 +161,21 @@ impl Users {
             }
             look.seen = seen;
         }
-        match read(&self.path) {
-            Ok(accounts) => *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts),
-            Err(error) => {
-                tracing::error!(
-                    path = %self.path.display(),
-                    "the accounts cannot be read, the present ones stay in force: {error} (registry.htpasswd)"
-                );
+        let told = match read(&self.path) {
+            Ok((accounts, faults)) => {
+                *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+                let faults: Vec<_> = faults.iter().take(FAULTS_TOLD_MAX).map(ToString::to_string).collect();
+                let told = format!("some accounts cannot log in, all others can: {}", faults.join("; "));
+                (!faults.is_empty()).then_some(told)
             }
+            Err(error) => Some(format!("the accounts cannot be read, the present ones stay in force: {error}")),
+        };
+        // A file that was changed just now is read again, and its faults are the same.
+        let mut look = lock(&self.look);
+        if let Some(told) = told.as_ref().filter(|told| look.told.as_ref() != Some(told)) {
+            tracing::error!(path = %self.path.display(), "{told} (registry.htpasswd)");
         }
+        look.told = told;
     }
 }
 
@@ -214,14 +218,18 @@ impl Verified {
     }
 }
 
-fn read(path: &Path) -> Result<Accounts, String> {
-    let mut text = String::new();
+/// The accounts of the good lines, and the faults of the others. A file without any good line is no file of accounts.
+fn read(path: &Path) -> Result<(Accounts, Vec<HtpasswdError>), String> {
+    let mut content = Vec::new();
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_MAX_BYTES {
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
+    if content.len() as u64 > FILE_MAX_BYTES {
         return Err("it is larger than 4 MiB".to_owned());
     }
-    Accounts::parse(&text).map_err(|error| error.to_string())
+    match Accounts::read(&content) {
+        (accounts, faults) if accounts.is_empty() && !faults.is_empty() => Err(faults[0].to_string()),
+        read => Ok(read),
+    }
 }
 
 /// Every refusal takes the same time: that of one comparison at the highest cost in the file. Each step of the cost
@@ -310,41 +318,60 @@ pub(super) mod tests {
         fs::remove_file(users.path()).unwrap();
         users.look_now();
         assert_eq!(check(&users, "alice", "canary-new").await, Ok(()));
+        write(users.path(), &[("bob", "canary-b"), ("carol", "canary-c")]);
+        let text = fs::read_to_string(users.path()).unwrap();
+        fs::write(users.path(), format!("alice:!\n{text}dave:canary\n")).unwrap();
+        users.look_now();
+        for (name, password, expected) in [
+            ("bob", "canary-b", Ok(())),
+            ("carol", "canary-c", Ok(())),
+            ("alice", "canary-new", Err(NotRecognised::Wrong)),
+            ("dave", "canary", Err(NotRecognised::Wrong)),
+        ] {
+            assert_eq!(
+                check(&users, name, password).await,
+                expected,
+                "{name}: good lines count, bad ones let nobody in"
+            );
+        }
     }
 
     async fn check_from(users: &Arc<Users>, client: [u8; 4], name: &str, password: &str) -> Result<(), NotRecognised> {
         users.check(ClientKey::of(client.into()), name, &Secret::new(password)).await
     }
 
-    /// A stranger that guesses passwords all the time, and a client with the right one.
+    /// Strangers that guess passwords all the time, and clients with the right one.
     #[tokio::test]
-    async fn one_clients_wrong_logins_leave_places_for_others() {
-        let (_folder, users) = users(&[("alice", "canary-a")]);
-        let guesses = (0..PLACES).map(|number| {
-            let users = users.clone();
-            tokio::spawn(async move { check_from(&users, [198, 51, 100, 1], "alice", &number.to_string()).await })
-        });
-        let guesses: Vec<_> = guesses.collect();
-        let honest = tokio::time::timeout(Duration::from_secs(20), check(&users, "alice", "canary-a"));
-        assert_eq!(honest.await, Ok(Ok(())), "in time");
-        let mut answers = Vec::new();
-        for guess in guesses {
-            answers.push(guess.await.unwrap());
+    async fn wrong_passwords_lock_nobody_else_out() {
+        let (_folder, users) = users(&[("alice", "canary-a"), ("bob", "canary-b")]);
+        for (guesser, guessed, honest) in [
+            // From one address, from many, and from the address of the honest client.
+            ([198, 51, 100, 1], Some("alice"), [192, 0, 2, 1]),
+            ([203, 0, 113, 0], Some("alice"), [192, 0, 2, 2]),
+            ([192, 0, 2, 3], Some("alice"), [192, 0, 2, 3]),
+            ([203, 0, 113, 0], None, [192, 0, 2, 4]),
+        ] {
+            let is_spread = guesser[3] == 0;
+            let guesses = (0..300_u32).map(|number| {
+                let (users, name) = (users.clone(), guessed.map_or(format!("nobody-{number}"), str::to_owned));
+                let mut address = guesser;
+                address[3] = if is_spread { u8::try_from(number % 200).unwrap_or(0) } else { guesser[3] };
+                tokio::spawn(async move { check_from(&users, address, &name, &number.to_string()).await })
+            });
+            let guesses: Vec<_> = guesses.collect();
+            tokio::task::yield_now().await;
+            lock(&users.verified).until.clear();
+            let login = check_from(&users, honest, "bob", "canary-b").await;
+            assert_eq!(login, Ok(()), "{guesser:?} {guessed:?}");
+            let mut busy = 0;
+            for guess in guesses {
+                match guess.await.unwrap() {
+                    Err(NotRecognised::Busy) => busy += 1,
+                    other => assert_eq!(other, Err(NotRecognised::Wrong)),
+                }
+            }
+            assert!(busy > 0, "those that wait are bounded");
         }
-        let busy = answers.iter().filter(|answer| **answer == Err(NotRecognised::Busy)).count();
-        assert!(busy >= PLACES - 2 * PLACES_EACH as usize, "{busy} were told to wait");
-        assert!(!answers.contains(&Ok(())));
-    }
-
-    #[tokio::test]
-    async fn waiting_logins_are_bounded() {
-        let (_folder, users) = users(&[("alice", "canary-a")]);
-        let all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
-        assert_eq!(check(&users, "alice", "canary-a").await, Err(NotRecognised::Busy));
-        drop(all);
-        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()));
-        let _all = users.places.try_acquire_many(u32::try_from(PLACES).unwrap()).unwrap();
-        assert_eq!(check(&users, "alice", "canary-a").await, Ok(()), "a login that was verified before does not wait");
     }
 
     #[test]

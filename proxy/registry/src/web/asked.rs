@@ -14,7 +14,7 @@ use super::problem::Problem;
 use crate::RegistryService;
 use crate::removal::RemovalTarget;
 use entrepot_cache::pull::RequestScope;
-use entrepot_net::http::held_body::HeldBody;
+use entrepot_net::http::held_body::{HeldBody, NotHeld};
 
 /// The longest form that is read: a name, a tag, a digest and a seal.
 const FORM_MAX_BYTES: usize = 8 << 10;
@@ -99,7 +99,8 @@ pub(super) async fn form(
         return Err(Problem::Form);
     }
     let (client, patience) = (scope.connection.client.into(), scope.snapshot.config.client.body_timeout);
-    service.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await.map_err(|_| Problem::Form)
+    let received = service.pull.bodies.receive(client, body, FORM_MAX_BYTES, patience).await;
+    received.map_err(|why| if why == NotHeld::Stalled { Problem::Stalled } else { Problem::Form })
 }
 
 impl Fields<'_> {

@@ -26,6 +26,8 @@ pub(super) enum Problem {
     Method,
     #[error("The form or the address has a field missing, or one that is not understood.")]
     Form,
+    #[error("The form stopped in its middle. Send it again.")]
+    Stalled,
     #[error("The registry's disk failed, or has no room. Try again; the server's log says more.")]
     Failed(#[from] StoreError),
 }
@@ -58,6 +60,7 @@ impl Problem {
             Self::Moved => (StatusCode::CONFLICT, Refused::Moved),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Refused::Method),
             Self::Form => (StatusCode::BAD_REQUEST, Refused::Form),
+            Self::Stalled => (StatusCode::REQUEST_TIMEOUT, Refused::ClientStalled),
             Self::Failed(StoreError::NoSpace { .. }) => (StatusCode::INSUFFICIENT_STORAGE, Refused::DiskFull),
             Self::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, Refused::IoError),
         }

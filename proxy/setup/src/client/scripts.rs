@@ -71,6 +71,8 @@ impl Script {
             ("@PROXY@", proxy),
             ("@FINGERPRINT@", target.ca_sha256.clone()),
             ("@RUNTIME@", runtime.to_owned()),
+            ("@APPLIANCE@", target.host.clone()),
+            ("@PROXY_PORT@", target.proxy_port.to_string()),
         ];
         let script = [&header, COMMON, "\n", self.own_part(), "\n", SET_UP].concat();
         values.iter().fold(script, |script, (name, value)| script.replace(name, value))

@@ -1,6 +1,6 @@
 //! Signals that ask a command to end: SIGHUP, SIGINT, SIGQUIT, SIGTERM. A set-up that changes something takes its
-//! changes back then, and an undo goes on to its end. Before and after that, and at the second signal, the process ends
-//! as it would without this file.
+//! changes back then, and an undo goes on to its end; further signals change nothing about that. Before and after that,
+//! the process ends as it would without this file.
 //!
 //! All threads block these signals, and one thread waits for them. So no call is cut short, and no handler runs.
 
@@ -42,11 +42,13 @@ impl Interrupts {
                 let phase = lock(&of_thread);
                 match *phase {
                     Phase::Changing(what) if sender.borrow().is_none() => {
-                        complain(format_args!("{signal}: {what}; a second signal ends this at once"));
+                        complain(format_args!("{signal}: {what}"));
                         sender.send_replace(Some(signal));
                     }
+                    // People press Ctrl-C more than once.
+                    Phase::Changing(_) => {}
                     // The lock is held to the end of the process, so no change begins.
-                    _ => end_by(signal),
+                    Phase::Idle => end_by(signal),
                 }
             }
         })?;
@@ -58,10 +60,9 @@ impl Interrupts {
         *lock(&self.phase) = Phase::Changing(what);
     }
 
-    /// Nothing would be left half done any more. Returns the signal that came before this.
-    pub(super) fn end(&self) -> Option<Signal> {
+    /// Nothing would be left half done any more.
+    pub(super) fn end(&self) {
         *lock(&self.phase) = Phase::Idle;
-        self.caught()
     }
 
     /// The signal that came since [`Interrupts::begin`].

@@ -60,13 +60,19 @@ async fn a_job_that_hangs_holds_up_nobody() {
         assert!(is_stalled(threads.run_in_time(LANE, slow_disk).await));
         assert!(began.elapsed() >= SHORT);
         for lane in [LANE, OTHER_LANE] {
-            let aside = threads.run_in_time(lane, |calls| calls.aside(|| 7)).await;
-            assert_eq!(aside.unwrap(), 7, "the lane goes on");
+            assert_eq!(threads.run(lane, |calls| calls.aside(|| 7)).await.unwrap(), 7, "the lane goes on");
+            let began = std::time::Instant::now();
+            for _ in 0..100 {
+                assert!(is_stalled(threads.run_in_time(lane, |_| async { panic!("it is not run") }).await));
+            }
+            assert!(began.elapsed() < SHORT, "nobody else waits for the disk");
         }
+        assert!(threads.hangs());
         gate.add_permits(1);
-        while ended.load(Ordering::SeqCst) < 1 {
+        while ended.load(Ordering::SeqCst) < 1 || threads.hangs() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(threads.run_in_time(LANE, |calls| calls.aside(|| 7)).await.unwrap(), 7, "the disk works again");
     }
 }
 
@@ -84,7 +90,7 @@ async fn a_lane_that_hangs_altogether_is_full_and_the_others_are_not() {
         };
         let hung = futures_util::future::join_all((0..1000).map(|_| hang())).await;
         assert!(hung.into_iter().all(is_stalled));
-        assert!(threads.run_in_time(OTHER_LANE, |_| async {}).await.is_ok());
+        assert!(threads.run(OTHER_LANE, |_| async {}).await.is_ok());
         gate.add_permits(1);
         assert!(threads.run(LANE, |_| async {}).await.is_ok(), "it goes on where it stood");
         let ended = ended.load(Ordering::SeqCst);

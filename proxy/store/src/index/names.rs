@@ -7,7 +7,7 @@
 
 use entrepot_core::digest::Digest;
 use entrepot_core::media::AcceptClass;
-use entrepot_core::name::Tag;
+use entrepot_core::name::{RepositoryName, Tag};
 use entrepot_core::origin::Origin;
 use redb::{Error, ReadTransaction, ReadableTable};
 
@@ -201,7 +201,7 @@ fn row_of(place: &Place) -> (String, &str) {
 
 /// Reads a row's place. A text that names none means that the index is damaged.
 pub(super) fn place_of(origin: &str, repository: &str) -> Result<Place, Error> {
-    match (origin.parse(), repository.parse()) {
+    match (origin.parse(), RepositoryName::of_upstream(repository)) {
         (Ok(origin), Ok(repository)) => Ok(Place::new(origin, repository)),
         _ => Err(Error::Corrupted("a row names no repository".to_owned())),
     }

@@ -32,23 +32,28 @@ enum Found {
     Newer(u64),
 }
 
-/// Opens the index. A file whose content makes no sense is set aside. `Ok(None)` means that the disk refuses now.
-pub(super) fn open(paths: &Paths) -> Result<Option<Opened>, StoreError> {
+/// The outcome of an attempt to open the index.
+pub(super) enum Tried {
+    Opened(Opened),
+    /// The disk refuses now, for this reason.
+    Refused(String),
+}
+
+/// Opens the index. A file whose content makes no sense is set aside.
+pub(super) fn open(paths: &Paths) -> Result<Tried, StoreError> {
     match guarded(|| try_open(paths)) {
-        Ok(Found::Usable(opened)) => Ok(Some(opened)),
+        Ok(Found::Usable(opened)) => Ok(Tried::Opened(opened)),
         Ok(Found::Newer(found)) => Err(StoreError::NewerFormat { path: paths.index(), found, known: FORMAT_NOW }),
         Err(Error::DatabaseAlreadyOpen) => Err(StoreError::Locked { path: paths.index() }),
-        Err(error) if ailment_of(&error) == Ailment::Reopen => {
-            tracing::warn!(%error, "the cache's index cannot be opened; hits go on, new content is not counted");
-            Ok(None)
-        }
+        Err(error) if ailment_of(&error) == Ailment::Reopen => Ok(Tried::Refused(error.to_string())),
         Err(error) => {
             tracing::warn!(%error, "the cache's index is damaged; it is set aside and rebuilt from the files");
             set_aside(paths);
-            Ok(guarded(|| try_open(paths)).ok().and_then(|found| match found {
-                Found::Usable(opened) => Some(opened),
-                Found::Newer(_) => None,
-            }))
+            Ok(match guarded(|| try_open(paths)) {
+                Ok(Found::Usable(opened)) => Tried::Opened(opened),
+                Ok(Found::Newer(number)) => Tried::Refused(format!("a new index has the format {number}")),
+                Err(error) => Tried::Refused(error.to_string()),
+            })
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use redb::{Database, Durability, Error};
 
 use super::file::{self, ailment_of};
-use super::opening::{self, Opened};
+use super::opening::{self, Opened, Tried};
 use super::queue::{Ailment, Job};
 use super::rebuild;
 use super::tables::{self, Tables};
@@ -43,10 +43,11 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts with an index, or without one if it could not be opened.
-    pub(super) fn new(shared: Arc<Shared>, opened: Option<Opened>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, tried: Tried) -> Self {
         let mut writer = Self { shared, rebuild: None, durable_by: None, visible: 0 };
-        if let Some(opened) = opened {
-            writer.install(opened);
+        match tried {
+            Tried::Opened(opened) => writer.install(opened),
+            Tried::Refused(why) => writer.shared.set_refused(Some(why)),
         }
         writer
     }
@@ -174,9 +175,12 @@ impl Writer {
 
     fn heal(&mut self) {
         match opening::open(&self.shared.paths) {
-            Ok(Some(opened)) => self.install(opened),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the cache's index is still unavailable"),
+            Ok(Tried::Opened(opened)) => {
+                tracing::info!("the cache's index is open again");
+                self.install(opened);
+            }
+            Ok(Tried::Refused(why)) => self.shared.set_refused(Some(why)),
+            Err(error) => self.shared.set_refused(Some(error.to_string())),
         }
     }
 
@@ -187,6 +191,7 @@ impl Writer {
         }
         self.shared.space.set_used(opened.totals.held());
         *write_lock(&self.shared.database) = Some(opened.database);
+        self.shared.set_refused(None);
         self.shared.start_rebuilding();
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name("store-rebuild".to_owned());

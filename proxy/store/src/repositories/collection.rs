@@ -24,6 +24,7 @@ use super::live::LivePushes;
 use crate::errors::StoreError;
 use crate::index::{Index, names, recency};
 use crate::paths::{ALGORITHMS, Kept};
+use crate::times::judging_now;
 use crate::{disk, small_files};
 
 /// Links that are held in memory at once while pins are compared with them.
@@ -123,7 +124,7 @@ impl Collector {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
         let _watching = self.facts.pins.watch();
-        let (facts, live, index, began) = (&*self.facts, &*self.live, &*self.index, SystemTime::now());
+        let (facts, live, index, began) = (&*self.facts, &*self.live, &*self.index, judging_now());
         let (collected, would_go) = (Collected::default(), HashSet::new());
         let mut sweeper = Sweeper { facts, live, index, sweep, began, collected, would_go };
         let repositories = facts.all()?;

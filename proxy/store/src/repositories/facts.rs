@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
 use super::sums::Sums;
-use super::{NotPut, PushedBy, PushedManifest, Tagged};
+use super::{Expected, NotPut, PushedBy, PushedManifest, Tagged};
 use crate::blob::Blob;
 use crate::blobs::Blobs;
 use crate::errors::StoreError;
@@ -91,12 +91,17 @@ impl Facts {
     pub(super) fn put_manifest<E>(
         &self,
         repository: &RepositoryName,
+        expected: Option<&Expected>,
         manifest: &PushedManifest,
-        tags: &[Tag],
-        needed: &[Digest],
+        (tags, needed): (&[Tag], &[Digest]),
         may_move: impl Fn(&Tag, PushedBy) -> Result<(), E>,
     ) -> Result<Result<(), NotPut<E>>, StoreError> {
         let _turn = self.lock(repository);
+        if let Some(expected) = expected
+            && !(expected.holds)(self.digest_of(repository, &expected.reference)?)
+        {
+            return Ok(Err(NotPut::Unexpected));
+        }
         if let Some(missing) = needed.iter().find(|digest| !self.has(repository, digest)) {
             return Ok(Err(NotPut::Missing(*missing)));
         }
@@ -233,6 +238,18 @@ impl Facts {
         Ok(Some(StoredManifest { digest, media_type, stored_at: blob.stored_at(), bytes }))
     }
 
+    /// See [`super::Repository::digest_of`].
+    pub(super) fn digest_of(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, StoreError> {
+        match reference {
+            Reference::Tag(tag) => self.tag(repository, tag),
+            Reference::Digest(digest) => Ok(self.manifest_file(repository, digest)?.map(|_| *digest)),
+        }
+    }
+
     /// The digest that a tag points to.
     pub(super) fn tag(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StoreError> {
         Ok(self.tag_note(repository, tag)?.map(|(digest, _)| digest))
@@ -363,6 +380,23 @@ impl Facts {
             self.note_untagged(repository, &digest)?;
         }
         small_files::remove(&self.paths.tag(repository, tag))
+    }
+
+    /// See [`super::Repository::remove_tag_at`].
+    pub(super) fn remove_tag_at(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let _turn = self.lock(repository);
+        match self.tag(repository, tag)? {
+            Some(at) if at == *digest => {
+                self.note_untagged(repository, digest)?;
+                small_files::remove(&self.paths.tag(repository, tag))
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Notes that a tag is about to leave a manifest, before it does: a note about a manifest that kept its tag says

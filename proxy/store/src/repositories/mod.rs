@@ -98,6 +98,16 @@ pub enum NotPut<E> {
     Missing(Digest),
     /// A tag points elsewhere and may not be moved, for this reason.
     Refused(E),
+    /// Something else is there than the push expects.
+    Unexpected,
+}
+
+/// The expectation of a push about what is there before it.
+pub struct Expected {
+    /// The tag or manifest that it is about.
+    pub reference: Reference,
+    /// Whether the expectation holds for this digest; None if nothing is there.
+    pub holds: Box<dyn Fn(Option<Digest>) -> bool + Send>,
 }
 
 impl PushedManifest {
@@ -323,7 +333,34 @@ impl Repository {
         needed: Vec<Digest>,
         may_move: impl Fn(&Tag, PushedBy) -> Result<(), E> + Send + 'static,
     ) -> Result<Result<(), NotPut<E>>, StoreError> {
-        self.with_files(move |facts, name| facts.put_manifest(name, &manifest, &tags, &needed, may_move)).await
+        self.put_manifest_if(None, manifest, tags, needed, may_move).await
+    }
+
+    /// [`Self::put_manifest`] on a condition, which is judged together with the other checks.
+    pub async fn put_manifest_if<E: Send + 'static>(
+        &self,
+        expected: Option<Expected>,
+        manifest: PushedManifest,
+        tags: Vec<Tag>,
+        needed: Vec<Digest>,
+        may_move: impl Fn(&Tag, PushedBy) -> Result<(), E> + Send + 'static,
+    ) -> Result<Result<(), NotPut<E>>, StoreError> {
+        let put = move |facts: &Facts, name: &RepositoryName| {
+            facts.put_manifest(name, expected.as_ref(), &manifest, (&tags, &needed), may_move)
+        };
+        self.with_files(put).await
+    }
+
+    /// The digest of a manifest that is here. None if there is none.
+    pub async fn digest_of(&self, reference: &Reference) -> Result<Option<Digest>, StoreError> {
+        let reference = reference.clone();
+        self.with_files(move |facts, name| facts.digest_of(name, &reference)).await
+    }
+
+    /// Removes a tag that points to this manifest; false if there is no such tag.
+    pub async fn remove_tag_at(&self, tag: &Tag, digest: &Digest) -> Result<bool, StoreError> {
+        let (tag, digest) = (tag.clone(), *digest);
+        self.with_files(move |facts, name| facts.remove_tag_at(name, &tag, &digest)).await
     }
 
     /// Removes a tag; false if there was none.

@@ -207,7 +207,7 @@ fn content_of_two_repositories_leaves_with_the_second() {
 /// A push may rely on layers that are here, whichever way their manifest was removed.
 #[test]
 fn a_tag_and_a_repository_free_the_same_layers_after_the_same_grace() {
-    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: false, dry_run: false };
+    const AN_HOUR: Sweep = Sweep { grace: Duration::from_secs(3600), untagged: Untagged::Keep, dry_run: false };
     for whole in [false, true] {
         let world = World::new(PLENTY);
         let layer = world.blob("app", b"layer");
@@ -487,7 +487,7 @@ fn what_an_account_pushed_is_noted_and_what_is_older_counts_as_anyones() {
     let push = |digest: Digest, media_type: &str, pushed_by| {
         let media_type = media_type.to_owned();
         let manifest = PushedManifest { digest, media_type, referrer: None, pushed_by };
-        let put = facts.put_manifest(&app, &manifest, std::slice::from_ref(&tag), &[], |_, was| Err(was));
+        let put = facts.put_manifest(&app, None, &manifest, (std::slice::from_ref(&tag), &[]), |_, was| Err(was));
         put.expect("the disk is well").err()
     };
     let refused = |was| Some(NotPut::Refused(was));
@@ -506,7 +506,10 @@ fn a_push_of_an_accounts_untagged_manifest_makes_a_collection_wait() {
     let (facts, app) = (&world.store.repositories.facts, name("app"));
     let push = |pushed_by| {
         let manifest = PushedManifest { digest, media_type: IMAGE.to_owned(), referrer: None, pushed_by };
-        facts.put_manifest(&app, &manifest, &[], &[], |_, _| Ok::<_, ()>(())).expect("the disk is well").expect("put");
+        facts
+            .put_manifest(&app, None, &manifest, (&[], &[]), |_, _| Ok::<_, ()>(()))
+            .expect("the disk is well")
+            .expect("put");
     };
     let long_ago = SystemTime::now() - Duration::from_secs(7200);
     let sweep = Sweep { grace: Duration::from_secs(3600), untagged: Untagged::All, dry_run: false };

@@ -1,5 +1,7 @@
 //! Limits, the order of eviction, and taking content away.
 
+use entrepot_observe::labels::Bypass;
+
 use super::*;
 use crate::{Cleared, Extents, Verified};
 
@@ -91,6 +93,29 @@ fn a_fill_of_unknown_size_keeps_to_the_limit() {
     done(fill.write(0, Bytes::from(vec![0; 9_000_000]))).unwrap();
     assert!(is_no_space(done(fill.write(9_000_000, Bytes::from(vec![0; 2_000_000])))));
     done(fill.write(9_000_000, Bytes::from(vec![0; 1_000_000]))).unwrap();
+}
+
+/// Content that the whole cache may not hold is told apart from content that finds no room at the moment, whether its
+/// size is known from the start or only as it grows.
+#[test]
+fn content_larger_than_the_cache_is_no_full_disk() {
+    let world = World::new(1_000_000);
+    let running = done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([1; 32]), Some(600_000))).unwrap();
+    for (known, grown, expected) in [
+        (Some(1_000_001), 0, Bypass::TooLarge),
+        (Some(u64::MAX), 0, Bypass::TooLarge),
+        (Some(1_000_000), 0, Bypass::DiskFull),
+        (None, 1_000_001, Bypass::TooLarge),
+        (None, 900_000, Bypass::DiskFull),
+    ] {
+        let begun = match known {
+            Some(size) => done(world.store.partial_blobs.begin(&hub(), &Digest::Sha256([2; 32]), Some(size))),
+            None => done(world.store.partial_blobs.begin_unnamed(None)),
+        };
+        let error = begun.map(Arc::new).and_then(|fill| done(fill.write(0, Bytes::from(vec![0; grown])))).unwrap_err();
+        assert_eq!(error.bypass(), expected, "{known:?} {grown}: {error}");
+    }
+    drop(running);
 }
 
 #[test]

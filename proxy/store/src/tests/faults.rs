@@ -2,7 +2,7 @@
 
 use super::upgrade::before::{Before, places};
 use super::*;
-use crate::Place;
+use crate::{Place, Trouble};
 
 const MIB: usize = 1 << 20;
 
@@ -179,13 +179,19 @@ fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
     let disk = SmallDisk::new("size=24m");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
     let digest = put(&store, 1, 1000);
+    assert_eq!(store.troubles(), []);
     drop(store);
+    // A release before may not have had the folder.
+    std::fs::remove_dir(disk.path().join("fill")).unwrap();
     disk.remount("ro");
     let store = Store::open(disk.path(), limits(PLENTY)).unwrap();
+    assert!(matches!(&*store.troubles(), [Trouble::IndexClosed(_)]), "{:?}", store.troubles());
     assert_eq!(read(&store, &digest).unwrap(), content(1, 1000).1);
     let (other, bytes) = content(3, 10);
     let refused = done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes)));
     assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
+    let troubles = store.troubles();
+    assert!(matches!(&*troubles, [Trouble::DiskRefuses(_), Trouble::IndexClosed(_)]), "{troubles:?}");
     disk.remount("rw");
     soon("content is stored again", || done(store.partial_blobs.put(&other, Bytes::copy_from_slice(&bytes))).is_ok());
     soon("the index is back and complete", || {
@@ -194,6 +200,7 @@ fn a_start_on_a_read_only_disk_serves_hits_and_recovers() {
         done(store.blobs.list(None, 10)).is_ok_and(|listed| listed.len() == 2)
     });
     assert_eq!(store.usage().used_bytes, 1010);
+    assert_eq!(store.troubles(), []);
 }
 
 #[test]

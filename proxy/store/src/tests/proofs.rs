@@ -244,7 +244,11 @@ fn an_older_proof_does_not_outlive_a_refusal_that_memory_lost() {
             for number in 0..20_000_u64 {
                 // Twice, so that it counts as used, as the one that is to be lost does.
                 for _ in 0..2 {
-                    world.store.names.memory().refuse(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
+                    world
+                        .store
+                        .names
+                        .memory()
+                        .refuse(&(&place(&format!("flood/{number}"))).into(), ms_of(at(301)) + number);
                 }
             }
             world
@@ -256,7 +260,7 @@ fn an_older_proof_does_not_outlive_a_refusal_that_memory_lost() {
                         .store
                         .names
                         .memory()
-                        .admits_proof(&place(&format!("flood/{number}")), ms_of(at(301)) + number);
+                        .admits_proof(&(&place(&format!("flood/{number}"))).into(), ms_of(at(301)) + number);
                 }
             }
             world
@@ -285,7 +289,7 @@ fn a_proof_from_before_the_start_is_none_after_it() {
     let (here, digest) = (place("a/b"), content(1, 10).0);
     let world = linked(&[&here], &digest);
     let before = SystemTime::now();
-    let known = world.store.names.memory().admits_proof(&here, ms_of(at(1)));
+    let known = world.store.names.memory().admits_proof(&(&here).into(), ms_of(at(1)));
     assert!(known, "later than the start");
     let world = world.restarted();
     done(world.store.names.link(&here, &content(2, 10).0, Some(before)));

@@ -183,6 +183,11 @@ impl Session {
         Reading::new(response, self)
     }
 
+    /// Whether the door has closed the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// One request of many.
     pub(crate) async fn ask(&mut self, ask: Ask) -> Reply {
         let is_origin = self.is_origin;

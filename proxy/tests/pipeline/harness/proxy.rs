@@ -18,7 +18,8 @@ use entrepot_core::origin::Scheme;
 use entrepot_net::connection::{ConnectionContext, Destination, RegistryDestination};
 use entrepot_net::drain::{self, Trigger, Watch};
 use entrepot_net::http::held_body::HeldBodies;
-use entrepot_net::listener::{self, Bounds, ConnectionSlot, Standing};
+use entrepot_net::listener;
+use entrepot_net::places::{Bounds, ConnectionSlot, Standing};
 use entrepot_net::tls::OwnKey;
 use entrepot_net::tls::authority::Authority;
 use entrepot_net::tls::leaf::LeafStore;
@@ -194,10 +195,14 @@ impl Proxy {
             let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
             move |stream, peer, place| {
                 let (state, drain) = (state.clone(), watch.clone());
-                workers.hand(move |connected| proxy::serve(state, stream, peer, (place, connected), drain));
+                let standing = ConnectionSlot::standing(&place).clone();
+                workers.hand(move |connected| {
+                    standing.serve(proxy::serve(state, stream, peer, (place, connected), drain))
+                });
             }
         };
-        let address = open(serve, &pull, &watch);
+        let connections_max = config.startup.proxy.max_connections;
+        let address = open(serve, &pull, &watch, connections_max);
         let serve = {
             let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
             move |stream, peer, place| {
@@ -205,13 +210,13 @@ impl Proxy {
                 workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
             }
         };
-        let registry_door = open(serve, &pull, &watch);
+        let registry_door = open(serve, &pull, &watch, connections_max);
         let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
             let (state, drain) = (served.clone(), drain.clone());
             workers.hand(move |connected| registry::serve_mirror(state, stream, peer, (place, connected), drain));
         };
-        let mirror_door = open(serve, &pull, &watch);
+        let mirror_door = open(serve, &pull, &watch, connections_max);
         Self {
             authority,
             door: address,
@@ -350,12 +355,13 @@ fn open(
     serve: impl Fn(std::net::TcpStream, SocketAddr, ConnectionSlot) + Send + 'static,
     pull: &Arc<Pull>,
     watch: &Watch,
+    connections_max: usize,
 ) -> SocketAddr {
     let listener = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(listener::accept(
         listener,
-        Bounds::new(10_000, 10_000),
+        Bounds::new(connections_max, 10_000),
         (pull.metrics.clone(), Door::Proxy),
         watch.clone(),
         serve,

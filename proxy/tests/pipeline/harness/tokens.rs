@@ -47,7 +47,8 @@ impl TokenServer {
         self.table().remove(&(user.to_owned(), repository.to_owned()));
     }
 
-    fn refusal(&self, seen: &Seen, realm: &str) -> Option<Answer> {
+    /// The refusal of a request below `/v2/`. None if its token is good for it.
+    pub(crate) fn refusal(&self, seen: &Seen, realm: &str) -> Option<Answer> {
         if !seen.path.starts_with("/v2/") {
             return None;
         }

@@ -46,6 +46,12 @@ async fn put_manifest(proxy: &Proxy, repository: &str, reference: &str, manifest
     proxy.registry(Method::PUT, &path).header("content-type", MANIFEST_TYPE).body(manifest).send().await
 }
 
+/// A manifest of this type whose config and only layer are one blob.
+fn manifest_of(media_type: &str, blob: &Digest, size: usize) -> String {
+    let entry = format!(r#"{{"mediaType":"application/octet-stream","digest":"{blob}","size":{size}}}"#);
+    format!("{{ \"schemaVersion\" : 2,\n\"mediaType\" : \"{media_type}\" ,\"config\":{entry},\"layers\":[{entry}]}}  ")
+}
+
 /// Pushes a whole image under a tag.
 async fn push(proxy: &Proxy, image: &Image, tag: &str) {
     push_blob(proxy, &image.repository, &image.layer).await;

@@ -123,7 +123,7 @@ async fn a_pull_that_runs_ends_well_whatever_is_deleted_and_collected() {
     let proxy = registry().await;
     let content = crate::harness::bytes(9, 8 << 20);
     let digest = super::push_blob(&proxy, "app", &content).await;
-    let manifest = format!(r#"{{"layers":[{{"digest":"{digest}","size":{}}}]}}"#, content.len());
+    let manifest = super::manifest_of(crate::harness::MANIFEST_TYPE, &digest, content.len());
     assert_eq!(put_manifest(&proxy, "app", "v1", manifest.clone()).await.status, 201);
     let path = format!("/v2/app/blobs/{digest}");
     let mut reading = proxy.registry(Method::GET, &path).start().await;

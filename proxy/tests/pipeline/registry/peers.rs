@@ -46,7 +46,7 @@ async fn zot_media_types_and_bytes_stay_as_they_were_pushed() {
     .into_iter()
     .enumerate()
     {
-        let manifest = format!("{{ \"mediaType\" : \"{media_type}\" ,\n\"layers\":[{{\"digest\":\"{layer}\"}}]}}  ");
+        let manifest = super::manifest_of(media_type, &layer, 5);
         // An unknown type has no prescribed form.
         let manifest = if number == 2 { format!("{{\"mediaType\":\"{media_type}\",\"n\":1.0}}") } else { manifest };
         let path = format!("/v2/app/manifests/v{number}");

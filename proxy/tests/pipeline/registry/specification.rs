@@ -125,7 +125,7 @@ async fn bad_manifests_are_refused_and_nothing_is_stored() {
     let other = digest_of(b"other").to_string();
     let docker = "application/vnd.docker.distribution.manifest.v2+json";
     let artifact = "application/vnd.oci.artifact.manifest.v1+json";
-    let blob = json!({ "digest": digest_of(b"missing").to_string(), "size": 7 });
+    let blob = json!({ "mediaType": "a/b", "digest": digest_of(b"missing").to_string(), "size": 7 });
     let incomplete = json!({ "mediaType": artifact, "blobs": [blob] }).to_string();
     for (reference, content_type, manifest, expected, code) in [
         ("v1", MANIFEST_TYPE, "{", 400, "MANIFEST_INVALID"),
@@ -167,7 +167,7 @@ async fn sha512_all_the_way() {
     let untold = format!("{place}?digest={digest}");
     assert_eq!(proxy.registry(Method::PUT, &untold).body(layer.clone()).send().await.status, 201);
     get(&proxy, &format!("/v2/other/blobs/{digest}")).await.is_whole(&layer);
-    let manifest = format!(r#"{{"layers":[{{"digest":"{digest}","size":{}}}]}}"#, layer.len());
+    let manifest = super::manifest_of(MANIFEST_TYPE, &digest, layer.len());
     let named = Digest::of(Algorithm::Sha512, manifest.as_bytes());
     let put = put_manifest(&proxy, "app", &named.to_string(), manifest.clone()).await;
     assert_eq!((put.status, put.header("docker-content-digest")), (201, &*named.to_string()));
@@ -208,7 +208,7 @@ async fn tags_are_listed_page_by_page_with_links() {
 
 async fn refer(proxy: &Proxy, subject: &str, kind: &str, more: Value) -> String {
     let mut manifest = json!({
-        "mediaType": MANIFEST_TYPE, "artifactType": kind, "layers": [],
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "artifactType": kind, "layers": [],
         "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"). to_string(), "size": 2 },
         "subject": { "mediaType": MANIFEST_TYPE, "digest": subject, "size": 1 },
     });
@@ -302,4 +302,114 @@ async fn several_tags_in_one_push() {
     assert_eq!(status(&proxy, Method::GET, &image.tag_path("fine")).await, 404);
     let many: Vec<_> = (0..101).map(|number| format!("tag=t{number}")).collect();
     assert_eq!(put_manifest(&proxy, "app", &tagged(&many.join("&")), image.manifest.clone()).await.status, 414);
+}
+
+/// RFC 9110 section 13: what a client has is not sent again, and what has changed meanwhile is not overwritten.
+#[tokio::test]
+async fn requests_on_conditions() {
+    let proxy = registry().await;
+    let (image, next) = (Image::new("app", 61), Image::new("app", 62));
+    push(&proxy, &image, "v1").await;
+    push_blob(&proxy, "app", &next.layer).await;
+    let (tag, blob) = (format!("\"{}\"", image.manifest_digest), format!("\"{}\"", image.layer_digest));
+    let next_tag = format!("\"{}\"", next.manifest_digest);
+    let ask = async |method: Method, path: &str, name: &str, value: &str| {
+        let ask = proxy.registry(method.clone(), path).header(name, value);
+        let ask = if method == Method::PUT { ask.header("content-type", MANIFEST_TYPE) } else { ask };
+        let body = if method == Method::PUT { next.manifest.clone() } else { Bytes::new() };
+        ask.body(body).send().await
+    };
+    for (path, own) in [(image.tag_path("v1"), &tag), (image.manifest_path(), &tag), (image.layer_path(), &blob)] {
+        for (name, value, status) in [
+            ("if-none-match", own.clone(), 304),
+            ("if-none-match", format!("\"x\", W/{own}"), 304),
+            ("if-none-match", "*".into(), 304),
+            ("if-none-match", "\"x\"".into(), 200),
+            ("if-match", own.clone(), 200),
+            ("if-match", "*".into(), 200),
+            ("if-match", "\"x\"".into(), 412),
+            ("if-match", format!("W/{own}"), 412),
+            ("if-modified-since", "Fri, 01 Jan 2100 00:00:00 GMT".into(), 200),
+            ("if-unmodified-since", "Thu, 01 Jan 1970 00:00:00 GMT".into(), 200),
+        ] {
+            for method in [Method::GET, Method::HEAD] {
+                let reply = ask(method.clone(), &path, name, &value).await;
+                assert_eq!(reply.status, status, "{method} {path} {name}: {value}");
+                if status == 304 {
+                    assert_eq!((reply.header("etag"), reply.body.len()), (&**own, 0), "{method} {path}");
+                }
+            }
+        }
+    }
+    for (value, status) in
+        [(&*blob, 206), ("\"x\"", 200), (&*format!("W/{blob}"), 200), ("Fri, 01 Jan 2100 00:00:00 GMT", 200)]
+    {
+        let ranged = proxy.registry(Method::GET, &image.layer_path()).range("5-9").header("if-range", value);
+        let reply = ranged.send().await;
+        let expected = if status == 206 { &image.layer[5..10] } else { &image.layer[..] };
+        assert!(reply.status == status && reply.body == expected, "{value}: {}", reply.status);
+    }
+    assert_eq!(ask(Method::GET, "/v2/app/manifests/none", "if-match", "\"x\"").await.status, 404);
+
+    let (v1, fresh) = (image.tag_path("v1"), image.tag_path("fresh"));
+    for (method, path, name, value, status) in [
+        (Method::PUT, &v1, "if-none-match", "*", 412),
+        (Method::PUT, &v1, "if-none-match", &*tag, 412),
+        (Method::PUT, &v1, "if-match", "\"x\"", 412),
+        (Method::PUT, &fresh, "if-match", "*", 412),
+        (Method::PUT, &fresh, "if-match", &tag, 412),
+        (Method::DELETE, &v1, "if-match", &next_tag, 412),
+        (Method::DELETE, &v1, "if-none-match", "*", 412),
+        (Method::DELETE, &image.manifest_path(), "if-match", "\"x\"", 412),
+        (Method::DELETE, &image.layer_path(), "if-match", "\"x\"", 412),
+    ] {
+        assert_eq!(ask(method.clone(), path, name, value).await.status, status, "{method} {path} {name}: {value}");
+        get(&proxy, &v1).await.is_whole(&image.manifest);
+        assert_eq!(get(&proxy, &fresh).await.status, 404, "{method} {path} {name}: {value}");
+    }
+    for (method, path, name, value, status) in [
+        (Method::PUT, &fresh, "if-none-match", "*", 201),
+        (Method::PUT, &fresh, "if-none-match", "*", 412),
+        (Method::PUT, &v1, "if-match", &*tag, 201),
+        (Method::PUT, &v1, "if-match", &tag, 412),
+        (Method::DELETE, &v1, "if-match", &tag, 412),
+        (Method::DELETE, &v1, "if-match", &next_tag, 202),
+        (Method::DELETE, &fresh, "if-match", "*", 202),
+        (Method::DELETE, &image.layer_path(), "if-match", &blob, 202),
+        (Method::DELETE, &image.manifest_path(), "if-none-match", "\"x\"", 202),
+    ] {
+        assert_eq!(ask(method.clone(), path, name, value).await.status, status, "{method} {path} {name}: {value}");
+    }
+}
+
+/// `entrepot_core::pushed_manifest` has the whole table; these are some of it as a client sees them.
+#[tokio::test]
+async fn malformed_manifests_are_refused_with_the_field_at_fault() {
+    let proxy = registry().await;
+    let image = Image::new("app", 63);
+    push_blob(&proxy, "app", &image.layer).await;
+    let whole: Value = json_of(&image.manifest);
+    for (pointer, value, field) in [
+        ("/schemaVersion", json!(3), "schemaVersion"),
+        ("/layers", json!("text"), "layers"),
+        ("/layers/0/digest", json!("sha256:zz"), "layers[0].digest"),
+        ("/layers/0/size", json!(-1), "layers[0].size"),
+        ("/config", json!([]), "config"),
+        ("/config/mediaType", json!(7), "config.mediaType"),
+        ("/mediaType", json!(INDEX_TYPE), "mediaType"),
+        ("/mediaType", json!(["x"]), "mediaType"),
+    ] {
+        let mut bad = whole.clone();
+        match bad.pointer_mut(pointer) {
+            Some(place) => *place = value.clone(),
+            None => bad[&pointer[1..]] = value.clone(),
+        }
+        let refused = put_manifest(&proxy, "app", "bad", bad.to_string()).await;
+        refused.is_error(400, "MANIFEST_INVALID");
+        assert!(refused.text().contains(&format!("\"{field}: ")), "{pointer} {value}: {}", refused.text());
+    }
+    let mut unknown = whole.clone();
+    unknown["x-unknown"] = json!({"layers": 7});
+    assert_eq!(put_manifest(&proxy, "app", "good", unknown.to_string()).await.status, 201);
+    assert_eq!(get(&proxy, "/v2/app/manifests/bad").await.status, 404);
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{begin, get, push_blob, registry, status};
-use crate::harness::{Proxy, Setup, bytes, digest_of, eventually, in_time};
+use crate::harness::{MANIFEST_TYPE, Proxy, Setup, bytes, digest_of, eventually, in_time};
 
 async fn chunk(proxy: &Proxy, place: &str, first: usize, content: &[u8]) -> crate::harness::Reply {
     let range = format!("{first}-{}", first + content.len() - 1);
@@ -221,7 +221,8 @@ async fn a_full_disk_is_a_clean_507_and_nothing_is_kept() {
         put.is_error(507, "DENIED");
         assert_eq!(get(&proxy, &place).await.header("range"), "0-0", "the session is as it was");
     }
-    let manifest = super::put_manifest(&proxy, "app", "v1", "{\"layers\":[]}").await;
+    let manifest =
+        super::put_manifest(&proxy, "app", "v1", super::manifest_of(MANIFEST_TYPE, &digest, content.len())).await;
     manifest.is_error(507, "DENIED");
     assert!(proxy.files("blobs").is_empty());
     assert_eq!(status(&proxy, Method::GET, "/v2/app/manifests/v1").await, 404);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::address_policy::AddressRefusal;
-use crate::error::Stage;
+use crate::error::{ClientFault, Stage};
 use crate::testing::{get, host_of, listener, registry, serve, serve_plain, serve_tls, signed, upstream};
 use crate::timed_body::BoxError;
 use bytes::Bytes;
@@ -207,14 +207,22 @@ async fn an_upstream_that_takes_nothing_is_found_and_a_slow_client_is_not_blamed
 
 #[tokio::test]
 async fn a_body_that_breaks_at_its_source_is_the_clients_fault() {
-    let (server, address) = listener().await;
-    let (_open, until) = oneshot::channel();
-    tokio::spawn(deaf(server, until));
-    let parts: [Result<Frame<Bytes>, BoxError>; 2] = [Ok(Frame::data(Bytes::from_static(b"a"))), Err("gone".into())];
-    let body = StreamBody::new(stream::iter(parts).chain(stream::pending())).boxed_unsync();
-    let error =
-        client(&upstream()).send(put(address, body), Purpose::Registry, Manner::default()).await.err().expect("broken");
-    assert_eq!(error.kind, ErrorKind::RequestBody("gone".into()));
+    let stalled = ClientFault::Stalled(SHORT);
+    for (failure, fault) in
+        [(BoxError::from("gone"), ClientFault::BrokeOff("gone".into())), (BoxError::from(stalled.clone()), stalled)]
+    {
+        let (server, address) = listener().await;
+        let (_open, until) = oneshot::channel();
+        tokio::spawn(deaf(server, until));
+        let parts: [Result<Frame<Bytes>, BoxError>; 2] = [Ok(Frame::data(Bytes::from_static(b"a"))), Err(failure)];
+        let body = StreamBody::new(stream::iter(parts).chain(stream::pending())).boxed_unsync();
+        let error = client(&upstream())
+            .send(put(address, body), Purpose::Registry, Manner::default())
+            .await
+            .err()
+            .expect("broken");
+        assert_eq!(error.client_fault(), Some(&fault));
+    }
 }
 
 #[tokio::test]

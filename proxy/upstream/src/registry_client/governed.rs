@@ -2,8 +2,8 @@
 //! governor first (see [`crate::governors`]), and tell it what came. A question that waits is answered with upstream's
 //! last 429 at once, as if upstream had been asked.
 //!
-//! Requests that write, and those that are passed on as they are, are not held back: they are not ours to answer. What
-//! upstream answers to a write counts all the same.
+//! Requests that write, and those that are passed on as they are, are neither held back nor told: they are not ours to
+//! answer.
 
 use std::time::Duration;
 

@@ -1,22 +1,21 @@
-# Shared by the set-up scripts and their undo. Everything is noted in $state before it is changed:
-#   files    checksum, size and path of each file that was written
-#   folders  folders that were made, the uppermost first
-#   units    services to restart
+# Shared by the set-up scripts and their undo. Each runtime has a journal, $state/RUNTIME.json, with the files that were
+# written and the folders that were made. It is there before the first change. `entrepot client` writes and reads the
+# same files; both write one member on each line, and this script reads them so.
 umask 022
-state=/var/lib/entrepot-client/script
-# The folder of this run. It keeps the files that the run replaces, for the way back from a failure.
+state=/var/lib/entrepot-client
+# The folder of this run. It keeps the parts of the journals, and the files that the run replaces.
 work=
-# If not empty, files are only checked and nothing is written.
-checking=
+# Not empty after a line that nobody could read. The work goes on, and the exit code is 74.
+unsaid=
 
 say() {
-    echo "entrepot: $*"
+    echo "entrepot: $*" 2>/dev/null || unsaid=yes
 }
 
 fail() {
     code=$1
     shift
-    echo "entrepot: $*" >&2
+    echo "entrepot: $*" >&2 || :
     exit "$code"
 }
 
@@ -24,49 +23,62 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || fail 77 "this changes files of the system: run it as root, for example with sudo sh"
 }
 
-# Writes standard input to a file. A file of somebody else is left alone.
-place() {
-    cat >"$work/new"
-    if [ -e "$1" ]; then
-        if [ "$(cksum <"$work/new")" = "$(cksum <"$1")" ]; then
-            [ -n "$checking" ] || say "$1 is as it should be"
-            return 0
-        fi
-        noted "$1" || fail 78 "$1 exists and is not ours; it stays as it is"
-    fi
-    [ -z "$checking" ] || return 0
-    keep "$1"
-    note_folders "$(dirname "$1")"
-    sum=$(cksum <"$work/new")
-    if [ -f "$state/files" ]; then
-        grep -v " $1\$" "$state/files" >"$state/files.new" || true
-    else
-        : >"$state/files.new"
-    fi
-    echo "$sum $1" >>"$state/files.new"
-    mv -f "$state/files.new" "$state/files"
-    mkdir -p "$(dirname "$1")"
-    cat "$work/new" >"$1.entrepot-new"
-    mv -f "$1.entrepot-new" "$1"
-    say "wrote $1"
+sum() {
+    sha256sum <"$1" | cut -d ' ' -f 1
 }
 
-# Notes that this run writes the file, and keeps its present content, for the way back from a failure.
-keep() {
-    echo "$1" >>"$work/written"
-    [ ! -e "$1" ] || cp -p "$1" "$work/kept.$(grep -c . "$work/written")"
+# Reads all journals. $work/entries gets a line for each file: runtime, number, digest, earlier digest or "-", whether
+# there was a file before, path. $work/entry.NUMBER is the journal's text about it. $work/made and $work/units get the
+# folders and the services, each behind its runtime.
+read_journals() {
+    : >"$work/entries"
+    : >"$work/made"
+    : >"$work/units"
+    number=0
+    for file in "$state"/*.json; do
+        [ ! -e "$file" ] || read_journal "$file"
+    done
 }
 
-# Succeeds if we wrote the file and nobody has changed it since.
-noted() {
-    [ -f "$state/files" ] && grep -qxF "$(cksum <"$1") $1" "$state/files"
+read_journal() {
+    owner=${1##*/}
+    owner=${owner%.json}
+    part='' previous=''
+    while IFS= read -r line; do
+        case $line in
+            '  "files": [') part=files ;;
+            '  "made_folders": [') part=folders ;;
+            '  "commands": [' | '  "undo_commands": [') part=commands ;;
+            '  ]'*) part= ;;
+        esac
+        value=${line#*: }
+        value=${value%,}
+        value=${value#\"}
+        value=${value%\"}
+        case $part$line in
+            'files    {')
+                number=$((number + 1)) before=no earlier=-
+                : >"$work/entry.$number"
+                ;;
+            'files      "path": '*) path=$value ;;
+            'files      "before": {') before=yes ;;
+            'files      "after_sha256": '*) after=$value ;;
+            'files      "earlier_sha256": '*) earlier=$value ;;
+            'files    }'*) echo "$owner $number $after $earlier $before $path" >>"$work/entries" ;;
+            'folders    "'*) echo "$owner $(unquoted "$line")" >>"$work/made" ;;
+            'commands      "'*)
+                [ "$previous" != '      "try-restart",' ] || echo "$owner $(unquoted "$line")" >>"$work/units"
+                ;;
+        esac
+        case $part$line in 'files    '*) printf '%s\n' "$line" >>"$work/entry.$number" ;; esac
+        previous=$line
+    done <"$1"
 }
 
-note_folders() {
-    [ ! -d "$1" ] || return 0
-    note_folders "$(dirname "$1")"
-    echo "$1" >>"$state/folders"
-    echo "$1" >>"$work/folders"
+# The text of a line that is one JSON string.
+unquoted() {
+    text=${1#*\"}
+    echo "${text%\"*}"
 }
 
 # Finds the distribution's trust store: the file of the certificate ($anchor) and the command that rebuilds the bundles
@@ -98,6 +110,7 @@ restart_units() {
     done
 }
 
+# Reads a list of folders, the uppermost first.
 remove_folders() {
     [ -f "$1" ] || return 0
     sed '1!G;h;$!d' "$1" | while read -r folder_to_remove; do
@@ -105,26 +118,8 @@ remove_folders() {
     done
 }
 
-# Puts everything back. A file that somebody has changed since is left alone.
-take_back() {
-    if [ -f "$state/files" ]; then
-        while read -r sum size path; do
-            [ -e "$path" ] || continue
-            if [ "$(cksum <"$path")" = "$sum $size" ]; then
-                rm -f "$path"
-                say "removed $path"
-            else
-                say "$path was changed since; it is left as it is"
-            fi
-        done <"$state/files"
-    fi
-    remove_folders "$state/folders"
-    if find_trust_store; then
-        $refresh >/dev/null || say "$refresh failed: run it yourself"
-    fi
-    # A unit's name has no spaces.
-    # shellcheck disable=SC2046
-    [ ! -f "$state/units" ] || restart_units $(cat "$state/units") || say "a restart failed: see systemctl status"
-    rm -rf "$state"
-    rmdir "${state%/*}" 2>/dev/null || true
+# Ends the run. The work is done, whoever could read about it.
+finish() {
+    [ -z "$unsaid" ] || exit 74
+    exit 0
 }

@@ -26,7 +26,8 @@ impl World {
 #[test]
 fn a_push_that_runs_keeps_what_was_young_when_it_began() {
     // Ages in minutes: of the link, and of the pushes that run, in which repository.
-    let cases: [(u64, &[(&str, u64)], bool); 10] = [
+    type Pushes = &'static [(&'static str, u64)];
+    let cases: [(u64, Pushes, bool); 10] = [
         (30, &[], true),
         (61, &[], false),
         (61, &[("app", 0)], false),
@@ -152,7 +153,10 @@ fn a_sum_is_what_a_walk_would_find() {
         }),
         ("more", |world, _| _ = world.blob("app", &[5; 12])),
         ("all is removed", |world, _| {
+            world.manifest("app", &["v9"], &[], None);
             assert!(done(world.store.repositories.at(&name("app")).remove()).expect("removed"));
+            // The blobs wait for their grace period.
+            world.collect(AT_ONCE);
         }),
     ];
     for (what, change) in changes {
