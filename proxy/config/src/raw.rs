@@ -212,6 +212,8 @@ section! {
         extra_ca: Text,
         verify: Switch,
         connect_timeout: Text,
+        check_connect_timeout: Text,
+        check_timeout: Text,
         read_timeout: Text,
         send_timeout: Text,
         tunnel_idle_timeout: Text,

@@ -24,6 +24,13 @@ pub(super) fn upstream(resolver: &mut Resolver<'_, AtReload>, raw: &RawUpstream)
         extra_roots: resolver.optional("upstream.extra_ca", &raw.extra_ca, values::certificates)?.unwrap_or_default(),
         verify: resolver.switch("upstream.verify", &raw.verify, true),
         connect_timeout: resolver.text("upstream.connect_timeout", &raw.connect_timeout, DEADLINE, values::deadline)?,
+        check_connect_timeout: resolver.text(
+            "upstream.check_connect_timeout",
+            &raw.check_connect_timeout,
+            "2s",
+            values::deadline,
+        )?,
+        check_timeout: resolver.text("upstream.check_timeout", &raw.check_timeout, "10s", values::deadline)?,
         read_timeout: resolver.text("upstream.read_timeout", &raw.read_timeout, DEADLINE, values::deadline)?,
         send_timeout: resolver.text("upstream.send_timeout", &raw.send_timeout, DEADLINE, values::deadline)?,
         tunnel_idle_timeout: resolver.text(

@@ -55,6 +55,7 @@
 
 pub mod challenge;
 pub mod client;
+pub mod coding;
 pub mod conditional;
 pub mod digest;
 pub mod docker_hub;
@@ -76,6 +77,7 @@ pub mod proxy_header;
 pub mod pushed_manifest;
 pub mod quantity;
 pub mod range;
+pub mod ranged;
 pub mod recent;
 pub mod referrer;
 pub mod route;

@@ -52,9 +52,13 @@ pub(super) fn backend(pull: &Arc<Pull>, reloader: &Arc<Reloader>, draining: &Arc
         remove: Box::new(move |digest| {
             let store = remove_store.clone();
             async move {
+                // A fetch that broke off is asked for by the same name as what it would have become.
+                let paused = store.partial_blobs.drop_paused(&digest).await;
                 match store.blobs.remove(&digest).await.map_err(OperationError::failed)? {
-                    Removal::Removed(bytes) => Ok(Some(Freed { freed_blobs: 1, freed_bytes: bytes })),
-                    Removal::Missing => Ok(None),
+                    Removal::Removed(bytes) => {
+                        Ok(Some(Freed { freed_blobs: 1, freed_bytes: bytes + paused.unwrap_or(0) }))
+                    }
+                    Removal::Missing => Ok(paused.map(|bytes| Freed { freed_blobs: 1, freed_bytes: bytes })),
                     Removal::Pinned => Err(OperationError::Refused(PUSHED.to_owned())),
                 }
             }

@@ -69,6 +69,7 @@ pub use extents::Extents;
 pub use memory::StoredManifest;
 pub use names::Names;
 pub use partial_blobs::{PartialBlob, PartialBlobs};
+pub use paused::PausedPart;
 pub use pins::Hold;
 pub use place::Place;
 pub use repositories::{

@@ -36,6 +36,7 @@ use tokio::sync::{OwnedMutexGuard, RwLock};
 
 use crate::blob::{Blob, mark_origin};
 use crate::blobs::{Blobs, FileId};
+use crate::blocking::blocking;
 use crate::content::{ContentKey, ContentName};
 use crate::disk_threads::buffers::Buffers;
 use crate::disk_threads::calls::Calls;
@@ -44,7 +45,7 @@ use crate::errors::StoreError;
 use crate::extents::Extents;
 use crate::index::{Index, Job};
 use crate::paths::{FillName, Paths};
-use crate::paused::{Paused, PausedFill};
+use crate::paused::{Paused, PausedFill, PausedPart};
 use crate::place::Place;
 use crate::room::Room;
 use crate::small_files::{self, random};
@@ -205,14 +206,13 @@ impl PartialBlobs {
         self.put_as(digest, bytes, Purpose::Cache).await
     }
 
-    /// The first byte from `from` on that is missing in the paused content of an origin. A fetch that resumes it asks
-    /// from there.
-    pub fn first_missing(&self, origin: &Origin, digest: &Digest, from: u64) -> u64 {
+    /// What the paused content of an origin lacks from `from` on. None if nothing is paused, or it lacks nothing there.
+    pub fn paused(&self, origin: &Origin, digest: &Digest, from: u64) -> Option<PausedPart> {
         let key = ContentKey { origin: origin.clone(), name: ContentName::Digest(*digest) };
-        self.paused.first_missing(&key, from).map_or(from, |(missing, _)| missing)
+        self.paused.part(&key, from).map(|(part, _)| part)
     }
 
-    /// The same of the paused bytes of an artefact, with the state that they are of. None if there are none.
+    /// The first missing byte of a paused artefact, with the state that its bytes are of. None if there are none.
     pub fn artefact_missing(
         &self,
         origin: &Origin,
@@ -220,7 +220,13 @@ impl PartialBlobs {
         from: u64,
     ) -> Option<(u64, Option<Validator>)> {
         let key = ContentKey { origin: origin.clone(), name: ContentName::Path(path_and_query.clone()) };
-        self.paused.first_missing(&key, from)
+        self.paused.part(&key, from).map(|(part, state)| (part.first_missing, state))
+    }
+
+    /// Drops the paused content that any origin gave under a digest. Returns its bytes; None if there is none.
+    pub async fn drop_paused(self: &Arc<Self>, digest: &Digest) -> Option<u64> {
+        let (home, digest) = (self.clone(), *digest);
+        blocking(move || home.paused.remove(&home.paths, &digest)).await.flatten()
     }
 
     pub(crate) async fn begin_as(

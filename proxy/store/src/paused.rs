@@ -11,6 +11,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use entrepot_core::digest::Digest;
 use entrepot_core::validator::Validator;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,15 @@ pub(super) struct PausedFill {
     pub(super) paused_at: SystemTime,
 }
 
+/// What a paused partial blob lacks, for the fetch that resumes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PausedPart {
+    /// The first missing byte.
+    pub first_missing: u64,
+    /// The length of the whole blob.
+    pub size_bytes: u64,
+}
+
 /// The paused partial blobs, at most one for each origin and name.
 pub(super) struct Paused {
     /// Never held while files are deleted: the serving threads ask as well.
@@ -88,12 +98,12 @@ impl Paused {
         Self { fills: Mutex::new(fills) }
     }
 
-    /// The first byte from `from` on that the paused partial blob of an origin lacks, and the state that it is of. None
-    /// if there is none.
-    pub(super) fn first_missing(&self, key: &ContentKey, from: u64) -> Option<(u64, Option<Validator>)> {
+    /// What the paused partial blob of an origin lacks from `from` on. None if there is none, or it lacks nothing there.
+    pub(super) fn part(&self, key: &ContentKey, from: u64) -> Option<(PausedPart, Option<Validator>)> {
         let fills = lock(&self.fills);
         let fill = fills.get(key)?;
-        fill.extents.first_gap(from, fill.size_bytes).map(|gap| (gap.start, fill.validator.clone()))
+        let first_missing = fill.extents.first_gap(from, fill.size_bytes)?.start;
+        Some((PausedPart { first_missing, size_bytes: fill.size_bytes }, fill.validator.clone()))
     }
 
     /// Takes the partial blob of an origin out, to resume it. The sidecar is removed first. One of another size or state
@@ -153,6 +163,16 @@ impl Paused {
     pub(super) fn expire(&self, paths: &Paths, before: SystemTime) {
         let expired: Vec<_> = lock(&self.fills).extract_if(|_, fill| fill.paused_at < before).collect();
         expired.into_iter().for_each(|(_, fill)| delete(paths, fill));
+    }
+
+    /// Deletes the partial blobs of a digest, of all origins. Returns how many bytes they had; None if there was none.
+    pub(super) fn remove(&self, paths: &Paths, digest: &Digest) -> Option<u64> {
+        let name = ContentName::Digest(*digest);
+        let removed: Vec<_> = lock(&self.fills).extract_if(|key, _| key.name == name).collect();
+        let total = |sum: Option<u64>, fill: &PausedFill| Some(sum.unwrap_or(0) + fill.extents.total());
+        let bytes = removed.iter().fold(None, |sum, (_, fill)| total(sum, fill));
+        removed.into_iter().for_each(|(_, fill)| delete(paths, fill));
+        bytes
     }
 
     /// Deletes all paused partial blobs.

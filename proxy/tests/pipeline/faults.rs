@@ -130,19 +130,68 @@ async fn an_honest_blob_without_a_length_is_stored() {
     }
 }
 
+/// Words that mean nothing, and codings that the bytes turn out not to have.
 #[tokio::test]
-async fn an_encoded_blob_is_refused() {
+async fn the_digest_judges_whether_a_blob_is_encoded() {
     let upstream = Upstream::start().await;
-    let content = bytes(11, 1000);
-    let digest = digest_of(&content);
-    // The blob is refused even if the bytes are right, because a client may act on the header.
-    upstream.blob_as("team/app", &digest, Answer::content(content.clone()).header("content-encoding", "gzip"));
-    let proxy = Proxy::before(&[&upstream]).await;
-    proxy.get(&upstream, &path(&digest)).send().await.is_error(502, "BAD_GATEWAY");
+    let words = [
+        "aws-chunked",
+        "identity",
+        "none",
+        "utf-8",
+        "binary",
+        "gzip",
+        "x-gzip",
+        "deflate",
+        "br",
+        "zstd",
+        "aws-chunked, gzip",
+    ];
+    for (number, word) in words.into_iter().enumerate() {
+        for size in [1000, 3 << 20] {
+            let content = bytes(200 + number as u64, size);
+            let digest = digest_of(&content);
+            let answer = Answer::content(content.clone()).header("content-encoding", word);
+            upstream.blob_as("team/app", &digest, answer);
+            let proxy = Proxy::before(&[&upstream]).await;
+            let whole = proxy.get(&upstream, &path(&digest)).send().await;
+            whole.is_whole(&content);
+            assert_eq!(whole.header("content-encoding"), "", "{word}");
+            let part = proxy.get(&upstream, &path(&digest)).range("100-199").send().await;
+            assert!(part.status == 206 && part.body == content[100..200], "{word}");
+            proxy.landed().await;
+            assert!(proxy.has(&digest), "{word}");
+        }
+    }
     assert_eq!(upstream.seen()[0].header("accept-encoding"), "identity");
-    proxy.holds_nothing().await;
-    upstream.blob("team/app", &content);
-    proxy.get(&upstream, &path(&digest)).send().await.is_whole(&content);
+}
+
+#[tokio::test]
+async fn a_compressed_blob_is_refused() {
+    let upstream = Upstream::start().await;
+    for (number, word) in ["gzip", "deflate", "br", "zstd", "ZSTD", "identity, gzip"].into_iter().enumerate() {
+        let content = bytes(300 + number as u64, 3 << 20);
+        for size in [1000, 3 << 20] {
+            let digest = digest_of(&content.slice(..size));
+            // Of another length, as compression makes it.
+            let compressed = flipped(&content.slice(..size * 4 / 5), 10);
+            let answer = Answer::content(compressed).header("content-encoding", word);
+            upstream.blob_as("team/app", &digest, answer.clone());
+            let proxy = Proxy::before(&[&upstream]).await;
+            match size {
+                1000 => proxy.get(&upstream, &path(&digest)).send().await.is_error(502, "BAD_GATEWAY"),
+                _ => drop(proxy.get(&upstream, &path(&digest)).try_send().await.expect_err("no whole body")),
+            }
+            // Nobody checks a part, so it is not given at all.
+            if let Ok(part) = proxy.get(&upstream, &path(&digest)).range("100-199").try_send().await {
+                part.is_error(502, "BAD_GATEWAY");
+            }
+            assert!(proxy.pull.metrics.fills_failed.get(FetchFailure::Encoded) >= 1, "{word}");
+            proxy.holds_nothing().await;
+            upstream.blob("team/app", &content.slice(..size));
+            proxy.get(&upstream, &path(&digest)).send().await.is_whole(&content.slice(..size));
+        }
+    }
 }
 
 #[tokio::test]

@@ -5,13 +5,15 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use entrepot_core::client::ClientKey;
 use entrepot_core::host::{HTTPS_PORT, RegistryHost};
+use entrepot_core::origin::{Origin, Scheme};
 use http::{HeaderValue, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -19,7 +21,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
@@ -27,10 +29,15 @@ use super::address_policy::{AddressPolicy, Purpose, is_public};
 use super::dial::{DialSettings, dial};
 use super::error::{ErrorKind, Stage, UpstreamError};
 use super::lookups::Asker;
+use super::origin_states::{OriginStates, ProbeId};
 use super::own::Ourselves;
 use super::parent_proxy::{Parent, bypasses};
 use super::roots::Trust;
 use entrepot_config::ready::{NoProxy, RegistryPolicy, Upstream};
+
+/// Between two probes of an origin that cannot be reached.
+const PROBE_PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PROBE_PAUSE_LONGEST: Duration = Duration::from_secs(2);
 
 /// The other end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +54,11 @@ pub struct Reach {
     parent: Option<Parent>,
     no_proxy: NoProxy,
     trust: Trust,
+    states: OriginStates,
+    /// The time within which a connection stands, if the origin is well.
+    check_connect_timeout: Duration,
+    /// Probes run on it.
+    runtime: Handle,
 }
 
 /// A fresh connection to a host. Nothing was sent over it yet.
@@ -56,6 +68,17 @@ pub struct Opened {
     pub stream: TcpStream,
     /// The host's address, or the parent proxy.
     pub(crate) peer: Peer,
+}
+
+/// How many requests a pooled connection has carried. It is an extra of the connection.
+#[derive(Clone, Default)]
+pub(crate) struct Uses(Arc<AtomicU64>);
+
+impl Uses {
+    /// Counts one more. Returns whether there were others before.
+    pub(crate) fn count(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) > 0
+    }
 }
 
 impl Peer {
@@ -78,6 +101,9 @@ impl Reach {
             parent: upstream.proxy.as_ref().map(|parent| Parent::new(parent, Arc::clone(&ourselves.instance))),
             no_proxy: NoProxy { everything: *everything, names: names.clone(), networks: networks.clone() },
             trust: Trust::new(upstream, registries, &ourselves.authorities),
+            states: OriginStates::default(),
+            check_connect_timeout: upstream.check_connect_timeout,
+            runtime: Handle::current(),
         }
     }
 
@@ -133,23 +159,80 @@ impl Reach {
         Ok(Opened { stream, peer: Peer::Parent })
     }
 
-    async fn connect(&self, uri: &Uri, purpose: Purpose) -> Result<Conduit, UpstreamError> {
+    /// What is remembered of origins that do not answer.
+    pub(crate) fn states(&self) -> &OriginStates {
+        &self.states
+    }
+
+    /// No connection to the origin stood in time. That is remembered, and a probe finds out when one does.
+    pub(crate) fn unreached(self: &Arc<Self>, origin: &Origin, purpose: Purpose) {
+        let Some(probe) = self.states.unreached(origin, Instant::now()) else { return };
+        tracing::warn!(%origin, "upstream cannot be reached; what is stored of it is served without asking until it can");
+        self.runtime.spawn(self::probe(Arc::downgrade(self), origin.clone(), purpose, probe));
+    }
+
+    /// A connection for the pool. An origin to which none stands in time is remembered, also if this one stands later.
+    async fn connect(self: &Arc<Self>, uri: &Uri, purpose: Purpose) -> Result<Conduit, UpstreamError> {
         let (target, tls) = origin(uri)?;
-        let deadline = Instant::now() + self.dial.connect_timeout;
-        let Opened { stream, peer } = self.open_until(&target, (purpose, Asker::of(purpose)), &[], deadline).await?;
+        let origin = Origin { scheme: if tls { Scheme::Https } else { Scheme::Http }, host: target };
+        let mut opening = pin!(self.open_conduit(&origin, purpose, self.dial.connect_timeout));
+        let conduit = tokio::select! {
+            biased;
+            conduit = &mut opening => conduit?,
+            () = sleep(self.check_connect_timeout) => {
+                self.unreached(&origin, purpose);
+                opening.await?
+            }
+        };
+        self.reached(&origin);
+        Ok(conduit)
+    }
+
+    fn reached(&self, origin: &Origin) {
+        if self.states.connected(origin) {
+            tracing::info!(%origin, "upstream can be reached again");
+        }
+    }
+
+    async fn open_conduit(
+        &self,
+        origin: &Origin,
+        purpose: Purpose,
+        timeout: Duration,
+    ) -> Result<Conduit, UpstreamError> {
+        let (target, tls) = (&origin.host, origin.scheme == Scheme::Https);
+        let deadline = Instant::now() + timeout;
+        let Opened { stream, peer } = self.open_until(target, (purpose, Asker::of(purpose)), &[], deadline).await?;
         if !tls {
             return Ok(Conduit { io: Box::new(stream), peer, h2: false });
         }
-        let failed = |kind| UpstreamError::new(Stage::Tls, kind, &target);
+        let failed = |kind| UpstreamError::new(Stage::Tls, kind, target);
         let name = ServerName::try_from(target.name().to_owned())
             .map_err(|error| failed(ErrorKind::Protocol(error.to_string())))?;
-        let connector = TlsConnector::from(Arc::clone(self.trust.for_host(&target)));
+        let connector = TlsConnector::from(Arc::clone(self.trust.for_host(target)));
         let stream = timeout_at(deadline, connector.connect(name, stream))
             .await
             .map_err(|_| failed(ErrorKind::TimedOut))?
             .map_err(|error| failed(tls_failure(&error)))?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Conduit { io: Box::new(stream), peer, h2 })
+    }
+}
+
+/// Connects until a connection stands, or fails quickly: then asking costs nothing, and checks find out themselves.
+async fn probe(reach: Weak<Reach>, origin: Origin, purpose: Purpose, probe: ProbeId) {
+    let mut pause = PROBE_PAUSE_FIRST;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(PROBE_PAUSE_LONGEST);
+        let Some(reach) = reach.upgrade() else { return };
+        if !reach.states.wants_probe(&origin, probe, Instant::now()) {
+            return;
+        }
+        match reach.open_conduit(&origin, purpose, reach.check_connect_timeout).await {
+            Err(error) if error.is_timeout() => {}
+            Ok(_) | Err(_) => return reach.reached(&origin),
+        }
     }
 }
 
@@ -229,7 +312,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Connection for Conduit {
     fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.peer);
+        let connected = Connected::new().extra(self.peer).extra(Uses::default());
         if self.h2 { connected.negotiated_h2() } else { connected }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) enum ErrorKind {
     TokenServer { status: StatusCode, said: Option<Box<str>> },
     /// The stage's deadline passed.
     TimedOut,
+    /// It did not answer a moment ago, and nothing has changed since. Only checks of what is stored fail so.
+    Remembered,
     /// The body began, and then no more bytes arrived in time.
     Stalled,
     /// The certificate is not trusted, for this reason.
@@ -105,7 +107,7 @@ impl UpstreamError {
 
     /// Whether a deadline passed. The client gets 504 then.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled)
+        matches!(self.kind, ErrorKind::TimedOut | ErrorKind::Stalled | ErrorKind::Remembered)
     }
 
     /// The status of the registry's token server, if that is what failed.
@@ -143,6 +145,11 @@ impl UpstreamError {
         matches!(self.kind, ErrorKind::Refused(_))
     }
 
+    /// Whether upstream took the request and then broke the connection instead of answering.
+    pub fn broke_off(&self) -> bool {
+        matches!((self.stage, &self.kind), (Stage::Send | Stage::Head, ErrorKind::Reset))
+    }
+
     /// The client's own fault, if it is one. Upstream has nothing to do with it then.
     pub fn client_fault(&self) -> Option<&ClientFault> {
         match &self.kind {
@@ -157,6 +164,7 @@ impl UpstreamError {
             ErrorKind::Unreachable(_)
             | ErrorKind::TokenServer { .. }
             | ErrorKind::TimedOut
+            | ErrorKind::Remembered
             | ErrorKind::Stalled
             | ErrorKind::Reset => true,
             ErrorKind::Parent(error) => error.is_retryable(),
@@ -232,6 +240,9 @@ impl fmt::Display for UpstreamError {
                     "upstream {host} took too long ({doing}); try again, or raise the timeouts in [upstream]"
                 )
             }
+            ErrorKind::Remembered => {
+                write!(formatter, "upstream {host} did not answer a moment ago; it is tried again in the background")
+            }
             ErrorKind::Stalled => {
                 write!(formatter, "upstream {host} stopped sending ({doing}); the download can be resumed")
             }
@@ -300,6 +311,7 @@ mod tests {
                 "answered 502 Bad Gateway",
             ),
             (ErrorKind::TimedOut, false, true, "receiving the body"),
+            (ErrorKind::Remembered, false, true, "a moment ago"),
             (ErrorKind::Stalled, false, true, "resumed"),
             (ErrorKind::Certificate("expired".into()), false, false, "add ca_file or verify = false for this registry"),
             (ErrorKind::Reset, false, true, "broke"),

@@ -9,29 +9,59 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Version};
-use http_body::Body;
+use entrepot_core::origin::{Origin, Scheme};
+use futures_util::future::{Either, select};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
+use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::TokioTimer;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::address_policy::Purpose;
 use super::connector::{Connector, Peer, Reach, origin};
-use super::error::{ErrorKind, UpstreamError};
+use super::error::{ErrorKind, Stage, UpstreamError};
 use super::own::Ourselves;
-use super::timed_body::{RequestBody, Sending, StepTimeouts, TimedBody, WatchedBody};
+use super::timed_body::{RequestBody, StepTimeouts, TimedBody, WatchedBody};
+use attempt::{Attempt, Failed, Head};
 use entrepot_config::ready::{RegistryPolicy, Upstream};
+use repeat::Repeat;
+
+mod attempt;
+mod repeat;
 
 /// The pools of connections. A reload makes a new client; running requests keep the old one alive. The runtime on which
 /// the client was made opens and drives all connections, whichever serving thread uses them.
 pub struct HttpClient {
     reach: Arc<Reach>,
-    pools: [Client<Connector, WatchedBody>; Purpose::ALL.len()],
+    pools: [Pool; Purpose::ALL.len()],
+    /// The same without keeping anything: each request gets a connection of its own.
+    fresh: [Pool; Purpose::ALL.len()],
     timeouts: StepTimeouts,
+    check_timeouts: StepTimeouts,
+}
+
+pub(crate) type Pool = Client<Connector, WatchedBody>;
+
+/// How long a request may take.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Patience {
+    /// As long as the configuration allows: there is nothing else to answer with.
+    #[default]
+    Full,
+    /// It checks something that is stored. If upstream does not answer soon, that is served instead.
+    Check,
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Manner {
+    pub(crate) patience: Patience,
+    /// Whether the request may be sent a second time while the first is not answered: upstream counts it as nothing.
+    pub(crate) may_race: bool,
 }
 
 /// A response, and what is known about the host that sent it.
@@ -41,7 +71,10 @@ pub(crate) struct Response {
     pub(crate) peer_public: Option<bool>,
 }
 
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Shorter than what servers and load balancers keep an idle connection for: nginx 75 s, others 60 s.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// A reused connection that is silent for this long may be one that a firewall has dropped. A fresh one races it.
+const REUSED_SILENCE: Duration = Duration::from_secs(3);
 const POOL_IDLE_MAX: usize = 16;
 /// Pings find a dead h2 connection, which would block all requests to its origin. hyper's default is no pings.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -56,18 +89,25 @@ impl HttpClient {
     pub fn new(upstream: &Upstream, registries: &[RegistryPolicy], ourselves: &Ourselves) -> Self {
         let reach = Arc::new(Reach::new(upstream, registries, ourselves));
         let runtime = Handle::current();
-        let pools = Purpose::ALL.map(|purpose| {
-            pool(
-                Connector { reach: Arc::clone(&reach), purpose, runtime: runtime.clone() },
-                Background(runtime.clone()),
-            )
-        });
+        let pools_of = |idle_max| {
+            Purpose::ALL.map(|purpose| {
+                let connector = Connector { reach: Arc::clone(&reach), purpose, runtime: runtime.clone() };
+                pool(connector, Background(runtime.clone()), idle_max)
+            })
+        };
+        let (pools, fresh) = (pools_of(POOL_IDLE_MAX), pools_of(0));
         let timeouts = StepTimeouts {
-            connect: upstream.connect_timeout,
+            // The connector has its own, shorter deadline and knows its stage. This one is a safety net.
+            connect: 2 * upstream.connect_timeout,
             send: upstream.send_timeout,
             read: upstream.read_timeout,
         };
-        Self { reach, pools, timeouts }
+        let check_timeouts = StepTimeouts {
+            connect: upstream.check_connect_timeout.min(upstream.connect_timeout),
+            send: upstream.check_timeout.min(upstream.send_timeout),
+            read: upstream.check_timeout.min(upstream.read_timeout),
+        };
+        Self { reach, pools, fresh, timeouts, check_timeouts }
     }
 
     /// The way to connections without a pool, for tunnels.
@@ -75,56 +115,105 @@ impl HttpClient {
         &self.reach
     }
 
-    /// Sends `request` and waits for the head of the response. The request's URI must be absolute.
+    /// How long the answer to a check may take.
+    pub(crate) fn check_timeout(&self) -> Duration {
+        self.check_timeouts.read
+    }
+
+    /// Sends `request` and waits for the head of the response. The request's URI must be absolute. A request that may be
+    /// repeated goes once more, on a fresh connection, if the kept one breaks under it.
     pub(crate) async fn send(
         &self,
         request: Request<RequestBody>,
         purpose: Purpose,
+        manner: Manner,
     ) -> Result<Response, UpstreamError> {
-        let (target, _) = origin(request.uri())?;
-        let host = target.to_string();
-        let (parts, body) = request.into_parts();
-        let without_body = body.is_end_stream();
-        let (body, sending) = WatchedBody::new(body);
-        let mut request = Request::from_parts(parts, body);
-        // ALPN chooses the protocol. hyper would refuse a request that came in by h2 on an HTTP/1.1 connection.
-        *request.version_mut() = Version::HTTP_11;
-        let mut connection = capture_connection(&mut request);
-        let connected = async {
-            connection.wait_for_connection_metadata().await;
-            sending.begin(without_body);
-        };
-        let answer = self.pools[purpose as usize].request(request);
-        let answer = self.await_head(answer, connected, &sending, &host).await?;
+        let (host, tls) = origin(request.uri())?;
+        let origin = Origin { scheme: if tls { Scheme::Https } else { Scheme::Http }, host };
+        let (states, is_check) = (self.reach.states(), manner.patience == Patience::Check);
+        if is_check && !states.admits_check(&origin, Instant::now()) {
+            return Err(UpstreamError::new(Stage::Connect, ErrorKind::Remembered, &origin.host));
+        }
+        let sent = self.send_repeatedly(request, purpose, manner, &origin.host.to_string()).await;
+        match &sent {
+            Ok(_) => states.answered(&origin),
+            Err(error) if is_check && error.kind == ErrorKind::TimedOut => match error.stage {
+                Stage::Dns | Stage::Connect | Stage::Tls => self.reach.unreached(&origin, purpose),
+                Stage::Send | Stage::Head | Stage::Body => states.silent(&origin, Instant::now()),
+            },
+            Err(_) => {}
+        }
+        let answer = sent?;
         let peer_public = answer.extensions().get::<Peer>().and_then(|peer| peer.is_public());
+        let host = origin.host.to_string();
         let http = answer.map(|body| TimedBody::new(body, host.into(), self.timeouts.read));
         Ok(Response { http, peer_public })
     }
 
-    async fn await_head(
+    async fn send_repeatedly(
         &self,
-        answer: ResponseFuture,
-        connected: impl Future<Output = ()>,
-        sending: &Sending,
+        mut request: Request<RequestBody>,
+        purpose: Purpose,
+        manner: Manner,
         host: &str,
     ) -> Result<http::Response<Incoming>, UpstreamError> {
-        let (mut answer, mut connected) = (pin!(answer), pin!(connected));
-        let mut is_connected = false;
-        loop {
-            let look_again = Instant::now() + self.timeouts.send.min(self.timeouts.read);
-            let wake = sending.due(self.timeouts).map_or(look_again, |(due, _)| due);
-            tokio::select! {
-                biased;
-                outcome = &mut answer => {
-                    return outcome.map_err(|error| sending.failure(&error, host));
-                }
-                () = &mut connected, if !is_connected => is_connected = true,
-                () = sleep_until(wake) => match sending.due(self.timeouts) {
-                    Some((due, stage)) if due <= Instant::now() => {
-                        return Err(UpstreamError::new(stage, ErrorKind::TimedOut, host));
+        let timeouts = match manner.patience {
+            Patience::Full => self.timeouts,
+            Patience::Check => self.check_timeouts,
+        };
+        let (kept, fresh) = (&self.pools[purpose as usize], &self.fresh[purpose as usize]);
+        let Some(repeat) = Repeat::of(&request) else {
+            let connection = capture_connection(&mut request);
+            return Attempt { host, timeouts, silence: None }
+                .run(kept, request, connection)
+                .await
+                .map(Head::into_answer)
+                .map_err(Failed::into);
+        };
+        // A check opens its fresh connection in time to have it stand within its patience.
+        let silence = REUSED_SILENCE.min(timeouts.connect / 2);
+        let silent = Notify::new();
+        let connection = capture_connection(&mut request);
+        let told = manner.may_race.then_some((silence, &silent));
+        let first = Attempt { host, timeouts, silence: told }.run(kept, request, connection.clone());
+        let mut first = pin!(first);
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut first => Some(outcome),
+            () = silent.notified() => None,
+        };
+        let again = async |timeouts| {
+            let mut request = repeat.request();
+            let connection = capture_connection(&mut request);
+            Attempt { host, timeouts, silence: None }
+                .run(fresh, request, connection)
+                .await
+                .map(Head::into_answer)
+                .map_err(UpstreamError::from)
+        };
+        match outcome {
+            Some(outcome) if repeat::is_worth_it(&outcome) => again(timeouts).await,
+            Some(outcome) => outcome.map(Head::into_answer).map_err(Failed::into),
+            None => {
+                let connect = match manner.patience {
+                    Patience::Full => timeouts.connect,
+                    Patience::Check => timeouts.connect - silence,
+                };
+                let second = pin!(again(StepTimeouts { connect, ..timeouts }));
+                match select(first, second).await {
+                    Either::Left((Ok(head), _)) => Ok(head.into_answer()),
+                    Either::Left((Err(_), second)) => second.await,
+                    Either::Right((Ok(answer), _)) => {
+                        // No other request is to wait for it.
+                        if let Some(connected) = connection.connection_metadata().as_ref() {
+                            connected.poison();
+                        }
+                        Ok(answer)
                     }
-                    _ => {}
-                },
+                    // Neither the kept connection says anything, nor is there another.
+                    Either::Right((Err(error), _)) if manner.patience == Patience::Check => Err(error),
+                    Either::Right((Err(_), first)) => first.await.map(Head::into_answer).map_err(Failed::into),
+                }
             }
         }
     }
@@ -140,12 +229,12 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Background {
     }
 }
 
-fn pool(connector: Connector, background: Background) -> Client<Connector, WatchedBody> {
+fn pool(connector: Connector, background: Background, idle_max: usize) -> Pool {
     Client::builder(background)
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(POOL_IDLE_MAX)
+        .pool_max_idle_per_host(idle_max)
         .http2_keep_alive_interval(H2_PING_INTERVAL)
         .http2_keep_alive_timeout(H2_PING_INTERVAL)
         .http2_keep_alive_while_idle(true)
@@ -155,237 +244,6 @@ fn pool(connector: Connector, background: Background) -> Client<Connector, Watch
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::address_policy::AddressRefusal;
-    use crate::error::{ClientFault, Stage};
-    use crate::testing::{get, host_of, listener, registry, serve, serve_plain, serve_tls, signed, upstream};
-    use crate::timed_body::BoxError;
-    use bytes::Bytes;
-    use entrepot_config::ready::ParentProxy;
-    use futures_util::stream::{self, StreamExt};
-    use http_body::Frame;
-    use http_body_util::{BodyExt, StreamBody};
-    use hyper_util::rt::TokioIo;
-    use std::net::SocketAddr;
-    use std::sync::atomic::Ordering;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::oneshot;
-
-    const SHORT: Duration = Duration::from_millis(400);
-
-    fn client(settings: &Upstream) -> HttpClient {
-        HttpClient::new(settings, &[], &Ourselves::default())
-    }
-
-    fn impatient() -> Upstream {
-        Upstream { read_timeout: SHORT, send_timeout: SHORT, connect_timeout: SHORT, ..upstream() }
-    }
-
-    async fn text(client: &HttpClient, uri: &str) -> Result<String, UpstreamError> {
-        let answer = client.send(get(uri), Purpose::Registry).await?;
-        let body = answer.http.into_body().collect().await?;
-        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
-    }
-
-    /// A server that reads one request head, sends `answer` and keeps the connection open.
-    async fn holding(answer: &'static str) -> SocketAddr {
-        let (server, address) = listener().await;
-        tokio::spawn(async move {
-            let mut held = Vec::new();
-            while let Ok((mut stream, _)) = server.accept().await {
-                read_head(&mut stream).await;
-                stream.write_all(answer.as_bytes()).await.expect("sent");
-                held.push(stream);
-            }
-        });
-        address
-    }
-
-    async fn read_head(stream: &mut TcpStream) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.expect("a byte"));
-        }
-        String::from_utf8(head).expect("text")
-    }
-
-    #[tokio::test]
-    async fn http_1_and_h2_are_spoken_as_the_server_chooses() {
-        let identity = signed();
-        let settings = Upstream { extra_roots: vec![identity.root.clone()], ..upstream() };
-        let client = client(&settings);
-        for (protocols, version) in
-            [(&["h2", "http/1.1"][..], "HTTP/2.0"), (&["http/1.1"], "HTTP/1.1"), (&[], "HTTP/1.1")]
-        {
-            let (address, accepted) = serve_tls(&identity, protocols).await;
-            let uri = format!("https://{address}/v2/");
-            assert_eq!(text(&client, &uri).await.expect("an answer"), format!("{version} /v2/"));
-            let mut request = get(&uri);
-            *request.version_mut() = Version::HTTP_2;
-            let answer = client.send(request, Purpose::Registry).await.expect("a second answer");
-            assert_eq!(answer.peer_public, Some(false));
-            if version == "HTTP/2.0" {
-                assert_eq!(accepted.load(Ordering::Relaxed), 1, "both requests share a connection");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn certificates_are_verified_unless_the_registry_says_otherwise() {
-        let identity = signed();
-        let (address, _) = serve_tls(&identity, &["h2"]).await;
-        let uri = format!("https://{address}/");
-        let error = text(&client(&upstream()), &uri).await.expect_err("not trusted");
-        assert_eq!(error.stage, Stage::Tls);
-        assert!(matches!(error.kind, ErrorKind::Certificate(_)), "{error:?}");
-        assert!(error.to_string().contains("add ca_file or verify = false for this registry"), "{error}");
-        let mut lenient = registry(&address.to_string());
-        lenient.verify = false;
-        let client = HttpClient::new(&upstream(), &[lenient], &Ourselves::default());
-        assert_eq!(text(&client, &uri).await.expect("an answer"), "HTTP/2.0 /");
-    }
-
-    #[tokio::test]
-    async fn a_pooled_connection_is_not_found_under_stricter_rules() {
-        let (server, address) = listener().await;
-        tokio::spawn(serve_plain(server));
-        let client = client(&Upstream { allow_addresses: Vec::new(), ..upstream() });
-        let uri = format!("http://{address}/");
-        // Loopback is allowed for a parent proxy only.
-        let answer = client.send(get(&uri), Purpose::Parent).await.expect("an answer");
-        answer.http.into_body().collect().await.expect("a body");
-        let error = text(&client, &uri).await.expect_err("refused");
-        assert_eq!(error.kind, ErrorKind::Refused(AddressRefusal::Loopback));
-    }
-
-    #[tokio::test]
-    async fn refusals_are_ours_and_come_through_the_pool() {
-        let (sentinel, address) = listener().await;
-        let client = client(&Upstream { allow_addresses: Vec::new(), ..upstream() });
-        let error = text(&client, &format!("http://{address}/")).await.expect_err("refused");
-        assert_eq!(error.kind, ErrorKind::Refused(AddressRefusal::Loopback));
-        assert!(error.is_ours() && *error.host == *host_of(address).to_string());
-        crate::testing::assert_untouched(&sentinel);
-    }
-
-    #[tokio::test]
-    async fn plain_http_goes_through_the_parent_by_connect_too() {
-        let (server, parent) = listener().await;
-        let serving = tokio::spawn(async move {
-            let (mut stream, _) = server.accept().await.expect("a connection");
-            let head = read_head(&mut stream).await;
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("sent");
-            tokio::spawn(serve(TokioIo::new(stream), false));
-            head
-        });
-        let proxy = Some(ParentProxy { host: host_of(parent), authorization: None });
-        let client = client(&Upstream { proxy, ..upstream() });
-        let answer = client.send(get("http://reg.invalid:5000/v2/"), Purpose::Registry).await.expect("an answer");
-        assert_eq!(answer.peer_public, None);
-        let body = answer.http.into_body().collect().await.expect("a body").to_bytes();
-        assert_eq!(body, "HTTP/1.1 /v2/");
-        assert!(serving.await.expect("no panic").starts_with("CONNECT reg.invalid:5000 HTTP/1.1\r\n"));
-    }
-
-    #[tokio::test]
-    async fn a_stall_is_found_in_each_stage() {
-        let client = client(&impatient());
-        let (silent, address) = listener().await;
-        let error = text(&client, &format!("https://{address}/")).await.expect_err("no handshake");
-        assert_eq!((error.stage, error.kind), (Stage::Tls, ErrorKind::TimedOut));
-        drop(silent);
-        let address = holding("").await;
-        let error = text(&client, &format!("http://{address}/")).await.expect_err("no head");
-        assert_eq!((error.stage, error.kind), (Stage::Head, ErrorKind::TimedOut));
-        let address = holding("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
-        let error = text(&client, &format!("http://{address}/")).await.expect_err("half a body");
-        assert_eq!((error.stage, error.kind), (Stage::Body, ErrorKind::Stalled));
-    }
-
-    #[tokio::test]
-    async fn broken_and_foreign_answers_are_told_apart() {
-        for (answer, stage, kind) in [
-            (&b""[..], Stage::Head, Some(ErrorKind::Reset)),
-            (b"SSH-2.0-OpenSSH_9.9\r\n", Stage::Head, None),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", Stage::Body, Some(ErrorKind::Reset)),
-        ] {
-            let (server, address) = listener().await;
-            tokio::spawn(async move {
-                let (mut stream, _) = server.accept().await.expect("a connection");
-                read_head(&mut stream).await;
-                stream.write_all(answer).await.expect("sent");
-            });
-            let error = text(&client(&upstream()), &format!("http://{address}/")).await.expect_err("no answer");
-            assert_eq!(error.stage, stage, "{error:?}");
-            match kind {
-                Some(kind) => assert_eq!(error.kind, kind),
-                None => assert!(matches!(error.kind, ErrorKind::Protocol(_)), "{error:?}"),
-            }
-        }
-    }
-
-    fn put(address: SocketAddr, body: RequestBody) -> Request<RequestBody> {
-        Request::put(format!("http://{address}/")).body(body).expect("a request")
-    }
-
-    /// Reads the head of one request and nothing more.
-    async fn deaf(server: TcpListener, until: oneshot::Receiver<()>) {
-        let (mut stream, _) = server.accept().await.expect("a connection");
-        read_head(&mut stream).await;
-        let _ = until.await;
-    }
-
-    #[tokio::test]
-    async fn an_upstream_that_takes_nothing_is_found_and_a_slow_client_is_not_blamed() {
-        let client = client(&impatient());
-        let (server, address) = listener().await;
-        let (_open, until) = oneshot::channel();
-        tokio::spawn(deaf(server, until));
-        let endless = stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::from_static(&[0; 65536]))));
-        let error = client.send(put(address, StreamBody::new(endless).boxed_unsync()), Purpose::Registry).await;
-        let error = error.err().expect("nobody reads");
-        assert_eq!((error.stage, error.kind), (Stage::Send, ErrorKind::TimedOut));
-
-        let (server, address) = listener().await;
-        tokio::spawn(serve_plain(server));
-        let late = stream::once(async {
-            tokio::time::sleep(SHORT * 2).await;
-            Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"late")))
-        });
-        let answer = client.send(put(address, StreamBody::new(late).boxed_unsync()), Purpose::Registry).await;
-        assert!(answer.is_ok(), "{:?}", answer.err());
-    }
-
-    #[tokio::test]
-    async fn a_body_that_breaks_at_its_source_is_the_clients_fault() {
-        let stalled = ClientFault::Stalled(SHORT);
-        for (failure, fault) in
-            [(BoxError::from("gone"), ClientFault::BrokeOff("gone".into())), (BoxError::from(stalled.clone()), stalled)]
-        {
-            let (server, address) = listener().await;
-            let (_open, until) = oneshot::channel();
-            tokio::spawn(deaf(server, until));
-            let parts: [Result<Frame<Bytes>, BoxError>; 2] = [Ok(Frame::data(Bytes::from_static(b"a"))), Err(failure)];
-            let body = StreamBody::new(stream::iter(parts).chain(stream::pending())).boxed_unsync();
-            let error = client(&upstream()).send(put(address, body), Purpose::Registry).await.err().expect("broken");
-            assert_eq!(error.client_fault(), Some(&fault));
-        }
-    }
-
-    #[tokio::test]
-    async fn only_a_missing_host_is_added() {
-        for (given, sent) in [(None, "host: {}"), (Some("reg.example"), "host: reg.example")] {
-            let (server, address) = listener().await;
-            let reading = tokio::spawn(async move { read_head(&mut server.accept().await.expect("one").0).await });
-            let mut request = get(&format!("http://{address}/v2/?a=b"));
-            if let Some(host) = given {
-                request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static(host));
-            }
-            let _ = client(&impatient()).send(request, Purpose::Registry).await;
-            let expected = format!("GET /v2/?a=b HTTP/1.1\r\n{}\r\n\r\n", sent.replace("{}", &address.to_string()));
-            assert_eq!(reading.await.expect("no panic"), expected);
-        }
-    }
-}
+mod dying;
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@
 //! | `parent_proxy` | CONNECT through a parent proxy, and the hosts that bypass it |
 //! | `roots` | decides which certificates are trusted |
 //! | [`connector`] | combines these into connections, with TLS where the URI says https |
+//! | `origin_states` | remembers origins that do not answer, so that checks do not wait for them |
 //! | [`timed_body`] | watches that request and response bodies make progress |
 //! | [`http_client`] | pools connections and sends single requests |
 //! | [`registry_client`] | runs operations: authentication, redirects, quotas; everything else goes through it |
@@ -35,6 +36,7 @@ pub mod governors;
 pub mod http_client;
 mod lookups;
 pub mod operation;
+mod origin_states;
 pub mod own;
 mod parent_proxy;
 pub mod pull_quota;

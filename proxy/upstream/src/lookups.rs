@@ -5,6 +5,8 @@
 //! of tunnels and of redirects, and those never hold up a registry that the administrator listed. In the pool of tunnels, a
 //! client ([`ClientKey`]) has a share as well.
 //!
+//! Lookups of one name for registries are one lookup while it runs.
+//!
 //! Invariants: a lookup keeps its places until its thread is free, also if nobody waits for it any more. There are never
 //! more threads than the pools have places.
 
@@ -15,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use entrepot_core::client::ClientKey;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 use super::address_policy::Purpose;
@@ -38,11 +40,28 @@ pub(crate) enum Asker {
 #[derive(Clone)]
 pub(crate) struct Lookups {
     resolve: Arc<Resolve>,
-    administrators: Arc<Semaphore>,
-    registries: Arc<Semaphore>,
+    administrators: Pool,
+    registries: Pool,
     clients: Arc<Semaphore>,
     shares: Arc<Shares>,
 }
+
+/// A pool whose askers share a lookup of the same name. A dead name then holds one thread, however often it is asked
+/// for.
+#[derive(Clone)]
+struct Pool {
+    places: Arc<Semaphore>,
+    running: Arc<Mutex<HashMap<Name, Running>>>,
+}
+
+/// A name and a port.
+type Name = (String, u16);
+
+/// Tells the outcome of a lookup that runs.
+type Running = watch::Receiver<Option<Found>>;
+
+/// The outcome of a lookup, for each of those that wait for it.
+type Found = Result<Vec<SocketAddr>, Arc<io::Error>>;
 
 /// Finds the addresses of a name, and blocks meanwhile.
 type Resolve = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
@@ -86,12 +105,13 @@ impl Default for Lookups {
 
 impl Lookups {
     fn with(resolve: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
-        let pool = || Arc::new(Semaphore::new(LOOKUPS_MAX));
+        let places = || Arc::new(Semaphore::new(LOOKUPS_MAX));
+        let pool = || Pool { places: places(), running: Arc::default() };
         Self {
             resolve: Arc::new(resolve),
             administrators: pool(),
             registries: pool(),
-            clients: pool(),
+            clients: places(),
             shares: Arc::default(),
         }
     }
@@ -103,28 +123,66 @@ impl Lookups {
     }
 
     async fn resolve_patiently(&self, name: &str, port: u16, asker: Asker) -> io::Result<Vec<SocketAddr>> {
-        let (pool, client) = match asker {
-            Asker::Administrator => (&self.administrators, None),
-            Asker::Registry => (&self.registries, None),
-            Asker::Client(client) => (&self.clients, Some(Some(client))),
-            Asker::AnyClient => (&self.clients, Some(None)),
+        let client = match asker {
+            Asker::Administrator => return self.administrators.resolve(&self.resolve, name, port).await,
+            Asker::Registry => return self.registries.resolve(&self.resolve, name, port).await,
+            Asker::Client(client) => Some(client),
+            Asker::AnyClient => None,
         };
         // The share comes first, so a client that waits for its own lookups holds no place of the pool.
-        let share = match client {
-            Some(client) => Some(self.shares.clone().take(client).await?),
-            None => None,
-        };
-        let place = pool.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let (answer, answered) = oneshot::channel();
-        let (resolve, name) = (self.resolve.clone(), name.to_owned());
-        let looking_up = move || {
-            let found = resolve(&name, port);
-            drop((place, share));
-            let _ = answer.send(found);
-        };
-        std::thread::Builder::new().name("lookup".to_owned()).spawn(looking_up)?;
-        answered.await.map_err(io::Error::other)?
+        let share = self.shares.clone().take(client).await?;
+        let place = self.clients.clone().acquire_owned().await.map_err(io::Error::other)?;
+        look_up(self.resolve.clone(), name.to_owned(), port, (place, share)).await
     }
+}
+
+impl Pool {
+    async fn resolve(&self, resolve: &Arc<Resolve>, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let key = (name.to_owned(), port);
+        let mut found = {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            match running.get(&key) {
+                Some(found) => found.clone(),
+                None => {
+                    let (answer, found) = watch::channel(None);
+                    running.insert(key.clone(), found.clone());
+                    tokio::spawn(self.clone().run(resolve.clone(), key, answer));
+                    found
+                }
+            }
+        };
+        let found = found.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
+        let gone = || Err(Arc::new(io::Error::other("the lookup ended without an answer")));
+        found.unwrap_or_else(gone).map_err(|error| io::Error::new(error.kind(), error))
+    }
+
+    /// Looks the name up for all askers, also if some of them have left.
+    async fn run(self, resolve: Arc<Resolve>, key: Name, answer: watch::Sender<Option<Found>>) {
+        let found = match timeout(LOOKUP_TIMEOUT, self.places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => look_up(resolve, key.0.clone(), key.1, place).await,
+            Ok(Err(closed)) => Err(io::Error::other(closed)),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the resolver does not answer")),
+        };
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let _ = answer.send(Some(found.map_err(Arc::new)));
+    }
+}
+
+/// Asks the resolver on a thread of its own. `places` are kept until the thread is free.
+async fn look_up<P: Send + 'static>(
+    resolve: Arc<Resolve>,
+    name: String,
+    port: u16,
+    places: P,
+) -> io::Result<Vec<SocketAddr>> {
+    let (answer, answered) = oneshot::channel();
+    let looking_up = move || {
+        let found = resolve(&name, port);
+        drop(places);
+        let _ = answer.send(found);
+    };
+    std::thread::Builder::new().name("lookup".to_owned()).spawn(looking_up)?;
+    answered.await.map_err(io::Error::other)?
 }
 
 impl Shares {
@@ -243,6 +301,32 @@ mod tests {
         }
         assert_eq!(resolver.0.asked.load(Ordering::SeqCst), LOOKUPS_MAX);
         resolver.let_go();
+    }
+
+    /// Probes and pulls ask for a dead registry again and again.
+    #[tokio::test]
+    async fn a_dead_registry_holds_one_thread_however_often_it_is_asked_for() {
+        for asker in [Asker::Administrator, Asker::Registry] {
+            let resolver = Resolver::default();
+            let lookups = resolver.lookups();
+            let ask = |name: &'static str| {
+                let lookups = lookups.clone();
+                tokio::spawn(async move { lookups.resolve(name, 443, asker).await })
+            };
+            let dead: Vec<_> = (0..200).map(|_| ask("dead.test")).collect();
+            resolver.asked(1).await;
+            let other = ask("dead.other.test");
+            resolver.asked(2).await;
+            assert_eq!(ask("alive.test").await.expect("no panic").expect("found").len(), 1);
+            assert_eq!(resolver.0.asked.load(Ordering::SeqCst), 2, "{asker:?}");
+            resolver.let_go();
+            for lookup in dead.into_iter().chain([other]) {
+                let error = lookup.await.expect("no panic").expect_err("dead");
+                assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            }
+            let again = ask("dead.test").await.expect("no panic");
+            assert!(again.is_err() && resolver.0.asked.load(Ordering::SeqCst) == 3, "it is asked for anew");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -171,6 +171,13 @@ impl Operation {
         Self { follows_redirects: false, reads_content: false, ..operation }
     }
 
+    /// Whether upstream counts the request as nothing, so that it may be sent a second time before the first is answered.
+    /// The GET of a manifest is counted as a pull.
+    pub(crate) fn may_race(&self) -> bool {
+        let is_blob = || self.verified_by_digest && self.path.rsplit('/').nth(1) == Some("blobs");
+        self.method == Method::HEAD || (self.method == Method::GET && is_blob())
+    }
+
     /// The scope of the token that the operation needs (Docker token authentication, "Requesting a Token"). None without a
     /// repository.
     pub(crate) fn scope(&self) -> Option<String> {

@@ -25,7 +25,7 @@ use crate::connector::Reach;
 use crate::credential::{Credential, CredentialId, sensitive};
 use crate::error::{Stage, UpstreamError};
 use crate::governors::Governors;
-use crate::http_client::{HttpClient, Response};
+use crate::http_client::{HttpClient, Manner, Response};
 use crate::operation::Operation;
 use crate::pull_quota::PullQuotas;
 use crate::refused_accounts::RefusedAccounts;
@@ -130,7 +130,7 @@ impl RegistryClient {
     /// Sends a notification to a receiver that the administrator named. It sends no login, follows no redirect and does not
     /// try again. The answer's body is not read.
     pub async fn notify(&self, request: http::Request<RequestBody>) -> Result<StatusCode, UpstreamError> {
-        Ok(self.client.send(request, Purpose::Webhook).await?.http.status())
+        Ok(self.client.send(request, Purpose::Webhook, Manner::default()).await?.http.status())
     }
 
     /// Runs an operation without a body, whatever its governor says.
@@ -200,7 +200,8 @@ impl RegistryClient {
             let headers = self.hop_headers(registry, operation, authorization.filter(|_| !crossed), crossed);
             let body = body.take().unwrap_or_else(empty);
             let request = self.request(&operation.method, &url, headers, body).map_err(&fail)?;
-            let sent = self.send(kind_of(&operation.method), request, purpose).await;
+            let manner = Manner { patience: registry.patience, may_race: operation.may_race() };
+            let sent = self.send(kind_of(&operation.method), request, purpose, manner).await;
             // The client chose the registry. The registry chose the redirect, so its target's refusal is upstream's fault.
             let misled =
                 |error: UpstreamError| if crossed && error.is_ours() { fail(error.to_string()) } else { error };
@@ -232,9 +233,10 @@ impl RegistryClient {
         kind: UpstreamMethod,
         request: Request<RequestBody>,
         purpose: Purpose,
+        manner: Manner,
     ) -> Result<Response, UpstreamError> {
         let started = Instant::now();
-        let sent = self.client.send(request, purpose).await;
+        let sent = self.client.send(request, purpose, manner).await;
         let (outcome, head_after) = match &sent {
             Ok(response) => (outcome_of(response.http.status()), Some(started.elapsed())),
             Err(error) => (failure_of(error), None),

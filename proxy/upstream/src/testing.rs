@@ -63,6 +63,8 @@ pub(crate) fn upstream() -> Upstream {
         extra_roots: Vec::new(),
         verify: true,
         connect_timeout: Duration::from_secs(10),
+        check_connect_timeout: Duration::from_secs(2),
+        check_timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),
         send_timeout: Duration::from_secs(10),
         tunnel_idle_timeout: Duration::from_secs(10),

@@ -153,8 +153,7 @@ impl Sending {
     /// When the current step is overdue, and the stage it is. None while upstream is not to blame.
     pub(super) fn due(&self, timeouts: StepTimeouts) -> Option<(Instant, Stage)> {
         match self.step() {
-            // The connector has its own, shorter deadline and knows its stage. This one is a safety net.
-            Step::Connecting(since) => Some((since + 2 * timeouts.connect, Stage::Connect)),
+            Step::Connecting(since) => Some((since + timeouts.connect, Stage::Connect)),
             Step::Taken(at) => Some((at + timeouts.send, Stage::Send)),
             Step::SourceWaits | Step::SourceFailed(_) => None,
             Step::Sent(at) => Some((at + timeouts.read, Stage::Head)),

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use crate::address_policy::Purpose;
+use crate::http_client::Patience;
 use entrepot_config::ready::{AccessMode, Account, LiveConfig};
 use entrepot_core::origin::{Origin, Scheme};
 
@@ -30,6 +31,8 @@ pub struct UpstreamRegistry {
     pub purpose: Purpose,
     /// The `Via` values of the client's request. They are sent upstream, so that a loop over several proxies is noticed.
     pub heard_via: Vec<HeaderValue>,
+    /// How long this request may wait for it and its token server.
+    pub patience: Patience,
 }
 
 impl UpstreamRegistry {
@@ -57,6 +60,7 @@ impl UpstreamRegistry {
             realms,
             purpose: Purpose::Registry,
             heard_via: Vec::new(),
+            patience: Patience::Full,
         }
     }
 
@@ -65,7 +69,7 @@ impl UpstreamRegistry {
         let (headers, header_methods, realms, heard_via) = Default::default();
         let (access, purpose) = (AccessMode::Strict, Purpose::Tunnel);
         let origin = Origin { scheme: Scheme::Http, host: host.clone() };
-        Self { origin, access, headers, header_methods, realms, purpose, heard_via }
+        Self { origin, access, headers, header_methods, realms, purpose, heard_via, patience: Patience::Full }
     }
 
     /// The same registry, with the `Via` values of the client's request.

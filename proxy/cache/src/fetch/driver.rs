@@ -18,7 +18,7 @@ use crate::fetch::hashing::{HashThreads, Hashed, Progress, hash_in_order};
 use crate::fetch::inflight::{FetchEnd, InflightFetch, Opening, Target};
 use crate::fetch::passing::Passing;
 use crate::fetch::plan::{Action, Stretch, Wanted, next_action};
-use crate::fetch::source::{OpenError, Opened};
+use crate::fetch::source::{Known, OpenError, Opened};
 use crate::fetch::stream::BlobStream;
 use crate::fetch::window::Windows;
 use entrepot_observe::labels::Bypass;
@@ -33,6 +33,16 @@ pub(super) struct Driver {
     pub(super) hash_threads: Arc<HashThreads>,
     pub(super) windows: Arc<Windows>,
     pub(super) complete_up_to_bytes: u64,
+}
+
+/// What a fetch asks for first.
+struct Missing {
+    /// None for the whole content.
+    range: Option<ByteRange>,
+    /// The blob's length, if bytes of it were paused.
+    size: Option<u64>,
+    /// The state that paused bytes of an artefact are of.
+    state: Option<Validator>,
 }
 
 /// How fetching ended, if it did not fail.
@@ -72,9 +82,10 @@ impl Driver {
         let limit = opened.size.map_or(u64::MAX, |size| asked_end.map_or(size, |end| end.min(size)));
         let (size, is_registrys_word) = (opened.size, opened.is_registrys_word);
         let (host, elapsed, headers) = (opened.host.clone(), opened.elapsed, Arc::new(opened.headers.clone()));
-        let validator = opened.validator();
+        let (validator, coding) = (opened.validator(), opened.coding);
         self.fetch.update(|state| {
             state.size = size;
+            state.coding = coding;
             state.validator = validator;
             state.extents = partial.extents().clone();
             state.file = Some(partial.clone());
@@ -82,9 +93,11 @@ impl Driver {
         let filling = Opening::Filling { size, is_registrys_word, host, elapsed, headers: headers.clone() };
         self.fetch.set_opening(filling, answered_at);
         let mut fetchers = JoinSet::new();
-        // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them.
-        if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start) {
-            self.start_fetcher(&mut fetchers, start, gap.end, Some(opened));
+        // Paused bytes are not fetched again. The answer is read up to them, or given up if it begins within them. An
+        // upstream that sends no part would begin there once more, so its bytes are skipped up to the first missing one.
+        let serves_parts = opened.is_part;
+        if let Some(gap) = partial.extents().first_gap(start, limit).filter(|gap| gap.start == start || !serves_parts) {
+            self.start_fetcher(&mut fetchers, gap.start, gap.end, Some(opened));
         }
         match self.fetch_and_hash(&partial, &mut fetchers).await {
             Ok(Fetched::Complete(digest)) => self.publish(partial, digest, &headers, answered_at).await,
@@ -116,13 +129,19 @@ impl Driver {
     async fn open(&self, range: Option<ByteRange>) -> Option<Opened> {
         let source = self.fetch.state().sources.first().cloned()?;
         let content = &self.fetch.content;
-        let (missing, state) = self.missing_part(range);
-        let opened = match source.open(content, missing, state.as_ref()).await {
-            // The kept bytes may be longer than the blob that upstream has now.
+        let missing = self.missing_part(range);
+        let known = Known { size: missing.size, state: missing.state.as_ref() };
+        let opened = match source.open(content, missing.range, known).await {
+            // The kept bytes may be longer than the content that upstream has now.
             Err(OpenError::Refused(refusal))
-                if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing != range =>
+                if refusal.status == StatusCode::RANGE_NOT_SATISFIABLE && missing.range != range =>
             {
-                source.open(content, range, None).await
+                source.open(content, range, Known::default()).await
+            }
+            // An upstream that breaks the connection at a range refuses it as well. Kept bytes must not make a blob
+            // impossible to fetch.
+            Err(OpenError::Failed(error)) if error.broke_off() && missing.range != range => {
+                source.open(content, range, Known::default()).await
             }
             opened => opened,
         };
@@ -146,18 +165,23 @@ impl Driver {
         }
     }
 
-    /// The part of `range` to ask for: it begins after the paused bytes. With it the state that they are of.
-    fn missing_part(&self, range: Option<ByteRange>) -> (Option<ByteRange>, Option<Validator>) {
+    /// The part of `range` to ask for: it begins after the paused bytes.
+    fn missing_part(&self, range: Option<ByteRange>) -> Missing {
         let (asked_start, end) = range.map_or((0, None), |range| (range.start, range.end));
-        let (origin, paused) = (self.fetch.target.origin(), &self.store.partial_blobs);
-        let (start, state) = match &self.fetch.content {
-            ContentName::Digest(digest) => (paused.first_missing(origin, digest, asked_start), None),
+        let (origin, store) = (self.fetch.target.origin(), &self.store.partial_blobs);
+        let (start, size, state) = match &self.fetch.content {
+            ContentName::Digest(digest) => store
+                .paused(origin, digest, asked_start)
+                .map_or((asked_start, None, None), |paused| (paused.first_missing, Some(paused.size_bytes), None)),
             ContentName::Path(path) => {
-                paused.artefact_missing(origin, path, asked_start).unwrap_or((asked_start, None))
+                let (start, state) = store.artefact_missing(origin, path, asked_start).unwrap_or((asked_start, None));
+                (start, None, state)
             }
         };
-        let is_shorter = start > asked_start && end.is_none_or(|end| start < end);
-        if is_shorter { (Some(ByteRange { start, end }), state) } else { (range, None) }
+        match start > asked_start && end.is_none_or(|end| start < end) {
+            true => Missing { range: Some(ByteRange { start, end }), size, state },
+            false => Missing { range, size, state: None },
+        }
     }
 
     /// The partial blob, or the reason why there is none.
@@ -248,9 +272,7 @@ impl Driver {
                 },
                 hashed = &mut hashing => match hashed {
                     Ok(Hashed::Right(digest)) => break Ok(Fetched::Complete(digest)),
-                    Ok(Hashed::Wrong(got)) => {
-                        break Err(FetchError::WrongDigest { content: fetch.content.clone(), got: Box::new(got) });
-                    }
+                    Ok(Hashed::Wrong(got)) => break Err(FetchError::wrong(fetch.content.clone(), got, fetch.coding())),
                     Ok(Hashed::Unreadable) | Err(_) => {
                         self.metrics.bypass.inc(Bypass::IoError);
                         hand_over(fetch, &progress);

@@ -82,6 +82,10 @@ pub(super) async fn run(fetch: Arc<InflightFetch>, id: u64, stream: BlobStream, 
             (mut gatherer, gathered) = &mut gathering, if is_gathering && writing.len() < WRITING_MAX => {
                 metrics.fills_resumed.inc_by(gatherer.stream.take_resumed());
                 size = gatherer.stream.size();
+                if let Some(coding) = gatherer.stream.coding() {
+                    // Before the piece can be read.
+                    fetch.state().coding = Some(coding);
+                }
                 match gathered {
                     Gathered::Piece(mut piece) => {
                         // Another fetcher may have taken over from some offset on. Not one byte is written past that

@@ -105,6 +105,9 @@ pub(super) struct State {
     /// Whether a client asked for the blob to its end. If so, the blob is completed even if all clients leave.
     pub(super) wants_whole: bool,
     pub(super) sources: Vec<BlobSource>,
+    /// The coding that upstream said the bytes have. Then nobody gets a part before the digest has shown that they have
+    /// none.
+    pub(super) coding: Option<&'static str>,
     pub(super) verified: bool,
     pub(super) end: Option<FetchEnd>,
 }
@@ -138,6 +141,7 @@ impl InflightFetch {
             readers: 0,
             wants_whole: false,
             sources: vec![source],
+            coding: None,
             verified: false,
             end: None,
         };
@@ -199,13 +203,18 @@ impl InflightFetch {
         self.state().size
     }
 
+    /// The coding that upstream said the bytes have. None if it said none.
+    pub fn coding(&self) -> Option<&'static str> {
+        self.state().coding
+    }
+
     /// Whether every byte is here and right.
     pub fn is_verified(&self) -> bool {
         self.state().verified
     }
 
     /// Has the blob completed even if all clients leave, because a client asked for its end as part of the whole.
-    pub(super) fn want_whole(&self) {
+    pub fn want_whole(&self) {
         self.state().wants_whole = true;
         self.wake.notify_one();
     }

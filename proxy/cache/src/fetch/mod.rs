@@ -75,9 +75,9 @@ pub enum FetchError {
         "upstream has other content at {content} than when the fetch began; nothing was stored, and the next request asks again"
     )]
     Changed { content: ContentName },
-    /// Upstream compressed a body that was asked for as it is.
-    #[error("upstream encoded {content} as {encoding} although identity was asked")]
-    Encoded { content: ContentName, encoding: String },
+    /// Upstream compressed a body that was asked for as it is: it says so, and the digest does not contradict.
+    #[error("upstream encoded {content} as {coding} although identity was asked")]
+    Encoded { content: ContentName, coding: &'static str },
     /// The file could not be read, and the bytes could not be had from upstream instead.
     #[error("reading the stored bytes of {content} failed: {error}")]
     Read { content: ContentName, error: Arc<std::io::Error> },
@@ -87,6 +87,14 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// The bytes, which upstream said have this coding, have the digest `got` instead.
+    fn wrong(content: ContentName, got: Digest, coding: Option<&'static str>) -> Self {
+        match coding {
+            Some(coding) => Self::Encoded { content, coding },
+            None => Self::WrongDigest { content, got: Box::new(got) },
+        }
+    }
+
     /// Whether the cause is on our side: our disk, or our stop. Otherwise it is upstream's.
     pub fn is_ours(&self) -> bool {
         match self {

@@ -100,9 +100,7 @@ impl Passing {
         self.fetch.update(|state| state.size = state.size.or(size));
         let Some(got) = self.hasher.take().map(Hasher::finish) else { return Ok(None) };
         match content.digest() {
-            Some(digest) if *digest != got => {
-                Err(FetchError::WrongDigest { content: content.clone(), got: Box::new(got) })
-            }
+            Some(digest) if *digest != got => Err(FetchError::wrong(content.clone(), got, self.stream.coding())),
             _ => Ok(Some(got)),
         }
     }

@@ -81,7 +81,10 @@ impl FetchReader {
             return Step::Finished;
         }
         let covered = state.extents.covered(self.position).min(self.end.unwrap_or(u64::MAX));
+        let is_doubtful_part = self.end.is_some() && state.coding.is_some() && !state.verified;
         let released = match (&state.end, state.size) {
+            // No digest judges a part, so only that of the whole shows that these bytes are not compressed.
+            _ if is_doubtful_part => self.position,
             // An open end completes the blob in the client's hands, so it waits until every byte is known to be right.
             _ if state.verified || self.end.is_some() => covered,
             // `after_hand_over` gives the bytes that the hash has seen.
@@ -99,6 +102,9 @@ impl FetchReader {
             None => {
                 let wanted = end.unwrap_or(u64::MAX);
                 drop(state);
+                if is_doubtful_part {
+                    self.subscription.fetch.want_whole();
+                }
                 if covered < wanted {
                     self.subscription.fetch.demand(self.subscription.id, covered.max(self.position), wanted);
                 } else {
@@ -131,7 +137,7 @@ impl FetchReader {
         if let Some(digest) = content.digest().filter(|_| size == Some(prefix)) {
             let got = hasher.clone().finish();
             if got != *digest {
-                return Step::Fail(FetchError::WrongDigest { content: content.clone(), got: Box::new(got) });
+                return Step::Fail(FetchError::wrong(content.clone(), got, self.subscription.fetch.coding()));
             }
         }
         let readable = prefix.min(self.end.unwrap_or(u64::MAX));

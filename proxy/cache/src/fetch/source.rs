@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use entrepot_core::coding;
 use entrepot_core::digest::Digest;
 use entrepot_core::error::{self, ErrorCode};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::name::RepositoryName;
-use entrepot_core::range::ContentRange;
+use entrepot_core::ranged::{AnswerHead, AskedRange, RangedAnswer, judge};
 use entrepot_core::validator::Validator;
 use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, LAST_MODIFIED};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::fetch::FetchError;
@@ -55,6 +56,9 @@ pub struct Opened {
     /// Whether the body ends at the end of the requested range, rather than at the end of the blob.
     pub is_part: bool,
     pub body: TimedBody,
+    /// The coding that upstream says the bytes of a blob have. None if it says none. The digest judges whether it is
+    /// true.
+    pub coding: Option<&'static str>,
     /// Whether the head alone shows that the registry serves the blob. Otherwise only the digest will show it.
     pub is_registrys_word: bool,
     /// The host that sends them.
@@ -68,6 +72,15 @@ pub struct Opened {
     pub headers: HeaderMap,
     /// Whether the body is a page for people.
     pub is_page: bool,
+}
+
+/// What earlier answers told of the content.
+#[derive(Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// The whole length.
+    pub size: Option<u64>,
+    /// The state of an artefact.
+    pub state: Option<&'a Validator>,
 }
 
 /// Upstream answered, but not with the blob.
@@ -93,80 +106,91 @@ pub enum OpenError {
 const REFUSAL_MAX_BYTES: usize = 64 * 1024;
 
 impl BlobSource {
-    /// Asks for the whole content, or for `range` of it. Of an artefact, a part is asked for only of the `state` that is
-    /// known, and the whole otherwise.
+    /// Asks for the whole content, or for `range` of it. Of an artefact, a part is asked for only of the state that is
+    /// known, and the whole otherwise. An upstream that does not serve the range is asked for the whole.
     pub async fn open(
         &self,
         content: &ContentName,
         range: Option<ByteRange>,
-        state: Option<&Validator>,
+        known: Known<'_>,
     ) -> Result<Opened, OpenError> {
+        if let Some(asked) = range {
+            let answer = self.ask(content, range, known).await?;
+            let asked = AskedRange { start: asked.start, end: asked.end, size: known.size };
+            match judge(&head_of(&answer), &asked) {
+                RangedAnswer::Part { start, size, .. } => return Ok(Opened::part(content, answer, range, start, size)),
+                RangedAnswer::Whole => return opened_whole(content, answer, range).map_err(OpenError::Broken),
+                RangedAnswer::Unsatisfiable | RangedAnswer::OtherRefusal => return Err(refused(content, answer).await),
+                RangedAnswer::Unusable => {
+                    tracing::debug!(%content, status = %answer.status, "upstream does not serve the range, asking for the whole");
+                }
+            }
+        }
+        let answer = self.ask(content, None, known).await?;
+        match answer.status {
+            StatusCode::OK => opened_whole(content, answer, None).map_err(OpenError::Broken),
+            StatusCode::PARTIAL_CONTENT => {
+                // Some content networks answer every request so.
+                match judge(&head_of(&answer), &AskedRange { start: 0, end: None, size: known.size }) {
+                    RangedAnswer::Part { start: 0, end, size } if end == size => {
+                        Ok(Opened::part(content, answer, None, 0, size))
+                    }
+                    _ => {
+                        let why = "206 for the whole blob, without a Content-Range that tells its length";
+                        Err(OpenError::Broken(FetchError::WrongLength { content: content.clone(), why }))
+                    }
+                }
+            }
+            _ => Err(refused(content, answer).await),
+        }
+    }
+
+    async fn ask(
+        &self,
+        content: &ContentName,
+        range: Option<ByteRange>,
+        known: Known<'_>,
+    ) -> Result<Answer, OpenError> {
         let operation = match (&self.path, content) {
             (SourcePath::Blobs(repository), ContentName::Digest(digest)) => {
                 Operation::blob(Method::GET, repository, digest, range)
             }
             (SourcePath::Blobs(_), ContentName::Path(path)) => {
-                Operation::artefact(path, &HeaderMap::new(), range, state, false)
+                Operation::artefact(path, &HeaderMap::new(), range, known.state, false)
             }
             (SourcePath::Artefact { path, headers }, _) => {
-                Operation::artefact(path, headers, range, state, content.digest().is_some())
+                Operation::artefact(path, headers, range, known.state, content.digest().is_some())
             }
         };
-        let answer = self.upstream.execute(&self.registry, &operation, &self.credential).await;
-        let answer = answer.map_err(OpenError::Failed)?;
-        let answered_at = SystemTime::now();
-        // An artefact that is encoded is passed on as it is.
-        if let (Some(encoding), Some(_)) = (encoding(&answer.headers), content.digest()) {
-            return Err(OpenError::Broken(FetchError::Encoded { content: content.clone(), encoding }));
-        }
-        let (is_registrys_word, is_page) = (answer.is_registrys_word(), answer.is_page());
-        let (host, elapsed) = (answer.host.clone(), answer.elapsed);
-        let wrong = |why| OpenError::Broken(FetchError::WrongLength { content: content.clone(), why });
-        let opened = |size, start, is_part, answer: Answer| Opened {
-            size,
-            start,
-            is_part,
-            body: answer.body,
-            is_registrys_word,
-            host,
-            elapsed,
-            answered_at,
-            asked: range,
-            headers: answer.headers,
-            is_page,
-        };
-        match answer.status {
-            StatusCode::OK => {
-                let size = answer.content_length();
-                let nothing = content.digest().map(|digest| Digest::of(digest.algorithm(), b""));
-                if let Some(nothing) = nothing.filter(|nothing| size == Some(0) && content.digest() != Some(nothing)) {
-                    // An empty body is complete with its head: there is no last byte to hold back.
-                    let (content, got) = (content.clone(), Box::new(nothing));
-                    return Err(OpenError::Broken(FetchError::WrongDigest { content, got }));
-                }
-                Ok(opened(size, 0, false, answer))
-            }
-            StatusCode::PARTIAL_CONTENT => {
-                let value = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                let Some(Ok(ContentRange::Part { start, size: Some(size), .. })) = value.map(str::parse) else {
-                    return Err(wrong("206 without a Content-Range that tells the whole length"));
-                };
-                if Some(start) != range.map(|range| range.start) {
-                    return Err(wrong("206 for another range than asked"));
-                }
-                Ok(opened(Some(size), start, true, answer))
-            }
-            status if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE => {
-                // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a
-                // failure on the way.
-                Err(OpenError::Broken(FetchError::Status { content: content.clone(), status: status.as_u16() }))
-            }
-            _ => Err(OpenError::Refused(UpstreamRefusal::read(answer).await)),
-        }
+        self.upstream.execute(&self.registry, &operation, &self.credential).await.map_err(OpenError::Failed)
     }
 }
 
 impl Opened {
+    /// The body is a part of content of `size` bytes.
+    fn part(content: &ContentName, answer: Answer, asked: Option<ByteRange>, start: u64, size: u64) -> Self {
+        Self { size: Some(size), start, is_part: true, ..Self::whole(content, answer, asked) }
+    }
+
+    fn whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Self {
+        let coding = text(&answer.headers, &CONTENT_ENCODING).and_then(coding::changing);
+        Self {
+            size: answer.content_length(),
+            start: 0,
+            is_part: false,
+            // An artefact that is encoded is passed on as it is.
+            coding: coding.filter(|_| content.digest().is_some()),
+            is_registrys_word: answer.is_registrys_word(),
+            is_page: answer.is_page(),
+            host: answer.host.clone(),
+            elapsed: answer.elapsed,
+            answered_at: SystemTime::now(),
+            asked,
+            body: answer.body,
+            headers: answer.headers,
+        }
+    }
+
     /// The validator of the state that the bytes are of. None if upstream told no strong one.
     pub fn validator(&self) -> Option<Validator> {
         validator(&self.headers)
@@ -217,7 +241,36 @@ pub fn validator(headers: &HeaderMap) -> Option<Validator> {
     Validator::of(field(ETAG), field(LAST_MODIFIED), field(DATE))
 }
 
-fn encoding(headers: &HeaderMap) -> Option<String> {
-    let value = String::from_utf8_lossy(headers.get(CONTENT_ENCODING)?.as_bytes()).to_ascii_lowercase();
-    (!matches!(value.as_str(), "" | "identity")).then_some(value)
+fn opened_whole(content: &ContentName, answer: Answer, asked: Option<ByteRange>) -> Result<Opened, FetchError> {
+    let opened = Opened::whole(content, answer, asked);
+    let nothing = content.digest().map(|digest| Digest::of(digest.algorithm(), b""));
+    if let Some(nothing) = nothing.filter(|nothing| opened.size == Some(0) && content.digest() != Some(nothing)) {
+        // An empty body is complete with its head: there is no last byte to hold back.
+        let (content, got) = (content.clone(), Box::new(nothing));
+        return Err(FetchError::WrongDigest { content, got });
+    }
+    Ok(opened)
+}
+
+async fn refused(content: &ContentName, answer: Answer) -> OpenError {
+    let status = answer.status;
+    if answer.crossed && status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE {
+        // The registry's answer counts, and it was a redirect. So a refusal by the redirect's target is a failure on
+        // the way.
+        return OpenError::Broken(FetchError::Status { content: content.clone(), status: status.as_u16() });
+    }
+    OpenError::Refused(UpstreamRefusal::read(answer).await)
+}
+
+fn head_of(answer: &Answer) -> AnswerHead<'_> {
+    AnswerHead {
+        status: answer.status.as_u16(),
+        content_range: text(&answer.headers, &CONTENT_RANGE),
+        content_type: text(&answer.headers, &CONTENT_TYPE),
+        content_length: answer.content_length(),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }

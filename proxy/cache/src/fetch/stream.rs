@@ -12,7 +12,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 
 use crate::fetch::FetchError;
-use crate::fetch::source::{BlobSource, OpenError, Opened};
+use crate::fetch::source::{BlobSource, Known, OpenError, Opened};
 use entrepot_store::ContentName;
 use entrepot_upstream::error::UpstreamError;
 use entrepot_upstream::operation::ByteRange;
@@ -32,6 +32,8 @@ pub struct BlobStream {
     position: u64,
     limit: Option<u64>,
     size: Option<u64>,
+    /// The coding that upstream said the bytes have.
+    coding: Option<&'static str>,
     /// Failures since the last byte.
     failures: u32,
     /// How many answers went on after a failure and are not reported yet.
@@ -62,6 +64,7 @@ impl BlobStream {
             position,
             limit,
             size,
+            coding: None,
             failures: 0,
             resumed: 0,
         }
@@ -77,8 +80,14 @@ impl BlobStream {
         self.skip = self.position.saturating_sub(opened.start);
         self.size = self.size.or(opened.size);
         self.state = self.state.or_else(|| opened.validator());
+        self.coding = opened.coding;
         self.body = Some(opened.body);
         self
+    }
+
+    /// The coding that upstream said the bytes have. None if it said none. Only the digest shows whether that is true.
+    pub fn coding(&self) -> Option<&'static str> {
+        self.coding
     }
 
     /// The blob's length. None until upstream told it.
@@ -191,9 +200,10 @@ impl BlobStream {
         let Some(source) = self.sources.front() else {
             return Err(FetchError::WrongLength { content: self.content.clone(), why: "nobody is left to ask" });
         };
-        let whole = self.position == 0 && self.limit.is_none();
+        // The last try asks for the whole: an upstream that breaks every answer to a range refuses ranges as well.
+        let whole = (self.position == 0 && self.limit.is_none()) || self.failures == FAILURES_MAX;
         let range = (!whole).then_some(ByteRange { start: self.position, end: self.limit });
-        match source.open(&self.content, range, self.state.as_ref()).await {
+        match source.open(&self.content, range, Known { size: self.size, state: self.state.as_ref() }).await {
             Ok(opened) => self.resume(opened),
             // A redirect's target refused. The next try gets a fresh redirect.
             Err(OpenError::Broken(error @ FetchError::Status { .. })) => self.broke(Some(error)).await,
@@ -235,7 +245,8 @@ impl BlobStream {
             }
         }
         self.size = self.size.or(opened.size);
-        self.skip = self.position - opened.start;
+        self.skip = self.position.saturating_sub(opened.start);
+        self.coding = self.coding.or(opened.coding);
         self.resumed += u64::from(self.failures > 0);
         self.body = Some(opened.body);
         Ok(())

@@ -108,7 +108,13 @@ impl Through {
                 return Ok(self.held.take());
             };
             match &mut self.check {
-                Check::Nothing => return Ok(Some(bytes)),
+                // No digest judges a part.
+                Check::Nothing => {
+                    return match self.stream.coding() {
+                        Some(coding) => Err(FetchError::Encoded { content: self.content.clone(), coding }),
+                        None => Ok(Some(bytes)),
+                    };
+                }
                 Check::Whole(_, hasher) => {
                     hasher.update(&bytes);
                     let undelivered = self.stream.position().saturating_sub(self.deliver_from).min(bytes.len() as u64);
@@ -141,7 +147,7 @@ impl Through {
             Check::Whole(digest, hasher) => {
                 let got = hasher.finish();
                 if got != digest {
-                    return Err(FetchError::WrongDigest { content: self.content.clone(), got: Box::new(got) });
+                    return Err(FetchError::wrong(self.content.clone(), got, self.stream.coding()));
                 }
                 if let Some(proven) = self.proven.take() {
                     proven();

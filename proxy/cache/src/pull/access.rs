@@ -50,7 +50,8 @@ impl Pull {
         // Never with the administrator's account: a client that is not asked keeps its own login to itself.
         let credential = sent.clone().map_or(Credential::None, Credential::Header);
         let operation = Operation::relay(request.method.clone(), "/v2/".into(), &request.headers, None);
-        match request.execute_as(&credential, &operation).await {
+        // A client that begins a pull of what is stored does not wait here either.
+        match request.checking().execute_as(&credential, &operation).await {
             Ok(answer) if !is_transient(answer.status) => {
                 if answer.status == StatusCode::UNAUTHORIZED {
                     return Err(self.refused_by_upstream(request, answer, ErrorCode::NameUnknown).await);
@@ -143,7 +144,9 @@ impl Pull {
         let operation =
             Operation::relay(request.method.clone(), request.path_and_query.clone(), &request.headers, None);
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        let answer = request.send(&credential, &operation, body).await;
+        // A token of ours stands in for one that is read.
+        let asking = if reads { &request.checking() } else { request };
+        let answer = asking.send(&credential, &operation, body).await;
         match answer {
             Ok(answer) if !is_transient(answer.status) => {
                 Ok(self.passed_token(request, answer, principal, &scopes).await)
@@ -206,7 +209,7 @@ impl Pull {
             Some(AuthScheme::Basic) => {
                 let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
                 let credential = Credential::Header(login.basic().clone());
-                match request.execute_as(&credential, &operation).await {
+                match request.checking().execute_as(&credential, &operation).await {
                     Ok(answer) if matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                         let message = "upstream refuses this login";
                         Ok(Reply::error(ErrorCode::Unauthorized, message).because(Refused::WrongLogin))
@@ -222,7 +225,7 @@ impl Pull {
         let Some(url) = request_url(key) else { return Ok(self.issue(&request.registry.origin, Some(login))) };
         // The realm's URL may carry a secret in its query, so only its host is recorded.
         let host = host_of(&url).unwrap_or_else(|| request.registry.host().clone());
-        let answer = request.snapshot.upstream.ask_realm(&request.registry, &url, Some(login.basic())).await;
+        let answer = request.snapshot.upstream.ask_realm(&request.checking().registry, &url, Some(login.basic())).await;
         let outcome = answer.as_ref().map_or_else(failure_of, |(status, ..)| outcome_of(*status));
         request.record_upstream(&host, outcome, None);
         match answer {
@@ -261,7 +264,7 @@ impl Pull {
             return known;
         }
         let operation = Operation::relay(Method::GET, "/v2/".into(), &HeaderMap::new(), None);
-        let answer = request.execute_as(&Credential::None, &operation).await.ok()?;
+        let answer = request.checking().execute_as(&Credential::None, &operation).await.ok()?;
         request.snapshot.upstream.learn_challenge(&request.registry, &answer.headers)
     }
 

@@ -105,7 +105,8 @@ impl Pull {
         let (served, right) = if let Some(right) = self.right_to_artefact(request, object, &entry.link, public_for) {
             (Served::Hit, right)
         } else {
-            match self.ask_about(request, object, &artefact.head(), Wanted::Content(Some(entry.size_bytes))).await {
+            let size = Wanted::Content(Some(entry.size_bytes));
+            match self.ask_about(&request.checking(), object, &artefact.head(), size).await {
                 Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                     if !is_the_same(&answer, Some(entry.size_bytes), validator(&fields).as_ref()) {
                         return self.relay_artefact(artefact, None).await.map(Joined::Served);

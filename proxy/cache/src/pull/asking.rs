@@ -10,7 +10,7 @@ use entrepot_core::name::RepositoryName;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 
-use crate::fetch::source::{BlobSource, OpenError, SourcePath, UpstreamRefusal};
+use crate::fetch::source::{BlobSource, Known, OpenError, SourcePath, UpstreamRefusal};
 use crate::pull::error::{PullError, is_denial, is_transient};
 use crate::pull::request::BlobRequest;
 use crate::pull::rights::{Object, Right};
@@ -126,7 +126,7 @@ impl Pull {
             }
             None | Some(Asked::Unproven(_)) => {
                 let first_byte = (size != Some(0)).then_some(ByteRange { start: 0, end: Some(1) });
-                match self.blob_source(blob).open(&blob.digest.into(), first_byte, None).await {
+                match self.blob_source(blob).open(&blob.digest.into(), first_byte, Known::default()).await {
                     Ok(opened) => {
                         blob.request.record_upstream(&opened.host, UpstreamOutcome::Ok, Some(opened.elapsed));
                         let told = match opened.size {

@@ -131,6 +131,11 @@ impl PullError {
         }
     }
 
+    /// Whether upstream did not answer in the time that was given to it. It may answer a request with more patience.
+    pub fn is_impatient(&self) -> bool {
+        matches!(self, Self::Unreachable(error) if error.is_timeout())
+    }
+
     /// Whether the registry said no to this credential, as opposed to a request that no credential could have.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Answered(refusal) if is_refusal(refusal.status))

@@ -124,7 +124,15 @@ impl Pull {
                 Some(request) => Box::pin(self.list(&request, route)).await,
                 None => Err(error),
             },
-            Err(error) if error.is_transient() => self.instead_of_list(&list, known, &error).await.ok_or(error),
+            Err(error) if error.is_transient() => {
+                let was_known = known.is_some();
+                match self.instead_of_list(&list, known, &error).await {
+                    Some(reply) => Ok(reply),
+                    // The client may not have what is stored, so upstream gets all the time that it needs.
+                    None if was_known && error.is_impatient() => self.ask_for_list(&list, None).await,
+                    None => Err(error),
+                }
+            }
             answered => answered,
         }
     }
@@ -191,7 +199,8 @@ impl Pull {
         let request = list.request;
         let (path, repository) = (request.path_and_query.clone(), Some(list.repository.clone()));
         let operation = Operation::relay(request.method.clone(), path, &request.headers, repository);
-        let answer = request.execute(&operation).await;
+        let asking = if known.is_some() { &request.checking() } else { request };
+        let answer = asking.execute(&operation).await;
         let answer = answer.map_err(|error| self.unreachable(request, Arc::new(error)))?;
         if is_transient(answer.status) {
             return Err(PullError::answered(UpstreamRefusal::read(answer).await.worded(operation.unknown)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
+use entrepot_core::coding;
 use entrepot_core::digest::{Algorithm, DOCKER_CONTENT_DIGEST, Digest};
 use entrepot_core::host::RegistryHost;
 use entrepot_core::media::{self, AcceptClass, MANIFEST_MAX_BYTES, ManifestInfo, ManifestType};
@@ -78,7 +79,7 @@ impl Pull {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => *answer,
             Asked::Refused(error) | Asked::Down(error) => return Err(error),
         };
-        if answer.status != StatusCode::OK || answer.headers.contains_key(CONTENT_ENCODING) {
+        if answer.status != StatusCode::OK || is_encoded(&answer) {
             return Err(PullError::ManifestForm);
         }
         let (told, headers, host) = (answer.digest, answer.headers.clone(), answer.host.clone());
@@ -149,6 +150,12 @@ impl Pull {
         self.confirm_told(&place, manifest).await;
         request.trail.record(Decision::Stored);
     }
+}
+
+/// Whether upstream says that the manifest is compressed. Words that mean nothing are taken for what they are.
+fn is_encoded(answer: &Answer) -> bool {
+    let value = answer.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    value.is_some_and(|value| coding::changing(value).is_some())
 }
 
 /// The manifest for a client that has the right to it; only its head for HEAD.

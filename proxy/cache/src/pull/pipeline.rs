@@ -42,6 +42,7 @@ use entrepot_net::http::reply::Reply;
 use entrepot_observe::labels::{Bypass, Refused, Served, TagCheck, UpstreamOutcome};
 use entrepot_observe::trail::Decision;
 use entrepot_store::{Blob, Link, TagEntry};
+use entrepot_upstream::http_client::Patience;
 use entrepot_upstream::operation::Operation;
 
 /// Whether a tag is not remembered: the repository's name is outside the specification's grammar.
@@ -149,28 +150,39 @@ impl Pull {
         {
             return Ok(stale);
         }
-        let pulled = match self.resolve(&tag, known.as_ref()).await {
-            Ok(Resolved::Fresh(manifest, right)) => {
-                return Ok(manifest::reply(tag.request, &manifest, Served::Hit, right));
-            }
-            Ok(Resolved::KnownMissing(refusal)) => return Err(PullError::answered(refusal)),
-            Ok(Resolved::Told(digest, head, right)) => self.told_tag(&tag, known.as_ref(), digest, head, right).await,
+        match self.pull_tag(&tag, known.as_ref(), Patience::Check).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => self.instead_of(tag, known.as_ref(), error).await,
+        }
+    }
+
+    /// Asks upstream about the tag. If something could be served instead, upstream is given the time of a check.
+    async fn pull_tag(
+        self: &Arc<Self>,
+        tag: &TagRequest<'_>,
+        known: Option<&TagEntry>,
+        patience: Patience,
+    ) -> Result<Reply, PullError> {
+        let is_check = patience == Patience::Check && !self.known_digests(tag, known).await.is_empty();
+        let checking = is_check.then(|| tag.request.checking());
+        let tag = &TagRequest { request: checking.as_ref().unwrap_or(tag.request), ..*tag };
+        match self.resolve(tag, known).await {
+            Ok(Resolved::Fresh(manifest, right)) => Ok(manifest::reply(tag.request, &manifest, Served::Hit, right)),
+            // An answer already: as an error it would be remembered anew, and so for ever.
+            Ok(Resolved::KnownMissing(refusal)) => Ok(PullError::answered(refusal).into_reply()),
+            Ok(Resolved::Told(digest, head, right)) => self.told_tag(tag, known, digest, head, right).await,
             Ok(Resolved::Untold(Some(head))) if tag.request.is_head() => {
                 if let Some(digest) = told::digest_in(&head.headers) {
-                    self.told(&tag, digest).await;
+                    self.told(tag, digest).await;
                 }
                 Ok(replies::head(tag.request, None, head))
             }
-            Ok(Resolved::Untold(_)) => self.fetch_tag(&tag, known.as_ref()).await,
+            Ok(Resolved::Untold(_)) => self.fetch_tag(tag, known).await,
             Ok(Resolved::Doubted(doubt)) => {
-                let got = self.fetch_tag(&tag, known.as_ref()).await;
+                let got = self.fetch_tag(tag, known).await;
                 self.decided_by_get(tag.request, tag.repository, doubt, got).await
             }
             Err(error) => Err(error),
-        };
-        match pulled {
-            Ok(reply) => Ok(reply),
-            Err(error) => self.instead_of(tag, known.as_ref(), error).await,
         }
     }
 
@@ -295,6 +307,9 @@ impl Pull {
         if error.is_transient() {
             return match self.stale_tag(&tag, known, Why::Failed(&error)).await {
                 Some(stale) => Ok(stale),
+                None if error.is_impatient() && !self.known_digests(&tag, known).await.is_empty() => {
+                    self.pull_tag(&tag, known, Patience::Full).await
+                }
                 None => self.no_referrers_by_tag(&tag, &error).await.ok_or(error),
             };
         }
@@ -370,10 +385,12 @@ impl Pull {
         if let Some(right) = self.right_to(request, &place, &manifest.digest, link).await {
             return Ok(manifest::reply(request, &manifest, Served::Hit, right));
         }
-        match self.ask_for_known(request, repository, &manifest).await {
+        match self.ask_for_known(&request.checking(), repository, &manifest).await {
             Err(error) if error.is_transient() => {
                 match self.right_offline(request, &place, &manifest.digest, link).await {
                     Some(right) => Ok(manifest::reply(request, &manifest, Served::Stale, right)),
+                    // Nothing can be served instead, so upstream gets all the time that it needs.
+                    None if error.is_impatient() => self.ask_for_known(request, repository, &manifest).await,
                     None => Err(error),
                 }
             }
@@ -464,12 +481,14 @@ impl Pull {
     /// client skip a layer. Only when upstream is down does the copy answer.
     async fn head_blob(&self, blob: &BlobRequest<'_>) -> Result<Reply, PullError> {
         let operation = Operation::blob(Method::HEAD, blob.repository, &blob.digest, None);
-        match self.ask(blob.request, blob.repository, &operation, Wanted::Content(None)).await {
+        let copy = self.offline_copy(blob).await;
+        let asking = if copy.is_some() { &blob.request.checking() } else { blob.request };
+        match self.ask(asking, blob.repository, &operation, Wanted::Content(None)).await {
             Asked::Allowed(answer, _) | Asked::Unproven(answer) => {
                 Ok(replies::head(blob.request, Some(blob.digest), replies::relayed(*answer)))
             }
             Asked::Refused(error) => Err(error),
-            Asked::Down(error) => match self.offline_copy(blob).await {
+            Asked::Down(error) => match copy {
                 Some((stored, right)) => self.serve_stored(blob, stored, Served::Stale, right),
                 None => Err(error),
             },
@@ -518,7 +537,23 @@ impl Pull {
         {
             return self.serve_sound(blob, stored, Served::Hit, right).await;
         }
-        match self.probe(blob, Some(stored.size_bytes)).await {
+        let checking = blob.request.checking();
+        let size = Some(stored.size_bytes);
+        let probed = match (self.probe(&BlobRequest { request: &checking, ..*blob }, size).await, &link) {
+            (Err(error), Some(link)) if error.is_transient() => {
+                match self.right_offline(blob.request, &place, &blob.digest, link).await {
+                    Some(right) => return self.serve_sound(blob, stored, Served::Stale, right).await,
+                    None => Err(error),
+                }
+            }
+            (probed, _) => probed,
+        };
+        let probed = match probed {
+            // Nothing can be served instead, so upstream gets all the time that it needs.
+            Err(error) if error.is_impatient() => self.probe(blob, size).await,
+            probed => probed,
+        };
+        match probed {
             Ok(Probed::Serves(right)) => {
                 if link.is_none() && !self.may_share(blob, &stored).await {
                     return self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some);
@@ -527,14 +562,7 @@ impl Pull {
                 self.serve_sound(blob, stored, Served::Revalidated, right).await
             }
             Ok(Probed::Unclear) => self.read_alone(blob, None, Bypass::CrossRegistry).await.map(Some),
-            Err(error) if !error.is_transient() => Err(error),
-            Err(error) => {
-                let Some(link) = link else { return Err(error) };
-                match self.right_offline(blob.request, &place, &blob.digest, &link).await {
-                    Some(right) => self.serve_sound(blob, stored, Served::Stale, right).await,
-                    None => Err(error),
-                }
-            }
+            Err(error) => Err(error),
         }
     }
 

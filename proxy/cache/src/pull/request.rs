@@ -23,6 +23,7 @@ use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{Place, TagKey};
 use entrepot_upstream::credential::Credential;
 use entrepot_upstream::error::UpstreamError;
+use entrepot_upstream::http_client::Patience;
 use entrepot_upstream::operation::Operation;
 use entrepot_upstream::registry_client::{Answer, failure_of, outcome_of};
 use entrepot_upstream::timed_body::RequestBody;
@@ -106,6 +107,13 @@ impl RequestContext {
         let request = Self { credential: Credential::Answered(next), ..self.clone() };
         request.record_credential();
         Some(request)
+    }
+
+    /// The same request as a check of something that is stored: upstream is not waited for for long, because that is
+    /// served instead. If the client may not have it, a [`PullError::is_impatient`] is no answer yet.
+    pub(super) fn checking(&self) -> Self {
+        let registry = UpstreamRegistry { patience: Patience::Check, ..self.registry.clone() };
+        Self { registry, ..self.clone() }
     }
 
     /// The decision of the grammar about the request, for its trail.

@@ -10,9 +10,10 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, E
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tracing::Instrument;
 
+use crate::fetch::FetchError;
 use crate::fetch::inflight::Subscription;
 use crate::fetch::reader::FetchReader;
-use crate::fetch::source::{BlobSource, Opened};
+use crate::fetch::source::{BlobSource, Known, Opened};
 use crate::fetch::through::Through;
 use crate::fetch::window::{Window, WindowReader};
 use crate::pull::Pull;
@@ -26,6 +27,9 @@ use entrepot_observe::labels::{Bypass, Served, UpstreamOutcome};
 use entrepot_observe::trail::{Decision, Trail};
 use entrepot_store::{Blob, Store};
 use entrepot_upstream::operation::ByteRange;
+
+/// The longest content whose digest is awaited before its head is sent, if upstream says that it is compressed.
+const JUDGED_FIRST_MAX_BYTES: u64 = 1 << 20;
 
 impl Pull {
     /// A blob that is published here.
@@ -96,7 +100,7 @@ impl Pull {
         let spare = spare.filter(|opened| opened.start == 0 && !opened.is_part && part.is_none());
         let opened = match spare {
             Some(opened) => opened,
-            None => match self.blob_source(blob).open(&blob.digest.into(), part, None).await {
+            None => match self.blob_source(blob).open(&blob.digest.into(), part, Known::default()).await {
                 Ok(opened) => opened,
                 Err(error) => return Err(self.not_opened(blob, error).await),
             },
@@ -117,6 +121,9 @@ impl Pull {
         let through = match answer {
             RangeAnswer::Unsatisfiable => return Err(PullError::Range { size_bytes: size.unwrap_or(0) }),
             RangeAnswer::Part { start, end } if opened.start > 0 || Some(end) != size => {
+                if let Some(coding) = opened.coding {
+                    return Err(PullError::Broken(FetchError::Encoded { content: digest.into(), coding }));
+                }
                 Through::part(digest.into(), source, start, end, size, None).with_opened(opened)
             }
             RangeAnswer::Part { start, .. } => Through::whole(digest, source, Some(opened), start),
@@ -142,6 +149,12 @@ pub(super) async fn reader_of(
     header: Option<&str>,
     size: Option<u64>,
 ) -> Result<(RangeAnswer, FetchReader), PullError> {
+    // Whether upstream compressed the content is known at its end. Short content can wait for that.
+    let is_short = size.is_some_and(|size| size <= JUDGED_FIRST_MAX_BYTES);
+    if is_short && subscription.fetch.coding().is_some() {
+        subscription.fetch.want_whole();
+        subscription.fetch.judged().await.map_err(PullError::Broken)?;
+    }
     if size == Some(0) {
         subscription.fetch.judged().await.map_err(PullError::Broken)?;
     }

@@ -244,6 +244,10 @@ pub struct Upstream {
     pub verify: bool,
     /// The deadline for DNS, connect and TLS together.
     pub connect_timeout: Duration,
+    /// The same for a check of something that is stored.
+    pub check_connect_timeout: Duration,
+    /// The deadline of a connected upstream for the answer to such a check.
+    pub check_timeout: Duration,
     /// The longest time without a received byte, in the head and in the body.
     pub read_timeout: Duration,
     /// The longest time without a sent byte.

@@ -215,7 +215,7 @@ fn is_of_entrepot(headers: &HeaderMap) -> bool {
 }
 
 fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
-    let (headers, header_methods, realms, heard_via) = Default::default();
+    let (headers, header_methods, realms, heard_via, patience) = Default::default();
     UpstreamRegistry {
         origin: Origin { scheme, host },
         access: AccessMode::Strict,
@@ -224,6 +224,7 @@ fn registry(host: RegistryHost, scheme: Scheme) -> UpstreamRegistry {
         realms,
         purpose: Purpose::Registry,
         heard_via,
+        patience,
     }
 }
 
@@ -237,6 +238,8 @@ fn settings(mode: Mode, appliance: &Appliance, trust: Trust) -> Settings {
         extra_roots: ca.filter(|_| trust == Trust::Appliance).into_iter().collect(),
         verify: true,
         connect_timeout: DEADLINE,
+        check_connect_timeout: DEADLINE,
+        check_timeout: DEADLINE,
         read_timeout: DEADLINE,
         send_timeout: DEADLINE,
         tunnel_idle_timeout: DEADLINE,

@@ -179,8 +179,10 @@ fn paused_bytes_belong_to_one_origin() {
     done(fill.pause(&Extents::from(vec![(0, 300)]))).unwrap();
     drop(fill);
     let world = world.restarted();
-    let missing = origins.each_ref().map(|origin| world.store.partial_blobs.first_missing(origin, &digest, 0));
-    assert_eq!(missing, [300, 0, 0]);
+    let missing = |origin| {
+        world.store.partial_blobs.paused(origin, &digest, 0).map(|paused| (paused.first_missing, paused.size_bytes))
+    };
+    assert_eq!(origins.each_ref().map(missing), [Some((300, 1000)), None, None]);
     for origin in &origins[1..] {
         let other = Arc::new(done(world.store.partial_blobs.begin(origin, &digest, Some(1000))).unwrap());
         assert_eq!(other.extents().total(), 0, "{origin}");
@@ -191,7 +193,30 @@ fn paused_bytes_belong_to_one_origin() {
     assert_eq!(pushed.extents().total(), 0, "what is pushed resumes nothing");
     let resumed = done(world.store.partial_blobs.begin(&origins[0], &digest, Some(1000))).unwrap();
     assert_eq!((resumed.extents().total(), read_back(&resumed, 0, 300)), (300, bytes[..300].to_vec()));
-    assert_eq!(world.store.partial_blobs.first_missing(&origins[1], &digest, 0), 100, "each keeps its own");
+    assert_eq!(missing(&origins[1]), Some((100, 1000)), "each keeps its own");
+}
+
+#[test]
+fn what_is_paused_can_be_dropped_by_its_digest() {
+    let world = World::new(PLENTY);
+    let contents = [content(1, 1000), content(2, 1000)];
+    let origins = [origin("reg.example:5000"), origin("reg.example")];
+    for (digest, bytes) in &contents {
+        for origin in &origins {
+            let fill = Arc::new(done(world.store.partial_blobs.begin(origin, digest, Some(1000))).unwrap());
+            done(fill.write(0, Bytes::copy_from_slice(&bytes[..300]))).unwrap();
+            done(fill.pause(&Extents::from(vec![(0, 300)]))).unwrap();
+        }
+    }
+    let [(dropped, _), (kept, _)] = &contents;
+    let partial_blobs = &world.store.partial_blobs;
+    assert_eq!(done(partial_blobs.drop_paused(dropped)), Some(600), "of both origins");
+    assert_eq!(done(partial_blobs.drop_paused(dropped)), None);
+    assert_eq!(partial_blobs.paused(&origins[0], dropped, 0), None);
+    assert!(partial_blobs.paused(&origins[0], kept, 0).is_some());
+    let world = world.restarted();
+    assert_eq!(world.store.partial_blobs.paused(&origins[0], dropped, 0), None, "its files are gone as well");
+    assert!(world.store.partial_blobs.paused(&origins[1], kept, 0).is_some());
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(crate) struct Answer {
     pub(super) body: Bytes,
     pub(super) length: Length,
     pub(super) ignores_range: bool,
+    /// Breaks the connection instead of answering.
+    pub(super) hangs_up: bool,
     pub(super) before_head: Option<Gate>,
     /// Stops before this byte of the content until the gate opens.
     pub(super) before_byte: Option<(u64, Gate)>,
@@ -38,10 +40,16 @@ impl Answer {
             body: Bytes::new(),
             length: Length::Exact,
             ignores_range: false,
+            hangs_up: false,
             before_head: None,
             before_byte: None,
             reset_after: None,
         }
+    }
+
+    /// No answer: the connection is closed.
+    pub(crate) fn hang_up() -> Self {
+        Self { hangs_up: true, ..Self::status(200) }
     }
 
     /// 200 with a blob's bytes.

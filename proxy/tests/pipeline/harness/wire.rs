@@ -105,6 +105,9 @@ async fn send(stream: &mut TcpStream, shared: &Shared, seen: &Seen, answer: &Ans
     if let Some(gate) = &answer.before_head {
         gate.pass().await;
     }
+    if answer.hangs_up {
+        return Ok(false);
+    }
     let size = answer.body.len() as u64;
     let (status, part) = part_of(seen, answer);
     stream.write_all(head_text(status, &part, size, answer).as_bytes()).await?;

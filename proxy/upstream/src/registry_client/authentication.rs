@@ -17,12 +17,14 @@ use entrepot_observe::labels::UpstreamMethod;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{Answer, RegistryClient, empty, redirect_location};
 use crate::address_policy::Purpose;
 use crate::credential::{CredentialId, Login, sensitive};
 use crate::error::{ErrorKind, Stage, UpstreamError};
+use crate::http_client::{Manner, Patience};
 use crate::operation::Operation;
 use crate::token_cache::{self, AuthScheme, Token, TokenKey};
 use crate::upstream_registry::{UpstreamRegistry, host_of, origin_of};
@@ -177,7 +179,14 @@ impl RegistryClient {
     ) -> Result<Option<Secret>, UpstreamError> {
         let asked_at = Instant::now();
         let slot = self.memory.tokens.slot(key);
-        let mut slot = slot.lock().await;
+        let mut slot = match registry.patience {
+            Patience::Full => slot.lock().await,
+            // A patient request may be waiting for the token server.
+            Patience::Check => match timeout(self.client.check_timeout(), slot.lock()).await {
+                Ok(slot) => slot,
+                Err(_) => return Err(UpstreamError::new(Stage::Head, ErrorKind::TimedOut, registry.host())),
+            },
+        };
         if let Some((token, renew_at)) = &*slot
             && *renew_at > asked_at
             && !refused
@@ -260,7 +269,8 @@ impl RegistryClient {
                 headers.insert(AUTHORIZATION, value);
             }
             let request = self.request(&Method::GET, &url, headers, empty()).map_err(fail)?;
-            let response = self.send(UpstreamMethod::Token, request, purpose).await?;
+            let manner = Manner { patience: registry.patience, may_race: false };
+            let response = self.send(UpstreamMethod::Token, request, purpose, manner).await?;
             let (head, body) = response.http.into_parts();
             if let Some(location) = redirect_location(head.status, &head.headers) {
                 let next = url.join(&location).map(|next| secured(registry, next));
