@@ -121,6 +121,11 @@ fn tags(mut list: &str) -> Vec<EntityTag> {
             },
             None => rest.split_at(rest.find([',', '"']).unwrap_or(rest.len())),
         };
+        let rest = rest.trim_start_matches([' ', '\t']);
+        // Behind a tag comes a comma. Otherwise nobody knows where tags begin and end.
+        if !rest.is_empty() && !rest.starts_with(',') {
+            return found;
+        }
         found.push(EntityTag { is_weak, opaque: opaque.trim().to_owned() });
         list = rest;
     }

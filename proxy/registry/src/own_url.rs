@@ -41,7 +41,7 @@ fn scheme_of(text: &str) -> Option<Scheme> {
 mod tests {
     use entrepot_config::from_text;
     use entrepot_net::connection::Destination;
-    use entrepot_net::listener::Standing;
+    use entrepot_net::places::Standing;
     use entrepot_observe::labels::Door;
     use http::HeaderValue;
 
