@@ -28,7 +28,7 @@ fn as_delivered_a_stranger_pulls_and_pushes_nothing_and_the_start_says_so() {
     let world = World::new();
     let entrepot = Entrepot::start(&world, Settings::new().without("registry"));
     for (door, part) in [
-        ("  proxy ", "all clients that reach it may pull; tunnels to any other host (ports 443)"),
+        ("  proxy ", "all clients that reach it may pull; tunnels to any other host, any port"),
         ("  transparent ", "all clients that reach it may pull"),
         ("  registry ", "everyone may pull without a login"),
     ] {
