@@ -5,7 +5,7 @@ use entrepot_tests::clients::{Account, Client};
 use entrepot_tests::daemons::{Containerd, Dockerd};
 use entrepot_tests::entrepot::{Entrepot, Settings};
 use entrepot_tests::images::{self, Image};
-use entrepot_tests::ledger::Kind;
+use entrepot_tests::ledger::{Kind, Seen};
 use entrepot_tests::process::Finished;
 use entrepot_tests::upstream::{GHCR, HUB, PKG, PLAIN, PRIVATE, QUAY, Site, Upstream};
 use entrepot_tests::world::World;
