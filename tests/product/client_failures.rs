@@ -246,3 +246,96 @@ done
     }
     machine.assert_as_before("both ways");
 }
+
+/// Nothing is left half done, whoever ends it and whoever reads about it.
+#[test]
+fn signals_and_lost_output_leave_nothing_half_done() {
+    let world = World::new();
+    let (entrepot, _upstream, image) = stock(&world);
+    let machine = ClientHost::new(&world);
+    let script = r#"
+prepare
+settle_trust
+mv /out/bin/systemctl /out/real-systemctl
+cat >/out/bin/systemctl <<'EOF'
+#!/bin/bash
+[ ! -e /out/signal ] || kill -s "$(cat /out/signal)" $PPID
+exec /out/real-systemctl "$@"
+EOF
+chmod +x /out/bin/systemctl
+page=http://10.90.1.1:3128/setup
+setup() {
+    entrepot client setup --runtime docker --appliance 10.90.1.1 --ca-sha256 "$SHA256" --verify-image "$IMAGE"
+}
+ends_with() {
+    local expected=$1 code=0
+    shift
+    "$@" || code=$?
+    [ $code -eq "$expected" ] || fail "$code instead of $expected: $*"
+}
+by_script() {
+    curl -fsS "$page/$1" | $shell
+}
+snapshot before
+for signal in HUP:129 INT:130 TERM:143; do
+    echo "${signal%:*}" >/out/signal
+    ends_with "${signal#*:}" setup 2>/out/said
+    grep -q "everything is as it was before this run" /out/said || fail "$(cat /out/said)"
+    snapshot after
+    cmp /out/before /out/after
+    for shell in dash "busybox sh" bash; do
+        ends_with "${signal#*:}" by_script docker
+        snapshot after
+        cmp /out/before /out/after
+    done
+    rm /out/signal
+    setup
+    echo "${signal%:*}" >/out/signal
+    entrepot client undo
+    snapshot after
+    cmp /out/before /out/after
+    rm /out/signal
+done
+full() { "$@" >/dev/full; }
+closed() { "$@" >&-; }
+gone() {
+    local code
+    set +e
+    "$@" | true
+    code=${PIPESTATUS[0]}
+    set -e
+    return "$code"
+}
+for shell in dash bash; do
+    for way in full gone; do
+        ends_with 74 $way setup 2>/out/said
+        entrepot client status >/out/status || fail "half set up: $(cat /out/status)"
+        ends_with 74 $way entrepot client undo 2>/out/said
+        snapshot after
+        cmp /out/before /out/after
+        $way by_script docker 2>/out/said || true
+        entrepot client status >/out/status || fail "half set up by the script: $(cat /out/status)"
+        grep -q "docker pulls through" /out/status || fail "the script did nothing"
+        $way by_script undo 2>/out/said || true
+        snapshot after
+        cmp /out/before /out/after
+    done
+done
+closed setup
+closed entrepot client undo
+for command in check "check --json" --help --version "client status" "client status --json"; do
+    for way in full gone; do
+        # A reader that leaves late has everything.
+        code=0
+        $way entrepot $command 2>/out/panic || code=$?
+        [ $code -eq 74 ] || [ "$way$code" = gone0 ] || fail "$way $command: $code"
+        grep -q panicked /out/panic && fail "$way $command: $(cat /out/panic)"
+    done
+done
+entrepot check 2>/dev/full >/dev/full && fail "there is no output at all"
+snapshot after
+"#;
+    let variables = [("IMAGE", image.as_str()), ("SHA256", &entrepot.fingerprint())];
+    machine.run(script, &variables).expect_success("nothing half done");
+    machine.assert_as_before("after all of it");
+}
