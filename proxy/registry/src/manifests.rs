@@ -85,14 +85,13 @@ impl LocalRequest {
             Err(NotPut::Refused(refusal)) => return Err(refusal.into()),
             Err(NotPut::Unexpected) => return Err(RegistryError::Precondition),
         }
-        let about = |event| Event {
-            digest: Some(digest),
-            size_bytes: Some(size_bytes),
-            media_type: Some(media_type),
-            tag: tags.first().cloned(),
-            ..event
-        };
-        self.tell(Deed::Push, repository, about);
+        // Each tag is told of: a receiver looks for its own.
+        let told = if tags.is_empty() { vec![None] } else { tags.iter().cloned().map(Some).collect() };
+        for tag in told {
+            let media_type = Some(media_type.clone());
+            let about = |event| Event { digest: Some(digest), size_bytes: Some(size_bytes), media_type, tag, ..event };
+            self.tell(Deed::Push, repository, about);
+        }
         let mut reply = empty(StatusCode::CREATED)
             .with(LOCATION, &format!("/v2/{repository}/manifests/{digest}"))
             .with(DOCKER_CONTENT_DIGEST, &digest.to_string());

@@ -265,7 +265,7 @@ mod tests {
         let memory = UpstreamMemory::new(metrics, via);
         let client = HttpClient::new(&config.live.upstream, &[], &Ourselves::default());
         let source = EventSource { address: String::new(), instance: String::new() };
-        let events = Events::new(source, Arc::new(RegistryClient::new(client, Arc::new(memory))));
+        let events = Events::new(source, Arc::new(RegistryClient::new(client, Arc::new(memory))), folder.path().into());
         let access = AccessControl::open(config.live.registry.rights.clone(), folder.path()).unwrap();
         let store = Store::open(folder.path(), limits).unwrap();
         LocalRegistry::open(store, config.startup.registry.ports(), &config.live.registry, access, events)

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -118,7 +119,8 @@ impl Server {
         let snapshot = snapshot(live, &ourselves, memory.clone());
         let registry_port = bound.registry.first().map_or(0, SocketAddr::port);
         let source = EventSource { address: registry_address(&snapshot.config.registry, registry_port), instance };
-        let local = local_registry(&snapshot, &pull, startup.registry.ports(), access, source);
+        let told = (source, startup.data_dir.clone());
+        let local = local_registry(&snapshot, &pull, startup.registry.ports(), access, told);
         let page = CaPage::new(authority.certificate_pem().to_owned().into(), facts.clone(), identity.clone());
         let log = Arc::new(RequestLog { access_log, metrics });
         let registry = RegistryService { local, pull: pull.clone() };
@@ -171,10 +173,10 @@ fn local_registry(
     pull: &Arc<Pull>,
     ports: Vec<u16>,
     access: AccessControl,
-    source: EventSource,
+    (source, data_dir): (EventSource, PathBuf),
 ) -> Arc<LocalRegistry> {
     let settings = &snapshot.config.registry;
-    let events = Events::new(source, snapshot.upstream.clone());
+    let events = Events::new(source, snapshot.upstream.clone(), data_dir);
     events.set_receivers(&settings.notifications);
     LocalRegistry::open(pull.store.clone(), ports, settings, access, events)
 }

@@ -24,7 +24,7 @@ pub struct UpstreamRegistry {
     pub header_methods: Vec<Method>,
     /// The origins that may be its token server, besides its own host: the one that the administrator named, and those
     /// with an account that it is below, as `registry.gitlab.example` is below `gitlab.example`, or beside, as
-    /// `reg.example.com` is beside `git.example.com` ([`lies_beside`]). Other accounts are not for this registry: it could
+    /// `reg.example.com` is beside `git.example.com` (`lies_beside`). Other accounts are not for this registry: it could
     /// name such a host as its token server and would get a token of that account.
     pub realms: Vec<Origin>,
     /// The purpose of connections to it. A host that is no registry may not be a service of this machine.

@@ -1,4 +1,4 @@
-//! The faults of a certificate authority: one line each, with the file, the fault and the remedy. A [`KeyError`] has no
+//! The faults of a certificate authority: one line each, with the file, the fault and the remedy. A `KeyError` has no
 //! file yet; `authority` adds it.
 //!
 //! The administrator reads these at start (exit 78) and from `entrepot ca`. None of them carries key material.

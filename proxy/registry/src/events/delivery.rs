@@ -1,5 +1,9 @@
 //! Delivers the events of one receiver in order. Each is tried until the receiver takes it or refuses it for good, or
-//! until it is too old.
+//! until it is too old. Until then it is kept (`spool`).
+//!
+//! ```text
+//! tell ─► told (in memory, for a moment) ─► keep: a file ─► waiting ─► deliver: tries, then the file goes
+//! ```
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -8,11 +12,13 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::envelope;
-use super::{Event, SharedSource, WayOut};
+use super::spool::{Kept, Spool};
+use super::{Dropped, Event, SharedSource, WayOut};
 use entrepot_config::ready::rights::Notification;
 
 pub(super) struct Delivery {
@@ -20,7 +26,14 @@ pub(super) struct Delivery {
     pub(super) source: SharedSource,
     pub(super) way_out: WayOut,
     pub(super) pace: Pace,
+    pub(super) spool: Spool,
+    /// Whether events of an earlier process are sent first.
+    pub(super) is_first: bool,
+    pub(super) dropped: Arc<Dropped>,
 }
+
+/// An event that waits, with its place among those.
+type Waiting = (Kept, Option<OwnedSemaphorePermit>);
 
 /// The waits after failed tries: each is twice the one before, up to `most`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,16 +68,46 @@ impl Pace {
 
 impl Delivery {
     /// Runs until the queue is closed and every event in it is delivered or given up.
-    pub(super) async fn run(self, mut waiting: mpsc::Receiver<Arc<Event>>) {
-        while let Some(event) = waiting.recv().await {
-            self.deliver(&event).await;
+    pub(super) async fn run(self, told: mpsc::Receiver<Arc<Event>>) {
+        let (waiting, mut next) = mpsc::unbounded_channel();
+        let deliver = async {
+            while let Some((kept, place)) = next.recv().await {
+                drop::<Option<OwnedSemaphorePermit>>(place);
+                self.deliver(&kept).await;
+                // A file that cannot be removed is an event that comes twice.
+                let _ = spawn_blocking(move || kept.drop_file()).await;
+            }
+        };
+        tokio::join!(self.keep(told, waiting), deliver);
+    }
+
+    /// Keeps events as they are told. As many wait as the queue has places; those of an earlier process have none.
+    async fn keep(&self, mut told: mpsc::Receiver<Arc<Event>>, waiting: mpsc::UnboundedSender<Waiting>) {
+        let places = Arc::new(Semaphore::new(self.settings.queue));
+        if self.is_first {
+            let spool = self.spool.clone();
+            for kept in spawn_blocking(move || spool.left()).await.unwrap_or_default() {
+                // The other half ends after this one.
+                let _ = waiting.send((kept, None));
+            }
+        }
+        while let Some(event) = told.recv().await {
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                self.dropped.note(&self.settings);
+                continue;
+            };
+            let id = envelope::id();
+            let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let body = Bytes::from(envelope::body(&event, &id, &source));
+            let (spool, named, copy) = (self.spool.clone(), id.clone(), body.clone());
+            let kept = spawn_blocking(move || spool.keep(named, copy)).await;
+            let kept = kept.unwrap_or(Kept { id, body, file: None });
+            let _ = waiting.send((kept, Some(place)));
         }
     }
 
-    async fn deliver(&self, event: &Event) {
-        let id = envelope::id();
-        let source = self.source.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let body = Bytes::from(envelope::body(event, &id, &source));
+    async fn deliver(&self, kept: &Kept) {
+        let (id, body) = (&kept.id, &kept.body);
         let (receiver, give_up) = (&self.settings.name, Instant::now() + self.settings.retry_for);
         let mut failed = 0;
         loop {

@@ -1,19 +1,23 @@
 //! Webhooks: events of our registry, in the format of Docker's registry, to receivers of the configuration.
 //!
 //! ```text
-//! door, collection, import ─ tell ─► a bounded queue for each receiver ─► delivery (retries, in order) ─► envelope ─► POST
+//! door, collection, import ─ tell ─► a bounded queue for each receiver ─► spool (files) ─► delivery (retries, in order)
+//!                                                                    envelope ─► POST ◄─┘
 //! ```
 //!
 //! Invariants: `tell` never waits, so no push waits for a receiver. A full queue drops new events and logs that. A
-//! receiver gets the events in their order. Its address and headers are secrets and are never logged.
+//! receiver gets the events in their order, also those that waited when the process ended. Its address and headers are
+//! secrets and are never logged.
 
 mod delivery;
 mod envelope;
+mod spool;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -30,6 +34,7 @@ use entrepot_config::ready::rights::Notification;
 use entrepot_core::origin::Scheme;
 use entrepot_upstream::registry_client::RegistryClient;
 pub use envelope::EventSource;
+use spool::Spool;
 
 /// The kind of an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +95,10 @@ struct Inner {
     way_out: WayOut,
     runtime: Handle,
     pace: Pace,
+    /// The place of events that wait.
+    data_dir: PathBuf,
+    /// Whether receivers were set before. The first ones get what an earlier process left.
+    has_begun: AtomicBool,
     receivers: RwLock<Vec<Receiver>>,
     /// The running deliveries, with those of receivers that a reload removed.
     running: Mutex<Vec<JoinHandle<()>>>,
@@ -98,16 +107,34 @@ struct Inner {
 struct Receiver {
     settings: Notification,
     queue: mpsc::Sender<Arc<Event>>,
-    dropped: AtomicU64,
+    dropped: Arc<Dropped>,
+}
+
+/// The number of events that a receiver did not get because too many waited.
+#[derive(Default)]
+struct Dropped(AtomicU64);
+
+impl Dropped {
+    fn note(&self, receiver: &Notification) {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        // One line for each thousand events: a dead receiver must not fill the log.
+        if before.is_multiple_of(1000) {
+            tracing::warn!(
+                receiver = receiver.name,
+                dropped = before + 1,
+                "events are dropped: the queue of the receiver is full (registry.notifications.queue)"
+            );
+        }
+    }
 }
 
 impl Events {
-    /// Without receivers. Deliveries run on the current runtime.
-    pub fn new(source: EventSource, way_out: Arc<RegistryClient>) -> Self {
-        Self::with_pace(source, way_out, Pace::default())
+    /// Without receivers. Deliveries run on the current runtime. Events wait in files below `data_dir`.
+    pub fn new(source: EventSource, way_out: Arc<RegistryClient>, data_dir: PathBuf) -> Self {
+        Self::with_pace(source, way_out, data_dir, Pace::default())
     }
 
-    fn with_pace(source: EventSource, way_out: Arc<RegistryClient>, pace: Pace) -> Self {
+    fn with_pace(source: EventSource, way_out: Arc<RegistryClient>, data_dir: PathBuf, pace: Pace) -> Self {
         let way_out = Arc::new(RwLock::new(way_out));
         let (receivers, running) = (RwLock::default(), Mutex::default());
         let inner = Inner {
@@ -115,6 +142,8 @@ impl Events {
             way_out,
             runtime: Handle::current(),
             pace,
+            data_dir,
+            has_begun: AtomicBool::new(false),
             receivers,
             running,
         };
@@ -134,11 +163,16 @@ impl Events {
     /// Replaces the receivers. A receiver that stays keeps its queue. A receiver that is removed still gets the events
     /// that wait for it.
     pub fn set_receivers(&self, wanted: &[Notification]) {
+        let is_first = !self.inner.has_begun.swap(true, Ordering::Relaxed);
+        if is_first {
+            let (data_dir, wanted) = (self.inner.data_dir.clone(), wanted.to_vec());
+            self.inner.runtime.spawn_blocking(move || spool::forget_others(&data_dir, &wanted));
+        }
         let mut receivers = self.inner.receivers.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *receivers);
         for settings in wanted {
             let kept = before.iter().position(|receiver| receiver.settings == *settings);
-            receivers.push(kept.map_or_else(|| self.start(settings), |at| before.swap_remove(at)));
+            receivers.push(kept.map_or_else(|| self.start(settings, is_first), |at| before.swap_remove(at)));
         }
     }
 
@@ -151,20 +185,13 @@ impl Events {
         let event = Arc::new(event);
         for receiver in receivers.iter() {
             if receiver.queue.try_send(event.clone()).is_err() {
-                let before = receiver.dropped.fetch_add(1, Ordering::Relaxed);
-                // One line for each thousand events: a dead receiver must not fill the log.
-                if before.is_multiple_of(1000) {
-                    tracing::warn!(
-                        receiver = receiver.settings.name,
-                        dropped = before + 1,
-                        "events are dropped: the queue of the receiver is full (registry.notifications.queue)"
-                    );
-                }
+                receiver.dropped.note(&receiver.settings);
             }
         }
     }
 
-    /// Takes no more events, and waits until the queued ones are delivered or given up. The caller sets a deadline.
+    /// Takes no more events, and waits until the queued ones are delivered or given up. The caller sets a deadline. Those
+    /// that are still there are sent by the next process.
     pub async fn close(&self) {
         self.set_receivers(&[]);
         let running = std::mem::take(&mut *self.inner.running.lock().unwrap_or_else(PoisonError::into_inner));
@@ -174,17 +201,21 @@ impl Events {
         }
     }
 
-    fn start(&self, settings: &Notification) -> Receiver {
-        let (queue, waiting) = mpsc::channel(settings.queue);
+    fn start(&self, settings: &Notification, is_first: bool) -> Receiver {
+        let dropped = Arc::<Dropped>::default();
+        let (queue, told) = mpsc::channel(settings.queue);
         let delivery = Delivery {
             settings: settings.clone(),
             source: self.inner.source.clone(),
             way_out: self.inner.way_out.clone(),
             pace: self.inner.pace,
+            spool: Spool::of(&self.inner.data_dir, settings),
+            is_first,
+            dropped: dropped.clone(),
         };
         let mut running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|delivery| !delivery.is_finished());
-        running.push(self.inner.runtime.spawn(delivery.run(waiting)));
-        Receiver { settings: settings.clone(), queue, dropped: AtomicU64::new(0) }
+        running.push(self.inner.runtime.spawn(delivery.run(told)));
+        Receiver { settings: settings.clone(), queue, dropped }
     }
 }

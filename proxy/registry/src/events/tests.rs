@@ -74,11 +74,16 @@ fn hook(address: SocketAddr) -> Notification {
 }
 
 fn events(settings: ready::Upstream) -> Events {
+    // Nothing can be written below a file, so these wait in memory only.
+    events_below("/dev/null".into(), settings)
+}
+
+fn events_below(data_dir: PathBuf, settings: ready::Upstream) -> Events {
     let memory = UpstreamMemory::new(Arc::new(Metrics::new()), HeaderValue::from_static("1.1 entrepot-test"));
     let client = HttpClient::new(&settings, &[], &Ourselves::default());
     let upstream = Arc::new(RegistryClient::new(client, Arc::new(memory)));
     let pace = Pace { first: Duration::from_millis(1), most: Duration::from_millis(4) };
-    Events::with_pace(source(), upstream, pace)
+    Events::with_pace(source(), upstream, data_dir, pace)
 }
 
 async fn next_tag(gets: &mut UnboundedReceiver<Got>) -> String {
@@ -139,7 +144,7 @@ async fn no_push_waits_for_a_receiver_that_hangs() {
     assert_eq!(next_tag(&mut gets).await, "hangs");
     (0..5).for_each(|_| events.tell(event("waits")));
     let receivers = events.inner.receivers.read().unwrap();
-    assert_eq!(receivers[0].dropped.load(Ordering::Relaxed), 3, "two wait, three are dropped");
+    assert_eq!(receivers[0].dropped.0.load(Ordering::Relaxed), 3, "two wait, three are dropped");
 }
 
 #[tokio::test]
@@ -163,6 +168,53 @@ async fn a_receiver_that_stays_in_the_configuration_keeps_its_queue() {
         (all(&mut first_gets), all(&mut second_gets)),
         (vec!["v1".to_owned(), "v2".to_owned()], vec!["v2".to_owned(), "v3".to_owned()])
     );
+}
+
+/// The process ends while its receiver is away. The next one sends what waited, once, in its order, and before what is new.
+#[tokio::test]
+async fn events_that_wait_survive_the_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = || -> usize {
+        let receivers = std::fs::read_dir(folder.path().join("notifications")).into_iter().flatten().flatten();
+        receivers.map(|receiver| std::fs::read_dir(receiver.path()).expect("its events").count()).sum()
+    };
+    let (away, address) = listener().await;
+    drop(away);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+    let told = runtime.spawn({
+        let data_dir = folder.path().to_owned();
+        async move {
+            let events = events_below(data_dir, upstream());
+            events.set_receivers(&[hook(address)]);
+            for tag in ["v1", "v2", "v3"] {
+                events.tell(event(tag));
+            }
+            events
+        }
+    });
+    let events = told.await.expect("no panic");
+    while files() < 3 {
+        tokio::task::yield_now().await;
+    }
+    // The kernel does it no more thoroughly.
+    runtime.shutdown_background();
+    drop(events);
+    let (got, mut gets) = unbounded_channel();
+    tokio::spawn(accept(TcpListener::bind(address).await.expect("the same port"), Arc::default(), got));
+    let events = events_below(folder.path().to_owned(), upstream());
+    events.set_receivers(&[hook(address)]);
+    events.tell(event("v4"));
+    events.close().await;
+    let tags: Vec<String> = std::iter::from_fn(|| Some(gets.try_recv().ok()?.2)).collect();
+    assert_eq!(tags, ["v1", "v2", "v3", "v4"]);
+    assert_eq!(files(), 0, "nothing is sent again");
+    // A receiver that is not configured any more gets nothing, and nothing is kept for it.
+    std::fs::create_dir_all(folder.path().join("notifications/0123")).expect("a folder");
+    let events = events_below(folder.path().to_owned(), upstream());
+    events.set_receivers(&[hook(address)]);
+    while folder.path().join("notifications/0123").exists() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Loopback is not a receiver unless the administrator allows it (T5 in docs/threats.md).

@@ -179,7 +179,7 @@ impl Proxy {
         let door = &snapshot.config.registry;
         let access = AccessControl::open(door.rights.clone(), &data).expect("a key");
         let source = EventSource { address: "docker-registry.local:5000".into(), instance: "test".into() };
-        let events = Events::new(source, snapshot.upstream.clone());
+        let events = Events::new(source, snapshot.upstream.clone(), data.clone());
         let local = LocalRegistry::open(pull.store.clone(), ports, door, access, events);
         let state = AppState::new(
             pull.clone(),
