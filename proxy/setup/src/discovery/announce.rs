@@ -11,7 +11,7 @@ use mdns_sd::{DaemonEvent, RRType, ServiceDaemon, ServiceInfo};
 
 use super::facts::Facts;
 use super::identity::Identity;
-use super::interfaces::excluded;
+use super::interfaces::{excluded, is_any_chosen};
 use entrepot_core::mdns_name::MdnsName;
 
 use super::{MDNS_PORT, SERVICE, WEB_SERVICE};
@@ -152,6 +152,12 @@ fn session(
             return Err(AnnounceError::Ended);
         }
         state.daemon = Some(daemon.clone());
+    }
+    if !is_any_chosen(&announcement.interfaces) {
+        tracing::warn!(
+            "no interface of a local network was found, so nobody finds this server by its name: name the interfaces \
+             (mdns.interfaces)"
+        );
     }
     identity.set_host(announcement.name.host());
     tracing::info!("announcing {} on the local network", announcement.name.host());

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use super::interfaces::is_chosen;
+use super::interfaces::{is_chosen, of_default_route};
 
 #[derive(Default)]
 pub struct Identity {
@@ -31,7 +31,8 @@ impl Identity {
         self.lock().host = Some(host);
     }
 
-    /// The addresses by which the local network reaches this machine, IPv4 first.
+    /// The addresses by which the local network reaches this machine: IPv4 first, and of each family those of the
+    /// interface that the default route takes.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.lock().addresses.clone()
     }
@@ -54,17 +55,19 @@ fn lan_addresses(named: &[String]) -> Vec<IpAddr> {
         let is_loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
         is_chosen(&interface.interface_name, is_loopback, named)
     });
-    let mut addresses: Vec<IpAddr> = of_network
+    let first = of_default_route();
+    let mut addresses: Vec<(bool, bool, IpAddr)> = of_network
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+            let address = v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))?;
+            Some((address.is_ipv6(), first.as_ref() != Some(&interface.interface_name), address))
         })
-        .filter(|address| match address {
+        .filter(|(_, _, address)| match address {
             IpAddr::V4(address) => !address.is_link_local(),
             IpAddr::V6(address) => !address.is_unicast_link_local(),
         })
         .collect();
     addresses.sort();
-    addresses
+    addresses.into_iter().map(|(_, _, address)| address).collect()
 }
