@@ -14,7 +14,7 @@
 //! its proof long after it began.
 
 use quick_cache::unsync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder};
+use quick_cache::{DefaultHashBuilder, Lifecycle};
 
 use super::{ByWeight, Epoch, Memory, NAME_TYPICAL_BYTES, State, Weighed, heap_bytes_of, weighed};
 use crate::entries::Link;
@@ -60,10 +60,7 @@ pub(super) type Standings = Cache<Holder, Weighed<Standing>, ByWeight, DefaultHa
 /// A cache of so many bytes.
 pub(super) fn standings(bytes: u64) -> Standings {
     let entries = (bytes / NAME_TYPICAL_BYTES) as usize;
-    // Both numbers are set, so the options are complete.
-    let options = OptionsBuilder::new().estimated_items_capacity(entries).weight_capacity(bytes).build();
-    let options = options.unwrap_or_else(|_| unreachable!());
-    Cache::with_options(options, ByWeight, DefaultHashBuilder::default(), Leaving)
+    Cache::with(entries, bytes, ByWeight, DefaultHashBuilder::default(), Leaving)
 }
 
 impl Memory {
