@@ -1,9 +1,9 @@
 //! The programs that the kernel runs for `entrepot redirect`.
 //!
-//! `host.rs` redirects new connections of this machine's processes to the door. `original.rs` keeps their original
-//! destination, for the client (getpeername) and for the door (SO_ORIGINAL_DST). `gateway.rs` gives packets that pass
-//! through the machine to the door. `observe.rs` learns addresses from DNS answers whose questions it saw. Both read
-//! packets by `packet.rs`, and so does `prove.rs`, by which a gateway proves that packets arrive. `maps.rs` is shared by all of them and by the loader, proxy/redirect. If a program is not
+//! `host.rs` redirects new connections of this machine's processes to the door; `original.rs` keeps their destination
+//! for getpeername and SO_ORIGINAL_DST. `gateway.rs` gives packets that pass through the machine to the door, and
+//! `prove.rs` proves that they arrive. `observe.rs` learns addresses from DNS answers whose questions it saw. All three
+//! read packets by `packet.rs`. `maps.rs` is shared by all of them and by the loader, proxy/redirect. If a program is not
 //! sure about a connection or packet, it lets it pass.
 #![no_std]
 #![no_main]

@@ -72,7 +72,17 @@ const CHANGES: &[Change] = &[
     Change {
         make: &["ip", "rule", "add", "from", "all", "lookup", "main", "preference", "5"],
         undo: &["ip", "rule", "del", "preference", "5"],
-        named: "do not arrive at the door",
+        named: "a routing rule comes before ours: its preference is 5",
+        loses_answers: false,
+    },
+    Change {
+        make: &[
+            "nft",
+            "add table ip other; add chain ip other first { type filter hook prerouting priority mangle; }; \
+             add rule ip other first meta mark set 1",
+        ],
+        undo: &["nft", "delete table ip other"],
+        named: "nft insert rule ip other first meta mark 0xe8 accept",
         loses_answers: false,
     },
 ];
@@ -135,7 +145,7 @@ fn what_other_programs_change_ends_the_redirection_and_is_named() {
 }
 
 #[test]
-fn a_routing_rule_that_is_removed_comes_back() {
+fn a_routing_rule_or_route_that_is_removed_comes_back() {
     let world = World::new();
     world.route_clients();
     let _entrepot = Entrepot::start(&world, Settings::new());
@@ -150,6 +160,9 @@ fn a_routing_rule_that_is_removed_comes_back() {
         agent.wait_status("the rule", |_| rules().contains("90:\tfrom all fwmark 0xe8 lookup 3129"));
         agent.wait_status("redirection", |status| status["healthy"] == true);
     }
+    on_router(&world.proxy, &["ip", "route", "flush", "table", "3129"]);
+    agent.wait_status("the pause", |status| status["healthy"] == false);
+    agent.wait_status("redirection", |status| status["healthy"] == true);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use entrepot_ebpf_common::outcome::Outcome;
@@ -22,7 +22,7 @@ use super::arrival::{Arrival, Pause};
 use super::health::{Doors, FindByMdns, INTERVAL, Probe, VALIDITY, monotonic_ns};
 use super::pins::{self, Pins};
 use super::plan::{DoorPlace, Mode, Plan};
-use super::programs::{Programs, endpoint};
+use super::programs::{Programs, endpoint, lock};
 use super::report::{Counted, Learned, Report, Stranger};
 use super::routing::{self, ROUTE_MARK};
 use super::{attach, preflight, resolvers, seed, server};
@@ -53,7 +53,7 @@ struct State {
     proofs: Proofs,
     /// The reason why nothing is redirected. None while connections are redirected.
     pause: Option<Pause>,
-    /// The reason why no proofs can be made.
+    /// The reason why not every interface has proofs.
     unproved: Option<String>,
 }
 
@@ -350,8 +350,4 @@ fn settings(plan: &Plan, own_mark: u32, doors: Doors, proofs: Proofs) -> Setting
 
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,20 +1,20 @@
-//! Whether connections that are redirected arrive: the door answers, has the rights that it needs, a gateway's proofs come
-//! back, and its clients get answers. Else the reason, with its likely cause.
+//! Whether connections that are redirected arrive: the door answers, has the rights that it needs, a gateway's proofs
+//! come back, and its clients get answers. Else the reason, with its likely cause.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use entrepot_core::door_rights::DoorRights;
 use entrepot_ebpf_common::outcome::Outcome;
 use entrepot_ebpf_common::proof::Proofs;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::RedirectError;
 use super::causes;
 use super::health::{Doors, monotonic_ns};
 use super::plan::{DoorPlace, Mode, Plan};
-use super::programs::Programs;
+use super::programs::{Programs, lock};
 use super::proof::{Proven, Prover};
 use super::traffic::Traffic;
 
@@ -47,11 +47,16 @@ pub(super) struct Arrival {
     interfaces: Vec<String>,
     /// None on a host, and where no proofs can be made.
     prover: Option<Prover>,
-    /// The reason why no proofs can be made.
+    /// The reason why not every interface has proofs.
     unproved: Option<String>,
     traffic: Traffic,
     last: Option<Pause>,
+    /// The time of the last look for a cause.
+    looked: Option<Instant>,
 }
+
+/// The interval at which the cause is looked for again, since one may go and another come.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 impl fmt::Display for Pause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,25 +82,26 @@ impl Arrival {
     /// Prepares the proofs of a gateway, and names the known causes that are there at the start.
     pub(super) fn new(plan: &Plan, programs: &mut Programs) -> Self {
         let is_gateway = plan.mode == Mode::Gateway;
-        let (mut prover, mut unproved) = (None, None);
-        if let (true, Some(port)) = (is_gateway, plan.ports.first()) {
-            match programs.attach_proofs() {
-                Ok(()) => prover = Some(Prover::new(&plan.interfaces, *port)),
-                Err(error) => unproved = Some(unproved_by(&error)),
-            }
-            let causes = plan.interfaces.iter().flat_map(|interface| causes::by_settings(interface));
-            causes.for_each(|cause| tracing::warn!("{cause}"));
-        }
-        Self {
+        let mut arrival = Self {
             mode: plan.mode,
             is_local: matches!(plan.door, DoorPlace::Local(_)),
             has_exemptions: !plan.exempt_cgroups.is_empty(),
             interfaces: plan.interfaces.clone(),
-            prover,
-            unproved,
+            prover: None,
+            unproved: None,
             traffic: Traffic::new(0, 0),
             last: None,
+            looked: None,
+        };
+        if let (true, Some(port)) = (is_gateway, plan.ports.first()) {
+            match programs.attach_proofs() {
+                Ok(()) => arrival.prover = Some(Prover::new(&plan.interfaces, *port)),
+                Err(error) => arrival.without_proofs(error.to_string()),
+            }
+            let causes = plan.interfaces.iter().flat_map(|interface| causes::by_settings(interface));
+            causes.for_each(|cause| tracing::warn!("{cause}"));
         }
+        arrival
     }
 
     /// The next proofs, as the programs have to know them.
@@ -107,7 +113,7 @@ impl Arrival {
         prover.settings()
     }
 
-    /// The reason why no proofs can be made. None if they are made, or not needed.
+    /// The reason why not every interface has proofs. None if all have, or none are needed.
     pub(super) fn unproved(&self) -> Option<&str> {
         self.unproved.as_deref()
     }
@@ -131,25 +137,32 @@ impl Arrival {
 
     async fn lost(&mut self, programs: &Mutex<Programs>, doors: Doors) -> Result<Option<Pause>, RedirectError> {
         let (redirected, arrived) = {
-            let programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+            let programs = lock(programs);
             (programs.count(Outcome::Redirected), programs.count(Outcome::Arrived))
         };
         if let Some(prover) = &self.prover {
             match prover.prove(programs, doors).await {
-                Ok(Proven::Arrives) => {}
+                Ok(Proven::Arrives { untried, .. }) if !untried.is_empty() => {
+                    self.without_proofs(format!("no proof can be made for {}", untried.join(", ")));
+                }
+                Ok(Proven::Arrives { is_any, .. }) => {
+                    if is_any {
+                        self.unproved = None;
+                    }
+                }
                 Ok(Proven::Lost { interface, family }) => {
                     // Clients that were led there meanwhile are lost for the same reason.
                     self.traffic = Traffic::new(redirected, arrived);
-                    let cause = match &self.last {
-                        Some(Pause::Lost { interface: known, cause, .. }) if *known == interface => cause.clone(),
-                        _ => likely_cause(interface.clone()).await,
+                    let known = match &self.last {
+                        Some(Pause::Lost { interface: known, cause, .. }) if *known == interface => Some(cause.clone()),
+                        _ => None,
                     };
+                    let cause = self.likely_cause(programs, known, &interface).await?;
                     return Ok(Some(Pause::Lost { interface, family, cause }));
                 }
-                // An older kernel. Clients' own connections are counted all the same.
-                Err(error @ RedirectError::Proof { .. }) => {
-                    self.unproved = Some(unproved_by(&error));
-                    self.prover = None;
+                // An older kernel, or one that is out of memory. Clients' own connections are counted all the same.
+                Err(RedirectError::Proof { reason }) => {
+                    self.without_proofs(RedirectError::Proof { reason }.to_string());
                 }
                 Err(error) => return Err(error),
             }
@@ -157,20 +170,38 @@ impl Arrival {
         if !self.traffic.is_lost(redirected, arrived, Instant::now()) {
             return Ok(None);
         }
-        let cause = match (&self.last, self.interfaces.first()) {
-            (Some(Pause::ClientsLost { cause }), _) => cause.clone(),
-            (_, interface) => likely_cause(interface.cloned().unwrap_or_default()).await,
+        let known = match &self.last {
+            Some(Pause::ClientsLost { cause }) => Some(cause.clone()),
+            _ => None,
         };
+        let interface = self.interfaces.first().cloned().unwrap_or_default();
+        let cause = self.likely_cause(programs, known, &interface).await?;
         Ok(Some(Pause::ClientsLost { cause }))
     }
-}
 
-async fn likely_cause(interface: String) -> String {
-    spawn_blocking(move || causes::likely(&interface)).await.unwrap_or_default()
-}
+    /// The cause that is known, for a while. Else nothing is redirected from now on, and then one is looked for.
+    async fn likely_cause(
+        &mut self,
+        programs: &Mutex<Programs>,
+        known: Option<String>,
+        interface: &str,
+    ) -> Result<String, RedirectError> {
+        if let (Some(cause), Some(looked)) = (known, self.looked)
+            && looked.elapsed() < LOOK_AGAIN
+        {
+            return Ok(cause);
+        }
+        lock(programs).set_healthy_until(0)?;
+        let cause = causes::likely(interface).await;
+        self.looked = Some(Instant::now());
+        Ok(cause)
+    }
 
-fn unproved_by(error: &RedirectError) -> String {
-    let reason = format!("{error}; whether packets arrive is judged by clients' connections alone");
-    tracing::warn!("{reason}");
-    reason
+    fn without_proofs(&mut self, why: String) {
+        let reason = format!("{why}; whether packets arrive there is judged by clients' connections alone");
+        if self.unproved.as_ref() != Some(&reason) {
+            tracing::warn!("{reason}");
+            self.unproved = Some(reason);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray};
@@ -187,6 +188,11 @@ impl Programs {
         let found = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
         found.ok_or_else(|| RedirectError::Load { program: name, reason: "the object does not have it".to_owned() })
     }
+}
+
+/// Locks what the tasks of the agent share.
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listing(map: &HashMap<MapData, Address, u64>) -> Vec<(IpAddr, u64)> {

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use entrepot_ebpf_common::proof::{PROOFS_MAX, Proofs, place};
@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 use super::RedirectError;
 use super::health::{Doors, monotonic_ns};
-use super::programs::{Programs, endpoint};
+use super::programs::{Programs, endpoint, lock};
 use super::segment::{Ends, HardwareAddress, Segment, frame};
 
 /// Makes the proofs of an agent.
@@ -38,8 +38,13 @@ pub(super) struct Prover {
 /// The result of a round of proofs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Proven {
-    /// Every interface that has an address and a carrier was tried, and all packets arrived.
-    Arrives,
+    /// All packets arrived.
+    Arrives {
+        /// Whether there was any packet.
+        is_any: bool,
+        /// The interfaces that are up and could not be tried.
+        untried: Vec<String>,
+    },
     /// A packet did not arrive, or the door's answer did not leave.
     Lost { interface: String, family: &'static str },
 }
@@ -72,7 +77,7 @@ impl Prover {
         let first_port = PORT_MIN + u16::try_from(chosen % 32).unwrap_or(0) * PROOFS_MAX as u16;
         let (v4, v6) = DOCUMENTATION;
         Self {
-            interfaces: interfaces.iter().take(PROOFS_MAX as usize).cloned().collect(),
+            interfaces: interfaces.to_vec(),
             v4: SocketAddr::from((v4, port)),
             v6: SocketAddr::from((v6, port)),
             first_port,
@@ -92,28 +97,48 @@ impl Prover {
             v4: endpoint(Some(self.v4)),
             v6: endpoint(Some(self.v6)),
             first_port: u32::from(self.first_port),
-            count: u32::try_from(self.interfaces.len()).unwrap_or(PROOFS_MAX),
+            count: u32::try_from(self.interfaces.len()).unwrap_or(PROOFS_MAX).min(PROOFS_MAX),
         }
     }
 
-    /// Tries every interface, by each family that a door answers by.
+    /// Tries every interface that is up, by each family that a door answers by.
     pub(super) async fn prove(&self, programs: &Mutex<Programs>, doors: Doors) -> Result<Proven, RedirectError> {
-        let up = up();
+        let up = up(&self.interfaces);
+        let (mut is_any, mut untried) = (false, Vec::new());
         for (number, name) in (0u16..).zip(&self.interfaces) {
             let Some(interface) = up.get(name) else { continue };
-            let port = self.first_port + number;
-            for (door, client, destination, family) in
-                [(doors.v4, interface.v4, self.v4, "IPv4"), (doors.v6, interface.v6, self.v6, "IPv6")]
-            {
-                let (Some(_), Some(client)) = (door, client) else { continue };
-                let ends = Ends { client: SocketAddr::new(client, port), destination };
-                let place = place(u32::from(number), destination.is_ipv4());
-                if !arrives(programs, interface, ends, place).await? {
-                    return Ok(Proven::Lost { interface: name.clone(), family });
+            let ends = self.ends(number, interface, doors);
+            if ends.is_empty() {
+                untried.push(name.clone());
+            }
+            for ends in ends {
+                let place = place(u32::from(number), ends.destination.is_ipv4());
+                match arrives(programs, interface, ends, place).await {
+                    Ok(true) => is_any = true,
+                    Ok(false) => {
+                        let family = if ends.destination.is_ipv4() { "IPv4" } else { "IPv6" };
+                        return Ok(Proven::Lost { interface: name.clone(), family });
+                    }
+                    // The interface went meanwhile, as those of PPP and WireGuard do.
+                    Err(RedirectError::Proof { .. }) if !is_there(name, interface.index) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(Proven::Arrives)
+        Ok(Proven::Arrives { is_any, untried })
+    }
+
+    /// The proofs of an interface. Empty if its networks have no address for a client, or too many others come before.
+    fn ends(&self, number: u16, interface: &Interface, doors: Doors) -> Vec<Ends> {
+        if u32::from(number) >= PROOFS_MAX {
+            return Vec::new();
+        }
+        let port = self.first_port + number;
+        let families = [(doors.v4, interface.v4, self.v4), (doors.v6, interface.v6, self.v6)].into_iter();
+        let ends = |(door, client, destination): (Option<SocketAddr>, Option<IpAddr>, SocketAddr)| {
+            door.and(client).map(|client| Ends { client: SocketAddr::new(client, port), destination })
+        };
+        families.filter_map(ends).collect()
     }
 }
 
@@ -148,15 +173,16 @@ async fn arrives(
     Ok(false)
 }
 
-fn lock(programs: &Mutex<Programs>) -> MutexGuard<'_, Programs> {
-    programs.lock().unwrap_or_else(PoisonError::into_inner)
+fn is_there(name: &str, index: u32) -> bool {
+    if_nametoindex(name) == Ok(index)
 }
 
-/// The interfaces that are up and have a carrier, by their names.
-fn up() -> HashMap<String, Interface> {
+/// Those of the interfaces that are up and have a carrier, by their names.
+fn up(interfaces: &[String]) -> HashMap<String, Interface> {
     let mut found: HashMap<String, Interface> = HashMap::new();
     let needed = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    for entry in getifaddrs().into_iter().flatten().filter(|entry| entry.flags.contains(needed)) {
+    let entries = getifaddrs().into_iter().flatten();
+    for entry in entries.filter(|it| it.flags.contains(needed) && interfaces.contains(&it.interface_name)) {
         let Ok(index) = if_nametoindex(entry.interface_name.as_str()) else { continue };
         let interface = found.entry(entry.interface_name).or_default();
         interface.index = index;
@@ -219,6 +245,30 @@ mod tests {
         ] {
             let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
             assert_eq!(neighbour(parse(own), parse(mask)), expected.map(parse), "{own} {mask}");
+        }
+    }
+
+    #[test]
+    fn an_interface_is_tried_by_each_family_that_a_door_and_an_address_are_there_for() {
+        let names: Vec<String> = (0..=PROOFS_MAX).map(|number| format!("eth{number}")).collect();
+        let prover = Prover::new(&names, 443);
+        assert_eq!(prover.settings().count, PROOFS_MAX);
+        let (v4, v6) = ("10.0.0.2".parse().ok(), "fd00::2".parse().ok());
+        let (door4, door6) = ("127.0.0.1:3129".parse().ok(), "[::1]:3129".parse().ok());
+        let last = u16::try_from(PROOFS_MAX).expect("few") - 1;
+        for (number, client, doors, expected) in [
+            (0, (v4, v6), (door4, door6), vec!["10.0.0.2", "fd00::2"]),
+            (last, (v4, v6), (door4, None), vec!["10.0.0.2"]),
+            (0, (v4, v6), (None, door6), vec!["fd00::2"]),
+            (0, (v4, None), (None, door6), vec![]),
+            (0, (None, None), (door4, door6), vec![]),
+            (last + 1, (v4, v6), (door4, door6), vec![]),
+        ] {
+            let interface = Interface { v4: client.0, v6: client.1, ..Interface::default() };
+            let ends = prover.ends(number, &interface, Doors { v4: doors.0, v6: doors.1 });
+            let clients: Vec<String> = ends.iter().map(|ends| ends.client.ip().to_string()).collect();
+            assert_eq!(clients, expected, "{number} {client:?} {doors:?}");
+            assert!(ends.iter().all(|ends| ends.client.is_ipv4() == ends.destination.is_ipv4()), "{ends:?}");
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Report {
     /// The reason why they are not. None if they are.
     #[serde(default)]
     pub paused: Option<String>,
-    /// The proofs that packets arrive: none, or why they cannot be made. Only a gateway makes them.
+    /// The reason why not every interface of a gateway has proofs that packets arrive. None if all have, or none are needed.
     #[serde(default)]
     pub unproved: Option<String>,
     /// Whether connections are redirected even if no door answers.
@@ -100,6 +100,9 @@ impl fmt::Display for Report {
         let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(formatter, "mode       {}", self.mode)?;
         writeln!(formatter, "state      {state}")?;
+        if let Some(unproved) = &self.unproved {
+            writeln!(formatter, "unproved   {unproved}")?;
+        }
         writeln!(formatter, "since      {}", httpdate::fmt_http_date(since(self.since_unix_seconds)))?;
         writeln!(formatter, "attached   {}", joined(&self.attached))?;
         writeln!(
@@ -199,7 +202,9 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("unhealthy"), "{text}");
+        assert!(!text.contains("unhealthy") && !text.contains("unproved"), "{text}");
+        let unproved = Report { unproved: Some("no proof can be made for ppp0".to_owned()), ..report() }.to_string();
+        assert!(unproved.contains("unproved   no proof can be made for ppp0"), "{unproved}");
         let unhealthy = Report { healthy: false, answering: Vec::new(), ..report() };
         assert!(unhealthy.to_string().contains("letting everything pass"), "{unhealthy}");
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::plan::Mode;
-use super::programs::Programs;
+use super::programs::{Programs, lock};
 
 /// The resolver's configuration, and the servers that systemd-resolved asks.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -35,7 +35,7 @@ pub(super) async fn run(programs: Arc<Mutex<Programs>>, mode: Mode, named: Vec<I
         ticks.tick().await;
         let named = named.clone();
         let Ok(resolvers) = spawn_blocking(move || configured(mode, &named)).await else { continue };
-        let told = programs.lock().unwrap_or_else(PoisonError::into_inner).set_resolvers(&resolvers);
+        let told = lock(&programs).set_resolvers(&resolvers);
         if let Err(error) = told {
             tracing::warn!("{error}");
         }

@@ -5,8 +5,8 @@
 //! ip rule add fwmark 0xe8 lookup 3129 preference 90        ip route add local default dev lo table 3129
 //! ```
 //!
-//! The rule comes before those of other programs (Tailscale has 5210, wg-quick 32764). It is watched: if another program
-//! removes it, it is added again.
+//! The rule comes before those of other programs (Tailscale has 5210, wg-quick 32764). Both are watched: if another
+//! program removes one, it is added again.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::tc::TcHandle;
 use rtnetlink::{Error, Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 
 use super::RedirectError;
 use entrepot_config::ready::TRANSPARENT_PORT;
@@ -26,9 +26,11 @@ pub(super) const ROUTE_MARK: u32 = 0xe8;
 /// The table of the route. Its number is the door's port, so that people recognise it.
 const TABLE: u32 = TRANSPARENT_PORT as u32;
 /// The preference of the rule. Lower ones come first; 0 is the kernel's own.
-const PREFERENCE: u32 = 90;
+pub(super) const PREFERENCE: u32 = 90;
 /// The pause after a change of the rules. Programs change several at once.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest time between two looks. A router has too many routes to hear of every change of them.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The loopback interface has this number in every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -40,31 +42,61 @@ pub(super) async fn install() -> Result<(), RedirectError> {
     let rule =
         || handle.rule().add().fw_mark(ROUTE_MARK).table_id(TABLE).priority(PREFERENCE).action(RuleAction::ToTable);
     rule().v4().execute().await.map_err(failed("add the IPv4 routing rule"))?;
-    handle.route().add(route_v4()).execute().await.map_err(failed("add the IPv4 route"))?;
     if has_ipv6() {
         rule().v6().execute().await.map_err(failed("add the IPv6 routing rule"))?;
-        handle.route().add(route_v6()).execute().await.map_err(failed("add the IPv6 route"))?;
+    }
+    add_routes(&handle).await
+}
+
+/// Adds the routes. Those that are there stay.
+async fn add_routes(handle: &Handle) -> Result<(), RedirectError> {
+    let failed = |what| move |error: Error| RedirectError::Routing { what, reason: error.to_string() };
+    handle.route().add(route_v4()).replace().execute().await.map_err(failed("add the IPv4 route"))?;
+    if has_ipv6() {
+        handle.route().add(route_v6()).replace().execute().await.map_err(failed("add the IPv6 route"))?;
     }
     Ok(())
 }
 
-/// Adds the rules again whenever another program has removed one. Returns only if the kernel tells no changes.
+/// Adds the rules and routes again whenever another program has removed one. Returns only if that is not possible.
 pub(super) async fn keep() -> Result<(), RedirectError> {
     let connection = rtnetlink::new_multicast_connection(&[MulticastGroup::Ipv4Rule, MulticastGroup::Ipv6Rule]);
     let (connection, handle, mut changes) =
         connection.map_err(|source| RedirectError::System { what: "netlink socket", source })?;
     tokio::spawn(connection);
-    while changes.next().await.is_some() {
-        sleep(PAUSE).await;
+    loop {
+        match timeout(LOOK_EVERY, changes.next()).await {
+            Ok(None) => {
+                let reason = "the kernel tells no more changes".to_owned();
+                return Err(RedirectError::Routing { what: "watch the routing rules", reason });
+            }
+            Ok(Some(_)) => sleep(PAUSE).await,
+            Err(_) => {}
+        }
         // One look answers all changes until now.
         while changes.try_recv().is_ok() {}
-        if are_complete(&handle).await? {
-            continue;
+        if !are_complete(&handle).await? {
+            tracing::warn!("another program removed the routing rule for the mark {ROUTE_MARK:#x}; it is added again");
+            install().await?;
         }
-        tracing::warn!("another program removed the routing rule for the mark {ROUTE_MARK:#x}; it is added again");
-        install().await?;
+        add_routes(&handle).await?;
     }
-    Ok(())
+}
+
+/// The preferences of other programs' rules that come before ours and that our mark does not pass. Empty if they cannot
+/// be read.
+pub(super) async fn earlier_rules() -> Vec<u32> {
+    let Ok(handle) = connect() else { return Vec::new() };
+    let mut found = Vec::new();
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let rules: Vec<RuleMessage> = handle.rule().get(version).execute().try_collect().await.unwrap_or_default();
+        found.extend(rules.iter().filter(|rule| takes_our_mark(rule)).map(preference));
+    }
+    // Zero is the kernel's own.
+    found.retain(|preference| (1..PREFERENCE).contains(preference));
+    found.sort_unstable();
+    found.dedup();
+    found
 }
 
 async fn are_complete(handle: &Handle) -> Result<bool, RedirectError> {
@@ -131,6 +163,26 @@ async fn remove_by(handle: &Handle) -> Result<(), RedirectError> {
 fn is_ours(rule: &RuleMessage) -> bool {
     let has = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
     has(RuleAttribute::FwMark(ROUTE_MARK)) && has(RuleAttribute::Table(TABLE))
+}
+
+fn preference(rule: &RuleMessage) -> u32 {
+    let preference = |attribute: &RuleAttribute| match attribute {
+        RuleAttribute::Priority(preference) => Some(*preference),
+        _ => None,
+    };
+    rule.attributes.iter().find_map(preference).unwrap_or(0)
+}
+
+fn takes_our_mark(rule: &RuleMessage) -> bool {
+    let (mut mark, mut mask) = (None, u32::MAX);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = *value,
+            _ => {}
+        }
+    }
+    mark.is_none_or(|mark| ROUTE_MARK & mask == mark)
 }
 
 fn route_v4() -> RouteMessage {

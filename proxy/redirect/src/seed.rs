@@ -2,7 +2,7 @@
 //! do not pass as UDP packets (DNS over TCP or TLS, `/etc/hosts`, a cache of the resolver).
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use tokio::time::{interval, timeout};
 
 use super::health::monotonic_ns;
-use super::programs::Programs;
+use super::programs::{Programs, lock};
 
 /// The longest wait for one name: a resolver that does not answer must not delay the other names.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub(super) async fn run(programs: Arc<Mutex<Programs>>, names: Vec<String>, ever
         while let Some(found) = rounds.next().await {
             let valid = every.saturating_mul(2).min(VALID_MAX);
             let until_ns = monotonic_ns().saturating_add(u64::try_from(valid.as_nanos()).unwrap_or(u64::MAX));
-            let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut programs = lock(&programs);
             for address in found {
                 if let Err(error) = programs.learn(address, until_ns) {
                     tracing::warn!("{error}");
