@@ -3,8 +3,8 @@
 //! `host.rs` redirects new connections of this machine's processes to the door; `original.rs` keeps their destination
 //! for getpeername and SO_ORIGINAL_DST. `gateway.rs` gives packets that pass through the machine to the door, and
 //! `prove.rs` proves that they arrive. `observe.rs` learns addresses from DNS answers whose questions it saw. All three
-//! read packets by `packet.rs`. `maps.rs` is shared by all of them and by the loader, proxy/redirect. If a program is not
-//! sure about a connection or packet, it lets it pass.
+//! read packets by `packet.rs`. `maps.rs` is shared by all of them and by the loader, proxy/redirect. If a program is
+//! not sure about a connection or packet, it lets it pass.
 #![no_std]
 #![no_main]
 

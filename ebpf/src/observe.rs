@@ -121,8 +121,8 @@ fn datagram(skb: *mut __sk_buff) -> Option<Datagram> {
     Some(Datagram { source, destination, source_port, destination_port, content: udp.at + UDP_BYTES, length })
 }
 
-/// Loads the message at `offset` into this processor's room for its kind. The length is the datagram's own: the packet's
-/// counts its link's header too.
+/// Loads the message at `offset` into this processor's room for its kind. The length is the datagram's own: the
+/// packet's counts its link's header too.
 #[inline(always)]
 fn message(skb: *mut __sk_buff, offset: u32, length: u32, kind: u32) -> Option<Message<'static>> {
     // A longer message is read as far as there is room. It counts as unread if that is not enough.

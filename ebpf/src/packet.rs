@@ -1,7 +1,7 @@
 //! The parts of a packet that `gateway.rs`, `observe.rs` and `prove.rs` read.
 //!
-//! Every position counts from the IP header, so that packets with an Ethernet header and packets without any (WireGuard,
-//! tun, PPP) are read alike.
+//! Every position counts from the IP header, so that packets with an Ethernet header and packets without any
+//! (WireGuard, tun, PPP) are read alike.
 
 use core::ffi::c_void;
 
@@ -26,8 +26,8 @@ pub struct Transport {
     pub at: u32,
 }
 
-/// The transport header, if it is of this protocol. None for fragments, extension headers, and packets of a VLAN that the
-/// interface is not on (a trunk has the packets of all its VLANs, with the tag beside the packet).
+/// The transport header, if it is of this protocol. None for fragments, extension headers, and packets of a VLAN that
+/// the interface is not on (a trunk has the packets of all its VLANs, with the tag beside the packet).
 #[inline(always)]
 pub fn transport(skb: *mut __sk_buff, protocol: u8) -> Option<Transport> {
     // SAFETY: the kernel passes a valid context.

@@ -1,5 +1,5 @@
-//! The end of a gateway's proof (`entrepot_ebpf_common::proof`): the door's answer to a connection of the agent's own is
-//! noted and goes no further, before anybody is asked for the address of a client that does not exist.
+//! The end of a gateway's proof (`entrepot_ebpf_common::proof`): the door's answer to a connection of the agent's own
+//! is noted and goes no further, before anybody is asked for the address of a client that does not exist.
 
 use aya_ebpf::bindings::__sk_buff;
 use entrepot_ebpf_common::address::Endpoint;

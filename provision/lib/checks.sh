@@ -65,7 +65,6 @@ is_entrepot() {
   grep -aq ENTREPOT_CONFIG "$1"
 }
 
-# A file of somebody else's that stands in the place of ours is never replaced.
 check_gateway() {
   case $gateway in
     '') ;;
@@ -74,6 +73,7 @@ check_gateway() {
   esac
 }
 
+# A file of somebody else's that stands in the place of ours is never replaced.
 check_foreign() {
   target=$root/usr/bin/entrepot
   if [ -e "$target" ] && ! is_entrepot "$target"; then

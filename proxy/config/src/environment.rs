@@ -2,14 +2,35 @@
 //!
 //! One table says which setting each variable sets. Their values replace those of the file in `raw`. `REGISTRIES` and
 //! `AUTH_REGISTRIES` add to the file's lists instead. An empty variable counts as not set. An empty one of the manifest
-//! cache's tiers switches its tier off. The environment itself comes in as a function.
+//! cache's tiers switches its tier off. The environment itself comes in as an [`Environment`].
 
 use super::auth_registries;
 use super::provenance::{ConfigError, Given, Place, Provenance, Refusal};
 use super::raw::{HiddenText, Raw, RawAccount, Switch, Text};
 use super::values;
-use super::variables::Environment;
 use entrepot_core::secret::Secret;
+
+/// The variables of a process. A closure from a name to a value is an environment whose names are not known.
+pub trait Environment {
+    /// The value of a variable. None if it is not set.
+    fn value(&self, name: &str) -> Option<String>;
+
+    /// The names of all variables that are set.
+    fn names(&self) -> Vec<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Environment for F {
+    fn value(&self, name: &str) -> Option<String> {
+        self(name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The variable that names the file.
+pub(super) const FILE: &str = "ENTREPOT_CONFIG";
 
 /// The values that the environment adds to lists.
 #[derive(Default)]
@@ -45,7 +66,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
         .chain(parents)
         .chain(TUNNEL_IDLE)
         .chain(AUTHENTICATION)
-        .chain([super::VARIABLE])
+        .chain([FILE])
 }
 
 enum Target {

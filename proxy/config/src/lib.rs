@@ -54,12 +54,10 @@ pub use redirect::appliance as redirect_appliance;
 pub use registries::BUILT_IN_REGISTRIES;
 use registries::Schemes;
 use resolver::{AtReload, AtStart, Record, Resolver};
-pub use variables::Environment;
+pub use environment::Environment;
 
 /// The file that is read if neither a flag nor the environment names one, and if it exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";
-/// The variable that names the file.
-const VARIABLE: &str = "ENTREPOT_CONFIG";
 
 /// The flags that configure, common to every command that reads the configuration.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -120,9 +118,9 @@ pub fn validate(path: &Path, text: &str, env: &dyn Environment, host: &HostFacts
 
 /// The path of the file that is read, and the layer that names it: `flags`, else the environment, else the default.
 pub fn file_place(flags: &Flags, env: &dyn Environment) -> (PathBuf, Provenance) {
-    match (&flags.config, env.value(VARIABLE).filter(|path| !path.is_empty())) {
+    match (&flags.config, env.value(environment::FILE).filter(|path| !path.is_empty())) {
         (Some(path), _) => (path.clone(), Provenance::Flag("--config")),
-        (None, Some(path)) => (PathBuf::from(path), Provenance::Environment(VARIABLE)),
+        (None, Some(path)) => (PathBuf::from(path), Provenance::Environment(environment::FILE)),
         (None, None) => (PathBuf::from(DEFAULT_FILE), Provenance::Default),
     }
 }

@@ -15,7 +15,7 @@ use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
 use super::resolver::{AtStart, Resolver};
 use super::values;
-use super::variables::Environment;
+use super::environment::Environment;
 
 /// The facts about the host that the defaults depend on.
 pub struct HostFacts {

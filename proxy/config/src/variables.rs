@@ -1,26 +1,6 @@
-//! The environment as the configuration sees it: the value of a variable, and the names that are set, so that a misspelt
-//! name gets a hint. A closure from a name to a value is an environment whose names are not known.
+//! Hints about variables whose names are misspelt.
 
 use super::environment;
-
-/// The variables of a process.
-pub trait Environment {
-    /// The value of a variable. None if it is not set.
-    fn value(&self, name: &str) -> Option<String>;
-
-    /// The names of all variables that are set.
-    fn names(&self) -> Vec<String>;
-}
-
-impl<F: Fn(&str) -> Option<String>> Environment for F {
-    fn value(&self, name: &str) -> Option<String> {
-        self(name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        Vec::new()
-    }
-}
 
 /// Names of other programs that look like ours.
 const FOREIGN: [&str; 6] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "FTP_PROXY", "ftp_proxy"];

@@ -24,7 +24,7 @@ impl DiskRefusal {
         }
     }
 
-    /// What an administrator does about it.
+    /// The remedy, for administrators.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::ReadOnly => "mount it writable",

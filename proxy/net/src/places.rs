@@ -23,7 +23,7 @@ pub struct Bounds {
     resting: Arc<Resting>,
 }
 
-/// What a connection counts for. It is given back when it is dropped.
+/// The parts of the bounds that a connection has. They are given back when it is dropped.
 pub(crate) struct Place {
     client: ClientShare,
     place: OwnedSemaphorePermit,
@@ -47,7 +47,7 @@ struct Known {
     client: Option<ClientKey>,
     /// None once the connection has ended or made room. Changed under the table's lock only.
     place: Mutex<Option<Place>>,
-    /// What keeps the connection from resting. Changed under the table's lock only.
+    /// The number of [`Busy`] that keep the connection from resting. Changed under the table's lock only.
     busy: AtomicUsize,
     /// The position in the table. Changed under the table's lock only.
     position: AtomicU64,
@@ -67,7 +67,8 @@ struct Resting {
 #[derive(Default)]
 struct Table {
     positions: u64,
-    waiting: BTreeMap<u64, Weak<Known>>,
+    /// Each with its client: the next connection of a client that has too many takes the place of one of its own.
+    waiting: BTreeMap<u64, (Option<ClientKey>, Weak<Known>)>,
 }
 
 impl Bounds {
@@ -179,7 +180,7 @@ impl Standing {
     fn rest(&self, table: &mut Table) {
         table.positions += 1;
         self.0.position.store(table.positions, Ordering::Relaxed);
-        table.waiting.insert(table.positions, Arc::downgrade(&self.0));
+        table.waiting.insert(table.positions, (self.0.client, Arc::downgrade(&self.0)));
         self.0.resting.rested.notify_waiters();
     }
 }
@@ -215,8 +216,8 @@ impl Resting {
     /// Ends the connection that has rested longest, `of` a client if one is named, and returns its place.
     fn let_oldest_go(&self, of: Option<ClientKey>, metrics: &Metrics) -> Option<Place> {
         let mut table = self.table();
-        let rests = |known: &Weak<Known>| known.upgrade().filter(|known| of.is_none() || known.client == of);
-        let (position, oldest) = table.waiting.iter().find_map(|(position, known)| Some((*position, rests(known)?)))?;
+        let mut of_client = table.waiting.iter().filter(|(_, (client, _))| of.is_none() || *client == of);
+        let (position, oldest) = of_client.find_map(|(position, (_, known))| Some((*position, known.upgrade()?)))?;
         table.waiting.remove(&position);
         let place = oldest.take_place();
         drop(table);

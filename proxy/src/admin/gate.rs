@@ -36,7 +36,7 @@ pub struct TcpRights {
     pub loopback_changes: bool,
 }
 
-/// What the error for a change without a token says about `admin.loopback_changes`.
+/// The part that `admin.loopback_changes` has in the refusal of a change without a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LoopbackChanges {
     /// The setting is about another change.

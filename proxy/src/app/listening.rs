@@ -106,7 +106,7 @@ fn unbound(error: &SocketError) -> Option<&io::Error> {
 struct SpareDoor {
     /// The key of its addresses.
     key: &'static str,
-    /// What a shut door means for people.
+    /// The consequence of a shut door, and the remedy, for people.
     shut: &'static str,
 }
 

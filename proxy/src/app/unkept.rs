@@ -1,5 +1,5 @@
-//! What the start could not keep because the file system of `data_dir` takes no writes. The server goes on without it,
-//! and one line says all of it: pulls pass through, and hits are served.
+//! The things that the start could not keep because the file system of `data_dir` takes no writes. The server goes on
+//! without them, and one line says all of it: pulls pass through, and hits are served.
 
 use std::io;
 use std::path::Path;

@@ -191,7 +191,7 @@ fn undo_all(only: Option<Runtime>, host: &Host, interrupts: &Interrupts, out: &m
         problems += undo(host, &journal, &journals, &mut AtWork { interrupts: None, out })?;
         undone = true;
     }
-    interrupts.end();
+    let _ = interrupts.end();
     if !undone {
         out.line("nothing is set up");
     }

@@ -135,7 +135,8 @@ async fn nonsense_at_the_door() {
         let answer = raw(&proxy, request.as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request:?}: {answer:.200}");
     }
-    // By TLS this door has pages only. What begins as TLS and is none ends the connection, with an alert if there is one.
+    // By TLS this door has pages only. Bytes that begin as TLS and are none end the connection,
+    // with an alert if there is one.
     for (record, answer) in
         [(&b"\x16\x03\x01\0\x05hello\r\n\r\n"[..], ""), (b"\x16\x03\x01\0\x04\x02\0\0\0", "\u{15}\u{3}")]
     {

@@ -17,6 +17,7 @@ use hyper::rt::Executor;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -75,7 +76,10 @@ pub(crate) struct Response {
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// A reused connection that is silent for this long may be one that a firewall has dropped. A fresh one races it.
 const REUSED_SILENCE: Duration = Duration::from_secs(3);
+/// The most idle connections to one origin. Less while the process may have few open files.
 const POOL_IDLE_MAX: usize = 16;
+/// An origin's idle connections may have this part of the open files.
+const POOL_IDLE_PART: u64 = 64;
 /// Pings find a dead h2 connection, which would block all requests to its origin. hyper's default is no pings.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Enough for one blob at 1 Gbit/s over a round trip of 16 ms.
@@ -95,7 +99,8 @@ impl HttpClient {
                 pool(connector, Background(runtime.clone()), idle_max)
             })
         };
-        let (pools, fresh) = (pools_of(POOL_IDLE_MAX), pools_of(0));
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let (pools, fresh) = (pools_of(pool_idle_max(limit)), pools_of(0));
         let timeouts = StepTimeouts {
             // The connector has its own, shorter deadline and knows its stage. This one is a safety net.
             connect: 2 * upstream.connect_timeout,
@@ -227,6 +232,11 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Background {
     fn execute(&self, task: F) {
         self.0.spawn(task);
     }
+}
+
+/// The idle connections to keep for one origin with this limit of open files.
+fn pool_idle_max(limit: u64) -> usize {
+    usize::try_from(limit / POOL_IDLE_PART).unwrap_or(POOL_IDLE_MAX).clamp(1, POOL_IDLE_MAX)
 }
 
 fn pool(connector: Connector, background: Background, idle_max: usize) -> Pool {

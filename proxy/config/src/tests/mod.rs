@@ -394,7 +394,7 @@ fn a_scheme_is_declared_by_wildcards_too() {
         );
         let live = Case::new(&text).loaded().config.live;
         assert_eq!(live.credentials[0].registry.to_string(), expected, "{list:?} {section:?} {registry}");
-        // What a client names is reached where the account belongs, so the account is used.
+        // A registry that a client names is reached where the account belongs, so the account is used.
         let Some(host) = live.credentials[0].registry.exact().map(|origin| origin.host) else { continue };
         let origin = live.origin(&host);
         assert!(live.account(&origin, None).is_some(), "{list:?} {section:?} {registry}: {origin:?}");

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use entrepot_kernel::disk_refusal::DiskRefusal;
 
-/// What helps against a file that cannot be written.
+/// The remedy for a file that cannot be written.
 fn remedy(source: &io::Error) -> &'static str {
     DiskRefusal::of(source).map_or("make its directory writable for this user", DiskRefusal::remedy)
 }

@@ -192,7 +192,7 @@ async fn ask(settings: Settings, registry: UpstreamRegistry, operation: Operatio
     }
 }
 
-/// The reason why there is no answer. What the proxy or a token server said is repeated as it is.
+/// The reason why there is no answer. The words of the proxy or a token server are repeated as they are.
 fn reason(error: &UpstreamError, host: &RegistryHost) -> String {
     if let Some(Refusal { by, status, said }) = error.answered() {
         let said = Said { status, text: said.map(str::to_owned) };

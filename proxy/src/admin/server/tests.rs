@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use super::super::answers::{BlobState, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine};
+use super::super::AdminBackend;
 use super::super::fixture::{TestDoor, backend, digest};
 use super::*;
 use entrepot_observe::metrics::Metrics;
@@ -62,6 +63,23 @@ async fn reading_is_open_to_this_machine() {
     let (status, answer) = door.tcp("HEAD /healthz", "").await;
     assert!(status == 200 && answer.ends_with("\r\n\r\n"), "{answer}");
     door.close().await;
+}
+
+/// A probe lets a degraded server serve on, and people read why.
+#[tokio::test]
+async fn each_trouble_of_a_server_that_is_ready_is_a_line() {
+    for (troubles, body) in [
+        (&[][..], "\r\n\r\nok\n"),
+        (&["the disk hangs", "it is full"], "\r\n\r\nok\ndegraded: the disk hangs\ndegraded: it is full\n"),
+    ] {
+        let changes = Arc::default();
+        let ready = move || std::future::ready(Ok(troubles.iter().map(ToString::to_string).collect())).boxed();
+        let backend = AdminBackend { ready: Box::new(ready), ..backend(&changes) };
+        let door = TestDoor::open_with(backend, changes, None).await;
+        let (status, answer) = door.tcp("GET /readyz", "").await;
+        assert!(status == 200 && answer.ends_with(body), "{answer}");
+        door.close().await;
+    }
 }
 
 /// Unknown paths and methods are answered as such without a token, because they reveal nothing.

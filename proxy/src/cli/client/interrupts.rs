@@ -60,9 +60,15 @@ impl Interrupts {
         *lock(&self.phase) = Phase::Changing(what);
     }
 
-    /// Nothing would be left half done any more.
-    pub(super) fn end(&self) {
-        *lock(&self.phase) = Phase::Idle;
+    /// Nothing would be left half done any more. If a signal has been told that something happens, it is returned, and
+    /// that has to happen.
+    pub(super) fn end(&self) -> Option<Signal> {
+        let mut phase = lock(&self.phase);
+        let caught = self.caught();
+        if caught.is_none() {
+            *phase = Phase::Idle;
+        }
+        caught
     }
 
     /// The signal that came since [`Interrupts::begin`].

@@ -88,7 +88,7 @@ pub(super) async fn set_up(
     }
     // The way back is not interrupted.
     at_work.interrupts = None;
-    let caught = interrupts.caught();
+    let caught = if works.is_ok() { interrupts.end() } else { interrupts.caught() };
     match (change, works, caught) {
         (Some(change), _, Some(signal)) => {
             let aftermath = change.take_back(host, &mut at_work);
@@ -103,7 +103,6 @@ pub(super) async fn set_up(
         }
         (_, Ok(()), _) => {}
     }
-    interrupts.end();
     plan.notes.iter().for_each(|note| out.line(format_args!("note: {note}")));
     out.line(format_args!("back again: entrepot client undo --runtime {}", options.runtime.word()));
     Ok(())

@@ -34,6 +34,13 @@ async fn text(client: &HttpClient, uri: &str) -> Result<String, UpstreamError> {
     Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }
 
+#[test]
+fn idle_connections_scale_with_the_limit_of_files() {
+    for (limit, expected) in [(u64::MAX, 16), (1024, 16), (256, 4), (64, 1), (0, 1)] {
+        assert_eq!(pool_idle_max(limit), expected, "{limit}");
+    }
+}
+
 /// A server that reads one request head, sends `answer` and keeps the connection open.
 async fn holding(answer: &'static str) -> SocketAddr {
     let (server, address) = listener().await;
