@@ -150,19 +150,20 @@ fn a_routing_rule_or_route_that_is_removed_comes_back() {
     world.route_clients();
     let _entrepot = Entrepot::start(&world, Settings::new());
     let agent = Agent::start(&world, &world.proxy, &Settings::new(), &["gateway", "--interface", "down0"]);
+    let shown = |words: &[&str]| {
+        let mut command = Command::new("ip");
+        command.args(words);
+        finish(&world.proxy, command, Duration::from_secs(10)).expect_success("ip").stdout
+    };
     for family in ["-4", "-6"] {
+        on_router(&world.proxy, &["ip", family, "route", "flush", "table", "3129"]);
+        let route = [family, "route", "show", "table", "3129"];
+        agent.wait_status("the route", |_| shown(&route).contains("local default dev lo"));
         on_router(&world.proxy, &["ip", family, "rule", "del", "fwmark", "0xe8", "lookup", "3129"]);
-        let rules = || {
-            let mut command = Command::new("ip");
-            command.args([family, "rule"]);
-            finish(&world.proxy, command, Duration::from_secs(10)).expect_success("ip rule").stdout
-        };
-        agent.wait_status("the rule", |_| rules().contains("90:\tfrom all fwmark 0xe8 lookup 3129"));
+        let rule = "90:\tfrom all fwmark 0xe8 lookup 3129";
+        agent.wait_status("the rule", |_| shown(&[family, "rule"]).contains(rule));
         agent.wait_status("redirection", |status| status["healthy"] == true);
     }
-    on_router(&world.proxy, &["ip", "route", "flush", "table", "3129"]);
-    agent.wait_status("the pause", |status| status["healthy"] == false);
-    agent.wait_status("redirection", |status| status["healthy"] == true);
 }
 
 #[test]

@@ -60,13 +60,7 @@ pub(super) fn apply(raw: &mut Raw, env: &dyn Environment) -> Result<Additions, C
 /// Every variable that sets a key, and the one that names the file.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let parents = PARENT_PROXIES.iter().flat_map(|(name, file)| [Some(*name), *file]).flatten();
-    VARIABLES
-        .iter()
-        .map(|(name, _)| *name)
-        .chain(parents)
-        .chain(TUNNEL_IDLE)
-        .chain(AUTHENTICATION)
-        .chain([FILE])
+    VARIABLES.iter().map(|(name, _)| *name).chain(parents).chain(TUNNEL_IDLE).chain(AUTHENTICATION).chain([FILE])
 }
 
 enum Target {

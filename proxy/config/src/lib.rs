@@ -45,6 +45,7 @@ use toml::de::DeTable;
 
 pub use effective::{Applies, Effective, Entry, MASK, Row, Told, ToldConfig, pair};
 use environment::Additions;
+pub use environment::Environment;
 pub use places::{Found, HostFacts};
 pub use provenance::{ConfigError, Provenance};
 use provenance::{Given, Place, Refusal, Source};
@@ -54,7 +55,6 @@ pub use redirect::appliance as redirect_appliance;
 pub use registries::BUILT_IN_REGISTRIES;
 use registries::Schemes;
 use resolver::{AtReload, AtStart, Record, Resolver};
-pub use environment::Environment;
 
 /// The file that is read if neither a flag nor the environment names one, and if it exists.
 const DEFAULT_FILE: &str = "/etc/entrepot/entrepot.toml";

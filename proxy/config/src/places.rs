@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access, geteuid};
 
+use super::environment::Environment;
 use super::provenance::{ConfigError, Place, Provenance, Refusal};
 use super::raw::{RawCa, Text};
 use super::ready::CaFiles;
 use super::resolver::{AtStart, Resolver};
 use super::values;
-use super::environment::Environment;
 
 /// The facts about the host that the defaults depend on.
 pub struct HostFacts {

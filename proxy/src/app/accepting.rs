@@ -10,6 +10,7 @@ use super::file_limit;
 use super::listening::Doors;
 use crate::doors::transparent::TransparentDoor;
 use crate::doors::{proxy, registry};
+use entrepot_net::connection::Destination;
 use entrepot_net::drain::Watch;
 use entrepot_net::listener;
 use entrepot_net::places::{Bounds, ConnectionSlot};
@@ -46,23 +47,17 @@ pub(super) fn accept_on_every_door(server: &Server, doors: Doors, workers: &Arc<
             door.clone().serve(stream, peer, place, drain)
         });
     }
-    for listener in doors.registry.http {
-        let state = state.clone();
-        common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
-            registry::serve(state.clone(), stream, peer, place, drain)
-        });
-    }
-    for listener in doors.registry.https {
-        let state = state.clone();
-        common.accept(listener, Door::Registry, move |stream, peer, place, drain| {
-            registry::serve_sealed(state.clone(), stream, peer, place, drain)
-        });
-    }
-    for listener in doors.mirror {
-        let state = state.clone();
-        common.accept(listener, Door::Mirror, move |stream, peer, place, drain| {
-            registry::serve_mirror(state.clone(), stream, peer, place, drain)
-        });
+    for (listeners, door, destination) in [
+        (doors.registry.http, Door::Registry, Destination::Own),
+        (doors.registry.https, Door::Registry, Destination::OwnByTls),
+        (doors.mirror, Door::Mirror, Destination::DockerHubMirror),
+    ] {
+        for listener in listeners {
+            let (state, destination) = (state.clone(), destination.clone());
+            common.accept(listener, door, move |stream, peer, place, drain| {
+                registry::serve(state.clone(), stream, peer, (place, door, destination.clone()), drain)
+            });
+        }
     }
 }
 

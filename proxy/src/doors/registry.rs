@@ -14,40 +14,8 @@ use entrepot_net::places::ConnectionSlot;
 use entrepot_net::workers::load::Connected;
 use entrepot_observe::labels::Door;
 
-/// Serves one connection to our own registry on this thread until it ends.
+/// Serves one connection on this thread until it ends. `destination` is what a client of that socket means.
 pub async fn serve(
-    state: Arc<AppState>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    place: (ConnectionSlot, Connected),
-    drain: Watch,
-) {
-    lead(state, stream, peer, (place, Door::Registry, Destination::Own), drain).await;
-}
-
-/// Serves one connection to our own registry at an address for TLS.
-pub async fn serve_sealed(
-    state: Arc<AppState>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    place: (ConnectionSlot, Connected),
-    drain: Watch,
-) {
-    lead(state, stream, peer, (place, Door::Registry, Destination::OwnByTls), drain).await;
-}
-
-/// Serves one connection of a client that means Docker Hub.
-pub async fn serve_mirror(
-    state: Arc<AppState>,
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
-    place: (ConnectionSlot, Connected),
-    drain: Watch,
-) {
-    lead(state, stream, peer, (place, Door::Mirror, Destination::DockerHubMirror), drain).await;
-}
-
-async fn lead(
     state: Arc<AppState>,
     stream: std::net::TcpStream,
     peer: SocketAddr,

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use super::super::answers::{BlobState, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine};
 use super::super::AdminBackend;
+use super::super::answers::{BlobState, ImportLine, Imported, Verification, VerifiedBlob, VerifyLine};
 use super::super::fixture::{TestDoor, backend, digest};
 use super::*;
 use entrepot_observe::metrics::Metrics;

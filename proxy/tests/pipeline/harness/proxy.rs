@@ -207,14 +207,20 @@ impl Proxy {
             let (workers, watch, state) = (workers.clone(), watch.clone(), state.clone());
             move |stream, peer, place| {
                 let (state, drain) = (state.clone(), watch.clone());
-                workers.hand(move |connected| registry::serve(state, stream, peer, (place, connected), drain));
+                workers.hand(move |connected| {
+                    let place = ((place, connected), Door::Registry, Destination::Own);
+                    registry::serve(state, stream, peer, place, drain)
+                });
             }
         };
         let registry_door = open(serve, &pull, &watch, connections_max);
         let (drain, served) = (watch.clone(), state.clone());
         let serve = move |stream, peer, place| {
             let (state, drain) = (served.clone(), drain.clone());
-            workers.hand(move |connected| registry::serve_mirror(state, stream, peer, (place, connected), drain));
+            workers.hand(move |connected| {
+                let place = ((place, connected), Door::Mirror, Destination::DockerHubMirror);
+                registry::serve(state, stream, peer, place, drain)
+            });
         };
         let mirror_door = open(serve, &pull, &watch, connections_max);
         Self {
