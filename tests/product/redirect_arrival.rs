@@ -3,7 +3,7 @@
 //! itself when the cause goes.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entrepot_tests::agent::Agent;
 use entrepot_tests::clients::Client;
@@ -142,6 +142,46 @@ fn what_other_programs_change_ends_the_redirection_and_is_named() {
     let before = agent.count("redirected");
     client.curl(&["--connect-timeout", DIRECT_WITHIN_S, &format!("https://{HOST}/")]).expect_failure("our certificate");
     assert!(agent.count("redirected") > before && agent.count("arrived") > 0);
+}
+
+/// A filter that proofs pass. Only the clients' own connections show it.
+#[test]
+fn clients_that_are_lost_alone_end_the_redirection_and_are_led_back_later() {
+    /// A client's opening is repeated after one second and after three, and the second one counts.
+    const SEEN_WITHIN_S: &str = "8";
+    /// The agent leads clients to the door again after half a minute.
+    const LED_BACK_WITHIN: Duration = Duration::from_secs(60);
+
+    let world = World::new();
+    world.route_clients();
+    let _origin = origin(&world);
+    let _entrepot = Entrepot::start(&world, Settings::new());
+    let words = arguments();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &words);
+    let client = Client::without_proxy(&world, &world.client, world.internet_ca());
+    on_router(
+        &world.proxy,
+        &[
+            "nft",
+            "add table ip other; add chain ip other in { type filter hook input priority 0; policy accept; }; \
+             add rule ip other in tcp dport 443 tcp sport 1024-65535 drop",
+        ],
+    );
+    let url = format!("https://{HOST}/");
+    let page = client.curl(&["--connect-timeout", SEEN_WITHIN_S, &url]).expect_success("once they are lost");
+    assert_eq!(page.stdout, "from the origin");
+    let said = agent.status()["paused"].as_str().unwrap_or_default().to_owned();
+    assert!(said.contains("no client gets an answer of the door"), "{said}");
+    assert!(said.contains("nft insert rule ip other in meta mark 0xe8 accept"), "{said}");
+    expect_direct(&client, "the pause");
+    on_router(&world.proxy, &["nft", "delete table ip other"]);
+    let deadline = Instant::now() + LED_BACK_WITHIN;
+    while agent.status()["healthy"] == false {
+        assert!(Instant::now() < deadline, "clients are not led to the door again");
+    }
+    client.curl(&["--connect-timeout", DIRECT_WITHIN_S, &url]).expect_failure("our certificate");
+    agent.wait_status("the client's arrival", |_| agent.count("arrived") > 0);
 }
 
 #[test]

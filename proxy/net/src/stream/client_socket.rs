@@ -55,7 +55,7 @@ const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 
 /// Bounds what the kernel holds unsent for a peer that reads slowly. Without a bound it is the whole send buffer, some
 /// megabytes, and a few thousand such peers use up the memory of all connections of the machine.
-pub fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
+fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MAX_BYTES)
 }
 
