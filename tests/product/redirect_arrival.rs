@@ -207,6 +207,30 @@ fn a_routing_rule_or_route_that_is_removed_comes_back() {
 }
 
 #[test]
+fn an_interface_that_has_no_proofs_is_named_and_one_that_goes_ends_nothing() {
+    let world = World::new();
+    world.route_clients();
+    let _entrepot = Entrepot::start(&world, Settings::new());
+    let ip = |words: &str| on_router(&world.proxy, &words.split(' ').collect::<Vec<_>>());
+    ip("ip link add passing0 type veth peer name far0");
+    ip("ip address add 10.98.0.1/32 dev passing0");
+    ip("ip link set passing0 up");
+    ip("ip link set far0 up");
+    let arguments = ["gateway", "--interface", "passing0", "--interface", "down0"];
+    let agent = Agent::start(&world, &world.proxy, &Settings::new(), &arguments);
+    let status = agent.wait_status("the lack of proofs", |status| status["unproved"].is_string());
+    let said = status["unproved"].as_str().unwrap_or_default();
+    assert!(said.contains("no proof can be made for passing0;") && status["healthy"] == true, "{status:#}");
+    ip("ip address add 10.98.1.1/24 dev passing0");
+    agent.wait_status("proofs", |status| status["unproved"].is_null() && status["healthy"] == true);
+    ip("ip link delete passing0");
+    ip("sysctl -w net.ipv4.conf.down0.src_valid_mark=1");
+    agent.wait_status("a lost proof of the other", |status| status["healthy"] == false);
+    ip("sysctl -w net.ipv4.conf.down0.src_valid_mark=0");
+    agent.wait_status("redirection", |status| status["unproved"].is_null() && status["healthy"] == true);
+}
+
+#[test]
 fn a_door_without_the_right_gets_no_connections_of_others() {
     let world = World::new();
     world.route_clients();
